@@ -1,0 +1,103 @@
+# Everything runs in .venv, which the first command makes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# serve-gpu where there is an NVIDIA driver, else serve-cpu; `make … ACCEL=cpu` decides otherwise.
+ACCEL ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+PROTOS := $(wildcard proto/limelens/v1/*.proto)
+SERVICES := $(wildcard proto/limelens/v1/*_service.proto)
+CODE := train serve explain proto tests benchmarks
+
+# What `make export` trains on and writes; without DATA a synthetic set is rendered.
+DATA ?=
+NAME ?= $(if $(DATA),facemask,facemask-synthetic)
+TRAIN_OPTIONS ?= $(if $(DATA),,--epochs 8 --augment light --alert-label without_mask)
+SYNTHETIC := build/data/facemask-synthetic
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-slow check format proto export bench clean
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(VENV)/.installed-all ## Install everything for developing (with torch, several GB)
+
+demo: $(VENV)/.installed-serve ## Serve the shipped model, classify and explain a portrait (no torch)
+	$(BIN)/limelens demo
+
+serve: $(VENV)/.installed-serve ## Serve ./models on 127.0.0.1:8500
+	$(BIN)/limelens serve
+
+test: $(VENV)/.installed-all ## Run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-all ## Run the tests that take long
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-all ## Lint, types, imports, contract
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy train serve explain tests benchmarks
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(MAKE) --no-print-directory PROTO_OUT=build/proto stubs
+	@for stub in build/proto/limelens/v1/*; do \
+	  diff -q $$stub proto/limelens/v1/$$(basename $$stub) >/dev/null \
+	    || { echo "$$(basename $$stub) is not what 'make proto' makes; run it and commit"; exit 1; }; \
+	done
+
+format: $(VENV)/.installed-all ## Put the code into its standard form
+	$(BIN)/ruff check --fix-only $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+proto: $(VENV)/.installed-all ## Generate the stubs from proto/
+	@$(MAKE) --no-print-directory stubs
+
+.PHONY: stubs
+PROTO_OUT ?= proto
+stubs:
+	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) $(PROTOS)
+	@$(BIN)/python -m grpc_tools.protoc -Iproto --grpc_python_out=$(PROTO_OUT) $(SERVICES)
+
+export: $(VENV)/.installed-all ## Train on DATA=… and export NAME=…; without DATA on synthetic faces
+ifeq ($(DATA),)
+	rm -rf $(SYNTHETIC) build/runs/$(NAME)
+	$(BIN)/limelens synthesize $(SYNTHETIC)
+	$(BIN)/limelens train $(SYNTHETIC) --out build/runs/$(NAME) $(TRAIN_OPTIONS)
+	rm -rf build/models/$(NAME)
+	$(BIN)/limelens export build/runs/$(NAME) --name $(NAME) --models build/models \
+	  --note "Trained on synthetic faces drawn by code: for trying things out, not for use."
+else
+	rm -rf build/runs/$(NAME)
+	$(BIN)/limelens train $(DATA) --out build/runs/$(NAME) $(TRAIN_OPTIONS)
+	$(BIN)/limelens export build/runs/$(NAME) --name $(NAME)
+endif
+
+bench: $(VENV)/.installed-all ## Measure explanations against the bare model and against lime
+	$(BIN)/python -m benchmarks.explain_speed
+
+clean: ## Remove what was built, but not .venv and models
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find train serve explain proto tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "limelens needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "this Python cannot make environments; install its venv package (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-serve: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing client, server and explanations: about $(if $(filter gpu,$(ACCEL)),3 GB with CUDA,150 MB) to download, no torch ..."
+	@$(PIP) --editable '.[serve-$(ACCEL),explain]'
+	@touch $@
+
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing everything: about 3 GB to download and 6 GB on disk, because training needs torch,"
+	@echo "whose build from the package index carries CUDA. Serving alone ('make demo') needs 150 MB ..."
+	@$(PIP) --editable '.[serve-$(ACCEL),explain,train,dev]'
+	@touch $@ $(VENV)/.installed-serve

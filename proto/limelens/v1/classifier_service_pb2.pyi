@@ -1,0 +1,214 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from limelens.v1 import explanation_pb2 as _explanation_pb2
+from limelens.v1 import image_pb2 as _image_pb2
+from limelens.v1 import model_pb2 as _model_pb2
+from limelens.v1 import prediction_pb2 as _prediction_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class FrameStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FRAME_STATUS_UNSPECIFIED: _ClassVar[FrameStatus]
+    FRAME_STATUS_CLASSIFIED: _ClassVar[FrameStatus]
+    FRAME_STATUS_SUPERSEDED: _ClassVar[FrameStatus]
+    FRAME_STATUS_STALE: _ClassVar[FrameStatus]
+    FRAME_STATUS_OUT_OF_ORDER: _ClassVar[FrameStatus]
+    FRAME_STATUS_INVALID: _ClassVar[FrameStatus]
+    FRAME_STATUS_FAILED: _ClassVar[FrameStatus]
+FRAME_STATUS_UNSPECIFIED: FrameStatus
+FRAME_STATUS_CLASSIFIED: FrameStatus
+FRAME_STATUS_SUPERSEDED: FrameStatus
+FRAME_STATUS_STALE: FrameStatus
+FRAME_STATUS_OUT_OF_ORDER: FrameStatus
+FRAME_STATUS_INVALID: FrameStatus
+FRAME_STATUS_FAILED: FrameStatus
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("model", "version", "images", "top_k", "threshold", "return_embedding")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    RETURN_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    images: _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]
+    top_k: int
+    threshold: float
+    return_embedding: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[_Union[_image_pb2.Image, _Mapping]]] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ..., return_embedding: _Optional[bool] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("predictions", "model", "timings")
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    predictions: _containers.RepeatedCompositeFieldContainer[_prediction_pb2.Prediction]
+    model: _model_pb2.ModelRef
+    timings: _prediction_pb2.Timings
+    def __init__(self, predictions: _Optional[_Iterable[_Union[_prediction_pb2.Prediction, _Mapping]]] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ...) -> None: ...
+
+class ClassifyStreamRequest(_message.Message):
+    __slots__ = ("config", "frame")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    config: StreamConfig
+    frame: Frame
+    def __init__(self, config: _Optional[_Union[StreamConfig, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
+
+class StreamConfig(_message.Message):
+    __slots__ = ("camera_id", "model", "version", "region_of_interest", "smoothing", "max_frame_age_ms", "top_k", "threshold")
+    CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REGION_OF_INTEREST_FIELD_NUMBER: _ClassVar[int]
+    SMOOTHING_FIELD_NUMBER: _ClassVar[int]
+    MAX_FRAME_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    camera_id: str
+    model: str
+    version: int
+    region_of_interest: _image_pb2.RegionOfInterest
+    smoothing: Smoothing
+    max_frame_age_ms: int
+    top_k: int
+    threshold: float
+    def __init__(self, camera_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., region_of_interest: _Optional[_Union[_image_pb2.RegionOfInterest, _Mapping]] = ..., smoothing: _Optional[_Union[Smoothing, _Mapping]] = ..., max_frame_age_ms: _Optional[int] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ...) -> None: ...
+
+class Smoothing(_message.Message):
+    __slots__ = ("window", "required")
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    window: int
+    required: int
+    def __init__(self, window: _Optional[int] = ..., required: _Optional[int] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("frame_id", "image", "capture_time")
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
+    frame_id: int
+    image: _image_pb2.Image
+    capture_time: _timestamp_pb2.Timestamp
+    def __init__(self, frame_id: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ClassifyStreamResponse(_message.Message):
+    __slots__ = ("frame_id", "status", "prediction", "smoothed_label", "changed", "alert", "dropped_frames", "reason", "model", "timings", "capture_time")
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    SMOOTHED_LABEL_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ALERT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
+    frame_id: int
+    status: FrameStatus
+    prediction: _prediction_pb2.Prediction
+    smoothed_label: str
+    changed: bool
+    alert: bool
+    dropped_frames: int
+    reason: str
+    model: _model_pb2.ModelRef
+    timings: _prediction_pb2.Timings
+    capture_time: _timestamp_pb2.Timestamp
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LABELS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    HIDE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_SELECTION_FIELD_NUMBER: _ClassVar[int]
+    NUM_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    COMPAT_FIELD_NUMBER: _ClassVar[int]
+    PICTURES_FIELD_NUMBER: _ClassVar[int]
+    STABILITY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    image: _image_pb2.Image
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    top_labels: int
+    method: _explanation_pb2.ExplainMethod
+    segmentation: _explanation_pb2.Segmentation
+    num_samples: int
+    hide: _explanation_pb2.Hide
+    kernel_width: float
+    distance: _explanation_pb2.Distance
+    feature_selection: _explanation_pb2.FeatureSelection
+    num_features: int
+    seed: int
+    sampling: _explanation_pb2.Sampling
+    compat: _explanation_pb2.Compat
+    pictures: _containers.RepeatedScalarFieldContainer[_explanation_pb2.Picture]
+    stability: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings")
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_PNG_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[_explanation_pb2.LabelExplanation]
+    num_segments: int
+    num_samples: int
+    seed: int
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    segments_png: bytes
+    model: _model_pb2.ModelRef
+    timings: _explanation_pb2.ExplanationTimings
+    def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[_model_pb2.Model, _Mapping]]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: _model_pb2.Model
+    def __init__(self, model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ...) -> None: ...
