@@ -1,0 +1,19 @@
+"""A bundle: one ONNX file that holds a classifier with all that is needed to use it.
+
+The graph takes `images: uint8 (N, H, W, 3)` RGB and returns `probabilities: float32 (N, C)` and
+`embedding: float32 (N, D)`. What else there is to know lies in the file's metadata.
+"""
+
+from limelens.serve.bundle.checks import check_model, read_metadata
+from limelens.serve.bundle.metadata import Golden, Metadata, Task
+from limelens.serve.bundle.session import Bundle, load_bundle
+
+__all__ = [
+    "Bundle",
+    "Golden",
+    "Metadata",
+    "Task",
+    "check_model",
+    "load_bundle",
+    "read_metadata",
+]

@@ -1,0 +1,138 @@
+"""What makes an ONNX file a bundle, checked on the file itself before anything runs it.
+
+It reads the graph with `onnx` and knows nothing of onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from limelens.serve.bundle.metadata import Metadata
+from limelens.serve.errors import BundleError
+
+MAX_BYTES: Final = 2_000_000_000
+_FLOATS: Final = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
+
+
+def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
+    """Reads a bundle's bytes once and checks them.
+
+    The bytes that were checked are the ones to build a session from: a file changed in between
+    cannot slip through, and a session built from bytes cannot follow a path to other files.
+
+    Args:
+        path: The .onnx file.
+
+    Returns:
+        The file's bytes and what it says of itself.
+
+    Raises:
+        BundleError: The file is missing, or is no bundle; the message says why.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; expected a bundle (model.onnx)") from error
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise BundleError(f"{path}: not an ONNX file, or an incomplete one") from error
+    try:
+        return data, check_model(model)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What the bundle at `path` says of itself; refuses what is no bundle.
+
+    Raises:
+        BundleError: As `load_bundle`, short of running the model.
+    """
+    return read_bundle_file(path)[1]
+
+
+def check_model(model: onnx.ModelProto) -> Metadata:
+    """Checks a graph against the rules of a bundle.
+
+    Raises:
+        BundleError: External data, non-finite weights, inputs or outputs other than a bundle's,
+            or metadata that does not fit them.
+    """
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise BundleError(
+                f"the weights of {tensor.name!r} lie in another file; "
+                "expected a file that holds everything"
+            )
+        if tensor.data_type in _FLOATS:
+            values = np.asarray(numpy_helper.to_array(tensor), dtype=np.float64)
+            if not np.isfinite(values).all():
+                raise BundleError(f"the weights of {tensor.name!r} are not all finite")
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise BundleError(f"not a valid ONNX graph: {error}") from error
+    metadata = Metadata.from_props({p.key: p.value for p in model.metadata_props})
+    _check_signature(model.graph, metadata)
+    return metadata
+
+
+def _check_signature(graph: onnx.GraphProto, metadata: Metadata) -> None:
+    inputs = [(i.name, i.type.tensor_type.elem_type, _shape(i)) for i in graph.input]
+    size = (metadata.resize.height, metadata.resize.width, 3)
+    if (
+        len(inputs) != 1
+        or inputs[0][:2] != ("images", onnx.TensorProto.UINT8)
+        or inputs[0][2][1:] != size
+        or inputs[0][2][0] is not None
+    ):
+        raise BundleError(
+            f"inputs {inputs}; expected one, images: uint8 (N, {size[0]}, {size[1]}, 3), N free"
+        )
+    outputs = {o.name: _shape(o) for o in graph.output}
+    for name in ("probabilities", "embedding"):
+        if len(outputs.get(name, ())) != 2:
+            raise BundleError(f"outputs {sorted(outputs)}; expected {name} of two dimensions")
+    count = outputs["probabilities"][1]
+    if count != len(metadata.labels):
+        raise BundleError(f"{len(metadata.labels)} labels for {count} outputs")
+    golden = metadata.golden
+    if golden.image.shape != size or golden.probabilities.shape != (count,):
+        raise BundleError(
+            f"the golden vector has an image of {golden.image.shape} and "
+            f"{golden.probabilities.shape} probabilities; expected {size} and ({count},)"
+        )
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
+    )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor with data in a graph and in the graphs inside its nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for inner in attribute.graphs:
+                yield from _tensors(inner)

@@ -1,0 +1,179 @@
+"""What a bundle's file says of itself: labels, thresholds, resize rule, figures, golden vector.
+
+It knows how this is written as `metadata_props` of an ONNX file, and nothing of graphs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.errors import BundleError
+from limelens.serve.image import ResizeMode, ResizeRule
+
+_PREFIX: Final = "limelens."
+FORMAT_VERSION: Final = 1
+
+
+class Task(StrEnum):
+    """What kind of question a model answers."""
+
+    MULTICLASS = "multiclass"
+    """Exactly one label is true of an image."""
+    MULTILABEL = "multilabel"
+    """Any number of labels is true of an image."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """An image, and what the model must say of it wherever it runs.
+
+    Args:
+        image: `(H, W, 3)` uint8, of the bundle's input size.
+        probabilities: `(C,)` float32.
+        tolerance: By execution provider, the largest absolute difference that is accepted.
+    """
+
+    image: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    tolerance: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything about a bundle but its graph.
+
+    Args:
+        name: The model's name.
+        task: Multiclass or multilabel.
+        labels: In the order of the outputs; unique and not empty.
+        resize: How pictures are brought to the input.
+        golden: A test that every provider must pass.
+        threshold: The least probability for a decision of a multiclass model; 0 never abstains.
+        label_thresholds: For multilabel, by label; empty for multiclass.
+        alert_labels: Labels that somebody must be told of.
+        macro_labels: Label to its coarser category; empty where there are none.
+        precision: `fp32`, `fp16` or `int8`.
+        data_digest: SHA-256 over the training data's files, hexadecimal.
+        limelens_version: Of the package that wrote the file.
+        card: Figures of training and evaluation and whatever else a reader wants to know; JSON.
+    """
+
+    name: str
+    task: Task
+    labels: tuple[str, ...]
+    resize: ResizeRule
+    golden: Golden
+    threshold: float = 0.0
+    label_thresholds: tuple[float, ...] = ()
+    alert_labels: tuple[str, ...] = ()
+    macro_labels: Mapping[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
+    data_digest: str = ""
+    limelens_version: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise BundleError(f"labels {self.labels!r}; expected at least one, each once")
+        unknown = ({*self.alert_labels} | {*self.macro_labels}) - {*self.labels}
+        if unknown:
+            raise BundleError(
+                f"alert or macro labels name {sorted(unknown)}; the labels are {self.labels}"
+            )
+        if self.task is Task.MULTILABEL and len(self.label_thresholds) != len(self.labels):
+            raise BundleError(
+                f"{len(self.label_thresholds)} thresholds for {len(self.labels)} labels; "
+                "a multilabel bundle needs one each"
+            )
+
+    def to_props(self) -> dict[str, str]:
+        """The metadata as ONNX `metadata_props`: JSON under keys that begin with `limelens.`."""
+        golden = {
+            "image": base64.b64encode(self.golden.image.tobytes()).decode("ascii"),
+            "shape": list(self.golden.image.shape),
+            "probabilities": [float(p) for p in self.golden.probabilities],
+            "tolerance": dict(self.golden.tolerance),
+        }
+        values = {
+            "format": FORMAT_VERSION,
+            "name": self.name,
+            "task": self.task.value,
+            "labels": list(self.labels),
+            "resize": {
+                "height": self.resize.height,
+                "width": self.resize.width,
+                "mode": self.resize.mode.value,
+            },
+            "threshold": self.threshold,
+            "label_thresholds": list(self.label_thresholds),
+            "alert_labels": list(self.alert_labels),
+            "macro_labels": dict(self.macro_labels),
+            "precision": self.precision,
+            "data_digest": self.data_digest,
+            "version": self.limelens_version,
+            "card": dict(self.card),
+            "golden": golden,
+        }
+        return {
+            _PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()
+        }
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str]) -> Metadata:
+        """Reads what `to_props` wrote.
+
+        Args:
+            props: An ONNX file's `metadata_props`.
+
+        Raises:
+            BundleError: A key is missing or its value is not what it must be.
+        """
+        if _PREFIX + "format" not in props:
+            raise BundleError("no limelens metadata; expected a file written by `limelens export`")
+        try:
+            values = {
+                key.removeprefix(_PREFIX): json.loads(value)
+                for key, value in props.items()
+                if key.startswith(_PREFIX)
+            }
+            if values["format"] != FORMAT_VERSION:
+                raise BundleError(
+                    f"bundle format {values['format']}; this limelens reads {FORMAT_VERSION}"
+                )
+            golden = values["golden"]
+            image = np.frombuffer(base64.b64decode(golden["image"]), dtype=np.uint8)
+            return cls(
+                name=values["name"],
+                task=Task(values["task"]),
+                labels=tuple(values["labels"]),
+                resize=ResizeRule(
+                    values["resize"]["height"],
+                    values["resize"]["width"],
+                    ResizeMode(values["resize"]["mode"]),
+                ),
+                golden=Golden(
+                    image.reshape(golden["shape"]),
+                    np.asarray(golden["probabilities"], dtype=np.float32),
+                    golden["tolerance"],
+                ),
+                threshold=float(values["threshold"]),
+                label_thresholds=tuple(values["label_thresholds"]),
+                alert_labels=tuple(values["alert_labels"]),
+                macro_labels=values["macro_labels"],
+                precision=values["precision"],
+                data_digest=values["data_digest"],
+                limelens_version=values["version"],
+                card=values["card"],
+            )
+        except KeyError as error:
+            raise BundleError(f"the metadata lacks {_PREFIX}{error.args[0]}") from error
+        except (ValueError, TypeError) as error:
+            raise BundleError(f"the metadata cannot be read: {error}") from error

@@ -1,0 +1,119 @@
+"""Every error of serving, as a caller of the library sees it.
+
+    LimelensError
+    ├── InvalidRequestError       what was asked for cannot be: names the field
+    │   └── InvalidImageError     the bytes are no picture that is read
+    │       └── ImageTooLargeError
+    ├── NotFoundError             no such model, version or label
+    ├── BundleError               the model file is refused
+    ├── ProviderError             the device that was asked for is not there
+    ├── OverloadedError           come back later
+    ├── ExpiredError              the deadline passed before the work began
+    ├── ModelOutputError          the model gave numbers that are no probabilities
+    ├── ListenError               the server may not or cannot listen where it was told to
+    ├── UnavailableError          nobody answers there, or the server is going down
+    ├── ServerError               the server failed; it names an id to look up in its log
+    └── MissingExtraError         a part of limelens is not installed
+
+It knows nothing of gRPC: `limelens.serve.status` turns these into status codes.
+"""
+
+from __future__ import annotations
+
+
+class LimelensError(Exception):
+    """Whatever limelens refuses or fails to do; the message is meant for people."""
+
+
+class InvalidRequestError(LimelensError):
+    """A field of the request has a value that cannot be used.
+
+    Args:
+        field: Path of the field, such as `images[2].encoded`.
+        description: What was found, what was expected.
+    """
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}" if field else description)
+        self.field = field
+        self.description = description
+
+
+class InvalidImageError(InvalidRequestError):
+    """The bytes are not a picture, or not one of the formats that are read."""
+
+    def __init__(self, description: str, field: str = "") -> None:
+        super().__init__(field, description)
+
+    def at(self, field: str) -> InvalidImageError:
+        """The same error, naming the field of the request that held the picture."""
+        return type(self)(self.description, field)
+
+
+class ImageTooLargeError(InvalidImageError):
+    """The picture has more pixels than the limit; it was refused before it was decoded."""
+
+
+class NotFoundError(LimelensError):
+    """There is no such model, version or label; the message names those there are."""
+
+    def __init__(self, message: str, *, kind: str, name: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.name = name
+
+
+class BundleError(LimelensError):
+    """A model file is refused: the message says which file and why."""
+
+
+class ProviderError(LimelensError):
+    """The device that was asked for cannot be used; the message says why."""
+
+
+class OverloadedError(LimelensError):
+    """The queue is full.
+
+    Args:
+        message: What is full.
+        retry_after_s: When it is worth trying again, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ExpiredError(LimelensError):
+    """The caller's deadline passed, or the caller left, before the work was done."""
+
+
+class ModelOutputError(LimelensError):
+    """The model's output is not finite."""
+
+
+class ListenError(LimelensError):
+    """The server may not or cannot listen where it was told to; the message says what to do."""
+
+
+class UnavailableError(LimelensError):
+    """Nobody answers there, or the server is going down."""
+
+
+class ServerError(LimelensError):
+    """The server failed in a way that its caller can do nothing about.
+
+    Args:
+        message: What the server says of it.
+        code: Name of the gRPC status, such as `INTERNAL`.
+        request_id: To look up in the server's log; empty where it gave none.
+    """
+
+    def __init__(self, message: str, *, code: str = "INTERNAL", request_id: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.request_id = request_id
+
+
+class MissingExtraError(LimelensError):
+    """A command needs a part of limelens that is not installed; the message names it."""
