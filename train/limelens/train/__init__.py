@@ -1,0 +1,45 @@
+"""Pictures in, checkpoint and report out, ONNX bundle written.
+
+The names below load on first use: torch is not imported before it is needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limelens.train.data import DataError, read_dataset
+    from limelens.train.evaluating import evaluate
+    from limelens.train.exporting import ExportError, export
+    from limelens.train.training import TrainConfig, train
+
+__all__ = [
+    "DataError",
+    "ExportError",
+    "TrainConfig",
+    "evaluate",
+    "export",
+    "read_dataset",
+    "train",
+]
+
+_HOMES = {
+    "DataError": "data",
+    "ExportError": "exporting",
+    "TrainConfig": "training",
+    "evaluate": "evaluating",
+    "export": "exporting",
+    "read_dataset": "data",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

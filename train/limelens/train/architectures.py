@@ -1,0 +1,161 @@
+"""Networks by name, each split into a feature extractor and a last linear layer.
+
+It knows torchvision's classifiers and the articles' own small networks. Pixels come in as
+uint8: normalisation belongs to the network, so that nobody can forget it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from limelens.serve.errors import LimelensError
+
+BATCH_NORM_MOMENTUM: Final = 0.1
+"""torchvision's MobileNetV3 has 0.01, too slow for the statistics of a short run."""
+# ImageNet's, so that pretrained weights fit.
+_MEAN: Final = (0.485, 0.456, 0.406)
+_STD: Final = (0.229, 0.224, 0.225)
+
+
+class ArchitectureError(LimelensError):
+    """No such architecture, or its weights cannot be had."""
+
+
+class Classifier(nn.Module):
+    """Pixels to logits, by way of an embedding.
+
+    Args:
+        backbone: `(N, 3, H, W)` normalised float32 to an embedding `(N, D)`.
+        head: The last layer, `(N, D)` to logits `(N, C)`.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The features of `(N, 3, H, W)` uint8 pixels, `(N, D)` float32."""
+        mean, std = cast(Tensor, self.mean), cast(Tensor, self.std)
+        return cast(Tensor, self.backbone((images.float() - mean) / std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of `(N, 3, H, W)` uint8 pixels, `(N, C)` float32."""
+        return cast(Tensor, self.head(self.embed(images)))
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole network."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def architectures() -> list[str]:
+    """Every name that `build` takes."""
+    return sorted([*_OWN, *models.list_models(module=models)])
+
+
+def build(
+    name: str, num_labels: int, *, pretrained: bool = False, input_size: tuple[int, int]
+) -> Classifier:
+    """A network with a fresh last layer.
+
+    Args:
+        name: One of `architectures()`.
+        num_labels: Outputs of the last layer.
+        pretrained: Start from torchvision's ImageNet weights; they are downloaded.
+        input_size: Height and width in pixels.
+
+    Raises:
+        ArchitectureError: The name is unknown, the network has no last linear layer, or the
+            weights cannot be downloaded.
+    """
+    network: nn.Module
+    if name in _OWN:
+        if pretrained:
+            raise ArchitectureError(f"{name} has no pretrained weights; leave them out")
+        network = _OWN[name](num_labels, input_size)
+    elif name in models.list_models(module=models):
+        network = _torchvision(name, pretrained)
+    else:
+        raise ArchitectureError(f"no architecture {name!r}; there are {', '.join(architectures())}")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = BATCH_NORM_MOMENTUM
+    return _split(name, network, num_labels)
+
+
+def default_input_size(name: str) -> int:
+    """Side of the input in pixels, where the user names none."""
+    return 256 if name == "cnn3" else 112
+
+
+class Cnn3(nn.Sequential):
+    """The face-mask article's network.
+
+    Three 3x3 convolutions of 16, 32 and 64 filters, each with ReLU and 2x2 max pooling; then a
+    dense layer of 512, dropout of 0.2 and the last layer.
+
+    Args:
+        num_labels: Outputs.
+        input_size: Height and width in pixels, at least 8 each.
+    """
+
+    def __init__(self, num_labels: int, input_size: tuple[int, int]) -> None:
+        height, width = input_size
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(
+            *layers,
+            nn.Flatten(),
+            nn.Linear(64 * (height // 8) * (width // 8), 512),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(512, num_labels),
+        )
+
+
+_OWN: Final = {"cnn3": Cnn3}
+
+
+def _torchvision(name: str, pretrained: bool) -> nn.Module:
+    # Networks with an auxiliary head return it beside the logits in training.
+    options = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    if options:
+        options["init_weights"] = True
+    try:
+        return cast(
+            nn.Module,
+            models.get_model(
+                name, weights="DEFAULT" if pretrained else None, **({} if pretrained else options)
+            ),
+        )
+    except OSError as error:
+        raise ArchitectureError(
+            f"the pretrained weights of {name} cannot be downloaded ({error}); "
+            "train from scratch, or put the file into torch's hub folder"
+        ) from error
+
+
+def _split(name: str, network: nn.Module, num_labels: int) -> Classifier:
+    """Takes the last linear layer off and puts a fresh one behind."""
+    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+    modules = list(network.named_modules())
+    if not linear or any(
+        isinstance(module, nn.Conv2d)
+        for key, module in modules[[k for k, _ in modules].index(linear[-1]) :]
+    ):
+        raise ArchitectureError(f"{name} has no last linear layer and is not supported")
+    last = network.get_submodule(linear[-1])
+    parent, _, child = linear[-1].rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    head = nn.Linear(cast(nn.Linear, last).in_features, num_labels)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return Classifier(network, head)

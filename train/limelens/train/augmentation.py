@@ -1,0 +1,99 @@
+"""What is done to a picture before a network learns from it, by preset name.
+
+Every preset takes an upright uint8 picture of any size and ends in one of the input's size.
+Evaluation has its own function, which is serving's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from limelens.serve.image import ResizeRule, fit
+
+Transform = Callable[[NDArray[np.uint8]], Tensor]
+
+PRESETS: Final = ("none", "light", "standard", "strong")
+
+
+def for_evaluation(rule: ResizeRule) -> Transform:
+    """What serving does: `(H, W, 3)` uint8 of any size to `(3, rule.height, rule.width)` uint8."""
+
+    def transform(pixels: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(fit(pixels, rule).pixels.copy()).permute(2, 0, 1)
+
+    return transform
+
+
+def for_training(preset: str, rule: ResizeRule) -> Transform:
+    """A random variation of a picture.
+
+    Args:
+        preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
+            colour; `strong`: crops from a third, free aspect ratios, zooming out over a plain
+            ground, shear, grey, blur, JPEG noise, erasing: for models that meet pictures from
+            other sources than they were trained on.
+        rule: The input's size.
+
+    Returns:
+        As `for_evaluation`, drawing from torch's global generator.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"no augmentation preset {preset!r}; there are {', '.join(PRESETS)}")
+    if preset == "none":
+        return for_evaluation(rule)
+    size = (rule.height, rule.width)
+    chain = v2.Compose([v2.ToImage(), *_STEPS[preset](size), v2.ToDtype(torch.uint8)])
+
+    def transform(pixels: NDArray[np.uint8]) -> Tensor:
+        image: Tensor = chain(Image.fromarray(pixels))
+        return image.as_subclass(Tensor)
+
+    return transform
+
+
+def _crop(
+    size: tuple[int, int], least: float, ratio: float, *, flip: float = 0.5
+) -> list[v2.Transform]:
+    return [
+        v2.RandomResizedCrop(size, scale=(least, 1.0), ratio=(1 / ratio, ratio), antialias=True),
+        v2.RandomHorizontalFlip(flip),
+    ]
+
+
+def _light(size: tuple[int, int]) -> list[v2.Transform]:
+    return [*_crop(size, 0.8, 1.15), v2.ColorJitter(0.1, 0.1, 0.1)]
+
+
+def _standard(size: tuple[int, int]) -> list[v2.Transform]:
+    return [
+        *_crop(size, 0.5, 1.33),
+        v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=5, fill=128)], 0.5),
+        v2.ColorJitter(0.25, 0.25, 0.25, 0.03),
+    ]
+
+
+def _strong(size: tuple[int, int]) -> list[v2.Transform]:
+    return [
+        v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 2.0), p=1.0)], 0.3),
+        *_crop(size, 0.33, 1.6),
+        v2.RandomApply([v2.RandomAffine(20, translate=(0.1, 0.1), shear=10, fill=128)], 0.5),
+        v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
+        v2.RandomGrayscale(0.1),
+        v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.2),
+        v2.RandomApply([v2.JPEG((25, 90))], 0.2),
+        v2.RandomErasing(0.25, scale=(0.02, 0.15)),
+    ]
+
+
+_STEPS: Final = {"light": _light, "standard": _standard, "strong": _strong}

@@ -1,0 +1,93 @@
+"""A network on disk, with what is needed to use it or to train on.
+
+It knows the file, and not how the network came about.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from limelens.serve.errors import LimelensError
+from limelens.serve.image import ResizeMode, ResizeRule
+from limelens.train.architectures import Classifier, build
+
+BEST: Final = "best.pt"
+LAST: Final = "last.pt"
+
+
+class CheckpointError(LimelensError):
+    """The file is missing or is no checkpoint of limelens."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network.
+
+    Args:
+        model: In evaluation mode.
+        labels: In the order of its outputs.
+        resize: How pictures are brought to its input.
+        epoch: Finished epochs.
+        config: The training configuration, as `config.json` has it.
+        data_digest: Of the training data.
+        figures: Of the validation at that epoch.
+    """
+
+    model: Classifier
+    labels: tuple[str, ...]
+    resize: ResizeRule
+    epoch: int
+    config: dict[str, Any]
+    data_digest: str
+    figures: dict[str, Any]
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint so that a crash leaves either the old file or the new one."""
+    beside = path.with_suffix(".tmp")
+    with beside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        path: A run's folder (its best checkpoint is taken) or a .pt file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or another program's.
+    """
+    if path.is_dir():
+        path = path / BEST if (path / BEST).exists() else path / LAST
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there; expected a run of `limelens train`")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        config = state["config"]
+        height, width = config["input_size"]
+        resize = ResizeRule(height, width, ResizeMode(config["resize_mode"]))
+        model = build(config["arch"], len(state["labels"]), input_size=(height, width))
+        model.load_state_dict(state["model"])
+        return Checkpoint(
+            model.eval(),
+            tuple(state["labels"]),
+            resize,
+            state["epoch"],
+            config,
+            state["data_digest"],
+            state["figures"],
+        )
+    except LimelensError:
+        raise
+    # torch.load raises whatever the damaged bytes happen to hit.
+    except Exception as error:
+        raise CheckpointError(f"{path} is no checkpoint that can be read: {error}") from error

@@ -1,0 +1,233 @@
+"""A run written as a bundle: one ONNX file that was proved equal to the network it came from.
+
+It knows the graph around the network (layout, softmax, temperature) and the order of the checks;
+what a bundle must hold is `limelens.serve.bundle`'s to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from limelens.serve.bundle import Golden, Metadata, Task, check_model, load_bundle
+from limelens.serve.errors import LimelensError
+from limelens.serve.image import ResizeRule
+from limelens.train import checkpoint
+from limelens.train.architectures import Classifier
+from limelens.train.card import write_card
+from limelens.train.data import Example, read_dataset
+from limelens.train.evaluating import bundle_probabilities
+from limelens.train.metrics import fit_temperature, multiclass_metrics
+from limelens.train.training import logits_of, predict
+
+MAX_DIFFERENCE: Final = 1e-4
+"""Of probabilities, between the network and the exported graph."""
+_TOLERANCE: Final = {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-3}
+
+
+class ExportError(LimelensError):
+    """The bundle was not written; the message says which check failed."""
+
+
+class _Served(nn.Module):
+    """The graph of a bundle: `(N, H, W, 3)` uint8 to probabilities and embedding."""
+
+    def __init__(self, classifier: Classifier, temperature: float) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.classifier.embed(images.permute(0, 3, 1, 2))
+        logits = self.classifier.head(embedding)
+        return torch.softmax(logits / self.temperature, dim=1), embedding
+
+
+def export(
+    run: Path,
+    name: str,
+    *,
+    models: Path = Path("models"),
+    data: Path | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a card beside it.
+
+    The temperature is fitted on the validation pictures and becomes part of the graph. Then the
+    graph is compared with the network on those pictures. The version's folder appears whole or
+    not at all.
+
+    Args:
+        run: A run's folder or a checkpoint.
+        name: Of the model: letters, digits, `-`, `_` and `.`.
+        models: The model repository.
+        data: The training data; None takes the place that the run remembers.
+        note: Put into the card, such as that the data is synthetic.
+
+    Returns:
+        `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` and `metrics`
+        (of the bundle on the validation pictures).
+
+    Raises:
+        ExportError: The name cannot be a folder's, or the graph differs from the network.
+        BundleError: The graph breaks a rule of bundles, such as finite weights.
+        DataError: The data is not there any more, or is other data.
+        CheckpointError: The checkpoint cannot be used.
+    """
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        raise ExportError(f"name {name!r}; expected letters, digits, '-', '_' and '.'")
+    loaded = checkpoint.load(run)
+    examples = _validation_examples(loaded, data)
+    logits, targets = logits_of(loaded.model, examples, loaded.resize)
+    temperature = fit_temperature(logits, targets)
+    served = _Served(loaded.model, temperature).eval()
+    model = _to_onnx(served, loaded.resize)
+    image = golden_image(loaded.resize)
+    with torch.inference_mode():
+        probabilities = served(torch.from_numpy(image)[None])[0][0].numpy()
+    metadata = Metadata(
+        name=name,
+        task=Task.MULTICLASS,
+        labels=loaded.labels,
+        resize=loaded.resize,
+        golden=Golden(image, probabilities, _TOLERANCE),
+        alert_labels=tuple(loaded.config["alert_labels"]),
+        data_digest=loaded.data_digest,
+        limelens_version=package_version("limelens"),
+        card={
+            "note": note,
+            "config": loaded.config,
+            "epoch": loaded.epoch,
+            "num_parameters": loaded.model.num_parameters,
+            "temperature": temperature,
+            "val": loaded.figures,
+        },
+    )
+    for key, value in metadata.to_props().items():
+        model.metadata_props.add(key=key, value=value)
+    check_model(model)
+    folder = models / name
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    try:
+        _write_synced(beside / "model.onnx", model.SerializeToString())
+        bundle = load_bundle(beside / "model.onnx", "cpu")
+        expected, _ = predict(loaded.model, examples, loaded.resize, temperature)
+        found = bundle_probabilities(bundle, examples)
+        difference = _check_parity(expected, found, examples)
+        metrics = multiclass_metrics(found, targets, loaded.labels)
+        write_card(beside / "README.md", metadata, metrics, difference)
+        version = _publish(beside, folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    path = folder / str(version) / "model.onnx"
+    return {
+        "model": name,
+        "version": version,
+        "path": str(path),
+        "precision": metadata.precision,
+        "size_bytes": path.stat().st_size,
+        "max_abs_difference": difference,
+        "metrics": metrics,
+    }
+
+
+def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
+    """Smooth coloured blobs, always the same: a picture with no one in it.
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((resize.width, resize.height), Image.Resampling.BICUBIC)
+    return np.asarray(smooth)
+
+
+def _validation_examples(loaded: checkpoint.Checkpoint, data: Path | None) -> tuple[Example, ...]:
+    folder = data or Path(loaded.config["data"])
+    dataset = read_dataset(folder, seed=loaded.config["seed"])
+    if dataset.digest != loaded.data_digest:
+        raise ExportError(
+            f"{folder} is not the data that the run was trained on (another digest); "
+            "name the right folder with --data"
+        )
+    return dataset.splits["val"]
+
+
+def _to_onnx(served: nn.Module, resize: ResizeRule) -> onnx.ModelProto:
+    # Two rows: with one, the exporter takes the batch for a constant.
+    images = torch.zeros((2, resize.height, resize.width, 3), dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            served,
+            (images,),
+            dynamo=True,
+            external_data=False,
+            input_names=["images"],
+            output_names=["probabilities", "embedding"],
+            dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx gave no graph")
+    return program.model_proto
+
+
+def _check_parity(
+    expected: NDArray[np.floating], found: NDArray[np.floating], examples: Sequence[Example]
+) -> float:
+    difference = np.abs(expected - found).max(axis=1)
+    worst = int(difference.argmax())
+    if not difference[worst] <= MAX_DIFFERENCE:
+        raise ExportError(
+            f"the exported graph differs from the network by {difference[worst]:.2g} on "
+            f"{examples[worst].path}; {MAX_DIFFERENCE:.0e} is accepted"
+        )
+    other = np.flatnonzero(expected.argmax(axis=1) != found.argmax(axis=1))
+    if len(other):
+        raise ExportError(
+            f"the exported graph decides otherwise than the network on {examples[other[0]].path}"
+        )
+    return float(difference[worst])
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(beside: Path, folder: Path) -> int:
+    """Gives the finished folder the next free version number."""
+    beside.chmod(0o755)
+    while True:
+        taken = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
+        version = max(taken, default=0) + 1
+        try:
+            beside.rename(folder / str(version))
+        except OSError:
+            # Somebody else took the number in between.
+            if not (folder / str(version)).exists():
+                raise
+            continue
+        return version

@@ -1,0 +1,92 @@
+"""Pictures of a training run: its curves, its confusion matrix, its augmented images.
+
+It draws figures that are handed to it and knows nothing of how they came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+_TRAIN, _VAL = "#4477aa", "#ee6677"
+
+
+def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draws loss and accuracy over the epochs.
+
+    Args:
+        rows: One an epoch, with `epoch`, `train_loss`, `train_accuracy`, `val_loss`,
+            `val_accuracy`.
+        path: The PNG to write.
+    """
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, colour, name in (("train", _TRAIN, "training"), ("val", _VAL, "validation")):
+            values = [row[f"{split}_{kind}"] for row in rows]
+            axes.plot(epochs, values, color=colour, label=name, marker=".")
+        axes.set(xlabel="epoch", title=kind.capitalize())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    figure.suptitle(
+        f"Best validation accuracy {best['val_accuracy']:.1%} at epoch {best['epoch']:.0f} "
+        "(training figures are of augmented images)",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=120)
+
+
+def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
+    """Draws a confusion matrix: counts, coloured by their share of the true label.
+
+    Args:
+        confusion: Rows are true labels, columns predicted ones.
+        labels: Their names.
+        path: The PNG to write.
+    """
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(3.0 + 0.45 * len(labels), 24.0)
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(shown, ax=axes, label="share of the true label", shrink=0.8)
+    ticks = np.arange(len(labels))
+    long = max(map(len, labels)) > 6 and len(labels) > 3
+    axes.set_xticks(ticks, labels, rotation=60 if long else 0, ha="right" if long else "center")
+    axes.set_yticks(ticks, labels)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(labels) <= 30:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour)
+    correct = int(np.trace(counts))
+    axes.set_title(f"{correct} of {counts.sum()} right ({correct / max(counts.sum(), 1):.1%})")
+    figure.savefig(path, dpi=120)
+
+
+def write_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None:
+    """Writes a sheet of pictures of one size: a row each, the first column set apart.
+
+    Args:
+        rows: `(H, W, 3)` uint8 pictures; the first of a row is the original.
+        path: The PNG to write.
+    """
+    height, width = rows[0][0].shape[:2]
+    gap = max(4, width // 16)
+    columns = max(map(len, rows))
+    sheet = np.full((len(rows) * (height + gap), columns * width + gap, 3), 255, dtype=np.uint8)
+    for r, pictures in enumerate(rows):
+        for c, picture in enumerate(pictures):
+            left = c * width + (gap if c else 0)
+            sheet[r * (height + gap) : r * (height + gap) + height, left : left + width] = picture
+    Image.fromarray(sheet[:-gap]).save(path)
