@@ -6,6 +6,7 @@ Evaluation has its own function, which is serving's.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Final
 
@@ -53,7 +54,7 @@ def for_training(preset: str, rule: ResizeRule) -> Transform:
     if preset == "none":
         return for_evaluation(rule)
     size = (rule.height, rule.width)
-    chain = v2.Compose([v2.ToImage(), *_STEPS[preset](size), v2.ToDtype(torch.uint8)])
+    chain = v2.Compose([*_STEPS[preset](size), v2.ToDtype(torch.uint8)])
 
     def transform(pixels: NDArray[np.uint8]) -> Tensor:
         image: Tensor = chain(Image.fromarray(pixels))
@@ -72,11 +73,12 @@ def _crop(
 
 
 def _light(size: tuple[int, int]) -> list[v2.Transform]:
-    return [*_crop(size, 0.8, 1.15), v2.ColorJitter(0.1, 0.1, 0.1)]
+    return [v2.ToImage(), *_crop(size, 0.8, 1.15), v2.ColorJitter(0.1, 0.1, 0.1)]
 
 
 def _standard(size: tuple[int, int]) -> list[v2.Transform]:
     return [
+        v2.ToImage(),
         *_crop(size, 0.5, 1.33),
         v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=5, fill=128)], 0.5),
         v2.ColorJitter(0.25, 0.25, 0.25, 0.03),
@@ -85,15 +87,23 @@ def _standard(size: tuple[int, int]) -> list[v2.Transform]:
 
 def _strong(size: tuple[int, int]) -> list[v2.Transform]:
     return [
+        v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
+        v2.ToImage(),
         v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 2.0), p=1.0)], 0.3),
         *_crop(size, 0.33, 1.6),
         v2.RandomApply([v2.RandomAffine(20, translate=(0.1, 0.1), shear=10, fill=128)], 0.5),
         v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
         v2.RandomGrayscale(0.1),
         v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.2),
-        v2.RandomApply([v2.JPEG((25, 90))], 0.2),
         v2.RandomErasing(0.25, scale=(0.02, 0.15)),
     ]
+
+
+def _jpeg(picture: Image.Image) -> Image.Image:
+    """The traces of a JPEG file of low quality; torchvision's own is deprecated."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=int(torch.randint(20, 80, ())))
+    return Image.open(file)
 
 
 _STEPS: Final = {"light": _light, "standard": _standard, "strong": _strong}

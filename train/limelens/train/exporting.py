@@ -157,7 +157,7 @@ def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
     """
     coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((resize.width, resize.height), Image.Resampling.BICUBIC)
-    return np.asarray(smooth)
+    return np.array(smooth)
 
 
 def _validation_examples(loaded: checkpoint.Checkpoint, data: Path | None) -> tuple[Example, ...]:

@@ -1,0 +1,52 @@
+"""Small real data: pictures that a network can tell apart after a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"green": (40, 170, 60), "red": (200, 50, 40)}
+
+
+def write_pictures(folder: Path, colour: tuple[int, int, int], count: int, seed: int) -> None:
+    """Noisy pictures around a colour, none like another."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        coarse = rng.normal(0, 45, (9, 9, 3)) + colour
+        picture = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
+        picture.resize((40, 48), Image.Resampling.NEAREST).save(folder / f"{index:03d}.png")
+
+
+@pytest.fixture(scope="session")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data with train, validation and test."""
+    folder = tmp_path_factory.mktemp("divided")
+    seed = 0
+    for split, count in (("train", 24), ("validation", 8), ("test", 6)):
+        for label, colour in COLOURS.items():
+            seed += 1
+            write_pictures(folder / split / label, colour, count, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the smallest network on `divided`."""
+    from limelens.train import TrainConfig, train
+
+    run = tmp_path_factory.mktemp("runs") / "colours"
+    config = TrainConfig(
+        arch="cnn3",
+        input_size=(32, 32),
+        epochs=4,
+        batch_size=8,
+        learning_rate=1e-3,
+        augment="light",
+        alert_labels=("red",),
+    )
+    train(divided, run, config)
+    return run

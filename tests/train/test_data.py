@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limelens.train.data import DataError, find_splits, read_dataset, read_examples
+from limelens.train.duplicates import difference_hash, near_duplicate_groups
+
+
+def write(path: Path, seed: int, size: tuple[int, int] = (40, 40)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def test_validation_is_read_as_val_and_labels_are_sorted(divided: Path) -> None:
+    dataset = read_dataset(divided)
+    assert dataset.labels == ("green", "red")
+    assert {split: len(examples) for split, examples in dataset.splits.items()} == {
+        "train": 48, "val": 16, "test": 12,
+    }  # fmt: skip
+    assert dataset.counts("val") == {"green": 8, "red": 8}
+
+
+def test_data_without_splits_is_divided_the_same_way_for_the_same_seed(tmp_path: Path) -> None:
+    for label in "ab":
+        for index in range(40):
+            write(tmp_path / label / f"{index}.jpg", hash((label, index)) % 2**31)
+    first, again, other = (read_dataset(tmp_path, seed=seed) for seed in (1, 1, 2))
+    assert first.splits == again.splits
+    assert first.splits != other.splits
+    assert first.counts("val") == {"a": 4, "b": 4}
+    assert first.counts("test") == {"a": 4, "b": 4}
+    paths = [example.path for split in first.splits.values() for example in split]
+    assert len(set(paths)) == len(paths) == 80
+
+
+def test_near_duplicates_never_cross_splits(tmp_path: Path) -> None:
+    for label in "ab":
+        for index in range(30):
+            write(tmp_path / label / f"{index}.jpg", index + (1000 if label == "b" else 0))
+            # The same picture at another size and quality.
+            write(
+                tmp_path / label / f"{index}_again.jpg",
+                index + (1000 if label == "b" else 0),
+                (52, 52),
+            )
+    dataset = read_dataset(tmp_path)
+    where = {
+        example.path: split for split, examples in dataset.splits.items() for example in examples
+    }
+    for path, split in where.items():
+        if not path.stem.endswith("_again"):
+            assert where[path.with_stem(path.stem + "_again")] == split
+
+
+def test_a_train_folder_alone_gets_a_validation_split(tmp_path: Path) -> None:
+    for label in "ab":
+        for index in range(20):
+            write(tmp_path / "train" / label / f"{index}.jpg", hash((label, index)) % 2**31)
+    dataset = read_dataset(tmp_path)
+    assert dataset.counts("val") == {"a": 2, "b": 2}
+    assert dataset.counts("train") == {"a": 18, "b": 18}
+
+
+def test_unreadable_files_are_skipped_with_their_reason(divided: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(divided, data)
+    (data / "train" / "red" / "broken.jpg").write_bytes(b"<!DOCTYPE html><html></html>")
+    (data / "train" / "red" / "empty.png").write_bytes(b"")
+    dataset = read_dataset(data)
+    reasons = {skipped.path.name: skipped.reason for skipped in dataset.skipped}
+    assert set(reasons) == {"broken.jpg", "empty.png"}
+    assert "HTML" in reasons["broken.jpg"]
+    assert dataset.counts("train") == {"green": 24, "red": 24}
+
+
+def test_too_many_unreadable_files_stop_the_run(divided: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(divided, data)
+    for index in range(10):
+        (data / "train" / "red" / f"broken{index}.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"10 of 86 files .* cannot be read, more than 5%"):
+        read_dataset(data)
+
+
+def test_the_digest_follows_the_content_and_not_the_place(divided: Path, tmp_path: Path) -> None:
+    data = tmp_path / "moved"
+    shutil.copytree(divided, data)
+    before = read_dataset(divided).digest
+    assert read_dataset(data).digest == before
+    write(data / "train" / "red" / "new.png", 99)
+    assert read_dataset(data).digest != before
+
+
+@pytest.mark.parametrize(
+    ("pictures", "empty", "message"),
+    [
+        ((), (), "0 label folders"),
+        (("only/a.jpg",), (), "1 label folders"),
+        (("a/a.jpg",), ("b",), "label 'b' .* holds no picture"),
+        (
+            ("train/a/a.jpg", "train/b/b.jpg", "val/c/c.jpg"),
+            (),
+            "val has the label 'c', which train has not",
+        ),
+    ],
+)
+def test_unusable_data_is_refused_by_name(
+    tmp_path: Path, pictures: tuple[str, ...], empty: tuple[str, ...], message: str
+) -> None:
+    for seed, picture in enumerate(pictures):
+        write(tmp_path / picture, seed)
+    for folder in empty:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(DataError, match=message):
+        read_dataset(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere is no folder"):
+        read_dataset(tmp_path / "nowhere")
+
+
+def test_both_names_of_validation_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val", "validation"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="both val and validation"):
+        find_splits(tmp_path)
+
+
+def test_evaluation_takes_test_and_matches_labels_by_name(divided: Path) -> None:
+    name, examples = read_examples(divided, ["red", "other", "green"])
+    assert name == "test"
+    assert {example.path.parent.name: example.target for example in examples} == {
+        "green": 2, "red": 0,
+    }  # fmt: skip
+    assert read_examples(divided, ["red", "green"], "validation")[0] == "val"
+
+
+def test_evaluation_names_an_unknown_label(divided: Path) -> None:
+    with pytest.raises(DataError, match="the label 'red', which the model does not know"):
+        read_examples(divided, ["green", "blue"])
+
+
+def test_a_photo_and_its_smaller_copy_are_near_duplicates() -> None:
+    rng = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
+            (90, 90), Image.Resampling.BICUBIC
+        )
+        for _ in range(3)
+    ]
+    pixels = [np.asarray(p) for p in (*pictures, pictures[1].resize((64, 64)))]
+    groups = near_duplicate_groups([difference_hash(p) for p in pixels])
+    assert groups[3] == groups[1]
+    assert len({int(group) for group in groups[:3]}) == 3

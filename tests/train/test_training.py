@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limelens.serve.image import ResizeRule, fit, read_image
+from limelens.train import TrainConfig, checkpoint, evaluate, train
+from limelens.train.augmentation import PRESETS, for_evaluation, for_training
+from limelens.train.training import ConfigError, preview
+
+TINY = TrainConfig(
+    arch="cnn3", input_size=(32, 32), epochs=2, batch_size=8, learning_rate=1e-3, augment="light"
+)
+
+
+def test_a_run_learns_and_leaves_its_record(trained_run: Path) -> None:
+    report = json.loads((trained_run / "report.json").read_text())
+    assert report["val"]["accuracy"] >= 0.9
+    assert report["epochs"] == 4
+    config = json.loads((trained_run / "config.json").read_text())
+    assert config["arch"] == "cnn3"
+    assert config["alert_labels"] == ["red"]
+    with (trained_run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(trained_run / name) as picture:
+            assert min(picture.size) > 200
+    assert checkpoint.load(trained_run / "last.pt").epoch == 4
+
+
+def test_the_same_seed_gives_the_same_network(divided: Path, tmp_path: Path) -> None:
+    states = []
+    for name in "ab":
+        train(divided, tmp_path / name, TINY)
+        states.append(checkpoint.load(tmp_path / name).model.state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_a_checkpoint_is_evaluated_on_the_test_split(trained_run: Path, divided: Path) -> None:
+    figures = evaluate(trained_run, divided)
+    assert figures["split"] == "test"
+    assert figures["num_images"] == 12
+    assert figures["accuracy"] >= 0.9
+    assert figures["skipped"] == []
+
+
+def test_unreadable_pictures_are_listed_and_left_out(trained_run: Path, tmp_path: Path) -> None:
+    for label in ("green", "red"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (20, 20), label).save(tmp_path / label / "a.png")
+    (tmp_path / "red" / "broken.jpg").write_bytes(b"%PDF-1.4")
+    figures = evaluate(trained_run, tmp_path)
+    assert figures["num_images"] == 2
+    assert [Path(s["path"]).name for s in figures["skipped"]] == ["broken.jpg"]
+    assert "PDF" in figures["skipped"][0]["reason"]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(divided: Path, trained_run: Path) -> None:
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(divided, trained_run, TINY)
+
+
+def test_an_unknown_alert_label_is_refused_before_training(divided: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="alert label 'blue' is none of the labels green, red"):
+        train(divided, tmp_path / "run", TrainConfig(alert_labels=("blue",)))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; expected at least 1"),
+        ({"augment": "wild"}, "augment is 'wild'; expected one of none, light"),
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"input_size": (16, 64)}, r"input_size is \(16, 64\)"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint that can be read"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match="is not there"):
+        checkpoint.load(tmp_path / "nothing.pt")
+
+
+def test_ctrl_c_leaves_a_usable_last_checkpoint(divided: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = (
+        "from pathlib import Path\n"
+        "from limelens.train import TrainConfig, train\n"
+        "config = TrainConfig(arch='cnn3', input_size=(32, 32), epochs=100000, batch_size=8)\n"
+        f"report = train(Path({str(divided)!r}), Path({str(run)!r}), config)\n"
+        "assert report['interrupted']\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.csv").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert checkpoint.load(run / "last.pt").epoch >= 1
+    assert json.loads((run / "report.json").read_text())["interrupted"] is True
+    assert (run / "curves.png").exists()
+
+
+def test_evaluation_sees_the_pixels_that_serving_sees(divided: Path) -> None:
+    path = next((divided / "test" / "red").iterdir())
+    pixels = read_image(path.read_bytes())
+    rule = ResizeRule(24, 32)
+    seen = for_evaluation(rule)(pixels).permute(1, 2, 0).numpy()
+    assert np.array_equal(seen, fit(pixels, rule).pixels)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_gives_pixels_of_the_inputs_size(preset: str) -> None:
+    torch.manual_seed(0)
+    transform = for_training(preset, ResizeRule(40, 56))
+    for shape in ((1, 1, 3), (3, 300, 3), (64, 48, 3)):
+        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        image = transform(pixels)
+        assert image.dtype == torch.uint8
+        assert image.shape == (3, 40, 56)
+
+
+def test_the_preview_shows_originals_beside_variations(divided: Path, tmp_path: Path) -> None:
+    preview(divided, tmp_path / "sheet.png", TINY, num_rows=3)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 10 * 32
+        assert 3 * 32 < sheet.height < 4 * 32 + 16
