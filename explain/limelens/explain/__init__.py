@@ -1,0 +1,45 @@
+"""LIME for image classifiers: a picture and a predict function in, an explanation out."""
+
+from limelens.explain.errors import (
+    ExplainError,
+    InvalidArgumentError,
+    MissingPackageError,
+    PredictionError,
+    UnknownLabelError,
+)
+from limelens.explain.explainer import explain, explain_progressively
+from limelens.explain.explanation import (
+    Explanation,
+    LabelExplanation,
+    Samples,
+    SegmentWeight,
+    Timings,
+)
+from limelens.explain.fit import contrast
+from limelens.explain.fonts import MissingFontWarning
+from limelens.explain.heat_map import heat_map, side_by_side
+from limelens.explain.masks import image_and_mask
+from limelens.explain.overlay import overlay
+from limelens.explain.segments import UNSEEN
+
+__all__ = [
+    "UNSEEN",
+    "ExplainError",
+    "Explanation",
+    "InvalidArgumentError",
+    "LabelExplanation",
+    "MissingFontWarning",
+    "MissingPackageError",
+    "PredictionError",
+    "Samples",
+    "SegmentWeight",
+    "Timings",
+    "UnknownLabelError",
+    "contrast",
+    "explain",
+    "explain_progressively",
+    "heat_map",
+    "image_and_mask",
+    "overlay",
+    "side_by_side",
+]

@@ -1,0 +1,34 @@
+"""Two palettes, and how large a weight becomes how strong a tint.
+
+Knows numbers and colours. Does not know pictures or segments.
+"""
+
+from typing import Literal
+
+from limelens.explain.errors import InvalidArgumentError
+
+Palette = Literal["green-red", "blue-orange"]
+Colour = tuple[int, int, int]
+
+_PALETTES: dict[str, tuple[Colour, Colour]] = {
+    "green-red": ((0, 158, 60), (214, 39, 40)),
+    "blue-orange": ((0, 98, 178), (230, 120, 0)),  # told apart in all common colour blindness
+}
+
+
+def signs(palette: Palette) -> tuple[Colour, Colour]:
+    """The colours for and against.
+
+    Raises:
+        InvalidArgumentError: there is no such palette.
+    """
+    if palette not in _PALETTES:
+        raise InvalidArgumentError(
+            "palette", f"palette is {palette!r}; expected one of {', '.join(_PALETTES)}"
+        )
+    return _PALETTES[palette]
+
+
+def names(palette: Palette) -> tuple[str, str]:
+    """What a legend calls them."""
+    return ("green", "red") if palette == "green-red" else ("blue", "orange")

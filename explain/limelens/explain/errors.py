@@ -1,0 +1,42 @@
+"""Every error that explaining can raise.
+
+    ExplainError
+    ├── InvalidArgumentError(ValueError)      a value the caller gave; `.argument` names it
+    │   └── UnknownLabelError(KeyError)       a label the model or the explanation does not have
+    ├── PredictionError                       predict answered with something unusable
+    └── MissingPackageError(ImportError)      an optional package is not installed
+
+What `predict` itself raises is passed on untouched. Nothing here knows gRPC status codes.
+"""
+
+
+class ExplainError(Exception):
+    """Base of every error raised by `limelens.explain`."""
+
+
+class InvalidArgumentError(ExplainError, ValueError):
+    """A value that the caller gave cannot be used.
+
+    Attributes:
+        argument: the name of the argument.
+    """
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(argument, message)
+        self.argument = argument
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UnknownLabelError(InvalidArgumentError, KeyError):
+    """A label index that the model, or the explanation, does not have."""
+
+
+class PredictionError(ExplainError):
+    """`predict` answered with a wrong shape or with numbers that are not finite."""
+
+
+class MissingPackageError(ExplainError, ImportError):
+    """An optional package is needed and not installed."""

@@ -1,0 +1,154 @@
+"""What explaining gives back: plain values, finished at birth.
+
+Knows nothing of how they were found, nor of label names: labels are column numbers of `predict`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.explain.errors import UnknownLabelError
+from limelens.explain.neighbourhood import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentWeight:
+    """What one segment does for a label.
+
+    Attributes:
+        segment: its id in `Explanation.segments`.
+        weight: how much showing it raises the label's probability in the linear surrogate.
+        std_error: by how much the weight would vary with another seed, one standard deviation.
+    """
+
+    segment: int
+    weight: float
+    std_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelExplanation:
+    """The surrogate of one label (or of the difference between two).
+
+    Attributes:
+        label: column of `predict`.
+        against: the label that was subtracted, for a contrast; else None.
+        probability: what the model says of the unperturbed picture (their difference, for a
+            contrast).
+        intercept: the surrogate's value with every segment hidden.
+        local_prediction: the surrogate's value with every segment visible.
+        score: weighted R² of the surrogate on the samples, at most 1.
+        stability: the Jaccard index of the `top_k` heaviest segments to be expected between this
+            run and one with another seed, 0 to 1.
+        top_k: how many segments stability and ties are about.
+        ties: ids of the segments that may as well be inside as outside of the top k, at 95 %
+            confidence; empty when the cut is clear.
+        weights: the segments by falling size of their weight.
+    """
+
+    label: int
+    against: int | None
+    probability: float
+    intercept: float
+    local_prediction: float
+    score: float
+    stability: float
+    top_k: int
+    ties: tuple[int, ...]
+    weights: tuple[SegmentWeight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds spent, by stage.
+
+    Attributes:
+        segment: cutting the picture.
+        predict: making the perturbed pictures and waiting for the model.
+        fit: the surrogate and its uncertainty.
+        total: all of it, checks included.
+    """
+
+    segment: float
+    predict: float
+    fit: float
+    total: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Samples:
+    """The neighbourhood that the surrogates were fitted on.
+
+    Attributes:
+        visible: `(N, K)` bool, which segments each sample shows; row 0 shows all.
+        probabilities: `(N, C)` float, the model's answers for all labels.
+        weights: `(N,)` float64, the samples' proximity, 0 to 1.
+        columns: `(K,)` int32, the segment id of each column of `visible`.
+        alpha: the ridge penalty of the fits.
+    """
+
+    visible: NDArray[np.bool_]
+    probabilities: NDArray[np.floating]
+    weights: NDArray[np.float64]
+    columns: NDArray[np.int32]
+    alpha: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Explanation:
+    """One picture, explained.
+
+    Attributes:
+        image_size: H, W of the picture.
+        segments: `(H, W)` int32 segment ids.
+        num_segments: K.
+        num_samples: N, rows of `samples`, the unperturbed picture among them.
+        seed: gives the same answer again; None when a RandomState was handed in.
+        sampling: "paired" or "independent", as it was done.
+        explanations: one for each label asked for, most probable first where `top_labels` chose.
+        warnings: sentences that a reader of the explanation should see.
+        timings_ms: where the time went.
+        samples: the raw material, for further labels or contrasts without asking the model again.
+    """
+
+    image_size: tuple[int, int]
+    segments: NDArray[np.int32]
+    num_segments: int
+    num_samples: int
+    seed: int | None
+    sampling: Sampling
+    explanations: tuple[LabelExplanation, ...]
+    warnings: tuple[str, ...]
+    timings_ms: Timings
+    samples: Samples = field(repr=False)
+
+    def for_label(self, label: int) -> LabelExplanation:
+        """The explanation of one label.
+
+        Raises:
+            UnknownLabelError: the label was not explained.
+        """
+        for explanation in self.explanations:
+            if explanation.label == label and explanation.against is None:
+                return explanation
+        explained = ", ".join(str(explanation.label) for explanation in self.explanations)
+        raise UnknownLabelError(
+            "label", f"Label {label} is not in this explanation, which explains {explained}"
+        )
+
+
+Weights = LabelExplanation | Iterable[SegmentWeight] | Mapping[int, float]
+"""What pictures are drawn from: an explanation, its weights, or weights by segment id."""
+
+
+def ranked(weights: Weights) -> list[tuple[int, float]]:
+    """Segment ids and weights by falling size, equal ones in the order given."""
+    if isinstance(weights, LabelExplanation):
+        weights = weights.weights
+    if isinstance(weights, Mapping):
+        pairs = [(int(segment), float(weight)) for segment, weight in weights.items()]
+    else:
+        pairs = [(one.segment, one.weight) for one in weights]
+    return sorted(pairs, key=lambda pair: -abs(pair[1]))

@@ -1,0 +1,72 @@
+"""The explanation as a mask, as lime's `get_image_and_mask` gives it.
+
+Knows segments and weights. Does not know labels or how to make a picture presentable.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.explain.errors import InvalidArgumentError
+from limelens.explain.explanation import Weights, ranked
+from limelens.explain.picture import as_rgb
+from limelens.explain.segments import checked
+
+
+def image_and_mask(
+    image: Any,
+    segments: Any,
+    weights: Weights,
+    *,
+    positive_only: bool = True,
+    negative_only: bool = False,
+    hide_rest: bool = False,
+    num_features: int = 5,
+    min_weight: float = 0.0,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The heaviest segments as a picture and a mask, fit for `skimage`'s `mark_boundaries`.
+
+    With one of the flags, the segments of that sign beyond `min_weight` are filtered first and
+    the `num_features` heaviest of them kept. With neither, the `num_features` heaviest of both
+    signs are kept first, then those below `min_weight` skipped, and the picture's channel is set
+    to its maximum: green for, red against.
+
+    Args:
+        image: `(H, W, 3)` or `(H, W)` uint8.
+        segments: `(H, W)` integer ids.
+        weights: one label's explanation, or weights by segment id.
+        positive_only: only segments that speak for the label.
+        negative_only: only segments that speak against it.
+        hide_rest: black out all other segments.
+        num_features: how many segments at most.
+        min_weight: how large a weight must be.
+
+    Returns:
+        `(H, W, 3)` uint8, and `(H, W)` int64: 1 for, -1 against (1 with `negative_only`), else 0.
+
+    Raises:
+        InvalidArgumentError: both flags, or segments of another size than the picture.
+    """
+    if positive_only and negative_only:
+        raise InvalidArgumentError(
+            "negative_only", "positive_only and negative_only are both set: set at most one"
+        )
+    pixels = as_rgb(image)
+    labels = checked(segments, *pixels.shape[:2])
+    mask = np.zeros(labels.shape, dtype=np.int64)
+    picture = np.zeros_like(pixels) if hide_rest else pixels.copy()
+    pairs = ranked(weights)
+    signed = positive_only or negative_only
+    if signed:
+        sign = 1 if positive_only else -1
+        pairs = [pair for pair in pairs if sign * pair[1] > max(0.0, min_weight)]
+    for segment, weight in pairs[:num_features]:
+        if not signed and abs(weight) < min_weight:
+            continue
+        inside = labels == segment
+        mask[inside] = -1 if weight < 0 and not signed else 1
+        picture[inside] = pixels[inside]
+        if not signed:
+            picture[inside, 0 if weight < 0 else 1] = pixels.max()
+    return picture, mask

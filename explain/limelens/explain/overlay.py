@@ -1,0 +1,148 @@
+"""The explanation painted onto the picture: colour by sign, tint by size, borders drawn.
+
+Knows pixels, segments, weights and colours. Does not know text, labels or the model. Works at any
+resolution: the segments may have been scaled up to the original photograph.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.explain.colours import Palette, signs
+from limelens.explain.errors import InvalidArgumentError
+from limelens.explain.explanation import Weights, ranked
+from limelens.explain.picture import as_rgb
+from limelens.explain.segments import UNSEEN, checked
+
+_PALE = 190.0
+_BAND_PIXELS = 1 << 20  # rows are painted in bands of about this, to bound memory
+
+
+def overlay(
+    image: Any,
+    segments: Any,
+    weights: Weights,
+    *,
+    num_features: int | None = 5,
+    palette: Palette = "green-red",
+    borders: bool = True,
+) -> NDArray[np.uint8]:
+    """The heaviest segments, tinted by sign and size, on the faded picture.
+
+    Args:
+        image: `(H, W, 3)` or `(H, W)` uint8.
+        segments: `(H, W)` integer ids; pixels of 65535, which the model never saw, are dimmed.
+        weights: one label's explanation, or weights by segment id.
+        num_features: how many of the heaviest segments to paint; None for all.
+        palette: "green-red", or "blue-orange" for colour-blind readers; the first colour speaks
+            for the label, the second against it.
+        borders: outline the painted segments.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        InvalidArgumentError: segments of another size than the picture, unknown palette.
+    """
+    if num_features is not None and num_features < 1:
+        raise InvalidArgumentError(
+            "num_features", f"num_features is {num_features}; expected at least 1, or None for all"
+        )
+    chosen = [pair for pair in ranked(weights) if pair[1] != 0.0][:num_features]
+    return paint(image, segments, chosen, palette=palette, borders=borders, fade=0.55)
+
+
+def paint(
+    image: Any,
+    segments: Any,
+    pairs: list[tuple[int, float]],
+    *,
+    palette: Palette,
+    borders: bool,
+    fade: float,
+    lift: float = 0.0,
+    strength: tuple[float, float] = (0.25, 0.7),
+) -> NDArray[np.uint8]:
+    """Paint segments by weight on the picture faded towards grey.
+
+    Args:
+        image: `(H, W, 3)` or `(H, W)` uint8.
+        segments: `(H, W)` integer ids.
+        pairs: segment ids and weights, all of them painted.
+        palette: the colours.
+        borders: outline them.
+        fade: how grey the picture becomes, 0 to 1.
+        lift: how far it becomes pale, 0 to 1, so that tints show on black.
+        strength: opacity of the tint for a weight of nothing and for the largest.
+    """
+    pixels = as_rgb(image)
+    height, width = pixels.shape[:2]
+    labels = checked(segments, height, width)
+    in_favour, against = signs(palette)
+    place = _places(labels, [segment for segment, _ in pairs])
+    largest = max((abs(weight) for _, weight in pairs), default=0.0) or 1.0
+    # One row per segment painted, then the rest, then what the model never saw.
+    tints = np.array(
+        [in_favour if weight > 0 else against for _, weight in pairs] + [(0, 0, 0)] * 2,
+        dtype=np.float32,
+    )
+    low, high = strength
+    opacity = np.array(
+        [low + (high - low) * abs(weight) / largest for _, weight in pairs] + [0.0, 0.7],
+        dtype=np.float32,
+    )
+    greyness = np.array([fade] * len(pairs) + [fade, 1.0], dtype=np.float32)
+    edge = _edges(place, thickness(height, width)) if borders else None
+    picture = np.empty_like(pixels)
+    band = max(1, _BAND_PIXELS // width)
+    for start in range(0, height, band):
+        rows = slice(start, start + band)
+        here = place[rows]
+        source = pixels[rows].astype(np.float32)
+        grey = source @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        source += (grey[..., np.newaxis] - source) * greyness[here][..., np.newaxis]
+        source += (_PALE - source) * lift
+        cover = opacity[here]
+        if edge is not None:
+            cover[edge[rows] & (here < len(pairs))] = 1.0
+        source += (tints[here] - source) * cover[..., np.newaxis]
+        picture[rows] = np.rint(source)
+    return picture
+
+
+def thickness(height: int, width: int) -> int:
+    """Pixels of a line that is seen, and does not hide much, at this resolution."""
+    return max(1, round(min(height, width) / 250))
+
+
+def _places(labels: NDArray[np.int64], chosen: list[int]) -> NDArray[np.intp]:
+    """Each pixel's position among the chosen ids, their number for others, one more unseen."""
+    ids, index = _unique(labels)
+    place = np.full(ids.size, len(chosen), dtype=np.intp)
+    place[ids == UNSEEN] = len(chosen) + 1
+    for position, segment in enumerate(chosen):
+        place[ids == segment] = position
+    return place[index]
+
+
+def _unique(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    low, high = int(labels.min()), int(labels.max())
+    if high - low <= UNSEEN:  # count instead of sorting: a photograph has millions of pixels
+        return np.arange(low, high + 1), labels - low
+    ids, index = np.unique(labels, return_inverse=True)
+    return ids, index.reshape(labels.shape)
+
+
+def _edges(place: NDArray[np.intp], reach: int) -> NDArray[np.bool_]:
+    """Pixels with another place `reach` pixels away in any of eight directions."""
+    edge = np.zeros(place.shape, dtype=np.bool_)
+    for down, right in ((reach, 0), (0, reach), (reach, reach), (reach, -reach)):
+        here = place[: place.shape[0] - down, max(0, -right) : place.shape[1] - max(0, right)]
+        there = place[down:, max(0, right) : place.shape[1] + min(0, right)]
+        if here.size == 0:
+            continue
+        differs = here != there
+        edge[: place.shape[0] - down, max(0, -right) : place.shape[1] - max(0, right)] |= differs
+        edge[down:, max(0, right) : place.shape[1] + min(0, right)] |= differs
+    return edge

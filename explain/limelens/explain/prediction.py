@@ -1,0 +1,153 @@
+"""Asking the model: perturbed pictures in, probabilities out, in chunks and in order.
+
+Knows `predict`, threads and deadlines. Does not know segments' meaning or what is fitted.
+Memory holds one chunk per thread, whatever the number of samples.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event, Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.explain.errors import PredictionError
+from limelens.explain.neighbourhood import Perturbation
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+"""`(N, H, W, 3)` uint8 -> `(N, C)` probabilities; an integer attribute `max_concurrency` above 1
+says that it may be called from that many threads at once."""
+
+Progress = Callable[[int, int], None]
+"""Called after each chunk with how many samples are predicted, and how many there will be at
+most. What it raises stops the run."""
+
+
+class Predictions:
+    """The model's answers, gathered as far as they have been asked for.
+
+    Args:
+        predict: the model.
+        perturbation: makes pictures of rows.
+        visible: `(N, K)` bool, all rows that may be asked for.
+        batch_size: rows per call.
+        check: called once with C, as soon as it is known; raises if that is not enough.
+        progress: told after each chunk.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        perturbation: Perturbation,
+        visible: NDArray[np.bool_],
+        *,
+        batch_size: int,
+        check: Callable[[int], None],
+        progress: Progress | None,
+    ) -> None:
+        self.num_done = 0
+        self._predict = predict
+        self._perturbation = perturbation
+        self._visible = visible
+        self._batch_size = batch_size
+        self._check = check
+        self._progress = progress
+        self._answers: NDArray[np.floating] | None = None
+        self._lock = Lock()
+        concurrency = getattr(predict, "max_concurrency", 1)
+        self._num_threads = concurrency if isinstance(concurrency, int) else 1
+
+    @property
+    def probabilities(self) -> NDArray[np.floating]:
+        """`(num_done, C)` answers so far: float64 where `predict` gives it, else float32."""
+        if self._answers is None:
+            return np.empty((0, 0), dtype=np.float32)
+        return self._answers[: self.num_done]
+
+    def advance(self, target: int, deadline: float | None = None) -> None:
+        """Predict rows up to `target`; the very first chunk always, others before the deadline.
+
+        Args:
+            target: how many rows shall be done.
+            deadline: `time.monotonic()` after which no further chunk starts; `num_done` then
+                stays below the target.
+
+        Raises:
+            PredictionError: the answer has a wrong shape or is not finite.
+            Exception: whatever `predict`, the check or the progress callback raises.
+        """
+        starts = range(self.num_done, target, self._batch_size)
+        chunks = [(start, min(start + self._batch_size, target)) for start in starts]
+        finished: dict[int, int] = {}
+        num_before = num_predicted = self.num_done
+        for start, stop in self._run(chunks, deadline):
+            finished[start] = stop
+            num_predicted += stop - start
+            if self._progress is not None:
+                self._progress(num_predicted, self._visible.shape[0])
+        while num_before in finished:  # what lies beyond a gap came too late
+            num_before = finished[num_before]
+        self.num_done = num_before
+
+    def _run(
+        self, chunks: list[tuple[int, int]], deadline: float | None
+    ) -> Iterator[tuple[int, int]]:
+        num_threads = min(self._num_threads, len(chunks))
+        stopped = Event()
+
+        def work(start: int, stop: int) -> tuple[int, int] | None:
+            late = deadline is not None and start > 0 and time.monotonic() >= deadline
+            if late or stopped.is_set():
+                return None
+            try:
+                pictures = self._perturbation.pictures(self._visible[start:stop])
+                self._store(start, self._predict(pictures), stop)
+            except BaseException:
+                stopped.set()  # at once: the caller's thread may take a while to learn of it
+                raise
+            return start, stop
+
+        if num_threads <= 1:
+            for start, stop in chunks:
+                if work(start, stop) is None:
+                    return
+                yield start, stop
+            return
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="limelens-samples")
+        try:
+            for future in as_completed([pool.submit(work, *chunk) for chunk in chunks]):
+                chunk = future.result()
+                if chunk is not None:
+                    yield chunk
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _store(self, start: int, answer: Any, stop: int) -> None:
+        found = np.asarray(answer)
+        expected = f"expected ({stop - start}, number of labels)"
+        if found.ndim != 2 or found.shape[0] != stop - start or found.shape[1] == 0:
+            raise PredictionError(
+                f"predict returned shape {found.shape} for {stop - start} pictures; {expected}"
+            )
+        if found.dtype.kind not in "fiub":
+            raise PredictionError(f"predict returned {found.dtype}; expected float32")
+        if not np.isfinite(found).all():
+            row = start + int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
+            raise PredictionError(
+                f"predict returned a number that is not finite for sample {row}; expected "
+                f"probabilities: check the model's outputs for NaN and infinity"
+            )
+        with self._lock:
+            if self._answers is None:
+                self._check(found.shape[1])
+                precision = np.float64 if found.dtype == np.float64 else np.float32
+                self._answers = np.empty((self._visible.shape[0], found.shape[1]), precision)
+        if found.shape[1] != self._answers.shape[1]:
+            raise PredictionError(
+                f"predict returned {found.shape[1]} labels for one chunk and "
+                f"{self._answers.shape[1]} for another; expected the same number each time"
+            )
+        self._answers[start:stop] = found

@@ -1,0 +1,156 @@
+"""Masks, overlays, heat maps and the fonts on them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from limelens.explain import (
+    UNSEEN,
+    InvalidArgumentError,
+    LabelExplanation,
+    MissingFontWarning,
+    SegmentWeight,
+    fonts,
+    heat_map,
+    image_and_mask,
+    overlay,
+    side_by_side,
+)
+
+WEIGHTS = {3: 0.5, 8: -0.25, 1: 0.01}
+
+
+@pytest.fixture
+def image() -> NDArray[np.uint8]:
+    return np.full((90, 120, 3), 128, dtype=np.uint8)
+
+
+@pytest.fixture
+def segments() -> NDArray[np.int64]:
+    ids = np.full((90, 120), 1)
+    ids[:45, :40] = 3
+    ids[:45, 40:80] = 8
+    ids[80:] = UNSEEN
+    return ids
+
+
+def test_overlay_is_green_for_and_red_against_and_dims_the_unseen(
+    image: NDArray[np.uint8], segments: NDArray[np.int64]
+) -> None:
+    picture = overlay(image, segments, WEIGHTS, num_features=2)
+    in_favour, against = picture[20, 20].astype(int), picture[20, 60].astype(int)
+    assert in_favour[1] > in_favour[0] + 60
+    assert against[0] > against[1] + 30
+    assert picture[60, 60].tolist() == [128, 128, 128]
+    assert picture[85, 60].max() < 60
+
+
+def test_the_blue_orange_palette_tells_signs_apart_without_red_and_green(
+    image: NDArray[np.uint8], segments: NDArray[np.int64]
+) -> None:
+    picture = overlay(image, segments, WEIGHTS, palette="blue-orange").astype(int)
+    assert picture[20, 20, 2] > picture[20, 20, 0] + 60
+    assert picture[20, 60, 0] > picture[20, 60, 2] + 30
+    with pytest.raises(InvalidArgumentError, match="expected one of green-red, blue-orange"):
+        overlay(image, segments, WEIGHTS, palette="viridis")  # type: ignore[arg-type]
+
+
+def test_heavier_segments_are_tinted_more_and_num_features_limits_them(
+    image: NDArray[np.uint8], segments: NDArray[np.int64]
+) -> None:
+    def tint(weights: dict[int, float], row: int, col: int) -> int:
+        changed = overlay(image, segments, weights, num_features=None)[row, col].astype(int)
+        return int(np.abs(changed - 128).sum())
+
+    assert tint({3: 1.0, 1: 0.1}, 20, 20) > tint({3: 0.1, 1: 1.0}, 20, 20) > 0
+    assert overlay(image, segments, WEIGHTS, num_features=1)[20, 60].tolist() == [128] * 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 600), (700, 2), (1500, 2000)])
+def test_pictures_of_any_size_are_drawn(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    segments = (np.arange(size[1]) * 3 // size[1]) + np.zeros(size, dtype=np.int64)
+    weights = [SegmentWeight(0, 0.2, 0.1), SegmentWeight(1, -0.1, 0.1)]
+    assert overlay(image, segments, weights).shape == (*size, 3)
+    drawn = heat_map(image, segments, weights, label_name="a mask")
+    assert drawn.dtype == np.uint8
+    assert min(drawn.shape[:2]) > 100
+    assert side_by_side([("one", image), ("two", drawn)]).shape[1] > drawn.shape[1] / 10
+
+
+def test_segment_ids_of_any_range_are_painted(image: NDArray[np.uint8]) -> None:
+    segments = np.full((90, 120), -(2**31))
+    segments[:, 60:] = 2**31 - 1
+    picture = overlay(image, segments, {2**31 - 1: 1.0})
+    assert picture[10, 10].tolist() == [128] * 3
+    assert picture[10, 100, 1] > picture[10, 100, 0]
+
+
+def test_a_heat_map_tells_of_the_label_and_its_scores(
+    image: NDArray[np.uint8], segments: NDArray[np.int64]
+) -> None:
+    one = LabelExplanation(
+        label=4,
+        against=None,
+        probability=0.875,
+        intercept=0.1,
+        local_prediction=0.8,
+        score=0.9,
+        stability=0.8,
+        top_k=1,
+        ties=(),
+        weights=tuple(SegmentWeight(i, w, 0.1) for i, w in WEIGHTS.items()),
+    )
+    described = heat_map(image, segments, one)
+    bare = heat_map(image, segments, WEIGHTS)
+    assert described.shape[0] > bare.shape[0]
+    assert described.shape[1] == bare.shape[1]
+
+
+def test_segments_of_another_size_are_refused(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"\(9, 9\); the picture is \(90, 120\)"):
+        overlay(image, np.zeros((9, 9), int), WEIGHTS)
+
+
+def test_both_flags_of_a_mask_contradict_each_other(
+    image: NDArray[np.uint8], segments: NDArray[np.int64]
+) -> None:
+    with pytest.raises(ValueError, match="set at most one"):
+        image_and_mask(image, segments, WEIGHTS, negative_only=True)
+
+
+def test_no_pictures_side_by_side_is_an_error() -> None:
+    with pytest.raises(InvalidArgumentError, match="pictures is empty"):
+        side_by_side([])
+
+
+def test_latin_text_needs_no_font_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "folders", lambda: ())
+    assert fonts.font_for("with mask: 99.5% - déjà", 20)[1] == "with mask: 99.5% - deja"
+
+
+def test_characters_that_no_font_has_are_said(
+    monkeypatch: pytest.MonkeyPatch, image: NDArray[np.uint8], segments: NDArray[np.int64]
+) -> None:
+    monkeypatch.setattr(fonts, "folders", lambda: (Path("/nowhere"),))
+    with pytest.warns(MissingFontWarning, match="fonts-noto-cjk"):
+        assert fonts.font_for("mask 口罩 マスク 마스크", 20)[1] == "mask [CJK] [KATAKANA] [HANGUL]"
+    with pytest.warns(MissingFontWarning, match="口罩"):
+        heat_map(image, segments, WEIGHTS, label_name="口罩")
+
+
+@pytest.mark.parametrize("text", ["口罩", "マスクなし", "마스크"])
+def test_chinese_japanese_and_korean_render_where_a_font_is_installed(text: str) -> None:
+    if not any("cjk" in path.name.lower() for path in fonts.font_files(fonts.folders())):
+        pytest.skip("no CJK font on this system")
+    assert fonts.font_for(text, 20)[1] == text
+
+
+def test_other_scripts_render_from_a_font_of_the_system() -> None:
+    if not any(path.name == "DejaVuSans.ttf" for path in fonts.font_files(fonts.folders())):
+        pytest.skip("no DejaVu font on this system")
+    font, text = fonts.font_for("маска ✓", 20)
+    assert text == "маска ✓"
+    assert font.getbbox(text)[2] > 40
