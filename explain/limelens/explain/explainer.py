@@ -74,7 +74,7 @@ def explain(
         top_labels: how many of the most probable labels to explain: 1, or 5 in compat mode.
         segmentation: how to cut the picture: "slic" (the default), "quickshift" (compat mode's
             default), "felzenszwalb" or "grid".
-        num_segments: how many segments slic and grid aim for, 45 unless set.
+        num_segments: how many segments slic and grid aim for, 40 unless set.
         segmentation_options: further arguments of the scikit-image function of that name.
         segments: `(H, W)` integers, the caller's own segments under any ids; 65535 marks pixels
             that are never hidden.

@@ -22,7 +22,7 @@ UNSEEN = 65535
 MAX_SEGMENTS = 4096
 """More segments than this would need more memory and samples than an explanation is worth."""
 
-_DEFAULT_NUM_SEGMENTS = 45
+_DEFAULT_NUM_SEGMENTS = 40
 _WORKING_PIXELS = 320 * 320  # larger pictures are cut at this size: same K, a tenth of the time
 _MIN_SIDE = 8  # below it the clustering methods have nothing to cluster
 _MIN_PIXELS = 16  # per segment, likewise
@@ -66,7 +66,7 @@ def cut(
     Args:
         image: `(H, W, 3)` uint8 RGB.
         method: the algorithm.
-        num_segments: how many to aim for (slic and grid only); 45 unless given.
+        num_segments: how many to aim for (slic and grid only); 40 unless given.
         options: further arguments of the scikit-image function of that name.
         seed: breaks quickshift's ties.
 

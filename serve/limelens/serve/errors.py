@@ -10,6 +10,7 @@
     ├── OverloadedError           come back later
     ├── ExpiredError              the deadline passed before the work began
     ├── ModelOutputError          the model gave numbers that are no probabilities
+    ├── MalformedMessageError     the bytes are no message of the contract
     ├── ListenError               the server may not or cannot listen where it was told to
     ├── UnavailableError          nobody answers there, or the server is going down
     ├── ServerError               the server failed; it names an id to look up in its log
@@ -90,6 +91,10 @@ class ExpiredError(LimelensError):
 
 class ModelOutputError(LimelensError):
     """The model's output is not finite."""
+
+
+class MalformedMessageError(LimelensError):
+    """The bytes that came are no message of the contract."""
 
 
 class ListenError(LimelensError):

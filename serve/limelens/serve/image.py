@@ -238,9 +238,9 @@ def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = Non
     elif rule.mode is ResizeMode.PAD:
         target = _padded(box, rule)
     left, top, right, bottom = target
-    seen = Image.fromarray(pixels).resize(
-        (right - left, bottom - top), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0
-    )
+    # Cut first: with `box` Pillow's filter would also take in pixels just outside of it.
+    cut = Image.fromarray(pixels[box[1] : box[3], box[0] : box[2]])
+    seen = cut.resize((right - left, bottom - top), Image.Resampling.BILINEAR, reducing_gap=3.0)
     if target == (0, 0, rule.width, rule.height):
         fitted = np.asarray(seen)
     else:

@@ -1,0 +1,404 @@
+"""What the client gives back: the server's messages as plain values, finished at birth.
+
+It knows the contract's messages and nothing of connections.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from limelens.serve.decision import Decision, Prediction, Score
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import explanation_pb2, model_pb2, prediction_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Who answered.
+
+    Args:
+        name: The model's name.
+        version: Its version.
+        provider: The onnxruntime execution provider that it ran on.
+    """
+
+    name: str
+    version: int
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of an answer went on the server, in milliseconds.
+
+    Args:
+        queue: From arrival to the start of the work.
+        decode: Decoding and resizing.
+        run: The model itself.
+        total: From arrival to the answer.
+    """
+
+    queue: float
+    decode: float
+    run: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Classification(Sequence[Prediction]):
+    """The predictions for the pictures of one call, in their order.
+
+    Args:
+        predictions: One for each picture.
+        model: Who answered.
+        timings_ms: Where the time went.
+    """
+
+    predictions: tuple[Prediction, ...]
+    model: ModelRef
+    timings_ms: Timings
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Prediction]: ...
+    def __getitem__(self, index: int | slice) -> Prediction | Sequence[Prediction]:
+        return self.predictions[index]
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions)
+
+
+class FrameStatus(StrEnum):
+    """What became of a camera's frame."""
+
+    CLASSIFIED = "classified"
+    SUPERSEDED = "superseded"
+    """A newer frame came before its turn."""
+    STALE = "stale"
+    """It was too old when its turn came."""
+    OUT_OF_ORDER = "out_of_order"
+    """Its number is not above that of the frame before."""
+    INVALID = "invalid"
+    """It is no picture that can be read."""
+    FAILED = "failed"
+    """The model gave no usable answer."""
+
+
+@dataclass(frozen=True)
+class FrameAnswer:
+    """The answer to one frame of a camera.
+
+    Args:
+        frame_id: The frame that is answered.
+        status: What became of it.
+        prediction: The frame's own; None unless it was classified.
+        smoothed_label: The decision over the last frames; None while it is unknown.
+        changed: Whether that is another than at the last answer.
+        alert: Whether somebody must be told of it.
+        dropped_frames: Frames of this stream dropped so far.
+        reason: What was wrong with the frame; empty where nothing was.
+        model: Who answered.
+        timings_ms: Where the time went.
+        capture_time: As the frame gave it; None where it gave none.
+    """
+
+    frame_id: int
+    status: FrameStatus
+    prediction: Prediction | None
+    smoothed_label: str | None
+    changed: bool
+    alert: bool
+    dropped_frames: int
+    reason: str
+    model: ModelRef
+    timings_ms: Timings
+    capture_time: datetime.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentWeight:
+    """One segment's part in an explanation.
+
+    Args:
+        segment: Its id.
+        weight: Change of the probability when it is shown instead of hidden.
+        std_error: Standard error of the weight.
+    """
+
+    segment: int
+    weight: float
+    std_error: float
+
+
+@dataclass(frozen=True)
+class LabelExplanation:
+    """Which segments count in favour of one label and which against.
+
+    Args:
+        label: Its name.
+        probability: The model's, for the whole picture.
+        intercept: The surrogate's constant.
+        local_prediction: The surrogate's value for the whole picture.
+        score: Weighted R² of the surrogate, at most 1.
+        stability: Expected overlap of the strongest segments with another seed, 0 to 1.
+        weights: Strongest first.
+        overlay_png: The picture with the strongest segments; empty unless it was asked for.
+        heat_map_png: The weight of every pixel as colours; empty unless it was asked for.
+    """
+
+    label: str
+    probability: float
+    intercept: float
+    local_prediction: float
+    score: float
+    stability: float
+    weights: tuple[SegmentWeight, ...]
+    overlay_png: bytes = field(repr=False)
+    heat_map_png: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationTimings:
+    """Where the time of an explanation went on the server, in milliseconds.
+
+    Args:
+        decode: Decoding and resizing.
+        segment: Cutting the picture into segments.
+        predict: Building and classifying the samples.
+        fit: Fitting the surrogate.
+        total: From arrival to the answer.
+    """
+
+    decode: float
+    segment: float
+    predict: float
+    fit: float
+    total: float
+
+
+@dataclass(frozen=True, eq=False)
+class ServedExplanation:
+    """Why the model says what it says of one picture.
+
+    Args:
+        explanations: One for each label, in the order asked for; top labels most probable first.
+        num_segments: How many segments the picture was cut into.
+        num_samples: Pictures that the model was shown.
+        seed: With it the same request gives the same answer.
+        warnings: What speaks against trusting it.
+        segments_png: Segment ids of the upright picture's size, as a 16-bit PNG; 65535 where the
+            model never saw the pixel. Empty unless it was asked for.
+        model: Who answered.
+        timings_ms: Where the time went.
+    """
+
+    explanations: tuple[LabelExplanation, ...]
+    num_segments: int
+    num_samples: int
+    seed: int
+    warnings: tuple[str, ...]
+    segments_png: bytes = field(repr=False)
+    model: ModelRef
+    timings_ms: ExplanationTimings
+
+    def segments(self) -> NDArray[np.uint16] | None:
+        """`(H, W)` segment ids of the upright picture; None unless they were asked for."""
+        if not self.segments_png:
+            return None
+        with Image.open(io.BytesIO(self.segments_png)) as image:
+            return np.asarray(image).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelInfo:
+    """One label that a model may give.
+
+    Args:
+        name: Its name.
+        threshold: For multilabel models, the label is given from this probability on.
+        alert: Whether somebody must be told of it.
+        macro_label: The coarser category that it belongs to; None where there is none.
+    """
+
+    name: str
+    threshold: float
+    alert: bool
+    macro_label: str | None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One version of one model on a server.
+
+    Args:
+        name: The model's name.
+        version: Its version.
+        ready: Whether it answers; where it does not, what follows is empty.
+        task: `multiclass` or `multilabel`.
+        labels: In the order of the model's outputs.
+        input_size: Height and width that the network sees, in pixels.
+        resize_mode: `stretch`, `crop` or `pad`.
+        threshold: The least probability for a decision; 0 never abstains.
+        provider: The onnxruntime execution provider that it runs on.
+        provider_reason: Why it runs there, where that is not what was asked for.
+        precision: `fp32`, `fp16` or `int8`.
+        embedding_size: Length of the feature vector.
+        max_pixels: Most pixels of a picture that is sent.
+        max_images: Most pictures in one request.
+        card: The bundle's metadata; empty unless one model was asked for.
+    """
+
+    name: str
+    version: int
+    ready: bool
+    task: str
+    labels: tuple[LabelInfo, ...]
+    input_size: tuple[int, int]
+    resize_mode: str
+    threshold: float
+    provider: str
+    provider_reason: str
+    precision: str
+    embedding_size: int
+    max_pixels: int
+    max_images: int
+    card: dict[str, Any] = field(repr=False)
+
+
+_TASKS: Final = {model_pb2.TASK_MULTICLASS: "multiclass", model_pb2.TASK_MULTILABEL: "multilabel"}
+_RESIZE_MODES: Final = {
+    model_pb2.RESIZE_MODE_STRETCH: "stretch",
+    model_pb2.RESIZE_MODE_CROP: "crop",
+    model_pb2.RESIZE_MODE_PAD: "pad",
+}
+_STATUSES: Final = {
+    service_pb2.FRAME_STATUS_CLASSIFIED: FrameStatus.CLASSIFIED,
+    service_pb2.FRAME_STATUS_SUPERSEDED: FrameStatus.SUPERSEDED,
+    service_pb2.FRAME_STATUS_STALE: FrameStatus.STALE,
+    service_pb2.FRAME_STATUS_OUT_OF_ORDER: FrameStatus.OUT_OF_ORDER,
+    service_pb2.FRAME_STATUS_INVALID: FrameStatus.INVALID,
+    service_pb2.FRAME_STATUS_FAILED: FrameStatus.FAILED,
+}
+
+
+def classification(response: service_pb2.ClassifyResponse) -> Classification:
+    """What `Classify` answered."""
+    return Classification(
+        tuple(_prediction(one) for one in response.predictions),
+        _ref(response.model),
+        _timings(response.timings),
+    )
+
+
+def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
+    """What `ClassifyStream` answered to one frame."""
+    captured = None
+    if response.HasField("capture_time"):
+        captured = response.capture_time.ToDatetime(tzinfo=datetime.UTC)
+    return FrameAnswer(
+        frame_id=response.frame_id,
+        # A status that only newer servers know says no more than that there is no prediction.
+        status=_STATUSES.get(response.status, FrameStatus.FAILED),
+        prediction=_prediction(response.prediction) if response.HasField("prediction") else None,
+        smoothed_label=response.smoothed_label or None,
+        changed=response.changed,
+        alert=response.alert,
+        dropped_frames=response.dropped_frames,
+        reason=response.reason,
+        model=_ref(response.model),
+        timings_ms=_timings(response.timings),
+        capture_time=captured,
+    )
+
+
+def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanation:
+    """What `Explain` answered."""
+    spent = response.timings
+    return ServedExplanation(
+        explanations=tuple(_label_explanation(one) for one in response.explanations),
+        num_segments=response.num_segments,
+        num_samples=response.num_samples,
+        seed=response.seed,
+        warnings=tuple(response.warnings),
+        segments_png=response.segments_png,
+        model=_ref(response.model),
+        timings_ms=ExplanationTimings(
+            spent.decode_ms, spent.segment_ms, spent.predict_ms, spent.fit_ms, spent.total_ms
+        ),
+    )
+
+
+def model_info(model: model_pb2.Model) -> ModelInfo:
+    """One model of `ListModels` or `GetModel`."""
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        ready=model.state == model_pb2.MODEL_STATE_READY,
+        task=_TASKS.get(model.task, ""),
+        labels=tuple(
+            LabelInfo(label.name, label.threshold, label.alert, label.macro_label or None)
+            for label in model.labels
+        ),
+        input_size=(model.input_height, model.input_width),
+        resize_mode=_RESIZE_MODES.get(model.resize_mode, ""),
+        threshold=model.threshold,
+        provider=model.provider,
+        provider_reason=model.provider_reason,
+        precision=model.precision,
+        embedding_size=model.embedding_size,
+        max_pixels=model.max_pixels,
+        max_images=model.max_images,
+        card=json.loads(model.card_json) if model.card_json else {},
+    )
+
+
+def _prediction(message: prediction_pb2.Prediction) -> Prediction:
+    is_decided = message.decision == prediction_pb2.DECISION_LABEL
+    return Prediction(
+        decision=Decision.LABEL if is_decided else Decision.ABSTAINED,
+        label=message.label or None,
+        labels=tuple(message.labels),
+        alert=message.alert,
+        scores=tuple(Score(score.label, score.probability) for score in message.scores),
+        threshold=message.threshold,
+        macro_label=message.macro_label or None,
+        embedding=tuple(message.embedding),
+    )
+
+
+def _label_explanation(message: explanation_pb2.LabelExplanation) -> LabelExplanation:
+    return LabelExplanation(
+        label=message.label,
+        probability=message.probability,
+        intercept=message.intercept,
+        local_prediction=message.local_prediction,
+        score=message.score,
+        stability=message.stability,
+        weights=tuple(
+            SegmentWeight(one.segment, one.weight, one.std_error) for one in message.weights
+        ),
+        overlay_png=message.overlay_png,
+        heat_map_png=message.heat_map_png,
+    )
+
+
+def _ref(model: model_pb2.ModelRef) -> ModelRef:
+    return ModelRef(model.name, model.version, model.provider)
+
+
+def _timings(timings: prediction_pb2.Timings) -> Timings:
+    return Timings(timings.queue_ms, timings.decode_ms, timings.run_ms, timings.total_ms)

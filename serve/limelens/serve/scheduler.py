@@ -1,0 +1,444 @@
+"""Who is next: a work-conserving queue in front of the models of one device.
+
+Each picture of each request is one item. Worker threads take the most urgent item, prepare its
+pixels and run the model; nothing waits for a batch to fill. On the CPU every picture runs by
+itself on its worker's thread, so that an answer is the same, byte for byte, whoever else is
+there. On a GPU threads prepare pictures ahead, and one runner joins those that wait.
+
+Camera frames go first. Among requests the first come first, except that the pictures of a large
+request let a few later requests pass between them. What nobody waits for any more is dropped
+when its turn comes, and never runs.
+
+It knows deadlines and order, and nothing of pictures' encodings, decisions or gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.errors import (
+    ExpiredError,
+    LimelensError,
+    ModelOutputError,
+    OverloadedError,
+)
+
+if TYPE_CHECKING:
+    from limelens.serve.bundle import Bundle
+
+Prepare = Callable[[], NDArray[np.uint8]]
+"""Makes the pixels that the model sees; runs in a worker's thread when the item's turn has come."""
+
+_STRIDE: Final = 8
+"""How many later requests may pass between two pictures of one request."""
+_log = logging.getLogger(__name__)
+
+
+class Priority(IntEnum):
+    """What goes first."""
+
+    FRAME = 0
+    """A camera's frame. One for each stream at a time, so it is never refused for a full queue."""
+    REQUEST = 1
+    """A picture of a request."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One picture's answer.
+
+    Args:
+        probabilities: `(C,)` float32.
+        embedding: `(D,)` float32 where it was asked for.
+        started_at: When its turn came, by `time.monotonic`.
+        decode_s: Preparing its pixels, in seconds.
+        run_s: The model, in seconds; on a GPU that of the whole batch.
+    """
+
+    probabilities: NDArray[np.float32]
+    embedding: NDArray[np.float32] | None
+    started_at: float
+    decode_s: float
+    run_s: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a scheduler has done so far.
+
+    Args:
+        run: Pictures that a model was run for.
+        dropped: Pictures that nobody waited for any more when their turn came.
+        refused: Pictures refused because the queue was full.
+        not_finite: Pictures for which the model's numbers were unusable.
+    """
+
+    run: int
+    dropped: int
+    refused: int
+    not_finite: int
+
+
+class _Ticket:
+    """One caller's pictures; every field but the first five is guarded by the scheduler's lock."""
+
+    __slots__ = (
+        "bundle",
+        "deadline",
+        "embed",
+        "error",
+        "missing",
+        "on_done",
+        "outcomes",
+        "over",
+        "prepare",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        prepare: Sequence[Prepare],
+        deadline: float | None,
+        embed: bool,
+        on_done: Callable[[_Ticket], None],
+    ) -> None:
+        self.bundle = bundle
+        self.prepare = prepare
+        self.deadline = deadline
+        self.embed = embed
+        self.on_done = on_done
+        self.outcomes: list[Outcome | None] = [None] * len(prepare)
+        self.missing = len(prepare)
+        self.waiting = len(prepare)
+        self.error: Exception | None = None
+        self.over = False
+
+
+@dataclass(slots=True, order=True)
+class _Item:
+    priority: Priority
+    turn: int
+    serial: int
+    ticket: _Ticket = field(compare=False)
+    index: int = field(compare=False)
+    pixels: NDArray[np.uint8] | None = field(default=None, compare=False)
+    started_at: float = field(default=0.0, compare=False)
+    decode_s: float = field(default=0.0, compare=False)
+
+
+class Scheduler:
+    """The queue and the threads of one device.
+
+    Args:
+        num_threads: Worker threads; on a GPU those that prepare pictures.
+        max_batch_size: Most pictures joined into one run; 1 joins none, as is best on the CPU.
+        max_queue: Most pictures of requests that wait; more are refused.
+    """
+
+    def __init__(self, *, num_threads: int, max_batch_size: int = 1, max_queue: int = 256) -> None:
+        self._max_batch_size = max_batch_size
+        self._max_queue = max_queue
+        self._num_threads = num_threads
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._prepared = threading.Condition(self._lock)
+        self._arrivals: list[_Item] = []
+        self._ready: list[_Item] = []
+        self._requests_waiting = 0
+        self._turn = 0
+        self._serial = 0
+        self._closed = False
+        self._seconds_each = 0.01
+        self._run = self._dropped = self._refused = self._not_finite = 0
+        work = self._work if max_batch_size == 1 else self._prepare_ahead
+        self._threads = [
+            threading.Thread(target=work, name=f"limelens-worker-{i}", daemon=True)
+            for i in range(num_threads)
+        ]
+        if max_batch_size > 1:
+            self._threads.append(
+                threading.Thread(target=self._run_joined, name="limelens-runner", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        with self._lock:
+            return Counts(self._run, self._dropped, self._refused, self._not_finite)
+
+    async def classify(
+        self,
+        bundle: Bundle,
+        prepare: Sequence[Prepare],
+        *,
+        priority: Priority = Priority.REQUEST,
+        deadline: float | None = None,
+        embed: bool = False,
+    ) -> list[Outcome]:
+        """Waits for the answers to some pictures. If the waiting is cancelled, they are dropped.
+
+        Args:
+            bundle: The model to run.
+            prepare: One for each picture.
+            priority: What goes first.
+            deadline: By `time.monotonic`; pictures whose turn comes later are not run.
+            embed: Whether feature vectors are wanted.
+
+        Returns:
+            One outcome for each picture, in the order given.
+
+        Raises:
+            OverloadedError: The queue is full.
+            ExpiredError: The deadline passed first.
+            Exception: Whatever `prepare` or the bundle raised for the first picture that failed.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Outcome]] = loop.create_future()
+
+        def settle(ticket: _Ticket) -> None:
+            if future.done():
+                return
+            if ticket.error is not None:
+                future.set_exception(ticket.error)
+            else:
+                future.set_result([one for one in ticket.outcomes if one is not None])
+
+        def on_done(ticket: _Ticket) -> None:
+            try:
+                loop.call_soon_threadsafe(settle, ticket)
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                _log.debug("an answer came after the server stopped")
+
+        ticket = _Ticket(bundle, prepare, deadline, embed, on_done)
+        self._submit(ticket, priority)
+        try:
+            return await future
+        finally:
+            # Without effect where the answer has come.
+            with self._lock:
+                self._end(ticket)
+
+    def close(self) -> None:
+        """Ends the threads. What still waits is answered with `OverloadedError`."""
+        with self._lock:
+            self._closed = True
+            left = {id(item.ticket): item.ticket for item in (*self._arrivals, *self._ready)}
+            self._arrivals.clear()
+            self._ready.clear()
+            self._arrived.notify_all()
+            self._prepared.notify_all()
+        for ticket in left.values():
+            self._fail(ticket, OverloadedError("the server is going down", 1.0))
+        for thread in self._threads:
+            thread.join()
+
+    def _submit(self, ticket: _Ticket, priority: Priority) -> None:
+        count = len(ticket.prepare)
+        with self._lock:
+            if self._closed:
+                raise OverloadedError("the server is going down", 1.0)
+            if priority is Priority.REQUEST:
+                if self._requests_waiting + count > self._max_queue:
+                    self._refused += count
+                    raise OverloadedError(
+                        f"{self._requests_waiting} pictures are waiting and {count} more do not "
+                        f"fit; the queue holds {self._max_queue}",
+                        max(0.05, self._requests_waiting * self._seconds_each / self._num_threads),
+                    )
+                self._requests_waiting += count
+            else:
+                # Frames are bounded by the number of streams: not counted as waiting.
+                ticket.waiting = 0
+            self._turn += 1
+            for index in range(count):
+                self._serial += 1
+                turn = self._turn + index * _STRIDE
+                heapq.heappush(self._arrivals, _Item(priority, turn, self._serial, ticket, index))
+            self._arrived.notify(count)
+
+    def _take(
+        self, heap: list[_Item], ready: threading.Condition, limit: int
+    ) -> list[_Item] | None:
+        """The most urgent items, all of one bundle; waits for one. None when it is over."""
+        taken: list[_Item] = []
+        others: list[_Item] = []
+        expired: list[_Ticket] = []
+        with self._lock:
+            while not self._closed and not taken and not expired:
+                now = time.monotonic()
+                while heap and len(taken) < limit:
+                    item = heapq.heappop(heap)
+                    ticket = item.ticket
+                    if ticket.over:
+                        self._dropped += 1
+                    elif ticket.deadline is not None and ticket.deadline <= now:
+                        self._dropped += 1
+                        expired.append(ticket)
+                    elif taken and ticket.bundle is not taken[0].ticket.bundle:
+                        others.append(item)
+                    else:
+                        taken.append(item)
+                if not taken and not expired:
+                    ready.wait()
+            for item in others:
+                heapq.heappush(heap, item)
+            if others:
+                ready.notify()
+            if self._closed:
+                expired.extend(item.ticket for item in (*taken, *others))
+        for ticket in expired:
+            self._fail(ticket, ExpiredError("the deadline passed before the work began"))
+        return None if self._closed else taken
+
+    def _work(self) -> None:
+        """A worker on the CPU: takes one picture, prepares it, runs it by itself."""
+        while (items := self._take(self._arrivals, self._arrived, 1)) is not None:
+            for item in items:
+                self._leave_queue(item)
+                if self._prepare(item):
+                    self._answer([item])
+
+    def _prepare_ahead(self) -> None:
+        """A helper of the GPU's runner: prepares one picture after the other."""
+        while (items := self._take(self._arrivals, self._arrived, 1)) is not None:
+            for item in items:
+                if self._prepare(item):
+                    with self._lock:
+                        heapq.heappush(self._ready, item)
+                        self._prepared.notify()
+
+    def _run_joined(self) -> None:
+        """The GPU's runner: runs whatever is prepared, joined."""
+        while (items := self._take(self._ready, self._prepared, self._max_batch_size)) is not None:
+            for item in items:
+                self._leave_queue(item)
+            if items:
+                self._answer(items)
+
+    def _leave_queue(self, item: _Item) -> None:
+        with self._lock:
+            if item.ticket.waiting:
+                item.ticket.waiting -= 1
+                self._requests_waiting -= 1
+
+    def _prepare(self, item: _Item) -> bool:
+        """Whether the item's pixels are there, and still waited for."""
+        ticket = item.ticket
+        item.started_at = time.monotonic()
+        prepare = ticket.prepare
+        if not prepare:  # the caller left after the item was taken
+            return self._drop()
+        try:
+            item.pixels = prepare[item.index]()
+        except Exception as error:
+            self._fail(ticket, error)
+            return False
+        now = time.monotonic()
+        item.decode_s = now - item.started_at
+        if ticket.over:
+            return self._drop()
+        if ticket.deadline is not None and ticket.deadline <= now:
+            self._fail(ticket, ExpiredError("the deadline passed before the model was run"))
+            return self._drop()
+        return True
+
+    def _drop(self) -> bool:
+        with self._lock:
+            self._dropped += 1
+        return False
+
+    def _answer(self, items: list[_Item]) -> None:
+        bundle = items[0].ticket.bundle
+        embed = any(item.ticket.embed for item in items)
+        pixels = [item.pixels for item in items if item.pixels is not None]
+        images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+        begun = time.monotonic()
+        embeddings = None
+        try:
+            if embed:
+                probabilities, embeddings = bundle.predict_and_embed(images)
+            else:
+                probabilities = bundle.predict(images)
+        except Exception as error:
+            self._answer_in_halves(items, error)
+            return
+        run_s = time.monotonic() - begun
+        for row, item in enumerate(items):
+            embedding = embeddings[row] if embeddings is not None and item.ticket.embed else None
+            self._finish(
+                item,
+                Outcome(probabilities[row], embedding, item.started_at, item.decode_s, run_s),
+            )
+
+    def _answer_in_halves(self, items: list[_Item], error: Exception) -> None:
+        """One picture must not spoil its batch-mates, nor a batch that is too large for memory."""
+        if len(items) > 1:
+            middle = len(items) // 2
+            self._answer(items[:middle])
+            self._answer(items[middle:])
+            return
+        with self._lock:
+            self._run += 1
+            self._not_finite += isinstance(error, ModelOutputError)
+        if _is_out_of_memory(error):
+            _log.error("the device has no memory left for one picture: %s", error)
+            error = OverloadedError("the device has no memory left", 1.0)
+        self._fail(items[0].ticket, error)
+
+    def _finish(self, item: _Item, outcome: Outcome) -> None:
+        ticket = item.ticket
+        with self._lock:
+            self._run += 1
+            spent = outcome.decode_s + outcome.run_s
+            self._seconds_each += 0.05 * (spent - self._seconds_each)
+            ticket.outcomes[item.index] = outcome
+            ticket.missing -= 1
+            if ticket.missing or ticket.over:
+                return
+            ticket.over = True
+        ticket.on_done(ticket)
+
+    def _fail(self, ticket: _Ticket, error: Exception) -> None:
+        with self._lock:
+            if ticket.over:
+                return
+            self._end(ticket)
+            ticket.error = error
+        ticket.on_done(ticket)
+
+    def _end(self, ticket: _Ticket) -> None:
+        """Marks a ticket as one that nobody waits for; the lock is held."""
+        if ticket.over:
+            return
+        ticket.over = True
+        ticket.prepare = ()  # frees the pictures at once; the items go when their turn comes
+        self._requests_waiting -= ticket.waiting
+        ticket.waiting = 0
+        # A flood of cancelled calls must not grow the heaps while the workers are busy.
+        for heap in (self._arrivals, self._ready):
+            if len(heap) > 2 * self._max_queue + 1024:
+                kept = [item for item in heap if not item.ticket.over]
+                self._dropped += len(heap) - len(kept)
+                heap[:] = kept
+                heapq.heapify(heap)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return not isinstance(error, LimelensError) and (
+        "failed to allocate memory" in text or "out of memory" in text or "bfcarena" in text
+    )

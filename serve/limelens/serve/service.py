@@ -1,0 +1,228 @@
+"""The RPCs: each reads its request, asks whoever does the work, and puts the answer.
+
+It knows the contract and who does what. Statuses are `limelens.serve.status`'s business, and
+pictures are decoded in the workers' threads, never on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.bundle import Bundle
+from limelens.serve.bundle.session import CPU
+from limelens.serve.decision import decide
+from limelens.serve.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+)
+from limelens.serve.explanation import Explainer
+from limelens.serve.image import ResizeRule, fit
+from limelens.serve.replies import (
+    explain_response,
+    model_message,
+    model_ref,
+    prediction_message,
+    refused_message,
+    timings_message,
+)
+from limelens.serve.repository import Repository
+from limelens.serve.requests import (
+    Limits,
+    Picture,
+    read_classify,
+    read_explain,
+    read_stream_config,
+)
+from limelens.serve.scheduler import Scheduler
+from limelens.serve.stream import END, Camera
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import classifier_service_pb2_grpc as service_grpc
+
+SERVICE_NAME: Final = "limelens.v1.ClassifierService"
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """How much the service takes on.
+
+    Args:
+        limits: What one request may ask for.
+        max_queue: Pictures that wait.
+        max_batch_size: Pictures joined into one run on a GPU.
+        max_streams: Cameras at a time.
+        stream_idle_s: A stream that sends nothing for so long is ended.
+        max_explanations: Explanations at a time.
+        max_waiting_explanations: Explanations that wait.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    max_queue: int = 256
+    max_batch_size: int = 32
+    max_streams: int = 1000
+    stream_idle_s: float = 120.0
+    max_explanations: int = 1
+    max_waiting_explanations: int = 8
+
+
+class ClassifierService(service_grpc.ClassifierServiceServicer):
+    """Answers `limelens.v1.ClassifierService`.
+
+    Args:
+        repository: What is served.
+        settings: How much is taken on.
+    """
+
+    def __init__(self, repository: Repository, settings: ServiceSettings) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._limits = settings.limits
+        self._schedulers: dict[str, Scheduler] = {}
+        self._cameras: set[Camera] = set()
+        self._stopping = False
+        self._explainer = Explainer(
+            max_running=settings.max_explanations,
+            max_waiting=settings.max_waiting_explanations,
+        )
+        for served in repository.served:
+            self.scheduler(served.bundle)
+
+    def scheduler(self, bundle: Bundle) -> Scheduler:
+        """The queue of the device that a bundle runs on; all bundles there share it."""
+        found = self._schedulers.get(bundle.provider)
+        if found is None:
+            on_cpu = bundle.provider == CPU
+            found = self._schedulers[bundle.provider] = Scheduler(
+                # On a GPU these only prepare pictures, which two threads can do for one runner
+                # while others have the cores for the network.
+                num_threads=bundle.num_threads if on_cpu else _num_preparing(),
+                max_batch_size=1 if on_cpu else self._settings.max_batch_size,
+                max_queue=self._settings.max_queue,
+            )
+        return found
+
+    def stop_streams(self) -> None:
+        """Ends camera streams, which would never end by themselves."""
+        self._stopping = True
+        for camera in self._cameras:
+            camera.stop()
+
+    def close(self) -> None:
+        """Ends all threads; no call may be under way."""
+        for scheduler in self._schedulers.values():
+            scheduler.close()
+        self._explainer.close()
+
+    async def Classify(
+        self, request: service_pb2.ClassifyRequest, context: Any
+    ) -> service_pb2.ClassifyResponse:
+        """See the contract."""
+        arrived_at = time.monotonic()
+        served = self._repository.get(request.model, request.version)
+        metadata = served.bundle.metadata
+        pictures, answering = read_classify(request, metadata, self._limits)
+        outcomes = await self.scheduler(served.bundle).classify(
+            served.bundle,
+            [_preparing(picture, metadata.resize) for picture in pictures],
+            deadline=_deadline(context, arrived_at),
+            embed=answering.embed,
+        )
+        predictions = [
+            prediction_message(
+                decide(
+                    outcome.probabilities,
+                    metadata,
+                    top_k=answering.top_k,
+                    threshold=answering.threshold,
+                    embedding=outcome.embedding,
+                )
+            )
+            for outcome in outcomes
+        ]
+        return service_pb2.ClassifyResponse(
+            predictions=predictions,
+            model=model_ref(served),
+            timings=timings_message(outcomes, arrived_at, time.monotonic()),
+        )
+
+    async def ClassifyStream(self, _requests: Any, context: Any) -> None:
+        """See the contract."""
+        if self._stopping:
+            raise UnavailableError("the server is going down")
+        if len(self._cameras) >= self._settings.max_streams:
+            raise OverloadedError(f"{len(self._cameras)} streams are open, which is the most", 5.0)
+        idle_s = self._settings.stream_idle_s
+        try:
+            async with asyncio.timeout(idle_s):
+                first = await context.read()
+        except TimeoutError:
+            raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
+        if first is END or first.WhichOneof("message") != "config":
+            raise InvalidRequestError("message", "expected the configuration as the first message")
+        served = self._repository.get(first.config.model, first.config.version)
+        settings = read_stream_config(first.config, served.bundle.metadata)
+        camera = Camera(
+            settings, served, self.scheduler(served.bundle), self._limits, idle_s=idle_s
+        )
+        self._cameras.add(camera)
+        try:
+            await camera.run(context)
+        finally:
+            self._cameras.discard(camera)
+
+    async def Explain(
+        self, request: service_pb2.ExplainRequest, context: Any
+    ) -> service_pb2.ExplainResponse:
+        """See the contract."""
+        arrived_at = time.monotonic()
+        served = self._repository.get(request.model, request.version)
+        question = read_explain(request, served.bundle.metadata, self._limits)
+        explained = await self._explainer.explain(
+            served.bundle, question, deadline=_deadline(context, arrived_at)
+        )
+        return explain_response(explained, served, arrived_at, time.monotonic())
+
+    async def ListModels(
+        self, _request: service_pb2.ListModelsRequest, _context: Any
+    ) -> service_pb2.ListModelsResponse:
+        """See the contract."""
+        served = [model_message(one, self._limits) for one in self._repository.served]
+        answering = {(one.name, one.version) for one in served}
+        refused = [
+            refused_message(one)
+            for one in self._repository.refused
+            if (one.name, one.version) not in answering
+        ]
+        models = sorted([*served, *refused], key=lambda model: (model.name, model.version))
+        return service_pb2.ListModelsResponse(models=models)
+
+    async def GetModel(
+        self, request: service_pb2.GetModelRequest, _context: Any
+    ) -> service_pb2.GetModelResponse:
+        """See the contract."""
+        served = self._repository.get(request.model, request.version)
+        return service_pb2.GetModelResponse(
+            model=model_message(served, self._limits, with_card=True)
+        )
+
+
+def _preparing(picture: Picture, rule: ResizeRule) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: fit(picture.read(), rule, picture.region).pixels
+
+
+def _deadline(context: Any, now: float) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else now + remaining
+
+
+def _num_preparing() -> int:
+    return max(2, min(8, (os.cpu_count() or 2) - 1))

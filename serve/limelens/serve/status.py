@@ -1,0 +1,178 @@
+"""The door between domain errors and gRPC: errors to status and details, and back.
+
+The server asks it what an error looks like on the wire, the client what a status meant. It is
+the only module that knows status codes. It sends nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from limelens.serve.errors import (
+    BundleError,
+    ExpiredError,
+    ImageTooLargeError,
+    InvalidImageError,
+    InvalidRequestError,
+    LimelensError,
+    ListenError,
+    MalformedMessageError,
+    MissingExtraError,
+    ModelOutputError,
+    NotFoundError,
+    OverloadedError,
+    ProviderError,
+    ServerError,
+    UnavailableError,
+)
+
+DOMAIN: Final = "limelens"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+_MAX_TEXT: Final = 1000  # trailers are limited to 8 KiB, and the text travels twice
+
+# The first that fits: subclasses before their parents. Code, and the reason by which the client
+# finds the class again.
+_ON_THE_WIRE: Final[tuple[tuple[type[LimelensError], int, str], ...]] = (
+    (ImageTooLargeError, code_pb2.INVALID_ARGUMENT, "IMAGE_TOO_LARGE"),
+    (InvalidImageError, code_pb2.INVALID_ARGUMENT, "INVALID_IMAGE"),
+    (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    (NotFoundError, code_pb2.NOT_FOUND, "NOT_FOUND"),
+    (OverloadedError, code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    (ExpiredError, code_pb2.DEADLINE_EXCEEDED, "EXPIRED"),
+    (UnavailableError, code_pb2.UNAVAILABLE, "UNAVAILABLE"),
+    (MissingExtraError, code_pb2.UNIMPLEMENTED, "MISSING_EXTRA"),
+    (ModelOutputError, code_pb2.INTERNAL, "MODEL_OUTPUT_NOT_FINITE"),
+    (MalformedMessageError, code_pb2.INTERNAL, "MALFORMED_MESSAGE"),  # as gRPC itself does
+    (BundleError, code_pb2.FAILED_PRECONDITION, "BUNDLE_REFUSED"),
+    (ProviderError, code_pb2.FAILED_PRECONDITION, "PROVIDER_UNUSABLE"),
+    (ListenError, code_pb2.FAILED_PRECONDITION, "CANNOT_LISTEN"),
+)
+_PLAIN: Final = (ExpiredError, UnavailableError, MissingExtraError, BundleError, ProviderError)
+_UNEXPECTED: Final = "UNEXPECTED"
+
+
+def is_internal(error: BaseException) -> bool:
+    """Whether the caller can do nothing about it, so that the log must tell all."""
+    return bool(_code_and_reason(error)[0] == code_pb2.INTERNAL)
+
+
+def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
+    """What the caller gets to see of an error.
+
+    Args:
+        error: Of limelens, or anything else: of that nothing but the id is told.
+        request_id: By which the log knows the call.
+
+    Returns:
+        Code, message and details.
+    """
+    code, reason = _code_and_reason(error)
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
+    if reason == _UNEXPECTED:
+        message = f"the server failed; its log tells more under request id {request_id}"
+    else:
+        message = _short(str(error))
+    if code == code_pb2.INTERNAL:
+        details.append(error_details_pb2.RequestInfo(request_id=request_id))
+    if isinstance(error, InvalidRequestError):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=_short(error.description)
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    elif isinstance(error, NotFoundError):
+        details.append(
+            error_details_pb2.ResourceInfo(
+                resource_type=error.kind, resource_name=error.name, description=message
+            )
+        )
+    elif isinstance(error, OverloadedError):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code, message=message, details=packed)
+
+
+def to_abort(
+    error: BaseException, request_id: str
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+    """The same as arguments of `ServicerContext.abort`: code, details, trailing metadata."""
+    status = to_status(error, request_id)
+    trailing: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+    if isinstance(error, OverloadedError):
+        # By this gRPC's own retries come back when it is worth while.
+        trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1000))))
+    return _CODES[status.code], status.message, tuple(trailing)
+
+
+def from_call(error: grpc.RpcError) -> LimelensError:
+    """What a failed call meant.
+
+    Args:
+        error: As the generated stub raised it.
+
+    Returns:
+        The error that the server had, or what comes nearest.
+    """
+    code: grpc.StatusCode = error.code()
+    message: str = error.details() or code.name
+    found = _details(error.trailing_metadata() or ())
+    info = found.get("ErrorInfo")
+    reason = info.reason if info is not None and info.domain == DOMAIN else ""
+    kind = next((kind for kind, _, known in _ON_THE_WIRE if known == reason), None)
+    if kind is not None and issubclass(kind, InvalidRequestError) and "BadRequest" in found:
+        violation = found["BadRequest"].field_violations[0]
+        if issubclass(kind, InvalidImageError):
+            return kind(violation.description, violation.field)
+        return kind(violation.field, violation.description)
+    if kind is NotFoundError and "ResourceInfo" in found:
+        resource = found["ResourceInfo"]
+        return NotFoundError(message, kind=resource.resource_type, name=resource.resource_name)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        delay = found["RetryInfo"].retry_delay.ToTimedelta() if "RetryInfo" in found else None
+        return OverloadedError(message, delay.total_seconds() if delay else 1.0)
+    if kind is not None and kind in _PLAIN:
+        return kind(message)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return UnavailableError(message)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ExpiredError(message)
+    request = found.get("RequestInfo")
+    return ServerError(
+        message, code=code.name, request_id=request.request_id if request is not None else ""
+    )
+
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _code_and_reason(error: BaseException) -> tuple[int, str]:
+    for kind, code, reason in _ON_THE_WIRE:
+        if isinstance(error, kind):
+            return code, reason
+    return code_pb2.INTERNAL, _UNEXPECTED
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+
+
+def _details(trailing: Iterable[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in trailing:
+        if key == DETAILS_KEY:
+            for packed in status_pb2.Status.FromString(value).details:
+                kind = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2], None)
+                if kind is not None:
+                    found[kind.DESCRIPTOR.name] = detail = kind()
+                    packed.Unpack(detail)
+    return found

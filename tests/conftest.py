@@ -1,0 +1,221 @@
+"""A tiny real bundle, and a real server for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from limelens.serve.bundle import Golden, Metadata, Task
+from limelens.serve.image import ResizeMode, ResizeRule
+
+LABELS = ("red", "green", "blue")
+SIZE = 32
+_GAIN = 6.0
+
+
+def mean_colour_graph(task: Task, size: int = SIZE) -> onnx.GraphProto:
+    """images -> mean colour (the embedding) -> softmax, or sigmoid around a half."""
+    activation = "Softmax" if task is Task.MULTICLASS else "Sigmoid"
+    return helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["floats", "most"], ["scaled"]),
+            helper.make_node("ReduceMean", ["scaled", "axes"], ["embedding"], keepdims=0),
+            helper.make_node("Sub", ["embedding", "half"], ["centred"]),
+            helper.make_node("Mul", ["centred", "gain"], ["logits"]),
+            helper.make_node(activation, ["logits"], ["probabilities"]),
+        ],
+        "mean_colour",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
+        ],
+        [
+            helper.make_tensor("most", TensorProto.FLOAT, [], [255.0]),
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]),
+            helper.make_tensor("gain", TensorProto.FLOAT, [], [_GAIN]),
+        ],
+    )
+
+
+def mean_colour_probabilities(image: NDArray[np.uint8], task: Task) -> NDArray[np.float32]:
+    """What the graph must say of one picture."""
+    logits: NDArray[np.float64] = (image.reshape(-1, 3).mean(axis=0) / 255 - 0.5) * _GAIN
+    powers = np.exp(logits - logits.max()) if task is Task.MULTICLASS else np.exp(logits)
+    whole = powers.sum() if task is Task.MULTICLASS else 1 + powers
+    probabilities: NDArray[np.float32] = (powers / whole).astype(np.float32)
+    return probabilities
+
+
+def mean_colour_metadata(name: str = "colours", task: Task = Task.MULTICLASS) -> Metadata:
+    """Metadata that fits the graph."""
+    golden = np.random.default_rng(7).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    return Metadata(
+        name=name,
+        task=task,
+        labels=LABELS,
+        resize=ResizeRule(SIZE, SIZE, ResizeMode.STRETCH),
+        golden=Golden(
+            golden,
+            mean_colour_probabilities(golden, task),
+            {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-3},
+        ),
+        threshold=0.5 if task is Task.MULTICLASS else 0.0,
+        label_thresholds=() if task is Task.MULTICLASS else (0.5, 0.6, 0.7),
+        alert_labels=("red",),
+        macro_labels={"red": "warm", "green": "cold", "blue": "cold"},
+        card={"note": "made by a test"},
+    )
+
+
+def make_model(metadata: Metadata, graph: onnx.GraphProto | None = None) -> onnx.ModelProto:
+    """The bundle as an ONNX model, not checked."""
+    model = helper.make_model(
+        graph or mean_colour_graph(metadata.task),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    helper.set_model_props(model, metadata.to_props())
+    return model
+
+
+def save_bundle(folder: Path, metadata: Metadata, version: int = 1) -> Path:
+    """Writes folder/name/version/model.onnx and returns its path."""
+    path = folder / metadata.name / str(version) / "model.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(make_model(metadata).SerializeToString())
+    return path
+
+
+@dataclass(frozen=True)
+class BundleMaker:
+    """Makes bundles; see the functions of the same names in tests/conftest.py."""
+
+    metadata: Callable[..., Metadata] = mean_colour_metadata
+    graph: Callable[..., onnx.GraphProto] = mean_colour_graph
+    model: Callable[..., onnx.ModelProto] = make_model
+    save: Callable[..., Path] = save_bundle
+    probabilities: Callable[..., NDArray[np.float32]] = mean_colour_probabilities
+
+
+@pytest.fixture(scope="session")
+def bundles() -> BundleMaker:
+    return BundleMaker()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository: `colours` 1 and 2 (multiclass), `tags` 1 (multilabel)."""
+    folder = tmp_path_factory.mktemp("models")
+    save_bundle(folder, mean_colour_metadata(), 1)
+    save_bundle(folder, replace(mean_colour_metadata(), threshold=0.9), 2)
+    save_bundle(folder, mean_colour_metadata("tags", Task.MULTILABEL), 1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with `colours` 1 alone."""
+    folder = tmp_path_factory.mktemp("one_model")
+    save_bundle(folder, mean_colour_metadata(), 1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Data that is not in the repository."""
+    folder = os.environ.get("LIMELENS_DATA")
+    if not folder:
+        pytest.skip("LIMELENS_DATA is not set; it names the folder that holds badimages")
+    return Path(folder)
+
+
+class RunningServer:
+    """A real server on loopback in a thread of its own."""
+
+    def __init__(self, config: Any) -> None:
+        from limelens.serve.repository import Repository
+        from limelens.serve.server import Server
+
+        self.repository = Repository(config.models, config.device, num_threads=config.num_threads)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+        async def start() -> Server:
+            server = Server(config, self.repository)
+            await server.start()
+            return server
+
+        self.server = self.call(start())
+        self.address: str = self.server.address
+        self.service = self.server.service
+        self._stopped = False
+        self._channels: list[Any] = []
+
+    def call(self, coroutine: Any) -> Any:
+        """Runs a coroutine on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+
+    def counts(self, name: str = "") -> Any:
+        """What the scheduler of a model has done."""
+        return self.service.scheduler(self.repository.get(name).bundle).counts
+
+    def stub(self) -> Any:
+        """The generated stub on a plain channel without retries, closed with the server."""
+        import grpc
+
+        from limelens.v1 import classifier_service_pb2_grpc as service_grpc
+
+        options = [
+            ("grpc.enable_retries", 0),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", 2**20),
+        ]
+        self._channels.append(grpc.insecure_channel(self.address, options))
+        return service_grpc.ClassifierServiceStub(self._channels[-1])  # type: ignore[no-untyped-call]
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self.call(self.server.stop(grace_s))
+        for channel in self._channels:
+            channel.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+
+@pytest.fixture
+def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers that are stopped after the test; arguments as of `ServerConfig`."""
+    from limelens.serve.server import ServerConfig
+
+    started: list[RunningServer] = []
+
+    def start(models: Path | None = None, **settings: Any) -> RunningServer:
+        settings = {"listen": "127.0.0.1:0", "device": "cpu", "num_threads": 2, **settings}
+        started.append(RunningServer(ServerConfig(models=models or one_model, **settings)))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()

@@ -1,0 +1,256 @@
+"""Bytes to pixels: golden results."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from limelens.serve.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError
+from limelens.serve.image import (
+    UNSEEN,
+    Region,
+    ResizeMode,
+    ResizeRule,
+    fit,
+    raw_image,
+    read_image,
+)
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def quadrants(height: int = 64, width: int = 96) -> np.ndarray:
+    """Red, green / blue, yellow."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    top, left = height // 2, width // 2
+    pixels[:top, :left, 0] = 255
+    pixels[:top, left:, 1] = 255
+    pixels[top:, :left, 2] = 255
+    pixels[top:, left:] = 255, 255, 0
+    return pixels
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(data_folder: Path, orientation: int) -> None:
+    folder = data_folder / "badimages"
+    found = read_image((folder / f"exif_orientation_{orientation}.jpg").read_bytes())
+    expected = read_image((folder / "exif_upright_expected.png").read_bytes())
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 8
+
+
+def test_sixteen_bit_ramp_is_scaled_and_not_clipped(data_folder: Path) -> None:
+    found = read_image((data_folder / "badimages" / "gray16.png").read_bytes())
+    expected = np.linspace(0, 255, found.shape[1])
+    assert found.shape == (64, 96, 3)
+    assert np.abs(found[10, :, 0] - expected).max() <= 1
+
+
+def test_sixteen_bit_values_round_to_the_nearest() -> None:
+    values = np.array([[0, 128, 129, 257, 65535, 32896]], dtype=np.uint16)
+    assert read_image(encode(values))[0, :, 0].tolist() == [0, 0, 1, 1, 255, 128]
+
+
+def test_transparency_is_put_over_white() -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:, :2, 3] = 255
+    pixels[:, 2:] = 200, 0, 0, 0
+    found = read_image(encode(pixels))
+    assert (found[:, :2] == 0).all()
+    assert (found[:, 2:] == 255).all()
+
+
+def test_cmyk_and_palette_and_bilevel_become_rgb(data_folder: Path) -> None:
+    folder = data_folder / "badimages"
+    cmyk = read_image((folder / "cmyk.jpg").read_bytes()).astype(int)
+    corners = cmyk[[5, 5, -5, -5], [5, -5, 5, -5]]
+    assert np.array_equal(corners > 128, quadrants()[[5, 5, -5, -5], [5, -5, 5, -5]] > 128)
+    for name in ("palette_transparent.png", "bilevel.png", "la.png", "gray.jpg"):
+        assert read_image((folder / name).read_bytes()).shape == (64, 96, 3)
+
+
+def test_first_frame_of_an_animation_is_taken(data_folder: Path) -> None:
+    found = read_image((data_folder / "badimages" / "animated.gif").read_bytes())
+    assert found.shape == (48, 64, 3)
+    assert found[24, 32].tolist()[0] > 200
+    assert found[24, 32].tolist()[1:] == [0, 0]
+
+
+def test_every_file_of_the_bad_set_is_read_or_refused(data_folder: Path) -> None:
+    rows = (data_folder / "badimages" / "index.csv").read_text().splitlines()[1:]
+    errors = {"invalid": InvalidImageError, "too_large": ImageTooLargeError}
+    for row in rows:
+        name = row.split(",")[0]
+        expected = next(e for e in ("ok", "invalid", "too_large") if f",{e}," in row)
+        data = (data_folder / "badimages" / name).read_bytes()
+        if expected == "ok":
+            assert read_image(data).dtype == np.uint8, name
+        else:
+            with pytest.raises(errors[expected]):
+                read_image(data)
+
+
+def test_pixel_limit_is_checked_before_decoding() -> None:
+    data = encode(np.zeros((100, 101, 3), np.uint8))
+    assert read_image(data, max_pixels=10_100).shape == (100, 101, 3)
+    with pytest.raises(ImageTooLargeError, match=r"100x101 is 10,100 pixels; the limit is 10,099"):
+        read_image(data, max_pixels=10_099)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no bytes"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+        (b"%PDF-1.7 ...", "a PDF document"),
+        (b"<svg xmlns='x'/>", "an SVG drawing"),
+        (b"II*\0aaaaaaaa", "a TIFF file"),
+        (b"\x1f\x8b\x08aaaa", "a gzip file"),
+        (b"just words", "text"),
+        (bytes(range(200, 230)), "30 bytes that begin with"),
+    ],
+)
+def test_what_is_no_picture_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(InvalidImageError, match=words):
+        read_image(data)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_random_bytes_raise_nothing_else(data: bytes) -> None:
+    with pytest.raises(InvalidImageError):
+        read_image(data)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 255))
+@settings(max_examples=100, deadline=None)
+def test_a_damaged_jpeg_decodes_or_is_refused(place: int, value: int) -> None:
+    data = bytearray(encode(quadrants(), "JPEG"))
+    data[place % len(data)] = value
+    with contextlib.suppress(InvalidImageError):
+        assert read_image(bytes(data)).ndim == 3
+
+
+def test_a_png_with_a_text_bomb_is_refused_with_bounded_memory() -> None:
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    good = encode(np.zeros((8, 8, 3), np.uint8))
+    bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000), 9))
+    with pytest.raises(InvalidImageError):
+        read_image(good[:33] + bomb + good[33:])
+
+
+def test_raw_pixels_must_fit_their_size() -> None:
+    assert raw_image(bytes(24), 2, 4, max_pixels=8).shape == (2, 4, 3)
+    with pytest.raises(InvalidImageError, match=r"23 bytes; expected 2x4x3 = 24"):
+        raw_image(bytes(23), 2, 4, max_pixels=8)
+    with pytest.raises(InvalidImageError, match="at least 1x1"):
+        raw_image(b"", 0, 4, max_pixels=8)
+    with pytest.raises(ImageTooLargeError):
+        raw_image(bytes(24), 2, 4, max_pixels=7)
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [(0, 0, 0, 1), (0.5, 0, 0.4, 1), (-0.1, 0, 1, 1), (0, 0, 1.1, 1), (float("nan"), 0, 1, 1)],
+)
+def test_impossible_regions_are_refused(edges: tuple[float, float, float, float]) -> None:
+    with pytest.raises(InvalidRequestError, match="region_of_interest"):
+        Region(*edges)
+
+
+def test_region_is_cut_after_the_orientation_and_before_the_resize() -> None:
+    upright = quadrants(64, 64)
+    # Orientation 6: what is stored must be turned by 90 degrees clockwise to stand upright.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(np.rot90(upright), exif=exif.tobytes())
+    pixels = read_image(data)
+    assert np.array_equal(pixels, upright)
+    seen = fit(pixels, ResizeRule(8, 8), Region(0, 0, 0.5, 0.5)).pixels
+    assert (seen == (255, 0, 0)).all()
+
+
+def test_stretch_looks_at_everything() -> None:
+    fitted = fit(quadrants(), ResizeRule(32, 32))
+    assert fitted.source_box == (0, 0, 96, 64)
+    assert fitted.pixels[2, 2].tolist() == [255, 0, 0]
+    assert fitted.pixels[-3, -3].tolist() == [255, 255, 0]
+
+
+def test_crop_takes_the_centre_with_the_shape_of_the_input() -> None:
+    fitted = fit(quadrants(), ResizeRule(32, 32, ResizeMode.CROP))
+    assert fitted.source_box == (16, 0, 80, 64)
+
+
+def test_pad_keeps_everything_and_fills_with_grey() -> None:
+    fitted = fit(quadrants(), ResizeRule(32, 32, ResizeMode.PAD))
+    assert fitted.source_box == (0, 0, 96, 64)
+    left, top, right, bottom = fitted.target_box
+    assert (left, right) == (0, 32)
+    assert bottom - top == 21
+    assert (fitted.pixels[:top] == 128).all()
+    assert (fitted.pixels[bottom:] == 128).all()
+
+
+@pytest.mark.parametrize("mode", list(ResizeMode))
+@pytest.mark.parametrize(("height", "width"), [(3, 20_000), (600, 1), (1, 1), (64, 96), (33, 500)])
+def test_segments_go_to_the_source_and_back(mode: ResizeMode, height: int, width: int) -> None:
+    rule = ResizeRule(32, 32, mode)
+    fitted = fit(np.zeros((height, width, 3), np.uint8), rule)
+    assert fitted.pixels.shape == (32, 32, 3)
+    segments = np.arange(16).reshape(4, 4).repeat(8, 0).repeat(8, 1)
+    there = fitted.to_source(segments)
+    assert there.shape == (height, width)
+    left, top, right, bottom = fitted.source_box
+    seen = there[top:bottom, left:right]
+    assert (seen != UNSEEN).all()
+    assert (there == UNSEEN).sum() == height * width - seen.size
+    back = fitted.from_source(np.where(there == UNSEEN, 0, there))
+    assert back.shape == (32, 32)
+    assert set(np.unique(back)) <= set(np.unique(segments))
+    # Where the source has at least the input's resolution nothing is lost on the way.
+    t_left, t_top, t_right, t_bottom = fitted.target_box
+    if bottom - top >= t_bottom - t_top and right - left >= t_right - t_left:
+        inner = np.s_[t_top:t_bottom, t_left:t_right]
+        assert np.array_equal(back[inner], segments[inner])
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from(list(ResizeMode)),
+    st.tuples(*[st.floats(0, 1)] * 4),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_picture_and_region_can_be_fitted(
+    height: int, width: int, mode: ResizeMode, edges: tuple[float, float, float, float]
+) -> None:
+    left, right = sorted(edges[:2])
+    top, bottom = sorted(edges[2:])
+    if left == right or top == bottom:
+        return
+    region = Region(left, top, right, bottom)
+    fitted = fit(np.zeros((height, width, 3), np.uint8), ResizeRule(24, 17, mode), region)
+    assert fitted.pixels.shape == (24, 17, 3)
+    a, b, c, d = fitted.source_box
+    assert 0 <= a < c <= width
+    assert 0 <= b < d <= height
+    assert fitted.to_source(np.zeros((24, 17), int)).shape == (height, width)

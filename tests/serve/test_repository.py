@@ -1,0 +1,125 @@
+"""Which models a folder holds, and which of them answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError
+from limelens.serve.repository import Repository
+
+
+def test_the_newest_version_is_the_default(models: Path) -> None:
+    repository = Repository(models, "cpu")
+    assert [(one.name, one.version) for one in repository.served] == [
+        ("colours", 1),
+        ("colours", 2),
+        ("tags", 1),
+    ]
+    assert repository.get("colours").version == 2
+    assert repository.get("colours", 1).bundle.metadata.threshold == 0.5
+
+
+def test_versions_are_numbers_not_words(tmp_path: Path, bundles: Any) -> None:
+    for version in (9, 10):
+        bundles.save(tmp_path, bundles.metadata(), version)
+    (tmp_path / "colours" / "latest").mkdir()
+    (tmp_path / "colours" / "011").mkdir()
+    (tmp_path / ".git" / "1").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("words")
+    repository = Repository(tmp_path, "cpu")
+    assert [one.version for one in repository.served] == [9, 10]
+    assert not repository.refused
+    assert repository.get().version == 10
+
+
+def test_the_only_model_need_not_be_named(one_model: Path, models: Path) -> None:
+    assert Repository(one_model, "cpu").get().name == "colours"
+    with pytest.raises(
+        InvalidRequestError, match="model: not given; expected one of colours, tags"
+    ):
+        Repository(models, "cpu").get()
+
+
+def test_what_is_not_served_is_answered_with_what_is(models: Path) -> None:
+    repository = Repository(models, "cpu")
+    with pytest.raises(NotFoundError, match=r"'cats' is served; there are colours, tags") as caught:
+        repository.get("cats")
+    assert (caught.value.kind, caught.value.name) == ("model", "cats")
+    with pytest.raises(NotFoundError, match=r"no version 3 of 'colours' is served; there are 1, 2"):
+        repository.get("colours", 3)
+    with pytest.raises(InvalidRequestError, match="version: -1"):
+        repository.get("colours", -1)
+
+
+def test_a_missing_or_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no such folder; expected models as <name>/<version>"):
+        Repository(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"no models in it; expected .*limelens export"):
+        Repository(tmp_path)
+    (tmp_path / "a file").write_text("x")
+    with pytest.raises(BundleError, match="no such folder"):
+        Repository(tmp_path / "a file")
+
+
+def test_a_bad_version_is_refused_and_the_others_serve(tmp_path: Path, bundles: Any) -> None:
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    bad = bundles.save(tmp_path, bundles.metadata(), 2)
+    bad.write_bytes(bad.read_bytes()[:500])
+    (tmp_path / "colours" / "3").mkdir()
+    repository = Repository(tmp_path, "cpu")
+    assert repository.get("colours").version == 1
+    assert [(one.version, str(bad) in one.reason) for one in repository.refused] == [
+        (2, True),
+        (3, False),
+    ]
+    with pytest.raises(NotFoundError, match=r"no version 2 .*it was refused: .*; there is 1"):
+        repository.get("colours", 2)
+
+
+def test_a_folder_of_bad_models_alone_is_an_error_with_reasons(tmp_path: Path) -> None:
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    (tmp_path / "a" / "1" / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(BundleError, match=r"every model in it was refused: .*a/1/model.onnx"):
+        Repository(tmp_path, "cpu")
+
+
+def test_a_new_version_takes_over_and_a_bad_one_does_not(tmp_path: Path, bundles: Any) -> None:
+    first = bundles.save(tmp_path, bundles.metadata(), 1)
+    repository = Repository(tmp_path, "cpu")
+    assert not repository.refresh()
+
+    half = tmp_path / "colours" / "2" / "model.onnx"
+    half.parent.mkdir()
+    half.write_bytes(first.read_bytes()[:700])
+    assert repository.refresh()
+    assert repository.get().version == 1
+    assert repository.refused[0].version == 2
+
+    half.write_bytes(first.read_bytes())
+    assert repository.refresh()
+    assert repository.get().version == 2
+    assert not repository.refused
+
+    half.write_bytes(b"spoilt")
+    assert repository.refresh()
+    assert repository.get().version == 2  # what was loaded serves on
+    assert "not an ONNX file" in repository.refused[0].reason
+
+    shutil.rmtree(half.parent)
+    assert repository.refresh()
+    assert repository.get().version == 1
+    assert not repository.refresh()
+
+
+def test_a_changed_file_is_loaded_again(tmp_path: Path, bundles: Any) -> None:
+    path = bundles.save(tmp_path, bundles.metadata(), 1)
+    repository = Repository(tmp_path, "cpu")
+    before = repository.get().bundle
+    os.utime(path, ns=(1, 1))
+    assert repository.refresh()
+    assert repository.get().bundle is not before

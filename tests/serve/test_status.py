@@ -1,0 +1,101 @@
+"""Errors on the wire and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from limelens.serve.errors import (
+    BundleError,
+    ExpiredError,
+    ImageTooLargeError,
+    InvalidImageError,
+    InvalidRequestError,
+    LimelensError,
+    MissingExtraError,
+    ModelOutputError,
+    NotFoundError,
+    OverloadedError,
+    ProviderError,
+    ServerError,
+    UnavailableError,
+)
+from limelens.serve.status import from_call, is_internal, to_abort
+
+
+class Failed(grpc.RpcError):  # type: ignore[misc]
+    """A call that failed as `to_abort` says."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._code, self._details, self._trailing = to_abort(error, "id-1")
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> Any:
+        return self._trailing
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidRequestError("top_k", "9; expected 1"), "INVALID_ARGUMENT"),
+        (InvalidImageError("damaged", "images[0].encoded"), "INVALID_ARGUMENT"),
+        (ImageTooLargeError("too many pixels", "image.raw"), "INVALID_ARGUMENT"),
+        (NotFoundError("there is no x", kind="model", name="x"), "NOT_FOUND"),
+        (OverloadedError("full", 1.5), "RESOURCE_EXHAUSTED"),
+        (ExpiredError("late"), "DEADLINE_EXCEEDED"),
+        (UnavailableError("going down"), "UNAVAILABLE"),
+        (MissingExtraError("install it"), "UNIMPLEMENTED"),
+        (BundleError("refused"), "FAILED_PRECONDITION"),
+        (ProviderError("no CUDA"), "FAILED_PRECONDITION"),
+    ],
+)
+def test_an_error_survives_the_wire(error: LimelensError, code: str) -> None:
+    assert to_abort(error, "id-1")[0].name == code
+    again = from_call(Failed(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+    assert not is_internal(error)
+
+
+@pytest.mark.parametrize("error", [ModelOutputError("not finite"), KeyError("secret")])
+def test_what_the_caller_cannot_help_has_an_id(error: Exception) -> None:
+    assert is_internal(error)
+    again = from_call(Failed(error))
+    assert isinstance(again, ServerError)
+    assert (again.code, again.request_id) == ("INTERNAL", "id-1")
+    assert "secret" not in str(again)
+
+
+def test_a_status_of_somebody_else_is_understood_by_its_code() -> None:
+    class Plain(Failed):
+        def __init__(self, code: grpc.StatusCode) -> None:
+            self._code, self._details, self._trailing = code, "words", ()
+
+    kinds = {
+        grpc.StatusCode.UNAVAILABLE: UnavailableError,
+        grpc.StatusCode.DEADLINE_EXCEEDED: ExpiredError,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+        grpc.StatusCode.UNIMPLEMENTED: ServerError,
+        grpc.StatusCode.INVALID_ARGUMENT: ServerError,
+    }
+    for code, kind in kinds.items():
+        assert type(from_call(Plain(code))) is kind
+
+
+def test_long_texts_are_cut_to_fit_the_trailers() -> None:
+    _, message, trailing = to_abort(InvalidRequestError("x", "y" * 100_000), "id")
+    assert len(message) <= 1000
+    assert sum(len(value) for _, value in trailing) < 6000
+
+
+def test_retries_of_grpc_are_told_when_to_come_back() -> None:
+    trailing = dict(to_abort(OverloadedError("full", 0.25), "id")[2])
+    assert trailing["grpc-retry-pushback-ms"] == "250"
