@@ -1,0 +1,100 @@
+"""`limelens`: its commands, and what an error looks like on the terminal.
+
+Exit codes: 0 done, 1 could not, 2 wrong usage. With `--json`, one JSON document goes to stdout
+and nothing else; whatever a person should read goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version as package_version
+from typing import Annotated
+
+import typer
+
+from limelens.cli import answers, demo, serving, training
+from limelens.serve.errors import LimelensError
+
+app = typer.Typer(
+    name="limelens",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train image classifiers, export each as one ONNX file, serve it over gRPC and explain "
+    "every decision with LIME.",
+    epilog="From pictures to an explanation: **limelens train** DATA --out RUN, "
+    "**limelens export** RUN --name NAME, **limelens serve**, "
+    "**limelens classify** IMAGE, **limelens explain** IMAGE.",
+)
+
+_LEARN, _USE = "Train and export", "Serve and ask"
+
+app.command(rich_help_panel=_LEARN)(training.train)
+app.command(rich_help_panel=_LEARN)(training.evaluate)
+app.command(rich_help_panel=_LEARN)(training.export)
+app.command(rich_help_panel=_LEARN)(training.synthesize)
+app.command(rich_help_panel=_LEARN)(training.scenes)
+app.command(rich_help_panel=_USE)(serving.serve)
+app.command(rich_help_panel=_USE)(answers.classify)
+app.command(rich_help_panel=_USE)(answers.explain)
+app.command(rich_help_panel=_USE)(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"limelens {package_version('limelens')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Runs the command line; the console script `limelens`."""
+    # What gRPC's core would print of a taken port or a lost connection, the errors below say.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        app()
+    except LimelensError as error:
+        print(f"limelens: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"limelens: {error.name} is not installed; pip install 'limelens[{extra}]'",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read the output has left, as in `limelens … | head`.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+_EXTRAS = {
+    "grpc_health": "serve-cpu",
+    "grpc_reflection": "serve-cpu",
+    "imagehash": "train",
+    "matplotlib": "train",
+    "onnx": "serve-cpu",
+    "onnxruntime": "serve-cpu",
+    "onnxscript": "train",
+    "scipy": "explain",
+    "skimage": "explain",
+    "sklearn": "train",
+    "torch": "train",
+    "torchvision": "train",
+}

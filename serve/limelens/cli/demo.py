@@ -1,0 +1,112 @@
+"""`limelens demo`: a real portrait through a real server, as it is and with a mask drawn on it."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from PIL import Image
+from rich.markup import escape
+
+from limelens.cli.printing import out
+from limelens.serve.errors import LimelensError
+from limelens.serve.image import Region
+
+# Where the face is in scikit-image's portrait of the astronaut Eileen Collins, 512x512.
+_LEFT_EYE: Final = (203.7, 101.2)
+_RIGHT_EYE: Final = (246.8, 103.5)
+_YAW: Final = -0.08
+_HEAD: Final = Region(0.25, 0.03, 0.63, 0.41)
+_SEED: Final = 0
+
+
+def demo(
+    picture: Annotated[
+        Path, typer.Option("--out", metavar="PNG", help="The picture to write.")
+    ] = Path("build/demo.png"),
+) -> None:
+    """Starts a server, classifies and explains a portrait without and with a mask, stops it."""
+    from limelens.explain import side_by_side
+    from limelens.serve.client import Client
+
+    portrait = _portrait()
+    panels: list[tuple[str, NDArray[np.uint8]]] = []
+    with _server() as ready:
+        out.print(f"[dim]{escape(ready)}[/]")
+        with Client(ready.split(" on ")[1].split()[0]) as client:
+            for name, pixels in (("the portrait", portrait), ("with a mask", _masked(portrait))):
+                prediction = client.classify([pixels], region=_HEAD)
+                explanation = client.explain(pixels, region=_HEAD, seed=_SEED, pictures=["overlay"])
+                scores = "  ".join(f"{s.label} {s.probability:.3f}" for s in prediction[0].scores)
+                label = prediction[0].label or "abstained"
+                alert = "  [red]alert[/]" if prediction[0].alert else ""
+                out.print(
+                    f"{name + ':':14}[bold]{escape(label)}[/]{alert}   {escape(scores)}   "
+                    f"classified in {prediction.timings_ms.total:.1f} ms, explained with "
+                    f"{explanation.num_samples} samples in {explanation.timings_ms.total:.0f} ms"
+                )
+                one = explanation.explanations[0]
+                with Image.open(io.BytesIO(one.overlay_png)) as overlay:
+                    drawn = np.asarray(overlay.convert("RGB"))
+                panels.append((name, _head(pixels)))
+                panels.append((f"why {label} ({one.probability:.2f})", _head(drawn)))
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(side_by_side(panels)).save(picture)
+    out.print(f"\nWrote [bold]{escape(str(picture))}[/]: green speaks for the label, red against.")
+    out.print(
+        "Now try your own pictures:\n"
+        "  limelens serve                        (in another terminal; here: .venv/bin/limelens)\n"
+        "  limelens classify PHOTO.jpg\n"
+        "  limelens explain PHOTO.jpg --out why.png\n"
+        "or train on your own folders, one a label:\n"
+        "  make install\n"
+        "  limelens train FOLDER"
+    )
+
+
+def _portrait() -> NDArray[np.uint8]:
+    from skimage.data import astronaut
+
+    pixels: NDArray[np.uint8] = astronaut()  # type: ignore[no-untyped-call]
+    return pixels
+
+
+def _masked(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # Drawn by the code that makes training pictures; it needs neither torch nor a detector.
+    from limelens.train.face import Face
+    from limelens.train.masks import MASK_STYLES, draw_mask
+
+    face = Face(_LEFT_EYE, _RIGHT_EYE, _YAW)
+    style = MASK_STYLES["surgical-blue"]
+    return draw_mask(portrait, face, style, np.random.default_rng(_SEED))[0]
+
+
+def _head(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    left, top, right, bottom = _HEAD.box(*pixels.shape[:2])
+    return pixels[top:bottom, left:right]
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """A server in its own process on a free port; its ready line."""
+    command = [sys.executable, "-m", "limelens.cli", "serve", "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        ready = process.stdout.readline().strip()
+        if not ready:
+            raise LimelensError(f"the server did not start; see above (exit {process.wait()})")
+        yield ready
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+        process.stdout.close()

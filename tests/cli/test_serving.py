@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from limelens.serve import Client
+
+COMMAND = (sys.executable, "-m", "limelens.cli", "serve")
+
+
+def test_serve_says_when_it_is_ready_and_leaves_on_sigterm(one_model: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--models", str(one_model), "--listen", "127.0.0.1:0", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    ready = process.stdout.readline()
+    assert ready.startswith("limelens: serving colours 1 on 127.0.0.1:")
+    assert "CPUExecutionProvider" in ready
+    address = ready.split(" on ")[1].split()[0]
+    with Client(address) as client:
+        pixels = np.full((20, 20, 3), (250, 0, 0), dtype=np.uint8)
+        assert client.classify([pixels])[0].label == "red"
+    os.kill(process.pid, signal.SIGTERM)
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert rest == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--models", "nowhere"), "nowhere: no such folder"),
+        (("--models", "{empty}"), "no models in it"),
+        (("--models", "{models}", "--listen", "127.0.0.1:{taken}"), "{taken}"),
+        (("--models", "{models}", "--listen", "0.0.0.0:0"), "--insecure"),
+    ],
+)
+def test_a_server_that_cannot_start_says_what_to_do(
+    one_model: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        names = {"models": one_model, "empty": tmp_path, "taken": taken.getsockname()[1]}
+        found = subprocess.run(
+            [*COMMAND, *(word.format(**names) for word in arguments)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert message.format(**names) in found.stderr
+    assert found.stderr.startswith("limelens: ")
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_cuda_that_is_not_there_is_refused_with_the_reason(
+    limelens: Callable[..., Any], one_model: Path
+) -> None:
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    result = limelens("serve", "--models", one_model, "--device", "cuda")
+    assert result.exit_code == 1
+    assert "CUDA was asked for and cannot be used" in result.stderr
+
+
+def test_without_models_here_the_packaged_ones_are_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from limelens.cli.serving import default_models
+
+    monkeypatch.chdir(tmp_path)
+    packaged = default_models()
+    assert (packaged / "facemask").is_dir()
+    (tmp_path / "models").mkdir()
+    assert default_models() == Path("models")

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels of plain colours, with splits."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 16), ("val", 4), ("test", 4)):
+        for label, base in (("dark", 20), ("light", 180)):
+            (folder / split / label).mkdir(parents=True)
+            for index in range(count):
+                colour = tuple(base + (index * k) % 60 for k in (3, 7, 11))
+                picture = Image.new("RGB", (40, 40), colour)
+                picture.putpixel((index, index), (255, 0, 0))
+                picture.save(folder / split / label / f"{index}.png")
+    return folder
+
+
+def test_train_evaluate_and_export_print_the_documented_json(
+    limelens: Run, pictures: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    trained = limelens(
+        "train", pictures, "--out", run, "--arch", "cnn3", "--input-size", 32, "--epochs", 3,
+        "--batch-size", 8, "--augment", "none", "--alert-label", "dark", "--json",
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.stderr
+    report = trained.json
+    assert {"run", "checkpoint", "epochs", "val", "seconds"} <= {*report}
+    assert report["epochs"] == 3
+    assert "epoch   3/3" in trained.stderr
+
+    evaluated = limelens("evaluate", run, pictures, "--json").json
+    assert {
+        "num_images", "labels", "task", "accuracy", "top5_accuracy", "macro_f1", "loss", "ece",
+        "per_class", "confusion", "coverage", "skipped",
+    } <= {*evaluated}  # fmt: skip
+    assert evaluated["num_images"] == 8
+    assert evaluated["accuracy"] == 1.0
+
+    models = tmp_path / "models"
+    exported = limelens("export", run, "--name", "shade", "--models", models, "--json").json
+    assert {
+        "model", "version", "path", "precision", "size_bytes", "max_abs_difference", "metrics"
+    } <= {*exported}  # fmt: skip
+    assert Path(exported["path"]) == models / "shade" / "1" / "model.onnx"
+    of_bundle = limelens("evaluate", exported["path"], pictures, "--split", "test")
+    assert of_bundle.exit_code == 0
+    assert "100.00%" in of_bundle.stdout
+    assert "dark" in of_bundle.stdout
+
+
+def test_the_preview_is_written_instead_of_a_run(
+    limelens: Run, pictures: Path, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    result = limelens("train", pictures, "--out", tmp_path / "run", "--preview", sheet)
+    assert result.exit_code == 0
+    assert sheet.stat().st_size > 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--input-size", "wide"), 2, "expected pixels such as 112"),
+        (("--epochs", "0"), 2, "--epochs"),
+        (("--augment", "wild"), 1, "augment is 'wild'"),
+        (("--arch", "resnet17"), 1, "no architecture 'resnet17'"),
+        (("--resize-mode", "bend"), 1, "resize_mode is 'bend'"),
+    ],
+)
+def test_wrong_settings_are_told_before_training(
+    limelens: Run,
+    pictures: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    result = limelens("train", pictures, "--out", tmp_path / "run", *arguments, "--json")
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "run" / "best.pt").exists()
+
+
+def test_missing_data_is_one_line(limelens: Run, tmp_path: Path) -> None:
+    result = limelens("train", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "is no folder" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_synthesize_draws_both_labels_for_every_split(limelens: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    result = limelens("synthesize", folder, "--num-images", 20, "--json")
+    assert result.exit_code == 0
+    assert result.json["num_images_per_label"] == 20
+    for label in ("with_mask", "without_mask"):
+        assert len(list(folder.glob(f"*/{label}/*.jpg"))) == 20

@@ -1,0 +1,80 @@
+"""What is installed, and that the four roots stay one namespace."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOTS = ("train", "serve", "explain", "proto")
+
+
+def test_no_root_hides_the_others() -> None:
+    assert not [root for root in ROOTS if (ROOT / root / "limelens" / "__init__.py").exists()]
+    assert not (ROOT / "proto" / "__init__.py").exists()
+    for name in ("train", "serve", "cli", "explain", "v1"):
+        assert importlib.util.find_spec(f"limelens.{name}") is not None
+
+
+def test_the_client_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from limelens.serve import Client; import limelens.cli; "
+        "heavy = {'onnxruntime', 'onnx', 'skimage', 'scipy', 'sklearn', 'torch', 'matplotlib'}; "
+        "found = heavy & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout as it is."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {
+        "limelens/serve/client.py",
+        "limelens/serve/py.typed",
+        "limelens/cli/app.py",
+        "limelens/train/training.py",
+        "limelens/explain/__init__.py",
+        "limelens/v1/classifier_service_pb2_grpc.py",
+        "limelens/v1/classifier_service.proto",
+        "limelens/serve/models/facemask/1/model.onnx",
+    } <= names
+    assert not [name for name in names if name.startswith(("train/", "serve/", "models/"))]
+
+
+@pytest.mark.slow
+def test_the_base_wheel_alone_gives_a_client(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    constraints = ROOT / "constraints.txt"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel],
+        check=True,
+        timeout=600,
+    )
+    code = (
+        "from importlib.util import find_spec; from limelens.serve import Client; "
+        "assert not [m for m in ('torch', 'onnxruntime', 'skimage') if find_spec(m)]; "
+        "Client('127.0.0.1:1').close()"
+    )
+    subprocess.run([python, "-W", "error", "-c", code], check=True, timeout=60)
+    subprocess.run([tmp_path / "venv" / "bin" / "limelens", "--version"], check=True, timeout=60)
