@@ -68,7 +68,7 @@ Accuracy {metrics["accuracy"]:.4f}, loss {metrics["loss"]:.4f}, expected calibra
 def _command(config: Mapping[str, Any]) -> str:
     words = ["limelens", "train", "DATA"]
     for key, value in config.items():
-        if key in ("data", "num_workers") or value is None or value is False or value == []:
+        if key == "num_workers" or value is None or value is False or value == []:
             continue
         option = f"--{key.replace('_', '-')}"
         if key == "input_size":

@@ -112,7 +112,8 @@ def export(
         limelens_version=package_version("limelens"),
         card={
             "note": note,
-            "config": loaded.config,
+            # Where the data lay is nobody's business; its digest is in the metadata.
+            "config": {key: value for key, value in loaded.config.items() if key != "data"},
             "epoch": loaded.epoch,
             "num_parameters": loaded.model.num_parameters,
             "temperature": temperature,

@@ -1,0 +1,191 @@
+"""Where the parts of a face lie, from its two eyes and the turn of its head.
+
+It knows the shape of a head and how it is seen in a picture. It does not find faces (hand it
+eyes, or a detector's box), and it draws nothing.
+
+Lengths named "face units" are multiples of the distance between the eyes of a face seen from the
+front: x to the right, y down, z towards the viewer, the origin midway between the eyes.
+"""
+
+from dataclasses import dataclass
+from math import cos, hypot, isfinite, sin
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_YAW_RADIANS: Final = 0.85
+"""How far a head is turned whose yaw is 1."""
+FRONT: Final = 0.30
+"""z in face units of the face's surface on the line through nose and chin."""
+
+# The surface bulges towards the viewer as z = FRONT - _CURVE * x**2.
+_CURVE: Final = 0.75
+
+
+@dataclass(frozen=True)
+class Face:
+    """Where an upright face is: two eyes, from which nose, mouth, chin and cheeks follow.
+
+    Attributes:
+        left_eye: x, y in pixels of the eye at the picture's left (the person's right eye).
+        right_eye: x, y in pixels of the other eye.
+        yaw: Turn of the head, -1 to 1; positive when the nose points to the picture's right;
+            1 is about 49 degrees.
+    """
+
+    left_eye: tuple[float, float]
+    right_eye: tuple[float, float]
+    yaw: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where no face can be laid through the eyes."""
+        if not all(isfinite(v) for v in (*self.left_eye, *self.right_eye, self.yaw)):
+            raise ValueError(f"Face needs finite numbers; got {self!r}")
+        if self.left_eye[0] >= self.right_eye[0]:
+            raise ValueError(
+                f"left_eye is {self.left_eye!r} and right_eye {self.right_eye!r}; left_eye is the"
+                " one at the picture's left: swap them"
+            )
+        if not -1.0 <= self.yaw <= 1.0:
+            raise ValueError(f"yaw is {self.yaw!r}; it goes from -1 to 1")
+
+    @classmethod
+    def from_box(cls, x: float, y: float, width: float, height: float, yaw: float = 0.0) -> "Face":
+        """A level face inside a frontal-face detector's box.
+
+        Args:
+            x: Left edge of the box in pixels.
+            y: Top edge in pixels.
+            width: Width in pixels, over 0.
+            height: Height in pixels, over 0.
+            yaw: As in `Face`.
+
+        Raises:
+            ValueError: The box is empty.
+        """
+        if width <= 0 or height <= 0:
+            raise ValueError(f"Box is {width!r}x{height!r} pixels; both must be over 0")
+        eyes_y = y + 0.385 * height
+        return cls((x + 0.295 * width, eyes_y), (x + 0.715 * width, eyes_y), yaw)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """x, y in pixels of the point midway between the eyes."""
+        return (
+            (self.left_eye[0] + self.right_eye[0]) / 2,
+            (self.left_eye[1] + self.right_eye[1]) / 2,
+        )
+
+    @property
+    def roll(self) -> float:
+        """Angle of the line through the eyes in radians; positive when the right one is lower."""
+        return float(
+            np.arctan2(
+                self.right_eye[1] - self.left_eye[1],
+                self.right_eye[0] - self.left_eye[0],
+            )
+        )
+
+    @property
+    def unit(self) -> float:
+        """Pixels per face unit: what lies between the eyes if the head looked straight ahead."""
+        seen = hypot(
+            self.right_eye[0] - self.left_eye[0],
+            self.right_eye[1] - self.left_eye[1],
+        )
+        return seen / cos(self.yaw * MAX_YAW_RADIANS)
+
+    @property
+    def nose(self) -> tuple[float, float]:
+        """x, y in pixels of the tip of the nose."""
+        return self._pixel(0.0, 0.6, FRONT + 0.12)
+
+    @property
+    def mouth(self) -> tuple[float, float]:
+        """x, y in pixels of the middle of the mouth."""
+        return self._pixel(0.0, 1.02, FRONT)
+
+    @property
+    def chin(self) -> tuple[float, float]:
+        """x, y in pixels of the lowest point of the chin."""
+        return self._pixel(0.0, 1.75, FRONT - 0.1)
+
+    @property
+    def cheek_width(self) -> float:
+        """Pixels across the face at the cheeks, as if it looked straight ahead."""
+        return 2.06 * self.unit
+
+    def scaled(self, factor: float) -> "Face":
+        """The same face in the picture after both its sides were multiplied by a factor."""
+        (lx, ly), (rx, ry) = self.left_eye, self.right_eye
+        return Face((lx * factor, ly * factor), (rx * factor, ry * factor), self.yaw)
+
+    def mirrored(self, width: int) -> "Face":
+        """The same face in the picture, `width` pixels wide, after left and right changed sides."""
+        (lx, ly), (rx, ry) = self.left_eye, self.right_eye
+        return Face((width - rx, ry), (width - lx, ly), -self.yaw)
+
+    def to_pixels(
+        self, points: NDArray[np.floating], depth: float | None = None
+    ) -> NDArray[np.float32]:
+        """Where points of the face lie in the picture.
+
+        Args:
+            points: `(N, 2)` x and y in face units.
+            depth: z in face units of all of them; on the face's surface if None.
+
+        Returns:
+            `(N, 2)` float32 x and y in pixels; they may lie outside of the picture.
+        """
+        turn = self.yaw * MAX_YAW_RADIANS
+        x = np.asarray(points[:, 0], dtype=np.float32)
+        y = np.asarray(points[:, 1], dtype=np.float32)
+        if depth is None:
+            if abs(turn) > 1e-3:
+                # Beyond the silhouette the surface turns away and would fold back over itself.
+                rim = cos(turn) / (2 * _CURVE * abs(sin(turn)))
+                x = np.minimum(x, rim) if turn > 0 else np.maximum(x, -rim)
+            z = FRONT - _CURVE * x * x
+        else:
+            z = np.full_like(x, depth)
+        across = x * cos(turn) + z * sin(turn)
+        c, s = cos(self.roll), sin(self.roll)
+        centre_x, centre_y = self.centre
+        return np.stack(
+            [
+                centre_x + self.unit * (across * c - y * s),
+                centre_y + self.unit * (across * s + y * c),
+            ],
+            axis=1,
+        ).astype(np.float32)
+
+    def from_pixels(
+        self, x: NDArray[np.float32], y: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The inverse of `to_pixels` on the face's surface.
+
+        Args:
+            x: Pixels, any shape.
+            y: Pixels, a shape that broadcasts with x.
+
+        Returns:
+            x and y in face units, float32, of the broadcast shape.
+        """
+        c, s = cos(self.roll), sin(self.roll)
+        dx = (x - self.centre[0]) / self.unit
+        dy = (y - self.centre[1]) / self.unit
+        across = dx * c + dy * s
+        down = dy * c - dx * s
+        turn = self.yaw * MAX_YAW_RADIANS
+        # across = x cos(turn) + (FRONT - _CURVE x^2) sin(turn), solved for the visible root.
+        rest = FRONT * sin(turn) - across
+        root = np.sqrt(np.maximum(cos(turn) ** 2 + 4 * _CURVE * sin(turn) * rest, 0.0))
+        return (
+            (-2 * rest / (cos(turn) + root)).astype(np.float32),
+            down.astype(np.float32),
+        )
+
+    def _pixel(self, x: float, y: float, z: float) -> tuple[float, float]:
+        point = self.to_pixels(np.array([[x, y]]), z)[0]
+        return float(point[0]), float(point[1])
