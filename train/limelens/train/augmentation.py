@@ -38,9 +38,9 @@ def for_training(preset: str, rule: ResizeRule) -> Transform:
 
     Args:
         preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
-            colour; `strong`: crops from a third, free aspect ratios, zooming out over a plain
-            ground, shear, grey, blur, JPEG noise, erasing: for models that meet pictures from
-            other sources than they were trained on.
+            colour; `strong`: free aspect ratios, zooming out over a plain ground, shear, strong
+            colour, grey, blur, JPEG noise, erasing: for models that meet pictures from other
+            sources than they were trained on.
         rule: The input's size.
 
     Returns:
@@ -89,13 +89,13 @@ def _strong(size: tuple[int, int]) -> list[v2.Transform]:
     return [
         v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
         v2.ToImage(),
-        v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 2.0), p=1.0)], 0.3),
-        *_crop(size, 0.33, 1.6),
-        v2.RandomApply([v2.RandomAffine(20, translate=(0.1, 0.1), shear=10, fill=128)], 0.5),
+        v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
+        *_crop(size, 0.5, 1.5),
+        v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=8, fill=128)], 0.4),
         v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
         v2.RandomGrayscale(0.1),
-        v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.2),
-        v2.RandomErasing(0.25, scale=(0.02, 0.15)),
+        v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.15),
+        v2.RandomErasing(0.15, scale=(0.02, 0.1)),
     ]
 
 

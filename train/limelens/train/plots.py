@@ -56,7 +56,8 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(3.0 + 0.45 * len(labels), 24.0)
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    # Names of labels take room at the left.
+    figure = Figure(figsize=(side + 1.2 + 0.08 * max(map(len, labels)), side), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(shown, ax=axes, label="share of the true label", shrink=0.8)
