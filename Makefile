@@ -7,13 +7,18 @@ BIN := $(VENV)/bin
 ACCEL ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
+# The two builds of onnxruntime own the same folder: the other one goes first.
+OTHER := $(if $(filter gpu,$(ACCEL)),cpu,gpu)
+ONE_RUNTIME = rm -f $(VENV)/.installed-*-$(OTHER); \
+  $(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(ACCEL)),onnxruntime,onnxruntime-gpu) 2>/dev/null || true
+
 PROTOS := $(wildcard proto/limelens/v1/*.proto)
 SERVICES := $(wildcard proto/limelens/v1/*_service.proto)
 CODE := train serve explain proto tests benchmarks
 
 # What `make export` trains on and writes; without DATA a synthetic set is rendered.
 DATA ?=
-NAME ?= $(if $(DATA),facemask,facemask-synthetic)
+NAME ?= $(if $(DATA),$(shell basename "$(DATA)" | tr -c 'A-Za-z0-9._\n-' '_'),facemask-synthetic)
 TRAIN_OPTIONS ?= $(if $(DATA),,--epochs 8 --augment light --alert-label without_mask)
 SYNTHETIC := build/data/facemask-synthetic
 
@@ -23,21 +28,21 @@ SYNTHETIC := build/data/facemask-synthetic
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-install: $(VENV)/.installed-all ## Install everything for developing (with torch, several GB)
+install: $(VENV)/.installed-all-$(ACCEL) ## Install everything for developing (with torch, several GB)
 
-demo: $(VENV)/.installed-serve ## Serve the shipped model, classify and explain a portrait (no torch)
+demo: $(VENV)/.installed-serve-$(ACCEL) ## Serve the shipped model, classify and explain a portrait (no torch)
 	$(BIN)/limelens demo
 
-serve: $(VENV)/.installed-serve ## Serve ./models on 127.0.0.1:8500
+serve: $(VENV)/.installed-serve-$(ACCEL) ## Serve ./models on 127.0.0.1:8500
 	$(BIN)/limelens serve
 
-test: $(VENV)/.installed-all ## Run the tests
+test: $(VENV)/.installed-all-$(ACCEL) ## Run the tests
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed-all ## Run the tests that take long
+test-slow: $(VENV)/.installed-all-$(ACCEL) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.installed-all ## Lint, types, imports, contract
+check: $(VENV)/.installed-all-$(ACCEL) ## Lint, types, imports, contract
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy train serve explain tests benchmarks
@@ -50,11 +55,11 @@ check: $(VENV)/.installed-all ## Lint, types, imports, contract
 	    || { echo "$$(basename $$stub) is not what 'make proto' makes; run it and commit"; exit 1; }; \
 	done
 
-format: $(VENV)/.installed-all ## Put the code into its standard form
+format: $(VENV)/.installed-all-$(ACCEL) ## Put the code into its standard form
 	$(BIN)/ruff check --fix-only $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-proto: $(VENV)/.installed-all ## Generate the stubs from proto/
+proto: $(VENV)/.installed-all-$(ACCEL) ## Generate the stubs from proto/
 	@$(MAKE) --no-print-directory stubs
 
 .PHONY: stubs
@@ -63,7 +68,7 @@ stubs:
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) $(PROTOS)
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --grpc_python_out=$(PROTO_OUT) $(SERVICES)
 
-export: $(VENV)/.installed-all ## Train on DATA=… and export NAME=…; without DATA on synthetic faces
+export: $(VENV)/.installed-all-$(ACCEL) ## Train on DATA=… and export as NAME=…; without DATA on drawn faces
 ifeq ($(DATA),)
 	rm -rf $(SYNTHETIC) build/runs/$(NAME)
 	$(BIN)/limelens synthesize $(SYNTHETIC)
@@ -72,16 +77,16 @@ ifeq ($(DATA),)
 	$(BIN)/limelens export build/runs/$(NAME) --name $(NAME) --models build/models \
 	  --note "Trained on synthetic faces drawn by code: for trying things out, not for use."
 else
-	rm -rf build/runs/$(NAME)
-	$(BIN)/limelens train $(DATA) --out build/runs/$(NAME) $(TRAIN_OPTIONS)
-	$(BIN)/limelens export build/runs/$(NAME) --name $(NAME)
+	rm -rf "build/runs/$(NAME)"
+	$(BIN)/limelens train "$(DATA)" --out "build/runs/$(NAME)" $(TRAIN_OPTIONS)
+	$(BIN)/limelens export "build/runs/$(NAME)" --name "$(NAME)"
 endif
 
-bench: $(VENV)/.installed-all ## Measure explanations against the bare model and against lime
+bench: $(VENV)/.installed-all-$(ACCEL) ## Measure explanations against the bare model and against lime
 	$(BIN)/python -m benchmarks.explain_speed
 
-clean: ## Remove what was built, but not .venv and models
-	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## Remove what was built, but not .venv, runs and models
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find train serve explain proto tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -91,13 +96,15 @@ $(VENV)/bin/python:
 	  || { echo "this Python cannot make environments; install its venv package (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-serve: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed-serve-$(ACCEL): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing client, server and explanations: about $(if $(filter gpu,$(ACCEL)),3 GB with CUDA,150 MB) to download, no torch ..."
+	@$(ONE_RUNTIME)
 	@$(PIP) --editable '.[serve-$(ACCEL),explain]'
 	@touch $@
 
-$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed-all-$(ACCEL): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing everything: about 3 GB to download and 6 GB on disk, because training needs torch,"
 	@echo "whose build from the package index carries CUDA. Serving alone ('make demo') needs 150 MB ..."
+	@$(ONE_RUNTIME)
 	@$(PIP) --editable '.[serve-$(ACCEL),explain,train,dev]'
-	@touch $@ $(VENV)/.installed-serve
+	@touch $@ $(VENV)/.installed-serve-$(ACCEL)

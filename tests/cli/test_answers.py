@@ -81,6 +81,20 @@ def test_a_broken_picture_does_not_stop_the_others(
     assert third["error"] == "No such file or directory"
 
 
+def test_a_picture_over_the_servers_limit_does_not_stop_the_others(
+    limelens: Run, start_server: Callable[..., Any], red: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(red.read_bytes() + bytes(2 * 10**6))
+    server = start_server(max_message_bytes=10**6).address
+    result = limelens("classify", red, large, red, "--server", server, "--json")
+    assert result.exit_code == 1
+    first, second, third = result.json
+    assert first["label"] == third["label"]
+    assert "the limit is 1,000,000" in second["error"]
+    assert "label" not in second
+
+
 def test_explain_prints_the_documented_json(
     limelens: Run, asked: tuple[str, str], red: Path
 ) -> None:

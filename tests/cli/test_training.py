@@ -74,9 +74,10 @@ def test_the_preview_is_written_instead_of_a_run(
     [
         (("--input-size", "wide"), 2, "expected pixels such as 112"),
         (("--epochs", "0"), 2, "--epochs"),
-        (("--augment", "wild"), 1, "augment is 'wild'"),
+        (("--augment", "wild"), 2, "'wild' is not one of"),
         (("--arch", "resnet17"), 1, "no architecture 'resnet17'"),
-        (("--resize-mode", "bend"), 1, "resize_mode is 'bend'"),
+        (("--resize-mode", "bend"), 2, "'bend' is not one of"),
+        (("--arch", "vit_b_16", "--input-size", "96"), 1, "vit_b_16 cannot take pictures of 96x96"),
     ],
 )
 def test_wrong_settings_are_told_before_training(

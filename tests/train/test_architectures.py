@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from limelens.train.architectures import ArchitectureError, architectures, build
+from limelens.train.architectures import (
+    ArchitectureError,
+    architectures,
+    build,
+    default_input_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +67,16 @@ def test_pretrained_weights_that_cannot_be_had_are_a_clear_error(
 
 def test_the_articles_networks_and_torchvisions_are_listed() -> None:
     assert {"cnn3", "resnet18", "resnet34", "resnet50", "mobilenet_v3_small"} <= {*architectures()}
+
+
+def test_the_default_size_is_one_that_the_network_takes() -> None:
+    assert default_input_size("mobilenet_v3_small") == 112
+    assert default_input_size("cnn3") == 256
+    assert default_input_size("vit_b_16") == 224
+
+
+def test_a_size_that_does_not_fit_is_refused_before_training() -> None:
+    with pytest.raises(
+        ArchitectureError, match=r"vit_b_16 cannot take pictures of 96x96 .* 224 is"
+    ):
+        build("vit_b_16", 2, input_size=(96, 96))

@@ -58,6 +58,49 @@ def test_near_duplicates_never_cross_splits(tmp_path: Path) -> None:
             assert where[path.with_stem(path.stem + "_again")] == split
 
 
+def test_a_burst_of_one_scene_goes_to_train(tmp_path: Path) -> None:
+    for label in "ab":
+        for index in range(40):
+            write(tmp_path / label / f"{index}.jpg", hash((label, index)) % 2**31)
+    for index in range(30):
+        write(tmp_path / "a" / f"burst{index}.jpg", 7, (40 + index, 40 + index))
+    for seed in range(5):
+        dataset = read_dataset(tmp_path, seed=seed)
+        assert dataset.counts("train")["a"] == 56
+        assert dataset.counts("val")["a"] == dataset.counts("test")["a"] == 7
+        assert not dataset.crossing
+
+
+def test_a_rare_label_is_in_train_and_val(tmp_path: Path) -> None:
+    for label, count in (("common", 30), ("rare", 2)):
+        for index in range(count):
+            write(tmp_path / label / f"{index}.jpg", hash((label, index)) % 2**31)
+    dataset = read_dataset(tmp_path)
+    assert dataset.counts("train")["rare"] == 1
+    assert dataset.counts("val")["rare"] == 1
+
+
+def test_near_duplicates_across_given_splits_are_told(divided: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(divided, data)
+    assert not read_dataset(data).crossing
+    original = next((data / "train" / "red").iterdir())
+    shutil.copy(original, data / "test" / "red" / "copy.png")
+    assert read_dataset(data).crossing == ((data / "test" / "red" / "copy.png", original),)
+
+
+def test_files_of_other_kinds_are_listed_and_do_not_stop_the_run(
+    divided: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(divided, data)
+    for index in range(30):
+        (data / "train" / "red" / f"{index}.heic").write_bytes(b"ftypheic")
+    skipped = read_dataset(data).skipped
+    assert len(skipped) == 30
+    assert {one.reason for one in skipped} == {".heic is no kind of picture that is read"}
+
+
 def test_a_train_folder_alone_gets_a_validation_split(tmp_path: Path) -> None:
     for label in "ab":
         for index in range(20):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import torch
 from limelens.serve.bundle import load_bundle
 from limelens.serve.errors import BundleError
 from limelens.serve.image import fit, read_image
-from limelens.train import ExportError, checkpoint, evaluate, export
+from limelens.train import ExportError, checkpoint, evaluate, export, exporting
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +107,42 @@ def test_a_network_that_is_not_finite_is_refused_and_nothing_is_written(
     assert list((tmp_path / "models").rglob("*")) == []
 
 
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [(0.05, "differs from the network by"), (1e-4, "decides otherwise than the network")],
+)
 def test_a_graph_that_differs_is_refused_and_the_old_version_stays(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bias: float,
+    message: str,
 ) -> None:
-    export(trained_run, "m", models=tmp_path)
-    before = (tmp_path / "m" / "1" / "model.onnx").read_bytes()
-    # A tolerance that no float32 graph can meet stands for a graph that is wrong.
-    monkeypatch.setattr("limelens.train.exporting.MAX_DIFFERENCE", -1.0)
-    with pytest.raises(ExportError, match="differs from the network by"):
-        export(trained_run, "m", models=tmp_path)
-    assert [p.name for p in (tmp_path / "m").iterdir()] == ["1"]
-    assert (tmp_path / "m" / "1" / "model.onnx").read_bytes() == before
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    state = torch.load(run / "best.pt", weights_only=True)
+    if bias < 1e-3:
+        # All pictures near the border between the labels: the least change turns some.
+        state["model"]["head.weight"].zero_()
+        state["model"]["head.bias"].copy_(torch.tensor([1e-5, 0.0]))
+        torch.save(state, run / "best.pt")
+    models = tmp_path / "models"
+    export(run, "m", models=models)
+    before = (models / "m" / "1" / "model.onnx").read_bytes()
+
+    def wrong_graph(served: Any, resize: Any) -> onnx.ModelProto:
+        with torch.no_grad():
+            served.classifier.head.bias[1] += bias
+            model = to_onnx(served, resize)
+            served.classifier.head.bias[1] -= bias
+        return model
+
+    to_onnx = exporting._to_onnx
+    monkeypatch.setattr(exporting, "_to_onnx", wrong_graph)
+    with pytest.raises((ExportError, BundleError), match=message + "|golden vector"):
+        export(run, "m", models=models)
+    assert [p.name for p in (models / "m").iterdir()] == ["1"]
+    assert (models / "m" / "1" / "model.onnx").read_bytes() == before
 
 
 def test_other_data_than_the_runs_is_refused(

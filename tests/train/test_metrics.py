@@ -54,5 +54,22 @@ def test_the_temperature_of_logits_that_were_scaled_is_found() -> None:
     assert fit_temperature(logits, targets) == pytest.approx(1, rel=0.1)
 
 
+def test_without_a_mistake_no_temperature_is_fitted() -> None:
+    logits = np.array([[3.0, 0.0], [0.0, 2.0], [1.0, 0.5]])
+    assert fit_temperature(logits, np.array([0, 1, 0])) == 1.0
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(1)
+    probabilities = softmax(rng.normal(0, 1, (60, 5)))
+    # Label 4 is never true, but it is predicted.
+    targets = rng.integers(0, 4, 60)
+    expected = f1_score(targets, probabilities.argmax(axis=1), average="macro")
+    figures = multiclass_metrics(probabilities, targets, list("abcde"))
+    assert figures["macro_f1"] == pytest.approx(expected)
+
+
 def test_softmax_of_large_logits_stays_finite() -> None:
     assert softmax(np.array([[1e4, 0.0], [-1e4, 0.0]])).tolist() == [[1.0, 0.0], [0.0, 1.0]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from limelens.serve.image import ResizeRule, fit, read_image
+from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
 from limelens.train import TrainConfig, checkpoint, evaluate, train
 from limelens.train.augmentation import PRESETS, for_evaluation, for_training
+from limelens.train.data import DataError, read_dataset
 from limelens.train.training import ConfigError, preview
 
 TINY = TrainConfig(
@@ -131,6 +133,39 @@ def test_evaluation_sees_the_pixels_that_serving_sees(divided: Path) -> None:
     rule = ResizeRule(24, 32)
     seen = for_evaluation(rule)(pixels).permute(1, 2, 0).numpy()
     assert np.array_equal(seen, fit(pixels, rule).pixels)
+
+
+@pytest.mark.parametrize("mode", list(ResizeMode))
+def test_training_fits_pictures_as_serving_does(mode: ResizeMode) -> None:
+    # White, 30 high and 120 wide: padding adds grey above and below, cutting and stretching do not.
+    pixels = np.full((30, 120, 3), 255, dtype=np.uint8)
+    torch.manual_seed(0)
+    rule = ResizeRule(40, 40, mode)
+    served = (fit(pixels, rule).pixels < 200).mean()
+    trained = np.mean(
+        [(for_training("light", rule)(pixels).numpy() < 200).mean() for _ in range(20)]
+    )
+    assert served == pytest.approx(0.75 if mode is ResizeMode.PAD else 0.0)
+    assert trained == pytest.approx(served, abs=0.1)
+
+
+def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
+    divided: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for label in ("green", "red"):
+        shutil.copytree(divided / "train" / label, data / label)
+    train(data, tmp_path / "run", TINY)
+    held_back = read_dataset(data, seed=TINY.seed).splits["test"]
+    figures = evaluate(tmp_path / "run", data)
+    assert figures["split"] == "test"
+    assert figures["num_images"] == len(held_back) < 10
+    assert evaluate(tmp_path / "run", data, split="train")["num_images"] > 30
+    # Other pictures in the same layout are taken whole.
+    next((data / "red").iterdir()).unlink()
+    assert evaluate(tmp_path / "run", data)["split"] == "all"
+    with pytest.raises(DataError, match="is not what the model was trained on"):
+        evaluate(tmp_path / "run", data, split="val")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

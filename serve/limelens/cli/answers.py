@@ -13,7 +13,7 @@ from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.printing import AsJson, err, out, print_json
-from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.errors import InvalidRequestError, LimelensError, UnavailableError
 from limelens.serve.image import Region
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SERVER: Final = "127.0.0.1:8500"
 _SHOWN_WEIGHTS: Final = 5
+_MOST: Final = 2**31 - 1
 
 Server = Annotated[
     str | None,
@@ -31,8 +32,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|NAME",
-        help="Without --server: a model.onnx, answered in this process. With it: the name of a "
-        "served model.",
+        help="A model.onnx, answered in this process without a server; or the name of a model "
+        "that the server has.",
     ),
 ]
 Version = Annotated[int, typer.Option(min=0, help="Of the served model.", show_default="newest")]
@@ -50,13 +51,18 @@ RegionOption = Annotated[
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...", help="JPEG, PNG, WebP, BMP or GIF files.", show_default=False
+        ),
+    ],
     server: Server = None,
     model: Model = None,
     version: Version = 0,
     device: Device = "auto",
     region: RegionOption = None,
-    top_k: Annotated[int, typer.Option(min=0, help="Labels shown; 0: up to 5.")] = 0,
+    top_k: Annotated[int, typer.Option(min=0, max=_MOST, help="Labels shown; 0: up to 5.")] = 0,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Abstain below this.", show_default="the model's own"),
@@ -66,6 +72,8 @@ def classify(
     """Says what is on pictures.
 
     A picture that cannot be read is reported, the others are answered, and the exit code is 1.
+
+    Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
     """
     looked_at = _region(region)
     answers: list[dict[str, Any]] = []
@@ -80,7 +88,9 @@ def classify(
                     top_k=top_k,
                     threshold=threshold,
                 )
-            except InvalidRequestError as error:
+            except UnavailableError:  # nobody answers, for the other pictures neither
+                raise
+            except LimelensError as error:
                 answers.append({"path": str(image), "error": _of_picture(error)})
             except OSError as error:
                 answers.append({"path": str(image), "error": str(error.strerror or error)})
@@ -96,7 +106,12 @@ def classify(
 
 
 def explain(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", help="A JPEG, PNG, WebP, BMP or GIF file.", show_default=False
+        ),
+    ],
     server: Server = None,
     model: Model = None,
     version: Version = 0,
@@ -106,7 +121,10 @@ def explain(
         typer.Option(help="A label to explain; may be repeated.", show_default="the most probable"),
     ] = None,
     top_labels: Annotated[
-        int, typer.Option(min=0, help="Explain this many of the most probable labels.")
+        int,
+        typer.Option(
+            min=0, max=_MOST, help="Explain this many of the most probable.", show_default="1"
+        ),
     ] = 0,
     overlay: Annotated[
         Path | None,
@@ -121,9 +139,14 @@ def explain(
         typer.Option(help="How the picture is cut.", show_default="slic"),
     ] = None,
     num_segments: Annotated[
-        int, typer.Option(min=0, help="For slic and grid.", show_default="40")
+        int, typer.Option(min=0, max=_MOST, help="For slic and grid.", show_default="40")
     ] = 0,
-    num_samples: Annotated[int, typer.Option(min=0, show_default="1000")] = 0,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            min=0, max=_MOST, help="Pictures that the model is shown.", show_default="1000"
+        ),
+    ] = 0,
     stability: Annotated[
         float | None,
         typer.Option(
@@ -133,26 +156,41 @@ def explain(
     hide: Annotated[
         str, typer.Option(help="mean, blur, or a colour such as 000000 instead of a segment.")
     ] = "mean",
-    kernel_width: Annotated[float | None, typer.Option(show_default="0.25")] = None,
+    kernel_width: Annotated[
+        float | None,
+        typer.Option(help="Of the kernel that weighs near samples more.", show_default="0.25"),
+    ] = None,
     distance: Annotated[
-        Literal["cosine", "euclidean"] | None, typer.Option(show_default="cosine")
+        Literal["cosine", "euclidean"] | None,
+        typer.Option(help="Of a sample from the picture.", show_default="cosine"),
     ] = None,
     feature_selection: Annotated[
         Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"] | None,
-        typer.Option(show_default="none"),
+        typer.Option(help="Which segments the surrogate may use.", show_default="none"),
     ] = None,
     num_features: Annotated[
-        int, typer.Option(min=0, help="Most segments in the surrogate.", show_default="all")
+        int,
+        typer.Option(min=0, max=_MOST, help="Most segments in the surrogate.", show_default="all"),
     ] = 0,
     sampling: Annotated[
         Literal["paired", "independent"] | None,
-        typer.Option(show_default="paired where that helps"),
+        typer.Option(
+            help="paired: every sample with its complement.", show_default="paired where that helps"
+        ),
     ] = None,
     compat: Annotated[
         Literal["lime"] | None,
         typer.Option(help="The algorithm and the defaults of the lime package."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, show_default="drawn, and told")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Of the samples; the same seed gives the same answer.",
+            show_default="drawn, and told",
+        ),
+    ] = None,
     segments: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Write the segment ids, 16 bit; 65535: never seen."),
@@ -166,6 +204,8 @@ def explain(
 
     Each weight is how much of the label's probability a segment brings, with its standard
     error; "stability" is how much of the top five would come again with another seed.
+
+    Example: limelens explain door.jpg --out why.png --num-samples 2000
     """
     drawn: list[Literal["overlay", "heat_map", "segments"]] = []
     if overlay is not None:
@@ -219,7 +259,7 @@ def explain(
 def _client(
     server: str | None, model: str | None, device: Literal["auto", "cpu", "cuda"]
 ) -> AbstractContextManager[Client]:
-    if server is None and model is not None:
+    if server is None and model is not None and _is_file(model):
         from limelens.serve.local import local_client
 
         return local_client(model, device)
@@ -228,8 +268,13 @@ def _client(
     return Client(server or DEFAULT_SERVER)
 
 
+def _is_file(model: str) -> bool:
+    """Whether --model names a file or a folder, rather than a model of a server."""
+    return model.endswith(".onnx") or "/" in model or Path(model).exists()
+
+
 def _name(server: str | None, model: str | None) -> str:
-    return model or "" if server is not None else ""
+    return "" if model is None or (server is None and _is_file(model)) else model
 
 
 def _region(text: str | None) -> Region | None:
@@ -241,7 +286,10 @@ def _region(text: str | None) -> Region | None:
         raise typer.BadParameter(
             f"--region {text!r}; expected four fractions such as 0.25,0,0.75,0.6"
         ) from None
-    return Region(left, top, right, bottom)
+    try:
+        return Region(left, top, right, bottom)
+    except InvalidRequestError as error:
+        raise typer.BadParameter(f"--region: {error.description}") from None
 
 
 def _hide(text: str) -> Literal["mean", "blur"] | tuple[int, int, int]:
@@ -258,9 +306,11 @@ def _hide(text: str) -> Literal["mean", "blur"] | tuple[int, int, int]:
     return red, green, blue
 
 
-def _of_picture(error: InvalidRequestError) -> str:
+def _of_picture(error: LimelensError) -> str:
     """The reason alone where the picture is to blame, which the path names already."""
-    return error.description if error.field.startswith("images[0]") else str(error)
+    if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
+        return error.description
+    return str(error)
 
 
 def _answer(image: Path, found: Classification) -> dict[str, Any]:

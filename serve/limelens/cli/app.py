@@ -6,6 +6,7 @@ and nothing else; whatever a person should read goes to stderr.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib.metadata import version as package_version
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, serving, training
+from limelens.cli import answers, demo, ingesting, serving, training
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 _LEARN, _USE = "Train and export", "Serve and ask"
 
+app.command(rich_help_panel=_LEARN)(ingesting.ingest)
 app.command(rich_help_panel=_LEARN)(training.train)
 app.command(rich_help_panel=_LEARN)(training.evaluate)
 app.command(rich_help_panel=_LEARN)(training.export)
@@ -64,6 +66,10 @@ def main() -> None:
     """Runs the command line; the console script `limelens`."""
     # What gRPC's core would print of a taken port or a lost connection, the errors below say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character must not cost the answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except LimelensError as error:
@@ -82,11 +88,17 @@ def main() -> None:
         # Whoever read the output has left, as in `limelens … | head`.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"limelens: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
 
 
 _EXTRAS = {
+    "filelock": "train",
     "grpc_health": "serve-cpu",
     "grpc_reflection": "serve-cpu",
+    "httpx": "train",
     "imagehash": "train",
     "matplotlib": "train",
     "onnx": "serve-cpu",
@@ -94,7 +106,8 @@ _EXTRAS = {
     "onnxscript": "train",
     "scipy": "explain",
     "skimage": "explain",
-    "sklearn": "train",
+    "sklearn": "explain",
+    "tenacity": "train",
     "torch": "train",
     "torchvision": "train",
 }

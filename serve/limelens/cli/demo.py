@@ -18,6 +18,7 @@ from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.printing import out
+from limelens.cli.serving import packaged_models
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import Region
 
@@ -27,6 +28,7 @@ _RIGHT_EYE: Final = (246.8, 103.5)
 _YAW: Final = -0.08
 _HEAD: Final = Region(0.25, 0.03, 0.63, 0.41)
 _SEED: Final = 0
+_MODEL: Final = "facemask"
 
 
 def demo(
@@ -44,8 +46,10 @@ def demo(
         out.print(f"[dim]{escape(ready)}[/]")
         with Client(ready.split(" on ")[1].split()[0]) as client:
             for name, pixels in (("the portrait", portrait), ("with a mask", _masked(portrait))):
-                prediction = client.classify([pixels], region=_HEAD)
-                explanation = client.explain(pixels, region=_HEAD, seed=_SEED, pictures=["overlay"])
+                prediction = client.classify([pixels], model=_MODEL, region=_HEAD)
+                explanation = client.explain(
+                    pixels, model=_MODEL, region=_HEAD, seed=_SEED, pictures=["overlay"]
+                )
                 scores = "  ".join(f"{s.label} {s.probability:.3f}" for s in prediction[0].scores)
                 label = prediction[0].label or "abstained"
                 alert = "  [red]alert[/]" if prediction[0].alert else ""
@@ -98,9 +102,16 @@ def _head(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 @contextmanager
 def _server() -> Iterator[str]:
     """A server in its own process on a free port; its ready line."""
-    command = [sys.executable, "-m", "limelens.cli", "serve", "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "limelens.cli", "serve", "--models", str(packaged_models())]
+    # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
+    process = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--log-level", "error"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout is not None
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         ready = process.stdout.readline().strip()
         if not ready:
@@ -108,5 +119,14 @@ def _server() -> Iterator[str]:
         yield ready
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-        process.stdout.close()
+        try:
+            process.wait(timeout=30)
+        finally:
+            process.kill()
+            process.stdout.close()
+            signal.signal(signal.SIGTERM, before)
+
+
+def _leave(_signal: int, _frame: object) -> None:
+    """SIGTERM as an exception, so that the server is stopped on the way out."""
+    sys.exit(1)

@@ -19,5 +19,6 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def print_json(document: Any) -> None:
     """Writes one document to stdout."""
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    # In ASCII: valid whatever the terminal's encoding and whatever bytes a file's name has.
+    json.dump(document, sys.stdout, indent=2)
     sys.stdout.write("\n")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
 from limelens.serve.errors import LimelensError
+
+_MAX_PORT: Final = 65535
 
 
 def serve(
@@ -20,7 +22,9 @@ def serve(
             show_default="./models, else the models that come with limelens",
         ),
     ] = None,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT")] = "127.0.0.1:8500",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
+    ] = "127.0.0.1:8500",
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         typer.Option(help="cuda refuses to start where there is none."),
@@ -62,6 +66,14 @@ def serve(
     )
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key are given together")
+    if tls_client_ca is not None and tls_cert is None:
+        raise typer.BadParameter("--tls-client-ca needs --tls-cert and --tls-key")
+    for file in (tls_cert, tls_key, tls_client_ca):
+        if file is not None and not file.is_file():
+            raise LimelensError(f"{file} is no file; expected a PEM file")
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
+        raise typer.BadParameter(f"--listen {listen!r}; expected HOST:PORT")
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     config = ServerConfig(
         models=models or default_models(),
@@ -84,8 +96,15 @@ def default_models() -> Path:
         LimelensError: Neither is there.
     """
     here = Path("models")
-    if here.is_dir():
-        return here
+    return here if here.is_dir() else packaged_models()
+
+
+def packaged_models() -> Path:
+    """The models that come with the package.
+
+    Raises:
+        LimelensError: There are none.
+    """
     spec = importlib.util.find_spec("limelens.serve")
     if spec is not None and spec.origin is not None:
         package = Path(spec.origin).parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -52,32 +52,43 @@ def train(
         typer.Option(help="Input in pixels: 112 or 96x128.", show_default="112; cnn3: 256"),
     ] = None,
     resize_mode: Annotated[
-        str, typer.Option(help="stretch, crop (the centre) or pad pictures to the input's shape.")
+        Literal["stretch", "crop", "pad"],
+        typer.Option(help="How pictures of another shape are fitted; crop takes the centre."),
     ] = "stretch",
-    epochs: Annotated[int, typer.Option(min=1)] = 24,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")] = 24,
+    batch_size: Annotated[int, typer.Option(min=2, help="Pictures in a step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="The schedule's highest.")] = 2e-3,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
-    schedule: Annotated[str, typer.Option(help="one-cycle or cosine.")] = "one-cycle",
-    label_smoothing: Annotated[float, typer.Option()] = 0.05,
+    schedule: Annotated[
+        Literal["one-cycle", "cosine"], typer.Option(help="Of the learning rate.")
+    ] = "one-cycle",
+    label_smoothing: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Share of a target spread over all labels.")
+    ] = 0.05,
     ema_decay: Annotated[
         float, typer.Option(help="Of the averaged weights that are kept; 0 for none.")
     ] = 0.99,
     augment: Annotated[
-        str,
+        Literal["none", "light", "standard", "strong"],
         typer.Option(
-            help="none, light, standard or strong (for pictures from other sources). "
-            "Look at it with --preview."
+            help="strong is for models that meet pictures from other sources. Look at it with "
+            "--preview."
         ),
     ] = "standard",
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from ImageNet weights (downloaded).")
     ] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Start from the weights of another run of that --arch."),
+    ] = None,
     alert_label: Annotated[
         list[str] | None,
         typer.Option(help="A label that somebody must be told of; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
+    ] = 0,
     num_workers: Annotated[
         int, typer.Option(min=0, help="Processes that read pictures; 0 reads in this one.")
     ] = 0,
@@ -94,16 +105,14 @@ def train(
     DATA without val gets one: a tenth of the pictures, near-duplicates kept together. The run's
     folder holds best.pt, last.pt, metrics.csv, curves.png, confusion.png and config.json; Ctrl-C
     leaves a usable last.pt.
+
+    Example: limelens train photos --out runs/photos --epochs 30 --alert-label intruder
     """
     from limelens.serve.image import ResizeMode
-    from limelens.train.training import ConfigError, TrainConfig
+    from limelens.train.training import TrainConfig
     from limelens.train.training import preview as write_preview
     from limelens.train.training import train as run_training
 
-    if resize_mode not in list(ResizeMode):
-        raise ConfigError(
-            f"resize_mode is {resize_mode!r}; expected one of {', '.join(ResizeMode)}"
-        )
     config = TrainConfig(
         arch=arch,
         input_size=None if input_size is None else _size(input_size),
@@ -117,6 +126,7 @@ def train(
         ema_decay=ema_decay,
         augment=augment,
         pretrained=pretrained,
+        start_from=None if start_from is None else str(start_from),
         alert_labels=tuple(alert_label or ()),
         seed=seed,
         num_workers=num_workers,
@@ -152,7 +162,13 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measures a checkpoint or a bundle on pictures that have labels."""
+    """Measures a checkpoint or a bundle on pictures that have labels.
+
+    The undivided folder that a model was trained on is divided again as it was then: what is
+    measured is the tenth that training never saw.
+
+    Example: limelens evaluate models/facemask/1/model.onnx DATA --split test
+    """
     from limelens.train.evaluating import evaluate as run_evaluation
 
     figures = run_evaluation(run_or_model, data, split=split)
@@ -179,6 +195,8 @@ def export(
 
     The graph holds normalisation, softmax and calibration; it is compared with the PyTorch
     network on the validation pictures and written only if they agree.
+
+    Example: limelens export runs/photos --name photos
     """
     from limelens.train.exporting import export as run_export
 
@@ -197,7 +215,9 @@ def export(
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Made and filled.", show_default=False)],
     num_images: Annotated[int, typer.Option(min=10, help="For each label, all splits.")] = 500,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Draws faces with and without masks, for trying out the whole chain without any data."""
@@ -219,8 +239,14 @@ def scenes(
     ],
     folder: Annotated[Path, typer.Option("--out", help="Made and filled.")],
     num_scenes: Annotated[int, typer.Option(min=0, help="Half-length scenes of each face.")] = 2,
+    hidden: Annotated[
+        bool,
+        typer.Option("--hidden", help="Also with segments hidden, so that the mask decides."),
+    ] = False,
     num_workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Makes a face-mask set harder: the same faces with masks, hands, scarves, at half length.
@@ -231,7 +257,9 @@ def scenes(
     """
     from limelens.train.scenes import add_scenes
 
-    counts = add_scenes(data, folder, seed=seed, num_scenes=num_scenes, num_workers=num_workers)
+    counts = add_scenes(
+        data, folder, seed=seed, num_scenes=num_scenes, hidden=hidden, num_workers=num_workers
+    )
     if as_json:
         print_json(
             {
@@ -316,6 +344,13 @@ class _Bar:
             if split in dataset.splits
         )
         err.print(f"{len(dataset.labels)} labels; pictures: {counts}")
+        if dataset.crossing:
+            path, twin = dataset.crossing[0]
+            err.print(
+                f"[yellow]{len(dataset.crossing)} pictures of val or test have a near-duplicate in "
+                f"train, such as {escape(str(path))} and {escape(str(twin))}: their figures flatter"
+                "[/]"
+            )
 
     def step(self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float) -> None:
         self._bar.update(

@@ -16,6 +16,7 @@ from limelens.serve.errors import LimelensError
 
 BATCH_NORM_MOMENTUM: Final = 0.1
 """torchvision's MobileNetV3 has 0.01, too slow for the statistics of a short run."""
+_DEFAULT_SIDE: Final = 112
 # ImageNet's, so that pretrained weights fit.
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -72,8 +73,8 @@ def build(
         input_size: Height and width in pixels.
 
     Raises:
-        ArchitectureError: The name is unknown, the network has no last linear layer, or the
-            weights cannot be downloaded.
+        ArchitectureError: The name is unknown, the network has no last linear layer or cannot
+            take that size, or the weights cannot be downloaded.
     """
     network: nn.Module
     if name in _OWN:
@@ -87,12 +88,22 @@ def build(
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM
-    return _split(name, network, num_labels)
+    classifier = _split(name, network, num_labels)
+    _check_forward(name, classifier, input_size)
+    return classifier
 
 
 def default_input_size(name: str) -> int:
-    """Side of the input in pixels, where the user names none."""
-    return 256 if name == "cnn3" else 112
+    """Side of the input in pixels, where the user names none.
+
+    112, which trains from scratch in minutes; more for networks that need it.
+    """
+    if name == "cnn3":
+        return 256
+    if name not in models.list_models(module=models):
+        return _DEFAULT_SIDE
+    needed: tuple[int, int] = models.get_model_weights(name).DEFAULT.meta["min_size"]
+    return max(_DEFAULT_SIDE, *needed)
 
 
 class Cnn3(nn.Sequential):
@@ -141,6 +152,22 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
             f"the pretrained weights of {name} cannot be downloaded ({error}); "
             "train from scratch, or put the file into torch's hub folder"
         ) from error
+
+
+def _check_forward(name: str, classifier: Classifier, input_size: tuple[int, int]) -> None:
+    """Sends one black picture through: what does not fit fails here, not in the first epoch."""
+    classifier.eval()
+    try:
+        with torch.inference_mode():
+            classifier(torch.zeros((1, 3, *input_size), dtype=torch.uint8))
+    # Networks raise what the layer happens to raise.
+    except Exception as error:
+        height, width = input_size
+        raise ArchitectureError(
+            f"{name} cannot take pictures of {height}x{width} ({error}); "
+            f"{default_input_size(name)} is its default"
+        ) from error
+    classifier.train()
 
 
 def _split(name: str, network: nn.Module, num_labels: int) -> Classifier:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from limelens.serve.image import ResizeRule, fit
+from limelens.serve.image import ResizeMode, ResizeRule, fit
 
 Transform = Callable[[NDArray[np.uint8]], Tensor]
 
@@ -54,9 +54,13 @@ def for_training(preset: str, rule: ResizeRule) -> Transform:
     if preset == "none":
         return for_evaluation(rule)
     size = (rule.height, rule.width)
+    # Padded or cut as evaluation does it, with pixels to spare for crops and rotations.
+    larger = ResizeRule(2 * rule.height, 2 * rule.width, rule.mode)
     chain = v2.Compose([*_STEPS[preset](size), v2.ToDtype(torch.uint8)])
 
     def transform(pixels: NDArray[np.uint8]) -> Tensor:
+        if rule.mode is not ResizeMode.STRETCH:
+            pixels = fit(pixels, larger).pixels
         image: Tensor = chain(Image.fromarray(pixels))
         return image.as_subclass(Tensor)
 

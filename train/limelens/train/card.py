@@ -44,7 +44,7 @@ def write_card(
 | data digest | `{metadata.data_digest}` |
 | seed | {config["seed"]} |
 | best epoch | {metadata.card["epoch"]} of {config["epochs"]} |
-| temperature | {metadata.card["temperature"]:.3f}, fitted on validation |
+| temperature | {metadata.card["temperature"]:.3f} ({_calibration(metadata.card["temperature"])}) |
 | from PyTorch | probabilities differ by at most {difference:.1e} |
 | limelens | {metadata.limelens_version} |
 
@@ -65,10 +65,16 @@ Accuracy {metrics["accuracy"]:.4f}, loss {metrics["loss"]:.4f}, expected calibra
     )
 
 
+def _calibration(temperature: float) -> str:
+    if temperature == 1.0:
+        return "not fitted: no mistake on validation"
+    return "fitted on validation"
+
+
 def _command(config: Mapping[str, Any]) -> str:
     words = ["limelens", "train", "DATA"]
     for key, value in config.items():
-        if key == "num_workers" or value is None or value is False or value == []:
+        if value is None or value is False or value == []:
             continue
         option = f"--{key.replace('_', '-')}"
         if key == "input_size":

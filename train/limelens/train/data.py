@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limelens.serve.errors import InvalidImageError, LimelensError
 from limelens.serve.image import read_image
@@ -65,12 +66,14 @@ class Dataset:
         splits: `train`, `val` and `test`, as far as they are there.
         skipped: What could not be read.
         digest: SHA-256 over labels, splits and file contents, hexadecimal.
+        crossing: Pictures of val and test, each with a near-duplicate of it in train.
     """
 
     labels: tuple[str, ...]
     splits: Mapping[str, tuple[Example, ...]]
     skipped: tuple[Skipped, ...]
     digest: str
+    crossing: tuple[tuple[Path, Path], ...] = ()
 
     def counts(self, split: str) -> dict[str, int]:
         """How many examples of each label a split has."""
@@ -87,7 +90,8 @@ def read_dataset(folder: Path, *, seed: int = 0, max_skipped_share: float = 0.05
             a tenth of it becomes `val`. Near-duplicates (64-bit difference hash within 4 bits)
             stay on one side.
         seed: Of the division.
-        max_skipped_share: With a larger share of unreadable files, the data is refused.
+        max_skipped_share: With a larger share of unreadable pictures, the data is refused. Files
+            of other kinds are listed as skipped and do not count.
 
     Returns:
         Training and validation examples at least.
@@ -112,6 +116,11 @@ def read_dataset(folder: Path, *, seed: int = 0, max_skipped_share: float = 0.05
         for split, by_label in found.items()
     }
     readable, skipped, hashes, digest = _read_all(folder, labels, listed)
+    others = tuple(
+        Skipped(path, f"{path.suffix} is no kind of picture that is read")
+        for path in _files(folder)
+        if not _is_picture(path) and path.parent != folder
+    )
     num_found = sum(len(examples) for examples in listed.values())
     if len(skipped) > max_skipped_share * num_found:
         first = skipped[0]
@@ -120,16 +129,21 @@ def read_dataset(folder: Path, *, seed: int = 0, max_skipped_share: float = 0.05
             f"{max_skipped_share:.0%}; the first is {first.path}: {first.reason}"
         )
     if "all" in readable:
-        splits = _divide(readable["all"], hashes, SHARES, seed)
+        splits = divide(readable["all"], _groups(readable["all"], hashes), SHARES, seed)
     elif "val" in readable:
         splits = readable
     else:
+        groups = _groups(readable["train"], hashes)
         splits = {
             **readable,
-            **_divide(readable["train"], hashes, {"train": 0.9, "val": 0.1}, seed),
+            **divide(readable["train"], groups, {"train": 0.9, "val": 0.1}, seed),
         }
     dataset = Dataset(
-        labels, {name: tuple(examples) for name, examples in splits.items()}, skipped, digest
+        labels,
+        {name: tuple(examples) for name, examples in splits.items()},
+        (*skipped, *others),
+        digest,
+        _crossing(splits, hashes),
     )
     for split in ("train", "val"):
         for label, count in dataset.counts(split).items():
@@ -149,7 +163,8 @@ def read_examples(
     Args:
         folder: As for `read_dataset`.
         labels: The model's; the folder's are matched by name.
-        split: `train`, `val` or `test`. None takes test, else val, else the whole folder.
+        split: `train`, `val` or `test`. None takes test, else val. A folder without splits is
+            taken whole, whatever the split.
 
     Returns:
         The split's name (`all` for a folder without splits) and its examples.
@@ -159,8 +174,6 @@ def read_examples(
     """
     found = find_splits(folder)
     if found is None:
-        if split not in (None, "all"):
-            raise DataError(f"{folder} has no splits; expected a folder {split} in it")
         name, by_label = "all", find_labels(folder)
     else:
         name = split or next((s for s in ("test", "val", "train") if s in found), "")
@@ -184,13 +197,21 @@ def find_splits(folder: Path) -> dict[str, dict[str, list[Path]]] | None:
     """Pictures by split and label; None where the folder is not divided.
 
     Raises:
-        DataError: The folder is missing, or has both `val` and `validation`.
+        DataError: The folder is missing, has both `val` and `validation`, or has splits beside
+            other folders.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one that holds a folder for each label")
-    names = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name in SPLIT_FOLDERS]
+    folders = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    names = [name for name in folders if name in SPLIT_FOLDERS]
     if not names:
         return None
+    if len(names) < len(folders):
+        others = ", ".join(name for name in folders if name not in SPLIT_FOLDERS)
+        raise DataError(
+            f"{folder} has the splits {', '.join(names)} beside {others}; expected either splits "
+            "(train, val or validation, test) or label folders"
+        )
     if {"val", "validation"} <= set(names):
         raise DataError(f"{folder} has both val and validation; expected one of them")
     return {SPLIT_FOLDERS[name]: find_labels(folder / name) for name in names}
@@ -199,14 +220,41 @@ def find_splits(folder: Path) -> dict[str, dict[str, list[Path]]] | None:
 def find_labels(folder: Path) -> dict[str, list[Path]]:
     """Pictures by label: every folder in `folder` is a label, with its subfolders."""
     return {
-        label.name: sorted(
-            p
-            for p in label.rglob("*")
-            if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-        )
+        label.name: [path for path in _files(label) if _is_picture(path)]
         for label in sorted(folder.iterdir())
         if label.is_dir() and not label.name.startswith(".")
     }
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file below a folder, hidden ones left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    # A name without a suffix says nothing: the content decides.
+    return path.suffix.lower() in SUFFIXES or not path.suffix
+
+
+def _crossing(
+    splits: Mapping[str, Sequence[Example]], hashes: Mapping[Path, int]
+) -> tuple[tuple[Path, Path], ...]:
+    paths = [example.path for examples in splits.values() for example in examples]
+    groups = near_duplicate_groups([hashes[path] for path in paths])
+    group_of = dict(zip(paths, groups.tolist(), strict=True))
+    in_train = {group_of[example.path]: example.path for example in splits["train"]}
+    return tuple(
+        (example.path, in_train[group_of[example.path]])
+        for split, examples in splits.items()
+        if split != "train"
+        for example in examples
+        if group_of[example.path] in in_train
+    )
 
 
 def _check_labels(
@@ -262,30 +310,49 @@ def _read_all(
     return readable, tuple(skipped), hashes, digest.hexdigest()
 
 
-def _divide(
+def divide(
     examples: Sequence[Example],
-    hashes: Mapping[Path, int],
+    groups: Sequence[int] | NDArray[np.integer],
     shares: Mapping[str, float],
     seed: int,
 ) -> dict[str, list[Example]]:
-    """Divides by label; a group of near-duplicates goes to one side as a whole."""
-    groups = near_duplicate_groups([hashes[example.path] for example in examples])
+    """Divides by label; a group goes to one side as a whole.
+
+    Args:
+        examples: Whose paths are distinct.
+        groups: The number of each one's group, as from `near_duplicate_groups`.
+        shares: Of each split; they sum to 1.
+        seed: Of the order in which groups are dealt out.
+
+    Returns:
+        Examples by split, sorted by target and path.
+    """
     rng = np.random.default_rng(seed)
     members: dict[int, list[Example]] = {}
     for example, group in zip(examples, groups, strict=True):
         members.setdefault(int(group), []).append(example)
-    totals = Counter(example.target for example in examples)
-    filled: dict[str, Counter[int]] = {split: Counter() for split in shares}
+    # Every split but the first gets one of a label that has two.
+    least = {split: float(number > 0) for number, split in enumerate(shares)}
+    room = {
+        (split, target): max(share * count, least[split] if count > 1 else 0.0)
+        for target, count in Counter(example.target for example in examples).items()
+        for split, share in shares.items()
+    }
     splits: dict[str, list[Example]] = {split: [] for split in shares}
     order = [members[key] for key in sorted(members)]
-    for index in rng.permutation(len(order)):
-        group_of = order[int(index)]
+    shuffled = [order[int(index)] for index in rng.permutation(len(order))]
+    # The largest first, each to where most room is left: a burst of pictures goes to train.
+    for group_of in sorted(shuffled, key=len, reverse=True):
         target = group_of[0].target
-        # To the split that has least of its share of this label.
-        split = min(shares, key=lambda s: filled[s][target] / (shares[s] * totals[target]))
+        split = max(shares, key=lambda split: room[split, target])
         splits[split].extend(group_of)
-        filled[split].update(example.target for example in group_of)
+        for example in group_of:
+            room[split, example.target] -= 1
     return {
         split: sorted(chosen, key=lambda example: (example.target, str(example.path)))
         for split, chosen in splits.items()
     }
+
+
+def _groups(examples: Sequence[Example], hashes: Mapping[Path, int]) -> NDArray[np.int32]:
+    return near_duplicate_groups([hashes[example.path] for example in examples])

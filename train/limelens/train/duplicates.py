@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +25,9 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
     Args:
         pixels: `(H, W, 3)` uint8.
     """
+    # Imported here: an evaluation needs no hashes.
+    import imagehash
+
     return int(str(imagehash.dhash(Image.fromarray(pixels))), 16)
 
 

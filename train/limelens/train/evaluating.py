@@ -6,7 +6,8 @@ same for both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,15 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import fit, read_image
-from limelens.train.data import DataError, Example, Skipped, read_examples
+from limelens.train.data import (
+    SPLIT_FOLDERS,
+    DataError,
+    Dataset,
+    Example,
+    Skipped,
+    read_dataset,
+    read_examples,
+)
 from limelens.train.metrics import multiclass_metrics
 
 _BATCH: Final = 32
@@ -27,7 +36,8 @@ def evaluate(run_or_model: Path, data: Path, *, split: str | None = None) -> dic
 
     Args:
         run_or_model: A run's folder, a .pt checkpoint, a .onnx bundle or a version's folder.
-        data: Label folders, or split folders of them. Labels are matched by name.
+        data: Label folders, or split folders of them. Labels are matched by name. The undivided
+            folder that the model was trained on is divided as it was for training.
         split: None takes test, else val, else the whole folder.
 
     Returns:
@@ -42,7 +52,8 @@ def evaluate(run_or_model: Path, data: Path, *, split: str | None = None) -> dic
     if _is_bundle(run_or_model):
         bundle = load_bundle(run_or_model)
         labels: Sequence[str] = bundle.labels
-        name, examples, skipped = _readable(data, labels, split)
+        source = Source(bundle.metadata.data_digest, bundle.metadata.card.get("config", {}))
+        name, examples, skipped = _readable(data, labels, split, source)
         probabilities: NDArray[np.floating] = bundle_probabilities(bundle, examples)
     else:
         # Imported here: a bundle is evaluated without torch.
@@ -51,7 +62,8 @@ def evaluate(run_or_model: Path, data: Path, *, split: str | None = None) -> dic
 
         loaded = checkpoint.load(run_or_model)
         labels = loaded.labels
-        name, examples, skipped = _readable(data, labels, split)
+        source = Source(loaded.data_digest, loaded.config)
+        name, examples, skipped = _readable(data, labels, split, source)
         temperature = float(loaded.figures.get("temperature", 1.0))
         probabilities, _ = predict(loaded.model, examples, loaded.resize, temperature)
     targets = np.array([example.target for example in examples])
@@ -75,14 +87,52 @@ def bundle_probabilities(bundle: Bundle, examples: Sequence[Example]) -> NDArray
     return np.concatenate(parts)
 
 
+def _divided_in_training(data: Path, source: Source) -> Dataset | None:
+    """The data with the splits that the model was trained with; None if it is other data."""
+    seed = source.config.get("seed")
+    if not isinstance(seed, int):
+        return None
+    try:
+        dataset = read_dataset(data, seed=seed)
+    except DataError:
+        # A folder of one label, say, is fine for an evaluation and was not trained on.
+        return None
+    return dataset if dataset.digest == source.digest else None
+
+
 def _is_bundle(path: Path) -> bool:
     return path.suffix == ".onnx" or (path / "model.onnx").exists()
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a model was trained on.
+
+    Args:
+        digest: Of the data.
+        config: Of the training.
+    """
+
+    digest: str
+    config: Mapping[str, Any]
+
+
 def _readable(
-    data: Path, labels: Sequence[str], split: str | None
+    data: Path, labels: Sequence[str], split: str | None, source: Source
 ) -> tuple[str, tuple[Example, ...], list[Skipped]]:
     name, examples = read_examples(data, labels, split)
+    if name == "all":
+        own = _divided_in_training(data, source)
+        if own is not None:
+            name = SPLIT_FOLDERS.get(split or "test", split or "test")
+            if name not in own.splits:
+                raise DataError(f"{data} was divided into {sorted(own.splits)}, not {split!r}")
+            return name, own.splits[name], list(own.skipped)
+        if split not in (None, "all"):
+            raise DataError(
+                f"{data} has no splits, and is not what the model was trained on; "
+                f"expected a folder {split} in it"
+            )
     readable: list[Example] = []
     skipped: list[Skipped] = []
     for example in examples:
@@ -93,5 +143,7 @@ def _readable(
         else:
             readable.append(example)
     if not readable:
-        raise DataError(f"{data} has no picture that can be read in {name}")
+        raise DataError(
+            f"{data} has no picture that can be read ({name}); expected a folder for each label"
+        )
     return name, tuple(readable), skipped

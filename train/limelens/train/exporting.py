@@ -33,8 +33,8 @@ from limelens.train.architectures import Classifier
 from limelens.train.card import write_card
 from limelens.train.data import Example, read_dataset
 from limelens.train.evaluating import bundle_probabilities
-from limelens.train.metrics import fit_temperature, multiclass_metrics
-from limelens.train.training import logits_of, predict
+from limelens.train.metrics import multiclass_metrics
+from limelens.train.training import predict
 
 MAX_DIFFERENCE: Final = 1e-4
 """Of probabilities, between the network and the exported graph."""
@@ -69,9 +69,9 @@ def export(
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a card beside it.
 
-    The temperature is fitted on the validation pictures and becomes part of the graph. Then the
-    graph is compared with the network on those pictures. The version's folder appears whole or
-    not at all.
+    The temperature, fitted on the validation pictures in training, becomes part of the graph.
+    Then the graph is compared with the network on those pictures. The version's folder appears
+    whole or not at all.
 
     Args:
         run: A run's folder or a checkpoint.
@@ -94,8 +94,7 @@ def export(
         raise ExportError(f"name {name!r}; expected letters, digits, '-', '_' and '.'")
     loaded = checkpoint.load(run)
     examples = _validation_examples(loaded, data)
-    logits, targets = logits_of(loaded.model, examples, loaded.resize)
-    temperature = fit_temperature(logits, targets)
+    temperature = float(loaded.figures["temperature"])
     served = _Served(loaded.model, temperature).eval()
     model = _to_onnx(served, loaded.resize)
     image = golden_image(loaded.resize)
@@ -129,7 +128,7 @@ def export(
     try:
         _write_synced(beside / "model.onnx", model.SerializeToString())
         bundle = load_bundle(beside / "model.onnx", "cpu")
-        expected, _ = predict(loaded.model, examples, loaded.resize, temperature)
+        expected, targets = predict(loaded.model, examples, loaded.resize, temperature)
         found = bundle_probabilities(bundle, examples)
         difference = _check_parity(expected, found, examples)
         metrics = multiclass_metrics(found, targets, loaded.labels)
@@ -163,6 +162,10 @@ def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
 
 def _validation_examples(loaded: checkpoint.Checkpoint, data: Path | None) -> tuple[Example, ...]:
     folder = data or Path(loaded.config["data"])
+    if not folder.is_dir():
+        raise ExportError(
+            f"the training data is not at {folder} any more; name its folder with --data"
+        )
     dataset = read_dataset(folder, seed=loaded.config["seed"])
     if dataset.digest != loaded.data_digest:
         raise ExportError(

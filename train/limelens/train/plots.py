@@ -5,15 +5,31 @@ It draws figures that are handed to it and knows nothing of how they came about.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+# Tried in this order for every character; those that the system lacks are left out.
+_FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "Unifont",
+    "PingFang SC",
+    "Microsoft YaHei",
+)
 _TRAIN, _VAL = "#4477aa", "#ee6677"
 
 
@@ -72,7 +88,14 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
             axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour)
     correct = int(np.trace(counts))
     axes.set_title(f"{correct} of {counts.sum()} right ({correct / max(counts.sum(), 1):.1%})")
-    figure.savefig(path, dpi=120)
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    families = [name for name in _FONTS if name in installed]
+    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_fontfamily(families)
+    with warnings.catch_warnings():
+        # A script that no font here has is drawn as boxes: no reason to stop.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, dpi=120)
 
 
 def write_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None:

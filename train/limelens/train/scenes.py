@@ -29,6 +29,7 @@ from limelens.serve.image import read_image
 from limelens.train.data import DataError, find_splits
 from limelens.train.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
 from limelens.train.face import Face
+from limelens.train.hiding import hide_around
 from limelens.train.masks import draw_mask, random_style
 from limelens.train.painting import Pixels
 from limelens.train.portraits import render_portrait
@@ -72,10 +73,17 @@ class _Job:
     folder: Path
     seed: tuple[int, ...]
     num_scenes: int
+    hidden: bool
 
 
 def add_scenes(
-    data: Path, out: Path, *, seed: int = 0, num_scenes: int = 2, num_workers: int = 1
+    data: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    num_scenes: int = 2,
+    hidden: bool = False,
+    num_workers: int = 1,
 ) -> dict[str, Counts]:
     """Copies a face-mask set and adds pictures to its train and val splits; test stays as it is.
 
@@ -86,6 +94,8 @@ def add_scenes(
         out: Made; must not exist.
         seed: Of everything that is drawn, 0 or more.
         num_scenes: Half-length scenes of each face, each once with and once without a mask.
+        hidden: Whether pictures with hidden segments are added to train (see `hiding`), so that
+            the network looks at mask, mouth and nose. All others are the same either way.
         num_workers: Processes. More than one are spawned: a script that asks for them guards its
             own start by `if __name__ == "__main__"`.
 
@@ -121,7 +131,14 @@ def add_scenes(
                 shutil.copyfile(path, copy)
     jobs = {
         split: [
-            _Job(path, number, out / split, (seed, index, number), num_scenes)
+            _Job(
+                path,
+                number,
+                out / split,
+                (seed, index, number),
+                num_scenes,
+                hidden and split == "train",
+            )
             for number, path in enumerate(splits[split][WITHOUT_MASK])
         ]
         for index, split in enumerate(_SPLITS)
@@ -133,7 +150,8 @@ def add_scenes(
         pictures = [next(written) for _ in of_split]
         counts[split] = Counts(sum(n > 0 for n in pictures), sum(pictures))
     (out / RECORD).write_text(
-        json.dumps({"seed": seed, "num_scenes": num_scenes}) + "\n", encoding="utf-8"
+        json.dumps({"seed": seed, "num_scenes": num_scenes, "hidden": hidden}) + "\n",
+        encoding="utf-8",
     )
     return counts
 
@@ -234,7 +252,7 @@ def _write_variations(job: _Job) -> int:
         return 0
     rng = np.random.default_rng(job.seed)
     count = 0
-    for label, kind, picture in _variations(pixels, face, job.num_scenes, rng):
+    for label, kind, picture in _variations(pixels, face, job.num_scenes, job.hidden, rng):
         # Stems alone may be those of several pictures, and too long with something before them.
         name = f"{kind}-{job.number:05d}-{job.path.stem[:40]}.jpg"
         quality = int(rng.integers(70, 95))
@@ -244,19 +262,40 @@ def _write_variations(job: _Job) -> int:
 
 
 def _variations(
-    pixels: Pixels, face: Face, num_scenes: int, rng: np.random.Generator
+    pixels: Pixels, face: Face, num_scenes: int, hidden: bool, rng: np.random.Generator
 ) -> Iterator[tuple[Label, str, Pixels]]:
     """Label, name and picture of every variation of a bare face."""
     pixels, face = _large_enough(pixels, face)
+    seen = [(pixels, face)]
     yield WITH_MASK, "masked", _masked(pixels, face, rng)
     yield WITHOUT_MASK, "disturbed", draw_distractor(pixels, face, rng)
     for number in range(num_scenes):
         scene, place = set_into_scene(pixels, face, rng)
+        seen.append((scene, place))
         bare = scene
         if rng.random() < _DISTRACTOR_SHARE:
             bare = draw_distractor(scene, place, rng)
         yield WITHOUT_MASK, f"scene{number}", bare
         yield WITH_MASK, f"scene{number}", _masked(scene, place, rng)
+
+    if hidden:
+        # The photo and its first scene.
+        for number, (picture, place) in enumerate(seen[:2]):
+            for label, kind, varied in _hidden(picture, place, rng):
+                yield label, f"{kind}{number}", varied
+
+
+def _hidden(
+    pixels: Pixels, face: Face, rng: np.random.Generator
+) -> Iterator[tuple[Label, str, Pixels]]:
+    """A face with and without a mask, with what decides shown and hidden."""
+    masked, region = draw_mask(pixels, face, random_style(rng), rng)
+    yield WITH_MASK, "shown-mask", hide_around(masked, region, rng, hide_region=False)
+    yield WITHOUT_MASK, "shown-mouth", hide_around(pixels, region, rng, hide_region=False)
+    # Nothing is left that decides: both labels as often, for masked and for bare faces.
+    first, second = LABELS if rng.random() < 0.5 else LABELS[::-1]
+    yield first, "hidden-mask", hide_around(masked, region, rng, hide_region=True)
+    yield second, "hidden-mouth", hide_around(pixels, region, rng, hide_region=True)
 
 
 def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> Pixels:

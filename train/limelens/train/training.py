@@ -31,7 +31,7 @@ from limelens.train.architectures import Classifier, build, default_input_size
 from limelens.train.augmentation import PRESETS, for_evaluation, for_training
 from limelens.train.data import DataError, Dataset, Example, read_dataset
 from limelens.train.loading import batches, read_pixels
-from limelens.train.metrics import multiclass_metrics, softmax
+from limelens.train.metrics import fit_temperature, multiclass_metrics, softmax
 from limelens.train.plots import plot_confusion, plot_curves, write_sheet
 
 SCHEDULES: Final = ("one-cycle", "cosine")
@@ -55,6 +55,8 @@ class TrainConfig:
         ema_decay: Of the averaged weights that are evaluated and kept, per step; 0 for none.
         augment: A preset of `augmentation`.
         pretrained: Start from torchvision's ImageNet weights.
+        start_from: Start from the weights of another run's best checkpoint; its architecture and
+            labels must be the same.
         alert_labels: Labels that somebody must be told of.
         seed: Of the split, the weights, the order and the augmentation.
         num_workers: Processes that read pictures; 0 reads in the training process.
@@ -72,6 +74,7 @@ class TrainConfig:
     ema_decay: float = 0.99
     augment: str = "standard"
     pretrained: bool = False
+    start_from: str | None = None
     alert_labels: tuple[str, ...] = ()
     seed: int = 0
     num_workers: int = 0
@@ -104,6 +107,10 @@ class TrainConfig:
         values["input_size"] = [self.resize.height, self.resize.width]
         values["alert_labels"] = list(self.alert_labels)
         return values
+
+
+class TrainingError(LimelensError):
+    """The run cannot go on."""
 
 
 class ConfigError(LimelensError):
@@ -140,16 +147,18 @@ def train(
 
     Returns:
         `run`, `checkpoint`, `epochs` (finished ones), `val` (figures of the best checkpoint),
-        `seconds`, `interrupted` (whether Ctrl-C ended it), `skipped`.
+        `seconds`, `interrupted` (whether Ctrl-C ended it), `skipped`, `crossing` (pictures of
+        val and test with the near-duplicate that each has in train).
 
     Raises:
         DataError: The data cannot be used.
         ConfigError: A setting cannot be used, or `out` holds a run.
         ArchitectureError: The network cannot be built.
+        TrainingError: The loss is not finite.
     """
     start = time.monotonic()
     config = config or TrainConfig()
-    if (out / "config.json").exists():
+    if any((out / name).exists() for name in (checkpoint.BEST, checkpoint.LAST)):
         raise ConfigError(f"{out} already holds a run; choose another folder or take it away")
     torch.manual_seed(config.seed)
     dataset = read_dataset(data, seed=config.seed)
@@ -168,7 +177,10 @@ def train(
         pretrained=config.pretrained,
         input_size=(config.resize.height, config.resize.width),
     )
+    if config.start_from is not None:
+        _start_from(model, Path(config.start_from), dataset.labels, config.arch)
     out.mkdir(parents=True, exist_ok=True)
+    data = data.resolve()
     _write_json(out / "config.json", {**config.to_json(), "data": str(data)})
     run = _Run(model, data, dataset, config, out, progress)
     interrupted = False
@@ -237,10 +249,7 @@ class _Run:
         while self.epoch < self.config.epochs:
             loss, accuracy = self.train_one_epoch()
             self.epoch += 1
-            figures = multiclass_metrics(
-                *predict(self.kept, self.dataset.splits["val"], self.config.resize),
-                self.dataset.labels,
-            )
+            figures = self.validate()
             row = {
                 "epoch": float(self.epoch),
                 "train_loss": loss,
@@ -260,6 +269,13 @@ class _Run:
             if self.progress:
                 self.progress.epoch_done(row)
 
+    def validate(self) -> dict[str, Any]:
+        """The figures of the network that is kept, calibrated on these very pictures."""
+        logits, targets = logits_of(self.kept, self.dataset.splits["val"], self.config.resize)
+        temperature = fit_temperature(logits, targets)
+        figures = multiclass_metrics(softmax(logits / temperature), targets, self.dataset.labels)
+        return {**figures, "temperature": temperature}
+
     def train_one_epoch(self) -> tuple[float, float]:
         """One pass over the training examples; its mean loss and accuracy."""
         self.model.train()
@@ -269,6 +285,11 @@ class _Run:
             targets = targets.to(self.device)
             logits = self.model(images)
             loss = self.criterion(logits, targets)
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {float(loss)} in epoch {self.epoch + 1}, step {step}; "
+                    f"lower the learning rate ({self.config.learning_rate:g})"
+                )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -383,6 +404,16 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def _start_from(model: Classifier, run: Path, labels: tuple[str, ...], arch: str) -> None:
+    loaded = checkpoint.load(run)
+    if loaded.labels != labels or loaded.config["arch"] != arch:
+        raise ConfigError(
+            f"{run} is {loaded.config['arch']} for {', '.join(loaded.labels)}; "
+            f"expected {arch} for {', '.join(labels)}"
+        )
+    model.load_state_dict(loaded.model.state_dict())
+
+
 def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
     """An exponential moving average that forgets the first steps sooner.
 
@@ -425,6 +456,7 @@ def _finish(run: _Run, interrupted: bool, seconds: float) -> dict[str, Any]:
         "skipped": [
             {"path": str(skipped.path), "reason": skipped.reason} for skipped in run.dataset.skipped
         ],
+        "crossing": [[str(path), str(twin)] for path, twin in run.dataset.crossing],
     }
     _write_json(run.out / "report.json", report)
     return report

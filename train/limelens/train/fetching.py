@@ -1,0 +1,311 @@
+"""One URL to bytes: deadlines, size limits, retries, redirects that stay on the web.
+
+It trusts nothing that a server says. It knows HTTP and files, and nothing of pictures or tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import ssl
+import zlib
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib.metadata import version as package_version
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from limelens.serve.errors import LimelensError
+
+_WEB: Final = ("http", "https")
+# Two letters at least, so that the drive of C:/pictures is none.
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_GZIP: Final = frozenset({"gzip", "x-gzip"})
+_LARGEST_PORT: Final = 65_535
+_LONGEST_CONNECT_S: Final = 10.0
+_LONGEST_WAIT_S: Final = 30.0
+
+
+class FetchError(LimelensError):
+    """A URL gave nothing.
+
+    Args:
+        message: Why.
+        transient: Whether it may succeed at another time.
+        retry_after_s: When the server wants to be asked again.
+    """
+
+    def __init__(
+        self, message: str, *, transient: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """What one URL may cost.
+
+    Args:
+        timeout_s: For one attempt from the look-up of the name to the last byte, redirects
+            included. Connecting may take 10 s of it.
+        max_bytes: Of the answer, as claimed, as sent and as unpacked.
+        max_redirects: How many are followed.
+        num_retries: Further attempts after a failure that may pass.
+        backoff_s: The wait before the first retry is up to this, before each next up to twice as
+            long, never over 30 s. A server's Retry-After is waited for, within the same bound.
+    """
+
+    timeout_s: float = 30.0
+    max_bytes: int = 20_000_000
+    max_redirects: int = 5
+    num_retries: int = 3
+    backoff_s: float = 0.5
+
+
+def resolve(url: str, folder: Path) -> str:
+    """Makes a URL of a table absolute.
+
+    Args:
+        url: http, https or file; `file:name` and a plain path are relative to `folder`.
+        folder: Where the table lies.
+
+    Returns:
+        An http, https or file URL.
+
+    Raises:
+        FetchError: Nothing is there, or it is of another scheme.
+    """
+    if not url:
+        raise FetchError("no URL")
+    if not url.isprintable():
+        raise FetchError(f"the URL {_shown(url)} holds a character that cannot be printed")
+    match = _SCHEME.match(url)
+    scheme = match[1].lower() if match else ""
+    if scheme in _WEB:
+        return url
+    if scheme not in ("", "file"):
+        raise FetchError(f"{scheme}: is not read; expected http, https, file or a path")
+    path = url
+    if scheme:
+        path = unquote(url[len("file:") :])
+        if path.startswith("//"):
+            host, slash, rest = path[2:].partition("/")
+            if host not in ("", "localhost"):
+                raise FetchError(
+                    f"{_shown(url)} names the host {_shown(host)}; "
+                    "expected file:///absolute or file:relative"
+                )
+            path = slash + rest
+    return (folder / path).absolute().as_uri()
+
+
+def identity(url: str) -> str:
+    """What an absolute URL is remembered by: a file that was changed since is another."""
+    if not url.startswith("file:"):
+        return url
+    try:
+        found = _path(url).stat()
+    except OSError:
+        return url
+    return f"{url}#{found.st_mtime_ns}-{found.st_size}"
+
+
+class Fetcher:
+    """Fetches many URLs at once; an asynchronous context manager.
+
+    Cookies are not kept, so that no answer depends on the one before.
+
+    Args:
+        limits: For each URL.
+    """
+
+    def __init__(self, limits: FetchLimits) -> None:
+        self._limits = limits
+        self._client = httpx.AsyncClient(
+            headers={
+                "User-Agent": f"limelens/{package_version('limelens')}",
+                "Accept": "image/*,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            # The whole of an attempt has a deadline of its own, which trickling cannot stretch.
+            timeout=httpx.Timeout(None, connect=min(limits.timeout_s, _LONGEST_CONNECT_S)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            # httpx reads the bodies of redirects that it follows, however long they are.
+            follow_redirects=False,
+        )
+        self._backoff = wait_random_exponential(multiplier=limits.backoff_s, max=_LONGEST_WAIT_S)
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._client.__aexit__(kind, error, traceback)
+
+    async def fetch(self, url: str) -> bytes:
+        """The content of a URL.
+
+        Args:
+            url: As from `resolve`.
+
+        Raises:
+            FetchError: There is none within the limits; the last attempt's reason.
+        """
+        if url.startswith("file:"):
+            return await asyncio.to_thread(_read_file, _path(url), self._limits.max_bytes)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, FetchError) and e.transient),
+            stop=stop_after_attempt(self._limits.num_retries + 1),
+            wait=self._wait,
+            reraise=True,
+        )
+        return await retrying(self._attempt, url)
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after_s if isinstance(error, FetchError) else None
+        return self._backoff(state) if asked is None else min(asked, _LONGEST_WAIT_S)
+
+    async def _attempt(self, url: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                return await self._follow(url)
+        except TimeoutError:
+            raise FetchError(
+                f"no complete answer within {self._limits.timeout_s:g} s", transient=True
+            ) from None
+        except httpx.ConnectTimeout:
+            raise FetchError("no connection in time", transient=True) from None
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
+            raise FetchError(f"not a URL that can be asked for: {error}") from error
+        except httpx.TransportError as error:
+            raise FetchError(_told(error), transient=not _is_final(error)) from error
+        # Names that only the look-up refuses, such as those with too long a part.
+        except ValueError as error:
+            raise FetchError(f"not a URL that can be asked for: {error}") from error
+
+    async def _follow(self, url: str) -> bytes:
+        target = _web_url(httpx.URL(url))
+        for _ in range(self._limits.max_redirects + 1):
+            async with self._client.stream("GET", target) as response:
+                if not response.has_redirect_location:
+                    return await self._read(response)
+                target = _redirected(response)
+        raise FetchError(f"more than {self._limits.max_redirects} redirects")
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        if not response.is_success:
+            raise FetchError(
+                f"HTTP status {response.status_code}",
+                transient=response.status_code in _TRANSIENT_STATUS,
+                retry_after_s=_retry_after(response),
+            )
+        limit = self._limits.max_bytes
+        claimed = int(response.headers.get("content-length", 0))
+        if claimed > limit:
+            raise FetchError(f"claims {claimed:,} bytes; the limit is {limit:,}")
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in _GZIP | {"identity", ""}:
+            raise FetchError(f"packed as {_shown(encoding)}; expected it unpacked, or gzip")
+        unpacker = zlib.decompressobj(wbits=31) if encoding in _GZIP else None
+        body = bytearray()
+        num_received = 0
+        async for chunk in response.aiter_raw():
+            num_received += len(chunk)
+            try:
+                # One byte over the limit tells enough, whatever else is in the chunk.
+                body += unpacker.decompress(chunk, limit + 1 - len(body)) if unpacker else chunk
+            except zlib.error as error:
+                raise FetchError(f"damaged gzip: {error}") from error
+            if max(num_received, len(body)) > limit:
+                raise FetchError(f"more than {limit:,} bytes, which is the limit")
+        if unpacker and not unpacker.eof:
+            raise FetchError("the gzip ends too early", transient=True)
+        return bytes(body)
+
+
+def _web_url(url: httpx.URL) -> httpx.URL:
+    if url.scheme not in _WEB or not url.host:
+        raise FetchError(f"{_shown(str(url))} is not of the web; expected http or https and a host")
+    # The socket would only find out deep below, with an error that says nothing.
+    if url.port is not None and url.port > _LARGEST_PORT:
+        raise FetchError(f"port {url.port}; expected at most {_LARGEST_PORT}")
+    return url
+
+
+def _redirected(response: httpx.Response) -> httpx.URL:
+    location = response.headers["location"]
+    try:
+        return _web_url(response.url.join(location))
+    except (FetchError, httpx.InvalidURL, ValueError) as error:
+        raise FetchError(f"redirects to {_shown(location)}: {error}") from error
+
+
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    try:
+        # A pipe or a device could be read for ever.
+        if path.exists() and not path.is_file():
+            raise FetchError(f"{path} is not a file")
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes <= max_bytes and len(data := file.read(max_bytes + 1)) <= max_bytes:
+                return data
+    except OSError as error:
+        raise FetchError(f"{path}: {error.strerror}", transient=True) from error
+    raise FetchError(f"{path} has more than {max_bytes:,} bytes, which is the limit")
+
+
+def _path(url: str) -> Path:
+    return Path(url2pathname(urlsplit(url).path))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isascii() and value.isdecimal() else None
+
+
+def _is_final(error: httpx.TransportError) -> bool:
+    """Whether the cause will be there the next second too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # An invalid URL to redirect to is such an error of httpx too.
+        if isinstance(cause, (ssl.SSLCertVerificationError, httpx.InvalidURL)):
+            return True
+        if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _told(error: httpx.TransportError) -> str:
+    match error:
+        case httpx.ConnectError():
+            kind = "no connection"
+        case httpx.RemoteProtocolError():
+            kind = "no proper answer"
+        case _:
+            kind = "the connection broke"
+    return f"{kind}: {str(error) or type(error).__name__}"
+
+
+def _shown(text: str) -> str:
+    """Text from elsewhere, fit for a message: no control characters, not too long."""
+    return repr(text if len(text) <= 100 else text[:100] + "…")
