@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from limelens.serve import Client
 
@@ -36,6 +37,38 @@ def test_serve_says_when_it_is_ready_and_leaves_on_sigterm(one_model: Path) -> N
     rest, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
     assert rest == ""
+
+
+def test_a_demo_that_is_killed_stops_its_server(tmp_path: Path) -> None:
+    picture = tmp_path / "demo.png"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "limelens.cli", "demo", "--out", str(picture)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split(" on ")[1].split()[0]
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    host, port = address.split(":")
+    with pytest.raises(ConnectionRefusedError), socket.create_connection((host, int(port)), 5):
+        pass
+
+
+def test_the_demo_tells_the_portrait_from_the_masked_one(tmp_path: Path) -> None:
+    picture = tmp_path / "demo.png"
+    found = subprocess.run(
+        [sys.executable, "-m", "limelens.cli", "demo", "--out", str(picture)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "the portrait: without_mask" in found.stdout
+    assert "with a mask:  with_mask" in found.stdout
+    with Image.open(picture) as drawn:
+        assert drawn.width > 3 * drawn.height
 
 
 @pytest.mark.parametrize(

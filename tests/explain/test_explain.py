@@ -1,5 +1,6 @@
 """The corrected mode: what a user sees of `explain`."""
 
+import inspect
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from limelens.explain import (
     UNSEEN,
+    ExplainOptions,
     Explanation,
     InvalidArgumentError,
     PredictionError,
@@ -276,6 +278,78 @@ def test_sampling_stops_once_stable(photo: NDArray[np.uint8], linear_softmax: Ma
     assert found.explanations[0].stability >= 0.8
     again = explain(photo, predict, num_samples=found.num_samples, seed=2, sampling=found.sampling)
     assert values(found) == values(again)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"feature_selection": "forward_selection", "num_features": 299},
+        {"feature_selection": "lasso_path", "num_features": 20},
+    ],
+)
+def test_a_check_can_stop_the_work_after_the_last_sample(choice: dict[str, Any]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    segments = np.arange(900).reshape(30, 30) // 3
+    done = 0
+    num_after = 0
+
+    def told(count: int, _most: int) -> None:
+        nonlocal done
+        done = count
+
+    def check() -> None:
+        nonlocal num_after
+        num_after += done == 100
+        if num_after == 4:
+            raise TimeoutError("nobody waits any more")
+
+    with pytest.raises(TimeoutError, match="nobody waits"):
+        explain(
+            image,
+            brightness_of(slice(0, 9), slice(0, 9)),
+            segments=segments,
+            num_samples=100,
+            progress=told,
+            check=check,
+            **choice,
+        )
+
+
+def test_choosing_as_many_segments_as_there_are_is_choosing_all(
+    photo: NDArray[np.uint8], linear_softmax: MakePredict
+) -> None:
+    predict = linear_softmax((96, 80))
+    every = explain(photo, predict, top_labels=3, num_samples=300, seed=3)
+    chosen = explain(
+        photo,
+        predict,
+        top_labels=3,
+        num_samples=300,
+        seed=3,
+        feature_selection="forward_selection",
+        num_features=10_000,
+    )
+    assert values(every) == values(chosen)
+
+
+def test_the_number_of_segments_can_be_bounded(photo: NDArray[np.uint8]) -> None:
+    predict = brightness_of(slice(0, 9), slice(0, 9))
+    with pytest.raises(
+        InvalidArgumentError, match="20 segments; at most 19 are explained"
+    ) as caught:
+        explain(photo, predict, segmentation="grid", num_segments=20, max_segments=19)
+    assert caught.value.argument == "max_segments"
+
+
+def test_progressive_explanations_take_the_options_of_explain(photo: NDArray[np.uint8]) -> None:
+    predict = brightness_of(slice(0, 9), slice(0, 9))
+    named = inspect.signature(explain).parameters.values()
+    assert {p.name for p in named if p.kind is p.KEYWORD_ONLY} == set(
+        ExplainOptions.__annotations__
+    )
+    with pytest.raises(TypeError, match="'num_sample'"):
+        explain_progressively(photo, predict, num_sample=9)  # type: ignore[call-arg]
 
 
 def test_a_target_that_is_not_reached_is_said_and_ties_are_named(

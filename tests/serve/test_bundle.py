@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from limelens.serve import load_bundle
-from limelens.serve.bundle import Golden, Metadata, Task
+from limelens.serve.bundle import Golden, Metadata, Task, check_model
+from limelens.serve.bundle.checks import MAX_BYTES
 from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError, ProviderError
 
 
@@ -136,7 +139,7 @@ def test_a_missed_golden_vector_is_refused(tmp_path: Path, bundles: Any) -> None
 
 def test_a_golden_vector_must_know_the_provider(tmp_path: Path, bundles: Any) -> None:
     metadata = bundles.metadata()
-    golden = Golden(metadata.golden.image, metadata.golden.probabilities, {"Other": 1.0})
+    golden = Golden(metadata.golden.image, metadata.golden.probabilities, {"Other": 0.1})
     refused(tmp_path, bundles.model(replace(metadata, golden=golden)), "no tolerance for CPU")
 
 
@@ -155,16 +158,215 @@ def test_a_batch_of_fixed_size_is_refused(tmp_path: Path, bundles: Any) -> None:
     refused(tmp_path, model, "N free")
 
 
-def test_numbers_that_are_not_finite_at_run_time_are_an_error(one_model: Path) -> None:
-    bundle = load_bundle(one_model / "colours" / "1", "cpu")
-
-    class NotFinite:
-        def run(self, *_args: object) -> list[np.ndarray]:
-            return [np.full((1, 3), np.nan, np.float32)]
-
-    broken = replace(bundle, session=NotFinite())
+def test_numbers_that_are_not_finite_at_run_time_are_an_error(tmp_path: Path, bundles: Any) -> None:
+    metadata = bundles.metadata()
+    graph = bundles.graph(metadata.task)
+    # The logarithm of the mean colour: that of black is not finite, and nothing else shows it.
+    graph.node.insert(3, helper.make_node("Log", ["embedding"], ["log"]))
+    graph.node.insert(4, helper.make_node("Mul", ["log", "nothing"], ["zero"]))
+    graph.node.insert(5, helper.make_node("Add", ["embedding", "zero"], ["sum"]))
+    next(node for node in graph.node if node.op_type == "Sub").input[0] = "sum"
+    graph.initializer.append(helper.make_tensor("nothing", TensorProto.FLOAT, [], [0.0]))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(bundles.model(metadata, graph).SerializeToString())
+    bundle = load_bundle(path, "cpu")
+    grey = np.full((1, 32, 32, 3), 90, np.uint8)
+    assert np.isfinite(bundle.predict(grey)).all()
     with pytest.raises(ModelOutputError, match="not finite"):
-        broken.predict(np.zeros((1, 32, 32, 3), np.uint8))
+        bundle.predict(np.concatenate([grey, np.zeros_like(grey)]))
+
+
+def test_weights_shorter_than_their_shape_are_refused(tmp_path: Path, bundles: Any) -> None:
+    model = bundles.model(bundles.metadata())
+    model.graph.initializer.append(
+        TensorProto(name="short", data_type=TensorProto.FLOAT, dims=[10], raw_data=bytes(12))
+    )
+    refused(tmp_path, model, "'short' do not fill their shape")
+
+
+def test_whatever_a_check_raises_is_a_refusal(
+    tmp_path: Path, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: object) -> None:
+        raise RuntimeError("never seen before")
+
+    monkeypatch.setattr(onnx.checker, "check_model", fails)
+    refused(tmp_path, bundles.model(bundles.metadata()), "cannot be checked: RuntimeError: never")
+
+
+def sparse() -> onnx.SparseTensorProto:
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "values"),
+        numpy_helper.from_array(np.ones(1, np.int64), "indices"),
+        [3],
+    )
+
+
+def test_sparse_tensors_are_refused_wherever_they_lie(tmp_path: Path, bundles: Any) -> None:
+    model = bundles.model(bundles.metadata())
+    model.graph.sparse_initializer.append(sparse())
+    refused(tmp_path, model, "'values' is a sparse tensor; expected dense ones")
+    model = bundles.model(bundles.metadata())
+    node = helper.make_node("Constant", [], ["unused"], sparse_value=sparse())
+    external_data_helper.set_external_data(
+        node.attribute[0].sparse_tensor.indices, location="somewhere.bin"
+    )
+    model.graph.node.append(node)
+    refused(tmp_path, model, r"'Constant\.sparse_value' is a sparse tensor")
+
+
+def test_functions_are_refused(tmp_path: Path, bundles: Any) -> None:
+    model = bundles.model(bundles.metadata())
+    hidden = helper.make_tensor("hidden", TensorProto.FLOAT, [], [float("nan")])
+    model.functions.append(
+        helper.make_function(
+            "local",
+            "Sly",
+            ["a"],
+            ["b"],
+            [
+                helper.make_node("Constant", [], ["k"], value=hidden),
+                helper.make_node("Add", ["a", "k"], ["b"]),
+            ],
+            [helper.make_opsetid("", 18)],
+        )
+    )
+    refused(tmp_path, model, r"defines functions \['Sly'\]; expected a graph of plain nodes")
+
+
+@pytest.mark.parametrize("value", [{"value_float": np.nan}, {"value_floats": [1.0, np.inf]}])
+def test_numbers_in_a_nodes_attributes_must_be_finite(
+    tmp_path: Path, bundles: Any, value: dict[str, Any]
+) -> None:
+    model = bundles.model(bundles.metadata())
+    model.graph.node.append(helper.make_node("Constant", [], ["unused"], **value))
+    refused(tmp_path, model, r"Constant\.value_floats? is not finite")
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_half_precision_is_checked_without_being_blown_up(
+    tmp_path: Path, bundles: Any, kind: int
+) -> None:
+    count = 4_000_000
+    model = bundles.model(bundles.metadata())
+    tensor = TensorProto(name="half_size", data_type=kind, dims=[count], raw_data=bytes(2 * count))
+    model.graph.initializer.append(tensor)
+    tracemalloc.start()
+    check_model(model)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2 * count
+    model.graph.initializer[-1].raw_data = bytes(2 * count - 2) + b"\xff\x7f"
+    refused(tmp_path, model, "'half_size' are not all finite")
+
+
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # sparse: takes no room
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="2,000,000,001 bytes; a bundle has at most"):
+        load_bundle(path, "cpu")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("card", "[" * 200_000 + "]" * 200_000, "cannot be read"),
+        ("card", "[1]", "card is a list; expected a mapping"),
+        ("macro_labels", "[]", "macro_labels is a list; expected a mapping"),
+        ("macro_labels", '{"red": 1}', "macro_labels .*expected text"),
+        ("labels", "[1, 2, 3]", "labels .*expected text"),
+        ("labels", '"abc"', "expected a list"),
+        ("name", "7", "name .*expected text"),
+        ("threshold", "NaN", "threshold nan; expected 0 to 1"),
+        ("threshold", "2", "threshold 2; expected 0 to 1"),
+        ("threshold", '"0.5"', "threshold '0.5'; expected 0 to 1"),
+        ("label_thresholds", "[-0.1]", "threshold -0.1; expected 0 to 1"),
+        ("golden", "[]", "cannot be read"),
+        ("resize", "3", "cannot be read"),
+    ],
+)
+def test_metadata_of_another_kind_are_refused(
+    tmp_path: Path, bundles: Any, key: str, value: str, words: str
+) -> None:
+    model = bundles.model(bundles.metadata())
+    next(p for p in model.metadata_props if p.key == f"limelens.{key}").value = value
+    refused(tmp_path, model, words)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "words"),
+    [
+        (None, "tolerance None; expected numbers by provider"),
+        ({"CPUExecutionProvider": "1e-4"}, "is '1e-4'; expected 0 to 0.1"),
+        ({"CPUExecutionProvider": float("inf")}, "is inf; expected 0 to 0.1"),
+        ({"CPUExecutionProvider": 0.5}, "is 0.5; expected 0 to 0.1"),
+    ],
+)
+def test_a_tolerance_that_tolerates_anything_is_refused(
+    tmp_path: Path, bundles: Any, tolerance: Any, words: str
+) -> None:
+    model = bundles.model(bundles.metadata())
+    golden = next(p for p in model.metadata_props if p.key == "limelens.golden")
+    golden.value = json.dumps({**json.loads(golden.value), "tolerance": tolerance})
+    refused(tmp_path, model, words)
+
+
+def test_a_graph_that_fails_when_it_is_run_is_refused(tmp_path: Path, bundles: Any) -> None:
+    metadata = bundles.metadata()
+    graph = bundles.graph(metadata.task)
+    for node in graph.node:
+        if node.output[0] == "embedding":
+            node.output[0] = "means"
+        if node.input[0] == "embedding":
+            node.input[0] = "means"
+    graph.node.append(helper.make_node("Reshape", ["means", "shape"], ["embedding"]))
+    graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [2], [7, -1]))
+    refused(tmp_path, bundles.model(metadata, graph), "it cannot be run: ")
+
+
+def test_a_graph_that_mixes_its_pictures_up_is_refused(tmp_path: Path, bundles: Any) -> None:
+    metadata = bundles.metadata()
+    graph = bundles.graph(metadata.task)
+    graph.node[-1].output[0] = "each"
+    graph.initializer.append(helper.make_tensor("first", TensorProto.INT64, [1], [0]))
+    graph.node.append(helper.make_node("ReduceMean", ["each", "first"], ["probabilities"]))
+    graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    refused(
+        tmp_path,
+        bundles.model(metadata, graph),
+        r"gave probabilities of shape \(1, 3\) for 2 pictures",
+    )
+
+
+def test_a_second_row_that_differs_is_refused(tmp_path: Path, bundles: Any) -> None:
+    metadata = bundles.metadata()
+    graph = bundles.graph(metadata.task)
+    # Softmax over the batch's running sum: right for the first picture alone.
+    graph.initializer.append(helper.make_tensor("batch", TensorProto.INT64, [], [0]))
+    graph.node.insert(5, helper.make_node("CumSum", ["logits", "batch"], ["summed"]))
+    graph.node[6].input[0] = "summed"
+    refused(tmp_path, bundles.model(metadata, graph), "golden vector is missed")
+
+
+def test_what_is_no_probability_is_refused(tmp_path: Path, bundles: Any) -> None:
+    metadata = bundles.metadata()
+    pixels = np.full_like(metadata.golden.image, 200)
+    logits = np.full(3, (200 / 255 - 0.5) * 6, np.float32)
+    for golden, kind, task, words in (
+        (logits, "Identity", Task.MULTILABEL, "it answers 1.71 to 1.71; expected probabilities"),
+        (1 / (1 + np.exp(-logits)), "Sigmoid", Task.MULTICLASS, "add up to 2.539; expected 1"),
+    ):
+        graph = bundles.graph(Task.MULTILABEL)
+        graph.node[-1].op_type = kind
+        changed = replace(
+            bundles.metadata("colours", task),
+            golden=Golden(pixels, golden.astype(np.float32), metadata.golden.tolerance),
+        )
+        refused(tmp_path, bundles.model(changed, graph), words)
 
 
 def test_cuda_is_refused_where_there_is_none(one_model: Path) -> None:

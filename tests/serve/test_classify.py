@@ -5,7 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import csv
 import io
+import itertools
 import logging
+import resource
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,17 +51,6 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-@pytest.fixture
-def server(start_server: Callable[..., Any]) -> Any:
-    return start_server()
-
-
-@pytest.fixture
-def client(server: Any) -> Iterator[Client]:
-    with Client(server.address, max_attempts=1) as client:
-        yield client
 
 
 @pytest.fixture
@@ -302,8 +295,9 @@ def test_malformed_bytes_and_unknown_methods_are_answered(server: Any) -> None:
 def test_too_large_a_message_is_refused(start_server: Callable[..., Any]) -> None:
     server = start_server(max_message_bytes=100_000)
     with Client(server.address, max_attempts=1) as client:
-        with pytest.raises(OverloadedError, match="larger than max"):
-            client.classify(bytes(200_000))
+        for _ in range(20):
+            with pytest.raises(InvalidRequestError, match=r"of 200,0\d\d .*limit is 100,000"):
+                client.classify(bytes(200_000))
         assert client.classify(RED)[0].label == "red"
 
 
@@ -383,6 +377,73 @@ def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., Any], g
         assert len(patient.result()) == 4
     assert len(waiting.result().predictions) == 4
     assert [len(call.result().predictions) for call in busy] == [1, 1]
+
+
+def test_waiting_pictures_are_bounded_in_bytes_too(
+    start_server: Callable[..., Any], gate: Any
+) -> None:
+    server = start_server(service=ServiceSettings(max_waiting_bytes=100_000), num_threads=1)
+    large = png(RED) + bytes(60_000)
+    with (
+        Client(server.address, max_attempts=1) as client,
+        concurrent.futures.ThreadPoolExecutor(4) as pool,
+    ):
+        waiting = gate.close(lambda: pool.submit(client.classify, large), 1)
+        for call in (client.classify, client.explain):
+            with pytest.raises(OverloadedError, match="at most 100,000 are held"):
+                call(large)
+        small = pool.submit(client.classify, RED)
+        gate.opened.set()
+        assert [one.result()[0].label for one in (*waiting, small)] == ["red", "red"]
+        assert client.classify(large)[0].label == "red"
+        # What is larger than all that may wait is answered where nothing else waits.
+        assert client.classify(png(RED) + bytes(200_000))[0].label == "red"
+
+
+FLOOD = """
+import sys, threading, time
+from limelens.serve import Client
+client = Client(sys.argv[1], max_attempts=1)
+data = bytes.fromhex(sys.argv[2]) + bytes(12 * 2**20)
+for _ in range(10):
+    threading.Thread(target=client.classify, args=(data,), daemon=True).start()
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_waiting_pictures_are_held_once(start_server: Callable[..., Any], gate: Any) -> None:
+    def memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    server = start_server(num_threads=1)
+    scheduler = server.service.scheduler(server.repository.get().bundle)
+    gate.opened.clear()
+    before = memory()
+    command = [sys.executable, "-c", FLOOD, server.address, png(RED).hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
+        try:
+            for _ in range(400):
+                if scheduler._requests_waiting == 9:  # one is being worked on
+                    break
+                time.sleep(0.05)
+            assert scheduler._requests_waiting == 9
+            time.sleep(0.2)
+            grown = memory() - before
+        finally:
+            client.kill()
+            gate.opened.set()
+    assert grown < 2.3 * 10 * 12 * 2**20
+
+
+def test_calls_at_a_time_are_bounded(start_server: Callable[..., Any]) -> None:
+    server = start_server(max_calls=1)
+    with Client(server.address, max_attempts=1) as client:
+        camera: Any = client.stream(itertools.repeat(RED))
+        next(camera)
+        with pytest.raises(OverloadedError, match="limit exceeded"):
+            client.classify(RED)
+        camera.close()
 
 
 def test_an_unexpected_error_hides_its_text(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
 
-from limelens.serve import Client
+from limelens.serve import Client, load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, InvalidImageError, InvalidRequestError
+from limelens.serve.explanation import explain_picture
 from limelens.serve.image import UNSEEN, Region
-from limelens.serve.requests import Limits
+from limelens.serve.requests import Limits, read_explain
 from limelens.serve.service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, image_pb2
@@ -45,17 +46,6 @@ def png(pixels: np.ndarray) -> bytes:
 
 def opened(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
-
-
-@pytest.fixture
-def server(start_server: Callable[..., Any]) -> Any:
-    return start_server()
-
-
-@pytest.fixture
-def client(server: Any) -> Iterator[Client]:
-    with Client(server.address, max_attempts=1) as client:
-        yield client
 
 
 GRID: dict[str, Any] = {
@@ -201,6 +191,8 @@ def cut(**fields: Any) -> explanation_pb2.Segmentation:
 
 
 NAN, INFINITY = float("nan"), float("inf")
+THOUSAND_AND_ONE = np.minimum(np.arange(SIDE * SIDE), 1000).astype(np.uint16).reshape(SIDE, SIDE)
+THOUSAND_AND_ONE[-1, -1] = UNSEEN
 
 
 @pytest.mark.parametrize(
@@ -238,7 +230,7 @@ NAN, INFINITY = float("nan"), float("inf")
         (
             {"segmentation": cut(method="SEGMENTATION_METHOD_QUICKSHIFT", kernel_size=500)},
             "segmentation.kernel_size",
-            "500; expected 0.5 to 20",
+            "500; expected 0.5 to 10",
         ),
         (
             {"segmentation": cut(method="SEGMENTATION_METHOD_QUICKSHIFT", num_segments=5)},
@@ -260,6 +252,25 @@ NAN, INFINITY = float("nan"), float("inf")
             {"segmentation": cut(segments_png=png(scene()))},
             "segmentation.segments_png",
             "expected a 16-bit greyscale PNG",
+        ),
+        (
+            {"segmentation": cut(segments_png=png(THOUSAND_AND_ONE))},
+            "segmentation.segments_png",
+            "1001 different ids; expected at most 1000",
+        ),
+        (
+            {"segmentation": cut(method="SEGMENTATION_METHOD_QUICKSHIFT", kernel_size=11)},
+            "segmentation.kernel_size",
+            "11; expected 0.5 to 10",
+        ),
+        (
+            {
+                "labels": ["red", "blue"],
+                "num_features": 501,
+                "feature_selection": "FEATURE_SELECTION_FORWARD_SELECTION",
+            },
+            "num_features",
+            "of which there are 2; expected at most 1000 together",
         ),
         (
             {"compat": "COMPAT_LIME", "sampling": "SAMPLING_PAIRED"},
@@ -331,6 +342,36 @@ def test_past_its_deadline_an_explanation_stops_within_a_chunk(
     assert max(slow) < began + 0.4 + 0.1
     # No place is lost: the next one is answered.
     assert client.explain(scene(), **BLACK).explanations
+
+
+def test_an_explanation_stops_outside_the_model_too(
+    one_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(one_model / "colours" / "1", "cpu")
+    own = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) // SIDE
+    request = service_pb2.ExplainRequest(
+        image=image(),
+        num_samples=32,
+        num_features=20,
+        feature_selection="FEATURE_SELECTION_FORWARD_SELECTION",
+        segmentation=cut(segments_png=png(own.astype(np.uint16))),
+    )
+    predict, num_predicted, num_checks = Bundle.predict, 0, 0
+
+    def counted(self: Bundle, images: np.ndarray) -> np.ndarray:
+        nonlocal num_predicted
+        num_predicted += len(images)
+        return predict(self, images)
+
+    def check() -> None:
+        nonlocal num_checks
+        num_checks += num_predicted == 32
+        if num_checks == 20:
+            raise ExpiredError("nobody waits")
+
+    monkeypatch.setattr(Bundle, "predict", counted)
+    with pytest.raises(ExpiredError):
+        explain_picture(bundle, read_explain(request, bundle.metadata, Limits()), check)
 
 
 def test_a_cancelled_explanation_stops_within_a_chunk(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +74,68 @@ def test_transparency_is_put_over_white() -> None:
     found = read_image(encode(pixels))
     assert (found[:, :2] == 0).all()
     assert (found[:, 2:] == 255).all()
+
+
+@pytest.mark.parametrize("height", [2, 3000])
+def test_a_transparent_value_of_sixteen_bit_grey_is_put_over_white(height: int) -> None:
+    values = np.tile(np.array([0, 30_000, 65_535, 256], np.uint16), (height, 500))
+    data = encode(values)
+    transparent = b"tRNS" + struct.pack(">H", 30_000)
+    chunk = struct.pack(">I", 2) + transparent + struct.pack(">I", zlib.crc32(transparent))
+    place = data.index(b"IDAT") - 4
+    found = read_image(data[:place] + chunk + data[place:])
+    assert found[0, :4].tolist() == [[0] * 3, [255] * 3, [255] * 3, [1] * 3]
+    assert (found == found[0, np.arange(2000) % 4]).all()
+
+
+MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "L with transparency"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_large_picture_is_read_as_its_parts_are(
+    monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray(noise.view(np.uint16)[..., 0])
+    else:
+        picture = Image.fromarray(noise).convert(mode[:1] if " " in mode else mode)
+    options: dict[str, Any] = {"transparency": 77} if mode[:2] in ("P", "L ", "I;") else {}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    kind = "TIFF" if mode in ("CMYK", "PA") else "PNG"
+    picture.save(file, kind, exif=exif, **options)
+    monkeypatch.setattr("limelens.serve.image.FORMATS", ("PNG", "TIFF"))
+    whole = read_image(file.getvalue())
+    assert whole.shape == ((30, 40, 3) if orientation == 6 else (40, 30, 3))
+    monkeypatch.setattr("limelens.serve.image._STRIP_PIXELS", 200)
+    assert np.array_equal(read_image(file.getvalue()), whole)
+
+
+PEAK = """
+import sys
+from limelens.serve.image import read_image
+def peak():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+data = sys.stdin.buffer.read()
+before = peak()
+assert read_image(data).shape == (5000, 5000, 3)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_transparency_takes_no_multiple_of_memory() -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (5000, 5000)).save(file, "PNG")
+    found = subprocess.run(
+        [sys.executable, "-c", PEAK], input=file.getvalue(), capture_output=True, check=True
+    )
+    # Decoded at 4 bytes a pixel, given back at 3: 167 MiB.
+    assert int(found.stdout) < 220
 
 
 def test_cmyk_and_palette_and_bilevel_become_rgb(data_folder: Path) -> None:
@@ -143,9 +210,6 @@ def test_a_damaged_jpeg_decodes_or_is_refused(place: int, value: int) -> None:
 
 
 def test_a_png_with_a_text_bomb_is_refused_with_bounded_memory() -> None:
-    import struct
-    import zlib
-
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto
 
-from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError
+from limelens.serve import load_bundle
+from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, ProviderError
 from limelens.serve.repository import Repository
 
 
@@ -123,3 +125,58 @@ def test_a_changed_file_is_loaded_again(tmp_path: Path, bundles: Any) -> None:
     os.utime(path, ns=(1, 1))
     assert repository.refresh()
     assert repository.get().bundle is not before
+
+
+def test_one_corrupt_file_neither_stops_the_server_nor_freezes_it(
+    tmp_path: Path, bundles: Any
+) -> None:
+    def corrupt(name: str) -> Path:
+        model = bundles.model(bundles.metadata(name))
+        model.graph.initializer.append(
+            TensorProto(name="short", data_type=TensorProto.FLOAT, dims=[10], raw_data=bytes(12))
+        )
+        path = tmp_path / name / "1" / "model.onnx"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    corrupt("first")
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    repository = Repository(tmp_path, "cpu")
+    assert [one.name for one in repository.served] == ["colours"]
+    corrupt("another")
+    bundles.save(tmp_path, bundles.metadata(), 2)
+    assert repository.refresh()
+    assert repository.get().version == 2
+    assert [one.name for one in repository.refused] == ["another", "first"]
+    assert not repository.refresh()
+
+
+def test_what_is_no_verdict_on_a_file_is_tried_again(
+    tmp_path: Path, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    tired = [True, True]
+
+    def load(path: Path, *args: Any, **settings: Any) -> Any:
+        if path.parent.name == "2" and tired:
+            tired.pop()
+            raise ProviderError("the device is busy")
+        return load_bundle(path, *args, **settings)
+
+    monkeypatch.setattr("limelens.serve.repository.load_bundle", load)
+    repository = Repository(tmp_path, "cpu")
+    bundles.save(tmp_path, bundles.metadata(), 2)
+    bundles.save(tmp_path, bundles.metadata("other"), 1)
+    assert repository.refresh()
+    assert [one.reason for one in repository.refused] == ["the device is busy"]
+    assert repository.get("other").version == 1
+    assert not repository.refresh()
+    assert repository.refresh()
+    assert repository.get("colours").version == 2
+    assert not repository.refused
+    tired.append(True)
+    shutil.rmtree(tmp_path / "colours" / "1")
+    shutil.rmtree(tmp_path / "other")
+    with pytest.raises(ProviderError, match="busy"):  # nothing is left that answers
+        Repository(tmp_path, "cuda")

@@ -270,6 +270,58 @@ async def test_a_picture_with_unusable_numbers_fails_alone_in_its_batch(
     assert scheduler.counts.not_finite == 1
 
 
+class Short:
+    """A bundle that gives fewer rows than it was given pictures."""
+
+    name = "short"
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+
+    def predict(self, _images: np.ndarray) -> np.ndarray:
+        return np.ones((self.num_rows, 3), np.float32)
+
+
+@pytest.mark.parametrize("max_batch_size", [1, 8])
+async def test_no_answer_of_a_model_ends_a_thread(
+    schedulers: Any, bundle: Bundle, gate: Gate, max_batch_size: int
+) -> None:
+    gate.opened.set()
+    scheduler = schedulers(num_threads=1, max_batch_size=max_batch_size)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            with pytest.raises(IndexError):
+                await scheduler.classify(Short(0), [picture(1), picture(2)])
+        sizes: Any = [lambda: np.zeros((4, 4, 3), np.uint8), picture(3)]
+        results = await asyncio.gather(
+            *(scheduler.classify(Short(1), [one]) for one in sizes * 4), return_exceptions=True
+        )
+        assert all(isinstance(one, list) for one in results)
+        assert len(await scheduler.classify(bundle, [picture(1)])) == 1
+
+
+async def test_closing_loses_no_picture_that_is_being_prepared(
+    schedulers: Any, bundle: Bundle
+) -> None:
+    scheduler = schedulers(num_threads=1, max_batch_size=8)
+    preparing, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> np.ndarray:
+        preparing.set()
+        assert go_on.wait(5)
+        return np.zeros((32, 32, 3), np.uint8)
+
+    task = asyncio.create_task(scheduler.classify(bundle, [slowly]))
+    await asyncio.to_thread(preparing.wait, 5)
+    closing = asyncio.create_task(asyncio.to_thread(scheduler.close))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await closing
+    async with asyncio.timeout(2):
+        with pytest.raises(OverloadedError, match="going down"):
+            await task
+
+
 async def test_a_batch_too_large_for_memory_is_halved(
     schedulers: Any, bundle: Bundle, gate: Gate
 ) -> None:

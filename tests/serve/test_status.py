@@ -74,11 +74,14 @@ def test_what_the_caller_cannot_help_has_an_id(error: Exception) -> None:
     assert "secret" not in str(again)
 
 
-def test_a_status_of_somebody_else_is_understood_by_its_code() -> None:
-    class Plain(Failed):
-        def __init__(self, code: grpc.StatusCode) -> None:
-            self._code, self._details, self._trailing = code, "words", ()
+class Plain(Failed):
+    """A call that failed as gRPC itself says."""
 
+    def __init__(self, code: grpc.StatusCode, details: str = "words") -> None:
+        self._code, self._details, self._trailing = code, details, ()
+
+
+def test_a_status_of_somebody_else_is_understood_by_its_code() -> None:
     kinds = {
         grpc.StatusCode.UNAVAILABLE: UnavailableError,
         grpc.StatusCode.DEADLINE_EXCEEDED: ExpiredError,
@@ -88,6 +91,13 @@ def test_a_status_of_somebody_else_is_understood_by_its_code() -> None:
     }
     for code, kind in kinds.items():
         assert type(from_call(Plain(code))) is kind
+
+
+def test_a_message_over_the_limit_is_not_worth_trying_again() -> None:
+    words = "SERVER: Received message larger than max (34603100 vs. 33554432)"
+    error = from_call(Plain(grpc.StatusCode.RESOURCE_EXHAUSTED, words))
+    assert type(error) is InvalidRequestError
+    assert str(error) == "message of 34,603,100 bytes; the limit is 33,554,432"
 
 
 def test_long_texts_are_cut_to_fit_the_trailers() -> None:

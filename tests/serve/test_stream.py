@@ -43,17 +43,6 @@ def colour(red: int, green: int, blue: int) -> np.ndarray:
 RED, GREEN, GREY = colour(255, 0, 0), colour(0, 255, 0), colour(99, 99, 99)
 
 
-@pytest.fixture
-def server(start_server: Callable[..., Any]) -> Any:
-    return start_server()
-
-
-@pytest.fixture
-def client(server: Any) -> Iterator[Client]:
-    with Client(server.address) as client:
-        yield client
-
-
 class Paced:
     """A camera that sends the next frame once the last was answered."""
 
@@ -88,6 +77,16 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         def __init__(self) -> None:
             self.opened = threading.Event()
             self.entered = threading.Semaphore(0)
+
+        def hold(self, call: Callable[[], Any]) -> threading.Thread:
+            """Closes, once a worker is held in the call; what ran before is forgotten."""
+            while self.entered.acquire(blocking=False):
+                pass
+            self.opened.clear()
+            thread = threading.Thread(target=call)
+            thread.start()
+            assert self.entered.acquire(timeout=5)
+            return thread
 
     gate, predict = Gate(), Bundle.predict
     gate.opened.set()
@@ -190,12 +189,7 @@ def test_the_newest_frame_is_chosen_when_its_turn_comes(
     with Client(server.address) as client:
         camera = Paced(client)
         camera(RED)
-        while gate.entered.acquire(blocking=False):  # the golden vector's
-            pass
-        gate.opened.clear()
-        busy = threading.Thread(target=client.classify, args=(RED,))
-        busy.start()
-        assert gate.entered.acquire(timeout=5)
+        busy = gate.hold(lambda: client.classify(RED))
         for picture in (RED, RED, GREEN):
             camera.send(picture)
         time.sleep(0.2)
@@ -212,12 +206,7 @@ def test_a_stale_frame_is_dropped_and_counted(start_server: Callable[..., Any], 
     with Client(server.address) as client:
         camera = Paced(client, max_frame_age_s=0.1)
         camera(RED)
-        while gate.entered.acquire(blocking=False):  # the golden vector's
-            pass
-        gate.opened.clear()
-        busy = threading.Thread(target=client.classify, args=(RED,))
-        busy.start()
-        assert gate.entered.acquire(timeout=5)
+        busy = gate.hold(lambda: client.classify(RED))
         camera.send(RED)
         time.sleep(0.4)
         gate.opened.set()
@@ -308,6 +297,14 @@ def test_messages_must_be_one_configuration_and_then_frames(
     assert "configuration" in caught.value.details()
 
 
+def test_an_error_that_cuts_an_answer_short_still_ends_the_call(server: Any) -> None:
+    stub = server.stub()
+    for _ in range(100):  # the error comes while the first answer is being written, at times
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.ClassifyStream(iter([CONFIG, frame(0), CONFIG]), timeout=5))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_stream_may_end_with_its_configuration(server: Any) -> None:
     assert list(server.stub().ClassifyStream(iter([CONFIG]))) == []
 
@@ -392,6 +389,55 @@ async def test_a_reader_that_never_reads_is_ended_with_bounded_memory(
             await asyncio.gather(writing, return_exceptions=True)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert max(num_kept) <= 50
+
+
+async def test_a_half_closed_stream_that_is_never_read_is_ended(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server(service=ServiceSettings(stream_idle_s=0.5))
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
+    async with grpc.aio.insecure_channel(server.address, small_window) as channel:
+        stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.ClassifyStream()
+        await call.write(CONFIG)
+        # Each is answered at once, as out of order; the answers are more than the window holds.
+        for _ in range(1500):
+            await call.write(frame(7))
+        await call.done_writing()
+        assert server.service._cameras
+        async with asyncio.timeout(5):
+            while server.service._cameras:
+                await asyncio.sleep(0.01)
+            # The call is over for the server too, though nobody fetches the reason.
+            while server.server._calls._count:
+                await asyncio.sleep(0.01)
+        with pytest.raises(grpc.RpcError) as caught:
+            await drain(call)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "no answer was read for 0.5 seconds" in caught.value.details()
+
+
+def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Any) -> None:
+    camera = Paced(client)
+    camera(RED)
+    while gate.entered.acquire(blocking=False):
+        pass
+    gate.opened.clear()
+    camera.send(RED)
+    assert gate.entered.acquire(timeout=5)
+    moment = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
+    camera.send(Frame(2, GREEN, moment))
+    (held,) = server.service._cameras
+    for _ in range(200):
+        if not held._newest.is_empty:
+            break
+        time.sleep(0.01)
+    waiting = held._newest._frame
+    assert waiting.message.frame_id == 2
+    assert not waiting.message.HasField("image")
+    gate.opened.set()
+    assert [camera.answer().capture_time for _ in range(2)] == [None, moment]
+    camera.end()
 
 
 def test_a_camera_that_vanishes_leaves_nothing_behind(server: Any) -> None:

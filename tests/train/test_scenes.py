@@ -12,7 +12,14 @@ from skimage.data import astronaut
 
 from limelens.train.data import DataError, read_dataset
 from limelens.train.face import Face
-from limelens.train.scenes import Counts, add_scenes, find_face, set_into_scene
+from limelens.train.scenes import (
+    RECORD,
+    WITH_MASK,
+    Counts,
+    add_scenes,
+    find_face,
+    set_into_scene,
+)
 
 LEFT_EYE, RIGHT_EYE = (203.7, 101.2), (246.8, 103.5)
 
@@ -196,6 +203,24 @@ def test_two_workers_make_the_same_files_and_another_seed_others(
 def test_without_scenes_there_are_two_pictures_of_a_face(data: Path, tmp_path: Path) -> None:
     counts = add_scenes(data, tmp_path / "out", num_scenes=0)
     assert counts["train"] == Counts(faces=3, pictures=6)
+
+
+def test_hidden_segments_are_added_to_train_alone_and_change_nothing_else(
+    data: Path, made: tuple[Path, dict[str, Counts]], tmp_path: Path
+) -> None:
+    out, counts = made
+    more = add_scenes(data, tmp_path / "out", seed=5, hidden=True)
+    assert more["train"].pictures == counts["train"].pictures + 8 * counts["train"].faces
+    assert more["val"] == counts["val"]
+    before, after = contents(out), contents(tmp_path / "out")
+    added = set(after) - set(before)
+    assert {name: after[name] for name in before if name != RECORD} == {
+        name: content for name, content in before.items() if name != RECORD
+    }
+    assert len(added) == 8 * counts["train"].faces
+    # Where nothing is left that decides, each label is given as often as the other.
+    hidden = [name for name in added if "hidden-" in name]
+    assert sum(f"/{WITH_MASK}/" in name for name in hidden) == len(hidden) / 2
 
 
 def test_a_folder_that_exists_is_refused_and_left_alone(data: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
 from limelens.train import TrainConfig, checkpoint, evaluate, train
 from limelens.train.augmentation import PRESETS, for_evaluation, for_training
 from limelens.train.data import DataError, read_dataset
-from limelens.train.training import ConfigError, preview
+from limelens.train.training import ConfigError, TrainingError, preview
 
 TINY = TrainConfig(
     arch="cnn3", input_size=(32, 32), epochs=2, batch_size=8, learning_rate=1e-3, augment="light"
@@ -74,6 +75,20 @@ def test_unreadable_pictures_are_listed_and_left_out(trained_run: Path, tmp_path
 def test_a_folder_that_holds_a_run_is_not_overwritten(divided: Path, trained_run: Path) -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
         train(divided, trained_run, TINY)
+
+
+def test_a_run_may_start_from_another(divided: Path, trained_run: Path, tmp_path: Path) -> None:
+    config = replace(TINY, epochs=1, learning_rate=1e-5, start_from=str(trained_run))
+    report = train(divided, tmp_path / "run", config)
+    before = json.loads((trained_run / "report.json").read_text())["val"]
+    assert report["val"]["accuracy"] >= before["accuracy"] - 0.1
+    with pytest.raises(ConfigError, match="expected resnet18 for green, red"):
+        train(divided, tmp_path / "other", replace(config, arch="resnet18"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(divided: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        train(divided, tmp_path / "run", replace(TINY, learning_rate=1e30))
 
 
 def test_an_unknown_alert_label_is_refused_before_training(divided: Path, tmp_path: Path) -> None:

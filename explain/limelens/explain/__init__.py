@@ -21,10 +21,12 @@ from limelens.explain.heat_map import heat_map, side_by_side
 from limelens.explain.masks import image_and_mask
 from limelens.explain.overlay import overlay
 from limelens.explain.segments import UNSEEN
+from limelens.explain.settings import ExplainOptions
 
 __all__ = [
     "UNSEEN",
     "ExplainError",
+    "ExplainOptions",
     "Explanation",
     "InvalidArgumentError",
     "LabelExplanation",

@@ -6,16 +6,17 @@ what labels are called.
     Ribeiro, Singh, Guestrin: "Why Should I Trust You?", KDD 2016. https://arxiv.org/abs/1602.04938
 """
 
+import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain import neighbourhood
 from limelens.explain import segments as cutting
-from limelens.explain.errors import UnknownLabelError
+from limelens.explain.errors import InvalidArgumentError, UnknownLabelError
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, Timings
 from limelens.explain.fit import fit_labels
 from limelens.explain.neighbourhood import Sampling
@@ -24,7 +25,8 @@ from limelens.explain.prediction import Predict, Predictions, Progress
 from limelens.explain.proximity import Distance, distances, effective_samples, proximity
 from limelens.explain.segments import Method, Segmentation
 from limelens.explain.selection import FeatureSelection
-from limelens.explain.settings import Compat, SamplingChoice, Settings, settle
+from limelens.explain.settings import Compat, ExplainOptions, SamplingChoice, Settings, settle
+from limelens.explain.stopping import Check, go_on
 
 PAIRED_FROM = 5
 """Samples per segment from which "auto" draws pairs: below, half as many distinct rows are too
@@ -47,6 +49,7 @@ def explain(
     num_segments: int | None = None,
     segmentation_options: Mapping[str, Any] | None = None,
     segments: Any = None,
+    max_segments: int = cutting.MAX_SEGMENTS,
     num_samples: int = 1000,
     hide: str | Sequence[int] = "mean",
     kernel_width: float = 0.25,
@@ -62,6 +65,7 @@ def explain(
     max_samples: int | None = None,
     deadline_ms: float | None = None,
     progress: Progress | None = None,
+    check: Check = go_on,
 ) -> Explanation:
     """Explain what a classifier says of one picture.
 
@@ -78,6 +82,7 @@ def explain(
         segmentation_options: further arguments of the scikit-image function of that name.
         segments: `(H, W)` integers, the caller's own segments under any ids; 65535 marks pixels
             that are never hidden.
+        max_segments: refuse a picture of more segments, 4096 at most.
         num_samples: perturbed pictures to predict, the unperturbed one among them. With
             `stability` see `max_samples`.
         hide: what a hidden segment looks like: "mean" (its mean colour), "blur" or `(r, g, b)`.
@@ -100,6 +105,8 @@ def explain(
         deadline_ms: start no further chunk after that long and explain from what there is.
         progress: called with (samples predicted, samples at most) after each chunk, in the
             caller's thread; raising stops the run.
+        check: called after every chunk, between the stages and within the long ones, in the
+            caller's thread; raising stops the run.
 
     Returns:
         The explanation.
@@ -109,15 +116,16 @@ def explain(
         UnknownLabelError: a label beyond those that `predict` answers for.
         PredictionError: `predict` answered with a wrong shape or with non-finite numbers.
         MissingPackageError: scikit-image, or scikit-learn for "lasso_path", is not installed.
-        Exception: whatever `predict` or `progress` raises, once no thread is left running.
+        Exception: whatever `predict`, `progress` or `check` raises, once no thread is left running.
     """
-    settings = settle(
+    options = ExplainOptions(
         labels=labels,
         top_labels=top_labels,
         segmentation=segmentation,
         num_segments=num_segments,
         segmentation_options=segmentation_options,
         segments=segments,
+        max_segments=max_segments,
         num_samples=num_samples,
         hide=hide,
         kernel_width=kernel_width,
@@ -132,37 +140,16 @@ def explain(
         stability=stability,
         max_samples=max_samples,
         deadline_ms=deadline_ms,
+        progress=progress,
+        check=check,
     )
     in_rounds = stability is not None
-    *_, last = _explanations(image, predict, settings, progress, in_rounds=in_rounds)
+    *_, last = _explanations(image, predict, settle(options), in_rounds=in_rounds)
     return last
 
 
 def explain_progressively(
-    image: Any,
-    predict: Predict,
-    *,
-    labels: Sequence[int] | None = None,
-    top_labels: int | None = None,
-    segmentation: Method | None = None,
-    num_segments: int | None = None,
-    segmentation_options: Mapping[str, Any] | None = None,
-    segments: Any = None,
-    num_samples: int = 1000,
-    hide: str | Sequence[int] = "mean",
-    kernel_width: float = 0.25,
-    distance: Distance = "cosine",
-    feature_selection: FeatureSelection | None = None,
-    num_features: int | None = None,
-    sampling: SamplingChoice = "auto",
-    seed: int | np.random.RandomState | None = None,
-    alpha: float = 1.0,
-    batch_size: int | None = None,
-    compat: Compat | None = None,
-    stability: float | None = None,
-    max_samples: int | None = None,
-    deadline_ms: float | None = None,
-    progress: Progress | None = None,
+    image: Any, predict: Predict, **options: Unpack[ExplainOptions]
 ) -> Iterator[Explanation]:
     """Explain in rounds: each element is a usable explanation from more samples than the last.
 
@@ -171,36 +158,27 @@ def explain_progressively(
     same arguments and seed; where the deadline struck between rounds it repeats the one before
     and says so in its warnings. Closing the iterator stops the work.
     """
-    settings = settle(
-        labels=labels,
-        top_labels=top_labels,
-        segmentation=segmentation,
-        num_segments=num_segments,
-        segmentation_options=segmentation_options,
-        segments=segments,
-        num_samples=num_samples,
-        hide=hide,
-        kernel_width=kernel_width,
-        distance=distance,
-        feature_selection=feature_selection,
-        num_features=num_features,
-        sampling=sampling,
-        seed=seed,
-        alpha=alpha,
-        batch_size=batch_size,
-        compat=compat,
-        stability=stability,
-        max_samples=max_samples,
-        deadline_ms=deadline_ms,
-    )
-    return _explanations(image, predict, settings, progress, in_rounds=True)
+    unknown = [name for name in options if name not in _DEFAULTS]
+    if unknown:
+        raise TypeError(f"unexpected keyword arguments {unknown}; expected those of explain")
+    settings = settle({**_DEFAULTS, **options})
+    return _explanations(image, predict, settings, in_rounds=True)
+
+
+_DEFAULTS = cast(
+    ExplainOptions,
+    {
+        name: parameter.default
+        for name, parameter in inspect.signature(explain).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    },
+)
 
 
 def _explanations(
     image: Any,
     predict: Predict,
     settings: Settings,
-    progress: Progress | None,
     *,
     in_rounds: bool,
 ) -> Iterator[Explanation]:
@@ -208,8 +186,16 @@ def _explanations(
     deadline = None
     if settings.deadline_ms is not None:
         deadline = clock.started + settings.deadline_ms / 1000
+    settings.check()
     pixels = as_rgb(image)
     segmentation = _cut(pixels, settings)
+    if segmentation.num_segments > settings.max_segments:
+        raise InvalidArgumentError(
+            "max_segments",
+            f"The picture has {segmentation.num_segments} segments; at most "
+            f"{settings.max_segments} are explained: cut it into fewer",
+        )
+    settings.check()
     fudged = neighbourhood.fudge(pixels, segmentation, settings.hide, truncate=settings.like_lime)
     clock.lap("segment")
 
@@ -217,13 +203,15 @@ def _explanations(
     sampling = _sampling(settings, num_segments)
     visible = _draw(settings, num_segments, sampling)
     weights = proximity(distances(visible, settings.distance), settings.kernel_width)
+    settings.check()
     predictions = Predictions(
         predict,
         neighbourhood.perturbation(pixels, fudged, segmentation),
         visible,
         batch_size=settings.batch_size,
-        check=lambda num_labels: _check_labels(settings.labels, num_labels),
-        progress=progress,
+        check_labels=lambda num_labels: _check_labels(settings.labels, num_labels),
+        check=settings.check,
+        progress=settings.progress,
     )
     for target in _rounds(num_samples, num_segments) if in_rounds else [num_samples]:
         predictions.advance(target, deadline)
@@ -243,6 +231,7 @@ def _explanations(
             sampling=sampling,
             feature_selection=settings.feature_selection,
             num_features=settings.num_features,
+            check=settings.check,
         )
         stable = settings.stability is not None and settings.stability <= min(
             one.stability for one in explanations

@@ -11,6 +11,7 @@ from limelens.explain.explanation import Explanation, LabelExplanation, Samples,
 from limelens.explain.neighbourhood import Sampling
 from limelens.explain.selection import FeatureSelection, select
 from limelens.explain.stability import covariance, expected_agreement, ties, top_k
+from limelens.explain.stopping import Check, go_on
 from limelens.explain.surrogate import Surrogate, ridge
 
 _JUDGING_SEED = 20160813  # stability is judged by the same draws in every run and round
@@ -23,6 +24,7 @@ def fit_labels(
     sampling: Sampling,
     feature_selection: FeatureSelection = "none",
     num_features: int | None = None,
+    check: Check = go_on,
 ) -> tuple[LabelExplanation, ...]:
     """Explain labels from samples already predicted.
 
@@ -32,6 +34,7 @@ def fit_labels(
         sampling: how its rows were drawn.
         feature_selection: how each label's segments are chosen.
         num_features: how many at most; None for all.
+        check: may stop the work.
     """
     targets = samples.probabilities[:, list(labels)].astype(np.float64)
     return _fit_targets(
@@ -41,6 +44,7 @@ def fit_labels(
         sampling=sampling,
         feature_selection=feature_selection,
         num_features=num_features,
+        check=check,
     )
 
 
@@ -87,23 +91,29 @@ def _fit_targets(
     sampling: Sampling,
     feature_selection: FeatureSelection,
     num_features: int | None,
+    check: Check = go_on,
 ) -> tuple[LabelExplanation, ...]:
     num_segments = samples.visible.shape[1]
     num_kept = num_segments if num_features is None else min(num_features, num_segments)
-    if feature_selection == "none":
-        fitted = ridge(samples.visible, targets, samples.weights, samples.alpha)
+    # Whoever keeps every segment need not choose; the lasso alone may still leave some out.
+    if feature_selection == "none" or (
+        num_kept == num_segments and feature_selection != "lasso_path"
+    ):
+        fitted = ridge(samples.visible, targets, samples.weights, samples.alpha, check)
         every = np.arange(num_segments)
         return tuple(
-            _finish(samples, samples.visible, fitted, place, every, targets, name, sampling)
+            _finish(samples, samples.visible, fitted, place, every, targets, name, sampling, check)
             for place, name in enumerate(names)
         )
     found = []
     for place, name in enumerate(names):
         target = targets[:, place : place + 1]
-        chosen = select(feature_selection, samples.visible, target[:, 0], samples.weights, num_kept)
+        chosen = select(
+            feature_selection, samples.visible, target[:, 0], samples.weights, num_kept, check
+        )
         visible = samples.visible[:, chosen]
-        fitted = ridge(visible, target, samples.weights, samples.alpha)
-        found.append(_finish(samples, visible, fitted, 0, chosen, target, name, sampling))
+        fitted = ridge(visible, target, samples.weights, samples.alpha, check)
+        found.append(_finish(samples, visible, fitted, 0, chosen, target, name, sampling, check))
     return tuple(found)
 
 
@@ -116,9 +126,11 @@ def _finish(
     targets: NDArray[np.float64],
     name: tuple[int, int | None],
     sampling: Sampling,
+    check: Check,
 ) -> LabelExplanation:
     coefficients = fitted.coefficients[:, place]
-    spread = covariance(fitted, place, visible, samples.weights, paired=sampling == "paired")
+    paired = sampling == "paired"
+    spread = covariance(fitted, place, visible, samples.weights, paired=paired, check=check)
     k = top_k(coefficients.size)
     stability = expected_agreement(coefficients, spread, k, np.random.default_rng(_JUDGING_SEED))
     order = np.argsort(-np.abs(coefficients), kind="stable")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from limelens.explain.errors import PredictionError
 from limelens.explain.neighbourhood import Perturbation
+from limelens.explain.stopping import Check
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 """`(N, H, W, 3)` uint8 -> `(N, C)` probabilities; an integer attribute `max_concurrency` above 1
@@ -33,7 +34,8 @@ class Predictions:
         perturbation: makes pictures of rows.
         visible: `(N, K)` bool, all rows that may be asked for.
         batch_size: rows per call.
-        check: called once with C, as soon as it is known; raises if that is not enough.
+        check_labels: called once with C, as soon as it is known; raises if that is not enough.
+        check: called after each chunk; what it raises stops the run.
         progress: told after each chunk.
     """
 
@@ -44,7 +46,8 @@ class Predictions:
         visible: NDArray[np.bool_],
         *,
         batch_size: int,
-        check: Callable[[int], None],
+        check_labels: Callable[[int], None],
+        check: Check,
         progress: Progress | None,
     ) -> None:
         self.num_done = 0
@@ -52,6 +55,7 @@ class Predictions:
         self._perturbation = perturbation
         self._visible = visible
         self._batch_size = batch_size
+        self._check_labels = check_labels
         self._check = check
         self._progress = progress
         self._answers: NDArray[np.floating] | None = None
@@ -76,7 +80,7 @@ class Predictions:
 
         Raises:
             PredictionError: the answer has a wrong shape or is not finite.
-            Exception: whatever `predict`, the check or the progress callback raises.
+            Exception: whatever `predict`, a check or the progress callback raises.
         """
         starts = range(self.num_done, target, self._batch_size)
         chunks = [(start, min(start + self._batch_size, target)) for start in starts]
@@ -87,6 +91,7 @@ class Predictions:
             num_predicted += stop - start
             if self._progress is not None:
                 self._progress(num_predicted, self._visible.shape[0])
+            self._check()
         while num_before in finished:  # what lies beyond a gap came too late
             num_before = finished[num_before]
         self.num_done = num_before
@@ -142,7 +147,7 @@ class Predictions:
             )
         with self._lock:
             if self._answers is None:
-                self._check(found.shape[1])
+                self._check_labels(found.shape[1])
                 precision = np.float64 if found.dtype == np.float64 else np.float32
                 self._answers = np.empty((self._visible.shape[0], found.shape[1]), precision)
         if found.shape[1] != self._answers.shape[1]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.errors import MissingPackageError
+from limelens.explain.stopping import Check, go_on
 from limelens.explain.surrogate import moments
 
 FeatureSelection = Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"]
@@ -22,6 +23,7 @@ def select(
     target: NDArray[np.float64],
     weights: NDArray[np.float64],
     num_features: int,
+    check: Check = go_on,
 ) -> NDArray[np.intp]:
     """The columns to keep, in the order in which the method ranks them.
 
@@ -32,6 +34,7 @@ def select(
         target: `(N,)` float64.
         weights: `(N,)` float64.
         num_features: how many to keep at most.
+        check: may stop the work.
 
     Raises:
         MissingPackageError: lasso_path without scikit-learn.
@@ -40,7 +43,7 @@ def select(
     if method == "none":
         return np.arange(visible.shape[1])
     if method == "forward_selection" or (method == "auto" and num_features <= 6):
-        return _forward_selection(visible, target, weights, num_features)
+        return _forward_selection(visible, target, weights, num_features, check)
     if method == "lasso_path":
         return _lasso_path(visible, target, weights, num_features)
     return _highest_weights(visible, target, weights, num_features)
@@ -51,18 +54,20 @@ def _forward_selection(
     target: NDArray[np.float64],
     weights: NDArray[np.float64],
     num_features: int,
+    check: Check,
 ) -> NDArray[np.intp]:
     """Greedy by weighted R² of ordinary least squares; among equals the lowest column.
 
     Each choice is swept out of the moments (Gram-Schmidt), so what is left of a column is what
     it would add; one sweep replaces K regressions.
     """
-    known = moments(visible, target[:, np.newaxis], weights)
+    known = moments(visible, target[:, np.newaxis], weights, check)
     gram, cross = known.gram.copy(), known.cross[:, 0].copy()
     size = np.diag(gram).copy()
     unexplained = total = float(known.total[0])
     chosen: list[int] = []
     for _ in range(num_features):
+        check()
         left = np.diag(gram)
         usable = left > 1e-10 * np.maximum(size, 1e-300)
         gain = np.where(usable, cross**2 / np.where(usable, left, 1.0), 0.0)

@@ -6,21 +6,51 @@ Knows the arguments of `explain` and what lime's defaults are. Does not know the
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 import numpy as np
 
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.neighbourhood import Hide
+from limelens.explain.prediction import Progress
 from limelens.explain.proximity import Distance
 from limelens.explain.segments import Method
 from limelens.explain.selection import FeatureSelection
+from limelens.explain.stopping import Check
 
 Compat = Literal["lime"]
 SamplingChoice = Literal["auto", "paired", "independent"]
 
 _DEFAULT_MAX_SAMPLES = 4000
 _T = TypeVar("_T", bound=str)
+
+
+class ExplainOptions(TypedDict, total=False):
+    """The keyword arguments of `explain`, which says what each of them means."""
+
+    labels: Sequence[int] | None
+    top_labels: int | None
+    segmentation: Method | None
+    num_segments: int | None
+    segmentation_options: Mapping[str, Any] | None
+    segments: Any
+    max_segments: int
+    num_samples: int
+    hide: str | Sequence[int]
+    kernel_width: float
+    distance: Distance
+    feature_selection: FeatureSelection | None
+    num_features: int | None
+    sampling: SamplingChoice
+    seed: int | np.random.RandomState | None
+    alpha: float
+    batch_size: int | None
+    compat: Compat | None
+    stability: float | None
+    max_samples: int | None
+    deadline_ms: float | None
+    progress: Progress | None
+    check: Check
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +64,7 @@ class Settings:
         num_segments: its target, or None for its default.
         segmentation_options: its other arguments.
         segments: the caller's own segments.
+        max_segments: how many there may be.
         num_samples: how many samples to draw at most.
         hide: what hidden segments look like.
         kernel_width: width of the proximity kernel.
@@ -48,6 +79,8 @@ class Settings:
         like_lime: do as lime does throughout.
         stability: stop once every label reaches it; None to draw all samples.
         deadline_ms: stop drawing after that long; None for no limit.
+        progress: told after each chunk.
+        check: may stop the work.
     """
 
     labels: tuple[int, ...] | None
@@ -56,6 +89,7 @@ class Settings:
     num_segments: int | None
     segmentation_options: Mapping[str, Any] | None
     segments: Any
+    max_segments: int
     num_samples: int
     hide: Hide
     kernel_width: float
@@ -70,36 +104,26 @@ class Settings:
     like_lime: bool
     stability: float | None
     deadline_ms: float | None
+    progress: Progress | None
+    check: Check
 
 
-def settle(
-    *,
-    labels: Sequence[int] | None,
-    top_labels: int | None,
-    segmentation: str | None,
-    num_segments: int | None,
-    segmentation_options: Mapping[str, Any] | None,
-    segments: Any,
-    num_samples: int,
-    hide: str | Sequence[int],
-    kernel_width: float,
-    distance: str,
-    feature_selection: str | None,
-    num_features: int | None,
-    sampling: str,
-    seed: int | np.random.RandomState | None,
-    alpha: float,
-    batch_size: int | None,
-    compat: str | None,
-    stability: float | None,
-    max_samples: int | None,
-    deadline_ms: float | None,
-) -> Settings:
-    """Check the arguments of `explain` and fill in defaults.
+def settle(options: ExplainOptions) -> Settings:
+    """Check the arguments of `explain` and decide what was left open.
+
+    Args:
+        options: all of them.
 
     Raises:
         InvalidArgumentError: a value out of its range, or two that contradict each other.
     """
+    labels, top_labels = options["labels"], options["top_labels"]
+    segmentation, num_segments = options["segmentation"], options["num_segments"]
+    segments, segmentation_options = options["segments"], options["segmentation_options"]
+    hide, sampling, compat = options["hide"], options["sampling"], options["compat"]
+    stability, max_samples = options["stability"], options["max_samples"]
+    num_features, batch_size = options["num_features"], options["batch_size"]
+    deadline_ms = options["deadline_ms"]
     if compat not in (None, "lime"):
         raise InvalidArgumentError("compat", f"compat is {compat!r}; expected None or 'lime'")
     like_lime = compat == "lime"
@@ -126,7 +150,7 @@ def settle(
             "max_samples",
             "max_samples caps a stability target: set stability too, or use num_samples",
         )
-    count = _whole("num_samples", num_samples, 2)
+    count = _whole("num_samples", options["num_samples"], 2)
     if stability is not None:
         if not 0.0 < stability <= 1.0:
             raise InvalidArgumentError(
@@ -139,7 +163,7 @@ def settle(
         )
     if deadline_ms is not None and not deadline_ms > 0:
         raise InvalidArgumentError("deadline_ms", f"deadline_ms is {deadline_ms}; expected above 0")
-    settled_seed, state = _seed(seed, like_lime)
+    settled_seed, state = _seed(options["seed"], like_lime)
     default_method = "quickshift" if like_lime else "slic"
     default_selection = "auto" if like_lime else "none"
     return Settings(
@@ -151,24 +175,29 @@ def settle(
         num_segments=None if num_segments is None else _whole("num_segments", num_segments, 1),
         segmentation_options=segmentation_options,
         segments=segments,
+        max_segments=_whole("max_segments", options["max_segments"], 1),
         num_samples=count,
         hide=_hide(hide),
-        kernel_width=_positive("kernel_width", kernel_width),
-        distance=_choice("distance", distance, get_args(Distance)),
+        kernel_width=_positive("kernel_width", options["kernel_width"]),
+        distance=_choice("distance", options["distance"], get_args(Distance)),
         feature_selection=_choice(
-            "feature_selection", feature_selection or default_selection, get_args(FeatureSelection)
+            "feature_selection",
+            options["feature_selection"] or default_selection,
+            get_args(FeatureSelection),
         ),
         num_features=None if num_features is None else _whole("num_features", num_features, 1),
         sampling=_choice("sampling", sampling, get_args(SamplingChoice)),
         seed=settled_seed,
         state=state,
-        alpha=_positive("alpha", alpha),
+        alpha=_positive("alpha", options["alpha"]),
         batch_size=_whole(
             "batch_size", (10 if like_lime else 32) if batch_size is None else batch_size, 1
         ),
         like_lime=like_lime,
         stability=stability,
         deadline_ms=deadline_ms,
+        progress=options["progress"],
+        check=options["check"],
     )
 
 

@@ -8,6 +8,7 @@ know pictures, nor how far the surrogate is from the model (that is the score).
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.explain.stopping import Check, go_on
 from limelens.explain.surrogate import Surrogate, block_rows, blocks
 
 TOP_K = 5
@@ -30,6 +31,7 @@ def covariance(
     weights: NDArray[np.float64],
     *,
     paired: bool,
+    check: Check = go_on,
 ) -> NDArray[np.float64]:
     """The sandwich covariance of one target's coefficients over other seeds' samples.
 
@@ -44,6 +46,7 @@ def covariance(
         visible: `(N, K)` bool design.
         weights: `(N,)` sample weights.
         paired: rows 2i and 2i+1 complement each other.
+        check: may stop the work.
 
     Returns:
         `(K, K)` float64.
@@ -51,7 +54,7 @@ def covariance(
     meat = np.zeros_like(surrogate.inverse)
     influence = weights * surrogate.residuals[:, target]
     influence[: 2 if paired else 1] = 0.0
-    for rows, design in blocks(visible, surrogate.centre):
+    for rows, design in blocks(visible, surrogate.centre, check):
         scores = design * influence[rows, np.newaxis]
         if paired:
             whole = scores.shape[0] // 2 * 2

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.explain.stopping import Check, go_on
+
 _BLOCK_ELEMENTS = 1 << 20  # 8 MiB of float64
 _UNTHREADED = 1 << 18  # multiplications up to which OpenBLAS uses the calling thread alone
 _NOISE = 1e-24  # relative variance below which a float64 target is constant but for rounding
@@ -76,17 +78,21 @@ def block_rows(num_segments: int) -> int:
 
 
 def blocks(
-    visible: NDArray[np.bool_], centre: NDArray[np.float64]
+    visible: NDArray[np.bool_], centre: NDArray[np.float64], check: Check = go_on
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Centred rows of the design as float64, `block_rows` at a time."""
+    """Centred rows of the design as float64, `block_rows` at a time, with a check before each."""
     num_rows = block_rows(visible.shape[1])
     for start in range(0, visible.shape[0], num_rows):
+        check()
         rows = slice(start, start + num_rows)
         yield rows, visible[rows] - centre
 
 
 def moments(
-    visible: NDArray[np.bool_], targets: NDArray[np.float64], weights: NDArray[np.float64]
+    visible: NDArray[np.bool_],
+    targets: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    check: Check = go_on,
 ) -> Moments:
     """Gather the moments of a weighted sample.
 
@@ -94,17 +100,18 @@ def moments(
         visible: `(N, K)` bool design.
         targets: `(N, L)` float64.
         weights: `(N,)` float64, at least one of them positive.
+        check: may stop the work.
     """
     total_weight = weights.sum()
     centre = np.zeros(visible.shape[1])
-    for rows, design in blocks(visible, centre):
+    for rows, design in blocks(visible, centre, check):
         centre = centre + weights[rows] @ design
     centre = centre / total_weight
     target_mean = weights @ targets / total_weight
     deviations = targets - target_mean
     gram = np.zeros((visible.shape[1], visible.shape[1]))
     cross = np.zeros((visible.shape[1], targets.shape[1]))
-    for rows, design in blocks(visible, centre):
+    for rows, design in blocks(visible, centre, check):
         weighted = design * weights[rows, np.newaxis]
         gram += weighted.T @ design
         cross += weighted.T @ deviations[rows]
@@ -122,6 +129,7 @@ def ridge(
     targets: NDArray[np.float64],
     weights: NDArray[np.float64],
     alpha: float,
+    check: Check = go_on,
 ) -> Surrogate:
     """Solve the weighted ridge for all targets from one factorisation.
 
@@ -133,14 +141,15 @@ def ridge(
         targets: `(N, L)` float64.
         weights: `(N,)` float64 sample weights.
         alpha: the penalty, above 0.
+        check: may stop the work.
     """
-    known = moments(visible, targets, weights)
+    known = moments(visible, targets, weights, check)
     identity = np.eye(visible.shape[1])
     system = known.gram + alpha * identity
     coefficients = np.asarray(np.linalg.solve(system, known.cross), dtype=np.float64)
     inverse = np.asarray(np.linalg.inv(system), dtype=np.float64)
     residuals = targets - known.target_mean
-    for rows, design in blocks(visible, known.centre):
+    for rows, design in blocks(visible, known.centre, check):
         residuals[rows] -= design @ coefficients
     unexplained = weights @ residuals**2
     varies = known.total > _NOISE * weights.sum() * known.target_mean**2

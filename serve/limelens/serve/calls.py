@@ -7,22 +7,24 @@ of what the calls do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from limelens.serve.errors import MalformedMessageError
+from limelens.serve.errors import InvalidRequestError, MalformedMessageError
 from limelens.serve.status import is_internal, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
+_MAX_TELLING_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
@@ -53,14 +55,16 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         own_id = _own_id(handler_call_details.invocation_metadata)
         name = method.rpartition("/")[2]
         if handler.request_streaming:
-            wrapped = self._around(handler.stream_stream, name, own_id)
-        else:
-            # Parsed within the frame, so that what cannot be parsed has an id and a status too.
-            parsing = _parsing(handler.unary_unary, handler.request_deserializer)
-            wrapped = self._around(parsing, name, own_id)
-            return grpc.unary_unary_rpc_method_handler(wrapped, None, handler.response_serializer)
-        return grpc.stream_stream_rpc_method_handler(
-            wrapped, handler.request_deserializer, handler.response_serializer
+            return grpc.stream_stream_rpc_method_handler(
+                self._around(handler.stream_stream, name, own_id),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        # On the wire the same. But of a unary request gRPC keeps the bytes until it is answered,
+        # of a stream's message nothing; and what cannot be parsed gets an id and a status here.
+        reading = _reading_one(handler.unary_unary, handler.request_deserializer)
+        return grpc.stream_unary_rpc_method_handler(
+            self._around(reading, name, own_id), None, handler.response_serializer
         )
 
     def _around(
@@ -82,6 +86,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
                 raise
             except Exception as error:
                 await _refuse(context, error, name, own_id, began)
+                return None
             finally:
                 self._count -= 1
                 if not self._count:
@@ -90,27 +95,37 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         return call
 
 
-def _parsing(
+def _reading_one(
     handle: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]
 ) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def parsed(data: bytes, context: Any) -> Any:
+    """Reads the one message of a call and keeps nothing of it: only `handle` holds the request."""
+
+    async def read(_messages: Any, context: Any) -> Any:
+        data = await context.read()
+        if data is grpc.aio.EOF:
+            # Or the request was over the size limit: then gRPC itself has told so already.
+            raise InvalidRequestError("", "the call ended without a request")
         try:
-            request = parse(data)
+            parsed = [parse(data)]
         except DecodeError as error:
             raise MalformedMessageError(f"the request cannot be parsed: {error}") from error
-        return await handle(request, context)
+        del data
+        return await handle(parsed.pop(), context)
 
-    return parsed
+    return read
 
 
-async def _refuse(context: Any, error: Exception, name: str, own_id: str, began: float) -> NoReturn:
+async def _refuse(context: Any, error: Exception, name: str, own_id: str, began: float) -> None:
     code, message, trailing = to_abort(error, own_id)
     if is_internal(error):
         _note(logging.ERROR, name, code.name, own_id, began, error=error)
     else:
         _note(logging.INFO, name, code.name, own_id, began, reason=message)
-    await context.abort(code, message, trailing)
-    raise AssertionError("abort returned")
+    # A status lies behind the answers that went before it: whoever reads none of them must not
+    # keep the call open. gRPC hands the status over when they do.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_MAX_TELLING_S):
+            await context.abort(code, message, trailing)
 
 
 def _note(

@@ -90,7 +90,7 @@ class ExpiredError(LimelensError):
 
 
 class ModelOutputError(LimelensError):
-    """The model's output is not finite."""
+    """The model's output is not finite, or not of the shape that it must have."""
 
 
 class MalformedMessageError(LimelensError):

@@ -32,7 +32,7 @@ from limelens.serve.errors import (
     OverloadedError,
 )
 from limelens.serve.image import Fitted, fit
-from limelens.serve.requests import Question, read_segments
+from limelens.serve.requests import MAX_SEGMENTS, Question, read_segments
 
 if TYPE_CHECKING:
     from limelens.explain import Explanation
@@ -40,7 +40,11 @@ if TYPE_CHECKING:
 MAX_DRAWN: Final = 1024
 """Longer side of the pictures that are drawn, in pixels."""
 _NICENESS: Final = 19
-_FIELDS: Final = {"segments": "segmentation.segments_png", "segmentation_options": "segmentation"}
+_FIELDS: Final = {
+    "segments": "segmentation.segments_png",
+    "segmentation_options": "segmentation",
+    "max_segments": "segmentation",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +172,8 @@ def explain_picture(
     Args:
         bundle: The model whose answer is explained.
         question: What is asked.
-        check: Called before every chunk of samples; what it raises stops the work.
+        check: Called before every chunk of samples, between the stages and within the long ones;
+            what it raises stops the work.
 
     Raises:
         InvalidRequestError: The picture or a parameter cannot be used.
@@ -192,7 +197,13 @@ def explain_picture(
     decode_s = time.monotonic() - began
     check()
     try:
-        explanation = lime.explain(fitted.pixels, _Model(bundle, check), **options)
+        explanation = lime.explain(
+            fitted.pixels,
+            _Model(bundle, check),
+            max_segments=MAX_SEGMENTS,
+            check=check,
+            **options,
+        )
     except lime.MissingPackageError as error:
         raise MissingExtraError(str(error)) from error
     except lime.InvalidArgumentError as error:

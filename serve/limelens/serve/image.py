@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError
 
@@ -24,7 +24,19 @@ UNSEEN: Final = 65535
 """The segment id of a pixel that the model never saw."""
 
 _MODES_OF_16_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_8_OF_16_BITS: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _PAD_GREY: Final = 128
+_STRIP_PIXELS: Final = 1_000_000
+_TO_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By the EXIF orientation: what makes the picture stand upright."""
 
 
 class ResizeMode(StrEnum):
@@ -176,7 +188,7 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.size, max_pixels)
             image.load()
-            return np.asarray(_upright_rgb(image))
+            return _upright_rgb(image)
     except InvalidImageError:
         raise
     except UnidentifiedImageError:
@@ -257,20 +269,42 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Strip by strip: of a large picture there is never more than its pixels and the result."""
+    image = _upright(image)
+    width, height = image.size
+    num_rows = max(1, _STRIP_PIXELS // width)
+    if num_rows >= height:
+        return np.asarray(_rgb(image))
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, num_rows):
+        bottom = min(top + num_rows, height)
+        pixels[top:bottom] = np.asarray(_rgb(image.crop((0, top, width, bottom))))
+    return pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
     try:
-        image = ImageOps.exif_transpose(image)
+        method = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # A broken EXIF block says nothing about the pixels.
     except Exception:
-        image = image.copy()
+        return image
+    return image if method is None else image.transpose(method)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in _MODES_OF_16_BIT:
-        values = np.asarray(image, dtype=np.float32)
-        return Image.fromarray((values / 257 + 0.5).clip(0, 255).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).clip(0, 65535).astype(np.uint16)
+        grey = _8_OF_16_BITS[values]
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey[values == transparent] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _looks_like(data: bytes) -> str:

@@ -142,35 +142,48 @@ class Repository:
 
         A changed file that is refused leaves the version that was served before in its place.
 
+        Each file is judged for itself: whatever is wrong with one, the others are loaded.
+
         Returns:
             Whether anything changed.
 
         Raises:
-            ProviderError: `cuda` was asked for and cannot be used.
+            ProviderError: `cuda` was asked for, cannot be used, and nothing is left that answers.
         """
         found = dict(self._find())
         served = {key: value for key, value in self._served.items() if key in found}
         refused = {key: value for key, value in self._refused.items() if key in found}
+        stamps = {key: stamp for key, stamp in self._stamps.items() if key in found}
         changed = len(served) != len(self._served) or len(refused) != len(self._refused)
+        failure: Exception | None = None
         for (name, version), path in found.items():
             key = name, version
             stamp = _stamp(path)
-            if self._stamps.get(key) == stamp:
+            if stamps.get(key) == stamp:
                 continue
-            self._stamps[key] = stamp
-            changed = True
             try:
                 bundle = load_bundle(path, self._device, num_threads=self._num_threads)
-            except BundleError as error:
-                _log.error("refused %s version %d: %s", name, version, error)
-                refused[key] = Refused(name, version, str(error))
+            except Exception as error:
+                # Only a verdict on the file holds until it changes; anything else is tried again.
+                if isinstance(error, BundleError):
+                    stamps[key] = stamp
+                else:
+                    failure = error
+                now = Refused(name, version, str(error))
+                if refused.get(key) != now or isinstance(error, BundleError):
+                    _log.error("refused %s version %d: %s", name, version, error)
+                    changed = True
+                refused[key] = now
             else:
                 _log.info("loaded %s version %d on %s", name, version, bundle.provider)
+                stamps[key] = stamp
                 served[key] = Served(name, version, bundle)
                 refused.pop(key, None)
-        self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in found}
+                changed = True
         # Swapped whole: a reader sees the old state or the new one.
-        self._served, self._refused = served, refused
+        self._served, self._refused, self._stamps = served, refused, stamps
+        if failure is not None and not served:
+            raise failure
         return changed
 
     def _check_folder(self) -> None:

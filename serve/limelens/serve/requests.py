@@ -20,6 +20,7 @@ from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
 from limelens.serve.image import (
     MAX_PIXELS,
+    UNSEEN,
     Region,
     raw_image,
     read_image,
@@ -28,7 +29,9 @@ from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, image_pb2
 
 MIN_SAMPLES: Final = 10
-_MAX_SEGMENTS: Final = 1000
+MAX_SEGMENTS: Final = 1000
+"""More segments of a picture are not explained, whoever cut it."""
+_MAX_SELECTED: Final = 1000
 _DEFAULT_SEGMENTS: Final = 40
 _DEFAULT_SAMPLES: Final = 1000
 _MAX_LABEL_LENGTH: Final = 100
@@ -66,6 +69,11 @@ class Picture:
     pixels: NDArray[np.uint8] | None = field(repr=False)
     region: Region | None
     max_pixels: int
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes while it waits."""
+        return len(self.encoded) + (0 if self.pixels is None else self.pixels.nbytes)
 
     def read(self) -> NDArray[np.uint8]:
         """The upright picture, `(H, W, 3)` uint8.
@@ -302,6 +310,16 @@ def read_explain(
         chosen = _known(kind, value, name)
         if chosen:
             options[name] = chosen
+    num_labels = len(labels or ()) or top_labels or 1
+    if (
+        options.get("feature_selection") == "forward_selection"
+        and request.num_features * num_labels > _MAX_SELECTED
+    ):
+        raise InvalidRequestError(
+            "num_features",
+            f"{request.num_features} to be selected one after the other for each label, of which "
+            f"there are {num_labels}; expected at most {_MAX_SELECTED} together, or 0 for all",
+        )
     if request.HasField("kernel_width"):
         options["kernel_width"] = _number("kernel_width", request.kernel_width, over=0, most=1e6)
     if request.HasField("stability"):
@@ -334,7 +352,7 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
         `size` ids.
 
     Raises:
-        InvalidRequestError: Not such a picture, or one of another size.
+        InvalidRequestError: Not such a picture, one of another size, or of too many segments.
     """
     name = "segmentation.segments_png"
     height, width = size
@@ -349,7 +367,13 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
                 raise InvalidRequestError(
                     name, f"mode {image.mode}; expected a 16-bit greyscale PNG"
                 )
-            return np.asarray(image).astype(np.uint16)
+            ids = np.asarray(image).astype(np.uint16)
+            count = np.count_nonzero(np.bincount(ids.ravel(), minlength=UNSEEN)[:UNSEEN])
+            if count > MAX_SEGMENTS:
+                raise InvalidRequestError(
+                    name, f"{count} different ids; expected at most {MAX_SEGMENTS}"
+                )
+            return ids
     except InvalidRequestError:
         raise
     # A decoder may raise almost anything on broken bytes.
@@ -403,7 +427,7 @@ def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int]:
 _OPTIONS: Final[Mapping[str, Mapping[str, tuple[str, float, float]]]] = {
     "slic": {"compactness": ("compactness", 1e-6, 1e6), "sigma": ("sigma", 0, 100)},
     "quickshift": {
-        "kernel_size": ("kernel_size", 0.5, 20),
+        "kernel_size": ("kernel_size", 0.5, 10),
         "max_dist": ("max_dist", 1e-6, 1e6),
         "ratio": ("ratio", 0, 1),
     },
@@ -441,10 +465,10 @@ def _segmentation(message: explanation_pb2.Segmentation, *, is_lime: bool) -> di
         options[argument] = _number(prefix + name, getattr(message, name), least=least, most=most)
     arguments: dict[str, Any] = {"segmentation": given, "segmentation_options": options or None}
     if method in ("slic", "grid"):
-        if message.num_segments != 0 and not 2 <= message.num_segments <= _MAX_SEGMENTS:
+        if message.num_segments != 0 and not 2 <= message.num_segments <= MAX_SEGMENTS:
             raise InvalidRequestError(
                 f"{prefix}num_segments",
-                f"{message.num_segments}; expected 2 to {_MAX_SEGMENTS}, or 0 for "
+                f"{message.num_segments}; expected 2 to {MAX_SEGMENTS}, or 0 for "
                 f"{_DEFAULT_SEGMENTS}",
             )
         arguments["num_segments"] = message.num_segments or _DEFAULT_SEGMENTS

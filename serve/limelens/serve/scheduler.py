@@ -236,21 +236,27 @@ class Scheduler:
         """Ends the threads. What still waits is answered with `OverloadedError`."""
         with self._lock:
             self._closed = True
-            left = {id(item.ticket): item.ticket for item in (*self._arrivals, *self._ready)}
-            self._arrivals.clear()
-            self._ready.clear()
             self._arrived.notify_all()
             self._prepared.notify_all()
-        for ticket in left.values():
-            self._fail(ticket, OverloadedError("the server is going down", 1.0))
+        self._drain()
         for thread in self._threads:
             thread.join()
+        # What was being prepared in the meantime.
+        self._drain()
+
+    def _drain(self) -> None:
+        with self._lock:
+            left = [item.ticket for item in (*self._arrivals, *self._ready)]
+            self._arrivals.clear()
+            self._ready.clear()
+        for ticket in left:
+            self._fail(ticket, _going_down())
 
     def _submit(self, ticket: _Ticket, priority: Priority) -> None:
         count = len(ticket.prepare)
         with self._lock:
             if self._closed:
-                raise OverloadedError("the server is going down", 1.0)
+                raise _going_down()
             if priority is Priority.REQUEST:
                 if self._requests_waiting + count > self._max_queue:
                     self._refused += count
@@ -298,11 +304,14 @@ class Scheduler:
                 heapq.heappush(heap, item)
             if others:
                 ready.notify()
-            if self._closed:
-                expired.extend(item.ticket for item in (*taken, *others))
+            closed = self._closed
         for ticket in expired:
             self._fail(ticket, ExpiredError("the deadline passed before the work began"))
-        return None if self._closed else taken
+        if closed:
+            for item in taken:
+                self._fail(item.ticket, _going_down())
+            return None
+        return taken
 
     def _work(self) -> None:
         """A worker on the CPU: takes one picture, prepares it, runs it by itself."""
@@ -362,27 +371,14 @@ class Scheduler:
         return False
 
     def _answer(self, items: list[_Item]) -> None:
-        bundle = items[0].ticket.bundle
-        embed = any(item.ticket.embed for item in items)
-        pixels = [item.pixels for item in items if item.pixels is not None]
-        images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-        begun = time.monotonic()
-        embeddings = None
         try:
-            if embed:
-                probabilities, embeddings = bundle.predict_and_embed(images)
-            else:
-                probabilities = bundle.predict(images)
+            outcomes = _outcomes(items)
+        # Nothing that a model answers may end the thread that asked it.
         except Exception as error:
             self._answer_in_halves(items, error)
             return
-        run_s = time.monotonic() - begun
-        for row, item in enumerate(items):
-            embedding = embeddings[row] if embeddings is not None and item.ticket.embed else None
-            self._finish(
-                item,
-                Outcome(probabilities[row], embedding, item.started_at, item.decode_s, run_s),
-            )
+        for item, outcome in zip(items, outcomes, strict=True):
+            self._finish(item, outcome)
 
     def _answer_in_halves(self, items: list[_Item], error: Exception) -> None:
         """One picture must not spoil its batch-mates, nor a batch that is too large for memory."""
@@ -435,6 +431,34 @@ class Scheduler:
                 self._dropped += len(heap) - len(kept)
                 heap[:] = kept
                 heapq.heapify(heap)
+
+
+def _going_down() -> OverloadedError:
+    return OverloadedError("the server is going down", 1.0)
+
+
+def _outcomes(items: list[_Item]) -> list[Outcome]:
+    """Runs the model for some pictures at once."""
+    bundle = items[0].ticket.bundle
+    pixels = [item.pixels for item in items if item.pixels is not None]
+    images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+    begun = time.monotonic()
+    embeddings = None
+    if any(item.ticket.embed for item in items):
+        probabilities, embeddings = bundle.predict_and_embed(images)
+    else:
+        probabilities = bundle.predict(images)
+    run_s = time.monotonic() - begun
+    return [
+        Outcome(
+            probabilities[row],
+            embeddings[row] if embeddings is not None and item.ticket.embed else None,
+            item.started_at,
+            item.decode_s,
+            run_s,
+        )
+        for row, item in enumerate(items)
+    ]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -60,6 +60,8 @@ class ServerConfig:
         insecure: Whether plaintext may be spoken beyond this machine.
         reflection: Whether clients may ask for the contract.
         max_message_bytes: Of one request or answer.
+        max_calls: Calls and streams at a time, those about the server's health included; more are
+            refused.
         grace_s: How long calls under way may go on when the server is told to stop.
         reload_s: How often the folder is looked at for new versions; 0 is never.
         service: How much is taken on.
@@ -73,6 +75,7 @@ class ServerConfig:
     insecure: bool = False
     reflection: bool = True
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_calls: int = 2048
     grace_s: float = 10.0
     reload_s: float = 0.0
     service: ServiceSettings = field(default_factory=ServiceSettings)
@@ -95,7 +98,9 @@ class Server:
         self._repository = repository
         self._calls = Calls([SERVICE_NAME])
         self._server = grpc.aio.server(
-            interceptors=[self._calls], options=_options(config.max_message_bytes)
+            interceptors=[self._calls],
+            options=_options(config.max_message_bytes),
+            maximum_concurrent_rpcs=config.max_calls,
         )
         port = _bind(self._server, config)
         self.address = f"{host}:{port}" if port > 1 else config.listen

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
 from limelens.serve.decision import decide
@@ -58,6 +59,7 @@ class ServiceSettings:
     Args:
         limits: What one request may ask for.
         max_queue: Pictures that wait.
+        max_waiting_bytes: Of the pictures of all requests that wait or are worked on.
         max_batch_size: Pictures joined into one run on a GPU.
         max_streams: Cameras at a time.
         stream_idle_s: A stream that sends nothing for so long is ended.
@@ -67,6 +69,7 @@ class ServiceSettings:
 
     limits: Limits = field(default_factory=Limits)
     max_queue: int = 256
+    max_waiting_bytes: int = 256 * 1024 * 1024
     max_batch_size: int = 32
     max_streams: int = 1000
     stream_idle_s: float = 120.0
@@ -86,6 +89,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._repository = repository
         self._settings = settings
         self._limits = settings.limits
+        self._budget = Budget(settings.max_waiting_bytes)
         self._schedulers: dict[str, Scheduler] = {}
         self._cameras: set[Camera] = set()
         self._stopping = False
@@ -130,12 +134,14 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         served = self._repository.get(request.model, request.version)
         metadata = served.bundle.metadata
         pictures, answering = read_classify(request, metadata, self._limits)
-        outcomes = await self.scheduler(served.bundle).classify(
-            served.bundle,
-            [_preparing(picture, metadata.resize) for picture in pictures],
-            deadline=_deadline(context, arrived_at),
-            embed=answering.embed,
-        )
+        del request  # the pictures are copies: holding both would take twice the memory
+        with self._budget.holding(sum(picture.size_bytes for picture in pictures)):
+            outcomes = await self.scheduler(served.bundle).classify(
+                served.bundle,
+                [_preparing(picture, metadata.resize) for picture in pictures],
+                deadline=_deadline(context, arrived_at),
+                embed=answering.embed,
+            )
         predictions = [
             prediction_message(
                 decide(
@@ -186,9 +192,11 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         arrived_at = time.monotonic()
         served = self._repository.get(request.model, request.version)
         question = read_explain(request, served.bundle.metadata, self._limits)
-        explained = await self._explainer.explain(
-            served.bundle, question, deadline=_deadline(context, arrived_at)
-        )
+        del request  # as in Classify
+        with self._budget.holding(question.picture.size_bytes + len(question.segments_png)):
+            explained = await self._explainer.explain(
+                served.bundle, question, deadline=_deadline(context, arrived_at)
+            )
         return explain_response(explained, served, arrived_at, time.monotonic())
 
     async def ListModels(

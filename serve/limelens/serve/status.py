@@ -6,6 +6,7 @@ the only module that knows status codes. It sends nothing itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -55,6 +56,7 @@ _ON_THE_WIRE: Final[tuple[tuple[type[LimelensError], int, str], ...]] = (
 )
 _PLAIN: Final = (ExpiredError, UnavailableError, MissingExtraError, BundleError, ProviderError)
 _UNEXPECTED: Final = "UNEXPECTED"
+_TOO_LARGE: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 
 def is_internal(error: BaseException) -> bool:
@@ -138,6 +140,10 @@ def from_call(error: grpc.RpcError) -> LimelensError:
         resource = found["ResourceInfo"]
         return NotFoundError(message, kind=resource.resource_type, name=resource.resource_name)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        too_large = _TOO_LARGE.search(message) if kind is None else None
+        if too_large is not None:  # said by gRPC itself, of which no trying again can help
+            size, limit = map(int, too_large.groups())
+            return InvalidRequestError("", f"message of {size:,} bytes; the limit is {limit:,}")
         delay = found["RetryInfo"].retry_delay.ToTimedelta() if "RetryInfo" in found else None
         return OverloadedError(message, delay.total_seconds() if delay else 1.0)
     if kind is not None and kind in _PLAIN:

@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _Arrival:
-    message: service_pb2.Frame
+    message: service_pb2.Frame  # without its image, of which `picture` is a copy
     picture: Picture
     arrived_at: float
 
@@ -132,6 +132,9 @@ class Camera:
             OverloadedError: The answers were not read.
             UnavailableError: The server is going down.
         """
+        # With the first answer, gRPC would send it a second time where that is cut short by an
+        # error, fail, and leave the other end without an end.
+        await context.send_initial_metadata(())
         tasks = [
             asyncio.create_task(self._read(context)),
             asyncio.create_task(self._answer(context)),
@@ -170,6 +173,7 @@ class Camera:
                     "message", "not a frame; expected the configuration once and then frames"
                 )
             self._arrive(message.frame)
+            del message  # not held until the next one comes
             if self._num_lost > MAX_LOST:
                 raise OverloadedError(
                     f"{self._num_lost} answers were not read in time; expected a reader that "
@@ -191,7 +195,7 @@ class Camera:
         except InvalidRequestError as error:
             self._tell_invalid(frame, str(error))
             return
-        overtaken = self._newest.put(_Arrival(frame, picture, time.monotonic()))
+        overtaken = self._newest.put(_Arrival(_without_image(frame), picture, time.monotonic()))
         if overtaken is not None:
             self._num_dropped += 1
             self._tell(overtaken.message, service_pb2.FRAME_STATUS_SUPERSEDED)
@@ -203,7 +207,7 @@ class Camera:
                 answer = self._answers.popleft()
                 answer.changed = answer.smoothed_label != self._last_told
                 self._last_told = answer.smoothed_label
-                await context.write(answer)
+                await self._write(context, answer)
             if self._stopping:
                 raise UnavailableError("the server is going down; expected the camera to reconnect")
             if not self._newest.is_empty:
@@ -215,6 +219,17 @@ class Camera:
             else:
                 self._something.clear()
                 await self._something.wait()
+
+    async def _write(self, context: Any, answer: service_pb2.ClassifyStreamResponse) -> None:
+        try:
+            async with asyncio.timeout(self._idle_s):
+                await context.write(answer)
+        except TimeoutError:
+            raise OverloadedError(
+                f"no answer was read for {self._idle_s:g} seconds; expected a reader that keeps up "
+                "with its camera",
+                1.0,
+            ) from None
 
     async def _classify_newest(self) -> None:
         taken: list[_Arrival] = []
@@ -290,3 +305,10 @@ class Camera:
                 self._num_dropped += 1
         self._answers.append(answer)
         self._something.set()
+
+
+def _without_image(frame: service_pb2.Frame) -> service_pb2.Frame:
+    light = service_pb2.Frame(frame_id=frame.frame_id)
+    if frame.HasField("capture_time"):
+        light.capture_time.CopyFrom(frame.capture_time)
+    return light

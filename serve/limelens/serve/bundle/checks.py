@@ -5,7 +5,6 @@ It reads the graph with `onnx` and knows nothing of onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,12 @@ _FLOATS: Final = (
     onnx.TensorProto.DOUBLE,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.FLOAT8E4M3FN,
+    onnx.TensorProto.FLOAT8E4M3FNUZ,
+    onnx.TensorProto.FLOAT8E5M2,
+    onnx.TensorProto.FLOAT8E5M2FNUZ,
+    onnx.TensorProto.COMPLEX64,
+    onnx.TensorProto.COMPLEX128,
 )
 
 
@@ -41,6 +46,9 @@ def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
         BundleError: The file is missing, or is no bundle; the message says why.
     """
     try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise BundleError(f"{path}: {size:,} bytes; a bundle has at most {MAX_BYTES:,}")
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; expected a bundle (model.onnx)") from error
@@ -52,6 +60,9 @@ def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
         return data, check_model(model)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
+    # What is broken in a way that nobody thought of must not take other models down.
+    except Exception as error:
+        raise BundleError(f"{path}: cannot be checked: {type(error).__name__}: {error}") from error
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -67,19 +78,13 @@ def check_model(model: onnx.ModelProto) -> Metadata:
     """Checks a graph against the rules of a bundle.
 
     Raises:
-        BundleError: External data, non-finite weights, inputs or outputs other than a bundle's,
-            or metadata that does not fit them.
+        BundleError: External data, sparse tensors, functions, numbers that are not finite, inputs
+            or outputs other than a bundle's, or metadata that does not fit them.
     """
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise BundleError(
-                f"the weights of {tensor.name!r} lie in another file; "
-                "expected a file that holds everything"
-            )
-        if tensor.data_type in _FLOATS:
-            values = np.asarray(numpy_helper.to_array(tensor), dtype=np.float64)
-            if not np.isfinite(values).all():
-                raise BundleError(f"the weights of {tensor.name!r} are not all finite")
+    if model.functions:
+        names = sorted(function.name for function in model.functions)
+        raise BundleError(f"the model defines functions {names}; expected a graph of plain nodes")
+    _check_graph(model.graph)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -122,17 +127,47 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
     )
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor with data in a graph and in the graphs inside its nodes."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
+def _check_graph(graph: onnx.GraphProto) -> None:
+    """Looks at every number that is stored in a graph and in the graphs inside its nodes."""
+    if graph.sparse_initializer:
+        raise _sparse(graph.sparse_initializer[0].values.name)
+    for tensor in graph.initializer:
+        _check_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)
+            _check_attribute(node, attribute)
+
+
+def _check_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
+    if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+        raise _sparse(f"{node.op_type}.{attribute.name}")
+    if not np.isfinite([attribute.f, *attribute.floats]).all():
+        raise BundleError(f"{node.op_type}.{attribute.name} is not finite")
+    if attribute.HasField("t"):
+        _check_tensor(attribute.t)
+    for tensor in attribute.tensors:
+        _check_tensor(tensor)
+    if attribute.HasField("g"):
+        _check_graph(attribute.g)
+    for graph in attribute.graphs:
+        _check_graph(graph)
+
+
+def _check_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise BundleError(
+            f"the weights of {tensor.name!r} lie in another file; "
+            "expected a file that holds everything"
+        )
+    if tensor.data_type not in _FLOATS:
+        return
+    try:
+        values = numpy_helper.to_array(tensor)
+    except ValueError as error:
+        raise BundleError(f"the weights of {tensor.name!r} do not fill their shape") from error
+    if not np.isfinite(values).all():
+        raise BundleError(f"the weights of {tensor.name!r} are not all finite")
+
+
+def _sparse(name: str) -> BundleError:
+    return BundleError(f"{name!r} is a sparse tensor; expected dense ones")

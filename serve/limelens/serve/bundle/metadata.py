@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,6 +21,7 @@ from limelens.serve.image import ResizeMode, ResizeRule
 
 _PREFIX: Final = "limelens."
 FORMAT_VERSION: Final = 1
+MAX_TOLERANCE: Final = 0.1
 
 
 class Task(StrEnum):
@@ -38,12 +40,25 @@ class Golden:
     Args:
         image: `(H, W, 3)` uint8, of the bundle's input size.
         probabilities: `(C,)` float32.
-        tolerance: By execution provider, the largest absolute difference that is accepted.
+        tolerance: By execution provider, the largest absolute difference that is accepted, at
+            most `MAX_TOLERANCE`.
+
+    Raises:
+        BundleError: A tolerance is none.
     """
 
     image: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     tolerance: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tolerance, Mapping):
+            raise BundleError(f"tolerance {self.tolerance!r}; expected numbers by provider")
+        for provider, value in self.tolerance.items():
+            if not _is_within(value, MAX_TOLERANCE):
+                raise BundleError(
+                    f"the tolerance for {provider} is {value!r}; expected 0 to {MAX_TOLERANCE}"
+                )
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,9 @@ class Metadata:
         data_digest: SHA-256 over the training data's files, hexadecimal.
         limelens_version: Of the package that wrote the file.
         card: Figures of training and evaluation and whatever else a reader wants to know; JSON.
+
+    Raises:
+        BundleError: A value is not what it must be, or two do not fit each other.
     """
 
     name: str
@@ -81,6 +99,7 @@ class Metadata:
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise BundleError(f"labels {self.labels!r}; expected at least one, each once")
         unknown = ({*self.alert_labels} | {*self.macro_labels}) - {*self.labels}
@@ -93,6 +112,28 @@ class Metadata:
                 f"{len(self.label_thresholds)} thresholds for {len(self.labels)} labels; "
                 "a multilabel bundle needs one each"
             )
+
+    def _check_types(self) -> None:
+        """A file can say anything, whatever the annotations promise."""
+        texts = {
+            "name": (self.name,),
+            "labels": self.labels,
+            "alert_labels": self.alert_labels,
+            "precision": (self.precision,),
+            "data_digest": (self.data_digest,),
+            "version": (self.limelens_version,),
+        }
+        mappings = {"macro_labels": self.macro_labels, "card": self.card}
+        for key, mapping in mappings.items():
+            if not isinstance(mapping, Mapping):
+                raise BundleError(f"{key} is a {type(mapping).__name__}; expected a mapping")
+        texts["macro_labels"] = (*self.macro_labels, *self.macro_labels.values())
+        for key, values in texts.items():
+            if not all(isinstance(value, str) for value in values):
+                raise BundleError(f"{key} {values!r}; expected text")
+        for threshold in (self.threshold, *self.label_thresholds):
+            if not _is_within(threshold, 1.0):
+                raise BundleError(f"threshold {threshold!r}; expected 0 to 1")
 
     def to_props(self) -> dict[str, str]:
         """The metadata as ONNX `metadata_props`: JSON under keys that begin with `limelens.`."""
@@ -153,7 +194,7 @@ class Metadata:
             return cls(
                 name=values["name"],
                 task=Task(values["task"]),
-                labels=tuple(values["labels"]),
+                labels=_listed(values["labels"]),
                 resize=ResizeRule(
                     values["resize"]["height"],
                     values["resize"]["width"],
@@ -164,9 +205,9 @@ class Metadata:
                     np.asarray(golden["probabilities"], dtype=np.float32),
                     golden["tolerance"],
                 ),
-                threshold=float(values["threshold"]),
-                label_thresholds=tuple(values["label_thresholds"]),
-                alert_labels=tuple(values["alert_labels"]),
+                threshold=values["threshold"],
+                label_thresholds=_listed(values["label_thresholds"]),
+                alert_labels=_listed(values["alert_labels"]),
                 macro_labels=values["macro_labels"],
                 precision=values["precision"],
                 data_digest=values["data_digest"],
@@ -175,5 +216,20 @@ class Metadata:
             )
         except KeyError as error:
             raise BundleError(f"the metadata lacks {_PREFIX}{error.args[0]}") from error
-        except (ValueError, TypeError) as error:
+        except BundleError:
+            raise
+        # Whatever else JSON can hold where something else is expected, nested too deeply included.
+        except Exception as error:
             raise BundleError(f"the metadata cannot be read: {error}") from error
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise BundleError(f"{value!r} in the metadata; expected a list")
+    return tuple(value)
+
+
+def _is_within(value: Any, most: float) -> bool:
+    """Whether it is a finite number, 0 to `most`."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and 0 <= value <= most

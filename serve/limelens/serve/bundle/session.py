@@ -1,7 +1,7 @@
 """A bundle that runs: one onnxruntime session on a device that was checked.
 
-It knows how the session is set up and that its outputs must be finite. It knows nothing of
-requests, threads or queues; `predict` may be called from several threads at once.
+It knows how the session is set up, and that its outputs must be finite and of their shape. It
+knows nothing of requests, threads or queues; `predict` may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+_NEAR_ONE: Final = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class Bundle:
 
         Raises:
             InvalidRequestError: The shape or the dtype is another.
-            ModelOutputError: A probability is not finite.
+            ModelOutputError: A probability is not finite, or the output has another shape.
         """
         (probabilities,) = self._run(["probabilities"], images)
         return probabilities
@@ -116,8 +117,14 @@ class Bundle:
                 f"the bundle expects uint8 (N, {height}, {width}, 3)",
             )
         results: Sequence[NDArray[np.float32]] = self.session.run(outputs, {"images": images})
-        if not all(np.isfinite(values).all() for values in results):
-            raise ModelOutputError(f"{self.name} gave values that are not finite")
+        for name, values in zip(outputs, results, strict=True):
+            fits = values.ndim == 2 and len(values) == len(images)
+            if not fits or (name == "probabilities" and values.shape[1] != len(self.labels)):
+                raise ModelOutputError(
+                    f"{self.name} gave {name} of shape {values.shape} for {len(images)} pictures"
+                )
+            if not np.isfinite(values).all():
+                raise ModelOutputError(f"{self.name} gave values that are not finite")
         return results
 
 
@@ -181,7 +188,7 @@ def _open(ort: Any, data: bytes, path: Path, device: Device) -> tuple[Any, str, 
     try:
         session = ort.InferenceSession(data, _options(ort), providers=[CPU])
     except Exception as error:
-        raise BundleError(f"{path}: onnxruntime cannot run it: {error}") from error
+        raise BundleError(f"{path}: onnxruntime cannot run it: {_one_line(error)}") from error
     return session, CPU, reason
 
 
@@ -195,7 +202,7 @@ def _try_cuda(ort: Any, data: bytes) -> tuple[Any, str]:
     try:
         session = ort.InferenceSession(data, _options(ort), providers=[provider])
     except Exception as error:
-        return None, str(error).strip().splitlines()[0]
+        return None, _one_line(error)
     if session.get_providers()[0] != CUDA:
         return None, "onnxruntime could not start it (driver, CUDA or cuDNN libraries missing)"
     return session, ""
@@ -224,13 +231,32 @@ def _check_golden(bundle: Bundle) -> None:
         raise BundleError(
             f"{bundle.path}: the golden vector has no tolerance for {bundle.provider}"
         )
+    twice = np.stack([golden.image, golden.image])
     try:
-        found = bundle.predict(golden.image[np.newaxis])[0]
+        found, _ = bundle.predict_and_embed(twice)
     except ModelOutputError as error:
         raise BundleError(f"{bundle.path}: {error}") from error
+    # Whatever a runtime may raise for a graph that it could load and cannot run.
+    except Exception as error:
+        raise BundleError(f"{bundle.path}: it cannot be run: {_one_line(error)}") from error
     difference = float(np.abs(found - golden.probabilities).max())
     if not difference <= tolerance:
         raise BundleError(
             f"{bundle.path}: the golden vector is missed by {difference:.2g} on "
             f"{bundle.provider}; {tolerance:.2g} is accepted"
         )
+    sums = found.sum(axis=1)
+    if found.min() < 0 or found.max() > 1 + _NEAR_ONE:
+        raise BundleError(
+            f"{bundle.path}: it answers {found.min():.3g} to {found.max():.3g}; "
+            "expected probabilities, 0 to 1"
+        )
+    if bundle.task is Task.MULTICLASS and np.abs(sums - 1).max() > _NEAR_ONE:
+        raise BundleError(
+            f"{bundle.path}: its probabilities add up to {sums.max():.4g}; "
+            "expected 1 of a multiclass bundle"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

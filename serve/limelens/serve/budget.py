@@ -1,0 +1,40 @@
+"""How many bytes of pictures may wait at a time. It knows nothing of what waits, or for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from limelens.serve.errors import OverloadedError
+
+
+class Budget:
+    """Bytes that are held for callers who wait; for one event loop.
+
+    Args:
+        most: How many at a time. One request alone may be larger: messages have a limit of their
+            own.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    @contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        """Counts bytes in for as long as the context lasts.
+
+        Raises:
+            OverloadedError: They do not fit.
+        """
+        if self._held and self._held + count > self._most:
+            raise OverloadedError(
+                f"pictures of {self._held:,} bytes are waiting and {count:,} more do not fit; "
+                f"at most {self._most:,} are held",
+                1.0,
+            )
+        self._held += count
+        try:
+            yield
+        finally:
+            self._held -= count
