@@ -36,15 +36,13 @@ def test_a_shown_region_keeps_its_pixels(
         assert changed(portrait, after)[~region].mean() > 0.05
 
 
-def test_a_hidden_region_is_plain(portrait: NDArray[np.uint8], region: NDArray[np.bool_]) -> None:
-    rng = np.random.default_rng(3)
-    after = hide_around(portrait, region, rng, hide_region=True)
-    assert changed(portrait, after)[region].mean() > 0.7
-    inside = after[65:80, 42:62].reshape(-1, 3)
-    assert (
-        len(np.unique(inside, axis=0))
-        < len(np.unique(portrait[65:80, 42:62].reshape(-1, 3), axis=0)) / 2
-    )
+def test_a_hidden_region_shows_nothing_of_itself(
+    portrait: NDArray[np.uint8], region: NDArray[np.bool_]
+) -> None:
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        after = hide_around(portrait, region, rng, hide_region=True)
+        assert changed(portrait, after)[region].mean() > 0.7
 
 
 def test_the_same_generator_hides_the_same(

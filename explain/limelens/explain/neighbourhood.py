@@ -81,7 +81,7 @@ def fudge(
         return np.ascontiguousarray(colours[flat].reshape(image.shape))
     if hide == "blur":
         height, width = image.shape[:2]
-        sigma = 0.5 * (height * width / segmentation.num_segments) ** 0.5
+        sigma = 0.8 * (height * width / segmentation.num_segments) ** 0.5
         return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
     return np.broadcast_to(np.array(hide, dtype=np.uint8), image.shape).copy()
 
