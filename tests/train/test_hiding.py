@@ -22,7 +22,8 @@ def region() -> NDArray[np.bool_]:
 
 
 def changed(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return (before != after).any(axis=2)
+    differs: NDArray[np.bool_] = (before != after).any(axis=2)
+    return differs
 
 
 def test_a_shown_region_keeps_its_pixels(

@@ -2,9 +2,10 @@
 
 A network that was only shown whole pictures may say "mask" of anything smooth, a hidden segment
 included: then no segment matters and no explanation can point anywhere. Here segments are filled
-with their mean colour, with the blurred picture, or with patches from elsewhere in it. As long as the part that decides (a mask, or a bare mouth and nose) can be
-seen, the label stays; where it is hidden, nothing decides, and each label is given as often as the
-other. It knows pixels and regions, and neither files nor networks.
+with their mean colour, with the blurred picture, or with patches from elsewhere in it. As long as
+the part that decides (a mask, or a bare mouth and nose) can be seen, the label stays; where it is
+hidden, nothing decides, and each label is given as often as the other. It knows pixels and
+regions, and neither files nor networks.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _means(pixels: Pixels, segments: Segments, _rng: np.random.Generator) -> Pix
 
 
 def _blurred(pixels: Pixels, segments: Segments, rng: np.random.Generator) -> Pixels:
-    side = (segments.size / (segments.max() + 1)) ** 0.5
+    side = float(segments.size / (segments.max() + 1)) ** 0.5
     radius = float(rng.uniform(0.6, 1.3)) * side
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
