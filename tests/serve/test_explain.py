@@ -425,3 +425,10 @@ def test_classify_goes_on_while_explanations_run(client: Client, slow: list[floa
         num_answered += 1
     assert num_answered == 20
     thread.join()
+
+
+def test_few_features_are_selected_and_none_contradicts_them(client: Client) -> None:
+    few = client.explain(scene(), num_samples=200, num_features=3, seed=1)
+    assert len(few.explanations[0].weights) == 3
+    with pytest.raises(InvalidRequestError, match="feature_selection NONE"):
+        client.explain(scene(), num_samples=200, num_features=3, feature_selection="none")

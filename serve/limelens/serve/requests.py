@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
@@ -310,6 +311,13 @@ def read_explain(
         chosen = _known(kind, value, name)
         if chosen:
             options[name] = chosen
+    # To ask for few segments is to ask for a selection.
+    if request.num_features and options.setdefault("feature_selection", "auto") == "none":
+        raise InvalidRequestError(
+            "num_features",
+            f"{request.num_features} with feature_selection NONE, which takes all; "
+            "expected 0, or a selection",
+        )
     num_labels = len(labels or ()) or top_labels or 1
     if (
         options.get("feature_selection") == "forward_selection"
@@ -376,6 +384,8 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
             return ids
     except InvalidRequestError:
         raise
+    except UnidentifiedImageError as error:
+        raise InvalidRequestError(name, "no PNG; expected a 16-bit greyscale PNG") from error
     # A decoder may raise almost anything on broken bytes.
     except Exception as error:
         raise InvalidRequestError(
