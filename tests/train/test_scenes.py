@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,7 +250,7 @@ def test_other_labels_no_splits_and_a_set_with_scenes_are_refused(
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"num_scenes": -1}, {"num_workers": 0}])
 def test_numbers_out_of_range_are_refused(
-    data: Path, tmp_path: Path, wrong: dict[str, int]
+    data: Path, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match="expected at least 0, 0 and 1"):
         add_scenes(data, tmp_path / "out", **wrong)
