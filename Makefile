@@ -19,7 +19,7 @@ CODE := train serve explain proto tests benchmarks
 # What `make export` trains on and writes; without DATA a synthetic set is rendered.
 DATA ?=
 NAME ?= $(if $(DATA),$(shell basename "$(DATA)" | tr -c 'A-Za-z0-9._\n-' '_'),facemask-synthetic)
-TRAIN_OPTIONS ?= $(if $(DATA),,--epochs 8 --augment light --alert-label without_mask)
+TRAIN_OPTIONS ?= $(if $(DATA),,--epochs 12 --augment light --alert-label without_mask)
 SYNTHETIC := build/data/facemask-synthetic
 
 .DEFAULT_GOAL := help
@@ -71,7 +71,7 @@ stubs:
 export: $(VENV)/.installed-all-$(ACCEL) ## Train on DATA=… and export as NAME=…; without DATA on drawn faces
 ifeq ($(DATA),)
 	rm -rf $(SYNTHETIC) build/runs/$(NAME)
-	$(BIN)/limelens synthesize $(SYNTHETIC)
+	$(BIN)/limelens synthesize $(SYNTHETIC) --num-images 1200
 	$(BIN)/limelens train $(SYNTHETIC) --out build/runs/$(NAME) $(TRAIN_OPTIONS)
 	rm -rf build/models/$(NAME)
 	$(BIN)/limelens export build/runs/$(NAME) --name $(NAME) --models build/models \

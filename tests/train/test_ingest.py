@@ -594,29 +594,6 @@ def test_a_longer_table_fetches_what_was_added(
     assert once == twice
 
 
-def test_an_interrupted_run_goes_on_where_it_was(
-    server: HostileServer, forty: Path, tmp_path: Path
-) -> None:
-    class Stop:
-        done = 0
-
-        def table_read(self, num_urls: int, num_known: int) -> None:
-            assert (num_urls, num_known) == (43, 0)
-
-        def url_done(self, url: str, reason: str | None) -> None:
-            del url, reason
-            self.done += 1
-            if self.done == 15:
-                raise KeyboardInterrupt
-
-    out = tmp_path / "data"
-    with pytest.raises(KeyboardInterrupt):
-        ingest(forty, out, replace(QUICK, concurrency=1), Stop())
-    assert not (out / "train").exists()
-    assert ingest(forty, out, QUICK)["num_images"] == 40
-    assert set(server.requests.values()) == {1}
-
-
 def test_a_journal_that_was_cut_off_and_a_picture_that_was_lost_cost_one_request_each(
     server: HostileServer, forty: Path, tmp_path: Path
 ) -> None:

@@ -287,7 +287,7 @@ class _Run:
             loss = self.criterion(logits, targets)
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss is {float(loss)} in epoch {self.epoch + 1}, step {step}; "
+                    f"the loss is {float(loss.detach())} in epoch {self.epoch + 1}, step {step}; "
                     f"lower the learning rate ({self.config.learning_rate:g})"
                 )
             self.optimizer.zero_grad(set_to_none=True)
