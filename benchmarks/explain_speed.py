@@ -71,7 +71,7 @@ def main() -> None:
     candidates["limelens, slic, one thread"] = ours("slic", _Predict(bundle, 1))
     candidates["limelens, quickshift"] = ours("quickshift", several)
     candidates["lime (quickshift)"] = lambda: LimeImageExplainer(random_state=0).explain_instance(
-        portrait, bundle.predict, num_samples=arguments.samples, progress_bar=False
+        portrait, bundle.predict, num_samples=arguments.samples
     )
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(arguments.rounds + 1):

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
     parser.add_argument("--pictures", type=int, default=112)
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--hide", choices=["mean", "blur"], default="mean", help="limelens' fill")
     parser.add_argument("--no-lime", action="store_true", help="leave the lime package out")
     arguments = parser.parse_args()
     folder = os.environ.get("LIMELENS_DATA")
@@ -54,7 +55,12 @@ def main() -> None:
             mask = fitted.from_source(np.asarray(region.convert("L"))) > 127
         num_recognised += int(bundle.predict(fitted.pixels[np.newaxis])[0].argmax() == label)
         found = explain(
-            fitted.pixels, bundle.predict, labels=[label], num_samples=arguments.samples, seed=0
+            fitted.pixels,
+            bundle.predict,
+            labels=[label],
+            num_samples=arguments.samples,
+            hide=arguments.hide,
+            seed=0,
         )
         weights = {one.segment: one.weight for one in found.for_label(label).weights}
         rows.setdefault("limelens", []).append(_scores(found.segments, weights, mask))
@@ -67,7 +73,6 @@ def main() -> None:
                 labels=(label,),
                 top_labels=None,
                 num_samples=arguments.samples,
-                progress_bar=False,
             )
             weights = {int(k): float(v) for k, v in theirs.local_exp[label]}
             rows.setdefault("lime (quickshift)", []).append(_scores(theirs.segments, weights, mask))
