@@ -193,7 +193,19 @@ def _to_onnx(served: nn.Module, resize: ResizeRule) -> onnx.ModelProto:
         )
     if program is None:
         raise ExportError("torch.onnx gave no graph")
-    return program.model_proto
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Takes out what the exporter noted at every node: stack traces with this machine's paths."""
+    graph = model.graph
+    parts: list[Any] = [*graph.node, *graph.input, *graph.output, *graph.value_info]
+    for part in (*parts, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    return model
 
 
 def _check_parity(
