@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.train.data import DataError, find_splits, read_dataset, read_examples
+from limelens.train.data import find_splits, read_dataset, read_examples
 from limelens.train.duplicates import difference_hash, near_duplicate_groups
+from limelens.train.examples import DataError
 
 
 def write(path: Path, seed: int, size: tuple[int, int] = (40, 40)) -> None:

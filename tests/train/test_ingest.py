@@ -20,7 +20,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from limelens.train.data import DataError, read_dataset
+from limelens.train.data import read_dataset
+from limelens.train.examples import DataError
 from limelens.train.fetching import FetchError, FetchLimits, resolve
 from limelens.train.fingerprints import SAME, fingerprint, first_of_kind
 from limelens.train.ingest import IngestConfig, ingest

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.data import astronaut
 
-from limelens.train.data import DataError, read_dataset
+from limelens.train.data import read_dataset
+from limelens.train.examples import DataError
 from limelens.train.face import Face
 from limelens.train.scenes import (
     RECORD,

@@ -19,8 +19,11 @@ from PIL import Image
 from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
 from limelens.train import TrainConfig, checkpoint, evaluate, train
 from limelens.train.augmentation import PRESETS, for_evaluation, for_training
-from limelens.train.data import DataError, read_dataset
-from limelens.train.training import ConfigError, TrainingError, preview
+from limelens.train.config import ConfigError
+from limelens.train.data import read_dataset
+from limelens.train.examples import DataError
+from limelens.train.previewing import preview
+from limelens.train.training import TrainingError
 
 TINY = TrainConfig(
     arch="cnn3", input_size=(32, 32), epochs=2, batch_size=8, learning_rate=1e-3, augment="light"
@@ -82,7 +85,7 @@ def test_a_run_may_start_from_another(divided: Path, trained_run: Path, tmp_path
     report = train(divided, tmp_path / "run", config)
     before = json.loads((trained_run / "report.json").read_text())["val"]
     assert report["val"]["accuracy"] >= before["accuracy"] - 0.1
-    with pytest.raises(ConfigError, match="expected resnet18 for green, red"):
+    with pytest.raises(ConfigError, match="is cnn3; expected resnet18"):
         train(divided, tmp_path / "other", replace(config, arch="resnet18"))
 
 

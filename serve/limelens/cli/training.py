@@ -14,14 +14,22 @@ from rich.table import Table
 from limelens.cli.printing import AsJson, err, out, print_json
 
 if TYPE_CHECKING:
-    from limelens.train.data import Dataset
+    from limelens.train.examples import Dataset
 
 Data = Annotated[
     Path,
     typer.Argument(
         help="A folder of label folders, or one that holds train, val (or validation) and test "
-        "folders of them.",
+        "folders of them, or a table of labels (csv, tsv).",
         show_default=False,
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where the pictures of a table lie.",
+        show_default="beside the table",
     ),
 ]
 
@@ -39,13 +47,37 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def train(
+    context: typer.Context,
     data: Data,
     run: Annotated[
         Path | None,
         typer.Option("--out", help="The run's folder.", show_default="runs/DATA-ARCH"),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TOML", help="Settings by the names of these options; options given go first."
+        ),
+    ] = None,
+    images: Images = None,
+    macro: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="A table of label and macro label.",
+            show_default="macro.csv in DATA, if there",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with a run that was broken off, in the same --out."),
+    ] = False,
+    task: Annotated[
+        Literal["multiclass", "multilabel"] | None,
+        typer.Option(help="One label a picture or several.", show_default="what DATA looks like"),
+    ] = None,
     arch: Annotated[
-        str, typer.Option(help="A torchvision classifier by name, or cnn3.")
+        str, typer.Option(help="A torchvision classifier by name, or cnn3 or cnn4.")
     ] = "mobilenet_v3_small",
     input_size: Annotated[
         str | None,
@@ -65,9 +97,13 @@ def train(
     label_smoothing: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Share of a target spread over all labels.")
     ] = 0.05,
+    dropout: Annotated[float, typer.Option(min=0.0, max=0.99, help="Before the last layer.")] = 0.0,
     ema_decay: Annotated[
         float, typer.Option(help="Of the averaged weights that are kept; 0 for none.")
     ] = 0.99,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Stop after so many epochs without a better one; 0 never.")
+    ] = 0,
     augment: Annotated[
         Literal["none", "light", "standard", "strong"],
         typer.Option(
@@ -75,6 +111,18 @@ def train(
             "--preview."
         ),
     ] = "standard",
+    mix: Annotated[
+        Literal["none", "mixup", "cutmix", "both"],
+        typer.Option(help="Mix pictures of a batch with each other."),
+    ] = "none",
+    balance: Annotated[
+        Literal["none", "sample", "weight"],
+        typer.Option(help="Unbalanced labels: show rare ones more often, or give them weight."),
+    ] = "none",
+    mixed_precision: Annotated[
+        Literal["auto", "off", "bf16"],
+        typer.Option(help="Compute in bfloat16; auto does on a GPU that can."),
+    ] = "auto",
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from ImageNet weights (downloaded).")
     ] = False,
@@ -98,55 +146,101 @@ def train(
             metavar="PNG", help="Only write a sheet of augmented pictures, then look at it."
         ),
     ] = None,
+    find_learning_rate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG", help="Only try learning rates from low to high and draw the loss."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Trains a classifier on a folder of pictures.
+    """Trains a classifier on pictures with labels.
 
-    DATA without val gets one: a tenth of the pictures, near-duplicates kept together. The run's
-    folder holds best.pt, last.pt, metrics.csv, curves.png, confusion.png and config.json; Ctrl-C
-    leaves a usable last.pt.
+    DATA is a folder of label folders, a folder that holds train, val and test folders of them,
+    or a table (csv, tsv) of pictures and labels: one-hot columns, or a column with a list. Data
+    without val gets one: a tenth of the pictures, near-duplicates kept together. The run's folder
+    holds best.pt, last.pt, metrics.csv, curves.png, confusion.png and config.json; Ctrl-C leaves
+    a usable last.pt. Several processes or machines: torchrun --nproc-per-node 4 -m limelens.cli
+    train ...
 
     Example: limelens train photos --out runs/photos --epochs 30 --alert-label intruder
     """
-    from limelens.serve.image import ResizeMode
-    from limelens.train.training import TrainConfig
-    from limelens.train.training import preview as write_preview
+    from limelens.train.config import TrainConfig, read_config, settings_from
     from limelens.train.training import train as run_training
 
-    config = TrainConfig(
-        arch=arch,
-        input_size=None if input_size is None else _size(input_size),
-        resize_mode=ResizeMode(resize_mode),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        label_smoothing=label_smoothing,
-        ema_decay=ema_decay,
-        augment=augment,
-        pretrained=pretrained,
-        start_from=None if start_from is None else str(start_from),
-        alert_labels=tuple(alert_label or ()),
-        seed=seed,
-        num_workers=num_workers,
-    )
+    given = {
+        "task": task,
+        "arch": arch,
+        "input_size": None if input_size is None else list(_size(input_size)),
+        "resize_mode": resize_mode,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "label_smoothing": label_smoothing,
+        "dropout": dropout,
+        "ema_decay": ema_decay,
+        "patience": patience,
+        "augment": augment,
+        "mix": mix,
+        "balance": balance,
+        "mixed_precision": mixed_precision,
+        "pretrained": pretrained,
+        "start_from": None if start_from is None else str(start_from),
+        "alert_labels": list(alert_label or ()),
+        "seed": seed,
+        "num_workers": num_workers,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    settings = settings_from(options, "the command line")
+    if config is not None:
+        # Options that were left out do not push aside what the file says.
+        said = {
+            name
+            for name in settings
+            if _was_given(context, "alert_label" if name == "alert_labels" else name)
+        }
+        settings |= {name: value for name, value in read_config(config).items() if name not in said}
+    chosen = TrainConfig(**settings)
     if preview is not None:
-        write_preview(data, preview, config)
+        from limelens.train.previewing import preview as write_preview
+
+        write_preview(data, preview, chosen, images=images)
         if as_json:
             print_json({"preview": str(preview)})
         else:
             out.print(f"Wrote {escape(str(preview))}: each row an original and nine variations.")
         return
-    run = run or Path("runs") / f"{data.resolve().name}-{arch}"
-    with _Bar(config.epochs) as bar:
-        report = run_training(data, run, config, bar)
+    if find_learning_rate is not None:
+        from limelens.train.learning_rate import find_learning_rate as find
+
+        found = find(data, chosen, find_learning_rate, images=images)
+        if as_json:
+            print_json({"learning_rate": found, "plot": str(find_learning_rate)})
+        else:
+            out.print(
+                f"The loss falls fastest at [bold]{found:.1e}[/]; {escape(str(find_learning_rate))}"
+                " shows it. Try it as --learning-rate."
+            )
+        return
+    run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
+    with _Bar(chosen.epochs) as bar:
+        report = run_training(data, run, chosen, bar, images=images, macro=macro, resume=resume)
+    if "checkpoint" not in report:
+        # One of several processes; the first one reports.
+        return
     if as_json:
         print_json(report)
     else:
         _print_training(report)
     if report["interrupted"]:
         raise typer.Exit(1)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def evaluate(
@@ -160,6 +254,11 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="train, val or test.", show_default="test, else val")
     ] = None,
+    images: Images = None,
+    wanted_accuracy: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Show the threshold at which so many are right."),
+    ] = 0.95,
     as_json: AsJson = False,
 ) -> None:
     """Measures a checkpoint or a bundle on pictures that have labels.
@@ -171,7 +270,9 @@ def evaluate(
     """
     from limelens.train.evaluating import evaluate as run_evaluation
 
-    figures = run_evaluation(run_or_model, data, split=split)
+    figures = run_evaluation(
+        run_or_model, data, split=split, images=images, wanted_accuracy=wanted_accuracy
+    )
     if as_json:
         print_json(figures)
     else:
@@ -275,26 +376,51 @@ def scenes(
 
 def print_figures(figures: Mapping[str, Any]) -> None:
     """Prints what an evaluation found, as a table."""
-    out.print(
-        f"[bold]{figures['accuracy']:.2%}[/] of {figures['num_images']} pictures right"
-        + (f" ({figures['split']})" if "split" in figures else "")
-        + f"; loss {figures['loss']:.3f}, calibration error {figures['ece']:.3f}"
-        + (
-            f", among the first five {figures['top5_accuracy']:.2%}"
-            if len(figures["labels"]) > 5
-            else ""
+    where = f" ({figures['split']})" if "split" in figures else ""
+    if figures["task"] == "multilabel":
+        out.print(
+            f"Macro AUC [bold]{_known(figures['macro_auc'])}[/], mean average precision "
+            f"{_known(figures['mean_average_precision'])} on {figures['num_images']} "
+            f"pictures{where}; loss {figures['loss']:.4f} (base rates alone: "
+            f"{figures['base_rate_loss']:.4f}), micro F1 {figures['micro_f1']:.3f}"
         )
-    )
+    else:
+        out.print(
+            f"[bold]{figures['accuracy']:.2%}[/] of {figures['num_images']} pictures right{where}; "
+            f"loss {figures['loss']:.3f}, calibration error {figures['ece']:.3f}"
+            + (
+                f", among the first five {figures['top5_accuracy']:.2%}"
+                if len(figures["labels"]) > 5
+                else ""
+            )
+            + (
+                f", macro label right {figures['macro_label_accuracy']:.2%}"
+                if "macro_label_accuracy" in figures
+                else ""
+            )
+        )
+        reached = figures.get("at_wanted_accuracy") or {"threshold": None}
+        if reached["threshold"] is not None and reached["coverage"] < 1:
+            out.print(
+                f"With a threshold of {reached['threshold']:.3f}, {reached['coverage']:.1%} are "
+                f"decided and {reached['accuracy']:.2%} of those right"
+            )
     table = Table(box=None, pad_edge=False)
     table.add_column("label")
-    for name in ("precision", "recall", "F1", "pictures"):
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
+    if figures["task"] == "multilabel":
+        columns |= {"average_precision": "avg. precision", "auc": "AUC", "threshold": "threshold"}
+    for name in (*columns.values(), "pictures"):
         table.add_column(name, justify="right")
     for label, row in figures["per_class"].items():
-        numbers = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
-        table.add_row(escape(label), *numbers, str(row["support"]))
+        table.add_row(escape(label), *[_known(row[key]) for key in columns], str(row["support"]))
     out.print(table)
     for skipped in figures.get("skipped", ()):
         err.print(f"left out {escape(skipped['path'])}: {escape(skipped['reason'])}")
+
+
+def _known(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _print_training(report: Mapping[str, Any]) -> None:
@@ -320,14 +446,14 @@ class _Bar:
             TextColumn("epoch {task.fields[epoch]}/{task.fields[num_epochs]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}"),
+            TextColumn("loss {task.fields[loss]:.3f}{task.fields[accuracy]}"),
             TimeRemainingColumn(),
             console=err,
             transient=True,
             disable=not err.is_terminal,
         )
         self._task = self._bar.add_task(
-            "", total=None, epoch=1, num_epochs=num_epochs, loss=0.0, accuracy=0.0
+            "", total=None, epoch=1, num_epochs=num_epochs, loss=0.0, accuracy=""
         )
 
     def __enter__(self) -> _Bar:
@@ -352,14 +478,21 @@ class _Bar:
                 "[/]"
             )
 
-    def step(self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float) -> None:
+    def step(
+        self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float | None
+    ) -> None:
+        shown = "" if accuracy is None else f"  accuracy {accuracy:.1%}"
         self._bar.update(
-            self._task, completed=step, total=num_steps, epoch=epoch, loss=loss, accuracy=accuracy
+            self._task, completed=step, total=num_steps, epoch=epoch, loss=loss, accuracy=shown
         )
 
     def epoch_done(self, row: Mapping[str, float]) -> None:
-        err.print(
-            f"epoch {row['epoch']:3.0f}/{self._num_epochs}  "
-            f"train loss {row['train_loss']:.3f} accuracy {row['train_accuracy']:.1%}   "
-            f"val loss {row['val_loss']:.3f} accuracy {row['val_accuracy']:.1%}"
-        )
+        sides = []
+        for split in ("train", "val"):
+            words = [f"{split} loss {row[f'{split}_loss']:.3f}"]
+            if f"{split}_accuracy" in row:
+                words.append(f"accuracy {row[f'{split}_accuracy']:.1%}")
+            if f"{split}_macro_auc" in row:
+                words.append(f"macro AUC {row[f'{split}_macro_auc']:.3f}")
+            sides.append(" ".join(words))
+        err.print(f"epoch {row['epoch']:3.0f}/{self._num_epochs}  " + "   ".join(sides))

@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limelens.train.data import DataError, read_dataset
+    from limelens.train.config import TrainConfig
+    from limelens.train.data import read_dataset
     from limelens.train.evaluating import evaluate
+    from limelens.train.examples import DataError
     from limelens.train.exporting import ExportError, export
-    from limelens.train.training import TrainConfig, train
+    from limelens.train.training import train
 
 __all__ = [
     "DataError",
@@ -25,9 +27,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DataError": "data",
+    "DataError": "examples",
     "ExportError": "exporting",
-    "TrainConfig": "training",
+    "TrainConfig": "config",
     "evaluate": "evaluating",
     "export": "exporting",
     "read_dataset": "data",

@@ -17,6 +17,7 @@ from limelens.serve.errors import LimelensError
 BATCH_NORM_MOMENTUM: Final = 0.1
 """torchvision's MobileNetV3 has 0.01, too slow for the statistics of a short run."""
 _DEFAULT_SIDE: Final = 112
+_OWN_SIDES: Final = {"cnn3": 256, "cnn4": 150}
 # ImageNet's, so that pretrained weights fit.
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -32,11 +33,13 @@ class Classifier(nn.Module):
     Args:
         backbone: `(N, 3, H, W)` normalised float32 to an embedding `(N, D)`.
         head: The last layer, `(N, D)` to logits `(N, C)`.
+        dropout: Share of the embedding that is dropped before the last layer in training.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Linear, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
         self.head = head
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1) * 255, persistent=False)
@@ -48,7 +51,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of `(N, 3, H, W)` uint8 pixels, `(N, C)` float32."""
-        return cast(Tensor, self.head(self.embed(images)))
+        return cast(Tensor, self.head(self.dropout(self.embed(images))))
 
     @property
     def num_parameters(self) -> int:
@@ -62,7 +65,12 @@ def architectures() -> list[str]:
 
 
 def build(
-    name: str, num_labels: int, *, pretrained: bool = False, input_size: tuple[int, int]
+    name: str,
+    num_labels: int,
+    *,
+    pretrained: bool = False,
+    input_size: tuple[int, int],
+    dropout: float = 0.0,
 ) -> Classifier:
     """A network with a fresh last layer.
 
@@ -71,6 +79,7 @@ def build(
         num_labels: Outputs of the last layer.
         pretrained: Start from torchvision's ImageNet weights; they are downloaded.
         input_size: Height and width in pixels.
+        dropout: Before the last layer, beside the architecture's own.
 
     Raises:
         ArchitectureError: The name is unknown, the network has no last linear layer or cannot
@@ -88,7 +97,7 @@ def build(
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM
-    classifier = _split(name, network, num_labels)
+    classifier = _split(name, network, num_labels, dropout)
     _check_forward(name, classifier, input_size)
     return classifier
 
@@ -98,8 +107,8 @@ def default_input_size(name: str) -> int:
 
     112, which trains from scratch in minutes; more for networks that need it.
     """
-    if name == "cnn3":
-        return 256
+    if name in _OWN_SIDES:
+        return _OWN_SIDES[name]
     if name not in models.list_models(module=models):
         return _DEFAULT_SIDE
     needed: tuple[int, int] = models.get_model_weights(name).DEFAULT.meta["min_size"]
@@ -132,7 +141,33 @@ class Cnn3(nn.Sequential):
         )
 
 
-_OWN: Final = {"cnn3": Cnn3}
+class Cnn4(nn.Sequential):
+    """The cats-and-dogs article's network.
+
+    Four 3x3 convolutions of 32, 64, 128 and 128 filters, each with ReLU and 2x2 max pooling; then
+    dropout of a half, a dense layer of 512 and the last layer.
+
+    Args:
+        num_labels: Outputs.
+        input_size: Height and width in pixels, at least 16 each.
+    """
+
+    def __init__(self, num_labels: int, input_size: tuple[int, int]) -> None:
+        height, width = input_size
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 128)):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(
+            *layers,
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(128 * (height // 16) * (width // 16), 512),
+            nn.ReLU(),
+            nn.Linear(512, num_labels),
+        )
+
+
+_OWN: Final = {"cnn3": Cnn3, "cnn4": Cnn4}
 
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:
@@ -170,7 +205,7 @@ def _check_forward(name: str, classifier: Classifier, input_size: tuple[int, int
     classifier.train()
 
 
-def _split(name: str, network: nn.Module, num_labels: int) -> Classifier:
+def _split(name: str, network: nn.Module, num_labels: int, dropout: float) -> Classifier:
     """Takes the last linear layer off and puts a fresh one behind."""
     linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
     modules = list(network.named_modules())
@@ -185,4 +220,4 @@ def _split(name: str, network: nn.Module, num_labels: int) -> Classifier:
     head = nn.Linear(cast(nn.Linear, last).in_features, num_labels)
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    return Classifier(network, head)
+    return Classifier(network, head, dropout)

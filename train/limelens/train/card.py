@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limelens.serve.bundle import Metadata
+from limelens.serve.bundle import Metadata, Task
 
 
 def write_card(
@@ -26,11 +26,6 @@ def write_card(
     """
     config = metadata.card["config"]
     note = f"\n{metadata.card['note']}\n" if metadata.card["note"] else ""
-    rows = "\n".join(
-        f"| {label} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} "
-        f"| {row['support']} |"
-        for label, row in metrics["per_class"].items()
-    )
     alerts = ", ".join(metadata.alert_labels) or "none"
     path.write_text(
         f"""# {metadata.name}
@@ -54,15 +49,50 @@ Trained by
 
 ## On the validation pictures ({metrics["num_images"]})
 
-Accuracy {metrics["accuracy"]:.4f}, loss {metrics["loss"]:.4f}, expected calibration error \
-{metrics["ece"]:.4f}. Read them with care: the epoch and the temperature were chosen on these.
+{_figures(metrics)} Read them with care: the epoch, the temperature and the thresholds were chosen \
+on these.
 
-| label | precision | recall | F1 | pictures |
-|---|---|---|---|---|
-{rows}
+{_table(metrics)}
 """,
         encoding="utf-8",
     )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    if metrics["task"] == Task.MULTILABEL:
+        names = {
+            "loss": "loss",
+            "base_rate_loss": "loss of always answering the base rates",
+            "mean_average_precision": "mean average precision",
+            "macro_auc": "macro AUC",
+            "micro_f1": "micro F1",
+            "macro_f1": "macro F1",
+        }
+    else:
+        names = {
+            "accuracy": "accuracy",
+            "macro_label_accuracy": "accuracy of macro labels",
+            "loss": "loss",
+            "ece": "expected calibration error",
+        }
+    known = [f"{name} {metrics[key]:.4f}" for key, name in names.items() if metrics.get(key)]
+    text = ", ".join(known)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    extra = ("average_precision", "auc", "threshold")
+    shown = [key for key in extra if key in next(iter(metrics["per_class"].values()))]
+    lines = [
+        "| " + " | ".join(["label", "precision", "recall", "F1", "pictures", *shown]) + " |",
+        "|---" * (5 + len(shown)) + "|",
+    ]
+    for label, row in metrics["per_class"].items():
+        numbers = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
+        numbers.append(str(row["support"]))
+        numbers += ["" if row[key] is None else f"{row[key]:.3f}" for key in shown]
+        lines.append(f"| {label} | " + " | ".join(numbers) + " |")
+    return "\n".join(lines).replace("average_precision", "average precision")
 
 
 def _calibration(temperature: float) -> str:

@@ -6,12 +6,14 @@ It knows the file, and not how the network came about.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train.architectures import Classifier, build
@@ -36,6 +38,8 @@ class Checkpoint:
         config: The training configuration, as `config.json` has it.
         data_digest: Of the training data.
         figures: Of the validation at that epoch.
+        task: Whether a picture has one label or any number.
+        macro_labels: Label to its coarser category; empty where there are none.
     """
 
     model: Classifier
@@ -45,6 +49,20 @@ class Checkpoint:
     config: dict[str, Any]
     data_digest: str
     figures: dict[str, Any]
+    task: Task
+    macro_labels: Mapping[str, str]
+
+    @property
+    def temperature(self) -> float:
+        """By which the logits are divided; fitted on validation."""
+        return float(self.figures.get("temperature", 1.0))
+
+    @property
+    def label_thresholds(self) -> tuple[float, ...]:
+        """Fitted on validation, for multilabel; a half each before an epoch was finished."""
+        if self.task is Task.MULTICLASS:
+            return ()
+        return tuple(self.figures.get("label_thresholds") or [0.5] * len(self.labels))
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -70,8 +88,8 @@ def load(path: Path) -> Checkpoint:
         path = path / BEST if (path / BEST).exists() else path / LAST
     if not path.is_file():
         raise CheckpointError(f"{path} is not there; expected a run of `limelens train`")
+    state = load_state(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         config = state["config"]
         height, width = config["input_size"]
         resize = ResizeRule(height, width, ResizeMode(config["resize_mode"]))
@@ -85,9 +103,26 @@ def load(path: Path) -> Checkpoint:
             config,
             state["data_digest"],
             state["figures"],
+            # Missing in the files of the first version.
+            Task(state.get("task", Task.MULTICLASS)),
+            state.get("macro_labels", {}),
         )
     except LimelensError:
         raise
+    # Whatever another program's file happens to lack.
+    except Exception as error:
+        raise CheckpointError(f"{path} is no checkpoint that can be read: {error}") from error
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save` wrote, on the CPU.
+
+    Raises:
+        CheckpointError: The file is damaged or another program's.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     # torch.load raises whatever the damaged bytes happen to hit.
     except Exception as error:
         raise CheckpointError(f"{path} is no checkpoint that can be read: {error}") from error
+    return state

@@ -1,4 +1,4 @@
-"""A folder of label folders, with or without splits, read as lists of examples.
+"""Label folders or a table of labels, with or without splits, read as lists of examples.
 
 It knows where pictures lie and what their labels are, reads them once to find broken ones and
 near-duplicates, and knows nothing of networks.
@@ -10,122 +10,89 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.errors import InvalidImageError, LimelensError
+from limelens.serve.bundle import Task
+from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import read_image
 from limelens.train.duplicates import difference_hash, near_duplicate_groups
+from limelens.train.examples import DataError, Dataset, Example, Skipped, label_counts
+from limelens.train.label_table import (
+    SPLIT_NAMES,
+    SUFFIXES,
+    find_tables,
+    read_label_tables,
+    read_macro_labels,
+)
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
-SPLIT_FOLDERS: Final = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 SHARES: Final = {"train": 0.8, "val": 0.1, "test": 0.1}
 """How data that comes without splits is divided."""
 
 
-class DataError(LimelensError):
-    """The data cannot be used as it is; the message names the folder or file."""
-
-
 @dataclass(frozen=True)
-class Example:
-    """One picture.
+class Listing:
+    """What data claims to hold, before a picture was read.
 
     Args:
-        path: Where it lies.
-        target: Its label's index.
-    """
-
-    path: Path
-    target: int
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that was left out.
-
-    Args:
-        path: Where it lies.
-        reason: Why, in words.
-    """
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Examples by split.
-
-    Args:
-        labels: Sorted; an example's target is an index into them.
-        splits: `train`, `val` and `test`, as far as they are there.
-        skipped: What could not be read.
-        digest: SHA-256 over labels, splits and file contents, hexadecimal.
-        crossing: Pictures of val and test, each with a near-duplicate of it in train.
+        labels: Sorted.
+        task: Whether a picture has one label or any number.
+        splits: Examples by split; `all` where the data is not divided.
+        skipped: What is known to be missing.
     """
 
     labels: tuple[str, ...]
+    task: Task
     splits: Mapping[str, tuple[Example, ...]]
-    skipped: tuple[Skipped, ...]
-    digest: str
-    crossing: tuple[tuple[Path, Path], ...] = ()
-
-    def counts(self, split: str) -> dict[str, int]:
-        """How many examples of each label a split has."""
-        found = Counter(example.target for example in self.splits[split])
-        return {label: found[index] for index, label in enumerate(self.labels)}
+    skipped: tuple[Skipped, ...] = ()
 
 
-def read_dataset(folder: Path, *, seed: int = 0, max_skipped_share: float = 0.05) -> Dataset:
+def read_dataset(
+    data: Path,
+    *,
+    seed: int = 0,
+    max_skipped_share: float = 0.05,
+    images: Path | None = None,
+    macro: Path | None = None,
+    task: Task | None = None,
+) -> Dataset:
     """Reads the data for a training run.
 
     Args:
-        folder: Label folders, or split folders (`train`, `val` or `validation`, `test`) of label
-            folders. Without splits, examples are divided 80:10:10 by label; with `train` alone,
-            a tenth of it becomes `val`. Near-duplicates (64-bit difference hash within 4 bits)
-            stay on one side.
+        data: Label folders, or split folders (`train`, `val` or `validation`, `test`) of label
+            folders, or a table of labels (`label_table`) or a folder that holds one. Without
+            splits, examples are divided 80:10:10 by label; with `train` alone, a tenth of it
+            becomes `val`. Near-duplicates (64-bit difference hash within 4 bits) stay on one
+            side.
         seed: Of the division.
         max_skipped_share: With a larger share of unreadable pictures, the data is refused. Files
             of other kinds are listed as skipped and do not count.
+        images: The folder of the pictures that a table names; None finds it.
+        macro: A table of label and macro label; None takes `macro.csv` in the data's folder, if
+            it is there.
+        task: None takes what the data looks like: multilabel where a table has lists or one-hot
+            columns, else multiclass.
 
     Returns:
         Training and validation examples at least.
 
     Raises:
-        DataError: The folder is missing, has fewer than two labels, an empty label, or too many
-            unreadable files.
+        DataError: The data is missing, has fewer than two labels, an empty label, or too many
+            unreadable files, or the task is multiclass and a picture has not exactly one label.
     """
-    found = find_splits(folder)
-    if found is None:
-        found = {"all": find_labels(folder)}
-    if "train" not in found and "all" not in found:
-        raise DataError(f"{folder} has the splits {sorted(found)}; expected train among them")
-    labels = tuple(sorted(found["train" if "train" in found else "all"]))
-    _check_labels(folder, labels, found)
-    listed = {
-        split: [
-            Example(path, labels.index(label))
-            for label in sorted(by_label)
-            for path in by_label[label]
-        ]
-        for split, by_label in found.items()
-    }
-    readable, skipped, hashes, digest = _read_all(folder, labels, listed)
-    others = tuple(
-        Skipped(path, f"{path.suffix} is no kind of picture that is read")
-        for path in _files(folder)
-        if not _is_picture(path) and path.parent != folder
-    )
-    num_found = sum(len(examples) for examples in listed.values())
+    listing = _for_task(data, list_data(data, images), task)
+    labels = listing.labels
+    readable, skipped, hashes, digest = _read_all(data, listing)
+    num_found = sum(len(examples) for examples in listing.splits.values()) + len(listing.skipped)
+    skipped = (*listing.skipped, *skipped)
     if len(skipped) > max_skipped_share * num_found:
         first = skipped[0]
         raise DataError(
-            f"{len(skipped)} of {num_found} files in {folder} cannot be read, more than "
+            f"{len(skipped)} of {num_found} files in {data} cannot be read, more than "
             f"{max_skipped_share:.0%}; the first is {first.path}: {first.reason}"
         )
     if "all" in readable:
@@ -138,58 +105,118 @@ def read_dataset(folder: Path, *, seed: int = 0, max_skipped_share: float = 0.05
             **readable,
             **divide(readable["train"], groups, {"train": 0.9, "val": 0.1}, seed),
         }
+    beside = (data if data.is_dir() else data.parent) / "macro.csv"
+    macro = macro or (beside if beside.is_file() else None)
     dataset = Dataset(
         labels,
         {name: tuple(examples) for name, examples in splits.items()},
-        (*skipped, *others),
+        (*skipped, *_other_files(data)),
         digest,
         _crossing(splits, hashes),
+        listing.task,
+        read_macro_labels(macro, labels) if macro else {},
     )
-    for split in ("train", "val"):
+    # Of several labels a picture, the rare ones may be missing from a small validation split.
+    for split in ("train", "val") if listing.task is Task.MULTICLASS else ("train",):
         for label, count in dataset.counts(split).items():
             if count == 0:
                 raise DataError(
-                    f"label {label!r} of {folder} has no readable picture for {split}; "
-                    "add some or take the label's folder away"
+                    f"label {label!r} of {data} has no readable picture for {split}; "
+                    "add some or take the label away"
                 )
+    if not dataset.splits["val"]:
+        raise DataError(f"{data} has no readable picture for val; add some")
     return dataset
 
 
+def list_data(data: Path, images: Path | None = None) -> Listing:
+    """Lists pictures and their labels, without reading a picture.
+
+    Args:
+        data: As for `read_dataset`.
+        images: As for `read_dataset`.
+
+    Raises:
+        DataError: The data is missing or cannot be trained on.
+    """
+    tables = find_tables(data)
+    if tables:
+        table = read_label_tables(tables, images)
+        _check_labels(data, table.labels, {})
+        index = {label: number for number, label in enumerate(table.labels)}
+        splits = {
+            split: tuple(
+                Example(path, tuple(sorted(index[label] for label in own))) for path, own in rows
+            )
+            for split, rows in table.rows.items()
+        }
+        _check_splits(data, splits)
+        return Listing(table.labels, table.task, splits, table.missing)
+    found = find_splits(data)
+    if found is None:
+        found = {"all": find_labels(data)}
+    _check_splits(data, found)
+    labels = tuple(sorted(found["train" if "train" in found else "all"]))
+    _check_labels(data, labels, found)
+    return Listing(
+        labels,
+        Task.MULTICLASS,
+        {
+            split: tuple(
+                Example(path, (labels.index(label),))
+                for label in sorted(by_label)
+                for path in by_label[label]
+            )
+            for split, by_label in found.items()
+        },
+    )
+
+
 def read_examples(
-    folder: Path, labels: Sequence[str], split: str | None = None
+    data: Path, labels: Sequence[str], split: str | None = None, images: Path | None = None
 ) -> tuple[str, tuple[Example, ...]]:
     """Lists the pictures of one split for an evaluation, without reading them.
 
     Args:
-        folder: As for `read_dataset`.
-        labels: The model's; the folder's are matched by name.
-        split: `train`, `val` or `test`. None takes test, else val. A folder without splits is
-            taken whole, whatever the split.
+        data: As for `read_dataset`.
+        labels: The model's; the data's are matched by name.
+        split: `train`, `val` or `test`. None takes test, else val. Data without splits is taken
+            whole, whatever the split.
+        images: As for `read_dataset`.
 
     Returns:
-        The split's name (`all` for a folder without splits) and its examples.
+        The split's name (`all` for data without splits) and its examples.
 
     Raises:
         DataError: The split is missing, or a label is not the model's.
     """
-    found = find_splits(folder)
-    if found is None:
-        name, by_label = "all", find_labels(folder)
+    tables = find_tables(data)
+    by_split: Mapping[str, Sequence[tuple[Path, tuple[str, ...]]]]
+    if tables:
+        by_split = read_label_tables(tables, images).rows
     else:
-        name = split or next((s for s in ("test", "val", "train") if s in found), "")
-        name = SPLIT_FOLDERS.get(name, name)
-        if name not in found:
-            raise DataError(f"{folder} has the splits {sorted(found)}; expected {split!r}")
-        by_label = found[name]
-    unknown = sorted(set(by_label) - set(labels))
+        found = find_splits(data)
+        by_split = {
+            name: [(path, (label,)) for label in sorted(by_label) for path in by_label[label]]
+            for name, by_label in (found or {"all": find_labels(data)}).items()
+        }
+    if "all" in by_split:
+        name = "all"
+    else:
+        name = split or next((s for s in ("test", "val", "train") if s in by_split), "")
+        name = SPLIT_NAMES.get(name, name)
+        if name not in by_split:
+            raise DataError(f"{data} has the splits {sorted(by_split)}; expected {split!r}")
+    pictures = by_split[name]
+    unknown = sorted({label for _, own in pictures for label in own} - set(labels))
     if unknown:
         raise DataError(
-            f"{folder} has the label {unknown[0]!r}, which the model does not know; "
+            f"{data} has the label {unknown[0]!r}, which the model does not know; "
             f"it knows {', '.join(labels)}"
         )
     indices = {label: index for index, label in enumerate(labels)}
     return name, tuple(
-        Example(path, indices[label]) for label in sorted(by_label) for path in by_label[label]
+        Example(path, tuple(sorted(indices[label] for label in own))) for path, own in pictures
     )
 
 
@@ -203,18 +230,18 @@ def find_splits(folder: Path) -> dict[str, dict[str, list[Path]]] | None:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one that holds a folder for each label")
     folders = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    names = [name for name in folders if name in SPLIT_FOLDERS]
+    names = [name for name in folders if name in SPLIT_NAMES]
     if not names:
         return None
     if len(names) < len(folders):
-        others = ", ".join(name for name in folders if name not in SPLIT_FOLDERS)
+        others = ", ".join(name for name in folders if name not in SPLIT_NAMES)
         raise DataError(
             f"{folder} has the splits {', '.join(names)} beside {others}; expected either splits "
             "(train, val or validation, test) or label folders"
         )
     if {"val", "validation"} <= set(names):
         raise DataError(f"{folder} has both val and validation; expected one of them")
-    return {SPLIT_FOLDERS[name]: find_labels(folder / name) for name in names}
+    return {SPLIT_NAMES[name]: find_labels(folder / name) for name in names}
 
 
 def find_labels(folder: Path) -> dict[str, list[Path]]:
@@ -257,6 +284,37 @@ def _crossing(
     )
 
 
+def _other_files(data: Path) -> tuple[Skipped, ...]:
+    if data.is_file() or find_tables(data):
+        return ()
+    return tuple(
+        Skipped(path, f"{path.suffix} is no kind of picture that is read")
+        for path in _files(data)
+        if not _is_picture(path) and path.parent != data
+    )
+
+
+def _for_task(data: Path, listing: Listing, task: Task | None) -> Listing:
+    if task is None or task is listing.task:
+        return listing
+    if task is Task.MULTICLASS:
+        for examples in listing.splits.values():
+            for example in examples:
+                if len(example.targets) != 1:
+                    raise DataError(
+                        f"{example.path} has {len(example.targets)} labels in {data}; "
+                        "multiclass expects one each"
+                    )
+    return replace(listing, task=task)
+
+
+def _check_splits(data: Path, found: Mapping[str, object]) -> None:
+    if "all" in found and len(found) > 1:
+        raise DataError(f"{data} names the split of some pictures only; expected of all or none")
+    if "train" not in found and "all" not in found:
+        raise DataError(f"{data} has the splits {sorted(found)}; expected train among them")
+
+
 def _check_labels(
     folder: Path, labels: tuple[str, ...], found: Mapping[str, Mapping[str, Sequence[Path]]]
 ) -> None:
@@ -274,27 +332,27 @@ def _check_labels(
 
 
 def _read_all(
-    folder: Path, labels: tuple[str, ...], listed: Mapping[str, Sequence[Example]]
+    data: Path, listing: Listing
 ) -> tuple[dict[str, list[Example]], tuple[Skipped, ...], dict[Path, int], str]:
     """Reads every file once: what is readable, what not, hashes of pictures, the digest."""
 
     def read(example: Example) -> tuple[str, int | None, str]:
         try:
-            data = example.path.read_bytes()
+            encoded = example.path.read_bytes()
         except OSError as error:
             return "", None, str(error.strerror)
-        content = hashlib.sha256(data).hexdigest()
+        content = hashlib.sha256(encoded).hexdigest()
         try:
-            return content, difference_hash(read_image(data)), ""
+            return content, difference_hash(read_image(encoded)), ""
         except InvalidImageError as error:
             return content, None, str(error)
 
-    digest = hashlib.sha256("\0".join(labels).encode())
+    digest = hashlib.sha256("\0".join(listing.labels).encode())
     readable: dict[str, list[Example]] = {}
     skipped: list[Skipped] = []
     hashes: dict[Path, int] = {}
     with ThreadPoolExecutor() as pool:
-        for split, examples in listed.items():
+        for split, examples in listing.splits.items():
             readable[split] = []
             for example, (content, fingerprint, reason) in zip(
                 examples, pool.map(read, examples), strict=True
@@ -302,11 +360,12 @@ def _read_all(
                 if fingerprint is None:
                     skipped.append(Skipped(example.path, reason))
                     continue
-                digest.update(f"{split}\0{example.target}\0{content}\n".encode())
+                targets = ",".join(map(str, example.targets))
+                digest.update(f"{split}\0{targets}\0{content}\n".encode())
                 hashes[example.path] = fingerprint
                 readable[split].append(example)
     if not any(readable.values()):
-        raise DataError(f"no picture in {folder} can be read")
+        raise DataError(f"no picture in {data} can be read")
     return readable, tuple(skipped), hashes, digest.hexdigest()
 
 
@@ -318,6 +377,8 @@ def divide(
 ) -> dict[str, list[Example]]:
     """Divides by label; a group goes to one side as a whole.
 
+    A picture with several labels counts for the rarest of them.
+
     Args:
         examples: Whose paths are distinct.
         groups: The number of each one's group, as from `near_duplicate_groups`.
@@ -325,9 +386,16 @@ def divide(
         seed: Of the order in which groups are dealt out.
 
     Returns:
-        Examples by split, sorted by target and path.
+        Examples by split, sorted by targets and path.
     """
     rng = np.random.default_rng(seed)
+    frequency = label_counts(
+        examples, 1 + max((t for example in examples for t in example.targets), default=0)
+    )
+
+    def stratum(example: Example) -> int:
+        return min(example.targets, key=lambda target: (frequency[target], target), default=-1)
+
     members: dict[int, list[Example]] = {}
     for example, group in zip(examples, groups, strict=True):
         members.setdefault(int(group), []).append(example)
@@ -335,7 +403,7 @@ def divide(
     least = {split: float(number > 0) for number, split in enumerate(shares)}
     room = {
         (split, target): max(share * count, least[split] if count > 1 else 0.0)
-        for target, count in Counter(example.target for example in examples).items()
+        for target, count in Counter(map(stratum, examples)).items()
         for split, share in shares.items()
     }
     splits: dict[str, list[Example]] = {split: [] for split in shares}
@@ -343,13 +411,13 @@ def divide(
     shuffled = [order[int(index)] for index in rng.permutation(len(order))]
     # The largest first, each to where most room is left: a burst of pictures goes to train.
     for group_of in sorted(shuffled, key=len, reverse=True):
-        target = group_of[0].target
+        target = stratum(group_of[0])
         split = max(shares, key=lambda split: room[split, target])
         splits[split].extend(group_of)
         for example in group_of:
-            room[split, example.target] -= 1
+            room[split, stratum(example)] -= 1
     return {
-        split: sorted(chosen, key=lambda example: (example.target, str(example.path)))
+        split: sorted(chosen, key=lambda example: (example.targets, str(example.path)))
         for split, chosen in splits.items()
     }
 

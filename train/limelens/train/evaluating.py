@@ -14,65 +14,125 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle import Bundle, load_bundle
+from limelens.serve.bundle import Bundle, Task, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import fit, read_image
-from limelens.train.data import (
-    SPLIT_FOLDERS,
-    DataError,
-    Dataset,
-    Example,
-    Skipped,
-    read_dataset,
-    read_examples,
-)
-from limelens.train.metrics import multiclass_metrics
+from limelens.train.data import read_dataset, read_examples
+from limelens.train.examples import DataError, Dataset, Example, Skipped, targets_of
+from limelens.train.label_table import SPLIT_NAMES
+from limelens.train.metrics import WANTED_ACCURACY, figures_of
 
 _BATCH: Final = 32
 
 
-def evaluate(run_or_model: Path, data: Path, *, split: str | None = None) -> dict[str, Any]:
-    """Classifies every picture of a split and compares with its label.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model says of labelled pictures.
+
+    Args:
+        figures: As `evaluate` returns them.
+        examples: The pictures.
+        probabilities: `(N, C)`.
+        labels: C names.
+        task: The model's.
+        macro_labels: Label to coarser category; empty where there are none.
+    """
+
+    figures: dict[str, Any]
+    examples: tuple[Example, ...]
+    probabilities: NDArray[np.floating]
+    labels: tuple[str, ...]
+    task: Task
+    macro_labels: Mapping[str, str]
+
+
+def evaluate(
+    run_or_model: Path,
+    data: Path,
+    *,
+    split: str | None = None,
+    images: Path | None = None,
+    wanted_accuracy: float = WANTED_ACCURACY,
+) -> dict[str, Any]:
+    """Classifies every picture of a split and compares with its labels.
 
     Args:
         run_or_model: A run's folder, a .pt checkpoint, a .onnx bundle or a version's folder.
-        data: Label folders, or split folders of them. Labels are matched by name. The undivided
-            folder that the model was trained on is divided as it was for training.
-        split: None takes test, else val, else the whole folder.
+        data: As for `read_dataset`. Labels are matched by name. The undivided data that the model
+            was trained on is divided as it was for training.
+        split: None takes test, else val, else all of the data.
+        images: The folder of the pictures that a table names; None finds it.
+        wanted_accuracy: Of what is decided, for `at_wanted_accuracy`.
 
     Returns:
-        The figures of `multiclass_metrics`, with `split`, `model` and `skipped` (path and reason
-        of every file that could not be read).
+        The figures of `multiclass_metrics` or `multilabel_metrics`, with `split`, `model` and
+        `skipped` (path and reason of every file that could not be read).
 
     Raises:
         DataError: The data has no such split, an unknown label, or no readable picture.
         CheckpointError: The checkpoint cannot be used.
         BundleError: The bundle cannot be used.
     """
+    return assess(
+        run_or_model, data, split=split, images=images, wanted_accuracy=wanted_accuracy
+    ).figures
+
+
+def assess(
+    run_or_model: Path,
+    data: Path,
+    *,
+    split: str | None = None,
+    images: Path | None = None,
+    wanted_accuracy: float = WANTED_ACCURACY,
+) -> Evaluation:
+    """As `evaluate`, with what was said of every single picture."""
+    probabilities: NDArray[np.floating]
     if _is_bundle(run_or_model):
         bundle = load_bundle(run_or_model)
-        labels: Sequence[str] = bundle.labels
-        source = Source(bundle.metadata.data_digest, bundle.metadata.card.get("config", {}))
-        name, examples, skipped = _readable(data, labels, split, source)
-        probabilities: NDArray[np.floating] = bundle_probabilities(bundle, examples)
+        metadata = bundle.metadata
+        labels, task, macro_labels = metadata.labels, metadata.task, metadata.macro_labels
+        thresholds = metadata.label_thresholds
+        source = Source(metadata.data_digest, metadata.card.get("config", {}))
+        name, examples, skipped = _readable(data, labels, split, source, images)
+        probabilities = bundle_probabilities(bundle, examples)
     else:
         # Imported here: a bundle is evaluated without torch.
         from limelens.train import checkpoint
-        from limelens.train.training import predict
+        from limelens.train.prediction import predict
 
         loaded = checkpoint.load(run_or_model)
-        labels = loaded.labels
+        labels, task, macro_labels = loaded.labels, loaded.task, loaded.macro_labels
+        thresholds = loaded.label_thresholds
         source = Source(loaded.data_digest, loaded.config)
-        name, examples, skipped = _readable(data, labels, split, source)
-        temperature = float(loaded.figures.get("temperature", 1.0))
-        probabilities, _ = predict(loaded.model, examples, loaded.resize, temperature)
-    targets = np.array([example.target for example in examples])
-    return {
-        **multiclass_metrics(probabilities, targets, labels),
+        name, examples, skipped = _readable(data, labels, split, source, images)
+        probabilities = predict(loaded.model, examples, loaded.resize, loaded.temperature, task)
+    if task is Task.MULTICLASS:
+        _check_single(examples)
+    figures = figures_of(
+        probabilities,
+        targets_of(examples, len(labels), task),
+        labels,
+        task,
+        thresholds=thresholds,
+        macro_labels=macro_labels,
+        wanted_accuracy=wanted_accuracy,
+    )
+    figures |= {
         "split": name,
         "model": str(run_or_model),
         "skipped": [{"path": str(s.path), "reason": s.reason} for s in skipped],
     }
+    return Evaluation(figures, examples, probabilities, labels, task, macro_labels)
+
+
+def _check_single(examples: Sequence[Example]) -> None:
+    for example in examples:
+        if len(example.targets) != 1:
+            raise DataError(
+                f"{example.path} has {len(example.targets)} labels; the model is multiclass and "
+                "expects one each"
+            )
 
 
 def bundle_probabilities(bundle: Bundle, examples: Sequence[Example]) -> NDArray[np.float32]:
@@ -87,13 +147,13 @@ def bundle_probabilities(bundle: Bundle, examples: Sequence[Example]) -> NDArray
     return np.concatenate(parts)
 
 
-def _divided_in_training(data: Path, source: Source) -> Dataset | None:
+def _divided_in_training(data: Path, source: Source, images: Path | None) -> Dataset | None:
     """The data with the splits that the model was trained with; None if it is other data."""
     seed = source.config.get("seed")
     if not isinstance(seed, int):
         return None
     try:
-        dataset = read_dataset(data, seed=seed)
+        dataset = read_dataset(data, seed=seed, images=images)
     except DataError:
         # A folder of one label, say, is fine for an evaluation and was not trained on.
         return None
@@ -118,13 +178,13 @@ class Source:
 
 
 def _readable(
-    data: Path, labels: Sequence[str], split: str | None, source: Source
+    data: Path, labels: Sequence[str], split: str | None, source: Source, images: Path | None
 ) -> tuple[str, tuple[Example, ...], list[Skipped]]:
-    name, examples = read_examples(data, labels, split)
+    name, examples = read_examples(data, labels, split, images)
     if name == "all":
-        own = _divided_in_training(data, source)
+        own = _divided_in_training(data, source, images)
         if own is not None:
-            name = SPLIT_FOLDERS.get(split or "test", split or "test")
+            name = SPLIT_NAMES.get(split or "test", split or "test")
             if name not in own.splits:
                 raise DataError(f"{data} was divided into {sorted(own.splits)}, not {split!r}")
             return name, own.splits[name], list(own.skipped)

@@ -31,13 +31,16 @@ from limelens.serve.image import ResizeRule
 from limelens.train import checkpoint
 from limelens.train.architectures import Classifier
 from limelens.train.card import write_card
-from limelens.train.data import Example, read_dataset
+from limelens.train.data import read_dataset
 from limelens.train.evaluating import bundle_probabilities
-from limelens.train.metrics import multiclass_metrics
-from limelens.train.training import predict
+from limelens.train.examples import Example, targets_of
+from limelens.train.metrics import figures_of
+from limelens.train.prediction import predict
 
 MAX_DIFFERENCE: Final = 1e-4
 """Of probabilities, between the network and the exported graph."""
+_PLACES: Final = ("data", "images")
+"""Settings that stay out of a bundle: where data lay is nobody's business; its digest is there."""
 _TOLERANCE: Final = {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-3}
 
 
@@ -48,14 +51,17 @@ class ExportError(LimelensError):
 class _Served(nn.Module):
     """The graph of a bundle: `(N, H, W, 3)` uint8 to probabilities and embedding."""
 
-    def __init__(self, classifier: Classifier, temperature: float) -> None:
+    def __init__(self, classifier: Classifier, temperature: float, task: Task) -> None:
         super().__init__()
         self.classifier = classifier
         self.temperature = temperature
+        self.task = task
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.classifier.embed(images.permute(0, 3, 1, 2))
         logits = self.classifier.head(embedding)
+        if self.task is Task.MULTILABEL:
+            return torch.sigmoid(logits / self.temperature), embedding
         return torch.softmax(logits / self.temperature, dim=1), embedding
 
 
@@ -94,25 +100,26 @@ def export(
         raise ExportError(f"name {name!r}; expected letters, digits, '-', '_' and '.'")
     loaded = checkpoint.load(run)
     examples = _validation_examples(loaded, data)
-    temperature = float(loaded.figures["temperature"])
-    served = _Served(loaded.model, temperature).eval()
+    temperature = loaded.temperature
+    served = _Served(loaded.model, temperature, loaded.task).eval()
     model = _to_onnx(served, loaded.resize)
     image = golden_image(loaded.resize)
     with torch.inference_mode():
         probabilities = served(torch.from_numpy(image)[None])[0][0].numpy()
     metadata = Metadata(
         name=name,
-        task=Task.MULTICLASS,
+        task=loaded.task,
         labels=loaded.labels,
         resize=loaded.resize,
         golden=Golden(image, probabilities, _TOLERANCE),
+        label_thresholds=loaded.label_thresholds,
         alert_labels=tuple(loaded.config["alert_labels"]),
+        macro_labels=loaded.macro_labels,
         data_digest=loaded.data_digest,
         limelens_version=package_version("limelens"),
         card={
             "note": note,
-            # Where the data lay is nobody's business; its digest is in the metadata.
-            "config": {key: value for key, value in loaded.config.items() if key != "data"},
+            "config": {key: value for key, value in loaded.config.items() if key not in _PLACES},
             "epoch": loaded.epoch,
             "num_parameters": loaded.model.num_parameters,
             "temperature": temperature,
@@ -128,10 +135,17 @@ def export(
     try:
         _write_synced(beside / "model.onnx", model.SerializeToString())
         bundle = load_bundle(beside / "model.onnx", "cpu")
-        expected, targets = predict(loaded.model, examples, loaded.resize, temperature)
+        expected = predict(loaded.model, examples, loaded.resize, temperature, loaded.task)
         found = bundle_probabilities(bundle, examples)
         difference = _check_parity(expected, found, examples)
-        metrics = multiclass_metrics(found, targets, loaded.labels)
+        metrics = figures_of(
+            found,
+            targets_of(examples, len(loaded.labels), loaded.task),
+            loaded.labels,
+            loaded.task,
+            thresholds=loaded.label_thresholds,
+            macro_labels=loaded.macro_labels,
+        )
         write_card(beside / "README.md", metadata, metrics, difference)
         version = _publish(beside, folder)
     except BaseException:
@@ -162,11 +176,17 @@ def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
 
 def _validation_examples(loaded: checkpoint.Checkpoint, data: Path | None) -> tuple[Example, ...]:
     folder = data or Path(loaded.config["data"])
-    if not folder.is_dir():
+    if not folder.exists():
         raise ExportError(
             f"the training data is not at {folder} any more; name its folder with --data"
         )
-    dataset = read_dataset(folder, seed=loaded.config["seed"])
+    images = loaded.config.get("images")
+    dataset = read_dataset(
+        folder,
+        seed=loaded.config["seed"],
+        images=Path(images) if images and data is None else None,
+        task=loaded.task,
+    )
     if dataset.digest != loaded.data_digest:
         raise ExportError(
             f"{folder} is not the data that the run was trained on (another digest); "

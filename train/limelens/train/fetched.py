@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from limelens.train.data import DataError
+from limelens.train.examples import DataError
 from limelens.train.fingerprints import Fingerprint
 
 

@@ -23,10 +23,12 @@ from PIL import Image
 
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import read_image
-from limelens.train.data import SHARES, SPLIT_FOLDERS, DataError, Example, divide
+from limelens.train.data import SHARES, divide
+from limelens.train.examples import DataError, Example
 from limelens.train.fetched import Failure, Fetched, Picture, open_fetched
 from limelens.train.fetching import Fetcher, FetchError, FetchLimits, identity, resolve
 from limelens.train.fingerprints import RELATED, SAME, fingerprint, first_of_kind
+from limelens.train.label_table import SPLIT_NAMES
 from limelens.train.url_table import Row, read_table
 
 STATE: Final = ".ingest"
@@ -109,7 +111,7 @@ def ingest(
             f"{table} is what ingest left out; give the table that it came from, and "
             "--retry-failed to ask again for what failed"
         )
-    others = [name for name in SPLIT_FOLDERS if (out / name).exists()]
+    others = [name for name in SPLIT_NAMES if (out / name).exists()]
     if others and not (out / STATE).exists():
         raise DataError(f"{out} holds {others[0]}, which no ingest wrote; expected a new folder")
     try:
@@ -262,7 +264,7 @@ def _named(first: Row, row: Row) -> str:
 def _split(pictures: Mapping[Row, Picture], seed: int) -> dict[str, list[Row]]:
     labels = sorted({row.label for row in pictures})
     row_of = {Path(row.label, row.id): row for row in pictures}
-    examples = [Example(path, labels.index(row.label)) for path, row in row_of.items()]
+    examples = [Example(path, (labels.index(row.label),)) for path, row in row_of.items()]
     groups = first_of_kind([picture.fingerprint for picture in pictures.values()], RELATED)
     splits = divide(examples, groups, SHARES, seed)
     return {split: [row_of[example.path] for example in chosen] for split, chosen in splits.items()}

@@ -13,31 +13,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from limelens.serve.bundle import Task
 from limelens.serve.image import read_image
 from limelens.train.augmentation import Transform
-from limelens.train.data import Example
+from limelens.train.examples import Example, targets_of
+from limelens.train.sampling import Draw, EpochBatches
 
-Batch = tuple[Tensor, Tensor]
 
+class Examples(Dataset[tuple[Tensor, Tensor]]):
+    """Examples, read and transformed when they are asked for, by index or by draw.
 
-class Examples(Dataset[tuple[Tensor, int]]):
-    """Examples, read and transformed when they are asked for.
+    A draw brings the seed of its own random numbers: its picture comes out the same in whichever
+    process and order it is read.
 
     Args:
         examples: All must be readable.
         transform: Pixels to a tensor.
+        num_labels: C.
+        task: Multiclass gives int64 indices, multilabel float32 `(C,)` of 0 and 1.
     """
 
-    def __init__(self, examples: Sequence[Example], transform: Transform) -> None:
-        self.examples = examples
-        self.transform = transform
+    def __init__(
+        self, examples: Sequence[Example], transform: Transform, num_labels: int, task: Task
+    ) -> None:
+        self._examples = examples
+        self._transform = transform
+        targets = torch.from_numpy(targets_of(examples, num_labels, task))
+        self._targets = targets.float() if task is Task.MULTILABEL else targets
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self._examples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        example = self.examples[index]
-        return self.transform(read_pixels(example)), example.target
+    def __getitem__(self, drawn: int | Draw) -> tuple[Tensor, Tensor]:
+        if isinstance(drawn, int):
+            return self._transform(read_pixels(self._examples[drawn])), self._targets[drawn]
+        index, seed = drawn
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._transform(read_pixels(self._examples[index])), self._targets[index]
 
 
 def read_pixels(example: Example) -> NDArray[np.uint8]:
@@ -45,33 +58,27 @@ def read_pixels(example: Example) -> NDArray[np.uint8]:
     return read_image(example.path.read_bytes())
 
 
-def batches(
-    examples: Sequence[Example],
-    transform: Transform,
-    batch_size: int,
-    *,
-    shuffle_seed: int | None = None,
-    num_workers: int = 0,
-) -> DataLoader[tuple[Tensor, int]]:
-    """Batches of uint8 images `(N, 3, H, W)` and int64 targets `(N,)`.
+def ordered_batches(
+    examples: Sequence[Example], transform: Transform, batch_size: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches in the examples' order, of uint8 images `(N, 3, H, W)`; targets are all 0."""
+    plain = [Example(example.path, (0,)) for example in examples]
+    return DataLoader(Examples(plain, transform, 1, Task.MULTICLASS), batch_size=batch_size)
+
+
+def drawn_batches(
+    examples: Examples, batches: EpochBatches, num_workers: int = 0
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of an epoch: uint8 images `(N, 3, H, W)` and targets.
 
     Args:
-        examples: At least one.
-        transform: Pixels to a tensor.
-        batch_size: At least 1.
-        shuffle_seed: None keeps the order; else a new order each epoch, and no incomplete batch
-            where there is a whole one.
+        examples: Those that `batches` draws from.
+        batches: Says which and in which order.
         num_workers: Processes that read; 0 reads in this one.
     """
-    generator = None
-    if shuffle_seed is not None:
-        generator = torch.Generator().manual_seed(shuffle_seed)
     return DataLoader(
-        Examples(examples, transform),
-        batch_size=batch_size,
-        shuffle=shuffle_seed is not None,
-        drop_last=shuffle_seed is not None and len(examples) >= batch_size,
+        examples,
+        batch_sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        generator=generator,
     )

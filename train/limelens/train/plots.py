@@ -34,28 +34,37 @@ _TRAIN, _VAL = "#4477aa", "#ee6677"
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draws loss and accuracy over the epochs.
+    """Draws loss and accuracy (or macro AUC) over the epochs.
 
     Args:
-        rows: One an epoch, with `epoch`, `train_loss`, `train_accuracy`, `val_loss`,
-            `val_accuracy`.
+        rows: One an epoch, with `epoch`, `train_loss`, `val_loss`, and `train_accuracy` and
+            `val_accuracy`, or `val_macro_auc`.
         path: The PNG to write.
     """
-    epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    kinds = {"loss": "Loss", "accuracy": "Accuracy", "macro_auc": "Macro AUC"}
+    kinds = {kind: title for kind, title in kinds.items() if f"val_{kind}" in rows[-1]}
+    figure = Figure(figsize=(5 * len(kinds), 4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(kinds)))
+    for axes, (kind, title) in zip(panels, kinds.items(), strict=True):
         for split, colour, name in (("train", _TRAIN, "training"), ("val", _VAL, "validation")):
-            values = [row[f"{split}_{kind}"] for row in rows]
-            axes.plot(epochs, values, color=colour, label=name, marker=".")
-        axes.set(xlabel="epoch", title=kind.capitalize())
+            known = [row for row in rows if f"{split}_{kind}" in row]
+            if known:
+                values = [row[f"{split}_{kind}"] for row in known]
+                epochs = [row["epoch"] for row in known]
+                axes.plot(epochs, values, color=colour, label=name, marker=".")
+        axes.set(xlabel="epoch", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    best = max(rows, key=lambda row: row["val_accuracy"])
+    if "accuracy" in kinds:
+        best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+        said = f"Best validation accuracy {best['val_accuracy']:.1%}"
+    else:
+        best = min(rows, key=lambda row: row["val_loss"])
+        said = f"Lowest validation loss {best['val_loss']:.4f}"
     figure.suptitle(
-        f"Best validation accuracy {best['val_accuracy']:.1%} at epoch {best['epoch']:.0f} "
-        "(training figures are of augmented images)",
+        f"{said} at epoch {best['epoch']:.0f} (training figures are of augmented images)",
         fontsize=10,
     )
     figure.savefig(path, dpi=120)

@@ -26,8 +26,9 @@ from PIL import Image, ImageFilter
 
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import read_image
-from limelens.train.data import DataError, find_splits
+from limelens.train.data import find_splits
 from limelens.train.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
+from limelens.train.examples import DataError
 from limelens.train.face import Face
 from limelens.train.hiding import hide_around
 from limelens.train.masks import draw_mask, random_style

@@ -1,120 +1,61 @@
-"""Trains a network on a data folder and leaves a run folder behind.
+"""Trains a network on data and leaves a run folder behind.
 
-It knows the recipe: optimiser, schedule, averaged weights, what is written after each epoch. It
-does not know how data is found (`data`), what networks look like (`architectures`) or how figures
-are computed (`metrics`).
+It knows the order of a run: epochs, validation, what is written when, where it may go on after a
+crash. It does not know how data is found (`data`), what a step is made of (`recipe`) or how
+figures are computed (`metrics`).
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
+from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
-from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train import checkpoint
-from limelens.train.architectures import Classifier, build, default_input_size
-from limelens.train.augmentation import PRESETS, for_evaluation, for_training
-from limelens.train.data import DataError, Dataset, Example, read_dataset
-from limelens.train.loading import batches, read_pixels
-from limelens.train.metrics import fit_temperature, multiclass_metrics, softmax
-from limelens.train.plots import plot_confusion, plot_curves, write_sheet
+from limelens.train.architectures import Classifier, build
+from limelens.train.augmentation import for_training
+from limelens.train.config import ConfigError, TrainConfig
+from limelens.train.data import read_dataset
+from limelens.train.examples import DataError, Dataset, targets_of
+from limelens.train.loading import Examples, drawn_batches
+from limelens.train.metrics import (
+    figures_of,
+    fit_temperature,
+    fit_temperature_multilabel,
+    fit_thresholds,
+)
+from limelens.train.plots import plot_confusion, plot_curves
+from limelens.train.prediction import logits_of, probabilities_of
+from limelens.train.processes import Processes, joined
+from limelens.train.recipe import (
+    averaged_weights,
+    build_criterion,
+    build_mix,
+    build_optimizer,
+    build_schedule,
+    mixed_precision,
+    num_correct,
+)
+from limelens.train.sampling import EpochBatches, repeats
 
-SCHEDULES: Final = ("one-cycle", "cosine")
-_EVALUATION_BATCH: Final = 64
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides how a run comes out; `config.json` holds it.
-
-    Args:
-        arch: A name of `architectures()`.
-        input_size: Height and width in pixels; None takes the architecture's.
-        resize_mode: How pictures of another shape are fitted.
-        epochs: At least 1.
-        batch_size: At least 2.
-        learning_rate: The highest of the schedule.
-        weight_decay: AdamW's.
-        schedule: `one-cycle` or `cosine`.
-        label_smoothing: 0 to below 1.
-        ema_decay: Of the averaged weights that are evaluated and kept, per step; 0 for none.
-        augment: A preset of `augmentation`.
-        pretrained: Start from torchvision's ImageNet weights.
-        start_from: Start from the weights of another run's best checkpoint; its architecture and
-            labels must be the same.
-        alert_labels: Labels that somebody must be told of.
-        seed: Of the split, the weights, the order and the augmentation.
-        num_workers: Processes that read pictures; 0 reads in the training process.
-    """
-
-    arch: str = "mobilenet_v3_small"
-    input_size: tuple[int, int] | None = None
-    resize_mode: ResizeMode = ResizeMode.STRETCH
-    epochs: int = 24
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    schedule: str = "one-cycle"
-    label_smoothing: float = 0.05
-    ema_decay: float = 0.99
-    augment: str = "standard"
-    pretrained: bool = False
-    start_from: str | None = None
-    alert_labels: tuple[str, ...] = ()
-    seed: int = 0
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        for name, accepted, expected in (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 2, "at least 2"),
-            ("learning_rate", self.learning_rate > 0, "more than 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
-            ("ema_decay", 0 <= self.ema_decay < 1, "0 to below 1"),
-            ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            ("augment", self.augment in PRESETS, f"one of {', '.join(PRESETS)}"),
-        ):
-            if not accepted:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
-        if self.input_size is not None and min(self.input_size) < 32:
-            raise ConfigError(f"input_size is {self.input_size}; expected at least 32 each")
-
-    @property
-    def resize(self) -> ResizeRule:
-        """The input's size and how pictures are brought to it."""
-        side = default_input_size(self.arch)
-        return ResizeRule(*(self.input_size or (side, side)), self.resize_mode)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values, the input size filled in."""
-        values = dataclasses.asdict(self)
-        values["resize_mode"] = self.resize_mode.value
-        values["input_size"] = [self.resize.height, self.resize.width]
-        values["alert_labels"] = list(self.alert_labels)
-        return values
+_WITHOUT_EFFECT: Final = ("num_workers",)
+"""Settings that may change when a run is resumed."""
 
 
 class TrainingError(LimelensError):
     """The run cannot go on."""
-
-
-class ConfigError(LimelensError):
-    """A setting has a value that cannot be used."""
 
 
 class Progress(Protocol):
@@ -123,27 +64,40 @@ class Progress(Protocol):
     def data_read(self, dataset: Dataset) -> None:
         """The data was read and divided."""
 
-    def step(self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float) -> None:
-        """A step was made; loss and accuracy are the epoch's so far."""
+    def step(
+        self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float | None
+    ) -> None:
+        """A step was made; loss and accuracy (None for multilabel) are the epoch's so far."""
 
     def epoch_done(self, row: Mapping[str, float]) -> None:
         """An epoch was finished; `row` is the one of metrics.csv."""
 
 
 def train(
-    data: Path, out: Path, config: TrainConfig | None = None, progress: Progress | None = None
+    data: Path,
+    out: Path,
+    config: TrainConfig | None = None,
+    progress: Progress | None = None,
+    *,
+    images: Path | None = None,
+    macro: Path | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Trains on a folder and writes a run.
+    """Trains on a folder or a table and writes a run.
 
-    The run folder holds `config.json`, `metrics.csv`, `curves.png`, `confusion.png`,
-    `report.json`, `best.pt` (highest validation accuracy, among equals the lowest loss) and
-    `last.pt`.
+    The run folder holds `config.json`, `metrics.csv`, `curves.png`, `confusion.png` (multiclass),
+    `report.json`, `best.pt` (highest validation accuracy, for multilabel lowest loss) and
+    `last.pt`. Under `torchrun` the processes share every batch, and the first one writes.
 
     Args:
         data: As for `read_dataset`.
         out: The run's folder; made, and refused if it already holds a run.
         config: None takes the defaults.
         progress: Told of every step.
+        images: As for `read_dataset`.
+        macro: As for `read_dataset`.
+        resume: Go on with the run in `out` after its last finished epoch, as if it had never been
+            broken off; without a finished epoch it starts anew.
 
     Returns:
         `run`, `checkpoint`, `epochs` (finished ones), `val` (figures of the best checkpoint),
@@ -152,44 +106,52 @@ def train(
 
     Raises:
         DataError: The data cannot be used.
-        ConfigError: A setting cannot be used, or `out` holds a run.
+        ConfigError: A setting cannot be used, `out` holds a run, or the run to resume had other
+            settings or other data.
         ArchitectureError: The network cannot be built.
+        CheckpointError: The run to resume cannot be read.
         TrainingError: The loss is not finite.
     """
     start = time.monotonic()
     config = config or TrainConfig()
-    if any((out / name).exists() for name in (checkpoint.BEST, checkpoint.LAST)):
-        raise ConfigError(f"{out} already holds a run; choose another folder or take it away")
-    torch.manual_seed(config.seed)
-    dataset = read_dataset(data, seed=config.seed)
-    unknown = sorted(set(config.alert_labels) - set(dataset.labels))
-    if unknown:
-        raise ConfigError(
-            f"alert label {unknown[0]!r} is none of the labels {', '.join(dataset.labels)}"
+    with joined() as processes:
+        if config.batch_size % processes.world_size:
+            raise ConfigError(
+                f"batch_size is {config.batch_size}; expected a multiple of the "
+                f"{processes.world_size} processes"
+            )
+        state = _state_to_resume(out) if resume else None
+        held = state is None and any(
+            (out / name).exists() for name in (checkpoint.BEST, checkpoint.LAST)
         )
-    if len(dataset.splits["train"]) < 2:
-        raise DataError(f"{data} has one picture for training; expected more")
-    if progress:
-        progress.data_read(dataset)
-    model = build(
-        config.arch,
-        len(dataset.labels),
-        pretrained=config.pretrained,
-        input_size=(config.resize.height, config.resize.width),
-    )
-    if config.start_from is not None:
-        _start_from(model, Path(config.start_from), dataset.labels, config.arch)
-    out.mkdir(parents=True, exist_ok=True)
-    data = data.resolve()
-    _write_json(out / "config.json", {**config.to_json(), "data": str(data)})
-    run = _Run(model, data, dataset, config, out, progress)
-    interrupted = False
-    try:
-        run.fit()
-    except KeyboardInterrupt:
-        interrupted = True
-        run.save_last()
-    return _finish(run, interrupted, time.monotonic() - start)
+        if processes.agree(held):
+            raise ConfigError(
+                f"{out} already holds a run; choose another folder, take it away or resume it"
+            )
+        dataset = read_dataset(data, seed=config.seed, images=images, macro=macro, task=config.task)
+        _check_data(data, dataset, config)
+        if progress and processes.is_first:
+            progress.data_read(dataset)
+        torch.manual_seed(config.seed)
+        model = build_model(config, dataset)
+        where = {"data": str(data.resolve()), "images": str(images.resolve()) if images else None}
+        run = _Run(model, where, dataset, config, out, progress, processes)
+        if state is not None:
+            run.go_on(state)
+        if processes.is_first:
+            out.mkdir(parents=True, exist_ok=True)
+            _write_json(out / "config.json", run.settings)
+        interrupted = False
+        try:
+            run.fit()
+        except KeyboardInterrupt:
+            interrupted = True
+        seconds = run.seconds_before + time.monotonic() - start
+        if not processes.is_first:
+            return {"run": str(out), "epochs": run.epoch, "interrupted": interrupted}
+        if interrupted and run.epoch == 0:
+            run.save_last({})
+        return _finish(run, interrupted, seconds)
 
 
 class _Run:
@@ -198,46 +160,59 @@ class _Run:
     def __init__(
         self,
         model: Classifier,
-        data: Path,
+        where: Mapping[str, str | None],
         dataset: Dataset,
         config: TrainConfig,
         out: Path,
         progress: Progress | None,
+        processes: Processes,
     ) -> None:
-        self.data = data
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.settings = {**config.to_json(), **where}
+        self.processes = processes
+        self.device = processes.device
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.shared: nn.Module = self.model
+        if processes.world_size > 1:
+            if self.device.type == "cuda":
+                synced: Any = nn.SyncBatchNorm
+                self.model = cast(Classifier, synced.convert_sync_batchnorm(self.model))
+            self.shared = DistributedDataParallel(self.model)
         self.dataset = dataset
         self.config = config
         self.out = out
-        self.progress = progress
+        self.progress = progress if processes.is_first else None
         self.rows: list[dict[str, float]] = []
         self.epoch = 0
-        self.best: tuple[float, float] | None = None
-        self.train_batches = batches(
-            dataset.splits["train"],
-            for_training(config.augment, config.resize),
+        self.best: tuple[float, ...] | None = None
+        self.best_epoch = 0
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+        examples, num_labels = dataset.splits["train"], len(dataset.labels)
+        balanced = config.balance == "sample"
+        self.order = EpochBatches(
+            repeats(examples, num_labels) if balanced else np.ones(len(examples)),
             config.batch_size,
-            shuffle_seed=config.seed,
-            num_workers=config.num_workers,
+            config.seed,
+            processes.rank,
+            processes.world_size,
         )
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, config.weight_decay), lr=config.learning_rate
+        self.batches = drawn_batches(
+            Examples(examples, for_training(config.augment, config.resize), num_labels, self.task),
+            self.order,
+            config.num_workers,
         )
-        num_steps = config.epochs * len(self.train_batches)
-        self.scheduler: LRScheduler
-        if config.schedule == "one-cycle":
-            self.scheduler = OneCycleLR(self.optimizer, config.learning_rate, num_steps)
-        else:
-            self.scheduler = CosineAnnealingLR(self.optimizer, num_steps)
+        self.criterion = build_criterion(config, self.task, examples, num_labels).to(self.device)
+        self.mix = build_mix(config.mix, num_labels, self.task)
+        self.optimizer = build_optimizer(self.model, config)
+        self.scheduler = build_schedule(self.optimizer, config, config.epochs * len(self.order))
         self.averaged: AveragedModel | None = None
         if config.ema_decay:
-            self.averaged = AveragedModel(
-                self.model,
-                multi_avg_fn=_averaging(config.ema_decay),
-                use_buffers=True,
-            )
+            self.averaged = averaged_weights(self.model, config.ema_decay)
+
+    @property
+    def task(self) -> Task:
+        """Of the data."""
+        return self.dataset.task
 
     @property
     def kept(self) -> Classifier:
@@ -245,144 +220,204 @@ class _Run:
         return cast(Classifier, self.averaged.module) if self.averaged else self.model
 
     def fit(self) -> None:
-        """All epochs; after each, the files are up to date."""
+        """The epochs that remain; after each, the files are up to date."""
         while self.epoch < self.config.epochs:
+            if self.processes.agree(self._is_out_of_patience()):
+                return
             loss, accuracy = self.train_one_epoch()
             self.epoch += 1
-            figures = self.validate()
-            row = {
-                "epoch": float(self.epoch),
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "val_loss": figures["loss"],
-                "val_accuracy": figures["accuracy"],
-                "learning_rate": self.scheduler.get_last_lr()[0],
-            }
-            self.rows.append(row)
-            with uninterrupted():
-                self.save_last(figures)
-                standing = (figures["accuracy"], -figures["loss"])
-                if self.best is None or standing > self.best:
-                    self.best = standing
-                    checkpoint.save(self.out / checkpoint.BEST, self._state(figures))
-                _write_rows(self.out / "metrics.csv", self.rows)
-            if self.progress:
-                self.progress.epoch_done(row)
+            if self.processes.is_first:
+                self._end_epoch(loss, accuracy)
+
+    def _end_epoch(self, loss: float, accuracy: float | None) -> None:
+        figures = self.validate()
+        row: dict[str, float] = {"epoch": float(self.epoch), "train_loss": loss}
+        if accuracy is not None:
+            row["train_accuracy"] = accuracy
+        row["val_loss"] = figures["loss"]
+        for name in ("accuracy", "mean_average_precision", "macro_auc"):
+            if figures.get(name) is not None:
+                row[f"val_{name}"] = figures[name]
+        row["learning_rate"] = float(self.scheduler.get_last_lr()[0])
+        self.rows.append(row)
+        standing = _standing(figures)
+        is_best = self.best is None or standing > self.best
+        if is_best:
+            self.best, self.best_epoch = standing, self.epoch
+        with uninterrupted():
+            # The best one first: should the second not be written, the epoch is done again.
+            if is_best:
+                checkpoint.save(self.out / checkpoint.BEST, self._state(figures))
+            self.save_last(figures)
+            _write_rows(self.out / "metrics.csv", self.rows)
+        if self.progress:
+            self.progress.epoch_done(row)
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return patience > 0 and self.epoch - self.best_epoch >= patience
 
     def validate(self) -> dict[str, Any]:
         """The figures of the network that is kept, calibrated on these very pictures."""
-        logits, targets = logits_of(self.kept, self.dataset.splits["val"], self.config.resize)
-        temperature = fit_temperature(logits, targets)
-        figures = multiclass_metrics(softmax(logits / temperature), targets, self.dataset.labels)
-        return {**figures, "temperature": temperature}
+        examples, labels = self.dataset.splits["val"], self.dataset.labels
+        logits = logits_of(self.kept, examples, self.config.resize)
+        targets = targets_of(examples, len(labels), self.task)
+        is_multilabel = self.task is Task.MULTILABEL
+        fit = fit_temperature_multilabel if is_multilabel else fit_temperature
+        temperature = fit(logits, targets)
+        probabilities = probabilities_of(logits, temperature, self.task)
+        thresholds = fit_thresholds(probabilities, targets) if is_multilabel else ()
+        figures = figures_of(
+            probabilities,
+            targets,
+            labels,
+            self.task,
+            thresholds=thresholds,
+            macro_labels=self.dataset.macro_labels,
+        )
+        return {**figures, "temperature": temperature, "label_thresholds": list(thresholds)}
 
-    def train_one_epoch(self) -> tuple[float, float]:
+    def train_one_epoch(self) -> tuple[float, float | None]:
         """One pass over the training examples; its mean loss and accuracy."""
-        self.model.train()
-        loss_sum, num_correct, num_seen = 0.0, 0, 0
-        for step, (images, targets) in enumerate(self.train_batches, start=1):
+        self.shared.train()
+        # What is random in the network itself follows from the epoch, as the pictures do.
+        key = np.random.SeedSequence((self.config.seed, self.epoch, self.processes.rank))
+        torch.manual_seed(int(key.generate_state(1)[0]))
+        self.order.epoch = self.epoch
+        loss_sum, correct, seen = 0.0, 0, 0
+        for step, (images, targets) in enumerate(self.batches, start=1):
             images = images.to(self.device, memory_format=torch.channels_last)
             targets = targets.to(self.device)
-            logits = self.model(images)
-            loss = self.criterion(logits, targets)
+            if self.mix is not None:
+                images, targets = self.mix(images.float(), targets)
+            logits, loss = self._step(images, targets)
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss is {float(loss.detach())} in epoch {self.epoch + 1}, step {step}; "
+                    f"the loss is {float(loss)} in epoch {self.epoch + 1}, step {step}; "
                     f"lower the learning rate ({self.config.learning_rate:g})"
                 )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            self.scheduler.step()
-            if self.averaged:
-                self.averaged.update_parameters(self.model)
-            loss_sum += float(loss.detach()) * len(targets)
-            num_correct += int((logits.argmax(dim=1) == targets).sum())
-            num_seen += len(targets)
+            loss_sum += float(loss) * len(targets)
+            seen += len(targets)
+            if self.task is Task.MULTICLASS:
+                correct += num_correct(logits, targets)
+            accuracy = correct / seen if self.task is Task.MULTICLASS else None
             if self.progress:
-                self.progress.step(
-                    self.epoch + 1,
-                    step,
-                    len(self.train_batches),
-                    loss_sum / num_seen,
-                    num_correct / num_seen,
-                )
-        return loss_sum / num_seen, num_correct / num_seen
+                self.progress.step(self.epoch + 1, step, len(self.order), loss_sum / seen, accuracy)
+        mean = self.processes.mean(loss_sum / seen, seen)
+        if self.task is Task.MULTILABEL:
+            return mean, None
+        return mean, self.processes.mean(correct / seen, seen)
 
-    def save_last(self, figures: Mapping[str, Any] | None = None) -> None:
-        """Writes last.pt."""
-        checkpoint.save(self.out / checkpoint.LAST, self._state(figures or {}))
+    def _step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with mixed_precision(self.config, self.device):
+            logits = self.shared(images)
+        loss = self.criterion(logits.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
+        return logits.detach(), loss.detach()
+
+    def save_last(self, figures: Mapping[str, Any]) -> None:
+        """Writes last.pt, with all that is needed to go on."""
+        going = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "rows": self.rows,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds_before + time.monotonic() - self.started,
+        }
+        checkpoint.save(self.out / checkpoint.LAST, {**self._state(figures), "going": going})
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Takes up where `save_last` left off."""
+        for name, value in self.settings.items():
+            before = state["config"].get(name)
+            if before != value and name not in _WITHOUT_EFFECT:
+                raise ConfigError(
+                    f"{self.out} was begun with {name} {before!r}, not {value!r}; resume it with "
+                    "the command that began it"
+                )
+        if state["data_digest"] != self.dataset.digest:
+            raise ConfigError(f"the data of {self.out} has changed since it was begun")
+        going = state["going"]
+        self.model.load_state_dict(going["model"])
+        if self.averaged:
+            self.averaged.load_state_dict(going["averaged"])
+        self.optimizer.load_state_dict(going["optimizer"])
+        self.scheduler.load_state_dict(going["scheduler"])
+        self.rows = list(going["rows"])
+        self.best = tuple(going["best"]) if going["best"] else None
+        self.best_epoch = going["best_epoch"]
+        self.seconds_before = going["seconds"]
+        self.epoch = state["epoch"]
 
     def _state(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "model": self.kept.state_dict(),
             "labels": list(self.dataset.labels),
+            "task": self.task.value,
+            "macro_labels": dict(self.dataset.macro_labels),
             "epoch": self.epoch,
-            "config": {**self.config.to_json(), "data": str(self.data)},
+            "config": self.settings,
             "data_digest": self.dataset.digest,
             "figures": dict(figures),
         }
 
 
-def logits_of(
-    model: Classifier, examples: tuple[Example, ...], resize: ResizeRule
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """A network's raw outputs for examples, without augmentation.
+def _standing(figures: Mapping[str, Any]) -> tuple[float, ...]:
+    """What is compared between epochs; higher is better."""
+    if figures["task"] == Task.MULTILABEL:
+        return (-figures["loss"],)
+    return figures["accuracy"], -figures["loss"]
 
-    Args:
-        model: Its device is used.
-        examples: At least one, all readable.
-        resize: How pictures are brought to the input.
 
-    Returns:
-        `(N, C)` logits and `(N,)` targets, in the order of the examples.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    outputs: list[Tensor] = []
-    with torch.inference_mode():
-        for images, _ in batches(examples, for_evaluation(resize), _EVALUATION_BATCH):
-            outputs.append(
-                model(images.to(device, memory_format=torch.channels_last)).float().cpu()
+def _check_data(data: Path, dataset: Dataset, config: TrainConfig) -> None:
+    unknown = sorted(set(config.alert_labels) - set(dataset.labels))
+    if unknown:
+        raise ConfigError(
+            f"alert label {unknown[0]!r} is none of the labels {', '.join(dataset.labels)}"
+        )
+    if len(dataset.splits["train"]) < 2:
+        raise DataError(f"{data} has one picture for training; expected more")
+
+
+def _state_to_resume(out: Path) -> dict[str, Any] | None:
+    last = out / checkpoint.LAST
+    if not last.exists():
+        if (out / checkpoint.BEST).exists():
+            (out / checkpoint.BEST).unlink()
+        return None
+    state = checkpoint.load_state(last)
+    if "going" not in state:
+        raise ConfigError(f"{last} holds no state to go on from; begin the run anew")
+    return state if state["epoch"] else None
+
+
+def build_model(config: TrainConfig, dataset: Dataset) -> Classifier:
+    """The network at the start of a run."""
+    model = build(
+        config.arch,
+        len(dataset.labels),
+        pretrained=config.pretrained,
+        input_size=(config.resize.height, config.resize.width),
+        dropout=config.dropout,
+    )
+    if config.start_from is not None:
+        loaded = checkpoint.load(Path(config.start_from))
+        if loaded.config["arch"] != config.arch:
+            raise ConfigError(
+                f"{config.start_from} is {loaded.config['arch']}; expected {config.arch}"
             )
-    model.train(was_training)
-    return torch.cat(outputs).numpy(), np.array([example.target for example in examples])
-
-
-def predict(
-    model: Classifier,
-    examples: tuple[Example, ...],
-    resize: ResizeRule,
-    temperature: float = 1.0,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """As `logits_of`, but `(N, C)` probabilities: softmax of the logits over the temperature."""
-    logits, targets = logits_of(model, examples, resize)
-    return softmax(logits / temperature), targets
-
-
-def preview(data: Path, path: Path, config: TrainConfig, num_rows: int = 8) -> None:
-    """Writes a sheet: in each row a training picture as evaluation sees it, and variations.
-
-    Args:
-        data: As for `train`.
-        path: The PNG to write.
-        config: Its augmentation, size and seed are used.
-        num_rows: How many pictures.
-    """
-    torch.manual_seed(config.seed)
-    examples = read_dataset(data, seed=config.seed).splits["train"]
-    rng = np.random.default_rng(config.seed)
-    chosen = rng.choice(len(examples), size=min(num_rows, len(examples)), replace=False)
-    transforms = [
-        for_evaluation(config.resize),
-        *[for_training(config.augment, config.resize)] * 9,
-    ]
-    rows = []
-    for index in chosen:
-        pixels = read_pixels(examples[int(index)])
-        rows.append([transform(pixels).permute(1, 2, 0).numpy() for transform in transforms])
-    write_sheet(rows, path)
+        model.backbone.load_state_dict(loaded.model.backbone.state_dict())
+        if loaded.labels == dataset.labels:
+            model.head.load_state_dict(loaded.model.head.state_dict())
+    return model
 
 
 @contextmanager
@@ -404,48 +439,14 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _start_from(model: Classifier, run: Path, labels: tuple[str, ...], arch: str) -> None:
-    loaded = checkpoint.load(run)
-    if loaded.labels != labels or loaded.config["arch"] != arch:
-        raise ConfigError(
-            f"{run} is {loaded.config['arch']} for {', '.join(loaded.labels)}; "
-            f"expected {arch} for {', '.join(labels)}"
-        )
-    model.load_state_dict(loaded.model.state_dict())
-
-
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that forgets the first steps sooner.
-
-    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's
-    ExponentialMovingAverage: a short run is not held back by its fresh weights.
-    """
-
-    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        step = int(num_averaged)
-        rate = min(decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(rate)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
-
-    return update
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels, none for biases and normalisation."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
 def _finish(run: _Run, interrupted: bool, seconds: float) -> dict[str, Any]:
     val: dict[str, Any] = {}
     best = run.out / checkpoint.BEST
     if best.exists():
         val = checkpoint.load(best).figures
         plot_curves(run.rows, run.out / "curves.png")
-        plot_confusion(val["confusion"], run.dataset.labels, run.out / "confusion.png")
+        if "confusion" in val:
+            plot_confusion(val["confusion"], run.dataset.labels, run.out / "confusion.png")
     report = {
         "run": str(run.out),
         "checkpoint": str(best if best.exists() else run.out / checkpoint.LAST),

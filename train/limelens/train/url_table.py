@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from limelens.train.data import DataError
+from limelens.train.examples import DataError
 
 COLUMNS: Final = ("label", "id", "url")
 _LONGEST_NAME: Final = 255

@@ -1,0 +1,198 @@
+"""The settings of a training run: their values, their checks, their file.
+
+It knows names and ranges, and nothing of how a setting is carried out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from limelens.serve.bundle import Task
+from limelens.serve.errors import LimelensError
+from limelens.serve.image import ResizeMode, ResizeRule
+from limelens.train.architectures import default_input_size
+from limelens.train.augmentation import PRESETS
+
+SCHEDULES: Final = ("one-cycle", "cosine")
+BALANCES: Final = ("none", "sample", "weight")
+MIXES: Final = ("none", "mixup", "cutmix", "both")
+MIXED_PRECISIONS: Final = ("auto", "off", "bf16")
+
+
+class ConfigError(LimelensError):
+    """A setting has a value that cannot be used."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides how a run comes out; `config.json` holds it.
+
+    Args:
+        task: None takes what the data looks like.
+        arch: A name of `architectures()`.
+        input_size: Height and width in pixels; None takes the architecture's.
+        resize_mode: How pictures of another shape are fitted.
+        epochs: At least 1.
+        batch_size: At least 2; of all processes together.
+        learning_rate: The highest of the schedule.
+        weight_decay: AdamW's.
+        schedule: `one-cycle` or `cosine`.
+        label_smoothing: 0 to below 1; for multilabel towards each label's share.
+        dropout: Before the last layer, 0 to below 1, beside the architecture's own.
+        ema_decay: Of the averaged weights that are evaluated and kept, per step; 0 for none.
+        patience: Epochs without a better validation after which the run ends; 0 never ends it.
+        augment: A preset of `augmentation`.
+        mix: Pictures mixed with others of the batch: `mixup`, `cutmix`, `both` (either, by
+            chance) or `none`.
+        balance: Against unbalanced labels: `sample` shows rare ones more often, `weight` gives
+            them more weight in the loss.
+        mixed_precision: `bf16` computes in bfloat16 where it is safe; `auto` does so on a GPU
+            that can, and not on a CPU.
+        pretrained: Start from torchvision's ImageNet weights.
+        start_from: Start from the weights of another run's best checkpoint; its architecture must
+            be the same. With other labels, the last layer starts fresh.
+        alert_labels: Labels that somebody must be told of.
+        seed: Of the split, the weights, the order and the augmentation.
+        num_workers: Processes that read pictures; 0 reads in the training process.
+    """
+
+    task: Task | None = None
+    arch: str = "mobilenet_v3_small"
+    input_size: tuple[int, int] | None = None
+    resize_mode: ResizeMode = ResizeMode.STRETCH
+    epochs: int = 24
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    schedule: str = "one-cycle"
+    label_smoothing: float = 0.05
+    dropout: float = 0.0
+    ema_decay: float = 0.99
+    patience: int = 0
+    augment: str = "standard"
+    mix: str = "none"
+    balance: str = "none"
+    mixed_precision: str = "auto"
+    pretrained: bool = False
+    start_from: str | None = None
+    alert_labels: tuple[str, ...] = ()
+    seed: int = 0
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        def among(names: tuple[str, ...]) -> str:
+            return f"one of {', '.join(names)}"
+
+        for name, accepted, expected in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2"),
+            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
+            ("dropout", 0 <= self.dropout < 1, "0 to below 1"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "0 to below 1"),
+            ("patience", self.patience >= 0, "0 or more"),
+            ("num_workers", self.num_workers >= 0, "0 or more"),
+            ("schedule", self.schedule in SCHEDULES, among(SCHEDULES)),
+            ("augment", self.augment in PRESETS, among(PRESETS)),
+            ("mix", self.mix in MIXES, among(MIXES)),
+            ("balance", self.balance in BALANCES, among(BALANCES)),
+            (
+                "mixed_precision",
+                self.mixed_precision in MIXED_PRECISIONS,
+                among(MIXED_PRECISIONS),
+            ),
+        ):
+            if not accepted:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+        if self.input_size is not None and min(self.input_size) < 32:
+            raise ConfigError(f"input_size is {self.input_size}; expected at least 32 each")
+
+    @property
+    def resize(self) -> ResizeRule:
+        """The input's size and how pictures are brought to it."""
+        side = default_input_size(self.arch)
+        return ResizeRule(*(self.input_size or (side, side)), self.resize_mode)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, the input size filled in."""
+        values = dataclasses.asdict(self)
+        values["task"] = None if self.task is None else self.task.value
+        values["resize_mode"] = self.resize_mode.value
+        values["input_size"] = [self.resize.height, self.resize.width]
+        values["alert_labels"] = list(self.alert_labels)
+        return values
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads settings from a TOML file.
+
+    Args:
+        path: Names of `TrainConfig` with their values; `input_size` is a number or two.
+
+    Returns:
+        Arguments for `TrainConfig`.
+
+    Raises:
+        ConfigError: The file cannot be read, or a name or a type is not a setting's.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    return settings_from(values, str(path))
+
+
+def settings_from(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Plain values as arguments for `TrainConfig`.
+
+    Args:
+        values: By name.
+        where: Named in errors.
+
+    Raises:
+        ConfigError: A name or a type is not a setting's.
+    """
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    settings: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(f"{where} sets {name!r}; expected one of {', '.join(fields)}")
+        try:
+            settings[name] = _READ.get(name, lambda given: given)(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where} sets {name} to {value!r}: {error}") from error
+        default = fields[name].default
+        if type(default) in (int, float, str, bool):
+            accepted = (int, float) if isinstance(default, float) else (type(default),)
+            if type(settings[name]) not in accepted:
+                raise ConfigError(
+                    f"{where} sets {name} to {value!r}; expected a {type(default).__name__}"
+                )
+    return settings
+
+
+def _size(value: Any) -> tuple[int, int]:
+    pixels = value if isinstance(value, list) else [value]
+    if len(pixels) not in (1, 2) or any(type(side) is not int for side in pixels):
+        raise ValueError("expected pixels such as 112 or [96, 128]")
+    return pixels[0], pixels[-1]
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("expected a list of names")
+    return tuple(value)
+
+
+_READ: Final = {
+    "task": Task,
+    "input_size": _size,
+    "resize_mode": ResizeMode,
+    "alert_labels": _names,
+}

@@ -1,0 +1,98 @@
+"""What data is once it was read: pictures with their labels, by split.
+
+It knows neither files nor networks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.bundle import Task
+from limelens.serve.errors import LimelensError
+
+
+class DataError(LimelensError):
+    """The data cannot be used as it is; the message names the folder or file."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture.
+
+    Args:
+        path: Where it lies.
+        targets: Indices of its labels, ascending; exactly one where the task is multiclass.
+    """
+
+    path: Path
+    targets: tuple[int, ...]
+
+    @property
+    def target(self) -> int:
+        """The index of its only label."""
+        return self.targets[0]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out.
+
+    Args:
+        path: Where it lies.
+        reason: Why, in words.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples by split.
+
+    Args:
+        labels: Sorted; an example's targets are indices into them.
+        splits: `train`, `val` and `test`, as far as they are there.
+        skipped: What could not be read.
+        digest: SHA-256 over labels, splits and file contents, hexadecimal.
+        crossing: Pictures of val and test, each with a near-duplicate of it in train.
+        task: Whether a picture has one label or any number.
+        macro_labels: Label to its coarser category; empty where there are none.
+    """
+
+    labels: tuple[str, ...]
+    splits: Mapping[str, tuple[Example, ...]]
+    skipped: tuple[Skipped, ...]
+    digest: str
+    crossing: tuple[tuple[Path, Path], ...] = ()
+    task: Task = Task.MULTICLASS
+    macro_labels: Mapping[str, str] = field(default_factory=dict)
+
+    def counts(self, split: str) -> dict[str, int]:
+        """How many examples of each label a split has."""
+        found = label_counts(self.splits[split], len(self.labels))
+        return {label: int(found[index]) for index, label in enumerate(self.labels)}
+
+
+def label_counts(examples: Sequence[Example], num_labels: int) -> NDArray[np.int64]:
+    """How many examples have each label, `(C,)`."""
+    found = Counter(target for example in examples for target in example.targets)
+    return np.array([found[index] for index in range(num_labels)], dtype=np.int64)
+
+
+def targets_of(
+    examples: Sequence[Example], num_labels: int, task: Task = Task.MULTICLASS
+) -> NDArray[np.int64]:
+    """The targets as an array: `(N,)` indices; for multilabel `(N, C)` of 0 and 1."""
+    if task is Task.MULTICLASS:
+        return np.array([example.target for example in examples], dtype=np.int64)
+    table = np.zeros((len(examples), num_labels), dtype=np.int64)
+    for row, example in zip(table, examples, strict=True):
+        row[list(example.targets)] = 1
+    return table

@@ -1,0 +1,257 @@
+"""An exported graph in fewer bits: half-precision floats, or 8-bit integers.
+
+It knows a graph's layers and onnxruntime's tools for converting them. It knows nothing of labels,
+figures or files. Whatever the precision, uint8 pixels go in and float32 comes out, and
+normalisation, temperature and softmax or sigmoid are computed in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx.compose
+import onnx.utils
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from limelens.serve.errors import LimelensError
+
+PRECISIONS: Final = ("fp32", "fp16", "int8")
+TEMPERATURE: Final = "temperature"
+"""The initializer by which a graph divides its logits."""
+CALIBRATION_SIZE: Final = 256
+"""Pictures that int8 is calibrated on; 64 and 512 gave the same figures."""
+TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
+    "fp32": {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-3},
+    # x86 computes in float32 between half-precision layers, ARM and CUDA in half: 3.4e-3 apart on
+    # the worst of 320 pictures.
+    "fp16": {"CPUExecutionProvider": 1e-2, "CUDAExecutionProvider": 1e-2},
+    # Sums of 8-bit products are exact on every CPU. The layers in float32 between them, and on
+    # CUDA all, may round the last bit otherwise, which now and then moves an activation by a step
+    # of its 256: 7e-3 on the worst of 1284 pictures.
+    "int8": {"CPUExecutionProvider": 2e-2, "CUDAExecutionProvider": 5e-2},
+}
+"""How far probabilities of the golden vector may lie apart, by precision and provider."""
+_CALIBRATION_BATCH: Final = 32
+_WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
+
+
+class PrecisionError(LimelensError):
+    """The graph cannot be converted; the message says why."""
+
+
+def convert(
+    model: onnx.ModelProto, precision: str, calibration: NDArray[np.uint8]
+) -> onnx.ModelProto:
+    """A graph in another precision; the one that is handed in stays as it is.
+
+    Args:
+        model: `images` to `probabilities` and `embedding`, in float32, with an initializer
+            `temperature`.
+        precision: One of `PRECISIONS`.
+        calibration: For int8, `(N, H, W, 3)` training pictures; the ranges of activations are
+            taken from them.
+
+    Returns:
+        Another graph of the same inputs and outputs, without metadata.
+
+    Raises:
+        PrecisionError: The precision is unknown, there are no pictures for int8, or the graph has
+            no layer that can be converted.
+    """
+    if precision not in PRECISIONS:
+        raise PrecisionError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    if precision != "fp32":
+        with _quiet():
+            own = _to_fp16(own) if precision == "fp16" else _to_int8(own, calibration)
+    own.producer_name, own.producer_version = model.producer_name, model.producer_version
+    del own.metadata_props[:]
+    return own
+
+
+def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
+    """A copy that divides its logits by another temperature."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    for tensor in own.graph.initializer:
+        if tensor.name == TEMPERATURE:
+            tensor.CopyFrom(numpy_helper.from_array(np.float32(temperature), TEMPERATURE))
+            return own
+    raise PrecisionError(f"the graph has no initializer {TEMPERATURE!r} to set")
+
+
+def logits_of(graph: onnx.GraphProto) -> str:
+    """The name of the tensor that is divided by the temperature.
+
+    Raises:
+        PrecisionError: The graph does not divide by an initializer `temperature`.
+    """
+    for node in graph.node:
+        if node.op_type == "Div" and node.input[1] == TEMPERATURE:
+            name: str = node.input[0]
+            return name
+    raise PrecisionError(f"the graph does not divide its logits by an initializer {TEMPERATURE!r}")
+
+
+def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Half precision from the first layer to the logits.
+
+    The part behind the logits is taken off and put back: the converter would round its output.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    logits = logits_of(model.graph)
+    extractor = onnx.utils.Extractor(model)
+    layers = extractor.extract_model(["images"], [logits, "embedding"])
+    rest = extractor.extract_model([logits], ["probabilities"])
+    first = _weighted(layers.graph)[0]
+    position = next(i for i, node in enumerate(layers.graph.node) if node.name == first.name)
+    before = layers.graph.node[:position]
+    del layers.graph.value_info[:]
+    layers = onnx.shape_inference.infer_shapes(layers)
+    # The converter takes a tensor that it knows the type of for a half-precision one: what lies
+    # between two nodes before the first layer is hidden from it.
+    read = {name for node in layers.graph.node[position:] for name in node.input}
+    hidden = {name for node in before for name in node.output} - read
+    known = [value for value in layers.graph.value_info if value.name not in hidden]
+    del layers.graph.value_info[:]
+    layers.graph.value_info.extend(known)
+    layers = convert_float_to_float16(
+        layers,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        node_block_list=[node.name for node in before],
+    )
+    OnnxModel(layers).topological_sort(is_deterministic=True)
+    # Names in both parts would be refused.
+    del layers.graph.value_info[:]
+    del rest.graph.value_info[:]
+    return onnx.compose.merge_models(
+        layers, rest, io_map=[(logits, logits)], outputs=["probabilities", "embedding"]
+    )
+
+
+def _to_int8(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.ModelProto:
+    """Weights and activations in 8 bits, but for the layers that lose by it.
+
+    Weights have 7 bits: pairs of 8-bit products overflow on x86 without VNNI, where
+    probabilities then differed by 0.08; with 7 they are the same on every CPU. Ranges are the
+    least and greatest values seen (MinMax): entropy gave the same ranges, percentiles cut off
+    what mattered.
+    """
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    if len(calibration) == 0:
+        raise PrecisionError("int8 is calibrated on training pictures; there is none")
+    kept = _kept_in_float(model)
+    if len(kept) == len(_weighted(model.graph)):
+        raise PrecisionError(
+            "the network has no layer that int8 helps (all are first, last or depthwise); "
+            "export fp16 or fp32"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_static(
+            model,
+            path,
+            _reader(calibration),
+            quant_format=QuantFormat.QDQ,
+            # Relu and Clip become the range of the layer before them.
+            op_types_to_quantize=[*_WEIGHTED, "Relu", "Clip"],
+            nodes_to_exclude=kept,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            # Products of two activations, as in attention, stay in float32.
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(path)
+
+
+def _kept_in_float(model: onnx.ModelProto) -> list[str]:
+    """Names of the layers that stay in float32.
+
+    The first, whose few channels are slow in 8 bits (a MobileNetV3-small took 1.8 times as long);
+    the last, of which probabilities come directly; depthwise convolutions, which are no faster
+    and from which half of the error came.
+    """
+    logits = logits_of(model.graph)
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    weighted = _weighted(model.graph)
+    return [
+        node.name
+        for node in weighted
+        if node.name == weighted[0].name
+        or logits in node.output
+        or (node.op_type == "Conv" and _is_depthwise(node, shapes.get(node.input[1], ())))
+    ]
+
+
+def _is_depthwise(node: onnx.NodeProto, shape: Any) -> bool:
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    return groups > 1 and len(shape) == 4 and shape[1] == 1
+
+
+def _weighted(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The layers that have weights, in the order of the graph."""
+    weights = {tensor.name for tensor in graph.initializer}
+    found = [
+        node
+        for node in graph.node
+        if node.op_type in _WEIGHTED and any(name in weights for name in node.input)
+    ]
+    if not found:
+        raise PrecisionError("the graph has no layer with weights")
+    return found
+
+
+def _reader(images: NDArray[np.uint8]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Hands the pictures out in batches."""
+
+        def __init__(self) -> None:
+            self._starts = iter(range(0, len(images), _CALIBRATION_BATCH))
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            start = next(self._starts, None)
+            return None if start is None else {"images": images[start : start + _CALIBRATION_BATCH]}
+
+    return Reader()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what the tools print, log on the root logger and warn of."""
+    handler = logging.NullHandler()
+    disabled = logging.root.manager.disable
+    # With no handler, `logging.warning` would set the process's logging up.
+    logging.root.addHandler(handler)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        logging.root.removeHandler(handler)

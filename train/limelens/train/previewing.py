@@ -1,0 +1,44 @@
+"""A sheet of augmented pictures, to be looked at before a run.
+
+It knows settings and pictures, and no network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from limelens.train.augmentation import for_evaluation, for_training
+from limelens.train.config import TrainConfig
+from limelens.train.data import read_dataset
+from limelens.train.loading import read_pixels
+from limelens.train.plots import write_sheet
+
+
+def preview(
+    data: Path, path: Path, config: TrainConfig, num_rows: int = 8, images: Path | None = None
+) -> None:
+    """Writes a sheet: in each row a training picture as evaluation sees it, and variations.
+
+    Args:
+        data: As for `train`.
+        path: The PNG to write.
+        config: Its augmentation, size and seed are used.
+        num_rows: How many pictures.
+        images: As for `train`.
+    """
+    torch.manual_seed(config.seed)
+    examples = read_dataset(data, seed=config.seed, images=images).splits["train"]
+    rng = np.random.default_rng(config.seed)
+    chosen = rng.choice(len(examples), size=min(num_rows, len(examples)), replace=False)
+    transforms = [
+        for_evaluation(config.resize),
+        *[for_training(config.augment, config.resize)] * 9,
+    ]
+    rows = []
+    for index in chosen:
+        pixels = read_pixels(examples[int(index)])
+        rows.append([transform(pixels).permute(1, 2, 0).numpy() for transform in transforms])
+    write_sheet(rows, path)
