@@ -23,47 +23,52 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from limelens.v1 import embedding_pb2 as limelens_dot_v1_dot_embedding__pb2
 from limelens.v1 import explanation_pb2 as limelens_dot_v1_dot_explanation__pb2
 from limelens.v1 import image_pb2 as limelens_dot_v1_dot_image__pb2
 from limelens.v1 import model_pb2 as limelens_dot_v1_dot_model__pb2
 from limelens.v1 import prediction_pb2 as limelens_dot_v1_dot_prediction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$limelens/v1/classifier_service.proto\x12\x0blimelens.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlimelens/v1/explanation.proto\x1a\x17limelens/v1/image.proto\x1a\x17limelens/v1/model.proto\x1a\x1climelens/v1/prediction.proto\"\xa4\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\"\n\x06images\x18\x03 \x03(\x0b\x32\x12.limelens.v1.Image\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x16\n\tthreshold\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10return_embedding\x18\x06 \x01(\x08\x42\x0c\n\n_threshold\"\x8d\x01\n\x10\x43lassifyResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.limelens.v1.Prediction\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.limelens.v1.ModelRef\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.limelens.v1.Timings\"t\n\x15\x43lassifyStreamRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x19.limelens.v1.StreamConfigH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.limelens.v1.FrameH\x00\x42\t\n\x07message\"\xf6\x01\n\x0cStreamConfig\x12\x11\n\tcamera_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x39\n\x12region_of_interest\x18\x04 \x01(\x0b\x32\x1d.limelens.v1.RegionOfInterest\x12)\n\tsmoothing\x18\x05 \x01(\x0b\x32\x16.limelens.v1.Smoothing\x12\x18\n\x10max_frame_age_ms\x18\x06 \x01(\x05\x12\r\n\x05top_k\x18\x07 \x01(\x05\x12\x16\n\tthreshold\x18\x08 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"-\n\tSmoothing\x12\x0e\n\x06window\x18\x01 \x01(\x05\x12\x10\n\x08required\x18\x02 \x01(\x05\"n\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.limelens.v1.Image\x12\x30\n\x0c\x63\x61pture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe0\x02\n\x16\x43lassifyStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12(\n\x06status\x18\x02 \x01(\x0e\x32\x18.limelens.v1.FrameStatus\x12+\n\nprediction\x18\x03 \x01(\x0b\x32\x17.limelens.v1.Prediction\x12\x16\n\x0esmoothed_label\x18\x04 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x05 \x01(\x08\x12\r\n\x05\x61lert\x18\x06 \x01(\x08\x12\x16\n\x0e\x64ropped_frames\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12$\n\x05model\x18\t \x01(\x0b\x32\x15.limelens.v1.ModelRef\x12%\n\x07timings\x18\n \x01(\x0b\x32\x14.limelens.v1.Timings\x12\x30\n\x0c\x63\x61pture_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe7\x04\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x05image\x18\x03 \x01(\x0b\x32\x12.limelens.v1.Image\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x12\n\ntop_labels\x18\x05 \x01(\x05\x12*\n\x06method\x18\x06 \x01(\x0e\x32\x1a.limelens.v1.ExplainMethod\x12/\n\x0csegmentation\x18\x07 \x01(\x0b\x32\x19.limelens.v1.Segmentation\x12\x13\n\x0bnum_samples\x18\x08 \x01(\x05\x12\x1f\n\x04hide\x18\t \x01(\x0b\x32\x11.limelens.v1.Hide\x12\x19\n\x0ckernel_width\x18\n \x01(\x01H\x00\x88\x01\x01\x12\'\n\x08\x64istance\x18\x0b \x01(\x0e\x32\x15.limelens.v1.Distance\x12\x38\n\x11\x66\x65\x61ture_selection\x18\x0c \x01(\x0e\x32\x1d.limelens.v1.FeatureSelection\x12\x14\n\x0cnum_features\x18\r \x01(\x05\x12\x11\n\x04seed\x18\x0e \x01(\rH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x0f \x01(\x0e\x32\x15.limelens.v1.Sampling\x12#\n\x06\x63ompat\x18\x10 \x01(\x0e\x32\x13.limelens.v1.Compat\x12&\n\x08pictures\x18\x11 \x03(\x0e\x32\x14.limelens.v1.Picture\x12\x16\n\tstability\x18\x12 \x01(\x01H\x02\x88\x01\x01\x42\x0f\n\r_kernel_widthB\x07\n\x05_seedB\x0c\n\n_stability\"\xff\x01\n\x0f\x45xplainResponse\x12\x33\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1d.limelens.v1.LabelExplanation\x12\x14\n\x0cnum_segments\x18\x02 \x01(\x05\x12\x13\n\x0bnum_samples\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\r\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x14\n\x0csegments_png\x18\x06 \x01(\x0c\x12$\n\x05model\x18\x07 \x01(\x0b\x32\x15.limelens.v1.ModelRef\x12\x30\n\x07timings\x18\x08 \x01(\x0b\x32\x1f.limelens.v1.ExplanationTimings\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.limelens.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.limelens.v1.Model*\xcf\x01\n\x0b\x46rameStatus\x12\x1c\n\x18\x46RAME_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46RAME_STATUS_CLASSIFIED\x10\x01\x12\x1b\n\x17\x46RAME_STATUS_SUPERSEDED\x10\x02\x12\x16\n\x12\x46RAME_STATUS_STALE\x10\x03\x12\x1d\n\x19\x46RAME_STATUS_OUT_OF_ORDER\x10\x04\x12\x18\n\x14\x46RAME_STATUS_INVALID\x10\x05\x12\x17\n\x13\x46RAME_STATUS_FAILED\x10\x06\x32\x99\x03\n\x11\x43lassifierService\x12G\n\x08\x43lassify\x12\x1c.limelens.v1.ClassifyRequest\x1a\x1d.limelens.v1.ClassifyResponse\x12]\n\x0e\x43lassifyStream\x12\".limelens.v1.ClassifyStreamRequest\x1a#.limelens.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x44\n\x07\x45xplain\x12\x1b.limelens.v1.ExplainRequest\x1a\x1c.limelens.v1.ExplainResponse\x12M\n\nListModels\x12\x1e.limelens.v1.ListModelsRequest\x1a\x1f.limelens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.limelens.v1.GetModelRequest\x1a\x1d.limelens.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$limelens/v1/classifier_service.proto\x12\x0blimelens.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blimelens/v1/embedding.proto\x1a\x1dlimelens/v1/explanation.proto\x1a\x17limelens/v1/image.proto\x1a\x17limelens/v1/model.proto\x1a\x1climelens/v1/prediction.proto\"\xa4\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\"\n\x06images\x18\x03 \x03(\x0b\x32\x12.limelens.v1.Image\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x16\n\tthreshold\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10return_embedding\x18\x06 \x01(\x08\x42\x0c\n\n_threshold\"\x8d\x01\n\x10\x43lassifyResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.limelens.v1.Prediction\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.limelens.v1.ModelRef\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.limelens.v1.Timings\"t\n\x15\x43lassifyStreamRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x19.limelens.v1.StreamConfigH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.limelens.v1.FrameH\x00\x42\t\n\x07message\"\xf6\x01\n\x0cStreamConfig\x12\x11\n\tcamera_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x39\n\x12region_of_interest\x18\x04 \x01(\x0b\x32\x1d.limelens.v1.RegionOfInterest\x12)\n\tsmoothing\x18\x05 \x01(\x0b\x32\x16.limelens.v1.Smoothing\x12\x18\n\x10max_frame_age_ms\x18\x06 \x01(\x05\x12\r\n\x05top_k\x18\x07 \x01(\x05\x12\x16\n\tthreshold\x18\x08 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"-\n\tSmoothing\x12\x0e\n\x06window\x18\x01 \x01(\x05\x12\x10\n\x08required\x18\x02 \x01(\x05\"n\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.limelens.v1.Image\x12\x30\n\x0c\x63\x61pture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe0\x02\n\x16\x43lassifyStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12(\n\x06status\x18\x02 \x01(\x0e\x32\x18.limelens.v1.FrameStatus\x12+\n\nprediction\x18\x03 \x01(\x0b\x32\x17.limelens.v1.Prediction\x12\x16\n\x0esmoothed_label\x18\x04 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x05 \x01(\x08\x12\r\n\x05\x61lert\x18\x06 \x01(\x08\x12\x16\n\x0e\x64ropped_frames\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12$\n\x05model\x18\t \x01(\x0b\x32\x15.limelens.v1.ModelRef\x12%\n\x07timings\x18\n \x01(\x0b\x32\x14.limelens.v1.Timings\x12\x30\n\x0c\x63\x61pture_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe7\x04\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x05image\x18\x03 \x01(\x0b\x32\x12.limelens.v1.Image\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x12\n\ntop_labels\x18\x05 \x01(\x05\x12*\n\x06method\x18\x06 \x01(\x0e\x32\x1a.limelens.v1.ExplainMethod\x12/\n\x0csegmentation\x18\x07 \x01(\x0b\x32\x19.limelens.v1.Segmentation\x12\x13\n\x0bnum_samples\x18\x08 \x01(\x05\x12\x1f\n\x04hide\x18\t \x01(\x0b\x32\x11.limelens.v1.Hide\x12\x19\n\x0ckernel_width\x18\n \x01(\x01H\x00\x88\x01\x01\x12\'\n\x08\x64istance\x18\x0b \x01(\x0e\x32\x15.limelens.v1.Distance\x12\x38\n\x11\x66\x65\x61ture_selection\x18\x0c \x01(\x0e\x32\x1d.limelens.v1.FeatureSelection\x12\x14\n\x0cnum_features\x18\r \x01(\x05\x12\x11\n\x04seed\x18\x0e \x01(\rH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x0f \x01(\x0e\x32\x15.limelens.v1.Sampling\x12#\n\x06\x63ompat\x18\x10 \x01(\x0e\x32\x13.limelens.v1.Compat\x12&\n\x08pictures\x18\x11 \x03(\x0e\x32\x14.limelens.v1.Picture\x12\x16\n\tstability\x18\x12 \x01(\x01H\x02\x88\x01\x01\x42\x0f\n\r_kernel_widthB\x07\n\x05_seedB\x0c\n\n_stability\"\xff\x01\n\x0f\x45xplainResponse\x12\x33\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1d.limelens.v1.LabelExplanation\x12\x14\n\x0cnum_segments\x18\x02 \x01(\x05\x12\x13\n\x0bnum_samples\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\r\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x14\n\x0csegments_png\x18\x06 \x01(\x0c\x12$\n\x05model\x18\x07 \x01(\x0b\x32\x15.limelens.v1.ModelRef\x12\x30\n\x07timings\x18\x08 \x01(\x0b\x32\x1f.limelens.v1.ExplanationTimings\"e\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\"\n\x06images\x18\x03 \x03(\x0b\x32\x12.limelens.v1.Image\x12\x11\n\tnormalize\x18\x04 \x01(\x08\"\x9e\x01\n\rEmbedResponse\x12*\n\nembeddings\x18\x01 \x03(\x0b\x32\x16.limelens.v1.Embedding\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.limelens.v1.ModelRef\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.limelens.v1.Timings\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.limelens.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.limelens.v1.Model*\xcf\x01\n\x0b\x46rameStatus\x12\x1c\n\x18\x46RAME_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46RAME_STATUS_CLASSIFIED\x10\x01\x12\x1b\n\x17\x46RAME_STATUS_SUPERSEDED\x10\x02\x12\x16\n\x12\x46RAME_STATUS_STALE\x10\x03\x12\x1d\n\x19\x46RAME_STATUS_OUT_OF_ORDER\x10\x04\x12\x18\n\x14\x46RAME_STATUS_INVALID\x10\x05\x12\x17\n\x13\x46RAME_STATUS_FAILED\x10\x06\x32\xd9\x03\n\x11\x43lassifierService\x12G\n\x08\x43lassify\x12\x1c.limelens.v1.ClassifyRequest\x1a\x1d.limelens.v1.ClassifyResponse\x12]\n\x0e\x43lassifyStream\x12\".limelens.v1.ClassifyStreamRequest\x1a#.limelens.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x44\n\x07\x45xplain\x12\x1b.limelens.v1.ExplainRequest\x1a\x1c.limelens.v1.ExplainResponse\x12>\n\x05\x45mbed\x12\x19.limelens.v1.EmbedRequest\x1a\x1a.limelens.v1.EmbedResponse\x12M\n\nListModels\x12\x1e.limelens.v1.ListModelsRequest\x1a\x1f.limelens.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.limelens.v1.GetModelRequest\x1a\x1d.limelens.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limelens.v1.classifier_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FRAMESTATUS']._serialized_start=2451
-  _globals['_FRAMESTATUS']._serialized_end=2658
-  _globals['_CLASSIFYREQUEST']._serialized_start=198
-  _globals['_CLASSIFYREQUEST']._serialized_end=362
-  _globals['_CLASSIFYRESPONSE']._serialized_start=365
-  _globals['_CLASSIFYRESPONSE']._serialized_end=506
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=508
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=624
-  _globals['_STREAMCONFIG']._serialized_start=627
-  _globals['_STREAMCONFIG']._serialized_end=873
-  _globals['_SMOOTHING']._serialized_start=875
-  _globals['_SMOOTHING']._serialized_end=920
-  _globals['_FRAME']._serialized_start=922
-  _globals['_FRAME']._serialized_end=1032
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1035
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1387
-  _globals['_EXPLAINREQUEST']._serialized_start=1390
-  _globals['_EXPLAINREQUEST']._serialized_end=2005
-  _globals['_EXPLAINRESPONSE']._serialized_start=2008
-  _globals['_EXPLAINRESPONSE']._serialized_end=2263
-  _globals['_LISTMODELSREQUEST']._serialized_start=2265
-  _globals['_LISTMODELSREQUEST']._serialized_end=2284
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2286
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2342
-  _globals['_GETMODELREQUEST']._serialized_start=2344
-  _globals['_GETMODELREQUEST']._serialized_end=2393
-  _globals['_GETMODELRESPONSE']._serialized_start=2395
-  _globals['_GETMODELRESPONSE']._serialized_end=2448
-  _globals['_CLASSIFIERSERVICE']._serialized_start=2661
-  _globals['_CLASSIFIERSERVICE']._serialized_end=3070
+  _globals['_FRAMESTATUS']._serialized_start=2744
+  _globals['_FRAMESTATUS']._serialized_end=2951
+  _globals['_CLASSIFYREQUEST']._serialized_start=227
+  _globals['_CLASSIFYREQUEST']._serialized_end=391
+  _globals['_CLASSIFYRESPONSE']._serialized_start=394
+  _globals['_CLASSIFYRESPONSE']._serialized_end=535
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=537
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=653
+  _globals['_STREAMCONFIG']._serialized_start=656
+  _globals['_STREAMCONFIG']._serialized_end=902
+  _globals['_SMOOTHING']._serialized_start=904
+  _globals['_SMOOTHING']._serialized_end=949
+  _globals['_FRAME']._serialized_start=951
+  _globals['_FRAME']._serialized_end=1061
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1064
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1416
+  _globals['_EXPLAINREQUEST']._serialized_start=1419
+  _globals['_EXPLAINREQUEST']._serialized_end=2034
+  _globals['_EXPLAINRESPONSE']._serialized_start=2037
+  _globals['_EXPLAINRESPONSE']._serialized_end=2292
+  _globals['_EMBEDREQUEST']._serialized_start=2294
+  _globals['_EMBEDREQUEST']._serialized_end=2395
+  _globals['_EMBEDRESPONSE']._serialized_start=2398
+  _globals['_EMBEDRESPONSE']._serialized_end=2556
+  _globals['_LISTMODELSREQUEST']._serialized_start=2558
+  _globals['_LISTMODELSREQUEST']._serialized_end=2577
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2579
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2635
+  _globals['_GETMODELREQUEST']._serialized_start=2637
+  _globals['_GETMODELREQUEST']._serialized_end=2686
+  _globals['_GETMODELRESPONSE']._serialized_start=2688
+  _globals['_GETMODELRESPONSE']._serialized_end=2741
+  _globals['_CLASSIFIERSERVICE']._serialized_start=2954
+  _globals['_CLASSIFIERSERVICE']._serialized_end=3427
 # @@protoc_insertion_point(module_scope)

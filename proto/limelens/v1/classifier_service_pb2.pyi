@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from limelens.v1 import embedding_pb2 as _embedding_pb2
 from limelens.v1 import explanation_pb2 as _explanation_pb2
 from limelens.v1 import image_pb2 as _image_pb2
 from limelens.v1 import model_pb2 as _model_pb2
@@ -188,6 +189,30 @@ class ExplainResponse(_message.Message):
     model: _model_pb2.ModelRef
     timings: _explanation_pb2.ExplanationTimings
     def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ...) -> None: ...
+
+class EmbedRequest(_message.Message):
+    __slots__ = ("model", "version", "images", "normalize")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    images: _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]
+    normalize: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[_Union[_image_pb2.Image, _Mapping]]] = ..., normalize: _Optional[bool] = ...) -> None: ...
+
+class EmbedResponse(_message.Message):
+    __slots__ = ("embeddings", "model", "timings", "model_digest")
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    embeddings: _containers.RepeatedCompositeFieldContainer[_embedding_pb2.Embedding]
+    model: _model_pb2.ModelRef
+    timings: _prediction_pb2.Timings
+    model_digest: str
+    def __init__(self, embeddings: _Optional[_Iterable[_Union[_embedding_pb2.Embedding, _Mapping]]] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., model_digest: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -53,6 +53,11 @@ class ClassifierServiceStub:
                 request_serializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/limelens.v1.ClassifierService/Embed',
+                request_serializer=limelens_dot_v1_dot_classifier__service__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=limelens_dot_v1_dot_classifier__service__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/limelens.v1.ClassifierService/ListModels',
                 request_serializer=limelens_dot_v1_dot_classifier__service__pb2.ListModelsRequest.SerializeToString,
@@ -95,6 +100,14 @@ class ClassifierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Turns one or more pictures into feature vectors, by which similar pictures are found. Limits
+        and errors are those of Classify.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists what is served.
         """
@@ -126,6 +139,11 @@ def add_ClassifierServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.FromString,
                     response_serializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=limelens_dot_v1_dot_classifier__service__pb2.EmbedRequest.FromString,
+                    response_serializer=limelens_dot_v1_dot_classifier__service__pb2.EmbedResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -223,6 +241,33 @@ class ClassifierService:
             '/limelens.v1.ClassifierService/Explain',
             limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.SerializeToString,
             limelens_dot_v1_dot_classifier__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limelens.v1.ClassifierService/Embed',
+            limelens_dot_v1_dot_classifier__service__pb2.EmbedRequest.SerializeToString,
+            limelens_dot_v1_dot_classifier__service__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,14 +75,14 @@ def classify(
 
     Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
     """
-    looked_at = _region(region)
+    looked_at = parse_region(region)
     answers: list[dict[str, Any]] = []
-    with _client(server, model, device) as client:
+    with open_client(server, model, device) as client:
         for image in images:
             try:
                 found = client.classify(
                     image,
-                    model=_name(server, model),
+                    model=served_name(server, model),
                     version=version,
                     region=looked_at,
                     top_k=top_k,
@@ -91,7 +91,7 @@ def classify(
             except UnavailableError:  # nobody answers, for the other pictures neither
                 raise
             except LimelensError as error:
-                answers.append({"path": str(image), "error": _of_picture(error)})
+                answers.append({"path": str(image), "error": of_picture(error)})
             except OSError as error:
                 answers.append({"path": str(image), "error": str(error.strerror or error)})
             else:
@@ -215,14 +215,14 @@ def explain(
     if segments is not None:
         drawn.append("segments")
     try:
-        with _client(server, model, device) as client:
+        with open_client(server, model, device) as client:
             found = client.explain(
                 image,
-                model=_name(server, model),
+                model=served_name(server, model),
                 version=version,
                 labels=label or (),
                 top_labels=top_labels,
-                region=_region(region),
+                region=parse_region(region),
                 segmentation=segmentation,
                 num_segments=num_segments,
                 num_samples=num_samples,
@@ -256,9 +256,10 @@ def explain(
             out.print(f"Wrote {escape(str(written))}")
 
 
-def _client(
+def open_client(
     server: str | None, model: str | None, device: Literal["auto", "cpu", "cuda"]
 ) -> AbstractContextManager[Client]:
+    """What answers: a model in this process where `--model` is a file, else the server."""
     if server is None and model is not None and _is_file(model):
         from limelens.serve.local import local_client
 
@@ -273,11 +274,13 @@ def _is_file(model: str) -> bool:
     return model.endswith(".onnx") or "/" in model or Path(model).exists()
 
 
-def _name(server: str | None, model: str | None) -> str:
+def served_name(server: str | None, model: str | None) -> str:
+    """The model's name for requests; empty where it is the only one."""
     return "" if model is None or (server is None and _is_file(model)) else model
 
 
-def _region(text: str | None) -> Region | None:
+def parse_region(text: str | None) -> Region | None:
+    """Reads `--region`: left, top, right, bottom as fractions."""
     if text is None:
         return None
     try:
@@ -306,7 +309,7 @@ def _hide(text: str) -> Literal["mean", "blur"] | tuple[int, int, int]:
     return red, green, blue
 
 
-def _of_picture(error: LimelensError) -> str:
+def of_picture(error: LimelensError) -> str:
     """The reason alone where the picture is to blame, which the path names already."""
     if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
         return error.description

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, ingesting, serving, training
+from limelens.cli import answers, demo, ingesting, serving, similar, training
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ app.command(rich_help_panel=_LEARN)(training.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(answers.explain)
+app.command(rich_help_panel=_USE)(similar.index)
+app.command(rich_help_panel=_USE)(similar.similar)
 app.command(rich_help_panel=_USE)(demo.demo)
 
 

@@ -82,6 +82,26 @@ class Classification(Sequence[Prediction]):
         return iter(self.predictions)
 
 
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The feature vectors of the pictures of one call, in their order.
+
+    Args:
+        vectors: `(N, D)` float32, one row for each picture; of length 1 where that was asked for.
+        model: Who answered.
+        model_digest: Vectors can be compared where it is the same; see the contract.
+        timings_ms: Where the time went.
+    """
+
+    vectors: NDArray[np.float32]
+    model: ModelRef
+    model_digest: str
+    timings_ms: Timings
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
 class FrameStatus(StrEnum):
     """What became of a camera's frame."""
 
@@ -300,6 +320,16 @@ def classification(response: service_pb2.ClassifyResponse) -> Classification:
     return Classification(
         tuple(_prediction(one) for one in response.predictions),
         _ref(response.model),
+        _timings(response.timings),
+    )
+
+
+def embeddings(response: service_pb2.EmbedResponse) -> Embeddings:
+    """What `Embed` answered."""
+    return Embeddings(
+        np.array([one.values for one in response.embeddings], dtype=np.float32),
+        _ref(response.model),
+        response.model_digest,
         _timings(response.timings),
     )
 

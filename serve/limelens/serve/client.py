@@ -24,10 +24,12 @@ from PIL import Image
 
 from limelens.serve.answers import (
     Classification,
+    Embeddings,
     FrameAnswer,
     ModelInfo,
     ServedExplanation,
     classification,
+    embeddings,
     frame_answer,
     model_info,
     served_explanation,
@@ -187,14 +189,48 @@ class Client:
         request = service_pb2.ClassifyRequest(
             model=model,
             version=version,
-            images=[
-                _image(image, region, f"images[{i}]") for i, image in enumerate(_several(images))
-            ],
+            images=_images(images, region),
             top_k=top_k,
             threshold=threshold,
             return_embedding=embedding,
         )
         return classification(self._call(self._stub.Classify, request, timeout_s))
+
+    def embed(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        model: str = "",
+        version: int = 0,
+        normalize: bool = False,
+        region: Region | None = None,
+        timeout_s: float | None = None,
+    ) -> Embeddings:
+        """Feature vectors of one picture or several, by which similar pictures are found.
+
+        Args:
+            images: Paths, files' bytes or arrays, one or several.
+            model: Empty means the only one served.
+            version: 0 means the newest.
+            normalize: Whether each vector is divided by its length, so that the dot product of
+                two is their cosine similarity.
+            region: The part of every picture that is looked at.
+            timeout_s: Deadline; None is the client's.
+
+        Returns:
+            One row for each picture, in their order.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: A file cannot be read.
+        """
+        request = service_pb2.EmbedRequest(
+            model=model,
+            version=version,
+            images=_images(images, region),
+            normalize=normalize,
+        )
+        return embeddings(self._call(self._stub.Embed, request, timeout_s))
 
     def explain(
         self,
@@ -401,7 +437,7 @@ _SEGMENTATION_FIELDS: Final = frozenset(
 
 
 def _options(max_attempts: int, tls: Tls | None) -> list[tuple[str, Any]]:
-    names = ["Classify", "Explain", "ListModels", "GetModel"]
+    names = ["Classify", "Embed", "Explain", "ListModels", "GetModel"]
     config: dict[str, Any] = {
         "methodConfig": [
             {
@@ -447,6 +483,10 @@ def _several(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
     if isinstance(images, np.ndarray) and images.ndim == 3:
         return [images]
     return images
+
+
+def _images(images: Picture | Iterable[Picture], region: Region | None) -> list[image_pb2.Image]:
+    return [_image(image, region, f"images[{i}]") for i, image in enumerate(_several(images))]
 
 
 def _image(picture: Picture, region: Region | None, name: str) -> image_pb2.Image:

@@ -8,20 +8,34 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limelens.serve.bundle import load_bundle
-from limelens.serve.bundle.session import Device
+from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.client import Client
 from limelens.serve.decision import decide
 from limelens.serve.explanation import explain_picture
 from limelens.serve.image import fit
-from limelens.serve.replies import explain_response, model_message, model_ref, prediction_message
+from limelens.serve.replies import (
+    embed_response,
+    explain_response,
+    model_message,
+    model_ref,
+    prediction_message,
+)
 from limelens.serve.repository import Served
-from limelens.serve.requests import Limits, read_classify, read_explain
+from limelens.serve.requests import (
+    Limits,
+    Picture,
+    read_classify,
+    read_embed,
+    read_explain,
+)
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import prediction_pb2
 
@@ -34,7 +48,7 @@ def local_client(path: str | os.PathLike[str], device: Device = "auto") -> Clien
         device: As for `load_bundle`.
 
     Returns:
-        A client whose `classify`, `explain`, `models` and `model` work without a server.
+        A client whose `classify`, `embed`, `explain`, `models` and `model` work without a server.
 
     Raises:
         BundleError: As `load_bundle`.
@@ -63,20 +77,15 @@ class LocalStub:
     ) -> service_pb2.ClassifyResponse:
         """See the contract."""
         start = time.monotonic()
-        bundle = self._served.bundle
-        pictures, answering = read_classify(request, bundle.metadata, self._limits)
-        images = np.stack(
-            [fit(p.read(), bundle.metadata.resize, p.region).pixels for p in pictures]
-        )
-        decoded = time.monotonic()
-        probabilities, embeddings = bundle.predict_and_embed(images)
-        done = time.monotonic()
+        metadata = self._served.bundle.metadata
+        pictures, answering = read_classify(request, metadata, self._limits)
+        probabilities, embeddings, timings = self._run(pictures, start)
         return service_pb2.ClassifyResponse(
             predictions=[
                 prediction_message(
                     decide(
                         row,
-                        bundle.metadata,
+                        metadata,
                         top_k=answering.top_k,
                         threshold=answering.threshold,
                         embedding=embedding if answering.embed else None,
@@ -85,12 +94,15 @@ class LocalStub:
                 for row, embedding in zip(probabilities, embeddings, strict=True)
             ],
             model=model_ref(self._served),
-            timings=prediction_pb2.Timings(
-                decode_ms=1000 * (decoded - start),
-                run_ms=1000 * (done - decoded),
-                total_ms=1000 * (done - start),
-            ),
+            timings=timings,
         )
+
+    def Embed(self, request: service_pb2.EmbedRequest, **_: Any) -> service_pb2.EmbedResponse:
+        """See the contract."""
+        start = time.monotonic()
+        pictures = read_embed(request, self._limits)
+        _probabilities, embeddings, timings = self._run(pictures, start)
+        return embed_response(embeddings, self._served, timings, normalize=request.normalize)
 
     def Explain(self, request: service_pb2.ExplainRequest, **_: Any) -> service_pb2.ExplainResponse:
         """See the contract."""
@@ -113,3 +125,27 @@ class LocalStub:
         return service_pb2.GetModelResponse(
             model=model_message(self._served, self._limits, with_card=True)
         )
+
+    def _run(
+        self, pictures: Sequence[Picture], start: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], prediction_pb2.Timings]:
+        """Probabilities and feature vectors of some pictures, and where the time went."""
+        bundle = self._served.bundle
+        images = np.stack(
+            [fit(p.read(), bundle.metadata.resize, p.region).pixels for p in pictures]
+        )
+        decoded = time.monotonic()
+        # As the server does: on the CPU a picture's numbers do not depend on its companions.
+        step = 1 if bundle.provider == CPU else len(images)
+        parts = [
+            bundle.predict_and_embed(images[first : first + step])
+            for first in range(0, len(images), step)
+        ]
+        probabilities, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
+        done = time.monotonic()
+        timings = prediction_pb2.Timings(
+            decode_ms=1000 * (decoded - start),
+            run_ms=1000 * (done - decoded),
+            total_ms=1000 * (done - start),
+        )
+        return probabilities, embeddings, timings

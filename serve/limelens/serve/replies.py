@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, Metadata, Task
 from limelens.serve.decision import Decision, Prediction
+from limelens.serve.embedding import model_digest, unit_length
 from limelens.serve.explanation import Explained
 from limelens.serve.image import ResizeMode
 from limelens.serve.repository import Refused, Served
 from limelens.serve.requests import Limits
 from limelens.serve.scheduler import Outcome
 from limelens.v1 import classifier_service_pb2 as service_pb2
-from limelens.v1 import explanation_pb2, model_pb2, prediction_pb2
+from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2
 
 _DECISIONS: Final = {
     Decision.LABEL: prediction_pb2.DECISION_LABEL,
@@ -47,6 +49,31 @@ def prediction_message(prediction: Prediction) -> prediction_pb2.Prediction:
         threshold=prediction.threshold,
         embedding=prediction.embedding,
         macro_label=prediction.macro_label or "",
+    )
+
+
+def embed_response(
+    vectors: NDArray[np.float32],
+    served: Served,
+    timings: prediction_pb2.Timings,
+    *,
+    normalize: bool,
+) -> service_pb2.EmbedResponse:
+    """The feature vectors of some pictures.
+
+    Args:
+        vectors: `(N, D)`, as the model gave them.
+        served: Who answered.
+        timings: Where the time went.
+        normalize: Whether they are to be of length 1.
+    """
+    if normalize:
+        vectors = unit_length(vectors)
+    return service_pb2.EmbedResponse(
+        embeddings=[embedding_pb2.Embedding(values=vector.tolist()) for vector in vectors],
+        model=model_ref(served),
+        timings=timings,
+        model_digest=model_digest(served.bundle),
     )
 
 

@@ -155,14 +155,20 @@ def read_classify(
     Raises:
         InvalidRequestError: A field is not within its limits.
     """
-    count = len(request.images)
-    if not 1 <= count <= limits.max_images:
-        raise InvalidRequestError("images", f"{count} pictures; expected 1 to {limits.max_images}")
+    _check_count(request.images, limits)
     answering = read_answering(request, metadata)
-    pictures = [
-        read_picture(image, f"images[{i}]", limits) for i, image in enumerate(request.images)
-    ]
+    pictures = _pictures(request.images, limits)
     return pictures, Answering(answering.top_k, answering.threshold, request.return_embedding)
+
+
+def read_embed(request: service_pb2.EmbedRequest, limits: Limits) -> list[Picture]:
+    """The pictures whose feature vectors are wanted.
+
+    Raises:
+        InvalidRequestError: A field is not within its limits.
+    """
+    _check_count(request.images, limits)
+    return _pictures(request.images, limits)
 
 
 def read_answering(
@@ -391,6 +397,17 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
         raise InvalidRequestError(
             name, f"no PNG that can be read: {error}; expected a 16-bit greyscale PNG"
         ) from error
+
+
+def _check_count(images: Sequence[image_pb2.Image], limits: Limits) -> None:
+    if not 1 <= len(images) <= limits.max_images:
+        raise InvalidRequestError(
+            "images", f"{len(images)} pictures; expected 1 to {limits.max_images}"
+        )
+
+
+def _pictures(images: Sequence[image_pb2.Image], limits: Limits) -> list[Picture]:
+    return [read_picture(image, f"images[{i}]", limits) for i, image in enumerate(images)]
 
 
 def _labels(

@@ -29,6 +29,7 @@ from limelens.serve.errors import (
 from limelens.serve.explanation import Explainer
 from limelens.serve.image import ResizeRule, fit
 from limelens.serve.replies import (
+    embed_response,
     explain_response,
     model_message,
     model_ref,
@@ -41,6 +42,7 @@ from limelens.serve.requests import (
     Limits,
     Picture,
     read_classify,
+    read_embed,
     read_explain,
     read_stream_config,
 )
@@ -198,6 +200,27 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 served.bundle, question, deadline=_deadline(context, arrived_at)
             )
         return explain_response(explained, served, arrived_at, time.monotonic())
+
+    async def Embed(
+        self, request: service_pb2.EmbedRequest, context: Any
+    ) -> service_pb2.EmbedResponse:
+        """See the contract."""
+        arrived_at = time.monotonic()
+        served = self._repository.get(request.model, request.version)
+        bundle = served.bundle
+        pictures = read_embed(request, self._limits)
+        normalize = request.normalize
+        del request  # as in Classify
+        with self._budget.holding(sum(picture.size_bytes for picture in pictures)):
+            outcomes = await self.scheduler(bundle).classify(
+                bundle,
+                [_preparing(picture, bundle.metadata.resize) for picture in pictures],
+                deadline=_deadline(context, arrived_at),
+                embed=True,
+            )
+        vectors = np.stack([one.embedding for one in outcomes if one.embedding is not None])
+        timings = timings_message(outcomes, arrived_at, time.monotonic())
+        return embed_response(vectors, served, timings, normalize=normalize)
 
     async def ListModels(
         self, _request: service_pb2.ListModelsRequest, _context: Any

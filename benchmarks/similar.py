@@ -1,0 +1,221 @@
+"""Whether a model's embedding finds pictures of the same label, and what a search costs.
+
+Every picture of val is searched for among those of train: precision@5 is the share of its five
+nearest neighbours that have its label; macro is the mean over labels, micro over pictures. The
+share of neighbours that chance would give, the label's share of train, stands beside it. Searches
+are timed one picture at a time, in turns with brute force in numpy in the same run: on a shared
+machine ratios can be trusted, milliseconds cannot.
+
+    python -m benchmarks.similar MODEL DATA [--k 5] [--rounds 5] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from limelens.cli.printing import print_json
+from limelens.serve.errors import LimelensError
+from limelens.serve.local import local_client
+from limelens.serve.similar import SimilarIndex, build_index, embed_files, find_pictures
+
+_SPLITS = {"train": ("train",), "val": ("val", "validation")}
+
+
+def main() -> None:
+    """Measures and prints two tables, or one JSON document."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="a model.onnx, or its folder")
+    parser.add_argument("data", type=Path, help="a folder with train and val (or validation)")
+    parser.add_argument("--k", type=int, default=5, help="neighbours of each picture")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing; the median is taken")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    if arguments.k < 1 or arguments.rounds < 1:
+        parser.error("--k and --rounds must be at least 1")
+    try:
+        report = measure(arguments.model, arguments.data, arguments.k, arguments.rounds)
+    except (LimelensError, OSError) as error:
+        sys.exit(f"benchmarks.similar: {error}")
+    if arguments.json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, Any]:
+    """Precision of the neighbours and time of a search.
+
+    Args:
+        model: A bundle.
+        data: A folder with train and val splits of label folders.
+        k: Neighbours of each picture.
+        rounds: How often each search is timed.
+
+    Returns:
+        What `--json` prints.
+
+    Raises:
+        LimelensError: A split is missing or empty, or the bundle is refused.
+    """
+    with local_client(model) as client:
+        train = embed_files(client, *_split(data, "train"))
+        val = embed_files(client, *_split(data, "val"))
+    k = min(k, len(train.pictures))
+    exact = build_index(train.vectors, train.pictures, train.made, exact=True)
+    graph = build_index(train.vectors, train.pictures, train.made, exact=False)
+    labels = np.array([one.label for one in train.pictures])
+    wanted = np.array([one.label for one in val.pictures])
+    hits = np.array(
+        [
+            np.mean([one.label == label for one in neighbours])
+            for label, neighbours in zip(wanted, exact.search(val.vectors, k), strict=True)
+        ]
+    )
+    in_train = Counter(labels.tolist())
+    per_label = {
+        str(label): {
+            "precision": float(hits[wanted == label].mean()),
+            "by_chance": in_train[str(label)] / len(labels),
+            "queries": int((wanted == label).sum()),
+            "train": in_train[str(label)],
+        }
+        for label in np.unique(wanted)
+    }
+    searches: dict[str, Callable[[NDArray[np.float32]], list[int]]] = {
+        "numpy, brute force": lambda vector: _brute_force(train.vectors, vector, k),
+        "faiss, exact": lambda vector: _rows(exact, vector, k),
+        "faiss, graph (HNSW)": lambda vector: _rows(graph, vector, k),
+    }
+    milliseconds, found = _timed(searches, val.vectors, rounds)
+    truth = found["numpy, brute force"]
+    return {
+        "model": train.made.model,
+        "version": train.made.version,
+        "data": str(data),
+        "k": k,
+        "embedding_size": train.made.embedding_size,
+        "num_train": len(train.pictures),
+        "num_queries": len(val.pictures),
+        "macro_precision": float(np.mean([row["precision"] for row in per_label.values()])),
+        "micro_precision": float(hits.mean()),
+        "per_label": per_label,
+        "search": {
+            name: {
+                "ms_per_query": milliseconds[name],
+                "times_numpy": milliseconds[name] / milliseconds["numpy, brute force"],
+                "same_neighbours": _overlap(truth, found[name]),
+            }
+            for name in searches
+        },
+        "skipped": [
+            {"path": one.path, "reason": one.reason} for one in (*train.skipped, *val.skipped)
+        ],
+    }
+
+
+def _split(data: Path, split: str) -> tuple[Path, Any]:
+    for name in _SPLITS[split]:
+        if (data / name).is_dir():
+            return data / name, find_pictures(data / name)[0]
+    raise LimelensError(f"{data} has no {split}; expected {' or '.join(_SPLITS[split])} in it")
+
+
+def _brute_force(vectors: NDArray[np.float32], vector: NDArray[np.float32], k: int) -> list[int]:
+    similarities = vectors @ vector
+    nearest = np.argpartition(-similarities, k - 1)[:k]
+    rows: list[int] = nearest[np.argsort(-similarities[nearest], kind="stable")].tolist()
+    return rows
+
+
+def _rows(index: SimilarIndex, vector: NDArray[np.float32], k: int) -> list[int]:
+    # faiss itself, as numpy itself: putting paths and labels costs both the same.
+    rows: list[int] = index.faiss_index.search(vector[np.newaxis], k)[1][0].tolist()
+    return rows
+
+
+def _timed(
+    searches: dict[str, Callable[[NDArray[np.float32]], list[int]]],
+    queries: NDArray[np.float32],
+    rounds: int,
+) -> tuple[dict[str, float], dict[str, list[list[int]]]]:
+    """Milliseconds for each query, the median of some rounds, and what was found."""
+    times: dict[str, list[float]] = {name: [] for name in searches}
+    found: dict[str, list[list[int]]] = {}
+    for round_ in range(rounds + 1):
+        for name, search in searches.items():
+            start = time.perf_counter()
+            found[name] = [search(query) for query in queries]
+            if round_:  # the first is for warming up
+                times[name].append(time.perf_counter() - start)
+    medians = {
+        name: 1000 * statistics.median(values) / len(queries) for name, values in times.items()
+    }
+    return medians, found
+
+
+def _overlap(truth: list[list[int]], found: list[list[int]]) -> float:
+    shares = [len({*a} & {*b}) / len(a) for a, b in zip(truth, found, strict=True)]
+    return float(np.mean(shares))
+
+
+def _print(report: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    k = report["k"]
+    table = Table(
+        title=f"{report['model']} {report['version']}: {report['num_queries']} pictures of val "
+        f"among {report['num_train']} of train"
+    )
+    table.add_column("label")
+    for column in (f"precision@{k}", "by chance", "val", "train"):
+        table.add_column(column, justify="right")
+    for label, row in report["per_label"].items():
+        table.add_row(
+            label,
+            f"{row['precision']:.3f}",
+            f"{row['by_chance']:.3f}",
+            str(row["queries"]),
+            str(row["train"]),
+        )
+    table.add_section()
+    table.add_row("macro average", f"{report['macro_precision']:.3f}")
+    table.add_row("micro average", f"{report['micro_precision']:.3f}")
+    console.print(table)
+    table = Table(
+        title=f"one search among {report['num_train']} vectors of {report['embedding_size']}"
+    )
+    table.add_column("by")
+    for column in ("ms", "times numpy", "same neighbours"):
+        table.add_column(column, justify="right")
+    for name, row in report["search"].items():
+        table.add_row(
+            name,
+            f"{row['ms_per_query']:.3f}",
+            f"{row['times_numpy']:.2f}",
+            f"{row['same_neighbours']:.1%}",
+        )
+    console.print(table)
+    if report["skipped"]:
+        first = report["skipped"][0]
+        console.print(
+            f"{len(report['skipped'])} pictures were left out, such as {first['path']}: "
+            f"{first['reason']}",
+            markup=False,
+        )
+
+
+if __name__ == "__main__":
+    main()

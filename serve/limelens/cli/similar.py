@@ -1,0 +1,267 @@
+"""`limelens index` and `limelens similar`: pictures that look alike, by the model's embedding."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from limelens.cli.answers import (
+    Device,
+    Model,
+    RegionOption,
+    Server,
+    Version,
+    open_client,
+    served_name,
+    of_picture,
+    parse_region,
+)
+from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.serve.errors import LimelensError, UnavailableError
+
+if TYPE_CHECKING:
+    from limelens.serve.similar import Made, Neighbour
+
+_MOST_SHOWN = 10
+
+
+def index(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of pictures, with or without label folders and train, val, test above "
+            "them.",
+            show_default=False,
+        ),
+    ],
+    path: Annotated[
+        Path, typer.Option("--out", metavar="INDEX", help="The file to write.", show_default=False)
+    ],
+    server: Server = None,
+    model: Model = None,
+    version: Version = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Makes a folder of pictures searchable by similar.
+
+    Pictures that cannot be read are left out and listed.
+
+    Example: limelens index photos --model models/photos/1/model.onnx --out photos.index
+    """
+    from limelens.serve.similar import IndexRefusedError, index_folder, save_index
+
+    if path.is_dir():
+        raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
+    began = time.monotonic()
+    with open_client(server, model, device) as client, _Bar() as bar:
+        found = index_folder(
+            client, data, model=served_name(server, model), version=version, progress=bar.done
+        )
+    save_index(found.index, path)
+    made = found.index.made
+    report: dict[str, Any] = {
+        "index": str(path),
+        "data": made.data,
+        "model": made.model,
+        "version": made.version,
+        "digest": made.digest,
+        "embedding_size": made.embedding_size,
+        "num_images": len(found.index),
+        "labels": found.index.label_counts(),
+        "exact": found.index.is_exact,
+        "skipped": [{"path": one.path, "reason": one.reason} for one in found.skipped],
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _print_index(report)
+
+
+def similar(
+    index_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INDEX", help="A file that limelens index wrote.", show_default=False
+        ),
+    ],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...", help="JPEG, PNG, WebP, BMP or GIF files.", show_default=False
+        ),
+    ],
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each picture.")] = 5,
+    server: Server = None,
+    model: Model = None,
+    version: Annotated[
+        int, typer.Option(min=0, help="Of the served model.", show_default="the index's")
+    ] = 0,
+    device: Device = "auto",
+    region: RegionOption = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw each picture with its neighbours, and write it."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the indexed pictures lie, for --sheet.", show_default="as indexed"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Finds the pictures of an index that look most like others.
+
+    The model must be the one that the index was made with; a server is asked for it by itself.
+    Similarity is the cosine between the feature vectors: 1 is the same picture.
+
+    Example: limelens similar photos.index coat.jpg --model models/photos/1/model.onnx
+    """
+    from limelens.serve.similar import load_index
+
+    looked_at = parse_region(region)
+    found = load_index(index_file)
+    name = served_name(server, model)
+    if not name:  # a server is asked for the very model; a file needs no name
+        name, version = found.made.model, version or found.made.version
+    answers: list[dict[str, Any]] = []
+    with open_client(server, model, device) as client:
+        for image in images:
+            try:
+                asked = client.embed(
+                    image, model=name, version=version, region=looked_at, normalize=True
+                )
+            except UnavailableError:  # nobody answers, for the other pictures neither
+                raise
+            except LimelensError as error:
+                answers.append({"path": str(image), "error": of_picture(error)})
+            except OSError as error:
+                answers.append({"path": str(image), "error": str(error.strerror or error)})
+            else:
+                found.check_model(asked.model.name, asked.model.version, asked.model_digest)
+                (neighbours,) = found.search(asked.vectors, k)
+                answers.append(_answer(image, index_file, found.made, neighbours))
+    if sheet is not None:
+        _draw(answers, data or Path(found.made.data), sheet)
+    if as_json:
+        print_json(answers)
+    else:
+        for answer in answers:
+            _print_answer(answer)
+        if sheet is not None and any("neighbours" in answer for answer in answers):
+            out.print(f"Wrote {escape(str(sheet))}")
+    if any("error" in answer for answer in answers):
+        raise typer.Exit(1)
+
+
+def _answer(
+    image: Path, index_file: Path, made: Made, neighbours: Sequence[Neighbour]
+) -> dict[str, Any]:
+    return {
+        "path": str(image),
+        "index": str(index_file),
+        "model": made.model,
+        "version": made.version,
+        "neighbours": [
+            {"path": one.path, "label": one.label, "similarity": one.similarity}
+            for one in neighbours
+        ],
+    }
+
+
+def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
+    from limelens.explain.fonts import MissingFontWarning
+    from limelens.serve.similar.sheet import Panel, write_sheet
+
+    rows = [
+        (
+            Panel(Path(answer["path"]), (Path(answer["path"]).name, "asked about")),
+            [
+                Panel(
+                    data / one["path"],
+                    (one["label"] or Path(one["path"]).name, f"{one['similarity']:.4f}"),
+                )
+                for one in answer["neighbours"]
+            ],
+        )
+        for answer in answers
+        if "neighbours" in answer
+    ]
+    if not rows:
+        return
+    with warnings.catch_warnings(record=True, category=MissingFontWarning) as found:
+        warnings.simplefilter("always", MissingFontWarning)
+        missing = write_sheet(rows, sheet)
+    if found:
+        err.print(f"[yellow]{escape(str(found[0].message))}[/]")
+    if missing:
+        err.print(
+            f"[yellow]{len(missing)} pictures could not be read for the sheet, such as "
+            f"{escape(str(missing[0]))}; where they have moved, name the folder with --data[/]"
+        )
+
+
+def _print_index(report: dict[str, Any]) -> None:
+    labels = f" of {len(report['labels'])} labels" if report["labels"] else ""
+    out.print(
+        f"Wrote [bold]{escape(report['index'])}[/]: {report['num_images']} pictures{labels} in "
+        f"{report['embedding_size']} numbers each, by {escape(report['model'])} version "
+        f"{report['version']}; {report['seconds']:.0f} s"
+    )
+    skipped = report["skipped"]
+    for one in skipped[:_MOST_SHOWN]:
+        err.print(f"left out {escape(one['path'])}: {escape(one['reason'])}")
+    if len(skipped) > _MOST_SHOWN:
+        err.print(f"and {len(skipped) - _MOST_SHOWN} more; --json lists all")
+    out.print(f"Next: limelens similar {escape(report['index'])} IMAGE")
+
+
+def _print_answer(answer: dict[str, Any]) -> None:
+    if "error" in answer:
+        err.print(f"{escape(answer['path'])}: [red]{escape(answer['error'])}[/]")
+        return
+    table = Table(
+        title=f"most like {escape(answer['path'])}", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("similarity", justify="right")
+    table.add_column("label")
+    table.add_column("picture", overflow="fold")
+    for one in answer["neighbours"]:
+        table.add_row(f"{one['similarity']:.4f}", escape(one["label"]), escape(one["path"]))
+    out.print(table)
+
+
+class _Bar:
+    """Shows how far an indexing is, on a terminal."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("pictures"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def done(self, num_done: int, num_all: int) -> None:
+        self._bar.update(self._task, completed=num_done, total=num_all)

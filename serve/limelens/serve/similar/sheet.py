@@ -1,0 +1,114 @@
+"""A contact sheet: each picture that was asked about, and its neighbours beside it.
+
+It knows pixels, captions and where they go, and nothing of vectors or models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from limelens.explain.fonts import font_for
+from limelens.serve.errors import InvalidRequestError
+from limelens.serve.image import read_image
+
+_CELL: Final = 168
+_GAP: Final = 12
+_CAPTION: Final = 38
+_FONT: Final = 14
+_MOST_IN_A_LINE: Final = 8
+_INK: Final = (30, 30, 30)
+_MISSING: Final = (200, 200, 200)
+_FRAME: Final = (30, 110, 200)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sheet.
+
+    Args:
+        path: Its file.
+        captions: Up to two lines below it.
+    """
+
+    path: Path
+    captions: Sequence[str]
+
+
+def write_sheet(
+    rows: Sequence[tuple[Panel, Sequence[Panel]]], path: str | os.PathLike[str]
+) -> tuple[Path, ...]:
+    """Draws queries, framed in blue, each with its neighbours to the right of it.
+
+    Args:
+        rows: For each query its own panel and those of its neighbours.
+        path: The PNG to write.
+
+    Returns:
+        Files that could not be read; a grey square stands for each.
+
+    Raises:
+        OSError: The sheet cannot be written.
+    """
+    most = max(min(len(neighbours), _MOST_IN_A_LINE) for _, neighbours in rows)
+    lines: list[tuple[Panel | None, Sequence[Panel]]] = []
+    for asked, similar in rows:
+        for start in range(0, max(1, len(similar)), _MOST_IN_A_LINE):
+            shown = similar[start : start + _MOST_IN_A_LINE]
+            lines.append((asked if start == 0 else None, shown))
+    step_x, step_y = _CELL + _GAP, _CELL + _CAPTION + _GAP
+    # Twice the gap between a query and its neighbours.
+    sheet = Image.new("RGB", ((most + 1) * step_x + 2 * _GAP, len(lines) * step_y + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    missing: list[Path] = []
+    for line, (query, neighbours) in enumerate(lines):
+        top = _GAP + line * step_y
+        panels: list[tuple[Panel, int]] = [] if query is None else [(query, _GAP)]
+        panels += [(one, 2 * _GAP + (i + 1) * step_x) for i, one in enumerate(neighbours)]
+        for panel, left in panels:
+            thumbnail = _thumbnail(panel.path)
+            if thumbnail is None:
+                missing.append(panel.path)
+                draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), fill=_MISSING)
+                _write(draw, (left, top + _CELL // 2 - _FONT), "not readable")
+            else:
+                x = left + (_CELL - thumbnail.width) // 2
+                y = top + (_CELL - thumbnail.height) // 2
+                sheet.paste(thumbnail, (x, y))
+            if panel is query:
+                draw.rectangle(
+                    (left - 4, top - 4, left + _CELL + 3, top + _CELL + 3), outline=_FRAME, width=3
+                )
+            for i, caption in enumerate(panel.captions[:2]):
+                _write(draw, (left, top + _CELL + 3 + i * (_FONT + 3)), caption)
+    sheet.save(Path(path), "PNG")
+    return tuple(missing)
+
+
+def _thumbnail(path: Path) -> Image.Image | None:
+    try:
+        pixels: NDArray[np.uint8] = read_image(path.read_bytes())
+    except (OSError, InvalidRequestError):
+        return None
+    picture = Image.fromarray(pixels)
+    scale = _CELL / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None:
+    """Centred in a cell's width, shortened where it is too long."""
+    font, text = font_for(text, _FONT)
+    whole = text
+    while draw.textlength(text, font=font) > _CELL and len(whole) > 1:
+        whole = whole[:-1]
+        text = whole + "..."
+    left = place[0] + (_CELL - draw.textlength(text, font=font)) / 2
+    draw.text((left, place[1]), text, font=font, fill=_INK)
