@@ -23,7 +23,7 @@ TRAIN_OPTIONS ?= $(if $(DATA),,--epochs 12 --augment light --alert-label without
 SYNTHETIC := build/data/facemask-synthetic
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow check format proto export bench clean
+.PHONY: help install demo serve test test-slow check format proto export bench results clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -84,6 +84,11 @@ endif
 
 bench: $(VENV)/.installed-all-$(ACCEL) ## Measure explanations against the bare model and against lime
 	$(BIN)/python -m benchmarks.explain_speed
+
+# One of the sets, or all of them where it is empty.
+SET ?=
+results: $(VENV)/.installed-all-$(ACCEL) ## Train and measure every set of LIMELENS_DATA (hours; SET=wine for one)
+	$(BIN)/python -m benchmarks.results $(if $(SET),--set $(SET))
 
 clean: ## Remove what was built, but not .venv, runs and models
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -19,10 +19,10 @@ from limelens.cli.answers import (
     RegionOption,
     Server,
     Version,
-    open_client,
-    served_name,
     of_picture,
+    open_client,
     parse_region,
+    served_name,
 )
 from limelens.cli.printing import AsJson, err, out, print_json
 from limelens.serve.errors import LimelensError, UnavailableError

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
     from limelens.train.examples import Dataset
@@ -76,6 +80,13 @@ def train(
         Literal["multiclass", "multilabel"] | None,
         typer.Option(help="One label a picture or several.", show_default="what DATA looks like"),
     ] = None,
+    val_from_train: Annotated[
+        bool,
+        typer.Option(
+            "--val-from-train",
+            help="Choose on a tenth of train; the data's own val stays unseen for evaluate.",
+        ),
+    ] = False,
     arch: Annotated[
         str, typer.Option(help="A torchvision classifier by name, or cnn3 or cnn4.")
     ] = "mobilenet_v3_small",
@@ -111,6 +122,15 @@ def train(
             "--preview."
         ),
     ] = "standard",
+    min_crop: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Least share of a picture that a random crop keeps.",
+            show_default="the preset's",
+        ),
+    ] = 0.0,
     mix: Annotated[
         Literal["none", "mixup", "cutmix", "both"],
         typer.Option(help="Mix pictures of a batch with each other."),
@@ -170,6 +190,7 @@ def train(
 
     given = {
         "task": task,
+        "val_from_train": val_from_train,
         "arch": arch,
         "input_size": None if input_size is None else list(_size(input_size)),
         "resize_mode": resize_mode,
@@ -183,6 +204,7 @@ def train(
         "ema_decay": ema_decay,
         "patience": patience,
         "augment": augment,
+        "min_crop": min_crop,
         "mix": mix,
         "balance": balance,
         "mixed_precision": mixed_precision,
@@ -192,17 +214,20 @@ def train(
         "seed": seed,
         "num_workers": num_workers,
     }
-    options = {name: value for name, value in given.items() if value is not None}
-    settings = settings_from(options, "the command line")
-    if config is not None:
-        # Options that were left out do not push aside what the file says.
-        said = {
-            name
-            for name in settings
-            if _was_given(context, "alert_label" if name == "alert_labels" else name)
-        }
-        settings |= {name: value for name, value in read_config(config).items() if name not in said}
-    chosen = TrainConfig(**settings)
+    with _one_voice():
+        options = {name: value for name, value in given.items() if value is not None}
+        settings = settings_from(options, "the command line")
+        if config is not None:
+            # Options that were left out do not push aside what the file says.
+            said = {
+                name
+                for name in settings
+                if _was_given(context, "alert_label" if name == "alert_labels" else name)
+            }
+            settings |= {
+                name: value for name, value in read_config(config).items() if name not in said
+            }
+        chosen = TrainConfig(**settings)
     if preview is not None:
         from limelens.train.previewing import preview as write_preview
 
@@ -225,7 +250,7 @@ def train(
             )
         return
     run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
-    with _Bar(chosen.epochs) as bar:
+    with _one_voice(), Bar(chosen.epochs, shown=_is_first()) as bar:
         report = run_training(data, run, chosen, bar, images=images, macro=macro, resume=resume)
     if "checkpoint" not in report:
         # One of several processes; the first one reports.
@@ -236,6 +261,28 @@ def train(
         _print_training(report)
     if report["interrupted"]:
         raise typer.Exit(1)
+
+
+def _is_first() -> bool:
+    """Whether this process is the only one or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Lets the first process of a machine tell what all of them ran into.
+
+    torchrun ends the others when one has failed: whoever is still there after some seconds has an
+    error of its own to tell.
+    """
+    from limelens.train.training import TrainingError
+
+    try:
+        yield
+    except LimelensError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, TrainingError):
+            time.sleep(10)
+        raise
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
@@ -259,6 +306,15 @@ def evaluate(
         float,
         typer.Option(min=0.0, max=1.0, help="Show the threshold at which so many are right."),
     ] = 0.95,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Also write a row for every picture.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HTML", help="Also write a page: figures, and the worst mistakes explained."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measures a checkpoint or a bundle on pictures that have labels.
@@ -268,15 +324,26 @@ def evaluate(
 
     Example: limelens evaluate models/facemask/1/model.onnx DATA --split test
     """
-    from limelens.train.evaluating import evaluate as run_evaluation
+    from limelens.train.evaluating import assess
 
-    figures = run_evaluation(
+    evaluation = assess(
         run_or_model, data, split=split, images=images, wanted_accuracy=wanted_accuracy
     )
+    if predictions is not None:
+        from limelens.train.predictions import write_predictions
+
+        write_predictions(evaluation, predictions, data=data)
+    if report is not None:
+        from limelens.train.report import report_on
+
+        report_on(run_or_model, evaluation, report)
     if as_json:
-        print_json(figures)
-    else:
-        print_figures(figures)
+        print_json(evaluation.figures)
+        return
+    print_figures(evaluation.figures)
+    for written in (predictions, report):
+        if written is not None:
+            out.print(f"Wrote {escape(str(written))}")
 
 
 def export(
@@ -290,18 +357,40 @@ def export(
         typer.Option(help="The training data, if it has moved.", show_default="as trained on"),
     ] = None,
     note: Annotated[str, typer.Option(help="A sentence for the model card.")] = "",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="int8 is calibrated on training pictures. Both are measured."),
+    ] = "fp32",
+    max_accuracy_drop: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="How far fp16 or int8 may fall below fp32 on validation, in percentage points "
+            "(multilabel: of mean average precision).",
+        ),
+    ] = 0.5,
     as_json: AsJson = False,
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
 
     The graph holds normalisation, softmax and calibration; it is compared with the PyTorch
-    network on the validation pictures and written only if they agree.
+    network on the validation pictures and written only if they agree. fp16 and int8 are made of
+    that graph, and written only if they keep its accuracy; size and speed are printed beside
+    fp32's.
 
     Example: limelens export runs/photos --name photos
     """
     from limelens.train.exporting import export as run_export
 
-    report = run_export(run, name, models=models, data=data, note=note)
+    report = run_export(
+        run,
+        name,
+        models=models,
+        data=data,
+        note=note,
+        precision=precision,
+        max_accuracy_drop=max_accuracy_drop,
+    )
     if as_json:
         print_json(report)
     else:
@@ -310,6 +399,8 @@ def export(
             f"{report['version']}, {report['size_bytes'] / 1e6:.1f} MB, {report['precision']}; "
             f"probabilities differ from PyTorch's by at most {report['max_abs_difference']:.1e}."
         )
+        if "fp32" in report:
+            _print_variant(report)
         out.print(f"Next: limelens serve --models {escape(str(models))}")
 
 
@@ -372,6 +463,30 @@ def scenes(
         return
     for split, count in counts.items():
         out.print(f"{split}: {count.pictures} pictures of {count.faces} faces added")
+
+
+def _print_variant(report: Mapping[str, Any]) -> None:
+    """Prints a variant beside fp32."""
+    fp32 = report["fp32"]
+    measure = "accuracy" if "accuracy" in fp32 else "mean_average_precision"
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "fp32", report["precision"], "ratio"):
+        table.add_column(title, justify="right" if title else "left")
+    sizes = fp32["size_bytes"], report["size_bytes"]
+    table.add_row("size, MB", *(f"{n / 1e6:.2f}" for n in sizes), f"{sizes[1] / sizes[0]:.2f}")
+    table.add_row(
+        measure.replace("_", " "), f"{fp32[measure]:.2%}", f"{report['metrics'][measure]:.2%}", ""
+    )
+    for speed in report["speed"]:
+        table.add_row(
+            f"ms for {speed['batch_size']}, {speed['provider'].removesuffix('ExecutionProvider')}",
+            f"{speed['fp32_ms']:.2f}",
+            f"{speed['ms']:.2f}",
+            f"{speed['ratio']:.2f}",
+        )
+    out.print(table)
+    for remark in report["remarks"]:
+        out.print(f"[yellow]{escape(remark)}[/]")
 
 
 def print_figures(figures: Mapping[str, Any]) -> None:
@@ -437,10 +552,10 @@ def _print_training(report: Mapping[str, Any]) -> None:
         err.print(f"left out {escape(skipped['path'])}: {escape(skipped['reason'])}")
 
 
-class _Bar:
+class Bar:
     """Shows a run: a bar on a terminal, a line per epoch everywhere."""
 
-    def __init__(self, num_epochs: int) -> None:
+    def __init__(self, num_epochs: int, shown: bool = True) -> None:
         self._num_epochs = num_epochs
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[num_epochs]}"),
@@ -450,13 +565,13 @@ class _Bar:
             TimeRemainingColumn(),
             console=err,
             transient=True,
-            disable=not err.is_terminal,
+            disable=not shown or not err.is_terminal,
         )
         self._task = self._bar.add_task(
             "", total=None, epoch=1, num_epochs=num_epochs, loss=0.0, accuracy=""
         )
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         self._bar.start()
         return self
 
@@ -464,6 +579,7 @@ class _Bar:
         self._bar.stop()
 
     def data_read(self, dataset: Dataset) -> None:
+        """Says how much there is, and warns of what flatters."""
         counts = ", ".join(
             f"{len(dataset.splits[split])} {split}"
             for split in ("train", "val", "test")
@@ -481,12 +597,14 @@ class _Bar:
     def step(
         self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float | None
     ) -> None:
+        """Moves the bar."""
         shown = "" if accuracy is None else f"  accuracy {accuracy:.1%}"
         self._bar.update(
             self._task, completed=step, total=num_steps, epoch=epoch, loss=loss, accuracy=shown
         )
 
     def epoch_done(self, row: Mapping[str, float]) -> None:
+        """Prints the epoch's line."""
         sides = []
         for split in ("train", "val"):
             words = [f"{split} loss {row[f'{split}_loss']:.3f}"]

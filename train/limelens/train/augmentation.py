@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -26,22 +27,23 @@ PRESETS: Final = ("none", "light", "standard", "strong")
 
 def for_evaluation(rule: ResizeRule) -> Transform:
     """What serving does: `(H, W, 3)` uint8 of any size to `(3, rule.height, rule.width)` uint8."""
-
-    def transform(pixels: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(fit(pixels, rule).pixels.copy()).permute(2, 0, 1)
-
-    return transform
+    return partial(_fitted, rule)
 
 
-def for_training(preset: str, rule: ResizeRule) -> Transform:
+def _fitted(rule: ResizeRule, pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(fit(pixels, rule).pixels.copy()).permute(2, 0, 1)
+
+
+def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transform:
     """A random variation of a picture.
 
     Args:
         preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
-            colour; `strong`: free aspect ratios, zooming out over a plain ground, shear, strong
-            colour, grey, blur, JPEG noise, erasing: for models that meet pictures from other
+            colour; `strong`: free aspect ratios, zooming out over a plain ground, shear, colour,
+            grey, blur, noise, JPEG's traces, erasing: for models that meet pictures from other
             sources than they were trained on.
         rule: The input's size.
+        min_crop: The least share of the picture that a crop keeps; 0 takes the preset's.
 
     Returns:
         As `for_evaluation`, drawing from torch's global generator.
@@ -56,15 +58,17 @@ def for_training(preset: str, rule: ResizeRule) -> Transform:
     size = (rule.height, rule.width)
     # Padded or cut as evaluation does it, with pixels to spare for crops and rotations.
     larger = ResizeRule(2 * rule.height, 2 * rule.width, rule.mode)
-    chain = v2.Compose([*_STEPS[preset](size), v2.ToDtype(torch.uint8)])
+    chain = v2.Compose([*_STEPS[preset](size, min_crop), v2.ToDtype(torch.uint8)])
 
-    def transform(pixels: NDArray[np.uint8]) -> Tensor:
-        if rule.mode is not ResizeMode.STRETCH:
-            pixels = fit(pixels, larger).pixels
-        image: Tensor = chain(Image.fromarray(pixels))
-        return image.as_subclass(Tensor)
+    # A partial and no closure: where processes are spawned, readers get it pickled.
+    return partial(_varied, chain, None if rule.mode is ResizeMode.STRETCH else larger)
 
-    return transform
+
+def _varied(chain: v2.Compose, larger: ResizeRule | None, pixels: NDArray[np.uint8]) -> Tensor:
+    if larger is not None:
+        pixels = fit(pixels, larger).pixels
+    image: Tensor = chain(Image.fromarray(pixels))
+    return image.as_subclass(Tensor)
 
 
 def _crop(
@@ -76,29 +80,30 @@ def _crop(
     ]
 
 
-def _light(size: tuple[int, int]) -> list[v2.Transform]:
-    return [v2.ToImage(), *_crop(size, 0.8, 1.15), v2.ColorJitter(0.1, 0.1, 0.1)]
+def _light(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
+    return [v2.ToImage(), *_crop(size, min_crop or 0.8, 1.15), v2.ColorJitter(0.1, 0.1, 0.1)]
 
 
-def _standard(size: tuple[int, int]) -> list[v2.Transform]:
+def _standard(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
     return [
         v2.ToImage(),
-        *_crop(size, 0.5, 1.33),
+        *_crop(size, min_crop or 0.5, 1.33),
         v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=5, fill=128)], 0.5),
         v2.ColorJitter(0.25, 0.25, 0.25, 0.03),
     ]
 
 
-def _strong(size: tuple[int, int]) -> list[v2.Transform]:
+def _strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
     return [
         v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
         v2.ToImage(),
         v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
-        *_crop(size, 0.5, 1.5),
+        *_crop(size, min_crop or 0.5, 1.5),
         v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=8, fill=128)], 0.4),
         v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
         v2.RandomGrayscale(0.1),
         v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.15),
+        v2.RandomApply([v2.GaussianNoise(sigma=0.05)], 0.15),
         v2.RandomErasing(0.15, scale=(0.02, 0.1)),
     ]
 

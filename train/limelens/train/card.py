@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from limelens.serve.bundle import Metadata, Task
+from limelens.train.variants import Comparison
 
 
 def write_card(
-    path: Path, metadata: Metadata, metrics: Mapping[str, Any], difference: float
+    path: Path,
+    metadata: Metadata,
+    metrics: Mapping[str, Any],
+    difference: float,
+    comparison: Comparison | None = None,
 ) -> None:
     """Writes the card as Markdown.
 
@@ -23,6 +28,7 @@ def write_card(
         metadata: The bundle's.
         metrics: The bundle's figures on the validation pictures.
         difference: Largest difference of probabilities from the PyTorch network.
+        comparison: Of a variant with fp32.
     """
     config = metadata.card["config"]
     note = f"\n{metadata.card['note']}\n" if metadata.card["note"] else ""
@@ -40,6 +46,7 @@ def write_card(
 | seed | {config["seed"]} |
 | best epoch | {metadata.card["epoch"]} of {config["epochs"]} |
 | temperature | {metadata.card["temperature"]:.3f} ({_calibration(metadata.card["temperature"])}) |
+| precision | {metadata.precision} |
 | from PyTorch | probabilities differ by at most {difference:.1e} |
 | limelens | {metadata.limelens_version} |
 
@@ -53,7 +60,7 @@ Trained by
 on these.
 
 {_table(metrics)}
-""",
+{_comparison(comparison) if comparison else ""}""",
         encoding="utf-8",
     )
 
@@ -93,6 +100,28 @@ def _table(metrics: Mapping[str, Any]) -> str:
         numbers += ["" if row[key] is None else f"{row[key]:.3f}" for key in shown]
         lines.append(f"| {label} | " + " | ".join(numbers) + " |")
     return "\n".join(lines).replace("average_precision", "average precision")
+
+
+def _comparison(comparison: Comparison) -> str:
+    precision, measure = comparison.precision, comparison.measure.replace("_", " ")
+    lines = [
+        f"\n## {precision} beside fp32\n",
+        "On the validation pictures, and timed in turns on the machine that exported, on one core "
+        "or one GPU.\n",
+        f"| | fp32 | {precision} |",
+        "|---|---|---|",
+        f"| size | {comparison.fp32_size_bytes:,} bytes | {comparison.size_bytes:,} bytes |",
+        f"| {measure} | {comparison.fp32_accuracy:.4f} | {comparison.accuracy:.4f} |",
+        *(
+            f"| ms a call of {speed.batch_size}, {speed.provider} "
+            f"| {speed.fp32_ms:.2f} | {speed.ms:.2f} |"
+            for speed in comparison.speeds
+        ),
+        f"\nSingle probabilities differ by up to {comparison.difference:.2g}; temperature, "
+        "thresholds and golden vector were fitted for this precision.",
+        *(f"\n**Beware:** {remark}." for remark in comparison.remarks),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _calibration(temperature: float) -> str:

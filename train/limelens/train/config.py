@@ -34,6 +34,7 @@ class TrainConfig:
 
     Args:
         task: None takes what the data looks like.
+        val_from_train: Choose epoch and calibration on a tenth of train, and not on the data's val.
         arch: A name of `architectures()`.
         input_size: Height and width in pixels; None takes the architecture's.
         resize_mode: How pictures of another shape are fitted.
@@ -47,6 +48,8 @@ class TrainConfig:
         ema_decay: Of the averaged weights that are evaluated and kept, per step; 0 for none.
         patience: Epochs without a better validation after which the run ends; 0 never ends it.
         augment: A preset of `augmentation`.
+        min_crop: The least share of a picture that a random crop keeps, up to 1; 0 takes the
+            preset's. Small ones cut off what decides.
         mix: Pictures mixed with others of the batch: `mixup`, `cutmix`, `both` (either, by
             chance) or `none`.
         balance: Against unbalanced labels: `sample` shows rare ones more often, `weight` gives
@@ -62,6 +65,7 @@ class TrainConfig:
     """
 
     task: Task | None = None
+    val_from_train: bool = False
     arch: str = "mobilenet_v3_small"
     input_size: tuple[int, int] | None = None
     resize_mode: ResizeMode = ResizeMode.STRETCH
@@ -75,6 +79,7 @@ class TrainConfig:
     ema_decay: float = 0.99
     patience: int = 0
     augment: str = "standard"
+    min_crop: float = 0.0
     mix: str = "none"
     balance: str = "none"
     mixed_precision: str = "auto"
@@ -96,7 +101,9 @@ class TrainConfig:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
             ("dropout", 0 <= self.dropout < 1, "0 to below 1"),
             ("ema_decay", 0 <= self.ema_decay < 1, "0 to below 1"),
+            ("min_crop", 0 <= self.min_crop <= 1, "0 to 1"),
             ("patience", self.patience >= 0, "0 or more"),
+            ("seed", 0 <= self.seed < 2**32, f"0 to {2**32 - 1}"),
             ("num_workers", self.num_workers >= 0, "0 or more"),
             ("schedule", self.schedule in SCHEDULES, among(SCHEDULES)),
             ("augment", self.augment in PRESETS, among(PRESETS)),
@@ -184,6 +191,12 @@ def _size(value: Any) -> tuple[int, int]:
     return pixels[0], pixels[-1]
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("expected a text")
+    return value
+
+
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise TypeError("expected a list of names")
@@ -194,5 +207,6 @@ _READ: Final = {
     "task": Task,
     "input_size": _size,
     "resize_mode": ResizeMode,
+    "start_from": _text,
     "alert_labels": _names,
 }

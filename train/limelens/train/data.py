@@ -59,6 +59,7 @@ def read_dataset(
     images: Path | None = None,
     macro: Path | None = None,
     task: Task | None = None,
+    val_from_train: bool = False,
 ) -> Dataset:
     """Reads the data for a training run.
 
@@ -76,6 +77,8 @@ def read_dataset(
             it is there.
         task: None takes what the data looks like: multilabel where a table has lists or one-hot
             columns, else multiclass.
+        val_from_train: Take a tenth of train as `val`, and keep the data's own val apart: it
+            becomes `test` where there is none, so that nothing is chosen on it.
 
     Returns:
         Training and validation examples at least.
@@ -97,11 +100,13 @@ def read_dataset(
         )
     if "all" in readable:
         splits = divide(readable["all"], _groups(readable["all"], hashes), SHARES, seed)
-    elif "val" in readable:
+    elif "val" in readable and not val_from_train:
         splits = readable
     else:
         groups = _groups(readable["train"], hashes)
+        own = {"test": readable["val"]} if "val" in readable else {}
         splits = {
+            **own,
             **readable,
             **divide(readable["train"], groups, {"train": 0.9, "val": 0.1}, seed),
         }
@@ -142,7 +147,10 @@ def list_data(data: Path, images: Path | None = None) -> Listing:
     tables = find_tables(data)
     if tables:
         table = read_label_tables(tables, images)
-        _check_labels(data, table.labels, {})
+        if len(table.labels) < 2:
+            raise DataError(
+                f"{data} has {len(table.labels)} labels {list(table.labels)}; expected at least two"
+            )
         index = {label: number for number, label in enumerate(table.labels)}
         splits = {
             split: tuple(
@@ -228,7 +236,10 @@ def find_splits(folder: Path) -> dict[str, dict[str, list[Path]]] | None:
             other folders.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected one that holds a folder for each label")
+        raise DataError(
+            f"{folder} is no folder; expected one that holds a folder for each label, "
+            "or a csv or tsv table"
+        )
     folders = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     names = [name for name in folders if name in SPLIT_NAMES]
     if not names:

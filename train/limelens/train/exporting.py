@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from limelens.serve.bundle import Golden, Metadata, Task, check_model, load_bundle
+from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import ResizeRule
 from limelens.train import checkpoint
@@ -35,13 +35,17 @@ from limelens.train.data import read_dataset
 from limelens.train.evaluating import bundle_probabilities
 from limelens.train.examples import Example, targets_of
 from limelens.train.metrics import figures_of
+from limelens.train.precision import PRECISIONS, TEMPERATURE, TOLERANCES, with_temperature
 from limelens.train.prediction import predict
+from limelens.train.variants import Comparison, compare_speed, make_variant, measured
 
 MAX_DIFFERENCE: Final = 1e-4
 """Of probabilities, between the network and the exported graph."""
 _PLACES: Final = ("data", "images")
 """Settings that stay out of a bundle: where data lay is nobody's business; its digest is there."""
-_TOLERANCE: Final = {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-3}
+_NO_ONE: Final = 1.2345
+MAX_ACCURACY_DROP: Final = 0.5
+"""In percentage points, of a variant below fp32."""
 
 
 class ExportError(LimelensError):
@@ -51,10 +55,13 @@ class ExportError(LimelensError):
 class _Served(nn.Module):
     """The graph of a bundle: `(N, H, W, 3)` uint8 to probabilities and embedding."""
 
+    temperature: Tensor
+
     def __init__(self, classifier: Classifier, temperature: float, task: Task) -> None:
         super().__init__()
         self.classifier = classifier
-        self.temperature = temperature
+        # A buffer keeps its name in the graph, where variants find it to set it anew.
+        self.register_buffer(TEMPERATURE, torch.tensor(temperature))
         self.task = task
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,12 +79,15 @@ def export(
     models: Path = Path("models"),
     data: Path | None = None,
     note: str = "",
+    precision: str = "fp32",
+    max_accuracy_drop: float = MAX_ACCURACY_DROP,
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a card beside it.
 
     The temperature, fitted on the validation pictures in training, becomes part of the graph.
-    Then the graph is compared with the network on those pictures. The version's folder appears
-    whole or not at all.
+    Then the graph is compared with the network on those pictures. A variant in another precision
+    is made of that graph, fitted again, and compared with it. The version's folder appears whole
+    or not at all.
 
     Args:
         run: A run's folder or a checkpoint.
@@ -85,21 +95,30 @@ def export(
         models: The model repository.
         data: The training data; None takes the place that the run remembers.
         note: Put into the card, such as that the data is synthetic.
+        precision: `fp32`, `fp16` or `int8`.
+        max_accuracy_drop: By how many percentage points a variant's accuracy (multilabel: mean
+            average precision) on the validation pictures may lie below fp32's.
 
     Returns:
-        `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` and `metrics`
-        (of the bundle on the validation pictures).
+        `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
+        network) and `metrics` (of the bundle on the validation pictures); for a variant also
+        `fp32`, `speed` and `remarks`.
 
     Raises:
-        ExportError: The name cannot be a folder's, or the graph differs from the network.
+        ExportError: The name cannot be a folder's, the graph differs from the network, or the
+            variant loses too much.
+        PrecisionError: The network cannot be converted.
         BundleError: The graph breaks a rule of bundles, such as finite weights.
         DataError: The data is not there any more, or is other data.
         CheckpointError: The checkpoint cannot be used.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
         raise ExportError(f"name {name!r}; expected letters, digits, '-', '_' and '.'")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     loaded = checkpoint.load(run)
-    examples = _validation_examples(loaded, data)
+    splits = _splits(loaded, data)
+    examples = splits["val"]
     temperature = loaded.temperature
     served = _Served(loaded.model, temperature, loaded.task).eval()
     model = _to_onnx(served, loaded.resize)
@@ -111,7 +130,7 @@ def export(
         task=loaded.task,
         labels=loaded.labels,
         resize=loaded.resize,
-        golden=Golden(image, probabilities, _TOLERANCE),
+        golden=Golden(image, probabilities, TOLERANCES["fp32"]),
         label_thresholds=loaded.label_thresholds,
         alert_labels=tuple(loaded.config["alert_labels"]),
         macro_labels=loaded.macro_labels,
@@ -126,30 +145,52 @@ def export(
             "val": loaded.figures,
         },
     )
-    for key, value in metadata.to_props().items():
-        model.metadata_props.add(key=key, value=value)
-    check_model(model)
+    check_model(_with_metadata(model, metadata))
     folder = models / name
+    made = [path for path in (folder, models) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
     try:
-        _write_synced(beside / "model.onnx", model.SerializeToString())
-        bundle = load_bundle(beside / "model.onnx", "cpu")
+        bundle = _write_bundle(beside / "model.onnx", model, metadata)
         expected = predict(loaded.model, examples, loaded.resize, temperature, loaded.task)
         found = bundle_probabilities(bundle, examples)
         difference = _check_parity(expected, found, examples)
-        metrics = figures_of(
-            found,
-            targets_of(examples, len(loaded.labels), loaded.task),
-            loaded.labels,
-            loaded.task,
-            thresholds=loaded.label_thresholds,
-            macro_labels=loaded.macro_labels,
-        )
-        write_card(beside / "README.md", metadata, metrics, difference)
+        metrics = _metrics(metadata, found, examples)
+        comparison: Comparison | None = None
+        if precision != "fp32":
+            fp32, found_fp32, fp32_metrics = beside / "fp32.onnx", found, metrics
+            (beside / "model.onnx").rename(fp32)
+            model, metadata = make_variant(
+                model,
+                metadata,
+                precision,
+                train=splits["train"],
+                val=examples,
+                seed=loaded.config["seed"],
+            )
+            bundle = _write_bundle(beside / "model.onnx", model, metadata)
+            found = bundle_probabilities(bundle, examples)
+            difference = float(np.abs(expected - found).max())
+            metrics = _metrics(metadata, found, examples)
+            _check_drop(precision, fp32_metrics, metrics, max_accuracy_drop)
+            comparison = Comparison(
+                precision,
+                *measured(fp32_metrics),
+                measured(metrics)[1],
+                fp32.stat().st_size,
+                bundle.path.stat().st_size,
+                float(np.abs(found_fp32 - found).max()),
+                compare_speed(fp32, bundle.path),
+            )
+            fp32.unlink()
+        write_card(beside / "README.md", metadata, metrics, difference, comparison)
         version = _publish(beside, folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
+        # An empty ./models would be served in place of the packaged one.
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
         raise
     path = folder / str(version) / "model.onnx"
     return {
@@ -160,6 +201,7 @@ def export(
         "size_bytes": path.stat().st_size,
         "max_abs_difference": difference,
         "metrics": metrics,
+        **(comparison.to_json() if comparison else {}),
     }
 
 
@@ -174,7 +216,7 @@ def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
     return np.array(smooth)
 
 
-def _validation_examples(loaded: checkpoint.Checkpoint, data: Path | None) -> tuple[Example, ...]:
+def _splits(loaded: checkpoint.Checkpoint, data: Path | None) -> Mapping[str, tuple[Example, ...]]:
     folder = data or Path(loaded.config["data"])
     if not folder.exists():
         raise ExportError(
@@ -186,16 +228,28 @@ def _validation_examples(loaded: checkpoint.Checkpoint, data: Path | None) -> tu
         seed=loaded.config["seed"],
         images=Path(images) if images and data is None else None,
         task=loaded.task,
+        # Missing in the files of the first version.
+        val_from_train=loaded.config.get("val_from_train", False),
     )
     if dataset.digest != loaded.data_digest:
         raise ExportError(
             f"{folder} is not the data that the run was trained on (another digest); "
             "name the right folder with --data"
         )
-    return dataset.splits["val"]
+    return dataset.splits
 
 
-def _to_onnx(served: nn.Module, resize: ResizeRule) -> onnx.ModelProto:
+def _to_onnx(served: _Served, resize: ResizeRule) -> onnx.ModelProto:
+    temperature = float(served.temperature)
+    # A division by 1 would be left out of the graph, and variants set the temperature anew.
+    served.temperature.fill_(_NO_ONE)
+    try:
+        return with_temperature(_traced(served, resize), temperature)
+    finally:
+        served.temperature.fill_(temperature)
+
+
+def _traced(served: nn.Module, resize: ResizeRule) -> onnx.ModelProto:
     # Two rows: with one, the exporter takes the batch for a constant.
     images = torch.zeros((2, resize.height, resize.width, 3), dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -244,6 +298,45 @@ def _check_parity(
             f"the exported graph decides otherwise than the network on {examples[other[0]].path}"
         )
     return float(difference[worst])
+
+
+def _check_drop(
+    precision: str, fp32: Mapping[str, Any], metrics: Mapping[str, Any], max_drop: float
+) -> None:
+    key, before = measured(fp32)
+    _, after = measured(metrics)
+    # Not by less than what a float can tell apart: a drop of just the bound is accepted.
+    if not (before - after) * 100 <= max_drop + 1e-9:
+        raise ExportError(
+            f"{precision} has {key.replace('_', ' ')} {after:.2%} on the validation pictures, fp32 "
+            f"{before:.2%}: {(before - after) * 100:.2f} points less, {max_drop:g} are accepted "
+            "(--max-accuracy-drop); nothing was written"
+        )
+
+
+def _metrics(
+    metadata: Metadata, probabilities: NDArray[np.floating], examples: Sequence[Example]
+) -> dict[str, Any]:
+    return figures_of(
+        probabilities,
+        targets_of(examples, len(metadata.labels), metadata.task),
+        metadata.labels,
+        metadata.task,
+        thresholds=metadata.label_thresholds,
+        macro_labels=metadata.macro_labels,
+    )
+
+
+def _with_metadata(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    onnx.helper.set_model_props(own, metadata.to_props())
+    return own
+
+
+def _write_bundle(path: Path, model: onnx.ModelProto, metadata: Metadata) -> Bundle:
+    _write_synced(path, _with_metadata(model, metadata).SerializeToString())
+    return load_bundle(path, "cpu")
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -43,7 +43,13 @@ def find_learning_rate(
         The rate at which the smoothed loss falls fastest.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = read_dataset(data, seed=config.seed, images=images, task=config.task)
+    dataset = read_dataset(
+        data,
+        seed=config.seed,
+        images=images,
+        task=config.task,
+        val_from_train=config.val_from_train,
+    )
     torch.manual_seed(config.seed)
     model = build_model(config, dataset).to(device)
     examples, num_labels = dataset.splits["train"], len(dataset.labels)
@@ -51,7 +57,12 @@ def find_learning_rate(
     optimizer = build_optimizer(model, config)
     order = EpochBatches(np.ones(len(examples)), config.batch_size, config.seed)
     batches = drawn_batches(
-        Examples(examples, for_training(config.augment, config.resize), num_labels, dataset.task),
+        Examples(
+            examples,
+            for_training(config.augment, config.resize, config.min_crop),
+            num_labels,
+            dataset.task,
+        ),
         order,
     )
     rates: list[float] = []

@@ -49,7 +49,8 @@ class Examples(Dataset[tuple[Tensor, Tensor]]):
             return self._transform(read_pixels(self._examples[drawn])), self._targets[drawn]
         index, seed = drawn
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which would also seed the GPU that the network draws from.
+            torch.default_generator.manual_seed(seed)
             return self._transform(read_pixels(self._examples[index])), self._targets[index]
 
 
@@ -81,4 +82,7 @@ def drawn_batches(
         batch_sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        # Of its own: else a loader would take numbers from those that the network draws, more or
+        # less often as there are workers or not.
+        generator=torch.Generator(),
     )

@@ -175,7 +175,7 @@ def multilabel_metrics(
         "macro_auc": _mean(auc),
         "micro_f1": float(micro_f1),
         "macro_f1": _mean(f1[(support > 0) | np.any(predicted, axis=0)].tolist()) or 0.0,
-        "top3_accuracy": float(found.any(axis=1)[some].mean()) if some.any() else None,
+        "top3_accuracy": float(found.max(axis=1)[some].mean()) if some.any() else None,
         "top3_recall": float(found.sum() / true.sum()) if some.any() else None,
         "ece": _binned_gap(probabilities.ravel(), true.ravel()),
         "per_class": {

@@ -30,12 +30,18 @@ def preview(
         images: As for `train`.
     """
     torch.manual_seed(config.seed)
-    examples = read_dataset(data, seed=config.seed, images=images).splits["train"]
+    examples = read_dataset(
+        data,
+        seed=config.seed,
+        images=images,
+        task=config.task,
+        val_from_train=config.val_from_train,
+    ).splits["train"]
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(len(examples), size=min(num_rows, len(examples)), replace=False)
     transforms = [
         for_evaluation(config.resize),
-        *[for_training(config.augment, config.resize)] * 9,
+        *[for_training(config.augment, config.resize, config.min_crop)] * 9,
     ]
     rows = []
     for index in chosen:

@@ -83,7 +83,9 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch = 0
         self._edges = np.cumsum(repeats)
         self._num_draws = max(1, round(float(self._edges[-1])))
-        self._batch_size = min(batch_size, self._num_draws)
+        # A multiple of the processes, as batch_size is.
+        whole = max(1, self._num_draws // world_size) * world_size
+        self._batch_size = min(batch_size, whole)
         self._seed = seed
         self._rank = rank
         self._world_size = world_size

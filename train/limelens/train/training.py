@@ -121,37 +121,42 @@ def train(
                 f"{processes.world_size} processes"
             )
         state = _state_to_resume(out) if resume else None
-        held = state is None and any(
+        held = not resume and any(
             (out / name).exists() for name in (checkpoint.BEST, checkpoint.LAST)
         )
         if processes.agree(held):
             raise ConfigError(
                 f"{out} already holds a run; choose another folder, take it away or resume it"
             )
-        dataset = read_dataset(data, seed=config.seed, images=images, macro=macro, task=config.task)
+        dataset = read_dataset(
+            data,
+            seed=config.seed,
+            images=images,
+            macro=macro,
+            task=config.task,
+            val_from_train=config.val_from_train,
+        )
         _check_data(data, dataset, config)
         if progress and processes.is_first:
             progress.data_read(dataset)
         torch.manual_seed(config.seed)
         model = build_model(config, dataset)
         where = {"data": str(data.resolve()), "images": str(images.resolve()) if images else None}
-        run = _Run(model, where, dataset, config, out, progress, processes)
+        run = _Run(model, where, dataset, config, out, progress, processes, start)
         if state is not None:
             run.go_on(state)
         if processes.is_first:
-            out.mkdir(parents=True, exist_ok=True)
-            _write_json(out / "config.json", run.settings)
+            run.open_folder()
         interrupted = False
         try:
             run.fit()
         except KeyboardInterrupt:
             interrupted = True
-        seconds = run.seconds_before + time.monotonic() - start
         if not processes.is_first:
             return {"run": str(out), "epochs": run.epoch, "interrupted": interrupted}
         if interrupted and run.epoch == 0:
             run.save_last({})
-        return _finish(run, interrupted, seconds)
+        return _finish(run, interrupted)
 
 
 class _Run:
@@ -166,6 +171,7 @@ class _Run:
         out: Path,
         progress: Progress | None,
         processes: Processes,
+        started: float,
     ) -> None:
         self.settings = {**config.to_json(), **where}
         self.processes = processes
@@ -185,8 +191,8 @@ class _Run:
         self.epoch = 0
         self.best: tuple[float, ...] | None = None
         self.best_epoch = 0
+        self.started = started
         self.seconds_before = 0.0
-        self.started = time.monotonic()
         examples, num_labels = dataset.splits["train"], len(dataset.labels)
         balanced = config.balance == "sample"
         self.order = EpochBatches(
@@ -197,7 +203,12 @@ class _Run:
             processes.world_size,
         )
         self.batches = drawn_batches(
-            Examples(examples, for_training(config.augment, config.resize), num_labels, self.task),
+            Examples(
+                examples,
+                for_training(config.augment, config.resize, config.min_crop),
+                num_labels,
+                self.task,
+            ),
             self.order,
             config.num_workers,
         )
@@ -218,6 +229,21 @@ class _Run:
     def kept(self) -> Classifier:
         """The network that is evaluated and saved."""
         return cast(Classifier, self.averaged.module) if self.averaged else self.model
+
+    @property
+    def seconds(self) -> float:
+        """What the run took, with what it took before it was broken off."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def open_folder(self) -> None:
+        """Makes the folder, or brings what a crash left in it in line with the run."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        _write_json(self.out / "config.json", self.settings)
+        if self.rows:
+            _write_rows(self.out / "metrics.csv", self.rows)
+        else:
+            # Of an epoch that was broken off before it was finished, and is done again.
+            (self.out / checkpoint.BEST).unlink(missing_ok=True)
 
     def fit(self) -> None:
         """The epochs that remain; after each, the files are up to date."""
@@ -330,7 +356,7 @@ class _Run:
             "rows": self.rows,
             "best": self.best,
             "best_epoch": self.best_epoch,
-            "seconds": self.seconds_before + time.monotonic() - self.started,
+            "seconds": self.seconds,
         }
         checkpoint.save(self.out / checkpoint.LAST, {**self._state(figures), "going": going})
 
@@ -344,7 +370,15 @@ class _Run:
                     "the command that began it"
                 )
         if state["data_digest"] != self.dataset.digest:
-            raise ConfigError(f"the data of {self.out} has changed since it was begun")
+            raise ConfigError(
+                f"the data of {self.out} has changed since it was begun; bring it back, or begin "
+                "a new run"
+            )
+        if state["macro_labels"] != dict(self.dataset.macro_labels):
+            raise ConfigError(
+                f"{self.out} was begun with other macro labels; resume it with those, or begin a "
+                "new run"
+            )
         going = state["going"]
         self.model.load_state_dict(going["model"])
         if self.averaged:
@@ -388,10 +422,14 @@ def _check_data(data: Path, dataset: Dataset, config: TrainConfig) -> None:
 
 
 def _state_to_resume(out: Path) -> dict[str, Any] | None:
-    last = out / checkpoint.LAST
+    last, best = out / checkpoint.LAST, out / checkpoint.BEST
     if not last.exists():
-        if (out / checkpoint.BEST).exists():
-            (out / checkpoint.BEST).unlink()
+        # Written in the first epoch, it is written again; a later one is all that there is.
+        if best.exists() and checkpoint.load_state(best)["epoch"] > 1:
+            raise ConfigError(
+                f"{out} holds {checkpoint.BEST} and no {checkpoint.LAST} to go on from; start "
+                "another run from it"
+            )
         return None
     state = checkpoint.load_state(last)
     if "going" not in state:
@@ -414,7 +452,15 @@ def build_model(config: TrainConfig, dataset: Dataset) -> Classifier:
             raise ConfigError(
                 f"{config.start_from} is {loaded.config['arch']}; expected {config.arch}"
             )
-        model.backbone.load_state_dict(loaded.model.backbone.state_dict())
+        try:
+            model.backbone.load_state_dict(loaded.model.backbone.state_dict())
+        except RuntimeError as error:
+            # Layers whose size follows the input's, as those of cnn3.
+            raise ConfigError(
+                f"the weights of {config.start_from} do not fit {config.arch} of "
+                f"{config.resize.height}x{config.resize.width}; expected "
+                f"{loaded.resize.height}x{loaded.resize.width}"
+            ) from error
         if loaded.labels == dataset.labels:
             model.head.load_state_dict(loaded.model.head.state_dict())
     return model
@@ -439,7 +485,7 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _finish(run: _Run, interrupted: bool, seconds: float) -> dict[str, Any]:
+def _finish(run: _Run, interrupted: bool) -> dict[str, Any]:
     val: dict[str, Any] = {}
     best = run.out / checkpoint.BEST
     if best.exists():
@@ -452,7 +498,7 @@ def _finish(run: _Run, interrupted: bool, seconds: float) -> dict[str, Any]:
         "checkpoint": str(best if best.exists() else run.out / checkpoint.LAST),
         "epochs": run.epoch,
         "val": val,
-        "seconds": round(seconds, 1),
+        "seconds": round(run.seconds, 1),
         "interrupted": interrupted,
         "skipped": [
             {"path": str(skipped.path), "reason": skipped.reason} for skipped in run.dataset.skipped
@@ -464,10 +510,12 @@ def _finish(run: _Run, interrupted: bool, seconds: float) -> dict[str, Any]:
 
 
 def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    beside = path.with_suffix(".csv.tmp")
+    with beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+    beside.replace(path)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

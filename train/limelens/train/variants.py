@@ -7,8 +7,9 @@ timed. It does not know how a graph is converted (`precision`) or when a variant
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,9 @@ from limelens.train.prediction import probabilities_of
 BATCH_SIZES: Final = (1, 32)
 """What speed is measured with."""
 _BATCH: Final = 32
+_SLOWER: Final = 1.05
+"""Below this, a measured ratio may be chance."""
+_MOVED: Final = 0.1
 _MIN_ROUNDS, _MAX_ROUNDS, _ENOUGH_S = 5, 100, 3.0
 
 
@@ -72,6 +76,75 @@ class Speed:
         }
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A variant beside the bundle in fp32, on the validation pictures and on this machine.
+
+    Args:
+        precision: Of the variant.
+        measure: What accuracy is: `accuracy` or, for multilabel, `mean_average_precision`.
+        fp32_accuracy: 0 to 1.
+        accuracy: Of the variant.
+        fp32_size_bytes: Of the file.
+        size_bytes: Of the variant's.
+        difference: Largest difference of a probability.
+        speeds: As measured.
+    """
+
+    precision: str
+    measure: str
+    fp32_accuracy: float
+    accuracy: float
+    fp32_size_bytes: int
+    size_bytes: int
+    difference: float
+    speeds: Sequence[Speed]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What speaks against the variant, in sentences."""
+        remarks = [
+            f"{self.precision} is slower than fp32 here: {speed.ratio:.2f} times as long on "
+            f"{speed.provider} with {speed.batch_size} picture{'s' * (speed.batch_size > 1)} a call"
+            for speed in self.speeds
+            if speed.ratio >= _SLOWER
+        ]
+        if self.difference >= _MOVED:
+            remarks.append(
+                f"single probabilities differ from fp32's by up to {self.difference:.2f}: "
+                "set thresholds anew"
+            )
+        return remarks
+
+    def to_json(self) -> dict[str, Any]:
+        """As the keys that `export --json` adds for a variant."""
+        return {
+            "fp32": {
+                "size_bytes": self.fp32_size_bytes,
+                self.measure: self.fp32_accuracy,
+                "max_abs_difference": self.difference,
+            },
+            "speed": [speed.to_json() for speed in self.speeds],
+            "remarks": self.remarks,
+        }
+
+
+def measured(metrics: Mapping[str, Any]) -> tuple[str, float]:
+    """What a variant must not lose: the figure's key and its value.
+
+    Raises:
+        PrecisionError: The validation pictures do not give it.
+    """
+    key = "mean_average_precision" if metrics["task"] == Task.MULTILABEL else "accuracy"
+    value = metrics[key]
+    if value is None:
+        raise PrecisionError(
+            "no label is true of some validation pictures and not of others, so that precisions "
+            "cannot be compared; export fp32"
+        )
+    return key, float(value)
+
+
 def make_variant(
     model: onnx.ModelProto,
     metadata: Metadata,
@@ -87,7 +160,7 @@ def make_variant(
         model: The graph in fp32, without metadata.
         metadata: Of the fp32 bundle.
         precision: `fp16` or `int8`.
-        train: Of which int8 is calibrated on a sample.
+        train: Of which a sample gives the ranges of activations.
         val: The temperature and, for multilabel, the thresholds are fitted on them.
         seed: Of the sample.
 
@@ -97,10 +170,7 @@ def make_variant(
     Raises:
         PrecisionError: The graph cannot be converted, or its golden vector hangs on rounding.
     """
-    calibration = np.empty((0, metadata.resize.height, metadata.resize.width, 3), dtype=np.uint8)
-    if precision == "int8":
-        calibration = _sample(train, metadata.resize, seed)
-    converted = convert(model, precision, calibration)
+    converted = convert(model, precision, _sample(train, metadata.resize, seed))
     run = _logits_session(converted, len(metadata.labels))
     logits = np.concatenate([run(images) for images in _batches(val, metadata.resize)])
     if not np.isfinite(logits).all():
@@ -154,10 +224,8 @@ def compare_speed(fp32: Path, variant: Path) -> list[Speed]:
         BundleError: The golden vector is not met on one of the providers.
     """
     pairs = [(load_bundle(fp32, "cpu"), load_bundle(variant, "cpu"))]
-    try:
+    with contextlib.suppress(ProviderError):
         pairs.append((load_bundle(fp32, "cuda"), load_bundle(variant, "cuda")))
-    except ProviderError:
-        pass
     return [_race(*pair, batch_size) for pair in pairs for batch_size in BATCH_SIZES]
 
 

@@ -1,0 +1,192 @@
+"""Trains every set with its committed settings and writes docs/results.md.
+
+A set's rows are finished one at a time and kept (docs/results/SET.json, with the run's
+metrics.csv and curves.png beside it); a finished set is left alone unless `--again` is given.
+Epoch, temperature and thresholds are chosen on pictures taken from train; the split in the table
+is read once, at the end. Hours on two cores:
+
+    LIMELENS_DATA=… python -m benchmarks.results [--set wine] [--again]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from limelens.cli.training import Bar
+from limelens.train import checkpoint, evaluate, train
+from limelens.train.config import TrainConfig, read_config
+from limelens.train.scenes import add_scenes
+
+CONFIGS: Final = Path("configs")
+ROWS: Final = Path("docs/results")
+RUNS: Final = Path("runs/results")
+SCENES: Final = Path("build/data")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run; a later one may start from an earlier one.
+
+    Args:
+        config: Stem of a file in configs/.
+        scenes: Train on drawn scenes beside the set's own pictures: None for the pictures alone,
+            else whether segments are hidden in some of them.
+    """
+
+    config: str
+    scenes: bool | None = None
+
+
+@dataclass(frozen=True)
+class Set:
+    """A set of pictures and what its article says.
+
+    Args:
+        stages: The runs; the last one is measured.
+        split: What is measured; None takes what training held back.
+        article: The article's figure.
+        table: The table's file in the set's folder, if it is one.
+    """
+
+    stages: tuple[Stage, ...]
+    split: str | None
+    article: str
+    table: str = ""
+
+
+SETS: Final = {
+    "wine": Set((Stage("wine"),), "val", "0.99"),
+    "cats_dogs": Set((Stage("cats_dogs"),), "val", "0.70"),
+    "facemask": Set(
+        (Stage("facemask-whole", scenes=False), Stage("facemask", scenes=True)), "test", "0.97"
+    ),
+    "clothing": Set((Stage("clothing"),), "val", "0.9538 at coverage 0.80 (other data)"),
+    "posters": Set((Stage("posters"),), None, "loss 0.24", "train.csv"),
+}
+
+
+def main() -> None:
+    """Does what is missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--set", choices=SETS, help="only this one")
+    parser.add_argument("--again", action="store_true", help="also what is finished")
+    arguments = parser.parse_args()
+    folder = os.environ.get("LIMELENS_DATA")
+    if not folder:
+        sys.exit("LIMELENS_DATA is not set; it names the folder that holds wine, cats_dogs, …")
+    for name in [arguments.set] if arguments.set else SETS:
+        path = ROWS / f"{name}.json"
+        if path.exists() and not arguments.again:
+            print(f"{name} is finished: {path}; --again does it once more", file=sys.stderr)
+            continue
+        row = measure(name, SETS[name], Path(folder) / name, arguments.again)
+        ROWS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    write_table(Path("docs/results.md"))
+
+
+def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
+    """Trains a set's stages, as far as their runs are not there, and reads its split once."""
+    run = RUNS / name
+    seconds, epochs = 0.0, 0
+    for stage in task.stages:
+        run = RUNS / stage.config
+        if again and run.exists():
+            shutil.rmtree(run)
+        source = data / task.table if task.table else data
+        if stage.scenes is not None:
+            source = SCENES / f"facemask-{'hidden' if stage.scenes else 'scenes'}"
+            if not source.exists():
+                add_scenes(data, source, hidden=stage.scenes, num_workers=os.cpu_count() or 1)
+        if not (run / "report.json").exists():
+            config = TrainConfig(**read_config(CONFIGS / f"{stage.config}.toml"))
+            with Bar(config.epochs) as bar:
+                train(source, run, config, bar, resume=(run / checkpoint.LAST).exists())
+        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        seconds += report["seconds"]
+        epochs += report["epochs"]
+    loaded = checkpoint.load(run)
+    figures = evaluate(run, data / task.table if task.table else data, split=task.split)
+    for picture in ("curves.png", "metrics.csv"):
+        ROWS.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run / picture, ROWS / f"{name}-{picture}")
+    return {
+        "set": name,
+        "article": task.article,
+        "arch": loaded.config["arch"],
+        "input_size": loaded.config["input_size"],
+        "num_parameters": loaded.model.num_parameters,
+        "epochs": epochs,
+        "minutes": round(seconds / 60, 1),
+        "chosen_on": {key: loaded.figures[key] for key in _shown(loaded.figures)},
+        "split": figures["split"],
+        "num_images": figures["num_images"],
+        "figures": {key: figures[key] for key in _shown(figures)},
+        "at_wanted_accuracy": figures.get("at_wanted_accuracy"),
+    }
+
+
+def _shown(figures: Mapping[str, Any]) -> list[str]:
+    if figures["task"] == "multilabel":
+        return ["loss", "base_rate_loss", "macro_auc", "mean_average_precision", "micro_f1"]
+    return ["accuracy", "macro_f1", "loss", "ece"]
+
+
+def write_table(path: Path) -> None:
+    """Writes the table of all finished sets."""
+    lines = [
+        "# Results",
+        "",
+        "Trained from scratch by `make results` with the settings in configs/, on two shared CPU",
+        "cores. Epoch, temperature and thresholds were chosen on pictures taken from train (column",
+        "*chosen on*); the held-back split was read once, at the end.",
+        "",
+        "| set | network | parameters | epochs | minutes | chosen on | held back | article |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in SETS:
+        file = ROWS / f"{name}.json"
+        if not file.exists():
+            continue
+        row = json.loads(file.read_text(encoding="utf-8"))
+        side = "x".join(map(str, row["input_size"]))
+        lines.append(
+            f"| {name} | {row['arch']}, {side} | {row['num_parameters']:,} | {row['epochs']} "
+            f"| {row['minutes']:.0f} | {_words(row['chosen_on'])} "
+            f"| {_words(row['figures'])}{_coverage(row)} ({row['split']}, {row['num_images']} "
+            f"pictures) | {row['article']} |"
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    Console().print(f"Wrote {path}")
+
+
+def _words(figures: Mapping[str, float]) -> str:
+    names = {
+        "accuracy": "accuracy",
+        "loss": "loss",
+        "base_rate_loss": "base rates alone",
+        "macro_auc": "macro AUC",
+        "ece": "calibration error",
+    }
+    return ", ".join(f"{names[key]} {figures[key]:.4f}" for key in names if key in figures)
+
+
+def _coverage(row: Mapping[str, Any]) -> str:
+    reached = row["at_wanted_accuracy"]
+    if not reached or reached["coverage"] is None:
+        return ""
+    return f", coverage at {reached['wanted']:.0%} accuracy {reached['coverage']:.3f}"
+
+
+if __name__ == "__main__":
+    main()
