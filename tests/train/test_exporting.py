@@ -9,10 +9,18 @@ import onnx
 import pytest
 import torch
 
-from limelens.serve.bundle import load_bundle
+from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.errors import BundleError
 from limelens.serve.image import fit, read_image
-from limelens.train import ExportError, checkpoint, evaluate, export, exporting
+from limelens.train import (
+    ExportError,
+    TrainConfig,
+    checkpoint,
+    evaluate,
+    export,
+    exporting,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +168,25 @@ def test_other_data_than_the_runs_is_refused(
 def test_names_that_are_no_folder_names_are_refused(trained_run: Path, name: str) -> None:
     with pytest.raises(ExportError, match="expected letters"):
         export(trained_run, name)
+
+
+def test_a_wanted_accuracy_makes_the_bundle_abstain_below_a_threshold(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    report = export(trained_run, "colours", models=tmp_path, wanted_accuracy=1.0)
+    threshold = load_bundle(Path(report["path"]), "cpu").metadata.threshold
+    assert threshold == report["threshold"] > 0
+    assert report["metrics"]["at_wanted_accuracy"]["accuracy"] >= 0.95
+
+
+def test_a_threshold_is_not_for_several_labels(divided: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        task=Task.MULTILABEL, arch="cnn3", input_size=(32, 32), epochs=1, batch_size=8
+    )
+    train(divided, tmp_path / "run", config)
+    with pytest.raises(ExportError, match="is multilabel and has a threshold for each label"):
+        export(tmp_path / "run", "colours", models=tmp_path / "models", wanted_accuracy=0.9)
+    report = export(tmp_path / "run", "colours", models=tmp_path / "models")
+    metadata = load_bundle(Path(report["path"]), "cpu").metadata
+    assert metadata.task is Task.MULTILABEL
+    assert len(metadata.label_thresholds) == 2

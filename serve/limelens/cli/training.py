@@ -369,6 +369,16 @@ def export(
             "(multilabel: of mean average precision).",
         ),
     ] = 0.5,
+    wanted_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Abstain below the probability at which so many decided validation pictures "
+            "are right.",
+            show_default="never abstain",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
@@ -390,6 +400,7 @@ def export(
         note=note,
         precision=precision,
         max_accuracy_drop=max_accuracy_drop,
+        wanted_accuracy=wanted_accuracy,
     )
     if as_json:
         print_json(report)
@@ -399,6 +410,8 @@ def export(
             f"{report['version']}, {report['size_bytes'] / 1e6:.1f} MB, {report['precision']}; "
             f"probabilities differ from PyTorch's by at most {report['max_abs_difference']:.1e}."
         )
+        if report["threshold"]:
+            out.print(f"It abstains below a probability of {report['threshold']:.3f}.")
         if "fp32" in report:
             _print_variant(report)
         out.print(f"Next: limelens serve --models {escape(str(models))}")

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +35,7 @@ from limelens.train.card import write_card
 from limelens.train.data import read_dataset
 from limelens.train.evaluating import bundle_probabilities
 from limelens.train.examples import Example, targets_of
-from limelens.train.metrics import figures_of
+from limelens.train.metrics import figures_of, threshold_for
 from limelens.train.precision import PRECISIONS, TEMPERATURE, TOLERANCES, with_temperature
 from limelens.train.prediction import predict
 from limelens.train.variants import Comparison, compare_speed, make_variant, measured
@@ -81,6 +82,7 @@ def export(
     note: str = "",
     precision: str = "fp32",
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
+    wanted_accuracy: float | None = None,
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a card beside it.
 
@@ -98,15 +100,17 @@ def export(
         precision: `fp32`, `fp16` or `int8`.
         max_accuracy_drop: By how many percentage points a variant's accuracy (multilabel: mean
             average precision) on the validation pictures may lie below fp32's.
+        wanted_accuracy: Make a multiclass model abstain below the lowest probability at which so
+            many of the decided validation pictures are right, 0 to 1; None never abstains.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
-        network) and `metrics` (of the bundle on the validation pictures); for a variant also
-        `fp32`, `speed` and `remarks`.
+        network), `threshold` and `metrics` (of the bundle on the validation pictures); for a
+        variant also `fp32`, `speed` and `remarks`.
 
     Raises:
-        ExportError: The name cannot be a folder's, the graph differs from the network, or the
-            variant loses too much.
+        ExportError: The name cannot be a folder's, the graph differs from the network, the
+            variant loses too much, or the wanted accuracy is not reached.
         PrecisionError: The network cannot be converted.
         BundleError: The graph breaks a rule of bundles, such as finite weights.
         DataError: The data is not there any more, or is other data.
@@ -117,15 +121,99 @@ def export(
     if precision not in PRECISIONS:
         raise ExportError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     loaded = checkpoint.load(run)
+    if wanted_accuracy is not None and loaded.task is Task.MULTILABEL:
+        raise ExportError(
+            f"{run} is multilabel and has a threshold for each label; wanted_accuracy"
+            " is for multiclass"
+        )
     splits = _splits(loaded, data)
     examples = splits["val"]
-    temperature = loaded.temperature
-    served = _Served(loaded.model, temperature, loaded.task).eval()
+    served = _Served(loaded.model, loaded.temperature, loaded.task).eval()
     model = _to_onnx(served, loaded.resize)
+    metadata = _metadata(name, loaded, served, note)
+    check_model(_with_metadata(model, metadata))
+    expected = predict(loaded.model, examples, loaded.resize, loaded.temperature, loaded.task)
+    folder = models / name
+    made = [path for path in (folder, models) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    try:
+        built = _Built.of(beside / "model.onnx", model, metadata, examples, wanted_accuracy)
+        difference = _check_parity(expected, built.probabilities, examples)
+        comparison: Comparison | None = None
+        if precision != "fp32":
+            fp32 = replace(built, path=built.path.rename(beside / "fp32.onnx"))
+            seed = loaded.config["seed"]
+            variant = make_variant(
+                model, metadata, precision, train=splits["train"], val=examples, seed=seed
+            )
+            built = _Built.of(beside / "model.onnx", *variant, examples, wanted_accuracy)
+            difference = float(np.abs(expected - built.probabilities).max())
+            _check_drop(precision, fp32.metrics, built.metrics, max_accuracy_drop)
+            comparison = _compare(fp32, built)
+            fp32.path.unlink()
+        write_card(beside / "README.md", built.metadata, built.metrics, difference, comparison)
+        version = _publish(beside, folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        # An empty ./models would be served in place of the packaged one.
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
+    path = folder / str(version) / "model.onnx"
+    return {
+        "model": name,
+        "version": version,
+        "path": str(path),
+        "precision": built.metadata.precision,
+        "size_bytes": path.stat().st_size,
+        "max_abs_difference": difference,
+        "threshold": built.metadata.threshold,
+        "metrics": built.metrics,
+        **(comparison.to_json() if comparison else {}),
+    }
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A bundle on disk and what it says of the validation pictures."""
+
+    path: Path
+    metadata: Metadata
+    probabilities: NDArray[np.float32]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        model: onnx.ModelProto,
+        metadata: Metadata,
+        examples: Sequence[Example],
+        wanted_accuracy: float | None,
+    ) -> _Built:
+        """Writes and runs it; where an accuracy is wanted, the threshold is fitted to that."""
+        found = bundle_probabilities(_write_bundle(path, model, metadata), examples)
+        if wanted_accuracy is not None:
+            reached = threshold_for(
+                found, targets_of(examples, len(metadata.labels)), wanted_accuracy
+            )
+            if reached["threshold"] is None:
+                raise ExportError(
+                    f"no threshold makes {wanted_accuracy:.1%} of the decided validation pictures "
+                    "right; lower the wanted accuracy or train a better model"
+                )
+            metadata = replace(metadata, threshold=reached["threshold"])
+            _write_bundle(path, model, metadata)
+        return cls(path, metadata, found, _metrics(metadata, found, examples))
+
+
+def _metadata(name: str, loaded: checkpoint.Checkpoint, served: _Served, note: str) -> Metadata:
     image = golden_image(loaded.resize)
     with torch.inference_mode():
         probabilities = served(torch.from_numpy(image)[None])[0][0].numpy()
-    metadata = Metadata(
+    return Metadata(
         name=name,
         task=loaded.task,
         labels=loaded.labels,
@@ -141,68 +229,22 @@ def export(
             "config": {key: value for key, value in loaded.config.items() if key not in _PLACES},
             "epoch": loaded.epoch,
             "num_parameters": loaded.model.num_parameters,
-            "temperature": temperature,
+            "temperature": loaded.temperature,
             "val": loaded.figures,
         },
     )
-    check_model(_with_metadata(model, metadata))
-    folder = models / name
-    made = [path for path in (folder, models) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
-    try:
-        bundle = _write_bundle(beside / "model.onnx", model, metadata)
-        expected = predict(loaded.model, examples, loaded.resize, temperature, loaded.task)
-        found = bundle_probabilities(bundle, examples)
-        difference = _check_parity(expected, found, examples)
-        metrics = _metrics(metadata, found, examples)
-        comparison: Comparison | None = None
-        if precision != "fp32":
-            fp32, found_fp32, fp32_metrics = beside / "fp32.onnx", found, metrics
-            (beside / "model.onnx").rename(fp32)
-            model, metadata = make_variant(
-                model,
-                metadata,
-                precision,
-                train=splits["train"],
-                val=examples,
-                seed=loaded.config["seed"],
-            )
-            bundle = _write_bundle(beside / "model.onnx", model, metadata)
-            found = bundle_probabilities(bundle, examples)
-            difference = float(np.abs(expected - found).max())
-            metrics = _metrics(metadata, found, examples)
-            _check_drop(precision, fp32_metrics, metrics, max_accuracy_drop)
-            comparison = Comparison(
-                precision,
-                *measured(fp32_metrics),
-                measured(metrics)[1],
-                fp32.stat().st_size,
-                bundle.path.stat().st_size,
-                float(np.abs(found_fp32 - found).max()),
-                compare_speed(fp32, bundle.path),
-            )
-            fp32.unlink()
-        write_card(beside / "README.md", metadata, metrics, difference, comparison)
-        version = _publish(beside, folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        # An empty ./models would be served in place of the packaged one.
-        with contextlib.suppress(OSError):
-            for path in made:
-                path.rmdir()
-        raise
-    path = folder / str(version) / "model.onnx"
-    return {
-        "model": name,
-        "version": version,
-        "path": str(path),
-        "precision": metadata.precision,
-        "size_bytes": path.stat().st_size,
-        "max_abs_difference": difference,
-        "metrics": metrics,
-        **(comparison.to_json() if comparison else {}),
-    }
+
+
+def _compare(fp32: _Built, variant: _Built) -> Comparison:
+    return Comparison(
+        variant.metadata.precision,
+        *measured(fp32.metrics),
+        measured(variant.metrics)[1],
+        fp32.path.stat().st_size,
+        variant.path.stat().st_size,
+        float(np.abs(fp32.probabilities - variant.probabilities).max()),
+        compare_speed(fp32.path, variant.path),
+    )
 
 
 def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
