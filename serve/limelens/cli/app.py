@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, ingesting, serving, similar, training
+from limelens.cli import answers, demo, ingesting, reporting, serving, similar, training
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app = typer.Typer(
 _LEARN, _USE = "Train and export", "Serve and ask"
 
 app.command(rich_help_panel=_LEARN)(ingesting.ingest)
+app.command(rich_help_panel=_LEARN)(reporting.inspect)
 app.command(rich_help_panel=_LEARN)(training.train)
 app.command(rich_help_panel=_LEARN)(training.evaluate)
 app.command(rich_help_panel=_LEARN)(training.export)
@@ -97,11 +98,13 @@ def main() -> None:
 
 
 _EXTRAS = {
+    "cleanlab": "train",
     "filelock": "train",
     "grpc_health": "serve-cpu",
     "grpc_reflection": "serve-cpu",
     "httpx": "train",
     "imagehash": "train",
+    "jinja2": "train",
     "matplotlib": "train",
     "onnx": "serve-cpu",
     "onnxruntime": "serve-cpu",

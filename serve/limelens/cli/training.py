@@ -334,9 +334,11 @@ def evaluate(
 
         write_predictions(evaluation, predictions, data=data)
     if report is not None:
+        from limelens.train.inspecting import inspect
         from limelens.train.report import report_on
 
-        report_on(run_or_model, evaluation, report)
+        inspection = inspect(data, images=images, run_or_model=run_or_model)
+        report_on(run_or_model, evaluation, report, inspection=inspection)
     if as_json:
         print_json(evaluation.figures)
         return

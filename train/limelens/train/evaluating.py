@@ -21,6 +21,7 @@ from limelens.train.data import read_dataset, read_examples
 from limelens.train.examples import DataError, Dataset, Example, Skipped, targets_of
 from limelens.train.label_table import SPLIT_NAMES
 from limelens.train.metrics import WANTED_ACCURACY, figures_of
+from limelens.train.model import is_bundle
 
 _BATCH: Final = 32
 
@@ -88,7 +89,7 @@ def assess(
 ) -> Evaluation:
     """As `evaluate`, with what was said of every single picture."""
     probabilities: NDArray[np.floating]
-    if _is_bundle(run_or_model):
+    if is_bundle(run_or_model):
         bundle = load_bundle(run_or_model)
         metadata = bundle.metadata
         labels, task, macro_labels = metadata.labels, metadata.task, metadata.macro_labels
@@ -158,10 +159,6 @@ def _divided_in_training(data: Path, source: Source, images: Path | None) -> Dat
         # A folder of one label, say, is fine for an evaluation and was not trained on.
         return None
     return dataset if dataset.digest == source.digest else None
-
-
-def _is_bundle(path: Path) -> bool:
-    return path.suffix == ".onnx" or (path / "model.onnx").exists()
 
 
 @dataclass(frozen=True)

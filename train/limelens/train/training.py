@@ -48,6 +48,7 @@ from limelens.train.recipe import (
     mixed_precision,
     num_correct,
 )
+from limelens.train.report import write_run_report
 from limelens.train.sampling import EpochBatches, repeats
 
 _WITHOUT_EFFECT: Final = ("num_workers",)
@@ -86,8 +87,9 @@ def train(
     """Trains on a folder or a table and writes a run.
 
     The run folder holds `config.json`, `metrics.csv`, `curves.png`, `confusion.png` (multiclass),
-    `report.json`, `best.pt` (highest validation accuracy, for multilabel lowest loss) and
-    `last.pt`. Under `torchrun` the processes share every batch, and the first one writes.
+    `report.json`, `report.html` (the best checkpoint on the validation pictures), `best.pt`
+    (highest validation accuracy, for multilabel lowest loss) and `last.pt`. Under `torchrun` the
+    processes share every batch, and the first one writes.
 
     Args:
         data: As for `read_dataset`.
@@ -493,6 +495,7 @@ def _finish(run: _Run, interrupted: bool) -> dict[str, Any]:
         plot_curves(run.rows, run.out / "curves.png")
         if "confusion" in val:
             plot_confusion(val["confusion"], run.dataset.labels, run.out / "confusion.png")
+        write_run_report(run.out, examples=run.dataset.splits["val"])
     report = {
         "run": str(run.out),
         "checkpoint": str(best if best.exists() else run.out / checkpoint.LAST),

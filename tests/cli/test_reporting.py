@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels, noisy dark and light, with splits; one picture is in both."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for label, base in (("dark", 60), ("light", 190)):
+            (folder / split / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = (rng.normal(0, 40, (10, 10, 3)) + base).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).resize((40, 40), 0).save(
+                    folder / split / label / f"{index}.png"
+                )
+    twin = (folder / "train" / "dark" / "0.png").read_bytes()
+    (folder / "train" / "light" / "twin.png").write_bytes(twin)
+    return folder
+
+
+def test_inspect_prints_one_json_document(limelens: Run, pictures: Path) -> None:
+    result = limelens("inspect", pictures, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = result.json
+    assert {
+        "data", "task", "labels", "num_pictures", "counts", "balance", "sizes", "shortcuts",
+        "duplicates", "unreadable", "unused", "suspicious",
+    } == {*found}  # fmt: skip
+    assert found["num_pictures"] == {"train": 25, "val": 12}
+    (twins,) = found["duplicates"]
+    assert (twins["kind"], twins["differ_in_label"]) == ("bytes", True)
+    assert found["suspicious"]["pictures"][0]["path"].endswith("twin.png")
+
+
+def test_inspect_tells_a_person_and_writes_a_page(
+    limelens: Run, pictures: Path, tmp_path: Path
+) -> None:
+    result = limelens("inspect", pictures, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0, result.stderr
+    assert "1 with different labels" in result.stdout
+    assert "train/light/twin.png" in result.stdout
+    assert "twin.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_evaluate_writes_predictions_and_a_page(
+    limelens: Run, pictures: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    trained = limelens(
+        "train", pictures, "--out", run, "--arch", "cnn3", "--input-size", 32, "--epochs", 2,
+        "--batch-size", 8, "--augment", "none",
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.stderr
+    table, page = tmp_path / "said.csv", tmp_path / "page.html"
+    result = limelens("evaluate", run, pictures, "--predictions", table, "--report", page, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.json["num_images"] == 12
+    with table.open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 12
+    assert "Label by label" in page.read_text(encoding="utf-8")
+    of_run = limelens("inspect", pictures, "--run", run, "--json")
+    assert of_run.json["suspicious"]["judged_by"] == "run"
+
+
+def test_inspect_of_nothing_is_one_line(limelens: Run, tmp_path: Path) -> None:
+    result = limelens("inspect", tmp_path / "nowhere", "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "is no folder" in result.stderr

@@ -1,0 +1,185 @@
+"""Labels that are probably wrong, by confident learning.
+
+A plain classifier is cross-validated on feature vectors; cleanlab compares what it says of each
+picture, never having seen it, with the label given. It knows vectors and labels, and no pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+NUM_FOLDS: Final = 5
+_MOST_COMPONENTS: Final = 64
+_LEAST_AUC: Final = 0.75
+"""A classifier that ranks a label's pictures worse than this cannot judge them."""
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """A picture whose label looks wrong.
+
+    Args:
+        index: Of the picture.
+        given: Its labels.
+        suggested: What it seems to be.
+        score: cleanlab's quality of the given label, 0 (surely wrong) to 1.
+    """
+
+    index: int
+    given: tuple[int, ...]
+    suggested: tuple[int, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """What was found.
+
+    Args:
+        errors: The most suspicious first.
+        accuracy: Of the classifier on pictures it did not see (multilabel: mean over labels and
+            pictures); where it is low, the list says little.
+        left_out: Labels that were not judged: too few pictures, or (multilabel) a classifier that
+            hardly knows them.
+    """
+
+    errors: tuple[LabelError, ...]
+    accuracy: float | None
+    left_out: tuple[int, ...]
+
+
+def find_label_errors(
+    vectors: NDArray[np.floating],
+    targets: Sequence[tuple[int, ...]],
+    num_labels: int,
+    *,
+    multilabel: bool,
+    seed: int = 0,
+) -> LabelErrors:
+    """Ranks the pictures whose labels disagree with pictures like them.
+
+    Confident learning: Northcutt et al. 2021, as cleanlab has it.
+
+    Args:
+        vectors: `(N, D)`.
+        targets: The labels of each picture; exactly one where not multilabel.
+        num_labels: C.
+        multilabel: Whether each label is a question of its own.
+        seed: Of the folds.
+    """
+    find = _multilabel if multilabel else _multiclass
+    return find(_compressed(vectors, seed), targets, num_labels, seed)
+
+
+def _multiclass(
+    vectors: NDArray[np.float64], targets: Sequence[tuple[int, ...]], num_labels: int, seed: int
+) -> LabelErrors:
+    # Imported here: it takes seconds.
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    given = np.array([own[0] for own in targets], dtype=np.int64)
+    counts = np.bincount(given, minlength=num_labels)
+    judged = np.flatnonzero(counts >= NUM_FOLDS)
+    left_out = tuple(np.flatnonzero(counts < NUM_FOLDS).tolist())
+    if len(judged) < 2:
+        return LabelErrors((), None, left_out)
+    rows = np.flatnonzero(np.isin(given, judged))
+    compact = np.searchsorted(judged, given[rows])
+    probabilities = _out_of_sample(vectors[rows], compact, seed)
+    scores = get_label_quality_scores(compact, probabilities)
+    flagged = find_label_issues(
+        compact, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    suggested = probabilities.argmax(axis=1)
+    return LabelErrors(
+        tuple(
+            LabelError(
+                int(rows[index]),
+                (int(given[rows[index]]),),
+                (int(judged[suggested[index]]),),
+                float(scores[index]),
+            )
+            for index in flagged
+            if suggested[index] != compact[index]
+        ),
+        float((suggested == compact).mean()),
+        left_out,
+    )
+
+
+def _multilabel(
+    vectors: NDArray[np.float64], targets: Sequence[tuple[int, ...]], num_labels: int, seed: int
+) -> LabelErrors:
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    table = np.zeros((len(targets), num_labels), dtype=np.int64)
+    for row, own in zip(table, targets, strict=True):
+        row[list(own)] = 1
+    positive = table.sum(axis=0)
+    left_out = np.flatnonzero(np.minimum(positive, len(table) - positive) < NUM_FOLDS)
+    flips: dict[int, set[int]] = {}
+    score_of: dict[int, float] = {}
+    right: list[float] = []
+    unclear: list[int] = []
+    # As cleanlab.multilabel_classification does it: label by label, each against the rest.
+    for label in np.setdiff1d(np.arange(num_labels), left_out).tolist():
+        given = table[:, label]
+        probabilities = _out_of_sample(vectors, given, seed)
+        if roc_auc_score(given, probabilities[:, 1]) < _LEAST_AUC:
+            unclear.append(label)
+            continue
+        right.append(float((probabilities.argmax(axis=1) == given).mean()))
+        scores = get_label_quality_scores(given, probabilities)
+        flagged = find_label_issues(
+            given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
+        for index in flagged.tolist():
+            flips.setdefault(index, set()).add(label)
+            score_of[index] = min(score_of.get(index, 1.0), float(scores[index]))
+    return LabelErrors(
+        tuple(
+            LabelError(
+                index,
+                targets[index],
+                tuple(sorted(set(targets[index]) ^ flips[index])),
+                score_of[index],
+            )
+            for index in sorted(flips, key=lambda index: score_of[index])
+        ),
+        float(np.mean(right)) if right else None,
+        tuple(sorted([*left_out.tolist(), *unclear])),
+    )
+
+
+def _compressed(vectors: NDArray[np.floating], seed: int) -> NDArray[np.float64]:
+    """The main components, once for all folds: labels have no part in them."""
+    most = min(_MOST_COMPONENTS, *vectors.shape)
+    components: NDArray[np.float64] = make_pipeline(
+        StandardScaler(), PCA(most, random_state=seed)
+    ).fit_transform(np.asarray(vectors, dtype=np.float64))
+    return components
+
+
+def _out_of_sample(
+    vectors: NDArray[np.float64], given: NDArray[np.int64], seed: int
+) -> NDArray[np.float64]:
+    """Probabilities of pictures from models that did not see them, `(N, C)`."""
+    classifier = LogisticRegression(C=0.1, max_iter=2000)
+    folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    found: NDArray[np.float64] = cross_val_predict(
+        classifier, vectors, given, cv=folds, method="predict_proba"
+    )
+    return found
