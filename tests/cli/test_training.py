@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,34 @@ def test_synthesize_draws_both_labels_for_every_split(limelens: Run, tmp_path: P
     assert result.json["num_images_per_label"] == 20
     for label in ("with_mask", "without_mask"):
         assert len(list(folder.glob(f"*/{label}/*.jpg"))) == 20
+
+
+def test_options_go_before_the_settings_file(limelens: Run, pictures: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text('arch = "cnn3"\ninput_size = 32\nepochs = 5\nbatch_size = 8\nseed = 3\n')
+    run = tmp_path / "run"
+    arguments = ("train", pictures, "--out", run, "--config", settings, "--epochs", 1)
+    assert limelens(*arguments, "--json").json["epochs"] == 1
+    config = json.loads((run / "config.json").read_text())
+    assert {name: config[name] for name in ("arch", "input_size", "epochs", "seed")} == {
+        "arch": "cnn3", "input_size": [32, 32], "epochs": 1, "seed": 3,
+    }  # fmt: skip
+    assert limelens(*arguments, "--resume", "--json").json["epochs"] == 1
+    refused = limelens(*arguments, "--resume", "--seed", 4)
+    assert refused.exit_code == 1
+    assert "was begun with seed 3, not 4" in refused.stderr
+    settings.write_text("epoch = 5\n")
+    assert "sets 'epoch'; expected one of" in limelens(*arguments).stderr
+
+
+def test_a_learning_rate_is_tried_instead_of_a_run(
+    limelens: Run, pictures: Path, tmp_path: Path
+) -> None:
+    plot = tmp_path / "rates.png"
+    found = limelens(
+        "train", pictures, "--out", tmp_path / "run", "--arch", "cnn3", "--input-size", 32,
+        "--batch-size", 8, "--find-learning-rate", plot, "--json",
+    )  # fmt: skip
+    assert 1e-6 < found.json["learning_rate"] < 1
+    assert plot.stat().st_size > 0
+    assert not (tmp_path / "run").exists()

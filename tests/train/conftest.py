@@ -33,6 +33,34 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+TAGS = ("N/A", "blue", "green", "red")
+"""Of `tagged`: the channels that a picture has; N/A of one that has none."""
+
+
+def write_tagged(path: Path, tags: set[str], seed: int) -> None:
+    """A noisy picture whose channels are light as far as it is tagged with them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    base = [190 if name in tags else 50 for name in ("red", "green", "blue")]
+    coarse = rng.normal(0, 30, (9, 9, 3)) + base
+    picture = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
+    picture.resize((40, 48), Image.Resampling.NEAREST).save(path)
+
+
+@pytest.fixture(scope="session")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Undivided data of several labels a picture: train.csv with one-hot columns, and Images."""
+    folder = tmp_path_factory.mktemp("tagged")
+    rng = np.random.default_rng(5)
+    lines = ["Id," + ",".join(TAGS)]
+    for number in range(120):
+        tags = {name for name in TAGS[1:] if rng.random() < 0.45} or {"N/A"}
+        write_tagged(folder / "Images" / f"tt{number:04}.png", tags, number)
+        lines.append(f"tt{number:04}," + ",".join(str(int(name in tags)) for name in TAGS))
+    (folder / "train.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained_run(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the smallest network on `divided`."""

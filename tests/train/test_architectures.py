@@ -33,7 +33,7 @@ def test_cnn3_is_the_articles_network() -> None:
         (16, (3, 3)), (32, (3, 3)), (64, (3, 3)),
     ]  # fmt: skip
     assert sum(isinstance(m, nn.MaxPool2d) for m in model.modules()) == 3
-    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.2]
+    assert [m.p for m in model.backbone.modules() if isinstance(m, nn.Dropout)] == [0.2]
     assert model.head.in_features == 512
 
 

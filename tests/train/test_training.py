@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
-from limelens.train import TrainConfig, checkpoint, evaluate, train
+from limelens.train import TrainConfig, checkpoint, evaluate, export, train
 from limelens.train.augmentation import PRESETS, for_evaluation, for_training
 from limelens.train.config import ConfigError
 from limelens.train.data import read_dataset
@@ -202,3 +203,66 @@ def test_the_preview_shows_originals_beside_variations(divided: Path, tmp_path: 
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 10 * 32
         assert 3 * 32 < sheet.height < 4 * 32 + 16
+
+
+def test_several_labels_are_trained_evaluated_and_exported(tagged: Path, tmp_path: Path) -> None:
+    macro = tmp_path / "macro.csv"
+    macro.write_text("label,macro\nN/A,none\nred,warm\nblue,cold\ngreen,cold\n")
+    config = replace(TINY, epochs=6, augment="none", alert_labels=("N/A",))
+    run = tmp_path / "run"
+    report = train(tagged, run, config, macro=macro)
+    assert report["val"]["task"] == "multilabel"
+    assert report["val"]["macro_auc"] > 0.8
+    assert not (run / "confusion.png").exists()
+    of_run = evaluate(run, tagged)
+    assert of_run["split"] == "test"
+    assert of_run["loss"] < of_run["base_rate_loss"]
+    exported = export(run, "tags", models=tmp_path / "models")
+    bundle = load_bundle(exported["path"], "cpu")
+    loaded = checkpoint.load(run)
+    assert bundle.task is Task.MULTILABEL
+    assert bundle.metadata.label_thresholds == pytest.approx(loaded.label_thresholds)
+    assert bundle.metadata.macro_labels == {
+        "N/A": "none", "red": "warm", "blue": "cold", "green": "cold",
+    }  # fmt: skip
+    assert bundle.metadata.alert_labels == ("N/A",)
+    of_bundle = evaluate(Path(exported["path"]), tagged)
+    for name in ("loss", "mean_average_precision", "macro_auc", "micro_f1"):
+        assert of_bundle[name] == pytest.approx(of_run[name], abs=1e-4), name
+
+
+def test_label_folders_may_be_trained_as_several_labels(divided: Path, tmp_path: Path) -> None:
+    report = train(divided, tmp_path / "run", replace(TINY, task=Task.MULTILABEL))
+    assert report["val"]["task"] == "multilabel"
+    assert checkpoint.load(tmp_path / "run").task is Task.MULTILABEL
+
+
+def test_patience_ends_a_run_that_gets_no_better(divided: Path, tmp_path: Path) -> None:
+    config = replace(TINY, epochs=9, learning_rate=1e-30, patience=2)
+    report = train(divided, tmp_path / "run", config)
+    assert report["epochs"] == 3
+    assert report["interrupted"] is False
+
+
+def test_other_labels_keep_the_backbone_of_another_run(
+    tagged: Path, trained_run: Path, tmp_path: Path
+) -> None:
+    config = replace(TINY, epochs=1, learning_rate=1e-30, start_from=str(trained_run))
+    train(tagged, tmp_path / "run", config)
+    before, after = (checkpoint.load(run).model for run in (trained_run, tmp_path / "run"))
+    for key, value in before.backbone.state_dict().items():
+        assert torch.equal(value, after.backbone.state_dict()[key]), key
+    assert after.head.weight.shape[0] == 4
+    with pytest.raises(ConfigError, match="do not fit cnn3 of 64x64; expected 32x32"):
+        train(tagged, tmp_path / "other", replace(config, input_size=(64, 64)))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_reading_processes_change_nothing(divided: Path, tmp_path: Path) -> None:
+    states = []
+    for num_workers in (0, 2):
+        run = tmp_path / str(num_workers)
+        train(divided, run, replace(TINY, num_workers=num_workers))
+        states.append(checkpoint.load(run / "last.pt").model.state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key

@@ -19,7 +19,7 @@ from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import fit, read_image
 from limelens.train.data import read_dataset, read_examples
 from limelens.train.examples import DataError, Dataset, Example, Skipped, targets_of
-from limelens.train.label_table import SPLIT_NAMES
+from limelens.train.label_table import SPLIT_NAMES, find_tables, read_label_tables
 from limelens.train.metrics import WANTED_ACCURACY, figures_of
 from limelens.train.model import is_bundle
 
@@ -154,7 +154,14 @@ def _divided_in_training(data: Path, source: Source, images: Path | None) -> Dat
     if not isinstance(seed, int):
         return None
     try:
-        dataset = read_dataset(data, seed=seed, images=images)
+        task = source.config.get("task")
+        dataset = read_dataset(
+            data,
+            seed=seed,
+            images=images,
+            task=None if task is None else Task(task),
+            val_from_train=source.config.get("val_from_train", False),
+        )
     except DataError:
         # A folder of one label, say, is fine for an evaluation and was not trained on.
         return None
@@ -191,7 +198,8 @@ def _readable(
                 f"expected a folder {split} in it"
             )
     readable: list[Example] = []
-    skipped: list[Skipped] = []
+    tables = find_tables(data)
+    skipped = list(read_label_tables(tables, images).missing) if tables else []
     for example in examples:
         try:
             read_image(example.path.read_bytes())

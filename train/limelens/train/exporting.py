@@ -43,7 +43,7 @@ from limelens.train.variants import Comparison, compare_speed, make_variant, mea
 MAX_DIFFERENCE: Final = 1e-4
 """Of probabilities, between the network and the exported graph."""
 _PLACES: Final = ("data", "images")
-"""Settings that stay out of a bundle: where data lay is nobody's business; its digest is there."""
+"""Settings that stay out of a bundle: where files lay is nobody's business; the digest is there."""
 _NO_ONE: Final = 1.2345
 MAX_ACCURACY_DROP: Final = 0.5
 """In percentage points, of a variant below fp32."""
@@ -226,13 +226,20 @@ def _metadata(name: str, loaded: checkpoint.Checkpoint, served: _Served, note: s
         limelens_version=package_version("limelens"),
         card={
             "note": note,
-            "config": {key: value for key, value in loaded.config.items() if key not in _PLACES},
+            "config": _told(loaded.config),
             "epoch": loaded.epoch,
             "num_parameters": loaded.model.num_parameters,
             "temperature": loaded.temperature,
             "val": loaded.figures,
         },
     )
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    told = {key: value for key, value in config.items() if key not in _PLACES}
+    if told.get("start_from"):
+        told["start_from"] = Path(told["start_from"]).name
+    return told
 
 
 def _compare(fp32: _Built, variant: _Built) -> Comparison:
