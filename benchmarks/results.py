@@ -66,7 +66,7 @@ class Set:
 
 SETS: Final = {
     "wine": Set((Stage("wine"),), "val", "0.99"),
-    "cats_dogs": Set((Stage("cats_dogs"),), "val", "0.70"),
+    "cats_dogs": Set((Stage("cats_dogs-first"), Stage("cats_dogs")), "val", "0.70"),
     "facemask": Set(
         (Stage("facemask-whole", scenes=False), Stage("facemask", scenes=True)), "test", "0.97"
     ),
