@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from limelens.train.data import find_splits, read_dataset, read_examples
-from limelens.train.duplicates import difference_hash, near_duplicate_groups
+from limelens.train.duplicates import look_of, near_duplicate_groups
 from limelens.train.examples import DataError
 
 
@@ -200,6 +200,21 @@ def test_a_photo_and_its_smaller_copy_are_near_duplicates() -> None:
         for _ in range(3)
     ]
     pixels = [np.asarray(p) for p in (*pictures, pictures[1].resize((64, 64)))]
-    groups = near_duplicate_groups([difference_hash(p) for p in pixels])
+    groups = near_duplicate_groups([look_of(p) for p in pixels])
     assert groups[3] == groups[1]
     assert len({int(group) for group in groups[:3]}) == 3
+
+
+def test_bottles_of_one_shape_are_not_near_duplicates() -> None:
+    rng = np.random.default_rng(1)
+    bottle = np.zeros((90, 40, 3), dtype=np.uint8)
+    bottle[:, :] = 255
+    bottle[20:85, 12:28] = (30, 60, 30)
+    bottles = []
+    for _ in range(4):
+        labelled = bottle.copy()
+        labelled[40:70, 13:27] = rng.integers(0, 256, 3)
+        bottles.append(labelled)
+    looks = [look_of(picture) for picture in bottles]
+    assert len({look.gradients for look in looks}) < 4
+    assert len(set(near_duplicate_groups(looks).tolist())) == 4

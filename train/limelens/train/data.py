@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Task
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import read_image
-from limelens.train.duplicates import difference_hash, near_duplicate_groups
+from limelens.train.duplicates import Look, look_of, near_duplicate_groups
 from limelens.train.examples import DataError, Dataset, Example, Skipped, label_counts
 from limelens.train.label_table import (
     SPLIT_NAMES,
@@ -67,7 +67,7 @@ def read_dataset(
         data: Label folders, or split folders (`train`, `val` or `validation`, `test`) of label
             folders, or a table of labels (`label_table`) or a folder that holds one. Without
             splits, examples are divided 80:10:10 by label; with `train` alone, a tenth of it
-            becomes `val`. Near-duplicates (64-bit difference hash within 4 bits) stay on one
+            becomes `val`. Near-duplicates (`duplicates`) stay on one
             side.
         seed: Of the division.
         max_skipped_share: With a larger share of unreadable pictures, the data is refused. Files
@@ -89,7 +89,7 @@ def read_dataset(
     """
     listing = _for_task(data, list_data(data, images), task)
     labels = listing.labels
-    readable, skipped, hashes, digest = _read_all(data, listing)
+    readable, skipped, looks, digest = _read_all(data, listing)
     num_found = sum(len(examples) for examples in listing.splits.values()) + len(listing.skipped)
     skipped = (*listing.skipped, *skipped)
     if len(skipped) > max_skipped_share * num_found:
@@ -99,11 +99,11 @@ def read_dataset(
             f"{max_skipped_share:.0%}; the first is {first.path}: {first.reason}"
         )
     if "all" in readable:
-        splits = divide(readable["all"], _groups(readable["all"], hashes), SHARES, seed)
+        splits = divide(readable["all"], _groups(readable["all"], looks), SHARES, seed)
     elif "val" in readable and not val_from_train:
         splits = readable
     else:
-        groups = _groups(readable["train"], hashes)
+        groups = _groups(readable["train"], looks)
         own = {"test": readable["val"]} if "val" in readable else {}
         splits = {
             **own,
@@ -117,7 +117,7 @@ def read_dataset(
         {name: tuple(examples) for name, examples in splits.items()},
         (*skipped, *_other_files(data)),
         digest,
-        _crossing(splits, hashes),
+        _crossing(splits, looks),
         listing.task,
         read_macro_labels(macro, labels) if macro else {},
     )
@@ -280,10 +280,10 @@ def _is_picture(path: Path) -> bool:
 
 
 def _crossing(
-    splits: Mapping[str, Sequence[Example]], hashes: Mapping[Path, int]
+    splits: Mapping[str, Sequence[Example]], looks: Mapping[Path, Look]
 ) -> tuple[tuple[Path, Path], ...]:
     paths = [example.path for examples in splits.values() for example in examples]
-    groups = near_duplicate_groups([hashes[path] for path in paths])
+    groups = near_duplicate_groups([looks[path] for path in paths])
     group_of = dict(zip(paths, groups.tolist(), strict=True))
     in_train = {group_of[example.path]: example.path for example in splits["train"]}
     return tuple(
@@ -344,40 +344,40 @@ def _check_labels(
 
 def _read_all(
     data: Path, listing: Listing
-) -> tuple[dict[str, list[Example]], tuple[Skipped, ...], dict[Path, int], str]:
-    """Reads every file once: what is readable, what not, hashes of pictures, the digest."""
+) -> tuple[dict[str, list[Example]], tuple[Skipped, ...], dict[Path, Look], str]:
+    """Reads every file once: what is readable, what not, looks of pictures, the digest."""
 
-    def read(example: Example) -> tuple[str, int | None, str]:
+    def read(example: Example) -> tuple[str, Look | None, str]:
         try:
             encoded = example.path.read_bytes()
         except OSError as error:
             return "", None, str(error.strerror)
         content = hashlib.sha256(encoded).hexdigest()
         try:
-            return content, difference_hash(read_image(encoded)), ""
+            return content, look_of(read_image(encoded)), ""
         except InvalidImageError as error:
             return content, None, str(error)
 
     digest = hashlib.sha256("\0".join(listing.labels).encode())
     readable: dict[str, list[Example]] = {}
     skipped: list[Skipped] = []
-    hashes: dict[Path, int] = {}
+    looks: dict[Path, Look] = {}
     with ThreadPoolExecutor() as pool:
         for split, examples in listing.splits.items():
             readable[split] = []
-            for example, (content, fingerprint, reason) in zip(
+            for example, (content, look, reason) in zip(
                 examples, pool.map(read, examples), strict=True
             ):
-                if fingerprint is None:
+                if look is None:
                     skipped.append(Skipped(example.path, reason))
                     continue
                 targets = ",".join(map(str, example.targets))
                 digest.update(f"{split}\0{targets}\0{content}\n".encode())
-                hashes[example.path] = fingerprint
+                looks[example.path] = look
                 readable[split].append(example)
     if not any(readable.values()):
         raise DataError(f"no picture in {data} can be read")
-    return readable, tuple(skipped), hashes, digest.hexdigest()
+    return readable, tuple(skipped), looks, digest.hexdigest()
 
 
 def divide(
@@ -433,5 +433,5 @@ def divide(
     }
 
 
-def _groups(examples: Sequence[Example], hashes: Mapping[Path, int]) -> NDArray[np.int32]:
-    return near_duplicate_groups([hashes[example.path] for example in examples])
+def _groups(examples: Sequence[Example], looks: Mapping[Path, Look]) -> NDArray[np.int32]:
+    return near_duplicate_groups([looks[example.path] for example in examples])

@@ -1,11 +1,13 @@
-"""Pictures that are nearly the same, found by a perceptual hash.
+"""Pictures that are nearly the same, found by a perceptual hash and a thumbnail.
 
-It knows pixels and hashes, and nothing of labels or splits.
+Of bottles on white, the hash alone calls 45,000 pairs among 736 pictures near; the thumbnails leave
+77. It knows pixels, and nothing of labels or splits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,7 +18,29 @@ from scipy.sparse.csgraph import connected_components
 
 MAX_DISTANCE: Final = 4
 """Bits of 64 in which the hashes of near-duplicates may differ."""
+MAX_DIFFERENCE: Final = 8.0
+"""Of thumbnails, each less its mean colour, on average over pixels and channels, of 255."""
+_SIDE: Final = 16
 _ROWS_AT_ONCE: Final = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What of a picture is compared with others.
+
+    Args:
+        gradients: Its 64-bit difference hash.
+        thumbnail: `(256, 3)` uint8.
+    """
+
+    gradients: int
+    thumbnail: NDArray[np.uint8]
+
+
+def look_of(pixels: NDArray[np.uint8]) -> Look:
+    """The look of a picture, `(H, W, 3)` uint8."""
+    small = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return Look(difference_hash(pixels), np.asarray(small).reshape(-1, 3))
 
 
 def difference_hash(pixels: NDArray[np.uint8]) -> int:
@@ -31,29 +55,44 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
     return int(str(imagehash.dhash(Image.fromarray(pixels))), 16)
 
 
-def near_duplicate_groups(
-    hashes: Sequence[int], max_distance: int = MAX_DISTANCE
-) -> NDArray[np.int32]:
+def near_duplicate_groups(looks: Sequence[Look]) -> NDArray[np.int32]:
     """Numbers pictures so that near-duplicates share a number.
 
     Args:
-        hashes: As from `difference_hash`.
-        max_distance: Bits that may differ.
+        looks: As from `look_of`.
 
     Returns:
         `(N,)` group of each, 0 and up.
     """
-    values = np.array(hashes, dtype=np.uint64)
+    if not looks:
+        return np.empty(0, dtype=np.int32)
+    values = np.array([look.gradients for look in looks], dtype=np.uint64)
+    thumbnails = np.stack([look.thumbnail for look in looks])
     rows: list[NDArray[np.intp]] = []
     columns: list[NDArray[np.intp]] = []
     for start in range(0, len(values), _ROWS_AT_ONCE):
         distance = np.bitwise_count(values[start : start + _ROWS_AT_ONCE, np.newaxis] ^ values)
-        row, column = np.nonzero(distance <= max_distance)
-        rows.append(row + start)
-        columns.append(column)
-    if not rows:
-        return np.empty(0, dtype=np.int32)
+        row, column = np.nonzero(distance <= MAX_DISTANCE)
+        row += start
+        once = row < column
+        row, column = row[once], column[once]
+        like = _differences(thumbnails, row, column) <= MAX_DIFFERENCE
+        rows.append(row[like])
+        columns.append(column[like])
     edges = (np.concatenate(rows), np.concatenate(columns))
     graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(len(values),) * 2)
     groups: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return groups
+
+
+def _differences(
+    thumbnails: NDArray[np.uint8], first: NDArray[np.intp], second: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Of each pair, the mean difference; in parts, as there may be many pairs."""
+    found = np.empty(len(first), dtype=np.float32)
+    for start in range(0, len(first), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        difference = thumbnails[first[part]].astype(np.float32) - thumbnails[second[part]]
+        difference -= difference.mean(axis=1, keepdims=True)
+        found[part] = np.abs(difference).mean(axis=(1, 2))
+    return found
