@@ -5,7 +5,7 @@ supports it most lie on the mask (at least half of it), how much of the positive
 there, and how well do the five strongest supporting segments cover it. Beside limelens, the lime
 package on the same model, and segments drawn at random.
 
-    LIMELENS_DATA=… python -m benchmarks.explanations [--model FILE] [--pictures 112]
+    LIMELENS_DATA=… python -m benchmarks.explanations [--hide mean blur shuffle] [--pictures 112]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final, get_args
 
 import numpy as np
 from lime.lime_image import LimeImageExplainer
@@ -24,20 +25,30 @@ from rich.console import Console
 from rich.table import Table
 
 from limelens.cli.serving import default_models
-from limelens.explain import explain
+from limelens.explain import check, explain
+from limelens.explain.methods import ExplainMethod
+from limelens.explain.neighbourhood import HideName
+from limelens.explain.segments import Method
 from limelens.serve import load_bundle
 from limelens.serve.image import fit, read_image
 
 _TOP = 5
+_NUM_RANDOM: Final = 3  # random orders of each picture: the mean is over many pictures
 
 
 def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
-    parser.add_argument("--pictures", type=int, default=112)
+    parser.add_argument("--pictures", type=int, default=112, help="how many, spread over the set")
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--hide", choices=["mean", "blur"], default="mean", help="limelens' fill")
+    parser.add_argument("--hide", choices=get_args(HideName), nargs="+", default=["mean"])
+    parser.add_argument("--method", choices=get_args(ExplainMethod), default="lime")
+    parser.add_argument("--segmentation", choices=get_args(Method), default="slic")
+    parser.add_argument("--segments", type=int, help="how many slic and grid aim for")
+    parser.add_argument(
+        "--curves", choices=get_args(HideName), help="deletion and insertion too, hiding all so"
+    )
     parser.add_argument("--no-lime", action="store_true", help="leave the lime package out")
     arguments = parser.parse_args()
     folder = os.environ.get("LIMELENS_DATA")
@@ -45,27 +56,45 @@ def main() -> None:
         sys.exit("LIMELENS_DATA is not set; it names the folder that holds mask_regions")
     bundle = load_bundle(arguments.model)
     label = bundle.labels.index("with_mask")
-    paths = sorted((Path(folder) / "mask_regions" / "images").iterdir())[: arguments.pictures]
+    paths = sorted((Path(folder) / "mask_regions" / "images").iterdir())
+    paths = paths[:: max(1, len(paths) // arguments.pictures)][: arguments.pictures]
     rng = np.random.default_rng(0)
-    rows: dict[str, list[tuple[float, float, float]]] = {}
+    rows: dict[str, list[tuple[float, ...]]] = {}
     num_recognised = 0
     for path in paths:
         fitted = fit(read_image(path.read_bytes()), bundle.metadata.resize)
         with Image.open(path.parent.parent / "regions" / f"{path.stem}.png") as region:
             mask = fitted.from_source(np.asarray(region.convert("L"))) > 127
         num_recognised += int(bundle.predict(fitted.pixels[np.newaxis])[0].argmax() == label)
-        found = explain(
-            fitted.pixels,
-            bundle.predict,
-            labels=[label],
-            num_samples=arguments.samples,
-            hide=arguments.hide,
-            seed=0,
-        )
-        weights = {one.segment: one.weight for one in found.for_label(label).weights}
-        rows.setdefault("limelens", []).append(_scores(found.segments, weights, mask))
+        for hide in arguments.hide:
+            found = explain(
+                fitted.pixels,
+                bundle.predict,
+                labels=[label],
+                num_samples=arguments.samples,
+                hide=hide,
+                method=arguments.method,
+                segmentation=arguments.segmentation,
+                num_segments=arguments.segments,
+                seed=0,
+            )
+            weights = {one.segment: one.weight for one in found.for_label(label).weights}
+            scores = _scores(found.segments, weights, mask)
+            if arguments.curves:
+                curves = check(
+                    found,
+                    bundle.predict,
+                    fitted.pixels,
+                    hide=arguments.curves,
+                    num_random=_NUM_RANDOM,
+                )
+                scores += (curves.deletion_area, curves.insertion_area)
+            rows.setdefault(f"limelens, {hide}", []).append(scores)
         shuffled = dict(zip(weights, rng.permutation(list(weights.values())), strict=True))
-        rows.setdefault("random order", []).append(_scores(found.segments, shuffled, mask))
+        scores = _scores(found.segments, shuffled, mask)
+        if arguments.curves:
+            scores += (curves.random_deletion_area, curves.random_insertion_area)
+        rows.setdefault("random order", []).append(scores)
         if not arguments.no_lime:
             theirs = LimeImageExplainer(random_state=0).explain_instance(
                 fitted.pixels,
@@ -80,7 +109,10 @@ def main() -> None:
         title=f"{bundle.name}: {len(paths)} masked faces, {num_recognised} of them recognised"
     )
     table.add_column("explained by")
-    for column in ("top segment on the mask", "positive weight on it", f"IoU of the top {_TOP}"):
+    columns = ["top segment on the mask", "positive weight on it", f"IoU of the top {_TOP}"]
+    if arguments.curves:
+        columns += ["deletion area", "insertion area"]
+    for column in columns:
         table.add_column(column, justify="right")
     for name, values in rows.items():
         table.add_row(name, *(f"{mean:.3f}" for mean in np.mean(values, axis=0)))
@@ -89,7 +121,7 @@ def main() -> None:
 
 def _scores(
     segments: NDArray[np.integer], weights: Mapping[int, float], mask: NDArray[np.bool_]
-) -> tuple[float, float, float]:
+) -> tuple[float, ...]:
     """Hit (0 or 1), share of positive weight on the mask, IoU of the top five with it."""
     share = {segment: float(mask[segments == segment].mean()) for segment in weights}
     positive = {segment: weight for segment, weight in weights.items() if weight > 0}

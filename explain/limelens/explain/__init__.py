@@ -1,5 +1,6 @@
 """LIME for image classifiers: a picture and a predict function in, an explanation out."""
 
+from limelens.explain.curves import draw_curves
 from limelens.explain.errors import (
     ExplainError,
     InvalidArgumentError,
@@ -15,6 +16,7 @@ from limelens.explain.explanation import (
     SegmentWeight,
     Timings,
 )
+from limelens.explain.faithfulness import Faithfulness, check
 from limelens.explain.fit import contrast
 from limelens.explain.fonts import MissingFontWarning
 from limelens.explain.heat_map import heat_map, side_by_side
@@ -28,6 +30,7 @@ __all__ = [
     "ExplainError",
     "ExplainOptions",
     "Explanation",
+    "Faithfulness",
     "InvalidArgumentError",
     "LabelExplanation",
     "MissingFontWarning",
@@ -37,7 +40,9 @@ __all__ = [
     "SegmentWeight",
     "Timings",
     "UnknownLabelError",
+    "check",
     "contrast",
+    "draw_curves",
     "explain",
     "explain_progressively",
     "heat_map",

@@ -1,4 +1,4 @@
-"""LIME for one picture, in the paper's order: cut, perturb, predict, weigh, fit, judge.
+"""One picture explained, in the order of LIME's paper: cut, perturb, predict, weigh, fit, judge.
 
 Knows the order of the steps. Does not know how any of them is done, what serves the model, nor
 what labels are called.
@@ -19,6 +19,13 @@ from limelens.explain import segments as cutting
 from limelens.explain.errors import InvalidArgumentError, UnknownLabelError
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, Timings
 from limelens.explain.fit import fit_labels
+from limelens.explain.methods import (
+    Design,
+    ExplainMethod,
+    occlusion_design,
+    rise_design,
+    shap_design,
+)
 from limelens.explain.neighbourhood import Sampling
 from limelens.explain.picture import as_rgb
 from limelens.explain.prediction import Predict, Predictions, Progress
@@ -43,6 +50,7 @@ def explain(
     image: Any,
     predict: Predict,
     *,
+    method: ExplainMethod = "lime",
     labels: Sequence[int] | None = None,
     top_labels: int | None = None,
     segmentation: Method | None = None,
@@ -74,6 +82,12 @@ def explain(
         predict: `(N, H, W, 3)` uint8 -> `(N, C)` probabilities. An integer attribute
             `max_concurrency` above 1 lets it be called from that many threads at once; the answer
             stays the same.
+        method: how segments are weighed: "lime"; "kernel_shap" (Shapley values: intercept plus
+            weights equal the probability; exact where `num_samples` reaches 2^K for K segments);
+            "occlusion" (how far the probability drops when one segment is hidden: K + 1 samples,
+            with "shuffle" as many rounds of K as `num_samples` holds); "rise" (mean probability
+            over random masks that show a segment, less that over those that hide it). The others
+            ignore kernel_width, distance and alpha.
         labels: columns of `predict` to explain; unset: the `top_labels` most probable.
         top_labels: how many of the most probable labels to explain: 1, or 5 in compat mode.
         segmentation: how to cut the picture: "slic" (the default), "quickshift" (compat mode's
@@ -85,7 +99,8 @@ def explain(
         max_segments: refuse a picture of more segments, 4096 at most.
         num_samples: perturbed pictures to predict, the unperturbed one among them. With
             `stability` see `max_samples`.
-        hide: what a hidden segment looks like: "mean" (its mean colour), "blur" or `(r, g, b)`.
+        hide: what a hidden segment looks like: "mean" (its mean colour), "blur", "shuffle" (soft
+            tiles from anywhere in the picture, others for each sample) or `(r, g, b)`.
         kernel_width: width of the proximity kernel, in units of `distance`.
         distance: "cosine", or "euclidean" alias "l2" (the square root of the number of hidden
             segments: raise kernel_width to match).
@@ -119,6 +134,7 @@ def explain(
         Exception: whatever `predict`, `progress` or `check` raises, once no thread is left running.
     """
     options = ExplainOptions(
+        method=method,
         labels=labels,
         top_labels=top_labels,
         segmentation=segmentation,
@@ -196,23 +212,36 @@ def _explanations(
             f"{settings.max_segments} are explained: cut it into fewer",
         )
     settings.check()
-    fudged = neighbourhood.fudge(pixels, segmentation, settings.hide, truncate=settings.like_lime)
     clock.lap("segment")
 
-    num_samples, num_segments = settings.num_samples, segmentation.num_segments
+    num_segments = segmentation.num_segments
     sampling = _sampling(settings, num_segments)
-    visible = _draw(settings, num_segments, sampling)
-    weights = proximity(distances(visible, settings.distance), settings.kernel_width)
+    design = _draw(settings, num_segments, sampling)
+    visible = design.visible
+    num_samples = visible.shape[0]
+    if design.complete:
+        sampling = "independent"
+    fill = neighbourhood.fill(
+        pixels,
+        segmentation,
+        settings.hide,
+        num_samples=num_samples,
+        sampling=sampling,
+        seed=settings.seed or 0,
+        truncate=settings.like_lime,
+    )
     settings.check()
     predictions = Predictions(
         predict,
-        neighbourhood.perturbation(pixels, fudged, segmentation),
+        neighbourhood.perturbation(pixels, fill, segmentation),
         visible,
-        batch_size=settings.batch_size,
+        # KernelSHAP needs the picture and its absence, deadline or not.
+        batch_size=max(settings.batch_size, 2 if settings.method == "kernel_shap" else 1),
         check_labels=lambda num_labels: _check_labels(settings.labels, num_labels),
         check=settings.check,
         progress=settings.progress,
     )
+    in_rounds = in_rounds and not (design.complete and fill.corners is None)
     for target in _rounds(num_samples, num_segments) if in_rounds else [num_samples]:
         predictions.advance(target, deadline)
         clock.lap("predict")
@@ -221,9 +250,11 @@ def _explanations(
         samples = Samples(
             visible=visible[:num_done],
             probabilities=predictions.probabilities,
-            weights=weights[:num_done],
+            weights=design.weights[:num_done],
             columns=segmentation.ids,
             alpha=settings.alpha,
+            method=settings.method,
+            exact=design.complete and fill.corners is None and not late,
         )
         explanations = fit_labels(
             samples,
@@ -245,9 +276,11 @@ def _explanations(
             seed=settings.seed,
             sampling=sampling,
             explanations=explanations,
-            warnings=segmentation.warnings + _warnings(settings, samples, explanations, late=late),
+            warnings=segmentation.warnings
+            + _warnings(settings, samples, explanations, num_samples, late=late),
             timings_ms=clock.timings(),
             samples=samples,
+            hide=settings.hide,
         )
         clock.resume()
         if late or stable:
@@ -298,11 +331,21 @@ def _sampling(settings: Settings, num_segments: int) -> Sampling:
     return "independent"
 
 
-def _draw(settings: Settings, num_segments: int, sampling: Sampling) -> NDArray[np.bool_]:
+def _draw(settings: Settings, num_segments: int, sampling: Sampling) -> Design:
+    num_samples, rng = settings.num_samples, np.random.default_rng(settings.seed)
+    if settings.method == "kernel_shap":
+        return shap_design(rng, num_samples, num_segments, sampling)
+    if settings.method == "occlusion":
+        repeated = settings.hide == "shuffle"
+        return occlusion_design(num_samples, num_segments, repeated=repeated)
+    if settings.method == "rise":
+        return rise_design(rng, num_samples, num_segments, sampling)
     if settings.state is not None:
-        return neighbourhood.draw_like_lime(settings.state, settings.num_samples, num_segments)
-    rng = np.random.default_rng(settings.seed)
-    return neighbourhood.draw(rng, settings.num_samples, num_segments, sampling)
+        visible = neighbourhood.draw_like_lime(settings.state, num_samples, num_segments)
+    else:
+        visible = neighbourhood.draw(rng, num_samples, num_segments, sampling)
+    near = proximity(distances(visible, settings.distance), settings.kernel_width)
+    return Design(visible, near, complete=False)
 
 
 def _rounds(num_samples: int, num_segments: int) -> list[int]:
@@ -337,6 +380,7 @@ def _warnings(
     settings: Settings,
     samples: Samples,
     explanations: tuple[LabelExplanation, ...],
+    most_samples: int,
     *,
     late: bool,
 ) -> tuple[str, ...]:
@@ -352,13 +396,16 @@ def _warnings(
             f"There are only {num_segments} segments, so the explanation is coarse. Ask for more "
             f"segments or give your own."
         )
-    effective = effective_samples(samples.weights)
-    if num_samples < _FEW_SAMPLES * num_segments:
+    if samples.exact or samples.method == "occlusion":
+        pass  # few are enough
+    elif num_samples < _FEW_SAMPLES * num_segments:
         found.append(
             f"{num_samples} samples are few for {num_segments} segments: the weights are mostly "
             f"noise. Use at least {_FEW_SAMPLES * num_segments} samples, or fewer segments."
         )
-    elif effective < min(num_segments + 1, num_samples / 10):
+    elif samples.method == "lime" and (effective := effective_samples(samples.weights)) < min(
+        num_segments + 1, num_samples / 10
+    ):
         found.append(
             f"Most samples count for nothing: the {num_samples} samples weigh as much as "
             f"{effective:.1f}. Raise kernel_width ({settings.kernel_width:g} now) to suit the "
@@ -380,7 +427,7 @@ def _warnings(
         if (
             settings.stability is not None
             and one.stability < settings.stability
-            and (late or num_samples == settings.num_samples)
+            and (late or num_samples == most_samples)
         ):
             tied = ", ".join(map(str, one.ties))
             found.append(
@@ -391,6 +438,6 @@ def _warnings(
     if late:
         found.append(
             f"The deadline of {settings.deadline_ms:g} ms passed after {num_samples} of "
-            f"{settings.num_samples} samples."
+            f"{most_samples} samples."
         )
     return tuple(found)

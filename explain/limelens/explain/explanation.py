@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.errors import UnknownLabelError
-from limelens.explain.neighbourhood import Sampling
+from limelens.explain.methods import ExplainMethod
+from limelens.explain.neighbourhood import Hide, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class SegmentWeight:
     Attributes:
         segment: its id in `Explanation.segments`.
         weight: how much showing it raises the label's probability in the linear surrogate.
-        std_error: by how much the weight would vary with another seed, one standard deviation.
+        std_error: by how much the weight would vary with another seed, one standard deviation; 0
+            where every seed gives the same.
     """
 
     segment: int
@@ -84,9 +86,11 @@ class Samples:
     Attributes:
         visible: `(N, K)` bool, which segments each sample shows; row 0 shows all.
         probabilities: `(N, C)` float, the model's answers for all labels.
-        weights: `(N,)` float64, the samples' proximity, 0 to 1.
+        weights: `(N,)` float64, what each sample counts: for lime its proximity, 0 to 1.
         columns: `(K,)` int32, the segment id of each column of `visible`.
-        alpha: the ridge penalty of the fits.
+        alpha: the ridge penalty of lime's fits.
+        method: what they were drawn for.
+        exact: every seed gives these samples and answers.
     """
 
     visible: NDArray[np.bool_]
@@ -94,6 +98,8 @@ class Samples:
     weights: NDArray[np.float64]
     columns: NDArray[np.int32]
     alpha: float
+    method: ExplainMethod = "lime"
+    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -111,6 +117,7 @@ class Explanation:
         warnings: sentences that a reader of the explanation should see.
         timings_ms: where the time went.
         samples: the raw material, for further labels or contrasts without asking the model again.
+        hide: what hidden segments looked like.
     """
 
     image_size: tuple[int, int]
@@ -123,6 +130,12 @@ class Explanation:
     warnings: tuple[str, ...]
     timings_ms: Timings
     samples: Samples = field(repr=False)
+    hide: Hide = "mean"
+
+    @property
+    def method(self) -> ExplainMethod:
+        """How the segments were weighed."""
+        return self.samples.method
 
     def for_label(self, label: int) -> LabelExplanation:
         """The explanation of one label.

@@ -6,13 +6,14 @@ Knows samples. Does not know pictures, nor asks the model.
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.explain import methods
 from limelens.explain.errors import UnknownLabelError
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, SegmentWeight
+from limelens.explain.methods import Estimate
 from limelens.explain.neighbourhood import Sampling
 from limelens.explain.selection import FeatureSelection, select
-from limelens.explain.stability import covariance, expected_agreement, ties, top_k
+from limelens.explain.stability import expected_agreement, ties, top_k
 from limelens.explain.stopping import Check, go_on
-from limelens.explain.surrogate import Surrogate, ridge
 
 _JUDGING_SEED = 20160813  # stability is judged by the same draws in every run and round
 
@@ -99,11 +100,11 @@ def _fit_targets(
     if feature_selection == "none" or (
         num_kept == num_segments and feature_selection != "lasso_path"
     ):
-        fitted = ridge(samples.visible, targets, samples.weights, samples.alpha, check)
         every = np.arange(num_segments)
+        estimates = _estimates(samples, samples.visible, targets, sampling, check)
         return tuple(
-            _finish(samples, samples.visible, fitted, place, every, targets, name, sampling, check)
-            for place, name in enumerate(names)
+            _finish(samples, estimate, every, float(targets[0, place]), name)
+            for place, (estimate, name) in enumerate(zip(estimates, names, strict=True))
         )
     found = []
     for place, name in enumerate(names):
@@ -112,27 +113,40 @@ def _fit_targets(
             feature_selection, samples.visible, target[:, 0], samples.weights, num_kept, check
         )
         visible = samples.visible[:, chosen]
-        fitted = ridge(visible, target, samples.weights, samples.alpha, check)
-        found.append(_finish(samples, visible, fitted, 0, chosen, target, name, sampling, check))
+        (estimate,) = _estimates(samples, visible, target, sampling, check)
+        found.append(_finish(samples, estimate, chosen, float(target[0, 0]), name))
     return tuple(found)
+
+
+def _estimates(
+    samples: Samples,
+    visible: NDArray[np.bool_],
+    targets: NDArray[np.float64],
+    sampling: Sampling,
+    check: Check,
+) -> list[Estimate]:
+    weights = samples.weights
+    if samples.method == "kernel_shap":
+        return methods.kernel_shap(visible, targets, weights, sampling=sampling, check=check)
+    if samples.method == "occlusion":
+        return methods.occlusion(visible, targets)
+    if samples.method == "rise":
+        return methods.rise(visible, targets, weights, sampling=sampling, check=check)
+    return methods.lime(visible, targets, weights, samples.alpha, sampling=sampling, check=check)
 
 
 def _finish(
     samples: Samples,
-    visible: NDArray[np.bool_],
-    fitted: Surrogate,
-    place: int,
+    estimate: Estimate,
     chosen: NDArray[np.intp],
-    targets: NDArray[np.float64],
+    probability: float,
     name: tuple[int, int | None],
-    sampling: Sampling,
-    check: Check,
 ) -> LabelExplanation:
-    coefficients = fitted.coefficients[:, place]
-    paired = sampling == "paired"
-    spread = covariance(fitted, place, visible, samples.weights, paired=paired, check=check)
+    coefficients, spread = estimate.coefficients, estimate.covariance
+    if samples.exact:
+        spread = np.zeros_like(spread)
     k = top_k(coefficients.size)
-    stability = expected_agreement(coefficients, spread, k, np.random.default_rng(_JUDGING_SEED))
+    judge = np.random.default_rng(_JUDGING_SEED)
     order = np.argsort(-np.abs(coefficients), kind="stable")
     weights = coefficients[order]
     std_errors = np.sqrt(np.diag(spread))[order]
@@ -140,12 +154,12 @@ def _finish(
     return LabelExplanation(
         label=name[0],
         against=name[1],
-        probability=float(targets[0, place]),
-        intercept=float(fitted.intercept[place]),
-        local_prediction=float(fitted.local_prediction[place]),
-        score=float(fitted.score[place]),
-        stability=stability,
+        probability=probability,
+        intercept=estimate.intercept,
+        local_prediction=float(estimate.intercept + coefficients.sum()),
+        score=estimate.score,
+        stability=1.0 if samples.exact else expected_agreement(coefficients, spread, k, judge),
         top_k=k,
-        ties=tuple(segments[ties(weights, std_errors, k)].tolist()),
+        ties=() if samples.exact else tuple(segments[ties(weights, std_errors, k)].tolist()),
         weights=tuple(map(SegmentWeight, segments.tolist(), weights.tolist(), std_errors.tolist())),
     )

@@ -13,7 +13,11 @@ from PIL import Image, ImageFilter
 from limelens.explain.segments import Segmentation
 
 Sampling = Literal["paired", "independent"]
-Hide = Literal["mean", "blur"] | tuple[int, int, int]
+HideName = Literal["mean", "blur", "shuffle"]
+Hide = HideName | tuple[int, int, int]
+
+_TILES = 18  # of a shuffled picture, along its shorter side
+_CANVAS = 3  # times the picture's sides: windows of two samples then seldom share much
 
 
 def draw(
@@ -56,21 +60,47 @@ def draw_like_lime(
     return visible
 
 
-def fudge(
-    image: NDArray[np.uint8], segmentation: Segmentation, hide: Hide, *, truncate: bool = False
-) -> NDArray[np.uint8]:
-    """The picture with everything hidden.
+@dataclass(frozen=True, eq=False)
+class Fill:
+    """What stands where segments are hidden.
+
+    Attributes:
+        canvas: `(H', W', 3)` uint8, of the picture's size or larger.
+        corners: `(N, 2)` intp, where each sample's window of the canvas begins, or None where the
+            canvas has the picture's size and all samples share it.
+    """
+
+    canvas: NDArray[np.uint8]
+    corners: NDArray[np.intp] | None = None
+
+
+def fill(
+    image: NDArray[np.uint8],
+    segmentation: Segmentation,
+    hide: Hide,
+    *,
+    num_samples: int,
+    sampling: Sampling = "independent",
+    seed: int = 0,
+    truncate: bool = False,
+) -> Fill:
+    """What hidden segments show, for every sample.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
         segmentation: its segments.
         hide: "mean" paints each segment in its mean colour, "blur" blurs away what is as small as
-            a segment, and `(r, g, b)` paints that colour.
+            a segment, `(r, g, b)` paints that colour, and "shuffle" puts soft tiles from anywhere
+            in the picture there, others for each sample.
+        num_samples: N.
+        sampling: the two rows of a pair get the same tiles.
+        seed: of the tiles. A smaller number of samples gets the first of a larger one's.
         truncate: round means down, as lime does, instead of to the nearest.
-
-    Returns:
-        `(H, W, 3)` uint8.
     """
+    if hide == "shuffle":
+        # Apart from the stream of the rows: they are then the same whatever hides.
+        rng = np.random.default_rng([seed, _TILES])
+        return _shuffled(image, num_samples, sampling, rng)
     if hide == "mean":
         ids, index = np.unique(segmentation.labels, return_inverse=True)
         flat = index.ravel()
@@ -78,12 +108,40 @@ def fudge(
         sums = [np.bincount(flat, image[..., c].ravel(), minlength=ids.size) for c in range(3)]
         means = np.stack(sums, axis=1) / counts[:, np.newaxis]
         colours = (means if truncate else np.rint(means)).astype(np.uint8)
-        return np.ascontiguousarray(colours[flat].reshape(image.shape))
+        return Fill(np.ascontiguousarray(colours[flat].reshape(image.shape)))
     if hide == "blur":
         height, width = image.shape[:2]
-        sigma = 0.8 * (height * width / segmentation.num_segments) ** 0.5
-        return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
-    return np.broadcast_to(np.array(hide, dtype=np.uint8), image.shape).copy()
+        return Fill(_blurred(image, 0.8 * (height * width / segmentation.num_segments) ** 0.5))
+    return Fill(np.broadcast_to(np.array(hide, dtype=np.uint8), image.shape).copy())
+
+
+def _shuffled(
+    image: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
+) -> Fill:
+    """Tiles from anywhere in the picture, softened so that no edge between them is seen.
+
+    One canvas much larger than the picture, of which each sample sees a window of its own: moving
+    a window is free, laying tiles anew costs as much as asking a small model.
+    """
+    height, width = image.shape[:2]
+    side = max(1, round(min(height, width) / _TILES))
+    rows, cols = -(-_CANVAS * height // side), -(-_CANVAS * width // side)
+    top = rng.integers(0, height - side + 1, size=(rows, cols))
+    left = rng.integers(0, width - side + 1, size=(rows, cols))
+    within = np.arange(side)
+    y = top[:, np.newaxis, :, np.newaxis] + within[:, np.newaxis, np.newaxis]
+    x = left[:, np.newaxis, :, np.newaxis] + within
+    canvas = image[y, x].reshape(rows * side, cols * side, 3)
+    num_windows = num_samples if sampling == "independent" else (num_samples + 1) // 2
+    spare = (canvas.shape[0] - height + 1, canvas.shape[1] - width + 1)
+    corners = rng.integers(0, spare, size=(num_windows, 2))
+    if sampling == "paired":
+        corners = np.repeat(corners, 2, axis=0)[:num_samples]
+    return Fill(_blurred(canvas, side / 4), corners)
+
+
+def _blurred(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,24 +152,23 @@ class Perturbation:
     each run's byte: 0.01 ms for a 224x224 picture, where indexing pixel by pixel takes 0.3 ms.
 
     Attributes:
-        shape: H, W, 3.
-        fudged: `(H*W*3,)` uint8, the hidden picture.
-        difference: `(H*W*3,)` uint8, the picture xor the hidden picture.
+        image: `(H, W, 3)` uint8, the picture.
+        fill: what stands where it is hidden.
         run_columns: `(R,)` the column of each run, K where nothing hides it.
         run_lengths: `(R,)` its length in bytes.
     """
 
-    shape: tuple[int, int, int]
-    fudged: NDArray[np.uint8]
-    difference: NDArray[np.uint8]
+    image: NDArray[np.uint8]
+    fill: Fill
     run_columns: NDArray[np.intp]
     run_lengths: NDArray[np.intp]
 
-    def pictures(self, visible: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def pictures(self, visible: NDArray[np.bool_], first: int = 0) -> NDArray[np.uint8]:
         """One picture per row.
 
         Args:
             visible: `(B, K)` bool.
+            first: which sample the first of these rows is.
 
         Returns:
             `(B, H, W, 3)` uint8, a new array.
@@ -119,29 +176,35 @@ class Perturbation:
         masks = np.full((visible.shape[0], visible.shape[1] + 1), 255, dtype=np.uint8)
         masks[:, :-1] *= visible
         pixels = np.repeat(masks[:, self.run_columns], self.run_lengths, axis=1)
-        np.bitwise_and(pixels, self.difference, out=pixels)
-        np.bitwise_xor(pixels, self.fudged, out=pixels)
-        return pixels.reshape(-1, *self.shape)
+        pictures = pixels.reshape(-1, *self.image.shape)
+        corners = self.fill.corners
+        if corners is None:
+            np.bitwise_and(pictures, self.image ^ self.fill.canvas, out=pictures)
+            np.bitwise_xor(pictures, self.fill.canvas, out=pictures)
+            return pictures
+        height, width = self.image.shape[:2]
+        windows = corners[first : first + visible.shape[0]].tolist()
+        for picture, (top, left) in zip(pictures, windows, strict=True):
+            hidden = self.fill.canvas[top : top + height, left : left + width]
+            np.bitwise_and(picture, self.image ^ hidden, out=picture)
+            np.bitwise_xor(picture, hidden, out=picture)
+        return pictures
 
 
-def perturbation(
-    image: NDArray[np.uint8], fudged: NDArray[np.uint8], segmentation: Segmentation
-) -> Perturbation:
+def perturbation(image: NDArray[np.uint8], fill: Fill, segmentation: Segmentation) -> Perturbation:
     """Prepare, once per picture, what every sample needs.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        fudged: the same, all hidden.
+        fill: what hidden segments show.
         segmentation: the segments.
     """
     columns = segmentation.columns.ravel()
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
     lengths = np.diff(starts, append=columns.size)
-    height, width = image.shape[:2]
     return Perturbation(
-        shape=(height, width, 3),
-        fudged=fudged.ravel(),
-        difference=(image ^ fudged).ravel(),
+        image=image,
+        fill=fill,
         run_columns=columns[starts],
         run_lengths=(lengths * 3).astype(np.intp),
     )

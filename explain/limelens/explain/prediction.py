@@ -107,7 +107,7 @@ class Predictions:
             if late or stopped.is_set():
                 return None
             try:
-                pictures = self._perturbation.pictures(self._visible[start:stop])
+                pictures = self._perturbation.pictures(self._visible[start:stop], start)
                 self._store(start, self._predict(pictures), stop)
             except BaseException:
                 stopped.set()  # at once: the caller's thread may take a while to learn of it

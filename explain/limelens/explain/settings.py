@@ -6,12 +6,13 @@ Knows the arguments of `explain` and what lime's defaults are. Does not know the
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, TypeVar, get_args
+from typing import Any, Literal, TypedDict, TypeVar, cast, get_args
 
 import numpy as np
 
 from limelens.explain.errors import InvalidArgumentError
-from limelens.explain.neighbourhood import Hide
+from limelens.explain.methods import ExplainMethod
+from limelens.explain.neighbourhood import Hide, HideName
 from limelens.explain.prediction import Progress
 from limelens.explain.proximity import Distance
 from limelens.explain.segments import Method
@@ -28,6 +29,7 @@ _T = TypeVar("_T", bound=str)
 class ExplainOptions(TypedDict, total=False):
     """The keyword arguments of `explain`, which says what each of them means."""
 
+    method: ExplainMethod
     labels: Sequence[int] | None
     top_labels: int | None
     segmentation: Method | None
@@ -58,6 +60,7 @@ class Settings:
     """The arguments of `explain`, all of them decided.
 
     Attributes:
+        method: how segments are weighed.
         labels: the labels to explain, or None for the `top_labels` most probable.
         top_labels: how many, where `labels` is None.
         segmentation: the algorithm, unless `segments` is given.
@@ -83,6 +86,7 @@ class Settings:
         check: may stop the work.
     """
 
+    method: ExplainMethod
     labels: tuple[int, ...] | None
     top_labels: int
     segmentation: Method
@@ -141,9 +145,22 @@ def settle(options: ExplainOptions) -> Settings:
         )
     if like_lime and sampling == "paired":
         raise InvalidArgumentError("sampling", "lime draws independent rows: leave sampling unset")
-    if like_lime and hide == "blur":
+    if like_lime and hide in ("blur", "shuffle"):
         raise InvalidArgumentError(
-            "hide", "lime hides with 'mean' or a colour; 'blur' needs compat=None"
+            "hide", f"lime hides with 'mean' or a colour; {hide!r} needs compat=None"
+        )
+    method = _choice("method", options["method"], get_args(ExplainMethod))
+    if like_lime and method != "lime":
+        raise InvalidArgumentError(
+            "method", f"method is {method!r}, which compat='lime' does not have: set one of them"
+        )
+    if method != "lime" and (
+        num_features is not None or options["feature_selection"] not in (None, "none")
+    ):
+        raise InvalidArgumentError(
+            "feature_selection",
+            f"method {method!r} weighs every segment: leave feature_selection and num_features "
+            f"unset, or use method 'lime'",
         )
     if max_samples is not None and stability is None:
         raise InvalidArgumentError(
@@ -167,6 +184,7 @@ def settle(options: ExplainOptions) -> Settings:
     default_method = "quickshift" if like_lime else "slic"
     default_selection = "auto" if like_lime else "none"
     return Settings(
+        method=method,
         labels=None if labels is None else _labels(labels),
         top_labels=_whole(
             "top_labels", (5 if like_lime else 1) if top_labels is None else top_labels, 1
@@ -239,11 +257,10 @@ def _labels(labels: Sequence[int]) -> tuple[int, ...]:
 
 
 def _hide(hide: str | Sequence[int]) -> Hide:
-    if hide == "mean":
-        return "mean"
-    if hide == "blur":
-        return "blur"
-    expected = "expected 'mean', 'blur' or three integers (r, g, b) from 0 to 255"
+    for name in get_args(HideName):
+        if hide == name:
+            return cast(HideName, name)
+    expected = "expected 'mean', 'blur', 'shuffle' or three integers (r, g, b) from 0 to 255"
     if isinstance(hide, str) or len(hide) != 3:
         raise InvalidArgumentError("hide", f"hide is {hide!r}; {expected}")
     red, green, blue = (_whole("hide", value, 0) for value in hide)

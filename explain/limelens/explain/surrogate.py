@@ -58,11 +58,6 @@ class Surrogate:
     inverse: NDArray[np.float64]
     degrees: float
 
-    @property
-    def local_prediction(self) -> NDArray[np.float64]:
-        """`(L,)` what the surrogate says of the unperturbed picture."""
-        return np.asarray(self.intercept + self.coefficients.sum(axis=0))
-
 
 def block_rows(num_segments: int) -> int:
     """How many rows to take at a time: even, so that pairs stay together.

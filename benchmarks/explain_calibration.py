@@ -1,0 +1,142 @@
+"""Whether the stability that an explanation states is the stability that comes.
+
+An explanation says how much of its five strongest segments would come again with another seed.
+Here other seeds are taken: over real pictures and several numbers of samples, the stated figure
+beside the mean Jaccard index of the top five between seeds. Each seed's run is predicted once, at
+the largest number of samples: a smaller run is its beginning.
+
+    LIMELENS_DATA=… python -m benchmarks.explain_calibration [--pictures 16] [--hide mean]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from limelens.cli.serving import default_models
+from limelens.explain import Explanation, LabelExplanation, explain
+from limelens.explain.fit import fit_labels
+from limelens.serve import load_bundle
+from limelens.serve.image import fit, read_image
+
+SIZES = (250, 500, 1000, 2000)
+_TOP = 5
+_BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def main() -> None:
+    """Measures and prints two tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--hide", choices=["mean", "blur", "shuffle"], default="mean")
+    parser.add_argument("--method", choices=["lime", "kernel_shap", "rise"], default="lime")
+    parser.add_argument("--sampling", choices=["paired", "independent"], default="paired")
+    arguments = parser.parse_args()
+    bundle = load_bundle(arguments.model)
+    stated: list[list[float]] = []
+    came: list[list[float]] = []
+    for path in real_pictures(arguments.pictures):
+        fitted = fit(read_image(path.read_bytes()), bundle.metadata.resize)
+        runs = [
+            explain(
+                fitted.pixels,
+                bundle.predict,
+                num_samples=SIZES[-1],
+                hide=arguments.hide,
+                method=arguments.method,
+                sampling=arguments.sampling,
+                seed=seed,
+            )
+            for seed in range(arguments.seeds)
+        ]
+        stated.append([])
+        came.append([])
+        for size in SIZES:
+            shorter = [_beginning(run, size) for run in runs]
+            stated[-1].append(float(np.mean([one.stability for one in shorter])))
+            came[-1].append(agreement([_top(one) for one in shorter]))
+    _print(np.array(stated), np.array(came), arguments, bundle.name)
+
+
+def real_pictures(count: int) -> list[Path]:
+    """Pictures of the set `mask_regions`, spread over all of it."""
+    folder = os.environ.get("LIMELENS_DATA")
+    if not folder:
+        sys.exit("LIMELENS_DATA is not set; it names the folder that holds mask_regions")
+    paths = sorted((Path(folder) / "mask_regions" / "images").iterdir())
+    return paths[:: max(1, len(paths) // count)][:count]
+
+
+def agreement(tops: Sequence[set[int]]) -> float:
+    """The mean Jaccard index of all pairs."""
+    pairs = itertools.combinations(tops, 2)
+    return float(np.mean([len(one & other) / len(one | other) for one, other in pairs]))
+
+
+def _beginning(run: Explanation, size: int) -> LabelExplanation:
+    samples = replace(
+        run.samples,
+        visible=run.samples.visible[:size],
+        probabilities=run.samples.probabilities[:size],
+        weights=run.samples.weights[:size],
+    )
+    (found,) = fit_labels(samples, (run.explanations[0].label,), sampling=run.sampling)
+    return found
+
+
+def _top(one: LabelExplanation) -> set[int]:
+    return {weight.segment for weight in one.weights[:_TOP]}
+
+
+def _print(
+    stated: NDArray[np.float64], came: NDArray[np.float64], arguments: Any, name: str
+) -> None:
+    console = Console(highlight=False)
+    how = f"{arguments.method}, {arguments.hide}, {arguments.sampling}"
+    table = Table(
+        title=f"{name}: {len(stated)} pictures, {arguments.seeds} seeds, {how}",
+    )
+    table.add_column("samples", justify="right")
+    for column in ("stated", "came", "gap"):
+        table.add_column(column, justify="right")
+    for size, one, other in zip(SIZES, stated.mean(axis=0), came.mean(axis=0), strict=True):
+        table.add_row(str(size), f"{one:.3f}", f"{other:.3f}", f"{one - other:+.3f}")
+    console.print(table)
+    table = Table(title="by stated stability (a picture at a number of samples)")
+    for column in ("stated from", "to", "cases", "mean stated", "mean came", "gap"):
+        table.add_column(column, justify="right")
+    for low, high in itertools.pairwise(_BINS):
+        inside = (stated >= low) & ((stated < high) | (high == _BINS[-1]))
+        if inside.any():
+            one, other = stated[inside].mean(), came[inside].mean()
+            table.add_row(
+                f"{low:.1f}",
+                f"{high:.1f}",
+                str(np.count_nonzero(inside)),
+                f"{one:.3f}",
+                f"{other:.3f}",
+                f"{one - other:+.3f}",
+            )
+    console.print(table)
+    flat = np.corrcoef(stated.ravel(), came.ravel())[0, 1]
+    console.print(
+        f"correlation {flat:.2f}, mean gap {np.mean(stated - came):+.3f}, mean absolute gap "
+        f"{np.mean(np.abs(stated - came)):.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

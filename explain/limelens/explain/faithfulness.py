@@ -1,0 +1,217 @@
+"""Whether an explanation is faithful: does the model follow the segments in the order it gives?
+
+Deletion hides the segments that speak most for the label first; the faster the probability falls,
+the better. Insertion begins with nothing and shows them first; the faster it rises, the better.
+Both are put beside random orders on the same model and fill, without which an area says nothing.
+Knows explanations and the model. Does not know how the weights were found.
+
+    Petsiuk, Das, Saenko: RISE, BMVC 2018, section 4.1. https://arxiv.org/abs/1806.07421
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.explain.errors import InvalidArgumentError
+from limelens.explain.explanation import Explanation
+from limelens.explain.neighbourhood import Hide, fill, perturbation
+from limelens.explain.picture import as_rgb
+from limelens.explain.prediction import Predict, Predictions
+from limelens.explain.segments import known
+from limelens.explain.stopping import Check, go_on
+
+
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """Deletion and insertion curves of one label, and those of random orders.
+
+    Attributes:
+        label: column of `predict`.
+        hide: what hidden segments looked like.
+        changed_share: K + 1 numbers from 0 to 1, the share of the segments' pixels that have been
+            hidden (deletion) or shown (insertion) at each point of the curves.
+        deletion: K + 1 probabilities, from the whole picture to nothing.
+        insertion: K + 1 probabilities, from nothing to the whole picture.
+        random_deletion: the mean over random orders, at the same shares.
+        random_insertion: likewise.
+        deletion_area: area under `deletion`; small is good.
+        insertion_area: area under `insertion`; large is good.
+        random_deletion_area: the mean over random orders.
+        random_insertion_area: likewise.
+        random_deletion_spread: the standard deviation over random orders.
+        random_insertion_spread: likewise.
+        num_random: how many random orders there were.
+        num_samples: how many pictures the model was shown.
+        seed: of the random orders.
+    """
+
+    label: int
+    hide: Hide
+    changed_share: tuple[float, ...]
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+    random_deletion: tuple[float, ...]
+    random_insertion: tuple[float, ...]
+    deletion_area: float
+    insertion_area: float
+    random_deletion_area: float
+    random_insertion_area: float
+    random_deletion_spread: float
+    random_insertion_spread: float
+    num_random: int
+    num_samples: int
+    seed: int
+
+    @property
+    def deletion_gain(self) -> float:
+        """How much smaller the area is than that of random orders; above 0 is good."""
+        return self.random_deletion_area - self.deletion_area
+
+    @property
+    def insertion_gain(self) -> float:
+        """How much larger the area is than that of random orders; above 0 is good."""
+        return self.insertion_area - self.random_insertion_area
+
+    @property
+    def better_than_random(self) -> bool:
+        """Whether both areas beat the random mean by more than its spread."""
+        return (
+            self.deletion_gain > self.random_deletion_spread
+            and self.insertion_gain > self.random_insertion_spread
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as what `json.dumps` takes."""
+        gains = {
+            "deletion_gain": self.deletion_gain,
+            "insertion_gain": self.insertion_gain,
+            "better_than_random": self.better_than_random,
+        }
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in {**asdict(self), **gains}.items()
+        }
+
+
+def check(
+    explanation: Explanation,
+    predict: Predict,
+    image: Any,
+    *,
+    label: int | None = None,
+    hide: Hide | None = None,
+    num_random: int = 10,
+    seed: int = 0,
+    batch_size: int = 32,
+    check: Check = go_on,
+) -> Faithfulness:
+    """Measure how faithful an explanation is.
+
+    Asks the model for `2 (num_random + 1) (K + 1)` pictures, with "shuffle" for
+    `4 num_random (K + 1)`.
+
+    Args:
+        explanation: what to check; segments that it does not weigh count as 0.
+        predict: the model that it explains.
+        image: the picture that it explains, `(H, W, 3)` or `(H, W)` uint8.
+        label: the label to check; unset: the first explained.
+        hide: what hidden segments look like; unset: as the explanation hid them.
+        num_random: how many random orders, 2 or more.
+        seed: of the random orders, and of what "shuffle" hides with.
+        batch_size: pictures per call of `predict`.
+        check: called after every chunk; raising stops the run.
+
+    Raises:
+        InvalidArgumentError: another picture's size, or fewer than two random orders.
+        UnknownLabelError: a label that was not explained.
+        PredictionError: `predict` answered with a wrong shape or with non-finite numbers.
+    """
+    pixels = as_rgb(image)
+    if pixels.shape[:2] != explanation.image_size:
+        raise InvalidArgumentError(
+            "image",
+            f"image is {pixels.shape[0]}x{pixels.shape[1]}; the explanation is of "
+            f"{explanation.image_size[0]}x{explanation.image_size[1]} pixels: give the picture "
+            f"that was explained",
+        )
+    if num_random < 2:
+        raise InvalidArgumentError(
+            "num_random", f"num_random is {num_random}; expected at least 2, to know their spread"
+        )
+    if label is None:
+        label = explanation.explanations[0].label
+    weights = {one.segment: one.weight for one in explanation.for_label(label).weights}
+    columns = explanation.samples.columns
+    by_column = np.array([weights.get(int(segment), 0.0) for segment in columns])
+    rng = np.random.default_rng(seed)
+    best = np.argsort(-by_column, kind="stable")
+    hide = explanation.hide if hide is None else hide
+    # Tiles that differ from picture to picture make curves jump: a mean over several does not.
+    times = num_random if hide == "shuffle" else 1
+    random = [rng.permutation(columns.size) for _ in range(num_random)]
+    orders = np.stack([best] * times + random)
+
+    segmentation = known(explanation.segments, columns)
+    sizes = np.bincount(segmentation.columns.ravel(), minlength=columns.size + 1)[:-1]
+    shares = _from_zero(np.cumsum(sizes[orders], axis=1) / sizes.sum())
+    visible = np.concatenate([rows for order in orders for rows in _steps(order)])
+    predictions = Predictions(
+        predict,
+        perturbation(
+            pixels,
+            fill(pixels, segmentation, hide, num_samples=visible.shape[0], seed=seed),
+            segmentation,
+        ),
+        visible,
+        batch_size=batch_size,
+        check_labels=lambda _: None,
+        check=check,
+        progress=None,
+    )
+    predictions.advance(visible.shape[0])
+    answers = predictions.probabilities[:, label].astype(np.float64)
+    curves = answers.reshape(orders.shape[0], 2, columns.size + 1)
+    areas = np.asarray(np.trapezoid(curves, shares[:, np.newaxis, :], axis=2))
+    at_ours = np.stack(
+        [
+            [np.interp(shares[0], share, curve) for curve in both]
+            for share, both in zip(shares[times:], curves[times:], strict=True)
+        ]
+    ).mean(axis=0)
+    ours = curves[:times].mean(axis=0)
+    area, mean = areas[:times].mean(axis=0), areas[times:].mean(axis=0)
+    spread = areas[times:].std(axis=0, ddof=1)
+    return Faithfulness(
+        label=label,
+        hide=hide,
+        changed_share=tuple(shares[0].tolist()),
+        deletion=tuple(ours[0].tolist()),
+        insertion=tuple(ours[1].tolist()),
+        random_deletion=tuple(at_ours[0].tolist()),
+        random_insertion=tuple(at_ours[1].tolist()),
+        deletion_area=float(area[0]),
+        insertion_area=float(area[1]),
+        random_deletion_area=float(mean[0]),
+        random_insertion_area=float(mean[1]),
+        random_deletion_spread=float(spread[0]),
+        random_insertion_spread=float(spread[1]),
+        num_random=num_random,
+        num_samples=visible.shape[0],
+        seed=seed,
+    )
+
+
+def _steps(order: NDArray[np.intp]) -> Iterator[NDArray[np.bool_]]:
+    """The rows of deletion and of insertion, `(K + 1, K)` each."""
+    place = np.empty(order.size, dtype=np.intp)
+    place[order] = np.arange(order.size)
+    changed = place < np.arange(order.size + 1)[:, np.newaxis]
+    yield ~changed
+    yield changed
+
+
+def _from_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros((values.shape[0], 1)), values], axis=1)

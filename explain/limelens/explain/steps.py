@@ -1,0 +1,381 @@
+"""How one explanation came about, drawn step by step on one sheet.
+
+The picture and its numbered segments, perturbed samples, the samples nearest to the picture and
+what they count, the weights, and the overlay that follows. Knows layout and text, and makes the
+samples' pictures again from the explanation. Does not ask the model.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from limelens.explain import neighbourhood
+from limelens.explain.colours import Palette, signs
+from limelens.explain.errors import InvalidArgumentError
+from limelens.explain.explanation import Explanation, LabelExplanation
+from limelens.explain.fonts import Font, font_for
+from limelens.explain.overlay import overlay
+from limelens.explain.picture import as_rgb
+from limelens.explain.proximity import Distance, distances
+from limelens.explain.segments import known
+
+_WIDTH, _MARGIN, _GAP = 1360, 36, 24
+_LARGE, _SMALL = 416, 194  # longer side of a panel
+_NUM_SAMPLES, _NUM_NEAREST, _NUM_FEATURES = 6, 3, 8
+_TITLE, _HEADING, _TEXT, _NUMBER = 28, 21, 16, 15
+_LINE = 1.4
+_PAPER, _INK, _PALE_INK, _RULE = (255, 255, 255), (25, 25, 25), (95, 95, 95), (215, 220, 226)
+_BORDER, _OUTLINE = (255, 214, 0), (0, 0, 0)
+_MAX_NUMBERED = 250  # more numbers would hide the picture
+
+_FITS = {
+    "lime": "A linear model is fitted to the samples, each counting by its weight",
+    "kernel_shap": "Shapley values are fitted to the samples",
+    "occlusion": "A segment's weight is what the probability loses when it is hidden",
+    "rise": "A segment's weight is the mean probability with it, less that without it",
+}
+
+
+def steps(
+    image: Any,
+    explanation: Explanation,
+    one: LabelExplanation | None = None,
+    *,
+    label_name: str | None = None,
+    against_name: str | None = None,
+    distance: Distance = "cosine",
+    palette: Palette = "green-red",
+) -> NDArray[np.uint8]:
+    """The steps of an explanation on one sheet.
+
+    Args:
+        image: `(H, W, 3)` or `(H, W)` uint8, the picture that was explained.
+        explanation: of it.
+        one: the label, or the contrast, that weights and probabilities are shown of; unset: the
+            first.
+        label_name: what to call the label, in any script that a font on the system has; unset:
+            its number.
+        against_name: the same for the label that a contrast subtracts.
+        distance: by which samples are near the picture: the one of the explanation.
+        palette: "green-red", or "blue-orange" for colour-blind readers.
+
+    Returns:
+        `(H', 1360, 3)` uint8 RGB.
+
+    Raises:
+        InvalidArgumentError: the picture is not of the explanation's size, or an unknown palette.
+    """
+    pixels = as_rgb(image)
+    if pixels.shape[:2] != explanation.image_size:
+        height, width = explanation.image_size
+        raise InvalidArgumentError(
+            "image",
+            f"image is {pixels.shape[0]}x{pixels.shape[1]}; the explanation is of one of "
+            f"{height}x{width}: give the picture that was explained",
+        )
+    one = one or explanation.explanations[0]
+    name = label_name or f"label {one.label}"
+    if one.against is not None:
+        name += f" rather than {against_name or f'label {one.against}'}"
+    samples = explanation.samples
+    answers = samples.probabilities[:, one.label].astype(np.float64)
+    if one.against is not None:
+        answers = answers - samples.probabilities[:, one.against]
+    alone = samples.method == "occlusion"
+    made = SamplePictures(pixels, explanation)
+    away = distances(samples.visible, distance)
+    sheet = _Sheet()
+    share = f"{one.probability:.1%}" if one.against is None else f"{one.probability:+.1%}"
+    sheet.title(
+        f"{name}: {share}",
+        f"{explanation.num_samples} samples, {explanation.num_segments} segments, "
+        f"method {samples.method}",
+    )
+
+    sheet.heading(1, f"The picture is cut into {explanation.num_segments} segments")
+    numbered = _numbered(pixels, explanation.segments, samples.columns)
+    hidden = made.picture(np.zeros(samples.columns.size, dtype=np.bool_), 0)
+    sheet.panels(
+        [
+            (Image.fromarray(pixels), ["what the model sees"]),
+            (numbered, ["its segments"]),
+            (Image.fromarray(hidden), ["with every segment hidden"]),
+        ],
+        _LARGE,
+    )
+
+    how = "Each segment is hidden alone" if alone else "Segments are hidden by lot"
+    sheet.heading(2, f"{how}, and the model is asked about every sample")
+    shown = _typical(samples.visible)
+    sheet.panels(
+        [
+            (
+                Image.fromarray(made.picture(samples.visible[row], row)),
+                [f"sample {row}", f"says {answers[row]:.3f}"],
+            )
+            for row in shown
+        ],
+        _SMALL,
+    )
+
+    counts = ": the nearer, the more a sample counts" if samples.method == "lime" else ""
+    sheet.heading(3, f"The samples nearest to the picture{counts}")
+    sheet.panels(
+        [
+            (
+                Image.fromarray(made.picture(samples.visible[row], row)),
+                [
+                    f"sample {row}",
+                    f"distance {away[row]:.3f}",
+                    f"weight {samples.weights[row]:.3f}",
+                    f"says {answers[row]:.3f}",
+                    f"{np.count_nonzero(samples.visible[row])} of {explanation.num_segments} shown",
+                ],
+            )
+            for row in _nearest(samples.visible, away)
+        ],
+        _SMALL,
+        beside=True,
+    )
+
+    sheet.heading(4, f"{_FITS[samples.method]}: fit (R2) {one.score:.2f}")
+    bars = _bars(one, palette)
+    drawn = overlay(pixels, explanation.segments, one, palette=palette)
+    sheet.bars_and_overlay(bars, Image.fromarray(drawn), one.stability)
+    return sheet.finished()
+
+
+class SamplePictures:
+    """Makes the pictures that the model was shown once more.
+
+    Args:
+        pixels: `(H, W, 3)` uint8, the picture that was explained.
+        explanation: of it.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], explanation: Explanation) -> None:
+        segmentation = known(explanation.segments, explanation.samples.columns)
+        fill = neighbourhood.fill(
+            pixels,
+            segmentation,
+            explanation.hide,
+            num_samples=explanation.num_samples,
+            sampling=explanation.sampling,
+            seed=explanation.seed or 0,
+        )
+        self._perturbation = neighbourhood.perturbation(pixels, fill, segmentation)
+
+    def picture(self, visible: NDArray[np.bool_], row: int) -> NDArray[np.uint8]:
+        """One picture.
+
+        Args:
+            visible: `(K,)` bool, the segments it shows.
+            row: which sample it is; what hides may depend on it.
+
+        Returns:
+            `(H, W, 3)` uint8.
+        """
+        made = self._perturbation.pictures(visible[np.newaxis], row)
+        return np.asarray(made[0])
+
+
+def _typical(visible: NDArray[np.bool_]) -> list[int]:
+    """The first samples that show some and hide some."""
+    num_visible = np.count_nonzero(visible, axis=1)
+    mixed = np.flatnonzero((num_visible > 0) & (num_visible < visible.shape[1]))
+    chosen = mixed if mixed.size else np.arange(visible.shape[0])
+    return [int(row) for row in chosen[:_NUM_SAMPLES]]
+
+
+def _nearest(visible: NDArray[np.bool_], away: NDArray[np.float64]) -> list[int]:
+    """The nearest samples but the picture itself, no two of them alike."""
+    hides = np.flatnonzero(~visible.all(axis=1))
+    found: list[int] = []
+    seen: set[bytes] = set()
+    for row in hides[np.argsort(away[hides], kind="stable")].tolist():
+        key = visible[row].tobytes()
+        if key not in seen:
+            seen.add(key)
+            found.append(row)
+        if len(found) == _NUM_NEAREST:
+            break
+    return found
+
+
+def _numbered(
+    pixels: NDArray[np.uint8], segments: NDArray[np.int32], ids: NDArray[np.int32]
+) -> Image.Image:
+    """The segments' borders and ids, large enough to be read."""
+    width, height = _fitting(pixels.shape[1], pixels.shape[0], _LARGE)
+    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    rows = np.arange(height) * segments.shape[0] // height
+    cols = np.arange(width) * segments.shape[1] // width
+    labels = segments[rows[:, np.newaxis], cols]
+    edge = np.zeros(labels.shape, dtype=np.bool_)
+    edge[1:] |= labels[1:] != labels[:-1]
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    faded = np.asarray(picture).astype(np.float32)
+    faded += (255.0 - faded) * 0.15
+    faded[edge] = _BORDER
+    drawn = Image.fromarray(np.rint(faded).astype(np.uint8))
+    if ids.size > _MAX_NUMBERED:
+        return drawn
+    pen = ImageDraw.Draw(drawn)
+    size = _NUMBER if ids.size <= 100 else _NUMBER - 4
+    font, _ = font_for("0123456789", size)
+    for segment in ids.tolist():
+        y, x = np.nonzero(labels == segment)
+        if y.size == 0:
+            continue
+        # The segment's own pixel that is nearest to its middle: a bent one is not met in between.
+        place = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
+        reach = font.getlength(str(segment)) / 2 + 3
+        at = min(max(float(x[place]), reach), width - reach)
+        below = min(max(float(y[place]), size * 0.6), height - size * 0.6)
+        pen.text(
+            (at, below),
+            str(segment),
+            fill=_PAPER,
+            font=font,
+            anchor="mm",
+            stroke_width=2,
+            stroke_fill=_OUTLINE,
+        )
+    return drawn
+
+
+def _bars(one: LabelExplanation, palette: Palette) -> Image.Image:
+    """The heaviest segments' weights as bars with their standard errors."""
+    chosen = one.weights[:_NUM_FEATURES]
+    width, row = _WIDTH - 2 * _MARGIN - _LARGE - 2 * _GAP, 42
+    picture = Image.new("RGB", (width, max(1, len(chosen)) * row), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    in_favour, against = signs(palette)
+    largest = max((abs(w.weight) + w.std_error for w in chosen), default=0.0) or 1.0
+    style = ".3f" if largest >= 0.02 else ".1e"
+    left, right = 130, width - 190
+    has_both = any(w.weight < 0 for w in chosen)
+    zero = (left + right) // 2 if has_both else left
+    scale = ((right - left) / 2 if has_both else right - left) / largest
+    for place, weight in enumerate(chosen):
+        top, middle = place * row + 8, place * row + row // 2
+        end = zero + weight.weight * scale
+        colour = in_favour if weight.weight > 0 else against
+        pen.rectangle((min(zero, end), top, max(zero, end), top + row - 17), fill=colour)
+        error = weight.std_error * scale
+        pen.line((end - error, middle, end + error, middle), fill=_INK, width=2)
+        _write(pen, (0, middle), f"segment {weight.segment}", _TEXT, _INK, anchor="lm")
+        _write(
+            pen,
+            (right + 16, middle),
+            f"{weight.weight:+{style}} ± {weight.std_error:{style}}",
+            _TEXT,
+            _INK,
+            anchor="lm",
+        )
+    pen.line((zero, 0, zero, picture.height), fill=_PALE_INK)
+    return picture
+
+
+class _Sheet:
+    """A page that grows downwards."""
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[int, Image.Image]] = []
+        self._y = _MARGIN
+
+    def title(self, text: str, below: str) -> None:
+        block, pen = self._block(round(_LINE * (_TITLE + _TEXT)))
+        _write(pen, (_MARGIN, 0), text, _TITLE, _INK)
+        _write(pen, (_MARGIN, round(_LINE * _TITLE)), below, _TEXT, _PALE_INK)
+        self._add(block)
+
+    def heading(self, number: int, text: str) -> None:
+        block, pen = self._block(round(_LINE * _HEADING) + 2 * _GAP)
+        pen.line((_MARGIN, _GAP // 2, _WIDTH - _MARGIN, _GAP // 2), fill=_RULE, width=2)
+        _write(pen, (_MARGIN, _GAP), f"{number}.  {text}", _HEADING, _INK)
+        self._add(block)
+
+    def panels(
+        self, panels: list[tuple[Image.Image, list[str]]], longest: int, *, beside: bool = False
+    ) -> None:
+        """Pictures in a row, their lines of text below or beside each."""
+        if not panels:
+            return
+        scaled = [(_scaled(picture, longest), lines) for picture, lines in panels]
+        line = round(_LINE * _TEXT)
+        tallest = max(picture.height for picture, _ in scaled)
+        most = max(len(lines) for _, lines in scaled)
+        block, pen = self._block(max(tallest, most * line) if beside else tallest + 6 + most * line)
+        step = (_WIDTH - 2 * _MARGIN + _GAP) // (_NUM_NEAREST if beside else len(scaled))
+        if not beside:
+            step = min(step, longest + _GAP)
+        for place, (picture, lines) in enumerate(scaled):
+            left = _MARGIN + place * step
+            block.paste(picture, (left, 0))
+            for count, text in enumerate(lines):
+                if beside:
+                    at = (left + picture.width + 14, count * line)
+                else:
+                    at = (left, picture.height + 6 + count * line)
+                _write(pen, at, text, _TEXT, _INK if count == 0 else _PALE_INK)
+        self._add(block)
+
+    def bars_and_overlay(self, bars: Image.Image, drawn: Image.Image, stability: float) -> None:
+        picture = _scaled(drawn, _LARGE)
+        line = round(_LINE * _TEXT)
+        block, pen = self._block(max(bars.height, picture.height + 6 + line))
+        block.paste(bars, (_MARGIN, 0))
+        left = _WIDTH - _MARGIN - _LARGE
+        block.paste(picture, (left, 0))
+        text = f"5.  The heaviest segments; stability {stability:.2f}"
+        _write(pen, (left, picture.height + 6), text, _TEXT, _INK)
+        self._add(block)
+
+    def finished(self) -> NDArray[np.uint8]:
+        page = Image.new("RGB", (_WIDTH, self._y + _MARGIN), _PAPER)
+        for top, block in self._blocks:
+            page.paste(block, (0, top))
+        return np.asarray(page)
+
+    def _block(self, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+        block = Image.new("RGB", (_WIDTH, height), _PAPER)
+        return block, ImageDraw.Draw(block)
+
+    def _add(self, block: Image.Image) -> None:
+        self._blocks.append((self._y, block))
+        self._y += block.height
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    size: int,
+    colour: tuple[int, int, int],
+    *,
+    anchor: str = "la",
+) -> None:
+    """One line, shortened where it would leave the page."""
+    font, text = font_for(text, size)
+    text = _shortened(text, font, _WIDTH - _MARGIN - place[0])
+    pen.text(place, text, fill=colour, font=font, anchor=anchor)
+
+
+def _shortened(text: str, font: Font, room: float) -> str:
+    if font.getlength(text) <= room:
+        return text
+    while len(text) > 1 and font.getlength(text + "...") > room:
+        text = text[:-1]
+    return text + "..."
+
+
+def _scaled(picture: Image.Image, longest: int) -> Image.Image:
+    return picture.resize(_fitting(*picture.size, longest), Image.Resampling.BICUBIC)
+
+
+def _fitting(width: int, height: int, longest: int) -> tuple[int, int]:
+    scale = longest / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
