@@ -131,7 +131,7 @@ class ClassifyStreamResponse(_message.Message):
     def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability")
+    __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability", "max_samples", "deadline_ms", "contrasts")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,9 @@ class ExplainRequest(_message.Message):
     COMPAT_FIELD_NUMBER: _ClassVar[int]
     PICTURES_FIELD_NUMBER: _ClassVar[int]
     STABILITY_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTRASTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     image: _image_pb2.Image
@@ -168,10 +171,13 @@ class ExplainRequest(_message.Message):
     compat: _explanation_pb2.Compat
     pictures: _containers.RepeatedScalarFieldContainer[_explanation_pb2.Picture]
     stability: float
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ...) -> None: ...
+    max_samples: int
+    deadline_ms: int
+    contrasts: _containers.RepeatedCompositeFieldContainer[_explanation_pb2.Contrast]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ..., max_samples: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., contrasts: _Optional[_Iterable[_Union[_explanation_pb2.Contrast, _Mapping]]] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings")
+    __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings", "method")
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +186,7 @@ class ExplainResponse(_message.Message):
     SEGMENTS_PNG_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
     explanations: _containers.RepeatedCompositeFieldContainer[_explanation_pb2.LabelExplanation]
     num_segments: int
     num_samples: int
@@ -188,7 +195,22 @@ class ExplainResponse(_message.Message):
     segments_png: bytes
     model: _model_pb2.ModelRef
     timings: _explanation_pb2.ExplanationTimings
-    def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ...) -> None: ...
+    method: _explanation_pb2.ExplainMethod
+    def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ...) -> None: ...
+
+class ExplainStreamResponse(_message.Message):
+    __slots__ = ("explanation", "num_samples", "max_samples", "stability", "final")
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    STABILITY_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    explanation: ExplainResponse
+    num_samples: int
+    max_samples: int
+    stability: float
+    final: bool
+    def __init__(self, explanation: _Optional[_Union[ExplainResponse, _Mapping]] = ..., num_samples: _Optional[int] = ..., max_samples: _Optional[int] = ..., stability: _Optional[float] = ..., final: _Optional[bool] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("model", "version", "images", "normalize")

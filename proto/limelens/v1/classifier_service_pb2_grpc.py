@@ -53,6 +53,11 @@ class ClassifierServiceStub:
                 request_serializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ExplainStream = channel.unary_stream(
+                '/limelens.v1.ClassifierService/ExplainStream',
+                request_serializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainStreamResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/limelens.v1.ClassifierService/Embed',
                 request_serializer=limelens_dot_v1_dot_classifier__service__pb2.EmbedRequest.SerializeToString,
@@ -95,6 +100,18 @@ class ClassifierServiceServicer:
 
     def Explain(self, request, context):
         """Explains what the model says of one picture.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainStream(self, request, context):
+        """The same with progress: each message is a usable explanation from more samples than the one
+        before, and the last equals what Explain gives for the same request and seed. Who reads
+        slowly gets fewer messages, the last one always. Cancelling stops the work.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +156,11 @@ def add_ClassifierServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.FromString,
                     response_serializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ExplainStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExplainStream,
+                    request_deserializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.FromString,
+                    response_serializer=limelens_dot_v1_dot_classifier__service__pb2.ExplainStreamResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -241,6 +263,33 @@ class ClassifierService:
             '/limelens.v1.ClassifierService/Explain',
             limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.SerializeToString,
             limelens_dot_v1_dot_classifier__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/limelens.v1.ClassifierService/ExplainStream',
+            limelens_dot_v1_dot_classifier__service__pb2.ExplainRequest.SerializeToString,
+            limelens_dot_v1_dot_classifier__service__pb2.ExplainStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

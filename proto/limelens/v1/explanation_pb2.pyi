@@ -11,6 +11,9 @@ class ExplainMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     EXPLAIN_METHOD_UNSPECIFIED: _ClassVar[ExplainMethod]
     EXPLAIN_METHOD_LIME: _ClassVar[ExplainMethod]
+    EXPLAIN_METHOD_KERNEL_SHAP: _ClassVar[ExplainMethod]
+    EXPLAIN_METHOD_OCCLUSION: _ClassVar[ExplainMethod]
+    EXPLAIN_METHOD_RISE: _ClassVar[ExplainMethod]
 
 class Compat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -54,6 +57,9 @@ class Picture(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PICTURE_SEGMENTS: _ClassVar[Picture]
 EXPLAIN_METHOD_UNSPECIFIED: ExplainMethod
 EXPLAIN_METHOD_LIME: ExplainMethod
+EXPLAIN_METHOD_KERNEL_SHAP: ExplainMethod
+EXPLAIN_METHOD_OCCLUSION: ExplainMethod
+EXPLAIN_METHOD_RISE: ExplainMethod
 COMPAT_UNSPECIFIED: Compat
 COMPAT_LIME: Compat
 SEGMENTATION_METHOD_UNSPECIFIED: SegmentationMethod
@@ -103,17 +109,27 @@ class Segmentation(_message.Message):
     def __init__(self, method: _Optional[_Union[SegmentationMethod, str]] = ..., num_segments: _Optional[int] = ..., compactness: _Optional[float] = ..., kernel_size: _Optional[float] = ..., max_dist: _Optional[float] = ..., ratio: _Optional[float] = ..., scale: _Optional[float] = ..., min_size: _Optional[int] = ..., sigma: _Optional[float] = ..., segments_png: _Optional[bytes] = ...) -> None: ...
 
 class Hide(_message.Message):
-    __slots__ = ("segment_mean", "color", "blur")
+    __slots__ = ("segment_mean", "color", "blur", "shuffle")
     SEGMENT_MEAN_FIELD_NUMBER: _ClassVar[int]
     COLOR_FIELD_NUMBER: _ClassVar[int]
     BLUR_FIELD_NUMBER: _ClassVar[int]
+    SHUFFLE_FIELD_NUMBER: _ClassVar[int]
     segment_mean: bool
     color: int
     blur: bool
-    def __init__(self, segment_mean: _Optional[bool] = ..., color: _Optional[int] = ..., blur: _Optional[bool] = ...) -> None: ...
+    shuffle: bool
+    def __init__(self, segment_mean: _Optional[bool] = ..., color: _Optional[int] = ..., blur: _Optional[bool] = ..., shuffle: _Optional[bool] = ...) -> None: ...
+
+class Contrast(_message.Message):
+    __slots__ = ("label", "against")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    against: str
+    def __init__(self, label: _Optional[str] = ..., against: _Optional[str] = ...) -> None: ...
 
 class LabelExplanation(_message.Message):
-    __slots__ = ("label", "probability", "intercept", "local_prediction", "score", "stability", "weights", "overlay_png", "heat_map_png")
+    __slots__ = ("label", "probability", "intercept", "local_prediction", "score", "stability", "weights", "overlay_png", "heat_map_png", "against")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     INTERCEPT_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +139,7 @@ class LabelExplanation(_message.Message):
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     OVERLAY_PNG_FIELD_NUMBER: _ClassVar[int]
     HEAT_MAP_PNG_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
     label: str
     probability: float
     intercept: float
@@ -132,7 +149,8 @@ class LabelExplanation(_message.Message):
     weights: _containers.RepeatedCompositeFieldContainer[SegmentWeight]
     overlay_png: bytes
     heat_map_png: bytes
-    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ..., intercept: _Optional[float] = ..., local_prediction: _Optional[float] = ..., score: _Optional[float] = ..., stability: _Optional[float] = ..., weights: _Optional[_Iterable[_Union[SegmentWeight, _Mapping]]] = ..., overlay_png: _Optional[bytes] = ..., heat_map_png: _Optional[bytes] = ...) -> None: ...
+    against: str
+    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ..., intercept: _Optional[float] = ..., local_prediction: _Optional[float] = ..., score: _Optional[float] = ..., stability: _Optional[float] = ..., weights: _Optional[_Iterable[_Union[SegmentWeight, _Mapping]]] = ..., overlay_png: _Optional[bytes] = ..., heat_map_png: _Optional[bytes] = ..., against: _Optional[str] = ...) -> None: ...
 
 class SegmentWeight(_message.Message):
     __slots__ = ("segment", "weight", "std_error")

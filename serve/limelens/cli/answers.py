@@ -1,15 +1,12 @@
-"""`limelens classify` and `limelens explain`, by a server or by a model file in this process."""
+"""`limelens classify`, and who answers: a server, or a model file in this process."""
 
 from __future__ import annotations
 
-import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import numpy as np
 import typer
-from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.printing import AsJson, err, out, print_json
@@ -17,11 +14,10 @@ from limelens.serve.errors import InvalidRequestError, LimelensError, Unavailabl
 from limelens.serve.image import Region
 
 if TYPE_CHECKING:
-    from limelens.serve.answers import Classification, LabelExplanation, ServedExplanation
+    from limelens.serve.answers import Classification
     from limelens.serve.client import Client
 
 DEFAULT_SERVER: Final = "127.0.0.1:8500"
-_SHOWN_WEIGHTS: Final = 5
 _MOST: Final = 2**31 - 1
 
 Server = Annotated[
@@ -105,157 +101,6 @@ def classify(
         raise typer.Exit(1)
 
 
-def explain(
-    image: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IMAGE", help="A JPEG, PNG, WebP, BMP or GIF file.", show_default=False
-        ),
-    ],
-    server: Server = None,
-    model: Model = None,
-    version: Version = 0,
-    device: Device = "auto",
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="A label to explain; may be repeated.", show_default="the most probable"),
-    ] = None,
-    top_labels: Annotated[
-        int,
-        typer.Option(
-            min=0, max=_MOST, help="Explain this many of the most probable.", show_default="1"
-        ),
-    ] = 0,
-    overlay: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="PNG", help="Write the overlay: green for, red against."),
-    ] = None,
-    heat_map: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Write the weight of every pixel.")
-    ] = None,
-    region: RegionOption = None,
-    segmentation: Annotated[
-        Literal["slic", "quickshift", "felzenszwalb", "grid"] | None,
-        typer.Option(help="How the picture is cut.", show_default="slic"),
-    ] = None,
-    num_segments: Annotated[
-        int, typer.Option(min=0, max=_MOST, help="For slic and grid.", show_default="40")
-    ] = 0,
-    num_samples: Annotated[
-        int,
-        typer.Option(
-            min=0, max=_MOST, help="Pictures that the model is shown.", show_default="1000"
-        ),
-    ] = 0,
-    stability: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Sample until the top segments are this sure to come again."
-        ),
-    ] = None,
-    hide: Annotated[
-        str, typer.Option(help="mean, blur, or a colour such as 000000 instead of a segment.")
-    ] = "mean",
-    kernel_width: Annotated[
-        float | None,
-        typer.Option(help="Of the kernel that weighs near samples more.", show_default="0.25"),
-    ] = None,
-    distance: Annotated[
-        Literal["cosine", "euclidean"] | None,
-        typer.Option(help="Of a sample from the picture.", show_default="cosine"),
-    ] = None,
-    feature_selection: Annotated[
-        Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"] | None,
-        typer.Option(help="Which segments the surrogate may use.", show_default="none"),
-    ] = None,
-    num_features: Annotated[
-        int,
-        typer.Option(min=0, max=_MOST, help="Most segments in the surrogate.", show_default="all"),
-    ] = 0,
-    sampling: Annotated[
-        Literal["paired", "independent"] | None,
-        typer.Option(
-            help="paired: every sample with its complement.", show_default="paired where that helps"
-        ),
-    ] = None,
-    compat: Annotated[
-        Literal["lime"] | None,
-        typer.Option(help="The algorithm and the defaults of the lime package."),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=2**32 - 1,
-            help="Of the samples; the same seed gives the same answer.",
-            show_default="drawn, and told",
-        ),
-    ] = None,
-    segments: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", help="Write the segment ids, 16 bit; 65535: never seen."),
-    ] = None,
-    segments_in: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Use these segments: 8 or 16 bit ids.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Says why a picture is what the model says, with LIME.
-
-    Each weight is how much of the label's probability a segment brings, with its standard
-    error; "stability" is how much of the top five would come again with another seed.
-
-    Example: limelens explain door.jpg --out why.png --num-samples 2000
-    """
-    drawn: list[Literal["overlay", "heat_map", "segments"]] = []
-    if overlay is not None:
-        drawn.append("overlay")
-    if heat_map is not None:
-        drawn.append("heat_map")
-    if segments is not None:
-        drawn.append("segments")
-    try:
-        with open_client(server, model, device) as client:
-            found = client.explain(
-                image,
-                model=served_name(server, model),
-                version=version,
-                labels=label or (),
-                top_labels=top_labels,
-                region=parse_region(region),
-                segmentation=segmentation,
-                num_segments=num_segments,
-                num_samples=num_samples,
-                stability=stability,
-                hide=_hide(hide),
-                kernel_width=kernel_width,
-                distance=distance,
-                feature_selection=feature_selection,
-                num_features=num_features,
-                sampling=sampling,
-                compat=compat,
-                seed=seed,
-                segments=None if segments_in is None else segments_in.read_bytes(),
-                pictures=drawn,
-                timeout_s=600.0,
-            )
-        if overlay is not None:
-            overlay.write_bytes(_one_picture(found, "overlay_png"))
-        if heat_map is not None:
-            heat_map.write_bytes(_one_picture(found, "heat_map_png"))
-        if segments is not None:
-            segments.write_bytes(found.segments_png)
-    except OSError as error:
-        raise LimelensError(f"{error.filename}: {error.strerror}") from error
-    if as_json:
-        print_json(_explanation(image, found))
-        return
-    _print_explanation(image, found)
-    for written in (overlay, heat_map, segments):
-        if written is not None:
-            out.print(f"Wrote {escape(str(written))}")
-
-
 def open_client(
     server: str | None, model: str | None, device: Literal["auto", "cpu", "cuda"]
 ) -> AbstractContextManager[Client]:
@@ -293,20 +138,6 @@ def parse_region(text: str | None) -> Region | None:
         return Region(left, top, right, bottom)
     except InvalidRequestError as error:
         raise typer.BadParameter(f"--region: {error.description}") from None
-
-
-def _hide(text: str) -> Literal["mean", "blur"] | tuple[int, int, int]:
-    if text == "mean":
-        return "mean"
-    if text == "blur":
-        return "blur"
-    try:
-        red, green, blue = bytes.fromhex(text.removeprefix("#"))
-    except ValueError:
-        raise typer.BadParameter(
-            f"--hide {text!r}; expected mean, blur or a colour such as 000000"
-        ) from None
-    return red, green, blue
 
 
 def of_picture(error: LimelensError) -> str:
@@ -347,83 +178,3 @@ def _print_answer(answer: dict[str, Any]) -> None:
     )
     alert = " [red](alert)[/]" if answer["alert"] else ""
     out.print(f"{path}: [{style}]{escape(decided)}[/]{alert}   {scores}")
-
-
-def _explanation(image: Path, found: ServedExplanation) -> dict[str, Any]:
-    return {
-        "path": str(image),
-        "model": found.model.name,
-        "version": found.model.version,
-        "provider": found.model.provider,
-        "num_segments": found.num_segments,
-        "num_samples": found.num_samples,
-        "seed": found.seed,
-        "warnings": list(found.warnings),
-        "explanations": [
-            {
-                "label": one.label,
-                "probability": one.probability,
-                "intercept": one.intercept,
-                "local_prediction": one.local_prediction,
-                "score": one.score,
-                "stability": one.stability,
-                "weights": [
-                    {
-                        "segment": weight.segment,
-                        "weight": weight.weight,
-                        "std_error": weight.std_error,
-                    }
-                    for weight in one.weights
-                ],
-            }
-            for one in found.explanations
-        ],
-        "timings_ms": {
-            "segment": found.timings_ms.segment,
-            "predict": found.timings_ms.predict,
-            "fit": found.timings_ms.fit,
-            "total": found.timings_ms.total,
-        },
-    }
-
-
-def _print_explanation(image: Path, found: ServedExplanation) -> None:
-    model = f"{escape(found.model.name)} version {found.model.version}"
-    out.print(f"{escape(str(image))}, explained on {model} ({found.model.provider})")
-    for one in found.explanations:
-        _print_label(one)
-    timings = found.timings_ms
-    out.print(
-        f"{found.num_segments} segments, {found.num_samples} samples, seed {found.seed}; "
-        f"{timings.total:.0f} ms (segments {timings.segment:.0f}, model {timings.predict:.0f}, "
-        f"fit {timings.fit:.0f})"
-    )
-    for warning in found.warnings:
-        err.print(f"[yellow]{escape(warning)}[/]")
-
-
-def _print_label(one: LabelExplanation) -> None:
-    out.print(
-        f"[bold]{escape(one.label)}[/] {one.probability:.3f}   "
-        f"fit (R2) {one.score:.2f}, stability {one.stability:.2f}"
-    )
-    for weight in one.weights[:_SHOWN_WEIGHTS]:
-        style, word = ("green", "for") if weight.weight > 0 else ("red", "against")
-        out.print(
-            f"  segment {weight.segment:3d}  [{style}]{weight.weight:+.3f} {word}[/] "
-            f"± {weight.std_error:.3f}"
-        )
-
-
-def _one_picture(found: ServedExplanation, kind: str) -> bytes:
-    """The picture of the explained label; of several labels, one above the other."""
-    files = [getattr(one, kind) for one in found.explanations]
-    if len(files) == 1:
-        return bytes(files[0])
-    pictures = []
-    for file in files:
-        with Image.open(io.BytesIO(file)) as picture:
-            pictures.append(np.asarray(picture.convert("RGB")))
-    written = io.BytesIO()
-    Image.fromarray(np.concatenate(pictures)).save(written, "PNG")
-    return written.getvalue()

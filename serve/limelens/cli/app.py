@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, ingesting, reporting, serving, similar, training
+from limelens.cli import answers, demo, explaining, ingesting, reporting, serving, similar, training
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ app.command(rich_help_panel=_LEARN)(training.synthesize)
 app.command(rich_help_panel=_LEARN)(training.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
 app.command(rich_help_panel=_USE)(answers.classify)
-app.command(rich_help_panel=_USE)(answers.explain)
+app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(similar.index)
 app.command(rich_help_panel=_USE)(similar.similar)
 app.command(rich_help_panel=_USE)(demo.demo)
@@ -104,7 +104,7 @@ _EXTRAS = {
     "grpc_reflection": "serve-cpu",
     "httpx": "train",
     "imagehash": "train",
-    "jinja2": "train",
+    "jinja2": "explain",
     "matplotlib": "train",
     "onnx": "serve-cpu",
     "onnxruntime": "serve-cpu",

@@ -170,7 +170,7 @@ class LabelExplanation:
 
     Args:
         label: Its name.
-        probability: The model's, for the whole picture.
+        probability: The model's, for the whole picture; of a contrast the difference of the two.
         intercept: The surrogate's constant.
         local_prediction: The surrogate's value for the whole picture.
         score: Weighted R² of the surrogate, at most 1.
@@ -178,6 +178,7 @@ class LabelExplanation:
         weights: Strongest first.
         overlay_png: The picture with the strongest segments; empty unless it was asked for.
         heat_map_png: The weight of every pixel as colours; empty unless it was asked for.
+        against: Of a contrast the label that negative weights speak for; else None.
     """
 
     label: str
@@ -189,6 +190,7 @@ class LabelExplanation:
     weights: tuple[SegmentWeight, ...]
     overlay_png: bytes = field(repr=False)
     heat_map_png: bytes = field(repr=False)
+    against: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,8 @@ class ServedExplanation:
     """Why the model says what it says of one picture.
 
     Args:
-        explanations: One for each label, in the order asked for; top labels most probable first.
+        explanations: One for each label, in the order asked for; top labels most probable first;
+            contrasts after them.
         num_segments: How many segments the picture was cut into.
         num_samples: Pictures that the model was shown.
         seed: With it the same request gives the same answer.
@@ -224,6 +227,7 @@ class ServedExplanation:
             model never saw the pixel. Empty unless it was asked for.
         model: Who answered.
         timings_ms: Where the time went.
+        method: How segments were weighed: `lime`, `kernel_shap`, `occlusion` or `rise`.
     """
 
     explanations: tuple[LabelExplanation, ...]
@@ -234,6 +238,7 @@ class ServedExplanation:
     segments_png: bytes = field(repr=False)
     model: ModelRef
     timings_ms: ExplanationTimings
+    method: str = "lime"
 
     def segments(self) -> NDArray[np.uint16] | None:
         """`(H, W)` segment ids of the upright picture; None unless they were asked for."""
@@ -241,6 +246,25 @@ class ServedExplanation:
             return None
         with Image.open(io.BytesIO(self.segments_png)) as image:
             return np.asarray(image).astype(np.uint16)
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationUpdate:
+    """An explanation that is still becoming better.
+
+    Args:
+        explanation: So far.
+        num_samples: Pictures that the model was shown so far.
+        max_samples: How many there will be at most.
+        stability: The least of the labels explained so far.
+        is_final: Whether it is the last, and what `explain` would give.
+    """
+
+    explanation: ServedExplanation
+    num_samples: int
+    max_samples: int
+    stability: float
+    is_final: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +328,12 @@ _RESIZE_MODES: Final = {
     model_pb2.RESIZE_MODE_STRETCH: "stretch",
     model_pb2.RESIZE_MODE_CROP: "crop",
     model_pb2.RESIZE_MODE_PAD: "pad",
+}
+_METHODS: Final = {
+    explanation_pb2.EXPLAIN_METHOD_LIME: "lime",
+    explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP: "kernel_shap",
+    explanation_pb2.EXPLAIN_METHOD_OCCLUSION: "occlusion",
+    explanation_pb2.EXPLAIN_METHOD_RISE: "rise",
 }
 _STATUSES: Final = {
     service_pb2.FRAME_STATUS_CLASSIFIED: FrameStatus.CLASSIFIED,
@@ -369,6 +399,19 @@ def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanati
         timings_ms=ExplanationTimings(
             spent.decode_ms, spent.segment_ms, spent.predict_ms, spent.fit_ms, spent.total_ms
         ),
+        # Servers that do not tell know LIME alone.
+        method=_METHODS.get(response.method, "lime"),
+    )
+
+
+def explanation_update(response: service_pb2.ExplainStreamResponse) -> ExplanationUpdate:
+    """One message of `ExplainStream`."""
+    return ExplanationUpdate(
+        explanation=served_explanation(response.explanation),
+        num_samples=response.num_samples,
+        max_samples=response.max_samples,
+        stability=response.stability,
+        is_final=response.final,
     )
 
 
@@ -423,6 +466,7 @@ def _label_explanation(message: explanation_pb2.LabelExplanation) -> LabelExplan
         ),
         overlay_png=message.overlay_png,
         heat_map_png=message.heat_map_png,
+        against=message.against or None,
     )
 
 

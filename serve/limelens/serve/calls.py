@@ -62,6 +62,11 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
             )
         # On the wire the same. But of a unary request gRPC keeps the bytes until it is answered,
         # of a stream's message nothing; and what cannot be parsed gets an id and a status here.
+        if handler.response_streaming:
+            reading = _reading_one(handler.unary_stream, handler.request_deserializer)
+            return grpc.stream_stream_rpc_method_handler(
+                self._around(reading, name, own_id), None, handler.response_serializer
+            )
         reading = _reading_one(handler.unary_unary, handler.request_deserializer)
         return grpc.stream_unary_rpc_method_handler(
             self._around(reading, name, own_id), None, handler.response_serializer

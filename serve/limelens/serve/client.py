@@ -10,11 +10,11 @@ import datetime
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypedDict, TypeVar, Unpack
 
 import grpc
 import numpy as np
@@ -25,11 +25,13 @@ from PIL import Image
 from limelens.serve.answers import (
     Classification,
     Embeddings,
+    ExplanationUpdate,
     FrameAnswer,
     ModelInfo,
     ServedExplanation,
     classification,
     embeddings,
+    explanation_update,
     frame_answer,
     model_info,
     served_explanation,
@@ -46,12 +48,44 @@ Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
 Drawn = Literal["overlay", "heat_map", "segments"]
+Method = Literal["lime", "kernel_shap", "occlusion", "rise"]
+Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
 
 _MAX_RAW_BYTES: Final = 4 * 1024 * 1024
 """Larger arrays travel as PNG: slower to make, and nothing is lost."""
 _MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
 _SERVICE: Final = "limelens.v1.ClassifierService"
 _T = TypeVar("_T")
+
+
+class ExplainArguments(TypedDict, total=False):
+    """The keyword arguments of `Client.explain`, which says what each of them means."""
+
+    model: str
+    version: int
+    labels: Sequence[str]
+    top_labels: int
+    contrasts: Sequence[tuple[str, str]]
+    method: Method | None
+    segmentation: SegmentationMethod | None
+    num_segments: int
+    segmentation_options: Mapping[str, float] | None
+    segments: bytes | NDArray[np.integer] | None
+    num_samples: int
+    stability: float | None
+    max_samples: int
+    deadline_ms: int
+    hide: Hide
+    kernel_width: float | None
+    distance: Literal["cosine", "euclidean"] | None
+    feature_selection: str | None
+    num_features: int
+    sampling: Literal["paired", "independent"] | None
+    seed: int | None
+    compat: Literal["lime"] | None
+    pictures: Iterable[Drawn]
+    region: Region | None
+    timeout_s: float | None
 
 
 @dataclass(frozen=True)
@@ -125,8 +159,8 @@ class Client:
         """A client that asks something else than a gRPC channel.
 
         Args:
-            stub: Has the unary methods of `ClassifierService` by their names, each called with
-                a request and `timeout` in seconds.
+            stub: Has the unary methods of `ClassifierService` and `ExplainStream` by their names,
+                each called with a request and `timeout` in seconds.
         """
         client = cls.__new__(cls)
         client._timeout_s = None
@@ -240,13 +274,17 @@ class Client:
         version: int = 0,
         labels: Sequence[str] = (),
         top_labels: int = 0,
+        contrasts: Sequence[tuple[str, str]] = (),
+        method: Method | None = None,
         segmentation: SegmentationMethod | None = None,
         num_segments: int = 0,
         segmentation_options: Mapping[str, float] | None = None,
         segments: bytes | NDArray[np.integer] | None = None,
         num_samples: int = 0,
         stability: float | None = None,
-        hide: Literal["mean", "blur"] | tuple[int, int, int] = "mean",
+        max_samples: int = 0,
+        deadline_ms: int = 0,
+        hide: Hide = "mean",
         kernel_width: float | None = None,
         distance: Literal["cosine", "euclidean"] | None = None,
         feature_selection: str | None = None,
@@ -265,14 +303,19 @@ class Client:
             model: Empty means the only one served.
             version: 0 means the newest.
             labels: To explain, by name; empty means the most probable.
-            top_labels: How many of the most probable; 0 means 1.
+            top_labels: How many of the most probable; 0 means 1, or none with `contrasts`.
+            contrasts: Pairs of labels: why the first and not the second. They come after labels.
+            method: None means lime.
             segmentation: How the picture is cut; None is the server's default.
             num_segments: For slic and grid; 0 is the server's default.
             segmentation_options: The method's other parameters, by their names in the contract.
             segments: The caller's own, as a 16-bit PNG or as an array, of the upright picture's
                 size.
             num_samples: Pictures that the model is shown; 0 means 1000.
-            stability: Sample until this is reached, at most `num_samples`.
+            stability: Sample until this is reached, at most `max_samples`.
+            max_samples: The cap on that; 0 means `num_samples`.
+            deadline_ms: Explain from what there is after so many milliseconds; 0 is no limit.
+                `timeout_s` in contrast ends the call without an answer.
             hide: What stands where a segment is hidden; a tuple is a colour, red, green, blue.
             kernel_width: Of the kernel that weighs near samples.
             distance: Of a sample from the whole picture.
@@ -290,41 +333,54 @@ class Client:
             LimelensError: As `classify`.
             OSError: The file cannot be read.
         """
-        cut: dict[str, Any] = dict(segmentation_options or {})
-        unknown = sorted(set(cut) - _SEGMENTATION_FIELDS)
-        if unknown:
-            raise InvalidRequestError(
-                "segmentation_options",
-                f"{unknown}; expected some of {', '.join(sorted(_SEGMENTATION_FIELDS))}",
-            )
-        if segments is not None:
-            cut["segments_png"] = segments if isinstance(segments, bytes) else _ids_png(segments)
-        request = service_pb2.ExplainRequest(
+        request = explain_request(
+            image,
             model=model,
             version=version,
-            image=_image(image, region, "image"),
             labels=labels,
             top_labels=top_labels,
-            segmentation=explanation_pb2.Segmentation(
-                method=_value(explanation_pb2.SegmentationMethod, "segmentation", segmentation),
-                num_segments=num_segments,
-                **cut,
-            ),
+            contrasts=contrasts,
+            method=method,
+            segmentation=segmentation,
+            num_segments=num_segments,
+            segmentation_options=segmentation_options,
+            segments=segments,
             num_samples=num_samples,
             stability=stability,
-            hide=_hide(hide),
+            max_samples=max_samples,
+            deadline_ms=deadline_ms,
+            hide=hide,
             kernel_width=kernel_width,
-            distance=_value(explanation_pb2.Distance, "distance", distance),
-            feature_selection=_value(
-                explanation_pb2.FeatureSelection, "feature_selection", feature_selection
-            ),
+            distance=distance,
+            feature_selection=feature_selection,
             num_features=num_features,
-            sampling=_value(explanation_pb2.Sampling, "sampling", sampling),
+            sampling=sampling,
             seed=seed,
-            compat=_value(explanation_pb2.Compat, "compat", compat),
-            pictures=[_value(explanation_pb2.Picture, "pictures", one) for one in pictures],
+            compat=compat,
+            pictures=pictures,
+            region=region,
         )
         return served_explanation(self._call(self._stub.Explain, request, timeout_s))
+
+    def explain_stream(
+        self, image: Picture, **arguments: Unpack[ExplainArguments]
+    ) -> Generator[ExplanationUpdate, None, None]:
+        """The same with progress: explanations from more and more samples.
+
+        Each can be used; the last is what `explain` gives for the same arguments and seed. A slow
+        reader gets fewer of them. Closing it stops the work.
+
+        Args:
+            image: As for `explain`.
+            arguments: As for `explain`.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: The file cannot be read.
+        """
+        timeout_s = arguments.pop("timeout_s", None)
+        request = explain_request(image, **arguments)
+        return self._updates(request, timeout_s)
 
     def stream(
         self,
@@ -422,6 +478,19 @@ class Client:
         request = service_pb2.GetModelRequest(model=name, version=version)
         return model_info(self._call(self._stub.GetModel, request, timeout_s).model)
 
+    def _updates(
+        self, request: service_pb2.ExplainRequest, timeout_s: float | None
+    ) -> Generator[ExplanationUpdate, None, None]:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        call = self._stub.ExplainStream(request, timeout=timeout_s)
+        try:
+            for response in call:
+                yield explanation_update(response)
+        except grpc.RpcError as error:
+            raise from_call(error) from None
+        finally:
+            call.cancel()
+
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         try:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
@@ -437,7 +506,7 @@ _SEGMENTATION_FIELDS: Final = frozenset(
 
 
 def _options(max_attempts: int, tls: Tls | None) -> list[tuple[str, Any]]:
-    names = ["Classify", "Embed", "Explain", "ListModels", "GetModel"]
+    names = ["Classify", "Embed", "Explain", "ExplainStream", "ListModels", "GetModel"]
     config: dict[str, Any] = {
         "methodConfig": [
             {
@@ -529,18 +598,91 @@ def _region(region: Region) -> image_pb2.RegionOfInterest:
     )
 
 
-def _hide(hide: Literal["mean", "blur"] | tuple[int, int, int]) -> explanation_pb2.Hide:
+def explain_request(
+    image: Picture, **arguments: Unpack[ExplainArguments]
+) -> service_pb2.ExplainRequest:
+    """The arguments of `Client.explain`, but for its deadline, as a message.
+
+    Raises:
+        InvalidRequestError: A word that means nothing, or a picture that is none.
+        OSError: The file cannot be read.
+    """
+    cut: dict[str, Any] = dict(arguments.get("segmentation_options") or {})
+    unknown = sorted(set(cut) - _SEGMENTATION_FIELDS)
+    if unknown:
+        raise InvalidRequestError(
+            "segmentation_options",
+            f"{unknown}; expected some of {', '.join(sorted(_SEGMENTATION_FIELDS))}",
+        )
+    segments = arguments.get("segments")
+    if segments is not None:
+        cut["segments_png"] = segments if isinstance(segments, bytes) else _ids_png(segments)
+    # What is left is a field by the same name, or an enum by the same name.
+    fields: dict[str, Any] = {
+        name: value for name, value in arguments.items() if name not in _OWN_FIELDS
+    }
+    for name, kind in _ENUMS.items():
+        if name in fields:
+            fields[name] = _value(kind, name, fields[name])
+    return service_pb2.ExplainRequest(
+        image=_image(image, arguments.get("region"), "image"),
+        segmentation=explanation_pb2.Segmentation(
+            method=_value(
+                explanation_pb2.SegmentationMethod, "segmentation", arguments.get("segmentation")
+            ),
+            num_segments=arguments.get("num_segments") or 0,
+            **cut,
+        ),
+        contrasts=[
+            explanation_pb2.Contrast(label=label, against=against)
+            for label, against in arguments.get("contrasts") or ()
+        ],
+        hide=_hide(arguments.get("hide") or "mean"),
+        pictures=[
+            _value(explanation_pb2.Picture, "pictures", one)
+            for one in arguments.get("pictures") or ()
+        ],
+        **fields,
+    )
+
+
+_OWN_FIELDS: Final = frozenset(
+    {
+        "contrasts",
+        "hide",
+        "num_segments",
+        "pictures",
+        "region",
+        "segmentation",
+        "segmentation_options",
+        "segments",
+    }
+)
+_ENUMS: Final[Mapping[str, Any]] = {
+    "compat": explanation_pb2.Compat,
+    "distance": explanation_pb2.Distance,
+    "feature_selection": explanation_pb2.FeatureSelection,
+    "method": explanation_pb2.ExplainMethod,
+    "sampling": explanation_pb2.Sampling,
+}
+
+
+def _hide(hide: Hide) -> explanation_pb2.Hide:
     if hide == "mean":
         return explanation_pb2.Hide()
     if hide == "blur":
         return explanation_pb2.Hide(blur=True)
+    if hide == "shuffle":
+        return explanation_pb2.Hide(shuffle=True)
     try:
         red, green, blue = hide
         fits = all(0 <= value <= 255 for value in (red, green, blue))
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise InvalidRequestError("hide", f"{hide!r}; expected 'mean', 'blur' or (r, g, b)")
+        raise InvalidRequestError(
+            "hide", f"{hide!r}; expected 'mean', 'blur', 'shuffle' or (r, g, b)"
+        )
     return explanation_pb2.Hide(color=red << 16 | green << 8 | blue)
 
 

@@ -14,10 +14,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ from limelens.serve.image import Fitted, fit
 from limelens.serve.requests import MAX_SEGMENTS, Question, read_segments
 
 if TYPE_CHECKING:
-    from limelens.explain import Explanation
+    from limelens.explain import Explanation, Faithfulness, LabelExplanation
 
 MAX_DRAWN: Final = 1024
 """Longer side of the pictures that are drawn, in pixels."""
@@ -45,6 +46,7 @@ _FIELDS: Final = {
     "segmentation_options": "segmentation",
     "max_segments": "segmentation",
 }
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +55,40 @@ class Explained:
 
     Args:
         explanation: As `limelens.explain` gave it.
-        overlays: One for each label explained; empty where they were not asked for.
+        answers: What was asked for: labels, then contrasts.
+        overlays: One for each answer; empty where they were not asked for.
         heat_maps: The same.
         segments: Ids of the upright picture's size, 16-bit greyscale; empty likewise.
         warnings: What speaks against trusting it, naming labels.
         decode_s: Decoding and resizing, in seconds.
+        pixels: `(H, W, 3)` uint8, the picture as the model saw it.
     """
 
     explanation: Explanation
+    answers: tuple[LabelExplanation, ...]
     overlays: tuple[bytes, ...]
     heat_maps: tuple[bytes, ...]
     segments: bytes
     warnings: tuple[str, ...]
     decode_s: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """An explanation that is still becoming better.
+
+    Args:
+        explained: So far.
+        max_samples: How many samples there will be at most.
+        stability: The least of the labels explained.
+        is_final: Whether it is the last.
+    """
+
+    explained: Explained
+    max_samples: int
+    stability: float
+    is_final: bool
 
 
 class _Stop:
@@ -119,6 +142,69 @@ class Explainer:
             ModelOutputError: The model gave numbers that are not finite.
             MissingExtraError: `limelens[explain]` is not installed.
         """
+        stop = _Stop(deadline)
+        future = self._submit(lambda: explain_picture(bundle, question, stop.check))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            stop.leave()
+            raise
+
+    async def explain_progressively(
+        self, bundle: Bundle, question: Question, *, deadline: float | None = None
+    ) -> AsyncGenerator[Update, None]:
+        """Explanations that become better, the last of them always.
+
+        The work never waits for its reader: while one waits to be read, no other is made but the
+        last, which takes its place. Closing the iterator stops the work.
+
+        Args:
+            bundle: As for `explain`.
+            question: As for `explain`.
+            deadline: As for `explain`.
+
+        Raises:
+            LimelensError: As `explain`.
+        """
+        loop = asyncio.get_running_loop()
+        something = asyncio.Event()
+        newest: list[Update] = []
+        ended: list[bool] = []
+
+        def put(update: Update) -> None:
+            newest[:] = [update]
+            something.set()
+
+        def end() -> None:
+            ended.append(True)
+            something.set()
+
+        def work() -> None:
+            updates = explain_picture_progressively(
+                bundle, question, stop.check, is_wanted=lambda: not newest
+            )
+            for update in updates:
+                loop.call_soon_threadsafe(put, update)
+
+        stop = _Stop(deadline)
+        future = self._submit(work)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(end))
+        try:
+            while newest or not ended:
+                await something.wait()
+                something.clear()
+                if newest:
+                    yield newest.pop()
+            future.result()
+        finally:
+            stop.leave()
+            future.cancel()
+
+    def close(self) -> None:
+        """Ends the threads, once what is running is done."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, work: Callable[[], _T]) -> Future[_T]:
         with self._lock:
             if self._count >= self._most:
                 raise OverloadedError(
@@ -126,29 +212,20 @@ class Explainer:
                     self._seconds_each * self._count / self._max_running,
                 )
             self._count += 1
-        stop = _Stop(deadline)
-        future = self._pool.submit(self._timed, bundle, question, stop)
+        future = self._pool.submit(self._timed, work)
         future.add_done_callback(self._left)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            stop.leave()
-            raise
+        return future
 
-    def close(self) -> None:
-        """Ends the threads, once what is running is done."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _left(self, _future: Future[Explained]) -> None:
+    def _left(self, _future: Future[_T]) -> None:
         with self._lock:
             self._count -= 1
 
-    def _timed(self, bundle: Bundle, question: Question, stop: _Stop) -> Explained:
+    def _timed(self, work: Callable[[], _T]) -> _T:
         began = time.monotonic()
-        explained = explain_picture(bundle, question, stop.check)
+        done = work()
         with self._lock:
             self._seconds_each += 0.3 * (time.monotonic() - began - self._seconds_each)
-        return explained
+        return done
 
 
 class _Model:
@@ -180,30 +257,180 @@ def explain_picture(
         ModelOutputError: The model gave numbers that are not finite.
         MissingExtraError: `limelens[explain]` is not installed.
     """
+    subject = _Subject(bundle, question, check)
+    with _domain_errors():
+        import limelens.explain as lime
+
+        return subject.drawn(
+            lime.explain(subject.fitted.pixels, subject.model, **subject.options())
+        )
+
+
+def explain_picture_progressively(
+    bundle: Bundle,
+    question: Question,
+    check: Callable[[], None] = lambda: None,
+    *,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Iterator[Update]:
+    """Explains one picture in rounds, in the calling thread.
+
+    Args:
+        bundle: As for `explain_picture`.
+        question: As for `explain_picture`.
+        check: As for `explain_picture`.
+        is_wanted: Where it says no, an explanation that is not the last is left out.
+
+    Yields:
+        Explanations from more and more samples; the last is what `explain_picture` gives.
+
+    Raises:
+        LimelensError: As `explain_picture`.
+    """
+    subject = _Subject(bundle, question, check)
+    target = question.options.get("stability")
+    most: list[int] = []
+
+    def progress(_num_done: int, max_samples: int) -> None:
+        most[:] = [max_samples]
+
+    def update(found: Explanation, *, is_final: bool) -> Update:
+        stability = min(one.stability for one in found.explanations)
+        return Update(subject.drawn(found), most[0], stability, is_final)
+
+    with _domain_errors():
+        import limelens.explain as lime
+
+        found = None
+        is_final = False
+        for found in lime.explain_progressively(
+            subject.fitted.pixels, subject.model, progress=progress, **subject.options()
+        ):
+            is_final = found.num_samples >= most[0] or (
+                target is not None and min(one.stability for one in found.explanations) >= target
+            )
+            if is_final or is_wanted():
+                yield update(found, is_final=is_final)
+        # Past the deadline the rounds end with an explanation that did not look like the last.
+        if found is not None and not is_final:
+            yield update(found, is_final=True)
+
+
+def check_explained(bundle: Bundle, explained: Explained) -> tuple[Faithfulness, ...]:
+    """Whether the model follows the segments in the order that an explanation gives.
+
+    Args:
+        bundle: The model that was explained.
+        explained: Its explanation.
+
+    Returns:
+        One for each label that is explained by itself; none for contrasts.
+
+    Raises:
+        LimelensError: As `explain_picture`.
+    """
+    with _domain_errors():
+        import limelens.explain as lime
+
+        model = _Model(bundle, lambda: None)
+        return tuple(
+            lime.check(explained.explanation, model, explained.pixels, label=one.label)
+            for one in explained.answers
+            if one.against is None
+        )
+
+
+class _Subject:
+    """A picture as it is explained, and how what is found of it is drawn.
+
+    Args:
+        bundle: The model whose answer is explained.
+        question: What is asked.
+        check: May stop the work.
+    """
+
+    def __init__(self, bundle: Bundle, question: Question, check: Callable[[], None]) -> None:
+        check()
+        began = time.monotonic()
+        self._upright = question.picture.read()
+        self.fitted = fit(self._upright, bundle.metadata.resize, question.picture.region)
+        self.model = _Model(bundle, check)
+        self._labels = bundle.labels
+        self._question = question
+        self._check = check
+        self._own: NDArray[np.uint16] | None = None
+        if question.segments_png:
+            size, most = self.fitted.source_size, question.picture.max_pixels
+            own = read_segments(question.segments_png, size, most)
+            self._own = self.fitted.from_source(own)
+        self._decode_s = time.monotonic() - began
+        check()
+
+    def options(self) -> Any:
+        """The arguments of `limelens.explain.explain`, from now on."""
+        question = self._question
+        options = {**question.options, "max_segments": MAX_SEGMENTS, "check": self._check}
+        if self._own is not None:
+            options["segments"] = self._own
+        if question.deadline_ms is not None:
+            spent = round(1000 * (time.monotonic() - question.arrived_at))
+            options["deadline_ms"] = max(1, question.deadline_ms - spent)
+        return options
+
+    def drawn(self, explanation: Explanation) -> Explained:
+        """An explanation with the pictures that were asked for."""
+        import limelens.explain as lime
+
+        question, labels = self._question, self._labels
+        contrasts = [lime.contrast(explanation, *pair) for pair in question.contrasts]
+        answers = (*(() if question.only_contrasts else explanation.explanations), *contrasts)
+        overlays: list[bytes] = []
+        heat_maps: list[bytes] = []
+        if question.overlay or question.heat_map:
+            picture, drawn = _at_most(self._upright, self.fitted, MAX_DRAWN)
+            segments = drawn.to_source(explanation.segments)
+            for one in answers:
+                self._check()
+                if question.overlay:
+                    overlays.append(_png(lime.overlay(picture, segments, one)))
+                if question.heat_map:
+                    against = None if one.against is None else labels[one.against]
+                    heat_map = lime.heat_map(
+                        picture, segments, one, label_name=labels[one.label], against_name=against
+                    )
+                    heat_maps.append(_png(heat_map))
+        return Explained(
+            explanation=explanation,
+            answers=answers,
+            overlays=tuple(overlays),
+            heat_maps=tuple(heat_maps),
+            segments=_png(self.fitted.to_source(explanation.segments))
+            if question.segments
+            else b"",
+            warnings=tuple(self._in_words(warning) for warning in explanation.warnings),
+            decode_s=self._decode_s,
+            pixels=self.fitted.pixels,
+        )
+
+    def _in_words(self, warning: str) -> str:
+        """A warning as the caller knows its labels and its deadline, which waiting shortened."""
+        if self._question.deadline_ms is not None:
+            asked = f"deadline of {self._question.deadline_ms} ms"
+            warning = re.sub(r"\bdeadline of \S+ ms", asked, warning)
+        return _with_names(warning, self._labels)
+
+
+@contextmanager
+def _domain_errors() -> Iterator[None]:
+    """The errors of `limelens.explain` as those of serving."""
     try:
         import limelens.explain as lime
     except ImportError as error:
         raise MissingExtraError(
             f"explanations need limelens[explain] ({error}); pip install 'limelens[explain]'"
         ) from error
-    check()
-    began = time.monotonic()
-    upright = question.picture.read()
-    fitted = fit(upright, bundle.metadata.resize, question.picture.region)
-    options: dict[str, Any] = dict(question.options)
-    if question.segments_png:
-        own = read_segments(question.segments_png, fitted.source_size, question.picture.max_pixels)
-        options["segments"] = fitted.from_source(own)
-    decode_s = time.monotonic() - began
-    check()
     try:
-        explanation = lime.explain(
-            fitted.pixels,
-            _Model(bundle, check),
-            max_segments=MAX_SEGMENTS,
-            check=check,
-            **options,
-        )
+        yield
     except lime.MissingPackageError as error:
         raise MissingExtraError(str(error)) from error
     except lime.InvalidArgumentError as error:
@@ -212,26 +439,6 @@ def explain_picture(
         ) from error
     except lime.PredictionError as error:
         raise ModelOutputError(str(error)) from error
-    overlays: list[bytes] = []
-    heat_maps: list[bytes] = []
-    if question.overlay or question.heat_map:
-        picture, drawn = _at_most(upright, fitted, MAX_DRAWN)
-        segments = drawn.to_source(explanation.segments)
-        for one in explanation.explanations:
-            check()
-            if question.overlay:
-                overlays.append(_png(lime.overlay(picture, segments, one)))
-            if question.heat_map:
-                name = bundle.labels[one.label]
-                heat_maps.append(_png(lime.heat_map(picture, segments, one, label_name=name)))
-    return Explained(
-        explanation=explanation,
-        overlays=tuple(overlays),
-        heat_maps=tuple(heat_maps),
-        segments=_png(fitted.to_source(explanation.segments)) if question.segments else b"",
-        warnings=tuple(_with_names(warning, bundle.labels) for warning in explanation.warnings),
-        decode_s=decode_s,
-    )
 
 
 def _at_most(

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle import load_bundle
+from limelens.serve.answers import ExplanationUpdate, ServedExplanation, explanation_update
+from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.bundle.session import CPU, Device
-from limelens.serve.client import Client
+from limelens.serve.client import Client, ExplainArguments, Picture, explain_request
 from limelens.serve.decision import decide
-from limelens.serve.explanation import explain_picture
+from limelens.serve.explanation import (
+    Explained,
+    check_explained,
+    explain_picture,
+    explain_picture_progressively,
+)
 from limelens.serve.image import fit
 from limelens.serve.replies import (
     embed_response,
     explain_response,
+    explain_stream_response,
     model_message,
     model_ref,
     prediction_message,
@@ -31,16 +38,21 @@ from limelens.serve.replies import (
 from limelens.serve.repository import Served
 from limelens.serve.requests import (
     Limits,
-    Picture,
     read_classify,
     read_embed,
     read_explain,
 )
+from limelens.serve.requests import Picture as SentPicture
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import prediction_pb2
 
+if TYPE_CHECKING:
+    from limelens.explain import Faithfulness
 
-def local_client(path: str | os.PathLike[str], device: Device = "auto") -> Client:
+_Explaining = Generator[tuple[Explained, service_pb2.ExplainStreamResponse], None, None]
+
+
+def local_client(path: str | os.PathLike[str], device: Device = "auto") -> LocalClient:
     """A client that answers by itself with one bundle.
 
     Args:
@@ -48,18 +60,79 @@ def local_client(path: str | os.PathLike[str], device: Device = "auto") -> Clien
         device: As for `load_bundle`.
 
     Returns:
-        A client whose `classify`, `embed`, `explain`, `models` and `model` work without a server.
+        A client whose `classify`, `embed`, `explain`, `explain_stream`, `models` and `model` work
+        without a server.
 
     Raises:
         BundleError: As `load_bundle`.
         ProviderError: As `load_bundle`.
         MissingExtraError: As `load_bundle`.
     """
-    return Client.over(LocalStub(Path(path), device))
+    return LocalClient.over(LocalStub(Path(path), device))
+
+
+class LocalClient(Client):
+    """A client whose model is in this process; see `local_client`."""
+
+    _stub: LocalStub
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model."""
+        return self._stub.bundle
+
+    def explain_fully(
+        self,
+        image: Picture,
+        told: Callable[[ExplanationUpdate], None] = lambda _: None,
+        **arguments: Unpack[ExplainArguments],
+    ) -> tuple[ServedExplanation, Explained]:
+        """Explains a picture, and gives away what it was explained from.
+
+        Args:
+            image: As for `explain`.
+            told: Is given each explanation on the way, and the last.
+            arguments: As for `explain`.
+
+        Returns:
+            What `explain` gives, and the samples and pixels behind it.
+
+        Raises:
+            LimelensError: As `explain`.
+            OSError: The file cannot be read.
+        """
+        arguments.pop("timeout_s", None)
+        request = explain_request(image, **arguments)
+        for found in self._stub.explained(request, time.monotonic()):
+            update = explanation_update(found[1])
+            told(update)
+        return update.explanation, found[0]
+
+    def check(self, explained: Explained) -> tuple[Faithfulness, ...]:
+        """Whether the model follows an explanation; see `check_explained`."""
+        return check_explained(self.bundle, explained)
+
+
+class LocalStream:
+    """Messages that are made while they are read, where gRPC has a call.
+
+    Args:
+        explained: What makes them.
+    """
+
+    def __init__(self, explained: _Explaining) -> None:
+        self._explained = explained
+
+    def __iter__(self) -> Iterator[service_pb2.ExplainStreamResponse]:
+        return (response for _, response in self._explained)
+
+    def cancel(self) -> None:
+        """Stops the work."""
+        self._explained.close()
 
 
 class LocalStub:
-    """The unary calls of `ClassifierService` on one bundle, in the caller's thread.
+    """The calls of `ClassifierService` but the cameras' on one bundle, in the caller's thread.
 
     Args:
         path: As for `load_bundle`.
@@ -68,9 +141,16 @@ class LocalStub:
     """
 
     def __init__(self, path: Path, device: Device, limits: Limits | None = None) -> None:
-        bundle = load_bundle(path, device)
+        self.bundle = bundle = load_bundle(path, device)
         self._served = Served(bundle.name, bundle.version, bundle)
         self._limits = limits or Limits()
+
+    def explained(self, request: service_pb2.ExplainRequest, start: float) -> _Explaining:
+        """Explanations from more and more samples, each also as a message."""
+        question = read_explain(request, self.bundle.metadata, self._limits)
+        for update in explain_picture_progressively(self.bundle, question):
+            now = time.monotonic()
+            yield update.explained, explain_stream_response(update, self._served, start, now)
 
     def Classify(
         self, request: service_pb2.ClassifyRequest, **_: Any
@@ -112,6 +192,10 @@ class LocalStub:
         explained = explain_picture(bundle, question)
         return explain_response(explained, self._served, start, time.monotonic())
 
+    def ExplainStream(self, request: service_pb2.ExplainRequest, **_: Any) -> LocalStream:
+        """See the contract."""
+        return LocalStream(self.explained(request, time.monotonic()))
+
     def ListModels(
         self, _request: service_pb2.ListModelsRequest, **_: Any
     ) -> service_pb2.ListModelsResponse:
@@ -127,7 +211,7 @@ class LocalStub:
         )
 
     def _run(
-        self, pictures: Sequence[Picture], start: float
+        self, pictures: Sequence[SentPicture], start: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], prediction_pb2.Timings]:
         """Probabilities and feature vectors of some pictures, and where the time went."""
         bundle = self._served.bundle

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Bundle, Metadata, Task
 from limelens.serve.decision import Decision, Prediction
 from limelens.serve.embedding import model_digest, unit_length
-from limelens.serve.explanation import Explained
+from limelens.serve.explanation import Explained, Update
 from limelens.serve.image import ResizeMode
 from limelens.serve.repository import Refused, Served
 from limelens.serve.requests import Limits
@@ -32,6 +32,12 @@ _RESIZE_MODES: Final = {
     ResizeMode.STRETCH: model_pb2.RESIZE_MODE_STRETCH,
     ResizeMode.CROP: model_pb2.RESIZE_MODE_CROP,
     ResizeMode.PAD: model_pb2.RESIZE_MODE_PAD,
+}
+_METHODS: Final = {
+    "lime": explanation_pb2.EXPLAIN_METHOD_LIME,
+    "kernel_shap": explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP,
+    "occlusion": explanation_pb2.EXPLAIN_METHOD_OCCLUSION,
+    "rise": explanation_pb2.EXPLAIN_METHOD_RISE,
 }
 
 
@@ -151,8 +157,9 @@ def explain_response(
                 ],
                 overlay_png=explained.overlays[i] if explained.overlays else b"",
                 heat_map_png=explained.heat_maps[i] if explained.heat_maps else b"",
+                against="" if one.against is None else labels[one.against],
             )
-            for i, one in enumerate(explanation.explanations)
+            for i, one in enumerate(explained.answers)
         ],
         num_segments=explanation.num_segments,
         num_samples=explanation.num_samples,
@@ -167,6 +174,21 @@ def explain_response(
             fit_ms=spent.fit,
             total_ms=1000 * (now - arrived_at),
         ),
+        method=_METHODS[explanation.method],
+    )
+
+
+def explain_stream_response(
+    update: Update, served: Served, arrived_at: float, now: float
+) -> service_pb2.ExplainStreamResponse:
+    """One picture's explanation so far."""
+    explanation = explain_response(update.explained, served, arrived_at, now)
+    return service_pb2.ExplainStreamResponse(
+        explanation=explanation,
+        num_samples=explanation.num_samples,
+        max_samples=update.max_samples,
+        stability=update.stability,
+        final=update.is_final,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,6 +34,7 @@ MIN_SAMPLES: Final = 10
 MAX_SEGMENTS: Final = 1000
 """More segments of a picture are not explained, whoever cut it."""
 _MAX_SELECTED: Final = 1000
+_MAX_CONTRASTS: Final = 100
 _DEFAULT_SEGMENTS: Final = 40
 _DEFAULT_SAMPLES: Final = 1000
 _MAX_LABEL_LENGTH: Final = 100
@@ -132,19 +134,29 @@ class Question:
 
     Args:
         picture: What is explained.
-        options: Arguments of `limelens.explain.explain`, without picture and model.
+        options: Arguments of `limelens.explain.explain`, without picture, model and deadline.
+        contrasts: Pairs of labels: why the first and not the second. They come after what is
+            explained by itself.
+        only_contrasts: Whether nothing is explained by itself: the labels in `options` are those
+            of the contrasts.
         segments_png: The caller's own segments; empty where a method finds them.
         overlay: Whether overlays are wanted.
         heat_map: Whether heat maps are wanted.
         segments: Whether the segments are wanted.
+        deadline_ms: After so long from arrival nothing more begins; None is no limit.
+        arrived_at: By `time.monotonic`.
     """
 
     picture: Picture
     options: Mapping[str, Any]
+    contrasts: tuple[tuple[int, int], ...]
+    only_contrasts: bool
     segments_png: bytes = field(repr=False)
     overlay: bool
     heat_map: bool
     segments: bool
+    deadline_ms: int | None
+    arrived_at: float
 
 
 def read_classify(
@@ -287,17 +299,21 @@ def read_explain(
     """
     if not request.HasField("image"):
         raise InvalidRequestError("image", "not set; expected a picture")
-    _known(explanation_pb2.ExplainMethod, request.method, "method")
-    num_samples = request.num_samples or _DEFAULT_SAMPLES
-    if not MIN_SAMPLES <= num_samples <= limits.max_samples:
-        raise InvalidRequestError(
-            "num_samples",
-            f"{request.num_samples}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for "
-            f"{_DEFAULT_SAMPLES}",
-        )
+    arrived_at = time.monotonic()
+    method = _known(explanation_pb2.ExplainMethod, request.method, "method")
+    num_samples = _num_samples(request, limits)
     if request.num_features < 0:
         raise InvalidRequestError("num_features", f"{request.num_features}; expected 0 or more")
+    if request.deadline_ms < 0:
+        raise InvalidRequestError("deadline_ms", f"{request.deadline_ms}; expected 0 or more")
+    contrasts = _contrasts(request.contrasts, metadata)
+    only_contrasts = bool(contrasts) and not request.labels and not request.top_labels
     labels, top_labels = _labels(request, metadata)
+    if only_contrasts:
+        labels, top_labels = (
+            list(dict.fromkeys(label for pair in contrasts for label in pair)),
+            None,
+        )
     compat = _known(explanation_pb2.Compat, request.compat, "compat")
     options: dict[str, Any] = {
         "labels": labels,
@@ -317,6 +333,8 @@ def read_explain(
         chosen = _known(kind, value, name)
         if chosen:
             options[name] = chosen
+    if method not in (None, "lime"):
+        options["method"] = method
     # To ask for few segments is to ask for a selection.
     if request.num_features and options.setdefault("feature_selection", "auto") == "none":
         raise InvalidRequestError(
@@ -347,10 +365,14 @@ def read_explain(
     return Question(
         picture=read_picture(request.image, "image", limits),
         options=options,
+        contrasts=contrasts,
+        only_contrasts=only_contrasts,
         segments_png=request.segmentation.segments_png,
         overlay="overlay" in pictures,
         heat_map="heat_map" in pictures,
         segments="segments" in pictures,
+        deadline_ms=request.deadline_ms or None,
+        arrived_at=arrived_at,
     )
 
 
@@ -410,6 +432,62 @@ def _pictures(images: Sequence[image_pb2.Image], limits: Limits) -> list[Picture
     return [read_picture(image, f"images[{i}]", limits) for i, image in enumerate(images)]
 
 
+def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
+    """How many samples at most."""
+    name, given = "num_samples", request.num_samples
+    if request.max_samples:
+        if not request.HasField("stability"):
+            raise InvalidRequestError(
+                "max_samples",
+                f"{request.max_samples} without stability, which it caps; expected stability to be "
+                "set, or num_samples in its place",
+            )
+        if request.num_samples:
+            raise InvalidRequestError(
+                "max_samples", "given together with num_samples; expected one of them"
+            )
+        name, given = "max_samples", request.max_samples
+    num_samples = given or _DEFAULT_SAMPLES
+    if not MIN_SAMPLES <= num_samples <= limits.max_samples:
+        raise InvalidRequestError(
+            name,
+            f"{given}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for {_DEFAULT_SAMPLES}",
+        )
+    return num_samples
+
+
+def _contrasts(
+    messages: Sequence[explanation_pb2.Contrast], metadata: Metadata
+) -> tuple[tuple[int, int], ...]:
+    if len(messages) > _MAX_CONTRASTS:
+        raise InvalidRequestError(
+            "contrasts", f"{len(messages)}; expected at most {_MAX_CONTRASTS}"
+        )
+    found: list[tuple[int, int]] = []
+    for i, message in enumerate(messages):
+        place = f"contrasts[{i}]"
+        pair = (
+            _label(message.label, metadata, f"{place}.label"),
+            _label(message.against, metadata, f"{place}.against"),
+        )
+        if pair[0] == pair[1]:
+            raise InvalidRequestError(
+                f"{place}.against", f"{message.against!r} like label; expected another label"
+            )
+        if pair in found:
+            raise InvalidRequestError(place, "a second time")
+        found.append(pair)
+    return tuple(found)
+
+
+def _label(name: str, metadata: Metadata, place: str) -> int:
+    if name not in metadata.labels:
+        raise InvalidRequestError(
+            place, f"{name[:_MAX_LABEL_LENGTH]!r}; expected one of {', '.join(metadata.labels)}"
+        )
+    return metadata.labels.index(name)
+
+
 def _labels(
     request: service_pb2.ExplainRequest, metadata: Metadata
 ) -> tuple[list[int] | None, int | None]:
@@ -425,12 +503,7 @@ def _labels(
         raise InvalidRequestError("top_labels", "given together with labels; expected one of them")
     indices: list[int] = []
     for i, label in enumerate(request.labels):
-        if label not in metadata.labels:
-            raise InvalidRequestError(
-                f"labels[{i}]",
-                f"{label[:_MAX_LABEL_LENGTH]!r}; expected one of {', '.join(metadata.labels)}",
-            )
-        index = metadata.labels.index(label)
+        index = _label(label, metadata, f"labels[{i}]")
         if index in indices:
             raise InvalidRequestError(f"labels[{i}]", f"{label!r} a second time")
         indices.append(index)
@@ -446,7 +519,7 @@ def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int]:
         return color >> 16, color >> 8 & 0xFF, color & 0xFF
     if fill is not None and not getattr(hide, fill):
         raise InvalidRequestError(f"hide.{fill}", "false; expected true, or another fill")
-    return "blur" if fill == "blur" else "mean"
+    return "mean" if fill in (None, "segment_mean") else fill
 
 
 # Which options a method takes: (name in scikit-image, least, most); over the least where it

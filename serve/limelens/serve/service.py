@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from limelens.serve.image import ResizeRule, fit
 from limelens.serve.replies import (
     embed_response,
     explain_response,
+    explain_stream_response,
     model_message,
     model_ref,
     prediction_message,
@@ -64,7 +66,7 @@ class ServiceSettings:
         max_waiting_bytes: Of the pictures of all requests that wait or are worked on.
         max_batch_size: Pictures joined into one run on a GPU.
         max_streams: Cameras at a time.
-        stream_idle_s: A stream that sends nothing for so long is ended.
+        stream_idle_s: A stream that sends or reads nothing for so long is ended.
         max_explanations: Explanations at a time.
         max_waiting_explanations: Explanations that wait.
     """
@@ -200,6 +202,38 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 served.bundle, question, deadline=_deadline(context, arrived_at)
             )
         return explain_response(explained, served, arrived_at, time.monotonic())
+
+    async def ExplainStream(self, request: service_pb2.ExplainRequest, context: Any) -> None:
+        """See the contract."""
+        arrived_at = time.monotonic()
+        served = self._repository.get(request.model, request.version)
+        question = read_explain(request, served.bundle.metadata, self._limits)
+        del request  # as in Classify
+        deadline = _deadline(context, arrived_at)
+        with self._budget.holding(question.picture.size_bytes + len(question.segments_png)):
+            updates = self._explainer.explain_progressively(
+                served.bundle, question, deadline=deadline
+            )
+            is_first = True
+            async with aclosing(updates) as reading:
+                async for update in reading:
+                    if is_first:
+                        # Apart from the first message, for the reason that cameras do it; but
+                        # no sooner: what is refused before it is tried again by clients.
+                        await context.send_initial_metadata(())
+                        is_first = False
+                    await self._write(
+                        context,
+                        explain_stream_response(update, served, arrived_at, time.monotonic()),
+                    )
+
+    async def _write(self, context: Any, message: Any) -> None:
+        idle_s = self._settings.stream_idle_s
+        try:
+            async with asyncio.timeout(idle_s):
+                await context.write(message)
+        except TimeoutError:
+            raise ExpiredError(f"no message was read for {idle_s:g} seconds") from None
 
     async def Embed(
         self, request: service_pb2.EmbedRequest, context: Any

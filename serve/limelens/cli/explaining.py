@@ -1,0 +1,616 @@
+"""`limelens explain`: why one picture or many are what the model says."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from limelens.cli.answers import (
+    Device,
+    Model,
+    RegionOption,
+    Server,
+    Version,
+    open_client,
+    parse_region,
+    served_name,
+)
+from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.serve.errors import LimelensError
+
+if TYPE_CHECKING:
+    from limelens.explain import Faithfulness
+    from limelens.serve.answers import ExplanationUpdate, LabelExplanation, ServedExplanation
+    from limelens.serve.client import Client, ExplainArguments
+    from limelens.serve.explanation import Explained
+    from limelens.serve.local import LocalClient
+    from limelens.serve.many import ExplainedPicture, Place
+
+_MOST: Final = 2**31 - 1
+_SHOWN_WEIGHTS: Final = 5
+_TIMEOUT_S: Final = 600.0
+_AT_ONCE_HERE: Final = 2
+"""Pictures at a time in this process: one is read and cut while another has the cores."""
+_AT_ONCE_THERE: Final = 4
+
+
+def explain(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them.",
+            show_default=False,
+        ),
+    ],
+    server: Server = None,
+    model: Model = None,
+    version: Version = 0,
+    device: Device = "auto",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A label to explain; may be repeated.", show_default="the most probable"),
+    ] = None,
+    top_labels: Annotated[
+        int,
+        typer.Option(
+            min=0, max=_MOST, help="Explain this many of the most probable.", show_default="1"
+        ),
+    ] = 0,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL,LABEL", help="Explain why the first and not the second; may be repeated."
+        ),
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="PNG", help="Write the overlay: green for, red against."),
+    ] = None,
+    heat_map: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Write the weight of every pixel.")
+    ] = None,
+    steps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG",
+            help="Draw how the explanation came about, step by step; needs --model FILE.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HTML",
+            help="Write a page of all pictures and why, mistakes first where folders are named "
+            "like labels.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Also measure how far the model follows the explanation, beside a random order; "
+            "needs --model FILE.",
+        ),
+    ] = False,
+    region: RegionOption = None,
+    method: Annotated[
+        Literal["lime", "kernel_shap", "occlusion", "rise"] | None,
+        typer.Option(help="How segments are weighed.", show_default="lime"),
+    ] = None,
+    segmentation: Annotated[
+        Literal["slic", "quickshift", "felzenszwalb", "grid"] | None,
+        typer.Option(help="How the picture is cut.", show_default="slic"),
+    ] = None,
+    num_segments: Annotated[
+        int, typer.Option(min=0, max=_MOST, help="For slic and grid.", show_default="40")
+    ] = 0,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            min=0, max=_MOST, help="Pictures that the model is shown.", show_default="1000"
+        ),
+    ] = 0,
+    stability: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Sample until the top segments are this sure to come again."
+        ),
+    ] = None,
+    max_samples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST,
+            help="The most samples for --stability.",
+            show_default="as --num-samples",
+        ),
+    ] = 0,
+    deadline_ms: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST,
+            help="The best explanation in so many milliseconds.",
+            show_default="none",
+        ),
+    ] = 0,
+    hide: Annotated[
+        str,
+        typer.Option(help="mean, blur, shuffle, or a colour such as 000000 instead of a segment."),
+    ] = "mean",
+    kernel_width: Annotated[
+        float | None,
+        typer.Option(help="Of the kernel that weighs near samples more.", show_default="0.25"),
+    ] = None,
+    distance: Annotated[
+        Literal["cosine", "euclidean"] | None,
+        typer.Option(help="Of a sample from the picture.", show_default="cosine"),
+    ] = None,
+    feature_selection: Annotated[
+        Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"] | None,
+        typer.Option(help="Which segments the surrogate may use.", show_default="none"),
+    ] = None,
+    num_features: Annotated[
+        int,
+        typer.Option(min=0, max=_MOST, help="Most segments in the surrogate.", show_default="all"),
+    ] = 0,
+    sampling: Annotated[
+        Literal["paired", "independent"] | None,
+        typer.Option(
+            help="paired: every sample with its complement.", show_default="paired where that helps"
+        ),
+    ] = None,
+    compat: Annotated[
+        Literal["lime"] | None,
+        typer.Option(help="The algorithm and the defaults of the lime package."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Of the samples; the same seed gives the same answer.",
+            show_default="drawn, and told",
+        ),
+    ] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Write the segment ids, 16 bit; 65535: never seen."),
+    ] = None,
+    segments_in: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Use these segments: 8 or 16 bit ids.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says why pictures are what the model says, with LIME or another --method.
+
+    Each weight is how much of the label's probability a segment brings, with its standard
+    error; "stability" is how much of the top five would come again with another seed.
+
+    Of several pictures, or a folder, those that cannot be explained are listed, the others are
+    answered, and the exit code is 1.
+
+    Example: limelens explain door.jpg --out why.png --stability 0.9
+
+    Example: limelens explain photos --report why.html
+    """
+    is_one = len(images) == 1 and not images[0].is_dir()
+    written: dict[str, Path | None] = {
+        "--out": overlay, "--heat-map": heat_map, "--segments": segments, "--steps": steps,
+    }  # fmt: skip
+    if not is_one:
+        for option, value in {**written, "--segments-in": segments_in}.items():
+            if value is not None:
+                raise typer.BadParameter(
+                    f"{option} is for one picture; of several write a page with --report"
+                )
+    if check and not (is_one and report is None):
+        raise typer.BadParameter("--check is for one picture, without --report")
+    try:
+        arguments: ExplainArguments = {
+            "model": served_name(server, model),
+            "version": version,
+            "labels": label or (),
+            "top_labels": top_labels,
+            "contrasts": [_contrast(pair) for pair in contrast or ()],
+            "region": parse_region(region),
+            "method": method,
+            "segmentation": segmentation,
+            "num_segments": num_segments,
+            "num_samples": num_samples,
+            "stability": stability,
+            "max_samples": max_samples,
+            "deadline_ms": deadline_ms,
+            "hide": _hide(hide),
+            "kernel_width": kernel_width,
+            "distance": distance,
+            "feature_selection": feature_selection,
+            "num_features": num_features,
+            "sampling": sampling,
+            "compat": compat,
+            "seed": seed,
+            "segments": None if segments_in is None else segments_in.read_bytes(),
+            "timeout_s": _TIMEOUT_S,
+        }
+        with open_client(server, model, device) as client:
+            if is_one and report is None:
+                _explain_one(client, images[0], arguments, written, check=check, as_json=as_json)
+                return
+            answers = _explain_several(client, images, arguments, report)
+    except OSError as error:
+        raise LimelensError(f"{error.filename}: {error.strerror}") from error
+    if as_json:
+        print_json(answers[0] if is_one else answers)
+    else:
+        for answer in answers:
+            _print_line(answer)
+        if report is not None:
+            out.print(f"Wrote {escape(str(report))}")
+    if any("error" in answer for answer in answers):
+        raise typer.Exit(1)
+
+
+def _explain_one(
+    client: Client,
+    image: Path,
+    arguments: ExplainArguments,
+    written: dict[str, Path | None],
+    *,
+    check: bool,
+    as_json: bool,
+) -> None:
+    drawn: list[Literal["overlay", "heat_map", "segments"]] = []
+    if written["--out"] is not None:
+        drawn.append("overlay")
+    if written["--heat-map"] is not None:
+        drawn.append("heat_map")
+    if written["--segments"] is not None:
+        drawn.append("segments")
+    arguments = {**arguments, "pictures": drawn}
+    steps = written["--steps"]
+    checked: tuple[Faithfulness, ...] = ()
+    if steps is not None or check:
+        here = _here(client, "--check" if check else "--steps")
+        with _SampleBar() as bar:
+            found, fully = here.explain_fully(image, bar.told, **arguments)
+        if steps is not None:
+            _draw_steps(here, fully, arguments, steps)
+        if check:
+            checked = here.check(fully)
+    else:
+        found = _ask(client, image, arguments)
+    if (path := written["--out"]) is not None:
+        path.write_bytes(_one_picture(found, "overlay_png"))
+    if (path := written["--heat-map"]) is not None:
+        path.write_bytes(_one_picture(found, "heat_map_png"))
+    if (path := written["--segments"]) is not None:
+        path.write_bytes(found.segments_png)
+    if as_json:
+        document = _explanation(image, found)
+        if check:
+            labels = [one.label for one in found.explanations if one.against is None]
+            document["check"] = [
+                {**one.to_json(), "label": label}
+                for label, one in zip(labels, checked, strict=True)
+            ]
+        print_json(document)
+        return
+    _print_explanation(image, found)
+    for one in checked:
+        _print_check(one)
+    for path in written.values():
+        if path is not None:
+            out.print(f"Wrote {escape(str(path))}")
+
+
+def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExplanation:
+    if not err.is_terminal:
+        return client.explain(image, **arguments)
+    with _SampleBar() as bar:
+        for update in client.explain_stream(image, **arguments):
+            bar.told(update)
+    return update.explanation
+
+
+def _draw_steps(
+    here: LocalClient, fully: Explained, arguments: ExplainArguments, path: Path
+) -> None:
+    from limelens.explain.steps import steps
+
+    why, labels = fully.answers[0], here.bundle.labels
+    sheet = steps(
+        fully.pixels,
+        fully.explanation,
+        why,
+        label_name=labels[why.label],
+        against_name=None if why.against is None else labels[why.against],
+        distance=arguments["distance"] or "cosine",
+    )
+    Image.fromarray(sheet).save(path, "PNG")
+
+
+def _here(client: Client, option: str) -> LocalClient:
+    """The client, where its model is in this process."""
+    from limelens.serve.local import LocalClient
+
+    if not isinstance(client, LocalClient):
+        raise typer.BadParameter(
+            f"{option} needs the model itself, in this process; give its file: --model FILE"
+        )
+    return client
+
+
+def _explain_several(
+    client: Client, images: Sequence[Path], arguments: ExplainArguments, report: Path | None
+) -> list[dict[str, Any]]:
+    """One answer for each picture, and the page where it is asked for."""
+    from limelens.serve.gallery import Gallery
+    from limelens.serve.local import LocalClient
+    from limelens.serve.many import explain_many
+
+    gallery = None
+    if report is not None:
+        if not report.parent.is_dir():
+            raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
+        base = images[0] if len(images) == 1 and images[0].is_dir() else None
+        gallery = Gallery(f"Why, for {base or f'{len(images)} pictures'}", base)
+        arguments = {**arguments, "pictures": ["overlay"]}
+    model = client.model(arguments["model"], arguments["version"])
+    places = _places(images, frozenset(label.name for label in model.labels))
+    answers: list[dict[str, Any]] = []
+    at_once = _AT_ONCE_HERE if isinstance(client, LocalClient) else _AT_ONCE_THERE
+    with _PictureBar(len(places)) as bar:
+        for one in explain_many(client, places, at_once=at_once, **arguments):
+            if gallery is not None:
+                gallery.add(one)
+            answers.append(_answer(one))
+            bar.done(len(answers))
+    if gallery is not None and report is not None:
+        gallery.write(report)
+    return answers
+
+
+def _places(images: Sequence[Path], labels: frozenset[str]) -> list[Place]:
+    """The pictures, with their true label where a folder is named like one of the model's."""
+    from limelens.serve.many import Place
+    from limelens.serve.similar import find_pictures
+
+    found: list[Place] = []
+    for image in images:
+        if not image.is_dir():
+            names = [image.absolute().parent.name]
+            found.append(Place(image, next((name for name in names if name in labels), None)))
+            continue
+        pictures, others = find_pictures(image)
+        for other in others[:1]:
+            err.print(f"{len(others)} files are no pictures, such as {escape(other.path)}")
+        for picture in pictures:
+            path = image / picture.path
+            names = [picture.label, path.absolute().parent.name]
+            found.append(Place(path, next((name for name in names if name in labels), None)))
+    return found
+
+
+def _contrast(text: str) -> tuple[str, str]:
+    label, comma, against = text.partition(",")
+    if not comma or not label or not against or "," in against:
+        raise typer.BadParameter(
+            f"--contrast {text!r}; expected two labels with a comma between them, such as cat,dog"
+        )
+    return label, against
+
+
+def _hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int, int]:
+    if text == "mean":
+        return "mean"
+    if text == "blur":
+        return "blur"
+    if text == "shuffle":
+        return "shuffle"
+    try:
+        red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--hide {text!r}; expected mean, blur, shuffle or a colour such as 000000"
+        ) from None
+    return red, green, blue
+
+
+def _answer(one: ExplainedPicture) -> dict[str, Any]:
+    """What became of one picture of several, as JSON."""
+    if one.explanation is None or one.prediction is None:
+        return {"path": str(one.place.path), "error": one.error}
+    return {
+        **_explanation(one.place.path, one.explanation),
+        "decision": one.prediction.decision.value,
+        "label": one.prediction.label,
+        "labels": list(one.prediction.labels),
+        "true_label": one.place.true_label,
+        "mistake": one.is_mistake,
+    }
+
+
+def _explanation(image: Path, found: ServedExplanation) -> dict[str, Any]:
+    return {
+        "path": str(image),
+        "model": found.model.name,
+        "version": found.model.version,
+        "provider": found.model.provider,
+        "method": found.method,
+        "num_segments": found.num_segments,
+        "num_samples": found.num_samples,
+        "seed": found.seed,
+        "warnings": list(found.warnings),
+        "explanations": [
+            {
+                "label": one.label,
+                "against": one.against,
+                "probability": one.probability,
+                "intercept": one.intercept,
+                "local_prediction": one.local_prediction,
+                "score": one.score,
+                "stability": one.stability,
+                "weights": [
+                    {
+                        "segment": weight.segment,
+                        "weight": weight.weight,
+                        "std_error": weight.std_error,
+                    }
+                    for weight in one.weights
+                ],
+            }
+            for one in found.explanations
+        ],
+        "timings_ms": {
+            "segment": found.timings_ms.segment,
+            "predict": found.timings_ms.predict,
+            "fit": found.timings_ms.fit,
+            "total": found.timings_ms.total,
+        },
+    }
+
+
+def _print_explanation(image: Path, found: ServedExplanation) -> None:
+    model = f"{escape(found.model.name)} version {found.model.version}"
+    out.print(f"{escape(str(image))}, explained on {model} ({found.model.provider})")
+    for one in found.explanations:
+        _print_label(one)
+    timings = found.timings_ms
+    out.print(
+        f"{found.num_segments} segments, {found.num_samples} samples, seed {found.seed}; "
+        f"{timings.total:.0f} ms (segments {timings.segment:.0f}, model {timings.predict:.0f}, "
+        f"fit {timings.fit:.0f})"
+    )
+    for warning in found.warnings:
+        err.print(f"[yellow]{escape(warning)}[/]")
+
+
+def _print_label(one: LabelExplanation) -> None:
+    sign = "" if one.against is None else "+"
+    out.print(
+        f"[bold]{escape(_named(one.label, one.against))}[/] {one.probability:{sign}.3f}   "
+        f"fit (R2) {one.score:.2f}, stability {one.stability:.2f}"
+    )
+    for weight in one.weights[:_SHOWN_WEIGHTS]:
+        style, word = ("green", "for") if weight.weight > 0 else ("red", "against")
+        out.print(
+            f"  segment {weight.segment:3d}  [{style}]{weight.weight:+.3f} {word}[/] "
+            f"± {weight.std_error:.3f}"
+        )
+
+
+def _one_picture(found: ServedExplanation, kind: str) -> bytes:
+    """The picture of the explained label; of several labels, one above the other."""
+    files = [getattr(one, kind) for one in found.explanations]
+    if len(files) == 1:
+        return bytes(files[0])
+    pictures = []
+    for file in files:
+        with Image.open(io.BytesIO(file)) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+    written = io.BytesIO()
+    Image.fromarray(np.concatenate(pictures)).save(written, "PNG")
+    return written.getvalue()
+
+
+def _print_check(one: Faithfulness) -> None:
+    verdict = (
+        "the model follows it better than a random order"
+        if one.better_than_random
+        else "[yellow]no better than a random order[/]"
+    )
+    out.print(
+        f"check: deletion {one.deletion_area:.3f} (random order {one.random_deletion_area:.3f} "
+        f"± {one.random_deletion_spread:.3f}, less is better), insertion "
+        f"{one.insertion_area:.3f} (random order {one.random_insertion_area:.3f} "
+        f"± {one.random_insertion_spread:.3f}, more is better): {verdict}"
+    )
+
+
+def _print_line(answer: dict[str, Any]) -> None:
+    """One picture of several."""
+    path = escape(answer["path"])
+    if "error" in answer:
+        err.print(f"{path}: [red]{escape(answer['error'])}[/]")
+        return
+    decided = answer["label"] or ", ".join(answer["labels"]) or "abstained"
+    style = "bold red" if answer["mistake"] else "bold"
+    truth = f" [red](true: {escape(answer['true_label'])})[/]" if answer["mistake"] else ""
+    reasons = "; ".join(
+        f"{escape(_named(one['label'], one['against']))} {one['probability']:.3f}, "
+        f"R2 {one['score']:.2f}, stability {one['stability']:.2f}"
+        for one in answer["explanations"]
+    )
+    warned = f"  [yellow]{len(answer['warnings'])} warnings[/]" if answer["warnings"] else ""
+    out.print(f"{path}: [{style}]{escape(decided)}[/]{truth}   {reasons}{warned}")
+
+
+def _named(label: str, against: str | None) -> str:
+    return label if against is None else f"{label} rather than {against}"
+
+
+class _SampleBar:
+    """Shows how far one explanation is, and how stable, on a terminal."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("samples"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("stability {task.fields[stability]}"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, stability="-")
+
+    def __enter__(self) -> _SampleBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def told(self, update: ExplanationUpdate) -> None:
+        self._bar.update(
+            self._task,
+            completed=update.num_samples,
+            total=update.max_samples,
+            stability=f"{update.stability:.2f}",
+        )
+
+
+class _PictureBar:
+    """Shows how many pictures are done, on a terminal."""
+
+    def __init__(self, num_all: int) -> None:
+        self._bar = Progress(
+            TextColumn("pictures"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=num_all)
+
+    def __enter__(self) -> _PictureBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def done(self, num_done: int) -> None:
+        self._bar.update(self._task, completed=num_done)
