@@ -78,3 +78,12 @@ def trained_run(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     )
     train(divided, run, config)
     return run
+
+
+@pytest.fixture(scope="session")
+def between(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures between the two colours, so that no network is always right."""
+    folder = tmp_path_factory.mktemp("between")
+    for seed, (label, colour) in enumerate({"green": (95, 130, 55), "red": (140, 95, 45)}.items()):
+        write_pictures(folder / "val" / label, colour, 40, 100 + seed)
+    return folder

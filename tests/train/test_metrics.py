@@ -8,6 +8,7 @@ from limelens.serve.bundle import Task
 from limelens.train.metrics import (
     coverage,
     expected_calibration_error,
+    fit_label_bias,
     fit_temperature,
     fit_temperature_multilabel,
     fit_thresholds,
@@ -205,3 +206,21 @@ def test_a_mistake_within_a_macro_label_is_right_there() -> None:
     assert figures["accuracy"] == pytest.approx(1 / 3)
     assert figures["macro_label_accuracy"] == pytest.approx(2 / 3)
     assert "macro_label_accuracy" not in multiclass_metrics(probabilities, targets, list("abc"))
+
+
+def test_a_label_that_is_said_too_often_gets_a_negative_bias() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1.5, (4000, 3))
+    targets = np.array([rng.choice(3, p=row) for row in softmax(logits)])
+    shift = np.array([1.0, 0.0, -1.0])
+    assert fit_label_bias(logits + shift, targets, 1.0) == pytest.approx(-shift, abs=0.15)
+    assert fit_label_bias(logits, targets, 1.0) == pytest.approx(np.zeros(3), abs=0.15)
+
+
+def test_few_pictures_or_no_mistake_give_no_bias() -> None:
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 1, (40, 2))
+    targets = rng.integers(0, 2, 40)
+    assert not fit_label_bias(logits, targets, 1.0).any()
+    sure = np.eye(2)[np.arange(100) % 2] * 5
+    assert not fit_label_bias(sure, np.arange(100) % 2, 1.0).any()

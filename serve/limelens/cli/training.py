@@ -419,6 +419,30 @@ def export(
         out.print(f"Next: limelens serve --models {escape(str(models))}")
 
 
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    images: Images = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a run's probabilities believable for other pictures than it was trained on.
+
+    Fits temperature, label bias and thresholds of the run's best checkpoint anew, on some hundred
+    labelled pictures of the place where it will work. Then export it.
+
+    Example: limelens calibrate runs/photos PICTURES_OF_THE_PLACE
+    """
+    from limelens.train.calibrating import calibrate as run_calibration
+
+    figures = run_calibration(run, data, split=split, images=images)
+    if as_json:
+        print_json(figures)
+        return
+    print_figures({**figures, "split": "fitted on these"})
+    out.print(f"Temperature {figures['temperature']:.3f}. Next: limelens export {escape(str(run))}")
+
+
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Made and filled.", show_default=False)],
     num_images: Annotated[int, typer.Option(min=10, help="For each label, all splits.")] = 500,

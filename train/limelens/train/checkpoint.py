@@ -31,7 +31,7 @@ class Checkpoint:
     """A trained network.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode; its last layer holds the bias that was fitted on validation.
         labels: In the order of its outputs.
         resize: How pictures are brought to its input.
         epoch: Finished epochs.
@@ -88,13 +88,25 @@ def load(path: Path) -> Checkpoint:
         path = path / BEST if (path / BEST).exists() else path / LAST
     if not path.is_file():
         raise CheckpointError(f"{path} is not there; expected a run of `limelens train`")
-    state = load_state(path)
+    return of_state(load_state(path), path)
+
+
+def of_state(state: dict[str, Any], path: Path) -> Checkpoint:
+    """The checkpoint that `load_state` read from a path.
+
+    Raises:
+        CheckpointError: It is another program's.
+    """
     try:
         config = state["config"]
         height, width = config["input_size"]
         resize = ResizeRule(height, width, ResizeMode(config["resize_mode"]))
         model = build(config["arch"], len(state["labels"]), input_size=(height, width))
         model.load_state_dict(state["model"])
+        bias = state["figures"].get("label_bias")
+        if bias:
+            with torch.no_grad():
+                model.head.bias.add_(torch.tensor(bias, dtype=torch.float32))
         return Checkpoint(
             model.eval(),
             tuple(state["labels"]),

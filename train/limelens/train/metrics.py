@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from sklearn.metrics import (
     average_precision_score,
@@ -26,6 +26,7 @@ from limelens.serve.bundle import Task
 COVERAGE_THRESHOLDS: Final = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 WANTED_ACCURACY: Final = 0.95
 _NUM_BINS: Final = 15
+_FEW_FOR_BIAS: Final = 30
 _FEW: Final = 10
 """With fewer positive pictures a label gets no threshold of its own."""
 
@@ -331,6 +332,36 @@ def fit_temperature(logits: NDArray[np.floating], targets: NDArray[np.integer]) 
     if (logits.argmax(axis=1) == targets).all():
         return 1.0
     return _least_loss(lambda t: negative_log_likelihood(softmax(logits / t), targets))
+
+
+def fit_label_bias(
+    logits: NDArray[np.floating], targets: NDArray[np.integer], temperature: float
+) -> NDArray[np.float64]:
+    """What is added to the logits so that no label is said too often or too seldom.
+
+    Bias-corrected temperature scaling (Alexandari et al. 2020, section 3.2), for a temperature
+    that is given. A label with fewer than thirty pictures, or data without a mistake, would make
+    it chance: then it is 0.
+
+    Args:
+        logits: `(N, C)`.
+        targets: `(N,)`.
+        temperature: As from `fit_temperature`.
+
+    Returns:
+        `(C,)`, with mean 0.
+    """
+    num_labels = logits.shape[1]
+    counts = np.bincount(targets, minlength=num_labels)
+    if counts.min() < _FEW_FOR_BIAS or (logits.argmax(axis=1) == targets).all():
+        return np.zeros(num_labels)
+
+    def loss(bias: NDArray[np.float64]) -> float:
+        return negative_log_likelihood(softmax((logits + bias) / temperature), targets)
+
+    found = minimize(loss, np.zeros(num_labels), method="L-BFGS-B")
+    bias: NDArray[np.float64] = found.x - found.x.mean()
+    return bias
 
 
 def fit_temperature_multilabel(logits: NDArray[np.floating], targets: NDArray[np.integer]) -> float:

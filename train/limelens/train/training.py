@@ -26,18 +26,13 @@ from limelens.serve.errors import LimelensError
 from limelens.train import checkpoint
 from limelens.train.architectures import Classifier, build
 from limelens.train.augmentation import for_training
+from limelens.train.calibrating import calibrated_figures
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data import read_dataset
 from limelens.train.examples import DataError, Dataset, targets_of
 from limelens.train.loading import Examples, drawn_batches
-from limelens.train.metrics import (
-    figures_of,
-    fit_temperature,
-    fit_temperature_multilabel,
-    fit_thresholds,
-)
 from limelens.train.plots import plot_confusion, plot_curves
-from limelens.train.prediction import logits_of, probabilities_of
+from limelens.train.prediction import logits_of
 from limelens.train.processes import Processes, joined
 from limelens.train.recipe import (
     averaged_weights,
@@ -288,22 +283,13 @@ class _Run:
     def validate(self) -> dict[str, Any]:
         """The figures of the network that is kept, calibrated on these very pictures."""
         examples, labels = self.dataset.splits["val"], self.dataset.labels
-        logits = logits_of(self.kept, examples, self.config.resize)
-        targets = targets_of(examples, len(labels), self.task)
-        is_multilabel = self.task is Task.MULTILABEL
-        fit = fit_temperature_multilabel if is_multilabel else fit_temperature
-        temperature = fit(logits, targets)
-        probabilities = probabilities_of(logits, temperature, self.task)
-        thresholds = fit_thresholds(probabilities, targets) if is_multilabel else ()
-        figures = figures_of(
-            probabilities,
-            targets,
+        return calibrated_figures(
+            logits_of(self.kept, examples, self.config.resize),
+            targets_of(examples, len(labels), self.task),
             labels,
             self.task,
-            thresholds=thresholds,
-            macro_labels=self.dataset.macro_labels,
+            self.dataset.macro_labels,
         )
-        return {**figures, "temperature": temperature, "label_thresholds": list(thresholds)}
 
     def train_one_epoch(self) -> tuple[float, float | None]:
         """One pass over the training examples; its mean loss and accuracy."""
