@@ -29,8 +29,9 @@ _YAW: Final = -0.08
 _HEAD: Final = Region(0.25, 0.03, 0.63, 0.41)
 _SEED: Final = 0
 _MODEL: Final = "facemask"
-# A part of a mask in its mean colour is still a mask; blurred, it is gone.
-_HIDE: Final = "blur"
+# A part of a mask in its mean colour is still a mask; under tiles of the picture it is gone.
+_HIDE: Final = "shuffle"
+_NUM_SEGMENTS: Final = 30
 
 
 def demo(
@@ -50,7 +51,13 @@ def demo(
             for name, pixels in (("the portrait", portrait), ("with a mask", _masked(portrait))):
                 prediction = client.classify([pixels], model=_MODEL, region=_HEAD)
                 explanation = client.explain(
-                    pixels, model=_MODEL, region=_HEAD, seed=_SEED, hide=_HIDE, pictures=["overlay"]
+                    pixels,
+                    model=_MODEL,
+                    region=_HEAD,
+                    seed=_SEED,
+                    hide=_HIDE,
+                    num_segments=_NUM_SEGMENTS,
+                    pictures=["overlay"],
                 )
                 scores = "  ".join(f"{s.label} {s.probability:.3f}" for s in prediction[0].scores)
                 label = prediction[0].label or "abstained"
