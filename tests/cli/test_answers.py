@@ -251,7 +251,22 @@ def test_wrong_usage_is_exit_code_2(limelens: Run, arguments: tuple[str, ...]) -
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "evaluate", "export", "synthesize", "serve", "classify", "explain", "demo"],
+    [
+        "train",
+        "evaluate",
+        "calibrate",
+        "export",
+        "inspect",
+        "ingest",
+        "synthesize",
+        "scenes",
+        "serve",
+        "classify",
+        "explain",
+        "index",
+        "similar",
+        "demo",
+    ],
 )
 def test_every_command_explains_itself(limelens: Run, command: str) -> None:
     result = limelens(command, "--help")

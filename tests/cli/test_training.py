@@ -48,6 +48,10 @@ def test_train_evaluate_and_export_print_the_documented_json(
     assert evaluated["num_images"] == 8
     assert evaluated["accuracy"] == 1.0
 
+    calibrated = limelens("calibrate", run, pictures, "--split", "test", "--json").json
+    assert calibrated["temperature"] > 0
+    assert calibrated["num_images"] == 8
+
     models = tmp_path / "models"
     exported = limelens("export", run, "--name", "shade", "--models", models, "--json").json
     assert {

@@ -266,3 +266,14 @@ def test_reading_processes_change_nothing(divided: Path, tmp_path: Path) -> None
         states.append(checkpoint.load(run / "last.pt").model.state_dict())
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
+
+
+@pytest.mark.parametrize("preset", ["light", "standard"])
+def test_a_crop_of_a_tall_picture_shows_its_ends_too(preset: str) -> None:
+    # The upper and the lower quarter are white, as a bottle's ends would be.
+    pixels = np.zeros((300, 100, 3), dtype=np.uint8)
+    pixels[:75] = pixels[225:] = 255
+    torch.manual_seed(0)
+    transform = for_training(preset, ResizeRule(60, 60))
+    shares = [(transform(pixels).numpy() > 120).mean() for _ in range(60)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)

@@ -7,9 +7,10 @@ Evaluation has its own function, which is serving's.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -71,23 +72,51 @@ def _varied(chain: v2.Compose, larger: ResizeRule | None, pixels: NDArray[np.uin
     return image.as_subclass(Tensor)
 
 
-def _crop(
-    size: tuple[int, int], least: float, ratio: float, *, flip: float = 0.5
-) -> list[v2.Transform]:
-    return [
-        v2.RandomResizedCrop(size, scale=(least, 1.0), ratio=(1 / ratio, ratio), antialias=True),
-        v2.RandomHorizontalFlip(flip),
-    ]
+class RelativeCrop(v2.Transform):  # type: ignore[misc]
+    """A random crop, resized: of about the picture's own shape, as evaluation sees all of it.
+
+    torchvision's RandomResizedCrop takes the shape for itself: of a bottle that is three times as
+    high as wide it would never show more than the middle.
+
+    Args:
+        size: Height and width that come out.
+        least: The least share of the picture's area that is kept.
+        ratio: By how much the crop's aspect ratio may differ from the picture's, at least 1.
+    """
+
+    def __init__(self, size: tuple[int, int], least: float, ratio: float) -> None:
+        super().__init__()
+        self.size = size
+        self.least = least
+        self.ratio = ratio
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draws the crop's place and size in pixels."""
+        height, width = flat_inputs[0].shape[-2:]
+        share = float(torch.empty(1).uniform_(self.least, 1.0))
+        limit = math.log(self.ratio)
+        stretch = math.exp(float(torch.empty(1).uniform_(-limit, limit)))
+        across = max(1, round(width * min(1.0, math.sqrt(share * stretch))))
+        down = max(1, round(height * min(1.0, math.sqrt(share / stretch))))
+        left = int(torch.randint(width - across + 1, ()))
+        top = int(torch.randint(height - down + 1, ()))
+        return {"top": top, "left": left, "height": down, "width": across}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cuts and resizes."""
+        return v2.functional.resized_crop(inpt, **params, size=list(self.size), antialias=True)
 
 
 def _light(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
-    return [v2.ToImage(), *_crop(size, min_crop or 0.8, 1.15), v2.ColorJitter(0.1, 0.1, 0.1)]
+    crop = RelativeCrop(size, min_crop or 0.8, 1.15)
+    return [v2.ToImage(), crop, v2.RandomHorizontalFlip(), v2.ColorJitter(0.1, 0.1, 0.1)]
 
 
 def _standard(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
     return [
         v2.ToImage(),
-        *_crop(size, min_crop or 0.5, 1.33),
+        RelativeCrop(size, min_crop or 0.5, 1.33),
+        v2.RandomHorizontalFlip(),
         v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=5, fill=128)], 0.5),
         v2.ColorJitter(0.25, 0.25, 0.25, 0.03),
     ]
@@ -98,7 +127,11 @@ def _strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
         v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
         v2.ToImage(),
         v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
-        *_crop(size, min_crop or 0.5, 1.5),
+        # Of any shape, whatever the picture's own: shapes tell labels apart that should not.
+        v2.RandomResizedCrop(
+            size, scale=(min_crop or 0.5, 1.0), ratio=(1 / 1.5, 1.5), antialias=True
+        ),
+        v2.RandomHorizontalFlip(),
         v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=8, fill=128)], 0.4),
         v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
         v2.RandomGrayscale(0.1),
