@@ -17,7 +17,7 @@ import pytest
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
-from limelens.serve.scheduler import Priority, Scheduler
+from limelens.serve.scheduler import Ended, Fate, Priority, Scheduler
 
 
 class Gate:
@@ -370,3 +370,36 @@ async def queued_once(coroutine: Any) -> list[asyncio.Task[Any]]:
     task = asyncio.create_task(coroutine)
     await asyncio.sleep(0)
     return [task]
+
+
+async def test_tells_how_it_ended_for_every_picture(
+    schedulers: Any, bundle: Bundle, gate: Gate
+) -> None:
+    told: list[Ended] = []
+    scheduler = schedulers(on_ended=told.append)
+    pixels = np.zeros((*bundle.input_size, 3), np.uint8)
+
+    def unreadable() -> np.ndarray:
+        raise ValueError("no picture")
+
+    first = asyncio.create_task(scheduler.classify(bundle, [lambda: pixels]))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    late = asyncio.create_task(
+        scheduler.classify(bundle, [lambda: pixels], deadline=time.monotonic())
+    )
+    broken = asyncio.create_task(scheduler.classify(bundle, [unreadable], priority=Priority.FRAME))
+    await asyncio.sleep(0.05)
+    gate.opened.set()
+    await first
+    with pytest.raises(ExpiredError):
+        await late
+    with pytest.raises(ValueError, match="no picture"):
+        await broken
+    scheduler.close()
+
+    by_fate = {one.fate: one for one in told}
+    assert sorted(by_fate) == [Fate.ANSWERED, Fate.DROPPED, Fate.UNREADABLE]
+    assert (by_fate[Fate.ANSWERED].batch_size, by_fate[Fate.DROPPED].batch_size) == (1, 0)
+    assert by_fate[Fate.DROPPED].waited_s >= 0.05
+    assert by_fate[Fate.UNREADABLE].priority is Priority.FRAME
+    assert all(one.run_s == 0 for one in told if one.fate is not Fate.ANSWERED)

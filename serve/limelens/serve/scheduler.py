@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -71,6 +71,42 @@ class Outcome:
     started_at: float
     decode_s: float
     run_s: float
+
+
+class Fate(StrEnum):
+    """How it ended for one picture."""
+
+    ANSWERED = "answered"
+    """The model was run and its numbers are usable."""
+    FAILED = "failed"
+    """The model was run, and failed or gave numbers that are no probabilities."""
+    UNREADABLE = "unreadable"
+    """Its pixels could not be prepared; the model was not run."""
+    DROPPED = "dropped"
+    """Nobody waited for it any more when its turn came; the model was not run."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ended:
+    """One picture that left the scheduler, for whoever counts.
+
+    Args:
+        bundle: The model.
+        priority: What it was.
+        fate: How it ended.
+        waited_s: From its arrival until its turn came, in seconds.
+        decode_s: Preparing its pixels, in seconds; 0 where that was not begun.
+        run_s: The model, in seconds, that of the whole batch; 0 where it was not run.
+        batch_size: Pictures in the run; 0 where there was none.
+    """
+
+    bundle: Bundle
+    priority: Priority
+    fate: Fate
+    waited_s: float
+    decode_s: float
+    run_s: float
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -133,6 +169,7 @@ class _Item:
     serial: int
     ticket: _Ticket = field(compare=False)
     index: int = field(compare=False)
+    arrived_at: float = field(compare=False)
     pixels: NDArray[np.uint8] | None = field(default=None, compare=False)
     started_at: float = field(default=0.0, compare=False)
     decode_s: float = field(default=0.0, compare=False)
@@ -145,9 +182,19 @@ class Scheduler:
         num_threads: Worker threads; on a GPU those that prepare pictures.
         max_batch_size: Most pictures joined into one run; 1 joins none, as is best on the CPU.
         max_queue: Most pictures of requests that wait; more are refused.
+        on_ended: Is told of every picture that leaves, from the thread that had it; must be quick
+            and may not raise.
     """
 
-    def __init__(self, *, num_threads: int, max_batch_size: int = 1, max_queue: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        num_threads: int,
+        max_batch_size: int = 1,
+        max_queue: int = 256,
+        on_ended: Callable[[Ended], None] | None = None,
+    ) -> None:
+        self._on_ended = on_ended
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
         self._num_threads = num_threads
@@ -254,6 +301,7 @@ class Scheduler:
 
     def _submit(self, ticket: _Ticket, priority: Priority) -> None:
         count = len(ticket.prepare)
+        arrived_at = time.monotonic()
         with self._lock:
             if self._closed:
                 raise _going_down()
@@ -273,7 +321,8 @@ class Scheduler:
             for index in range(count):
                 self._serial += 1
                 turn = self._turn + index * _STRIDE
-                heapq.heappush(self._arrivals, _Item(priority, turn, self._serial, ticket, index))
+                item = _Item(priority, turn, self._serial, ticket, index, arrived_at)
+                heapq.heappush(self._arrivals, item)
             self._arrived.notify(count)
 
     def _take(
@@ -282,23 +331,26 @@ class Scheduler:
         """The most urgent items, all of one bundle; waits for one. None when it is over."""
         taken: list[_Item] = []
         others: list[_Item] = []
+        dropped: list[_Item] = []
         expired: list[_Ticket] = []
         with self._lock:
-            while not self._closed and not taken and not expired:
+            while not self._closed and not taken and not dropped:
                 now = time.monotonic()
                 while heap and len(taken) < limit:
                     item = heapq.heappop(heap)
                     ticket = item.ticket
                     if ticket.over:
                         self._dropped += 1
+                        dropped.append(item)
                     elif ticket.deadline is not None and ticket.deadline <= now:
                         self._dropped += 1
+                        dropped.append(item)
                         expired.append(ticket)
                     elif taken and ticket.bundle is not taken[0].ticket.bundle:
                         others.append(item)
                     else:
                         taken.append(item)
-                if not taken and not expired:
+                if not taken and not dropped:
                     ready.wait()
             for item in others:
                 heapq.heappush(heap, item)
@@ -307,6 +359,8 @@ class Scheduler:
             closed = self._closed
         for ticket in expired:
             self._fail(ticket, ExpiredError("the deadline passed before the work began"))
+        for item in dropped:
+            self._tell(item, Fate.DROPPED)
         if closed:
             for item in taken:
                 self._fail(item.ticket, _going_down())
@@ -350,25 +404,47 @@ class Scheduler:
         item.started_at = time.monotonic()
         prepare = ticket.prepare
         if not prepare:  # the caller left after the item was taken
-            return self._drop()
+            return self._drop(item)
         try:
             item.pixels = prepare[item.index]()
-        except Exception as error:
+        except ExpiredError as error:
             self._fail(ticket, error)
+            return self._drop(item)
+        except Exception as error:
+            item.decode_s = time.monotonic() - item.started_at
+            self._fail(ticket, error)
+            self._tell(item, Fate.UNREADABLE)
             return False
         now = time.monotonic()
         item.decode_s = now - item.started_at
         if ticket.over:
-            return self._drop()
+            return self._drop(item)
         if ticket.deadline is not None and ticket.deadline <= now:
             self._fail(ticket, ExpiredError("the deadline passed before the model was run"))
-            return self._drop()
+            return self._drop(item)
         return True
 
-    def _drop(self) -> bool:
+    def _drop(self, item: _Item) -> bool:
         with self._lock:
             self._dropped += 1
+        self._tell(item, Fate.DROPPED)
         return False
+
+    def _tell(self, item: _Item, fate: Fate, run_s: float = 0.0, batch_size: int = 0) -> None:
+        if self._on_ended is None:
+            return
+        waited_s = (item.started_at or time.monotonic()) - item.arrived_at
+        self._on_ended(
+            Ended(
+                item.ticket.bundle,
+                item.priority,
+                fate,
+                waited_s,
+                item.decode_s,
+                run_s,
+                batch_size,
+            )
+        )
 
     def _answer(self, items: list[_Item]) -> None:
         try:
@@ -379,6 +455,7 @@ class Scheduler:
             return
         for item, outcome in zip(items, outcomes, strict=True):
             self._finish(item, outcome)
+            self._tell(item, Fate.ANSWERED, outcome.run_s, len(items))
 
     def _answer_in_halves(self, items: list[_Item], error: Exception) -> None:
         """One picture must not spoil its batch-mates, nor a batch that is too large for memory."""
@@ -394,6 +471,7 @@ class Scheduler:
             _log.error("the device has no memory left for one picture: %s", error)
             error = OverloadedError("the device has no memory left", 1.0)
         self._fail(items[0].ticket, error)
+        self._tell(items[0], Fate.FAILED, batch_size=1)
 
     def _finish(self, item: _Item, outcome: Outcome) -> None:
         ticket = item.ticket

@@ -48,7 +48,7 @@ from limelens.serve.requests import (
     read_explain,
     read_stream_config,
 )
-from limelens.serve.scheduler import Scheduler
+from limelens.serve.scheduler import Ended, Scheduler
 from limelens.serve.stream import END, Camera
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -87,9 +87,16 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     Args:
         repository: What is served.
         settings: How much is taken on.
+        on_ended: Is told of every picture that leaves a scheduler; see `Scheduler`.
     """
 
-    def __init__(self, repository: Repository, settings: ServiceSettings) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        settings: ServiceSettings,
+        on_ended: Callable[[Ended], None] | None = None,
+    ) -> None:
+        self._on_ended = on_ended
         self._repository = repository
         self._settings = settings
         self._limits = settings.limits
@@ -115,6 +122,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 num_threads=bundle.num_threads if on_cpu else _num_preparing(),
                 max_batch_size=1 if on_cpu else self._settings.max_batch_size,
                 max_queue=self._settings.max_queue,
+                on_ended=self._on_ended,
             )
         return found
 

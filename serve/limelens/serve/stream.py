@@ -24,7 +24,6 @@ from limelens.serve.decision import decide, spoken_label
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
-    LimelensError,
     ModelOutputError,
     OverloadedError,
     UnavailableError,
@@ -53,7 +52,7 @@ class _Arrival:
     arrived_at: float
 
 
-class _StaleFrameError(LimelensError):
+class _StaleFrameError(ExpiredError):
     """The newest frame was too old when its turn came."""
 
 
