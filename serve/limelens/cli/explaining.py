@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from PIL import Image
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from limelens.cli.answers import (
     Device,
@@ -23,7 +23,7 @@ from limelens.cli.answers import (
     parse_region,
     served_name,
 )
-from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.cli.printing import AsJson, PictureBar, err, out, print_json, progress_bar
 from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ def explain(
                 )
     if check and not (is_one and report is None):
         raise typer.BadParameter("--check is for one picture, without --report")
+    if check and contrast and not label:
+        raise typer.BadParameter("--check follows labels; name one with --label beside --contrast")
     try:
         arguments: ExplainArguments = {
             "model": served_name(server, model),
@@ -368,12 +370,12 @@ def _explain_several(
     places = _places(images, frozenset(label.name for label in model.labels))
     answers: list[dict[str, Any]] = []
     at_once = _AT_ONCE_HERE if isinstance(client, LocalClient) else _AT_ONCE_THERE
-    with _PictureBar(len(places)) as bar:
+    with PictureBar() as bar:
         for one in explain_many(client, places, at_once=at_once, **arguments):
             if gallery is not None:
                 gallery.add(one)
             answers.append(_answer(one))
-            bar.done(len(answers))
+            bar.done(len(answers), len(places))
     if gallery is not None and report is not None:
         gallery.write(report)
     return answers
@@ -562,16 +564,7 @@ class _SampleBar:
     """Shows how far one explanation is, and how stable, on a terminal."""
 
     def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("samples"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("stability {task.fields[stability]}"),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
+        self._bar = progress_bar("samples", TextColumn("stability {task.fields[stability]}"))
         self._task = self._bar.add_task("", total=None, stability="-")
 
     def __enter__(self) -> _SampleBar:
@@ -588,29 +581,3 @@ class _SampleBar:
             total=update.max_samples,
             stability=f"{update.stability:.2f}",
         )
-
-
-class _PictureBar:
-    """Shows how many pictures are done, on a terminal."""
-
-    def __init__(self, num_all: int) -> None:
-        self._bar = Progress(
-            TextColumn("pictures"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=num_all)
-
-    def __enter__(self) -> _PictureBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def done(self, num_done: int) -> None:
-        self._bar.update(self._task, completed=num_done)

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
-from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.cli.printing import AsJson, err, out, print_json, progress_bar
 
 _MOST_SHOWN = 10
 
@@ -115,16 +115,7 @@ class _Bar:
 
     def __init__(self) -> None:
         self._num_failed = 0
-        self._bar = Progress(
-            TextColumn("fetching"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]} failed"),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
+        self._bar = progress_bar("fetching", TextColumn("{task.fields[failed]} failed"))
         self._task = self._bar.add_task("", total=None, failed=0)
 
     def __enter__(self) -> _Bar:

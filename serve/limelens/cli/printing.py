@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout and nothing else.")
@@ -15,6 +23,44 @@ AsJson = Annotated[
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def progress_bar(noun: str, *columns: ProgressColumn) -> Progress:
+    """A bar on a terminal, gone once it is done; nothing elsewhere.
+
+    Args:
+        noun: What is counted.
+        columns: Shown between the count and the time left.
+    """
+    return Progress(
+        TextColumn(noun),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+class PictureBar:
+    """Shows how many pictures are done."""
+
+    def __init__(self) -> None:
+        self._bar = progress_bar("pictures")
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def done(self, num_done: int, num_all: int) -> None:
+        """Takes note of how many are done, and of how many."""
+        self._bar.update(self._task, completed=num_done, total=num_all)
 
 
 def print_json(document: Any) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from limelens.cli.data_options import Data, Images
 from limelens.cli.printing import AsJson, err, out, print_json
 
 if TYPE_CHECKING:
@@ -18,22 +19,8 @@ _MOST_SHOWN = 10
 
 
 def inspect(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help="A folder of label folders, or one that holds train, val (or validation) and test "
-            "folders of them, or a table of labels (csv, tsv).",
-            show_default=False,
-        ),
-    ],
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where the pictures of a table lie.",
-            show_default="beside the table",
-        ),
-    ] = None,
+    data: Data,
+    images: Images = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -73,16 +60,22 @@ def inspect(
         out.print(f"Wrote {escape(str(page))}")
 
 
-def _print_inspection(inspection: Inspection) -> None:
+def _balance(inspection: Inspection) -> str:
     totals = inspection.totals
+    most, least = totals[inspection.commonest], totals[inspection.rarest]
+    if most == least:
+        return f"{most} of each"
+    return f"{escape(inspection.commonest)} {most}, {escape(inspection.rarest)} {least}"
+
+
+def _print_inspection(inspection: Inspection) -> None:
     counts = ", ".join(
         f"{count} {'undivided' if split == 'all' else split}"
         for split, count in inspection.num_pictures.items()
     )
     out.print(
         f"[bold]{sum(inspection.num_pictures.values())}[/] pictures ({counts}), "
-        f"{len(inspection.labels)} labels: {escape(inspection.commonest)} "
-        f"{totals[inspection.commonest]}, {escape(inspection.rarest)} {totals[inspection.rarest]}"
+        f"{len(inspection.labels)} labels: {_balance(inspection)}"
     )
     height, width = inspection.input_size
     out.print(f"{inspection.num_smaller} are smaller than the input of {width}x{height}")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from limelens.cli.answers import (
@@ -24,7 +23,7 @@ from limelens.cli.answers import (
     parse_region,
     served_name,
 )
-from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.cli.printing import AsJson, PictureBar, err, out, print_json
 from limelens.serve.errors import LimelensError, UnavailableError
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def index(
     if path.is_dir():
         raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
     began = time.monotonic()
-    with open_client(server, model, device) as client, _Bar() as bar:
+    with open_client(server, model, device) as client, PictureBar() as bar:
         found = index_folder(
             client, data, model=served_name(server, model), version=version, progress=bar.done
         )
@@ -239,29 +238,3 @@ def _print_answer(answer: dict[str, Any]) -> None:
     for one in answer["neighbours"]:
         table.add_row(f"{one['similarity']:.4f}", escape(one["label"]), escape(one["path"]))
     out.print(table)
-
-
-class _Bar:
-    """Shows how far an indexing is, on a terminal."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("pictures"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None)
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def done(self, num_done: int, num_all: int) -> None:
-        self._bar.update(self._task, completed=num_done, total=num_all)

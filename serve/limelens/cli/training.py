@@ -11,31 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from rich.table import Table
 
-from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.cli.data_options import Data, Images
+from limelens.cli.printing import AsJson, err, out, print_json, progress_bar
 from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
     from limelens.train.examples import Dataset
-
-Data = Annotated[
-    Path,
-    typer.Argument(
-        help="A folder of label folders, or one that holds train, val (or validation) and test "
-        "folders of them, or a table of labels (csv, tsv).",
-        show_default=False,
-    ),
-]
-Images = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Where the pictures of a table lie.",
-        show_default="beside the table",
-    ),
-]
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -596,16 +580,11 @@ class Bar:
 
     def __init__(self, num_epochs: int, shown: bool = True) -> None:
         self._num_epochs = num_epochs
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[num_epochs]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+        self._bar = progress_bar(
+            "epoch {task.fields[epoch]}/{task.fields[num_epochs]}",
             TextColumn("loss {task.fields[loss]:.3f}{task.fields[accuracy]}"),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not shown or not err.is_terminal,
         )
+        self._bar.disable = self._bar.disable or not shown
         self._task = self._bar.add_task(
             "", total=None, epoch=1, num_epochs=num_epochs, loss=0.0, accuracy=""
         )

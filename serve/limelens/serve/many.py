@@ -7,9 +7,7 @@ Who explains, a server or this process, is the client's business.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Unpack
@@ -23,6 +21,7 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
+from limelens.serve.in_order import in_order
 
 if TYPE_CHECKING:
     from limelens.serve.answers import ServedExplanation
@@ -102,18 +101,7 @@ def explain_many(
     def explained(place: Place) -> ExplainedPicture:
         return _explained(client, place, arguments)
 
-    pool = ThreadPoolExecutor(at_once, "limelens-many")
-    waiting: deque[Future[ExplainedPicture]] = deque()
-    try:
-        for place in places:
-            waiting.append(pool.submit(explained, place))
-            if len(waiting) > at_once:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        # Stopped in the middle: what has not begun never does.
-        pool.shutdown(cancel_futures=True)
+    yield from in_order(explained, places, at_once)
 
 
 def _explained(client: Client, place: Place, arguments: ExplainArguments) -> ExplainedPicture:

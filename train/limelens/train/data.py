@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import read_image
+from limelens.serve.image import SPLIT_NAMES, SUFFIXES, read_image
 from limelens.train.duplicates import Look, look_of, near_duplicate_groups
 from limelens.train.examples import DataError, Dataset, Example, Skipped, label_counts
 from limelens.train.label_table import (
-    SPLIT_NAMES,
-    SUFFIXES,
     find_tables,
     read_label_tables,
     read_macro_labels,

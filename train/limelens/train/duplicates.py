@@ -76,7 +76,7 @@ def near_duplicate_groups(looks: Sequence[Look]) -> NDArray[np.int32]:
         row += start
         once = row < column
         row, column = row[once], column[once]
-        like = _differences(thumbnails, row, column) <= MAX_DIFFERENCE
+        like = differences(thumbnails, row, column) <= MAX_DIFFERENCE
         rows.append(row[like])
         columns.append(column[like])
     edges = (np.concatenate(rows), np.concatenate(columns))
@@ -85,11 +85,21 @@ def near_duplicate_groups(looks: Sequence[Look]) -> NDArray[np.int32]:
     return groups
 
 
-def _differences(
+def differences(
     thumbnails: NDArray[np.uint8], first: NDArray[np.intp], second: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """Of each pair, the mean difference; in parts, as there may be many pairs."""
+    """How far thumbnails are apart, each less its mean colour.
+
+    Args:
+        thumbnails: `(N, P, 3)`, those of looks.
+        first: `(M,)` indices.
+        second: `(M,)` indices.
+
+    Returns:
+        `(M,)` means over pixels and channels, 0 to 255.
+    """
     found = np.empty(len(first), dtype=np.float32)
+    # In parts, as there may be many pairs.
     for start in range(0, len(first), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         difference = thumbnails[first[part]].astype(np.float32) - thumbnails[second[part]]

@@ -6,7 +6,7 @@ same for both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, Task, load_bundle
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import fit, read_image
+from limelens.serve.image import SPLIT_NAMES, fit, read_image
 from limelens.train.data import read_dataset, read_examples
 from limelens.train.examples import DataError, Dataset, Example, Skipped, targets_of
-from limelens.train.label_table import SPLIT_NAMES, find_tables, read_label_tables
+from limelens.train.label_table import find_tables, read_label_tables
 from limelens.train.metrics import WANTED_ACCURACY, figures_of
 from limelens.train.model import is_bundle
 
@@ -88,43 +88,95 @@ def assess(
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> Evaluation:
     """As `evaluate`, with what was said of every single picture."""
-    probabilities: NDArray[np.floating]
+    judge = _judge(run_or_model)
+    name, examples, skipped = _readable(data, judge.labels, split, judge.source, images)
+    return _judged(judge, examples, name, skipped, wanted_accuracy)
+
+
+def assess_examples(
+    run_or_model: Path, examples: Sequence[Example], *, split: str = "val"
+) -> Evaluation:
+    """As `assess`, on pictures that were read before.
+
+    Args:
+        run_or_model: As for `evaluate`.
+        examples: At least one, with targets in the order of the model's labels.
+        split: What they are, for the figures.
+    """
+    return _judged(_judge(run_or_model), tuple(examples), split, (), WANTED_ACCURACY)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """A checkpoint or a bundle."""
+
+    where: str
+    labels: tuple[str, ...]
+    task: Task
+    macro_labels: Mapping[str, str]
+    label_thresholds: tuple[float, ...]
+    source: Source
+    predict: Callable[[Sequence[Example]], NDArray[np.floating]]
+
+
+def _judge(run_or_model: Path) -> _Judge:
     if is_bundle(run_or_model):
         bundle = load_bundle(run_or_model)
         metadata = bundle.metadata
-        labels, task, macro_labels = metadata.labels, metadata.task, metadata.macro_labels
-        thresholds = metadata.label_thresholds
-        source = Source(metadata.data_digest, metadata.card.get("config", {}))
-        name, examples, skipped = _readable(data, labels, split, source, images)
-        probabilities = bundle_probabilities(bundle, examples)
-    else:
-        # Imported here: a bundle is evaluated without torch.
-        from limelens.train import checkpoint
-        from limelens.train.prediction import predict
+        return _Judge(
+            str(run_or_model),
+            metadata.labels,
+            metadata.task,
+            metadata.macro_labels,
+            metadata.label_thresholds,
+            Source(metadata.data_digest, metadata.card.get("config", {})),
+            lambda examples: bundle_probabilities(bundle, examples),
+        )
+    # Imported here: a bundle is evaluated without torch.
+    from limelens.train import checkpoint
+    from limelens.train.prediction import predict
 
-        loaded = checkpoint.load(run_or_model)
-        labels, task, macro_labels = loaded.labels, loaded.task, loaded.macro_labels
-        thresholds = loaded.label_thresholds
-        source = Source(loaded.data_digest, loaded.config)
-        name, examples, skipped = _readable(data, labels, split, source, images)
-        probabilities = predict(loaded.model, examples, loaded.resize, loaded.temperature, task)
-    if task is Task.MULTICLASS:
+    loaded = checkpoint.load(run_or_model)
+    return _Judge(
+        str(run_or_model),
+        loaded.labels,
+        loaded.task,
+        loaded.macro_labels,
+        loaded.label_thresholds,
+        Source(loaded.data_digest, loaded.config),
+        lambda examples: predict(
+            loaded.model, examples, loaded.resize, loaded.temperature, loaded.task
+        ),
+    )
+
+
+def _judged(
+    judge: _Judge,
+    examples: tuple[Example, ...],
+    split: str,
+    skipped: Sequence[Skipped],
+    wanted_accuracy: float,
+) -> Evaluation:
+    if judge.task is Task.MULTICLASS:
         _check_single(examples)
+    probabilities = judge.predict(examples)
     figures = figures_of(
         probabilities,
-        targets_of(examples, len(labels), task),
-        labels,
-        task,
-        thresholds=thresholds,
-        macro_labels=macro_labels,
+        targets_of(examples, len(judge.labels), judge.task),
+        judge.labels,
+        judge.task,
+        thresholds=judge.label_thresholds,
+        macro_labels=judge.macro_labels,
         wanted_accuracy=wanted_accuracy,
     )
     figures |= {
-        "split": name,
-        "model": str(run_or_model),
+        "split": split,
+        "model": judge.where,
         "skipped": [{"path": str(s.path), "reason": s.reason} for s in skipped],
     }
-    return Evaluation(figures, examples, probabilities, labels, task, macro_labels)
+    return Evaluation(
+        figures, examples, probabilities, judge.labels, judge.task, judge.macro_labels
+    )
 
 
 def _check_single(examples: Sequence[Example]) -> None:

@@ -22,13 +22,12 @@ from typing import Any, Final, Protocol
 from PIL import Image
 
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import read_image
+from limelens.serve.image import SPLIT_NAMES, read_image
 from limelens.train.data import SHARES, divide
 from limelens.train.examples import DataError, Example
 from limelens.train.fetched import Failure, Fetched, Picture, open_fetched
 from limelens.train.fetching import Fetcher, FetchError, FetchLimits, identity, resolve
 from limelens.train.fingerprints import RELATED, SAME, fingerprint, first_of_kind
-from limelens.train.label_table import SPLIT_NAMES
 from limelens.train.url_table import Row, read_table
 
 STATE: Final = ".ingest"

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from limelens.serve.bundle import Task
+from limelens.serve.image import SPLIT_NAMES, SUFFIXES
 from limelens.train.examples import DataError, Skipped
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
-"""Of the pictures that are read."""
-SPLIT_NAMES: Final = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _ID_COLUMNS: Final = ("id", "image", "image_id", "path", "file", "filename", "file_name", "name")
 _LABEL_COLUMNS: Final = ("labels", "label", "genres", "genre", "tags", "classes", "class", "target")
 _WHOLE: Final = ("labels",)

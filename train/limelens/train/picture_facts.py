@@ -10,19 +10,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import read_image
-from limelens.train.duplicates import difference_hash
+from limelens.train.duplicates import Look, look_of
 from limelens.train.examples import Skipped
 from limelens.train.feature_vectors import plain_features
-
-_SIDE: Final = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +32,7 @@ class PictureFacts:
         size_bytes: Of the file.
         content: SHA-256 of the file.
         pixels: SHA-256 of the upright picture.
-        gradients: The 64-bit difference hash.
-        thumbnail: `(32, 32, 3)` uint8, to tell copies from pictures of the same layout.
+        look: By which near-copies are found.
         features: As `plain_features`; None where they were not asked for.
     """
 
@@ -47,8 +42,7 @@ class PictureFacts:
     size_bytes: int
     content: str
     pixels: str
-    gradients: int
-    thumbnail: NDArray[np.uint8]
+    look: Look
     features: NDArray[np.float32] | None
 
 
@@ -76,8 +70,7 @@ def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[PictureFact
             len(encoded),
             hashlib.sha256(encoded).hexdigest(),
             hashlib.sha256(shape + pixels.tobytes()).hexdigest(),
-            difference_hash(pixels),
-            np.asarray(Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BOX)),
+            look_of(pixels),
             plain_features(pixels) if features else None,
         )
 

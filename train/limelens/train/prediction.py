@@ -5,7 +5,7 @@ It knows networks and files of pictures, and nothing of training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -38,14 +38,16 @@ def logits_of(
     Returns:
         `(N, C)`, in the order of the examples.
     """
-    return _outputs(model, model.__call__, examples, resize)
-
-
-def embeddings_of(
-    model: Classifier, examples: Sequence[Example], resize: ResizeRule
-) -> NDArray[np.float32]:
-    """As `logits_of`, but the embeddings, `(N, D)`."""
-    return _outputs(model, model.embed, examples, resize)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    outputs: list[Tensor] = []
+    with torch.inference_mode():
+        for images, _ in ordered_batches(examples, for_evaluation(resize), _BATCH):
+            images = images.to(device, memory_format=torch.channels_last)
+            outputs.append(model(images).float().cpu())
+    model.train(was_training)
+    return torch.cat(outputs).numpy()
 
 
 def predict(
@@ -68,21 +70,3 @@ def probabilities_of(
         sigmoid: NDArray[np.float64] = expit(scaled)
         return sigmoid
     return softmax(scaled)
-
-
-def _outputs(
-    model: Classifier,
-    function: Callable[[Tensor], Tensor],
-    examples: Sequence[Example],
-    resize: ResizeRule,
-) -> NDArray[np.float32]:
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    outputs: list[Tensor] = []
-    with torch.inference_mode():
-        for images, _ in ordered_batches(examples, for_evaluation(resize), _BATCH):
-            images = images.to(device, memory_format=torch.channels_last)
-            outputs.append(function(images).float().cpu())
-    model.train(was_training)
-    return torch.cat(outputs).numpy()

@@ -25,7 +25,7 @@ from PIL import Image
 from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeRule, read_image
 from limelens.train import figures
-from limelens.train.evaluating import Evaluation, assess
+from limelens.train.evaluating import Evaluation, assess, assess_examples
 from limelens.train.examples import Example, targets_of
 from limelens.train.inspecting import Inspection
 from limelens.train.mistakes import ExplainedMistake, explain_mistakes, small, worst_mistakes
@@ -153,7 +153,7 @@ def write_run_report(
             run, Path(config["data"]), split="val", images=Path(images) if images else None
         )
     else:
-        evaluation = _evaluation_on(run, tuple(examples))
+        evaluation = assess_examples(run, examples)
     path = run / REPORT
     write_report(
         evaluation,
@@ -164,27 +164,6 @@ def write_run_report(
         num_mistakes=num_mistakes,
     )
     return path
-
-
-def _evaluation_on(run: Path, examples: tuple[Example, ...]) -> Evaluation:
-    from limelens.train import checkpoint
-    from limelens.train.metrics import figures_of
-    from limelens.train.prediction import predict
-
-    loaded = checkpoint.load(run)
-    probabilities = predict(loaded.model, examples, loaded.resize, loaded.temperature, loaded.task)
-    told = figures_of(
-        probabilities,
-        targets_of(examples, len(loaded.labels), loaded.task),
-        loaded.labels,
-        loaded.task,
-        thresholds=loaded.label_thresholds,
-        macro_labels=loaded.macro_labels,
-    )
-    told |= {"split": "val", "model": str(run), "skipped": []}
-    return Evaluation(
-        told, examples, probabilities, loaded.labels, loaded.task, loaded.macro_labels
-    )
 
 
 def read_rows(run: Path) -> list[dict[str, float]]:

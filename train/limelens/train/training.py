@@ -123,7 +123,8 @@ def train(
         )
         if processes.agree(held):
             raise ConfigError(
-                f"{out} already holds a run; choose another folder, take it away or resume it"
+                f"{out} already holds a run; choose another folder (--out), take it away, or go on "
+                "with it (--resume)"
             )
         dataset = read_dataset(
             data,

@@ -1,8 +1,6 @@
 """Pictures that are in the data more than once, exactly or nearly.
 
-Near are pictures whose difference hashes agree and whose thumbnails do too: of wine bottles on
-white, the hash alone calls 45,000 pairs among 736 near. It knows facts about files, their labels
-and their splits, and reads nothing.
+It knows facts about files, their labels and their splits, and reads nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.train.duplicates import MAX_DISTANCE
+from limelens.train.duplicates import MAX_DIFFERENCE, MAX_DISTANCE, Look, differences
 from limelens.train.picture_facts import PictureFacts
 
 Kind = Literal["bytes", "pixels", "near"]
-_MAX_DIFFERENCE: Final = 6.0
-"""Mean difference of thumbnails, each less its mean colour, of 255."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def find_twins(places: Sequence[Place], facts: Sequence[PictureFacts]) -> tuple[
     if facts:
         # One of each exact kind is enough, else a triple would come as near twins again.
         single = [index for index in range(len(facts)) if index not in found]
-        nearest = _nearest_before([facts[index] for index in single])
+        nearest = _nearest_before([facts[index].look for index in single])
         for index, before in zip(single, nearest.tolist(), strict=True):
             if before >= 0:
                 found[index] = Twins(places[single[before]], places[index], "near")
@@ -105,18 +101,16 @@ def find_twins(places: Sequence[Place], facts: Sequence[PictureFacts]) -> tuple[
     )
 
 
-def _nearest_before(facts: Sequence[PictureFacts]) -> NDArray[np.int64]:
+def _nearest_before(looks: Sequence[Look]) -> NDArray[np.int64]:
     """For each picture the nearest before it that is a near-copy, `(N,)`; -1 where none is."""
-    hashes = np.array([fact.gradients for fact in facts], dtype=np.uint64)
-    thumbnails = np.stack([fact.thumbnail for fact in facts]).reshape(len(facts), -1, 3)
-    nearest = np.full(len(facts), -1)
-    for index in range(1, len(facts)):
+    hashes = np.array([look.gradients for look in looks], dtype=np.uint64)
+    thumbnails = np.stack([look.thumbnail for look in looks])
+    nearest = np.full(len(looks), -1)
+    for index in range(1, len(looks)):
         like = np.flatnonzero(np.bitwise_count(hashes[:index] ^ hashes[index]) <= MAX_DISTANCE)
         if not len(like):
             continue
-        differences = thumbnails[like].astype(np.float32) - thumbnails[index]
-        differences -= differences.mean(axis=1, keepdims=True)
-        distances = np.abs(differences).mean(axis=(1, 2))
-        if distances.min() <= _MAX_DIFFERENCE:
-            nearest[index] = like[distances.argmin()]
+        apart = differences(thumbnails, like, np.full(len(like), index))
+        if apart.min() <= MAX_DIFFERENCE:
+            nearest[index] = like[apart.argmin()]
     return nearest

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.image import SPLIT_NAMES, SUFFIXES
+from limelens.serve.in_order import in_order
 from limelens.serve.similar.index import (
     IndexRefusedError,
     Made,
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from limelens.serve.answers import Embeddings
     from limelens.serve.client import Client
 
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
-_SPLIT_FOLDERS: Final = frozenset({"train", "val", "validation", "test"})
 _MAX_BATCH: Final = 32
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 """A picture larger than that travels alone."""
@@ -142,14 +140,14 @@ def find_pictures(
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
             continue
         # A name without a suffix says nothing: the content decides.
-        if path.suffix.lower() in _SUFFIXES or not path.suffix:
+        if path.suffix.lower() in SUFFIXES or not path.suffix:
             pictures.append(Pictured(relative.as_posix(), _label(relative)))
         elif path.parent != folder:
             reason = f"{path.suffix} is no kind of picture that is read"
             others.append(Skipped(relative.as_posix(), reason))
     if not pictures:
         raise IndexRefusedError(
-            f"{folder} holds no pictures; expected files that end in {', '.join(sorted(_SUFFIXES))}"
+            f"{folder} holds no pictures; expected files that end in {', '.join(sorted(SUFFIXES))}"
         )
     return tuple(pictures), tuple(others)
 
@@ -186,7 +184,7 @@ def embed_files(
     first: Embeddings | None = None
     batches = _batches(folder, pictures, min(_MAX_BATCH, info.max_images))
     num_done = 0
-    for answer in _in_order(asking.embed, batches):
+    for answer in in_order(asking.embed, batches, _at_once()):
         num_done += len(answer.kept) + len(answer.skipped)
         kept += answer.kept
         skipped += answer.skipped
@@ -276,7 +274,7 @@ class _Asking:
 
 def _label(relative: Path) -> str:
     folders = relative.parent.parts
-    if folders and folders[0] in _SPLIT_FOLDERS:
+    if folders and folders[0] in SPLIT_NAMES:
         folders = folders[1:]
     return folders[0] if folders else ""
 
@@ -307,21 +305,6 @@ def _batches(
         yield tuple(batch)
 
 
-def _in_order(
-    embed: Callable[[Sequence[Pictured]], _Answer], batches: Iterator[tuple[Pictured, ...]]
-) -> Iterator[_Answer]:
-    """Answers in the order of the batches, a few of which are worked on side by side."""
+def _at_once() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    at_once = min(_MAX_IN_FLIGHT, cores or 1)
-    pool = ThreadPoolExecutor(at_once)
-    waiting: deque[Future[_Answer]] = deque()
-    try:
-        for batch in batches:
-            waiting.append(pool.submit(embed, batch))
-            if len(waiting) > at_once:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        # Stopped in the middle: what has not begun never does.
-        pool.shutdown(cancel_futures=True)
+    return min(_MAX_IN_FLIGHT, cores or 1)
