@@ -187,6 +187,15 @@ def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
         evaluate(tmp_path / "run", data, split="val")
 
 
+@pytest.mark.parametrize("val_from_train", [False, True])
+def test_figures_say_whether_the_epoch_was_chosen_on_them(
+    divided: Path, tmp_path: Path, val_from_train: bool
+) -> None:
+    train(divided, tmp_path / "run", replace(TINY, val_from_train=val_from_train))
+    assert evaluate(tmp_path / "run", divided, split="val")["chosen_on"] is not val_from_train
+    assert not evaluate(tmp_path / "run", divided, split="test")["chosen_on"]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_gives_pixels_of_the_inputs_size(preset: str) -> None:
     torch.manual_seed(0)

@@ -552,7 +552,8 @@ def _print_line(answer: dict[str, Any]) -> None:
         f"R2 {one['score']:.2f}, stability {one['stability']:.2f}"
         for one in answer["explanations"]
     )
-    warned = f"  [yellow]{len(answer['warnings'])} warnings[/]" if answer["warnings"] else ""
+    count = len(answer["warnings"])
+    warned = f"  [yellow]{count} warning{'s' if count > 1 else ''}[/]" if count else ""
     out.print(f"{path}: [{style}]{escape(decided)}[/]{truth}   {reasons}{warned}")
 
 

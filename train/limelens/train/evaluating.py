@@ -66,8 +66,9 @@ def evaluate(
         wanted_accuracy: Of what is decided, for `at_wanted_accuracy`.
 
     Returns:
-        The figures of `multiclass_metrics` or `multilabel_metrics`, with `split`, `model` and
-        `skipped` (path and reason of every file that could not be read).
+        The figures of `multiclass_metrics` or `multilabel_metrics`, with `split`, `chosen_on`
+        (whether epoch and calibration were chosen on these pictures, so that the figures
+        flatter), `model` and `skipped` (path and reason of every file that could not be read).
 
     Raises:
         DataError: The data has no such split, an unknown label, or no readable picture.
@@ -89,8 +90,10 @@ def assess(
 ) -> Evaluation:
     """As `evaluate`, with what was said of every single picture."""
     judge = _judge(run_or_model)
-    name, examples, skipped = _readable(data, judge.labels, split, judge.source, images)
-    return _judged(judge, examples, name, skipped, wanted_accuracy)
+    name, examples, skipped, own = _readable(data, judge.labels, split, judge.source, images)
+    # With `val_from_train` the epoch was chosen on a part of train, unless that is this val.
+    chosen = name == "val" and (own or not judge.source.config.get("val_from_train", False))
+    return _judged(judge, examples, name, chosen, skipped, wanted_accuracy)
 
 
 def assess_examples(
@@ -103,7 +106,9 @@ def assess_examples(
         examples: At least one, with targets in the order of the model's labels.
         split: What they are, for the figures.
     """
-    return _judged(_judge(run_or_model), tuple(examples), split, (), WANTED_ACCURACY)
+    return _judged(
+        _judge(run_or_model), tuple(examples), split, split == "val", (), WANTED_ACCURACY
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +159,7 @@ def _judged(
     judge: _Judge,
     examples: tuple[Example, ...],
     split: str,
+    chosen: bool,
     skipped: Sequence[Skipped],
     wanted_accuracy: float,
 ) -> Evaluation:
@@ -171,6 +177,7 @@ def _judged(
     )
     figures |= {
         "split": split,
+        "chosen_on": chosen,
         "model": judge.where,
         "skipped": [{"path": str(s.path), "reason": s.reason} for s in skipped],
     }
@@ -235,7 +242,8 @@ class Source:
 
 def _readable(
     data: Path, labels: Sequence[str], split: str | None, source: Source, images: Path | None
-) -> tuple[str, tuple[Example, ...], list[Skipped]]:
+) -> tuple[str, tuple[Example, ...], list[Skipped], bool]:
+    """The split's name, its pictures, the others, and whether training divided the data."""
     name, examples = read_examples(data, labels, split, images)
     if name == "all":
         own = _divided_in_training(data, source, images)
@@ -243,7 +251,7 @@ def _readable(
             name = SPLIT_NAMES.get(split or "test", split or "test")
             if name not in own.splits:
                 raise DataError(f"{data} was divided into {sorted(own.splits)}, not {split!r}")
-            return name, own.splits[name], list(own.skipped)
+            return name, own.splits[name], list(own.skipped), True
         if split not in (None, "all"):
             raise DataError(
                 f"{data} has no splits, and is not what the model was trained on; "
@@ -263,4 +271,4 @@ def _readable(
         raise DataError(
             f"{data} has no picture that can be read ({name}); expected a folder for each label"
         )
-    return name, tuple(readable), skipped
+    return name, tuple(readable), skipped, False

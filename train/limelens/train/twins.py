@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.train.duplicates import MAX_DIFFERENCE, MAX_DISTANCE, Look, differences
+from limelens.train.duplicates import MAX_DISTANCE, Look, differences
 from limelens.train.picture_facts import PictureFacts
 
 Kind = Literal["bytes", "pixels", "near"]
+_MAX_DIFFERENCE: Final = 5.5
+"""Less than keeps pictures on one side of a split: people look at each of these."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,6 @@ def _nearest_before(looks: Sequence[Look]) -> NDArray[np.int64]:
         if not len(like):
             continue
         apart = differences(thumbnails, like, np.full(len(like), index))
-        if apart.min() <= MAX_DIFFERENCE:
+        if apart.min() <= _MAX_DIFFERENCE:
             nearest[index] = like[apart.argmin()]
     return nearest
