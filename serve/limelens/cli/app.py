@@ -14,7 +14,19 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, explaining, ingesting, reporting, serving, similar, training
+from limelens.cli import (
+    answers,
+    demo,
+    drawing,
+    evaluating,
+    explaining,
+    exporting,
+    ingesting,
+    reporting,
+    serving,
+    similar,
+    training,
+)
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -35,11 +47,11 @@ _LEARN, _USE = "Train and export", "Serve and ask"
 app.command(rich_help_panel=_LEARN)(ingesting.ingest)
 app.command(rich_help_panel=_LEARN)(reporting.inspect)
 app.command(rich_help_panel=_LEARN)(training.train)
-app.command(rich_help_panel=_LEARN)(training.evaluate)
-app.command(rich_help_panel=_LEARN)(training.calibrate)
-app.command(rich_help_panel=_LEARN)(training.export)
-app.command(rich_help_panel=_LEARN)(training.synthesize)
-app.command(rich_help_panel=_LEARN)(training.scenes)
+app.command(rich_help_panel=_LEARN)(evaluating.evaluate)
+app.command(rich_help_panel=_LEARN)(evaluating.calibrate)
+app.command(rich_help_panel=_LEARN)(exporting.export)
+app.command(rich_help_panel=_LEARN)(drawing.synthesize)
+app.command(rich_help_panel=_LEARN)(drawing.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
