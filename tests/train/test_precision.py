@@ -233,6 +233,7 @@ def test_a_variant_is_one_file_that_says_its_precision(
 ) -> None:
     bundle = _bundle(reports, precision)
     assert bundle.metadata.precision == precision
+    assert bundle.metadata.card["val"]["loss"] == reports[precision]["metrics"]["loss"]
     assert sorted(path.name for path in bundle.path.parent.iterdir()) == ["README.md", "model.onnx"]
     card = (bundle.path.parent / "README.md").read_text()
     assert f"| precision | {precision} |" in card

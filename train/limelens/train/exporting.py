@@ -205,8 +205,12 @@ class _Built:
                     "right; lower the wanted accuracy or train a better model"
                 )
             metadata = replace(metadata, threshold=reached["threshold"])
-            _write_bundle(path, model, metadata)
-        return cls(path, metadata, found, _metrics(metadata, found, examples))
+        metrics = _metrics(metadata, found, examples)
+        # Rounding moves them: what the file carries is what the file does.
+        told = {**metadata.card, "val": {**metadata.card["val"], **metrics}}
+        metadata = replace(metadata, card=told)
+        _write_bundle(path, model, metadata)
+        return cls(path, metadata, found, metrics)
 
 
 def _metadata(name: str, loaded: checkpoint.Checkpoint, served: _Served, note: str) -> Metadata:
