@@ -12,8 +12,8 @@ OTHER := $(if $(filter gpu,$(ACCEL)),cpu,gpu)
 ONE_RUNTIME = rm -f $(VENV)/.installed-*-$(OTHER); \
   $(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(ACCEL)),onnxruntime,onnxruntime-gpu) 2>/dev/null || true
 
-PROTOS := $(wildcard proto/limelens/v1/*.proto)
-SERVICES := $(wildcard proto/limelens/v1/*_service.proto)
+PROTOS := $(wildcard proto/limelens/*/*.proto)
+SERVICES := $(wildcard proto/limelens/*/*_service.proto)
 CODE := train serve explain proto tests benchmarks
 
 # What `make export` trains on and writes; without DATA a synthetic set is rendered.
@@ -50,9 +50,9 @@ check: $(VENV)/.installed-all-$(ACCEL) ## Lint, types, imports, contract
 	$(BIN)/buf lint proto
 	@rm -rf build/proto && mkdir -p build/proto
 	@$(MAKE) --no-print-directory PROTO_OUT=build/proto stubs
-	@for stub in build/proto/limelens/v1/*; do \
-	  diff -q $$stub proto/limelens/v1/$$(basename $$stub) >/dev/null \
-	    || { echo "$$(basename $$stub) is not what 'make proto' makes; run it and commit"; exit 1; }; \
+	@cd build/proto && for stub in limelens/*/*; do \
+	  diff -q $$stub ../../proto/$$stub >/dev/null \
+	    || { echo "$$stub is not what 'make proto' makes; run it and commit"; exit 1; }; \
 	done
 
 format: $(VENV)/.installed-all-$(ACCEL) ## Put the code into its standard form
