@@ -14,6 +14,7 @@
     ├── ListenError               the server may not or cannot listen where it was told to
     ├── UnavailableError          nobody answers there, or the server is going down
     ├── ServerError               the server failed; it names an id to look up in its log
+    ├── NotOfferedError           a call of the contract that this server does not answer
     └── MissingExtraError         a part of limelens is not installed
 
 It knows nothing of gRPC: `limelens.serve.status` turns these into status codes.
@@ -118,6 +119,10 @@ class ServerError(LimelensError):
         super().__init__(message)
         self.code = code
         self.request_id = request_id
+
+
+class NotOfferedError(LimelensError):
+    """This server does not do what the call asks for; the message says what does."""
 
 
 class MissingExtraError(LimelensError):

@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,11 +21,16 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
+from limelens.serve.inference.service import SERVICE_NAME as INFERENCE_NAME
+from limelens.serve.inference.service import Backing, InferenceService
 from limelens.serve.repository import Repository
+from limelens.serve.scheduler import Ended
 from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
+from limelens.serve.statistics import Counting
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
@@ -96,7 +101,7 @@ class Server:
         host = _host(config)
         self._config = config
         self._repository = repository
-        self._calls = Calls([SERVICE_NAME])
+        self._calls = Calls([SERVICE_NAME, INFERENCE_NAME])
         self._server = grpc.aio.server(
             interceptors=[self._calls],
             options=_options(config.max_message_bytes),
@@ -104,20 +109,29 @@ class Server:
         )
         port = _bind(self._server, config)
         self.address = f"{host}:{port}" if port > 1 else config.listen
-        self.service = ClassifierService(repository, config.service)
+        self.counting = Counting()
+        self.service = ClassifierService(
+            repository, config.service, on_ended=_telling([self.counting.count])
+        )
+        self.inference = InferenceService(self._backing())
         self._health = health.aio.HealthServicer()
         service_grpc.add_ClassifierServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self.service, self._server
         )
+        inference_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            self.inference, self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
-            names = [SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            names = [SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
         self._reloading: asyncio.Task[None] | None = None
+        self._refreshing = asyncio.Lock()
 
     async def start(self) -> None:
         """Begins to answer."""
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(INFERENCE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
         if self._config.reload_s > 0:
             self._reloading = asyncio.create_task(self._reload())
@@ -133,6 +147,7 @@ class Server:
             self._reloading.cancel()
         await self._health.enter_graceful_shutdown()
         self.service.stop_streams()
+        self.inference.stop()
         stopping = asyncio.create_task(self._server.stop(grace_s))
         # Watchers of the health never leave by themselves: only our own calls are waited for.
         with contextlib.suppress(TimeoutError):
@@ -148,10 +163,28 @@ class Server:
         while True:
             await asyncio.sleep(self._config.reload_s)
             try:
-                await asyncio.to_thread(self._repository.refresh)
+                await self._refresh()
             # Whatever is wrong with the folder, what is loaded serves on.
             except Exception:
                 _log.exception("the models could not be looked at again")
+
+    async def _refresh(self) -> None:
+        async with self._refreshing:
+            await asyncio.to_thread(self._repository.refresh)
+
+    def _backing(self) -> Backing:
+        settings = self._config.service
+        return Backing(
+            repository=self._repository,
+            scheduler=self.service.scheduler,
+            budget=self.service.budget,
+            limits=settings.limits,
+            counting=self.counting,
+            max_streams=settings.max_streams,
+            stream_idle_s=settings.stream_idle_s,
+            # Who may not look for new versions by itself does not do so for callers either.
+            refresh=self._refresh if self._config.reload_s > 0 else None,
+        )
 
 
 def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
@@ -211,6 +244,16 @@ async def _run(
         loop.remove_signal_handler(number)  # a second signal ends the process at once
     await server.stop()
     _log.info("stopped")
+
+
+def _telling(listeners: Sequence[Callable[[Ended], None]]) -> Callable[[Ended], None]:
+    """One listener that tells several."""
+
+    def tell(ended: Ended) -> None:
+        for listener in listeners:
+            listener(ended)
+
+    return tell
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

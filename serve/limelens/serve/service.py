@@ -111,6 +111,11 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         for served in repository.served:
             self.scheduler(served.bundle)
 
+    @property
+    def budget(self) -> Budget:
+        """Bytes of pictures that may wait, whichever service they came to."""
+        return self._budget
+
     def scheduler(self, bundle: Bundle) -> Scheduler:
         """The queue of the device that a bundle runs on; all bundles there share it."""
         found = self._schedulers.get(bundle.provider)

@@ -26,6 +26,7 @@ from limelens.serve.errors import (
     MissingExtraError,
     ModelOutputError,
     NotFoundError,
+    NotOfferedError,
     OverloadedError,
     ProviderError,
     ServerError,
@@ -48,13 +49,21 @@ _ON_THE_WIRE: Final[tuple[tuple[type[LimelensError], int, str], ...]] = (
     (ExpiredError, code_pb2.DEADLINE_EXCEEDED, "EXPIRED"),
     (UnavailableError, code_pb2.UNAVAILABLE, "UNAVAILABLE"),
     (MissingExtraError, code_pb2.UNIMPLEMENTED, "MISSING_EXTRA"),
+    (NotOfferedError, code_pb2.UNIMPLEMENTED, "NOT_OFFERED"),
     (ModelOutputError, code_pb2.INTERNAL, "MODEL_OUTPUT_NOT_FINITE"),
     (MalformedMessageError, code_pb2.INTERNAL, "MALFORMED_MESSAGE"),  # as gRPC itself does
     (BundleError, code_pb2.FAILED_PRECONDITION, "BUNDLE_REFUSED"),
     (ProviderError, code_pb2.FAILED_PRECONDITION, "PROVIDER_UNUSABLE"),
     (ListenError, code_pb2.FAILED_PRECONDITION, "CANNOT_LISTEN"),
 )
-_PLAIN: Final = (ExpiredError, UnavailableError, MissingExtraError, BundleError, ProviderError)
+_PLAIN: Final = (
+    ExpiredError,
+    UnavailableError,
+    MissingExtraError,
+    NotOfferedError,
+    BundleError,
+    ProviderError,
+)
 _UNEXPECTED: Final = "UNEXPECTED"
 _TOO_LARGE: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
