@@ -18,7 +18,7 @@ ROOTS = ("train", "serve", "explain", "proto")
 def test_no_root_hides_the_others() -> None:
     assert not [root for root in ROOTS if (ROOT / root / "limelens" / "__init__.py").exists()]
     assert not (ROOT / "proto" / "__init__.py").exists()
-    for name in ("train", "serve", "cli", "explain", "v1"):
+    for name in ("train", "serve", "cli", "explain", "inference", "v1"):
         assert importlib.util.find_spec(f"limelens.{name}") is not None
 
 
@@ -56,6 +56,7 @@ def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path
         "limelens/explain/__init__.py",
         "limelens/v1/classifier_service_pb2_grpc.py",
         "limelens/v1/classifier_service.proto",
+        "limelens/inference/inference_service_pb2_grpc.py",
         "limelens/serve/models/facemask/1/model.onnx",
         "limelens/serve/gallery.html.j2",
         "limelens/train/report.html.j2",

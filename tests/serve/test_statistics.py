@@ -1,0 +1,81 @@
+"""What models have done, counted from real queues and models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from limelens.serve.bundle import Bundle, load_bundle
+from limelens.serve.errors import InvalidImageError
+from limelens.serve.inference.describing import model_statistics
+from limelens.serve.repository import Served
+from limelens.serve.scheduler import Scheduler
+from limelens.serve.statistics import Counting
+
+PIXELS = np.full((32, 32, 3), 200, np.uint8)
+
+
+@pytest.fixture
+def bundle(one_model: Path) -> Bundle:
+    return load_bundle(one_model / "colours" / "1", "cpu")
+
+
+def ask(
+    bundle: Bundle, counting: Counting, prepare: list[Callable[[], Any]], **settings: int
+) -> Any:
+    scheduler = Scheduler(num_threads=2, on_ended=counting.count, **settings)
+    try:
+        return asyncio.run(scheduler.classify(bundle, prepare))
+    finally:
+        scheduler.close()
+
+
+def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
+    found = Counting().of(bundle)
+    assert (found.answered, found.failed, found.last_answered_at) == (0, 0, 0)
+    message = model_statistics(Served("colours", 1, bundle), found)
+    assert (message.inference_count, message.execution_count) == (0, 0)
+    assert not message.batch_stats
+
+
+def test_the_runs_of_joined_pictures_are_counted_once_each(bundle: Bundle) -> None:
+    counting = Counting()
+    ask(bundle, counting, [lambda: PIXELS] * 20, max_batch_size=8)
+    found = counting.of(bundle)
+    assert found.answered == 20
+    assert sum(runs.pictures for runs in found.runs.values()) == 20
+    assert all(runs.pictures % size == 0 for size, runs in found.runs.items())
+    message = model_statistics(Served("colours", 1, bundle), found)
+    assert message.inference_count == 20
+    sizes = {batch.batch_size: batch.compute_infer.count for batch in message.batch_stats}
+    assert sum(size * count for size, count in sizes.items()) == 20
+    assert message.execution_count == sum(sizes.values())
+    assert message.inference_stats.compute_infer.ns == pytest.approx(
+        sum(batch.batch_size * batch.compute_infer.ns for batch in message.batch_stats), abs=100
+    )
+
+
+def test_pictures_that_cannot_be_read_are_failures(bundle: Bundle) -> None:
+    counting = Counting()
+
+    def unreadable() -> np.ndarray:
+        raise InvalidImageError("damaged")
+
+    with pytest.raises(InvalidImageError):
+        ask(bundle, counting, [unreadable])
+    found = counting.of(bundle)
+    assert (found.answered, found.failed) == (0, 1)
+    assert found.failed_s > 0
+
+
+def test_a_version_loaded_again_goes_on_counting(bundle: Bundle) -> None:
+    counting = Counting()
+    ask(bundle, counting, [lambda: PIXELS])
+    again = load_bundle(bundle.path, "cpu")
+    ask(again, counting, [lambda: PIXELS])
+    assert counting.of(bundle).answered == counting.of(again).answered == 2
