@@ -61,7 +61,13 @@ def texts(result: Any, name: str = "probabilities") -> Any:
 def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
-        scope = {**globals(), "RED": (255, 0, 0), "GREEN": (0, 255, 0), "BLUE": (0, 0, 255)}
+        scope = {
+            **globals(),
+            "ADDRESS": request["address"],
+            "RED": (255, 0, 0),
+            "GREEN": (0, 255, 0),
+            "BLUE": (0, 0, 255),
+        }
         exec("def act(client):\n" + textwrap.indent(request["code"], "    "), scope)
         answer: dict[str, Any] = {}
         with triton.InferenceServerClient(request["address"]) as client:

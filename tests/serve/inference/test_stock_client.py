@@ -187,6 +187,32 @@ def test_a_stream_is_answered_in_its_order_and_survives_bad_requests(stock: Stoc
     assert found == [[str(i), i % 3] for i in range(40) if i != 17]
 
 
+def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) -> None:
+    code = """
+    import asyncio
+    from tritonclient.grpc.aio import InferenceServerClient
+
+    async def ask():
+        async with InferenceServerClient(ADDRESS) as own:
+            single = await own.infer("colours", [tensor(pixels(BLUE))])
+
+            async def requests():
+                for colour in (RED, GREEN, BLUE):
+                    yield {"model_name": "colours", "inputs": [tensor(pixels(colour))]}
+
+            streamed = [
+                numbers(result, "embedding")[0]
+                async for result, error in own.stream_infer(requests())
+                if error is None
+            ]
+            return [numbers(single, "embedding")[0], *streamed]
+
+    return asyncio.run(ask())
+    """
+    red, green, blue = np.eye(3).tolist()
+    assert stock(code) == [blue, red, green, blue]
+
+
 @pytest.mark.parametrize(
     ("call", "status", "said"),
     [
