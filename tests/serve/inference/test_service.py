@@ -127,7 +127,7 @@ def stub(server: Any) -> Iterator[Any]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    for _ in range(1000):
+    for _ in range(3000):
         if holds():
             return
         time.sleep(0.01)
@@ -405,6 +405,26 @@ def test_a_silent_stream_is_ended(start_server: Callable[..., Any]) -> None:
         error, _ = refused(lambda: next(answers))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         never.set()
+
+
+def test_a_caller_that_never_reads_is_ended(start_server: Callable[..., Any]) -> None:
+    server = start_server(service=ServiceSettings(stream_idle_s=0.5))
+    over = threading.Event()
+
+    def requests() -> Iterator[pb2.ModelInferRequest]:
+        # The id comes back, so that answers fill what lies between server and reader.
+        while not over.is_set():
+            yield red(id="x" * 500_000)
+
+    with calling(server) as stub:
+        answers = stub.ModelStreamInfer(requests())
+        next(answers)
+        wait_until(lambda: not server.server.inference._streams)
+        over.set()
+        error, details = refused(lambda: list(answers))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "no answer was read for 0.5 seconds" in str(error.details())
+        assert details["RetryInfo"].retry_delay.seconds == 1
 
 
 def test_more_streams_than_the_most_are_refused(start_server: Callable[..., Any]) -> None:
