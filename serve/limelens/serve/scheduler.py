@@ -412,8 +412,8 @@ class Scheduler:
             return self._drop(item)
         except Exception as error:
             item.decode_s = time.monotonic() - item.started_at
-            self._fail(ticket, error)
             self._tell(item, Fate.UNREADABLE)
+            self._fail(ticket, error)
             return False
         now = time.monotonic()
         item.decode_s = now - item.started_at
@@ -454,8 +454,9 @@ class Scheduler:
             self._answer_in_halves(items, error)
             return
         for item, outcome in zip(items, outcomes, strict=True):
-            self._finish(item, outcome)
+            # Told first: who has an answer finds it counted.
             self._tell(item, Fate.ANSWERED, outcome.run_s, len(items))
+            self._finish(item, outcome)
 
     def _answer_in_halves(self, items: list[_Item], error: Exception) -> None:
         """One picture must not spoil its batch-mates, nor a batch that is too large for memory."""
@@ -470,8 +471,8 @@ class Scheduler:
         if _is_out_of_memory(error):
             _log.error("the device has no memory left for one picture: %s", error)
             error = OverloadedError("the device has no memory left", 1.0)
-        self._fail(items[0].ticket, error)
         self._tell(items[0], Fate.FAILED, batch_size=1)
+        self._fail(items[0].ticket, error)
 
     def _finish(self, item: _Item, outcome: Outcome) -> None:
         ticket = item.ticket

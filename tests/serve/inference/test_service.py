@@ -312,8 +312,12 @@ def test_a_timeout_ends_the_waiting_and_the_model_never_runs(
     assert top(stub.ModelInfer(red())) == 0
     counts = server.counts()
     assert (counts.run, counts.dropped) == (3, 11)
-    (found,) = stub.ModelStatistics(pb2.ModelStatisticsRequest()).model_stats
-    assert (found.inference_count, found.inference_stats.fail.count) == (3, 11)
+
+    def counted() -> tuple[int, int]:
+        (found,) = stub.ModelStatistics(pb2.ModelStatisticsRequest()).model_stats
+        return found.inference_count, found.inference_stats.fail.count
+
+    wait_until(lambda: counted() == (3, 11))
 
 
 def test_a_deadline_of_the_call_is_honoured_too(server: Any, stub: Any, gate: Gate) -> None:
