@@ -27,8 +27,10 @@ from limelens.serve.errors import (
     ModelOutputError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     ProviderError,
     ServerError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -45,6 +47,8 @@ _ON_THE_WIRE: Final[tuple[tuple[type[LimelensError], int, str], ...]] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (NotFoundError, code_pb2.NOT_FOUND, "NOT_FOUND"),
     (OverloadedError, code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    (UnauthenticatedError, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDeniedError, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (ExpiredError, code_pb2.DEADLINE_EXCEEDED, "EXPIRED"),
     (UnavailableError, code_pb2.UNAVAILABLE, "UNAVAILABLE"),
     (MissingExtraError, code_pb2.UNIMPLEMENTED, "MISSING_EXTRA"),
@@ -54,7 +58,15 @@ _ON_THE_WIRE: Final[tuple[tuple[type[LimelensError], int, str], ...]] = (
     (ProviderError, code_pb2.FAILED_PRECONDITION, "PROVIDER_UNUSABLE"),
     (ListenError, code_pb2.FAILED_PRECONDITION, "CANNOT_LISTEN"),
 )
-_PLAIN: Final = (ExpiredError, UnavailableError, MissingExtraError, BundleError, ProviderError)
+_PLAIN: Final = (
+    ExpiredError,
+    UnauthenticatedError,
+    PermissionDeniedError,
+    UnavailableError,
+    MissingExtraError,
+    BundleError,
+    ProviderError,
+)
 _UNEXPECTED: Final = "UNEXPECTED"
 _TOO_LARGE: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
@@ -152,6 +164,11 @@ def from_call(error: grpc.RpcError) -> LimelensError:
         return UnavailableError(message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ExpiredError(message)
+    # Those who stand between, such as a proxy that asks for tokens, give no details.
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return UnauthenticatedError(message)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return PermissionDeniedError(message)
     request = found.get("RequestInfo")
     return ServerError(
         message, code=code.name, request_id=request.request_id if request is not None else ""
