@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, explaining, ingesting, reporting, serving, similar, training
+from limelens.cli import (
+    answers,
+    demo,
+    explaining,
+    ingesting,
+    reporting,
+    serving,
+    similar,
+    tokens,
+    training,
+)
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -41,6 +51,7 @@ app.command(rich_help_panel=_LEARN)(training.export)
 app.command(rich_help_panel=_LEARN)(training.synthesize)
 app.command(rich_help_panel=_LEARN)(training.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
+app.command(rich_help_panel=_USE)(tokens.token)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(similar.index)
@@ -100,12 +111,15 @@ def main() -> None:
 
 _EXTRAS = {
     "cleanlab": "train",
+    "cryptography": "serve-cpu",
     "filelock": "train",
     "grpc_health": "serve-cpu",
     "grpc_reflection": "serve-cpu",
     "httpx": "train",
     "imagehash": "train",
     "jinja2": "explain",
+    "jwt": "serve-cpu",
+    "limits": "serve-cpu",
     "matplotlib": "train",
     "onnx": "serve-cpu",
     "onnxruntime": "serve-cpu",
