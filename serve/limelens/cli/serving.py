@@ -92,8 +92,9 @@ def serve(
     One line on stdout says when it is ready: what is served, where, and on which provider.
     """
     if tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == "NONE":
-        # Why a handshake failed nobody but gRPC's core knows; it reads this when it is loaded.
-        os.environ["GRPC_VERBOSITY"] = "ERROR"
+        # Why a handshake failed nobody but gRPC's core knows. It says so on stderr only where
+        # this is not set at all, and reads it when it is loaded, below.
+        del os.environ["GRPC_VERBOSITY"]
     from limelens.serve.access.policy import AccessConfig
     from limelens.serve.access.signed import JwtConfig
     from limelens.serve.server import ServerConfig, Tls

@@ -162,8 +162,8 @@ class Access:
     def _known(self, client: Client, source: Source) -> Caller:
         if client.expires_at is not None and client.expires_at <= time.time():
             raise UnauthenticatedError(
-                f"what {client.name} may do has expired; ask whoever runs this server for a new "
-                "token"
+                f"the access of {client.name} has expired; expected a new token from whoever runs "
+                "this server"
             )
         own = client.limits
         return Caller(
