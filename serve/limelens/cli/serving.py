@@ -95,8 +95,7 @@ def serve(
         # Why a handshake failed nobody but gRPC's core knows. It says so on stderr only where
         # this is not set at all, and reads it when it is loaded, below.
         del os.environ["GRPC_VERBOSITY"]
-    from limelens.serve.access.policy import AccessConfig
-    from limelens.serve.access.signed import JwtConfig
+    from limelens.serve.access.config import AccessConfig, JwtConfig
     from limelens.serve.server import ServerConfig, Tls
     from limelens.serve.server import serve as run_server
 

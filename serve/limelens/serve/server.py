@@ -21,10 +21,10 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from limelens.serve.access.certificates import Tls as Tls
-from limelens.serve.access.certificates import server_credentials
-from limelens.serve.access.guard import Guard, ReflectionGuard
-from limelens.serve.access.policy import Access, AccessConfig, check_production
+from limelens.serve.access.config import AccessConfig
+from limelens.serve.access.config import Tls as Tls
+from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
+from limelens.serve.access.policy import Access, check_production
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
@@ -92,7 +92,11 @@ class Server:
         guard = Guard(self._access)
         self._calls = Calls([SERVICE_NAME], guard)
         self._server = grpc.aio.server(
-            interceptors=[self._calls, ReflectionGuard(guard)],
+            interceptors=[
+                self._calls,
+                ReflectionGuard(guard),
+                WatcherLimit(max(1, config.max_calls // 2)),
+            ],
             options=_options(config.max_message_bytes),
             maximum_concurrent_rpcs=config.max_calls,
         )
@@ -273,7 +277,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
-    credentials = None if config.tls is None else server_credentials(config.tls)
+    credentials = None
+    if config.tls is not None:
+        from limelens.serve.access.certificates import server_credentials  # loads cryptography
+
+        credentials = server_credentials(config.tls)
     port: int
     try:
         if credentials is None:

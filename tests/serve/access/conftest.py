@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from limelens.serve import Client
-from limelens.serve.access.policy import AccessConfig
+from limelens.serve.access.config import AccessConfig
 from limelens.serve.answers import FrameAnswer
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 

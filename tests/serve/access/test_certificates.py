@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from limelens.serve.access.policy import AccessConfig
+from limelens.serve.access.config import AccessConfig
 from limelens.serve.client import Client
 from limelens.serve.errors import (
     ListenError,

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from limelens.serve.access.policy import AccessConfig
-from limelens.serve.access.signed import JwtConfig, read_keys
+from limelens.serve.access.config import AccessConfig, JwtConfig
+from limelens.serve.access.signed import read_keys
 from limelens.serve.errors import AccessPolicyError, PermissionDeniedError, UnauthenticatedError
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)

@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from limelens.serve import Client
-from limelens.serve.access.policy import AccessConfig
+from limelens.serve.access.config import AccessConfig
 from limelens.serve.errors import OverloadedError, UnauthenticatedError
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -160,9 +161,32 @@ def test_an_address_is_a_client_whatever_its_port(start_server: Callable[..., An
 
 
 def test_the_health_has_no_limit(start_server: Callable[..., Any]) -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
     server = start_server(access=AccessConfig(rate_limit="1/hour", max_calls_per_client=1))
     with grpc.insecure_channel(server.address) as channel:
         for _ in range(5):
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+
+
+def test_those_who_watch_the_health_leave_room_for_callers(
+    start_server: Callable[..., Any], caller: Any, eventually: Callable[..., None]
+) -> None:
+    server = start_server(max_calls=8)
+    with grpc.insecure_channel(server.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watching = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(4)]
+        for one in watching:
+            next(one)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(health.Watch(health_pb2.HealthCheckRequest()))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caller(server.address).models()
+        watching.pop().cancel()
+
+        def has_room() -> bool:
+            try:
+                next(health.Watch(health_pb2.HealthCheckRequest()))
+            except grpc.RpcError:
+                return False
+            return True
+
+        eventually(has_room)

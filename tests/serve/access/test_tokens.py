@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from limelens.serve.access.caller import caller_name
-from limelens.serve.access.policy import AccessConfig
+from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.tokens import Clients, read_clients
 from limelens.serve.errors import (
     AccessPolicyError,

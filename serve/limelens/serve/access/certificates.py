@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from limelens.serve.access.config import Tls
 from limelens.serve.access.watched import Watched
 from limelens.serve.errors import AccessPolicyError, ListenError
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Certificates as PEM files. They are looked at again for every new connection.
-
-    Args:
-        certificate: The server's chain.
-        key: Its private key.
-        client_ca: Who signs clients' certificates; with it clients must show one.
-    """
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -20,10 +20,11 @@ from limelens.serve.access.caller import Caller, current
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
-from limelens.serve.errors import LimelensError, UnauthenticatedError
+from limelens.serve.errors import LimelensError, OverloadedError, UnauthenticatedError
 from limelens.serve.status import to_abort
 
 _MAX_WAIT_S: Final = 60.0  # clocks may be set while a stream goes on
+_WATCH: Final = "/grpc.health.v1.Health/Watch"
 _REFLECTION: Final = "/grpc.reflection."
 _log = logging.getLogger(__name__)
 Handle = Callable[[Any, Any], Awaitable[Any]]
@@ -152,7 +153,52 @@ class ReflectionGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
             except LimelensError as error:
                 _log.info("reflection: %s", error)
                 await context.abort(*to_abort(error, ""))
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                _log.exception("reflection failed, request reflection")
+                await context.abort(*to_abort(error, "reflection"))
 
         return grpc.stream_stream_rpc_method_handler(
             guarded, handler.request_deserializer, handler.response_serializer
+        )
+
+
+class WatcherLimit(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Bounds those who watch the health, whom nobody asks who they are.
+
+    Without it they could take every place that the server has for calls.
+
+    Args:
+        most: How many at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """Stands before the health's `Watch`; see `grpc.aio.ServerInterceptor`."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method != _WATCH:
+            return handler
+
+        async def bounded(request: Any, context: Any) -> None:
+            if self._count >= self._most:
+                error = OverloadedError(
+                    f"{self._count} watch the health, which is the most; expected Check in place "
+                    "of Watch",
+                    5.0,
+                )
+                await context.abort(*to_abort(error, ""))
+            self._count += 1
+            try:
+                await handler.unary_stream(request, context)
+            finally:
+                self._count -= 1
+
+        return grpc.unary_stream_rpc_method_handler(
+            bounded, handler.request_deserializer, handler.response_serializer
         )

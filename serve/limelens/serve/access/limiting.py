@@ -10,14 +10,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Final
-
-from limits import RateLimitItem, parse_many
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from typing import TYPE_CHECKING, Final
 
 from limelens.serve.access.caller import Caller
 from limelens.serve.errors import AccessPolicyError, OverloadedError
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
 _MAX_KEYS: Final = 100_000
 _TRY_AGAIN_S: Final = 1.0
@@ -30,6 +29,8 @@ def read_rate(text: str) -> tuple[RateLimitItem, ...]:
     Raises:
         AccessPolicyError: It says nothing of the kind.
     """
+    from limits import parse_many  # only where there is a limit
+
     try:
         items = tuple(parse_many(text))
     except ValueError:
@@ -50,16 +51,35 @@ class _Places:
         self.num_inside = 0
 
 
+class _Window:
+    """Calls of the last while, by client."""
+
+    def __init__(self) -> None:
+        from limits.storage import MemoryStorage
+        from limits.strategies import MovingWindowRateLimiter
+
+        self._storage = MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self._storage)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time for a new one: this one keeps every client that ever called."""
+        return len(self._storage.events) > _MAX_KEYS
+
+    def wait_s(self, item: RateLimitItem, caller: Caller) -> float:
+        """Counts a call; how long until there is room for it, 0 where there is."""
+        if self._limiter.hit(item, caller.source, caller.name):
+            return 0.0
+        reset = self._limiter.get_window_stats(item, caller.source, caller.name).reset_time
+        return max(0.001, reset - time.time())
+
+
 class Limiter:
     """Counts the calls of one event loop."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, str, int], _Places] = {}
-        self._forget()
-
-    def _forget(self) -> None:
-        self._storage = MemoryStorage()
-        self._window = MovingWindowRateLimiter(self._storage)
+        self._window: _Window | None = None
 
     @asynccontextmanager
     async def admitted(self, caller: Caller) -> AsyncIterator[None]:
@@ -103,17 +123,13 @@ class Limiter:
     def _count(self, caller: Caller) -> None:
         if caller.limits.rate is None:
             return
-        if len(self._storage.events) > _MAX_KEYS:
-            self._forget()  # it keeps the key of every address that ever called
+        if self._window is None or self._window.is_full:
+            self._window = _Window()
         for item in read_rate(caller.limits.rate):
-            if not self._window.hit(item, caller.source, caller.name):
-                reset = self._window.get_window_stats(item, caller.source, caller.name).reset_time
+            wait_s = self._window.wait_s(item, caller)
+            if wait_s:
                 raise OverloadedError(
-                    f"{caller.name} has made {item.amount} calls within {_spoken(item)}, which is "
-                    "its most; expected fewer",
-                    max(0.001, reset - time.time()),
+                    f"{caller.name} has made {item.amount} calls within {item.get_expiry():g} s, "
+                    "which is its most; expected fewer",
+                    wait_s,
                 )
-
-
-def _spoken(item: RateLimitItem) -> str:
-    return f"{item.get_expiry():g} s"

@@ -12,46 +12,24 @@ import stat
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from limelens.serve.access.caller import Caller, ClientLimits, Source
+from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.limiting import read_rate
 from limelens.serve.access.rights import ALL_RIGHTS
-from limelens.serve.access.signed import JwtConfig, Key, read_keys, read_token
 from limelens.serve.access.tokens import Client, Clients, read_clients
 from limelens.serve.access.watched import Watched
 from limelens.serve.errors import AccessPolicyError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from limelens.serve.access.signed import Key
 
 TOKEN_KEY: Final = "authorization"
 _SETTLE_S: Final = 0.1
 _SUBJECT: Final = "x509_subject"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AccessConfig:
-    """Who may call and how much. With neither tokens nor jwt whoever can connect may do all.
-
-    Args:
-        tokens: The file of clients; see `limelens.serve.access.tokens`.
-        jwt: Whose signed tokens are good.
-        rate_limit: For each client that has none of its own, such as `100/second`; None is none.
-            Where callers have no names, a client is an address.
-        max_calls_per_client: Calls and streams at a time; None is no limit.
-        max_waiting_per_client: Further calls that wait for their turn, in place of being refused.
-        check_s: How often the files are looked at.
-        production: Refuses to start with what is meant for trying out; see docs/security.md.
-    """
-
-    tokens: Path | None = None
-    jwt: JwtConfig | None = None
-    rate_limit: str | None = None
-    max_calls_per_client: int | None = None
-    max_waiting_per_client: int = 0
-    check_s: float = 1.0
-    production: bool = False
 
 
 class Access:
@@ -120,6 +98,8 @@ class Access:
         if token is None:
             return self._with_certificate(subject)
         if self._keys is not None and self._config.jwt is not None and token.count(".") == 2:
+            from limelens.serve.access.signed import read_token
+
             caller = read_token(token, self._keys.value, self._config.jwt)
             return replace(caller, limits=self._limits)
         client = self._clients.value.with_token(token) if self._clients is not None else None
@@ -193,6 +173,9 @@ class Access:
         return clients
 
     def _read_keys(self, data: Sequence[bytes]) -> Sequence[Key]:
+        # Cryptography takes memory and time to load: only where signatures are checked.
+        from limelens.serve.access.signed import read_keys
+
         assert self._config.jwt is not None
         return read_keys(data[0], str(self._config.jwt.key))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import jwt
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from limelens.serve.access.caller import Caller
+from limelens.serve.access.config import JwtConfig
 from limelens.serve.access.rights import Right
 from limelens.serve.errors import AccessPolicyError, UnauthenticatedError
 
@@ -28,25 +28,6 @@ PublicKey = (
 _MAX_NAME: Final = 200
 _MIN_RSA_BITS: Final = 2048
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-
-
-@dataclass(frozen=True)
-class JwtConfig:
-    """Whose signed tokens are good.
-
-    Args:
-        key: The issuer's public key as PEM, or its key set as JSON (JWKS).
-        issuer: What a token's `iss` must be.
-        audience: What its `aud` must be or hold.
-        rights_claim: Where its rights stand: a list of words, or words with spaces between.
-        leeway_s: How far the issuer's clock may be off.
-    """
-
-    key: Path
-    issuer: str
-    audience: str
-    rights_claim: str = "scope"
-    leeway_s: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Watched(Generic[_T]):
             try:
                 found = self._read()
                 if found == self._last:
+                    self._complaint = ""
                     return False
                 if self._settle_s:
                     time.sleep(self._settle_s)
