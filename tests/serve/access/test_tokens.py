@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from limelens.serve.access.caller import caller_name
 from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.tokens import Clients, read_clients
+from limelens.serve.bundle import Bundle
 from limelens.serve.errors import (
     AccessPolicyError,
     LimelensError,
@@ -29,6 +30,7 @@ from limelens.serve.errors import (
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
+SCENE = np.random.default_rng(3).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 CLASSIFY = "/limelens.v1.ClassifierService/Classify"
 
@@ -169,12 +171,42 @@ def test_the_contract_is_told_to_those_who_may_see_the_models(
 def test_a_stream_ends_when_its_token_expires(
     start_server: Callable[..., Any], tokens: Any, caller: Any, camera: Callable[..., Any]
 ) -> None:
-    token = tokens.set("door", ["classify"], soon(3))
+    token = tokens.set("door", ["classify"])
     server = start_server(access=tokens.access())
     stream = camera(caller(server.address, token))
     assert stream().frame_id == 0
-    with pytest.raises(UnauthenticatedError, match="the token of door has expired"):
+    tokens.set("door", ["classify"], soon(2))
+    with pytest.raises(UnauthenticatedError, match="of door has expired"):
         stream.wait()
+
+
+def test_an_explanation_under_way_ends_when_its_token_is_taken_away(
+    start_server: Callable[..., Any],
+    tokens: Any,
+    caller: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predict, num_runs = Bundle.predict, 0
+    predicts_slowly = threading.Event()
+
+    def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
+        nonlocal num_runs
+        num_runs += 1
+        predicts_slowly.wait(0.05)
+        return predict(self, images)
+
+    monkeypatch.setattr(Bundle, "predict", slowly)
+    token = tokens.set("door", ["explain"])
+    tokens.set("other", ["explain"])
+    server = start_server(access=tokens.access())
+    updates = caller(server.address, token).explain_stream(SCENE, num_samples=10_000)
+    assert next(updates).explanation is not None
+    tokens.remove("door")
+    with pytest.raises(UnauthenticatedError, match="not known here"):
+        list(updates)
+    assert num_runs < 10_000
+    predicts_slowly.set()
+    assert caller(server.address, "other-token").explain(SCENE, num_samples=50)
 
 
 def test_a_stream_ends_when_its_token_is_taken_away(
@@ -401,3 +433,30 @@ def test_a_server_whose_policy_cannot_be_used_does_not_start(
     with pytest.raises(AccessPolicyError) as caught:
         serve(config)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "are_told"),
+    [
+        ({"listen": "0.0.0.0:0", "insecure": True}, True),
+        ({"listen": "127.0.0.1:0"}, False),
+    ],
+)
+def test_tokens_in_plaintext_beyond_this_machine_are_warned_of(
+    start_server: Callable[..., Any], tokens: Any, settings: dict[str, Any], are_told: bool
+) -> None:
+    tokens.set("door", ["classify"])
+    server = start_server(access=tokens.access(), **settings)
+    assert server.server.sends_tokens_in_plaintext is are_told
+    assert not start_server(**settings).server.sends_tokens_in_plaintext
+
+
+def test_a_file_that_others_can_write_is_warned_of(
+    start_server: Callable[..., Any], tokens: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens.set("door", ["classify"])
+    start_server(access=tokens.access())
+    assert not caplog.text
+    tokens.path.chmod(0o666)
+    start_server(access=tokens.access())
+    assert "tokens.toml can be written by others than its owner; chmod 600 it" in caplog.text
