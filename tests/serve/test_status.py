@@ -19,8 +19,10 @@ from limelens.serve.errors import (
     NotFoundError,
     NotOfferedError,
     OverloadedError,
+    PermissionDeniedError,
     ProviderError,
     ServerError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from limelens.serve.status import from_call, is_internal, to_abort
@@ -50,6 +52,8 @@ class Failed(grpc.RpcError):  # type: ignore[misc]
         (ImageTooLargeError("too many pixels", "image.raw"), "INVALID_ARGUMENT"),
         (NotFoundError("there is no x", kind="model", name="x"), "NOT_FOUND"),
         (OverloadedError("full", 1.5), "RESOURCE_EXHAUSTED"),
+        (UnauthenticatedError("no token"), "UNAUTHENTICATED"),
+        (PermissionDeniedError("no right to explain"), "PERMISSION_DENIED"),
         (ExpiredError("late"), "DEADLINE_EXCEEDED"),
         (UnavailableError("going down"), "UNAVAILABLE"),
         (MissingExtraError("install it"), "UNIMPLEMENTED"),
@@ -88,6 +92,8 @@ def test_a_status_of_somebody_else_is_understood_by_its_code() -> None:
         grpc.StatusCode.UNAVAILABLE: UnavailableError,
         grpc.StatusCode.DEADLINE_EXCEEDED: ExpiredError,
         grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+        grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+        grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
         grpc.StatusCode.UNIMPLEMENTED: ServerError,
         grpc.StatusCode.INVALID_ARGUMENT: ServerError,
     }

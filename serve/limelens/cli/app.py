@@ -25,6 +25,7 @@ from limelens.cli import (
     reporting,
     serving,
     similar,
+    tokens,
     training,
 )
 from limelens.serve.errors import LimelensError
@@ -53,6 +54,7 @@ app.command(rich_help_panel=_LEARN)(exporting.export)
 app.command(rich_help_panel=_LEARN)(drawing.synthesize)
 app.command(rich_help_panel=_LEARN)(drawing.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
+app.command(rich_help_panel=_USE)(tokens.token)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(similar.index)
@@ -112,12 +114,15 @@ def main() -> None:
 
 _EXTRAS = {
     "cleanlab": "train",
+    "cryptography": "serve-cpu",
     "filelock": "train",
     "grpc_health": "serve-cpu",
     "grpc_reflection": "serve-cpu",
     "httpx": "train",
     "imagehash": "train",
     "jinja2": "explain",
+    "jwt": "serve-cpu",
+    "limits": "serve-cpu",
     "matplotlib": "train",
     "onnx": "serve-cpu",
     "onnxruntime": "serve-cpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -50,6 +51,38 @@ def serve(
     reload_s: Annotated[
         float, typer.Option(min=0.0, help="Look for new versions this often; 0: never.")
     ] = 0.0,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(help="The clients that may call, TOML; `limelens token` adds one."),
+    ] = None,
+    jwt_key: Annotated[
+        Path | None,
+        typer.Option(help="Accept tokens signed by this issuer: its public key, PEM or JWKS."),
+    ] = None,
+    jwt_issuer: Annotated[str | None, typer.Option(help="What their iss must be.")] = None,
+    jwt_audience: Annotated[str | None, typer.Option(help="What their aud must hold.")] = None,
+    jwt_rights_claim: Annotated[str, typer.Option(help="Where their rights stand.")] = "scope",
+    rate_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/TIME", help="Calls of each client, such as 100/second.", show_default="none"
+        ),
+    ] = None,
+    max_calls_per_client: Annotated[
+        int | None,
+        typer.Option(min=1, help="Its calls and streams at a time.", show_default="no limit"),
+    ] = None,
+    max_waiting_per_client: Annotated[
+        int, typer.Option(min=0, help="Its further calls that wait, not refused.")
+    ] = 0,
+    production: Annotated[
+        bool,
+        typer.Option(
+            "--production",
+            help="Refuse to start where anybody may call or plaintext is spoken beyond this "
+            "machine; no reflection.",
+        ),
+    ] = False,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of the log on stderr.")
     ] = "warning",
@@ -58,6 +91,11 @@ def serve(
 
     One line on stdout says when it is ready: what is served, where, and on which provider.
     """
+    if tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == "NONE":
+        # Why a handshake failed nobody but gRPC's core knows. It says so on stderr only where
+        # this is not set at all, and reads it when it is loaded, below.
+        del os.environ["GRPC_VERBOSITY"]
+    from limelens.serve.access.config import AccessConfig, JwtConfig
     from limelens.serve.server import ServerConfig, Tls
     from limelens.serve.server import serve as run_server
 
@@ -74,6 +112,13 @@ def serve(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > _MAX_PORT:
         raise typer.BadParameter(f"--listen {listen!r}; expected HOST:PORT")
+    if len({jwt_key is None, jwt_issuer is None, jwt_audience is None}) > 1:
+        raise typer.BadParameter("--jwt-key, --jwt-issuer and --jwt-audience are given together")
+    jwt = (
+        JwtConfig(jwt_key, jwt_issuer, jwt_audience, jwt_rights_claim)
+        if jwt_key and jwt_issuer is not None and jwt_audience is not None
+        else None
+    )
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     config = ServerConfig(
         models=models or default_models(),
@@ -85,6 +130,14 @@ def serve(
         reflection=reflection,
         grace_s=grace_s,
         reload_s=reload_s,
+        access=AccessConfig(
+            tokens=tokens,
+            jwt=jwt,
+            rate_limit=rate_limit,
+            max_calls_per_client=max_calls_per_client,
+            max_waiting_per_client=max_waiting_per_client,
+            production=production,
+        ),
     )
     raise typer.Exit(run_server(config, lambda line: print(line, flush=True)))
 

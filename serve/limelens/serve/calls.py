@@ -19,6 +19,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from limelens.serve.access.caller import caller_name
+from limelens.serve.access.guard import Guard
 from limelens.serve.errors import InvalidRequestError, MalformedMessageError
 from limelens.serve.status import is_internal, to_abort
 
@@ -32,9 +34,15 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 
 
 class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
-    """Wraps the handlers of limelens' services; others (health, reflection) pass as they are."""
+    """Wraps the handlers of limelens' services; others (health, reflection) pass as they are.
 
-    def __init__(self, services: Iterable[str]) -> None:
+    Args:
+        services: Their names.
+        guard: Stands before them.
+    """
+
+    def __init__(self, services: Iterable[str], guard: Guard) -> None:
+        self._guard = guard
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._count = 0
         self._none = asyncio.Event()
@@ -56,7 +64,9 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         name = method.rpartition("/")[2]
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._around(handler.stream_stream, name, own_id),
+                self._around(
+                    self._guard.before(handler.stream_stream, method, streams=True), name, own_id
+                ),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
@@ -64,10 +74,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         # of a stream's message nothing; and what cannot be parsed gets an id and a status here.
         if handler.response_streaming:
             reading = _reading_one(handler.unary_stream, handler.request_deserializer)
+            reading = self._guard.before(reading, method, streams=True)
             return grpc.stream_stream_rpc_method_handler(
                 self._around(reading, name, own_id), None, handler.response_serializer
             )
         reading = _reading_one(handler.unary_unary, handler.request_deserializer)
+        reading = self._guard.before(reading, method, streams=False)
         return grpc.stream_unary_rpc_method_handler(
             self._around(reading, name, own_id), None, handler.response_serializer
         )
@@ -146,16 +158,24 @@ def _note(
     if not _log.isEnabledFor(level):
         return
     duration_ms = 1000 * (time.monotonic() - began)
+    caller = caller_name()
     _log.log(
         level,
-        "%s %s in %.1f ms, request %s%s",
+        "%s %s in %.1f ms, request %s%s%s",
         name,
         code,
         duration_ms,
         own_id,
+        f" of {caller}" if caller else "",
         f": {reason}" if reason else "",
         exc_info=error,
-        extra={"rpc": name, "code": code, "request_id": own_id, "duration_ms": duration_ms},
+        extra={
+            "rpc": name,
+            "code": code,
+            "request_id": own_id,
+            "duration_ms": duration_ms,
+            "caller": caller,
+        },
     )
 
 

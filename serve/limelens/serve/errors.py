@@ -8,6 +8,9 @@
     ├── BundleError               the model file is refused
     ├── ProviderError             the device that was asked for is not there
     ├── OverloadedError           come back later
+    ├── UnauthenticatedError      no token, or one that is not good (any more)
+    ├── PermissionDeniedError     the caller is known and may not do this
+    ├── AccessPolicyError         who may call is not said in a way that can be used
     ├── ExpiredError              the deadline passed before the work began
     ├── ModelOutputError          the model gave numbers that are no probabilities
     ├── MalformedMessageError     the bytes are no message of the contract
@@ -84,6 +87,18 @@ class OverloadedError(LimelensError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class UnauthenticatedError(LimelensError):
+    """The caller showed no token or certificate that is known, or one that has expired."""
+
+
+class PermissionDeniedError(LimelensError):
+    """The caller is known and has no right to do this; the message names the right."""
+
+
+class AccessPolicyError(LimelensError):
+    """A file of clients, keys or certificates cannot be used, or one is missing."""
 
 
 class ExpiredError(LimelensError):

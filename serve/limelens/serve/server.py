@@ -22,6 +22,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
+from limelens.serve.access.config import AccessConfig
+from limelens.serve.access.config import Tls as Tls
+from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
+from limelens.serve.access.policy import Access, check_production
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
@@ -35,21 +39,6 @@ from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Certificates as PEM files. They are read again for every new connection.
-
-    Args:
-        certificate: The server's chain.
-        key: Its private key.
-        client_ca: Who signs clients' certificates; with it clients must show one.
-    """
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +59,7 @@ class ServerConfig:
         grace_s: How long calls under way may go on when the server is told to stop.
         reload_s: How often the folder is looked at for new versions; 0 is never.
         service: How much is taken on.
+        access: Who may call.
     """
 
     models: Path
@@ -84,6 +74,7 @@ class ServerConfig:
     grace_s: float = 10.0
     reload_s: float = 0.0
     service: ServiceSettings = field(default_factory=ServiceSettings)
+    access: AccessConfig = field(default_factory=AccessConfig)
 
 
 class Server:
@@ -95,15 +86,22 @@ class Server:
 
     Raises:
         ListenError: The address may not or cannot be listened on.
+        AccessPolicyError: What says who may call is missing or cannot be used.
     """
 
     def __init__(self, config: ServerConfig, repository: Repository) -> None:
         host = _host(config)
         self._config = config
         self._repository = repository
-        self._calls = Calls([SERVICE_NAME, INFERENCE_NAME])
+        self._access = Access(config.access)
+        guard = Guard(self._access)
+        self._calls = Calls([SERVICE_NAME, INFERENCE_NAME], guard)
         self._server = grpc.aio.server(
-            interceptors=[self._calls],
+            interceptors=[
+                self._calls,
+                ReflectionGuard(guard),
+                WatcherLimit(max(1, config.max_calls // 2)),
+            ],
             options=_options(config.max_message_bytes),
             maximum_concurrent_rpcs=config.max_calls,
         )
@@ -122,17 +120,27 @@ class Server:
             self.inference, self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if config.reflection:
+        if config.reflection and not config.access.production:
             names = [SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
         self._reloading: asyncio.Task[None] | None = None
         self._refreshing = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def sends_tokens_in_plaintext(self) -> bool:
+        """Whether tokens that callers show can be read on their way from other machines."""
+        config = self._config
+        host = config.listen.rpartition(":")[0]
+        is_local = config.listen.startswith("unix:") or _is_loopback(host)
+        return config.tls is None and self._access.may_change and not is_local
 
     async def start(self) -> None:
         """Begins to answer."""
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(INFERENCE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self._watching = asyncio.create_task(self._access.watch())
         if self._config.reload_s > 0:
             self._reloading = asyncio.create_task(self._reload())
 
@@ -145,6 +153,8 @@ class Server:
         grace_s = self._config.grace_s if grace_s is None else grace_s
         if self._reloading is not None:
             self._reloading.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await self._health.enter_graceful_shutdown()
         self.service.stop_streams()
         self.inference.stop()
@@ -201,6 +211,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         BundleError: There is nothing to serve.
         ProviderError: The device that was asked for cannot be used.
         ListenError: The address may not or cannot be listened on.
+        AccessPolicyError: What says who may call is missing or cannot be used.
     """
     _host(config)  # refused before the models are loaded
     repository = Repository(config.models, config.device, num_threads=config.num_threads)
@@ -235,6 +246,8 @@ async def _run(
     for one in repository.served:
         if one.bundle.provider_reason and config.device != "cpu":
             _log.warning("%s runs on the CPU: %s", one.name, one.bundle.provider_reason)
+    if server.sends_tokens_in_plaintext:
+        _log.warning("tokens travel in plaintext, where anybody in between can read them")
     line = ready_line(server.address, repository)
     _log.info("%s", line)
     announce(line)
@@ -272,12 +285,21 @@ def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
 
 
 def _host(config: ServerConfig) -> str:
+    check_production(
+        config.access, has_client_ca=config.tls is not None and config.tls.client_ca is not None
+    )
     host, colon, port = config.listen.rpartition(":")
     if config.listen.startswith("unix:"):
         return ""
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ListenError(
             f"listen on {config.listen!r}; expected HOST:PORT, such as 127.0.0.1:8500"
+        )
+    if config.tls is None and config.access.production and not _is_loopback(host):
+        raise ListenError(
+            f"--production, and {config.listen} can be reached from other machines without TLS, "
+            "which --insecure does not change; give a certificate and a key (--tls-cert, "
+            "--tls-key) or listen on 127.0.0.1"
         )
     if config.tls is None and not config.insecure and not _is_loopback(host):
         raise ListenError(
@@ -298,7 +320,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
-    credentials = None if config.tls is None else _credentials(config.tls)
+    credentials = None
+    if config.tls is not None:
+        from limelens.serve.access.certificates import server_credentials  # loads cryptography
+
+        credentials = server_credentials(config.tls)
     port: int
     try:
         if credentials is None:
@@ -316,38 +342,4 @@ def _cannot_listen(listen: str) -> ListenError:
     return ListenError(
         f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
         "stop what listens there or choose another (--listen HOST:PORT)"
-    )
-
-
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    last: list[tuple[bytes, ...]] = []
-
-    def read() -> tuple[bytes, ...]:
-        paths = [tls.key, tls.certificate, *([tls.client_ca] if tls.client_ca else [])]
-        return tuple(path.read_bytes() for path in paths)
-
-    def configuration(pems: tuple[bytes, ...]) -> Any:
-        last[:] = [pems]
-        return grpc.ssl_server_certificate_configuration(
-            [(pems[0], pems[1])], pems[2] if len(pems) > 2 else None
-        )
-
-    def fetch() -> Any:
-        """Called for every new connection: a certificate renewed on disk is used at once."""
-        try:
-            pems = read()
-        except OSError as error:
-            _log.error("the certificate cannot be read again, the old one is used: %s", error)
-            return None
-        return None if [pems] == last else configuration(pems)
-
-    try:
-        pems = read()
-    except OSError as error:
-        raise ListenError(
-            f"{error.filename}: {error.strerror}; expected a certificate, its key and, where "
-            "clients need one, a client CA as PEM files"
-        ) from error
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(pems), fetch, require_client_authentication=tls.client_ca is not None
     )

@@ -17,6 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.serve.access.caller import require
+from limelens.serve.access.rights import Right
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
@@ -152,6 +154,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         metadata = served.bundle.metadata
         pictures, answering = read_classify(request, metadata, self._limits)
         del request  # the pictures are copies: holding both would take twice the memory
+        if answering.embed:
+            require(Right.EMBED)
         with self._budget.holding(sum(picture.size_bytes for picture in pictures)):
             outcomes = await self.scheduler(served.bundle).classify(
                 served.bundle,

@@ -28,8 +28,10 @@ from limelens.serve.errors import (
     NotFoundError,
     NotOfferedError,
     OverloadedError,
+    PermissionDeniedError,
     ProviderError,
     ServerError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -46,6 +48,8 @@ _ON_THE_WIRE: Final[tuple[tuple[type[LimelensError], int, str], ...]] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (NotFoundError, code_pb2.NOT_FOUND, "NOT_FOUND"),
     (OverloadedError, code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    (UnauthenticatedError, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDeniedError, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (ExpiredError, code_pb2.DEADLINE_EXCEEDED, "EXPIRED"),
     (UnavailableError, code_pb2.UNAVAILABLE, "UNAVAILABLE"),
     (MissingExtraError, code_pb2.UNIMPLEMENTED, "MISSING_EXTRA"),
@@ -61,6 +65,8 @@ _PLAIN: Final = (
     UnavailableError,
     MissingExtraError,
     NotOfferedError,
+    UnauthenticatedError,
+    PermissionDeniedError,
     BundleError,
     ProviderError,
 )
@@ -161,6 +167,11 @@ def from_call(error: grpc.RpcError) -> LimelensError:
         return UnavailableError(message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ExpiredError(message)
+    # Those who stand between, such as a proxy that asks for tokens, give no details.
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return UnauthenticatedError(message)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return PermissionDeniedError(message)
     request = found.get("RequestInfo")
     return ServerError(
         message, code=code.name, request_id=request.request_id if request is not None else ""

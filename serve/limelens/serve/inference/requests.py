@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.inference import inference_service_pb2 as pb2
+from limelens.serve.access.caller import may, require
+from limelens.serve.access.rights import Right
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
 from limelens.serve.image import ResizeRule, fit, read_image
@@ -297,8 +299,13 @@ def _read_outputs(request: pb2.ModelInferRequest) -> tuple[Wanted, ...]:
                 f"{place}.parameters[classification]",
                 "values",
             )
+        if output.name == EMBEDDING:
+            require(Right.EMBED)
         wanted.append(Wanted(output.name, top))
-    return tuple(wanted) or tuple(Wanted(name) for name in OUTPUTS)
+    # Who names none gets all that they may have.
+    return tuple(wanted) or tuple(
+        Wanted(name) for name in OUTPUTS if name != EMBEDDING or may(Right.EMBED)
+    )
 
 
 def _check_no_shared_memory(parameters: Mapping[str, Any], place: str) -> None:

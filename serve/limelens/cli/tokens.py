@@ -1,0 +1,108 @@
+"""`limelens token`: a new client in the file of those who may call."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import stat
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from limelens.cli.printing import AsJson, err, print_json
+from limelens.serve.access.caller import ClientLimits
+from limelens.serve.access.rights import read_rights
+from limelens.serve.access.tokens import NAME_PATTERN, append_entry, entry_text, new_token
+
+_DURATION: Final = re.compile(r"(\d{1,6})([hd])")
+_HOURS: Final = {"h": 1, "d": 24}
+
+
+def token(
+    name: Annotated[str, typer.Argument(help="Of the client, in the log and in metrics.")],
+    rights: Annotated[
+        str,
+        typer.Option(
+            metavar="RIGHT,…", help="What it may do: classify, embed, explain, models, admin."
+        ),
+    ],
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="90d|12h|DATE", help="From when on it is no longer good.", show_default="never"
+        ),
+    ] = None,
+    rate_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/TIME", help="Such as 100/second.", show_default="that of the server"
+        ),
+    ] = None,
+    max_calls: Annotated[
+        int | None,
+        typer.Option(min=1, help="Calls and streams at a time.", show_default="that of the server"),
+    ] = None,
+    file: Annotated[Path, typer.Option(help="The server's --tokens; made if need be.")] = Path(
+        "tokens.toml"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Makes a token, prints it this once and adds its hash to a file.
+
+    A server with `--tokens` of the file lets the token in within a second or so. Callers send it as
+    the metadata `authorization: Bearer TOKEN`. To take it away, delete its entry.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise typer.BadParameter(
+            f"{name!r}; expected 1 to 64 letters, digits and . _ @ -, beginning with a letter or "
+            "digit",
+            param_hint="NAME",
+        )
+    try:
+        granted = read_rights(word.strip() for word in rights.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--rights") from None
+    until = _until(expires)
+    if rate_limit is not None:
+        from limelens.serve.access.limiting import read_rate
+
+        read_rate(rate_limit)
+    made = new_token()
+    append_entry(file, entry_text(name, made, granted, until, ClientLimits(rate_limit, max_calls)))
+    if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        err.print(f"{file} is open to others than its owner; chmod 600 {file}", markup=False)
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "token": made,
+                "rights": sorted(granted),
+                "expires": until.isoformat() if until is not None else None,
+                "file": str(file),
+            }
+        )
+        return
+    print(made)
+    err.print(f"{name} is in {file}. The token is not kept anywhere: store it now.", markup=False)
+
+
+def _until(text: str | None) -> datetime.datetime | None:
+    if text is None:
+        return None
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    duration = _DURATION.fullmatch(text)
+    try:
+        if duration is not None:
+            until = now + datetime.timedelta(hours=int(duration[1]) * _HOURS[duration[2]])
+        else:
+            until = datetime.datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r}; expected such as 90d, 12h or 2027-01-31", param_hint="--expires"
+        ) from None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=datetime.UTC)
+    if until <= now:
+        raise typer.BadParameter(f"{text!r} is in the past", param_hint="--expires")
+    return until

@@ -1,0 +1,135 @@
+"""How often and how much at a time each client may call.
+
+It knows callers and counts their calls, in this process alone; it knows nothing of what they ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from limelens.serve.access.caller import Caller
+from limelens.serve.errors import AccessPolicyError, OverloadedError
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
+_MAX_KEYS: Final = 100_000
+_TRY_AGAIN_S: Final = 1.0
+
+
+@lru_cache(maxsize=1024)
+def read_rate(text: str) -> tuple[RateLimitItem, ...]:
+    """What a text such as `100/second` or `10/second;200/minute` allows.
+
+    Raises:
+        AccessPolicyError: It says nothing of the kind.
+    """
+    from limits import parse_many  # only where there is a limit
+
+    try:
+        items = tuple(parse_many(text))
+    except ValueError:
+        items = ()
+    if not items or any(item.amount < 1 for item in items):
+        raise AccessPolicyError(
+            f"rate limit {text!r}; expected such as '100/second' or '10/second;200/minute'"
+        )
+    return items
+
+
+class _Places:
+    """Of one client: calls under way, and calls that wait for their turn."""
+
+    def __init__(self, count: int) -> None:
+        self.free = asyncio.Semaphore(count)
+        self.num_waiting = 0
+        self.num_inside = 0
+
+
+class _Window:
+    """Calls of the last while, by client."""
+
+    def __init__(self) -> None:
+        from limits.storage import MemoryStorage
+        from limits.strategies import MovingWindowRateLimiter
+
+        self._storage = MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self._storage)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time for a new one: this one keeps every client that ever called."""
+        return len(self._storage.events) > _MAX_KEYS
+
+    def wait_s(self, item: RateLimitItem, caller: Caller) -> float:
+        """Counts a call; how long until there is room for it, 0 where there is."""
+        if self._limiter.hit(item, caller.source, caller.name):
+            return 0.0
+        reset = self._limiter.get_window_stats(item, caller.source, caller.name).reset_time
+        return max(0.001, reset - time.time())
+
+
+class Limiter:
+    """Counts the calls of one event loop."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, str, int], _Places] = {}
+        self._window: _Window | None = None
+
+    @asynccontextmanager
+    async def admitted(self, caller: Caller) -> AsyncIterator[None]:
+        """A call's place for as long as the context lasts; waits for it where that is allowed.
+
+        Raises:
+            OverloadedError: The client calls too often, or has too many calls under way.
+        """
+        most = caller.limits.max_calls
+        if most is None:
+            self._count(caller)
+            yield
+            return
+        key = (caller.source, caller.name, most)
+        places = self._places.setdefault(key, _Places(most))
+        if places.free.locked() and places.num_waiting >= caller.limits.max_waiting:
+            waiting = f" and {places.num_waiting} wait" if caller.limits.max_waiting else ""
+            raise OverloadedError(
+                f"{caller.name} has {most} calls under way, which is its most{waiting}; expected "
+                "one to end first",
+                _TRY_AGAIN_S,
+            )
+        # Only now: a call that finds no place does not use up what may be asked.
+        self._count(caller)
+        places.num_inside += 1
+        try:
+            places.num_waiting += 1
+            try:
+                await places.free.acquire()
+            finally:
+                places.num_waiting -= 1
+            try:
+                yield
+            finally:
+                places.free.release()
+        finally:
+            places.num_inside -= 1
+            if not places.num_inside:
+                self._places.pop(key, None)
+
+    def _count(self, caller: Caller) -> None:
+        if caller.limits.rate is None:
+            return
+        if self._window is None or self._window.is_full:
+            self._window = _Window()
+        for item in read_rate(caller.limits.rate):
+            wait_s = self._window.wait_s(item, caller)
+            if wait_s:
+                raise OverloadedError(
+                    f"{caller.name} has made {item.amount} calls within {item.get_expiry():g} s, "
+                    "which is its most; expected fewer",
+                    wait_s,
+                )

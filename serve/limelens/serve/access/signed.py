@@ -1,0 +1,194 @@
+"""Signed tokens (JWT, RFC 7519): who issued them is told by a public key.
+
+The algorithms that count follow from the key, never from the token: one that says `none`, or that
+was signed with the public key's own text as a shared secret, is refused. It knows nothing of
+calls, and no sentence here repeats a token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from limelens.serve.access.caller import Caller
+from limelens.serve.access.config import JwtConfig
+from limelens.serve.access.rights import Right
+from limelens.serve.errors import AccessPolicyError, UnauthenticatedError
+
+PublicKey = (
+    rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
+)
+_MAX_NAME: Final = 200
+_MIN_RSA_BITS: Final = 2048
+_CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One public key.
+
+    Args:
+        key: Itself.
+        algorithms: By which it may have signed.
+        key_id: By which tokens name it; empty where it has no name.
+    """
+
+    key: PublicKey
+    algorithms: tuple[str, ...]
+    key_id: str = ""
+
+
+def read_keys(data: bytes, where: str) -> tuple[Key, ...]:
+    """The keys of a PEM or JWKS file.
+
+    Args:
+        data: Its bytes.
+        where: Its name, for errors.
+
+    Raises:
+        AccessPolicyError: It holds no public key that can be used.
+    """
+    if data.lstrip().startswith(b"{"):
+        return _read_key_set(data, where)
+    if b"PRIVATE KEY" in data:
+        raise AccessPolicyError(
+            f"{where} holds a private key; expected the public one, which is all a server needs"
+        )
+    try:
+        if b"BEGIN CERTIFICATE" in data:
+            found: Any = x509.load_pem_x509_certificate(data).public_key()
+        else:
+            found = load_pem_public_key(data)
+    except ValueError as error:
+        raise AccessPolicyError(
+            f"{where} holds no key that can be read; expected a public key as PEM or JWKS"
+        ) from error
+    return (Key(found, _algorithms(found, where)),)
+
+
+def read_token(token: str, keys: Sequence[Key], config: JwtConfig) -> Caller:
+    """Who shows a token.
+
+    Raises:
+        UnauthenticatedError: It is not signed by one of the keys, has expired, or is for somebody
+            else.
+    """
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.PyJWTError:
+        raise _not_ours() from None
+    key_id = header.get("kid")
+    for key in keys:
+        if key_id and key.key_id and key.key_id != key_id:
+            continue
+        # Of another algorithm than the key's: by no means the key's signature.
+        if header.get("alg") not in key.algorithms:
+            continue
+        try:
+            claims = jwt.decode(
+                token,
+                key=key.key,
+                algorithms=key.algorithms,
+                issuer=config.issuer,
+                audience=config.audience,
+                leeway=config.leeway_s,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except jwt.InvalidSignatureError:
+            continue
+        except jwt.ExpiredSignatureError:
+            raise UnauthenticatedError(
+                "the token has expired; ask its issuer for another"
+            ) from None
+        except jwt.ImmatureSignatureError:
+            raise UnauthenticatedError(
+                "the token is not valid yet; check the clocks of this server and of its issuer"
+            ) from None
+        except jwt.InvalidAudienceError:
+            raise UnauthenticatedError(
+                f"the token is for another audience; expected {config.audience!r}"
+            ) from None
+        except jwt.InvalidIssuerError:
+            raise UnauthenticatedError(
+                f"the token is from another issuer; expected {config.issuer!r}"
+            ) from None
+        except jwt.MissingRequiredClaimError as error:
+            raise UnauthenticatedError(f"the token has no {error.claim}; expected one") from None
+        except jwt.PyJWTError:
+            raise _not_ours() from None
+        return _caller(claims, config)
+    raise _not_ours()
+
+
+def _caller(claims: dict[str, Any], config: JwtConfig) -> Caller:
+    name = claims["sub"]
+    if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        raise UnauthenticatedError(
+            f"the token's sub cannot be a name; expected 1 to {_MAX_NAME} printable characters"
+        )
+    words = claims.get(config.rights_claim, ())
+    if isinstance(words, str):
+        words = words.split()
+    # Issuers grant much that is none of our rights, such as `openid`.
+    rights = frozenset(right for right in Right if isinstance(words, list) and right in words)
+    return Caller(name, "jwt", rights, expires_at=float(claims["exp"]) + config.leeway_s)
+
+
+def _not_ours() -> UnauthenticatedError:
+    return UnauthenticatedError(
+        "the token is not signed by a key that is known here; expected one of this server's issuer"
+    )
+
+
+def _read_key_set(data: bytes, where: str) -> tuple[Key, ...]:
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise AccessPolicyError(f"{where} is no JSON: {error}; correct it") from error
+    entries = document.get("keys", [document])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise AccessPolicyError(f"{where}: keys: expected a list of keys")
+    keys = []
+    for entry in entries:
+        if "d" in entry or entry.get("kty") == "oct":
+            raise AccessPolicyError(
+                f"{where} holds a secret key; expected public keys, which are all a server needs"
+            )
+        if entry.get("use", "sig") != "sig":
+            continue
+        try:
+            found: Any = jwt.PyJWK(entry).key
+        except jwt.PyJWTError:
+            continue  # of a kind that issuers may add for others
+        algorithms = _algorithms(found, where)
+        if "alg" in entry:
+            algorithms = tuple(name for name in algorithms if name == entry["alg"])
+        if algorithms:
+            keys.append(Key(found, algorithms, str(entry.get("kid", ""))))
+    if not keys:
+        raise AccessPolicyError(f"{where} holds no key that signatures can be checked with")
+    return tuple(keys)
+
+
+def _algorithms(key: Any, where: str) -> tuple[str, ...]:
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < _MIN_RSA_BITS:
+            raise AccessPolicyError(
+                f"{where}: an RSA key of {key.key_size} bits; expected at least {_MIN_RSA_BITS}"
+            )
+        return ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
+        return (_CURVES[key.curve.name],)
+    if isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
+        return ("EdDSA",)
+    raise AccessPolicyError(
+        f"{where} holds a key of a kind that signs no tokens; expected RSA, EC (P-256, P-384, "
+        "P-521) or Ed25519"
+    )
