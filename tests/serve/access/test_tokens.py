@@ -17,6 +17,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from limelens.inference import inference_service_pb2 as inference
+from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.caller import caller_name
 from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.tokens import Clients, read_clients
@@ -121,6 +123,34 @@ def test_an_embedding_beside_a_classification_needs_the_right_to_embed(
     with pytest.raises(PermissionDeniedError, match="embed"):
         caller(server.address, some).classify(RED, embedding=True)
     assert caller(server.address, both).classify(RED, embedding=True)[0].embedding is not None
+
+
+def test_stock_clients_that_name_no_output_get_those_that_they_may_have(
+    start_server: Callable[..., Any], tokens: Any, caller: Any
+) -> None:
+    some, both = tokens.set("some", ["classify"]), tokens.set("both", ["classify", "embed"])
+    server = start_server(access=tokens.access())
+    pixels = np.full((1, 32, 32, 3), (255, 0, 0), np.uint8)
+
+    def infer(token: str, *wanted: str) -> list[str]:
+        stub = inference_grpc.GRPCInferenceServiceStub(  # type: ignore[no-untyped-call]
+            caller.channel(server.address, token)
+        )
+        images = inference.ModelInferRequest.InferInputTensor(
+            name="images", datatype="UINT8", shape=pixels.shape
+        )
+        output = inference.ModelInferRequest.InferRequestedOutputTensor
+        request = inference.ModelInferRequest(
+            inputs=[images],
+            outputs=[output(name=name) for name in wanted],
+            raw_input_contents=[pixels.tobytes()],
+        )
+        return [one.name for one in stub.ModelInfer(request, timeout=10).outputs]
+
+    assert infer(both) == ["probabilities", "embedding"]
+    assert infer(some) == ["probabilities"]
+    with pytest.raises(grpc.RpcError, match="no right to embed"):
+        infer(some, "embedding")
 
 
 def test_a_caller_is_refused_before_its_request_was_read(
