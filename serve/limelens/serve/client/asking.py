@@ -233,14 +233,16 @@ def classify_request(
     threshold: float | None = None,
     embedding: bool = False,
     region: Region | None = None,
-    **_: Unpack[CallArguments],
+    timeout_s: float | None = None,
+    request_id: str | None = None,
 ) -> service_pb2.ClassifyRequest:
-    """What `Client.classify` asks; what is the call's own is left out, as below.
+    """What `Client.classify` asks.
 
     Raises:
         InvalidRequestError: An array that is no picture.
         OSError: A file cannot be read.
     """
+    del timeout_s, request_id  # the call's own, which travel beside the message
     return service_pb2.ClassifyRequest(
         model=model,
         version=version,
@@ -258,7 +260,8 @@ def embed_request(
     version: int = 0,
     normalize: bool = False,
     region: Region | None = None,
-    **_: Unpack[CallArguments],
+    timeout_s: float | None = None,
+    request_id: str | None = None,
 ) -> service_pb2.EmbedRequest:
     """What `Client.embed` asks.
 
@@ -266,6 +269,7 @@ def embed_request(
         InvalidRequestError: An array that is no picture.
         OSError: A file cannot be read.
     """
+    del timeout_s, request_id
     return service_pb2.EmbedRequest(
         model=model,
         version=version,
@@ -322,7 +326,7 @@ def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
 def explain_request(
     image: Picture, **arguments: Unpack[ExplainArguments]
 ) -> service_pb2.ExplainRequest:
-    """The arguments of `Client.explain`, but for its deadline, as a message.
+    """What `Client.explain` asks.
 
     Raises:
         InvalidRequestError: A word that means nothing, or a picture that is none.

@@ -12,7 +12,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
@@ -66,13 +66,19 @@ from limelens.serve.client.bulk import (
 from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
 from limelens.serve.decision import Prediction
-from limelens.serve.errors import InvalidRequestError, LimelensError, UnavailableError
+from limelens.serve.errors import (
+    InvalidRequestError,
+    LimelensError,
+    ServerError,
+    UnavailableError,
+)
 from limelens.serve.status import from_call
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 _T = TypeVar("_T")
 _END: Final = object()
+_MOST_S_FOR_A_STATUS: Final = 1.0
 
 
 class AsyncClient:
@@ -233,6 +239,7 @@ class AsyncClient:
                 call = self._stub.ClassifyStream(
                     _messages(config, feed, changed, ended), wait_for_ready=True, metadata=metadata
                 )
+                ending = _Ending(call)
                 failure: LimelensError | None = None
                 try:
                     with _our_errors():
@@ -242,7 +249,7 @@ class AsyncClient:
                             for answer in answers:
                                 yield answer
                 except LimelensError as error:
-                    failure = error
+                    failure = await ending.really(error)
                 finally:
                     call.cancel()
                     ended.set()
@@ -263,16 +270,25 @@ class AsyncClient:
             pulling.cancel()
             await asyncio.gather(pulling, return_exceptions=True)
 
-    async def models(self, **arguments: Unpack[CallArguments]) -> tuple[ModelInfo, ...]:
+    async def models(
+        self, *, timeout_s: float | None = None, request_id: str | None = None
+    ) -> tuple[ModelInfo, ...]:
         """What is served, by name and version; see `Client.models`."""
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         request = service_pb2.ListModelsRequest()
         response = await self._call("ListModels", request, arguments)
         return tuple(model_info(model) for model in response.models)
 
     async def model(
-        self, name: str = "", version: int = 0, **arguments: Unpack[CallArguments]
+        self,
+        name: str = "",
+        version: int = 0,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> ModelInfo:
         """One model with its card; see `Client.model`."""
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         request = service_pb2.GetModelRequest(model=name, version=version)
         return model_info((await self._call("GetModel", request, arguments)).model)
 
@@ -353,6 +369,76 @@ class AsyncClient:
             response = await self._call("GetModel", request, arguments)
             self._max_images[key] = response.model.max_images or 1
         return self._max_images[key]
+
+
+class _Ending:
+    """What the server said last.
+
+    Where a frame is on its way meanwhile, grpc.aio lets the failure of that write take the place
+    of what the server said (grpc/grpc#36066): most refusals of a stream would come out as an
+    internal error. Both are told to who asks to be told of the end.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._told: list[_Status] = []
+        self._more = asyncio.Event()
+        call.add_done_callback(self._note)
+
+    def _note(self, call: Any) -> None:
+        parts = call.code(), call.details(), call.trailing_metadata()
+        self._told.append(_Status(*map(_at_once, parts)))
+        self._more.set()
+
+    async def really(self, error: LimelensError) -> LimelensError | None:
+        """How the call failed; None where it did not.
+
+        Args:
+            error: What was raised.
+        """
+        if not _is_of_a_write(error):
+            return error
+        if all(_is_of_a_write(from_call(one)) for one in self._told):
+            self._more.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_MOST_S_FOR_A_STATUS):
+                    await self._more.wait()
+        for one in self._told:
+            if not _is_of_a_write(found := from_call(one)):
+                return None if one.is_ok else found
+        return error
+
+
+class _Status(grpc.RpcError):  # type: ignore[misc]  # grpcio has no types
+    """The end of a call, as it was at one moment."""
+
+    def __init__(self, code: Any, details: str, trailing: Any) -> None:
+        self._code, self._details, self._trailing = code, details, trailing
+
+    @property
+    def is_ok(self) -> bool:
+        return bool(self._code.name == "OK")
+
+    def code(self) -> Any:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> Any:
+        return self._trailing
+
+
+def _is_of_a_write(error: LimelensError) -> bool:
+    return isinstance(error, ServerError) and str(error) == "Internal error from Core"
+
+
+def _at_once(coroutine: Any) -> Any:
+    """What a coroutine gives that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stopped:
+        return stopped.value
+    raise AssertionError("a call that is over has no status")
 
 
 class _Changed:

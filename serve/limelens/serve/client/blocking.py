@@ -308,32 +308,43 @@ class Client:
         call: CallArguments = {"request_id": request_id}
         return self._frame_answers(Feed(drop_old), frames, config, call, reconnect)
 
-    def models(self, **arguments: Unpack[CallArguments]) -> tuple[ModelInfo, ...]:
+    def models(
+        self, *, timeout_s: float | None = None, request_id: str | None = None
+    ) -> tuple[ModelInfo, ...]:
         """What is served, by name and version; without cards.
 
         Args:
-            arguments: See `CallArguments`.
+            timeout_s: Deadline; None is the client's.
+            request_id: As for `classify`.
 
         Raises:
             LimelensError: As `classify`.
         """
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         request = service_pb2.ListModelsRequest()
         response = self._call(self._stub.ListModels, request, arguments)
         return tuple(model_info(model) for model in response.models)
 
     def model(
-        self, name: str = "", version: int = 0, **arguments: Unpack[CallArguments]
+        self,
+        name: str = "",
+        version: int = 0,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> ModelInfo:
         """One model with its card.
 
         Args:
             name: Empty means the only one served.
             version: 0 means the newest.
-            arguments: See `CallArguments`.
+            timeout_s: Deadline; None is the client's.
+            request_id: As for `classify`.
 
         Raises:
             LimelensError: As `classify`.
         """
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         request = service_pb2.GetModelRequest(model=name, version=version)
         return model_info(self._call(self._stub.GetModel, request, arguments).model)
 
