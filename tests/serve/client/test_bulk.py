@@ -192,7 +192,7 @@ def test_a_busy_server_is_waited_for(
 def test_too_many_bytes_for_one_message_are_parted(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
-    client = connect(start_server(max_message_bytes=100_000).address)
+    client = connect(start_server(max_message_bytes=100_000).address, max_attempts=1)
     file = io.BytesIO()
     Image.fromarray(PICTURES["green"]).save(file, "PNG")
     picture = file.getvalue() + bytes(30_000)

@@ -22,6 +22,7 @@ from limelens.serve import AsyncClient
 from limelens.serve.answers import FrameStatus
 from limelens.serve.client import Frame
 from limelens.serve.errors import (
+    ExpiredError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
@@ -222,6 +223,28 @@ def test_a_full_server_is_tried_again_where_that_was_asked_for(
     answers = list(other.stream([RED, RED], reconnect=True, drop_old=False))
     assert [one.status.value for one in answers] == ["classified", "classified"]
     leaving.join()
+
+
+def test_a_camera_that_was_silent_for_long_goes_on(
+    start_server: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    def rarely(failing: bool) -> Iterator[Any]:
+        yield RED
+        time.sleep(0.8)
+        if failing:
+            raise OSError("the camera was unplugged")
+        yield GREEN
+        time.sleep(0.8)
+
+    client = connect(start_server(service=ServiceSettings(stream_idle_s=0.2)).address)
+    with pytest.raises(ExpiredError, match=r"no frame for 0\.2 seconds"):
+        list(client.stream(rarely(False)))
+    answers = client.stream(rarely(False), reconnect=True)
+    assert [one.smoothed_label for one in answers] == ["red", "green"]
+    answers = client.stream(rarely(True), reconnect=True)
+    assert next(answers).smoothed_label == "red"
+    with pytest.raises(OSError, match="unplugged"):
+        next(answers)
 
 
 def test_why_a_stream_is_refused_is_told_whatever_was_being_sent(

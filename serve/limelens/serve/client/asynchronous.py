@@ -261,9 +261,14 @@ class AsyncClient:
                     raise feed.error
                 if failure is not None and pause_s is None:
                     raise failure
-                if pause_s is None or feed.is_empty:
+                if pause_s is None:
                     return
                 await asyncio.sleep(pause_s)
+                await changed.until(lambda: feed.has_news)
+                if feed.is_empty:
+                    if feed.error is not None:
+                        raise feed.error
+                    return
         finally:
             feed.closed = True
             changed.tell()

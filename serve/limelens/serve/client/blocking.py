@@ -289,9 +289,10 @@ class Client:
             drop_old: For a camera: a newer frame takes the place of an older that waits, here or
                 on the server, which is answered as superseded. False is for files: the next
                 frame is taken once the one before is answered, and none is dropped.
-            reconnect: Whether a stream whose server goes down, or is full, is opened again,
-                sooner or later. Frames that were under way are answered as lost; without
-                `drop_old` they are sent again. The smoothed decision starts anew.
+            reconnect: Whether a stream whose server goes down, is full, or ended it because no
+                frame came for long, is opened again for the next frame. Frames that were under
+                way are answered as lost; without `drop_old` they are sent again. The smoothed
+                decision starts anew.
             request_id: As for `classify`.
             arguments: Camera, model, smoothing and more; see `StreamArguments`.
 
@@ -468,9 +469,15 @@ class Client:
                     raise feed.error
                 if failure is not None and pause_s is None:
                     raise failure
-                if pause_s is None or feed.is_empty:
+                if pause_s is None:
                     return
                 time.sleep(pause_s)
+                with changed:
+                    changed.wait_for(lambda: feed.has_news)
+                if feed.is_empty:
+                    if feed.error is not None:
+                        raise feed.error
+                    return
         finally:
             with changed:
                 feed.closed = True

@@ -14,7 +14,12 @@ from typing import Final
 
 from limelens.serve.answers import FrameAnswer, FrameStatus, ModelRef, Timings
 from limelens.serve.client.asking import Frame, Picture
-from limelens.serve.errors import LimelensError, OverloadedError, UnavailableError
+from limelens.serve.errors import (
+    ExpiredError,
+    LimelensError,
+    OverloadedError,
+    UnavailableError,
+)
 
 MAX_UNANSWERED: Final = 64
 """Frames of a live source that may be sent before the oldest answer is read."""
@@ -64,6 +69,11 @@ class Feed:
     def has_next(self) -> bool:
         """Whether a frame may be sent now."""
         return self._next is not None and len(self._sent) < self._window
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to do for who opens a stream again."""
+        return self.closed or self.has_next or self.is_empty
 
     @property
     def is_empty(self) -> bool:
@@ -128,7 +138,8 @@ class Feed:
         Returns:
             Seconds; None where another try would end alike.
         """
-        if not isinstance(error, UnavailableError | OverloadedError):
+        # Of a stream, which has no deadline, the server says "expired" where no frame came long.
+        if not isinstance(error, UnavailableError | OverloadedError | ExpiredError):
             return None
         self._num_dropped += self._num_dropped_there
         self._num_dropped_there = 0
