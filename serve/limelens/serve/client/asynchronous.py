@@ -541,7 +541,7 @@ async def _in_a_thread(items: Iterable[_T]) -> AsyncGenerator[_T, None]:
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
 
-    threading.Thread(target=read, name="limelens-frames", daemon=True).start()
+    threading.Thread(target=read, name="camera-frames", daemon=True).start()
     try:
         while True:
             future = loop.create_future()

@@ -108,7 +108,7 @@ class Client:
                 each called with a request, `timeout` in seconds and `metadata`.
         """
         client = cls.__new__(cls)
-        client._connection = Connection("unix:", timeout_s=None)
+        client._connection = Connection("", timeout_s=None)  # nothing is dialled
         client._max_images = {}
         client._channel = None
         client._stub = stub
@@ -437,7 +437,7 @@ class Client:
     ) -> Generator[FrameAnswer, None, None]:
         changed = threading.Condition()
         threading.Thread(
-            target=_pull, args=(frames, feed, changed), name="limelens-frames", daemon=True
+            target=_pull, args=(frames, feed, changed), name="camera-frames", daemon=True
         ).start()
         try:
             while True:
