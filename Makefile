@@ -14,7 +14,7 @@ ONE_RUNTIME = rm -f $(VENV)/.installed-*-$(OTHER); \
 
 PROTOS := $(wildcard proto/limelens/*/*.proto)
 SERVICES := $(wildcard proto/limelens/*/*_service.proto)
-CODE := train serve explain proto tests benchmarks
+CODE := train serve explain proto tests benchmarks examples
 
 # What `make export` trains on and writes; without DATA a synthetic set is rendered.
 DATA ?=
@@ -45,7 +45,7 @@ test-slow: $(VENV)/.installed-all-$(ACCEL) ## Run the tests that take long
 check: $(VENV)/.installed-all-$(ACCEL) ## Lint, types, imports, contract
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy train serve explain tests benchmarks
+	$(BIN)/mypy train serve explain tests benchmarks examples
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
 	@rm -rf build/proto && mkdir -p build/proto

@@ -50,7 +50,7 @@ def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {
-        "limelens/serve/client.py",
+        "limelens/serve/client/__init__.py",
         "limelens/serve/py.typed",
         "limelens/cli/app.py",
         "limelens/train/training.py",

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle, load_bundle
-    from limelens.serve.client import Client
+    from limelens.serve.client import AsyncClient, Client
     from limelens.serve.errors import LimelensError
     from limelens.serve.image import Region
 
-__all__ = ["Bundle", "Client", "LimelensError", "Region", "load_bundle"]
+__all__ = ["AsyncClient", "Bundle", "Client", "LimelensError", "Region", "load_bundle"]
 
 _HOMES = {
+    "AsyncClient": "client",
     "Bundle": "bundle",
     "Client": "client",
     "LimelensError": "errors",

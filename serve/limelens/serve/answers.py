@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, overload
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.serve.decision import Decision, Prediction, Score
+from limelens.serve.errors import InvalidRequestError
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, model_pb2, prediction_pb2
 
@@ -83,6 +85,65 @@ class Classification(Sequence[Prediction]):
 
 
 @dataclass(frozen=True, eq=False)
+class PictureFailure:
+    """A picture among many that could not be classified.
+
+    Args:
+        index: Its place among the pictures, from 0.
+        path: Its file; None where it was given as bytes or pixels.
+        error: What is wrong with it, an error of limelens or an `OSError`.
+    """
+
+    index: int
+    path: Path | None
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with it, without the place, which is told apart."""
+        if isinstance(self.error, InvalidRequestError):
+            return self.error.description
+        if isinstance(self.error, OSError) and self.error.strerror:
+            return self.error.strerror
+        return str(self.error)
+
+
+@dataclass(frozen=True, eq=False)
+class PartialClassification(Sequence[Prediction | PictureFailure]):
+    """The answers for many pictures, in their order, of which some may have none.
+
+    Args:
+        results: One for each picture.
+        model: Who answered last; None where nobody was asked.
+        timings_ms: Where the time went, of all requests together.
+    """
+
+    results: tuple[Prediction | PictureFailure, ...]
+    model: ModelRef | None
+    timings_ms: Timings
+
+    @property
+    def failures(self) -> tuple[PictureFailure, ...]:
+        """The pictures without an answer."""
+        return tuple(one for one in self.results if isinstance(one, PictureFailure))
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction | PictureFailure: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Prediction | PictureFailure]: ...
+    def __getitem__(
+        self, index: int | slice
+    ) -> Prediction | PictureFailure | Sequence[Prediction | PictureFailure]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[Prediction | PictureFailure]:
+        return iter(self.results)
+
+
+@dataclass(frozen=True, eq=False)
 class Embeddings:
     """The feature vectors of the pictures of one call, in their order.
 
@@ -116,6 +177,8 @@ class FrameStatus(StrEnum):
     """It is no picture that can be read."""
     FAILED = "failed"
     """The model gave no usable answer."""
+    LOST = "lost"
+    """The connection went down before it was answered; told by the client, not by a server."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""The client: pictures in, plain answers out, over gRPC.
+
+`Client` blocks, `AsyncClient` is for asyncio; both ask the same (`asking`), cut many pictures in
+the same way (`bulk`), treat a camera's frames alike (`feeding`) and reach a server by the same
+settings (`connection`). It needs neither onnxruntime nor scikit-image, and leaves what pictures
+mean to the server.
+"""
+
+from __future__ import annotations
+
+from limelens.serve.client.asking import (
+    CallArguments,
+    ClassifyArguments,
+    Drawn,
+    EmbedArguments,
+    ExplainArguments,
+    Frame,
+    Hide,
+    Method,
+    Picture,
+    SegmentationMethod,
+    StreamArguments,
+    explain_request,
+)
+from limelens.serve.client.asynchronous import AsyncClient
+from limelens.serve.client.blocking import Client
+from limelens.serve.client.connection import ConnectArguments, Connection, Tls, Token
+
+__all__ = [
+    "AsyncClient",
+    "CallArguments",
+    "ClassifyArguments",
+    "Client",
+    "ConnectArguments",
+    "Connection",
+    "Drawn",
+    "EmbedArguments",
+    "ExplainArguments",
+    "Frame",
+    "Hide",
+    "Method",
+    "Picture",
+    "SegmentationMethod",
+    "StreamArguments",
+    "Tls",
+    "Token",
+    "explain_request",
+]

@@ -1,0 +1,458 @@
+"""What is asked: a call's arguments as a message of the contract.
+
+Both clients build their requests here. It knows pictures, arguments and messages, and nothing of
+connections.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypedDict, Unpack
+
+import numpy as np
+from google.protobuf import timestamp_pb2
+from numpy.typing import NDArray
+from PIL import Image
+
+from limelens.serve.errors import InvalidRequestError
+from limelens.serve.image import Region
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import explanation_pb2, image_pb2
+
+Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+"""A file's path, a file's bytes, or `(H, W, 3)` uint8 RGB pixels."""
+
+SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
+Drawn = Literal["overlay", "heat_map", "segments"]
+Method = Literal["lime", "kernel_shap", "occlusion", "rise"]
+Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
+
+_MAX_RAW_BYTES: Final = 4 * 1024 * 1024
+"""Larger arrays travel as PNG: slower to make, and nothing is lost."""
+
+
+class CallArguments(TypedDict, total=False):
+    """The keyword arguments of every call.
+
+    Args:
+        timeout_s: Deadline; None is the client's.
+        request_id: By which the server's log knows the call, 1 to 64 printable ASCII characters;
+            None means that the server draws one.
+    """
+
+    timeout_s: float | None
+    request_id: str | None
+
+
+class ClassifyArguments(CallArguments, total=False):
+    """The keyword arguments of `Client.classify`.
+
+    Args:
+        model: Empty means the only one served.
+        version: 0 means the newest.
+        top_k: Scores for each picture; 0 means 5 or all, whichever is less.
+        threshold: The least probability for a decision, in place of the model's own.
+        embedding: Whether to return the feature vectors.
+        region: The part of every picture that is looked at.
+    """
+
+    model: str
+    version: int
+    top_k: int
+    threshold: float | None
+    embedding: bool
+    region: Region | None
+
+
+class EmbedArguments(CallArguments, total=False):
+    """The keyword arguments of `Client.embed`.
+
+    Args:
+        model: Empty means the only one served.
+        version: 0 means the newest.
+        normalize: Whether each vector is divided by its length, so that the dot product of two
+            is their cosine similarity.
+        region: The part of every picture that is looked at.
+    """
+
+    model: str
+    version: int
+    normalize: bool
+    region: Region | None
+
+
+class ExplainArguments(CallArguments, total=False):
+    """The keyword arguments of `Client.explain`.
+
+    Args:
+        model: Empty means the only one served.
+        version: 0 means the newest.
+        labels: To explain, by name; empty means the most probable.
+        top_labels: How many of the most probable; 0 means 1, or none with `contrasts`.
+        contrasts: Pairs of labels: why the first and not the second. They come after labels.
+        method: None means lime.
+        segmentation: How the picture is cut; None is the server's default.
+        num_segments: For slic and grid; 0 is the server's default.
+        segmentation_options: The method's other parameters, by their names in the contract.
+        segments: The caller's own, as a 16-bit PNG or as an array, of the upright picture's size.
+        num_samples: Pictures that the model is shown; 0 means 1000.
+        stability: Sample until this is reached, at most `max_samples`.
+        max_samples: The cap on that; 0 means `num_samples`.
+        deadline_ms: Explain from what there is after so many milliseconds; 0 is no limit.
+            `timeout_s` in contrast ends the call without an answer.
+        hide: What stands where a segment is hidden; a tuple is a colour, red, green, blue.
+        kernel_width: Of the kernel that weighs near samples.
+        distance: Of a sample from the whole picture.
+        feature_selection: `none`, `auto`, `forward_selection`, `highest_weights` or `lasso_path`.
+        num_features: Most segments in the surrogate; 0 means all.
+        sampling: None is what suits.
+        seed: None means that the server draws one.
+        compat: `lime` for the algorithm of the `lime` package.
+        pictures: What to draw.
+        region: The part of the picture that is looked at.
+    """
+
+    model: str
+    version: int
+    labels: Sequence[str]
+    top_labels: int
+    contrasts: Sequence[tuple[str, str]]
+    method: Method | None
+    segmentation: SegmentationMethod | None
+    num_segments: int
+    segmentation_options: Mapping[str, float] | None
+    segments: bytes | NDArray[np.integer] | None
+    num_samples: int
+    stability: float | None
+    max_samples: int
+    deadline_ms: int
+    hide: Hide
+    kernel_width: float | None
+    distance: Literal["cosine", "euclidean"] | None
+    feature_selection: str | None
+    num_features: int
+    sampling: Literal["paired", "independent"] | None
+    seed: int | None
+    compat: Literal["lime"] | None
+    pictures: Iterable[Drawn]
+    region: Region | None
+
+
+class StreamArguments(TypedDict, total=False):
+    """The keyword arguments of `Client.stream` that the server is told.
+
+    Args:
+        camera_id: The camera's name in the server's log.
+        model: Empty means the only one served.
+        version: 0 means the newest.
+        region: The part of every frame that is looked at.
+        smoothing: (window, required): how many of the last frames must agree.
+        max_frame_age_s: Older frames are dropped by the server; 0 means no limit.
+        top_k: Scores for each frame; 0 means 5 or all, whichever is less.
+        threshold: The least probability for a decision, in place of the model's own.
+    """
+
+    camera_id: str
+    model: str
+    version: int
+    region: Region | None
+    smoothing: tuple[int, int] | None
+    max_frame_age_s: float
+    top_k: int
+    threshold: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a camera.
+
+    Args:
+        frame_id: Rising number, at least 0.
+        image: The frame.
+        capture_time: When the camera took it; comes back with the answer. Without a time zone
+            it is taken as UTC.
+    """
+
+    frame_id: int
+    image: Picture
+    capture_time: datetime.datetime | None = None
+
+
+def several(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
+    """One picture or many as many."""
+    if isinstance(images, (str, bytes, os.PathLike)):
+        return iter([images])
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        return iter([images])
+    return iter(images)
+
+
+def picture_message(picture: Picture, region: Region | None, name: str) -> image_pb2.Image:
+    """A picture as it is sent.
+
+    Args:
+        picture: The picture.
+        region: The part of it that is looked at.
+        name: By which an error names it.
+
+    Raises:
+        InvalidRequestError: An array that is no picture.
+        OSError: The file cannot be read.
+    """
+    image = image_pb2.Image()
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise InvalidRequestError(
+                name, f"{picture.dtype} {picture.shape}; expected uint8 (H, W, 3) RGB"
+            )
+        if 0 < picture.nbytes <= _MAX_RAW_BYTES:
+            image.raw.data = picture.tobytes()
+            image.raw.height, image.raw.width = picture.shape[:2]
+        elif picture.nbytes:
+            image.encoded = _png(Image.fromarray(picture))
+    elif isinstance(picture, bytes):
+        image.encoded = picture
+    else:
+        image.encoded = Path(picture).read_bytes()
+    if region is not None:
+        image.region_of_interest.CopyFrom(_region(region))
+    return image
+
+
+def classify_request(
+    images: Picture | Iterable[Picture],
+    *,
+    model: str = "",
+    version: int = 0,
+    top_k: int = 0,
+    threshold: float | None = None,
+    embedding: bool = False,
+    region: Region | None = None,
+    timeout_s: float | None = None,
+    request_id: str | None = None,
+) -> service_pb2.ClassifyRequest:
+    """What `Client.classify` asks.
+
+    Raises:
+        InvalidRequestError: An array that is no picture.
+        OSError: A file cannot be read.
+    """
+    del timeout_s, request_id  # the call's own, which travel beside the message
+    return service_pb2.ClassifyRequest(
+        model=model,
+        version=version,
+        images=_images(images, region),
+        top_k=top_k,
+        threshold=threshold,
+        return_embedding=embedding,
+    )
+
+
+def embed_request(
+    images: Picture | Iterable[Picture],
+    *,
+    model: str = "",
+    version: int = 0,
+    normalize: bool = False,
+    region: Region | None = None,
+    timeout_s: float | None = None,
+    request_id: str | None = None,
+) -> service_pb2.EmbedRequest:
+    """What `Client.embed` asks.
+
+    Raises:
+        InvalidRequestError: An array that is no picture.
+        OSError: A file cannot be read.
+    """
+    del timeout_s, request_id
+    return service_pb2.EmbedRequest(
+        model=model,
+        version=version,
+        images=_images(images, region),
+        normalize=normalize,
+    )
+
+
+def stream_config(
+    *,
+    camera_id: str = "camera",
+    model: str = "",
+    version: int = 0,
+    region: Region | None = None,
+    smoothing: tuple[int, int] | None = None,
+    max_frame_age_s: float = 0.0,
+    top_k: int = 0,
+    threshold: float | None = None,
+) -> service_pb2.ClassifyStreamRequest:
+    """The first message of `Client.stream`."""
+    config = service_pb2.StreamConfig(
+        camera_id=camera_id,
+        model=model,
+        version=version,
+        max_frame_age_ms=round(max_frame_age_s * 1000),
+        top_k=top_k,
+        threshold=threshold,
+    )
+    if region is not None:
+        config.region_of_interest.CopyFrom(_region(region))
+    if smoothing is not None:
+        config.smoothing.window, config.smoothing.required = smoothing
+    return service_pb2.ClassifyStreamRequest(config=config)
+
+
+def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
+    """Every other message of `Client.stream`.
+
+    Raises:
+        InvalidRequestError: An array that is no picture.
+        OSError: The file cannot be read.
+    """
+    message = service_pb2.Frame(
+        frame_id=frame.frame_id,
+        image=picture_message(frame.image, None, f"frame {frame.frame_id}"),
+    )
+    if frame.capture_time is not None:
+        captured = timestamp_pb2.Timestamp()
+        captured.FromDatetime(frame.capture_time)
+        message.capture_time.CopyFrom(captured)
+    return service_pb2.ClassifyStreamRequest(frame=message)
+
+
+def explain_request(
+    image: Picture, **arguments: Unpack[ExplainArguments]
+) -> service_pb2.ExplainRequest:
+    """What `Client.explain` asks.
+
+    Raises:
+        InvalidRequestError: A word that means nothing, or a picture that is none.
+        OSError: The file cannot be read.
+    """
+    for name in sorted(set(arguments) - ExplainArguments.__optional_keys__):
+        raise TypeError(f"explain() got an unexpected keyword argument {name!r}")
+    cut: dict[str, Any] = dict(arguments.get("segmentation_options") or {})
+    unknown = sorted(set(cut) - _SEGMENTATION_FIELDS)
+    if unknown:
+        raise InvalidRequestError(
+            "segmentation_options",
+            f"{unknown}; expected some of {', '.join(sorted(_SEGMENTATION_FIELDS))}",
+        )
+    segments = arguments.get("segments")
+    if segments is not None:
+        cut["segments_png"] = segments if isinstance(segments, bytes) else _ids_png(segments)
+    # What is left is a field by the same name, or an enum by the same name.
+    fields: dict[str, Any] = {
+        name: value for name, value in arguments.items() if name not in _OWN_FIELDS
+    }
+    for name, kind in _ENUMS.items():
+        if name in fields:
+            fields[name] = _value(kind, name, fields[name])
+    return service_pb2.ExplainRequest(
+        image=picture_message(image, arguments.get("region"), "image"),
+        segmentation=explanation_pb2.Segmentation(
+            method=_value(
+                explanation_pb2.SegmentationMethod, "segmentation", arguments.get("segmentation")
+            ),
+            num_segments=arguments.get("num_segments") or 0,
+            **cut,
+        ),
+        contrasts=[
+            explanation_pb2.Contrast(label=label, against=against)
+            for label, against in arguments.get("contrasts") or ()
+        ],
+        hide=_hide(arguments.get("hide") or "mean"),
+        pictures=[
+            _value(explanation_pb2.Picture, "pictures", one)
+            for one in arguments.get("pictures") or ()
+        ],
+        **fields,
+    )
+
+
+_SEGMENTATION_FIELDS: Final = frozenset(
+    name
+    for name in explanation_pb2.Segmentation.DESCRIPTOR.fields_by_name
+    if name not in ("method", "num_segments", "segments_png")
+)
+_OWN_FIELDS: Final = frozenset(
+    {
+        "contrasts",
+        "hide",
+        "num_segments",
+        "pictures",
+        "region",
+        "request_id",
+        "segmentation",
+        "segmentation_options",
+        "segments",
+        "timeout_s",
+    }
+)
+_ENUMS: Final[Mapping[str, Any]] = {
+    "compat": explanation_pb2.Compat,
+    "distance": explanation_pb2.Distance,
+    "feature_selection": explanation_pb2.FeatureSelection,
+    "method": explanation_pb2.ExplainMethod,
+    "sampling": explanation_pb2.Sampling,
+}
+
+
+def _images(images: Picture | Iterable[Picture], region: Region | None) -> list[image_pb2.Image]:
+    return [
+        picture_message(image, region, f"images[{i}]") for i, image in enumerate(several(images))
+    ]
+
+
+def _region(region: Region) -> image_pb2.RegionOfInterest:
+    return image_pb2.RegionOfInterest(
+        left=region.left, top=region.top, right=region.right, bottom=region.bottom
+    )
+
+
+def _hide(hide: Hide) -> explanation_pb2.Hide:
+    if hide == "mean":
+        return explanation_pb2.Hide()
+    if hide == "blur":
+        return explanation_pb2.Hide(blur=True)
+    if hide == "shuffle":
+        return explanation_pb2.Hide(shuffle=True)
+    try:
+        red, green, blue = hide
+        fits = all(0 <= value <= 255 for value in (red, green, blue))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise InvalidRequestError(
+            "hide", f"{hide!r}; expected 'mean', 'blur', 'shuffle' or (r, g, b)"
+        )
+    return explanation_pb2.Hide(color=red << 16 | green << 8 | blue)
+
+
+def _value(kind: Any, name: str, word: str | None) -> Any:
+    """The enum value that a word such as `paired` stands for."""
+    names: list[str] = kind.keys()
+    prefix = names[0].removesuffix("UNSPECIFIED")
+    if word is None:
+        return 0
+    if word == "unspecified" or prefix + word.upper() not in names:
+        words = ", ".join(known.removeprefix(prefix).lower() for known in names[1:])
+        raise InvalidRequestError(name, f"{word!r}; expected one of {words}")
+    return kind.Value(prefix + word.upper())
+
+
+def _ids_png(segments: NDArray[np.integer]) -> bytes:
+    if segments.ndim != 2 or segments.min() < 0 or segments.max() > 65535:
+        raise InvalidRequestError(
+            "segments", f"shape {segments.shape}; expected (H, W) ids from 0 to 65534"
+        )
+    return _png(Image.fromarray(segments.astype(np.uint16)))
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()

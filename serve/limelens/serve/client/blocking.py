@@ -1,0 +1,539 @@
+"""The client for plain code and threads.
+
+It knows one channel of gRPC's and what it may raise. What is asked, and what an answer means, it
+shares with its asynchronous twin.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, overload
+
+import grpc
+
+from limelens.serve.answers import (
+    Classification,
+    Embeddings,
+    ExplanationUpdate,
+    FrameAnswer,
+    ModelInfo,
+    PartialClassification,
+    PictureFailure,
+    ServedExplanation,
+    classification,
+    embeddings,
+    explanation_update,
+    frame_answer,
+    model_info,
+    served_explanation,
+)
+from limelens.serve.client.asking import (
+    CallArguments,
+    ClassifyArguments,
+    EmbedArguments,
+    ExplainArguments,
+    Frame,
+    Picture,
+    StreamArguments,
+    classify_request,
+    embed_request,
+    explain_request,
+    frame_request,
+    several,
+    stream_config,
+)
+from limelens.serve.client.bulk import (
+    AT_ONCE,
+    BATCH_SIZE,
+    Job,
+    OnError,
+    Part,
+    advance,
+    answering,
+    check_sizes,
+    jobs,
+    merged,
+    partial,
+)
+from limelens.serve.client.connection import ConnectArguments, Connection
+from limelens.serve.client.feeding import PAUSE_S, Feed
+from limelens.serve.decision import Prediction
+from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.status import from_call
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import classifier_service_pb2_grpc as service_grpc
+
+
+class Client:
+    """A connection to a limelens server; may be shared by threads.
+
+    Calls that fail because the server is busy or not there yet are tried again a few times,
+    within their deadline.
+
+        with Client("127.0.0.1:8500") as client:
+            print(client.classify(["door.jpg"])[0].label)
+
+    Args:
+        address: `HOST:PORT`, or another of gRPC's names; see `Connection`.
+        settings: TLS, token, deadline, retries; see `Connection`.
+
+    Raises:
+        InvalidRequestError: As `Connection`.
+        OSError: A certificate cannot be read.
+    """
+
+    def __init__(self, address: str, **settings: Unpack[ConnectArguments]) -> None:
+        self._connection = connection = Connection(address, **settings)
+        self._max_images: dict[tuple[str, int], int] = {}
+        credentials, options = connection.credentials(), connection.options()
+        self._channel: grpc.Channel | None
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options)
+        self._stub: Any = service_grpc.ClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def over(cls, stub: Any) -> Self:
+        """A client that asks something else than a gRPC channel.
+
+        Args:
+            stub: Has the unary methods of `ClassifierService` and `ExplainStream` by their names,
+                each called with a request, `timeout` in seconds and `metadata`.
+        """
+        client = cls.__new__(cls)
+        client._connection = Connection("", timeout_s=None)  # nothing is dialled
+        client._max_images = {}
+        client._channel = None
+        client._stub = stub
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; calls under way are cancelled."""
+        if self._channel is not None:
+            self._channel.close()
+
+    @overload
+    def classify(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        on_error: Literal["raise"] = "raise",
+        **arguments: Unpack[ClassifyArguments],
+    ) -> Classification: ...
+    @overload
+    def classify(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        on_error: Literal["return"],
+        **arguments: Unpack[ClassifyArguments],
+    ) -> PartialClassification: ...
+    def classify(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        on_error: OnError = "raise",
+        **arguments: Unpack[ClassifyArguments],
+    ) -> Classification | PartialClassification:
+        """Classifies one picture or several; of many, files are read as their turn comes.
+
+        Args:
+            images: Paths, files' bytes or arrays, one or any number.
+            on_error: `return` puts a `PictureFailure` in the place of a picture that cannot be
+                used, and answers the others; `raise` raises what is wrong with it.
+            arguments: Model, region, threshold and more; see `ClassifyArguments`. The deadline
+                is that of each request, of which many pictures need several.
+
+        Returns:
+            The predictions, in the order of the pictures.
+
+        Raises:
+            InvalidRequestError: A picture or a parameter cannot be used; it names which.
+            NotFoundError: There is no such model or version.
+            OverloadedError: The server is busy, even after trying again.
+            ExpiredError: The deadline passed.
+            UnavailableError: Nobody answers there.
+            ServerError: The server failed.
+            OSError: A file cannot be read.
+        """
+        pictures = several(images)
+        if on_error == "return":
+            return partial(list(self._parts(pictures, on_error, BATCH_SIZE, AT_ONCE, arguments)))
+        first = list(itertools.islice(pictures, BATCH_SIZE + 1))
+        if len(first) <= BATCH_SIZE:
+            try:
+                request = classify_request(first, **arguments)
+                return classification(self._call(self._stub.Classify, request, arguments))
+            except InvalidRequestError as error:
+                if error.field != "images" or len(first) < 2:
+                    raise  # else they are too many for this server
+        pictures = itertools.chain(first, pictures)
+        return merged(list(self._parts(pictures, on_error, BATCH_SIZE, AT_ONCE, arguments)))
+
+    def classify_many(
+        self,
+        images: Iterable[Picture],
+        *,
+        on_error: OnError = "return",
+        batch_size: int = BATCH_SIZE,
+        at_once: int = AT_ONCE,
+        **arguments: Unpack[ClassifyArguments],
+    ) -> Generator[Prediction | PictureFailure, None, None]:
+        """Classifies any number of pictures, each told as soon as those before it are.
+
+        Memory holds the pictures under way and no others. Where the server is busy they wait,
+        for ten minutes at most. Closing it sends no more.
+
+        Args:
+            images: Paths, files' bytes or arrays.
+            on_error: As for `classify`.
+            batch_size: Pictures in one request; fewer where the server takes fewer.
+            at_once: Requests under way at a time.
+            arguments: As for `classify`.
+
+        Yields:
+            One for each picture, in their order.
+
+        Raises:
+            LimelensError: As `classify`, where no picture is to blame or failures are raised.
+            OSError: Likewise.
+        """
+        for part in self._parts(several(images), on_error, batch_size, at_once, arguments):
+            yield from part.results
+
+    def embed(
+        self, images: Picture | Iterable[Picture], **arguments: Unpack[EmbedArguments]
+    ) -> Embeddings:
+        """Feature vectors of one picture or several, by which similar pictures are found.
+
+        Args:
+            images: Paths, files' bytes or arrays, one or several, in one request.
+            arguments: See `EmbedArguments`.
+
+        Returns:
+            One row for each picture, in their order.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: A file cannot be read.
+        """
+        request = embed_request(images, **arguments)
+        return embeddings(self._call(self._stub.Embed, request, arguments))
+
+    def explain(self, image: Picture, **arguments: Unpack[ExplainArguments]) -> ServedExplanation:
+        """Explains what the model says of one picture.
+
+        Args:
+            image: A path, a file's bytes or an array.
+            arguments: See `ExplainArguments`.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: The file cannot be read.
+        """
+        request = explain_request(image, **arguments)
+        return served_explanation(self._call(self._stub.Explain, request, arguments))
+
+    def explain_stream(
+        self, image: Picture, **arguments: Unpack[ExplainArguments]
+    ) -> Generator[ExplanationUpdate, None, None]:
+        """The same with progress: explanations from more and more samples.
+
+        Each can be used; the last is what `explain` gives for the same arguments and seed. A slow
+        reader gets fewer of them. Closing it stops the work.
+
+        Args:
+            image: As for `explain`.
+            arguments: As for `explain`.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: The file cannot be read.
+        """
+        return self._updates(explain_request(image, **arguments), arguments)
+
+    def stream(
+        self,
+        frames: Iterable[Frame | Picture],
+        *,
+        drop_old: bool = True,
+        reconnect: bool = False,
+        request_id: str | None = None,
+        **arguments: Unpack[StreamArguments],
+    ) -> Generator[FrameAnswer, None, None]:
+        """Classifies a camera's frames as they come.
+
+        `frames` is read in a thread. At most one frame is held that was not sent. Closing it ends
+        the call. It waits for a server that is not there yet.
+
+        Args:
+            frames: Frames, or pictures that are numbered from 0.
+            drop_old: For a camera: a newer frame takes the place of an older that waits, here or
+                on the server, which is answered as superseded. False is for files: the next
+                frame is taken once the one before is answered, and none is dropped.
+            reconnect: Whether a stream whose server goes down, is full, or ended it because no
+                frame came for long, is opened again for the next frame. Frames that were under
+                way are answered as lost; without `drop_old` they are sent again. The smoothed
+                decision starts anew.
+            request_id: As for `classify`.
+            arguments: Camera, model, smoothing and more; see `StreamArguments`.
+
+        Yields:
+            One answer for each frame, as soon as it is known. Of frames that were given up before
+            they were sent, a reader who is far behind gets the last 256.
+
+        Raises:
+            LimelensError: As `classify`; a frame that cannot be read is an answer, not an error.
+            OSError: A frame's file cannot be read.
+            Exception: Whatever `frames` raises, after the answers to the frames before.
+        """
+        config = stream_config(**arguments)
+        call: CallArguments = {"request_id": request_id}
+        return self._frame_answers(Feed(drop_old), frames, config, call, reconnect)
+
+    def models(
+        self, *, timeout_s: float | None = None, request_id: str | None = None
+    ) -> tuple[ModelInfo, ...]:
+        """What is served, by name and version; without cards.
+
+        Args:
+            timeout_s: Deadline; None is the client's.
+            request_id: As for `classify`.
+
+        Raises:
+            LimelensError: As `classify`.
+        """
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
+        request = service_pb2.ListModelsRequest()
+        response = self._call(self._stub.ListModels, request, arguments)
+        return tuple(model_info(model) for model in response.models)
+
+    def model(
+        self,
+        name: str = "",
+        version: int = 0,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> ModelInfo:
+        """One model with its card.
+
+        Args:
+            name: Empty means the only one served.
+            version: 0 means the newest.
+            timeout_s: Deadline; None is the client's.
+            request_id: As for `classify`.
+
+        Raises:
+            LimelensError: As `classify`.
+        """
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
+        request = service_pb2.GetModelRequest(model=name, version=version)
+        return model_info(self._call(self._stub.GetModel, request, arguments).model)
+
+    def _call(self, method: Any, request: Any, arguments: CallArguments) -> Any:
+        metadata = self._metadata(arguments)
+        try:
+            return method(request, timeout=self._timeout_s(arguments), metadata=metadata)
+        except grpc.RpcError as error:
+            raise from_call(error) from None
+
+    def _metadata(self, arguments: CallArguments) -> Any:
+        token = self._connection.ask_token_now()
+        return self._connection.metadata(token, arguments.get("request_id"))
+
+    def _timeout_s(self, arguments: CallArguments) -> float | None:
+        timeout_s = arguments.get("timeout_s")
+        return self._connection.timeout_s if timeout_s is None else timeout_s
+
+    def _parts(
+        self,
+        pictures: Iterator[Picture],
+        on_error: OnError,
+        batch_size: int,
+        at_once: int,
+        arguments: ClassifyArguments,
+    ) -> Generator[Part, None, None]:
+        """What becomes of pictures, request by request, several under way."""
+        check_sizes(batch_size, at_once)
+        size = min(batch_size, self._most_images(arguments))
+        pool = ThreadPoolExecutor(at_once, "limelens-client")
+        waiting: deque[Future[Part]] = deque()
+        try:
+            for job in jobs(pictures, size, arguments, on_error):
+                waiting.append(pool.submit(self._part, job))
+                if len(waiting) == at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            # Stopped in the middle: what has not begun never does.
+            pool.shutdown(cancel_futures=True)
+
+    def _part(self, job: Job) -> Part:
+        steps = answering(job)
+        step = advance(steps)
+        while not isinstance(step, Part):
+            if isinstance(step, float):
+                time.sleep(step)
+                step = advance(steps)
+                continue
+            try:
+                response = self._call(self._stub.Classify, step, job.arguments)
+            except LimelensError as error:
+                step = advance(steps, error=error)
+            else:
+                step = advance(steps, response)
+        return step
+
+    def _most_images(self, arguments: ClassifyArguments) -> int:
+        """In one request, as the server says; it is asked once for each model."""
+        key = arguments.get("model", ""), arguments.get("version", 0)
+        if key not in self._max_images:
+            request = service_pb2.GetModelRequest(model=key[0], version=key[1])
+            response = self._call(self._stub.GetModel, request, arguments)
+            self._max_images[key] = response.model.max_images or 1
+        return self._max_images[key]
+
+    def _updates(
+        self, request: service_pb2.ExplainRequest, arguments: CallArguments
+    ) -> Generator[ExplanationUpdate, None, None]:
+        call = self._stub.ExplainStream(
+            request, timeout=self._timeout_s(arguments), metadata=self._metadata(arguments)
+        )
+        try:
+            for response in call:
+                yield explanation_update(response)
+        except grpc.RpcError as error:
+            raise from_call(error) from None
+        finally:
+            call.cancel()
+
+    def _frame_answers(
+        self,
+        feed: Feed,
+        frames: Iterable[Frame | Picture],
+        config: service_pb2.ClassifyStreamRequest,
+        arguments: CallArguments,
+        reconnect: bool,
+    ) -> Generator[FrameAnswer, None, None]:
+        changed = threading.Condition()
+        threading.Thread(
+            target=_pull, args=(frames, feed, changed), name="camera-frames", daemon=True
+        ).start()
+        try:
+            while True:
+                ended = threading.Event()
+                call = self._stub.ClassifyStream(
+                    _messages(config, feed, changed, ended),
+                    wait_for_ready=True,
+                    metadata=self._metadata(arguments),
+                )
+                failure = None
+                try:
+                    for response in call:
+                        with changed:
+                            answers = feed.answered(frame_answer(response))
+                            changed.notify_all()
+                        yield from answers
+                except grpc.RpcError as error:
+                    failure = from_call(error)
+                finally:
+                    call.cancel()
+                    with changed:
+                        ended.set()
+                        changed.notify_all()
+                with changed:
+                    pause_s = feed.pause_after(failure) if reconnect and failure else None
+                    answers = feed.told()
+                yield from answers
+                if feed.error is not None:
+                    raise feed.error
+                if failure is not None and pause_s is None:
+                    raise failure
+                if pause_s is None:
+                    return
+                time.sleep(pause_s)
+                with changed:
+                    changed.wait_for(lambda: feed.has_news)
+                if feed.is_empty:
+                    if feed.error is not None:
+                        raise feed.error
+                    return
+        finally:
+            with changed:
+                feed.closed = True
+                changed.notify_all()
+
+
+def _pull(frames: Iterable[Frame | Picture], feed: Feed, changed: threading.Condition) -> None:
+    """Reads the source, as far as its frames are wanted."""
+    failure: Exception | None = None
+    try:
+        source = iter(frames)
+        while True:
+            with changed:
+                changed.wait_for(lambda: feed.closed or feed.wants)
+                if feed.closed:
+                    return
+            try:
+                frame = next(source)
+            except StopIteration:
+                return
+            with changed:
+                overtook = feed.put(frame)
+                changed.notify_all()
+                if overtook:
+                    changed.wait(PAUSE_S)
+    except Exception as error:
+        failure = error
+    finally:
+        with changed:
+            feed.end(failure)
+            changed.notify_all()
+
+
+def _messages(
+    config: service_pb2.ClassifyStreamRequest,
+    feed: Feed,
+    changed: threading.Condition,
+    ended: threading.Event,
+) -> Iterator[service_pb2.ClassifyStreamRequest]:
+    """What one call sends; read in a thread of gRPC's, which waits until each is on its way."""
+
+    def can_go_on() -> bool:
+        return feed.closed or ended.is_set() or feed.has_next or feed.is_empty
+
+    yield config
+    while True:
+        with changed:
+            changed.wait_for(can_go_on)
+            if feed.closed or ended.is_set() or not feed.has_next:
+                return
+            frame = feed.take()
+            changed.notify_all()
+        try:
+            message = frame_request(frame)
+        except Exception as error:  # gRPC would end the stream and hide why
+            with changed:
+                feed.end(error)
+            return
+        yield message

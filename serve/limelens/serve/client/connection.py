@@ -1,0 +1,250 @@
+"""How a server is reached: its address, who proves what to whom, retries and keepalive.
+
+It knows what gRPC must be told, and opens nothing itself: the two clients do, each its own kind
+of channel.
+"""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypedDict
+
+import grpc
+
+from limelens.serve.errors import InvalidRequestError
+
+Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
+"""What the server knows the caller by, or what gives a fresh one for each call. An awaitable is
+for `AsyncClient` alone."""
+LoadBalancing = Literal["pick_first", "round_robin"]
+Metadata = tuple[tuple[str, str], ...]
+
+MAX_REQUEST_BYTES: Final = 7 * 1024 * 1024
+"""Of the pictures in one request, where the client chooses: what gRPC can try again."""
+_RETRY_BUFFER_BYTES: Final = 8 * 1024 * 1024
+_MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
+_SERVICE: Final = "limelens.v1.ClassifierService"
+# Not the cameras' stream: frames that were sent once are old when they are sent again.
+_RETRIED: Final = ("Classify", "Embed", "Explain", "ExplainStream", "ListModels", "GetModel")
+_MAX_RECONNECT_MS: Final = 10_000
+_TOKEN: Final = re.compile(r"[!-~]+")
+_REQUEST_ID: Final = re.compile(r"[ -~]{1,64}")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How the server proves who it is, and the client too where it must.
+
+    Args:
+        ca: Who signs servers' certificates, a PEM file; None is the system's authorities.
+        certificate: The client's own chain, a PEM file.
+        key: Its private key, a PEM file.
+        server_name: The name in the server's certificate, where it is not the one dialled.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+
+class ConnectArguments(TypedDict, total=False):
+    """The keyword arguments of `Client` and `AsyncClient`; see `Connection`."""
+
+    tls: Tls | None
+    token: Token | None
+    insecure_token: bool
+    timeout_s: float | None
+    max_attempts: int
+    keepalive_s: float
+    load_balancing: LoadBalancing
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How a server is reached.
+
+    Args:
+        address: `HOST:PORT`, or another of gRPC's names: `dns:///HOST:PORT` for all addresses of
+            a host, `ipv4:A:PORT,B:PORT` for a list, `unix:PATH` for a socket of this machine.
+        tls: None is plaintext.
+        token: Sent with each call as `authorization: Bearer …`; a function is asked for each.
+        insecure_token: Whether the token may be sent in plaintext to other machines.
+        timeout_s: Deadline of a call that names none itself; None is no deadline.
+        max_attempts: How often a call is tried, 1 to 5.
+        keepalive_s: After so long a silence the server is asked whether it is still there; the
+            server allows 10 or more.
+        load_balancing: `pick_first` stays with one address, `round_robin` takes them in turn.
+
+    Raises:
+        InvalidRequestError: The token would be sent in plaintext to another machine, or a
+            certificate lacks its key.
+    """
+
+    address: str
+    tls: Tls | None = None
+    token: Token | None = field(default=None, repr=False)
+    insecure_token: bool = False
+    timeout_s: float | None = 60.0
+    max_attempts: int = 4
+    keepalive_s: float = 30.0
+    load_balancing: LoadBalancing = "pick_first"
+
+    def __post_init__(self) -> None:
+        tls = self.tls
+        if tls is not None and (tls.certificate is None) is not (tls.key is None):
+            raise InvalidRequestError(
+                "tls", "a certificate without its key or a key alone; expected both or neither"
+            )
+        if (
+            self.token is not None
+            and tls is None
+            and not self.insecure_token
+            and not is_loopback(self.address)
+        ):
+            raise InvalidRequestError(
+                "token",
+                f"to be sent to {self.address} in plaintext, where anybody in between can read "
+                "it; expected tls=Tls(…), an address of this machine, or insecure_token=True",
+            )
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """What gRPC needs for TLS; None is plaintext.
+
+        Raises:
+            OSError: A certificate cannot be read.
+        """
+        if self.tls is None:
+            return None
+        return grpc.ssl_channel_credentials(
+            *(
+                None if path is None else path.read_bytes()
+                for path in (self.tls.ca, self.tls.key, self.tls.certificate)
+            )
+        )
+
+    def options(self) -> list[tuple[str, Any]]:
+        """Arguments of the channel."""
+        options: list[tuple[str, Any]] = [
+            ("grpc.service_config", json.dumps(self._service_config())),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            # Requests above it are not tried again: the default would leave most pictures out.
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+            ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000)),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            # Routers forget connections that are silent between calls too, and an explanation
+            # that takes minutes sends nothing meanwhile.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            # Two minutes, the default, is long for a door.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
+        ]
+        if is_loopback(self.address):
+            # What stays on this machine goes through no proxy, a token least of all.
+            options.append(("grpc.enable_http_proxy", 0))
+        if self.tls is not None and self.tls.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return options
+
+    def metadata(self, token: str | None, request_id: str | None) -> Metadata | None:
+        """What goes with a call beside its message; None where that is nothing.
+
+        Args:
+            token: As `token` or `fresh_token` gave it.
+            request_id: By which the server's log knows the call.
+
+        Raises:
+            InvalidRequestError: One of them has a character that no header may have.
+        """
+        found = []
+        if token is not None:
+            if not _TOKEN.fullmatch(token):  # never shown: it may be a true one with a newline
+                raise InvalidRequestError(
+                    "token", f"{len(token)} characters; expected printable ASCII without spaces"
+                )
+            found.append(("authorization", f"Bearer {token}"))
+        if request_id is not None:
+            if not _REQUEST_ID.fullmatch(request_id):
+                raise InvalidRequestError(
+                    "request_id", f"{request_id!r}; expected 1 to 64 printable ASCII characters"
+                )
+            found.append(("x-request-id", request_id))
+        return tuple(found) or None
+
+    def ask_token(self) -> str | Awaitable[str] | None:
+        """The token for one call; may take as long as the function that gives it."""
+        return self.token() if callable(self.token) else self.token
+
+    def ask_token_now(self) -> str | None:
+        """The same for who cannot wait for an awaitable.
+
+        Raises:
+            InvalidRequestError: It is one.
+        """
+        token = self.ask_token()
+        if token is None or isinstance(token, str):
+            return token
+        if inspect.iscoroutine(token):
+            token.close()
+        raise InvalidRequestError(
+            "token", "its function is asynchronous; expected a plain one, or an AsyncClient"
+        )
+
+    def _service_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {"loadBalancingConfig": [{self.load_balancing: {}}]}
+        if self.max_attempts > 1:
+            config["methodConfig"] = [
+                {
+                    "name": [{"service": _SERVICE, "method": name} for name in _RETRIED],
+                    "retryPolicy": {
+                        "maxAttempts": self.max_attempts,
+                        "initialBackoff": "0.1s",
+                        "maxBackoff": "2s",
+                        "backoffMultiplier": 2,
+                        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                    },
+                }
+            ]
+            # Where most calls fail, trying each again would keep a server from recovering.
+            config["retryThrottling"] = {"maxTokens": 20, "tokenRatio": 0.2}
+        return config
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address of gRPC's can only be this machine."""
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme in ("unix", "unix-abstract"):
+        return True
+    if colon and scheme in ("ipv4", "ipv6"):
+        return all(_is_loopback_host(_host(one)) for one in rest.split(","))
+    if colon and scheme == "dns":
+        if rest.startswith("//"):  # dns://SERVER/HOST:PORT; who asks a server believes it
+            server, _, rest = rest[2:].partition("/")
+            if server:
+                return False
+        return _is_loopback_host(_host(rest))
+    return _is_loopback_host(_host(address))
+
+
+def _host(address: str) -> str:
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    host, _, port = address.rpartition(":")
+    return host if host and port.isdecimal() and ":" not in host else address
+
+
+def _is_loopback_host(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
