@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, explaining, ingesting, reporting, serving, similar, training
+from limelens.cli import (
+    answers,
+    demo,
+    explaining,
+    ingesting,
+    reporting,
+    serving,
+    signing,
+    similar,
+    training,
+)
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -41,6 +51,7 @@ app.command(rich_help_panel=_LEARN)(training.export)
 app.command(rich_help_panel=_LEARN)(training.synthesize)
 app.command(rich_help_panel=_LEARN)(training.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
+app.command(rich_help_panel=_USE)(signing.sign)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(similar.index)

@@ -26,6 +26,8 @@ from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
 from limelens.serve.repository import Repository
 from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
+from limelens.serve.versions import ALL, VersionPolicy
+from limelens.serve.watching import Reload, Watcher
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
@@ -63,7 +65,12 @@ class ServerConfig:
         max_calls: Calls and streams at a time, those about the server's health included; more are
             refused.
         grace_s: How long calls under way may go on when the server is told to stop.
-        reload_s: How often the folder is looked at for new versions; 0 is never.
+        reload: Whether new versions are found by looking every `reload_s`, only when the process
+            gets SIGHUP (or `Server.reload` is called), or not at all.
+        reload_s: How often the folder is looked at; 0 is only when asked.
+        versions: Which versions of a model are loaded.
+        public_keys: Only bundles signed by the owner of one of these keys are served; PEM files.
+            Empty serves unsigned ones too.
         service: How much is taken on.
     """
 
@@ -77,7 +84,10 @@ class ServerConfig:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_calls: int = 2048
     grace_s: float = 10.0
-    reload_s: float = 0.0
+    reload: Reload = "watch"
+    reload_s: float = 2.0
+    versions: VersionPolicy = ALL
+    public_keys: tuple[Path, ...] = ()
     service: ServiceSettings = field(default_factory=ServiceSettings)
 
 
@@ -113,14 +123,36 @@ class Server:
         if config.reflection:
             names = [SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        self._reloading: asyncio.Task[None] | None = None
+        self._watcher: Watcher | None = None
+        if config.reload != "off":
+            every_s = config.reload_s if config.reload == "watch" and config.reload_s else None
+            quiet_s = 1.0 if every_s is None else min(1.0, every_s)
+            self._watcher = Watcher(repository, every_s=every_s, quiet_s=quiet_s)
+        self._named: set[str] = set()
+        self._changed = asyncio.Event()
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begins to answer."""
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        loop = asyncio.get_running_loop()
+
+        def on_change() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody asks any more
+                loop.call_soon_threadsafe(self._changed.set)
+
+        self._repository.subscribe(on_change)
+        await self._tell_health()
+        self._telling = asyncio.create_task(self._keep_telling_health())
         await self._server.start()
-        if self._config.reload_s > 0:
-            self._reloading = asyncio.create_task(self._reload())
+        if self._watcher is not None:
+            self._watcher.start()
+
+    def reload(self) -> None:
+        """Looks for new versions now, without waiting for what comes of it."""
+        if self._watcher is None:
+            _log.warning("asked to look for new models, which is switched off")
+        else:
+            self._watcher.look_now()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Reports NOT_SERVING and takes no more calls; those under way go on for a while.
@@ -129,8 +161,8 @@ class Server:
             grace_s: How long at most; None is what the configuration says.
         """
         grace_s = self._config.grace_s if grace_s is None else grace_s
-        if self._reloading is not None:
-            self._reloading.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
         await self._health.enter_graceful_shutdown()
         self.service.stop_streams()
         stopping = asyncio.create_task(self._server.stop(grace_s))
@@ -142,16 +174,25 @@ class Server:
                 await asyncio.sleep(0.05)
         await self._server.stop(0)
         await stopping
+        if self._watcher is not None:
+            await asyncio.to_thread(self._watcher.stop)
         await asyncio.to_thread(self.service.close)
 
-    async def _reload(self) -> None:
+    async def _keep_telling_health(self) -> None:
         while True:
-            await asyncio.sleep(self._config.reload_s)
-            try:
-                await asyncio.to_thread(self._repository.refresh)
-            # Whatever is wrong with the folder, what is loaded serves on.
-            except Exception:
-                _log.exception("the models could not be looked at again")
+            await self._changed.wait()
+            self._changed.clear()
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """To whoever asks for health, each model is a service of its name."""
+        answering = {one.name for one in self._repository.served}
+        self._named |= answering | {one.name for one in self._repository.refused}
+        states = {name: name in answering for name in self._named}
+        states |= dict.fromkeys((health.OVERALL_HEALTH, SERVICE_NAME), bool(answering))
+        status = health_pb2.HealthCheckResponse
+        for name, is_well in states.items():
+            await self._health.set(name, status.SERVING if is_well else status.NOT_SERVING)
 
 
 def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
@@ -170,9 +211,27 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
     """
     _host(config)  # refused before the models are loaded
-    repository = Repository(config.models, config.device, num_threads=config.num_threads)
+    repository = open_repository(config)
     asyncio.run(_run(config, repository, announce))
     return 0
+
+
+def open_repository(config: ServerConfig) -> Repository:
+    """Loads what a server of this configuration serves.
+
+    Raises:
+        BundleError: There is nothing to serve.
+        ProviderError: The device that was asked for cannot be used.
+        SigningError: A public key cannot be used.
+    """
+    return Repository(
+        config.models,
+        config.device,
+        num_threads=config.num_threads,
+        versions=config.versions,
+        public_keys=config.public_keys,
+        max_batch_size=config.service.max_batch_size,
+    )
 
 
 def ready_line(address: str, repository: Repository) -> str:
@@ -198,6 +257,8 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     server = Server(config, repository)
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
     await server.start()
     for one in repository.served:
         if one.bundle.provider_reason and config.device != "cpu":
