@@ -285,7 +285,7 @@ class Repository:
                 break
             path = look.found.get(version, self._folder / name / str(version) / FILE_NAME)
             stamp = stamp_of(path)
-            if look.stamps.get(version) != stamp and is_quiet(path, stamp):
+            if look.needs(version, stamp) and is_quiet(path, stamp):
                 try:
                     bundle = self._load(path, judge)
                 except Exception as error:
@@ -447,6 +447,11 @@ class _Look:
         self.verdicts: list[Refused] = []
         self._before = before
 
+    def needs(self, version: int, stamp: Stamp) -> bool:
+        """Whether a version must be loaded to know whether it answers."""
+        is_known = version in self.served or version in self.refused
+        return not is_known or self.stamps.get(version) != stamp
+
     def serve(self, served: Served, stamp: Stamp) -> None:
         self.served[served.version] = served
         self.stamps[served.version] = stamp
@@ -469,8 +474,7 @@ class _Look:
         self.served = kept
         there = {*self.found, *wanted, *(one.version for one in self.verdicts)}
         self.refused = {key: one for key, one in self.refused.items() if key in there}
-        keep = {*self.served, *self.refused}
-        self.stamps = {key: one for key, one in self.stamps.items() if key in keep}
+        self.stamps = {key: one for key, one in self.stamps.items() if key in there}
 
     def onto(self, now: _Model) -> _Model:
         """The model with these findings; what changed since in other ways stays changed."""
