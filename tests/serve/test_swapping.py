@@ -472,6 +472,7 @@ def test_a_server_stops_though_a_file_is_being_judged(
     until(lambda: bool(judges()))
     server.stop()
     until(lambda: not judges())
+    assert not server.repository.refused
 
 
 def test_what_was_begun_before_sigterm_is_answered_under_load(

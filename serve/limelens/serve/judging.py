@@ -111,7 +111,8 @@ class Judge:
                 self._process.kill()
 
     def _command(self, path: Path) -> list[str]:
-        command = [sys.executable, "-m", __name__, str(path)]
+        # -P: modules that happen to lie in the working folder are not run.
+        command = [sys.executable, "-P", "-m", __name__, str(path.absolute())]
         command += ["--run"] if self._run else []
         for key in self._public_keys:
             command += ["--key", str(key)]

@@ -17,7 +17,7 @@ from typing import Final
 
 from limelens.serve.bundle import Bundle, Metadata, load_bundle
 from limelens.serve.bundle.session import CPU, Device
-from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError
+from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, UnavailableError
 from limelens.serve.judging import Judge, read_checked, read_judged
 from limelens.serve.signatures import SIGNATURE_NAME, check_public_keys
 from limelens.serve.trials import Trials
@@ -236,6 +236,7 @@ class Repository:
         Raises:
             BundleError: The folder is gone or empty; what is loaded serves on.
             ProviderError: `cuda` was asked for, cannot be used, and nothing is left that answers.
+            UnavailableError: The judge was stopped.
         """
         with self._looking:
             found = self._find_all()
@@ -252,6 +253,8 @@ class Repository:
                 look = _Look(before, found.get(name, {}))
                 try:
                     self._look_at(name, look, judge, is_quiet)
+                except UnavailableError:
+                    raise
                 except Exception as error:
                     failure = error
                 changed |= self._swap(name, before, look)
@@ -288,6 +291,8 @@ class Repository:
             if look.needs(version, stamp) and is_quiet(path, stamp):
                 try:
                     bundle = self._load(path, judge)
+                except UnavailableError:  # says nothing of the file
+                    raise
                 except Exception as error:
                     # Only a verdict on the file holds until it changes; anything else is tried
                     # again. What it said of a file that changed meanwhile is no verdict.

@@ -24,6 +24,8 @@ Reload = Literal["watch", "request", "off"]
 """`watch` looks every few seconds and when asked, `request` when asked, `off` never."""
 
 _NICENESS: Final = 10
+_AGAIN_S: Final = 30.0
+"""What was no fault of the file is tried again after so long."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ class Quiet:
         self.pending = False
 
     def __call__(self, path: Path, stamp: Stamp) -> bool:
-        """Whether a file looks as it did a while ago."""
+        """Whether a file looks as it did a while ago; when it said so, not again at once."""
         now = self._now()
         last, since = self._seen.get(path, (None, now))
         if last != stamp:
@@ -57,6 +59,9 @@ class Quiet:
         self._asked.add(path)
         is_quiet = now - since >= self._seconds
         self.pending |= not is_quiet
+        if is_quiet:
+            # Asked for again as it is, it could not be judged for want of memory, say.
+            self._seen[path] = stamp, now + _AGAIN_S - self._seconds
         return is_quiet
 
     def end(self) -> None:
