@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from tests.conftest import BundleMaker
 
-from limelens.serve.errors import BundleError, SigningError
+from limelens.serve.errors import BundleError, MissingExtraError, SigningError
 from limelens.serve.judging import Judge
 from limelens.serve.repository import Repository
 from limelens.serve.signatures import check_public_keys, check_signature, sign_bundle
@@ -158,3 +158,14 @@ def test_the_command_signs_and_a_server_asks_for_it(tmp_path: Path, bundles: Bun
     assert process.stdout.readline().startswith("limelens: serving colours 1 on ")
     process.terminate()
     assert process.communicate(timeout=30) == ("", "")
+
+
+def test_without_the_extra_it_is_named(
+    tmp_path: Path, bundles: BundleMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bundles.save(tmp_path, bundles.metadata())
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'limelens\[signing\]'"):
+        sign_bundle(path, tmp_path / "key.pem")
+    with pytest.raises(MissingExtraError):
+        Repository(tmp_path, "cpu", public_keys=[tmp_path / "key.pem"])

@@ -352,6 +352,35 @@ def test_a_changed_file_that_fails_gives_way_to_what_it_replaced(
     assert not repository.refresh()
 
 
+@pytest.mark.parametrize("rule", ["all", "latest"])
+def test_what_is_taken_out_during_a_look_stays_out(
+    tmp_path: Path, bundles: BundleMaker, rule: str, start_server: Callable[..., Any]
+) -> None:
+    from limelens.serve.versions import parse_versions
+
+    put(tmp_path, bundles, 1)
+    repository = start_server(tmp_path, versions=parse_versions([rule])).repository
+    put(tmp_path, bundles, 2, graph=graph_that_fails_for_red(bundles))
+    assert repository.refresh()
+    second = repository.get()
+    put(tmp_path, bundles, 3, graph=graph_that_fails_for_red(bundles))
+
+    def fails_now(path: Path, _stamp: Any) -> bool:
+        for _ in range(TOO_MANY):
+            repository.note(second.bundle, ok=False)
+        return path.parent.name == "3"
+
+    assert repository.refresh(is_quiet=fails_now)
+    third = repository.get()
+    assert third.version == 3
+    assert [one.version for one in repository.refused] == [2]
+    for _ in range(TOO_MANY):
+        repository.note(third.bundle, ok=False)
+    assert repository.get().version == 1
+    assert [one.version for one in repository.refused] == [2, 3]
+    assert repository.swaps.taken_out == 2
+
+
 def test_explanations_that_fail_count_against_a_version_too(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:

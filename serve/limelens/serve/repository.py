@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from limelens.serve.bundle import Bundle, Metadata, load_bundle
 from limelens.serve.bundle.session import CPU, Device
@@ -26,6 +26,7 @@ from limelens.serve.warming import warm_up
 
 FILE_NAME: Final = "model.onnx"
 _MAX_VERSION: Final = 2**31 - 1
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -341,7 +342,7 @@ class Repository:
                 loaded=self._swaps.loaded + len(look.loaded),
                 refused=self._swaps.refused + len(look.verdicts),
             )
-            self._put_on_trial(before, after, look)
+            self._put_on_trial(now, after, look)
         for served in look.loaded:
             _log.info(
                 "loaded %s version %d on %s", served.name, served.version, served.bundle.provider
@@ -354,13 +355,13 @@ class Repository:
             self._tell()
         return changed
 
-    def _put_on_trial(self, before: _Model, after: _Model, look: _Look) -> None:
+    def _put_on_trial(self, now: _Model, after: _Model, look: _Look) -> None:
         """Whatever takes calls over from another must prove itself; the lock is held."""
         serving = {one.bundle for model in self._models.values() for one in model.served.values()}
         for served in look.loaded:
-            last = before.served.get(served.version)
+            last = now.served.get(served.version)
             if last is None and served is after.newest:
-                last = before.newest
+                last = now.newest
             if last is None or served.bundle not in serving:
                 continue
             if last.bundle not in serving:
@@ -483,17 +484,8 @@ class _Look:
 
     def onto(self, now: _Model) -> _Model:
         """The model with these findings; what changed since in other ways stays changed."""
-        before = self._before
-        served, refused = dict(self.served), dict(self.refused)
-        for version in {*before.served, *now.served}:
-            was, is_now = before.served.get(version), now.served.get(version)
-            if was is not is_now and served.get(version) is was:
-                # Taken out, or put back, while this look was under way.
-                served.pop(version, None)
-                if is_now is not None:
-                    served[version] = is_now
-                if version in now.refused:
-                    refused[version] = now.refused[version]
+        served = _merged(self._before.served, self.served, now.served)
+        refused = _merged(self._before.refused, self.refused, now.refused)
         return _Model(served, refused, self.stamps)
 
 
@@ -508,6 +500,19 @@ def stamp_of(path: Path) -> Stamp:
         else:
             stamp += [status.st_mtime_ns, status.st_size, status.st_ino]
     return tuple(stamp)
+
+
+def _merged(
+    before: Mapping[int, _T], found: Mapping[int, _T], now: Mapping[int, _T]
+) -> dict[int, _T]:
+    """What was found, but for what a look left as it was: that is as it is now."""
+    merged = dict(found)
+    for version in {*before, *now}:
+        if found.get(version) is before.get(version):
+            merged.pop(version, None)
+            if version in now:
+                merged[version] = now[version]
+    return merged
 
 
 def _is_or_are(names: list[str]) -> str:
