@@ -31,6 +31,7 @@ from limelens.serve.watching import Reload, Watcher
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
+_FLUSHING_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -166,12 +167,16 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self.service.stop_streams()
         stopping = asyncio.create_task(self._server.stop(grace_s))
-        # Watchers of the health never leave by themselves: only our own calls are waited for.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._calls.none_left()
-                # What was answered last must still reach its caller.
-                await asyncio.sleep(0.05)
+                while not stopping.done():
+                    await self._calls.none_left()
+                    # What was answered last must still reach its caller, and what came last must
+                    # begin: gRPC knows when. But watchers of the health never leave by
+                    # themselves, so that it is not waited for long.
+                    await asyncio.wait([stopping], timeout=_FLUSHING_S)
+                    if not self._calls.num_open:
+                        break
         await self._server.stop(0)
         await stopping
         if self._watcher is not None:
