@@ -111,5 +111,5 @@ $(VENV)/.installed-all-$(ACCEL): pyproject.toml constraints.txt | $(VENV)/bin/py
 	@echo "Installing everything: about 3 GB to download and 6 GB on disk, because training needs torch,"
 	@echo "whose build from the package index carries CUDA. Serving alone ('make demo') needs 150 MB ..."
 	@$(ONE_RUNTIME)
-	@$(PIP) --editable '.[serve-$(ACCEL),explain,train,dev]'
+	@$(PIP) --editable '.[serve-$(ACCEL),explain,train,signing,dev]'
 	@touch $@ $(VENV)/.installed-serve-$(ACCEL)

@@ -151,10 +151,9 @@ class RunningServer:
     """A real server on loopback in a thread of its own."""
 
     def __init__(self, config: Any) -> None:
-        from limelens.serve.repository import Repository
-        from limelens.serve.server import Server
+        from limelens.serve.server import Server, open_repository
 
-        self.repository = Repository(config.models, config.device, num_threads=config.num_threads)
+        self.repository = open_repository(config)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -216,7 +215,10 @@ def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
     started: list[RunningServer] = []
 
     def start(models: Path | None = None, **settings: Any) -> RunningServer:
-        settings = {"listen": "127.0.0.1:0", "device": "cpu", "num_threads": 2, **settings}
+        # Without a watcher, unless a test is about it: tests change folders under servers.
+        reload = "watch" if "reload_s" in settings else "request"
+        settings = {"num_threads": 2, "reload": reload, **settings}
+        settings = {"listen": "127.0.0.1:0", "device": "cpu", **settings}
         started.append(RunningServer(ServerConfig(models=models or one_model, **settings)))
         return started[-1]
 

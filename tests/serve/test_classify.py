@@ -492,7 +492,7 @@ def test_numbers_that_are_not_finite_are_an_internal_error(
             return [np.full((1, 3), np.nan, np.float32)]
 
     broken = replace(served, bundle=replace(served.bundle, session=NotFinite()))
-    monkeypatch.setattr(server.repository, "_served", {("colours", 1): broken})
+    monkeypatch.setattr(server.repository, "get", lambda *_: broken)
     with pytest.raises(ServerError, match="not finite"):
         client.classify(RED)
     assert server.counts().not_finite == 1

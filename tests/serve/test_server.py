@@ -246,7 +246,7 @@ def test_a_new_version_takes_over_without_a_failed_call(
     time.sleep(0.3)
     assert versions[-1] == 1
     bad.write_bytes(first.read_bytes())
-    for _ in range(100):
+    for _ in range(800):
         if versions[-1] == 2:
             break
         time.sleep(0.05)

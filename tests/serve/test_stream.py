@@ -230,7 +230,7 @@ def test_numbers_that_are_not_finite_make_the_decision_unknown(
             return results
 
     flaky = replace(served, bundle=replace(served.bundle, session=Sometimes()))
-    monkeypatch.setattr(server.repository, "_served", {("colours", 1): flaky})
+    monkeypatch.setattr(server.repository, "get", lambda *_: flaky)
     camera = Paced(client, smoothing=(3, 2))
     found = [camera(frame) for frame in (RED, RED, GREEN, RED, RED)]
     assert [one.smoothed_label for one in found] == [None, "red", None, None, "red"]

@@ -24,6 +24,7 @@ from limelens.cli import (
     ingesting,
     reporting,
     serving,
+    signing,
     similar,
     tokens,
     training,
@@ -55,6 +56,7 @@ app.command(rich_help_panel=_LEARN)(drawing.synthesize)
 app.command(rich_help_panel=_LEARN)(drawing.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
 app.command(rich_help_panel=_USE)(tokens.token)
+app.command(rich_help_panel=_USE)(signing.sign)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(similar.index)

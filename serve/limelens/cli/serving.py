@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from limelens.serve.errors import LimelensError
+from limelens.serve.errors import InvalidRequestError, LimelensError
 
 _MAX_PORT: Final = 65535
 
@@ -48,9 +48,30 @@ def serve(
     grace_s: Annotated[
         float, typer.Option(min=0.0, help="Seconds that calls may go on after SIGTERM.")
     ] = 10.0,
+    reload: Annotated[
+        Literal["watch", "request", "off"],
+        typer.Option(help="Find new versions by looking, on SIGHUP alone, or not at all."),
+    ] = "watch",
     reload_s: Annotated[
-        float, typer.Option(min=0.0, help="Look for new versions this often; 0: never.")
-    ] = 0.0,
+        float, typer.Option(min=0.0, help="With watch: look this often; 0: on SIGHUP alone.")
+    ] = 2.0,
+    versions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help="Versions to load: all, latest, how many of the newest, or NAME=VERSION[,…] to "
+            "pin those of one model. May be given again.",
+            show_default="all",
+        ),
+    ] = None,
+    require_signature: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PUBLIC_KEY.pem",
+            help="Serve only bundles that `limelens sign` signed with this key's private half. "
+            "May be given again.",
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(help="The clients that may call, TOML; `limelens token` adds one."),
@@ -89,7 +110,8 @@ def serve(
 ) -> None:
     """Serves the models of a folder over gRPC until SIGTERM or Ctrl-C.
 
-    One line on stdout says when it is ready: what is served, where, and on which provider.
+    One line on stdout says when it is ready: what is served, where, and on which provider. SIGHUP
+    makes it look for new versions at once.
     """
     if tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == "NONE":
         # Why a handshake failed nobody but gRPC's core knows. It says so on stderr only where
@@ -98,6 +120,7 @@ def serve(
     from limelens.serve.access.config import AccessConfig, JwtConfig
     from limelens.serve.server import ServerConfig, Tls
     from limelens.serve.server import serve as run_server
+    from limelens.serve.versions import parse_versions
 
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -119,6 +142,10 @@ def serve(
         if jwt_key and jwt_issuer is not None and jwt_audience is not None
         else None
     )
+    try:
+        wanted = parse_versions(versions or [])
+    except InvalidRequestError as error:
+        raise typer.BadParameter(f"--{error}") from None
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     config = ServerConfig(
         models=models or default_models(),
@@ -129,6 +156,7 @@ def serve(
         insecure=insecure,
         reflection=reflection,
         grace_s=grace_s,
+        reload=reload,
         reload_s=reload_s,
         access=AccessConfig(
             tokens=tokens,
@@ -138,6 +166,8 @@ def serve(
             max_waiting_per_client=max_waiting_per_client,
             production=production,
         ),
+        versions=wanted,
+        public_keys=tuple(require_signature or ()),
     )
     raise typer.Exit(run_server(config, lambda line: print(line, flush=True)))
 

@@ -367,6 +367,8 @@ class ModelInfo:
         max_pixels: Most pixels of a picture that is sent.
         max_images: Most pictures in one request.
         card: The bundle's metadata; empty unless one model was asked for.
+        state_reason: Why it does not answer, or why its file that is there now was refused while
+            what was loaded before answers; empty where nothing was refused.
     """
 
     name: str
@@ -384,6 +386,7 @@ class ModelInfo:
     max_pixels: int
     max_images: int
     card: dict[str, Any] = field(repr=False)
+    state_reason: str = ""
 
 
 _TASKS: Final = {model_pb2.TASK_MULTICLASS: "multiclass", model_pb2.TASK_MULTILABEL: "multilabel"}
@@ -499,6 +502,7 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         max_pixels=model.max_pixels,
         max_images=model.max_images,
         card=json.loads(model.card_json) if model.card_json else {},
+        state_reason=model.state_reason,
     )
 
 

@@ -48,6 +48,11 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         self._none = asyncio.Event()
         self._none.set()
 
+    @property
+    def num_open(self) -> int:
+        """Calls under way."""
+        return self._count
+
     async def none_left(self) -> None:
         """Waits until no call is under way."""
         await self._none.wait()

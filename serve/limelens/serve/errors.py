@@ -14,6 +14,7 @@
     ├── ExpiredError              the deadline passed before the work began
     ├── ModelOutputError          the model gave numbers that are no probabilities
     ├── MalformedMessageError     the bytes are no message of the contract
+    ├── SigningError              a key or what it should sign cannot be used
     ├── ListenError               the server may not or cannot listen where it was told to
     ├── UnavailableError          nobody answers there, or the server is going down
     ├── ServerError               the server failed; it names an id to look up in its log
@@ -111,6 +112,10 @@ class ModelOutputError(LimelensError):
 
 class MalformedMessageError(LimelensError):
     """The bytes that came are no message of the contract."""
+
+
+class SigningError(LimelensError):
+    """A key, or what it should sign, cannot be used; the message says what is expected."""
 
 
 class ListenError(LimelensError):

@@ -102,8 +102,17 @@ def model_ref(served: Served) -> model_pb2.ModelRef:
     )
 
 
-def model_message(served: Served, limits: Limits, *, with_card: bool = False) -> model_pb2.Model:
-    """One version that answers."""
+def model_message(
+    served: Served, limits: Limits, *, with_card: bool = False, refused: Refused | None = None
+) -> model_pb2.Model:
+    """One version that answers.
+
+    Args:
+        served: It.
+        limits: Of the server.
+        with_card: Whether all that the bundle says of itself is wanted.
+        refused: What came in its place and does not answer.
+    """
     bundle = served.bundle
     metadata = bundle.metadata
     return model_pb2.Model(
@@ -123,13 +132,17 @@ def model_message(served: Served, limits: Limits, *, with_card: bool = False) ->
         max_pixels=limits.max_pixels,
         max_images=limits.max_images,
         card_json=_card(metadata) if with_card else "",
+        state_reason="" if refused is None else refused.reason,
     )
 
 
 def refused_message(refused: Refused) -> model_pb2.Model:
     """One version that does not answer."""
     return model_pb2.Model(
-        name=refused.name, version=refused.version, state=model_pb2.MODEL_STATE_UNAVAILABLE
+        name=refused.name,
+        version=refused.version,
+        state=model_pb2.MODEL_STATE_UNAVAILABLE,
+        state_reason=refused.reason,
     )
 
 

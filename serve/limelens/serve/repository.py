@@ -1,24 +1,32 @@
 """The models of a folder: models/<name>/<version>/model.onnx, as Triton lays them out.
 
-It finds versions, loads each, keeps the reason for those that are refused, and answers which
-bundle is meant by a name and a version. It knows nothing of requests, threads or queues.
+It finds versions, loads those that are wanted, keeps the reason for those that are refused, and
+answers which bundle is meant by a name and a version. What took over and fails is taken out again.
+It knows nothing of requests, queues, or when to look.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from limelens.serve.bundle import Bundle, load_bundle
-from limelens.serve.bundle.session import Device
-from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError
+from limelens.serve.bundle import Bundle, Metadata, load_bundle
+from limelens.serve.bundle.session import CPU, Device
+from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, UnavailableError
+from limelens.serve.judging import Judge, read_checked, read_judged
+from limelens.serve.signatures import SIGNATURE_NAME, check_public_keys
+from limelens.serve.trials import Trials
+from limelens.serve.versions import ALL, VersionPolicy
+from limelens.serve.warming import warm_up
 
 FILE_NAME: Final = "model.onnx"
 _MAX_VERSION: Final = 2**31 - 1
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +49,8 @@ class Served:
 class Refused:
     """One version of one model that is there and does not answer.
 
+    Where the same version answers all the same, it is what was loaded before its file changed.
+
     Args:
         name: The folder's name.
         version: 1, 2, 3 …
@@ -52,21 +62,53 @@ class Refused:
     reason: str
 
 
-_Key = tuple[str, int]
-_Stamp = tuple[int, int, int]
+@dataclass(frozen=True)
+class Swaps:
+    """What became of versions so far.
+
+    Args:
+        loaded: Versions that were loaded.
+        refused: Verdicts against a file.
+        taken_out: Versions that took over, failed, and were taken out again.
+    """
+
+    loaded: int = 0
+    refused: int = 0
+    taken_out: int = 0
+
+
+Stamp = tuple[int, ...]
+"""By this a file that changed, or its signature, is told from one that did not."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """All versions of one model; replaced whole."""
+
+    served: Mapping[int, Served] = field(default_factory=dict)
+    refused: Mapping[int, Refused] = field(default_factory=dict)
+    stamps: Mapping[int, Stamp] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> Served | None:
+        return self.served[max(self.served)] if self.served else None
 
 
 class Repository:
-    """What is served from one folder. `refresh` may run in a thread beside readers.
+    """What is served from one folder. Readers never wait, whatever is loaded beside them.
 
     Args:
         folder: Holds one folder for each model.
         device: As for `load_bundle`.
         num_threads: As for `load_bundle`.
+        versions: Which versions are loaded.
+        public_keys: Who may have signed; empty is anybody, and unsigned too.
+        max_batch_size: Pictures that are joined into one run on a GPU, for warming up.
 
     Raises:
         BundleError: The folder is missing, holds no model, or only refused ones.
         ProviderError: `cuda` was asked for and cannot be used.
+        SigningError: A public key cannot be used.
     """
 
     def __init__(
@@ -75,30 +117,63 @@ class Repository:
         device: Device = "auto",
         *,
         num_threads: int | None = None,
+        versions: VersionPolicy = ALL,
+        public_keys: Sequence[Path] = (),
+        max_batch_size: int = 32,
     ) -> None:
         self._folder = Path(folder)
         self._device: Device = device
         self._num_threads = num_threads
-        self._served: Mapping[_Key, Served] = {}
-        self._refused: Mapping[_Key, Refused] = {}
-        self._stamps: dict[_Key, _Stamp] = {}
+        self._versions = versions
+        self._public_keys = tuple(public_keys)
+        self._max_batch_size = max_batch_size
+        self._looking = threading.Lock()  # one look at a time
+        self._lock = threading.Lock()  # held for the moment of a swap
+        self._models: Mapping[str, _Model] = {}
+        self._trials = Trials()
+        self._swaps = Swaps()
+        self._subscribers: list[Callable[[], None]] = []
         self._check_folder()
+        if public_keys:
+            check_public_keys(public_keys)
         self.refresh()
-        if not self._served:
+        if not self.served:
             reasons = "; ".join(refused.reason for refused in self.refused)
             raise BundleError(f"{self._folder}: every model in it was refused: {reasons}")
 
     @property
     def served(self) -> tuple[Served, ...]:
         """By name, then version."""
-        current = self._served
-        return tuple(current[key] for key in sorted(current))
+        models = self._models
+        return tuple(
+            models[name].served[version]
+            for name in sorted(models)
+            for version in sorted(models[name].served)
+        )
 
     @property
     def refused(self) -> tuple[Refused, ...]:
         """By name, then version."""
-        current = self._refused
-        return tuple(current[key] for key in sorted(current))
+        models = self._models
+        return tuple(
+            models[name].refused[version]
+            for name in sorted(models)
+            for version in sorted(models[name].refused)
+        )
+
+    @property
+    def swaps(self) -> Swaps:
+        """What became of versions so far."""
+        return self._swaps
+
+    def subscribe(self, on_change: Callable[[], None]) -> None:
+        """Calls a function, from any thread, after what is served or refused changed."""
+        self._subscribers.append(on_change)
+
+    def judge(self) -> Judge:
+        """A judge of this repository's rules, for `refresh`."""
+        runs_on_cpu = all(one.bundle.provider == CPU for one in self.served)
+        return Judge(self._public_keys, run=runs_on_cpu)
 
     def get(self, name: str = "", version: int = 0) -> Served:
         """The model that is meant.
@@ -111,80 +186,219 @@ class Repository:
             InvalidRequestError: No name although several are served, or a negative version.
             NotFoundError: No such model or version; the message names what is served.
         """
-        current = self._served
-        names = sorted({key[0] for key in current})
+        models = self._models
+        names = sorted(name for name, model in models.items() if model.served)
         if version < 0:
             raise InvalidRequestError("version", f"{version}; expected 1 or more, or 0 for newest")
         if not name:
             if len(names) != 1:
                 raise InvalidRequestError("model", f"not given; expected one of {', '.join(names)}")
             name = names[0]
-        versions = sorted(key[1] for key in current if key[0] == name)
-        if not versions:
+        model = models.get(name, _Model())
+        if model.newest is None:
+            reasons = "; ".join(one.reason for one in model.refused.values())
+            reason = f" (it was refused: {reasons})" if reasons else ""
             raise NotFoundError(
-                f"no model {name[:100]!r} is served; there {_is_or_are(names)}",
+                f"no model {name[:100]!r} is served{reason}; there {_is_or_are(names)}",
                 kind="model",
                 name=name[:100],
             )
-        if version and version not in versions:
-            refused = self._refused.get((name, version))
+        if version and version not in model.served:
+            refused = model.refused.get(version)
             reason = f" (it was refused: {refused.reason})" if refused else ""
             raise NotFoundError(
                 f"no version {version} of {name!r} is served{reason}; there "
-                f"{_is_or_are([str(v) for v in versions])}",
+                f"{_is_or_are([str(v) for v in sorted(model.served)])}",
                 kind="model version",
                 name=f"{name}/{version}",
             )
-        return current[name, version or versions[-1]]
+        return model.served[version] if version else model.newest
 
-    def refresh(self) -> bool:
+    def refresh(
+        self,
+        *,
+        judge: Judge | None = None,
+        is_quiet: Callable[[Path, Stamp], bool] = lambda _path, _stamp: True,
+    ) -> bool:
         """Loads what is new or changed, forgets what is gone.
 
-        A changed file that is refused leaves the version that was served before in its place.
+        A changed file that is refused leaves the version that was served before in its place, and
+        so does one that is not quiet yet. Each file is judged for itself: whatever is wrong with
+        one, the others are loaded.
 
-        Each file is judged for itself: whatever is wrong with one, the others are loaded.
+        Args:
+            judge: Checks files elsewhere; None checks them in the calling thread, which others
+                in this process may notice.
+            is_quiet: Whether a file has been left alone for long enough to be judged.
 
         Returns:
             Whether anything changed.
 
         Raises:
+            BundleError: The folder is gone or empty; what is loaded serves on.
             ProviderError: `cuda` was asked for, cannot be used, and nothing is left that answers.
+            UnavailableError: The judge was stopped.
         """
-        found = dict(self._find())
-        served = {key: value for key, value in self._served.items() if key in found}
-        refused = {key: value for key, value in self._refused.items() if key in found}
-        stamps = {key: stamp for key, stamp in self._stamps.items() if key in found}
-        changed = len(served) != len(self._served) or len(refused) != len(self._refused)
-        failure: Exception | None = None
-        for (name, version), path in found.items():
-            key = name, version
-            stamp = _stamp(path)
-            if stamps.get(key) == stamp:
-                continue
-            try:
-                bundle = load_bundle(path, self._device, num_threads=self._num_threads)
-            except Exception as error:
-                # Only a verdict on the file holds until it changes; anything else is tried again.
-                if isinstance(error, BundleError):
-                    stamps[key] = stamp
-                else:
+        with self._looking:
+            found = self._find_all()
+            if not found and self.served:
+                # A disk that was unmounted looks like this. Whoever wants nothing served any
+                # more stops the server.
+                raise BundleError(
+                    f"{self._folder}: no models in it any more; what is loaded serves on"
+                )
+            changed = False
+            failure: Exception | None = None
+            for name in sorted({*found, *self._models}):
+                before = self._models.get(name, _Model())
+                look = _Look(before, found.get(name, {}))
+                try:
+                    self._look_at(name, look, judge, is_quiet)
+                except UnavailableError:
+                    raise
+                except Exception as error:
                     failure = error
-                now = Refused(name, version, str(error))
-                if refused.get(key) != now or isinstance(error, BundleError):
-                    _log.error("refused %s version %d: %s", name, version, error)
-                    changed = True
-                refused[key] = now
-            else:
-                _log.info("loaded %s version %d on %s", name, version, bundle.provider)
-                stamps[key] = stamp
-                served[key] = Served(name, version, bundle)
-                refused.pop(key, None)
-                changed = True
-        # Swapped whole: a reader sees the old state or the new one.
-        self._served, self._refused, self._stamps = served, refused, stamps
-        if failure is not None and not served:
-            raise failure
+                changed |= self._swap(name, before, look)
+            if failure is not None and not self.served:
+                raise failure
         return changed
+
+    def note(self, bundle: Bundle, *, ok: bool) -> None:
+        """Takes notice of how an answer ended, so that a version that fails is taken out again.
+
+        Args:
+            bundle: Who was asked.
+            ok: Whether it gave usable numbers.
+        """
+        back = self._trials.note(bundle, ok=ok)
+        if back is not None:
+            self._take_out(bundle, back)
+
+    def _look_at(
+        self,
+        name: str,
+        look: _Look,
+        judge: Judge | None,
+        is_quiet: Callable[[Path, Stamp], bool],
+    ) -> None:
+        """Loads what is wanted of one model, best first."""
+        failure: Exception | None = None
+        wanted: set[int] = set()
+        for version in self._versions.candidates(name, look.found):
+            if self._versions.is_enough(name, len(wanted)):
+                break
+            path = look.found.get(version, self._folder / name / str(version) / FILE_NAME)
+            stamp = stamp_of(path)
+            if look.needs(version, stamp) and is_quiet(path, stamp):
+                try:
+                    bundle = self._load(path, judge)
+                except UnavailableError:  # says nothing of the file
+                    raise
+                except Exception as error:
+                    # Only a verdict on the file holds until it changes; anything else is tried
+                    # again. What it said of a file that changed meanwhile is no verdict.
+                    if stamp_of(path) == stamp:
+                        look.refuse(
+                            Refused(name, version, str(error)),
+                            stamp if isinstance(error, BundleError) else None,
+                        )
+                        failure = failure if isinstance(error, BundleError) else error
+                else:
+                    look.serve(Served(name, version, bundle), stamp)
+            if version in look.served:
+                wanted.add(version)
+        look.leave_only(wanted)
+        if failure is not None:
+            raise failure
+
+    def _load(self, path: Path, judge: Judge | None) -> Bundle:
+        if judge is None:
+
+            def read(path: Path) -> tuple[bytes, Metadata]:
+                return read_checked(path, self._public_keys)
+
+        else:
+            judged = judge(path)
+
+            def read(path: Path) -> tuple[bytes, Metadata]:
+                return read_judged(path, judged)
+
+        bundle = load_bundle(path, self._device, num_threads=self._num_threads, read=read)
+        warm_up(bundle, (1,) if bundle.provider == CPU else (1, self._max_batch_size))
+        return bundle
+
+    def _swap(self, name: str, before: _Model, look: _Look) -> bool:
+        """Puts the findings in place by one assignment: a reader sees the old state or the new."""
+        with self._lock:
+            now = self._models.get(name, _Model())
+            after = look.onto(now)
+            changed = after.served != now.served or after.refused != now.refused
+            if after.served or after.refused:
+                self._models = {**self._models, name: after}
+            else:
+                self._models = {key: one for key, one in self._models.items() if key != name}
+            self._swaps = replace(
+                self._swaps,
+                loaded=self._swaps.loaded + len(look.loaded),
+                refused=self._swaps.refused + len(look.verdicts),
+            )
+            self._put_on_trial(now, after, look)
+        for served in look.loaded:
+            _log.info(
+                "loaded %s version %d on %s", served.name, served.version, served.bundle.provider
+            )
+        for refused in look.verdicts:
+            _log.error("refused %s version %d: %s", name, refused.version, refused.reason)
+        for version in sorted(before.served.keys() - after.served.keys()):
+            _log.info("%s version %d is no longer served", name, version)
+        if changed:
+            self._tell()
+        return changed
+
+    def _put_on_trial(self, now: _Model, after: _Model, look: _Look) -> None:
+        """Whatever takes calls over from another must prove itself; the lock is held."""
+        serving = {one.bundle for model in self._models.values() for one in model.served.values()}
+        for served in look.loaded:
+            last = now.served.get(served.version)
+            if last is None and served is after.newest:
+                last = now.newest
+            if last is None or served.bundle not in serving:
+                continue
+            if last.bundle not in serving:
+                # Unproven itself: what it took over from is the one to go back to, so that no
+                # chain of sessions builds up.
+                last = self._trials.before(last.bundle) or last
+            self._trials.begin(served.bundle, last)
+        self._trials.keep(serving)
+
+    def _take_out(self, bundle: Bundle, back: Served) -> None:
+        with self._lock:
+            model = self._models.get(back.name, _Model())
+            failed = next((one for one in model.served.values() if one.bundle is bundle), None)
+            if failed is None:
+                return
+            reason = (
+                f"it was taken out again: after it took over, it failed several times in a row; "
+                f"version {back.version} as it was before answers"
+            )
+            served = {key: one for key, one in model.served.items() if one is not failed}
+            if failed.version == back.version or not served:
+                served[back.version] = back
+            refused = {
+                **model.refused,
+                failed.version: Refused(failed.name, failed.version, reason),
+            }
+            self._models = {
+                **self._models,
+                back.name: replace(model, served=served, refused=refused),
+            }
+            self._swaps = replace(self._swaps, taken_out=self._swaps.taken_out + 1)
+        _log.error("%s version %d: %s", failed.name, failed.version, reason)
+        self._tell()
+
+    def _tell(self) -> None:
+        for on_change in self._subscribers:
+            on_change()
 
     def _check_folder(self) -> None:
         layout = (
@@ -195,11 +409,21 @@ class Repository:
         if not any(self._find()):
             raise BundleError(f"{self._folder}: no models in it; {layout}")
 
-    def _find(self) -> Iterator[tuple[_Key, Path]]:
+    def _find_all(self) -> dict[str, dict[int, Path]]:
+        found: dict[str, dict[int, Path]] = {}
+        for name, version, path in self._find():
+            found.setdefault(name, {})[version] = path
+        return found
+
+    def _find(self) -> Iterator[tuple[str, int, Path]]:
         for model in sorted(self._folder.iterdir()):
             if model.name.startswith(".") or not model.is_dir():
                 continue
-            for version in model.iterdir():
+            try:
+                versions = list(model.iterdir())
+            except FileNotFoundError:  # removed or renamed since
+                continue
+            for version in versions:
                 name = version.name
                 # As Triton: other folders, and numbers that begin with 0, are no versions.
                 if (
@@ -209,15 +433,86 @@ class Repository:
                     and int(name) <= _MAX_VERSION
                     and version.is_dir()
                 ):
-                    yield (model.name, int(name)), version / FILE_NAME
+                    yield model.name, int(name), version / FILE_NAME
 
 
-def _stamp(path: Path) -> _Stamp:
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0, 0
-    return status.st_mtime_ns, status.st_size, status.st_ino
+class _Look:
+    """What one look found out about one model.
+
+    Args:
+        before: As it was.
+        found: The files of its versions.
+    """
+
+    def __init__(self, before: _Model, found: Mapping[int, Path]) -> None:
+        self.found = found
+        self.served = {key: one for key, one in before.served.items() if key in found}
+        self.refused = dict(before.refused)
+        self.stamps = dict(before.stamps)
+        self.loaded: list[Served] = []
+        self.verdicts: list[Refused] = []
+        self._before = before
+
+    def needs(self, version: int, stamp: Stamp) -> bool:
+        """Whether a version must be loaded to know whether it answers."""
+        is_known = version in self.served or version in self.refused
+        return not is_known or self.stamps.get(version) != stamp
+
+    def serve(self, served: Served, stamp: Stamp) -> None:
+        self.served[served.version] = served
+        self.stamps[served.version] = stamp
+        self.refused.pop(served.version, None)
+        self.loaded.append(served)
+
+    def refuse(self, refused: Refused, stamp: Stamp | None) -> None:
+        if self.refused.get(refused.version) != refused:
+            self.verdicts.append(refused)
+        self.refused[refused.version] = refused
+        if stamp is not None:
+            self.stamps[refused.version] = stamp
+
+    def leave_only(self, wanted: set[int]) -> None:
+        """Drops what is not wanted, but never the last that answers while files are there."""
+        last = self._before.newest
+        kept = {key: one for key, one in self.served.items() if key in wanted}
+        if not kept and self.found and last is not None:
+            kept = {last.version: last}
+        self.served = kept
+        there = {*self.found, *wanted, *(one.version for one in self.verdicts)}
+        self.refused = {key: one for key, one in self.refused.items() if key in there}
+        self.stamps = {key: one for key, one in self.stamps.items() if key in there}
+
+    def onto(self, now: _Model) -> _Model:
+        """The model with these findings; what changed since in other ways stays changed."""
+        served = _merged(self._before.served, self.served, now.served)
+        refused = _merged(self._before.refused, self.refused, now.refused)
+        return _Model(served, refused, self.stamps)
+
+
+def stamp_of(path: Path) -> Stamp:
+    """By what a bundle, or its signature, is seen to have changed; zeros where it is missing."""
+    stamp: list[int] = []
+    for file in (path, path.with_name(SIGNATURE_NAME)):
+        try:
+            status = file.stat()
+        except OSError:
+            stamp += [0, 0, 0]
+        else:
+            stamp += [status.st_mtime_ns, status.st_size, status.st_ino]
+    return tuple(stamp)
+
+
+def _merged(
+    before: Mapping[int, _T], found: Mapping[int, _T], now: Mapping[int, _T]
+) -> dict[int, _T]:
+    """What was found, but for what a look left as it was: that is as it is now."""
+    merged = dict(found)
+    for version in {*before, *now}:
+        if found.get(version) is before.get(version):
+            merged.pop(version, None)
+            if version in now:
+                merged[version] = now[version]
+    return merged
 
 
 def _is_or_are(names: list[str]) -> str:

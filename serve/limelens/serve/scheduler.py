@@ -374,6 +374,9 @@ class Scheduler:
                 self._leave_queue(item)
                 if self._prepare(item):
                     self._answer([item])
+            # A thread that waits must not hold the picture, nor the model that was replaced.
+            item = None  # type: ignore[assignment]
+            items.clear()
 
     def _prepare_ahead(self) -> None:
         """A helper of the GPU's runner: prepares one picture after the other."""
@@ -383,6 +386,8 @@ class Scheduler:
                     with self._lock:
                         heapq.heappush(self._ready, item)
                         self._prepared.notify()
+            item = None  # type: ignore[assignment]
+            items.clear()
 
     def _run_joined(self) -> None:
         """The GPU's runner: runs whatever is prepared, joined."""
@@ -391,6 +396,8 @@ class Scheduler:
                 self._leave_queue(item)
             if items:
                 self._answer(items)
+            item = None  # type: ignore[assignment]
+            items.clear()
 
     def _leave_queue(self, item: _Item) -> None:
         with self._lock:

@@ -35,9 +35,12 @@ from limelens.serve.repository import Repository
 from limelens.serve.scheduler import Ended
 from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
 from limelens.serve.statistics import Counting
+from limelens.serve.versions import ALL, VersionPolicy
+from limelens.serve.watching import Reload, Watcher
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
+_FLUSHING_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +60,12 @@ class ServerConfig:
         max_calls: Calls and streams at a time, those about the server's health included; more are
             refused.
         grace_s: How long calls under way may go on when the server is told to stop.
-        reload_s: How often the folder is looked at for new versions; 0 is never.
+        reload: Whether new versions are found by looking every `reload_s`, only when the process
+            gets SIGHUP (or `Server.reload` is called), or not at all.
+        reload_s: How often the folder is looked at; 0 is only when asked.
+        versions: Which versions of a model are loaded.
+        public_keys: Only bundles signed by the owner of one of these keys are served; PEM files.
+            Empty serves unsigned ones too.
         service: How much is taken on.
         access: Who may call.
     """
@@ -72,7 +80,10 @@ class ServerConfig:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_calls: int = 2048
     grace_s: float = 10.0
-    reload_s: float = 0.0
+    reload: Reload = "watch"
+    reload_s: float = 2.0
+    versions: VersionPolicy = ALL
+    public_keys: tuple[Path, ...] = ()
     service: ServiceSettings = field(default_factory=ServiceSettings)
     access: AccessConfig = field(default_factory=AccessConfig)
 
@@ -111,6 +122,11 @@ class Server:
         self.service = ClassifierService(
             repository, config.service, on_ended=_telling([self.counting.count])
         )
+        self._watcher: Watcher | None = None
+        if config.reload != "off":
+            every_s = config.reload_s if config.reload == "watch" and config.reload_s else None
+            quiet_s = 1.0 if every_s is None else min(1.0, every_s)
+            self._watcher = Watcher(repository, every_s=every_s, quiet_s=quiet_s)
         self.inference = InferenceService(self._backing())
         self._health = health.aio.HealthServicer()
         service_grpc.add_ClassifierServiceServicer_to_server(  # type: ignore[no-untyped-call]
@@ -123,8 +139,9 @@ class Server:
         if config.reflection and not config.access.production:
             names = [SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        self._reloading: asyncio.Task[None] | None = None
-        self._refreshing = asyncio.Lock()
+        self._named: set[str] = set()
+        self._changed = asyncio.Event()
+        self._telling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -137,12 +154,26 @@ class Server:
 
     async def start(self) -> None:
         """Begins to answer."""
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set(INFERENCE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        loop = asyncio.get_running_loop()
+
+        def on_change() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody asks any more
+                loop.call_soon_threadsafe(self._changed.set)
+
+        self._repository.subscribe(on_change)
+        await self._tell_health()
+        self._telling = asyncio.create_task(self._keep_telling_health())
         await self._server.start()
         self._watching = asyncio.create_task(self._access.watch())
-        if self._config.reload_s > 0:
-            self._reloading = asyncio.create_task(self._reload())
+        if self._watcher is not None:
+            self._watcher.start()
+
+    def reload(self) -> None:
+        """Looks for new versions now, without waiting for what comes of it."""
+        if self._watcher is None:
+            _log.warning("asked to look for new models, which is switched off")
+        else:
+            self._watcher.look_now()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Reports NOT_SERVING and takes no more calls; those under way go on for a while.
@@ -151,36 +182,50 @@ class Server:
             grace_s: How long at most; None is what the configuration says.
         """
         grace_s = self._config.grace_s if grace_s is None else grace_s
-        if self._reloading is not None:
-            self._reloading.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._telling):
+            if task is not None:
+                task.cancel()
         await self._health.enter_graceful_shutdown()
         self.service.stop_streams()
         self.inference.stop()
         stopping = asyncio.create_task(self._server.stop(grace_s))
-        # Watchers of the health never leave by themselves: only our own calls are waited for.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._calls.none_left()
-                # What was answered last must still reach its caller.
-                await asyncio.sleep(0.05)
+                while not stopping.done():
+                    await self._calls.none_left()
+                    # What was answered last must still reach its caller, and what came last must
+                    # begin: gRPC knows when. But watchers of the health never leave by
+                    # themselves, so that it is not waited for long.
+                    await asyncio.wait([stopping], timeout=_FLUSHING_S)
+                    if not self._calls.num_open:
+                        break
         await self._server.stop(0)
         await stopping
+        if self._watcher is not None:
+            await asyncio.to_thread(self._watcher.stop)
         await asyncio.to_thread(self.service.close)
 
-    async def _reload(self) -> None:
+    async def _keep_telling_health(self) -> None:
         while True:
-            await asyncio.sleep(self._config.reload_s)
-            try:
-                await self._refresh()
-            # Whatever is wrong with the folder, what is loaded serves on.
-            except Exception:
-                _log.exception("the models could not be looked at again")
+            await self._changed.wait()
+            self._changed.clear()
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """To whoever asks for health, each model is a service of its name."""
+        answering = {one.name for one in self._repository.served}
+        self._named |= answering | {one.name for one in self._repository.refused}
+        states = {name: name in answering for name in self._named}
+        states |= dict.fromkeys(
+            (health.OVERALL_HEALTH, SERVICE_NAME, INFERENCE_NAME), bool(answering)
+        )
+        status = health_pb2.HealthCheckResponse
+        for name, is_well in states.items():
+            await self._health.set(name, status.SERVING if is_well else status.NOT_SERVING)
 
     async def _refresh(self) -> None:
-        async with self._refreshing:
-            await asyncio.to_thread(self._repository.refresh)
+        if self._watcher is not None:
+            await asyncio.to_thread(self._watcher.look_at_once)
 
     def _backing(self) -> Backing:
         settings = self._config.service
@@ -192,8 +237,7 @@ class Server:
             counting=self.counting,
             max_streams=settings.max_streams,
             stream_idle_s=settings.stream_idle_s,
-            # Who may not look for new versions by itself does not do so for callers either.
-            refresh=self._refresh if self._config.reload_s > 0 else None,
+            refresh=self._refresh if self._watcher is not None else None,
         )
 
 
@@ -214,9 +258,27 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
     _host(config)  # refused before the models are loaded
-    repository = Repository(config.models, config.device, num_threads=config.num_threads)
+    repository = open_repository(config)
     asyncio.run(_run(config, repository, announce))
     return 0
+
+
+def open_repository(config: ServerConfig) -> Repository:
+    """Loads what a server of this configuration serves.
+
+    Raises:
+        BundleError: There is nothing to serve.
+        ProviderError: The device that was asked for cannot be used.
+        SigningError: A public key cannot be used.
+    """
+    return Repository(
+        config.models,
+        config.device,
+        num_threads=config.num_threads,
+        versions=config.versions,
+        public_keys=config.public_keys,
+        max_batch_size=config.service.max_batch_size,
+    )
 
 
 def ready_line(address: str, repository: Repository) -> str:
@@ -242,6 +304,8 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     server = Server(config, repository)
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
     await server.start()
     for one in repository.served:
         if one.bundle.provider_reason and config.device != "cpu":

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
+    ModelOutputError,
     OverloadedError,
     UnavailableError,
 )
@@ -50,7 +51,7 @@ from limelens.serve.requests import (
     read_explain,
     read_stream_config,
 )
-from limelens.serve.scheduler import Ended, Scheduler
+from limelens.serve.scheduler import Ended, Fate, Scheduler
 from limelens.serve.stream import END, Camera
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -129,9 +130,26 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 num_threads=bundle.num_threads if on_cpu else _num_preparing(),
                 max_batch_size=1 if on_cpu else self._settings.max_batch_size,
                 max_queue=self._settings.max_queue,
-                on_ended=self._on_ended,
+                on_ended=self._ended,
             )
         return found
+
+    def _ended(self, ended: Ended) -> None:
+        """The repository takes a version back that fails; whoever counts is told as well."""
+        if ended.fate in (Fate.ANSWERED, Fate.FAILED):
+            self._repository.note(ended.bundle, ok=ended.fate is Fate.ANSWERED)
+        if self._on_ended is not None:
+            self._on_ended(ended)
+
+    @contextmanager
+    def _noting(self, bundle: Bundle) -> Iterator[None]:
+        """The same for explanations, which go past the schedulers."""
+        try:
+            yield
+        except ModelOutputError:
+            self._repository.note(bundle, ok=False)
+            raise
+        self._repository.note(bundle, ok=True)
 
     def stop_streams(self) -> None:
         """Ends camera streams, which would never end by themselves."""
@@ -197,9 +215,16 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             raise InvalidRequestError("message", "expected the configuration as the first message")
         served = self._repository.get(first.config.model, first.config.version)
         settings = read_stream_config(first.config, served.bundle.metadata)
+        name, version = served.name, first.config.version
         camera = Camera(
-            settings, served, self.scheduler(served.bundle), self._limits, idle_s=idle_s
+            settings,
+            served,
+            self.scheduler,
+            self._limits,
+            idle_s=idle_s,
+            newest=lambda: self._repository.get(name, version),
         )
+        del served  # the camera follows to the next version, and nothing holds the one before
         self._cameras.add(camera)
         try:
             await camera.run(context)
@@ -214,7 +239,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         served = self._repository.get(request.model, request.version)
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
-        with self._budget.holding(question.picture.size_bytes + len(question.segments_png)):
+        holding = self._budget.holding(question.picture.size_bytes + len(question.segments_png))
+        with holding, self._noting(served.bundle):
             explained = await self._explainer.explain(
                 served.bundle, question, deadline=_deadline(context, arrived_at)
             )
@@ -227,7 +253,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
         deadline = _deadline(context, arrived_at)
-        with self._budget.holding(question.picture.size_bytes + len(question.segments_png)):
+        holding = self._budget.holding(question.picture.size_bytes + len(question.segments_png))
+        with holding, self._noting(served.bundle):
             updates = self._explainer.explain_progressively(
                 served.bundle, question, deadline=deadline
             )
@@ -277,13 +304,12 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self, _request: service_pb2.ListModelsRequest, _context: Any
     ) -> service_pb2.ListModelsResponse:
         """See the contract."""
-        served = [model_message(one, self._limits) for one in self._repository.served]
-        answering = {(one.name, one.version) for one in served}
-        refused = [
-            refused_message(one)
-            for one in self._repository.refused
-            if (one.name, one.version) not in answering
+        reasons = {(one.name, one.version): one for one in self._repository.refused}
+        served = [
+            model_message(one, self._limits, refused=reasons.pop((one.name, one.version), None))
+            for one in self._repository.served
         ]
+        refused = [refused_message(one) for one in reasons.values()]
         models = sorted([*served, *refused], key=lambda model: (model.name, model.version))
         return service_pb2.ListModelsResponse(models=models)
 

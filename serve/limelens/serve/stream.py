@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,10 +21,12 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.serve.bundle import Bundle
 from limelens.serve.decision import decide, spoken_label
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
+    LimelensError,
     ModelOutputError,
     OverloadedError,
     UnavailableError,
@@ -85,25 +88,29 @@ class Camera:
     Args:
         settings: What the configuration said.
         served: The model that answers.
-        scheduler: The queue in front of it.
+        scheduler: The queue in front of a bundle.
         limits: Of the server.
         idle_s: A stream that sends nothing for so long is ended.
+        newest: Which model answers from now on: it is asked before every frame, so that a stream
+            follows to a new version. Where it raises, the one before answers on.
     """
 
     def __init__(
         self,
         settings: StreamSettings,
         served: Served,
-        scheduler: Scheduler,
+        scheduler: Callable[[Bundle], Scheduler],
         limits: Limits,
         *,
         idle_s: float,
+        newest: Callable[[], Served],
     ) -> None:
         self._settings = settings
         self._served = served
         self._scheduler = scheduler
         self._limits = limits
         self._idle_s = idle_s
+        self._newest_model = newest
         self._model = model_ref(served)
         self._alert_labels = frozenset(served.bundle.metadata.alert_labels)
         self._smoothing = Smoothing(settings.window, settings.required)
@@ -231,6 +238,7 @@ class Camera:
             ) from None
 
     async def _classify_newest(self) -> None:
+        self._follow()
         taken: list[_Arrival] = []
         bundle = self._served.bundle
 
@@ -245,7 +253,9 @@ class Camera:
             return fit(picture.read(), bundle.metadata.resize, picture.region).pixels
 
         try:
-            outcomes = await self._scheduler.classify(bundle, [prepare], priority=Priority.FRAME)
+            outcomes = await self._scheduler(bundle).classify(
+                bundle, [prepare], priority=Priority.FRAME
+            )
         except _StaleFrameError:
             self._num_dropped += 1
             self._tell(taken[0].message, service_pb2.FRAME_STATUS_STALE)
@@ -257,6 +267,21 @@ class Camera:
             self._tell(taken[0].message, service_pb2.FRAME_STATUS_FAILED, reason=str(error))
         else:
             self._tell_classified(taken[0], outcomes[0])
+
+    def _follow(self) -> None:
+        """To the version that answers now; what was seen counts on where labels are the same."""
+        try:
+            served = self._newest_model()
+        except LimelensError:
+            return
+        if served is self._served:
+            return
+        if served.bundle.labels != self._served.bundle.labels:
+            self._smoothing.forget()
+        _log.info("camera %s follows to version %d", self._settings.camera_id, served.version)
+        self._served = served
+        self._model = model_ref(served)
+        self._alert_labels = frozenset(served.bundle.metadata.alert_labels)
 
     def _tell_classified(self, frame: _Arrival, outcome: Outcome) -> None:
         answering = self._settings.answering

@@ -308,7 +308,6 @@ def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) 
             "no model 'nothing' is served; there is colours",
         ),
         ("client.unload_model('colours')", "UNIMPLEMENTED", "models are not unloaded by callers"),
-        ("client.load_model('colours')", "UNIMPLEMENTED", "limelens serve --reload-s SECONDS"),
         (
             "client.load_model('colours', config='{}')",
             "INVALID_ARGUMENT",
@@ -391,6 +390,18 @@ def test_several_models_and_versions_are_listed_and_told_apart(
     ]
     with pytest.raises(stock_error, match="expected one of colours, tags"):
         stock_process(address, "client.infer('', [tensor(pixels(RED))])")
+
+
+def test_a_server_that_never_looks_does_not_do_so_for_callers(
+    stock_process: Any,
+    start_server: Callable[..., Any],
+    one_model: Path,
+    stock_error: type[Any],
+) -> None:
+    address = start_server(one_model, reload="off").address
+    with pytest.raises(stock_error, match="limelens serve --reload request") as caught:
+        stock_process(address, "client.load_model('colours')")
+    assert caught.value.status == "UNIMPLEMENTED"
 
 
 def test_load_looks_at_the_folder_at_once(

@@ -7,7 +7,7 @@ knows nothing of requests, threads or queues; `predict` may be called from sever
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -129,7 +129,11 @@ class Bundle:
 
 
 def load_bundle(
-    path: str | os.PathLike[str], device: Device = "auto", *, num_threads: int | None = None
+    path: str | os.PathLike[str],
+    device: Device = "auto",
+    *,
+    num_threads: int | None = None,
+    read: Callable[[Path], tuple[bytes, Metadata]] = read_bundle_file,
 ) -> Bundle:
     """Loads a bundle and proves that it works here.
 
@@ -138,6 +142,7 @@ def load_bundle(
         device: `cuda` refuses where there is none; `auto` takes it where it works.
         num_threads: How many threads will call `predict` on the CPU at once; each call runs on
             its caller's thread alone. None means one per core that this process may use.
+        read: Reads the file and checks it; what it raises goes to the caller.
 
     Returns:
         The bundle; its golden vector was met on this device.
@@ -157,7 +162,7 @@ def load_bundle(
     path = Path(path)
     if path.is_dir():
         path = path / "model.onnx"
-    data, metadata = read_bundle_file(path)
+    data, metadata = read(path)
     session, provider, reason = _open(onnxruntime, data, path, device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bundle = Bundle(

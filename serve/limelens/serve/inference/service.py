@@ -169,7 +169,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         if self._backing.refresh is None:
             raise NotOfferedError(
                 "this server serves what it found when it started; start it so that it looks for "
-                "new versions (limelens serve --reload-s SECONDS)"
+                "new versions (limelens serve --reload request, or watch)"
             )
         await self._backing.refresh()
         self._check_loaded(request.model_name)

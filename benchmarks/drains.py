@@ -1,0 +1,123 @@
+"""Whether a server that is told to stop answers what it began: SIGTERM under load, many times.
+
+Each time a server is started in a process of its own and called without pause; then it gets
+SIGTERM. Calls that began a moment before must all be answered, and the exit code must be 0.
+
+    python -m benchmarks.drains [--drains 20] [--model MODEL.onnx]
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from benchmarks.swaps import publish
+from benchmarks.traffic import Call, ServerProcess, Traffic
+from limelens.cli.serving import default_models
+
+_MARGIN_S = 0.1
+"""A call that began less than this before the signal may have been on its way to the server."""
+
+
+@dataclass(frozen=True)
+class Drain:
+    """One server's end.
+
+    Args:
+        under_way: Calls that had begun before the signal and were not answered by then.
+        answered: How many calls were answered before.
+        exit_code: Of the server.
+        seconds: From the signal until it was gone.
+        errors: What it said on stderr.
+    """
+
+    under_way: list[Call]
+    answered: int
+    exit_code: int
+    seconds: float
+    errors: str
+
+    @property
+    def failed(self) -> list[Call]:
+        """Calls that should have been answered and were not."""
+        return [one for one in self.under_way if one.error]
+
+
+def drain_under_load(
+    models: Path,
+    picture: NDArray[np.uint8],
+    *,
+    callers: int = 4,
+    pictures_each: int = 32,
+    num_samples: int = 1000,
+) -> Drain:
+    """Starts a server, calls it, tells it to stop.
+
+    Args:
+        models: What it serves.
+        picture: What is asked about.
+        callers: How many classify.
+        pictures_each: In one call of theirs.
+        num_samples: Of each explanation.
+    """
+    with ServerProcess(models, "--reload", "off", "--grace-s", "60") as server:
+        with Traffic(
+            server.address,
+            picture,
+            callers=callers,
+            pictures_each=pictures_each,
+            num_samples=num_samples,
+            until_error=True,
+        ) as traffic:
+            traffic.wait_for(1, {"classify", "frame"})
+            time.sleep(0.5)
+            told = server.tell(signal.SIGTERM)
+            traffic.join()
+        exit_code, errors = server.end()
+        seconds = time.monotonic() - told
+    calls = [one for one in traffic.calls if one.kind in ("classify", "explain")]
+    return Drain(
+        under_way=[one for one in calls if one.began < told - _MARGIN_S and one.ended > told],
+        answered=sum(1 for one in calls if one.ended <= told and not one.error),
+        exit_code=exit_code,
+        seconds=seconds,
+        errors=errors,
+    )
+
+
+def main() -> None:
+    """Measures and prints one line for all; exit code 1 where a call was lost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask/1/model.onnx")
+    parser.add_argument("--drains", type=int, default=20)
+    arguments = parser.parse_args()
+    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        publish(Path(folder), arguments.model, 1)
+        drains = [drain_under_load(Path(folder), picture) for _ in range(arguments.drains)]
+    failed = [call for drain in drains for call in drain.failed]
+    codes = sorted({drain.exit_code for drain in drains})
+    seconds = [drain.seconds for drain in drains]
+    console = Console(width=120)
+    console.print(
+        f"{len(drains)} times SIGTERM under load: {sum(len(one.under_way) for one in drains)} "
+        f"calls under way, {len(failed)} of them failed; {sum(one.answered for one in drains)} "
+        f"answered before; exit codes {codes}; gone after {np.median(seconds):.2f} s (median), "
+        f"{max(seconds):.2f} s (longest)"
+    )
+    for call in failed[:5]:
+        console.print(f"{call.kind}: {call.error}")
+    sys.exit(1 if failed or codes != [0] else 0)
+
+
+if __name__ == "__main__":
+    main()

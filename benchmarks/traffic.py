@@ -1,0 +1,251 @@
+"""A real server in a process of its own, and callers that leave it no rest.
+
+They note of each call when it began, how long it took, which version answered, and what went
+wrong. Shared by the measurements of swaps and drains, and by their tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve import Client
+from limelens.serve.answers import FrameStatus
+from limelens.serve.errors import LimelensError, OverloadedError
+
+_TIMEOUT_S = 120.0
+
+
+class ServerProcess:
+    """`limelens serve` on loopback, killed at the latest when it is left.
+
+    Args:
+        models: The folder of models.
+        options: More options of the command.
+    """
+
+    def __init__(self, models: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "limelens.cli", "serve", "--models", str(models)),
+                *("--listen", "127.0.0.1:0", "--device", "cpu", *options),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+        if not self.line:
+            raise LimelensError(self.process.communicate()[1])
+        self.address = self.line.split(" on ")[1].split()[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+    def tell(self, number: signal.Signals) -> float:
+        """Sends a signal; when, by `time.monotonic`."""
+        at = time.monotonic()
+        self.process.send_signal(number)
+        return at
+
+    def end(self) -> tuple[int, str]:
+        """Waits until it is gone: its exit code and what it said on stderr."""
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+    def pss_bytes(self) -> int:
+        """Its memory, shared pages divided among those who share them."""
+        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        for line in rollup.splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+        raise LimelensError("the kernel tells no PSS")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, or one frame of a camera.
+
+    Args:
+        kind: `classify`, `explain` or `frame`.
+        began: By `time.monotonic`.
+        ended: The same.
+        version: Who answered; 0 where nobody did.
+        error: What went wrong; empty where nothing did.
+    """
+
+    kind: str
+    began: float
+    ended: float
+    version: int
+    error: str
+
+
+class Traffic:
+    """Callers in threads, from entering until leaving or the first error of each.
+
+    Args:
+        address: Of the server.
+        picture: What they ask about, `(H, W, 3)` uint8.
+        callers: How many classify.
+        pictures_each: In one call of theirs.
+        explaining: Whether one more explains.
+        camera: Whether one more streams frames.
+        num_samples: Of each explanation.
+        until_error: Whether a caller leaves at its first error, as when a server goes down.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        picture: NDArray[np.uint8],
+        *,
+        callers: int = 3,
+        pictures_each: int = 1,
+        explaining: bool = True,
+        camera: bool = True,
+        num_samples: int = 200,
+        until_error: bool = False,
+    ) -> None:
+        self._address = address
+        self._picture = picture
+        self._pictures_each = pictures_each
+        self._num_samples = num_samples
+        self._until_error = until_error
+        self._over = threading.Event()
+        self._calls: list[Call] = []
+        work: list[Callable[[], None]] = [self._classify] * callers
+        work += [self._explain] if explaining else []
+        work += [self._stream] if camera else []
+        self._threads = [threading.Thread(target=one, daemon=True) for one in work]
+
+    @property
+    def calls(self) -> list[Call]:
+        """All that ended so far, in the order in which they did."""
+        return list(self._calls)
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self.join()
+
+    def join(self) -> None:
+        """Waits until every caller left."""
+        for thread in self._threads:
+            thread.join(_TIMEOUT_S)
+
+    def wait_for(self, version: int, kinds: set[str], timeout_s: float = 60.0) -> float:
+        """Waits until a version answered calls of all the kinds; how long, in seconds.
+
+        Raises:
+            LimelensError: It did not come to that.
+        """
+        began = time.monotonic()
+        at = len(self._calls)
+        missing = set(kinds)
+        while missing:
+            if time.monotonic() - began > timeout_s:
+                raise LimelensError(f"version {version} did not answer {sorted(missing)}")
+            while at < len(self._calls):
+                if self._calls[at].version == version:
+                    missing.discard(self._calls[at].kind)
+                at += 1
+            time.sleep(0.01)
+        return time.monotonic() - began
+
+    def _classify(self) -> None:
+        with Client(self._address, max_attempts=1, timeout_s=_TIMEOUT_S) as client:
+            pictures = [self._picture] * self._pictures_each
+            self._repeat("classify", lambda: client.classify(pictures).model.version)
+
+    def _explain(self) -> None:
+        with Client(self._address, max_attempts=1, timeout_s=_TIMEOUT_S) as client:
+            self._repeat(
+                "explain",
+                lambda: (
+                    client.explain(
+                        self._picture, num_samples=self._num_samples, seed=0
+                    ).model.version
+                ),
+            )
+
+    def _repeat(self, kind: str, call: Callable[[], int]) -> None:
+        while not self._over.is_set():
+            one = Call(kind, time.monotonic(), 0.0, 0, "")
+            try:
+                one = dataclasses.replace(one, version=call())
+            except LimelensError as error:
+                one = dataclasses.replace(one, error=f"{type(error).__name__}: {error}")
+                if isinstance(error, OverloadedError):
+                    time.sleep(0.05)
+            self._calls.append(dataclasses.replace(one, ended=time.monotonic()))
+            if one.error and self._until_error:
+                return
+
+    def _stream(self) -> None:
+        sent: list[float] = []
+        answered = threading.Semaphore(1)
+
+        def frames() -> Iterator[NDArray[np.uint8]]:
+            while not self._over.is_set():
+                if answered.acquire(timeout=0.1):
+                    sent.append(time.monotonic())
+                    yield self._picture
+                    time.sleep(0.05)
+
+        with Client(self._address, max_attempts=1, timeout_s=_TIMEOUT_S) as client:
+            try:
+                for answer in client.stream(frames(), camera_id="door"):
+                    is_well = answer.status is FrameStatus.CLASSIFIED
+                    self._calls.append(
+                        Call(
+                            "frame",
+                            sent[answer.frame_id],
+                            time.monotonic(),
+                            answer.model.version if is_well else 0,
+                            "" if is_well else f"{answer.status}: {answer.reason}",
+                        )
+                    )
+                    answered.release()
+            except LimelensError as error:
+                now = time.monotonic()
+                text = f"{type(error).__name__}: {error}"
+                self._calls.append(Call("stream", sent[0] if sent else now, now, 0, text))
+
+
+def percentile_ms(calls: list[Call], kind: str, share: float) -> float:
+    """A percentile of how long answered calls of a kind took, in milliseconds."""
+    spent = [1000 * (one.ended - one.began) for one in calls if one.kind == kind and not one.error]
+    return float(np.percentile(spent, 100 * share)) if spent else float("nan")

@@ -1,0 +1,36 @@
+"""`limelens sign`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limelens.cli.printing import AsJson, print_json
+
+
+def sign(
+    bundle: Annotated[
+        Path, typer.Argument(help="model.onnx, or the folder of a version that holds it.")
+    ],
+    key: Annotated[
+        Path,
+        typer.Option(
+            metavar="PRIVATE.pem", help="Private key of an elliptic curve, without a password."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Signs a bundle, for servers that were told to require it.
+
+    The signature lies beside it as `model.sig` and is about that very file. Copy it along:
+    **limelens serve --require-signature** PUBLIC.pem refuses bundles without one.
+    """
+    from limelens.serve.signatures import sign_bundle
+
+    signature = sign_bundle(bundle, key)
+    if as_json:
+        print_json({"path": str(signature.with_name("model.onnx")), "signature": str(signature)})
+    else:
+        print(f"signed: {signature}")

@@ -1,0 +1,147 @@
+"""Who made a bundle: signs it with a private key, and checks that with the public one.
+
+The signature lies beside the bundle as `model.sig`, in the form of OpenSSF's model signing; its
+own tools read it. Keys are files, nothing is asked of any other machine. It knows bytes and keys,
+and nothing of what a bundle holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from limelens.serve.errors import BundleError, MissingExtraError, SigningError
+
+SIGNATURE_NAME: Final = "model.sig"
+_FILE_NAME: Final = "model.onnx"
+_MAX_BYTES: Final = 1024 * 1024
+
+
+def sign_bundle(path: Path, private_key: Path) -> Path:
+    """Signs a bundle.
+
+    Args:
+        path: `model.onnx`, or the folder of a version that holds it.
+        private_key: An elliptic curve's (P-256, P-384, P-521) as a PEM file without a password.
+
+    Returns:
+        The signature's file.
+
+    Raises:
+        SigningError: The bundle or the key cannot be used.
+        MissingExtraError: `limelens[signing]` is not installed.
+    """
+    signing = _library("signing")
+    path = path / _FILE_NAME if path.is_dir() else path
+    if path.name != _FILE_NAME or not path.is_file():
+        raise SigningError(f"{path}: no bundle; expected {_FILE_NAME}, or a folder that holds it")
+    try:
+        signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
+    except Exception as error:
+        raise SigningError(_bad_key(private_key, "private", error)) from error
+    signature = path.with_name(SIGNATURE_NAME)
+    beside = signature.with_name(f".{SIGNATURE_NAME}.{os.getpid()}")
+    try:
+        signer.sign(path.resolve(), beside)
+        beside.replace(signature)
+    except OSError as error:
+        raise SigningError(f"{signature}: cannot be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return signature
+
+
+def check_public_keys(public_keys: Sequence[Path]) -> None:
+    """Says at once that a key cannot be used, instead of refusing every bundle later.
+
+    Raises:
+        SigningError: A file is no public key.
+        MissingExtraError: `limelens[signing]` is not installed.
+    """
+    for key in public_keys:
+        _verifier(key)
+
+
+def check_signature(data: bytes, path: Path, public_keys: Sequence[Path]) -> None:
+    """Checks that a bundle's bytes were signed by the owner of one of the keys.
+
+    Args:
+        data: The bytes that were read of `path`: they, not what the file may have become since.
+        path: The bundle; its signature lies beside it.
+        public_keys: PEM files; one that fits is enough.
+
+    Raises:
+        BundleError: There is no signature, or none of the keys made it for these bytes.
+        SigningError: A key cannot be used.
+        MissingExtraError: `limelens[signing]` is not installed.
+    """
+    beside = path.with_name(SIGNATURE_NAME)
+    try:
+        with beside.open("rb") as file:
+            signature = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise BundleError(
+            f"{path}: not signed ({SIGNATURE_NAME}: {error.strerror}); signatures are required, "
+            "`limelens sign` makes them"
+        ) from error
+    if len(signature) > _MAX_BYTES:
+        raise BundleError(f"{beside}: {_MAX_BYTES:,} bytes or more; expected a signature")
+    reasons = []
+    with tempfile.TemporaryDirectory(prefix="limelens-") as folder:
+        copy, copied = Path(folder, _FILE_NAME), Path(folder, SIGNATURE_NAME)
+        copy.write_bytes(data)
+        copied.write_bytes(signature)
+        for key in public_keys:
+            verifier = _verifier(key)
+            try:
+                # The library prints its warnings, and stdout is not ours to speak on.
+                with contextlib.redirect_stdout(io.StringIO()):
+                    verifier.verify(copy, copied)
+            # Whatever a parser may raise for a file that is no signature.
+            except Exception as error:
+                reasons.append(f"{key.name}: {_one_line(error)}")
+            else:
+                return
+    raise BundleError(
+        f"{path}: its signature does not fit: it was changed after it was signed, or signed by "
+        f"another key ({'; '.join(reasons)})"
+    )
+
+
+def _verifier(key: Path) -> Any:
+    try:
+        return _library("verifying").Config().use_elliptic_key_verifier(public_key=key)
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        raise SigningError(_bad_key(key, "public", error)) from error
+
+
+def _library(part: str) -> Any:
+    try:
+        import model_signing.signing
+        import model_signing.verifying
+    except ImportError as error:
+        raise MissingExtraError(
+            f"signatures need limelens[signing] ({error}); pip install 'limelens[signing]'"
+        ) from error
+    return getattr(model_signing, part)
+
+
+def _bad_key(key: Path, kind: str, error: Exception) -> str:
+    return (
+        f"{key}: no {kind} key that can be used ({_one_line(error)}); expected a PEM file without "
+        "a password of an elliptic curve, such as `openssl genpkey -algorithm EC -pkeyopt "
+        f"ec_paramgen_curve:P-256` makes"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
