@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
+from limelens.serve.changes import Changes, Tell
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
@@ -187,9 +188,18 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
         served = self._repository.get(first.config.model, first.config.version)
-        settings = read_stream_config(first.config, served.bundle.metadata)
+        settings = read_stream_config(first.config, served.bundle.metadata, self._limits)
+
+        def changes(tell: Tell) -> Changes:
+            return Changes(self._explainer, self._budget, tell)
+
         camera = Camera(
-            settings, served, self.scheduler(served.bundle), self._limits, idle_s=idle_s
+            settings,
+            lambda: served,
+            self.scheduler,
+            self._limits,
+            idle_s=idle_s,
+            changes=None if settings.explaining is None else changes,
         )
         self._cameras.add(camera)
         try:
