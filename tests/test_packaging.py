@@ -25,7 +25,8 @@ def test_no_root_hides_the_others() -> None:
 def test_the_client_needs_nothing_heavy() -> None:
     code = (
         "import sys; from limelens.serve import Client; import limelens.cli; "
-        "heavy = {'onnxruntime', 'onnx', 'skimage', 'scipy', 'sklearn', 'torch', 'matplotlib'}; "
+        "heavy = {'onnxruntime', 'onnx', 'skimage', 'scipy', 'sklearn', 'torch', 'matplotlib', "
+        "'av'}; "
         "found = heavy & set(sys.modules); assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, explaining, ingesting, reporting, serving, similar, training
+from limelens.cli import (
+    answers,
+    camera,
+    demo,
+    explaining,
+    ingesting,
+    reporting,
+    serving,
+    similar,
+    training,
+)
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -43,6 +53,7 @@ app.command(rich_help_panel=_LEARN)(training.scenes)
 app.command(rich_help_panel=_USE)(serving.serve)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
+app.command(rich_help_panel=_USE)(camera.camera)
 app.command(rich_help_panel=_USE)(similar.index)
 app.command(rich_help_panel=_USE)(similar.similar)
 app.command(rich_help_panel=_USE)(demo.demo)
@@ -99,6 +110,7 @@ def main() -> None:
 
 
 _EXTRAS = {
+    "av": "camera",
     "cleanlab": "train",
     "filelock": "train",
     "grpc_health": "serve-cpu",
