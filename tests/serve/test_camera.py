@@ -37,7 +37,7 @@ def save_video(
 ) -> Path:
     """A video of one-coloured frames, 64x32; with `right`, that half has a colour of its own."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream: Any = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
         for colour in colours:
             pixels = np.full((32, 64, 3), colour, np.uint8)

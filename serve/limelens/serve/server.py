@@ -29,6 +29,7 @@ from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSetti
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
+_MAX_FILES: Final = 65536
 _log = logging.getLogger(__name__)
 
 
@@ -170,6 +171,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
     """
     _host(config)  # refused before the models are loaded
+    _allow_many_connections()
     repository = Repository(config.models, config.device, num_threads=config.num_threads)
     asyncio.run(_run(config, repository, announce))
     return 0
@@ -211,6 +213,19 @@ async def _run(
         loop.remove_signal_handler(number)  # a second signal ends the process at once
     await server.stop()
     _log.info("stopped")
+
+
+def _allow_many_connections() -> None:
+    """Lets the process open what the system allows: shells often start at 1024 files."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

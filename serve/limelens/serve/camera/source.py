@@ -34,9 +34,11 @@ class SourceFrame(Frame):
     """A frame that tells where in its source it stood.
 
     Args:
+        image: An encoded file.
         place: The file of a folder, the time in a video; empty for a camera.
     """
 
+    image: bytes
     place: str = ""
 
 

@@ -6,7 +6,6 @@ It knows PyAV, timeouts and broken packets, and nothing of which frames are want
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,7 +43,11 @@ class Video:
         self._name = place.name
         self._errors = (av.FFmpegError, OSError)
         self._broken = av.error.InvalidDataError
-        file: Any = sys.stdin.buffer if place.kind is Kind.STDIN else place.path
+        file: Any = place.path
+        if place.kind is Kind.STDIN:
+            # Not sys.stdin, whose lock a thread that waits for the next frame would still hold when
+            # the process ends.
+            file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
         is_remote = place.kind in (Kind.ADDRESS, Kind.DEVICE)
         try:
             self._container: InputContainer = av.open(
