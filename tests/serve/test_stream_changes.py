@@ -361,6 +361,10 @@ def test_no_more_than_one_explanation_waits_for_a_slow_reader(server: Any, clien
         ({"num_samples": 5}, "config.explain_on_change.options.num_samples: 5; expected 10 to"),
         ({"labels": ["cat"]}, "config.explain_on_change.options.labels[0]: 'cat'; expected one of"),
         ({"model": "colours"}, "explain_on_change.model: given; expected none"),
+        (
+            {"segments": b"x" * (2**20 + 1)},
+            "config.explain_on_change.options.segmentation.segments_png: 1,048,577 bytes",
+        ),
         ({"num_samples": 10_001}, "config.explain_on_change.options.num_samples: 10001"),
     ],
 )

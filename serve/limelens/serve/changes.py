@@ -131,10 +131,12 @@ class Changes:
         return left
 
     async def _work(self) -> None:
-        while self._newest is not None:
-            await self._read.wait()
-            await self._explain_newest()
-        self._task = None
+        try:
+            while self._newest is not None:
+                await self._read.wait()
+                await self._explain_newest()
+        finally:
+            self._task = None
 
     async def _explain_newest(self) -> None:
         def take() -> tuple[Bundle, Question]:

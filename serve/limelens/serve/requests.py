@@ -35,6 +35,7 @@ MAX_SEGMENTS: Final = 1000
 """More segments of a picture are not explained, whoever cut it."""
 _MAX_SELECTED: Final = 1000
 _MAX_CONTRASTS: Final = 100
+_MAX_STREAM_SEGMENTS: Final = 1024 * 1024
 _DEFAULT_SEGMENTS: Final = 40
 _DEFAULT_SAMPLES: Final = 1000
 _MAX_LABEL_LENGTH: Final = 100
@@ -336,6 +337,13 @@ def read_change(
         InvalidRequestError: A field is not within its limits.
     """
     place, options = "config.explain_on_change.options", explaining.options
+    num_bytes = len(options.segmentation.segments_png)
+    if num_bytes > _MAX_STREAM_SEGMENTS:
+        raise InvalidRequestError(
+            f"{place}.segmentation.segments_png",
+            f"{num_bytes:,} bytes, which are held as long as the stream; expected at most "
+            f"{_MAX_STREAM_SEGMENTS:,}",
+        )
     for given, _ in options.ListFields():
         if given.name in ("model", "version", "image"):
             raise InvalidRequestError(
