@@ -195,10 +195,11 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
         camera = Camera(
             settings,
-            lambda: served,
+            served,
             self.scheduler,
             self._limits,
             idle_s=idle_s,
+            newest=lambda: served,
             changes=None if settings.explaining is None else changes,
         )
         self._cameras.add(camera)

@@ -6,7 +6,6 @@ It knows labels and their order in time, and nothing of pictures, models or mess
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 
 
 class Smoothing:
@@ -19,24 +18,17 @@ class Smoothing:
         window: Frames looked back on, at least 1.
         required: Frames that must agree: more than half of the window, so that no two labels
             can both have enough.
-        required_to_alert: In its place for the labels of `alert_labels`, 1 to `required`; None
-            is `required`. Where it is less, what was said before an alert does not count against
-            it: else the frames before it would clear it at once.
-        alert_labels: The labels that somebody must be told of.
+        required_to_alert: In its place for labels that somebody must be told of, 1 to `required`;
+            None is `required`. Where it is less, what was said before an alert does not count
+            against it: else the frames before it would clear it at once.
     """
 
     def __init__(
-        self,
-        window: int = 1,
-        required: int = 1,
-        *,
-        required_to_alert: int | None = None,
-        alert_labels: Collection[str] = (),
+        self, window: int = 1, required: int = 1, *, required_to_alert: int | None = None
     ) -> None:
         self._last: deque[str | None] = deque(maxlen=window)
         self._required = required
         self._required_to_alert = required if required_to_alert is None else required_to_alert
-        self._alert_labels = alert_labels
         self._label: str | None = None
 
     @property
@@ -44,17 +36,17 @@ class Smoothing:
         """The smoothed decision; None while it is unknown."""
         return self._label
 
-    def add(self, label: str | None) -> str | None:
+    def add(self, label: str | None, *, is_alert: bool = False) -> str | None:
         """Takes one frame's decision.
 
         Args:
             label: What the frame says; None where the model abstained.
+            is_alert: Whether somebody must be told of it.
 
         Returns:
             The smoothed decision.
         """
         self._last.append(label)
-        is_alert = label is not None and label in self._alert_labels
         required = self._required_to_alert if is_alert else self._required
         if self._last.count(label) >= required and label != self._label:
             self._label = label

@@ -73,10 +73,11 @@ class Camera:
 
     Args:
         settings: What the configuration said.
-        model: Gives the model that answers; asked for every frame.
-        scheduler: Gives the queue in front of a model.
+        served: The model that answers.
+        scheduler: The queue in front of a bundle.
         limits: Of the server.
         idle_s: A stream that sends nothing for so long is ended.
+        newest: Which model answers from now on; asked before every frame.
         changes: Explains changes of the decision, given what is to be told of them; None explains
             none.
     """
@@ -84,26 +85,23 @@ class Camera:
     def __init__(
         self,
         settings: StreamSettings,
-        model: Callable[[], Served],
+        served: Served,
         scheduler: Callable[[Bundle], Scheduler],
         limits: Limits,
         *,
         idle_s: float,
+        newest: Callable[[], Served],
         changes: Callable[[Tell], Changes] | None = None,
     ) -> None:
         self._settings = settings
-        self._model = model
-        self._served = model()
+        self._served = served
         self._scheduler = scheduler
         self._limits = limits
         self._idle_s = idle_s
+        self._newest_model = newest
         self._changes = None if changes is None else changes(self._tell_explained)
-        self._alert_labels = frozenset(self._served.bundle.metadata.alert_labels)
         self._smoothing = Smoothing(
-            settings.window,
-            settings.required,
-            required_to_alert=settings.required_to_alert,
-            alert_labels=self._alert_labels,
+            settings.window, settings.required, required_to_alert=settings.required_to_alert
         )
         self._newest: Newest[_Arrival] = Newest()
         self._classified_at = 0.0
@@ -264,7 +262,7 @@ class Camera:
 
     async def _classify_newest(self) -> None:
         taken: list[_Arrival] = []
-        served = self._served = self._model()
+        served = self._served = self._newest_model()
         bundle = served.bundle
 
         def prepare() -> NDArray[np.uint8]:
@@ -302,7 +300,8 @@ class Camera:
         if self._is_too_old():
             self._smoothing.forget()
         before = self._smoothing.label
-        label = self._smoothing.add(spoken_label(prediction, metadata.alert_labels))
+        said = spoken_label(prediction, metadata.alert_labels)
+        label = self._smoothing.add(said, is_alert=said in metadata.alert_labels)
         self._classified_at = time.monotonic()
         self._classified_id = frame.message.frame_id
         answer = self._message(frame.message, service_pb2.FRAME_STATUS_CLASSIFIED)
@@ -346,7 +345,7 @@ class Camera:
             frame_id=frame.frame_id,
             status=status,
             smoothed_label=label,
-            alert=label in self._alert_labels,
+            alert=label in self._served.bundle.metadata.alert_labels,
             dropped_frames=self._num_dropped,
             model=model_ref(self._served),
         )
