@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from limelens.serve import Client
-from limelens.serve.answers import FrameStatus
+from limelens.serve.answers import ChangeStatus, FrameStatus
 from limelens.serve.camera import SourceError, open_source, watch
 from limelens.serve.camera.places import Kind, place
 from limelens.serve.errors import NotFoundError, UnavailableError
@@ -312,6 +312,23 @@ def test_an_explanation_tells_the_place_of_its_frame(client: Client, tmp_path: P
         seen = list(watch(client, source, explain_on_change=options))
     news = [one for one in seen if one.answer.explanation is not None]
     assert [one.place for one in news] == ["0.000 s", "0.300 s"]
+
+
+@pytest.mark.parametrize("alerts_only", [False, True])
+def test_each_change_of_a_file_is_explained_however_fast_it_is_read(
+    client: Client, tmp_path: Path, alerts_only: bool
+) -> None:
+    path = save_video(tmp_path / "a.mp4", [RED, GREEN, BLUE] * 4)
+    with open_source(path) as source:
+        watching = watch(
+            client,
+            source,
+            explain_on_change={"num_samples": 500},
+            explain_alerts_only=alerts_only,
+        )
+        told = [one.answer.explanation for one in watching]
+    statuses = [one.status for one in told if one is not None]
+    assert statuses == [ChangeStatus.EXPLAINED] * (4 if alerts_only else 12)
 
 
 def test_a_broken_video_is_an_error_after_its_good_part(client: Client, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             return predict(self, images)
         gate.num_runs += 1
         gate.entered.release()
-        assert gate.opened.wait(20)
+        assert gate.opened.wait(60)
         return predict(self, images)
 
     monkeypatch.setattr(Bundle, "predict", held)
@@ -154,7 +154,7 @@ def test_frames_are_answered_while_one_is_explained(client: Client, gate: Gate) 
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=5)
+    assert gate.entered.acquire(timeout=30)
     for _ in range(20):
         assert camera(RED).status is FrameStatus.CLASSIFIED
     assert camera.news == []
@@ -167,7 +167,7 @@ def test_of_changes_that_wait_the_newest_is_explained(client: Client, gate: Gate
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=5)
+    assert gate.entered.acquire(timeout=30)
     for frame in (GREEN, BLUE, RED):
         camera(frame)
     gate.opened.set()
@@ -188,7 +188,7 @@ def test_another_cameras_explanation_that_waits_also_takes_the_newest(
         gate.opened.clear()
         first, second = (Camera(client, explain_on_change=FAST) for _ in range(2))
         first(RED)
-        assert gate.entered.acquire(timeout=5)
+        assert gate.entered.acquire(timeout=30)
         second(RED)
         second(GREEN)
         gate.opened.set()
@@ -207,7 +207,7 @@ def test_a_busy_server_says_why_there_is_no_explanation(
         gate.opened.clear()
         first, second = (Camera(client, explain_on_change=FAST) for _ in range(2))
         first(RED)
-        assert gate.entered.acquire(timeout=5)
+        assert gate.entered.acquire(timeout=30)
         second(RED)
         change = second.hear().explanation
         assert change is not None
@@ -231,7 +231,7 @@ def test_frames_that_wait_to_be_explained_count_among_the_bytes_that_wait(
         gate.opened.clear()
         camera = Camera(client, explain_on_change=FAST)
         camera(RED)
-        assert gate.entered.acquire(timeout=5)
+        assert gate.entered.acquire(timeout=30)
         camera(GREEN)
         change = camera.hear().explanation
         assert change is not None
@@ -277,7 +277,7 @@ def test_at_the_end_what_is_being_explained_is_waited_for(client: Client, gate: 
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=5)
+    assert gate.entered.acquire(timeout=30)
     camera(GREEN)
     threading.Timer(0.3, gate.opened.set).start()
     assert [one.frame_id for one in camera.end()] == [0, 1]
@@ -292,7 +292,7 @@ def test_but_not_for_ever(
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=5)
+    assert gate.entered.acquire(timeout=30)
     camera(GREEN)
     left = camera.end()
     assert [one.frame_id for one in left] == [0, 1]
@@ -312,7 +312,7 @@ def test_a_camera_that_vanishes_leaves_no_work_behind(
     long: Any = {**FAST, "num_segments": 100, "num_samples": 5000}
     camera = Camera(client, explain_on_change=long)
     camera(RED)
-    assert gate.entered.acquire(timeout=5)
+    assert gate.entered.acquire(timeout=30)
     camera(GREEN)
     camera.leave()
     assert is_soon(lambda: not server.service._cameras)
@@ -329,7 +329,7 @@ def test_a_server_that_goes_down_waits_for_no_camera(
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=5)
+    assert gate.entered.acquire(timeout=30)
     threading.Timer(0.3, gate.opened.set).start()
     server.stop(grace_s=20)
     with pytest.raises(UnavailableError):
@@ -409,7 +409,7 @@ def test_a_door_alerts_at_once_and_clears_after_some_frames(client: Client) -> N
 
 
 def test_a_decision_that_nothing_renews_becomes_unknown(client: Client) -> None:
-    camera = Camera(client, max_decision_age_s=0.3, smoothing=(3, 2))
+    camera = Camera(client, max_decision_age_s=1.5, smoothing=(3, 2))
     camera(RED)
     assert camera(RED).alert
     told = camera.hear()  # without a frame
@@ -434,7 +434,7 @@ def test_frames_that_are_no_pictures_do_not_keep_a_decision_alive(client: Client
 
 
 def is_soon(condition: Callable[[], bool]) -> bool:
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return True
         time.sleep(0.01)

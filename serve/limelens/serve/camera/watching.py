@@ -43,9 +43,10 @@ def watch(
 ) -> Iterator[Seen]:
     """Has a source's frames classified.
 
-    Of a file, the next frame is sent when the last one was answered, so that none is dropped. Of
-    a camera, a few are on their way; when the server goes away it is waited for. Stopping the
-    source ends it politely: what was sent is still answered.
+    Of a file, the next frame is sent when the last one was answered, so that none is dropped, and
+    explained where that was asked for, so that no change gives way to a newer one. Of a camera, a
+    few are on their way; when the server goes away it is waited for. Stopping the source ends it
+    politely: what was sent is still answered.
 
     Args:
         client: Asks the server.
@@ -87,6 +88,8 @@ def _one_stream(
     over = threading.Event()
     failed: list[Exception] = []
     is_explaining = settings.get("explain_on_change") is not None
+    alerts_only = settings.get("explain_alerts_only", False)
+    awaited = -1  # the frame of a file whose explanation goes before the next frame
 
     def frames() -> Iterator[SourceFrame]:
         frame: SourceFrame | None = first
@@ -106,14 +109,24 @@ def _one_stream(
 
     try:
         for answer in client.stream(frames(), **settings):
+            number = answer.frame_id
             if answer.status in _NEWS:
-                place = places.pop(answer.frame_id, "") if answer.explanation else ""
+                place = places.pop(number, "") if answer.explanation else ""
+                if answer.explanation and number == awaited:
+                    room.release()
             else:
                 # A change is heard of again when it is explained.
-                is_kept = is_explaining and answer.changed
-                number = answer.frame_id
-                place = places.get(number, "") if is_kept else places.pop(number, "")
-                room.release()
+                will_explain = (
+                    is_explaining
+                    and answer.changed
+                    and answer.smoothed_label is not None
+                    and (answer.alert or not alerts_only)
+                )
+                place = places.get(number, "") if will_explain else places.pop(number, "")
+                if will_explain and not source.is_live:
+                    awaited = number
+                else:
+                    room.release()
             yield Seen(answer, place)
         if failed:
             raise failed[0]
