@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def main() -> None:
     ]
     table = Table(
         title=f"{arguments.cameras} cameras, {arguments.seconds:g} s each, "
-        f"{arguments.num_threads} threads"
+        f"{arguments.num_threads} threads; load average before it {os.getloadavg()[0]:.1f}"
     )
     table.add_column("cameras")
     for column in (
