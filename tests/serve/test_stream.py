@@ -432,7 +432,7 @@ def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Any) ->
         if not held._newest.is_empty:
             break
         time.sleep(0.01)
-    waiting = held._newest._frame
+    waiting = held._newest._held
     assert waiting.message.frame_id == 2
     assert not waiting.message.HasField("image")
     gate.opened.set()

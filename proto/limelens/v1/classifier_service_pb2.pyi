@@ -15,6 +15,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ChangeExplanationStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANGE_EXPLANATION_STATUS_UNSPECIFIED: _ClassVar[ChangeExplanationStatus]
+    CHANGE_EXPLANATION_STATUS_EXPLAINED: _ClassVar[ChangeExplanationStatus]
+    CHANGE_EXPLANATION_STATUS_SUPERSEDED: _ClassVar[ChangeExplanationStatus]
+    CHANGE_EXPLANATION_STATUS_OVERLOADED: _ClassVar[ChangeExplanationStatus]
+    CHANGE_EXPLANATION_STATUS_FAILED: _ClassVar[ChangeExplanationStatus]
+    CHANGE_EXPLANATION_STATUS_UNFINISHED: _ClassVar[ChangeExplanationStatus]
+
 class FrameStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FRAME_STATUS_UNSPECIFIED: _ClassVar[FrameStatus]
@@ -24,6 +33,14 @@ class FrameStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FRAME_STATUS_OUT_OF_ORDER: _ClassVar[FrameStatus]
     FRAME_STATUS_INVALID: _ClassVar[FrameStatus]
     FRAME_STATUS_FAILED: _ClassVar[FrameStatus]
+    FRAME_STATUS_EXPLANATION: _ClassVar[FrameStatus]
+    FRAME_STATUS_DECISION_EXPIRED: _ClassVar[FrameStatus]
+CHANGE_EXPLANATION_STATUS_UNSPECIFIED: ChangeExplanationStatus
+CHANGE_EXPLANATION_STATUS_EXPLAINED: ChangeExplanationStatus
+CHANGE_EXPLANATION_STATUS_SUPERSEDED: ChangeExplanationStatus
+CHANGE_EXPLANATION_STATUS_OVERLOADED: ChangeExplanationStatus
+CHANGE_EXPLANATION_STATUS_FAILED: ChangeExplanationStatus
+CHANGE_EXPLANATION_STATUS_UNFINISHED: ChangeExplanationStatus
 FRAME_STATUS_UNSPECIFIED: FrameStatus
 FRAME_STATUS_CLASSIFIED: FrameStatus
 FRAME_STATUS_SUPERSEDED: FrameStatus
@@ -31,6 +48,8 @@ FRAME_STATUS_STALE: FrameStatus
 FRAME_STATUS_OUT_OF_ORDER: FrameStatus
 FRAME_STATUS_INVALID: FrameStatus
 FRAME_STATUS_FAILED: FrameStatus
+FRAME_STATUS_EXPLANATION: FrameStatus
+FRAME_STATUS_DECISION_EXPIRED: FrameStatus
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "version", "images", "top_k", "threshold", "return_embedding")
@@ -67,7 +86,7 @@ class ClassifyStreamRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StreamConfig, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class StreamConfig(_message.Message):
-    __slots__ = ("camera_id", "model", "version", "region_of_interest", "smoothing", "max_frame_age_ms", "top_k", "threshold")
+    __slots__ = ("camera_id", "model", "version", "region_of_interest", "smoothing", "max_frame_age_ms", "top_k", "threshold", "max_decision_age_ms", "explain_on_change")
     CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +95,8 @@ class StreamConfig(_message.Message):
     MAX_FRAME_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MAX_DECISION_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_ON_CHANGE_FIELD_NUMBER: _ClassVar[int]
     camera_id: str
     model: str
     version: int
@@ -84,15 +105,27 @@ class StreamConfig(_message.Message):
     max_frame_age_ms: int
     top_k: int
     threshold: float
-    def __init__(self, camera_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., region_of_interest: _Optional[_Union[_image_pb2.RegionOfInterest, _Mapping]] = ..., smoothing: _Optional[_Union[Smoothing, _Mapping]] = ..., max_frame_age_ms: _Optional[int] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ...) -> None: ...
+    max_decision_age_ms: int
+    explain_on_change: ExplainOnChange
+    def __init__(self, camera_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., region_of_interest: _Optional[_Union[_image_pb2.RegionOfInterest, _Mapping]] = ..., smoothing: _Optional[_Union[Smoothing, _Mapping]] = ..., max_frame_age_ms: _Optional[int] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ..., max_decision_age_ms: _Optional[int] = ..., explain_on_change: _Optional[_Union[ExplainOnChange, _Mapping]] = ...) -> None: ...
 
 class Smoothing(_message.Message):
-    __slots__ = ("window", "required")
+    __slots__ = ("window", "required", "required_to_alert")
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_TO_ALERT_FIELD_NUMBER: _ClassVar[int]
     window: int
     required: int
-    def __init__(self, window: _Optional[int] = ..., required: _Optional[int] = ...) -> None: ...
+    required_to_alert: int
+    def __init__(self, window: _Optional[int] = ..., required: _Optional[int] = ..., required_to_alert: _Optional[int] = ...) -> None: ...
+
+class ExplainOnChange(_message.Message):
+    __slots__ = ("options", "alerts_only")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ALERTS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    options: ExplainRequest
+    alerts_only: bool
+    def __init__(self, options: _Optional[_Union[ExplainRequest, _Mapping]] = ..., alerts_only: _Optional[bool] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("frame_id", "image", "capture_time")
@@ -105,7 +138,7 @@ class Frame(_message.Message):
     def __init__(self, frame_id: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ClassifyStreamResponse(_message.Message):
-    __slots__ = ("frame_id", "status", "prediction", "smoothed_label", "changed", "alert", "dropped_frames", "reason", "model", "timings", "capture_time")
+    __slots__ = ("frame_id", "status", "prediction", "smoothed_label", "changed", "alert", "dropped_frames", "reason", "model", "timings", "capture_time", "explanation")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +150,7 @@ class ClassifyStreamResponse(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     status: FrameStatus
     prediction: _prediction_pb2.Prediction
@@ -128,7 +162,22 @@ class ClassifyStreamResponse(_message.Message):
     model: _model_pb2.ModelRef
     timings: _prediction_pb2.Timings
     capture_time: _timestamp_pb2.Timestamp
-    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    explanation: ChangeExplanation
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., explanation: _Optional[_Union[ChangeExplanation, _Mapping]] = ...) -> None: ...
+
+class ChangeExplanation(_message.Message):
+    __slots__ = ("status", "label", "explanation", "reason", "superseded_changes")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDED_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    status: ChangeExplanationStatus
+    label: str
+    explanation: ExplainResponse
+    reason: str
+    superseded_changes: int
+    def __init__(self, status: _Optional[_Union[ChangeExplanationStatus, str]] = ..., label: _Optional[str] = ..., explanation: _Optional[_Union[ExplainResponse, _Mapping]] = ..., reason: _Optional[str] = ..., superseded_changes: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability", "max_samples", "deadline_ms", "contrasts")

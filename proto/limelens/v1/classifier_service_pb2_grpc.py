@@ -92,7 +92,8 @@ class ClassifierServiceServicer:
 
     def ClassifyStream(self, request_iterator, context):
         """Classifies the frames of one camera. The newest frame is classified, older ones that wait
-        are answered as dropped. The first message must be the configuration.
+        are answered as dropped. The first message must be the configuration. Once the camera has
+        said all, what is still being explained is waited for, ten seconds at most.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,6 +16,7 @@ import typer
 
 from limelens.cli import (
     answers,
+    camera,
     demo,
     drawing,
     evaluating,
@@ -59,6 +60,7 @@ app.command(rich_help_panel=_USE)(tokens.token)
 app.command(rich_help_panel=_USE)(signing.sign)
 app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
+app.command(rich_help_panel=_USE)(camera.camera)
 app.command(rich_help_panel=_USE)(similar.index)
 app.command(rich_help_panel=_USE)(similar.similar)
 app.command(rich_help_panel=_USE)(demo.demo)
@@ -115,6 +117,7 @@ def main() -> None:
 
 
 _EXTRAS = {
+    "av": "camera",
     "cleanlab": "train",
     "cryptography": "serve-cpu",
     "filelock": "train",

@@ -232,7 +232,7 @@ def explain(
             "stability": stability,
             "max_samples": max_samples,
             "deadline_ms": deadline_ms,
-            "hide": _hide(hide),
+            "hide": parse_hide(hide),
             "kernel_width": kernel_width,
             "distance": distance,
             "feature_selection": feature_selection,
@@ -297,7 +297,7 @@ def _explain_one(
     if (path := written["--segments"]) is not None:
         path.write_bytes(found.segments_png)
     if as_json:
-        document = _explanation(image, found)
+        document = explanation_document(image, found)
         if check:
             labels = [one.label for one in found.explanations if one.against is None]
             document["check"] = [
@@ -411,7 +411,8 @@ def _contrast(text: str) -> tuple[str, str]:
     return label, against
 
 
-def _hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int, int]:
+def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int, int]:
+    """Reads `--hide`: a word, or a colour as six hexadecimal digits."""
     if text == "mean":
         return "mean"
     if text == "blur":
@@ -432,7 +433,7 @@ def _answer(one: ExplainedPicture) -> dict[str, Any]:
     if one.explanation is None or one.prediction is None:
         return {"path": str(one.place.path), "error": one.error}
     return {
-        **_explanation(one.place.path, one.explanation),
+        **explanation_document(one.place.path, one.explanation),
         "decision": one.prediction.decision.value,
         "label": one.prediction.label,
         "labels": list(one.prediction.labels),
@@ -441,7 +442,8 @@ def _answer(one: ExplainedPicture) -> dict[str, Any]:
     }
 
 
-def _explanation(image: Path, found: ServedExplanation) -> dict[str, Any]:
+def explanation_document(image: Path, found: ServedExplanation) -> dict[str, Any]:
+    """An explanation as `--json` prints it."""
     return {
         "path": str(image),
         "model": found.model.name,

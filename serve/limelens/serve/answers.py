@@ -179,14 +179,52 @@ class FrameStatus(StrEnum):
     """The model gave no usable answer."""
     LOST = "lost"
     """The connection went down before it was answered; told by the client, not by a server."""
+    EXPLANATION = "explanation"
+    """No frame is answered: `FrameAnswer.explanation` tells of an earlier change."""
+    DECISION_EXPIRED = "decision_expired"
+    """No frame is answered: the decision became too old, and is unknown."""
+
+
+class ChangeStatus(StrEnum):
+    """What came of a change of the decision that was to be explained."""
+
+    EXPLAINED = "explained"
+    SUPERSEDED = "superseded"
+    """A newer change came before its turn."""
+    OVERLOADED = "overloaded"
+    """The server has too much to do."""
+    FAILED = "failed"
+    """It cannot be explained."""
+    UNFINISHED = "unfinished"
+    """The stream ended before it was done."""
+
+
+@dataclass(frozen=True)
+class ChangeExplanation:
+    """Why a camera's decision changed, or why that is not explained.
+
+    Args:
+        status: What came of it.
+        label: What the decision changed to.
+        explanation: Of the frame that brought the change; None unless there is one.
+        reason: Why there is none; empty where there is one.
+        superseded_changes: Changes of this stream so far that gave way to a newer one.
+    """
+
+    status: ChangeStatus
+    label: str
+    explanation: ServedExplanation | None
+    reason: str
+    superseded_changes: int
 
 
 @dataclass(frozen=True)
 class FrameAnswer:
-    """The answer to one frame of a camera.
+    """The answer to one frame of a camera, or news that came without one: see `FrameStatus`.
 
     Args:
-        frame_id: The frame that is answered.
+        frame_id: The frame that is answered; of an explanation the frame that is explained, of
+            an expired decision the last frame that was classified.
         status: What became of it.
         prediction: The frame's own; None unless it was classified.
         smoothed_label: The decision over the last frames; None while it is unknown.
@@ -197,6 +235,7 @@ class FrameAnswer:
         model: Who answered.
         timings_ms: Where the time went.
         capture_time: As the frame gave it; None where it gave none.
+        explanation: Of an earlier change; None unless the status says that there is one.
     """
 
     frame_id: int
@@ -210,6 +249,7 @@ class FrameAnswer:
     model: ModelRef
     timings_ms: Timings
     capture_time: datetime.datetime | None
+    explanation: ChangeExplanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +448,15 @@ _STATUSES: Final = {
     service_pb2.FRAME_STATUS_OUT_OF_ORDER: FrameStatus.OUT_OF_ORDER,
     service_pb2.FRAME_STATUS_INVALID: FrameStatus.INVALID,
     service_pb2.FRAME_STATUS_FAILED: FrameStatus.FAILED,
+    service_pb2.FRAME_STATUS_EXPLANATION: FrameStatus.EXPLANATION,
+    service_pb2.FRAME_STATUS_DECISION_EXPIRED: FrameStatus.DECISION_EXPIRED,
+}
+_CHANGE_STATUSES: Final = {
+    service_pb2.CHANGE_EXPLANATION_STATUS_EXPLAINED: ChangeStatus.EXPLAINED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_SUPERSEDED: ChangeStatus.SUPERSEDED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_OVERLOADED: ChangeStatus.OVERLOADED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_FAILED: ChangeStatus.FAILED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_UNFINISHED: ChangeStatus.UNFINISHED,
 }
 
 
@@ -448,6 +497,9 @@ def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
         model=_ref(response.model),
         timings_ms=_timings(response.timings),
         capture_time=captured,
+        explanation=_change_explanation(response.explanation)
+        if response.HasField("explanation")
+        else None,
     )
 
 
@@ -503,6 +555,17 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         max_images=model.max_images,
         card=json.loads(model.card_json) if model.card_json else {},
         state_reason=model.state_reason,
+    )
+
+
+def _change_explanation(message: service_pb2.ChangeExplanation) -> ChangeExplanation:
+    explained = message.HasField("explanation")
+    return ChangeExplanation(
+        status=_CHANGE_STATUSES.get(message.status, ChangeStatus.FAILED),
+        label=message.label,
+        explanation=served_explanation(message.explanation) if explained else None,
+        reason=message.reason,
+        superseded_changes=message.superseded_changes,
     )
 
 

@@ -142,8 +142,29 @@ class Explainer:
             ModelOutputError: The model gave numbers that are not finite.
             MissingExtraError: `limelens[explain]` is not installed.
         """
+        return await self.explain_newest(lambda: (bundle, question), deadline=deadline)
+
+    async def explain_newest(
+        self, take: Callable[[], tuple[Bundle, Question]], *, deadline: float | None = None
+    ) -> Explained:
+        """Waits for an explanation of what is the newest once its turn has come.
+
+        Args:
+            take: Gives the model and the question when the work begins; called once, in the
+                thread that explains, or never.
+            deadline: As for `explain`.
+
+        Raises:
+            LimelensError: As `explain`, and whatever `take` raises.
+        """
         stop = _Stop(deadline)
-        future = self._submit(lambda: explain_picture(bundle, question, stop.check))
+
+        def work() -> Explained:
+            stop.check()
+            bundle, question = take()
+            return explain_picture(bundle, question, stop.check)
+
+        future = self._submit(work)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:

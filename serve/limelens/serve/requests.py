@@ -10,7 +10,7 @@ import io
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +35,7 @@ MAX_SEGMENTS: Final = 1000
 """More segments of a picture are not explained, whoever cut it."""
 _MAX_SELECTED: Final = 1000
 _MAX_CONTRASTS: Final = 100
+_MAX_STREAM_SEGMENTS: Final = 1024 * 1024
 _DEFAULT_SEGMENTS: Final = 40
 _DEFAULT_SAMPLES: Final = 1000
 _MAX_LABEL_LENGTH: Final = 100
@@ -92,6 +93,9 @@ class Picture:
             raise error.at(f"{self.place}.encoded") from error
 
 
+_NO_PICTURE: Final = Picture("", b"", None, None, 0)
+
+
 @dataclass(frozen=True)
 class Answering:
     """How predictions are to be put.
@@ -118,6 +122,10 @@ class StreamSettings:
         window: Frames that smoothing looks back on.
         required: How many of them must agree.
         max_age_s: Older frames are dropped; None is no limit.
+        required_to_alert: How many must agree on a label that somebody must be told of.
+        max_decision_age_s: A decision becomes unknown once no frame was classified for so long;
+            None is no limit.
+        explaining: How changes are explained; None is not.
     """
 
     camera_id: str
@@ -126,6 +134,9 @@ class StreamSettings:
     window: int
     required: int
     max_age_s: float | None
+    required_to_alert: int
+    max_decision_age_s: float | None
+    explaining: service_pb2.ExplainOnChange | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +261,9 @@ def read_region(region: image_pb2.RegionOfInterest, name: str) -> Region:
         raise InvalidRequestError(name, error.description) from error
 
 
-def read_stream_config(config: service_pb2.StreamConfig, metadata: Metadata) -> StreamSettings:
+def read_stream_config(
+    config: service_pb2.StreamConfig, metadata: Metadata, limits: Limits
+) -> StreamSettings:
     """A camera's configuration.
 
     Raises:
@@ -260,14 +273,15 @@ def read_stream_config(config: service_pb2.StreamConfig, metadata: Metadata) -> 
         raise InvalidRequestError(
             "config.camera_id", f"{len(config.camera_id)} characters; expected 1 to 128"
         )
-    if config.max_frame_age_ms < 0:
-        raise InvalidRequestError(
-            "config.max_frame_age_ms", f"{config.max_frame_age_ms}; expected 0 or more"
-        )
+    for name in ("max_frame_age_ms", "max_decision_age_ms"):
+        if getattr(config, name) < 0:
+            raise InvalidRequestError(
+                f"config.{name}", f"{getattr(config, name)}; expected 0 or more"
+            )
     region = None
     if config.HasField("region_of_interest"):
         region = read_region(config.region_of_interest, "config.region_of_interest")
-    window = required = 1
+    window = required = required_to_alert = 1
     if config.HasField("smoothing"):
         window, required = config.smoothing.window, config.smoothing.required
         if not 1 <= window <= 1000:
@@ -279,6 +293,17 @@ def read_stream_config(config: service_pb2.StreamConfig, metadata: Metadata) -> 
                 "config.smoothing.required",
                 f"{required} of {window} frames; expected {window // 2 + 1} to {window}",
             )
+        required_to_alert = config.smoothing.required_to_alert or required
+        if not 1 <= required_to_alert <= required:
+            raise InvalidRequestError(
+                "config.smoothing.required_to_alert",
+                f"{required_to_alert} frames; expected 1 to {required}, or 0 for {required}",
+            )
+    explaining = None
+    if config.HasField("explain_on_change"):
+        explaining = config.explain_on_change
+        # Only to find now what is wrong with it.
+        read_change(explaining, metadata, limits, _NO_PICTURE, metadata.labels[0])
     return StreamSettings(
         camera_id=config.camera_id,
         answering=read_answering(config, metadata, "config."),
@@ -286,7 +311,52 @@ def read_stream_config(config: service_pb2.StreamConfig, metadata: Metadata) -> 
         window=window,
         required=required,
         max_age_s=config.max_frame_age_ms / 1000 or None,
+        required_to_alert=required_to_alert,
+        max_decision_age_s=config.max_decision_age_ms / 1000 or None,
+        explaining=explaining,
     )
+
+
+def read_change(
+    explaining: service_pb2.ExplainOnChange,
+    metadata: Metadata,
+    limits: Limits,
+    picture: Picture,
+    label: str,
+) -> Question:
+    """How a change of a camera's decision is to be explained.
+
+    Args:
+        explaining: What the configuration says.
+        metadata: Of the model that brought the change.
+        limits: Of the server.
+        picture: The frame that brought it.
+        label: What it changed to.
+
+    Raises:
+        InvalidRequestError: A field is not within its limits.
+    """
+    place, options = "config.explain_on_change.options", explaining.options
+    num_bytes = len(options.segmentation.segments_png)
+    if num_bytes > _MAX_STREAM_SEGMENTS:
+        raise InvalidRequestError(
+            f"{place}.segmentation.segments_png",
+            f"{num_bytes:,} bytes, which are held as long as the stream; expected at most "
+            f"{_MAX_STREAM_SEGMENTS:,}",
+        )
+    for given, _ in options.ListFields():
+        if given.name in ("model", "version", "image"):
+            raise InvalidRequestError(
+                f"{place}.{given.name}", "set; expected it to be unset: it is the stream's own"
+            )
+    try:
+        question = _question(options, metadata, limits, picture)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{place}.{error.field}", error.description) from error
+    if options.labels or options.top_labels or options.contrasts:
+        return question
+    own = {"labels": [metadata.labels.index(label)], "top_labels": None}
+    return replace(question, options={**question.options, **own})
 
 
 def read_explain(
@@ -299,6 +369,12 @@ def read_explain(
     """
     if not request.HasField("image"):
         raise InvalidRequestError("image", "not set; expected a picture")
+    return _question(request, metadata, limits, read_picture(request.image, "image", limits))
+
+
+def _question(
+    request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits, picture: Picture
+) -> Question:
     arrived_at = time.monotonic()
     method = _known(explanation_pb2.ExplainMethod, request.method, "method")
     num_samples = _num_samples(request, limits)
@@ -363,7 +439,7 @@ def read_explain(
         for i, value in enumerate(request.pictures)
     }
     return Question(
-        picture=read_picture(request.image, "image", limits),
+        picture=picture,
         options=options,
         contrasts=contrasts,
         only_contrasts=only_contrasts,

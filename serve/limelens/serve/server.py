@@ -41,6 +41,7 @@ from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _FLUSHING_S: Final = 1.0
+_MAX_FILES: Final = 65536
 _log = logging.getLogger(__name__)
 
 
@@ -258,6 +259,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
     _host(config)  # refused before the models are loaded
+    _allow_many_connections()
     repository = open_repository(config)
     asyncio.run(_run(config, repository, announce))
     return 0
@@ -331,6 +333,19 @@ def _telling(listeners: Sequence[Callable[[Ended], None]]) -> Callable[[Ended], 
             listener(ended)
 
     return tell
+
+
+def _allow_many_connections() -> None:
+    """Lets the process open what the system allows: shells often start at 1024 files."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

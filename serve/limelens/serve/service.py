@@ -22,6 +22,7 @@ from limelens.serve.access.rights import Right
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
+from limelens.serve.changes import Changes, Tell
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
@@ -214,8 +215,14 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
         served = self._repository.get(first.config.model, first.config.version)
-        settings = read_stream_config(first.config, served.bundle.metadata)
+        settings = read_stream_config(first.config, served.bundle.metadata, self._limits)
+        if settings.explaining is not None:
+            require(Right.EXPLAIN)
         name, version = served.name, first.config.version
+
+        def changes(tell: Tell) -> Changes:
+            return Changes(self._explainer, self._budget, tell)
+
         camera = Camera(
             settings,
             served,
@@ -223,6 +230,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             self._limits,
             idle_s=idle_s,
             newest=lambda: self._repository.get(name, version),
+            changes=None if settings.explaining is None else changes,
         )
         del served  # the camera follows to the next version, and nothing holds the one before
         self._cameras.add(camera)

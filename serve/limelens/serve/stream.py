@@ -1,16 +1,16 @@
 """One camera: frames in, answers out, always the newest frame first.
 
 A worker takes the newest frame at the moment its turn comes; frames that were overtaken are
-answered as such at once. Memory holds one frame and a bounded number of small answers, however
-slowly the camera's other end reads. It knows messages and one stream's state, and leaves queueing
-to the scheduler.
+answered as such at once. Memory holds one frame, one explanation and a bounded number of small
+answers, however slowly the camera's other end reads. It knows messages and one stream's state, and
+leaves queueing to the scheduler and explaining to `limelens.serve.changes`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle
+from limelens.serve.changes import Change, Changes, Tell
 from limelens.serve.decision import decide, spoken_label
 from limelens.serve.errors import (
     ExpiredError,
@@ -32,9 +33,16 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.image import fit
+from limelens.serve.newest import Newest
 from limelens.serve.replies import model_ref, prediction_message, timings_message
 from limelens.serve.repository import Served
-from limelens.serve.requests import Limits, Picture, StreamSettings, read_picture
+from limelens.serve.requests import (
+    Limits,
+    Picture,
+    StreamSettings,
+    read_change,
+    read_picture,
+)
 from limelens.serve.scheduler import Outcome, Priority, Scheduler
 from limelens.serve.smoothing import Smoothing
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -45,6 +53,8 @@ MAX_UNREAD: Final = 256
 """Answers kept for a slow reader; the oldest go first."""
 MAX_LOST: Final = 2048
 """Answers lost to a slow reader until the stream is ended."""
+EXPLAIN_AFTER_END_S: Final = 10.0
+"""How long explanations are waited for once the camera has said all."""
 _log = logging.getLogger(__name__)
 
 
@@ -59,29 +69,6 @@ class _StaleFrameError(ExpiredError):
     """The newest frame was too old when its turn came."""
 
 
-class _Newest:
-    """Holds one frame: the newest. The event loop puts, a worker takes."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._frame: _Arrival | None = None
-
-    def put(self, frame: _Arrival) -> _Arrival | None:
-        """The frame that it took the place of."""
-        with self._lock:
-            overtaken, self._frame = self._frame, frame
-            return overtaken
-
-    def take(self) -> _Arrival | None:
-        with self._lock:
-            frame, self._frame = self._frame, None
-            return frame
-
-    @property
-    def is_empty(self) -> bool:
-        return self._frame is None
-
-
 class Camera:
     """One stream from its configuration to its end.
 
@@ -93,6 +80,8 @@ class Camera:
         idle_s: A stream that sends nothing for so long is ended.
         newest: Which model answers from now on: it is asked before every frame, so that a stream
             follows to a new version. Where it raises, the one before answers on.
+        changes: Explains changes of the decision, given what is to be told of them; None explains
+            none.
     """
 
     def __init__(
@@ -104,6 +93,7 @@ class Camera:
         *,
         idle_s: float,
         newest: Callable[[], Served],
+        changes: Callable[[Tell], Changes] | None = None,
     ) -> None:
         self._settings = settings
         self._served = served
@@ -111,10 +101,14 @@ class Camera:
         self._limits = limits
         self._idle_s = idle_s
         self._newest_model = newest
-        self._model = model_ref(served)
-        self._alert_labels = frozenset(served.bundle.metadata.alert_labels)
-        self._smoothing = Smoothing(settings.window, settings.required)
-        self._newest = _Newest()
+        self._changes = None if changes is None else changes(self._tell_explained)
+        self._smoothing = Smoothing(
+            settings.window, settings.required, required_to_alert=settings.required_to_alert
+        )
+        self._newest: Newest[_Arrival] = Newest()
+        self._classified_at = 0.0
+        self._classified_id = -1
+        self._ended_at = 0.0
         self._answers: deque[service_pb2.ClassifyStreamResponse] = deque()
         self._something = asyncio.Event()
         self._last_id = -1
@@ -154,6 +148,8 @@ class Camera:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._changes is not None:
+                await self._changes.close()
             if self._num_lost:
                 _log.warning(
                     "camera %s: %d answers were never read",
@@ -172,6 +168,7 @@ class Camera:
                 ) from None
             if message is END:
                 self._ended = True
+                self._ended_at = time.monotonic()
                 self._something.set()
                 return
             if message.WhichOneof("message") != "frame":
@@ -214,17 +211,45 @@ class Camera:
                 answer.changed = answer.smoothed_label != self._last_told
                 self._last_told = answer.smoothed_label
                 await self._write(context, answer)
+                self._has_left(answer)
             if self._stopping:
                 raise UnavailableError("the server is going down; expected the camera to reconnect")
             if not self._newest.is_empty:
                 await self._classify_newest()
+                continue
+            remaining_s = self._until_time_is_up()
+            if remaining_s is not None and remaining_s <= 0:
+                await self._time_is_up()
             elif self._answers:
                 continue
-            elif self._ended:
+            elif self._ended and (self._changes is None or self._changes.is_idle):
                 return
             else:
                 self._something.clear()
-                await self._something.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(remaining_s):
+                        await self._something.wait()
+
+    def _until_time_is_up(self) -> float | None:
+        """Seconds until something happens by itself; None where nothing will."""
+        if self._ended:
+            # Nobody looks at a decision any more; only explanations are waited for.
+            if self._changes is None or self._changes.is_idle:
+                return None
+            return self._ended_at + EXPLAIN_AFTER_END_S - time.monotonic()
+        if self._settings.max_decision_age_s is None or self._smoothing.label is None:
+            return None
+        return self._classified_at + self._settings.max_decision_age_s - time.monotonic()
+
+    async def _time_is_up(self) -> None:
+        if self._ended and self._changes is not None:
+            await self._changes.give_up()
+            return
+        self._smoothing.forget()
+        self._tell(
+            service_pb2.Frame(frame_id=self._classified_id),
+            service_pb2.FRAME_STATUS_DECISION_EXPIRED,
+        )
 
     async def _write(self, context: Any, answer: service_pb2.ClassifyStreamResponse) -> None:
         try:
@@ -240,7 +265,8 @@ class Camera:
     async def _classify_newest(self) -> None:
         self._follow()
         taken: list[_Arrival] = []
-        bundle = self._served.bundle
+        served = self._served
+        bundle = served.bundle
 
         def prepare() -> NDArray[np.uint8]:
             frame = self._newest.take()
@@ -266,7 +292,7 @@ class Camera:
             self._smoothing.forget()
             self._tell(taken[0].message, service_pb2.FRAME_STATUS_FAILED, reason=str(error))
         else:
-            self._tell_classified(taken[0], outcomes[0])
+            self._tell_classified(taken[0], outcomes[0], served)
 
     def _follow(self) -> None:
         """To the version that answers now; what was seen counts on where labels are the same."""
@@ -280,19 +306,41 @@ class Camera:
             self._smoothing.forget()
         _log.info("camera %s follows to version %d", self._settings.camera_id, served.version)
         self._served = served
-        self._model = model_ref(served)
-        self._alert_labels = frozenset(served.bundle.metadata.alert_labels)
 
-    def _tell_classified(self, frame: _Arrival, outcome: Outcome) -> None:
+    def _tell_classified(self, frame: _Arrival, outcome: Outcome, served: Served) -> None:
         answering = self._settings.answering
-        metadata = self._served.bundle.metadata
+        metadata = served.bundle.metadata
         prediction = decide(
             outcome.probabilities, metadata, top_k=answering.top_k, threshold=answering.threshold
         )
-        self._smoothing.add(spoken_label(prediction, metadata.alert_labels))
+        if self._is_too_old():
+            self._smoothing.forget()
+        before = self._smoothing.label
+        said = spoken_label(prediction, metadata.alert_labels)
+        label = self._smoothing.add(said, is_alert=said in metadata.alert_labels)
+        self._classified_at = time.monotonic()
+        self._classified_id = frame.message.frame_id
         answer = self._message(frame.message, service_pb2.FRAME_STATUS_CLASSIFIED)
         answer.prediction.CopyFrom(prediction_message(prediction))
         answer.timings.CopyFrom(timings_message([outcome], frame.arrived_at, time.monotonic()))
+        self._put(answer)
+        if label is not None and label != before:
+            self._explain(frame, label, served)
+
+    def _explain(self, frame: _Arrival, label: str, served: Served) -> None:
+        explaining = self._settings.explaining
+        if self._changes is None or explaining is None:
+            return
+        metadata = served.bundle.metadata
+        if explaining.alerts_only and label not in metadata.alert_labels:
+            return
+        question = read_change(explaining, metadata, self._limits, frame.picture, label)
+        self._changes.add(Change(frame.message, label, question, served))
+
+    def _tell_explained(self, change: Change, explanation: service_pb2.ChangeExplanation) -> None:
+        answer = self._message(change.frame, service_pb2.FRAME_STATUS_EXPLANATION)
+        answer.model.CopyFrom(model_ref(change.served))
+        answer.explanation.CopyFrom(explanation)
         self._put(answer)
 
     def _tell_invalid(self, frame: service_pb2.Frame, reason: str) -> None:
@@ -308,14 +356,14 @@ class Camera:
     def _message(
         self, frame: service_pb2.Frame, status: service_pb2.FrameStatus
     ) -> service_pb2.ClassifyStreamResponse:
-        label = self._smoothing.label or ""
+        label = "" if self._is_too_old() else self._smoothing.label or ""
         answer = service_pb2.ClassifyStreamResponse(
             frame_id=frame.frame_id,
             status=status,
             smoothed_label=label,
-            alert=label in self._alert_labels,
+            alert=label in self._served.bundle.metadata.alert_labels,
             dropped_frames=self._num_dropped,
-            model=self._model,
+            model=model_ref(self._served),
         )
         if frame.HasField("capture_time"):
             answer.capture_time.CopyFrom(frame.capture_time)
@@ -325,10 +373,20 @@ class Camera:
         if len(self._answers) >= MAX_UNREAD:
             lost = self._answers.popleft()
             self._num_lost += 1
+            self._has_left(lost)
             if lost.status == service_pb2.FRAME_STATUS_CLASSIFIED:
                 self._num_dropped += 1
         self._answers.append(answer)
         self._something.set()
+
+    def _has_left(self, answer: service_pb2.ClassifyStreamResponse) -> None:
+        if self._changes is not None and answer.explanation.HasField("explanation"):
+            self._changes.was_read()
+
+    def _is_too_old(self) -> bool:
+        """Whether it is too long ago that a frame was classified."""
+        most = self._settings.max_decision_age_s
+        return most is not None and time.monotonic() - self._classified_at >= most
 
 
 def _without_image(frame: service_pb2.Frame) -> service_pb2.Frame:

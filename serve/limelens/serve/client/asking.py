@@ -155,6 +155,15 @@ class StreamArguments(TypedDict, total=False):
         max_frame_age_s: Older frames are dropped by the server; 0 means no limit.
         top_k: Scores for each frame; 0 means 5 or all, whichever is less.
         threshold: The least probability for a decision, in place of the model's own.
+        required_to_alert: With smoothing: how many frames must agree on a label that somebody
+            must be told of; 0 means as many as on others.
+        max_decision_age_s: A decision becomes unknown once no frame was classified for so long,
+            and an answer tells so; 0 means no limit.
+        explain_on_change: Arguments of `explain`, without model, version, region, timeout_s and
+            request_id. With them, even none, each change of the decision is explained, and an
+            answer brings that later. Labels not given: the one that it changed to.
+        explain_alerts_only: Whether only changes to labels that somebody must be told of are
+            explained.
     """
 
     camera_id: str
@@ -165,6 +174,10 @@ class StreamArguments(TypedDict, total=False):
     max_frame_age_s: float
     top_k: int
     threshold: float | None
+    required_to_alert: int
+    max_decision_age_s: float
+    explain_on_change: ExplainArguments | None
+    explain_alerts_only: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,6 +301,10 @@ def stream_config(
     max_frame_age_s: float = 0.0,
     top_k: int = 0,
     threshold: float | None = None,
+    required_to_alert: int = 0,
+    max_decision_age_s: float = 0.0,
+    explain_on_change: ExplainArguments | None = None,
+    explain_alerts_only: bool = False,
 ) -> service_pb2.ClassifyStreamRequest:
     """The first message of `Client.stream`."""
     config = service_pb2.StreamConfig(
@@ -295,6 +312,7 @@ def stream_config(
         model=model,
         version=version,
         max_frame_age_ms=round(max_frame_age_s * 1000),
+        max_decision_age_ms=round(max_decision_age_s * 1000),
         top_k=top_k,
         threshold=threshold,
     )
@@ -302,6 +320,12 @@ def stream_config(
         config.region_of_interest.CopyFrom(_region(region))
     if smoothing is not None:
         config.smoothing.window, config.smoothing.required = smoothing
+    if required_to_alert:
+        config.smoothing.required_to_alert = required_to_alert
+    if explain_on_change is not None:
+        config.explain_on_change.CopyFrom(
+            _explain_on_change(explain_on_change, alerts_only=explain_alerts_only)
+        )
     return service_pb2.ClassifyStreamRequest(config=config)
 
 
@@ -321,6 +345,19 @@ def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
         captured.FromDatetime(frame.capture_time)
         message.capture_time.CopyFrom(captured)
     return service_pb2.ClassifyStreamRequest(frame=message)
+
+
+def _explain_on_change(
+    arguments: ExplainArguments, *, alerts_only: bool
+) -> service_pb2.ExplainOnChange:
+    for name in ("model", "version", "region", "timeout_s", "request_id"):
+        if arguments.get(name):
+            raise InvalidRequestError(
+                f"explain_on_change.{name}", "given; expected none: it is the stream's own"
+            )
+    options = explain_request(b"", **arguments)
+    options.ClearField("image")
+    return service_pb2.ExplainOnChange(options=options, alerts_only=alerts_only)
 
 
 def explain_request(

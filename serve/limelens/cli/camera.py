@@ -1,0 +1,425 @@
+"""`limelens camera`: a camera, a video or a folder through a server, with what changed and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+
+from limelens.cli.answers import DEFAULT_SERVER, RegionOption, Version, parse_region
+from limelens.cli.explaining import explanation_document, parse_hide
+from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.serve.answers import FrameStatus
+from limelens.serve.camera import open_source, watch
+from limelens.serve.client import Client
+
+if TYPE_CHECKING:
+    from limelens.serve.answers import FrameAnswer, ModelInfo
+    from limelens.serve.camera import Seen, Source
+
+_MAX_CHANGES: Final = 1000
+"""Changes that the document at the end names, the last ones."""
+_RATE_OVER_S: Final = 5.0
+_BAD: Final = (FrameStatus.INVALID, FrameStatus.FAILED)
+
+
+def camera(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A device's number, /dev/videoN, rtsp://…, http(s)://…, a video, a folder of "
+            "pictures, or - for a video on standard input.",
+            show_default=False,
+        ),
+    ],
+    server: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Ask this server.")
+    ] = DEFAULT_SERVER,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the server.", show_default="the only one")
+    ] = "",
+    version: Version = 0,
+    camera_id: Annotated[
+        str, typer.Option(help="The camera's name in the server's log and in overlays' names.")
+    ] = "camera",
+    region: RegionOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Abstain below this.", show_default="the model's own"),
+    ] = None,
+    window: Annotated[
+        int, typer.Option(min=1, max=1000, help="Frames that the decision looks back on.")
+    ] = 1,
+    required: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1000, help="How many must agree.", show_default="more than half of them"
+        ),
+    ] = 0,
+    required_to_alert: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1000,
+            help="How many must agree on a label that alerts; the rest need --required to clear.",
+            show_default="as --required",
+        ),
+    ] = 0,
+    max_decision_age_s: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Without a frame for so long, the decision is unknown; 0: never."
+        ),
+    ] = 0.0,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Frames a second at most.", show_default="all"),
+    ] = None,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--newest-only/--every-frame",
+            help="Send only the newest frame, or each one.",
+            show_default="newest of a camera, every frame of a file",
+        ),
+    ] = None,
+    quality: Annotated[
+        int, typer.Option(min=1, max=95, help="Of the JPEGs that frames are sent as.")
+    ] = 90,
+    explain_on_change: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write an overlay for each change: green for, red against."
+        ),
+    ] = None,
+    alerts_only: Annotated[
+        bool, typer.Option("--alerts-only", help="Explain only changes that alert.")
+    ] = False,
+    hide: Annotated[
+        str, typer.Option(help="As for limelens explain: mean, blur, shuffle, or a colour.")
+    ] = "mean",
+    num_segments: Annotated[
+        int, typer.Option(min=0, max=1000, help="Of an explanation.", show_default="40")
+    ] = 0,
+    num_samples: Annotated[
+        int, typer.Option(min=0, help="Of an explanation.", show_default="1000")
+    ] = 0,
+    as_jsonl: Annotated[
+        bool,
+        typer.Option("--jsonl", help="Print each answer as a line of JSON, as soon as it comes."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Has a server watch a camera, a video or a folder of pictures.
+
+    A line tells each change of the decision. Of a camera only the newest frame is sent; when the
+    camera or the server is lost, it is looked for again. Of a file every frame is sent, and the
+    exit code is 1 when one of them was no picture. Ctrl-C ends it with exit code 0.
+
+    With --json, one document at the end sums up; with --jsonl, each answer is a line.
+
+    Example: limelens camera rtsp://door/live --window 5 --required-to-alert 1 --fps 5
+
+    Example: limelens camera visit.mp4 --explain-on-change why --hide shuffle
+    """
+    if as_json and as_jsonl:
+        raise typer.BadParameter("--json and --jsonl; expected one of them")
+    required = required or window // 2 + 1
+    if not window < 2 * required <= 2 * window:
+        raise typer.BadParameter(
+            f"--required {required} of --window {window}; expected {window // 2 + 1} to {window}"
+        )
+    if required_to_alert > required:
+        raise typer.BadParameter(
+            f"--required-to-alert {required_to_alert}; expected at most --required, {required}"
+        )
+    settings: dict[str, Any] = {
+        "camera_id": camera_id,
+        "model": model,
+        "version": version,
+        "region": parse_region(region),
+        "threshold": threshold,
+        "smoothing": (window, required),
+        "required_to_alert": required_to_alert,
+        "max_decision_age_s": max_decision_age_s,
+    }
+    if explain_on_change is not None:
+        explain_on_change.mkdir(parents=True, exist_ok=True)
+        settings["explain_alerts_only"] = alerts_only
+        settings["explain_on_change"] = {
+            "hide": parse_hide(hide),
+            "num_segments": num_segments,
+            "num_samples": num_samples,
+            "pictures": ["overlay"],
+        }
+    with Client(server) as client:
+        info = client.model(model, version)  # says at once that there is no such server or model
+        with (
+            open_source(source, live=live, max_fps=fps, quality=quality, tell=_say) as frames,
+            _stopping(frames),
+        ):
+            report = _Report(frames, info, camera_id, explain_on_change)
+            show = _jsonl if as_jsonl else _nothing if as_json else _lines
+            with show(report) as on_seen:
+                for seen in watch(client, frames, tell=_say, **settings):
+                    on_seen(seen, report.add(seen))
+    if as_json:
+        print_json(report.document())
+    elif not as_jsonl:
+        out.print(report.summary())
+    if report.num_bad and not frames.is_live:
+        raise typer.Exit(1)
+
+
+class _Report:
+    """What was seen so far."""
+
+    def __init__(
+        self, source: Source, model: ModelInfo, camera_id: str, folder: Path | None
+    ) -> None:
+        self.source = source
+        self._model = model
+        self._camera_id = camera_id
+        self._folder = folder
+        self._began = time.monotonic()
+        self._statuses: Counter[str] = Counter()
+        self._explained: Counter[str] = Counter()
+        self._last: FrameAnswer | None = None
+        self._num_changes = 0
+        self._changes: deque[dict[str, Any]] = deque(maxlen=_MAX_CHANGES)
+        self._classified: deque[float] = deque()
+
+    def add(self, seen: Seen) -> Path | None:
+        """Counts an answer and returns where its overlay was written."""
+        answer = seen.answer
+        self._last = answer
+        if answer.explanation is not None:
+            self._explained[answer.explanation.status.value] += 1
+            written = self._write(answer)
+            for change in reversed(self._changes):
+                if change["frame_id"] == answer.frame_id:
+                    change["overlay"] = None if written is None else str(written)
+                    break
+            return written
+        if answer.status is not FrameStatus.DECISION_EXPIRED:
+            self._statuses[answer.status.value] += 1
+        if answer.status is FrameStatus.CLASSIFIED:
+            now = time.monotonic()
+            self._classified.append(now)
+            while self._classified[0] < now - _RATE_OVER_S:
+                self._classified.popleft()
+        if answer.changed:
+            self._num_changes += 1
+            self._changes.append(
+                {
+                    "frame_id": answer.frame_id,
+                    "place": seen.place,
+                    "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+                    "label": answer.smoothed_label,
+                    "alert": answer.alert,
+                }
+            )
+        return None
+
+    @property
+    def num_bad(self) -> int:
+        return sum(self._statuses[status.value] for status in _BAD)
+
+    @property
+    def fps(self) -> float:
+        """Frames classified a second, lately."""
+        if not self._classified:
+            return 0.0
+        now = time.monotonic()
+        recent = sum(at > now - _RATE_OVER_S for at in self._classified)
+        return recent / max(min(_RATE_OVER_S, now - self._began), 0.1)
+
+    def document(self) -> dict[str, Any]:
+        last = self._last
+        return {
+            "source": self.source.name,
+            "camera_id": self._camera_id,
+            "model": self._model.name if last is None else last.model.name,
+            "version": self._model.version if last is None else last.model.version,
+            "provider": self._model.provider if last is None else last.model.provider,
+            "seconds": round(time.monotonic() - self._began, 3),
+            "num_frames": sum(self._statuses.values()),
+            "statuses": dict(self._statuses),
+            "dropped_frames": 0 if last is None else last.dropped_frames,
+            "skipped_frames": self.source.num_skipped,
+            "decision": None if last is None else last.smoothed_label,
+            "alert": last is not None and last.alert,
+            "num_changes": self._num_changes,
+            "changes": list(self._changes),
+            "explanations": dict(self._explained),
+        }
+
+    def summary(self) -> str:
+        num_frames = sum(self._statuses.values())
+        others = ", ".join(
+            f"{count} {status}"
+            for status, count in self._statuses.items()
+            if status != "classified"
+        )
+        return (
+            f"{num_frames} frames{f' ({others})' if others else ''}, {self._num_changes} changes, "
+            f"{self.source.num_skipped} skipped"
+        )
+
+    def _write(self, answer: FrameAnswer) -> Path | None:
+        change = answer.explanation
+        if self._folder is None or change is None or change.explanation is None:
+            return None
+        label = re.sub(r"[^\w-]+", "_", change.label)
+        camera_id = re.sub(r"[^\w-]+", "_", self._camera_id)
+        path = self._folder / f"{camera_id}-{answer.frame_id:06}-{label}.png"
+        path.write_bytes(change.explanation.explanations[0].overlay_png)
+        return path
+
+
+@contextmanager
+def _nothing(_report: _Report) -> Iterator[Any]:
+    yield lambda _seen, _written: None
+
+
+@contextmanager
+def _jsonl(_report: _Report) -> Iterator[Any]:
+    def show(seen: Seen, written: Path | None) -> None:
+        sys.stdout.write(json.dumps(_line(seen, written)) + "\n")
+        sys.stdout.flush()
+
+    yield show
+
+
+@contextmanager
+def _lines(report: _Report) -> Iterator[Any]:
+    """A line for each change, and on a terminal one that lives."""
+    if not out.is_terminal:
+        yield lambda seen, written: _print_news(seen, written)
+        return
+    with Live(console=out, auto_refresh=True, refresh_per_second=5, transient=True) as live:
+
+        def show(seen: Seen, written: Path | None) -> None:
+            _print_news(seen, written)
+            if seen.answer.prediction is not None:
+                live.update(_status(report, seen.answer))
+
+        yield show
+
+
+def _print_news(seen: Seen, written: Path | None) -> None:
+    answer = seen.answer
+    where = f"{datetime.now():%H:%M:%S}  frame {answer.frame_id}"
+    if seen.place:
+        where += f" ({escape(seen.place)})"
+    if (change := answer.explanation) is not None:
+        if change.explanation is None:
+            out.print(f"{where}  {escape(change.label)} is not explained: {escape(change.reason)}")
+        elif written is not None:
+            out.print(f"{where}  why {escape(change.label)}: {escape(str(written))}")
+        return
+    if answer.status in _BAD:
+        err.print(f"{where}: [red]{escape(answer.reason)}[/]")
+    if answer.changed:
+        out.print(f"{where}  {_decision(answer)}")
+
+
+def _decision(answer: FrameAnswer) -> str:
+    if answer.smoothed_label is None:
+        return "[dim]unknown[/]"
+    label = escape(answer.smoothed_label)
+    return f"[bold red]{label}[/] [red](alert)[/]" if answer.alert else f"[bold]{label}[/]"
+
+
+def _status(report: _Report, answer: FrameAnswer) -> str:
+    scores = answer.prediction.scores if answer.prediction is not None else ()
+    best = f"{escape(scores[0].label)} {scores[0].probability:.2f}" if scores else ""
+    dropped = answer.dropped_frames + report.source.num_skipped
+    return (
+        f"{_decision(answer)}   [dim]now {best}   {report.fps:.1f} frames/s   {dropped} dropped   "
+        f"{answer.timings_ms.total:.0f} ms[/]"
+    )
+
+
+def _line(seen: Seen, written: Path | None) -> dict[str, Any]:
+    answer, prediction = seen.answer, seen.answer.prediction
+    line: dict[str, Any] = {
+        "frame_id": answer.frame_id,
+        "place": seen.place,
+        "status": answer.status.value,
+        "smoothed_label": answer.smoothed_label,
+        "changed": answer.changed,
+        "alert": answer.alert,
+        "dropped_frames": answer.dropped_frames,
+        "reason": answer.reason,
+        "model": answer.model.name,
+        "version": answer.model.version,
+        "provider": answer.model.provider,
+        "capture_time": answer.capture_time and answer.capture_time.isoformat(),
+        "total_ms": answer.timings_ms.total,
+    }
+    if prediction is not None:
+        line["decision"] = prediction.decision.value
+        line["label"] = prediction.label
+        line["labels"] = list(prediction.labels)
+        line["scores"] = [
+            {"label": score.label, "probability": score.probability} for score in prediction.scores
+        ]
+    if (change := answer.explanation) is not None:
+        line["explanation"] = {
+            "status": change.status.value,
+            "label": change.label,
+            "reason": change.reason,
+            "superseded_changes": change.superseded_changes,
+            "overlay": None if written is None else str(written),
+        }
+        if change.explanation is not None:
+            line["explanation"] |= explanation_document(Path(seen.place), change.explanation)
+    return line
+
+
+def _say(message: str) -> None:
+    err.print(escape(message))
+
+
+@contextmanager
+def _stopping(source: Source) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops the source, the second ends the process."""
+    reading, writing = os.pipe()
+
+    def told(_number: int, _frame: Any) -> None:
+        # No more than this: the main thread may hold any lock just now.
+        os.write(writing, b".")
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def wait() -> None:
+        if os.read(reading, 1) == b".":
+            source.stop()
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.write(writing, b"-")
+        thread.join()
+        os.close(reading)
+        os.close(writing)

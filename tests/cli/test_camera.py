@@ -1,0 +1,245 @@
+"""`limelens camera` with real videos against a real server."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMAND = (sys.executable, "-m", "limelens.cli", "camera")
+RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (99, 99, 99)
+
+
+def save_video(path: Path, colours: list[tuple[int, int, int]]) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for colour in colours:
+            pixels = np.full((32, 64, 3), colour, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Path:
+    """A second of nobody, one of an alert, two of an all-clear."""
+    return save_video(tmp_path / "visit.mp4", [GREY] * 10 + [RED] * 10 + [GREEN] * 20)
+
+
+@pytest.fixture
+def address(start_server: Callable[..., Any]) -> str:
+    found: str = start_server().address
+    return found
+
+
+def test_a_line_tells_each_change(limelens: Callable[..., Any], visit: Path, address: str) -> None:
+    result = limelens("camera", visit, "--server", address, "--window", 5, "--required-to-alert", 1)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    first, second, summary = result.stdout.splitlines()
+    assert first.endswith("frame 10 (1.000 s)  red (alert)")
+    assert second.endswith("frame 22 (2.200 s)  green")
+    assert summary == "40 frames, 2 changes, 0 skipped"
+
+
+def test_json_is_one_document_at_the_end(
+    limelens: Callable[..., Any], visit: Path, address: str
+) -> None:
+    found = limelens(
+        "camera", visit, "--server", address, "--fps", 5, "--camera-id", "door", "--json"
+    )
+    assert found.exit_code == 0
+    document = found.json
+    assert (document["camera_id"], document["model"], document["version"]) == ("door", "colours", 1)
+    assert document["num_frames"] == 20
+    assert document["statuses"] == {"classified": 20}
+    assert (document["dropped_frames"], document["skipped_frames"]) == (0, 0)
+    assert (document["decision"], document["alert"]) == ("green", False)
+    assert document["num_changes"] == 2
+    assert [(one["label"], one["alert"], one["place"]) for one in document["changes"]] == [
+        ("red", True, "1.000 s"), ("green", False, "2.000 s"),
+    ]  # fmt: skip
+
+
+def test_jsonl_is_a_line_for_each_answer(
+    limelens: Callable[..., Any], visit: Path, address: str
+) -> None:
+    result = limelens(
+        "camera", visit, "--server", address, "--jsonl", "--region", "0,0,0.5,1", "--fps", 2,
+        "--threshold", 0.5,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["frame_id"] for line in lines] == list(range(8))
+    assert [line["smoothed_label"] for line in lines] == [
+        None, None, "red", "red", "green", "green", "green", "green",
+    ]  # fmt: skip
+    assert lines[2]["scores"][0]["label"] == "red"
+    assert lines[2]["changed"]
+    assert lines[2]["alert"]
+    assert lines[0]["decision"] == "abstained"
+
+
+def test_changes_are_explained_into_a_folder(
+    limelens: Callable[..., Any], visit: Path, address: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "why" / "door"
+    result = limelens(
+        "camera", visit, "--server", address, "--explain-on-change", folder, "--num-segments", 4,
+        "--num-samples", 20, "--hide", "blur", "--jsonl", "--camera-id", "front door",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    told = [line for line in lines if line["status"] == "explanation"]
+    assert [line["explanation"]["label"] for line in told] == ["red", "green"]
+    assert told[0]["explanation"]["explanations"][0]["label"] == "red"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "front_door-000010-red.png", "front_door-000020-green.png",
+    ]  # fmt: skip
+    assert told[0]["explanation"]["overlay"] == str(folder / "front_door-000010-red.png")
+    with Image.open(folder / "front_door-000010-red.png") as overlay:
+        assert overlay.size == (64, 32)
+
+
+def test_overlays_of_alerts_alone(
+    limelens: Callable[..., Any], visit: Path, address: str, tmp_path: Path
+) -> None:
+    result = limelens(
+        "camera", visit, "--server", address, "--explain-on-change", tmp_path / "why",
+        "--alerts-only", "--num-samples", 20, "--num-segments", 4, "--json",
+    )  # fmt: skip
+    assert [one.get("overlay") for one in result.json["changes"]] == [
+        str(tmp_path / "why" / "camera-000010-red.png"), None,
+    ]  # fmt: skip
+    assert result.json["explanations"] == {"explained": 1}
+
+
+def test_a_picture_that_is_none_is_told_and_the_exit_code_is_1(
+    limelens: Callable[..., Any], address: str, tmp_path: Path
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), RED).save(file, "PNG")
+    (tmp_path / "a.png").write_bytes(file.getvalue())
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    result = limelens("camera", tmp_path, "--server", address)
+    assert result.exit_code == 1
+    assert "b.png" in result.stderr
+    assert "not a picture that is read" in result.stderr
+    assert "2 frames (1 invalid), 1 changes" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--json", "--jsonl"), "expected one of them"),
+        (("--window", 5, "--required", 2), "expected 3 to 5"),
+        (("--window", 5, "--required-to-alert", 4), "at most --required, 3"),
+        (("--region", "1,2"), "expected four fractions"),
+        (("--hide", "paint"), "expected mean, blur, shuffle"),
+    ],
+)
+def test_options_that_cannot_be_are_wrong_usage(
+    limelens: Callable[..., Any], visit: Path, tmp_path: Path, arguments: Any, message: str
+) -> None:
+    result = limelens("camera", visit, "--explain-on-change", tmp_path / "why", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_source_or_a_server_that_is_not_there_says_so(
+    limelens: Callable[..., Any], visit: Path, address: str
+) -> None:
+    result = limelens("camera", "nowhere.mp4", "--server", address)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("limelens: nowhere.mp4: there is no such file")
+    result = limelens("camera", visit, "--server", "127.0.0.1:9")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("limelens: ")
+
+
+@pytest.fixture
+def endless() -> Iterator[int]:
+    """The reading end of a pipe into which a camera films for ever."""
+    reading, writing = os.pipe()
+    over = threading.Event()
+
+    def film() -> None:
+        with (
+            os.fdopen(writing, "wb", buffering=0) as pipe,
+            av.open(pipe, "w", format="mpegts") as container,
+        ):
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+            pixels = np.full((32, 64, 3), RED, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            try:
+                while not over.wait(0.01):
+                    container.mux(stream.encode(frame))
+            except OSError:
+                pass
+
+    thread = threading.Thread(target=film, daemon=True)
+    thread.start()
+    yield reading
+    over.set()
+    os.close(reading)
+    thread.join(5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_politely(endless: int, address: str, number: int) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "-", "--server", address, "--newest-only", "--jsonl"],
+        stdin=endless,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(number)
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    lines += [json.loads(line) for line in rest.splitlines()]
+    assert all(line["smoothed_label"] == "red" for line in lines[-2:])
+    # What was sent is answered: no number is missing.
+    assert sorted(line["frame_id"] for line in lines) == list(range(len(lines)))
+
+
+def test_on_a_terminal_one_line_lives(visit: Path, address: str) -> None:
+    leader, follower = os.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, visit, "--server", address],
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(follower)
+    shown = b""
+    began = time.monotonic()
+    while time.monotonic() - began < 60:
+        try:
+            read = os.read(leader, 4096)
+        except OSError:  # the other end was closed
+            break
+        shown += read
+    _, errors = process.communicate(timeout=30)
+    os.close(leader)
+    assert process.returncode == 0, errors
+    assert b"frames/s" in shown
+    assert b"dropped" in shown
+    assert b"40 frames, 2 changes" in shown
