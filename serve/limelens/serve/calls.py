@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import random
 import time
@@ -20,7 +21,9 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from limelens.serve.errors import InvalidRequestError, MalformedMessageError
-from limelens.serve.status import is_internal, to_abort
+from limelens.serve.observing.call import Call, current
+from limelens.serve.observing.observer import Metadata, Observer
+from limelens.serve.status import code_name, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
@@ -32,10 +35,27 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 
 
 class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
-    """Wraps the handlers of limelens' services; others (health, reflection) pass as they are."""
+    """Wraps the handlers of limelens' services; others (health, reflection) pass as they are.
 
-    def __init__(self, services: Iterable[str]) -> None:
+    Args:
+        services: Full names of the services.
+        observer: Is told of every call.
+        caller: Says who calls, within a call; empty where that is not known.
+        log_ok: The level at which calls that went well are logged.
+    """
+
+    def __init__(
+        self,
+        services: Iterable[str],
+        observer: Observer | None = None,
+        *,
+        caller: Callable[[], str] = lambda: "",
+        log_ok: int = logging.DEBUG,
+    ) -> None:
         self._prefixes = tuple(f"/{service}/" for service in services)
+        self._observer = observer or Observer()
+        self._caller = caller
+        self._log_ok = log_ok
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -52,11 +72,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         method: str = handler_call_details.method
         if handler is None or not method.startswith(self._prefixes):
             return handler
-        own_id = _own_id(handler_call_details.invocation_metadata)
-        name = method.rpartition("/")[2]
+        around = functools.partial(
+            self._around, method=method, metadata=handler_call_details.invocation_metadata or ()
+        )
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._around(handler.stream_stream, name, own_id),
+                around(handler.stream_stream),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
@@ -65,39 +86,82 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         if handler.response_streaming:
             reading = _reading_one(handler.unary_stream, handler.request_deserializer)
             return grpc.stream_stream_rpc_method_handler(
-                self._around(reading, name, own_id), None, handler.response_serializer
+                around(reading), None, handler.response_serializer
             )
         reading = _reading_one(handler.unary_unary, handler.request_deserializer)
         return grpc.stream_unary_rpc_method_handler(
-            self._around(reading, name, own_id), None, handler.response_serializer
+            around(reading), None, handler.response_serializer
         )
 
     def _around(
-        self, handle: Callable[[Any, Any], Awaitable[Any]], name: str, own_id: str
+        self, handle: Callable[[Any, Any], Awaitable[Any]], method: str, metadata: Metadata
     ) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def call(request: Any, context: Any) -> Any:
-            request_id.set(own_id)
-            began = time.monotonic()
+        _, service, rpc = method.split("/")
+
+        async def answer(request: Any, context: Any) -> Any:
+            call = Call(service, rpc, _own_id(metadata), time.monotonic(), self._caller())
+            request_id.set(call.request_id)
+            current.set(call)
             self._count += 1
             self._none.clear()
+            self._observer.call_began(call, metadata)
             try:
                 reply = await handle(request, context)
-                _note(logging.DEBUG, name, "OK", own_id, began)
+                self._ended(call, "OK", self._log_ok)
                 return reply
             except grpc.aio.AbortError:
+                self._ended(call, code_name(context.code()), logging.INFO)
                 raise
             except asyncio.CancelledError:
-                _note(logging.INFO, name, "CANCELLED", own_id, began)
+                self._ended(call, left_code(context.time_remaining()), logging.INFO)
                 raise
             except Exception as error:
-                await _refuse(context, error, name, own_id, began)
+                await self._refuse(context, error, call)
                 return None
             finally:
                 self._count -= 1
                 if not self._count:
                     self._none.set()
 
-        return call
+        return answer
+
+    async def _refuse(self, context: Any, error: Exception, call: Call) -> None:
+        code, message, trailing = to_abort(error, call.request_id)
+        if is_internal(error):
+            self._ended(call, code.name, logging.ERROR, error=error)
+        else:
+            self._ended(call, code.name, logging.INFO, reason=message)
+        # A status lies behind the answers that went before it: whoever reads none of them must
+        # not keep the call open. gRPC hands the status over when they do.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MAX_TELLING_S):
+                await context.abort(code, message, trailing)
+
+    def _ended(
+        self,
+        call: Call,
+        code: str,
+        level: int,
+        *,
+        reason: str = "",
+        error: Exception | None = None,
+    ) -> None:
+        """Told before the answer goes: who has it finds it counted."""
+        call.seconds = seconds = time.monotonic() - call.began
+        self._observer.call_ended(call, code)
+        if not _log.isEnabledFor(level):
+            return
+        _log.log(
+            level,
+            "%s %s in %.1f ms, request %s%s",
+            call.rpc,
+            code,
+            1000 * seconds,
+            call.request_id,
+            f": {reason}" if reason else "",
+            exc_info=error,
+            extra={"code": code, "duration_ms": round(1000 * seconds, 3), **call.fields()},
+        )
 
 
 def _reading_one(
@@ -118,45 +182,6 @@ def _reading_one(
         return await handle(parsed.pop(), context)
 
     return read
-
-
-async def _refuse(context: Any, error: Exception, name: str, own_id: str, began: float) -> None:
-    code, message, trailing = to_abort(error, own_id)
-    if is_internal(error):
-        _note(logging.ERROR, name, code.name, own_id, began, error=error)
-    else:
-        _note(logging.INFO, name, code.name, own_id, began, reason=message)
-    # A status lies behind the answers that went before it: whoever reads none of them must not
-    # keep the call open. gRPC hands the status over when they do.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_MAX_TELLING_S):
-            await context.abort(code, message, trailing)
-
-
-def _note(
-    level: int,
-    name: str,
-    code: str,
-    own_id: str,
-    began: float,
-    *,
-    reason: str = "",
-    error: Exception | None = None,
-) -> None:
-    if not _log.isEnabledFor(level):
-        return
-    duration_ms = 1000 * (time.monotonic() - began)
-    _log.log(
-        level,
-        "%s %s in %.1f ms, request %s%s",
-        name,
-        code,
-        duration_ms,
-        own_id,
-        f": {reason}" if reason else "",
-        exc_info=error,
-        extra={"rpc": name, "code": code, "request_id": own_id, "duration_ms": duration_ms},
-    )
 
 
 def _own_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:

@@ -82,6 +82,7 @@ class Repository:
         self._served: Mapping[_Key, Served] = {}
         self._refused: Mapping[_Key, Refused] = {}
         self._stamps: dict[_Key, _Stamp] = {}
+        self._num_failures = 0
         self._check_folder()
         self.refresh()
         if not self._served:
@@ -99,6 +100,11 @@ class Repository:
         """By name, then version."""
         current = self._refused
         return tuple(current[key] for key in sorted(current))
+
+    @property
+    def num_failures(self) -> int:
+        """How often a file was refused, those refused since then once more included."""
+        return self._num_failures
 
     def get(self, name: str = "", version: int = 0) -> Served:
         """The model that is meant.
@@ -171,6 +177,7 @@ class Repository:
                     failure = error
                 now = Refused(name, version, str(error))
                 if refused.get(key) != now or isinstance(error, BundleError):
+                    self._num_failures += 1
                     _log.error("refused %s version %d: %s", name, version, error)
                     changed = True
                 refused[key] = now

@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,11 @@ from grpc_reflection.v1alpha import reflection
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
+from limelens.serve.observing.http import HttpPort, check_address
+from limelens.serve.observing.metrics import Metrics
+from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.repository import Repository
+from limelens.serve.scheduler import Ended
 from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
@@ -65,6 +69,10 @@ class ServerConfig:
         grace_s: How long calls under way may go on when the server is told to stop.
         reload_s: How often the folder is looked at for new versions; 0 is never.
         service: How much is taken on.
+        http: `HOST:PORT` of metrics and probes; None is nowhere.
+        insecure_http: Whether other machines may reach that.
+        trace_to: Where traces go, see `tracing_to`; None is nowhere.
+        access_log: Whether calls that went well are logged at INFO too, not only at DEBUG.
     """
 
     models: Path
@@ -79,6 +87,10 @@ class ServerConfig:
     grace_s: float = 10.0
     reload_s: float = 0.0
     service: ServiceSettings = field(default_factory=ServiceSettings)
+    http: str | None = None
+    insecure_http: bool = False
+    trace_to: str | None = None
+    access_log: bool = False
 
 
 class Server:
@@ -87,16 +99,33 @@ class Server:
     Args:
         config: How it is set up.
         repository: What it serves.
+        observers: Are told what happens, beside those that the configuration asks for.
+        caller: Says who calls, within a call, for the log and for traces.
 
     Raises:
         ListenError: The address may not or cannot be listened on.
+        MissingExtraError: Traces are asked for without what they need.
     """
 
-    def __init__(self, config: ServerConfig, repository: Repository) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        repository: Repository,
+        *,
+        observers: Iterable[Observer] = (),
+        caller: Callable[[], str] = lambda: "",
+    ) -> None:
         host = _host(config)
         self._config = config
         self._repository = repository
-        self._calls = Calls([SERVICE_NAME])
+        metrics = None if config.http is None else Metrics(repository)
+        self._observer = Observers([*observers, *([metrics] if metrics else []), *_traces(config)])
+        self._calls = Calls(
+            [SERVICE_NAME],
+            self._observer,
+            caller=caller,
+            log_ok=logging.INFO if config.access_log else logging.DEBUG,
+        )
         self._server = grpc.aio.server(
             interceptors=[self._calls],
             options=_options(config.max_message_bytes),
@@ -104,7 +133,12 @@ class Server:
         )
         port = _bind(self._server, config)
         self.address = f"{host}:{port}" if port > 1 else config.listen
-        self.service = ClassifierService(repository, config.service)
+        self.service = ClassifierService(
+            repository,
+            config.service,
+            on_ended=_telling(self._observer.picture_ended),
+            observer=self._observer,
+        )
         self._health = health.aio.HealthServicer()
         service_grpc.add_ClassifierServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self.service, self._server
@@ -114,11 +148,23 @@ class Server:
             names = [SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
         self._reloading: asyncio.Task[None] | None = None
+        self._unready = "starting"
+        self.http: HttpPort | None = None
+        if config.http is not None and metrics is not None:
+            metrics.look_at(self.service)
+            self.http = HttpPort(
+                config.http, metrics.registry, self.why_unready, insecure=config.insecure_http
+            )
+
+    def why_unready(self) -> str:
+        """Why no calls are welcome; empty while they are. May be asked from any thread."""
+        return self._unready or ("" if self._repository.served else "no model is served")
 
     async def start(self) -> None:
         """Begins to answer."""
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self._unready = ""
         if self._config.reload_s > 0:
             self._reloading = asyncio.create_task(self._reload())
 
@@ -129,6 +175,7 @@ class Server:
             grace_s: How long at most; None is what the configuration says.
         """
         grace_s = self._config.grace_s if grace_s is None else grace_s
+        self._unready = "going down"
         if self._reloading is not None:
             self._reloading.cancel()
         await self._health.enter_graceful_shutdown()
@@ -143,6 +190,9 @@ class Server:
         await self._server.stop(0)
         await stopping
         await asyncio.to_thread(self.service.close)
+        await asyncio.to_thread(self._observer.close)
+        if self.http is not None:
+            await asyncio.to_thread(self.http.close)
 
     async def _reload(self) -> None:
         while True:
@@ -170,6 +220,8 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
     """
     _host(config)  # refused before the models are loaded
+    if config.http is not None:
+        check_address(config.http, insecure=config.insecure_http)
     repository = Repository(config.models, config.device, num_threads=config.num_threads)
     asyncio.run(_run(config, repository, announce))
     return 0
@@ -204,6 +256,8 @@ async def _run(
             _log.warning("%s runs on the CPU: %s", one.name, one.bundle.provider_reason)
     line = ready_line(server.address, repository)
     _log.info("%s", line)
+    if server.http is not None:
+        _log.info("metrics and probes on http://%s", server.http.address)
     announce(line)
     await told.wait()
     _log.info("told to stop; calls under way have %g seconds", config.grace_s)
@@ -211,6 +265,24 @@ async def _run(
         loop.remove_signal_handler(number)  # a second signal ends the process at once
     await server.stop()
     _log.info("stopped")
+
+
+def _telling(*listeners: Callable[[Ended], None]) -> Callable[[Ended], None]:
+    """One callable that tells several."""
+
+    def tell(ended: Ended) -> None:
+        for listener in listeners:
+            listener(ended)
+
+    return tell
+
+
+def _traces(config: ServerConfig) -> list[Observer]:
+    if config.trace_to is None:
+        return []
+    from limelens.serve.observing.tracing import tracing_to
+
+    return [tracing_to(config.trace_to)]
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

@@ -29,6 +29,7 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.image import fit
+from limelens.serve.observing.observer import FrameClassified, Observer
 from limelens.serve.replies import model_ref, prediction_message, timings_message
 from limelens.serve.repository import Served
 from limelens.serve.requests import Limits, Picture, StreamSettings, read_picture
@@ -42,6 +43,10 @@ MAX_UNREAD: Final = 256
 """Answers kept for a slow reader; the oldest go first."""
 MAX_LOST: Final = 2048
 """Answers lost to a slow reader until the stream is ended."""
+_FATES: Final = {
+    number: name.removeprefix("FRAME_STATUS_").lower()
+    for name, number in service_pb2.FrameStatus.items()
+}
 _log = logging.getLogger(__name__)
 
 
@@ -88,6 +93,7 @@ class Camera:
         scheduler: The queue in front of it.
         limits: Of the server.
         idle_s: A stream that sends nothing for so long is ended.
+        observer: Is told of every frame.
     """
 
     def __init__(
@@ -98,7 +104,9 @@ class Camera:
         limits: Limits,
         *,
         idle_s: float,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Observer()
         self._settings = settings
         self._served = served
         self._scheduler = scheduler
@@ -206,6 +214,8 @@ class Camera:
                 answer = self._answers.popleft()
                 answer.changed = answer.smoothed_label != self._last_told
                 self._last_told = answer.smoothed_label
+                if answer.changed and answer.alert:
+                    self._observer.camera_alerted(self._served)
                 await self._write(context, answer)
             if self._stopping:
                 raise UnavailableError("the server is going down; expected the camera to reconnect")
@@ -265,6 +275,9 @@ class Camera:
             outcome.probabilities, metadata, top_k=answering.top_k, threshold=answering.threshold
         )
         self._smoothing.add(spoken_label(prediction, metadata.alert_labels))
+        self._observer.frame_classified(
+            FrameClassified(self._served, outcome, prediction, frame.arrived_at)
+        )
         answer = self._message(frame.message, service_pb2.FRAME_STATUS_CLASSIFIED)
         answer.prediction.CopyFrom(prediction_message(prediction))
         answer.timings.CopyFrom(timings_message([outcome], frame.arrived_at, time.monotonic()))
@@ -300,8 +313,10 @@ class Camera:
         if len(self._answers) >= MAX_UNREAD:
             lost = self._answers.popleft()
             self._num_lost += 1
+            self._observer.answers_lost(self._served, 1)
             if lost.status == service_pb2.FRAME_STATUS_CLASSIFIED:
                 self._num_dropped += 1
+        self._observer.frame_ended(self._served, _FATES[answer.status])
         self._answers.append(answer)
         self._something.set()
 
