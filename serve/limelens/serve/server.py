@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
@@ -24,13 +24,15 @@ from grpc_reflection.v1alpha import reflection
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
-from limelens.serve.observing.http import HttpPort, check_address
-from limelens.serve.observing.metrics import Metrics
 from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.repository import Repository
 from limelens.serve.scheduler import Ended
 from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
+
+if TYPE_CHECKING:
+    from limelens.serve.observing.http import HttpPort
+    from limelens.serve.observing.metrics import Metrics
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ class Server:
         host = _host(config)
         self._config = config
         self._repository = repository
-        metrics = None if config.http is None else Metrics(repository)
+        metrics = _metrics(config, repository)
         self._observer = Observers([*observers, *([metrics] if metrics else []), *_traces(config)])
         self._calls = Calls(
             [SERVICE_NAME],
@@ -151,6 +153,8 @@ class Server:
         self._unready = "starting"
         self.http: HttpPort | None = None
         if config.http is not None and metrics is not None:
+            from limelens.serve.observing.http import HttpPort
+
             metrics.look_at(self.service)
             self.http = HttpPort(
                 config.http, metrics.registry, self.why_unready, insecure=config.insecure_http
@@ -221,6 +225,8 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
     """
     _host(config)  # refused before the models are loaded
     if config.http is not None:
+        from limelens.serve.observing.http import check_address
+
         check_address(config.http, insecure=config.insecure_http)
     repository = Repository(config.models, config.device, num_threads=config.num_threads)
     asyncio.run(_run(config, repository, announce))
@@ -275,6 +281,15 @@ def _telling(*listeners: Callable[[Ended], None]) -> Callable[[Ended], None]:
             listener(ended)
 
     return tell
+
+
+def _metrics(config: ServerConfig, repository: Repository) -> Metrics | None:
+    if config.http is None:
+        return None
+    # Loaded only where they are asked for: a server without them starts sooner and is smaller.
+    from limelens.serve.observing.metrics import Metrics
+
+    return Metrics(repository)
 
 
 def _traces(config: ServerConfig) -> list[Observer]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -186,9 +187,10 @@ class Tracing(Observer):
         self._stages(parent, stages, {})
 
     def close(self) -> None:
-        """Sends what is left, for a moment at most."""
-        self._provider.force_flush(round(1000 * _CLOSE_S))
-        self._provider.shutdown()
+        """Sends what is left, for a moment at most: nobody waits for a collector that is gone."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_CLOSE_S)
 
     def _parent(self) -> Span | None:
         call = current.get()
