@@ -1,9 +1,9 @@
-"""What it costs a server to be watched: CPU per picture with metrics, over that without.
+"""What it costs a server to be watched: CPU per picture with metrics or traces, over that without.
 
-Two servers, one with `--http`, are asked in turns for the same picture by the same callers; the
-one with metrics is also read once in every round, as often as a Prometheus that is in a hurry.
-The ratio is that of all rounds together; beside it stands the CPU of the counting alone, measured
-by doing nothing else. On a shared machine the ratio wavers by a few percent, the counting does not.
+Three servers are asked in turns for the same picture by the same callers: one that nobody
+watches, one with metrics, which are read once in every round, and one that sends a trace of every
+call to a receiver here. Beside that stands the CPU of the counting alone, measured by doing nothing
+else. On a shared machine the ratios waver by a few percent, the counting does not.
 
     python -m benchmarks.observing [--rounds 20] [--images 400] [--callers 8]
 """
@@ -21,8 +21,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import grpc
 import numpy as np
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -56,6 +59,25 @@ class _Server:
             return 0
         with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=30) as answer:
             return len(answer.read())
+
+
+class _Receiver(trace_service_pb2_grpc.TraceServiceServicer):
+    """An OpenTelemetry collector that forgets."""
+
+    def Export(self, _request: Any, _context: Any) -> Any:  # the contract's name
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@contextmanager
+def _receiving() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Receiver(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
 
 
 @contextmanager
@@ -94,37 +116,48 @@ def main() -> None:
     file = io.BytesIO()
     Image.fromarray(astronaut()).resize((224, 224)).save(file, "JPEG", quality=90)
     picture = file.getvalue()
-    spent: dict[str, list[float]] = {"without": [], "with": []}
+    spent: dict[str, list[float]] = {"unwatched": [], "metrics": [], "traces": []}
     with (
-        _serving() as without,
-        _serving("--http", "127.0.0.1:0") as watched,
-        Client(without.address) as asking_without,
-        Client(watched.address) as asking_watched,
+        _receiving() as receiver,
+        _serving() as unwatched,
+        _serving("--http", "127.0.0.1:0") as measured,
+        _serving("--trace-to", receiver) as traced,
+        Client(unwatched.address) as ask_unwatched,
+        Client(measured.address) as ask_measured,
+        Client(traced.address) as ask_traced,
         ThreadPoolExecutor(arguments.callers) as callers,
     ):
-        turns = [("without", without, asking_without), ("with", watched, asking_watched)]
+        turns = [
+            ("unwatched", unwatched, ask_unwatched),
+            ("metrics", measured, ask_measured),
+            ("traces", traced, ask_traced),
+        ]
         for number in range(arguments.rounds + 1):
-            for name, server, client in turns if number % 2 else reversed(turns):
+            first = number % len(turns)
+            for name, server, client in turns[first:] + turns[:first]:
                 began = server.cpu_s()
                 list(callers.map(client.classify, [[picture]] * arguments.images))
                 server.scrape()
                 if number:  # the first round warms up
                     spent[name].append((server.cpu_s() - began) / arguments.images)
-        size = watched.scrape()
-    ratios = [a / b for a, b in zip(spent["with"], spent["without"], strict=True)]
-    without_s = statistics.mean(spent["without"])
+        size = measured.scrape()
     counting_s = _counting_s()
+    console = Console()
     table = Table(title=f"{arguments.rounds} rounds of {arguments.images} pictures of 224 px")
-    table.add_column("server CPU")
-    table.add_column("value", justify="right")
-    table.add_row("without metrics, ms a picture", f"{1000 * without_s:.3f}")
-    table.add_row("with metrics, ms a picture", f"{1000 * statistics.mean(spent['with']):.3f}")
-    table.add_row("with / without, all rounds", f"{sum(spent['with']) / sum(spent['without']):.3f}")
-    table.add_row("with / without, median of rounds", f"{statistics.median(ratios):.3f}")
-    table.add_row("counting alone, µs a picture", f"{1e6 * counting_s:.1f}")
-    table.add_row("counting alone / without", f"{counting_s / without_s:.4f}")
-    table.add_row("one answer of /metrics, bytes", f"{size:,}")
-    Console().print(table)
+    for column in ("server", "CPU-ms a picture", "over unwatched", "median of rounds"):
+        table.add_column(column, justify="left" if column == "server" else "right")
+    for name, each in spent.items():
+        ratios = [a / b for a, b in zip(each, spent["unwatched"], strict=True)]
+        table.add_row(
+            name,
+            f"{1000 * statistics.mean(each):.3f}",
+            f"{sum(each) / sum(spent['unwatched']):.3f}",
+            f"{statistics.median(ratios):.3f}",
+        )
+    console.print(table)
+    share = counting_s / statistics.mean(spent["unwatched"])
+    console.print(f"counting alone: {1e6 * counting_s:.1f} µs a picture, {share:.4f} of unwatched")
+    console.print(f"one answer of /metrics: {size:,} bytes")
 
 
 def _counting_s(times: int = 20_000) -> float:
