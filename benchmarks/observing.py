@@ -71,7 +71,9 @@ class _Receiver(trace_service_pb2_grpc.TraceServiceServicer):
 @contextmanager
 def _receiving() -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(1))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Receiver(), server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        _Receiver(), server
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -114,7 +116,8 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=8)
     arguments = parser.parse_args()
     file = io.BytesIO()
-    Image.fromarray(astronaut()).resize((224, 224)).save(file, "JPEG", quality=90)
+    portrait = Image.fromarray(astronaut())  # type: ignore[no-untyped-call]
+    portrait.resize((224, 224)).save(file, "JPEG", quality=90)
     picture = file.getvalue()
     spent: dict[str, list[float]] = {"unwatched": [], "metrics": [], "traces": []}
     with (

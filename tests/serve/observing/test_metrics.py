@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import numpy as np
 import pytest
 import yaml
@@ -19,7 +21,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from limelens.serve import Client
+from limelens.serve import Client, stream
 from limelens.serve.decision import Decision, Prediction
 from limelens.serve.errors import (
     ExpiredError,
@@ -33,6 +35,7 @@ from limelens.serve.observing.observer import Answered
 from limelens.serve.repository import Repository
 from limelens.serve.service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2
 
 ROOT = Path(__file__).parents[3]
@@ -200,6 +203,37 @@ def test_a_stale_frame_is_counted_as_such(watch: Callable[..., Any], gate: Any) 
         assert len(camera.end()) == 1
     assert watched.value("limelens_frames_total", fate="stale") == 1
     assert watched.value("limelens_pictures_total", priority="frame", fate="dropped") == 1
+
+
+async def test_answers_that_a_camera_does_not_read_are_counted(
+    watch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MAX_UNREAD", 50)
+    monkeypatch.setattr(stream, "MAX_LOST", 200)
+    watched = watch()
+    text = image_pb2.Image(encoded=b"x" * 600)  # no picture, so that each answer is long
+    config = service_pb2.StreamConfig(camera_id="door")
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
+    async with grpc.aio.insecure_channel(watched.address, small_window) as channel:
+        stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.ClassifyStream()
+        await call.write(service_pb2.ClassifyStreamRequest(config=config))
+
+        async def flood() -> None:
+            while True:
+                frame = service_pb2.Frame(image=text)
+                await call.write(service_pb2.ClassifyStreamRequest(frame=frame))
+
+        writing = asyncio.create_task(flood())
+        async with asyncio.timeout(30):
+            while await asyncio.to_thread(watched.value, "limelens_lost_answers_total") < 201:
+                await asyncio.sleep(0.05)
+            with pytest.raises(grpc.RpcError):
+                async for _ in call:
+                    pass
+            await asyncio.gather(writing, return_exceptions=True)
+    lost = await asyncio.to_thread(watched.value, "limelens_lost_answers_total", model="colours")
+    assert lost == 201
 
 
 def test_pictures_nobody_waits_for_any_more_are_counted_as_dropped(
@@ -373,8 +407,8 @@ def test_scrapes_under_load_lose_nothing(watch: Callable[..., Any]) -> None:
         scrapes = [pool.submit(scrape) for _ in range(4)]
         for one in calls:
             one.result()
-        for one in scrapes:
-            assert one.result() == sorted(one.result())
+        for seen in scrapes:
+            assert seen.result() == sorted(seen.result())
     assert watched.value("limelens_decisions_total", label="red") == 100
     assert watched.value("limelens_request_seconds_count", code="OK") == 100
 
@@ -395,7 +429,7 @@ def test_openmetrics_is_told_to_who_accepts_it(watch: Callable[..., Any]) -> Non
     assert plain.content_type.startswith("text/plain")
     page = watched.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert page.content_type.startswith("application/openmetrics-text")
-    found = {family.name: family for family in openmetrics_families(page.text)}
+    found = {family.name: family for family in openmetrics_families(page.text)}  # type: ignore[no-untyped-call]
     assert found["limelens_decisions"].type == "counter"
     assert found["limelens_model"].type == "info"
     same = {family.name.removesuffix("_info") for family in families(plain.text)}
