@@ -1,11 +1,12 @@
 """What it costs a server to be watched: CPU per picture with metrics or traces, over that without.
 
-Three servers are asked in turns for the same picture by the same callers: one that nobody
-watches, one with metrics, which are read once in every round, and one that sends a trace of every
-call to a receiver here. Beside that stands the CPU of the counting alone, measured by doing nothing
-else. On a shared machine the ratios waver by a few percent, the counting does not.
+Four servers are asked in turns for the same picture by the same callers: one that nobody watches,
+another of the kind, by which one sees what chance does, one with metrics, which are read every few
+rounds, and one that sends a trace of every call to a receiver here. Beside that stands the CPU of
+the counting and of one reading alone, measured by doing nothing else: on a shared machine the
+ratios waver by a few percent, these do not.
 
-    python -m benchmarks.observing [--rounds 20] [--images 400] [--callers 8]
+    python -m benchmarks.observing [--rounds 40] [--images 200] [--callers 8]
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Repository
 from limelens.serve.scheduler import Ended, Fate, Outcome, Priority
 
+_ROUNDS_A_SCRAPE = 5
+_SCRAPES = 100
 _CPU_CLOCK = 2  # of the kernel's clocks of a process, the one that the scheduler keeps
 
 
@@ -111,27 +114,32 @@ def _serving(*options: str) -> Iterator[_Server]:
 def main() -> None:
     """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--images", type=int, default=400, help="in a round")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--images", type=int, default=200, help="in a round")
     parser.add_argument("--callers", type=int, default=8)
     arguments = parser.parse_args()
     file = io.BytesIO()
     portrait = Image.fromarray(astronaut())  # type: ignore[no-untyped-call]
     portrait.resize((224, 224)).save(file, "JPEG", quality=90)
     picture = file.getvalue()
-    spent: dict[str, list[float]] = {"unwatched": [], "metrics": [], "traces": []}
+    spent: dict[str, list[float]] = {
+        name: [] for name in ("unwatched", "unwatched too", "metrics", "traces")
+    }
     with (
         _receiving() as receiver,
         _serving() as unwatched,
+        _serving() as unwatched_too,
         _serving("--http", "127.0.0.1:0") as measured,
         _serving("--trace-to", receiver) as traced,
         Client(unwatched.address) as ask_unwatched,
+        Client(unwatched_too.address) as ask_unwatched_too,
         Client(measured.address) as ask_measured,
         Client(traced.address) as ask_traced,
         ThreadPoolExecutor(arguments.callers) as callers,
     ):
         turns = [
             ("unwatched", unwatched, ask_unwatched),
+            ("unwatched too", unwatched_too, ask_unwatched_too),
             ("metrics", measured, ask_measured),
             ("traces", traced, ask_traced),
         ]
@@ -140,10 +148,15 @@ def main() -> None:
             for name, server, client in turns[first:] + turns[:first]:
                 began = server.cpu_s()
                 list(callers.map(client.classify, [[picture]] * arguments.images))
-                server.scrape()
+                if number % _ROUNDS_A_SCRAPE == 0:
+                    server.scrape()
                 if number:  # the first round warms up
                     spent[name].append((server.cpu_s() - began) / arguments.images)
         size = measured.scrape()
+        began = measured.cpu_s()
+        for _ in range(_SCRAPES):
+            measured.scrape()
+        scrape_s = (measured.cpu_s() - began) / _SCRAPES
     counting_s = _counting_s()
     console = Console()
     table = Table(title=f"{arguments.rounds} rounds of {arguments.images} pictures of 224 px")
@@ -160,7 +173,7 @@ def main() -> None:
     console.print(table)
     share = counting_s / statistics.mean(spent["unwatched"])
     console.print(f"counting alone: {1e6 * counting_s:.1f} µs a picture, {share:.4f} of unwatched")
-    console.print(f"one answer of /metrics: {size:,} bytes")
+    console.print(f"one reading of /metrics: {1000 * scrape_s:.1f} ms, {size:,} bytes")
 
 
 def _counting_s(times: int = 20_000) -> float:
