@@ -23,7 +23,7 @@ _CONTROL[0x2029] = "\\u2029"
 
 
 def set_up_logs(level: int, log_format: LogFormat = "text") -> None:
-    """Writes the log of this process to stderr.
+    """Writes the log of this process to stderr, unless it is set up already.
 
     Args:
         level: The least that is written of limelens; of others at least INFO.
@@ -37,9 +37,13 @@ def set_up_logs(level: int, log_format: LogFormat = "text") -> None:
         if log_format == "json"
         else _Line(_TEXT)
     )
+    handler.addFilter(_is_ours_or_loud)
     handler.addFilter(_of_call)
-    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
-    logging.getLogger("limelens").setLevel(level)
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def _is_ours_or_loud(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.INFO or record.name.partition(".")[0] == "limelens"
 
 
 def _of_call(record: logging.LogRecord) -> bool:
