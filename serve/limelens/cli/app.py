@@ -132,10 +132,13 @@ _EXTRAS = {
     "onnx": "serve-cpu",
     "onnxruntime": "serve-cpu",
     "onnxscript": "train",
+    "prometheus_client": "serve-cpu",
+    "pythonjsonlogger": "serve-cpu",
     "scipy": "explain",
     "skimage": "explain",
     "sklearn": "explain",
     "tenacity": "train",
     "torch": "train",
     "torchvision": "train",
+    "waitress": "serve-cpu",
 }

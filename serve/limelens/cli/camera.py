@@ -23,9 +23,6 @@ from rich.markup import escape
 from limelens.cli.answers import DEFAULT_SERVER, RegionOption, Version, parse_region
 from limelens.cli.explaining import explanation_document, parse_hide
 from limelens.cli.printing import AsJson, err, out, print_json
-from limelens.serve.answers import FrameStatus
-from limelens.serve.camera import open_source, watch
-from limelens.serve.client import Client
 
 if TYPE_CHECKING:
     from limelens.serve.answers import FrameAnswer, ModelInfo
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
 _MAX_CHANGES: Final = 1000
 """Changes that the document at the end names, the last ones."""
 _RATE_OVER_S: Final = 5.0
-_BAD: Final = (FrameStatus.INVALID, FrameStatus.FAILED)
+_BAD: Final = ("invalid", "failed")
 
 
 def camera(
@@ -166,6 +163,10 @@ def camera(
             "num_samples": num_samples,
             "pictures": ["overlay"],
         }
+    # gRPC reads its settings when it is loaded: not before the command is known.
+    from limelens.serve.camera import open_source, watch
+    from limelens.serve.client import Client
+
     with Client(server) as client:
         info = client.model(model, version)  # says at once that there is no such server or model
         with (
@@ -215,9 +216,9 @@ class _Report:
                     change["overlay"] = None if written is None else str(written)
                     break
             return written
-        if answer.status is not FrameStatus.DECISION_EXPIRED:
+        if answer.status != "decision_expired":
             self._statuses[answer.status.value] += 1
-        if answer.status is FrameStatus.CLASSIFIED:
+        if answer.status == "classified":
             now = time.monotonic()
             self._classified.append(now)
             while self._classified[0] < now - _RATE_OVER_S:
@@ -237,7 +238,7 @@ class _Report:
 
     @property
     def num_bad(self) -> int:
-        return sum(self._statuses[status.value] for status in _BAD)
+        return sum(self._statuses[status] for status in _BAD)
 
     @property
     def fps(self) -> float:

@@ -107,6 +107,32 @@ def serve(
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of the log on stderr.")
     ] = "warning",
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="Of the log on stderr: lines, or objects.")
+    ] = "text",
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log calls that went well at info, not debug.")
+    ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where /metrics, /healthz and /readyz answer, such as 127.0.0.1:8501.",
+            show_default="nowhere",
+        ),
+    ] = None,
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Allow that beyond this machine.")
+    ] = False,
+    trace_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Send traces there by OTLP over gRPC; or `otlp`: where the variable "
+            "OTEL_EXPORTER_OTLP_ENDPOINT says; or `console`: to stderr. Needs limelens[tracing].",
+            show_default="nowhere",
+        ),
+    ] = None,
 ) -> None:
     """Serves the models of a folder over gRPC until SIGTERM or Ctrl-C.
 
@@ -118,13 +144,12 @@ def serve(
         # this is not set at all, and reads it when it is loaded, below.
         del os.environ["GRPC_VERBOSITY"]
     from limelens.serve.access.config import AccessConfig, JwtConfig
+    from limelens.serve.observing.logs import set_up_logs
     from limelens.serve.server import ServerConfig, Tls
     from limelens.serve.server import serve as run_server
     from limelens.serve.versions import parse_versions
 
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    set_up_logs(logging.getLevelNamesMapping()[log_level.upper()], log_format)
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key are given together")
     if tls_client_ca is not None and tls_cert is None:
@@ -168,6 +193,10 @@ def serve(
         ),
         versions=wanted,
         public_keys=tuple(require_signature or ()),
+        http=http,
+        insecure_http=insecure_http,
+        trace_to=trace_to,
+        access_log=access_log,
     )
     raise typer.Exit(run_server(config, lambda line: print(line, flush=True)))
 

@@ -20,6 +20,11 @@ class Budget:
         self._most = most
         self._held = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes that are held now."""
+        return self._held
+
     @contextmanager
     def holding(self, count: int) -> Iterator[None]:
         """Counts bytes in for as long as the context lasts.

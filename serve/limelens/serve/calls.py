@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import random
 import time
@@ -19,10 +20,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from limelens.serve.access.caller import caller_name
 from limelens.serve.access.guard import Guard
 from limelens.serve.errors import InvalidRequestError, MalformedMessageError
-from limelens.serve.status import is_internal, to_abort
+from limelens.serve.observing.call import Call, current
+from limelens.serve.observing.observer import Metadata, Observer
+from limelens.serve.status import code_name, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
@@ -37,13 +39,24 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
     """Wraps the handlers of limelens' services; others (health, reflection) pass as they are.
 
     Args:
-        services: Their names.
+        services: Full names of the services.
         guard: Stands before them.
+        observer: Is told of every call.
+        log_ok: The level at which calls that went well are logged.
     """
 
-    def __init__(self, services: Iterable[str], guard: Guard) -> None:
+    def __init__(
+        self,
+        services: Iterable[str],
+        guard: Guard,
+        observer: Observer | None = None,
+        *,
+        log_ok: int = logging.DEBUG,
+    ) -> None:
         self._guard = guard
         self._prefixes = tuple(f"/{service}/" for service in services)
+        self._observer = observer or Observer()
+        self._log_ok = log_ok
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -65,13 +78,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         method: str = handler_call_details.method
         if handler is None or not method.startswith(self._prefixes):
             return handler
-        own_id = _own_id(handler_call_details.invocation_metadata)
-        name = method.rpartition("/")[2]
+        around = functools.partial(
+            self._around, method=method, metadata=handler_call_details.invocation_metadata or ()
+        )
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._around(
-                    self._guard.before(handler.stream_stream, method, streams=True), name, own_id
-                ),
+                around(self._guard.before(handler.stream_stream, method, streams=True)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
@@ -81,40 +93,84 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
             reading = _reading_one(handler.unary_stream, handler.request_deserializer)
             reading = self._guard.before(reading, method, streams=True)
             return grpc.stream_stream_rpc_method_handler(
-                self._around(reading, name, own_id), None, handler.response_serializer
+                around(reading), None, handler.response_serializer
             )
         reading = _reading_one(handler.unary_unary, handler.request_deserializer)
         reading = self._guard.before(reading, method, streams=False)
         return grpc.stream_unary_rpc_method_handler(
-            self._around(reading, name, own_id), None, handler.response_serializer
+            around(reading), None, handler.response_serializer
         )
 
     def _around(
-        self, handle: Callable[[Any, Any], Awaitable[Any]], name: str, own_id: str
+        self, handle: Callable[[Any, Any], Awaitable[Any]], method: str, metadata: Metadata
     ) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def call(request: Any, context: Any) -> Any:
-            request_id.set(own_id)
-            began = time.monotonic()
+        _, service, rpc = method.split("/")
+
+        async def answer(request: Any, context: Any) -> Any:
+            call = Call(service, rpc, _own_id(metadata), time.monotonic())
+            request_id.set(call.request_id)
+            current.set(call)
             self._count += 1
             self._none.clear()
+            self._observer.call_began(call, metadata)
             try:
                 reply = await handle(request, context)
-                _note(logging.DEBUG, name, "OK", own_id, began)
+                self._ended(call, "OK", self._log_ok)
                 return reply
             except grpc.aio.AbortError:
+                self._ended(call, code_name(context.code()), logging.INFO)
                 raise
             except asyncio.CancelledError:
-                _note(logging.INFO, name, "CANCELLED", own_id, began)
+                self._ended(call, left_code(context.time_remaining()), logging.INFO)
                 raise
             except Exception as error:
-                await _refuse(context, error, name, own_id, began)
+                await self._refuse(context, error, call)
                 return None
             finally:
                 self._count -= 1
                 if not self._count:
                     self._none.set()
 
-        return call
+        return answer
+
+    async def _refuse(self, context: Any, error: Exception, call: Call) -> None:
+        code, message, trailing = to_abort(error, call.request_id)
+        if is_internal(error):
+            self._ended(call, code.name, logging.ERROR, error=error)
+        else:
+            self._ended(call, code.name, logging.INFO, reason=message)
+        # A status lies behind the answers that went before it: whoever reads none of them must
+        # not keep the call open. gRPC hands the status over when they do.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MAX_TELLING_S):
+                await context.abort(code, message, trailing)
+
+    def _ended(
+        self,
+        call: Call,
+        code: str,
+        level: int,
+        *,
+        reason: str = "",
+        error: Exception | None = None,
+    ) -> None:
+        """Told before the answer goes: who has it finds it counted."""
+        call.seconds = seconds = time.monotonic() - call.began
+        self._observer.call_ended(call, code)
+        if not _log.isEnabledFor(level):
+            return
+        _log.log(
+            level,
+            "%s %s in %.1f ms, request %s%s%s",
+            call.rpc,
+            code,
+            1000 * seconds,
+            call.request_id,
+            f" of {call.caller}" if call.caller else "",
+            f": {reason}" if reason else "",
+            exc_info=error,
+            extra={"code": code, "duration_ms": round(1000 * seconds, 3), **call.fields()},
+        )
 
 
 def _reading_one(
@@ -135,53 +191,6 @@ def _reading_one(
         return await handle(parsed.pop(), context)
 
     return read
-
-
-async def _refuse(context: Any, error: Exception, name: str, own_id: str, began: float) -> None:
-    code, message, trailing = to_abort(error, own_id)
-    if is_internal(error):
-        _note(logging.ERROR, name, code.name, own_id, began, error=error)
-    else:
-        _note(logging.INFO, name, code.name, own_id, began, reason=message)
-    # A status lies behind the answers that went before it: whoever reads none of them must not
-    # keep the call open. gRPC hands the status over when they do.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_MAX_TELLING_S):
-            await context.abort(code, message, trailing)
-
-
-def _note(
-    level: int,
-    name: str,
-    code: str,
-    own_id: str,
-    began: float,
-    *,
-    reason: str = "",
-    error: Exception | None = None,
-) -> None:
-    if not _log.isEnabledFor(level):
-        return
-    duration_ms = 1000 * (time.monotonic() - began)
-    caller = caller_name()
-    _log.log(
-        level,
-        "%s %s in %.1f ms, request %s%s%s",
-        name,
-        code,
-        duration_ms,
-        own_id,
-        f" of {caller}" if caller else "",
-        f": {reason}" if reason else "",
-        exc_info=error,
-        extra={
-            "rpc": name,
-            "code": code,
-            "request_id": own_id,
-            "duration_ms": duration_ms,
-            "caller": caller,
-        },
-    )
 
 
 def _own_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:

@@ -62,6 +62,7 @@ class Explained:
         warnings: What speaks against trusting it, naming labels.
         decode_s: Decoding and resizing, in seconds.
         pixels: `(H, W, 3)` uint8, the picture as the model saw it.
+        started_at: When its turn came, by `time.monotonic`.
     """
 
     explanation: Explanation
@@ -72,6 +73,7 @@ class Explained:
     warnings: tuple[str, ...]
     decode_s: float
     pixels: NDArray[np.uint8]
+    started_at: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,7 +374,7 @@ class _Subject:
 
     def __init__(self, bundle: Bundle, question: Question, check: Callable[[], None]) -> None:
         check()
-        began = time.monotonic()
+        self._started_at = began = time.monotonic()
         self._upright = question.picture.read()
         self.fitted = fit(self._upright, bundle.metadata.resize, question.picture.region)
         self.model = _Model(bundle, check)
@@ -431,6 +433,7 @@ class _Subject:
             warnings=tuple(self._in_words(warning) for warning in explanation.warnings),
             decode_s=self._decode_s,
             pixels=self.fitted.pixels,
+            started_at=self._started_at,
         )
 
     def _in_words(self, warning: str) -> str:

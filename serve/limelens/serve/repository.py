@@ -175,6 +175,11 @@ class Repository:
         runs_on_cpu = all(one.bundle.provider == CPU for one in self.served)
         return Judge(self._public_keys, run=runs_on_cpu)
 
+    @property
+    def num_failures(self) -> int:
+        """How often a file was refused, those refused since then once more included."""
+        return self._swaps.refused
+
     def get(self, name: str = "", version: int = 0) -> Served:
         """The model that is meant.
 

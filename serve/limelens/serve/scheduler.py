@@ -98,6 +98,7 @@ class Ended:
         decode_s: Preparing its pixels, in seconds; 0 where that was not begun.
         run_s: The model, in seconds, that of the whole batch; 0 where it was not run.
         batch_size: Pictures in the run; 0 where there was none.
+        error: Why it failed or could not be read; else None.
     """
 
     bundle: Bundle
@@ -107,6 +108,7 @@ class Ended:
     decode_s: float
     run_s: float
     batch_size: int
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,11 @@ class Scheduler:
         """What was done so far."""
         with self._lock:
             return Counts(self._run, self._dropped, self._refused, self._not_finite)
+
+    @property
+    def num_waiting(self) -> int:
+        """Pictures of requests that wait."""
+        return self._requests_waiting
 
     async def classify(
         self,
@@ -419,7 +426,7 @@ class Scheduler:
             return self._drop(item)
         except Exception as error:
             item.decode_s = time.monotonic() - item.started_at
-            self._tell(item, Fate.UNREADABLE)
+            self._tell(item, Fate.UNREADABLE, error=error)
             self._fail(ticket, error)
             return False
         now = time.monotonic()
@@ -437,7 +444,14 @@ class Scheduler:
         self._tell(item, Fate.DROPPED)
         return False
 
-    def _tell(self, item: _Item, fate: Fate, run_s: float = 0.0, batch_size: int = 0) -> None:
+    def _tell(
+        self,
+        item: _Item,
+        fate: Fate,
+        run_s: float = 0.0,
+        batch_size: int = 0,
+        error: Exception | None = None,
+    ) -> None:
         if self._on_ended is None:
             return
         waited_s = (item.started_at or time.monotonic()) - item.arrived_at
@@ -450,6 +464,7 @@ class Scheduler:
                 item.decode_s,
                 run_s,
                 batch_size,
+                error,
             )
         )
 
@@ -478,7 +493,7 @@ class Scheduler:
         if _is_out_of_memory(error):
             _log.error("the device has no memory left for one picture: %s", error)
             error = OverloadedError("the device has no memory left", 1.0)
-        self._tell(items[0], Fate.FAILED, batch_size=1)
+        self._tell(items[0], Fate.FAILED, batch_size=1, error=error)
         self._fail(items[0].ticket, error)
 
     def _finish(self, item: _Item, outcome: Outcome) -> None:

@@ -11,10 +11,10 @@ import contextlib
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
@@ -31,6 +31,7 @@ from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
 from limelens.serve.inference.service import SERVICE_NAME as INFERENCE_NAME
 from limelens.serve.inference.service import Backing, InferenceService
+from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.repository import Repository
 from limelens.serve.scheduler import Ended
 from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
@@ -38,6 +39,10 @@ from limelens.serve.statistics import Counting
 from limelens.serve.versions import ALL, VersionPolicy
 from limelens.serve.watching import Reload, Watcher
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
+
+if TYPE_CHECKING:
+    from limelens.serve.observing.http import HttpPort
+    from limelens.serve.observing.metrics import Metrics
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _FLUSHING_S: Final = 1.0
@@ -69,6 +74,10 @@ class ServerConfig:
             Empty serves unsigned ones too.
         service: How much is taken on.
         access: Who may call.
+        http: `HOST:PORT` of metrics and probes; None is nowhere.
+        insecure_http: Whether other machines may reach that.
+        trace_to: Where traces go, see `tracing_to`; None is nowhere.
+        access_log: Whether calls that went well are logged at INFO too, not only at DEBUG.
     """
 
     models: Path
@@ -87,6 +96,10 @@ class ServerConfig:
     public_keys: tuple[Path, ...] = ()
     service: ServiceSettings = field(default_factory=ServiceSettings)
     access: AccessConfig = field(default_factory=AccessConfig)
+    http: str | None = None
+    insecure_http: bool = False
+    trace_to: str | None = None
+    access_log: bool = False
 
 
 class Server:
@@ -95,19 +108,35 @@ class Server:
     Args:
         config: How it is set up.
         repository: What it serves.
+        observers: Are told what happens, beside those that the configuration asks for.
+        caller: Says who calls, within a call, for the log and for traces.
 
     Raises:
         ListenError: The address may not or cannot be listened on.
         AccessPolicyError: What says who may call is missing or cannot be used.
+        MissingExtraError: Traces are asked for without what they need.
     """
 
-    def __init__(self, config: ServerConfig, repository: Repository) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        repository: Repository,
+        *,
+        observers: Iterable[Observer] = (),
+    ) -> None:
         host = _host(config)
         self._config = config
         self._repository = repository
+        metrics = _metrics(config, repository)
+        self._observer = Observers([*observers, *([metrics] if metrics else []), *_traces(config)])
         self._access = Access(config.access)
         guard = Guard(self._access)
-        self._calls = Calls([SERVICE_NAME, INFERENCE_NAME], guard)
+        self._calls = Calls(
+            [SERVICE_NAME, INFERENCE_NAME],
+            guard,
+            self._observer,
+            log_ok=logging.INFO if config.access_log else logging.DEBUG,
+        )
         self._server = grpc.aio.server(
             interceptors=[
                 self._calls,
@@ -121,7 +150,10 @@ class Server:
         self.address = f"{host}:{port}" if port > 1 else config.listen
         self.counting = Counting()
         self.service = ClassifierService(
-            repository, config.service, on_ended=_telling([self.counting.count])
+            repository,
+            config.service,
+            on_ended=_telling([self.counting.count, self._observer.picture_ended]),
+            observer=self._observer,
         )
         self._watcher: Watcher | None = None
         if config.reload != "off":
@@ -144,6 +176,19 @@ class Server:
         self._changed = asyncio.Event()
         self._telling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._unready = "starting"
+        self.http: HttpPort | None = None
+        if config.http is not None and metrics is not None:
+            from limelens.serve.observing.http import HttpPort
+
+            metrics.look_at(self.service)
+            self.http = HttpPort(
+                config.http, metrics.registry, self.why_unready, insecure=config.insecure_http
+            )
+
+    def why_unready(self) -> str:
+        """Why no calls are welcome; empty while they are. May be asked from any thread."""
+        return self._unready
 
     @property
     def sends_tokens_in_plaintext(self) -> bool:
@@ -165,6 +210,7 @@ class Server:
         await self._tell_health()
         self._telling = asyncio.create_task(self._keep_telling_health())
         await self._server.start()
+        self._unready = ""
         self._watching = asyncio.create_task(self._access.watch())
         if self._watcher is not None:
             self._watcher.start()
@@ -183,6 +229,7 @@ class Server:
             grace_s: How long at most; None is what the configuration says.
         """
         grace_s = self._config.grace_s if grace_s is None else grace_s
+        self._unready = "going down"
         for task in (self._watching, self._telling):
             if task is not None:
                 task.cancel()
@@ -205,6 +252,9 @@ class Server:
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         await asyncio.to_thread(self.service.close)
+        await asyncio.to_thread(self._observer.close)
+        if self.http is not None:
+            await asyncio.to_thread(self.http.close)
 
     async def _keep_telling_health(self) -> None:
         while True:
@@ -260,6 +310,10 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
     """
     _host(config)  # refused before the models are loaded
     _allow_many_connections()
+    if config.http is not None:
+        from limelens.serve.observing.http import check_address
+
+        check_address(config.http, insecure=config.insecure_http)
     repository = open_repository(config)
     asyncio.run(_run(config, repository, announce))
     return 0
@@ -316,6 +370,8 @@ async def _run(
         _log.warning("tokens travel in plaintext, where anybody in between can read them")
     line = ready_line(server.address, repository)
     _log.info("%s", line)
+    if server.http is not None:
+        _log.info("metrics and probes on http://%s", server.http.address)
     announce(line)
     await told.wait()
     _log.info("told to stop; calls under way have %g seconds", config.grace_s)
@@ -346,6 +402,23 @@ def _allow_many_connections() -> None:
     if soft != resource.RLIM_INFINITY and soft < most:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _metrics(config: ServerConfig, repository: Repository) -> Metrics | None:
+    if config.http is None:
+        return None
+    # Loaded only where they are asked for: a server without them starts sooner and is smaller.
+    from limelens.serve.observing.metrics import Metrics
+
+    return Metrics(repository)
+
+
+def _traces(config: ServerConfig) -> list[Observer]:
+    if config.trace_to is None:
+        return []
+    from limelens.serve.observing.tracing import tracing_to
+
+    return [tracing_to(config.trace_to)]
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

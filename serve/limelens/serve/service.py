@@ -33,6 +33,8 @@ from limelens.serve.errors import (
 )
 from limelens.serve.explanation import Explainer
 from limelens.serve.image import ResizeRule, fit
+from limelens.serve.observing.call import answered_by
+from limelens.serve.observing.observer import Answered, Observer, explaining
 from limelens.serve.replies import (
     embed_response,
     explain_response,
@@ -43,7 +45,7 @@ from limelens.serve.replies import (
     refused_message,
     timings_message,
 )
-from limelens.serve.repository import Repository
+from limelens.serve.repository import Repository, Served
 from limelens.serve.requests import (
     Limits,
     Picture,
@@ -92,6 +94,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         repository: What is served.
         settings: How much is taken on.
         on_ended: Is told of every picture that leaves a scheduler; see `Scheduler`.
+        observer: Is told of answers, frames and explanations.
     """
 
     def __init__(
@@ -99,8 +102,10 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         repository: Repository,
         settings: ServiceSettings,
         on_ended: Callable[[Ended], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._on_ended = on_ended
+        self._observer = observer or Observer()
         self._repository = repository
         self._settings = settings
         self._limits = settings.limits
@@ -152,6 +157,21 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             raise
         self._repository.note(bundle, ok=True)
 
+    @property
+    def num_streams(self) -> int:
+        """Camera streams that are open."""
+        return len(self._cameras)
+
+    @property
+    def num_waiting_bytes(self) -> int:
+        """Of the pictures of all requests that wait or are worked on."""
+        return self._budget.held
+
+    @property
+    def schedulers(self) -> dict[str, Scheduler]:
+        """The queues so far, by execution provider."""
+        return dict(self._schedulers)
+
     def stop_streams(self) -> None:
         """Ends camera streams, which would never end by themselves."""
         self._stopping = True
@@ -169,7 +189,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     ) -> service_pb2.ClassifyResponse:
         """See the contract."""
         arrived_at = time.monotonic()
-        served = self._repository.get(request.model, request.version)
+        served = self._serving(request.model, request.version)
         metadata = served.bundle.metadata
         pictures, answering = read_classify(request, metadata, self._limits)
         del request  # the pictures are copies: holding both would take twice the memory
@@ -183,19 +203,18 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 embed=answering.embed,
             )
         predictions = [
-            prediction_message(
-                decide(
-                    outcome.probabilities,
-                    metadata,
-                    top_k=answering.top_k,
-                    threshold=answering.threshold,
-                    embedding=outcome.embedding,
-                )
+            decide(
+                outcome.probabilities,
+                metadata,
+                top_k=answering.top_k,
+                threshold=answering.threshold,
+                embedding=outcome.embedding,
             )
             for outcome in outcomes
         ]
+        self._observer.answered(Answered(served, outcomes, predictions, arrived_at))
         return service_pb2.ClassifyResponse(
-            predictions=predictions,
+            predictions=[prediction_message(one) for one in predictions],
             model=model_ref(served),
             timings=timings_message(outcomes, arrived_at, time.monotonic()),
         )
@@ -214,7 +233,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
-        served = self._repository.get(first.config.model, first.config.version)
+        served = self._serving(first.config.model, first.config.version)
         settings = read_stream_config(first.config, served.bundle.metadata, self._limits)
         if settings.explaining is not None:
             require(Right.EXPLAIN)
@@ -230,6 +249,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             self._limits,
             idle_s=idle_s,
             newest=lambda: self._repository.get(name, version),
+            observer=self._observer,
             changes=None if settings.explaining is None else changes,
         )
         del served  # the camera follows to the next version, and nothing holds the one before
@@ -244,31 +264,40 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     ) -> service_pb2.ExplainResponse:
         """See the contract."""
         arrived_at = time.monotonic()
-        served = self._repository.get(request.model, request.version)
+        served = self._serving(request.model, request.version)
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
-        holding = self._budget.holding(question.picture.size_bytes + len(question.segments_png))
-        with holding, self._noting(served.bundle):
-            explained = await self._explainer.explain(
-                served.bundle, question, deadline=_deadline(context, arrived_at)
+        with (
+            self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
+            self._noting(served.bundle),
+            explaining(self._observer, served) as told,
+        ):
+            explained = told(
+                await self._explainer.explain(
+                    served.bundle, question, deadline=_deadline(context, arrived_at)
+                )
             )
         return explain_response(explained, served, arrived_at, time.monotonic())
 
     async def ExplainStream(self, request: service_pb2.ExplainRequest, context: Any) -> None:
         """See the contract."""
         arrived_at = time.monotonic()
-        served = self._repository.get(request.model, request.version)
+        served = self._serving(request.model, request.version)
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
         deadline = _deadline(context, arrived_at)
-        holding = self._budget.holding(question.picture.size_bytes + len(question.segments_png))
-        with holding, self._noting(served.bundle):
+        with (
+            self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
+            self._noting(served.bundle),
+            explaining(self._observer, served) as told,
+        ):
             updates = self._explainer.explain_progressively(
                 served.bundle, question, deadline=deadline
             )
             is_first = True
             async with aclosing(updates) as reading:
                 async for update in reading:
+                    told(update.explained)
                     if is_first:
                         # Apart from the first message, for the reason that cameras do it; but
                         # no sooner: what is refused before it is tried again by clients.
@@ -278,6 +307,12 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                         context,
                         explain_stream_response(update, served, arrived_at, time.monotonic()),
                     )
+
+    def _serving(self, model: str, version: int) -> Served:
+        """The model that is meant; the call is known to be answered by it."""
+        served = self._repository.get(model, version)
+        answered_by(served.name, served.version)
+        return served
 
     async def _write(self, context: Any, message: Any) -> None:
         idle_s = self._settings.stream_idle_s
@@ -292,7 +327,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     ) -> service_pb2.EmbedResponse:
         """See the contract."""
         arrived_at = time.monotonic()
-        served = self._repository.get(request.model, request.version)
+        served = self._serving(request.model, request.version)
         bundle = served.bundle
         pictures = read_embed(request, self._limits)
         normalize = request.normalize
@@ -304,6 +339,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 deadline=_deadline(context, arrived_at),
                 embed=True,
             )
+        self._observer.answered(Answered(served, outcomes, (), arrived_at))
         vectors = np.stack([one.embedding for one in outcomes if one.embedding is not None])
         timings = timings_message(outcomes, arrived_at, time.monotonic())
         return embed_response(vectors, served, timings, normalize=normalize)
@@ -325,7 +361,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self, request: service_pb2.GetModelRequest, _context: Any
     ) -> service_pb2.GetModelResponse:
         """See the contract."""
-        served = self._repository.get(request.model, request.version)
+        served = self._serving(request.model, request.version)
         return service_pb2.GetModelResponse(
             model=model_message(served, self._limits, with_card=True)
         )

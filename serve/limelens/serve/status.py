@@ -71,12 +71,42 @@ _PLAIN: Final = (
     ProviderError,
 )
 _UNEXPECTED: Final = "UNEXPECTED"
+_FAULTS: Final = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
 _TOO_LARGE: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 
 def is_internal(error: BaseException) -> bool:
     """Whether the caller can do nothing about it, so that the log must tell all."""
     return bool(_code_and_reason(error)[0] == code_pb2.INTERNAL)
+
+
+def code_name(code: Any) -> str:
+    """The name of a status, such as `NOT_FOUND`, given as gRPC has it at hand."""
+    if isinstance(code, grpc.StatusCode):
+        return str(code.name)
+    known = _CODES.get(code)
+    return "UNKNOWN" if known is None else str(known.name)
+
+
+def code_number(name: str) -> int:
+    """The number of a status on the wire."""
+    return int(grpc.StatusCode[name].value[0])
+
+
+def is_fault(name: str) -> bool:
+    """Whether a status of this name is the server's fault rather than the caller's."""
+    return name in _FAULTS
+
+
+def left_code(remaining_s: float | None) -> str:
+    """What a caller who is gone is told by their own gRPC.
+
+    Args:
+        remaining_s: Until the caller's deadline; None where there was none.
+    """
+    return "DEADLINE_EXCEEDED" if remaining_s is not None and remaining_s <= 0 else "CANCELLED"
 
 
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:

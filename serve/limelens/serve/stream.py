@@ -34,6 +34,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.image import fit
 from limelens.serve.newest import Newest
+from limelens.serve.observing.observer import FrameClassified, Observer
 from limelens.serve.replies import model_ref, prediction_message, timings_message
 from limelens.serve.repository import Served
 from limelens.serve.requests import (
@@ -55,6 +56,15 @@ MAX_LOST: Final = 2048
 """Answers lost to a slow reader until the stream is ended."""
 EXPLAIN_AFTER_END_S: Final = 10.0
 """How long explanations are waited for once the camera has said all."""
+_FATES: Final = {
+    number: name.removeprefix("FRAME_STATUS_").lower()
+    for name, number in service_pb2.FrameStatus.items()
+}
+_NEWS: Final = (
+    service_pb2.FRAME_STATUS_EXPLANATION,
+    service_pb2.FRAME_STATUS_DECISION_EXPIRED,
+)
+"""They answer no frame."""
 _log = logging.getLogger(__name__)
 
 
@@ -82,6 +92,7 @@ class Camera:
             follows to a new version. Where it raises, the one before answers on.
         changes: Explains changes of the decision, given what is to be told of them; None explains
             none.
+        observer: Is told of every frame.
     """
 
     def __init__(
@@ -94,7 +105,9 @@ class Camera:
         idle_s: float,
         newest: Callable[[], Served],
         changes: Callable[[Tell], Changes] | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Observer()
         self._settings = settings
         self._served = served
         self._scheduler = scheduler
@@ -210,6 +223,8 @@ class Camera:
                 answer = self._answers.popleft()
                 answer.changed = answer.smoothed_label != self._last_told
                 self._last_told = answer.smoothed_label
+                if answer.changed and answer.alert:
+                    self._observer.camera_alerted(self._served)
                 await self._write(context, answer)
                 self._has_left(answer)
             if self._stopping:
@@ -320,6 +335,9 @@ class Camera:
         label = self._smoothing.add(said, is_alert=said in metadata.alert_labels)
         self._classified_at = time.monotonic()
         self._classified_id = frame.message.frame_id
+        self._observer.frame_classified(
+            FrameClassified(served, outcome, prediction, frame.arrived_at)
+        )
         answer = self._message(frame.message, service_pb2.FRAME_STATUS_CLASSIFIED)
         answer.prediction.CopyFrom(prediction_message(prediction))
         answer.timings.CopyFrom(timings_message([outcome], frame.arrived_at, time.monotonic()))
@@ -374,8 +392,11 @@ class Camera:
             lost = self._answers.popleft()
             self._num_lost += 1
             self._has_left(lost)
+            self._observer.answers_lost(self._served, 1)
             if lost.status == service_pb2.FRAME_STATUS_CLASSIFIED:
                 self._num_dropped += 1
+        if answer.status not in _NEWS:
+            self._observer.frame_ended(self._served, _FATES[answer.status])
         self._answers.append(answer)
         self._something.set()
 

@@ -86,7 +86,6 @@ class Watcher:
         self._quiet_s = quiet_s
         self._quiet = Quiet(quiet_s)
         self._judge = repository.judge()
-        self._looking = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
         self._trouble = ""
@@ -102,8 +101,7 @@ class Watcher:
 
     def look_at_once(self) -> None:
         """Looks in the caller's thread and takes files as they are, once they are written."""
-        with self._looking:
-            self._repository.refresh(judge=self._judge)
+        self._repository.refresh(judge=self._judge)
 
     def stop(self) -> None:
         """Ends the thread; a file that is being judged is left."""
@@ -125,8 +123,7 @@ class Watcher:
     def _look(self) -> None:
         self._quiet.begin()
         try:
-            with self._looking:
-                self._repository.refresh(judge=self._judge, is_quiet=self._quiet)
+            self._repository.refresh(judge=self._judge, is_quiet=self._quiet)
         except UnavailableError:
             return
         # Whatever is wrong with the folder, what is loaded serves on. Told once, not every time.

@@ -21,6 +21,7 @@ from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
 from limelens.serve.errors import LimelensError, OverloadedError, UnauthenticatedError
+from limelens.serve.observing.call import called_by
 from limelens.serve.status import to_abort
 
 _MAX_WAIT_S: Final = 60.0  # clocks may be set while a stream goes on
@@ -91,6 +92,7 @@ class Guard:
             context.invocation_metadata() or (), context.peer(), context.auth_context() or {}
         )
         current.set(caller)
+        called_by(caller.name)
         right = needed_right(method)
         if right is not OPEN:
             caller.require(right)

@@ -1,0 +1,154 @@
+"""A small HTTP port for those who watch: metrics and probes, and nothing else.
+
+waitress reads requests on one thread and hands whole ones to two others, so that slow clients
+keep nobody from being answered. It knows what it was handed: a registry and a question.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import waitress
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from limelens.serve.errors import ListenError
+
+MAX_CONNECTIONS: Final = 1000
+_IDLE_S: Final = 10
+_MAX_HEADERS: Final = 16 * 1024
+_MAX_PORT: Final = 65535
+
+_Address = tuple[Any, ...]
+_StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class HttpPort:
+    """Listens from its making on and answers until it is closed.
+
+    `/metrics` tells the registry (OpenMetrics to who accepts it), `/healthz` that the process
+    lives, `/readyz` whether calls are welcome: 200, or 503 and why not.
+
+    Args:
+        listen: `HOST:PORT`; port 0 takes a free one.
+        registry: What `/metrics` tells.
+        reason: Why no calls are welcome; empty while they are. Called from other threads.
+        insecure: Whether other machines may reach it.
+
+    Raises:
+        ListenError: The address may not or cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        registry: CollectorRegistry,
+        reason: Callable[[], str],
+        *,
+        insecure: bool = False,
+    ) -> None:
+        family, address = check_address(listen, insecure=insecure)
+        try:
+            listening = socket.create_server(address, family=family)
+        except OSError as error:
+            raise ListenError(
+                f"cannot listen on {listen} for HTTP: the port is taken, or the address is not "
+                "this machine's; give another to --http"
+            ) from error
+        self._connections: dict[int, Any] = {}
+        self._server: Any = waitress.create_server(
+            _Application(registry, reason),
+            map=self._connections,
+            sockets=[listening],
+            threads=2,
+            connection_limit=MAX_CONNECTIONS,
+            channel_timeout=_IDLE_S,
+            cleanup_interval=_IDLE_S // 2,
+            max_request_header_size=_MAX_HEADERS,
+            max_request_body_size=1,
+            asyncore_use_poll=True,  # select() ends at file 1024, which cameras use up
+            log_socket_errors=False,
+            ident=None,
+        )
+        self.address = f"{listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._server.run, name="limelens-http", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops listening and drops what connections there are."""
+        # Its loop ends when no connection is left, and only it may touch them.
+        self._server.trigger.pull_trigger(self._drop)
+        self._thread.join(_IDLE_S)
+        self._server.task_dispatcher.shutdown()
+
+    def _drop(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.close()
+
+
+class _Application:
+    """The three pages, as WSGI."""
+
+    def __init__(self, registry: CollectorRegistry, reason: Callable[[], str]) -> None:
+        self._metrics = make_wsgi_app(registry)
+        self._reason = reason
+
+    def __call__(self, environ: dict[str, Any], start: _StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path not in ("/metrics", "/healthz", "/readyz"):
+            return _text(start, "404 Not Found", "expected /metrics, /healthz or /readyz")
+        if environ["REQUEST_METHOD"] != "GET":
+            return _text(start, "405 Method Not Allowed", "expected GET", ("Allow", "GET"))
+        if path == "/metrics":
+            metrics: Iterable[bytes] = self._metrics(environ, start)
+            return metrics
+        reason = self._reason() if path == "/readyz" else ""
+        if reason:
+            return _text(start, "503 Service Unavailable", reason)
+        return _text(start, "200 OK", "ok")
+
+
+def _text(
+    start: _StartResponse, status: str, text: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
+    body = f"{text}\n".encode()
+    start(
+        status,
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            *headers,
+        ],
+    )
+    return [body]
+
+
+def check_address(listen: str, *, insecure: bool = False) -> tuple[socket.AddressFamily, _Address]:
+    """Where a `HOST:PORT` is on this machine.
+
+    Raises:
+        ListenError: It is no such thing, or others can reach it and may not.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > _MAX_PORT:
+        raise ListenError(
+            f"listen on {listen!r} for HTTP; expected HOST:PORT, such as 127.0.0.1:8501"
+        )
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {listen} for HTTP: {error.strerror or error}; expected an address "
+            "of this machine, such as 127.0.0.1:8501"
+        ) from error
+    family, _, _, _, address = found[0]
+    if not insecure and not ipaddress.ip_address(address[0]).is_loopback:
+        raise ListenError(
+            f"{listen} can be reached from other machines, and whoever reaches it reads the "
+            "metrics, unencrypted and unasked; listen on 127.0.0.1, or say --insecure-http"
+        )
+    return family, address

@@ -1,0 +1,235 @@
+"""Traces: a span for each call, within the trace of its caller, and one for each stage of the work.
+
+Spans are told to an OpenTelemetry collector in the background. They carry names, numbers and
+times, never pictures. A camera's stream is one span; each of its frames is a trace of its own
+that points at it, because a stream goes on for weeks.
+
+It needs `limelens[tracing]`; whoever imports it without gets a `MissingExtraError`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from limelens.serve.errors import LimelensError, MissingExtraError
+from limelens.serve.observing.call import Call, current
+from limelens.serve.observing.observer import (
+    Answered,
+    ExplanationEnded,
+    ExplanationFate,
+    FrameClassified,
+    Metadata,
+    Observer,
+)
+from limelens.serve.status import code_number, is_fault
+
+try:
+    from opentelemetry import context as otel_context
+    from opentelemetry import propagate
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import (
+        BatchSpanProcessor,
+        ConsoleSpanExporter,
+        SpanExporter,
+    )
+    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, set_span_in_context
+except ImportError as error:
+    raise MissingExtraError(
+        f"traces need limelens[tracing] ({error}); pip install 'limelens[tracing]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from limelens.serve.scheduler import Outcome
+
+MAX_TRACED: Final = 32
+"""Pictures of one request whose stages have spans; those of more are left out."""
+_CLOSE_S: Final = 3.0
+_UNKNOWN: Final = "unknown_service"
+_Attributes = dict[str, str | int | float | bool]
+
+
+def tracing_to(target: str) -> Tracing:
+    """Traces that are sent somewhere. Variables `OTEL_…` set all that is not said here.
+
+    Args:
+        target: `HOST:PORT` of an OTLP receiver over gRPC in plaintext, `https://HOST:PORT` with
+            TLS, `otlp` for where `OTEL_EXPORTER_OTLP_ENDPOINT` says, or `console` for stderr.
+
+    Raises:
+        LimelensError: It is nothing of that.
+    """
+    exporter: SpanExporter
+    if target == "console":
+        exporter = ConsoleSpanExporter(
+            out=sys.stderr, formatter=lambda span: span.to_json(indent=None) + os.linesep
+        )
+    elif target == "otlp":
+        exporter = OTLPSpanExporter()
+    else:
+        scheme, _, rest = target.rpartition("://")
+        host, _, port = rest.rpartition(":")
+        if scheme not in ("", "http", "https") or not host or not port.isdecimal():
+            raise LimelensError(
+                f"trace to {target!r}; expected HOST:PORT, https://HOST:PORT, otlp or console"
+            )
+        exporter = OTLPSpanExporter(endpoint=f"{scheme or 'http'}://{rest}")
+    resource = Resource.create()
+    if str(resource.attributes.get(SERVICE_NAME, _UNKNOWN)).startswith(_UNKNOWN):
+        resource = resource.merge(Resource({SERVICE_NAME: "limelens"}))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return Tracing(provider)
+
+
+class Tracing(Observer):
+    """Turns what it is told into spans.
+
+    Args:
+        provider: Takes the spans; is shut down with the server.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("limelens")
+        self._spans: dict[Call, Span] = {}
+
+    def call_began(self, call: Call, metadata: Metadata) -> None:
+        """See `Observer`."""
+        span = self._tracer.start_span(
+            f"{call.service}/{call.rpc}",
+            context=_caller_context(metadata),
+            kind=SpanKind.SERVER,
+            attributes={
+                "rpc.system": "grpc",
+                "rpc.service": call.service,
+                "rpc.method": call.rpc,
+                "limelens.request_id": call.request_id,
+            },
+        )
+        self._spans[call] = span
+        found = span.get_span_context()
+        if found.is_valid:
+            call.trace_id = f"{found.trace_id:032x}"
+
+    def call_ended(self, call: Call, code: str) -> None:
+        """See `Observer`."""
+        span = self._spans.pop(call)
+        if span.is_recording():
+            span.set_attribute("rpc.grpc.status_code", code_number(code))
+            if call.model:
+                span.set_attribute("limelens.model", call.model)
+                span.set_attribute("limelens.version", call.version)
+            if call.caller:
+                span.set_attribute("limelens.caller", call.caller)
+            if is_fault(code):
+                span.set_status(Status(StatusCode.ERROR, code))
+        span.end()
+
+    def answered(self, answered: Answered) -> None:
+        """See `Observer`."""
+        parent = self._parent()
+        if parent is None:
+            return
+        parent.set_attribute("limelens.images", len(answered.outcomes))
+        for index, outcome in enumerate(answered.outcomes[:MAX_TRACED]):
+            self._stages(parent, _stages(outcome, answered.arrived_at), {"limelens.image": index})
+
+    def frame_classified(self, classified: FrameClassified) -> None:
+        """See `Observer`."""
+        stream = self._parent()
+        if stream is None:
+            return
+        served, prediction = classified.served, classified.prediction
+        stages = _stages(classified.outcome, classified.arrived_at)
+        offset = _offset_ns()
+        frame = self._tracer.start_span(
+            "frame",
+            context=otel_context.Context(),
+            links=[Link(stream.get_span_context())],
+            start_time=_ns(classified.arrived_at, offset),
+            attributes={
+                "limelens.model": served.name,
+                "limelens.version": served.version,
+                "limelens.alert": prediction.alert,
+            },
+        )
+        if frame.is_recording():
+            self._stages(frame, stages, {})
+        frame.end(_ns(stages[-1][2], offset))
+
+    def explained(self, ended: ExplanationEnded) -> None:
+        """See `Observer`. Stages that take turns are laid end to end: their lengths are true."""
+        parent = self._parent()
+        if parent is None or ended.explained is None:
+            return
+        explanation = ended.explained.explanation
+        parent.set_attribute("limelens.samples", explanation.num_samples)
+        if ended.fate is not ExplanationFate.DONE:
+            return
+        spent = explanation.timings_ms
+        at = ended.explained.started_at
+        stages = [("queue", ended.began, at)]
+        for name, seconds in (
+            ("decode", ended.explained.decode_s),
+            ("segment", spent.segment / 1000),
+            ("predict", spent.predict / 1000),
+            ("fit", spent.fit / 1000),
+        ):
+            stages.append((name, at, at + seconds))
+            at += seconds
+        self._stages(parent, stages, {})
+
+    def close(self) -> None:
+        """Sends what is left, for a moment at most: nobody waits for a collector that is gone."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_CLOSE_S)
+
+    def _parent(self) -> Span | None:
+        call = current.get()
+        span = None if call is None else self._spans.get(call)
+        return span if span is not None and span.is_recording() else None
+
+    def _stages(
+        self, parent: Span, stages: Iterable[tuple[str, float, float]], attributes: _Attributes
+    ) -> None:
+        offset = _offset_ns()
+        within = set_span_in_context(parent)
+        for name, began, ended in stages:
+            span = self._tracer.start_span(
+                name, context=within, start_time=_ns(began, offset), attributes=attributes
+            )
+            span.end(_ns(ended, offset))
+
+
+def _stages(outcome: Outcome, arrived_at: float) -> list[tuple[str, float, float]]:
+    """Name, beginning and end by `time.monotonic`."""
+    started = outcome.started_at
+    decoded = started + outcome.decode_s
+    return [
+        ("queue", arrived_at, started),
+        ("decode", started, decoded),
+        ("run", decoded, decoded + outcome.run_s),
+    ]
+
+
+def _caller_context(metadata: Metadata) -> otel_context.Context:
+    """The trace that the caller is in, by the headers that `OTEL_PROPAGATORS` names."""
+    known = propagate.get_global_textmap().fields
+    carrier = {key: value for key, value in metadata if key in known and isinstance(value, str)}
+    return propagate.extract(carrier, context=otel_context.Context())
+
+
+def _offset_ns() -> int:
+    return time.time_ns() - time.monotonic_ns()
+
+
+def _ns(monotonic_s: float, offset_ns: int) -> int:
+    return round(monotonic_s * 1e9) + offset_ns
