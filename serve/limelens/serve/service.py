@@ -191,7 +191,10 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
-        served = self._repository.get(first.config.model, first.config.version)
+        try:
+            served = self._repository.get(first.config.model, first.config.version)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"config.{error.field}", error.description) from error
         settings = read_stream_config(first.config, served.bundle.metadata)
         camera = Camera(
             settings, served, self.scheduler(served.bundle), self._limits, idle_s=idle_s
