@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuzz.calling import Caller
+from fuzz.calling import Caller, is_finite
+from fuzz.pictures import good_pictures
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.serve import Client
 from limelens.serve.requests import Limits
 from limelens.serve.service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as pb2
+from limelens.v1 import explanation_pb2
 
 STREAM = pb2.DESCRIPTOR.services_by_name["ClassifierService"].methods_by_name["ClassifyStream"]
+EXPLAIN = pb2.DESCRIPTOR.services_by_name["ClassifierService"].methods_by_name["Explain"]
 OTHER_STREAM = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name[
     "ModelStreamInfer"
 ]
@@ -53,3 +56,22 @@ def test_the_usual_number_of_samples_is_never_over_the_servers_limit(
     picture = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     with Client(start_server(one_model, service=settings).address, max_attempts=1) as client:
         assert client.explain(picture).num_samples == 60
+
+
+def test_fewer_samples_than_segments_leave_a_covariance_that_can_be_used(
+    caller: Caller,
+) -> None:
+    # A picture of one row, cut off by its deadline: kernel SHAP's covariance was then no longer
+    # positive definite, and the call failed.
+    for seed in range(20):
+        request = pb2.ExplainRequest(
+            model="colours",
+            image={"encoded": good_pictures()["strip.png"]},
+            method=explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP,
+            deadline_ms=1,
+            seed=seed,
+            contrasts=[explanation_pb2.Contrast(label="red", against="blue")],
+        )
+        outcome = caller.call(EXPLAIN, [request.SerializeToString()])
+        assert outcome.code == "OK", outcome
+        assert is_finite(outcome.replies[0])
