@@ -109,11 +109,12 @@ def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     for share in _JITTER:
         jitter = share * total + np.finfo(np.float64).tiny
         try:
-            return np.linalg.cholesky(covariance + jitter * np.eye(size))
+            root = np.linalg.cholesky(covariance + jitter * np.eye(size))
+            return np.asarray(root, dtype=np.float64)
         except np.linalg.LinAlgError:
             continue
     # Nothing but rounding: each coefficient for itself.
-    return np.diag(np.sqrt(np.abs(np.diag(covariance))))
+    return np.asarray(np.diag(np.sqrt(np.abs(np.diag(covariance)))), dtype=np.float64)
 
 
 def ties(
