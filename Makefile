@@ -14,7 +14,7 @@ ONE_RUNTIME = rm -f $(VENV)/.installed-*-$(OTHER); \
 
 PROTOS := $(wildcard proto/limelens/*/*.proto)
 SERVICES := $(wildcard proto/limelens/*/*_service.proto)
-CODE := train serve explain proto tests benchmarks examples
+CODE := train serve explain proto tests benchmarks examples fuzz
 
 # What `make export` trains on and writes; without DATA a synthetic set is rendered.
 DATA ?=
@@ -23,7 +23,7 @@ TRAIN_OPTIONS ?= $(if $(DATA),,--epochs 12 --augment light --alert-label without
 SYNTHETIC := build/data/facemask-synthetic
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow check format proto export bench results clean
+.PHONY: help install demo serve test test-slow fuzz check format proto export bench results clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -42,10 +42,15 @@ test: $(VENV)/.installed-all-$(ACCEL) ## Run the tests
 test-slow: $(VENV)/.installed-all-$(ACCEL) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
+# Requests take about as long as the image reader.
+FUZZ_S ?= 300
+fuzz: $(VENV)/.installed-all-$(ACCEL) ## Try random requests and pictures, each about FUZZ_S=300 seconds
+	LIMELENS_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest tests/fuzz
+
 check: $(VENV)/.installed-all-$(ACCEL) ## Lint, types, imports, contract
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy train serve explain tests benchmarks examples
+	$(BIN)/mypy train serve explain tests benchmarks examples fuzz
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
 	@rm -rf build/proto && mkdir -p build/proto
@@ -92,7 +97,7 @@ results: $(VENV)/.installed-all-$(ACCEL) ## Train and measure every set of LIMEL
 
 clean: ## Remove what was built, but not .venv, runs and models
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find train serve explain proto tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find train serve explain proto tests benchmarks fuzz -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -149,7 +149,8 @@ def _finish(
     judge = np.random.default_rng(_JUDGING_SEED)
     order = np.argsort(-np.abs(coefficients), kind="stable")
     weights = coefficients[order]
-    std_errors = np.sqrt(np.diag(spread))[order]
+    # From hardly any samples a variance of nothing may come out below it, by rounding.
+    std_errors = np.sqrt(np.maximum(np.diag(spread), 0.0))[order]
     segments = samples.columns[chosen][order]
     return LabelExplanation(
         label=name[0],

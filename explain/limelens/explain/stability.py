@@ -15,6 +15,7 @@ TOP_K = 5
 """How many of the heaviest segments two runs are compared by."""
 
 _NUM_DRAWS = 200
+_JITTER = (1e-9, 1e-6, 1e-3, 1.0)
 _NUM_LAGS = 8  # each draw is compared with so many others
 _CONFIDENCE = 1.96  # two-sided 95 %
 
@@ -84,9 +85,7 @@ def expected_agreement(
         0 to 1.
     """
     # Cholesky, not eigh: LAPACK's eigh wakes threads whatever the size (see surrogate.block_rows).
-    # The jitter carries a covariance whose rank is below K; it is far below any standard error.
-    jitter = 1e-9 * float(np.trace(covariance)) + np.finfo(np.float64).tiny
-    root = np.linalg.cholesky(covariance + jitter * np.eye(coefficients.size))
+    root = _root(covariance)
     noise = rng.standard_normal((_NUM_DRAWS, coefficients.size))
     step = block_rows(coefficients.size)
     spread = [noise[at : at + step] @ root.T for at in range(0, _NUM_DRAWS, step)]
@@ -97,6 +96,25 @@ def expected_agreement(
     others = [np.roll(member, lag, axis=0) for lag in range(1, _NUM_LAGS + 1)]
     shared = np.stack([np.count_nonzero(member & other, axis=1) for other in others])
     return float(np.mean(shared / (2 * k - shared)))
+
+
+def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The Cholesky factor of a covariance whose rank may be below K.
+
+    Jitter carries it, far below any standard error; more of it where a surrogate from fewer samples
+    than segments left more rounding than that.
+    """
+    size = covariance.shape[0]
+    total = float(np.abs(np.diag(covariance)).sum())
+    for share in _JITTER:
+        jitter = share * total + np.finfo(np.float64).tiny
+        try:
+            root = np.linalg.cholesky(covariance + jitter * np.eye(size))
+            return np.asarray(root, dtype=np.float64)
+        except np.linalg.LinAlgError:
+            continue
+    # Nothing but rounding: each coefficient for itself.
+    return np.asarray(np.diag(np.sqrt(np.abs(np.diag(covariance)))), dtype=np.float64)
 
 
 def ties(

@@ -84,7 +84,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 around(self._guard.before(handler.stream_stream, method, streams=True)),
-                handler.request_deserializer,
+                _parsing(handler.request_deserializer),
                 handler.response_serializer,
             )
         # On the wire the same. But of a unary request gRPC keeps the bytes until it is answered,
@@ -173,6 +173,16 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         )
 
 
+def _parsing(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def checked(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError as error:
+            raise MalformedMessageError(f"the request cannot be parsed: {error}") from error
+
+    return checked
+
+
 def _reading_one(
     handle: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]
 ) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -183,10 +193,7 @@ def _reading_one(
         if data is grpc.aio.EOF:
             # Or the request was over the size limit: then gRPC itself has told so already.
             raise InvalidRequestError("", "the call ended without a request")
-        try:
-            parsed = [parse(data)]
-        except DecodeError as error:
-            raise MalformedMessageError(f"the request cannot be parsed: {error}") from error
+        parsed = [_parsing(parse)(data)]
         del data
         return await handle(parsed.pop(), context)
 

@@ -523,11 +523,12 @@ def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
                 "max_samples", "given together with num_samples; expected one of them"
             )
         name, given = "max_samples", request.max_samples
-    num_samples = given or _DEFAULT_SAMPLES
+    usual = min(_DEFAULT_SAMPLES, limits.max_samples)
+    num_samples = given or usual
     if not MIN_SAMPLES <= num_samples <= limits.max_samples:
         raise InvalidRequestError(
             name,
-            f"{given}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for {_DEFAULT_SAMPLES}",
+            f"{given}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for {usual}",
         )
     return num_samples
 

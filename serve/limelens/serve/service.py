@@ -233,7 +233,10 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
-        served = self._serving(first.config.model, first.config.version)
+        try:
+            served = self._serving(first.config.model, first.config.version)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"config.{error.field}", error.description) from error
         settings = read_stream_config(first.config, served.bundle.metadata, self._limits)
         if settings.explaining is not None:
             require(Right.EXPLAIN)

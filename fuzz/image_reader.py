@@ -1,0 +1,151 @@
+"""Fuzzes the image reader, guided by coverage: `python -m fuzz.image_reader --seconds 600`.
+
+Whatever the bytes, `read_image` gives upright RGB pixels within the limit, or raises
+InvalidImageError; the same bytes give the same pixels again, and these can be fitted to any input.
+The fuzzer (Atheris, libFuzzer underneath) is loaded only where this module is run; `check` alone
+needs nothing but the reader. A file that breaks a rule is left in `--findings`; give it as an
+argument to see the error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+MAX_PIXELS: Final = 500_000
+MAX_BYTES: Final = 1 << 14
+MAX_RSS_MB: Final = 1024
+MAX_SECONDS_EACH: Final = 20
+_SIZE: Final = (20, 32)
+
+
+def check(data: bytes) -> bool:
+    """Reads bytes as a picture.
+
+    Returns:
+        Whether they were one.
+
+    Raises:
+        BrokenRuleError: The reader gave what it must not give.
+        Exception: Whatever the reader raised that it must not raise.
+    """
+    # Here and not above: coverage is measured of what is loaded under the fuzzer's eyes.
+    from limelens.serve.errors import InvalidImageError
+    from limelens.serve.image import Region, ResizeMode, ResizeRule, fit, read_image
+
+    try:
+        pixels = read_image(data, max_pixels=MAX_PIXELS)
+    except InvalidImageError as error:
+        _require(bool(str(error)), "a reason is given")
+        str(error).encode()  # it can be sent
+        return False
+    _require(pixels.dtype == np.uint8, "pixels are uint8")
+    _require(pixels.ndim == 3 and pixels.shape[2] == 3, "pixels are (H, W, 3)")
+    height, width = pixels.shape[:2]
+    _require(1 <= height * width <= MAX_PIXELS, "the picture is within the limit")
+    again = read_image(data, max_pixels=MAX_PIXELS)
+    _require(np.array_equal(pixels, again), "the same bytes give the same pixels")
+    # Any region, but the same one for the same bytes.
+    edges = np.frombuffer(zlib.crc32(data).to_bytes(4, "big"), np.uint8) / 256
+    region = Region(edges[0] / 2, edges[1] / 2, 0.5 + edges[2] / 2, 0.51 + edges[3] / 3)
+    for mode in ResizeMode:
+        for part in (None, region):
+            fitted = fit(pixels, ResizeRule(*_SIZE, mode), part)
+            _require(fitted.pixels.shape == (*_SIZE, 3), "the fitted picture has the input's size")
+            left, top, right, bottom = fitted.source_box
+            _require(0 <= left < right <= width, "what is seen lies within the picture's width")
+            _require(0 <= top < bottom <= height, "what is seen lies within the picture's height")
+    return True
+
+
+class BrokenRuleError(Exception):
+    """The reader gave what it must not give."""
+
+
+def write_corpus(folder: Path) -> int:
+    """Puts the pictures that fuzzing begins with into a folder.
+
+    Returns:
+        How many there are: those made by code, and the small ones of the bad set in the folder
+        that LIMELENS_DATA names, where it is set.
+    """
+    from fuzz.pictures import bad_pictures, good_pictures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {**good_pictures(), **bad_pictures()}
+    data = os.environ.get("LIMELENS_DATA")
+    if data:
+        for path in sorted((Path(data) / "badimages").glob("*.*")):
+            if path.stat().st_size <= MAX_BYTES:
+                found[f"bad_set_{path.name}"] = path.read_bytes()
+    for name, content in found.items():
+        (folder / name).write_bytes(content)
+    return len(found)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the given files once, or fuzzes for a while; ends with another code than 0 if wrong."""
+    parser = argparse.ArgumentParser(prog="python -m fuzz.image_reader", description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path, help="read these once, and do not fuzz")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--corpus", type=Path, default=Path("build/fuzz/image_reader"))
+    parser.add_argument("--findings", type=Path, default=Path("build/fuzz/found"))
+    parser.add_argument("--seed", type=int, default=0, help="the same tries again; 0 is any")
+    chosen = parser.parse_args(arguments)
+    if chosen.files:
+        for path in chosen.files:
+            print(path, "read" if check(path.read_bytes()) else "refused")
+        return
+    _fuzz(chosen.corpus, chosen.findings, chosen.seconds, chosen.seed)
+
+
+def _fuzz(corpus: Path, findings: Path, seconds: int, seed: int) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["PIL", "limelens.serve.image"]):
+        from PIL import Image
+
+        Image.init()  # loads the module of every format
+    from fuzz.pictures import with_checksums
+
+    findings.mkdir(parents=True, exist_ok=True)
+    print(f"{write_corpus(corpus)} pictures to begin with in {corpus}", flush=True)
+
+    def mutate(data: bytes, max_size: int, number: int) -> bytes:
+        changed: bytes = atheris.Mutate(data, max_size)
+        # Now and then wrong checksums are tried too.
+        return changed if random.Random(number).random() < 0.1 else with_checksums(changed)
+
+    atheris.Setup(
+        [
+            "fuzz.image_reader",
+            str(corpus),
+            f"-max_total_time={seconds}",
+            f"-max_len={MAX_BYTES}",
+            f"-rss_limit_mb={MAX_RSS_MB}",
+            f"-timeout={MAX_SECONDS_EACH}",
+            f"-artifact_prefix={findings}/",
+            f"-seed={seed}",
+            "-print_final_stats=1",
+        ],
+        lambda data: check(data),
+        custom_mutator=mutate,
+    )
+    atheris.Fuzz()
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise BrokenRuleError(f"broken: {rule}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,28 @@
+"""A real server with two models, and a caller of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuzz.calling import Caller
+from limelens.serve.requests import Limits
+from limelens.serve.service import ServiceSettings
+
+MOST_SAMPLES = 50
+
+
+@pytest.fixture
+def server(start_server: Callable[..., Any], models: Path) -> Any:
+    """Explains with few samples: it is not the explanation that is tested."""
+    limits = Limits(max_images=8, max_pixels=100_000, max_samples=MOST_SAMPLES)
+    return start_server(models, service=ServiceSettings(limits=limits))
+
+
+@pytest.fixture
+def caller(server: Any) -> Iterator[Caller]:
+    with Caller(server.address) as caller:
+        yield caller

@@ -1,0 +1,65 @@
+"""The image reader under a fuzzer that is guided by coverage, for some seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fuzz.effort import seconds
+from fuzz.image_reader import BrokenRuleError, check, write_corpus
+from fuzz.pictures import bad_pictures, good_pictures, with_checksums
+from limelens.serve import image
+
+ROOT = Path(__file__).parents[2]
+HAS_FUZZER = importlib.util.find_spec("atheris") is not None
+
+
+@pytest.mark.parametrize("name", sorted(good_pictures()))
+def test_every_good_picture_is_read(name: str) -> None:
+    assert check(good_pictures()[name])
+
+
+@pytest.mark.parametrize("name", sorted(bad_pictures()))
+def test_every_bad_picture_is_refused(name: str) -> None:
+    assert not check(bad_pictures()[name])
+
+
+def test_checksums_are_made_right_again() -> None:
+    good = good_pictures()["plain.png"]
+    place = good.index(b"IHDR") + 17
+    damaged = good[:place] + bytes(4) + good[place + 4 :]
+    assert not check(damaged)
+    assert with_checksums(damaged) == good
+
+
+def test_a_reader_that_breaks_a_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "_upright_rgb", lambda picture: np.zeros(picture.size, np.uint8))
+    with pytest.raises(BrokenRuleError, match=r"\(H, W, 3\)"):
+        check(good_pictures()["plain.png"])
+
+
+@pytest.mark.skipif(not HAS_FUZZER, reason="atheris is not installed; it exists for Linux alone")
+def test_no_bytes_break_the_image_reader(tmp_path: Path) -> None:
+    corpus, findings = tmp_path / "corpus", tmp_path / "findings"
+    num_seeds = write_corpus(corpus)
+    limit_s = seconds()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "fuzz.image_reader", "--seconds", str(limit_s)),
+            *("--corpus", str(corpus), "--findings", str(findings)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=10 * limit_s + 120,
+    )
+    left = [str(path) for path in findings.iterdir()] if findings.is_dir() else []
+    assert done.returncode == 0, f"{left}: {done.stderr[-3000:]}"
+    assert left == []
+    # It has tried something, and found ways that the first pictures do not take.
+    assert len(list(corpus.iterdir())) > num_seeds

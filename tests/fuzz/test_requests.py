@@ -1,0 +1,312 @@
+"""Whatever is sent, the server answers or refuses as the contract says, and serves on."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fuzz.calling import Caller, Outcome, can_be_parsed, is_finite, names_a_field
+from fuzz.effort import examples
+from fuzz.messages import Usable, broken, choice, messages, spoilt
+from fuzz.pictures import HEIGHT, WIDTH, bad_pictures, good_pictures
+from limelens.v1 import classifier_service_pb2 as pb2
+from limelens.v1 import explanation_pb2, image_pb2
+
+SERVICE = pb2.DESCRIPTOR.services_by_name["ClassifierService"]
+METHODS: Mapping[str, Any] = SERVICE.methods_by_name
+LABELS = ("red", "green", "blue")
+GOOD, BAD = good_pictures(), bad_pictures()
+RED = 1 / (1 + 2 * math.exp(-6))
+"""What the model says of red; see tests/conftest.py."""
+FRAME_STATUSES = {
+    status.number for status in pb2.DESCRIPTOR.enum_types_by_name["FrameStatus"].values
+}
+
+
+def segments() -> bytes:
+    ids = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH) // 40
+    file = io.BytesIO()
+    Image.fromarray(ids).save(file, "PNG")
+    return file.getvalue()
+
+
+@st.composite
+def raw_images(draw: st.DrawFn) -> image_pb2.RawImage:
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    value = draw(st.integers(0, 255))
+    return image_pb2.RawImage(
+        data=bytes([value]) * (height * width * 3), height=height, width=width
+    )
+
+
+def regions() -> st.SearchStrategy[image_pb2.RegionOfInterest]:
+    near, far = st.floats(0, 0.5, width=32), st.floats(0.625, 1, width=32)
+    return st.builds(image_pb2.RegionOfInterest, left=near, top=near, right=far, bottom=far)
+
+
+IMAGES = st.builds(
+    image_pb2.Image,
+    encoded=choice(list(GOOD.values())),
+    region_of_interest=st.none() | regions(),
+) | st.builds(image_pb2.Image, raw=raw_images(), region_of_interest=st.none() | regions())
+MODEL = st.sampled_from(("colours", "tags"))
+VERSION = st.sampled_from((0, 0, 1))
+TOP_K = st.integers(0, 3)
+THRESHOLD = st.none() | st.floats(0, 1, width=32)
+
+
+def seldom(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Mostly unset: what few callers set seldom goes together with the rest."""
+    return st.integers(0, 3).flatmap(lambda number: values if number == 0 else st.none())
+
+
+VALUES: Mapping[str, st.SearchStrategy[Any]] = {
+    "limelens.v1.Image": IMAGES,
+    "limelens.v1.RegionOfInterest": regions(),
+    "limelens.v1.ClassifyRequest.model": MODEL,
+    "limelens.v1.ClassifyRequest.version": VERSION,
+    "limelens.v1.ClassifyRequest.images": st.lists(IMAGES, min_size=1, max_size=3),
+    "limelens.v1.ClassifyRequest.top_k": TOP_K,
+    "limelens.v1.ClassifyRequest.threshold": THRESHOLD,
+    "limelens.v1.ClassifyRequest.return_embedding": st.booleans(),
+    "limelens.v1.EmbedRequest.model": MODEL,
+    "limelens.v1.EmbedRequest.version": VERSION,
+    "limelens.v1.EmbedRequest.images": st.lists(IMAGES, min_size=1, max_size=3),
+    "limelens.v1.EmbedRequest.normalize": st.booleans(),
+    "limelens.v1.GetModelRequest.model": MODEL,
+    "limelens.v1.GetModelRequest.version": VERSION,
+    "limelens.v1.StreamConfig.camera_id": st.just("door"),
+    "limelens.v1.StreamConfig.model": MODEL,
+    "limelens.v1.StreamConfig.version": VERSION,
+    "limelens.v1.StreamConfig.top_k": TOP_K,
+    "limelens.v1.StreamConfig.threshold": THRESHOLD,
+    "limelens.v1.StreamConfig.max_frame_age_ms": st.sampled_from((0, 1, 10_000)),
+    "limelens.v1.StreamConfig.max_decision_age_ms": st.sampled_from((0, 10_000)),
+    "limelens.v1.StreamConfig.explain_on_change": seldom(
+        st.builds(
+            lambda hide, alerts_only: pb2.ExplainOnChange(
+                options=pb2.ExplainRequest(num_samples=10, hide=hide), alerts_only=alerts_only
+            ),
+            st.sampled_from((None, explanation_pb2.Hide(blur=True))),
+            st.booleans(),
+        )
+    ),
+    "limelens.v1.Smoothing": st.sampled_from(
+        [
+            pb2.Smoothing(window=window, required=window, required_to_alert=required_to_alert)
+            for window in (1, 3, 1000)
+            for required_to_alert in (0, 1)
+        ]
+    ),
+    "limelens.v1.Frame.frame_id": st.integers(0, 5),
+    "limelens.v1.Frame.image": IMAGES,
+    "limelens.v1.ExplainRequest.model": MODEL,
+    "limelens.v1.ExplainRequest.version": VERSION,
+    "limelens.v1.ExplainRequest.image": IMAGES,
+    "limelens.v1.ExplainRequest.labels": seldom(
+        st.lists(st.sampled_from(LABELS), max_size=3, unique=True)
+    ),
+    "limelens.v1.ExplainRequest.top_labels": seldom(st.integers(0, 3)),
+    "limelens.v1.ExplainRequest.method": seldom(st.integers(0, 4)),
+    "limelens.v1.ExplainRequest.num_samples": seldom(st.integers(10, 50)),
+    "limelens.v1.ExplainRequest.kernel_width": seldom(st.floats(1e-9, 1e6)),
+    "limelens.v1.ExplainRequest.distance": st.integers(0, 2),
+    "limelens.v1.ExplainRequest.feature_selection": seldom(st.integers(0, 5)),
+    "limelens.v1.ExplainRequest.num_features": seldom(st.integers(0, 20)),
+    "limelens.v1.ExplainRequest.seed": seldom(st.integers(0, 2**32 - 1)),
+    "limelens.v1.ExplainRequest.sampling": seldom(st.integers(0, 2)),
+    "limelens.v1.ExplainRequest.compat": seldom(st.just(1)),
+    "limelens.v1.ExplainRequest.pictures": st.lists(st.integers(1, 3), max_size=2),
+    "limelens.v1.ExplainRequest.stability": seldom(st.floats(0.01, 1)),
+    "limelens.v1.ExplainRequest.deadline_ms": seldom(st.sampled_from((1, 30, 100_000))),
+    "limelens.v1.ExplainRequest.contrasts": seldom(
+        st.just([explanation_pb2.Contrast(label="red", against="blue")])
+    ),
+    "limelens.v1.Segmentation.method": st.integers(0, 4),
+    "limelens.v1.Segmentation.num_segments": seldom(st.sampled_from((2, 8, 1000))),
+    "limelens.v1.Segmentation.compactness": seldom(st.floats(0.125, 1024, width=32)),
+    "limelens.v1.Segmentation.segments_png": seldom(st.just(segments())),
+    "limelens.v1.Hide.segment_mean": seldom(st.just(True)),
+    "limelens.v1.Hide.color": seldom(st.integers(0, 0xFFFFFF)),
+    "limelens.v1.Hide.blur": seldom(st.just(True)),
+    "limelens.v1.Hide.shuffle": seldom(st.just(True)),
+}
+USABLE = Usable(VALUES)
+UNARY = [name for name in sorted(METHODS) if not METHODS[name].client_streaming]
+CHEAP = [name for name in UNARY if "Explain" not in name]
+EXPLAINING = [name for name in UNARY if "Explain" in name]
+
+
+def require_well_ended(outcome: Outcome, method: Any, *, parsed: bool = True) -> None:
+    """A status that the contract allows, with all that belongs to it."""
+    assert all(map(is_finite, outcome.replies)), outcome
+    if not parsed:
+        assert (outcome.code, outcome.reason) == ("INTERNAL", "MALFORMED_MESSAGE"), outcome
+        return
+    assert outcome.code in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), outcome
+    if outcome.code == "OK":
+        return
+    assert outcome.message
+    if outcome.code == "NOT_FOUND":
+        assert outcome.reason == "NOT_FOUND"
+        return
+    assert outcome.reason in ("INVALID_REQUEST", "INVALID_IMAGE", "IMAGE_TOO_LARGE"), outcome
+    assert len(outcome.fields) == 1
+    assert names_a_field(method.input_type, outcome.fields[0]), outcome
+
+
+def require_serving(caller: Caller) -> None:
+    """It is well, and says of a good picture what it always says."""
+    assert caller.is_serving()
+    image = image_pb2.Image(raw={"data": bytes((255, 0, 0)) * 64, "height": 8, "width": 8})
+    request = pb2.ClassifyRequest(model="colours", version=1, images=[image])
+    outcome = caller.call(METHODS["Classify"], [request.SerializeToString()])
+    assert outcome.code == "OK", outcome
+    (prediction,) = outcome.replies[0].predictions
+    assert (prediction.label, prediction.alert) == ("red", True)
+    assert prediction.scores[0].probability == pytest.approx(RED)
+
+
+def require_answered(name: str, request: Any, replies: Any) -> None:
+    """What an answer promises, whatever was asked."""
+    if name == "Classify":
+        (reply,) = replies
+        assert len(reply.predictions) == len(request.images)
+        for one in reply.predictions:
+            found = [score.probability for score in one.scores]
+            assert len(found) == (request.top_k or 3)
+            assert found == sorted(found, reverse=True)
+            assert all(0 <= probability <= 1 for probability in found)
+            assert len(one.embedding) == (3 if request.return_embedding else 0)
+    elif name == "Embed":
+        (reply,) = replies
+        assert len(reply.embeddings) == len(request.images)
+    elif name == "Explain":
+        (reply,) = replies
+        require_explained(request, reply)
+    elif name == "ExplainStream":
+        assert [one.final for one in replies] == [False] * (len(replies) - 1) + [True]
+        require_explained(request, replies[-1].explanation)
+
+
+def require_explained(request: Any, reply: Any) -> None:
+    single = len(request.labels) or request.top_labels or (0 if request.contrasts else 1)
+    assert len(reply.explanations) == single + len(request.contrasts)
+    wants = set(request.pictures)
+    for one in reply.explanations:
+        assert bool(one.overlay_png) == (1 in wants)
+        assert bool(one.heat_map_png) == (2 in wants)
+        for weight in one.weights:
+            assert 0 <= weight.segment < 65535
+            assert weight.std_error >= 0
+    assert bool(reply.segments_png) == (3 in wants)
+
+
+def input_of(name: str) -> Any:
+    return METHODS[name].input_type._concrete_class
+
+
+def try_one(caller: Caller, name: str, request: Any) -> None:
+    outcome = caller.call(METHODS[name], [request.SerializeToString()])
+    require_well_ended(outcome, METHODS[name])
+    if outcome.code == "OK":
+        require_answered(name, request, outcome.replies)
+    require_serving(caller)
+
+
+@examples(120)
+@given(data=st.data())
+def test_usable_requests_are_answered(caller: Caller, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(CHEAP))
+    request = data.draw(messages(input_of(name), USABLE))
+    outcome = caller.call(METHODS[name], [request.SerializeToString()])
+    assert outcome.code == "OK", outcome
+    require_answered(name, request, outcome.replies)
+
+
+@examples(300)
+@given(data=st.data())
+def test_spoilt_requests_are_answered_or_refused(caller: Caller, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(CHEAP))
+    try_one(caller, name, data.draw(spoilt(input_of(name), USABLE)))
+
+
+@examples(120)
+@given(data=st.data())
+def test_spoilt_questions_are_explained_or_refused(caller: Caller, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(EXPLAINING))
+    try_one(caller, name, data.draw(spoilt(input_of(name), USABLE)))
+
+
+@examples(120)
+@given(data=st.data())
+def test_damaged_pictures_are_classified_or_refused(caller: Caller, data: st.DataObject) -> None:
+    picture = bytearray(data.draw(choice([*GOOD.values(), *BAD.values()])))
+    for _ in range(data.draw(st.integers(1, 5))):
+        picture[data.draw(st.integers(0, len(picture) - 1))] = data.draw(st.integers(0, 255))
+    image = image_pb2.Image(encoded=bytes(picture))
+    try_one(caller, "Classify", pb2.ClassifyRequest(model="colours", images=[image]))
+
+
+@examples(300)
+@given(data=st.data())
+def test_broken_bytes_are_no_message_or_a_message(caller: Caller, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(UNARY))
+    kind = input_of(name)
+    sent = data.draw(broken(kind, USABLE) | st.binary(max_size=60))
+    outcome = caller.call(METHODS[name], [sent])
+    require_well_ended(outcome, METHODS[name], parsed=can_be_parsed(kind, sent))
+    require_serving(caller)
+
+
+@examples(120)
+@given(data=st.data())
+def test_a_camera_may_send_anything_in_any_order(caller: Caller, data: st.DataObject) -> None:
+    kind = pb2.ClassifyStreamRequest
+    config = data.draw(messages(pb2.StreamConfig, USABLE) | spoilt(pb2.StreamConfig, USABLE))
+    frame = st.builds(lambda frame: kind(frame=frame), messages(pb2.Frame, USABLE))
+    bad_frame = st.builds(lambda frame: kind(frame=frame), spoilt(pb2.Frame, USABLE))
+    sent = data.draw(st.lists(frame | frame | bad_frame, max_size=5))
+    if data.draw(st.integers(0, 4)):
+        sent.insert(0, kind(config=config))
+    if data.draw(st.integers(0, 4)) == 0:
+        sent.insert(data.draw(st.integers(0, len(sent))), data.draw(spoilt(kind, USABLE)))
+    outcome = caller.call(
+        METHODS["ClassifyStream"], [message.SerializeToString() for message in sent]
+    )
+    require_well_ended(outcome, METHODS["ClassifyStream"])
+    if outcome.code == "OK":
+        asked = sorted(message.frame.frame_id for message in sent[1:])
+        assert sorted(answer.frame_id for answer in outcome.replies) == asked
+    assert {answer.status for answer in outcome.replies} <= FRAME_STATUSES - {0}
+    for answer in outcome.replies:
+        assert answer.HasField("prediction") == (answer.status == pb2.FRAME_STATUS_CLASSIFIED)
+        assert answer.reason or answer.status not in (
+            pb2.FRAME_STATUS_INVALID,
+            pb2.FRAME_STATUS_FAILED,
+        )
+    require_serving(caller)
+
+
+@examples(120)
+@given(data=st.data())
+def test_a_camera_may_send_broken_bytes(caller: Caller, data: st.DataObject) -> None:
+    kind = pb2.ClassifyStreamRequest
+    config = kind(config=data.draw(messages(pb2.StreamConfig, USABLE)))
+    frames = st.builds(
+        lambda frame: kind(frame=frame).SerializeToString(), messages(pb2.Frame, USABLE)
+    )
+    sent = [config.SerializeToString(), *data.draw(st.lists(frames, max_size=3))]
+    junk = data.draw(broken(kind, USABLE) | st.binary(max_size=40))
+    sent.insert(data.draw(st.integers(0, len(sent))), junk)
+    outcome = caller.call(METHODS["ClassifyStream"], sent)
+    require_well_ended(outcome, METHODS["ClassifyStream"], parsed=can_be_parsed(kind, junk))
+    require_serving(caller)
