@@ -22,7 +22,7 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 """`(N, H, W, 3)` uint8 -> `(N, C)` probabilities. It may say more of itself: an integer attribute
 `max_concurrency` above 1, that so many threads may call it at once; `batch_size`, how many pictures
 it likes in a call; a method `prepare_perturbed`, that its device makes the perturbed pictures, see
-`MakesPictures`."""
+`MakesPictures`. Of a bound method, its object may say so."""
 
 _BATCH_SIZE = 32  # of a `predict` that does not say
 
@@ -215,7 +215,7 @@ def _answering(
     predict: Predict, perturbation: Perturbation
 ) -> Callable[[NDArray[np.bool_], int], NDArray[np.floating]]:
     """From rows, and which sample the first of them is, to answers."""
-    prepare = getattr(predict, "prepare_perturbed", None)
+    prepare = _said(predict, "prepare_perturbed")
     if prepare is None:
         return lambda visible, first: predict(perturbation.pictures(visible, first))
     fill = perturbation.fill
@@ -231,5 +231,10 @@ def _answering(
 
 
 def _positive(predict: Predict, attribute: str, default: int) -> int:
-    value = getattr(predict, attribute, default)
+    value = _said(predict, attribute)
     return value if isinstance(value, int) and value > 0 else default
+
+
+def _said(predict: Predict, attribute: str) -> Any:
+    said = getattr(predict, attribute, None)
+    return getattr(getattr(predict, "__self__", None), attribute, None) if said is None else said
