@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from skimage.data import astronaut
 
-from benchmarks.speed_models import NETWORKS, network_model, run_of, shipped_model
+from benchmarks.speed_models import BUILT, NETWORKS, network_model, run_of, shipped_model
 from benchmarks.speed_peers import missing, peers
 from limelens.explain import Explanation, explain
 from limelens.explain.neighbourhood import fill, perturbation
@@ -40,7 +40,7 @@ from limelens.serve.image import fit
 _CHUNKS = (4, 8, 16, 32)
 _PORTRAIT = Region(0.25, 0.03, 0.63, 0.41)
 _WARMING_UP = 64
-_COLUMNS = ("total", "by floor", "CPU by floor's", "K", "segment", "predict", "masks", "fit")
+_COLUMNS = ("total", "by floor", "CPU by floor", "K", "segment", "predict", "masks", "fit")
 
 
 @dataclass(eq=False)
@@ -81,15 +81,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
-    console = Console(width=110)
+    console = Console(width=120)
     if missing() and not arguments.no_peers:
         print(f"not installed: {', '.join(missing())}; pip install 'limelens[peers]'")
-    models: Sequence[tuple[Path, Path | None]] = [(path, None) for path in arguments.model or ()]
-    if not models:
-        models = [(shipped_model(), None), *((network_model(n), run_of(n)) for n in NETWORKS)]
-    for path, run in models:
+    for path in arguments.model or (shipped_model(), *map(network_model, NETWORKS)):
         bundle = load_bundle(path)
-        candidates = _candidates(bundle, None if arguments.no_peers else (run,))
+        candidates = _candidates(bundle, with_peers=not arguments.no_peers)
         for candidate in candidates:
             candidate.run(_WARMING_UP)
         rng = np.random.default_rng(0)
@@ -99,7 +96,7 @@ def main() -> None:
         console.print(_table(bundle, candidates, arguments.samples, arguments.rounds))
 
 
-def _candidates(bundle: Bundle, with_peers: tuple[Path | None] | None) -> list[_Candidate]:
+def _candidates(bundle: Bundle, *, with_peers: bool) -> list[_Candidate]:
     portrait = fit(astronaut(), bundle.metadata.resize, _PORTRAIT).pixels  # type: ignore[no-untyped-call]
 
     def ours(segmentation: Method) -> Callable[[int], Explanation]:
@@ -113,7 +110,7 @@ def _candidates(bundle: Bundle, with_peers: tuple[Path | None] | None) -> list[_
     found = [
         *(
             _Candidate(
-                f"floor: session, chunks of {chunk}, {threads} thread{'s' * (threads > 1)}",
+                f"floor: chunks of {chunk}, {threads} thread{'s' * (threads > 1)}",
                 _floor(bundle, chunk, threads),
                 is_floor=True,
             )
@@ -133,8 +130,9 @@ def _candidates(bundle: Bundle, with_peers: tuple[Path | None] | None) -> list[_
             ),
         ),
     ]
-    if with_peers is not None:
-        others = peers(bundle, portrait, with_peers[0], bundle.num_threads)
+    if with_peers:
+        run = run_of(bundle.name) if BUILT.resolve() in bundle.path.resolve().parents else None
+        others = peers(bundle, portrait, run, bundle.num_threads)
         found += [_Candidate(name, run) for name, run in others]
     return found
 
