@@ -6,10 +6,12 @@ A ratio is the median over the rounds of the time by the floor's time in the sam
 machine ratios can be trusted, milliseconds cannot. The time that all threads spent on the
 processor is hardly disturbed by others, but does not show who left a core idle.
 
-    python -m benchmarks.explain_speed [--model FILE …] [--samples 1000] [--rounds 5] [--no-peers]
+    python -m benchmarks.explain_speed [--model FILE …] [--samples 1000] [--rounds 5]
+        [--seconds S] [--no-peers]
 
 Without --model: the shipped model, and two networks at 224 pixels that are made on the first run.
-Peers beside lime are measured where `pip install 'limelens[peers]'` was done.
+After --seconds no further round of a model begins. Peers beside lime are
+measured where `pip install 'limelens[peers]'` was done.
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, action="append")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     console = Console(width=120)
@@ -90,10 +93,13 @@ def main() -> None:
         for candidate in candidates:
             candidate.run(_WARMING_UP)
         rng = np.random.default_rng(0)
-        for _ in range(arguments.rounds):
+        start = time.monotonic()
+        for round_ in range(arguments.rounds):
+            if round_ and time.monotonic() - start > arguments.seconds:
+                break
             for place in rng.permutation(len(candidates)):
                 candidates[place].take_turn(arguments.samples)
-        console.print(_table(bundle, candidates, arguments.samples, arguments.rounds))
+        console.print(_table(bundle, candidates, arguments.samples))
 
 
 def _candidates(bundle: Bundle, *, with_peers: bool) -> list[_Candidate]:
@@ -155,15 +161,13 @@ def _floor(bundle: Bundle, chunk: int, threads: int) -> Callable[[int], None]:
     return run
 
 
-def _table(
-    bundle: Bundle, candidates: Sequence[_Candidate], num_samples: int, num_rounds: int
-) -> Table:
+def _table(bundle: Bundle, candidates: Sequence[_Candidate], num_samples: int) -> Table:
     floors = [one for one in candidates if one.is_floor]
     floor = min(floors, key=lambda one: statistics.median(one.times))
     height, width = bundle.input_size
     thrifty = min(floors, key=lambda one: statistics.median(one.cpu_times))
     table = Table(
-        title=f"{bundle.name} {height}x{width}, {num_samples} samples, {num_rounds} rounds, "
+        title=f"{bundle.name} {height}x{width}, {num_samples} samples, {len(floor.times)} rounds, "
         f"{bundle.provider}; ms"
     )
     table.add_column("what")
