@@ -1,10 +1,17 @@
-"""How much an explanation costs beyond the model itself, and what the lime package costs.
+"""How much an explanation costs beyond the model itself, and what other packages' cost.
 
-The floor is the raw session on as many pictures: the best over chunk sizes and over one and two
-calling threads. Everything is measured in turns in one run, the median is taken: on a shared
-machine ratios can be trusted, milliseconds cannot.
+The floor is the raw session on as many pictures: the best over chunk sizes and over one calling
+thread and one per core. Everything is measured in turns in one run, each round in another order.
+A ratio is the median over the rounds of the time by the floor's time in the same round: on a shared
+machine ratios can be trusted, milliseconds cannot. The time that all threads spent on the
+processor is hardly disturbed by others, but does not show who left a core idle.
 
-    python -m benchmarks.explain_speed [--model FILE] [--samples 1000] [--rounds 5]
+    python -m benchmarks.explain_speed [--model FILE …] [--samples 1000] [--rounds 5]
+        [--seconds S] [--no-peers]
+
+Without --model: the shipped model, and two networks at 224 pixels that are made on the first run.
+After --seconds no further round of a model begins. Peers beside lime are
+measured where `pip install 'limelens[peers]'` was done.
 """
 
 from __future__ import annotations
@@ -12,99 +19,198 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from lime.lime_image import LimeImageExplainer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from skimage.data import astronaut
 
-from limelens.cli.serving import default_models
-from limelens.explain import explain
+from benchmarks.speed_models import BUILT, NETWORKS, network_model, run_of, shipped_model
+from benchmarks.speed_peers import missing, peers
+from limelens.explain import Explanation, explain
+from limelens.explain.neighbourhood import fill, perturbation
+from limelens.explain.segments import Method, known
 from limelens.serve import Region, load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.image import fit
 
-_CHUNKS = (8, 16, 32, 64)
+_CHUNKS = (4, 8, 16, 32)
+_PORTRAIT = Region(0.25, 0.03, 0.63, 0.41)
+_WARMING_UP = 64
+_COLUMNS = ("total", "by floor", "CPU by floor", "K", "segment", "predict", "masks", "fit")
 
 
-class _Predict:
-    """The bundle, as `explain` calls it from several threads."""
+@dataclass(eq=False)
+class _Candidate:
+    """Something to be timed.
 
-    def __init__(self, bundle: Bundle, max_concurrency: int) -> None:
-        self.max_concurrency = max_concurrency
-        self._bundle = bundle
+    Args:
+        name: Its row.
+        run: Does it with that many samples; gives an explanation, a number of segments, or None.
+        is_floor: Whether it is the model alone.
+    """
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._bundle.predict(images)
+    name: str
+    run: Callable[[int], Explanation | int | None]
+    is_floor: bool = False
+    times: list[float] = field(default_factory=list)
+    cpu_times: list[float] = field(default_factory=list)
+    found: list[Explanation] = field(default_factory=list)
+    num_segments: int | None = None
+
+    def take_turn(self, num_samples: int) -> None:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        found = self.run(num_samples)
+        self.times.append(time.perf_counter() - start)
+        self.cpu_times.append(time.process_time() - cpu_start)
+        if isinstance(found, Explanation):
+            self.found.append(found)
+            self.num_segments = found.num_segments
+        elif found is not None:
+            self.num_segments = found
 
 
 def main() -> None:
-    """Measures and prints one table."""
+    """Measures and prints one table for each model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
+    parser.add_argument("--model", type=Path, action="append")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
-    bundle = load_bundle(arguments.model)
-    portrait = fit(astronaut(), bundle.metadata.resize, Region(0.25, 0.03, 0.63, 0.41)).pixels  # type: ignore[no-untyped-call]
-    several = _Predict(bundle, bundle.num_threads)
+    console = Console(width=120)
+    if missing() and not arguments.no_peers:
+        print(f"not installed: {', '.join(missing())}; pip install 'limelens[peers]'")
+    for path in arguments.model or (shipped_model(), *map(network_model, NETWORKS)):
+        bundle = load_bundle(path)
+        candidates = _candidates(bundle, with_peers=not arguments.no_peers)
+        for candidate in candidates:
+            candidate.run(_WARMING_UP)
+        rng = np.random.default_rng(0)
+        start = time.monotonic()
+        for round_ in range(arguments.rounds):
+            if round_ and time.monotonic() - start > arguments.seconds:
+                break
+            for place in rng.permutation(len(candidates)):
+                candidates[place].take_turn(arguments.samples)
+        console.print(_table(bundle, candidates, arguments.samples))
 
-    def ours(segmentation: Any, predict: Any) -> Callable[[], object]:
-        return lambda: explain(
-            portrait, predict, num_samples=arguments.samples, segmentation=segmentation, seed=0
+
+def _candidates(bundle: Bundle, *, with_peers: bool) -> list[_Candidate]:
+    portrait = fit(astronaut(), bundle.metadata.resize, _PORTRAIT).pixels  # type: ignore[no-untyped-call]
+
+    def ours(segmentation: Method) -> Callable[[int], Explanation]:
+        return lambda num_samples: explain(
+            portrait, bundle.predict, num_samples=num_samples, segmentation=segmentation, seed=0
         )
 
-    candidates: dict[str, Callable[[], object]] = {
-        f"floor: session, chunks of {chunk}, {threads} thread{'s' * (threads > 1)}": _floor(
-            bundle, arguments.samples, chunk, threads
-        )
-        for chunk in _CHUNKS
-        for threads in sorted({1, bundle.num_threads})
-    }
-    candidates["limelens, slic"] = ours("slic", several)
-    candidates["limelens, slic, one thread"] = ours("slic", _Predict(bundle, 1))
-    candidates["limelens, quickshift"] = ours("quickshift", several)
-    candidates["lime (quickshift)"] = lambda: LimeImageExplainer(random_state=0).explain_instance(
-        portrait, bundle.predict, num_samples=arguments.samples
-    )
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_ in range(arguments.rounds + 1):
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            if round_:  # the first is for warming up
-                times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    floor = min(value for name, value in medians.items() if name.startswith("floor"))
-    height, width = bundle.input_size
-    table = Table(
-        title=f"{bundle.name} {height}x{width}, {arguments.samples} samples, {bundle.provider}"
-    )
-    table.add_column("what")
-    table.add_column("ms", justify="right")
-    table.add_column("times the best floor", justify="right")
-    for name, value in medians.items():
-        table.add_row(name, f"{1000 * value:.0f}", f"{value / floor:.2f}")
-    Console().print(table)
+    def one_thread(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return bundle.predict(images)
+
+    found = [
+        *(
+            _Candidate(
+                f"floor: chunks of {chunk}, {threads} thread{'s' * (threads > 1)}",
+                _floor(bundle, chunk, threads),
+                is_floor=True,
+            )
+            for chunk in _CHUNKS
+            for threads in sorted({1, bundle.num_threads})
+        ),
+        _Candidate("limelens (slic)", ours("slic")),
+        _Candidate("limelens (quickshift)", ours("quickshift")),
+        _Candidate(
+            "limelens (slic), one thread",
+            lambda num_samples: explain(
+                portrait,
+                one_thread,
+                num_samples=num_samples,
+                seed=0,
+                batch_size=bundle.batch_size,
+            ),
+        ),
+    ]
+    if with_peers:
+        run = run_of(bundle.name) if BUILT.resolve() in bundle.path.resolve().parents else None
+        others = peers(bundle, portrait, run, bundle.num_threads)
+        found += [_Candidate(name, run) for name, run in others]
+    return found
 
 
-def _floor(bundle: Bundle, num_samples: int, chunk: int, threads: int) -> Callable[[], None]:
+def _floor(bundle: Bundle, chunk: int, threads: int) -> Callable[[int], None]:
     images = np.random.default_rng(0).integers(
         0, 256, (chunk, *bundle.input_size, 3), dtype=np.uint8
     )
-    sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
 
-    def run() -> None:
+    def run(num_samples: int) -> None:
+        sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda size: bundle.predict(images[:size]), sizes))
+            list(
+                pool.map(
+                    lambda size: bundle.session.run(["probabilities"], {"images": images[:size]}),
+                    sizes,
+                )
+            )
 
     return run
+
+
+def _table(bundle: Bundle, candidates: Sequence[_Candidate], num_samples: int) -> Table:
+    floors = [one for one in candidates if one.is_floor]
+    floor = min(floors, key=lambda one: statistics.median(one.times))
+    height, width = bundle.input_size
+    thrifty = min(floors, key=lambda one: statistics.median(one.cpu_times))
+    table = Table(
+        title=f"{bundle.name} {height}x{width}, {num_samples} samples, {len(floor.times)} rounds, "
+        f"{bundle.provider}; ms"
+    )
+    table.add_column("what")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
+    for one in candidates:
+        table.add_row(
+            one.name,
+            f"{1000 * statistics.median(one.times):.0f}",
+            f"{_ratio(one.times, floor.times):.2f}",
+            f"{_ratio(one.cpu_times, thrifty.cpu_times):.2f}",
+            "" if one.num_segments is None else str(one.num_segments),
+            *_stages(bundle, one.found),
+        )
+    return table
+
+
+def _ratio(times: Sequence[float], floor: Sequence[float]) -> float:
+    return statistics.median(one / best for one, best in zip(times, floor, strict=True))
+
+
+def _stages(bundle: Bundle, found: Sequence[Explanation]) -> tuple[str, ...]:
+    """Medians; masks, which are part of predict, are measured by themselves, on one thread."""
+    if not found:
+        return ()
+    last = found[-1]
+    visible = last.samples.visible
+    cut = known(last.segments, last.samples.columns)
+    picture = np.zeros((*last.image_size, 3), dtype=np.uint8)
+    filled = fill(picture, cut, "mean", num_samples=last.num_samples)
+    perturbed = perturbation(picture, filled, cut, paired=last.sampling == "paired")
+    size = bundle.batch_size
+    start = time.perf_counter()
+    for first in range(0, last.num_samples, size):
+        perturbed.pictures(visible[first : first + size], first)
+    masks = 1000 * (time.perf_counter() - start)
+    timings = [one.timings_ms for one in found]
+    return (
+        f"{statistics.median(one.segment for one in timings):.1f}",
+        f"{statistics.median(one.predict for one in timings):.0f}",
+        f"{masks:.1f}",
+        f"{statistics.median(one.fit for one in timings):.1f}",
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from limelens.explain.methods import (
 )
 from limelens.explain.neighbourhood import Sampling
 from limelens.explain.picture import as_rgb
-from limelens.explain.prediction import Predict, Predictions, Progress
+from limelens.explain.prediction import Predict, Predictions, Progress, liked_batch_size
 from limelens.explain.proximity import Distance, distances, effective_samples, proximity
 from limelens.explain.segments import Method, Segmentation
 from limelens.explain.selection import FeatureSelection
@@ -81,7 +81,7 @@ def explain(
         image: `(H, W, 3)` RGB or `(H, W)` grey pixels, uint8, of the size that the model sees.
         predict: `(N, H, W, 3)` uint8 -> `(N, C)` probabilities. An integer attribute
             `max_concurrency` above 1 lets it be called from that many threads at once; the answer
-            stays the same.
+            stays the same. `limelens.explain.prediction` names what else it may say of itself.
         method: how segments are weighed: "lime"; "kernel_shap" (Shapley values: intercept plus
             weights equal the probability; exact where `num_samples` reaches 2^K for K segments);
             "occlusion" (how far the probability drops when one segment is hidden: K + 1 samples,
@@ -113,7 +113,8 @@ def explain(
             reported. In compat mode also a RandomState, whose stream goes on from call to call as
             that of a lime explainer does.
         alpha: ridge penalty.
-        batch_size: pictures per call of `predict`: 32, or 10 in compat mode.
+        batch_size: pictures per call of `predict`; unset: its attribute of that name, else 32; 10
+            in compat mode.
         compat: "lime" does and defaults as the package lime 0.2.0.1 does, its faults included.
         stability: draw samples only until every label's `stability` reaches this.
         max_samples: the cap on that; unset: the larger of 4000 and `num_samples`.
@@ -233,10 +234,13 @@ def _explanations(
     settings.check()
     predictions = Predictions(
         predict,
-        neighbourhood.perturbation(pixels, fill, segmentation),
+        neighbourhood.perturbation(pixels, fill, segmentation, paired=sampling == "paired"),
         visible,
         # KernelSHAP needs the picture and its absence, deadline or not.
-        batch_size=max(settings.batch_size, 2 if settings.method == "kernel_shap" else 1),
+        batch_size=max(
+            settings.batch_size or liked_batch_size(predict),
+            2 if settings.method == "kernel_shap" else 1,
+        ),
         check_labels=lambda num_labels: _check_labels(settings.labels, num_labels),
         check=settings.check,
         progress=settings.progress,

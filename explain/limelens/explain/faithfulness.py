@@ -19,7 +19,7 @@ from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
 from limelens.explain.neighbourhood import Hide, fill, perturbation
 from limelens.explain.picture import as_rgb
-from limelens.explain.prediction import Predict, Predictions
+from limelens.explain.prediction import Predict, Predictions, liked_batch_size
 from limelens.explain.segments import known
 from limelens.explain.stopping import Check, go_on
 
@@ -105,7 +105,7 @@ def check(
     hide: Hide | None = None,
     num_random: int = 10,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     check: Check = go_on,
 ) -> Faithfulness:
     """Measure how faithful an explanation is.
@@ -121,7 +121,7 @@ def check(
         hide: what hidden segments look like; unset: as the explanation hid them.
         num_random: how many random orders, 2 or more.
         seed: of the random orders, and of what "shuffle" hides with.
-        batch_size: pictures per call of `predict`.
+        batch_size: pictures per call of `predict`; unset: as for `explain`.
         check: called after every chunk; raising stops the run.
 
     Raises:
@@ -166,7 +166,7 @@ def check(
             segmentation,
         ),
         visible,
-        batch_size=batch_size,
+        batch_size=batch_size or liked_batch_size(predict),
         check_labels=lambda _: None,
         check=check,
         progress=None,

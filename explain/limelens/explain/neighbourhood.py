@@ -4,6 +4,7 @@ Knows random numbers, segments and pixels. Does not know the model.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -149,22 +150,31 @@ class Perturbation:
     """Turns rows of the design matrix into pictures.
 
     Segments lie in horizontal runs of pixels, so a row of bits becomes a byte mask by repeating
-    each run's byte: 0.01 ms for a 224x224 picture, where indexing pixel by pixel takes 0.3 ms.
+    each run's byte: 0.006 ms for a 144x144 picture, where indexing pixel by pixel takes 0.1 ms.
 
     Attributes:
         image: `(H, W, 3)` uint8, the picture.
         fill: what stands where it is hidden.
-        run_columns: `(R,)` the column of each run, K where nothing hides it.
+        columns: `(H, W)` intp, each pixel's column, K where nothing hides it.
+        run_columns: `(R,)` the column of each run.
         run_lengths: `(R,)` its length in bytes.
+        hideable: `(H, W, 1)` uint8, 255 where a column hides the pixel, else 0.
+        paired: rows 2i and 2i+1 complement each other and share what hides.
     """
 
     image: NDArray[np.uint8]
     fill: Fill
+    columns: NDArray[np.intp]
     run_columns: NDArray[np.intp]
     run_lengths: NDArray[np.intp]
+    hideable: NDArray[np.uint8]
+    paired: bool = False
 
     def pictures(self, visible: NDArray[np.bool_], first: int = 0) -> NDArray[np.uint8]:
         """One picture per row.
+
+        With `d = image ^ hidden` and m the mask of hidden bytes, a picture is `image ^ (d & m)`,
+        and its pair's, whose mask is the complement, is `picture ^ d`.
 
         Args:
             visible: `(B, K)` bool.
@@ -173,38 +183,64 @@ class Perturbation:
         Returns:
             `(B, H, W, 3)` uint8, a new array.
         """
-        masks = np.full((visible.shape[0], visible.shape[1] + 1), 255, dtype=np.uint8)
-        masks[:, :-1] *= visible
-        pixels = np.repeat(masks[:, self.run_columns], self.run_lengths, axis=1)
-        pictures = pixels.reshape(-1, *self.image.shape)
-        corners = self.fill.corners
-        if corners is None:
-            np.bitwise_and(pictures, self.image ^ self.fill.canvas, out=pictures)
-            np.bitwise_xor(pictures, self.fill.canvas, out=pictures)
-            return pictures
-        height, width = self.image.shape[:2]
-        windows = corners[first : first + visible.shape[0]].tolist()
-        for picture, (top, left) in zip(pictures, windows, strict=True):
-            hidden = self.fill.canvas[top : top + height, left : left + width]
-            np.bitwise_and(picture, self.image ^ hidden, out=picture)
-            np.bitwise_xor(picture, hidden, out=picture)
+        step = 2 if self.paired and first % 2 == 0 else 1
+        masks = np.zeros(((visible.shape[0] + step - 1) // step, visible.shape[1] + 1), np.uint8)
+        masks[:, :-1][~visible[::step]] = 255
+        runs = masks.take(self.run_columns, axis=1)
+        bytes_ = np.repeat(runs, self.run_lengths, axis=1).reshape(-1, *self.image.shape)
+        differing = self._differing(first, bytes_.shape[0], step)
+        np.bitwise_and(bytes_, differing, out=bytes_)
+        if step == 1:
+            np.bitwise_xor(bytes_, self.image, out=bytes_)
+            return bytes_
+        pictures = np.empty((visible.shape[0], *self.image.shape), dtype=np.uint8)
+        np.bitwise_xor(bytes_, self.image, out=pictures[0::2])
+        num_pairs = visible.shape[0] // 2
+        whole = differing if differing.ndim == 3 else differing[:num_pairs]
+        np.bitwise_xor(pictures[0::2][:num_pairs], whole, out=pictures[1::2])
         return pictures
 
+    @cached_property
+    def _differing_always(self) -> NDArray[np.uint8]:
+        differing: NDArray[np.uint8] = (self.image ^ self.fill.canvas) & self.hideable
+        return differing
 
-def perturbation(image: NDArray[np.uint8], fill: Fill, segmentation: Segmentation) -> Perturbation:
+    def _differing(self, first: int, count: int, step: int) -> NDArray[np.uint8]:
+        """What tells picture and hidden apart: `(H, W, 3)`, or one for each window."""
+        corners = self.fill.corners
+        if corners is None:
+            return self._differing_always
+        height, width = self.image.shape[:2]
+        differing = np.empty((count, *self.image.shape), dtype=np.uint8)
+        windows = corners[first : first + step * count : step].tolist()
+        for one, (top, left) in zip(differing, windows, strict=True):
+            hidden = self.fill.canvas[top : top + height, left : left + width]
+            np.bitwise_xor(self.image, hidden, out=one)
+            np.bitwise_and(one, self.hideable, out=one)
+        return differing
+
+
+def perturbation(
+    image: NDArray[np.uint8], fill: Fill, segmentation: Segmentation, *, paired: bool = False
+) -> Perturbation:
     """Prepare, once per picture, what every sample needs.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
         fill: what hidden segments show.
         segmentation: the segments.
+        paired: rows 2i and 2i+1 will complement each other, and their windows be the same.
     """
     columns = segmentation.columns.ravel()
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
     lengths = np.diff(starts, append=columns.size)
+    hideable = np.where(segmentation.columns < segmentation.num_segments, 255, 0)
     return Perturbation(
         image=image,
         fill=fill,
+        columns=segmentation.columns,
         run_columns=columns[starts],
         run_lengths=(lengths * 3).astype(np.intp),
+        hideable=hideable.astype(np.uint8)[..., np.newaxis],
+        paired=paired,
     )

@@ -5,10 +5,11 @@ Memory holds one chunk per thread, whatever the number of samples.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,40 @@ from limelens.explain.neighbourhood import Perturbation
 from limelens.explain.stopping import Check
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
-"""`(N, H, W, 3)` uint8 -> `(N, C)` probabilities; an integer attribute `max_concurrency` above 1
-says that it may be called from that many threads at once."""
+"""`(N, H, W, 3)` uint8 -> `(N, C)` probabilities. It may say more of itself: an integer attribute
+`max_concurrency` above 1, that so many threads may call it at once; `batch_size`, how many pictures
+it likes in a call; a method `prepare_perturbed`, that its device makes the perturbed pictures, see
+`MakesPictures`. Of a bound method, its object may say so."""
+
+_BATCH_SIZE = 32  # of a `predict` that does not say
+
+PredictRows = Callable[[NDArray[np.bool_], NDArray[np.intp] | None], NDArray[np.floating]]
+"""`(B, K)` bool, what each sample shows, and `(B, 2)` where its window of the canvas begins, None
+where the canvas has no windows -> `(B, C)` probabilities."""
+
+
+class MakesPictures(Protocol):
+    """A `predict` whose device makes the perturbed pictures, so that only rows travel there."""
+
+    def prepare_perturbed(
+        self,
+        picture: NDArray[np.uint8],
+        canvas: NDArray[np.uint8],
+        columns: NDArray[np.intp],
+    ) -> PredictRows:
+        """Take over what all samples share.
+
+        Args:
+            picture: `(H, W, 3)` RGB.
+            canvas: `(H', W', 3)` RGB, what stands where segments are hidden, or what windows of
+                the picture's size are cut from.
+            columns: `(H, W)`, the column of each pixel, K for those that are never hidden.
+
+        Returns:
+            The model of rows; called from as many threads as `predict`.
+        """
+        ...
+
 
 Progress = Callable[[int, int], None]
 """Called after each chunk with how many samples are predicted, and how many there will be at
@@ -51,8 +84,7 @@ class Predictions:
         progress: Progress | None,
     ) -> None:
         self.num_done = 0
-        self._predict = predict
-        self._perturbation = perturbation
+        self._answer = _answering(predict, perturbation)
         self._visible = visible
         self._batch_size = batch_size
         self._check_labels = check_labels
@@ -60,8 +92,7 @@ class Predictions:
         self._progress = progress
         self._answers: NDArray[np.floating] | None = None
         self._lock = Lock()
-        concurrency = getattr(predict, "max_concurrency", 1)
-        self._num_threads = concurrency if isinstance(concurrency, int) else 1
+        self._num_threads = _positive(predict, "max_concurrency", 1)
 
     @property
     def probabilities(self) -> NDArray[np.floating]:
@@ -99,33 +130,50 @@ class Predictions:
     def _run(
         self, chunks: list[tuple[int, int]], deadline: float | None
     ) -> Iterator[tuple[int, int]]:
-        num_threads = min(self._num_threads, len(chunks))
-        stopped = Event()
+        """Works through the chunks and yields those that are done, always in the caller's thread.
 
-        def work(start: int, stop: int) -> tuple[int, int] | None:
+        The caller's thread works too: a thread that only waited for the others would be woken at
+        every chunk, and on a busy machine each time takes a core from one that computes.
+        """
+        stopped = Event()
+        todo = deque(chunks)
+        done: deque[tuple[int, int]] = deque()
+
+        def work_on_one() -> bool:
+            try:
+                start, stop = todo.popleft()
+            except IndexError:
+                return False
             late = deadline is not None and start > 0 and time.monotonic() >= deadline
             if late or stopped.is_set():
-                return None
+                return False
             try:
-                pictures = self._perturbation.pictures(self._visible[start:stop], start)
-                self._store(start, self._predict(pictures), stop)
+                self._store(start, self._answer(self._visible[start:stop], start), stop)
             except BaseException:
                 stopped.set()  # at once: the caller's thread may take a while to learn of it
                 raise
-            return start, stop
+            done.append((start, stop))
+            return True
 
-        if num_threads <= 1:
-            for start, stop in chunks:
-                if work(start, stop) is None:
-                    return
-                yield start, stop
+        def work() -> None:
+            while work_on_one():
+                pass
+
+        num_helpers = min(self._num_threads, len(chunks)) - 1
+        if num_helpers < 1:
+            while work_on_one():
+                yield done.popleft()
             return
-        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="limelens-samples")
+        pool = ThreadPoolExecutor(num_helpers, thread_name_prefix="limelens-samples")
         try:
-            for future in as_completed([pool.submit(work, *chunk) for chunk in chunks]):
-                chunk = future.result()
-                if chunk is not None:
-                    yield chunk
+            helpers = [pool.submit(work) for _ in range(num_helpers)]
+            while work_on_one():
+                while done:
+                    yield done.popleft()
+            for helper in helpers:
+                helper.result()
+                while done:
+                    yield done.popleft()
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -156,3 +204,37 @@ class Predictions:
                 f"{self._answers.shape[1]} for another; expected the same number each time"
             )
         self._answers[start:stop] = found
+
+
+def liked_batch_size(predict: Predict) -> int:
+    """How many pictures a model likes in a call."""
+    return _positive(predict, "batch_size", _BATCH_SIZE)
+
+
+def _answering(
+    predict: Predict, perturbation: Perturbation
+) -> Callable[[NDArray[np.bool_], int], NDArray[np.floating]]:
+    """From rows, and which sample the first of them is, to answers."""
+    prepare = _said(predict, "prepare_perturbed")
+    if prepare is None:
+        return lambda visible, first: predict(perturbation.pictures(visible, first))
+    fill = perturbation.fill
+    of_rows: PredictRows = prepare(perturbation.image, fill.canvas, perturbation.columns)
+
+    def answer(visible: NDArray[np.bool_], first: int) -> NDArray[np.floating]:
+        corners = fill.corners
+        if corners is not None:
+            corners = corners[first : first + visible.shape[0]]
+        return of_rows(visible, corners)
+
+    return answer
+
+
+def _positive(predict: Predict, attribute: str, default: int) -> int:
+    value = _said(predict, attribute)
+    return value if isinstance(value, int) and value > 0 else default
+
+
+def _said(predict: Predict, attribute: str) -> Any:
+    said = getattr(predict, attribute, None)
+    return getattr(getattr(predict, "__self__", None), attribute, None) if said is None else said

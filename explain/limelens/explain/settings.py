@@ -78,7 +78,7 @@ class Settings:
         seed: reproduces the run; None when `state` was handed in.
         state: lime's random stream, in compat mode only.
         alpha: ridge penalty.
-        batch_size: pictures per call of `predict`.
+        batch_size: pictures per call of `predict`; None for what it likes.
         like_lime: do as lime does throughout.
         stability: stop once every label reaches it; None to draw all samples.
         deadline_ms: stop drawing after that long; None for no limit.
@@ -104,7 +104,7 @@ class Settings:
     seed: int | None
     state: np.random.RandomState | None
     alpha: float
-    batch_size: int
+    batch_size: int | None
     like_lime: bool
     stability: float | None
     deadline_ms: float | None
@@ -208,9 +208,9 @@ def settle(options: ExplainOptions) -> Settings:
         seed=settled_seed,
         state=state,
         alpha=_positive("alpha", options["alpha"]),
-        batch_size=_whole(
-            "batch_size", (10 if like_lime else 32) if batch_size is None else batch_size, 1
-        ),
+        batch_size=(10 if like_lime else None)
+        if batch_size is None
+        else _whole("batch_size", batch_size, 1),
         like_lime=like_lime,
         stability=stability,
         deadline_ms=deadline_ms,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MOST: Final = 2**31 - 1
 _SHOWN_WEIGHTS: Final = 5
 _TIMEOUT_S: Final = 600.0
-_AT_ONCE_HERE: Final = 2
+AT_ONCE_HERE: Final = 2
 """Pictures at a time in this process: one is read and cut while another has the cores."""
 _AT_ONCE_THERE: Final = 4
 
@@ -369,7 +369,7 @@ def _explain_several(
     model = client.model(arguments["model"], arguments["version"])
     places = _places(images, frozenset(label.name for label in model.labels))
     answers: list[dict[str, Any]] = []
-    at_once = _AT_ONCE_HERE if isinstance(client, LocalClient) else _AT_ONCE_THERE
+    at_once = AT_ONCE_HERE if isinstance(client, LocalClient) else _AT_ONCE_THERE
     with PictureBar() as bar:
         for one in explain_many(client, places, at_once=at_once, **arguments):
             if gallery is not None:

@@ -255,7 +255,9 @@ class _Model:
     """A bundle as `limelens.explain` calls it, with a check before every chunk."""
 
     def __init__(self, bundle: Bundle, check: Callable[[], None]) -> None:
-        self.max_concurrency = bundle.num_threads
+        self.max_concurrency = bundle.max_concurrency
+        self.batch_size = bundle.batch_size
+        self.prepare_perturbed = bundle.prepare_perturbed
         self._bundle = bundle
         self._check = check
 

@@ -6,11 +6,13 @@ knows nothing of requests, threads or queues; `predict` may be called from sever
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +27,18 @@ from limelens.serve.errors import (
     ProviderError,
 )
 
+if TYPE_CHECKING:
+    from limelens.serve.bundle.perturbing import Prepare
+
 Device = Literal["auto", "cpu", "cuda"]
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 _NEAR_ONE: Final = 1e-3
+_BATCH_ON_GPU: Final = 64
+_FEWEST, _MOST = 8, 32
+_PIXELS_AT_ONCE: Final = 2**17  # of inputs: what follows from more no longer fits a core's cache
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +53,7 @@ class Bundle:
         provider_reason: Why it is not the one that was wished for; else empty.
         num_threads: How many threads may usefully call `predict` at once.
         session: The `onnxruntime.InferenceSession`.
+        file: Its bytes, for sessions derived from it; empty on the CPU, which derives none.
     """
 
     metadata: Metadata
@@ -53,6 +63,7 @@ class Bundle:
     provider_reason: str
     num_threads: int
     session: Any = field(repr=False)
+    file: bytes = field(default=b"", repr=False)
 
     @property
     def name(self) -> str:
@@ -73,6 +84,35 @@ class Bundle:
     def input_size(self) -> tuple[int, int]:
         """Height and width that `predict` takes, in pixels."""
         return self.metadata.resize.height, self.metadata.resize.width
+
+    @property
+    def max_concurrency(self) -> int:
+        """`num_threads`, as `limelens.explain` asks for it."""
+        return self.num_threads
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures a call of `predict` best takes where there are many."""
+        if self.provider != CPU:
+            return _BATCH_ON_GPU
+        height, width = self.input_size
+        return min(_MOST, max(_FEWEST, _PIXELS_AT_ONCE // (height * width)))
+
+    @cached_property
+    def prepare_perturbed(self) -> Prepare | None:
+        """Makes `limelens.explain`'s perturbed pictures on the device, from rows of a few bytes.
+
+        None on the CPU, where the pictures are made as fast outside.
+        """
+        if not self.file:
+            return None
+        from limelens.serve.bundle.perturbing import open_perturbing
+
+        try:
+            return open_perturbing(self, self.file).prepare
+        except (BundleError, ProviderError) as error:
+            _log.warning("%s: perturbed pictures are made on the CPU: %s", self.name, error)
+            return None
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities for a batch.
@@ -163,7 +203,7 @@ def load_bundle(
     if path.is_dir():
         path = path / "model.onnx"
     data, metadata = read(path)
-    session, provider, reason = _open(onnxruntime, data, path, device)
+    session, provider, reason = open_session(onnxruntime, data, path, device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bundle = Bundle(
         metadata=metadata,
@@ -173,13 +213,19 @@ def load_bundle(
         provider_reason=reason,
         num_threads=(num_threads or cores or 1) if provider == CPU else 1,
         session=session,
+        file=b"" if provider == CPU else data,
     )
     _check_golden(bundle)
     return bundle
 
 
-def _open(ort: Any, data: bytes, path: Path, device: Device) -> tuple[Any, str, str]:
-    """A session, the provider it runs on, and why that is not CUDA where it was wished for."""
+def open_session(ort: Any, data: bytes, path: Path, device: Device) -> tuple[Any, str, str]:
+    """A session, the provider it runs on, and why that is not CUDA where it was wished for.
+
+    Raises:
+        BundleError: onnxruntime cannot run the graph.
+        ProviderError: `cuda` was asked for and cannot be used.
+    """
     reason = ""
     if device in ("auto", "cuda"):
         if CUDA in ort.get_available_providers():

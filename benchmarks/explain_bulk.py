@@ -1,0 +1,77 @@
+"""What explaining a folder gains over explaining its pictures one by one.
+
+Both in turns in one run, on the same session: one by one as `limelens explain PICTURE` does it in
+a loop, and as `limelens explain FOLDER` does it, where one picture is read, classified and cut
+while another has the model.
+
+    python -m benchmarks.explain_bulk [--model FILE] [--pictures 12] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.speed_models import shipped_model
+from limelens.cli.explaining import AT_ONCE_HERE
+from limelens.serve.local import local_client
+from limelens.serve.many import Place, explain_many
+from limelens.train.synthetic import write_dataset
+
+
+def main() -> None:
+    """Measures and prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=shipped_model())
+    parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=1000)
+    arguments = parser.parse_args()
+    client = local_client(arguments.model)
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(Path(folder), max(3, arguments.pictures), seed=0, size=640)
+        paths = sorted(Path(folder).rglob("*.jpg"))[: arguments.pictures]
+        places = [Place(path) for path in paths]
+
+        def explained(at_once: int) -> Callable[[], None]:
+            def run() -> None:
+                for one in explain_many(
+                    client, places, at_once=at_once, num_samples=arguments.samples, seed=0
+                ):
+                    if one.error:
+                        raise RuntimeError(one.error)
+
+            return run
+
+        candidates = {"one by one": explained(1), "as a folder": explained(AT_ONCE_HERE)}
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        for round_ in range(arguments.rounds + 1):
+            # In turns, and now one and now the other first.
+            for name in sorted(candidates, reverse=round_ % 2 == 0):
+                start = time.perf_counter()
+                candidates[name]()
+                if round_:  # the first is for warming up
+                    times[name].append(time.perf_counter() - start)
+    table = Table(title=f"{len(places)} pictures, {arguments.samples} samples each")
+    table.add_column("what")
+    table.add_column("ms a picture", justify="right")
+    table.add_column("by one by one", justify="right")
+    for name, values in times.items():
+        ratios = [mine / one for mine, one in zip(values, times["one by one"], strict=True)]
+        table.add_row(
+            name,
+            f"{1000 * statistics.median(values) / len(places):.0f}",
+            f"{statistics.median(ratios):.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

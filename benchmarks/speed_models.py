@@ -1,0 +1,60 @@
+"""The models that explanations are timed on: the shipped one, and two well-known networks.
+
+The two go the whole way, trained for one epoch on a handful of drawn faces and exported: speed
+does not depend on what the weights have learned, only on their being neither zero nor denormal.
+They are made once and kept under `build/`. Knows training and export. Does not know explanations.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from limelens.cli.serving import default_models
+
+BUILT: Final = Path("build") / "speed"
+NETWORKS: Final = ("mobilenet_v3_small", "resnet18")
+_SIDE: Final = 224
+_FACES_PER_LABEL: Final = 8
+
+
+def shipped_model() -> Path:
+    """The folder of the face-mask model's first version."""
+    return default_models() / "facemask" / "1"
+
+
+def run_of(network: str) -> Path:
+    """Where the run of a network is kept, for those who need its torch weights."""
+    return BUILT / "runs" / network
+
+
+def network_model(network: str) -> Path:
+    """The bundle of a torchvision network at 224 pixels; made on the first call.
+
+    Args:
+        network: One of `NETWORKS`.
+
+    Returns:
+        The folder of its version.
+    """
+    # Imported here: those who only measure the shipped model need no torch.
+    from limelens.train import TrainConfig, export, train
+    from limelens.train.synthetic import write_dataset
+
+    folder = BUILT / "models" / network / "1"
+    if (folder / "model.onnx").exists():
+        return folder
+    with tempfile.TemporaryDirectory() as faces:
+        write_dataset(Path(faces), _FACES_PER_LABEL, seed=0)
+        config = TrainConfig(
+            arch=network,
+            input_size=(_SIDE, _SIDE),
+            epochs=1,
+            batch_size=4,
+            augment="light",
+            learning_rate=1e-4,
+        )
+        train(Path(faces), run_of(network), config)
+        export(run_of(network), network, models=BUILT / "models")
+    return folder
