@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli import answers, demo, explaining, ingesting, reporting, serving, similar, training
+from limelens.cli import (
+    answers,
+    bench,
+    demo,
+    explaining,
+    ingesting,
+    reporting,
+    serving,
+    similar,
+    training,
+)
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -45,6 +55,7 @@ app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(similar.index)
 app.command(rich_help_panel=_USE)(similar.similar)
+app.command(rich_help_panel=_USE)(bench.bench)
 app.command(rich_help_panel=_USE)(demo.demo)
 
 
@@ -110,6 +121,7 @@ _EXTRAS = {
     "onnx": "serve-cpu",
     "onnxruntime": "serve-cpu",
     "onnxscript": "train",
+    "psutil": "bench",
     "scipy": "explain",
     "skimage": "explain",
     "sklearn": "explain",
