@@ -28,7 +28,7 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.explanation import Explainer
-from limelens.serve.image import ResizeRule, fit
+from limelens.serve.image import ResizeRule
 from limelens.serve.replies import (
     embed_response,
     explain_response,
@@ -289,7 +289,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
 
 def _preparing(picture: Picture, rule: ResizeRule) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: fit(picture.read(), rule, picture.region).pixels
+    return lambda: picture.fitted(rule)
 
 
 def _deadline(context: Any, now: float) -> float | None:
