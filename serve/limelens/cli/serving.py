@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from limelens.cli import limits
 from limelens.serve.errors import LimelensError
 
 _MAX_PORT: Final = 65535
@@ -50,6 +51,18 @@ def serve(
     reload_s: Annotated[
         float, typer.Option(min=0.0, help="Look for new versions this often; 0: never.")
     ] = 0.0,
+    max_batch_size: limits.MaxBatchSize = 32,
+    max_queue: limits.MaxQueue = 256,
+    max_images: limits.MaxImages = 64,
+    max_pixels: limits.MaxPixels = 50_000_000,
+    max_samples: limits.MaxSamples = 10_000,
+    max_message_bytes: limits.MaxMessageBytes = 32 * 1024 * 1024,
+    max_waiting_bytes: limits.MaxWaitingBytes = 256 * 1024 * 1024,
+    max_calls: limits.MaxCalls = 2048,
+    max_streams: limits.MaxStreams = 1000,
+    max_explanations: limits.MaxExplanations = 1,
+    max_waiting_explanations: limits.MaxWaitingExplanations = 8,
+    stream_idle_s: limits.StreamIdleS = 120.0,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of the log on stderr.")
     ] = "warning",
@@ -58,8 +71,10 @@ def serve(
 
     One line on stdout says when it is ready: what is served, where, and on which provider.
     """
+    from limelens.serve.requests import Limits
     from limelens.serve.server import ServerConfig, Tls
     from limelens.serve.server import serve as run_server
+    from limelens.serve.service import ServiceSettings
 
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -85,6 +100,18 @@ def serve(
         reflection=reflection,
         grace_s=grace_s,
         reload_s=reload_s,
+        max_message_bytes=max_message_bytes,
+        max_calls=max_calls,
+        service=ServiceSettings(
+            limits=Limits(max_images, max_pixels, max_samples),
+            max_queue=max_queue,
+            max_waiting_bytes=max_waiting_bytes,
+            max_batch_size=max_batch_size,
+            max_streams=max_streams,
+            stream_idle_s=stream_idle_s,
+            max_explanations=max_explanations,
+            max_waiting_explanations=max_waiting_explanations,
+        ),
     )
     raise typer.Exit(run_server(config, lambda line: print(line, flush=True)))
 

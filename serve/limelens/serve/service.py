@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
+from limelens.serve.chunks import Turn
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
@@ -107,6 +108,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._explainer = Explainer(
             max_running=settings.max_explanations,
             max_waiting=settings.max_waiting_explanations,
+            turn_of=self._turn_of,
         )
         for served in repository.served:
             self.scheduler(served.bundle)
@@ -122,9 +124,14 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 num_threads=bundle.num_threads if on_cpu else _num_preparing(),
                 max_batch_size=1 if on_cpu else self._settings.max_batch_size,
                 max_queue=self._settings.max_queue,
+                has_runner=not on_cpu,
                 on_ended=self._on_ended,
             )
         return found
+
+    def _turn_of(self, bundle: Bundle) -> Turn | None:
+        """Explanations go between the batches of a GPU; the CPU's threads have priorities."""
+        return None if bundle.provider == CPU else self.scheduler(bundle).between
 
     def stop_streams(self) -> None:
         """Ends camera streams, which would never end by themselves."""
