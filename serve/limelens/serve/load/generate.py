@@ -16,7 +16,7 @@ from limelens.serve.load.callers import Noted, Share, call_in_process
 from limelens.serve.load.figures import LoadFigures, kind_figures
 from limelens.serve.load.plan import Kind, LoadPlan
 
-_CONNECT_S: Final = 30.0
+_CONNECT_S: Final = 15.0
 _LAST_ANSWERS_S: Final = 300.0
 
 
