@@ -68,7 +68,8 @@ class Peer:
 
 PEERS: Final = {
     "litserve": Peer(("litserve", "python-multipart"), False, "/predict", as_form=True),
-    "mlserver": Peer(("mlserver",)),
+    # Its workers ask for an event loop in a way that newer uvloops refuse.
+    "mlserver": Peer(("mlserver", "uvloop<0.22")),
     "kserve": Peer(("kserve",)),
     "triton": Peer(("nvidia-pytriton",)),
     "ray": Peer(("ray[serve]",), False),
