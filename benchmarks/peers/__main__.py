@@ -121,8 +121,11 @@ def main() -> None:
         measured = {one.name: Measured() for one in servers}
         for round_ in range(arguments.rounds):
             print(f"round {round_ + 1} of {arguments.rounds} …", file=sys.stderr)
+            # Another first in each round: what comes right after the floor is not always the same.
+            first = round_ % len(servers)
+            in_turn = servers[first:] + servers[:first]
             for callers in _CALLERS:
-                _measure(servers, measured, model, pictures, callers, arguments.seconds)
+                _measure(in_turn, measured, model, pictures, callers, arguments.seconds)
         _print(servers, measured, left_out)
     if arguments.clean:
         shutil.rmtree(_FOLDER, ignore_errors=True)
