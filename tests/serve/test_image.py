@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError
 from limelens.serve.image import (
@@ -25,6 +25,7 @@ from limelens.serve.image import (
     ResizeRule,
     fit,
     raw_image,
+    read_fitted,
     read_image,
 )
 
@@ -318,3 +319,41 @@ def test_any_picture_and_region_can_be_fitted(
     assert 0 <= a < c <= width
     assert 0 <= b < d <= height
     assert fitted.to_source(np.zeros((24, 17), int)).shape == (height, width)
+
+
+@pytest.mark.parametrize("mode", list(ResizeMode))
+@pytest.mark.parametrize("region", [None, Region(0.2, 0.1, 0.9, 0.7)])
+@pytest.mark.parametrize(
+    ("kind", "save"),
+    [
+        ("RGB", {"format": "JPEG"}),
+        ("RGB", {"format": "JPEG", "orientation": 6}),
+        ("RGB", {"format": "PNG"}),
+        ("RGB", {"format": "PNG", "transparency": (0, 0, 0)}),
+        ("L", {"format": "JPEG"}),
+        ("CMYK", {"format": "JPEG"}),
+        ("P", {"format": "GIF"}),
+        ("RGBA", {"format": "WEBP"}),
+    ],
+)
+@pytest.mark.parametrize("size", [(61, 43), (1700, 1100)])
+def test_the_short_way_to_fitted_pixels_gives_the_same_bytes(
+    kind: str,
+    save: dict[str, Any],
+    size: tuple[int, int],
+    region: Region | None,
+    mode: ResizeMode,
+) -> None:
+    width, height = size
+    rng = np.random.default_rng(3)
+    picture = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    picture = picture.resize(size).convert(kind)
+    options = dict(save)
+    if orientation := options.pop("orientation", None):
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    picture.save(file, **options)
+    rule = ResizeRule(48, 32, mode)
+    long_way = fit(read_image(file.getvalue()), rule, region).pixels
+    assert read_fitted(file.getvalue(), rule, region).tobytes() == long_way.tobytes()

@@ -403,3 +403,83 @@ async def test_tells_how_it_ended_for_every_picture(
     assert by_fate[Fate.DROPPED].waited_s >= 0.05
     assert by_fate[Fate.UNREADABLE].priority is Priority.FRAME
     assert all(one.run_s == 0 for one in told if one.fate is not Fate.ANSWERED)
+
+
+async def test_a_chunk_of_an_explanation_lets_what_is_ready_go_first(
+    schedulers: Any, bundle: Bundle, gate: Gate
+) -> None:
+    scheduler = schedulers(num_threads=1, max_batch_size=2)
+    first = await occupied(scheduler, bundle, gate)
+    tasks = await queued(*(scheduler.classify(bundle, [picture(i)]) for i in (1, 2, 3)))
+    order: list[Any] = []
+
+    def chunk() -> None:
+        with scheduler.between():
+            order.append(list(gate.batches))
+
+    thread = threading.Thread(target=chunk)
+    thread.start()
+    gate.opened.set()
+    await asyncio.gather(first, *tasks)
+    await asyncio.to_thread(thread.join, 10)
+    # Whether it came after all batches or, having waited long enough, after some: never first.
+    assert order
+    assert order[0][0] == [0]
+
+
+async def test_while_a_chunk_is_on_the_device_no_batch_runs(
+    schedulers: Any, bundle: Bundle, gate: Gate
+) -> None:
+    gate.opened.set()
+    scheduler = schedulers(num_threads=1, max_batch_size=4)
+    with scheduler.between():
+        tasks = await queued(*(scheduler.classify(bundle, [picture(i)]) for i in (1, 2)))
+        assert not gate.batches
+    await asyncio.gather(*tasks)
+    assert sorted(chain.from_iterable(gate.batches)) == [1, 2]
+
+
+async def test_what_expires_while_a_chunk_is_on_the_device_never_runs(
+    schedulers: Any, bundle: Bundle, gate: Gate
+) -> None:
+    gate.opened.set()
+    scheduler = schedulers(num_threads=1, max_batch_size=4)
+    with scheduler.between():
+        deadline = time.monotonic() + 0.1
+        tasks = await queued(scheduler.classify(bundle, [picture(1)], deadline=deadline))
+        await asyncio.sleep(0.2)
+    with pytest.raises(ExpiredError):
+        await tasks[0]
+    assert not gate.batches
+    assert (scheduler.counts.run, scheduler.counts.overdue) == (0, 0)
+
+
+async def test_a_chunk_is_not_kept_waiting_for_ever(
+    schedulers: Any, bundle: Bundle, gate: Gate
+) -> None:
+    gate.opened.set()
+    scheduler = schedulers(num_threads=2, max_batch_size=2)
+    ended = asyncio.Event()
+
+    async def flood() -> None:
+        while not ended.is_set():
+            await scheduler.classify(bundle, [picture(1)] * 8)
+
+    def chunk() -> None:
+        with scheduler.between():
+            pass
+
+    tasks = [asyncio.create_task(flood()) for _ in range(4)]
+    await asyncio.wait_for(asyncio.to_thread(chunk), 30)
+    ended.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_runner_that_joins_nothing_still_runs_one_at_a_time(
+    schedulers: Any, bundle: Bundle, gate: Gate
+) -> None:
+    gate.opened.set()
+    scheduler = schedulers(num_threads=3, max_batch_size=1, has_runner=True)
+    await scheduler.classify(bundle, [picture(i) for i in range(10)])
+    assert sorted(chain.from_iterable(gate.batches)) == list(range(10))
+    assert all(len(batch) == 1 for batch in gate.batches)

@@ -26,7 +26,7 @@ def bundle(one_model: Path) -> Bundle:
 
 
 def ask(
-    bundle: Bundle, counting: Counting, prepare: list[Callable[[], Any]], **settings: int
+    bundle: Bundle, counting: Counting, prepare: list[Callable[[], Any]], **settings: Any
 ) -> Any:
     scheduler = Scheduler(num_threads=2, on_ended=counting.count, **settings)
     try:

@@ -258,7 +258,7 @@ def test_what_fails_without_a_name_is_not_told_but_logged(
 ) -> None:
     from limelens.serve import explanation
 
-    def broken(*_arguments: Any) -> Any:
+    def broken(*_arguments: Any, **_options: Any) -> Any:
         raise RuntimeError("a secret")
 
     monkeypatch.setattr(explanation, "explain_picture", broken)

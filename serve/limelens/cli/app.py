@@ -16,6 +16,7 @@ import typer
 
 from limelens.cli import (
     answers,
+    bench,
     camera,
     demo,
     drawing,
@@ -63,6 +64,7 @@ app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(camera.camera)
 app.command(rich_help_panel=_USE)(similar.index)
 app.command(rich_help_panel=_USE)(similar.similar)
+app.command(rich_help_panel=_USE)(bench.bench)
 app.command(rich_help_panel=_USE)(demo.demo)
 
 
@@ -134,6 +136,7 @@ _EXTRAS = {
     "onnxscript": "train",
     "prometheus_client": "serve-cpu",
     "pythonjsonlogger": "serve-cpu",
+    "psutil": "bench",
     "scipy": "explain",
     "skimage": "explain",
     "sklearn": "explain",

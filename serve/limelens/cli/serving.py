@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from limelens.cli import limits
 from limelens.serve.errors import InvalidRequestError, LimelensError
 
 _MAX_PORT: Final = 65535
@@ -104,6 +105,18 @@ def serve(
             "machine; no reflection.",
         ),
     ] = False,
+    max_batch_size: limits.MaxBatchSize = 32,
+    max_queue: limits.MaxQueue = 256,
+    max_images: limits.MaxImages = 64,
+    max_pixels: limits.MaxPixels = 50_000_000,
+    max_samples: limits.MaxSamples = 10_000,
+    max_message_bytes: limits.MaxMessageBytes = 32 * 1024 * 1024,
+    max_waiting_bytes: limits.MaxWaitingBytes = 256 * 1024 * 1024,
+    max_calls: limits.MaxCalls = 2048,
+    max_streams: limits.MaxStreams = 1000,
+    max_explanations: limits.MaxExplanations = 1,
+    max_waiting_explanations: limits.MaxWaitingExplanations = 8,
+    stream_idle_s: limits.StreamIdleS = 120.0,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of the log on stderr.")
     ] = "warning",
@@ -145,8 +158,10 @@ def serve(
         del os.environ["GRPC_VERBOSITY"]
     from limelens.serve.access.config import AccessConfig, JwtConfig
     from limelens.serve.observing.logs import set_up_logs
+    from limelens.serve.requests import Limits
     from limelens.serve.server import ServerConfig, Tls
     from limelens.serve.server import serve as run_server
+    from limelens.serve.service import ServiceSettings
     from limelens.serve.versions import parse_versions
 
     set_up_logs(logging.getLevelNamesMapping()[log_level.upper()], log_format)
@@ -197,6 +212,18 @@ def serve(
         insecure_http=insecure_http,
         trace_to=trace_to,
         access_log=access_log,
+        max_message_bytes=max_message_bytes,
+        max_calls=max_calls,
+        service=ServiceSettings(
+            limits=Limits(max_images, max_pixels, max_samples),
+            max_queue=max_queue,
+            max_waiting_bytes=max_waiting_bytes,
+            max_batch_size=max_batch_size,
+            max_streams=max_streams,
+            stream_idle_s=stream_idle_s,
+            max_explanations=max_explanations,
+            max_waiting_explanations=max_waiting_explanations,
+        ),
     )
     raise typer.Exit(run_server(config, lambda line: print(line, flush=True)))
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.serve.bundle import Bundle
+from limelens.serve.chunks import MOST, TimedChunks, Turn
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -37,6 +38,7 @@ from limelens.serve.requests import MAX_SEGMENTS, Question, read_segments
 
 if TYPE_CHECKING:
     from limelens.explain import Explanation, Faithfulness, LabelExplanation
+    from limelens.serve.bundle.perturbing import Prepare, RowModel
 
 MAX_DRAWN: Final = 1024
 """Longer side of the pictures that are drawn, in pixels."""
@@ -117,9 +119,18 @@ class Explainer:
         max_running: Explanations at a time; each uses as many threads for the model as its
             bundle has.
         max_waiting: Explanations that wait; more are refused.
+        turn_of: How a bundle's device is waited for before every chunk; None where chunks need not
+            wait, because the threads' low priority does it.
     """
 
-    def __init__(self, *, max_running: int = 1, max_waiting: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        max_running: int = 1,
+        max_waiting: int = 8,
+        turn_of: Callable[[Bundle], Turn | None] = lambda _: None,
+    ) -> None:
+        self._turn_of = turn_of
         self._max_running = max_running
         self._most = max_running + max_waiting
         self._pool = ThreadPoolExecutor(max_running, "limelens-explain", initializer=_step_back)
@@ -164,7 +175,7 @@ class Explainer:
         def work() -> Explained:
             stop.check()
             bundle, question = take()
-            return explain_picture(bundle, question, stop.check)
+            return explain_picture(bundle, question, stop.check, turn=self._turn_of(bundle))
 
         future = self._submit(work)
         try:
@@ -204,7 +215,11 @@ class Explainer:
 
         def work() -> None:
             updates = explain_picture_progressively(
-                bundle, question, stop.check, is_wanted=lambda: not newest
+                bundle,
+                question,
+                stop.check,
+                is_wanted=lambda: not newest,
+                turn=self._turn_of(bundle),
             )
             for update in updates:
                 loop.call_soon_threadsafe(put, update)
@@ -254,20 +269,52 @@ class Explainer:
 class _Model:
     """A bundle as `limelens.explain` calls it, with a check before every chunk."""
 
-    def __init__(self, bundle: Bundle, check: Callable[[], None]) -> None:
+    def __init__(self, bundle: Bundle, check: Callable[[], None], turn: Turn | None = None) -> None:
         self.max_concurrency = bundle.max_concurrency
         self.batch_size = bundle.batch_size
-        self.prepare_perturbed = bundle.prepare_perturbed
+        prepare = bundle.prepare_perturbed
+        self.prepare_perturbed = None if prepare is None else self._timed(prepare)
         self._bundle = bundle
         self._check = check
+        self._chunks = None if turn is None else TimedChunks(self._predict, turn)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._predict(images) if self._chunks is None else self._chunks(images)
+
+    def _predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._check()
         return self._bundle.predict(images)
 
+    def _timed(self, prepare: Prepare) -> Prepare:
+        """The same for pictures that the device makes: rows are the chunks there."""
+
+        def prepared(
+            picture: NDArray[np.uint8], canvas: NDArray[np.uint8], columns: NDArray[np.intp]
+        ) -> RowModel:
+            of_rows = prepare(picture, canvas, columns)
+
+            def answer(
+                visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
+            ) -> NDArray[np.float32]:
+                def part(rows: slice) -> NDArray[np.float32]:
+                    self._check()
+                    return of_rows(visible[rows], None if corners is None else corners[rows])
+
+                if self._chunks is None:
+                    return part(slice(None))
+                return self._chunks.run(part, len(visible))
+
+            return answer
+
+        return prepared
+
 
 def explain_picture(
-    bundle: Bundle, question: Question, check: Callable[[], None] = lambda: None
+    bundle: Bundle,
+    question: Question,
+    check: Callable[[], None] = lambda: None,
+    *,
+    turn: Turn | None = None,
 ) -> Explained:
     """Explains one picture, in the calling thread.
 
@@ -276,13 +323,14 @@ def explain_picture(
         question: What is asked.
         check: Called before every chunk of samples, between the stages and within the long ones;
             what it raises stops the work.
+        turn: Waited for before every chunk, which then is sized by time; None waits for nobody.
 
     Raises:
         InvalidRequestError: The picture or a parameter cannot be used.
         ModelOutputError: The model gave numbers that are not finite.
         MissingExtraError: `limelens[explain]` is not installed.
     """
-    subject = _Subject(bundle, question, check)
+    subject = _Subject(bundle, question, check, turn)
     with _domain_errors():
         import limelens.explain as lime
 
@@ -297,6 +345,7 @@ def explain_picture_progressively(
     check: Callable[[], None] = lambda: None,
     *,
     is_wanted: Callable[[], bool] = lambda: True,
+    turn: Turn | None = None,
 ) -> Iterator[Update]:
     """Explains one picture in rounds, in the calling thread.
 
@@ -305,6 +354,7 @@ def explain_picture_progressively(
         question: As for `explain_picture`.
         check: As for `explain_picture`.
         is_wanted: Where it says no, an explanation that is not the last is left out.
+        turn: As for `explain_picture`.
 
     Yields:
         Explanations from more and more samples; the last is what `explain_picture` gives.
@@ -312,7 +362,7 @@ def explain_picture_progressively(
     Raises:
         LimelensError: As `explain_picture`.
     """
-    subject = _Subject(bundle, question, check)
+    subject = _Subject(bundle, question, check, turn)
     target = question.options.get("stability")
     most: list[int] = []
 
@@ -372,14 +422,22 @@ class _Subject:
         bundle: The model whose answer is explained.
         question: What is asked.
         check: May stop the work.
+        turn: As for `explain_picture`.
     """
 
-    def __init__(self, bundle: Bundle, question: Question, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        question: Question,
+        check: Callable[[], None],
+        turn: Turn | None = None,
+    ) -> None:
         check()
         self._started_at = began = time.monotonic()
         self._upright = question.picture.read()
         self.fitted = fit(self._upright, bundle.metadata.resize, question.picture.region)
-        self.model = _Model(bundle, check)
+        self.model = _Model(bundle, check, turn)
+        self._is_timed = turn is not None
         self._labels = bundle.labels
         self._question = question
         self._check = check
@@ -395,6 +453,9 @@ class _Subject:
         """The arguments of `limelens.explain.explain`, from now on."""
         question = self._question
         options = {**question.options, "max_segments": MAX_SEGMENTS, "check": self._check}
+        if self._is_timed:
+            # Cut up again by time; the answer is the same.
+            options.setdefault("batch_size", MOST)
         if self._own is not None:
             options["segments"] = self._own
         if question.deadline_ms is not None:

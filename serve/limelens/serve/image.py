@@ -1,13 +1,15 @@
 """From bytes to the pixels that a network sees: the one place where this is done.
 
-Training, serving and the command line all call `read_image` and `fit`, so that they cannot
-disagree about orientation, colour or resizing. It knows nothing of models or of requests.
+Training, serving and the command line all call `read_image` and `fit`, or `read_fitted`, which
+gives the same bytes sooner, so that they cannot disagree about orientation, colour or resizing.
+It knows nothing of models or of requests.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -186,13 +188,50 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
         ImageTooLargeError: More pixels than `max_pixels`.
         InvalidImageError: Not a picture of a known format, or a damaged one.
     """
+    return _decoded(data, max_pixels, _upright_rgb)
+
+
+def read_fitted(
+    data: bytes, rule: ResizeRule, region: Region | None = None, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Decodes a picture and fits it, without needless copies of its pixels.
+
+    Args:
+        data: As for `read_image`.
+        rule: The bundle's.
+        region: What to look at; None is everything.
+        max_pixels: As for `read_image`.
+
+    Returns:
+        To the byte what `fit(read_image(data), rule, region).pixels` is.
+
+    Raises:
+        InvalidImageError: As `read_image`.
+    """
+
+    def fitted(image: Image.Image) -> NDArray[np.uint8]:
+        if image.mode != "RGB" or image.has_transparency_data:
+            return fit(_upright_rgb(image), rule, region).pixels
+        upright = _upright(image)
+        width, height = upright.size
+        box, target = _boxes(height, width, rule, region)
+        cut = upright if box == (0, 0, width, height) else upright.crop(box)
+        return _placed(cut, rule, target)
+
+    return _decoded(data, max_pixels, fitted)
+
+
+def _decoded(
+    data: bytes, max_pixels: int, then: Callable[[Image.Image], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """What `then` makes of the decoded picture, with every fault of the bytes as our own error."""
     if not data:
         raise InvalidImageError("no bytes; expected an encoded picture")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.size, max_pixels)
             image.load()
-            return _upright_rgb(image)
+            return then(image)
     except InvalidImageError:
         raise
     except UnidentifiedImageError:
@@ -247,22 +286,35 @@ def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = Non
         The picture for the network; its pixels are of the rule's size.
     """
     height, width = pixels.shape[:2]
+    box, target = _boxes(height, width, rule, region)
+    # Cut first: with `box` Pillow's filter would also take in pixels just outside of it.
+    cut = Image.fromarray(pixels[box[1] : box[3], box[0] : box[2]])
+    return Fitted(_placed(cut, rule, target), (height, width), box, target)
+
+
+_Box = tuple[int, int, int, int]
+
+
+def _boxes(height: int, width: int, rule: ResizeRule, region: Region | None) -> tuple[_Box, _Box]:
+    """What is seen of an upright picture, and where it goes in the network's input."""
     box = region.box(height, width) if region else (0, 0, width, height)
     target = (0, 0, rule.width, rule.height)
     if rule.mode is ResizeMode.CROP:
         box = _centred(box, rule)
     elif rule.mode is ResizeMode.PAD:
         target = _padded(box, rule)
+    return box, target
+
+
+def _placed(cut: Image.Image, rule: ResizeRule, target: _Box) -> NDArray[np.uint8]:
+    """A cut resized to its place in the network's input."""
     left, top, right, bottom = target
-    # Cut first: with `box` Pillow's filter would also take in pixels just outside of it.
-    cut = Image.fromarray(pixels[box[1] : box[3], box[0] : box[2]])
     seen = cut.resize((right - left, bottom - top), Image.Resampling.BILINEAR, reducing_gap=3.0)
     if target == (0, 0, rule.width, rule.height):
-        fitted = np.asarray(seen)
-    else:
-        fitted = np.full((rule.height, rule.width, 3), _PAD_GREY, dtype=np.uint8)
-        fitted[top:bottom, left:right] = np.asarray(seen)
-    return Fitted(fitted, (height, width), box, target)
+        return np.asarray(seen)
+    fitted = np.full((rule.height, rule.width, 3), _PAD_GREY, dtype=np.uint8)
+    fitted[top:bottom, left:right] = np.asarray(seen)
+    return fitted
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:

@@ -26,7 +26,6 @@ from limelens.serve.explanation import (
     explain_picture,
     explain_picture_progressively,
 )
-from limelens.serve.image import fit
 from limelens.serve.replies import (
     embed_response,
     explain_response,
@@ -215,9 +214,7 @@ class LocalStub:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], prediction_pb2.Timings]:
         """Probabilities and feature vectors of some pictures, and where the time went."""
         bundle = self._served.bundle
-        images = np.stack(
-            [fit(p.read(), bundle.metadata.resize, p.region).pixels for p in pictures]
-        )
+        images = np.stack([p.fitted(bundle.metadata.resize) for p in pictures])
         decoded = time.monotonic()
         # As the server does: on the CPU a picture's numbers do not depend on its companions.
         step = 1 if bundle.provider == CPU else len(images)

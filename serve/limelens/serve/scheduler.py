@@ -3,7 +3,8 @@
 Each picture of each request is one item. Worker threads take the most urgent item, prepare its
 pixels and run the model; nothing waits for a batch to fill. On the CPU every picture runs by
 itself on its worker's thread, so that an answer is the same, byte for byte, whoever else is
-there. On a GPU threads prepare pictures ahead, and one runner joins those that wait.
+there. On a GPU threads prepare pictures ahead, and one runner joins those that wait; chunks of
+explanations run between its batches, when nobody waits.
 
 Camera frames go first. Among requests the first come first, except that the pictures of a large
 request let a few later requests pass between them. What nobody waits for any more is dropped
@@ -19,7 +20,8 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final
@@ -42,6 +44,8 @@ Prepare = Callable[[], NDArray[np.uint8]]
 
 _STRIDE: Final = 8
 """How many later requests may pass between two pictures of one request."""
+_PATIENCE_S: Final = 0.25
+"""How long a chunk of an explanation lets others go first: under full load it is a small share."""
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +68,7 @@ class Outcome:
         started_at: When its turn came, by `time.monotonic`.
         decode_s: Preparing its pixels, in seconds.
         run_s: The model, in seconds; on a GPU that of the whole batch.
+        run_at: When the model was begun, by `time.monotonic`.
     """
 
     probabilities: NDArray[np.float32]
@@ -71,6 +76,7 @@ class Outcome:
     started_at: float
     decode_s: float
     run_s: float
+    run_at: float = 0.0
 
 
 class Fate(StrEnum):
@@ -120,12 +126,15 @@ class Counts:
         dropped: Pictures that nobody waited for any more when their turn came.
         refused: Pictures refused because the queue was full.
         not_finite: Pictures for which the model's numbers were unusable.
+        overdue: Pictures that a model was run for although their deadline had passed when the
+            run began.
     """
 
     run: int
     dropped: int
     refused: int
     not_finite: int
+    overdue: int = 0
 
 
 class _Ticket:
@@ -184,6 +193,8 @@ class Scheduler:
         num_threads: Worker threads; on a GPU those that prepare pictures.
         max_batch_size: Most pictures joined into one run; 1 joins none, as is best on the CPU.
         max_queue: Most pictures of requests that wait; more are refused.
+        has_runner: Whether one thread alone runs the model, as is best on a GPU; None says so where
+            pictures are joined.
         on_ended: Is told of every picture that leaves, from the thread that had it; must be quick
             and may not raise.
     """
@@ -194,8 +205,11 @@ class Scheduler:
         num_threads: int,
         max_batch_size: int = 1,
         max_queue: int = 256,
+        has_runner: bool | None = None,
         on_ended: Callable[[Ended], None] | None = None,
     ) -> None:
+        if has_runner is None:
+            has_runner = max_batch_size > 1
         self._on_ended = on_ended
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
@@ -203,6 +217,8 @@ class Scheduler:
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._prepared = threading.Condition(self._lock)
+        self._calm = threading.Condition(self._lock)
+        self._device = threading.Lock()
         self._arrivals: list[_Item] = []
         self._ready: list[_Item] = []
         self._requests_waiting = 0
@@ -210,13 +226,13 @@ class Scheduler:
         self._serial = 0
         self._closed = False
         self._seconds_each = 0.01
-        self._run = self._dropped = self._refused = self._not_finite = 0
-        work = self._work if max_batch_size == 1 else self._prepare_ahead
+        self._run = self._dropped = self._refused = self._not_finite = self._overdue = 0
+        work = self._prepare_ahead if has_runner else self._work
         self._threads = [
             threading.Thread(target=work, name=f"limelens-worker-{i}", daemon=True)
             for i in range(num_threads)
         ]
-        if max_batch_size > 1:
+        if has_runner:
             self._threads.append(
                 threading.Thread(target=self._run_joined, name="limelens-runner", daemon=True)
             )
@@ -227,7 +243,30 @@ class Scheduler:
     def counts(self) -> Counts:
         """What was done so far."""
         with self._lock:
-            return Counts(self._run, self._dropped, self._refused, self._not_finite)
+            return Counts(self._run, self._dropped, self._refused, self._not_finite, self._overdue)
+
+    @contextmanager
+    def between(self) -> Iterator[None]:
+        """The device, for one chunk of an explanation, once nobody more urgent waits for it.
+
+        For devices whose pictures are joined: there one run is on the device at a time. A chunk
+        that has waited for long goes although others wait.
+        """
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            with self._lock:
+                while self._is_urgent(until):
+                    self._calm.wait(until - time.monotonic())
+            with self._device:
+                with self._lock:
+                    is_overtaken = self._is_urgent(until)
+                if not is_overtaken:
+                    yield
+                    return
+
+    def _is_urgent(self, until: float) -> bool:
+        """Whether a chunk must let others go first; the lock is held."""
+        return bool(self._ready) and not self._closed and time.monotonic() < until
 
     @property
     def num_waiting(self) -> int:
@@ -292,6 +331,7 @@ class Scheduler:
             self._closed = True
             self._arrived.notify_all()
             self._prepared.notify_all()
+            self._calm.notify_all()
         self._drain()
         for thread in self._threads:
             thread.join()
@@ -402,7 +442,14 @@ class Scheduler:
             for item in items:
                 self._leave_queue(item)
             if items:
-                self._answer(items)
+                with self._device:
+                    # A chunk was perhaps waited for.
+                    items[:] = [item for item in items if self._is_waited_for(item)]
+                    if items:
+                        self._answer(items)
+            with self._lock:
+                if not self._ready:
+                    self._calm.notify_all()
             item = None  # type: ignore[assignment]
             items.clear()
 
@@ -429,11 +476,15 @@ class Scheduler:
             self._tell(item, Fate.UNREADABLE, error=error)
             self._fail(ticket, error)
             return False
-        now = time.monotonic()
-        item.decode_s = now - item.started_at
+        item.decode_s = time.monotonic() - item.started_at
+        return self._is_waited_for(item)
+
+    def _is_waited_for(self, item: _Item) -> bool:
+        """Whether it is still worth running; what is not is dropped."""
+        ticket = item.ticket
         if ticket.over:
             return self._drop(item)
-        if ticket.deadline is not None and ticket.deadline <= now:
+        if ticket.deadline is not None and ticket.deadline <= time.monotonic():
             self._fail(ticket, ExpiredError("the deadline passed before the model was run"))
             return self._drop(item)
         return True
@@ -500,6 +551,7 @@ class Scheduler:
         ticket = item.ticket
         with self._lock:
             self._run += 1
+            self._overdue += ticket.deadline is not None and ticket.deadline <= outcome.run_at
             spent = outcome.decode_s + outcome.run_s
             self._seconds_each += 0.05 * (spent - self._seconds_each)
             ticket.outcomes[item.index] = outcome
@@ -557,6 +609,7 @@ def _outcomes(items: list[_Item]) -> list[Outcome]:
             item.started_at,
             item.decode_s,
             run_s,
+            begun,
         )
         for row, item in enumerate(items)
     ]

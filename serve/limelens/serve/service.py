@@ -23,6 +23,7 @@ from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
 from limelens.serve.changes import Changes, Tell
+from limelens.serve.chunks import Turn
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
@@ -32,7 +33,7 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.explanation import Explainer
-from limelens.serve.image import ResizeRule, fit
+from limelens.serve.image import ResizeRule
 from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer, explaining
 from limelens.serve.replies import (
@@ -116,6 +117,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._explainer = Explainer(
             max_running=settings.max_explanations,
             max_waiting=settings.max_waiting_explanations,
+            turn_of=self._turn_of,
         )
         for served in repository.served:
             self.scheduler(served.bundle)
@@ -136,9 +138,14 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 num_threads=bundle.num_threads if on_cpu else _num_preparing(),
                 max_batch_size=1 if on_cpu else self._settings.max_batch_size,
                 max_queue=self._settings.max_queue,
+                has_runner=not on_cpu,
                 on_ended=self._ended,
             )
         return found
+
+    def _turn_of(self, bundle: Bundle) -> Turn | None:
+        """Explanations go between the batches of a GPU; the CPU's threads have priorities."""
+        return None if bundle.provider == CPU else self.scheduler(bundle).between
 
     def _ended(self, ended: Ended) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
@@ -371,7 +378,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
 
 def _preparing(picture: Picture, rule: ResizeRule) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: fit(picture.read(), rule, picture.region).pixels
+    return lambda: picture.fitted(rule)
 
 
 def _deadline(context: Any, now: float) -> float | None:

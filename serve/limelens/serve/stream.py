@@ -32,7 +32,6 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.image import fit
 from limelens.serve.newest import Newest
 from limelens.serve.observing.observer import FrameClassified, Observer
 from limelens.serve.replies import model_ref, prediction_message, timings_message
@@ -290,8 +289,7 @@ class Camera:
             age_s = time.monotonic() - frame.arrived_at
             if self._settings.max_age_s is not None and age_s > self._settings.max_age_s:
                 raise _StaleFrameError
-            picture = frame.picture
-            return fit(picture.read(), bundle.metadata.resize, picture.region).pixels
+            return frame.picture.fitted(bundle.metadata.resize)
 
         try:
             outcomes = await self._scheduler(bundle).classify(

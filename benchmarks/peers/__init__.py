@@ -1,0 +1,1 @@
+"""The same handler behind other servers, measured beside limelens in one run."""

@@ -1,0 +1,48 @@
+"""A server as `limelens serve` runs it that also tells, when it ends, what its scheduler did.
+
+    python -m benchmarks.served MODELS [--max-queue 1000]
+
+It prints the ready line, and after SIGTERM one line of JSON: pictures run, dropped, refused,
+and run although their deadline had passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+from dataclasses import asdict
+from pathlib import Path
+
+from limelens.serve.repository import Repository
+from limelens.serve.server import Server, ServerConfig, ready_line
+from limelens.serve.service import ServiceSettings
+
+
+def main() -> None:
+    """Serves until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=Path)
+    parser.add_argument("--max-queue", type=int, default=1000)
+    arguments = parser.parse_args()
+    asyncio.run(_serve(arguments.models, arguments.max_queue))
+
+
+async def _serve(models: Path, max_queue: int) -> None:
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    settings = ServiceSettings(max_queue=max_queue)
+    config = ServerConfig(models, listen="127.0.0.1:0", device="cpu", service=settings)
+    repository = Repository(models, "cpu")
+    server = Server(config, repository)
+    await server.start()
+    print(ready_line(server.address, repository), flush=True)
+    await told.wait()
+    scheduler = server.service.scheduler(repository.served[0].bundle)
+    print(json.dumps(asdict(scheduler.counts)), flush=True)
+    await server.stop()
+
+
+if __name__ == "__main__":
+    main()

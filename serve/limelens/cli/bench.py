@@ -1,0 +1,277 @@
+"""`limelens bench`: how fast a server answers, under which load, and at what cost."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from limelens.cli.printing import AsJson, out, print_json
+from limelens.cli.serving import default_models
+from limelens.serve.errors import LimelensError
+
+if TYPE_CHECKING:
+    from limelens.serve.load import LoadFigures, LoadPlan, RawFigures, Usage
+
+_LOAD, _PICTURES, _FLOOR = "Load", "Pictures", "Compared with"
+
+
+def bench(
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PICTURE...]",
+            help="Files or folders to send, in turns.",
+            show_default="a drawn one",
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Which one.", show_default="one is started on loopback"
+        ),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="What the started server serves.", show_default="as limelens serve"),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Which model is asked.", show_default="the only one")
+    ] = "",
+    size: Annotated[
+        str,
+        typer.Option(
+            metavar="WIDTHxHEIGHT", help="Of the drawn picture.", rich_help_panel=_PICTURES
+        ),
+    ] = "224x224",
+    callers: Annotated[
+        int,
+        typer.Option(min=0, help="Of Classify, asking again once answered.", rich_help_panel=_LOAD),
+    ] = 8,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Calls of Classify a second, whatever the answers do; in place of --callers. "
+            "Latencies count from when a call was due.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    streams: Annotated[int, typer.Option(min=0, help="Cameras.", rich_help_panel=_LOAD)] = 0,
+    fps: Annotated[
+        float, typer.Option(min=0.01, help="Frames a second of each.", rich_help_panel=_LOAD)
+    ] = 5.0,
+    explainers: Annotated[
+        int,
+        typer.Option(min=0, help="Callers of Explain, without pause.", rich_help_panel=_LOAD),
+    ] = 0,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Of each explanation; 0: the server's own.", rich_help_panel=_LOAD
+        ),
+    ] = 0,
+    duration_s: Annotated[
+        float, typer.Option("--duration", min=0.1, help="Seconds.", rich_help_panel=_LOAD)
+    ] = 10.0,
+    warmup_s: Annotated[
+        float, typer.Option("--warmup", min=0.0, help="Seconds before.", rich_help_panel=_LOAD)
+    ] = 1.0,
+    deadline_ms: Annotated[
+        int | None, typer.Option(min=1, help="Of each Classify.", rich_help_panel=_LOAD)
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="That send.", rich_help_panel=_LOAD)] = 1,
+    floor: Annotated[
+        bool,
+        typer.Option(
+            "--floor/--no-floor",
+            help="Also measure decoding and onnxruntime alone, before and after.",
+            rich_help_panel=_FLOOR,
+        ),
+    ] = True,
+    floor_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The model.onnx for that.",
+            show_default="the started server's; with --server none",
+            rich_help_panel=_FLOOR,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Puts load on a server and prints latencies, errors, and what it took of CPU and memory.
+
+    Callers run in processes of their own. Of a server on this machine CPU and memory are told;
+    throughput is also given relative to the floor: Pillow and onnxruntime alone in two threads.
+
+    Examples: limelens bench --callers 32 --duration 20
+
+    limelens bench --server 127.0.0.1:8500 --rate 200 --streams 4 --explainers 1
+    """
+    from limelens.serve.load import LoadPlan, draw_picture, local_server, read_pictures, started
+
+    sent = read_pictures(pictures) if pictures else (draw_picture(*_size(size)),)
+    with ExitStack() as stack:
+        start_s, pid = None, None
+        if server is None:
+            folder = models or default_models()
+            process = stack.enter_context(started(serve_command(folder)))
+            server, pid, start_s = process.address, process.pid, process.start_s
+            floor_model = floor_model or _only_model(folder, model)
+        else:
+            pid = local_server(server)
+        plan = LoadPlan(
+            server=server,
+            pictures=sent,
+            model=model,
+            callers=0 if rate is not None else callers,
+            rate=rate,
+            streams=streams,
+            fps=fps,
+            explainers=explainers,
+            num_samples=num_samples,
+            duration_s=duration_s,
+            warmup_s=warmup_s,
+            deadline_s=None if deadline_ms is None else deadline_ms / 1000,
+            processes=processes,
+        )
+        figures, usage, raw = measure(plan, pid, floor_model if floor else None)
+    document = _document(plan, figures, usage, raw, start_s)
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+
+
+def serve_command(models: Path, *options: str) -> list[str]:
+    """What starts a server of this installation on a free port of this machine."""
+    return [
+        *(sys.executable, "-m", "limelens.cli", "serve", "--models", str(models)),
+        *("--listen", "127.0.0.1:0", "--log-level", "error", *options),
+    ]
+
+
+def measure(
+    plan: LoadPlan, pid: int | None, floor_model: Path | None
+) -> tuple[LoadFigures, Usage | None, RawFigures | None]:
+    """Load on a server, what that took, and the floor before and after it.
+
+    Args:
+        plan: The load.
+        pid: The server's process, where it is on this machine.
+        floor_model: The model for the floor; None measures none.
+    """
+    from limelens.serve.load import RawFigures, Watch, generate, measure_raw
+
+    part_s = min(5.0, max(0.5, plan.duration_s / 4))
+    before = measure_raw(floor_model, plan.pictures, part_s) if floor_model else None
+    watch = None if pid is None else Watch(pid)
+    figures = generate(plan, watch.begin, watch.end) if watch else generate(plan)
+    if before is None or floor_model is None:
+        return figures, watch.usage if watch else None, None
+    after = measure_raw(floor_model, plan.pictures, part_s)
+    raw = RawFigures((before.per_s + after.per_s) / 2, (before.cpu_ms + after.cpu_ms) / 2)
+    return figures, watch.usage if watch else None, raw
+
+
+def _document(
+    plan: LoadPlan,
+    figures: LoadFigures,
+    usage: Usage | None,
+    raw: RawFigures | None,
+    start_s: float | None,
+) -> dict[str, Any]:
+    kinds = {kind.value: asdict(one) for kind, one in figures.kinds.items()}
+    # Explanations cost CPU too: with them the CPU is no longer that of the pictures.
+    pictures_per_s = sum(one["per_s"] for name, one in kinds.items() if name != "explain")
+    cpu_ms = None
+    if usage and pictures_per_s and not plan.explainers:
+        cpu_ms = 1000 * usage.cpu_s / usage.seconds / pictures_per_s
+    classify = kinds.get("classify")
+    return {
+        "server": plan.server,
+        "loop": "open" if plan.is_open else "closed",
+        "callers": plan.callers,
+        "rate": plan.rate,
+        "streams": plan.streams,
+        "explainers": plan.explainers,
+        "duration_s": plan.duration_s,
+        **kinds,
+        "process": usage
+        and {
+            "cores": usage.cpu_s / usage.seconds,
+            "cpu_ms_per_picture": cpu_ms,
+            "pss_mb": usage.pss_mb,
+            "start_s": start_s,
+        },
+        "floor": raw and {"per_s": raw.per_s, "cpu_ms_per_picture": raw.cpu_ms},
+        "ratio": {
+            "throughput": classify["per_s"] / raw.per_s if classify and raw else None,
+            "cpu": cpu_ms / raw.cpu_ms if cpu_ms and raw else None,
+        },
+        "sender": {
+            "processes": plan.processes,
+            "cores": figures.generator_cpu,
+            "late_p99_ms": figures.late_p99_ms if plan.is_open else None,
+        },
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "answered", "a second", "p50 ms", "p90", "p99", "p99.9", "max", "errors"):
+        table.add_column(title, justify="left" if title in ("", "errors") else "right")
+    for name in ("classify", "stream", "explain"):
+        found = document.get(name)
+        if found is None:
+            continue
+        latency = found["latency_ms"]
+        numbers = [f"{latency[key]:.1f}" if latency else "" for key in _COLUMNS]
+        errors = ", ".join(f"{count} {code}" for code, count in found["errors"].items())
+        table.add_row(name, str(found["answered"]), f"{found['per_s']:.1f}", *numbers, errors)
+    out.print(table)
+    process, floor, ratio = document["process"], document["floor"], document["ratio"]
+    if process:
+        cpu = process["cpu_ms_per_picture"]
+        each = f", {cpu:.2f} CPU-ms a picture" if cpu else ""
+        out.print(f"server: {process['cores']:.2f} cores{each}, {process['pss_mb']:.0f} MB (PSS)")
+    if floor:
+        line = f"floor: {floor['per_s']:.0f} a second, {floor['cpu_ms_per_picture']:.2f} CPU-ms"
+        if ratio["throughput"]:
+            line += f"; throughput {ratio['throughput']:.2f} of it"
+        if ratio["cpu"]:
+            line += f", CPU {ratio['cpu']:.2f} times"
+        out.print(line)
+    sender = document["sender"]
+    line = f"callers: {sender['cores']:.2f} cores"
+    if sender["late_p99_ms"] is not None:
+        line += f", at most {sender['late_p99_ms']:.1f} ms late (p99)"
+    out.print(line)
+
+
+_COLUMNS = ("p50", "p90", "p99", "p99_9", "max")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"--size {text!r}; expected WIDTHxHEIGHT, such as 1280x720")
+    return int(height), int(width)
+
+
+def _only_model(folder: Path, name: str) -> Path:
+    """The newest version's file of a model in a folder of models."""
+    found = sorted(folder.glob(f"{name or '*'}/*/model.onnx"), key=lambda one: one.parent.name)
+    names = sorted({one.parents[1].name for one in found})
+    if len(names) > 1:
+        raise LimelensError(f"{folder} has {', '.join(names)}; say which with --model")
+    if not found:
+        raise LimelensError(f"{folder} has no model {name!r}" if name else f"{folder} is empty")
+    return max(found, key=lambda one: int(one.parent.name) if one.parent.name.isdecimal() else 0)

@@ -1,0 +1,63 @@
+"""Pictures to send: drawn ones of any size, or the caller's own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from limelens.serve.errors import InvalidRequestError
+from limelens.serve.image import FORMATS
+
+_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_QUALITY: Final = 90
+# Smooth patches with some noise: at 224 px about 20 kB, as a photograph has.
+_PATCH: Final = 8
+_NOISE: Final = 9.0
+
+
+def draw_picture(height: int, width: int, seed: int = 0) -> bytes:
+    """A JPEG that takes about as long to decode as a photograph of that size.
+
+    Args:
+        height: In pixels.
+        width: In pixels.
+        seed: Another one is another picture.
+    """
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (max(1, height // _PATCH), max(1, width // _PATCH), 3))
+    smooth = Image.fromarray(coarse.astype(np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    noisy = np.asarray(smooth) + rng.normal(0, _NOISE, (height, width, 3))
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+def read_pictures(paths: Iterable[Path], *, most: int = 256) -> tuple[bytes, ...]:
+    """The bytes of files, and of the picture files of folders.
+
+    Args:
+        paths: Files and folders.
+        most: How many are read.
+
+    Raises:
+        InvalidRequestError: There is none.
+        OSError: One cannot be read.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(one for one in path.rglob("*") if one.suffix.lower() in _SUFFIXES)
+        else:
+            files.append(path)
+    if not files:
+        raise InvalidRequestError(
+            "pictures", f"none found; expected files, or folders of {', '.join(FORMATS)}"
+        )
+    return tuple(file.read_bytes() for file in files[:most])

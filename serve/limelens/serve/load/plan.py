@@ -1,0 +1,86 @@
+"""What load is put on a server. It knows numbers and pictures, and nothing of how it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from limelens.serve.errors import InvalidRequestError
+
+
+class Kind(StrEnum):
+    """What is asked."""
+
+    CLASSIFY = "classify"
+    STREAM = "stream"
+    EXPLAIN = "explain"
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What is sent to a server, by how many, for how long.
+
+    Args:
+        server: `HOST:PORT`.
+        pictures: Encoded pictures, sent in turns; at least one.
+        model: Which one is asked; empty is the only one.
+        callers: Of Classify, each of which asks again as soon as it is answered (closed loop).
+        rate: Calls of Classify a second, sent whether or not others are answered (open loop, at
+            random intervals); takes the place of callers. None is closed loop.
+        streams: Cameras.
+        fps: Frames a second of each camera, sent at their times.
+        explainers: Callers of Explain, each of which asks again as soon as it is answered.
+        num_samples: Of each explanation; 0 is the server's default.
+        duration_s: For how long calls are begun and counted.
+        warmup_s: For how long the same is done before, uncounted.
+        deadline_s: Of each call of Classify; None is none.
+        explain_deadline_s: Of each call of Explain.
+        calls_each: How many calls a caller makes at most; None is as many as there is time for.
+        broken: Share of calls of Classify whose picture is cut off, 0 to 1.
+        processes: That send.
+        seed: For intervals and for which pictures are broken.
+
+    Raises:
+        InvalidRequestError: A number that cannot be.
+    """
+
+    server: str
+    pictures: tuple[bytes, ...] = field(repr=False)
+    model: str = ""
+    callers: int = 8
+    rate: float | None = None
+    streams: int = 0
+    fps: float = 5.0
+    explainers: int = 0
+    num_samples: int = 0
+    duration_s: float = 10.0
+    warmup_s: float = 1.0
+    deadline_s: float | None = None
+    explain_deadline_s: float = 120.0
+    calls_each: int | None = None
+    broken: float = 0.0
+    processes: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.pictures:
+            raise InvalidRequestError("pictures", "none; expected at least one")
+        for name in ("callers", "streams", "explainers", "num_samples"):
+            if getattr(self, name) < 0:
+                raise InvalidRequestError(name, f"{getattr(self, name)}; expected at least 0")
+        for name in ("fps", "duration_s"):
+            if not getattr(self, name) > 0:
+                raise InvalidRequestError(name, f"{getattr(self, name)}; expected more than 0")
+        if self.rate is not None and not self.rate > 0:
+            raise InvalidRequestError("rate", f"{self.rate}; expected more than 0")
+        if not 0 <= self.broken <= 1:
+            raise InvalidRequestError("broken", f"{self.broken}; expected 0 to 1")
+        if self.processes < 1:
+            raise InvalidRequestError("processes", f"{self.processes}; expected at least 1")
+        if not (self.callers or self.rate or self.streams or self.explainers):
+            raise InvalidRequestError("callers", "0, and neither a rate, streams nor explainers")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether Classify is asked at a rate, whatever the answers do."""
+        return self.rate is not None

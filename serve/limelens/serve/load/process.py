@@ -1,0 +1,188 @@
+"""The process of a server on this machine: starting one, and what it takes of CPU and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from limelens.serve.errors import LimelensError, MissingExtraError, UnavailableError
+
+_START_S: Final = 120.0
+_STOP_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a server's process took.
+
+    Args:
+        cpu_s: Seconds of all cores together.
+        seconds: In how long.
+        pss_mb: Memory at the end, shared pages divided among those who share them, in MB.
+    """
+
+    cpu_s: float
+    seconds: float
+    pss_mb: float
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A server that was started here.
+
+    Args:
+        address: `HOST:PORT`.
+        pid: Of the process.
+        start_s: From the start until it said SERVING.
+        process: Itself.
+    """
+
+    address: str
+    pid: int
+    start_s: float
+    process: subprocess.Popen[str]
+
+
+class Watch:
+    """Looks at one process and those that it started.
+
+    Args:
+        pid: Of the process.
+
+    Raises:
+        MissingExtraError: psutil is not installed.
+        LimelensError: There is no such process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._psutil = psutil = _psutil()
+        try:
+            self._process = psutil.Process(pid)
+            self._cpu_s, self._began = self._cpu(), time.monotonic()
+        except psutil.Error as error:
+            raise LimelensError(f"process {pid} cannot be looked at: {error}") from error
+        self._usage: Usage | None = None
+
+    def begin(self) -> None:
+        """Counts from now on."""
+        self._cpu_s, self._began = self._cpu(), time.monotonic()
+
+    def end(self) -> None:
+        """Counts until now."""
+        cpu_s = self._cpu() - self._cpu_s
+        self._usage = Usage(cpu_s, time.monotonic() - self._began, self.pss_mb())
+
+    @property
+    def usage(self) -> Usage:
+        """Between `begin` and `end`."""
+        if self._usage is None:
+            self.end()
+        assert self._usage is not None
+        return self._usage
+
+    def pss_mb(self) -> float:
+        """Memory now, in MB; where the system does not tell it as PSS, what is resident."""
+        total = 0
+        for one in self._family():
+            with contextlib.suppress(self._psutil.Error):
+                memory = one.memory_full_info()
+                total += getattr(memory, "pss", memory.rss)
+        return total / 1e6
+
+    def _family(self) -> list[Any]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def _cpu(self) -> float:
+        total = 0.0
+        for one in self._family():
+            with contextlib.suppress(self._psutil.Error):
+                times = one.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+def local_server(address: str) -> int | None:
+    """The process that listens on an address of this machine; None where that cannot be told.
+
+    Raises:
+        MissingExtraError: psutil is not installed.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        is_local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        is_local = False
+    if not is_local or not port.isdecimal():
+        return None
+    psutil = _psutil()
+    try:
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == int(port):
+                return int(one.pid) if one.pid else None
+    except psutil.AccessDenied:
+        return None
+    return None
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str]) -> Iterator[ServerProcess]:
+    """A server in its own process, stopped at the end.
+
+    Args:
+        command: Starts one and prints `… on HOST:PORT …` once it listens.
+
+    Raises:
+        UnavailableError: It did not start, or never said SERVING.
+    """
+    began = time.monotonic()
+    # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
+    process = subprocess.Popen(
+        list(command), stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        ready = process.stdout.readline().strip()
+        if " on " not in ready:
+            raise UnavailableError(f"the server did not start; see above (exit {process.wait()})")
+        address = ready.rpartition(" on ")[2].split()[0]
+        _wait_until_serving(address, began + _START_S)
+        yield ServerProcess(address, process.pid, time.monotonic() - began, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _wait_until_serving(address: str, deadline: float) -> None:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    serving = health_pb2.HealthCheckResponse.SERVING
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline:
+            try:
+                if stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == serving:
+                    return
+            except grpc.RpcError:
+                pass
+            time.sleep(0.01)
+    raise UnavailableError(f"the server on {address} never said SERVING")
+
+
+def _psutil() -> Any:
+    try:
+        import psutil
+    except ImportError as error:
+        raise MissingExtraError("psutil is not installed; pip install 'limelens[bench]'") from error
+    return psutil

@@ -1,0 +1,120 @@
+"""The floor that a server is compared with: Pillow and onnxruntime in a loop, nobody else there."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from limelens.serve.errors import LimelensError
+
+NUM_THREADS: Final = 2
+_WARMUP: Final = 5
+
+
+@dataclass(frozen=True)
+class RawFigures:
+    """What decoding, resizing and the model alone take.
+
+    Args:
+        per_s: Pictures a second, of all threads together.
+        cpu_ms: CPU of one picture.
+    """
+
+    per_s: float
+    cpu_ms: float
+
+
+def measure_raw(
+    model: Path, pictures: Sequence[bytes], seconds: float, *, num_threads: int = NUM_THREADS
+) -> RawFigures:
+    """Runs the floor in a process of its own.
+
+    Args:
+        model: A bundle's file.
+        pictures: Encoded pictures, taken in turns.
+        seconds: For how long.
+        num_threads: Each with one thread of onnxruntime's.
+
+    Raises:
+        LimelensError: The process failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_measure, args=(model, tuple(pictures), seconds, num_threads, theirs), daemon=True
+    )
+    process.start()
+    theirs.close()
+    try:
+        found = ours.recv()
+    except EOFError:
+        raise LimelensError("the process that measures the floor ended without a word") from None
+    finally:
+        process.join()
+    if isinstance(found, str):
+        raise LimelensError(f"the floor could not be measured: {found}")
+    assert isinstance(found, RawFigures)
+    return found
+
+
+def _measure(
+    model: Path,
+    pictures: tuple[bytes, ...],
+    seconds: float,
+    num_threads: int,
+    connection: Connection,
+) -> None:
+    try:
+        connection.send(_loop(model, pictures, seconds, num_threads))
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")
+
+
+def _loop(model: Path, pictures: tuple[bytes, ...], seconds: float, num_threads: int) -> RawFigures:
+    from limelens.serve.bundle import load_bundle
+
+    bundle = load_bundle(model, "cpu")
+    session, (height, width) = bundle.session, bundle.input_size
+    counts = [0] * num_threads
+    begin = threading.Barrier(num_threads + 1)
+    ended = threading.Event()
+
+    def one(data: bytes) -> None:
+        with Image.open(io.BytesIO(data)) as picture:
+            seen = picture.convert("RGB").resize(
+                (width, height), Image.Resampling.BILINEAR, reducing_gap=3.0
+            )
+        session.run(["probabilities"], {"images": np.asarray(seen)[np.newaxis]})
+
+    def work(number: int) -> None:
+        for turn in range(_WARMUP):
+            one(pictures[turn % len(pictures)])
+        begin.wait()
+        turn = number
+        while not ended.is_set():
+            one(pictures[turn % len(pictures)])
+            turn += 1
+        counts[number] = turn - number
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    began, cpu_before = time.monotonic(), time.process_time()
+    ended.wait(seconds)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    spent, cpu_s = time.monotonic() - began, time.process_time() - cpu_before
+    total = sum(counts)
+    return RawFigures(total / spent, 1000 * cpu_s / max(1, total))

@@ -1,0 +1,179 @@
+"""Short real runs against real servers; nothing is asserted about how fast they are."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limelens.serve.errors import InvalidRequestError
+from limelens.serve.load import Kind, LoadPlan, draw_picture, generate, latency_figures
+
+SHORT = ("--duration", "0.5", "--warmup", "0.1", "--json")
+
+
+@pytest.fixture
+def server(start_server: Callable[..., Any]) -> Any:
+    return start_server()
+
+
+def plan(server: Any, **settings: Any) -> LoadPlan:
+    settings = {"callers": 0, "duration_s": 0.5, "warmup_s": 0.1, **settings}
+    return LoadPlan(server.address, (draw_picture(40, 60),), **settings)
+
+
+def test_bench_starts_a_server_of_its_own_and_tells_what_it_took(
+    limelens: Callable[..., Any], one_model: Path
+) -> None:
+    result = limelens("bench", "--models", one_model, "--size", "60x40", *SHORT)
+    assert result.exit_code == 0, result.stderr
+    found = result.json
+    assert found["loop"] == "closed"
+    assert found["classify"]["answered"] > 0
+    assert found["classify"]["errors"] == {}
+    latency = found["classify"]["latency_ms"]
+    in_order = [latency[key] for key in ("p50", "p90", "p99", "p99_9", "max")]
+    assert in_order == sorted(in_order)
+    assert found["process"]["pss_mb"] > 10
+    assert found["process"]["cpu_ms_per_picture"] > 0
+    assert found["process"]["start_s"] > 0
+    assert found["floor"]["per_s"] > 0
+    assert found["ratio"]["throughput"] > 0
+    assert found["ratio"]["cpu"] > 0
+    assert found["sender"]["cores"] > 0
+
+
+def test_bench_mixes_a_rate_cameras_and_explanations(
+    limelens: Callable[..., Any], server: Any, tmp_path: Path
+) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(draw_picture(30, 30, i))
+    result = limelens(
+        *("bench", tmp_path, "--server", server.address, "--rate", 40, "--streams", 2),
+        *("--fps", 10, "--explainers", 1, "--num-samples", 50, *SHORT),
+    )
+    assert result.exit_code == 0, result.stderr
+    found = result.json
+    assert found["loop"] == "open"
+    assert found["rate"] == 40
+    for kind in ("classify", "stream", "explain"):
+        assert found[kind]["answered"] > 0, kind
+    assert found["classify"]["answered"] < 60
+    assert found["floor"] is None
+    assert found["ratio"] == {"throughput": None, "cpu": None}
+    assert found["sender"]["late_p99_ms"] is not None
+
+
+def test_bench_without_json_is_a_table(limelens: Callable[..., Any], server: Any) -> None:
+    result = limelens("bench", "--server", server.address, "--duration", 0.3, "--warmup", 0)
+    assert result.exit_code == 0, result.stderr
+    assert "classify" in result.stdout
+    assert "p99.9" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("--size", "big"), 2, "expected WIDTHxHEIGHT"),
+        (("--callers", "0", "--server", "127.0.0.1:1"), 1, "0, and neither a rate"),
+        (("{empty}",), 1, "none found"),
+        (("--models", "{empty}"), 1, "no models in it"),
+    ],
+)
+def test_bench_says_what_is_wrong(
+    limelens: Callable[..., Any],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    exit_code: int,
+    message: str,
+) -> None:
+    result = limelens("bench", *(one.format(empty=tmp_path) for one in arguments), *SHORT)
+    assert result.exit_code == exit_code
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_callers_in_several_processes_make_their_calls_and_no_more(server: Any) -> None:
+    figures = generate(
+        plan(server, callers=7, calls_each=3, processes=2, duration_s=20.0, warmup_s=0.0)
+    )
+    assert figures.kinds[Kind.CLASSIFY].answered == 21
+    assert server.counts().run == 21
+
+
+def test_broken_pictures_are_counted_by_their_status(server: Any) -> None:
+    figures = generate(
+        plan(server, callers=4, calls_each=10, broken=1.0, duration_s=20.0, warmup_s=0.0)
+    )
+    assert figures.kinds[Kind.CLASSIFY].errors == {"INVALID_ARGUMENT": 40}
+    assert figures.kinds[Kind.CLASSIFY].latency_ms == {}
+
+
+def test_calls_past_their_deadline_are_counted_by_their_status(server: Any) -> None:
+    figures = generate(
+        plan(
+            server,
+            callers=40,
+            calls_each=1,
+            deadline_s=0.001,
+            duration_s=20.0,
+            warmup_s=0.0,
+        )
+    )
+    found = figures.kinds[Kind.CLASSIFY]
+    assert found.answered + sum(found.errors.values()) == 40
+    assert set(found.errors) <= {"DEADLINE_EXCEEDED"}
+    assert server.counts().overdue == 0
+
+
+def test_in_an_open_loop_a_stalled_server_costs_all_who_came_meanwhile(server: Any) -> None:
+    bundle = server.repository.get().bundle
+    scheduler = server.service.scheduler(bundle)
+
+    class Slow:
+        """Answers one at a time, 50 ms each: five times too slow for what comes."""
+
+        def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> Any:
+            with lock:
+                time.sleep(0.05)
+            return session.run(outputs, feed)
+
+    lock, session = threading.Lock(), bundle.session
+    object.__setattr__(bundle, "session", Slow())
+    try:
+        figures = generate(plan(server, rate=100.0, duration_s=1.0, warmup_s=0.0))
+    finally:
+        object.__setattr__(bundle, "session", session)
+    found = figures.kinds[Kind.CLASSIFY]
+    # Some 100 calls are due in one second and 20 are done: the last waits for about four more. A
+    # closed loop would have said 50 ms.
+    assert found.answered > 50
+    assert found.latency_ms["p90"] > 1000
+    assert scheduler.counts.run == found.answered
+
+
+def test_a_plan_that_cannot_be_is_refused(server: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="broken"):
+        plan(server, callers=1, broken=2.0)
+
+
+def test_percentiles_are_those_of_the_latencies() -> None:
+    found = latency_figures(np.arange(1, 1001) / 1000)
+    assert found["p50"] == pytest.approx(500.5)
+    assert found["p99_9"] == pytest.approx(999.001)
+    assert found["max"] == pytest.approx(1000)
+    assert latency_figures(np.empty(0)) == {}
+
+
+def test_drawn_pictures_are_jpegs_of_their_size() -> None:
+    with Image.open(io.BytesIO(draw_picture(224, 300))) as picture:
+        assert picture.size == (300, 224)
+        assert picture.format == "JPEG"
+    assert draw_picture(64, 64, 1) != draw_picture(64, 64, 2)
