@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime
 import io
+import ipaddress
 import json
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,11 +52,14 @@ SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
 Drawn = Literal["overlay", "heat_map", "segments"]
 Method = Literal["lime", "kernel_shap", "occlusion", "rise"]
 Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
+Token = str | Callable[[], str]
+"""What the server knows the caller by, or what gives it for each call."""
 
 _MAX_RAW_BYTES: Final = 4 * 1024 * 1024
 """Larger arrays travel as PNG: slower to make, and nothing is lost."""
 _MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
 _SERVICE: Final = "limelens.v1.ClassifierService"
+_TOKEN: Final = re.compile(r"[!-~]+")
 _T = TypeVar("_T")
 
 
@@ -133,8 +138,14 @@ class Client:
     Args:
         address: `HOST:PORT`.
         tls: None is plaintext.
+        token: Sent with each call as `authorization: Bearer …`; a function is asked for each.
+        insecure_token: Whether the token may be sent in plaintext to other machines.
         timeout_s: Deadline of a call that names none itself; None is no deadline.
         max_attempts: How often a call is tried, 1 to 5.
+
+    Raises:
+        InvalidRequestError: The token would be sent in plaintext to another machine.
+        OSError: A certificate cannot be read.
     """
 
     def __init__(
@@ -142,10 +153,19 @@ class Client:
         address: str,
         *,
         tls: Tls | None = None,
+        token: Token | None = None,
+        insecure_token: bool = False,
         timeout_s: float | None = 60.0,
         max_attempts: int = 4,
     ) -> None:
+        if token is not None and tls is None and not insecure_token and not is_loopback(address):
+            raise InvalidRequestError(
+                "token",
+                f"to be sent to {address} in plaintext, where anybody in between can read it; "
+                "expected TLS, or an address of this machine",
+            )
         self._timeout_s = timeout_s
+        self._token = token
         self._channel: grpc.Channel | None
         options = _options(max_attempts, tls)
         if tls is None:
@@ -164,6 +184,7 @@ class Client:
         """
         client = cls.__new__(cls)
         client._timeout_s = None
+        client._token = None
         client._channel = None
         client._stub = stub
         return client
@@ -441,7 +462,7 @@ class Client:
                 failed.append(error)
                 raise
 
-        call = self._stub.ClassifyStream(messages(), wait_for_ready=True)
+        call = self._stub.ClassifyStream(messages(), wait_for_ready=True, **self._metadata())
         try:
             for response in call:
                 yield frame_answer(response)
@@ -482,7 +503,7 @@ class Client:
         self, request: service_pb2.ExplainRequest, timeout_s: float | None
     ) -> Generator[ExplanationUpdate, None, None]:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        call = self._stub.ExplainStream(request, timeout=timeout_s)
+        call = self._stub.ExplainStream(request, timeout=timeout_s, **self._metadata())
         try:
             for response in call:
                 yield explanation_update(response)
@@ -492,10 +513,34 @@ class Client:
             call.cancel()
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        metadata = self._metadata()
         try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            return method(request, timeout=timeout_s, **metadata)
         except grpc.RpcError as error:
             raise from_call(error) from None
+
+    def _metadata(self) -> dict[str, Any]:
+        """What proves to the server who calls, as an argument of a call."""
+        if self._token is None:
+            return {}
+        token = self._token() if callable(self._token) else self._token
+        if not _TOKEN.fullmatch(token):  # never shown: it may be a true one with a newline
+            raise InvalidRequestError(
+                "token", f"{len(token)} characters; expected printable ASCII without spaces"
+            )
+        return {"metadata": (("authorization", f"Bearer {token}"),)}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address such as `localhost:8500` can only be this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    if address.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 _SEGMENTATION_FIELDS: Final = frozenset(
