@@ -17,6 +17,7 @@ import typer
 from limelens.cli import (
     answers,
     demo,
+    doctor,
     drawing,
     evaluating,
     explaining,
@@ -59,6 +60,7 @@ app.command(rich_help_panel=_USE)(answers.classify)
 app.command(rich_help_panel=_USE)(explaining.explain)
 app.command(rich_help_panel=_USE)(similar.index)
 app.command(rich_help_panel=_USE)(similar.similar)
+app.command(rich_help_panel=_USE)(doctor.doctor)
 app.command(rich_help_panel=_USE)(demo.demo)
 
 
