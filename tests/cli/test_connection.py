@@ -24,6 +24,12 @@ from limelens.serve.errors import InvalidRequestError
 Run = Callable[..., Any]
 
 
+def mutual(ca: Any, name: str, **dates: int) -> Tls:
+    """A server that asks for certificates of the same authority as its own."""
+    chain, key = ca.issue(name, **dates)
+    return Tls(chain, key, ca.path)
+
+
 @pytest.fixture
 def red(tmp_path: Path) -> Path:
     path = tmp_path / "pictures" / "red.png"
@@ -43,9 +49,7 @@ def test_every_command_reaches_a_server_with_certificates_and_a_token(
     ca = authority("ca")
     token = tmp_path / "token"
     token.write_text(tokens.set("door", ["classify", "embed", "explain", "models"]) + "\n")
-    server = start_server(
-        tls=Tls(*ca.issue("localhost"), client_ca=ca.path), access=tokens.access()
-    )
+    server = start_server(tls=mutual(ca, "localhost"), access=tokens.access())
     door, key = ca.issue("door")
     reach = [
         "--server", server.address, "--ca", ca.path, "--cert", door, "--key", key,

@@ -19,6 +19,12 @@ from limelens.serve.access.config import AccessConfig, Tls
 Run = Callable[..., Any]
 
 
+def mutual(ca: Any, name: str, **dates: int) -> Tls:
+    """A server that asks for certificates of the same authority as its own."""
+    chain, key = ca.issue(name, **dates)
+    return Tls(chain, key, ca.path)
+
+
 @pytest.fixture
 def look(limelens: Run) -> Callable[..., dict[str, dict[str, str]]]:
     """Runs the doctor; its checks by their names. The exit code says what the checks say."""
@@ -129,8 +135,8 @@ def test_plaintext_and_tls_that_meet_are_told_apart(
     found = wrong(look("--server", plain.address, "--ca", ca.path))
     assert set(found) == {"protocol"}
     assert "speaks plaintext, and was spoken to in TLS" in found["protocol"]
-    mutual = start_server(tls=Tls(*ca.issue("localhost"), client_ca=ca.path))
-    assert set(wrong(look("--server", mutual.address))) == {"protocol"}
+    asking = start_server(tls=mutual(ca, "localhost"))
+    assert set(wrong(look("--server", asking.address))) == {"protocol"}
 
 
 def test_what_is_wrong_with_the_servers_certificate_is_told(
@@ -174,9 +180,9 @@ def test_certificates_out_of_time_are_told_with_the_clock(
     found = wrong(look("--server", server.address, "--ca", ca.path))["server certificate"]
     assert sentence in found
     assert "clock" in found
-    mutual = start_server(tls=Tls(*ca.issue("good"), client_ca=ca.path))
+    asking = start_server(tls=mutual(ca, "good"))
     chain, key = ca.issue("door", **dates)
-    arguments = ("--server", mutual.address, "--ca", ca.path, "--cert", chain, "--key", key)
+    arguments = ("--server", asking.address, "--ca", ca.path, "--cert", chain, "--key", key)
     assert sentence in wrong(look(*arguments))["client certificate"]
 
 
@@ -184,7 +190,7 @@ def test_what_is_wrong_with_the_clients_certificate_is_told(
     look: Run, start_server: Callable[..., Any], authority: Callable[..., Any], tmp_path: Path
 ) -> None:
     ca, foreign = authority("ca"), authority("foreign")
-    server = start_server(tls=Tls(*ca.issue("localhost", days=90), client_ca=ca.path))
+    server = start_server(tls=mutual(ca, "localhost", days=90))
     base = ("--server", server.address, "--ca", ca.path)
     door, key = ca.issue("door", days=90)
     checks = look(*base, "--cert", door, "--key", key)

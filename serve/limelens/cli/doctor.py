@@ -42,6 +42,12 @@ def doctor(
             "--deep", help="Ask the server for an explanation and for its largest message too."
         ),
     ] = False,
+    health: Annotated[
+        bool,
+        typer.Option(
+            "--health", help="Ask the server for its health alone, as probes do, without a token."
+        ),
+    ] = False,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Of each question.")] = 5.0,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
@@ -58,7 +64,9 @@ def doctor(
 
     if server is not None:
         try:
-            checks = check_remote(remote(server, credentials, timeout_s), deep=deep)
+            checks = check_remote(
+                remote(server, credentials, timeout_s), deep=deep, only_health=health
+            )
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--server") from None
     else:

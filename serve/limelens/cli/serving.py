@@ -51,6 +51,14 @@ def serve(
     reload_s: Annotated[
         float, typer.Option(min=0.0, help="Look for new versions this often; 0: never.")
     ] = 0.0,
+    health_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Tell the health, and nothing else, here too, in plaintext: for probes that speak "
+            "no TLS.",
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(help="The clients that may call, TOML; `limelens token` adds one."),
@@ -130,6 +138,7 @@ def serve(
         reflection=reflection,
         grace_s=grace_s,
         reload_s=reload_s,
+        health_listen=health_listen,
         access=AccessConfig(
             tokens=tokens,
             jwt=jwt,

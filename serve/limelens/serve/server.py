@@ -38,6 +38,8 @@ from limelens.serve.statistics import Counting
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
+_MAX_PROBES: Final = 64
+_MAX_PROBE_BYTES: Final = 64 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +60,8 @@ class ServerConfig:
             refused.
         grace_s: How long calls under way may go on when the server is told to stop.
         reload_s: How often the folder is looked at for new versions; 0 is never.
+        health_listen: `HOST:PORT` where the health alone is told too, in plaintext: who probes
+            speaks no TLS, such as Kubernetes. None is nowhere.
         service: How much is taken on.
         access: Who may call.
     """
@@ -73,6 +77,7 @@ class ServerConfig:
     max_calls: int = 2048
     grace_s: float = 10.0
     reload_s: float = 0.0
+    health_listen: str | None = None
     service: ServiceSettings = field(default_factory=ServiceSettings)
     access: AccessConfig = field(default_factory=AccessConfig)
 
@@ -123,6 +128,12 @@ class Server:
         if config.reflection and not config.access.production:
             names = [SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
+        self._health_server: grpc.aio.Server | None = None
+        self.health_address = ""
+        if config.health_listen is not None:
+            self._health_server, self.health_address = _telling_health(
+                self._health, config.health_listen
+            )
         self._reloading: asyncio.Task[None] | None = None
         self._refreshing = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
@@ -140,6 +151,8 @@ class Server:
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(INFERENCE_NAME, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        if self._health_server is not None:
+            await self._health_server.start()
         self._watching = asyncio.create_task(self._access.watch())
         if self._config.reload_s > 0:
             self._reloading = asyncio.create_task(self._reload())
@@ -167,6 +180,8 @@ class Server:
                 await asyncio.sleep(0.05)
         await self._server.stop(0)
         await stopping
+        if self._health_server is not None:
+            await self._health_server.stop(0)
         await asyncio.to_thread(self.service.close)
 
     async def _reload(self) -> None:
@@ -269,6 +284,26 @@ def _telling(listeners: Sequence[Callable[[Ended], None]]) -> Callable[[Ended], 
     return tell
 
 
+def _telling_health(servicer: Any, listen: str) -> tuple[grpc.aio.Server, str]:
+    """A server that tells the health and nothing else, and its address."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ListenError(
+            f"tell the health on {listen!r}; expected HOST:PORT, such as 0.0.0.0:8501"
+        )
+    server = grpc.aio.server(
+        interceptors=[WatcherLimit(_MAX_PROBES // 2)],
+        options=_options(_MAX_PROBE_BYTES),
+        maximum_concurrent_rpcs=_MAX_PROBES,
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    try:
+        taken = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise _cannot_listen(listen, "--health-listen") from error
+    return server, f"{host}:{taken}"
+
+
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -338,8 +373,8 @@ def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
     return port
 
 
-def _cannot_listen(listen: str) -> ListenError:
+def _cannot_listen(listen: str, option: str = "--listen") -> ListenError:
     return ListenError(
         f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
-        "stop what listens there or choose another (--listen HOST:PORT)"
+        f"stop what listens there or choose another ({option} HOST:PORT)"
     )

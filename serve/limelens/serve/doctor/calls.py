@@ -46,6 +46,7 @@ def check_calls(
     insecure_token: bool,
     timeout_s: float,
     deep: bool,
+    only_health: bool = False,
 ) -> Iterator[Check]:
     """What a server answers.
 
@@ -56,6 +57,7 @@ def check_calls(
         insecure_token: As of `Client`.
         timeout_s: Of each call.
         deep: Whether to ask for an explanation and for the size of messages too.
+        only_health: Whether to ask for its health alone.
     """
     try:
         client = Client(
@@ -72,7 +74,7 @@ def check_calls(
     with client, _channel(address, tls) as channel:
         health = list(_health(channel, timeout_s))
         yield from health
-        if health and health[0].name == "calls":
+        if only_health or (health and health[0].name == "calls"):
             return
         yield from _rights(client, address, tls, token, timeout_s, deep=deep)
         yield from _version(channel, token, timeout_s)

@@ -42,13 +42,16 @@ class Remote:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def check_remote(remote: Remote, *, deep: bool = False) -> Iterator[Check]:
+def check_remote(
+    remote: Remote, *, deep: bool = False, only_health: bool = False
+) -> Iterator[Check]:
     """All there is to say of a server.
 
     Args:
         remote: The server.
         deep: Whether to ask for an explanation and for the size of messages too, which costs the
             server some work.
+        only_health: Whether to ask for its health and for nothing that needs a token.
 
     Yields:
         Checks as they are done; after one of the way that is wrong there is none of calls.
@@ -65,6 +68,7 @@ def check_remote(remote: Remote, *, deep: bool = False) -> Iterator[Check]:
             insecure_token=remote.insecure_token,
             timeout_s=remote.timeout_s,
             deep=deep,
+            only_health=only_health,
         )
 
 
