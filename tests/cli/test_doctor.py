@@ -269,6 +269,17 @@ def test_a_server_that_goes_down_is_told(look: Run, start_server: Callable[..., 
     assert "NOT_SERVING" in wrong(look("--server", server.address))["health"]
 
 
+def test_the_health_is_asked_for_without_a_token(
+    look: Run, start_server: Callable[..., Any], tokens: Any
+) -> None:
+    tokens.set("door", ["models"])
+    server = start_server(access=tokens.access(), health_listen="127.0.0.1:0")
+    for address in (server.address, server.server.health_address):
+        checks = look("--server", address, "--health")
+        assert set(checks) == {"name", "connection", "protocol", "health", "round trip"}
+        assert {check["state"] for check in checks.values()} == {"ok"}
+
+
 def test_another_grpc_server_is_told(look: Run) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
