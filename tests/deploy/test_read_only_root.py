@@ -70,17 +70,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: object) -> subprocess.Popen[str]:
+        command: list[str | Path] = ["unshare", "--mount", "sh", HERE / "read_only_root.sh", root]
+        command += [*visible, "--", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1"]
+        command += ["OMP_NUM_THREADS=1", sys.executable, *map(str, arguments)]
         started.append(
-            subprocess.Popen(
-                [
-                    *("unshare", "--mount", "sh", HERE / "read_only_root.sh", root, *visible, "--"),
-                    *(f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1", "OMP_NUM_THREADS=1"),
-                    *(sys.executable, *map(str, arguments)),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
         return started[-1]
 

@@ -74,9 +74,10 @@ def check_connection(
 
 def check_protocol(shown: str, address: Address, *, wants_tls: bool, timeout_s: float) -> Check:
     """Whether a port speaks what it will be spoken to in."""
-    spoken = what_speaks(address, timeout_s)
-    if spoken is Spoken.TLS and wants_tls:
+    # Asked for first: a server logs what it cannot understand.
+    if wants_tls and speaks_tls(address, timeout_s):
         return ok("protocol", "TLS")
+    spoken = what_speaks(address, timeout_s)
     if spoken is Spoken.HTTP2 and not wants_tls:
         if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
             return ok("protocol", spoken.value)
