@@ -112,12 +112,18 @@ class Server:
         )
         port = _bind(self._server, config)
         self.address = f"{host}:{port}" if port > 1 else config.listen
+        self._health = health.aio.HealthServicer()
+        self._health_server: grpc.aio.Server | None = None
+        self.health_address = ""
+        if config.health_listen is not None:
+            self._health_server, self.health_address = _telling_health(
+                self._health, config.health_listen
+            )
         self.counting = Counting()
         self.service = ClassifierService(
             repository, config.service, on_ended=_telling([self.counting.count])
         )
         self.inference = InferenceService(self._backing())
-        self._health = health.aio.HealthServicer()
         service_grpc.add_ClassifierServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self.service, self._server
         )
@@ -128,12 +134,6 @@ class Server:
         if config.reflection and not config.access.production:
             names = [SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        self._health_server: grpc.aio.Server | None = None
-        self.health_address = ""
-        if config.health_listen is not None:
-            self._health_server, self.health_address = _telling_health(
-                self._health, config.health_listen
-            )
         self._reloading: asyncio.Task[None] | None = None
         self._refreshing = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
