@@ -94,4 +94,4 @@ def test_a_health_port_that_cannot_be_had_is_told(start_server: Callable[..., An
         with pytest.raises(ListenError, match=rf"127.0.0.1:{port}.*--health-listen"):
             start_server(health_listen=f"127.0.0.1:{port}")
     with pytest.raises(ListenError, match="expected HOST:PORT"):
-        start_server(health_listen="8501")
+        start_server(health_listen="8502")

@@ -289,7 +289,7 @@ def _telling_health(servicer: Any, listen: str) -> tuple[grpc.aio.Server, str]:
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ListenError(
-            f"tell the health on {listen!r}; expected HOST:PORT, such as 0.0.0.0:8501"
+            f"tell the health on {listen!r}; expected HOST:PORT, such as 0.0.0.0:8502"
         )
     server = grpc.aio.server(
         interceptors=[WatcherLimit(_MAX_PROBES // 2)],
