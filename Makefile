@@ -23,7 +23,7 @@ TRAIN_OPTIONS ?= $(if $(DATA),,--epochs 12 --augment light --alert-label without
 SYNTHETIC := build/data/facemask-synthetic
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow fuzz check format proto export bench results clean
+.PHONY: help install demo serve test test-slow fuzz check format proto export bench results image clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -94,6 +94,15 @@ bench: $(VENV)/.installed-all-$(ACCEL) ## Measure explanations against the bare 
 SET ?=
 results: $(VENV)/.installed-all-$(ACCEL) ## Train and measure every set of LIMELENS_DATA (hours; SET=wine for one)
 	$(BIN)/python -m benchmarks.results $(if $(SET),--set $(SET))
+
+# Which of the two is there, unless it is named: make image ENGINE=podman
+ENGINE ?= $(firstword $(foreach one,docker podman,$(if $(shell command -v $(one)),$(one))))
+IMAGE ?= limelens
+image: ## Build the container image of the server (IMAGE=name, ACCEL=gpu for CUDA)
+	@[ -n "$(ENGINE)" ] || { echo "make image needs docker or podman, and neither is installed here"; exit 1; }
+	@$(ENGINE) info >/dev/null 2>&1 \
+	  || { echo "make image: $(ENGINE) is installed and does not answer; start it ($(ENGINE) info says more)"; exit 1; }
+	$(ENGINE) build --file deploy/Dockerfile --build-arg EXTRAS=serve-$(ACCEL),explain --tag $(IMAGE) .
 
 clean: ## Remove what was built, but not .venv, runs and models
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import hashlib
+import ipaddress
 import os
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -225,3 +232,95 @@ def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
     yield start
     for server in started:
         server.stop()
+
+
+@dataclass
+class TokenFile:
+    """A file of clients whose tokens are `NAME-token`."""
+
+    path: Path
+    entries: dict[str, str] = field(default_factory=dict)
+
+    def set(self, name: str, rights: Sequence[str], *more: str, subject: str = "") -> str:
+        """Adds or changes a client; `more` are lines. Returns its token."""
+        token = f"{name}-token"
+        shown = (
+            f'subject = "{subject}"'
+            if subject
+            else f'token_sha256 = "{hashlib.sha256(token.encode()).hexdigest()}"'
+        )
+        lines = ["[[client]]", f'name = "{name}"', shown, f"rights = {list(rights)}", *more]
+        self.entries[name] = "\n".join(lines) + "\n"
+        self.write()
+        return token
+
+    def remove(self, name: str) -> None:
+        del self.entries[name]
+        self.write()
+
+    def write(self) -> None:
+        self.path.write_text("# who may call\n" + "\n".join(self.entries.values()))
+        self.path.chmod(0o600)
+
+    def access(self, **settings: Any) -> Any:
+        from limelens.serve.access.config import AccessConfig
+
+        return AccessConfig(**{"tokens": self.path, "check_s": 0.05, **settings})
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> TokenFile:
+    return TokenFile(tmp_path / "tokens.toml")
+
+
+class Authority:
+    """Signs certificates; they are written beside its own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self.path = folder / f"{name}.pem"
+        self._write(self.path, self._certificate(self._subject, self._key, 2, is_ca=True))
+
+    def issue(self, name: str, *, days: int = 2, begins: int = -9) -> tuple[Path, Path]:
+        """A certificate of `CN=name,O=Doors`, good from day to day counted from now; its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name(
+            [
+                x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Doors"),
+                x509.NameAttribute(x509.NameOID.COMMON_NAME, name),
+            ]
+        )
+        chain, private = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        self._write(chain, self._certificate(subject, key, days, is_ca=False, begins=begins))
+        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return chain, private
+
+    def _certificate(
+        self, subject: x509.Name, key: Any, days: int, *, is_ca: bool, begins: int = -9
+    ) -> Any:
+        now = datetime.datetime.now(datetime.UTC)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + datetime.timedelta(days=begins))
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _write(self, path: Path, certificate: Any) -> None:
+        path.write_bytes(certificate.public_bytes(Encoding.PEM))
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Callable[[str], Authority]:
+    """Makes authorities, each with a folder of its own."""
+    return lambda name: Authority(tmp_path / name, name)

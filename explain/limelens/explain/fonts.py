@@ -82,7 +82,10 @@ def font_for(text: str, size: int) -> tuple[Font, str]:
 
 def folders() -> tuple[Path, ...]:
     """Where fonts are kept on this system."""
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home, as in a container
+        home = Path("/nonexistent")
     if sys.platform == "darwin":
         return (
             Path("/System/Library/Fonts"),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 from rich.markup import escape
 
+from limelens.cli.connection import NOTHING, OF_THE_SERVER, Credentials, connect, securely
 from limelens.cli.printing import AsJson, err, out, print_json
-from limelens.serve.errors import InvalidRequestError, LimelensError, UnavailableError
+from limelens.serve.errors import InvalidRequestError, LimelensError
 from limelens.serve.image import Region
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ RegionOption = Annotated[
 ]
 
 
+@securely
 def classify(
     images: Annotated[
         list[Path],
@@ -63,6 +65,7 @@ def classify(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Abstain below this.", show_default="the model's own"),
     ] = None,
+    credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
     """Says what is on pictures.
@@ -73,7 +76,7 @@ def classify(
     """
     looked_at = parse_region(region)
     answers: list[dict[str, Any]] = []
-    with open_client(server, model, device) as client:
+    with open_client(server, model, device, credentials) as client:
         for image in images:
             try:
                 found = client.classify(
@@ -84,7 +87,7 @@ def classify(
                     top_k=top_k,
                     threshold=threshold,
                 )
-            except UnavailableError:  # nobody answers, for the other pictures neither
+            except OF_THE_SERVER:  # it answers none of the other pictures either
                 raise
             except LimelensError as error:
                 answers.append({"path": str(image), "error": of_picture(error)})
@@ -102,16 +105,17 @@ def classify(
 
 
 def open_client(
-    server: str | None, model: str | None, device: Literal["auto", "cpu", "cuda"]
+    server: str | None,
+    model: str | None,
+    device: Literal["auto", "cpu", "cuda"],
+    credentials: Credentials = NOTHING,
 ) -> AbstractContextManager[Client]:
     """What answers: a model in this process where `--model` is a file, else the server."""
     if server is None and model is not None and _is_file(model):
         from limelens.serve.local import local_client
 
         return local_client(model, device)
-    from limelens.serve.client import Client
-
-    return Client(server or DEFAULT_SERVER)
+    return connect(server or DEFAULT_SERVER, credentials)
 
 
 def _is_file(model: str) -> bool:

@@ -19,6 +19,7 @@ from limelens.cli import (
     bench,
     camera,
     demo,
+    doctor,
     drawing,
     evaluating,
     explaining,
@@ -65,6 +66,7 @@ app.command(rich_help_panel=_USE)(camera.camera)
 app.command(rich_help_panel=_USE)(similar.index)
 app.command(rich_help_panel=_USE)(similar.similar)
 app.command(rich_help_panel=_USE)(bench.bench)
+app.command(rich_help_panel=_USE)(doctor.doctor)
 app.command(rich_help_panel=_USE)(demo.demo)
 
 

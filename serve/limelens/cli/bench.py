@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from limelens.cli.connection import NOTHING, Credentials, securely
 from limelens.cli.printing import AsJson, out, print_json
 from limelens.cli.serving import default_models
 from limelens.serve.errors import LimelensError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _LOAD, _PICTURES, _FLOOR = "Load", "Pictures", "Compared with"
 
 
+@securely
 def bench(
     pictures: Annotated[
         list[Path] | None,
@@ -103,6 +105,7 @@ def bench(
             rich_help_panel=_FLOOR,
         ),
     ] = None,
+    credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
     """Puts load on a server and prints latencies, errors, and what it took of CPU and memory.
@@ -129,6 +132,9 @@ def bench(
         plan = LoadPlan(
             server=server,
             pictures=sent,
+            tls=credentials.tls,
+            token=credentials.token() if callable(credentials.token) else credentials.token,
+            insecure_token=credentials.insecure_token,
             model=model,
             callers=0 if rate is not None else callers,
             rate=rate,

@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from limelens.cli.answers import DEFAULT_SERVER, RegionOption, Version, parse_region
+from limelens.cli.connection import NOTHING, Credentials, connect, securely
 from limelens.cli.explaining import explanation_document, parse_hide
 from limelens.cli.printing import AsJson, err, out, print_json
 
@@ -34,6 +35,7 @@ _RATE_OVER_S: Final = 5.0
 _BAD: Final = ("invalid", "failed")
 
 
+@securely
 def camera(
     source: Annotated[
         str,
@@ -119,6 +121,7 @@ def camera(
         bool,
         typer.Option("--jsonl", help="Print each answer as a line of JSON, as soon as it comes."),
     ] = False,
+    credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
     """Has a server watch a camera, a video or a folder of pictures.
@@ -165,9 +168,8 @@ def camera(
         }
     # gRPC reads its settings when it is loaded: not before the command is known.
     from limelens.serve.camera import open_source, watch
-    from limelens.serve.client import Client
 
-    with Client(server) as client:
+    with connect(server, credentials) as client:
         info = client.model(model, version)  # says at once that there is no such server or model
         with (
             open_source(source, live=live, max_fps=fps, quality=quality, tell=_say) as frames,

@@ -23,6 +23,7 @@ from limelens.cli.answers import (
     parse_region,
     served_name,
 )
+from limelens.cli.connection import NOTHING, Credentials, securely
 from limelens.cli.printing import AsJson, PictureBar, err, out, print_json, progress_bar
 from limelens.serve.errors import LimelensError
 
@@ -42,6 +43,7 @@ AT_ONCE_HERE: Final = 2
 _AT_ONCE_THERE: Final = 4
 
 
+@securely
 def explain(
     images: Annotated[
         list[Path],
@@ -189,6 +191,7 @@ def explain(
     segments_in: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Use these segments: 8 or 16 bit ids.")
     ] = None,
+    credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
     """Says why pictures are what the model says, with LIME or another --method.
@@ -243,7 +246,7 @@ def explain(
             "segments": None if segments_in is None else segments_in.read_bytes(),
             "timeout_s": _TIMEOUT_S,
         }
-        with open_client(server, model, device) as client:
+        with open_client(server, model, device, credentials) as client:
             if is_one and report is None:
                 _explain_one(client, images[0], arguments, written, check=check, as_json=as_json)
                 return

@@ -73,6 +73,14 @@ def serve(
             "May be given again.",
         ),
     ] = None,
+    health_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Tell the health, and nothing else, here too, in plaintext: for probes that speak "
+            "no TLS.",
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(help="The clients that may call, TOML; `limelens token` adds one."),
@@ -198,6 +206,7 @@ def serve(
         grace_s=grace_s,
         reload=reload,
         reload_s=reload_s,
+        health_listen=health_listen,
         access=AccessConfig(
             tokens=tokens,
             jwt=jwt,

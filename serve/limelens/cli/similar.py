@@ -23,8 +23,9 @@ from limelens.cli.answers import (
     parse_region,
     served_name,
 )
+from limelens.cli.connection import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.printing import AsJson, PictureBar, err, out, print_json
-from limelens.serve.errors import LimelensError, UnavailableError
+from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
     from limelens.serve.similar import Made, Neighbour
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 10
 
 
+@securely
 def index(
     data: Annotated[
         Path,
@@ -48,6 +50,7 @@ def index(
     model: Model = None,
     version: Version = 0,
     device: Device = "auto",
+    credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
     """Makes a folder of pictures searchable by similar.
@@ -61,7 +64,7 @@ def index(
     if path.is_dir():
         raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
     began = time.monotonic()
-    with open_client(server, model, device) as client, PictureBar() as bar:
+    with open_client(server, model, device, credentials) as client, PictureBar() as bar:
         found = index_folder(
             client, data, model=served_name(server, model), version=version, progress=bar.done
         )
@@ -86,6 +89,7 @@ def index(
         _print_index(report)
 
 
+@securely
 def similar(
     index_file: Annotated[
         Path,
@@ -117,6 +121,7 @@ def similar(
             help="Where the indexed pictures lie, for --sheet.", show_default="as indexed"
         ),
     ] = None,
+    credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
     """Finds the pictures of an index that look most like others.
@@ -134,13 +139,13 @@ def similar(
     if not name:  # a server is asked for the very model; a file needs no name
         name, version = found.made.model, version or found.made.version
     answers: list[dict[str, Any]] = []
-    with open_client(server, model, device) as client:
+    with open_client(server, model, device, credentials) as client:
         for image in images:
             try:
                 asked = client.embed(
                     image, model=name, version=version, region=looked_at, normalize=True
                 )
-            except UnavailableError:  # nobody answers, for the other pictures neither
+            except OF_THE_SERVER:  # it answers none of the other pictures either
                 raise
             except LimelensError as error:
                 answers.append({"path": str(image), "error": of_picture(error)})

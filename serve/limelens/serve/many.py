@@ -19,6 +19,8 @@ from limelens.serve.errors import (
     MissingExtraError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from limelens.serve.in_order import in_order
@@ -120,7 +122,13 @@ def _explained(client: Client, place: Place, arguments: ExplainArguments) -> Exp
                 time.sleep(min(error.retry_after_s, _LONGEST_WAIT_S))
     except OSError as error:
         return ExplainedPicture(place, None, None, str(error.strerror or error))
-    except (UnavailableError, NotFoundError, MissingExtraError):
+    except (
+        UnavailableError,
+        UnauthenticatedError,
+        PermissionDeniedError,
+        NotFoundError,
+        MissingExtraError,
+    ):
         raise
     except InvalidRequestError as error:
         if error.field.startswith("image"):

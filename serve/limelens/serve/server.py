@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _FLUSHING_S: Final = 1.0
 _MAX_FILES: Final = 65536
+_MAX_PROBES: Final = 64
+_MAX_PROBE_BYTES: Final = 64 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -72,6 +74,8 @@ class ServerConfig:
         versions: Which versions of a model are loaded.
         public_keys: Only bundles signed by the owner of one of these keys are served; PEM files.
             Empty serves unsigned ones too.
+        health_listen: `HOST:PORT` where the health alone is told too, in plaintext: who probes
+            speaks no TLS, such as Kubernetes. None is nowhere.
         service: How much is taken on.
         access: Who may call.
         http: `HOST:PORT` of metrics and probes; None is nowhere.
@@ -94,6 +98,7 @@ class ServerConfig:
     reload_s: float = 2.0
     versions: VersionPolicy = ALL
     public_keys: tuple[Path, ...] = ()
+    health_listen: str | None = None
     service: ServiceSettings = field(default_factory=ServiceSettings)
     access: AccessConfig = field(default_factory=AccessConfig)
     http: str | None = None
@@ -148,6 +153,13 @@ class Server:
         )
         port = _bind(self._server, config)
         self.address = f"{host}:{port}" if port > 1 else config.listen
+        self._health = health.aio.HealthServicer()
+        self._health_server: grpc.aio.Server | None = None
+        self.health_address = ""
+        if config.health_listen is not None:
+            self._health_server, self.health_address = _telling_health(
+                self._health, config.health_listen
+            )
         self.counting = Counting()
         self.service = ClassifierService(
             repository,
@@ -161,7 +173,6 @@ class Server:
             quiet_s = 1.0 if every_s is None else min(1.0, every_s)
             self._watcher = Watcher(repository, every_s=every_s, quiet_s=quiet_s)
         self.inference = InferenceService(self._backing())
-        self._health = health.aio.HealthServicer()
         service_grpc.add_ClassifierServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self.service, self._server
         )
@@ -210,6 +221,8 @@ class Server:
         await self._tell_health()
         self._telling = asyncio.create_task(self._keep_telling_health())
         await self._server.start()
+        if self._health_server is not None:
+            await self._health_server.start()
         self._unready = ""
         self._watching = asyncio.create_task(self._access.watch())
         if self._watcher is not None:
@@ -251,6 +264,8 @@ class Server:
         await stopping
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
+        if self._health_server is not None:
+            await self._health_server.stop(0)
         await asyncio.to_thread(self.service.close)
         await asyncio.to_thread(self._observer.close)
         if self.http is not None:
@@ -421,6 +436,26 @@ def _traces(config: ServerConfig) -> list[Observer]:
     return [tracing_to(config.trace_to)]
 
 
+def _telling_health(servicer: Any, listen: str) -> tuple[grpc.aio.Server, str]:
+    """A server that tells the health and nothing else, and its address."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ListenError(
+            f"tell the health on {listen!r}; expected HOST:PORT, such as 0.0.0.0:8502"
+        )
+    server = grpc.aio.server(
+        interceptors=[WatcherLimit(_MAX_PROBES // 2)],
+        options=_options(_MAX_PROBE_BYTES),
+        maximum_concurrent_rpcs=_MAX_PROBES,
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    try:
+        taken = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise _cannot_listen(listen, "--health-listen") from error
+    return server, f"{host}:{taken}"
+
+
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -490,8 +525,8 @@ def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
     return port
 
 
-def _cannot_listen(listen: str) -> ListenError:
+def _cannot_listen(listen: str, option: str = "--listen") -> ListenError:
     return ListenError(
         f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
-        "stop what listens there or choose another (--listen HOST:PORT)"
+        f"stop what listens there or choose another ({option} HOST:PORT)"
     )

@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from limelens.serve.client.connection import Connection as Reach
 from limelens.serve.load.figures import Recording
 from limelens.serve.load.plan import Kind, LoadPlan
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -89,6 +90,10 @@ class _Callers:
         self._broken = _classify_request(plan, plan.pictures[0][: len(plan.pictures[0]) // 2])
         self._turn = share.process
         self._channels: list[Any] = []
+        self._reach = Reach(
+            plan.server, tls=plan.tls, token=plan.token, insecure_token=plan.insecure_token
+        )
+        self._metadata = self._reach.metadata(plan.token, None)
 
     async def run(self, connection: Connection) -> Noted:
         plan, share = self._plan, self._share
@@ -100,7 +105,7 @@ class _Callers:
         calls += [self._camera] * share.of(plan.streams)
         calls += [self._explainer] * share.of(plan.explainers)
         channels = 1 + len(calls) // _CALLERS_A_CHANNEL
-        self._channels = [_channel(plan.server) for _ in range(channels)]
+        self._channels = [_channel(self._reach) for _ in range(channels)]
         try:
             await asyncio.gather(*(one.channel_ready() for one in self._channels))
             connection.send("ready")
@@ -191,7 +196,7 @@ class _Callers:
         """One call; whether it was answered."""
         code = ""
         try:
-            await method(request, timeout=timeout_s)
+            await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             code = error.code().name
         now = time.monotonic()
@@ -214,7 +219,10 @@ class _Callers:
         call = channel.stream_stream(
             _SERVICE + "ClassifyStream",
             response_deserializer=service_pb2.ClassifyStreamResponse.FromString,
-        )(self._frames(number, phase=float(self._rng.random()) / plan.fps))
+        )(
+            self._frames(number, phase=float(self._rng.random()) / plan.fps),
+            metadata=self._metadata,
+        )
         recording = self._noted.recordings[Kind.STREAM]
         first_due = self._begin - plan.warmup_s
         try:
@@ -257,12 +265,17 @@ def _classify_request(plan: LoadPlan, data: bytes) -> bytes:
     return request.SerializeToString()
 
 
-def _channel(server: str) -> Any:
-    options = [
+def _channel(reach: Reach) -> Any:
+    options: list[tuple[str, Any]] = [
         ("grpc.enable_retries", 0),
         # Else channels to one address would share one connection.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ]
-    return grpc.aio.insecure_channel(server, options)
+    if reach.tls is not None and reach.tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", reach.tls.server_name))
+    credentials = reach.credentials()
+    if credentials is None:
+        return grpc.aio.insecure_channel(reach.address, options)
+    return grpc.aio.secure_channel(reach.address, credentials, options)

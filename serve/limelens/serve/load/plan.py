@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from limelens.serve.client import Tls
 from limelens.serve.errors import InvalidRequestError
 
 
@@ -23,6 +24,9 @@ class LoadPlan:
     Args:
         server: `HOST:PORT`.
         pictures: Encoded pictures, sent in turns; at least one.
+        tls: As for `Client`; None is plaintext.
+        token: What every call shows; None is nothing.
+        insecure_token: Whether the token may be sent in plaintext to other machines.
         model: Which one is asked; empty is the only one.
         callers: Of Classify, each of which asks again as soon as it is answered (closed loop).
         rate: Calls of Classify a second, sent whether or not others are answered (open loop, at
@@ -46,6 +50,9 @@ class LoadPlan:
 
     server: str
     pictures: tuple[bytes, ...] = field(repr=False)
+    tls: Tls | None = None
+    token: str | None = field(default=None, repr=False)
+    insecure_token: bool = False
     model: str = ""
     callers: int = 8
     rate: float | None = None

@@ -1,0 +1,115 @@
+"""`limelens doctor`: what is wrong with this machine, or on the way to a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.markup import escape
+
+from limelens.cli.connection import NOTHING, Credentials, remote, securely
+from limelens.cli.printing import AsJson, out, print_json
+from limelens.cli.serving import default_models
+from limelens.serve.errors import LimelensError
+
+if TYPE_CHECKING:
+    from limelens.serve.doctor import Check
+
+_STYLES: Final = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
+_STATE_WIDTH: Final = max(map(len, _STYLES))
+_NAME_WIDTH: Final = 18
+
+
+@securely
+def doctor(
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Look at this server.", show_default="look at this machine"
+        ),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            help="The models of this machine.",
+            show_default="./models, else the models that come with limelens",
+        ),
+    ] = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Ask the server for an explanation and for its largest message too."
+        ),
+    ] = False,
+    health: Annotated[
+        bool,
+        typer.Option(
+            "--health", help="Ask the server for its health alone, as probes do, without a token."
+        ),
+    ] = False,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Of each question.")] = 5.0,
+    credentials: Credentials = NOTHING,
+    as_json: AsJson = False,
+) -> None:
+    """Looks for what is wrong, and says what to do.
+
+    Without a server it looks at this machine: what is installed, whether CUDA works, whether
+    every model gives what it must. With one it looks at the way there, certificates, the token
+    and what it allows. The exit code is 1 where something is wrong.
+
+    Example: limelens doctor --server door.example:8500 --ca authority.pem --token-file token
+    """
+    from limelens.serve.doctor import State, check_machine, check_remote
+
+    if server is not None:
+        try:
+            checks = check_remote(
+                remote(server, credentials, timeout_s), deep=deep, only_health=health
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--server") from None
+    else:
+        checks = check_machine(models or _default_models())
+    done = []
+    for check in checks:
+        done.append(check)
+        if not as_json:
+            _print(check)
+    num_wrong = sum(one.state is State.WRONG for one in done)
+    num_warnings = sum(one.state is State.WARNING for one in done)
+    if as_json:
+        print_json(
+            {
+                "server": server,
+                "wrong": num_wrong,
+                "warnings": num_warnings,
+                "checks": [
+                    {
+                        "name": one.name,
+                        "state": one.state.value,
+                        "found": one.found,
+                        "advice": one.advice,
+                    }
+                    for one in done
+                ],
+            }
+        )
+    else:
+        out.print(f"\n{len(done)} checks, {num_wrong} wrong, {num_warnings} warnings")
+    if num_wrong:
+        raise typer.Exit(1)
+
+
+def _default_models() -> Path | None:
+    try:
+        return default_models()
+    except LimelensError:
+        return None
+
+
+def _print(check: Check) -> None:
+    state = f"[{_STYLES[check.state.value]}]{check.state.value:{_STATE_WIDTH}}[/]"
+    out.print(f"{state}  {escape(f'{check.name:{_NAME_WIDTH}}')}  {escape(check.found)}")
+    if check.advice:
+        out.print(f"{'':{_STATE_WIDTH}}  {'':{_NAME_WIDTH}}  -> {escape(check.advice)}")

@@ -1,0 +1,259 @@
+"""What the deployment files say. Nothing here builds an image or asks a cluster."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+UNPRIVILEGED = 65532
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's, continued lines joined, comments left out."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [(line.split()[0], line.partition(" ")[2].strip()) for line in joined.splitlines()]
+
+
+def of(name: str) -> list[str]:
+    return [value for found, value in instructions() if found == name]
+
+
+def kubernetes() -> dict[str, Any]:
+    """The objects by kind."""
+    return {
+        one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    }
+
+
+def pod() -> Any:
+    return kubernetes()["Deployment"]["spec"]["template"]["spec"]
+
+
+def compose() -> Any:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["limelens"]
+
+
+def unit() -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string((DEPLOY / "limelens.service").read_text().replace("\\\n", " "))
+    return parser
+
+
+def served_by() -> dict[str, list[str]]:
+    """The arguments of `limelens` in each of the files."""
+    systemd = shlex.split(unit()["Service"]["ExecStart"].replace("%d", "/run/secrets"))
+    return {
+        "Dockerfile": json.loads(of("CMD")[0]),
+        "compose.yaml": compose()["command"],
+        "kubernetes.yaml": pod()["containers"][0]["args"],
+        "limelens.service": systemd[1:],
+    }
+
+
+FILES = ("Dockerfile", "compose.yaml", "kubernetes.yaml", "limelens.service")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_file_serves_in_a_way_that_limelens_knows_and_closed(file: str) -> None:
+    arguments = served_by()[file]
+    assert "--production" in arguments
+    assert "--insecure" not in arguments
+    result = subprocess.run(
+        [sys.executable, "-m", "limelens.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr  # 2 were an option that there is not
+    assert "tls.crt is no file" in result.stderr
+
+
+def test_the_image_is_small_unprivileged_and_needs_no_shell() -> None:
+    first, last = of("FROM")
+    assert first.split()[0] == last.split()[0] == "${PYTHON_IMAGE}"
+    (base,) = [one for one in of("ARG") if one.startswith("PYTHON_IMAGE=")]
+    assert re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-[a-z]+", base)
+    assert of("USER") == [f"{UNPRIVILEGED}:{UNPRIVILEGED}"]
+    after = instructions()[[i for i, one in enumerate(instructions()) if one[0] == "FROM"][-1] :]
+    assert not [value for name, value in after if name == "RUN"]
+    assert json.loads(of("ENTRYPOINT")[0]) == ["limelens"]
+    assert isinstance(json.loads(of("HEALTHCHECK")[0].partition("CMD ")[2]), list)
+    assert of("STOPSIGNAL") == ["SIGTERM"]
+
+
+def test_what_the_image_is_made_of_is_let_through_and_nothing_else() -> None:
+    sources = [
+        source
+        for line in of("COPY")
+        if not line.startswith("--from")
+        for source in line.split()[:-1]
+    ]
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(sources)
+    assert all((ROOT / source).exists() for source in sources)
+
+
+@pytest.mark.slow
+def test_the_images_install_command_gives_a_server_without_torch(tmp_path: Path) -> None:
+    for line in of("COPY"):
+        if line.startswith("--from"):
+            continue
+        *sources, target = line.split()
+        for source in sources:
+            where = tmp_path / "src" / target / ("" if len(sources) == 1 else source)
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, where)
+            else:
+                where.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, where)
+    venv.create(tmp_path / "limelens", with_pip=True)
+    (command,) = [one for one in of("RUN") if "pip install" in one]
+    (extras,) = [one.partition("=")[2] for one in of("ARG") if one.startswith("EXTRAS=")]
+    words = shlex.split(
+        command.replace("/opt/limelens", str(tmp_path / "limelens")).replace("${EXTRAS}", extras)
+    )
+    subprocess.run(words, cwd=tmp_path / "src", check=True, timeout=900)
+    binary = tmp_path / "limelens" / "bin" / "limelens"
+    found = subprocess.run(
+        [binary, "doctor", "--json"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    checks = {check["name"]: check for check in json.loads(found.stdout)["checks"]}
+    assert "serve-cpu" in checks["limelens"]["found"]
+    assert checks["model facemask 1"]["state"] == "ok"
+    assert checks["torch"]["found"].startswith("not installed")
+
+
+def test_compose_takes_away_what_a_server_does_not_need() -> None:
+    service = compose()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["user"] == f"{UNPRIVILEGED}:{UNPRIVILEGED}"
+    assert [one.split(":")[0] for one in service["tmpfs"]] == ["/tmp"]
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+    secrets = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["secrets"]
+    assert set(service["secrets"]) == set(secrets) == {"tls.crt", "tls.key", "tokens.toml"}
+    limits = service["deploy"]["resources"]["limits"]
+    assert {"cpus", "memory"} <= set(limits)
+    assert f"--num-threads={limits['cpus']}" in service["command"]
+    assert _seconds(service["stop_grace_period"]) > _grace_s(service["command"])
+
+
+def test_the_pod_takes_away_what_a_server_does_not_need() -> None:
+    spec = pod()
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == UNPRIVILEGED
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    limits = container["resources"]["limits"]
+    assert {"cpu", "memory"} <= set(limits)
+    assert f"--num-threads={limits['cpu']}" in container["args"]
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in spec["volumes"]}
+    assert all(mount.get("readOnly") for name, mount in mounts.items() if name != "tmp")
+
+
+def test_the_pod_is_probed_over_grpc_and_has_time_to_drain() -> None:
+    spec = pod()
+    (container,) = spec["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"]["port"] == ports["health"]
+    pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert spec["terminationGracePeriodSeconds"] > pause_s + _grace_s(container["args"])
+
+
+def test_clients_find_every_pod_and_nobody_else_does() -> None:
+    objects = kubernetes()
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert objects["Service"]["spec"]["clusterIP"] == "None"
+    assert objects["Service"]["spec"]["selector"] == labels
+    assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    policy = objects["NetworkPolicy"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert policy["egress"] == []
+    (rule,) = policy["ingress"]
+    assert rule["from"]
+    assert [port["port"] for port in rule["ports"]] == [8500]
+
+
+def test_the_unit_is_hardened_and_has_time_to_drain() -> None:
+    service = unit()["Service"]
+    wanted = {
+        "DynamicUser": "yes", "NoNewPrivileges": "yes", "CapabilityBoundingSet": "",
+        "ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes",
+        "RestrictNamespaces": "yes", "SystemCallArchitectures": "native",
+    }  # fmt: skip
+    assert {key: service[key] for key in wanted} == wanted
+    arguments = shlex.split(service["ExecStart"])
+    grace_s = float(arguments[arguments.index("--grace-s") + 1])
+    assert float(service["TimeoutStopSec"]) > grace_s
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("the rest needs systemd-analyze, which is not here")
+    found = subprocess.run(
+        ["systemd-analyze", "verify", DEPLOY / "limelens.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = [line for line in found.stderr.splitlines() if "is not executable" not in line]
+    assert not [line for line in told if line.startswith("limelens.service")], told
+
+
+def test_without_docker_and_podman_making_the_image_says_so(tmp_path: Path) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    for tool in ("sh", "awk", "echo"):
+        (tmp_path / tool).symlink_to(Path(str(shutil.which(tool))))
+    found = subprocess.run(
+        [make, "--no-print-directory", "image", "ACCEL=cpu", f"PYTHON={sys.executable}"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode != 0
+    assert "needs docker or podman" in found.stderr + found.stdout
+
+
+def _grace_s(arguments: list[str]) -> float:
+    (found,) = [one.partition("=")[2] for one in arguments if one.startswith("--grace-s=")]
+    return float(found)
+
+
+def _seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
