@@ -27,7 +27,7 @@ _WORKING_PIXELS = 320 * 320  # larger pictures are cut at this size: same K, a t
 _MIN_SIDE = 8  # below it the clustering methods have nothing to cluster
 _MIN_PIXELS = 16  # per segment, likewise
 _NEAR = 0.25  # how far, as a logarithm, the number of segments may be off target
-_SLIC_ITERATIONS = 5  # ten take twice the time and follow the picture's colours no better
+_SLIC_ITERATIONS = 8  # with ten the same faces' masks are found, with five fewer
 _LIME_QUICKSHIFT: Mapping[str, Any] = {"kernel_size": 4, "max_dist": 200, "ratio": 0.2}
 
 

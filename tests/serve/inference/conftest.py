@@ -49,7 +49,12 @@ class StockClient:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.communicate(timeout=20)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=20)
 
 
 @pytest.fixture(scope="session")

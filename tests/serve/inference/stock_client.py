@@ -60,6 +60,8 @@ def texts(result: Any, name: str = "probabilities") -> Any:
 
 def main() -> None:
     for line in sys.stdin:
+        if not line.strip():  # the end of the input may never come: others hold it open too
+            return
         request = json.loads(line)
         scope = {
             **globals(),
