@@ -37,7 +37,7 @@ CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 _NEAR_ONE: Final = 1e-3
 _BATCH_ON_GPU: Final = 64
-_FEWEST, _MOST = 8, 32
+_FEWEST, _MOST = 4, 32
 _PIXELS_AT_ONCE: Final = 2**17  # of inputs: what follows from more no longer fits a core's cache
 _log = logging.getLogger(__name__)
 
