@@ -5,7 +5,8 @@ mean over pairs of seeds and pictures. Each seed of each tool is run once at the
 beginnings say from how many samples on it is stable (each tool draws the same first samples
 whatever their number). Both then explain the pictures with as many samples as they need, in turns
 on the same onnxruntime session. limelens draws paired rows, as it does by itself from 5 samples
-a segment.
+a segment. lime comes twice: with its own segments, which are fewer and so easier to tell apart, and
+with limelens' (slic), cut within its time, which asks both the same question.
 
     LIMELENS_DATA=… python -m benchmarks.explain_stability [--pictures 8] [--seeds 4]
 """
@@ -33,12 +34,13 @@ from benchmarks.explain_calibration import agreement, real_pictures
 from limelens.cli.serving import default_models
 from limelens.explain import explain
 from limelens.explain.fit import fit_labels
+from limelens.explain.segments import cut
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.image import fit, read_image
 
 _TOP = 5
-_SIZES = (100, 150, 200, 300, 450, 700, 1000, 1500, 2000, 3000)
+_SIZES = (100, 150, 200, 300, 450, 700, 1000, 1500, 2000, 3000, 4500, 6000)
 
 
 class _Predict:
@@ -85,7 +87,11 @@ def main() -> None:
                 image, _Predict(bundle), num_samples=size, sampling="paired", seed=0
             ),
         ),
-        "lime": (
+        "lime, the same segments": (
+            lambda image, seed: _lime_tops(image, bundle, seed, sizes, _slic),
+            lambda image, size: _lime(image, bundle, 0, size, _slic),
+        ),
+        "lime, its own": (
             lambda image, seed: _lime_tops(image, bundle, seed, sizes),
             lambda image, size: _lime(image, bundle, 0, size),
         ),
@@ -122,9 +128,12 @@ def main() -> None:
             f"{seconds[name]:.2f}" if needed[name] else f"over {seconds[name]:.2f}",
         )
     Console(width=140).print(table)
-    ratio = seconds["lime"] / seconds["limelens"]
-    bound = "at least " if needed["limelens"] and not needed["lime"] else ""
-    print(f"limelens is stable in a time {bound}{ratio:.1f} times shorter than lime's")
+    for name in list(tools)[1:]:
+        ratio = seconds[name] / seconds["limelens"]
+        bound = "at least " if needed["limelens"] and not needed[name] else ""
+        print(f"{name}: limelens is stable in a time {bound}{ratio:.1f} times shorter")
+    if not needed["limelens"]:
+        print(f"limelens is not stable with {sizes[-1]} samples: these times compare speed alone")
 
 
 _Tops = Callable[[NDArray[np.uint8], int], list[set[int]]]
@@ -165,18 +174,34 @@ def _our_tops(
     return found
 
 
-def _lime(image: NDArray[np.uint8], bundle: Bundle, seed: int, size: int) -> tuple[_Recording, int]:
+_Segment = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
+
+
+def _slic(image: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """As limelens cuts by default."""
+    return cut(image, "slic").labels.astype(np.int64)
+
+
+def _lime(
+    image: NDArray[np.uint8], bundle: Bundle, seed: int, size: int, segment: _Segment | None = None
+) -> tuple[_Recording, int]:
     explainer = LimeImageExplainer(random_state=seed)
     explainer.base = _Recording(explainer.base.kernel_fn, random_state=explainer.random_state)
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-        found = explainer.explain_instance(image, bundle.predict, top_labels=1, num_samples=size)
+        found = explainer.explain_instance(
+            image, bundle.predict, top_labels=1, num_samples=size, segmentation_fn=segment
+        )
     return explainer.base, int(found.top_labels[0])
 
 
 def _lime_tops(
-    image: NDArray[np.uint8], bundle: Bundle, seed: int, sizes: Sequence[int]
+    image: NDArray[np.uint8],
+    bundle: Bundle,
+    seed: int,
+    sizes: Sequence[int],
+    segment: _Segment | None = None,
 ) -> list[set[int]]:
-    base, label = _lime(image, bundle, seed, sizes[-1])
+    base, label = _lime(image, bundle, seed, sizes[-1], segment)
     data, answers, distances = base.given
     found = []
     for size in sizes:

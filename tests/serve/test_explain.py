@@ -95,6 +95,22 @@ def test_every_way_of_cutting_works(client: Client, method: Any) -> None:
     assert found.explanations[0].label == "red"
 
 
+def test_pictures_can_be_drawn_for_those_who_cannot_tell_green_from_red(client: Client) -> None:
+    drawn = [
+        opened(
+            client.explain(scene(), pictures=["overlay"], palette=palette, seed=1, **GRID)
+            .explanations[0]
+            .overlay_png
+        ).astype(int)
+        for palette in ("green_red", "blue_orange", None)
+    ]
+    assert np.array_equal(drawn[0], drawn[2])
+    changed = (drawn[0] != drawn[1]).any(axis=2)
+    assert changed.any()
+    # Where one shows green for, the other shows blue.
+    assert (drawn[1][changed][:, 2] > drawn[0][changed][:, 2]).any()
+
+
 def test_pictures_have_the_upright_pictures_size(client: Client) -> None:
     wide = np.repeat(np.repeat(scene(), 2, axis=1), 1, axis=0)
     found = client.explain(png(wide), pictures=["overlay", "heat_map", "segments"], **GRID)

@@ -180,7 +180,7 @@ class ChangeExplanation(_message.Message):
     def __init__(self, status: _Optional[_Union[ChangeExplanationStatus, str]] = ..., label: _Optional[str] = ..., explanation: _Optional[_Union[ExplainResponse, _Mapping]] = ..., reason: _Optional[str] = ..., superseded_changes: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability", "max_samples", "deadline_ms", "contrasts")
+    __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability", "max_samples", "deadline_ms", "contrasts", "palette")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +202,7 @@ class ExplainRequest(_message.Message):
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     CONTRASTS_FIELD_NUMBER: _ClassVar[int]
+    PALETTE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     image: _image_pb2.Image
@@ -223,7 +224,8 @@ class ExplainRequest(_message.Message):
     max_samples: int
     deadline_ms: int
     contrasts: _containers.RepeatedCompositeFieldContainer[_explanation_pb2.Contrast]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ..., max_samples: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., contrasts: _Optional[_Iterable[_Union[_explanation_pb2.Contrast, _Mapping]]] = ...) -> None: ...
+    palette: _explanation_pb2.Palette
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ..., max_samples: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., contrasts: _Optional[_Iterable[_Union[_explanation_pb2.Contrast, _Mapping]]] = ..., palette: _Optional[_Union[_explanation_pb2.Palette, str]] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
     __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings", "method")

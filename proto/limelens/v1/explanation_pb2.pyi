@@ -49,6 +49,12 @@ class FeatureSelection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_SELECTION_HIGHEST_WEIGHTS: _ClassVar[FeatureSelection]
     FEATURE_SELECTION_LASSO_PATH: _ClassVar[FeatureSelection]
 
+class Palette(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PALETTE_UNSPECIFIED: _ClassVar[Palette]
+    PALETTE_GREEN_RED: _ClassVar[Palette]
+    PALETTE_BLUE_ORANGE: _ClassVar[Palette]
+
 class Picture(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PICTURE_UNSPECIFIED: _ClassVar[Picture]
@@ -79,6 +85,9 @@ FEATURE_SELECTION_AUTO: FeatureSelection
 FEATURE_SELECTION_FORWARD_SELECTION: FeatureSelection
 FEATURE_SELECTION_HIGHEST_WEIGHTS: FeatureSelection
 FEATURE_SELECTION_LASSO_PATH: FeatureSelection
+PALETTE_UNSPECIFIED: Palette
+PALETTE_GREEN_RED: Palette
+PALETTE_BLUE_ORANGE: Palette
 PICTURE_UNSPECIFIED: Picture
 PICTURE_OVERLAY: Picture
 PICTURE_HEAT_MAP: Picture

@@ -171,6 +171,14 @@ def explain(
             help="paired: every sample with its complement.", show_default="paired where that helps"
         ),
     ] = None,
+    palette: Annotated[
+        Literal["green_red", "blue_orange"] | None,
+        typer.Option(
+            help="Of what is drawn: what speaks for the label and what against; blue_orange for "
+            "readers who cannot tell green from red.",
+            show_default="green_red",
+        ),
+    ] = None,
     compat: Annotated[
         Literal["lime"] | None,
         typer.Option(help="The algorithm and the defaults of the lime package."),
@@ -243,6 +251,7 @@ def explain(
             "sampling": sampling,
             "compat": compat,
             "seed": seed,
+            "palette": palette,
             "segments": None if segments_in is None else segments_in.read_bytes(),
             "timeout_s": _TIMEOUT_S,
         }
@@ -339,6 +348,7 @@ def _draw_steps(
         label_name=labels[why.label],
         against_name=None if why.against is None else labels[why.against],
         distance=arguments["distance"] or "cosine",
+        palette="blue-orange" if arguments["palette"] == "blue_orange" else "green-red",
     )
     Image.fromarray(sheet).save(path, "PNG")
 
@@ -367,7 +377,8 @@ def _explain_several(
         if not report.parent.is_dir():
             raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
         base = images[0] if len(images) == 1 and images[0].is_dir() else None
-        gallery = Gallery(f"Why, for {base or f'{len(images)} pictures'}", base)
+        colours = ("blue", "orange") if arguments["palette"] == "blue_orange" else ("green", "red")
+        gallery = Gallery(f"Why, for {base or f'{len(images)} pictures'}", base, colours)
         arguments = {**arguments, "pictures": ["overlay"]}
     model = client.model(arguments["model"], arguments["version"])
     places = _places(images, frozenset(label.name for label in model.labels))

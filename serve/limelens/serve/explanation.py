@@ -478,11 +478,18 @@ class _Subject:
             for one in answers:
                 self._check()
                 if question.overlay:
-                    overlays.append(_png(lime.overlay(picture, segments, one)))
+                    overlays.append(
+                        _png(lime.overlay(picture, segments, one, palette=question.palette))
+                    )
                 if question.heat_map:
                     against = None if one.against is None else labels[one.against]
                     heat_map = lime.heat_map(
-                        picture, segments, one, label_name=labels[one.label], against_name=against
+                        picture,
+                        segments,
+                        one,
+                        label_name=labels[one.label],
+                        against_name=against,
+                        palette=question.palette,
                     )
                     heat_maps.append(_png(heat_map))
         return Explained(

@@ -52,12 +52,19 @@ class Gallery:
     Args:
         title: Above the page.
         base: What names of pictures are relative to, where they lie below it.
+        colours: What speaks for a label in the overlays, and what against.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
 
-    def __init__(self, title: str, base: Path | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        base: Path | None = None,
+        colours: tuple[str, str] = ("green", "red"),
+    ) -> None:
+        self._colours = colours
         try:
             from jinja2 import Environment, FileSystemLoader, StrictUndefined
         except ImportError as error:
@@ -155,6 +162,8 @@ class Gallery:
         """
         page = self._environment.get_template(_TEMPLATE).render(
             title=self._title,
+            in_favour=self._colours[0],
+            against=self._colours[1],
             model=self._model,
             headline=self._headline(),
             cards=self._cards,

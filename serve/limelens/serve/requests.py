@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,6 +170,7 @@ class Question:
         overlay: Whether overlays are wanted.
         heat_map: Whether heat maps are wanted.
         segments: Whether the segments are wanted.
+        palette: The colours of what is drawn, as `limelens.explain` names them.
         deadline_ms: After so long from arrival nothing more begins; None is no limit.
         arrived_at: By `time.monotonic`.
     """
@@ -182,6 +183,7 @@ class Question:
     overlay: bool
     heat_map: bool
     segments: bool
+    palette: Literal["green-red", "blue-orange"]
     deadline_ms: int | None
     arrived_at: float
 
@@ -463,6 +465,7 @@ def _question(
         overlay="overlay" in pictures,
         heat_map="heat_map" in pictures,
         segments="segments" in pictures,
+        palette=_PALETTES[_known(explanation_pb2.Palette, request.palette, "palette")],
         deadline_ms=request.deadline_ms or None,
         arrived_at=arrived_at,
     )
@@ -680,6 +683,13 @@ def _number(
         expected = f"over {over:g}" if over is not None else f"{least:g}"
         raise InvalidRequestError(name, f"{value:g}; expected {expected} to {most:g}")
     return value
+
+
+_PALETTES: Final[Mapping[str | None, Literal["green-red", "blue-orange"]]] = {
+    None: "green-red",
+    "green_red": "green-red",
+    "blue_orange": "blue-orange",
+}
 
 
 def _known(kind: Any, value: int, name: str, *, may_be_unset: bool = True) -> str | None:

@@ -29,6 +29,7 @@ Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
 Drawn = Literal["overlay", "heat_map", "segments"]
+Palette = Literal["green_red", "blue_orange"]
 Method = Literal["lime", "kernel_shap", "occlusion", "rise"]
 Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
 
@@ -114,6 +115,7 @@ class ExplainArguments(CallArguments, total=False):
         seed: None means that the server draws one.
         compat: `lime` for the algorithm of the `lime` package.
         pictures: What to draw.
+        palette: Its colours: `green_red`, or `blue_orange` for readers who cannot tell those.
         region: The part of the picture that is looked at.
     """
 
@@ -140,6 +142,7 @@ class ExplainArguments(CallArguments, total=False):
     seed: int | None
     compat: Literal["lime"] | None
     pictures: Iterable[Drawn]
+    palette: Palette | None
     region: Region | None
 
 
@@ -434,6 +437,7 @@ _ENUMS: Final[Mapping[str, Any]] = {
     "distance": explanation_pb2.Distance,
     "feature_selection": explanation_pb2.FeatureSelection,
     "method": explanation_pb2.ExplainMethod,
+    "palette": explanation_pb2.Palette,
     "sampling": explanation_pb2.Sampling,
 }
 
