@@ -113,6 +113,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._budget = Budget(settings.max_waiting_bytes)
         self._schedulers: dict[str, Scheduler] = {}
         self._cameras: set[Camera] = set()
+        self._opening: set[asyncio.Timeout] = set()  # streams whose configuration is waited for
         self._stopping = False
         self._explainer = Explainer(
             max_running=settings.max_explanations,
@@ -184,6 +185,9 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._stopping = True
         for camera in self._cameras:
             camera.stop()
+        for opening in self._opening:
+            if not opening.expired():
+                opening.reschedule(0.0)
 
     def close(self) -> None:
         """Ends all threads; no call may be under way."""
@@ -228,16 +232,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     async def ClassifyStream(self, _requests: Any, context: Any) -> None:
         """See the contract."""
-        if self._stopping:
-            raise UnavailableError("the server is going down")
-        if len(self._cameras) >= self._settings.max_streams:
-            raise OverloadedError(f"{len(self._cameras)} streams are open, which is the most", 5.0)
         idle_s = self._settings.stream_idle_s
-        try:
-            async with asyncio.timeout(idle_s):
-                first = await context.read()
-        except TimeoutError:
-            raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
+        first = await self._first_message(context)
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
         try:
@@ -268,6 +264,30 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             await camera.run(context)
         finally:
             self._cameras.discard(camera)
+
+    async def _first_message(self, context: Any) -> Any:
+        """What a stream begins with; while it is waited for, the stream has its place already."""
+        self._check_not_stopping()
+        num_open = len(self._cameras) + len(self._opening)
+        if num_open >= self._settings.max_streams:
+            raise OverloadedError(f"{num_open} streams are open, which is the most", 5.0)
+        idle_s = self._settings.stream_idle_s
+        opening = asyncio.timeout(idle_s)
+        self._opening.add(opening)
+        try:
+            async with opening:
+                first = await context.read()
+        except TimeoutError:
+            self._check_not_stopping()
+            raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
+        finally:
+            self._opening.discard(opening)
+        self._check_not_stopping()
+        return first
+
+    def _check_not_stopping(self) -> None:
+        if self._stopping:
+            raise UnavailableError("the server is going down")
 
     async def Explain(
         self, request: service_pb2.ExplainRequest, context: Any
