@@ -27,7 +27,7 @@ from onnx import TensorProto, helper
 from tests.conftest import BundleMaker
 
 from limelens.serve import Client
-from limelens.serve.answers import FrameAnswer, ModelInfo
+from limelens.serve.answers import ChangeStatus, FrameAnswer, FrameStatus, ModelInfo
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError, NotFoundError, ServerError
 from limelens.serve.trials import PROVEN, TOO_MANY
@@ -92,6 +92,10 @@ class Camera:
 
     def __call__(self, frame: Any) -> FrameAnswer:
         self._frames.put(frame)
+        return next(self._answers)
+
+    def hear(self) -> FrameAnswer:
+        """What comes without a frame."""
         return next(self._answers)
 
     def end(self) -> None:
@@ -448,6 +452,35 @@ def test_a_camera_follows_to_the_new_version_at_its_next_frame(
         assert (answer.model.version, answer.smoothed_label, answer.changed) == (3, None, True)
         camera.end()
         pinned.end()
+
+
+def test_a_camera_goes_on_where_the_new_version_lacks_the_labels_it_wants_explained(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    wanted: Any = {
+        "labels": ["blue"], "segmentation": "grid", "num_segments": 4, "num_samples": 20,
+    }  # fmt: skip
+    with Client(server.address, max_attempts=1) as client:
+        camera = Camera(client, explain_on_change=wanted)
+        assert camera(RED).changed
+        change = camera.hear().explanation
+        assert change is not None
+        assert change.status is ChangeStatus.EXPLAINED
+        put(tmp_path, bundles, 2, labels=("red", "green", "azure"), macro_labels={})
+        assert server.repository.refresh()
+        answer = camera(GREEN)
+        assert (answer.model.version, answer.smoothed_label) == (2, "green")
+        told = camera.hear()
+        assert (told.status, told.frame_id) == (FrameStatus.EXPLANATION, 1)
+        assert told.model.version == 2
+        assert told.explanation is not None
+        assert told.explanation.status is ChangeStatus.FAILED
+        assert told.explanation.label == "green"
+        assert "config.explain_on_change.options.labels" in told.explanation.reason
+        assert camera(GREEN).frame_id == 2
+        camera.end()
 
 
 def test_sighup_looks_at_once(tmp_path: Path, bundles: BundleMaker) -> None:

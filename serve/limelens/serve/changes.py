@@ -101,6 +101,10 @@ class Changes:
         if self._task is None:
             self._task = asyncio.create_task(self._work())
 
+    def failed(self, label: str, reason: str) -> service_pb2.ChangeExplanation:
+        """What is told of a change to a label of which nothing can be asked."""
+        return self._without(_FAILED, label, reason)
+
     def was_read(self) -> None:
         """The last explanation is on its way: there may be another.
 
@@ -190,12 +194,14 @@ class Changes:
     def _say(
         self, change: Change, status: service_pb2.ChangeExplanationStatus, reason: str
     ) -> None:
-        self._tell(
-            change,
-            service_pb2.ChangeExplanation(
-                status=status,
-                label=change.label,
-                reason=reason,
-                superseded_changes=self._num_superseded,
-            ),
+        self._tell(change, self._without(status, change.label, reason))
+
+    def _without(
+        self, status: service_pb2.ChangeExplanationStatus, label: str, reason: str
+    ) -> service_pb2.ChangeExplanation:
+        return service_pb2.ChangeExplanation(
+            status=status,
+            label=label,
+            reason=reason,
+            superseded_changes=self._num_superseded,
         )
