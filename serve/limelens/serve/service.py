@@ -22,7 +22,7 @@ from limelens.serve.access.rights import Right
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
-from limelens.serve.changes import Changes, Tell
+from limelens.serve.changes import Changes, Tell, Told
 from limelens.serve.chunks import Turn
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
@@ -165,6 +165,15 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             raise
         self._repository.note(bundle, ok=True)
 
+    @contextmanager
+    def _accounting(self, served: Served, began: float | None = None) -> Iterator[Told]:
+        """Around every explanation, whatever asked for it; see `explaining`."""
+        with (
+            self._noting(served.bundle),
+            explaining(self._observer, served, began) as told,
+        ):
+            yield told
+
     @property
     def num_streams(self) -> int:
         """Camera streams that are open."""
@@ -246,7 +255,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         name, version = served.name, first.config.version
 
         def changes(tell: Tell) -> Changes:
-            return Changes(self._explainer, self._budget, tell)
+            return Changes(self._explainer, self._budget, tell, self._accounting)
 
         camera = Camera(
             settings,
@@ -299,8 +308,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         del request  # as in Classify
         with (
             self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
-            self._noting(served.bundle),
-            explaining(self._observer, served) as told,
+            self._accounting(served) as told,
         ):
             explained = told(
                 await self._explainer.explain(
@@ -318,8 +326,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         deadline = _deadline(context, arrived_at)
         with (
             self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
-            self._noting(served.bundle),
-            explaining(self._observer, served) as told,
+            self._accounting(served) as told,
         ):
             updates = self._explainer.explain_progressively(
                 served.bundle, question, deadline=deadline
