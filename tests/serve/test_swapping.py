@@ -79,6 +79,30 @@ def graph_that_fails_for_red(bundles: BundleMaker) -> onnx.GraphProto:
     return graph
 
 
+def graph_that_breaks_for_red(bundles: BundleMaker) -> onnx.GraphProto:
+    """Looks up a row that is not there where a picture is as red as can be: the run raises."""
+    graph = bundles.graph(Task.MULTICLASS)
+    graph.node[-1].output[0] = "fine"
+    graph.initializer.extend(
+        [
+            helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("row", TensorProto.FLOAT, [1, 1], [1.0]),
+            helper.make_tensor("last", TensorProto.INT64, [2], [0, 1]),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["embedding", "first"], ["redness"], axis=1),
+            helper.make_node("Floor", ["redness"], ["full"]),
+            helper.make_node("ReduceMax", ["full", "last"], ["reddest"], keepdims=0),
+            helper.make_node("Cast", ["reddest"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["row", "index"], ["ones"], axis=0),
+            helper.make_node("Mul", ["fine", "ones"], ["probabilities"]),
+        ]
+    )
+    return graph
+
+
 class Camera:
     """Sends the next frame once the last was answered."""
 
@@ -397,6 +421,33 @@ def test_explanations_that_fail_count_against_a_version_too(
             with pytest.raises(LimelensError):
                 client.explain(RED, num_samples=20)
         assert client.explain(RED, num_samples=20).model.version == 1
+
+
+@pytest.mark.parametrize("call", ["explain", "explain_stream"])
+def test_explanations_whose_run_breaks_count_against_a_version_too(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker, call: str
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    put(tmp_path, bundles, 2, graph=graph_that_breaks_for_red(bundles))
+    assert server.repository.refresh()
+    options: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
+    with Client(server.address, max_attempts=1) as client:
+
+        def ask(picture: Any) -> Any:
+            found = getattr(client, call)(picture, **options)
+            return found if call == "explain" else list(found)[-1].explanation
+
+        for _ in range(TOO_MANY - 1):
+            with pytest.raises(ServerError, match="the server failed"):
+                ask(RED)
+        for _ in range(TOO_MANY):
+            with pytest.raises(LimelensError):
+                ask(b"no picture")  # says nothing of the model
+        assert server.repository.get().version == 2
+        with pytest.raises(ServerError, match="the server failed"):
+            ask(RED)
+        assert ask(RED).model.version == 1
 
 
 def test_what_was_replaced_is_freed_when_its_last_call_ended(

@@ -14,6 +14,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
+    LimelensError,
     ModelOutputError,
     OverloadedError,
     UnavailableError,
@@ -161,6 +163,11 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         try:
             yield
         except ModelOutputError:
+            self._repository.note(bundle, ok=False)
+            raise
+        except (LimelensError, grpc.aio.BaseError):  # the caller's fault, or it cannot be told
+            raise
+        except Exception:
             self._repository.note(bundle, ok=False)
             raise
         self._repository.note(bundle, ok=True)
