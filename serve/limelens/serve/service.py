@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -114,6 +115,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._limits = settings.limits
         self._budget = Budget(settings.max_waiting_bytes)
         self._schedulers: dict[str, Scheduler] = {}
+        self._making = threading.Lock()  # of schedulers: explainers' threads ask for them too
         self._cameras: set[Camera] = set()
         self._opening: set[asyncio.Timeout] = set()  # streams whose configuration is waited for
         self._stopping = False
@@ -132,18 +134,19 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def scheduler(self, bundle: Bundle) -> Scheduler:
         """The queue of the device that a bundle runs on; all bundles there share it."""
-        found = self._schedulers.get(bundle.provider)
-        if found is None:
-            on_cpu = bundle.provider == CPU
-            found = self._schedulers[bundle.provider] = Scheduler(
-                # On a GPU these only prepare pictures, which two threads can do for one runner
-                # while others have the cores for the network.
-                num_threads=bundle.num_threads if on_cpu else _num_preparing(),
-                max_batch_size=1 if on_cpu else self._settings.max_batch_size,
-                max_queue=self._settings.max_queue,
-                has_runner=not on_cpu,
-                on_ended=self._ended,
-            )
+        with self._making:
+            found = self._schedulers.get(bundle.provider)
+            if found is None:
+                on_cpu = bundle.provider == CPU
+                found = self._schedulers[bundle.provider] = Scheduler(
+                    # On a GPU these only prepare pictures, which two threads can do for one runner
+                    # while others have the cores for the network.
+                    num_threads=bundle.num_threads if on_cpu else _num_preparing(),
+                    max_batch_size=1 if on_cpu else self._settings.max_batch_size,
+                    max_queue=self._settings.max_queue,
+                    has_runner=not on_cpu,
+                    on_ended=self._ended,
+                )
         return found
 
     def _turn_of(self, bundle: Bundle) -> Turn | None:
