@@ -380,7 +380,7 @@ def test_explanations_of_a_cameras_changes_are_counted_and_noted_as_all_others(
         assert news.explanation is not None
         assert news.explanation.status.value == "explained"
         # Samples without any segment are black, which the model cannot answer.
-        dark = {**options, "hide": (0, 0, 0)}
+        dark: Any = {**options, "hide": (0, 0, 0)}
         frame, news = client.stream([reddish], explain_on_change=dark)
         assert frame.status.value == "classified"
         assert news.explanation is not None
