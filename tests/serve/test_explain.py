@@ -18,7 +18,12 @@ from PIL import Image
 
 from limelens.serve import Client, load_bundle
 from limelens.serve.bundle import Bundle
-from limelens.serve.errors import ExpiredError, InvalidImageError, InvalidRequestError
+from limelens.serve.errors import (
+    ExpiredError,
+    InvalidImageError,
+    InvalidRequestError,
+    OverloadedError,
+)
 from limelens.serve.explanation import explain_picture
 from limelens.serve.image import UNSEEN, Region
 from limelens.serve.requests import Limits, read_explain
@@ -80,6 +85,19 @@ def test_the_same_seed_gives_the_same_answer(client: Client) -> None:
     again = client.explain(scene(), seed=drawn.seed, **BLACK)
     assert first.explanations == second.explanations
     assert drawn.explanations == again.explanations
+
+
+@pytest.mark.parametrize("call", ["explain", "explain_stream"])
+def test_a_device_without_memory_is_told_as_when_classifying(
+    client: Client, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def too_large(_self: Bundle, _images: np.ndarray) -> np.ndarray:
+        raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory")
+
+    monkeypatch.setattr(Bundle, "predict", too_large)
+    with pytest.raises(OverloadedError, match="the device has no memory left") as refused:
+        list(getattr(client, call)(scene(), **GRID))
+    assert refused.value.retry_after_s == 1.0
 
 
 def test_top_labels_come_most_probable_first(client: Client) -> None:

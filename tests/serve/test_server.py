@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from limelens.serve import Client
 from limelens.serve.client import Tls as ClientTls
 from limelens.serve.errors import BundleError, ListenError, UnavailableError
 from limelens.serve.server import ServerConfig, Tls, serve
+from limelens.serve.service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
@@ -363,6 +365,53 @@ def test_many_silent_connections_leave_others_alone(start_server: Callable[..., 
     finally:
         for one in silent:
             one.close()
+
+
+@pytest.mark.parametrize("method", ["Classify", "Explain", "ExplainStream", "ListModels"])
+def test_a_call_that_never_sends_its_request_is_ended(
+    start_server: Callable[..., Any], method: str
+) -> None:
+    server = start_server(service=ServiceSettings(stream_idle_s=0.2))
+    silent = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        silent.wait(60)
+        yield from ()
+
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.stream_stream(f"/limelens.v1.ClassifierService/{method}")(nothing())
+        with pytest.raises(grpc.RpcError) as ended:
+            next(call)
+        silent.set()
+    assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ended.value.details() == "no request for 0.2 seconds; expected one message"
+    ends = time.monotonic() + 60
+    while server.server._calls.num_open:
+        assert time.monotonic() < ends, "its place was never given back"
+        time.sleep(0.02)
+
+
+def test_threads_that_ask_at_once_for_a_devices_queue_get_the_same(
+    start_server: Callable[..., Any],
+) -> None:
+    """As explainers' threads do; of a second queue, nobody would end the threads."""
+    server = start_server(num_threads=1)
+    bundle = server.repository.get().bundle
+    together = threading.Barrier(8)
+
+    def ask() -> int:
+        together.wait()
+        return id(server.service.scheduler(bundle))
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                server.service._schedulers.pop(bundle.provider).close()
+                assert len(set(pool.map(lambda _: ask(), range(8)))) == 1
+    finally:
+        sys.setswitchinterval(often)
 
 
 def test_requests_of_an_empty_message_are_answered(start_server: Callable[..., Any]) -> None:

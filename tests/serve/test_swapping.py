@@ -27,7 +27,7 @@ from onnx import TensorProto, helper
 from tests.conftest import BundleMaker
 
 from limelens.serve import Client
-from limelens.serve.answers import FrameAnswer, ModelInfo
+from limelens.serve.answers import ChangeStatus, FrameAnswer, FrameStatus, ModelInfo
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError, NotFoundError, ServerError
 from limelens.serve.trials import PROVEN, TOO_MANY
@@ -79,6 +79,30 @@ def graph_that_fails_for_red(bundles: BundleMaker) -> onnx.GraphProto:
     return graph
 
 
+def graph_that_breaks_for_red(bundles: BundleMaker) -> onnx.GraphProto:
+    """Looks up a row that is not there where a picture is as red as can be: the run raises."""
+    graph = bundles.graph(Task.MULTICLASS)
+    graph.node[-1].output[0] = "fine"
+    graph.initializer.extend(
+        [
+            helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("row", TensorProto.FLOAT, [1, 1], [1.0]),
+            helper.make_tensor("last", TensorProto.INT64, [2], [0, 1]),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["embedding", "first"], ["redness"], axis=1),
+            helper.make_node("Floor", ["redness"], ["full"]),
+            helper.make_node("ReduceMax", ["full", "last"], ["reddest"], keepdims=0),
+            helper.make_node("Cast", ["reddest"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["row", "index"], ["ones"], axis=0),
+            helper.make_node("Mul", ["fine", "ones"], ["probabilities"]),
+        ]
+    )
+    return graph
+
+
 class Camera:
     """Sends the next frame once the last was answered."""
 
@@ -92,6 +116,10 @@ class Camera:
 
     def __call__(self, frame: Any) -> FrameAnswer:
         self._frames.put(frame)
+        return next(self._answers)
+
+    def hear(self) -> FrameAnswer:
+        """What comes without a frame."""
         return next(self._answers)
 
     def end(self) -> None:
@@ -395,6 +423,33 @@ def test_explanations_that_fail_count_against_a_version_too(
         assert client.explain(RED, num_samples=20).model.version == 1
 
 
+@pytest.mark.parametrize("call", ["explain", "explain_stream"])
+def test_explanations_whose_run_breaks_count_against_a_version_too(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker, call: str
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    put(tmp_path, bundles, 2, graph=graph_that_breaks_for_red(bundles))
+    assert server.repository.refresh()
+    options: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
+    with Client(server.address, max_attempts=1) as client:
+
+        def ask(picture: Any) -> Any:
+            found = getattr(client, call)(picture, **options)
+            return found if call == "explain" else list(found)[-1].explanation
+
+        for _ in range(TOO_MANY - 1):
+            with pytest.raises(ServerError, match="the server failed"):
+                ask(RED)
+        for _ in range(TOO_MANY):
+            with pytest.raises(LimelensError):
+                ask(b"no picture")  # says nothing of the model
+        assert server.repository.get().version == 2
+        with pytest.raises(ServerError, match="the server failed"):
+            ask(RED)
+        assert ask(RED).model.version == 1
+
+
 def test_what_was_replaced_is_freed_when_its_last_call_ended(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
@@ -448,6 +503,35 @@ def test_a_camera_follows_to_the_new_version_at_its_next_frame(
         assert (answer.model.version, answer.smoothed_label, answer.changed) == (3, None, True)
         camera.end()
         pinned.end()
+
+
+def test_a_camera_goes_on_where_the_new_version_lacks_the_labels_it_wants_explained(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    wanted: Any = {
+        "labels": ["blue"], "segmentation": "grid", "num_segments": 4, "num_samples": 20,
+    }  # fmt: skip
+    with Client(server.address, max_attempts=1) as client:
+        camera = Camera(client, explain_on_change=wanted)
+        assert camera(RED).changed
+        change = camera.hear().explanation
+        assert change is not None
+        assert change.status is ChangeStatus.EXPLAINED
+        put(tmp_path, bundles, 2, labels=("red", "green", "azure"), macro_labels={})
+        assert server.repository.refresh()
+        answer = camera(GREEN)
+        assert (answer.model.version, answer.smoothed_label) == (2, "green")
+        told = camera.hear()
+        assert (told.status, told.frame_id) == (FrameStatus.EXPLANATION, 1)
+        assert told.model.version == 2
+        assert told.explanation is not None
+        assert told.explanation.status is ChangeStatus.FAILED
+        assert told.explanation.label == "green"
+        assert "config.explain_on_change.options.labels" in told.explanation.reason
+        assert camera(GREEN).frame_id == 2
+        camera.end()
 
 
 def test_sighup_looks_at_once(tmp_path: Path, bundles: BundleMaker) -> None:

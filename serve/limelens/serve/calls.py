@@ -21,7 +21,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from limelens.serve.access.guard import Guard
-from limelens.serve.errors import InvalidRequestError, MalformedMessageError
+from limelens.serve.errors import ExpiredError, InvalidRequestError, MalformedMessageError
 from limelens.serve.observing.call import Call, current
 from limelens.serve.observing.observer import Metadata, Observer
 from limelens.serve.status import code_name, is_internal, left_code, to_abort
@@ -43,6 +43,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         guard: Stands before them.
         observer: Is told of every call.
         log_ok: The level at which calls that went well are logged.
+        idle_s: A call whose one message has not come after so long is ended; None waits for ever.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         observer: Observer | None = None,
         *,
         log_ok: int = logging.DEBUG,
+        idle_s: float | None = None,
     ) -> None:
         self._guard = guard
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._observer = observer or Observer()
         self._log_ok = log_ok
+        self._idle_s = idle_s
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -90,12 +93,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         # On the wire the same. But of a unary request gRPC keeps the bytes until it is answered,
         # of a stream's message nothing; and what cannot be parsed gets an id and a status here.
         if handler.response_streaming:
-            reading = _reading_one(handler.unary_stream, handler.request_deserializer)
+            reading = _reading_one(handler.unary_stream, handler.request_deserializer, self._idle_s)
             reading = self._guard.before(reading, method, streams=True)
             return grpc.stream_stream_rpc_method_handler(
                 around(reading), None, handler.response_serializer
             )
-        reading = _reading_one(handler.unary_unary, handler.request_deserializer)
+        reading = _reading_one(handler.unary_unary, handler.request_deserializer, self._idle_s)
         reading = self._guard.before(reading, method, streams=False)
         return grpc.stream_unary_rpc_method_handler(
             around(reading), None, handler.response_serializer
@@ -184,12 +187,18 @@ def _parsing(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _reading_one(
-    handle: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]
+    handle: Callable[[Any, Any], Awaitable[Any]],
+    parse: Callable[[bytes], Any],
+    idle_s: float | None,
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     """Reads the one message of a call and keeps nothing of it: only `handle` holds the request."""
 
     async def read(_messages: Any, context: Any) -> Any:
-        data = await context.read()
+        try:
+            async with asyncio.timeout(idle_s):
+                data = await context.read()
+        except TimeoutError:
+            raise ExpiredError(f"no request for {idle_s:g} seconds; expected one message") from None
         if data is grpc.aio.EOF:
             # Or the request was over the size limit: then gRPC itself has told so already.
             raise InvalidRequestError("", "the call ended without a request")

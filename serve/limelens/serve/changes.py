@@ -12,14 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError
-from limelens.serve.explanation import Explainer
+from limelens.serve.explanation import Explained, Explainer
 from limelens.serve.replies import explain_response
 from limelens.serve.repository import Served
 from limelens.serve.requests import Question
@@ -51,6 +51,11 @@ class Change:
 
 Tell = Callable[[Change, service_pb2.ChangeExplanation], None]
 """Is told of every change once; called on the event loop."""
+Told = Callable[[Explained], Explained]
+"""Is handed an explanation that was made, and gives it back."""
+Accounting = Callable[[Served, float], AbstractContextManager[Told]]
+"""Is entered for every explanation that began, or was refused, with the model and the time at
+which it was asked for; what ends the explanation is raised within."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +71,16 @@ class Changes:
         explainer: Whose threads explain.
         budget: Pictures that wait are counted in it.
         tell: Is told what came of each change.
+        accounting: Whoever counts explanations learns of each by it.
     """
 
-    def __init__(self, explainer: Explainer, budget: Budget, tell: Tell) -> None:
+    def __init__(
+        self, explainer: Explainer, budget: Budget, tell: Tell, accounting: Accounting
+    ) -> None:
         self._explainer = explainer
         self._budget = budget
         self._tell = tell
+        self._accounting = accounting
         self._lock = threading.Lock()  # of the next two, which a thread of the explainer moves
         self._newest: _Waiting | None = None
         self._under_way: _Waiting | None = None
@@ -100,6 +109,10 @@ class Changes:
             self._let_go(overtaken, _SUPERSEDED, "a newer change came before its turn")
         if self._task is None:
             self._task = asyncio.create_task(self._work())
+
+    def failed(self, label: str, reason: str) -> service_pb2.ChangeExplanation:
+        """What is told of a change to a label of which nothing can be asked."""
+        return self._without(_FAILED, label, reason)
 
     def was_read(self) -> None:
         """The last explanation is on its way: there may be another.
@@ -147,27 +160,42 @@ class Changes:
                 raise ExpiredError("the camera left")
             return waiting.change.served.bundle, waiting.change.question
 
-        status, reason, explained = _FAILED, "", None
+        failure: Exception | None = None
         try:
             explained = await self._explainer.explain_newest(take)
-        except OverloadedError as error:
-            status, reason = _OVERLOADED, str(error)
-        except LimelensError as error:
-            reason = str(error)
-        except Exception:
-            _log.exception("a change could not be explained")
-            reason = "the server failed; its log tells more"
+        except asyncio.CancelledError as left:
+            with self._lock:
+                begun = self._under_way
+            if begun is not None:
+                with suppress(asyncio.CancelledError), self._accounted(begun.change):
+                    raise left
+            raise
+        except Exception as error:
+            failure = error
         with self._lock:
             waiting, self._under_way = self._under_way, None
             if waiting is None:  # refused before its turn came
                 waiting, self._newest = self._newest, None
         if waiting is None:
             return
-        if explained is None:
-            self._let_go(waiting, status, reason)
+        change = waiting.change
+        try:
+            # Only now is it known which change it was.
+            with self._accounted(change) as told:
+                if failure is not None:
+                    raise failure
+                told(explained)
+        except OverloadedError as error:
+            self._let_go(waiting, _OVERLOADED, str(error))
+            return
+        except LimelensError as error:
+            self._let_go(waiting, _FAILED, str(error))
+            return
+        except Exception:
+            _log.exception("a change could not be explained")
+            self._let_go(waiting, _FAILED, "the server failed; its log tells more")
             return
         waiting.held.close()
-        change = waiting.change
         self._read.clear()
         self._tell(
             change,
@@ -181,6 +209,9 @@ class Changes:
             ),
         )
 
+    def _accounted(self, change: Change) -> AbstractContextManager[Told]:
+        return self._accounting(change.served, change.question.arrived_at)
+
     def _let_go(
         self, waiting: _Waiting, status: service_pb2.ChangeExplanationStatus, reason: str
     ) -> None:
@@ -190,12 +221,14 @@ class Changes:
     def _say(
         self, change: Change, status: service_pb2.ChangeExplanationStatus, reason: str
     ) -> None:
-        self._tell(
-            change,
-            service_pb2.ChangeExplanation(
-                status=status,
-                label=change.label,
-                reason=reason,
-                superseded_changes=self._num_superseded,
-            ),
+        self._tell(change, self._without(status, change.label, reason))
+
+    def _without(
+        self, status: service_pb2.ChangeExplanationStatus, label: str, reason: str
+    ) -> service_pb2.ChangeExplanation:
+        return service_pb2.ChangeExplanation(
+            status=status,
+            label=label,
+            reason=reason,
+            superseded_changes=self._num_superseded,
         )

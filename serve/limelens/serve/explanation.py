@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import os
 import re
 import sys
@@ -35,6 +36,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.image import Fitted, fit
 from limelens.serve.requests import MAX_SEGMENTS, Question, read_segments
+from limelens.serve.scheduler import is_out_of_memory
 
 if TYPE_CHECKING:
     from limelens.explain import Explanation, Faithfulness, LabelExplanation
@@ -48,6 +50,7 @@ _FIELDS: Final = {
     "segmentation_options": "segmentation",
     "max_segments": "segmentation",
 }
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -533,6 +536,11 @@ def _domain_errors() -> Iterator[None]:
         ) from error
     except lime.PredictionError as error:
         raise ModelOutputError(str(error)) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _log.error("the device has no memory left for an explanation: %s", error)
+        raise OverloadedError("the device has no memory left", 1.0) from error
 
 
 def _at_most(

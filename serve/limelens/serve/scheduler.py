@@ -541,7 +541,7 @@ class Scheduler:
         with self._lock:
             self._run += 1
             self._not_finite += isinstance(error, ModelOutputError)
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             _log.error("the device has no memory left for one picture: %s", error)
             error = OverloadedError("the device has no memory left", 1.0)
         self._tell(items[0], Fate.FAILED, batch_size=1, error=error)
@@ -615,7 +615,8 @@ def _outcomes(items: list[_Item]) -> list[Outcome]:
     ]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device had no memory left, of which runtimes have no class of error."""
     text = str(error).lower()
     return not isinstance(error, LimelensError) and (
         "failed to allocate memory" in text or "out of memory" in text or "bfcarena" in text

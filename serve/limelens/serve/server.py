@@ -141,6 +141,7 @@ class Server:
             guard,
             self._observer,
             log_ok=logging.INFO if config.access_log else logging.DEBUG,
+            idle_s=config.service.stream_idle_s,
         )
         self._server = grpc.aio.server(
             interceptors=[

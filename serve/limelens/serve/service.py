@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,12 +24,13 @@ from limelens.serve.access.rights import Right
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
-from limelens.serve.changes import Changes, Tell
+from limelens.serve.changes import Changes, Tell, Told
 from limelens.serve.chunks import Turn
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
+    LimelensError,
     ModelOutputError,
     OverloadedError,
     UnavailableError,
@@ -112,7 +115,9 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._limits = settings.limits
         self._budget = Budget(settings.max_waiting_bytes)
         self._schedulers: dict[str, Scheduler] = {}
+        self._making = threading.Lock()  # of schedulers: explainers' threads ask for them too
         self._cameras: set[Camera] = set()
+        self._opening: set[asyncio.Timeout] = set()  # streams whose configuration is waited for
         self._stopping = False
         self._explainer = Explainer(
             max_running=settings.max_explanations,
@@ -129,18 +134,19 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def scheduler(self, bundle: Bundle) -> Scheduler:
         """The queue of the device that a bundle runs on; all bundles there share it."""
-        found = self._schedulers.get(bundle.provider)
-        if found is None:
-            on_cpu = bundle.provider == CPU
-            found = self._schedulers[bundle.provider] = Scheduler(
-                # On a GPU these only prepare pictures, which two threads can do for one runner
-                # while others have the cores for the network.
-                num_threads=bundle.num_threads if on_cpu else _num_preparing(),
-                max_batch_size=1 if on_cpu else self._settings.max_batch_size,
-                max_queue=self._settings.max_queue,
-                has_runner=not on_cpu,
-                on_ended=self._ended,
-            )
+        with self._making:
+            found = self._schedulers.get(bundle.provider)
+            if found is None:
+                on_cpu = bundle.provider == CPU
+                found = self._schedulers[bundle.provider] = Scheduler(
+                    # On a GPU these only prepare pictures, which two threads can do for one runner
+                    # while others have the cores for the network.
+                    num_threads=bundle.num_threads if on_cpu else _num_preparing(),
+                    max_batch_size=1 if on_cpu else self._settings.max_batch_size,
+                    max_queue=self._settings.max_queue,
+                    has_runner=not on_cpu,
+                    on_ended=self._ended,
+                )
         return found
 
     def _turn_of(self, bundle: Bundle) -> Turn | None:
@@ -162,7 +168,21 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         except ModelOutputError:
             self._repository.note(bundle, ok=False)
             raise
+        except (LimelensError, grpc.aio.BaseError):  # the caller's fault, or it cannot be told
+            raise
+        except Exception:
+            self._repository.note(bundle, ok=False)
+            raise
         self._repository.note(bundle, ok=True)
+
+    @contextmanager
+    def _accounting(self, served: Served, began: float | None = None) -> Iterator[Told]:
+        """Around every explanation, whatever asked for it; see `explaining`."""
+        with (
+            self._noting(served.bundle),
+            explaining(self._observer, served, began) as told,
+        ):
+            yield told
 
     @property
     def num_streams(self) -> int:
@@ -184,6 +204,9 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._stopping = True
         for camera in self._cameras:
             camera.stop()
+        for opening in self._opening:
+            if not opening.expired():
+                opening.reschedule(0.0)
 
     def close(self) -> None:
         """Ends all threads; no call may be under way."""
@@ -228,16 +251,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     async def ClassifyStream(self, _requests: Any, context: Any) -> None:
         """See the contract."""
-        if self._stopping:
-            raise UnavailableError("the server is going down")
-        if len(self._cameras) >= self._settings.max_streams:
-            raise OverloadedError(f"{len(self._cameras)} streams are open, which is the most", 5.0)
         idle_s = self._settings.stream_idle_s
-        try:
-            async with asyncio.timeout(idle_s):
-                first = await context.read()
-        except TimeoutError:
-            raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
+        first = await self._first_message(context)
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
         try:
@@ -250,7 +265,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         name, version = served.name, first.config.version
 
         def changes(tell: Tell) -> Changes:
-            return Changes(self._explainer, self._budget, tell)
+            return Changes(self._explainer, self._budget, tell, self._accounting)
 
         camera = Camera(
             settings,
@@ -269,6 +284,30 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         finally:
             self._cameras.discard(camera)
 
+    async def _first_message(self, context: Any) -> Any:
+        """What a stream begins with; while it is waited for, the stream has its place already."""
+        self._check_not_stopping()
+        num_open = len(self._cameras) + len(self._opening)
+        if num_open >= self._settings.max_streams:
+            raise OverloadedError(f"{num_open} streams are open, which is the most", 5.0)
+        idle_s = self._settings.stream_idle_s
+        opening = asyncio.timeout(idle_s)
+        self._opening.add(opening)
+        try:
+            async with opening:
+                first = await context.read()
+        except TimeoutError:
+            self._check_not_stopping()
+            raise ExpiredError(f"no configuration for {idle_s:g} seconds") from None
+        finally:
+            self._opening.discard(opening)
+        self._check_not_stopping()
+        return first
+
+    def _check_not_stopping(self) -> None:
+        if self._stopping:
+            raise UnavailableError("the server is going down")
+
     async def Explain(
         self, request: service_pb2.ExplainRequest, context: Any
     ) -> service_pb2.ExplainResponse:
@@ -279,8 +318,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         del request  # as in Classify
         with (
             self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
-            self._noting(served.bundle),
-            explaining(self._observer, served) as told,
+            self._accounting(served) as told,
         ):
             explained = told(
                 await self._explainer.explain(
@@ -298,8 +336,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         deadline = _deadline(context, arrived_at)
         with (
             self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
-            self._noting(served.bundle),
-            explaining(self._observer, served) as told,
+            self._accounting(served) as told,
         ):
             updates = self._explainer.explain_progressively(
                 served.bundle, question, deadline=deadline

@@ -350,12 +350,26 @@ class Camera:
         metadata = served.bundle.metadata
         if explaining.alerts_only and label not in metadata.alert_labels:
             return
-        question = read_change(explaining, metadata, self._limits, frame.picture, label)
+        try:
+            question = read_change(explaining, metadata, self._limits, frame.picture, label)
+        except InvalidRequestError as error:
+            # It was good for the version that the stream began with, and is not for this one.
+            failed = self._changes.failed(label, str(error))
+            self._tell_of_change(frame.message, served, failed)
+            return
         self._changes.add(Change(frame.message, label, question, served))
 
     def _tell_explained(self, change: Change, explanation: service_pb2.ChangeExplanation) -> None:
-        answer = self._message(change.frame, service_pb2.FRAME_STATUS_EXPLANATION)
-        answer.model.CopyFrom(model_ref(change.served))
+        self._tell_of_change(change.frame, change.served, explanation)
+
+    def _tell_of_change(
+        self,
+        frame: service_pb2.Frame,
+        served: Served,
+        explanation: service_pb2.ChangeExplanation,
+    ) -> None:
+        answer = self._message(frame, service_pb2.FRAME_STATUS_EXPLANATION)
+        answer.model.CopyFrom(model_ref(served))
         answer.explanation.CopyFrom(explanation)
         self._put(answer)
 

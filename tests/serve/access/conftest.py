@@ -93,9 +93,9 @@ def caller() -> Iterator[Callers]:
 class Paced:
     """A camera that sends the next frame once the last was answered."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, **settings: Any) -> None:
         self._frames: queue.Queue[Any] = queue.Queue()
-        self._answers = client.stream(self._sent())
+        self._answers = client.stream(self._sent(), **settings)
 
     def _sent(self) -> Iterator[Any]:
         while (frame := self._frames.get()) is not None:
@@ -115,11 +115,11 @@ class Paced:
 
 
 @pytest.fixture
-def camera() -> Iterator[Callable[[Client], Paced]]:
+def camera() -> Iterator[Callable[..., Paced]]:
     opened: list[Paced] = []
 
-    def open_one(client: Client) -> Paced:
-        opened.append(Paced(client))
+    def open_one(client: Client, **settings: Any) -> Paced:
+        opened.append(Paced(client, **settings))
         return opened[-1]
 
     yield open_one

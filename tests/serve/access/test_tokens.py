@@ -264,6 +264,39 @@ def test_a_stream_ends_when_its_right_is_taken_away(
         stream.wait()
 
 
+def test_a_stream_ends_when_a_right_beyond_its_methods_own_is_taken_away(
+    start_server: Callable[..., Any], tokens: Any, caller: Any, camera: Callable[..., Any]
+) -> None:
+    token = tokens.set("door", ["classify", "explain"])
+    server = start_server(access=tokens.access())
+    explaining: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
+    stream = camera(caller(server.address, token), explain_on_change=explaining)
+    stream()
+    assert stream.wait().explanation is not None
+    tokens.set("door", ["classify"])
+    with pytest.raises(PermissionDeniedError, match="door no longer has the right to explain;"):
+        stream.wait()
+
+
+def test_a_stream_lives_on_when_its_token_is_given_more_rights(
+    start_server: Callable[..., Any],
+    tokens: Any,
+    caller: Any,
+    camera: Callable[..., Any],
+    eventually: Callable[[Callable[[], bool]], None],
+) -> None:
+    token = tokens.set("door", ["classify"])
+    server = start_server(access=tokens.access())
+    client = caller(server.address, token)
+    stream = camera(client)
+    stream()
+    before = server.server._access.generation
+    tokens.set("door", ["classify", "models"])
+    eventually(lambda: server.server._access.generation != before)
+    assert [one.name for one in client.models()] == ["colours"]
+    assert stream().frame_id == 1
+
+
 def test_an_edited_file_counts_at_once_and_costs_nobody_a_call(
     start_server: Callable[..., Any],
     tokens: Any,

@@ -361,6 +361,59 @@ def test_unusable_numbers_of_a_model_are_counted(
     assert watched.value("limelens_request_seconds_count", code="INTERNAL") == 2
 
 
+def test_explanations_of_a_cameras_changes_are_counted_and_noted_as_all_others(
+    watch: Callable[..., Any], afraid_of_the_dark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(afraid_of_the_dark)
+    noted: list[bool] = []
+    note = watched.server.repository.note
+
+    def noting(bundle: Any, *, ok: bool) -> None:
+        noted.append(ok)
+        note(bundle, ok=ok)
+
+    monkeypatch.setattr(watched.server.repository, "note", noting)
+    reddish = colour(250, 9, 9)
+    options: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
+    with Client(watched.address, max_attempts=1) as client:
+        frame, news = client.stream([reddish], explain_on_change=options)
+        assert news.explanation is not None
+        assert news.explanation.status.value == "explained"
+        # Samples without any segment are black, which the model cannot answer.
+        dark: Any = {**options, "hide": (0, 0, 0)}
+        frame, news = client.stream([reddish], explain_on_change=dark)
+        assert frame.status.value == "classified"
+        assert news.explanation is not None
+        assert news.explanation.status.value == "failed"
+    assert watched.value("limelens_explanations_total", fate="done", model="colours") == 1
+    assert watched.value("limelens_explanations_total", fate="failed") == 1
+    assert watched.value("limelens_explanation_samples_total") == 20
+    assert watched.value("limelens_not_finite_total", model="colours") == 1
+    assert noted == [True, True, True, False]  # each frame, then its explanation
+
+
+def test_an_explanation_of_a_change_that_a_camera_left_is_counted_as_cancelled(
+    watch: Callable[..., Any], gate: Any
+) -> None:
+    watched = watch()
+    options: Any = {"segmentation": "grid", "num_segments": 64, "num_samples": 5000}
+    hold = threading.Event()
+
+    def frames() -> Iterator[Any]:
+        yield RED
+        hold.wait(60)
+
+    with Client(watched.address, max_attempts=1) as client:
+        answers = client.stream(frames(), explain_on_change=options)
+        next(answers)
+        gate.close()
+        gate.wait_until_entered()
+        answers.close()
+        hold.set()
+        watched.wait_for(1, "limelens_explanations_total", fate="cancelled")
+        gate.opened.set()
+
+
 def test_refused_versions_and_failures_to_load_are_told(
     watch: Callable[..., Any], tmp_path: Path, bundles: Any
 ) -> None:

@@ -20,7 +20,12 @@ from limelens.serve.access.caller import Caller, current
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
-from limelens.serve.errors import LimelensError, OverloadedError, UnauthenticatedError
+from limelens.serve.errors import (
+    LimelensError,
+    OverloadedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from limelens.serve.observing.call import called_by
 from limelens.serve.status import to_abort
 
@@ -107,12 +112,19 @@ class Guard:
         refused: list[LimelensError],
         stay: asyncio.Timeout,
     ) -> None:
-        """Ends the stay once its caller's token has expired or was taken away."""
+        """Ends the stay once its caller's token has expired, was taken away or may do less."""
         while True:
             try:
                 if self._access.generation != generation:
                     generation = self._access.generation
-                    caller = self._admit(method, context)
+                    before, caller = caller, self._admit(method, context)
+                    # What the stream does beyond its method's own right was asked when it began.
+                    lost = sorted(before.rights - caller.rights)
+                    if lost:
+                        raise PermissionDeniedError(
+                            f"{caller.name} no longer has the right to {', '.join(lost)}; expected "
+                            "a new call that does without"
+                        )
                 if caller.expires_at is not None and caller.expires_at <= time.time():
                     raise UnauthenticatedError(
                         f"the token of {caller.name} has expired; expected a new call with a new "

@@ -199,17 +199,20 @@ class Observers(Observer):
 
 
 @contextmanager
-def explaining(observer: Observer, served: Served) -> Iterator[Callable[[Explained], Explained]]:
+def explaining(
+    observer: Observer, served: Served, began: float | None = None
+) -> Iterator[Callable[[Explained], Explained]]:
     """Tells an observer how an explanation ended.
 
     Args:
         observer: Who is told, once.
         served: The model that is explained.
+        began: When it was asked for, by `time.monotonic`; None is now.
 
     Yields:
         Is handed every explanation that is made, and gives it back.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     made: list[Explained] = []
 
     def told(explained: Explained) -> Explained:
