@@ -66,6 +66,17 @@ _PRIORITIES: Final = {
     "ExplainStream": "explanation",
     "GetModel": "none",
     "ListModels": "none",
+    # Of the inference protocol: all but ModelInfer and ModelStreamInfer.
+    "ServerLive": "none",
+    "ServerReady": "none",
+    "ModelReady": "none",
+    "ServerMetadata": "none",
+    "ModelMetadata": "none",
+    "ModelConfig": "none",
+    "ModelStatistics": "none",
+    "RepositoryIndex": "none",
+    "RepositoryModelLoad": "none",
+    "RepositoryModelUnload": "none",
 }
 _PICTURE_PRIORITIES: Final = {Priority.FRAME: "frame", Priority.REQUEST: "request"}
 
