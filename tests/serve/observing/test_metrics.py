@@ -479,6 +479,18 @@ def test_the_table_of_metrics_is_what_a_server_tells(watch: Callable[..., Any]) 
             assert found[name] == labels, name
 
 
+def test_fates_of_frames_are_those_that_the_table_names(watch: Callable[..., Any]) -> None:
+    told = {
+        sample.labels["fate"]
+        for family in families(watch().get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "limelens_frames_total"
+    }
+    text = (ROOT / "docs" / "operating.md").read_text()
+    (row,) = re.findall(r"^\| `limelens_frames_total` .*`fate` \((.*)\) \|$", text, re.MULTILINE)
+    assert told == set(row.split(", "))
+
+
 def test_the_alert_rules_ask_for_metrics_that_exist(watch: Callable[..., Any]) -> None:
     watched = watch()
     known = exposed(watched)
