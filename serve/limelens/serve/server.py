@@ -304,6 +304,7 @@ class Server:
             max_streams=settings.max_streams,
             stream_idle_s=settings.stream_idle_s,
             refresh=self._refresh if self._watcher is not None else None,
+            observer=self._observer,
         )
 
 
