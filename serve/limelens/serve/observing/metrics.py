@@ -336,7 +336,9 @@ class _OfModel:
         self.run_s = metrics._run_s.labels(name)
         self.batch = metrics._batch.labels(name)
         self.not_finite = metrics._not_finite.labels(name)
-        self.frames = {fate.value: metrics._frames.labels(name, fate.value) for fate in _FRAME_FATES}
+        self.frames = {
+            fate.value: metrics._frames.labels(name, fate.value) for fate in _FRAME_FATES
+        }
         self.frame_s = metrics._frame_s.labels(name)
         self.lost = metrics._lost.labels(name)
         self.abstentions = metrics._abstentions.labels(name)
