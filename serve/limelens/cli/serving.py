@@ -6,14 +6,13 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from limelens.cli import limits
 from limelens.serve.errors import InvalidRequestError, LimelensError
 
-_MAX_PORT: Final = 65535
 
 
 def serve(
@@ -25,7 +24,12 @@ def serve(
         ),
     ] = None,
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; port 0 takes a free one. Or unix:PATH, a socket of this "
+            "machine.",
+        ),
     ] = "127.0.0.1:8500",
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
@@ -180,9 +184,6 @@ def serve(
     for file in (tls_cert, tls_key, tls_client_ca):
         if file is not None and not file.is_file():
             raise LimelensError(f"{file} is no file; expected a PEM file")
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
-        raise typer.BadParameter(f"--listen {listen!r}; expected HOST:PORT")
     if len({jwt_key is None, jwt_issuer is None, jwt_audience is None}) > 1:
         raise typer.BadParameter("--jwt-key, --jwt-issuer and --jwt-audience are given together")
     jwt = (
