@@ -68,8 +68,8 @@ class ServerConfig:
         max_calls: Calls and streams at a time, those about the server's health included; more are
             refused.
         grace_s: How long calls under way may go on when the server is told to stop.
-        reload: Whether new versions are found by looking every `reload_s`, only when the process
-            gets SIGHUP (or `Server.reload` is called), or not at all.
+        reload: Whether new versions are found by looking every `reload_s`, only when asked (by
+            SIGHUP, `Server.reload` or RepositoryModelLoad), or not at all.
         reload_s: How often the folder is looked at; 0 is only when asked.
         versions: Which versions of a model are loaded.
         public_keys: Only bundles signed by the owner of one of these keys are served; PEM files.
