@@ -124,6 +124,25 @@ def test_a_server_that_cannot_start_says_what_to_do(
     assert len(found.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        (("--access-log",), "--log-level info"),
+        (("--access-log", "--log-level", "error"), "--log-level info"),
+        (("--insecure-http",), "--http"),
+        (("--max-waiting-per-client", "3"), "--max-calls-per-client"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    limelens: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], needed: str
+) -> None:
+    # There is no such folder: whatever is not refused before ends with another exit code.
+    result = limelens("serve", "--models", tmp_path / "nowhere", *options)
+    assert result.exit_code == 2
+    assert options[0] in result.stderr
+    assert needed in result.stderr
+
+
 def test_cuda_that_is_not_there_is_refused_with_the_reason(
     limelens: Callable[..., Any], one_model: Path
 ) -> None:

@@ -256,7 +256,7 @@ def test_a_server_that_cannot_listen_gives_back_what_it_took(which: str, one_mod
 
 
 def test_a_stopped_server_is_not_told_of_models_any_more(
-    start_server: Callable[..., Any], one_model: Path
+    start_server: Callable[..., Any],
 ) -> None:
     server = start_server()
     assert len(server.repository._subscribers) == 1
