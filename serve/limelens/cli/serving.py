@@ -55,8 +55,8 @@ def serve(
     reload: Annotated[
         Literal["watch", "request", "off"],
         typer.Option(
-            help="Find new versions by looking every --reload-s seconds, only when asked (by SIGHUP "
-            "or a call of RepositoryModelLoad), or not at all."
+            help="Find new versions by looking every --reload-s seconds, only when asked (by "
+            "SIGHUP or a call of RepositoryModelLoad), or not at all."
         ),
     ] = "watch",
     reload_s: Annotated[
