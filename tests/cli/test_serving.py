@@ -39,6 +39,29 @@ def test_serve_says_when_it_is_ready_and_leaves_on_sigterm(one_model: Path) -> N
     assert rest == ""
 
 
+def test_a_socket_of_this_machine_can_be_listened_on(
+    one_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    address = f"unix:{tmp_path_factory.mktemp('s') / 'l.sock'}"
+    process = subprocess.Popen(
+        [*COMMAND, "--models", str(one_model), "--listen", address, "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        ready = process.stdout.readline()
+        assert ready.startswith(f"limelens: serving colours 1 on {address} ")
+        with Client(address) as client:
+            pixels = np.full((20, 20, 3), (250, 0, 0), dtype=np.uint8)
+            assert client.classify([pixels])[0].label == "red"
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+
+
 def test_a_demo_that_is_killed_stops_its_server(tmp_path: Path) -> None:
     picture = tmp_path / "demo.png"
     process = subprocess.Popen(
@@ -78,6 +101,7 @@ def test_the_demo_tells_the_portrait_from_the_masked_one(tmp_path: Path) -> None
         (("--models", "{empty}"), "no models in it"),
         (("--models", "{models}", "--listen", "127.0.0.1:{taken}"), "{taken}"),
         (("--models", "{models}", "--listen", "0.0.0.0:0"), "--insecure"),
+        (("--models", "{models}", "--listen", "8500"), "expected HOST:PORT"),
     ],
 )
 def test_a_server_that_cannot_start_says_what_to_do(
@@ -98,6 +122,25 @@ def test_a_server_that_cannot_start_says_what_to_do(
     assert message.format(**names) in found.stderr
     assert found.stderr.startswith("limelens: ")
     assert len(found.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        (("--access-log",), "--log-level info"),
+        (("--access-log", "--log-level", "error"), "--log-level info"),
+        (("--insecure-http",), "--http"),
+        (("--max-waiting-per-client", "3"), "--max-calls-per-client"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    limelens: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], needed: str
+) -> None:
+    # There is no such folder: whatever is not refused before ends with another exit code.
+    result = limelens("serve", "--models", tmp_path / "nowhere", *options)
+    assert result.exit_code == 2
+    assert options[0] in result.stderr
+    assert needed in result.stderr
 
 
 def test_cuda_that_is_not_there_is_refused_with_the_reason(

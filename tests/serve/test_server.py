@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 import signal
 import socket
@@ -23,7 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from limelens.serve import Client
 from limelens.serve.client import Tls as ClientTls
 from limelens.serve.errors import BundleError, ListenError, UnavailableError
-from limelens.serve.server import ServerConfig, Tls, serve
+from limelens.serve.server import Server, ServerConfig, Tls, open_repository, serve
 from limelens.serve.service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
@@ -213,6 +215,64 @@ def test_a_missing_folder_is_an_error_that_says_what_to_do(tmp_path: Path) -> No
 def test_plaintext_beyond_loopback_is_refused(listen: str, one_model: Path) -> None:
     with pytest.raises(ListenError, match="--insecure"):
         serve(ServerConfig(models=one_model, listen=listen))
+
+
+def threads() -> set[str]:
+    """Those of limelens; others begin theirs when they like."""
+    names = {thread.name for thread in threading.enumerate()}
+    return {name for name in names if name.startswith("limelens")}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("which", ["listen", "http", "health_listen"])
+def test_a_server_that_cannot_listen_gives_back_what_it_took(which: str, one_model: Path) -> None:
+    ports = {name: free_port() for name in ("listen", "http", "health_listen") if name != which}
+    addresses: dict[str, Any] = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+
+    async def attempt() -> None:
+        with pytest.raises(ListenError, match=str(addresses[which])):
+            Server(config, repository)
+        async with asyncio.timeout(20):
+            for port in ports.values():
+                while True:
+                    with contextlib.suppress(OSError):
+                        socket.create_server(("127.0.0.1", port)).close()
+                        break
+                    await asyncio.sleep(0.01)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        addresses[which] = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = ServerConfig(models=one_model, device="cpu", num_threads=1, **addresses)
+        repository = open_repository(config)
+        before = threads()
+        asyncio.run(attempt())
+    assert threads() == before
+
+
+def test_a_stopped_server_is_not_told_of_models_any_more(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server()
+    assert len(server.repository._subscribers) == 1
+    server.stop()
+    assert not server.repository._subscribers
+
+
+@pytest.mark.parametrize("which", ["health_listen", "http"])
+def test_an_impossible_address_of_probes_is_refused_before_models_are_loaded(
+    which: str, tmp_path: Path
+) -> None:
+    addresses: dict[str, Any] = {which: "8502"}
+    with pytest.raises(ListenError, match="expected HOST:PORT"):
+        serve(ServerConfig(models=tmp_path / "nowhere", **addresses))
 
 
 @pytest.mark.parametrize("listen", ["8500", "localhost", "localhost:http", ":8500", "a:99999"])

@@ -6,14 +6,12 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from limelens.cli import limits
 from limelens.serve.errors import InvalidRequestError, LimelensError
-
-_MAX_PORT: Final = 65535
 
 
 def serve(
@@ -25,7 +23,12 @@ def serve(
         ),
     ] = None,
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; port 0 takes a free one. Or unix:PATH, a socket of this "
+            "machine.",
+        ),
     ] = "127.0.0.1:8500",
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
@@ -51,10 +54,13 @@ def serve(
     ] = 10.0,
     reload: Annotated[
         Literal["watch", "request", "off"],
-        typer.Option(help="Find new versions by looking, on SIGHUP alone, or not at all."),
+        typer.Option(
+            help="Find new versions by looking every --reload-s seconds, only when asked (by "
+            "SIGHUP or a call of RepositoryModelLoad), or not at all."
+        ),
     ] = "watch",
     reload_s: Annotated[
-        float, typer.Option(min=0.0, help="With watch: look this often; 0: on SIGHUP alone.")
+        float, typer.Option(min=0.0, help="With watch: look this often; 0: only when asked.")
     ] = 2.0,
     versions: Annotated[
         list[str] | None,
@@ -103,7 +109,10 @@ def serve(
         typer.Option(min=1, help="Its calls and streams at a time.", show_default="no limit"),
     ] = None,
     max_waiting_per_client: Annotated[
-        int, typer.Option(min=0, help="Its further calls that wait, not refused.")
+        int,
+        typer.Option(
+            min=0, help="Its further calls that wait, not refused; needs --max-calls-per-client."
+        ),
     ] = 0,
     production: Annotated[
         bool,
@@ -132,7 +141,11 @@ def serve(
         Literal["text", "json"], typer.Option(help="Of the log on stderr: lines, or objects.")
     ] = "text",
     access_log: Annotated[
-        bool, typer.Option("--access-log", help="Log calls that went well at info, not debug.")
+        bool,
+        typer.Option(
+            "--access-log",
+            help="Log calls that went well at info, not debug; needs --log-level info.",
+        ),
     ] = False,
     http: Annotated[
         str | None,
@@ -143,7 +156,7 @@ def serve(
         ),
     ] = None,
     insecure_http: Annotated[
-        bool, typer.Option("--insecure-http", help="Allow that beyond this machine.")
+        bool, typer.Option("--insecure-http", help="Allow --http beyond this machine.")
     ] = False,
     trace_to: Annotated[
         str | None,
@@ -173,6 +186,17 @@ def serve(
     from limelens.serve.versions import parse_versions
 
     set_up_logs(logging.getLevelNamesMapping()[log_level.upper()], log_format)
+    if access_log and log_level not in ("debug", "info"):
+        raise typer.BadParameter(
+            f"--access-log logs calls at info, and --log-level {log_level} leaves those out; "
+            "add --log-level info"
+        )
+    if insecure_http and http is None:
+        raise typer.BadParameter("--insecure-http needs --http HOST:PORT")
+    if max_waiting_per_client and max_calls_per_client is None:
+        raise typer.BadParameter(
+            "--max-waiting-per-client needs --max-calls-per-client: without that no call waits"
+        )
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key are given together")
     if tls_client_ca is not None and tls_cert is None:
@@ -180,9 +204,6 @@ def serve(
     for file in (tls_cert, tls_key, tls_client_ca):
         if file is not None and not file.is_file():
             raise LimelensError(f"{file} is no file; expected a PEM file")
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
-        raise typer.BadParameter(f"--listen {listen!r}; expected HOST:PORT")
     if len({jwt_key is None, jwt_issuer is None, jwt_audience is None}) > 1:
         raise typer.BadParameter("--jwt-key, --jwt-issuer and --jwt-audience are given together")
     jwt = (

@@ -7,6 +7,7 @@ It knows nothing of requests, queues, or when to look.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -166,9 +167,19 @@ class Repository:
         """What became of versions so far."""
         return self._swaps
 
-    def subscribe(self, on_change: Callable[[], None]) -> None:
-        """Calls a function, from any thread, after what is served or refused changed."""
+    def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Calls a function, from any thread, after what is served or refused changed.
+
+        Returns:
+            Ends that; whoever goes before the repository does calls it. Twice is no error.
+        """
         self._subscribers.append(on_change)
+
+        def unsubscribe() -> None:
+            with contextlib.suppress(ValueError):
+                self._subscribers.remove(on_change)
+
+        return unsubscribe
 
     def judge(self) -> Judge:
         """A judge of this repository's rules, for `refresh`."""
@@ -402,7 +413,7 @@ class Repository:
         self._tell()
 
     def _tell(self) -> None:
-        for on_change in self._subscribers:
+        for on_change in tuple(self._subscribers):
             on_change()
 
     def _check_folder(self) -> None:

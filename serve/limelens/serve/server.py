@@ -68,8 +68,8 @@ class ServerConfig:
         max_calls: Calls and streams at a time, those about the server's health included; more are
             refused.
         grace_s: How long calls under way may go on when the server is told to stop.
-        reload: Whether new versions are found by looking every `reload_s`, only when the process
-            gets SIGHUP (or `Server.reload` is called), or not at all.
+        reload: Whether new versions are found by looking every `reload_s`, only when asked (by
+            SIGHUP, `Server.reload` or RepositoryModelLoad), or not at all.
         reload_s: How often the folder is looked at; 0 is only when asked.
         versions: Which versions of a model are loaded.
         public_keys: Only bundles signed by the owner of one of these keys are served; PEM files.
@@ -114,7 +114,6 @@ class Server:
         config: How it is set up.
         repository: What it serves.
         observers: Are told what happens, beside those that the configuration asks for.
-        caller: Says who calls, within a call, for the log and for traces.
 
     Raises:
         ListenError: The address may not or cannot be listened on.
@@ -130,10 +129,27 @@ class Server:
         observers: Iterable[Observer] = (),
     ) -> None:
         host = _host(config)
+        _check_health_listen(config)
         self._config = config
         self._repository = repository
+        self._unready = "starting"
+        self._named: set[str] = set()
+        self._changed = asyncio.Event()
+        self._telling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        with contextlib.ExitStack() as undoing:
+            self._build(host, observers, undoing)
+            undoing.pop_all()
+
+    def _build(
+        self, host: str, observers: Iterable[Observer], undoing: contextlib.ExitStack
+    ) -> None:
+        """Takes ports and begins threads; `undoing` gives back what was taken."""
+        config, repository = self._config, self._repository
         metrics = _metrics(config, repository)
         self._observer = Observers([*observers, *([metrics] if metrics else []), *_traces(config)])
+        undoing.callback(self._observer.close)
         self._access = Access(config.access)
         guard = Guard(self._access)
         self._calls = Calls(
@@ -143,6 +159,22 @@ class Server:
             log_ok=logging.INFO if config.access_log else logging.DEBUG,
             idle_s=config.service.stream_idle_s,
         )
+        self.http: HttpPort | None = None
+        if config.http is not None and metrics is not None:
+            from limelens.serve.observing.http import HttpPort
+
+            self.http = HttpPort(
+                config.http, metrics.registry, self.why_unready, insecure=config.insecure_http
+            )
+            undoing.callback(self.http.close)
+        self._health = health.aio.HealthServicer()
+        self._health_server: grpc.aio.Server | None = None
+        self.health_address = ""
+        if config.health_listen is not None:
+            self._health_server, self.health_address = _telling_health(
+                self._health, config.health_listen
+            )
+            undoing.callback(_give_back, self._health_server)
         self._server = grpc.aio.server(
             interceptors=[
                 self._calls,
@@ -153,14 +185,8 @@ class Server:
             maximum_concurrent_rpcs=config.max_calls,
         )
         port = _bind(self._server, config)
+        undoing.callback(_give_back, self._server)
         self.address = f"{host}:{port}" if port > 1 else config.listen
-        self._health = health.aio.HealthServicer()
-        self._health_server: grpc.aio.Server | None = None
-        self.health_address = ""
-        if config.health_listen is not None:
-            self._health_server, self.health_address = _telling_health(
-                self._health, config.health_listen
-            )
         self.counting = Counting()
         self.service = ClassifierService(
             repository,
@@ -168,6 +194,9 @@ class Server:
             on_ended=_telling([self.counting.count, self._observer.picture_ended]),
             observer=self._observer,
         )
+        undoing.callback(self.service.close)
+        if metrics is not None:
+            metrics.look_at(self.service)
         self._watcher: Watcher | None = None
         if config.reload != "off":
             every_s = config.reload_s if config.reload == "watch" and config.reload_s else None
@@ -184,19 +213,6 @@ class Server:
         if config.reflection and not config.access.production:
             names = [SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        self._named: set[str] = set()
-        self._changed = asyncio.Event()
-        self._telling: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
-        self._unready = "starting"
-        self.http: HttpPort | None = None
-        if config.http is not None and metrics is not None:
-            from limelens.serve.observing.http import HttpPort
-
-            metrics.look_at(self.service)
-            self.http = HttpPort(
-                config.http, metrics.registry, self.why_unready, insecure=config.insecure_http
-            )
 
     def why_unready(self) -> str:
         """Why no calls are welcome; empty while they are. May be asked from any thread."""
@@ -218,7 +234,7 @@ class Server:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody asks any more
                 loop.call_soon_threadsafe(self._changed.set)
 
-        self._repository.subscribe(on_change)
+        self._unsubscribe = self._repository.subscribe(on_change)
         await self._tell_health()
         self._telling = asyncio.create_task(self._keep_telling_health())
         await self._server.start()
@@ -244,6 +260,8 @@ class Server:
         """
         grace_s = self._config.grace_s if grace_s is None else grace_s
         self._unready = "going down"
+        if self._unsubscribe is not None:
+            self._unsubscribe()
         for task in (self._watching, self._telling):
             if task is not None:
                 task.cancel()
@@ -305,6 +323,7 @@ class Server:
             max_streams=settings.max_streams,
             stream_idle_s=settings.stream_idle_s,
             refresh=self._refresh if self._watcher is not None else None,
+            observer=self._observer,
         )
 
 
@@ -325,6 +344,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
     _host(config)  # refused before the models are loaded
+    _check_health_listen(config)
     _allow_many_connections()
     if config.http is not None:
         from limelens.serve.observing.http import check_address
@@ -439,11 +459,6 @@ def _traces(config: ServerConfig) -> list[Observer]:
 
 def _telling_health(servicer: Any, listen: str) -> tuple[grpc.aio.Server, str]:
     """A server that tells the health and nothing else, and its address."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ListenError(
-            f"tell the health on {listen!r}; expected HOST:PORT, such as 0.0.0.0:8502"
-        )
     server = grpc.aio.server(
         interceptors=[WatcherLimit(_MAX_PROBES // 2)],
         options=_options(_MAX_PROBE_BYTES),
@@ -454,7 +469,39 @@ def _telling_health(servicer: Any, listen: str) -> tuple[grpc.aio.Server, str]:
         taken = server.add_insecure_port(listen)
     except RuntimeError as error:
         raise _cannot_listen(listen, "--health-listen") from error
-    return server, f"{host}:{taken}"
+    return server, f"{listen.rpartition(':')[0]}:{taken}"
+
+
+def _check_health_listen(config: ServerConfig) -> None:
+    """Refuses what is no address to tell the health on.
+
+    Raises:
+        ListenError: It is none.
+    """
+    listen = config.health_listen
+    if listen is None:
+        return
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ListenError(
+            f"tell the health on {listen!r}; expected HOST:PORT, such as 0.0.0.0:8502"
+        )
+
+
+_giving_back: Final[set[asyncio.Task[None]]] = set()
+"""Holds the tasks until they are done: the event loop does not."""
+
+
+def _give_back(server: grpc.aio.Server) -> None:
+    """Frees the port of a server that never began: gRPC does so only for one that ran."""
+
+    async def begin_and_end() -> None:
+        await server.start()
+        await server.stop(0)
+
+    task = asyncio.get_running_loop().create_task(begin_and_end())
+    _giving_back.add(task)
+    task.add_done_callback(_giving_back.discard)
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

@@ -198,6 +198,27 @@ def test_the_contract_is_told_to_those_who_may_see_the_models(
         assert caught.value.code().name == code
 
 
+def test_the_contract_is_told_no_longer_than_its_token_is_good(
+    start_server: Callable[..., Any], tokens: Any, caller: Any
+) -> None:
+    token = tokens.set("door", ["models"])
+    tokens.set("other", ["models"])
+    channel = caller.channel(start_server(access=tokens.access()).address, token)
+    ended = threading.Event()
+
+    def asked() -> Any:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        ended.wait(30)
+
+    answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked())
+    assert next(answers).list_services_response.service
+    tokens.remove("door")
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    ended.set()
+    assert caught.value.code().name == "UNAUTHENTICATED"
+
+
 def test_a_stream_ends_when_its_token_expires(
     start_server: Callable[..., Any], tokens: Any, caller: Any, camera: Callable[..., Any]
 ) -> None:

@@ -102,7 +102,7 @@ def test_each_line_of_a_call_says_which(start: Callable[..., Process]) -> None:
         (("--log-level", "info", "--access-log"), ["OK", "INVALID_ARGUMENT"]),
         (("--log-level", "debug"), ["OK", "INVALID_ARGUMENT"]),
         (("--log-level", "info"), ["INVALID_ARGUMENT"]),
-        (("--log-level", "warning", "--access-log"), []),
+        (("--log-level", "warning"), []),
     ],
 )
 def test_calls_that_went_well_are_told_where_it_was_asked_for(

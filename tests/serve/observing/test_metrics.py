@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from limelens.inference import inference_service_pb2 as inference_pb2
+from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve import Client, stream
 from limelens.serve.decision import Decision, Prediction
 from limelens.serve.errors import (
@@ -529,6 +532,18 @@ def test_the_table_of_metrics_is_what_a_server_tells(watch: Callable[..., Any]) 
             assert found[name] == labels, name
 
 
+def test_fates_of_frames_are_those_that_the_table_names(watch: Callable[..., Any]) -> None:
+    told = {
+        sample.labels["fate"]
+        for family in families(watch().get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "limelens_frames_total"
+    }
+    text = (ROOT / "docs" / "operating.md").read_text()
+    (row,) = re.findall(r"^\| `limelens_frames_total` .*`fate` \((.*)\) \|$", text, re.MULTILINE)
+    assert told == set(row.split(", "))
+
+
 def test_the_alert_rules_ask_for_metrics_that_exist(watch: Callable[..., Any]) -> None:
     watched = watch()
     known = exposed(watched)
@@ -542,6 +557,20 @@ def test_the_alert_rules_ask_for_metrics_that_exist(watch: Callable[..., Any]) -
         names = re.findall(r"\b(?:limelens|process)_\w+", rule["expr"])
         assert names
         assert set(names) <= set(known), rule["alert"]
+
+
+def test_calls_that_only_ask_about_models_have_no_priority(watch: Callable[..., Any]) -> None:
+    watched = watch()
+    infer = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    told = [one.name for one in infer.methods if one.name not in ("ModelInfer", "ModelStreamInfer")]
+    with grpc.insecure_channel(watched.address) as channel:
+        stub = inference_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        for name in told:
+            asked = getattr(inference_pb2, infer.methods_by_name[name].input_type.name)()
+            with contextlib.suppress(grpc.RpcError):
+                getattr(stub, name)(asked, timeout=20)
+    assert watched.value("limelens_request_seconds_count") == len(told)
+    assert watched.value("limelens_request_seconds_count", priority="none") == len(told)
 
 
 def test_without_the_port_nothing_is_counted_or_opened(start_server: Callable[..., Any]) -> None:

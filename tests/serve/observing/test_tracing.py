@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from limelens.inference import inference_service_pb2 as inference_pb2
+from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve import Client
 from limelens.serve.errors import InvalidRequestError, LimelensError
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -114,6 +116,25 @@ def test_a_call_is_a_span_in_its_callers_trace_with_its_stages(
         assert one.end_time_unix_nano < span.end_time_unix_nano + 5e6
     assert {attributes(one)["limelens.image"] for one in children} == {0, 1}
     assert collector.resource()["service.name"] == "limelens"
+
+
+def test_a_call_with_tensors_has_the_same_stages(
+    start_server: Callable[..., Any], collector: Collector
+) -> None:
+    server = start_server(trace_to=collector.address)
+    tensor = inference_pb2.ModelInferRequest.InferInputTensor(
+        name="images", datatype="UINT8", shape=[1, *RED.shape]
+    )
+    with grpc.insecure_channel(server.address) as channel:
+        stub = inference_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub.ModelInfer(
+            inference_pb2.ModelInferRequest(inputs=[tensor], raw_input_contents=[RED.tobytes()])
+        )
+    server.stop()
+    span = collector.one("inference.GRPCInferenceService/ModelInfer")
+    assert attributes(span)["limelens.model"] == "colours"
+    assert attributes(span)["limelens.version"] == 1
+    assert [one.name for one in collector.children(span)] == ["queue", "decode", "run"]
 
 
 def test_an_explanation_has_its_stages(

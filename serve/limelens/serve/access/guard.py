@@ -161,7 +161,7 @@ class ReflectionGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
 
         async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async with self._guard.admitting(method, context, streams=False):
+                async with self._guard.admitting(method, context, streams=True):
                     async for answer in handler.stream_stream(requests, context):
                         yield answer
             except LimelensError as error:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
+from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -33,6 +34,7 @@ from limelens.serve.inference.describing import (
 )
 from limelens.serve.inference.replies import infer_response
 from limelens.serve.inference.requests import (
+    PROBABILITIES,
     Question,
     find,
     read_infer,
@@ -40,6 +42,8 @@ from limelens.serve.inference.requests import (
     read_version,
 )
 from limelens.serve.inference.stream import RequestStream
+from limelens.serve.observing.call import answered_by
+from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Repository, Served
 from limelens.serve.requests import Limits
 from limelens.serve.scheduler import Outcome, Scheduler
@@ -61,6 +65,7 @@ class Backing:
         max_streams: Streams at a time.
         stream_idle_s: A stream that sends or reads nothing for so long is ended.
         refresh: Looks at the folder of models; None where the server does not do that.
+        observer: Is told of answers.
     """
 
     repository: Repository
@@ -71,6 +76,7 @@ class Backing:
     max_streams: int
     stream_idle_s: float
     refresh: Callable[[], Awaitable[object]] | None = None
+    observer: Observer = field(default_factory=Observer)
 
 
 class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
@@ -208,6 +214,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
     async def _infer(self, request: pb2.ModelInferRequest, context: Any) -> pb2.ModelInferResponse:
         now = time.monotonic()
         served = find(self._repository, request.model_name, request.model_version, "model_")
+        answered_by(served.name, served.version)
         own_deadline = read_timeout(request, now)
         question = read_infer(request, served.bundle, self._backing.limits)
         own_id = request.id
@@ -218,7 +225,19 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
                 outcomes = await self._classify(served, question, _earliest(context, own_deadline))
         except TimeoutError:
             raise ExpiredError("the request's own timeout passed before it was answered") from None
+        self._tell(served, question, outcomes, now)
         return infer_response(outcomes, question.wanted, served, own_id)
+
+    def _tell(
+        self, served: Served, question: Question, outcomes: list[Outcome], arrived_at: float
+    ) -> None:
+        """Whoever asks for probabilities decides alone; counted is what the model would say."""
+        predictions = [
+            decide(one.probabilities, served.bundle.metadata)
+            for one in outcomes
+            if any(wanted.name == PROBABILITIES for wanted in question.wanted)
+        ]
+        self._backing.observer.answered(Answered(served, outcomes, predictions, arrived_at))
 
     async def _classify(
         self, served: Served, question: Question, deadline: float | None

@@ -66,7 +66,27 @@ _PRIORITIES: Final = {
     "ExplainStream": "explanation",
     "GetModel": "none",
     "ListModels": "none",
+    # Of the inference protocol: all but ModelInfer and ModelStreamInfer.
+    "ServerLive": "none",
+    "ServerReady": "none",
+    "ModelReady": "none",
+    "ServerMetadata": "none",
+    "ModelMetadata": "none",
+    "ModelConfig": "none",
+    "ModelStatistics": "none",
+    "RepositoryIndex": "none",
+    "RepositoryModelLoad": "none",
+    "RepositoryModelUnload": "none",
 }
+# The others answer no frame, or are told by the client alone.
+_FRAME_FATES: Final = (
+    FrameStatus.CLASSIFIED,
+    FrameStatus.SUPERSEDED,
+    FrameStatus.STALE,
+    FrameStatus.OUT_OF_ORDER,
+    FrameStatus.INVALID,
+    FrameStatus.FAILED,
+)
 _PICTURE_PRIORITIES: Final = {Priority.FRAME: "frame", Priority.REQUEST: "request"}
 
 
@@ -316,7 +336,9 @@ class _OfModel:
         self.run_s = metrics._run_s.labels(name)
         self.batch = metrics._batch.labels(name)
         self.not_finite = metrics._not_finite.labels(name)
-        self.frames = {fate.value: metrics._frames.labels(name, fate.value) for fate in FrameStatus}
+        self.frames = {
+            fate.value: metrics._frames.labels(name, fate.value) for fate in _FRAME_FATES
+        }
         self.frame_s = metrics._frame_s.labels(name)
         self.lost = metrics._lost.labels(name)
         self.abstentions = metrics._abstentions.labels(name)
