@@ -192,3 +192,13 @@ def test_a_proxy_is_not_asked_for_a_server_of_this_machine(
     ):
         result = limelens(*command)
         assert result.exit_code == 0, (command, result.stdout, result.stderr)
+
+
+def test_bench_asks_no_tls_nor_token_of_the_server_that_it_starts(
+    limelens: Callable[..., Any], one_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    for option in (("--tls",), ("--token-file", tmp_path / "token")):
+        result = limelens("bench", "--models", one_model, *option, *SHORT)
+        assert result.exit_code == 2
+        assert "asks for neither" in " ".join(result.stderr.replace("│", " ").split())
