@@ -159,6 +159,32 @@ def test_options_that_cannot_be_are_wrong_usage(
     assert message in " ".join(result.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--alerts-only",), ("--hide", "mean"), ("--num-segments", 4), ("--num-samples", 20)],
+)
+def test_how_to_explain_is_wrong_usage_where_nothing_is_explained(
+    limelens: Callable[..., Any], visit: Path, arguments: Any
+) -> None:
+    result = limelens("camera", visit, *arguments)
+    assert result.exit_code == 2
+    shown = " ".join(result.stderr.replace("│", " ").split())
+    assert f"{arguments[0]} without explanations" in shown
+
+
+def test_who_may_only_classify_may_watch(
+    limelens: Callable[..., Any], visit: Path, start_server: Callable[..., Any], tokens: Any,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    (tmp_path / "token").write_text(tokens.set("door", ["classify"]))
+    server = start_server(access=tokens.access())
+    result = limelens(
+        "camera", visit, "--server", server.address, "--token-file", tmp_path / "token", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert (result.json["model"], result.json["statuses"]) == ("colours", {"classified": 40})
+
+
 def test_a_source_or_a_server_that_is_not_there_says_so(
     limelens: Callable[..., Any], visit: Path, address: str
 ) -> None:

@@ -64,7 +64,7 @@ from limelens.serve.client.bulk import (
 from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
 from limelens.serve.decision import Prediction
-from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.errors import InvalidRequestError, LimelensError, PermissionDeniedError
 from limelens.serve.status import from_call
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -405,12 +405,15 @@ class Client:
         return step
 
     def _most_images(self, arguments: ClassifyArguments) -> int:
-        """In one request, as the server says; it is asked once for each model."""
+        """In one request, as the server says if it may; it is asked once for each model."""
         key = arguments.get("model", ""), arguments.get("version", 0)
         if key not in self._max_images:
             request = service_pb2.GetModelRequest(model=key[0], version=key[1])
-            response = self._call(self._stub.GetModel, request, arguments)
-            self._max_images[key] = response.model.max_images or 1
+            try:
+                response = self._call(self._stub.GetModel, request, arguments)
+                self._max_images[key] = response.model.max_images or 1
+            except PermissionDeniedError:  # who may classify need not see the models
+                self._max_images[key] = BATCH_SIZE
         return self._max_images[key]
 
     def _updates(
