@@ -246,6 +246,28 @@ def test_ctrl_c_ends_it_politely(endless: int, address: str, number: int) -> Non
     assert sorted(line["frame_id"] for line in lines) == list(range(len(lines)))
 
 
+def test_ctrl_c_ends_it_with_exit_code_0_while_the_server_is_lost(
+    endless: int, start_server: Callable[..., Any]
+) -> None:
+    server = start_server()
+    process = subprocess.Popen(
+        [*COMMAND, "-", "--server", server.address, "--newest-only", "--jsonl"],
+        stdin=endless,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    server.stop()
+    assert "trying again" in process.stderr.readline()
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+
+
 def test_on_a_terminal_one_line_lives(visit: Path, address: str) -> None:
     leader, follower = os.openpty()
     process = subprocess.Popen(

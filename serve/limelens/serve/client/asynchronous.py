@@ -221,6 +221,7 @@ class AsyncClient:
         *,
         drop_old: bool = True,
         reconnect: bool = False,
+        wait_for_ready: bool = True,
         request_id: str | None = None,
         **arguments: Unpack[StreamArguments],
     ) -> AsyncGenerator[FrameAnswer, None]:
@@ -238,7 +239,9 @@ class AsyncClient:
                 ended = asyncio.Event()
                 metadata = await self._metadata(call_arguments)
                 call = self._stub.ClassifyStream(
-                    _messages(config, feed, changed, ended), wait_for_ready=True, metadata=metadata
+                    _messages(config, feed, changed, ended),
+                    wait_for_ready=wait_for_ready,
+                    metadata=metadata,
                 )
                 ending = _Ending(call)
                 failure: LimelensError | None = None

@@ -276,13 +276,14 @@ class Client:
         *,
         drop_old: bool = True,
         reconnect: bool = False,
+        wait_for_ready: bool = True,
         request_id: str | None = None,
         **arguments: Unpack[StreamArguments],
     ) -> Generator[FrameAnswer, None, None]:
         """Classifies a camera's frames as they come.
 
         `frames` is read in a thread. At most one frame is held that was not sent. Closing it ends
-        the call. It waits for a server that is not there yet.
+        the call.
 
         Args:
             frames: Frames, or pictures that are numbered from 0.
@@ -293,6 +294,8 @@ class Client:
                 frame came for long, is opened again for the next frame. Frames that were under
                 way are answered as lost; without `drop_old` they are sent again. The smoothed
                 decision starts anew.
+            wait_for_ready: Whether a server that is not there yet is waited for, with a frame
+                in hand; False raises `UnavailableError` instead.
             request_id: As for `classify`.
             arguments: Camera, model, smoothing and more; see `StreamArguments`.
 
@@ -307,7 +310,7 @@ class Client:
         """
         config = stream_config(**arguments)
         call: CallArguments = {"request_id": request_id}
-        return self._frame_answers(Feed(drop_old), frames, config, call, reconnect)
+        return self._frame_answers(Feed(drop_old), frames, config, call, reconnect, wait_for_ready)
 
     def models(
         self, *, timeout_s: float | None = None, request_id: str | None = None
@@ -437,6 +440,7 @@ class Client:
         config: service_pb2.ClassifyStreamRequest,
         arguments: CallArguments,
         reconnect: bool,
+        wait_for_ready: bool,
     ) -> Generator[FrameAnswer, None, None]:
         changed = threading.Condition()
         threading.Thread(
@@ -447,7 +451,7 @@ class Client:
                 ended = threading.Event()
                 call = self._stub.ClassifyStream(
                     _messages(config, feed, changed, ended),
-                    wait_for_ready=True,
+                    wait_for_ready=wait_for_ready,
                     metadata=self._metadata(arguments),
                 )
                 failure = None
