@@ -62,14 +62,10 @@ def watch(
         LimelensError: As `Client.stream`, and `SourceError`.
     """
     places: dict[int, str] = {}
-    was_lost, is_told = False, False
+    is_told = False
     while (first := source.take()) is not None:
         try:
-            # Who waits for a lost server inside a call holds a frame that grows old, and cannot
-            # be stopped.
-            for seen in _one_stream(
-                client, source, first, places, settings, wait_for_ready=not was_lost
-            ):
+            for seen in _one_stream(client, source, first, places, settings):
                 # Frames that were given up here are answered without the server.
                 is_told = is_told and seen.answer.status is not FrameStatus.CLASSIFIED
                 yield seen
@@ -81,7 +77,7 @@ def watch(
                 raise
             if not is_told:
                 tell(f"{error}; trying again")
-            was_lost = is_told = True
+            is_told = True
             places.clear()
             source.wait_stopped(
                 max(_PAUSE_S, error.retry_after_s)
@@ -96,8 +92,6 @@ def _one_stream(
     first: SourceFrame,
     places: dict[int, str],
     settings: dict[str, Any],
-    *,
-    wait_for_ready: bool,
 ) -> Iterator[Seen]:
     room = threading.Semaphore(_ON_THEIR_WAY_LIVE if source.is_live else 1)
     over = threading.Event()
@@ -123,7 +117,9 @@ def _one_stream(
                 return
 
     try:
-        for answer in client.stream(frames(), wait_for_ready=wait_for_ready, **settings):
+        # A live frame that waits for a server inside a call grows old there, and the call cannot
+        # be stopped: `watch` waits instead.
+        for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
             number = answer.frame_id
             if answer.status in _NEWS:
                 place = places.pop(number, "") if answer.explanation else ""
