@@ -177,3 +177,28 @@ def test_drawn_pictures_are_jpegs_of_their_size() -> None:
         assert picture.size == (300, 224)
         assert picture.format == "JPEG"
     assert draw_picture(64, 64, 1) != draw_picture(64, 64, 2)
+
+
+def test_a_proxy_is_not_asked_for_a_server_of_this_machine(
+    limelens: Callable[..., Any], server: Any, one_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("grpc_proxy", "https_proxy", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for command in (
+        ("doctor", "--server", server.address, "--json"),
+        ("bench", "--server", server.address, *SHORT),
+        ("bench", "--models", one_model, "--no-floor", *SHORT),
+    ):
+        result = limelens(*command)
+        assert result.exit_code == 0, (command, result.stdout, result.stderr)
+
+
+def test_bench_asks_no_tls_nor_token_of_the_server_that_it_starts(
+    limelens: Callable[..., Any], one_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    for option in (("--tls",), ("--token-file", tmp_path / "token")):
+        result = limelens("bench", "--models", one_model, *option, *SHORT)
+        assert result.exit_code == 2
+        assert "asks for neither" in " ".join(result.stderr.replace("│", " ").split())

@@ -159,6 +159,32 @@ def test_options_that_cannot_be_are_wrong_usage(
     assert message in " ".join(result.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--alerts-only",), ("--hide", "mean"), ("--num-segments", 4), ("--num-samples", 20)],
+)
+def test_how_to_explain_is_wrong_usage_where_nothing_is_explained(
+    limelens: Callable[..., Any], visit: Path, arguments: Any
+) -> None:
+    result = limelens("camera", visit, *arguments)
+    assert result.exit_code == 2
+    shown = " ".join(result.stderr.replace("│", " ").split())
+    assert f"{arguments[0]} without explanations" in shown
+
+
+def test_who_may_only_classify_may_watch(
+    limelens: Callable[..., Any], visit: Path, start_server: Callable[..., Any], tokens: Any,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    (tmp_path / "token").write_text(tokens.set("door", ["classify"]))
+    server = start_server(access=tokens.access())
+    result = limelens(
+        "camera", visit, "--server", server.address, "--token-file", tmp_path / "token", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert (result.json["model"], result.json["statuses"]) == ("colours", {"classified": 40})
+
+
 def test_a_source_or_a_server_that_is_not_there_says_so(
     limelens: Callable[..., Any], visit: Path, address: str
 ) -> None:
@@ -218,6 +244,28 @@ def test_ctrl_c_ends_it_politely(endless: int, address: str, number: int) -> Non
     assert all(line["smoothed_label"] == "red" for line in lines[-2:])
     # What was sent is answered: no number is missing.
     assert sorted(line["frame_id"] for line in lines) == list(range(len(lines)))
+
+
+def test_ctrl_c_ends_it_with_exit_code_0_while_the_server_is_lost(
+    endless: int, start_server: Callable[..., Any]
+) -> None:
+    server = start_server()
+    process = subprocess.Popen(
+        [*COMMAND, "-", "--server", server.address, "--newest-only", "--jsonl"],
+        stdin=endless,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    server.stop()
+    assert "trying again" in process.stderr.readline()
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_on_a_terminal_one_line_lives(visit: Path, address: str) -> None:

@@ -363,6 +363,55 @@ def test_a_camera_goes_on_when_its_server_comes_back(
         list(watching)
 
 
+def lose(server: Any, watching: Iterator[Any]) -> None:
+    """Stops a server once it has classified a frame."""
+    next(seen for seen in watching if seen.answer.prediction is not None)
+    server.stop()
+
+
+def test_after_an_outage_the_frames_are_new(
+    start_server: Callable[..., Any], fake_camera: FakeCamera
+) -> None:
+    server = start_server()
+    lost = threading.Event()
+    with Client(server.address) as client, open_source(fake_camera.url) as source:
+        watching = watch(client, source, tell=lambda _message: lost.set())
+        lose(server, watching)
+
+        def come_back() -> None:
+            lost.wait(30)
+            time.sleep(2.0)
+            fake_camera.colour = GREEN
+            time.sleep(2.0)
+            start_server(listen=server.address)
+
+        coming = threading.Thread(target=come_back)
+        coming.start()
+        labels = [
+            seen.answer.prediction.label
+            for seen in watching
+            if lost.is_set() and seen.answer.prediction is not None and source.stop() is None
+        ]
+        coming.join()
+    assert labels
+    assert set(labels) == {"green"}
+
+
+def test_stopping_while_the_server_is_lost_is_no_error(
+    start_server: Callable[..., Any], fake_camera: FakeCamera
+) -> None:
+    server = start_server()
+    told: list[str] = []
+    with Client(server.address) as client, open_source(fake_camera.url) as source:
+        watching = watch(client, source, tell=told.append)
+        lose(server, watching)
+        stopping = threading.Timer(3.0, source.stop)
+        stopping.start()
+        list(watching)  # ends, though nobody answers any more
+        stopping.join()
+    assert len(told) == 1
+
+
 def test_a_file_does_not_outlive_its_server(
     start_server: Callable[..., Any], tmp_path: Path
 ) -> None:

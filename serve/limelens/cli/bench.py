@@ -117,6 +117,11 @@ def bench(
 
     limelens bench --server 127.0.0.1:8500 --rate 200 --streams 4 --explainers 1
     """
+    if server is None and (credentials.tls is not None or callable(credentials.token)):
+        raise typer.BadParameter(
+            "TLS or a token file for the server that is started here, which asks for neither; "
+            "expected --server HOST:PORT too"
+        )
     from limelens.serve.load import LoadPlan, draw_picture, local_server, read_pictures, started
 
     sent = read_pictures(pictures) if pictures else (draw_picture(*_size(size)),)

@@ -24,6 +24,7 @@ from limelens.cli.answers import DEFAULT_SERVER, RegionOption, Version, parse_re
 from limelens.cli.connection import NOTHING, Credentials, connect, securely
 from limelens.cli.explaining import explanation_document, parse_hide
 from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.serve.errors import PermissionDeniedError
 
 if TYPE_CHECKING:
     from limelens.serve.answers import FrameAnswer, ModelInfo
@@ -109,8 +110,11 @@ def camera(
         bool, typer.Option("--alerts-only", help="Explain only changes that alert.")
     ] = False,
     hide: Annotated[
-        str, typer.Option(help="As for limelens explain: mean, blur, shuffle, or a colour.")
-    ] = "mean",
+        str | None,
+        typer.Option(
+            help="As for limelens explain: mean, blur, shuffle, or a colour.", show_default="mean"
+        ),
+    ] = None,
     num_segments: Annotated[
         int, typer.Option(min=0, max=1000, help="Of an explanation.", show_default="40")
     ] = 0,
@@ -147,6 +151,17 @@ def camera(
         raise typer.BadParameter(
             f"--required-to-alert {required_to_alert}; expected at most --required, {required}"
         )
+    if explain_on_change is None:
+        explaining = {
+            "--alerts-only": alerts_only,
+            "--hide": hide,
+            "--num-segments": num_segments,
+            "--num-samples": num_samples,
+        }
+        if without := [name for name, value in explaining.items() if value]:
+            raise typer.BadParameter(
+                f"{', '.join(without)} without explanations; expected --explain-on-change DIR too"
+            )
     settings: dict[str, Any] = {
         "camera_id": camera_id,
         "model": model,
@@ -161,7 +176,7 @@ def camera(
         explain_on_change.mkdir(parents=True, exist_ok=True)
         settings["explain_alerts_only"] = alerts_only
         settings["explain_on_change"] = {
-            "hide": parse_hide(hide),
+            "hide": parse_hide(hide or "mean"),
             "num_segments": num_segments,
             "num_samples": num_samples,
             "pictures": ["overlay"],
@@ -170,7 +185,10 @@ def camera(
     from limelens.serve.camera import open_source, watch
 
     with connect(server, credentials) as client:
-        info = client.model(model, version)  # says at once that there is no such server or model
+        try:
+            info = client.model(model, version)  # says at once that there is no such one
+        except PermissionDeniedError:  # who may classify need not see the models
+            info = None
         with (
             open_source(source, live=live, max_fps=fps, quality=quality, tell=_say) as frames,
             _stopping(frames),
@@ -192,7 +210,7 @@ class _Report:
     """What was seen so far."""
 
     def __init__(
-        self, source: Source, model: ModelInfo, camera_id: str, folder: Path | None
+        self, source: Source, model: ModelInfo | None, camera_id: str, folder: Path | None
     ) -> None:
         self.source = source
         self._model = model
@@ -253,12 +271,13 @@ class _Report:
 
     def document(self) -> dict[str, Any]:
         last = self._last
+        model, info = None if last is None else last.model, self._model
         return {
             "source": self.source.name,
             "camera_id": self._camera_id,
-            "model": self._model.name if last is None else last.model.name,
-            "version": self._model.version if last is None else last.model.version,
-            "provider": self._model.provider if last is None else last.model.provider,
+            "model": model.name if model else info.name if info else None,
+            "version": model.version if model else info.version if info else None,
+            "provider": model.provider if model else info.provider if info else None,
             "seconds": round(time.monotonic() - self._began, 3),
             "num_frames": sum(self._statuses.values()),
             "statuses": dict(self._statuses),

@@ -70,6 +70,15 @@ def test_requests_keep_within_the_servers_limit(
     assert server.witness.names() == ["Classify"]
 
 
+def test_who_may_only_classify_may_classify_many(
+    start_server: Callable[..., Any], connect: Callable[..., Any], tokens: Any
+) -> None:
+    token = tokens.set("door", ["classify"])
+    client = connect(start_server(access=tokens.access()).address, token=token)
+    assert said(client.classify([PICTURES["red"]] * 40)) == ["red"] * 40
+    assert said(client.classify_many([PICTURES["blue"]] * 20)) == ["blue"] * 20
+
+
 def test_a_broken_picture_does_not_fail_the_others(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:

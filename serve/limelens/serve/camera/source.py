@@ -149,6 +149,10 @@ class Source:
         self._stopped.set()
         self._slot.end(at_once=True)
 
+    def wait_stopped(self, seconds: float) -> bool:
+        """Waits until it is told to stop, `seconds` at most; whether it was."""
+        return self._stopped.wait(seconds)
+
     def close(self) -> None:
         """Stops and lets go of what is open."""
         self.stop()

@@ -45,13 +45,14 @@ def watch(
 
     Of a file, the next frame is sent when the last one was answered, so that none is dropped, and
     explained where that was asked for, so that no change gives way to a newer one. Of a camera, a
-    few are on their way; when the server goes away it is waited for. Stopping the source ends it
-    politely: what was sent is still answered.
+    few are on their way; when the server goes away it is asked again and again, each time with the
+    newest frame. Stopping the source ends it politely: what was sent is still answered, and a
+    server that is lost meanwhile is no error.
 
     Args:
         client: Asks the server.
         source: Gives the frames.
-        tell: Is told when the server is lost.
+        tell: Is told when the server is lost, once until it answers again.
         settings: As for `Client.stream`.
 
     Yields:
@@ -61,16 +62,24 @@ def watch(
         LimelensError: As `Client.stream`, and `SourceError`.
     """
     places: dict[int, str] = {}
+    is_told = False
     while (first := source.take()) is not None:
         try:
-            yield from _one_stream(client, source, first, places, settings)
+            for seen in _one_stream(client, source, first, places, settings):
+                # Frames that were given up here are answered without the server.
+                is_told = is_told and seen.answer.status is not FrameStatus.CLASSIFIED
+                yield seen
             return
         except (UnavailableError, OverloadedError, ExpiredError) as error:
-            if not source.is_live or source.is_stopped:
+            if source.is_stopped:
+                return
+            if not source.is_live:
                 raise
-            tell(f"{error}; trying again")
+            if not is_told:
+                tell(f"{error}; trying again")
+            is_told = True
             places.clear()
-            threading.Event().wait(
+            source.wait_stopped(
                 max(_PAUSE_S, error.retry_after_s)
                 if isinstance(error, OverloadedError)
                 else _PAUSE_S
@@ -108,7 +117,9 @@ def _one_stream(
                 return
 
     try:
-        for answer in client.stream(frames(), **settings):
+        # A live frame that waits for a server inside a call grows old there, and the call cannot
+        # be stopped: `watch` waits instead.
+        for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
             number = answer.frame_id
             if answer.status in _NEWS:
                 place = places.pop(number, "") if answer.explanation else ""

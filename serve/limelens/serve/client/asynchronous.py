@@ -69,6 +69,7 @@ from limelens.serve.decision import Prediction
 from limelens.serve.errors import (
     InvalidRequestError,
     LimelensError,
+    PermissionDeniedError,
     ServerError,
     UnavailableError,
 )
@@ -220,6 +221,7 @@ class AsyncClient:
         *,
         drop_old: bool = True,
         reconnect: bool = False,
+        wait_for_ready: bool = True,
         request_id: str | None = None,
         **arguments: Unpack[StreamArguments],
     ) -> AsyncGenerator[FrameAnswer, None]:
@@ -237,7 +239,9 @@ class AsyncClient:
                 ended = asyncio.Event()
                 metadata = await self._metadata(call_arguments)
                 call = self._stub.ClassifyStream(
-                    _messages(config, feed, changed, ended), wait_for_ready=True, metadata=metadata
+                    _messages(config, feed, changed, ended),
+                    wait_for_ready=wait_for_ready,
+                    metadata=metadata,
                 )
                 ending = _Ending(call)
                 failure: LimelensError | None = None
@@ -367,12 +371,15 @@ class AsyncClient:
         return step
 
     async def _most_images(self, arguments: ClassifyArguments) -> int:
-        """In one request, as the server says; it is asked once for each model."""
+        """In one request, as the server says if it may; it is asked once for each model."""
         key = arguments.get("model", ""), arguments.get("version", 0)
         if key not in self._max_images:
             request = service_pb2.GetModelRequest(model=key[0], version=key[1])
-            response = await self._call("GetModel", request, arguments)
-            self._max_images[key] = response.model.max_images or 1
+            try:
+                response = await self._call("GetModel", request, arguments)
+                self._max_images[key] = response.model.max_images or 1
+            except PermissionDeniedError:  # who may classify need not see the models
+                self._max_images[key] = BATCH_SIZE
         return self._max_images[key]
 
 

@@ -64,7 +64,7 @@ from limelens.serve.client.bulk import (
 from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
 from limelens.serve.decision import Prediction
-from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.errors import InvalidRequestError, LimelensError, PermissionDeniedError
 from limelens.serve.status import from_call
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -276,13 +276,14 @@ class Client:
         *,
         drop_old: bool = True,
         reconnect: bool = False,
+        wait_for_ready: bool = True,
         request_id: str | None = None,
         **arguments: Unpack[StreamArguments],
     ) -> Generator[FrameAnswer, None, None]:
         """Classifies a camera's frames as they come.
 
         `frames` is read in a thread. At most one frame is held that was not sent. Closing it ends
-        the call. It waits for a server that is not there yet.
+        the call.
 
         Args:
             frames: Frames, or pictures that are numbered from 0.
@@ -293,6 +294,8 @@ class Client:
                 frame came for long, is opened again for the next frame. Frames that were under
                 way are answered as lost; without `drop_old` they are sent again. The smoothed
                 decision starts anew.
+            wait_for_ready: Whether a server that is not there yet is waited for, with a frame
+                in hand; False raises `UnavailableError` instead.
             request_id: As for `classify`.
             arguments: Camera, model, smoothing and more; see `StreamArguments`.
 
@@ -307,7 +310,7 @@ class Client:
         """
         config = stream_config(**arguments)
         call: CallArguments = {"request_id": request_id}
-        return self._frame_answers(Feed(drop_old), frames, config, call, reconnect)
+        return self._frame_answers(Feed(drop_old), frames, config, call, reconnect, wait_for_ready)
 
     def models(
         self, *, timeout_s: float | None = None, request_id: str | None = None
@@ -405,12 +408,15 @@ class Client:
         return step
 
     def _most_images(self, arguments: ClassifyArguments) -> int:
-        """In one request, as the server says; it is asked once for each model."""
+        """In one request, as the server says if it may; it is asked once for each model."""
         key = arguments.get("model", ""), arguments.get("version", 0)
         if key not in self._max_images:
             request = service_pb2.GetModelRequest(model=key[0], version=key[1])
-            response = self._call(self._stub.GetModel, request, arguments)
-            self._max_images[key] = response.model.max_images or 1
+            try:
+                response = self._call(self._stub.GetModel, request, arguments)
+                self._max_images[key] = response.model.max_images or 1
+            except PermissionDeniedError:  # who may classify need not see the models
+                self._max_images[key] = BATCH_SIZE
         return self._max_images[key]
 
     def _updates(
@@ -434,6 +440,7 @@ class Client:
         config: service_pb2.ClassifyStreamRequest,
         arguments: CallArguments,
         reconnect: bool,
+        wait_for_ready: bool,
     ) -> Generator[FrameAnswer, None, None]:
         changed = threading.Condition()
         threading.Thread(
@@ -444,7 +451,7 @@ class Client:
                 ended = threading.Event()
                 call = self._stub.ClassifyStream(
                     _messages(config, feed, changed, ended),
-                    wait_for_ready=True,
+                    wait_for_ready=wait_for_ready,
                     metadata=self._metadata(arguments),
                 )
                 failure = None

@@ -147,12 +147,7 @@ class Connection:
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
         ]
-        if is_loopback(self.address):
-            # What stays on this machine goes through no proxy, a token least of all.
-            options.append(("grpc.enable_http_proxy", 0))
-        if self.tls is not None and self.tls.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
-        return options
+        return [*options, *way_options(self.address, self.tls)]
 
     def metadata(self, token: str | None, request_id: str | None) -> Metadata | None:
         """What goes with a call beside its message; None where that is nothing.
@@ -216,6 +211,22 @@ class Connection:
             # Where most calls fail, trying each again would keep a server from recovering.
             config["retryThrottling"] = {"maxTokens": 20, "tokenRatio": 0.2}
         return config
+
+
+def way_options(address: str, tls: Tls | None = None) -> list[tuple[str, Any]]:
+    """Arguments of every channel to an address, whatever else it is for.
+
+    Args:
+        address: One of gRPC's names.
+        tls: None is plaintext.
+    """
+    options: list[tuple[str, Any]] = []
+    if is_loopback(address):
+        # What stays on this machine goes through no proxy, a token least of all.
+        options.append(("grpc.enable_http_proxy", 0))
+    if tls is not None and tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options
 
 
 def is_loopback(address: str) -> bool:

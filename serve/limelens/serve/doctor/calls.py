@@ -17,6 +17,7 @@ import numpy as np
 
 from limelens.serve.answers import ModelInfo
 from limelens.serve.client import Client, Tls, Token
+from limelens.serve.client.connection import way_options
 from limelens.serve.doctor.check import Check, ok, warning, wrong
 from limelens.serve.errors import (
     ExpiredError,
@@ -86,11 +87,10 @@ def _channel(address: str, tls: Tls | None) -> Any:
     options: list[tuple[str, Any]] = [
         ("grpc.enable_retries", 0),
         ("grpc.max_send_message_length", -1),
+        *way_options(address, tls),
     ]
     if tls is None:
         return grpc.insecure_channel(address, options)
-    if tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", tls.server_name))
     files = (tls.ca, tls.key, tls.certificate)
     return grpc.secure_channel(
         address,

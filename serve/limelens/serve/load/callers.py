@@ -19,6 +19,7 @@ import grpc.aio
 import numpy as np
 
 from limelens.serve.client.connection import Connection as Reach
+from limelens.serve.client.connection import way_options
 from limelens.serve.load.figures import Recording
 from limelens.serve.load.plan import Kind, LoadPlan
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -272,9 +273,8 @@ def _channel(reach: Reach) -> Any:
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+        *way_options(reach.address, reach.tls),
     ]
-    if reach.tls is not None and reach.tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", reach.tls.server_name))
     credentials = reach.credentials()
     if credentials is None:
         return grpc.aio.insecure_channel(reach.address, options)

@@ -51,8 +51,10 @@ def generate(
         deadline = time.monotonic() + _CONNECT_S
         for _, connection in started:
             if not connection.poll(max(0.0, deadline - time.monotonic())):
+                spoken = "plaintext" if plan.tls is None else "TLS"
                 raise UnavailableError(
-                    f"nobody answers on {plan.server}; expected a limelens server in plaintext"
+                    f"nobody answers on {plan.server} in {spoken}; expected a limelens server "
+                    f"that speaks it; limelens doctor --server {plan.server} looks closer"
                 )
             _received(connection)
         begin = time.monotonic() + plan.warmup_s + 0.05

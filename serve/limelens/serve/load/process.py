@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import signal
 import subprocess
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from limelens.serve.client.connection import is_loopback, way_options
 from limelens.serve.errors import LimelensError, MissingExtraError, UnavailableError
 
 _START_S: Final = 120.0
@@ -113,12 +113,8 @@ def local_server(address: str) -> int | None:
     Raises:
         MissingExtraError: psutil is not installed.
     """
-    host, _, port = address.rpartition(":")
-    try:
-        is_local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        is_local = False
-    if not is_local or not port.isdecimal():
+    port = address.rpartition(":")[2]
+    if not is_loopback(address) or not port.isdecimal():
         return None
     psutil = _psutil()
     try:
@@ -168,7 +164,7 @@ def _wait_until_serving(address: str, deadline: float) -> None:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     serving = health_pb2.HealthCheckResponse.SERVING
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, way_options(address)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline:
             try:
