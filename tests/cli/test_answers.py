@@ -236,6 +236,8 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(
         ("classify", "x.png", "--region", "0.5,0,0.5,1"),
         ("explain", "x.png", "--seed", "99999999999"),
         ("serve", "--listen", "8500"),
+        ("serve", "--http", "127.0.0.1:99999"),
+        ("serve", "--health-listen", "unix:here"),
         ("serve", "--tls-client-ca", "ca.pem"),
         ("explain", "x.png", "--segmentation", "sharp"),
         ("explain", "x.png", "--hide", "invisible"),

@@ -101,7 +101,6 @@ def test_the_demo_tells_the_portrait_from_the_masked_one(tmp_path: Path) -> None
         (("--models", "{empty}"), "no models in it"),
         (("--models", "{models}", "--listen", "127.0.0.1:{taken}"), "{taken}"),
         (("--models", "{models}", "--listen", "0.0.0.0:0"), "--insecure"),
-        (("--models", "{models}", "--listen", "8500"), "expected HOST:PORT"),
     ],
 )
 def test_a_server_that_cannot_start_says_what_to_do(

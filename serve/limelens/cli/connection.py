@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 import typer
 
+from limelens.serve.addresses import parse_address
 from limelens.serve.errors import (
     AccessPolicyError,
     LimelensError,
@@ -34,7 +35,6 @@ TOKEN_VARIABLE: Final = "LIMELENS_TOKEN"
 OF_THE_SERVER: Final = (UnavailableError, UnauthenticatedError, PermissionDeniedError)
 """What is wrong for every picture alike."""
 _PANEL: Final = "A server beyond this machine"
-_MAX_PORT: Final = 65535
 _PROBE_S: Final = 3.0
 # Where systems keep the authorities that they trust; gRPC by itself looks at none of them.
 _AUTHORITIES: Final = (
@@ -219,13 +219,12 @@ def remote(server: str, credentials: Credentials, timeout_s: float = _PROBE_S) -
     """
     from limelens.serve.doctor import Remote
 
-    host, colon, port = server.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) <= _MAX_PORT:
-        raise ValueError(f"{server!r}; expected HOST:PORT, such as 127.0.0.1:8500")
+    host, port = parse_address(server)
+    if not port:
+        raise ValueError(f"{server!r}; expected a port from 1")
     return Remote(
         host,
-        int(port),
+        port,
         credentials.tls,
         credentials.token,
         credentials.insecure_token,

@@ -178,6 +178,7 @@ def serve(
         # this is not set at all, and reads it when it is loaded, below.
         del os.environ["GRPC_VERBOSITY"]
     from limelens.serve.access.config import AccessConfig, JwtConfig
+    from limelens.serve.addresses import is_unix, parse_address
     from limelens.serve.observing.logs import set_up_logs
     from limelens.serve.requests import Limits
     from limelens.serve.server import ServerConfig, Tls
@@ -191,6 +192,16 @@ def serve(
             f"--access-log logs calls at info, and --log-level {log_level} leaves those out; "
             "add --log-level info"
         )
+    for option, address in (
+        ("--listen", listen),
+        ("--http", http),
+        ("--health-listen", health_listen),
+    ):
+        if address is not None and not (option == "--listen" and is_unix(address)):
+            try:
+                parse_address(address)
+            except ValueError as error:
+                raise typer.BadParameter(f"{option} {error}") from None
     if insecure_http and http is None:
         raise typer.BadParameter("--insecure-http needs --http HOST:PORT")
     if max_waiting_per_client and max_calls_per_client is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +25,7 @@ from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.config import Tls as Tls
 from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
 from limelens.serve.access.policy import Access, check_production
+from limelens.serve.addresses import is_loopback, is_loopback_host, is_unix, parse_address
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
 from limelens.serve.errors import ListenError
@@ -128,7 +128,7 @@ class Server:
         *,
         observers: Iterable[Observer] = (),
     ) -> None:
-        host = _host(config)
+        _check_listen(config)
         _check_health_listen(config)
         self._config = config
         self._repository = repository
@@ -139,12 +139,10 @@ class Server:
         self._watching: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
         with contextlib.ExitStack() as undoing:
-            self._build(host, observers, undoing)
+            self._build(observers, undoing)
             undoing.pop_all()
 
-    def _build(
-        self, host: str, observers: Iterable[Observer], undoing: contextlib.ExitStack
-    ) -> None:
+    def _build(self, observers: Iterable[Observer], undoing: contextlib.ExitStack) -> None:
         """Takes ports and begins threads; `undoing` gives back what was taken."""
         config, repository = self._config, self._repository
         metrics = _metrics(config, repository)
@@ -186,7 +184,8 @@ class Server:
         )
         port = _bind(self._server, config)
         undoing.callback(_give_back, self._server)
-        self.address = f"{host}:{port}" if port > 1 else config.listen
+        is_socket = is_unix(config.listen)
+        self.address = config.listen if is_socket else f"{config.listen.rpartition(':')[0]}:{port}"
         self.counting = Counting()
         self.service = ClassifierService(
             repository,
@@ -221,10 +220,8 @@ class Server:
     @property
     def sends_tokens_in_plaintext(self) -> bool:
         """Whether tokens that callers show can be read on their way from other machines."""
-        config = self._config
-        host = config.listen.rpartition(":")[0]
-        is_local = config.listen.startswith("unix:") or _is_loopback(host)
-        return config.tls is None and self._access.may_change and not is_local
+        is_local = is_loopback(self._config.listen)
+        return self._config.tls is None and self._access.may_change and not is_local
 
     async def start(self) -> None:
         """Begins to answer."""
@@ -343,7 +340,8 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
-    _host(config)  # refused before the models are loaded
+    # Refused before the models are loaded.
+    _check_listen(config)
     _check_health_listen(config)
     _allow_many_connections()
     if config.http is not None:
@@ -481,11 +479,10 @@ def _check_health_listen(config: ServerConfig) -> None:
     listen = config.health_listen
     if listen is None:
         return
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ListenError(
-            f"tell the health on {listen!r}; expected HOST:PORT, such as 0.0.0.0:8502"
-        )
+    try:
+        parse_address(listen)
+    except ValueError as error:
+        raise ListenError(f"for the health, {error}") from error
 
 
 _giving_back: Final[set[asyncio.Task[None]]] = set()
@@ -519,39 +516,33 @@ def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
     ]
 
 
-def _host(config: ServerConfig) -> str:
+def _check_listen(config: ServerConfig) -> None:
+    """Refuses what is no address, or may not be listened on.
+
+    Raises:
+        ListenError: It is so.
+    """
     check_production(
         config.access, has_client_ca=config.tls is not None and config.tls.client_ca is not None
     )
-    host, colon, port = config.listen.rpartition(":")
-    if config.listen.startswith("unix:"):
-        return ""
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ListenError(
-            f"listen on {config.listen!r}; expected HOST:PORT, such as 127.0.0.1:8500"
-        )
-    if config.tls is None and config.access.production and not _is_loopback(host):
+    if is_unix(config.listen):
+        return
+    try:
+        host, _ = parse_address(config.listen)
+    except ValueError as error:
+        raise ListenError(f"listen on {error}") from error
+    if config.tls is None and config.access.production and not is_loopback_host(host):
         raise ListenError(
             f"--production, and {config.listen} can be reached from other machines without TLS, "
             "which --insecure does not change; give a certificate and a key (--tls-cert, "
             "--tls-key) or listen on 127.0.0.1"
         )
-    if config.tls is None and not config.insecure and not _is_loopback(host):
+    if config.tls is None and not config.insecure and not is_loopback_host(host):
         raise ListenError(
             f"{config.listen} can be reached from other machines, and without TLS anybody in "
             "between can read and change what is said; give a certificate and a key "
             "(--tls-cert, --tls-key), listen on 127.0.0.1, or say --insecure"
         )
-    return host
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:

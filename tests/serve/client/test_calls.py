@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from limelens.serve import AsyncClient, Client
+from limelens.serve.addresses import is_loopback
 from limelens.serve.client import Connection, Tls
-from limelens.serve.client.connection import is_loopback
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,

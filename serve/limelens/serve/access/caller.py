@@ -65,12 +65,6 @@ current: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller"
 """Of the call that is being answered; None outside of calls and where nobody was let in."""
 
 
-def caller_name() -> str:
-    """The name of who is calling; empty where there is none."""
-    found = current.get()
-    return found.name if found is not None else ""
-
-
 def require(right: Right) -> None:
     """Passes where the caller has a right beyond the method's own, or where nobody calls.
 

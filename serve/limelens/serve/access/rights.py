@@ -56,12 +56,6 @@ _SERVICES: Final[Mapping[str, Mapping[str, Right | None]]] = {
 }
 
 
-def is_known(method: str) -> bool:
-    """Whether the method, such as `/limelens.v1.ClassifierService/Embed`, has a place here."""
-    service, _, name = method.lstrip("/").partition("/")
-    return name in _SERVICES.get(service, {})
-
-
 def needed_right(method: str) -> Right | None:
     """What a caller of a method must be allowed to do.
 

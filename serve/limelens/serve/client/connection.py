@@ -7,7 +7,6 @@ of channel.
 from __future__ import annotations
 
 import inspect
-import ipaddress
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from typing import Any, Final, Literal, TypedDict
 
 import grpc
 
+from limelens.serve.addresses import is_loopback
 from limelens.serve.errors import InvalidRequestError
 
 Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
@@ -227,35 +227,3 @@ def way_options(address: str, tls: Tls | None = None) -> list[tuple[str, Any]]:
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     return options
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address of gRPC's can only be this machine."""
-    scheme, colon, rest = address.partition(":")
-    if colon and scheme in ("unix", "unix-abstract"):
-        return True
-    if colon and scheme in ("ipv4", "ipv6"):
-        return all(_is_loopback_host(_host(one)) for one in rest.split(","))
-    if colon and scheme == "dns":
-        if rest.startswith("//"):  # dns://SERVER/HOST:PORT; who asks a server believes it
-            server, _, rest = rest[2:].partition("/")
-            if server:
-                return False
-        return _is_loopback_host(_host(rest))
-    return _is_loopback_host(_host(address))
-
-
-def _host(address: str) -> str:
-    if address.startswith("["):
-        return address[1:].partition("]")[0]
-    host, _, port = address.rpartition(":")
-    return host if host and port.isdecimal() and ":" not in host else address
-
-
-def _is_loopback_host(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import time
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
+from limelens.serve.addresses import is_loopback_host
 from limelens.serve.doctor.check import Check, ok, warning, wrong
 
 Address = tuple[str, int]
@@ -79,7 +79,7 @@ def check_protocol(shown: str, address: Address, *, wants_tls: bool, timeout_s: 
         return ok("protocol", "TLS")
     spoken = what_speaks(address, timeout_s)
     if spoken is Spoken.HTTP2 and not wants_tls:
-        if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+        if is_loopback_host(address[0]):
             return ok("protocol", spoken.value)
         return warning(
             "protocol",

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from limelens.serve.client.connection import is_loopback, way_options
+from limelens.serve.addresses import is_loopback
+from limelens.serve.client.connection import way_options
 from limelens.serve.errors import LimelensError, MissingExtraError, UnavailableError
 
 _START_S: Final = 120.0

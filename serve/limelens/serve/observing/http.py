@@ -6,7 +6,6 @@ keep nobody from being answered. It knows what it was handed: a registry and a q
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -15,12 +14,12 @@ from typing import Any, Final
 import waitress
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from limelens.serve.addresses import is_loopback_host, parse_address
 from limelens.serve.errors import ListenError
 
 MAX_CONNECTIONS: Final = 1000
 _IDLE_S: Final = 10
 _MAX_HEADERS: Final = 16 * 1024
-_MAX_PORT: Final = 65535
 
 _Address = tuple[Any, ...]
 _StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -133,20 +132,19 @@ def check_address(listen: str, *, insecure: bool = False) -> tuple[socket.Addres
     Raises:
         ListenError: It is no such thing, or others can reach it and may not.
     """
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > _MAX_PORT:
-        raise ListenError(
-            f"listen on {listen!r} for HTTP; expected HOST:PORT, such as 127.0.0.1:8501"
-        )
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        host, port = parse_address(listen)
+    except ValueError as error:
+        raise ListenError(f"for HTTP, {error}") from error
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ListenError(
             f"cannot listen on {listen} for HTTP: {error.strerror or error}; expected an address "
             "of this machine, such as 127.0.0.1:8501"
         ) from error
     family, _, _, _, address = found[0]
-    if not insecure and not ipaddress.ip_address(address[0]).is_loopback:
+    if not insecure and not is_loopback_host(str(address[0])):
         raise ListenError(
             f"{listen} can be reached from other machines, and whoever reaches it reads the "
             "metrics, unencrypted and unasked; listen on 127.0.0.1, or say --insecure-http"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from limelens.serve.addresses import parse_address
 from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.serve.observing.call import Call, current
 from limelens.serve.observing.observer import (
@@ -74,8 +75,11 @@ def tracing_to(target: str) -> Tracing:
         exporter = OTLPSpanExporter()
     else:
         scheme, _, rest = target.rpartition("://")
-        host, _, port = rest.rpartition(":")
-        if scheme not in ("", "http", "https") or not host or not port.isdecimal():
+        try:
+            parse_address(rest)
+        except ValueError:
+            scheme = "none"
+        if scheme not in ("", "http", "https"):
             raise LimelensError(
                 f"trace to {target!r}; expected HOST:PORT, https://HOST:PORT, otlp or console"
             )
