@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +358,78 @@ def test_the_short_way_to_fitted_pixels_gives_the_same_bytes(
     rule = ResizeRule(48, 32, mode)
     long_way = fit(read_image(file.getvalue()), rule, region).pixels
     assert read_fitted(file.getvalue(), rule, region).tobytes() == long_way.tobytes()
+
+
+def _saved(picture: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", list(ResizeMode))
+@pytest.mark.parametrize("size", [(1, 1), (17, 9), (48, 32), (225, 223)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 30, "subsampling": "4:4:4"},
+        {"quality": 95, "subsampling": "4:2:2"},
+        {"quality": 75, "subsampling": "4:2:0", "progressive": True},
+        {"quality": 100, "subsampling": "4:2:0", "optimize": True, "restart_marker_rows": 1},
+        {"quality": 90, "keep_rgb": True},
+        {"quality": 90, "grey": True},
+        {"quality": 90, "cmyk": True},
+        {"quality": 90, "orientation": 6},
+        {"quality": 90, "xmp": b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'},
+        {"quality": 90, "comment": "a picture"},
+    ],
+    ids=str,
+)
+def test_a_jpeg_of_the_networks_size_has_the_same_pixels_as_by_the_long_way(
+    size: tuple[int, int], mode: ResizeMode, options: dict[str, Any]
+) -> None:
+    width, height = size
+    small = np.random.default_rng(4).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    picture = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    options = dict(options)
+    if options.pop("grey", False):
+        picture = picture.convert("L")
+    if options.pop("cmyk", False):
+        picture = picture.convert("CMYK")
+    if orientation := options.pop("orientation", None):
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.Orientation] = orientation
+    data = _saved(picture, **options)
+    rule = ResizeRule(height, width, mode)
+    assert read_fitted(data, rule).tobytes() == fit(read_image(data), rule).pixels.tobytes()
+
+
+def _judged(pixels: Callable[[bytes], np.ndarray], data: bytes) -> bytes | str:
+    try:
+        return pixels(data).tobytes()
+    except InvalidImageError as error:
+        return str(error)
+
+
+def test_a_damaged_jpeg_of_the_networks_size_is_judged_as_by_the_long_way() -> None:
+    rng = np.random.default_rng(5)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    rule = ResizeRule(48, 64)
+    whole = _saved(small.resize((64, 48), Image.Resampling.BICUBIC), quality=80)
+    num_read, num_refused = 0, 0
+    for _ in range(600):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(whole), rng.integers(1, 4)):
+            damaged[position] = rng.integers(256)
+        del damaged[rng.integers(len(whole) // 2, 3 * len(whole)) :]
+        found = _judged(lambda data: fit(read_image(data), rule).pixels, bytes(damaged))
+        assert _judged(lambda data: read_fitted(data, rule), bytes(damaged)) == found
+        num_read += isinstance(found, bytes)
+        num_refused += isinstance(found, str)
+    assert num_read > 50
+    assert num_refused > 50
+
+
+def test_a_jpeg_of_the_networks_size_may_have_too_many_pixels() -> None:
+    data = _saved(Image.new("RGB", (64, 48)))
+    with pytest.raises(ImageTooLargeError):
+        read_fitted(data, ResizeRule(48, 64), max_pixels=64 * 48 - 1)

@@ -60,6 +60,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         self._observer = observer or Observer()
         self._log_ok = log_ok
         self._idle_s = idle_s
+        self._framed: dict[str, Any] = {}
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -77,13 +78,18 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         """Puts the frame around one call's handler; see `grpc.aio.ServerInterceptor`."""
-        handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or not method.startswith(self._prefixes):
-            return handler
-        around = functools.partial(
-            self._around, method=method, metadata=handler_call_details.invocation_metadata or ()
-        )
+        framed = self._framed.get(method)
+        if framed is None:
+            handler = await continuation(handler_call_details)
+            if handler is None or not method.startswith(self._prefixes):
+                return handler
+            framed = self._framed[method] = self._frame(handler, method)
+        return framed
+
+    def _frame(self, handler: Any, method: str) -> Any:
+        """The same for every call of a method, so it is made once."""
+        around = functools.partial(self._around, method=method)
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 around(self._guard.before(handler.stream_stream, method, streams=True)),
@@ -105,11 +111,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         )
 
     def _around(
-        self, handle: Callable[[Any, Any], Awaitable[Any]], method: str, metadata: Metadata
+        self, handle: Callable[[Any, Any], Awaitable[Any]], method: str
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         _, service, rpc = method.split("/")
 
         async def answer(request: Any, context: Any) -> Any:
+            metadata: Metadata = context.invocation_metadata() or ()
             call = Call(service, rpc, _own_id(metadata), time.monotonic())
             request_id.set(call.request_id)
             current.set(call)

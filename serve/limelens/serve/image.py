@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -208,6 +209,8 @@ def read_fitted(
     Raises:
         InvalidImageError: As `read_image`.
     """
+    if region is None and (pixels := _jpeg_that_fits(data, rule, max_pixels)) is not None:
+        return pixels
 
     def fitted(image: Image.Image) -> NDArray[np.uint8]:
         if image.mode != "RGB" or image.has_transparency_data:
@@ -246,6 +249,30 @@ def _decoded(
     # A decoder may raise almost anything on broken bytes (struct.error, zlib.error, SyntaxError…).
     except Exception as error:
         raise InvalidImageError(f"damaged: {error}") from error
+
+
+def _jpeg_that_fits(data: bytes, rule: ResizeRule, max_pixels: int) -> NDArray[np.uint8] | None:
+    """A JPEG that is of the network's size already, as Pillow would decode it, in half the time.
+
+    Returns:
+        `(H, W, 3)` uint8; None for Pillow to judge: another size or format, colours other than
+        YCbCr and grey, perhaps not upright, or damaged.
+    """
+    # An orientation is said in EXIF or in XMP.
+    if not data.startswith(b"\xff\xd8\xff") or b"Exif\0" in data or b"Orientation" in data:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if (height, width) != (rule.height, rule.width) or height * width > max_pixels:
+            return None
+        if colours not in ("YCbCr", "Gray"):
+            return None
+        # Both decode by libjpeg-turbo; Pillow takes its exact ways.
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+    # A decoder may raise almost anything on broken bytes.
+    except Exception:
+        return None
+    return pixels
 
 
 def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArray[np.uint8]:

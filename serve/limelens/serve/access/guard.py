@@ -63,18 +63,22 @@ class Guard:
             return handle
 
         async def guarded(request: Any, context: Any) -> Any:
-            async with self.admitting(method, context, streams=streams):
+            async with self._limiter.admitted(self._admit(method, context)):
                 return await handle(request, context)
 
-        return guarded
+        async def guarded_stream(request: Any, context: Any) -> Any:
+            async with self.admitting(method, context):
+                return await handle(request, context)
+
+        return guarded_stream if streams else guarded
 
     @contextlib.asynccontextmanager
-    async def admitting(self, method: str, context: Any, *, streams: bool) -> AsyncIterator[None]:
-        """A call's stay; see `before`."""
+    async def admitting(self, method: str, context: Any) -> AsyncIterator[None]:
+        """The stay of a call that may go on for long; see `before`."""
         generation = self._access.generation
         caller = self._admit(method, context)
         async with self._limiter.admitted(caller):
-            if not streams or not self._access.may_change:
+            if not self._access.may_change:
                 yield
                 return
             refused: list[LimelensError] = []
@@ -161,7 +165,7 @@ class ReflectionGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
 
         async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async with self._guard.admitting(method, context, streams=True):
+                async with self._guard.admitting(method, context):
                     async for answer in handler.stream_stream(requests, context):
                         yield answer
             except LimelensError as error:

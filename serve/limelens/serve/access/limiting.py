@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_KEYS: Final = 100_000
 _TRY_AGAIN_S: Final = 1.0
+_ANY_PLACE: Final = nullcontext()
 
 
 @lru_cache(maxsize=1024)
@@ -81,8 +82,7 @@ class Limiter:
         self._places: dict[tuple[str, str, int], _Places] = {}
         self._window: _Window | None = None
 
-    @asynccontextmanager
-    async def admitted(self, caller: Caller) -> AsyncIterator[None]:
+    def admitted(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """A call's place for as long as the context lasts; waits for it where that is allowed.
 
         Raises:
@@ -91,8 +91,11 @@ class Limiter:
         most = caller.limits.max_calls
         if most is None:
             self._count(caller)
-            yield
-            return
+            return _ANY_PLACE
+        return self._in_place(caller, most)
+
+    @asynccontextmanager
+    async def _in_place(self, caller: Caller, most: int) -> AsyncIterator[None]:
         key = (caller.source, caller.name, most)
         places = self._places.setdefault(key, _Places(most))
         if places.free.locked() and places.num_waiting >= caller.limits.max_waiting:
