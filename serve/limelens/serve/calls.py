@@ -59,7 +59,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._observer = observer or Observer()
         self._log_ok = log_ok
-        self._idle_s = idle_s
+        self._patience = _Patience(idle_s)
         self._framed: dict[str, Any] = {}
         self._count = 0
         self._none = asyncio.Event()
@@ -99,12 +99,14 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         # On the wire the same. But of a unary request gRPC keeps the bytes until it is answered,
         # of a stream's message nothing; and what cannot be parsed gets an id and a status here.
         if handler.response_streaming:
-            reading = _reading_one(handler.unary_stream, handler.request_deserializer, self._idle_s)
+            reading = _reading_one(
+                handler.unary_stream, handler.request_deserializer, self._patience
+            )
             reading = self._guard.before(reading, method, streams=True)
             return grpc.stream_stream_rpc_method_handler(
                 around(reading), None, handler.response_serializer
             )
-        reading = _reading_one(handler.unary_unary, handler.request_deserializer, self._idle_s)
+        reading = _reading_one(handler.unary_unary, handler.request_deserializer, self._patience)
         reading = self._guard.before(reading, method, streams=False)
         return grpc.stream_unary_rpc_method_handler(
             around(reading), None, handler.response_serializer
@@ -193,19 +195,63 @@ def _parsing(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return checked
 
 
+class _Patience:
+    """Ends calls whose one message does not come.
+
+    One timer for all of them: a timeout of each call's own costs more than the reading.
+
+    Args:
+        idle_s: How long a message is waited for; None is for ever.
+    """
+
+    def __init__(self, idle_s: float | None) -> None:
+        self._idle_s = idle_s
+        self._since: dict[asyncio.Task[Any] | None, float] = {}  # the one that waits longest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, context: Any) -> Any:
+        """The call's message, or `grpc.aio.EOF`.
+
+        Raises:
+            ExpiredError: None came.
+        """
+        if self._idle_s is None:
+            return await context.read()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        self._since[task] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._idle_s, self._look, loop, self._idle_s)
+        try:
+            return await context.read()
+        except asyncio.CancelledError:
+            if task is None or task in self._since or task.uncancel():
+                raise
+            raise ExpiredError(
+                f"no request for {self._idle_s:g} seconds; expected one message"
+            ) from None
+        finally:
+            self._since.pop(task, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, idle_s: float) -> None:
+        self._timer = None
+        for task, since in list(self._since.items()):
+            if since + idle_s > loop.time():
+                self._timer = loop.call_at(since + idle_s, self._look, loop, idle_s)
+                return
+            del self._since[task]
+            if task is not None:
+                task.cancel()
+
+
 def _reading_one(
     handle: Callable[[Any, Any], Awaitable[Any]],
     parse: Callable[[bytes], Any],
-    idle_s: float | None,
+    patience: _Patience,
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     """Reads the one message of a call and keeps nothing of it: only `handle` holds the request."""
 
     async def read(_messages: Any, context: Any) -> Any:
-        try:
-            async with asyncio.timeout(idle_s):
-                data = await context.read()
-        except TimeoutError:
-            raise ExpiredError(f"no request for {idle_s:g} seconds; expected one message") from None
+        data = await patience.read(context)
         if data is grpc.aio.EOF:
             # Or the request was over the size limit: then gRPC itself has told so already.
             raise InvalidRequestError("", "the call ended without a request")

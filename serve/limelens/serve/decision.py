@@ -115,7 +115,7 @@ def decide(
         labels=decided,
         alert=alert,
         scores=tuple(
-            Score(labels[i], values[i]) for i in order[: top_k or min(DEFAULT_TOP_K, len(labels))]
+            [Score(labels[i], values[i]) for i in order[: top_k or min(DEFAULT_TOP_K, len(labels))]]
         ),
         threshold=needed,
         macro_label=None if label is None else metadata.macro_labels.get(label),

@@ -32,6 +32,8 @@ UNSEEN: Final = 65535
 
 _MODES_OF_16_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _8_OF_16_BITS: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+_APP1: Final = 0xE1
+_START_OF_SCAN: Final = 0xDA
 _PAD_GREY: Final = 128
 _STRIP_PIXELS: Final = 1_000_000
 _TO_UPRIGHT: Final = {
@@ -258,8 +260,7 @@ def _jpeg_that_fits(data: bytes, rule: ResizeRule, max_pixels: int) -> NDArray[n
         `(H, W, 3)` uint8; None for Pillow to judge: another size or format, colours other than
         YCbCr and grey, perhaps not upright, or damaged.
     """
-    # An orientation is said in EXIF or in XMP.
-    if not data.startswith(b"\xff\xd8\xff") or b"Exif\0" in data or b"Orientation" in data:
+    if not _is_plain_jpeg(data):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -273,6 +274,18 @@ def _jpeg_that_fits(data: bytes, rule: ResizeRule, max_pixels: int) -> NDArray[n
     except Exception:
         return None
     return pixels
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether a JPEG's head says nothing in APP1, where EXIF and XMP tell the orientation."""
+    if data[:2] != b"\xff\xd8":
+        return False
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _APP1:
+        if data[at + 1] == _START_OF_SCAN:
+            return True
+        at += 2 + (data[at + 2] << 8) + data[at + 3]
+    return False
 
 
 def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArray[np.uint8]:

@@ -88,9 +88,9 @@ def timings_message(
 ) -> prediction_pb2.Timings:
     """Where the time of some pictures that came together went."""
     return prediction_pb2.Timings(
-        queue_ms=1000 * max(0.0, min(one.started_at for one in outcomes) - arrived_at),
-        decode_ms=1000 * sum(one.decode_s for one in outcomes),
-        run_ms=1000 * sum(one.run_s for one in outcomes),
+        queue_ms=1000 * max(0.0, min([one.started_at for one in outcomes]) - arrived_at),
+        decode_ms=1000 * sum([one.decode_s for one in outcomes]),
+        run_ms=1000 * sum([one.run_s for one in outcomes]),
         total_ms=1000 * (now - arrived_at),
     )
 

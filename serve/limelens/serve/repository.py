@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -90,7 +91,7 @@ class _Model:
     refused: Mapping[int, Refused] = field(default_factory=dict)
     stamps: Mapping[int, Stamp] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def newest(self) -> Served | None:
         return self.served[max(self.served)] if self.served else None
 
@@ -203,6 +204,9 @@ class Repository:
             NotFoundError: No such model or version; the message names what is served.
         """
         models = self._models
+        known = models.get(name)
+        if not version and known is not None and known.newest is not None:
+            return known.newest
         names = sorted(name for name, model in models.items() if model.served)
         if version < 0:
             raise InvalidRequestError("version", f"{version}; expected 1 or more, or 0 for newest")

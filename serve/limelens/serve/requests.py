@@ -197,9 +197,8 @@ def read_classify(
         InvalidRequestError: A field is not within its limits.
     """
     _check_count(request.images, limits)
-    answering = read_answering(request, metadata)
-    pictures = _pictures(request.images, limits)
-    return pictures, Answering(answering.top_k, answering.threshold, request.return_embedding)
+    answering = read_answering(request, metadata, embed=request.return_embedding)
+    return _pictures(request.images, limits), answering
 
 
 def read_embed(request: service_pb2.EmbedRequest, limits: Limits) -> list[Picture]:
@@ -216,6 +215,8 @@ def read_answering(
     request: service_pb2.ClassifyRequest | service_pb2.StreamConfig,
     metadata: Metadata,
     prefix: str = "",
+    *,
+    embed: bool = False,
 ) -> Answering:
     """The wanted number of scores and the threshold.
 
@@ -231,7 +232,7 @@ def read_answering(
     threshold = request.threshold if request.HasField("threshold") else None
     if threshold is not None and not 0 <= threshold <= 1:  # NaN fails too
         raise InvalidRequestError(f"{prefix}threshold", f"{threshold:g}; expected 0 to 1")
-    return Answering(request.top_k, threshold)
+    return Answering(request.top_k, threshold, embed)
 
 
 def read_picture(

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -173,17 +173,20 @@ class _Ticket:
         self.over = False
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class _Item:
-    priority: Priority
-    turn: int
-    serial: int
-    ticket: _Ticket = field(compare=False)
-    index: int = field(compare=False)
-    arrived_at: float = field(compare=False)
-    pixels: NDArray[np.uint8] | None = field(default=None, compare=False)
-    started_at: float = field(default=0.0, compare=False)
-    decode_s: float = field(default=0.0, compare=False)
+    """`urgency` is the priority, the turn and, so that no two are equal, a serial number."""
+
+    urgency: tuple[Priority, int, int]
+    ticket: _Ticket
+    index: int
+    arrived_at: float
+    pixels: NDArray[np.uint8] | None = None
+    started_at: float = 0.0
+    decode_s: float = 0.0
+
+    def __lt__(self, other: _Item) -> bool:
+        return self.urgency < other.urgency
 
 
 class Scheduler:
@@ -368,7 +371,7 @@ class Scheduler:
             for index in range(count):
                 self._serial += 1
                 turn = self._turn + index * _STRIDE
-                item = _Item(priority, turn, self._serial, ticket, index, arrived_at)
+                item = _Item((priority, turn, self._serial), ticket, index, arrived_at)
                 heapq.heappush(self._arrivals, item)
             self._arrived.notify(count)
 
@@ -509,7 +512,7 @@ class Scheduler:
         self._on_ended(
             Ended(
                 item.ticket.bundle,
-                item.priority,
+                item.urgency[0],
                 fate,
                 waited_s,
                 item.decode_s,

@@ -68,12 +68,46 @@ class Statistics:
         return sum(runs.run_s for runs in self.runs.values())
 
 
+class _Sums:
+    """Of one version; guarded by the lock of who has it."""
+
+    __slots__ = ("failed", "failed_s", "last_answered_at", "runs", "waited_s")
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self.failed = 0
+        self.failed_s = 0.0
+        self.last_answered_at = 0.0
+        self.runs: dict[int, list[float]] = {}  # pictures, decode_s, run_s
+
+    def add(self, ended: Ended, now: float) -> None:
+        if ended.fate is not Fate.ANSWERED:
+            self.failed += 1
+            self.failed_s += ended.waited_s + ended.decode_s + ended.run_s
+            return
+        self.waited_s += ended.waited_s
+        self.last_answered_at = now
+        runs = self.runs.setdefault(ended.batch_size, [0, 0.0, 0.0])
+        runs[0] += 1
+        runs[1] += ended.decode_s
+        runs[2] += ended.run_s
+
+    def told(self) -> Statistics:
+        return Statistics(
+            self.waited_s,
+            self.failed,
+            self.failed_s,
+            self.last_answered_at,
+            {size: Runs(int(count), *spent) for size, (count, *spent) in self.runs.items()},
+        )
+
+
 class Counting:
     """Adds up what schedulers tell; from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_path: dict[Path, Statistics] = {}
+        self._by_path: dict[Path, _Sums] = {}
 
     def count(self, ended: Ended) -> None:
         """Counts one picture; meant as a scheduler's `on_ended`."""
@@ -81,30 +115,13 @@ class Counting:
         # A version that is loaded again is another bundle of the same file.
         key = ended.bundle.path
         with self._lock:
-            self._by_path[key] = _added(self._by_path.get(key, Statistics()), ended, now)
+            sums = self._by_path.get(key)
+            if sums is None:
+                sums = self._by_path[key] = _Sums()
+            sums.add(ended, now)
 
     def of(self, bundle: Bundle) -> Statistics:
         """What a version has done, whichever of its bundles did it."""
         with self._lock:
-            return self._by_path.get(bundle.path, Statistics())
-
-
-def _added(before: Statistics, ended: Ended, now: float) -> Statistics:
-    if ended.fate is not Fate.ANSWERED:
-        took_s = ended.waited_s + ended.decode_s + ended.run_s
-        return Statistics(
-            before.waited_s,
-            before.failed + 1,
-            before.failed_s + took_s,
-            before.last_answered_at,
-            before.runs,
-        )
-    runs = before.runs.get(ended.batch_size, Runs())
-    added = Runs(runs.pictures + 1, runs.decode_s + ended.decode_s, runs.run_s + ended.run_s)
-    return Statistics(
-        before.waited_s + ended.waited_s,
-        before.failed,
-        before.failed_s,
-        now,
-        {**before.runs, ended.batch_size: added},
-    )
+            sums = self._by_path.get(bundle.path)
+            return Statistics() if sums is None else sums.told()

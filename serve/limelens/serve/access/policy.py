@@ -7,6 +7,7 @@ call is refused is `guard`'s business.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import stat
 import time
@@ -211,6 +212,7 @@ def _subject(transport: Mapping[str, Sequence[bytes]]) -> str | None:
     return found[0].decode(errors="replace") if found else None
 
 
+@functools.lru_cache(maxsize=4096)  # a connection has many calls
 def _host(peer: str) -> str:
     kind, _, address = peer.partition(":")
     if kind not in ("ipv4", "ipv6"):
