@@ -2,7 +2,7 @@
 
 Everything of one row is measured in turns in one run, and the median over rounds is taken: on a
 shared machine ratios can be trusted, milliseconds cannot. The floor is Pillow and onnxruntime in
-two threads of a process of their own.
+two threads of a process of their own; a second one reads pictures as limelens does.
 
     python -m benchmarks.serving [--rounds 5] [--seconds 3] [--long] [--only cost explain …]
 """
@@ -120,8 +120,10 @@ def start(setting: _Setting) -> list[Row]:
 def cost(setting: _Setting) -> list[Row]:
     """CPU and throughput beside the floor's."""
     cpu: dict[int, list[float]] = {callers: [] for callers in _CALLERS}
+    own_cpu: dict[int, list[float]] = {callers: [] for callers in _CALLERS}
     throughput: dict[int, list[float]] = {callers: [] for callers in _CALLERS}
     floors: list[float] = []
+    own_floors: list[float] = []
     model = network.model_file(setting.models)
     with _server(setting.models) as server:
         for _ in range(setting.rounds):
@@ -131,10 +133,13 @@ def cost(setting: _Setting) -> list[Row]:
                 plan = setting.plan(server, callers=callers)
                 figures = generate(plan, watch.begin, watch.end)
                 after = measure_raw(model, setting.pictures, setting.seconds / 2)
+                own = measure_raw(model, setting.pictures, setting.seconds / 2, decoder="limelens")
                 found = figures.kinds[Kind.CLASSIFY]
                 floor_ms = (before.cpu_ms + after.cpu_ms) / 2
                 each_ms = 1000 * watch.usage.cpu_s / watch.usage.seconds / found.per_s
                 floors.append(floor_ms)
+                own_floors.append(own.cpu_ms)
+                own_cpu[callers].append(each_ms / own.cpu_ms)
                 cpu[callers].append(each_ms / floor_ms)
                 throughput[callers].append(2 * found.per_s / (before.per_s + after.per_s))
     rows = [Row("the floor: CPU-ms an image", "", "", _spread(floors, 2))]
@@ -142,6 +147,10 @@ def cost(setting: _Setting) -> list[Row]:
         required, wanted = ("<= 1.25", "1.10") if callers > 1 else ("", "")
         what = f"CPU an image / the floor, {_of(callers)}"
         rows.append(Row(what, required, wanted, _spread(cpu[callers], 2)))
+    rows.append(Row("with limelens' reader in place of Pillow", "", "", _spread(own_floors, 2)))
+    for callers in _CALLERS:
+        what = f"CPU an image / that floor, {_of(callers)}"
+        rows.append(Row(what, "", "", _spread(own_cpu[callers], 2)))
     for callers in _CALLERS:
         what = f"throughput / the floor, {_of(callers)}"
         rows.append(Row(what, "", "", _spread(throughput[callers], 2)))

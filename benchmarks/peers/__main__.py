@@ -46,7 +46,7 @@ _START_S: Final = 90.0
 _INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 _CLASSIFY: Final = "/limelens.v1.ClassifierService/Classify"
 _BOUNDARY: Final = "limelensboundary"
-_SHARED: Final = ("onnxruntime", "pillow", "numpy")
+_SHARED: Final = ("onnxruntime", "pillow", "simplejpeg", "numpy")
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument(
+        "--decoder",
+        choices=["pillow", "simplejpeg"],
+        default="pillow",
+        help="of the peers; limelens reads pictures of the network's size by simplejpeg itself",
+    )
     parser.add_argument("--clean", action="store_true", help="remove the environments afterwards")
     arguments = parser.parse_args()
+    os.environ["PEER_DECODER"] = arguments.decoder
     # As an exception: the servers are stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     models = network.made().absolute()

@@ -1,4 +1,4 @@
-"""The floor that a server is compared with: Pillow and onnxruntime in a loop, nobody else there."""
+"""What a server is compared with: decoding and onnxruntime in a loop, and nothing else there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.serve.errors import LimelensError
+from limelens.serve.image import read_fitted
+
+Decoder = Literal["pillow", "limelens"]
 
 NUM_THREADS: Final = 2
 _WARMUP: Final = 5
@@ -35,7 +39,12 @@ class RawFigures:
 
 
 def measure_raw(
-    model: Path, pictures: Sequence[bytes], seconds: float, *, num_threads: int = NUM_THREADS
+    model: Path,
+    pictures: Sequence[bytes],
+    seconds: float,
+    *,
+    num_threads: int = NUM_THREADS,
+    decoder: Decoder = "pillow",
 ) -> RawFigures:
     """Runs the floor in a process of its own.
 
@@ -44,6 +53,8 @@ def measure_raw(
         pictures: Encoded pictures, taken in turns.
         seconds: For how long.
         num_threads: Each with one thread of onnxruntime's.
+        decoder: What reads and resizes the pictures: Pillow, as most would write it, or
+            limelens' own reader.
 
     Raises:
         LimelensError: The process failed.
@@ -51,7 +62,9 @@ def measure_raw(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_measure, args=(model, tuple(pictures), seconds, num_threads, theirs), daemon=True
+        target=_measure,
+        args=(model, tuple(pictures), seconds, num_threads, decoder, theirs),
+        daemon=True,
     )
     process.start()
     theirs.close()
@@ -72,29 +85,40 @@ def _measure(
     pictures: tuple[bytes, ...],
     seconds: float,
     num_threads: int,
+    decoder: Decoder,
     connection: Connection,
 ) -> None:
     try:
-        connection.send(_loop(model, pictures, seconds, num_threads))
+        connection.send(_loop(model, pictures, seconds, num_threads, decoder))
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
 
 
-def _loop(model: Path, pictures: tuple[bytes, ...], seconds: float, num_threads: int) -> RawFigures:
+def _loop(
+    model: Path, pictures: tuple[bytes, ...], seconds: float, num_threads: int, decoder: Decoder
+) -> RawFigures:
     from limelens.serve.bundle import load_bundle
 
     bundle = load_bundle(model, "cpu")
-    session, (height, width) = bundle.session, bundle.input_size
+    session, rule = bundle.session, bundle.metadata.resize
     counts = [0] * num_threads
     begin = threading.Barrier(num_threads + 1)
     ended = threading.Event()
 
-    def one(data: bytes) -> None:
+    def by_pillow(data: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as picture:
             seen = picture.convert("RGB").resize(
-                (width, height), Image.Resampling.BILINEAR, reducing_gap=3.0
+                (rule.width, rule.height), Image.Resampling.BILINEAR, reducing_gap=3.0
             )
-        session.run(["probabilities"], {"images": np.asarray(seen)[np.newaxis]})
+        return np.asarray(seen)
+
+    def by_limelens(data: bytes) -> NDArray[np.uint8]:
+        return read_fitted(data, rule)
+
+    read = by_pillow if decoder == "pillow" else by_limelens
+
+    def one(data: bytes) -> None:
+        session.run(["probabilities"], {"images": read(data)[np.newaxis]})
 
     def work(number: int) -> None:
         for turn in range(_WARMUP):
