@@ -90,6 +90,23 @@ async def test_answers_keep_the_order_of_the_pictures(
     assert scheduler.counts.run == len(values)
 
 
+async def test_calls_that_come_one_by_one_stay_on_the_thread_that_was_last_at_work(
+    schedulers: Any, bundle: Bundle, gate: Gate
+) -> None:
+    gate.opened.set()
+    scheduler = schedulers(num_threads=3)
+    at_work: list[int] = []
+
+    def prepared() -> np.ndarray:
+        at_work.append(threading.get_ident())
+        return np.zeros((32, 32, 3), np.uint8)
+
+    for _ in range(6):
+        await asyncio.sleep(0.05)  # until the thread waits again
+        await scheduler.classify(bundle, [prepared])
+    assert len(set(at_work)) == 1
+
+
 async def test_camera_frames_go_first(schedulers: Any, bundle: Bundle, gate: Gate) -> None:
     scheduler = schedulers()
     first = await occupied(scheduler, bundle, gate)

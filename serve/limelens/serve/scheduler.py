@@ -189,6 +189,41 @@ class _Item:
         return self.urgency < other.urgency
 
 
+class _Idle:
+    """Threads that wait for work. Who began to wait last is woken first: its caches are warm.
+
+    A condition wakes the first come first, which sends calls that come one by one round all
+    threads.
+
+    Args:
+        lock: Is held when any of this is called.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._waiting: list[threading.Lock] = []
+
+    def wait(self) -> None:
+        """Lets go of the lock until it is notified."""
+        called = threading.Lock()
+        called.acquire()
+        self._waiting.append(called)
+        self._lock.release()
+        try:
+            called.acquire()
+        finally:
+            self._lock.acquire()
+
+    def notify(self, count: int = 1) -> None:
+        """Wakes so many, or all that there are."""
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.pop().release()
+
+    def notify_all(self) -> None:
+        """Wakes every one."""
+        self.notify(len(self._waiting))
+
+
 class Scheduler:
     """The queue and the threads of one device.
 
@@ -218,8 +253,8 @@ class Scheduler:
         self._max_queue = max_queue
         self._num_threads = num_threads
         self._lock = threading.Lock()
-        self._arrived = threading.Condition(self._lock)
-        self._prepared = threading.Condition(self._lock)
+        self._arrived = _Idle(self._lock)
+        self._prepared = _Idle(self._lock)
         self._calm = threading.Condition(self._lock)
         self._device = threading.Lock()
         self._arrivals: list[_Item] = []
@@ -375,9 +410,7 @@ class Scheduler:
                 heapq.heappush(self._arrivals, item)
             self._arrived.notify(count)
 
-    def _take(
-        self, heap: list[_Item], ready: threading.Condition, limit: int
-    ) -> list[_Item] | None:
+    def _take(self, heap: list[_Item], ready: _Idle, limit: int) -> list[_Item] | None:
         """The most urgent items, all of one bundle; waits for one. None when it is over."""
         taken: list[_Item] = []
         others: list[_Item] = []

@@ -349,8 +349,18 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
 
         check_address(config.http, insecure=config.insecure_http)
     repository = open_repository(config)
-    asyncio.run(_run(config, repository, announce))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(config, repository, announce))
     return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop, where it is: it takes less CPU for each call. Windows has asyncio's own alone."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def open_repository(config: ServerConfig) -> Repository:
