@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,13 @@ def test_pictures_of_another_size_are_refused(one_model: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="No such file"):
         load_bundle(tmp_path / "model.onnx")
+
+
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.onnx"
+    os.mkfifo(pipe)  # whoever reads it waits for a writer that never comes
+    with pytest.raises(BundleError, match="no regular file"):
+        load_bundle(pipe)
 
 
 def test_what_is_not_onnx_is_refused(tmp_path: Path) -> None:

@@ -242,14 +242,17 @@ def test_a_full_queue_and_held_bytes_say_when_to_come_back(
         held.clear()
         first = server.stub().Embed.future(service_pb2.EmbedRequest(images=[image()]))
         time.sleep(0.3)
+        waiting = server.stub().Embed.future(service_pb2.EmbedRequest(images=[image()]))
+        time.sleep(0.3)
         with (
             Client(server.address, max_attempts=1) as client,
             pytest.raises(OverloadedError) as caught,
         ):
-            client.embed([RED] * 3)
+            client.embed([RED] * 2)
         assert caught.value.retry_after_s > 0
         held.set()
         assert len(first.result().embeddings) == 1
+        waiting.cancel()
 
 
 def test_companions_do_not_change_a_vector(server: Any) -> None:

@@ -28,6 +28,7 @@ from limelens.serve.errors import BundleError, ListenError, UnavailableError
 from limelens.serve.server import Server, ServerConfig, Tls, open_repository, serve
 from limelens.serve.service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import image_pb2
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -409,6 +410,37 @@ def test_a_unix_socket_can_be_listened_on(start_server: Callable[..., Any], tmp_
     assert server.address == path
     with Client(path) as client:
         assert client.classify(RED)[0].label == "red"
+
+
+def test_a_socket_that_another_server_answers_on_is_not_taken_from_it(
+    start_server: Callable[..., Any], one_model: Path, tmp_path: Path
+) -> None:
+    path = f"unix:{tmp_path}/s"
+    start_server(listen=path)
+    with pytest.raises(ListenError, match="another server answers there"):
+        serve(ServerConfig(models=one_model, listen=path, device="cpu"))
+    with Client(path) as client:
+        assert client.classify(RED)[0].label == "red"
+
+
+@pytest.mark.parametrize("listen", ["unix:", "unix:/no/such/folder/s"])
+def test_a_socket_that_cannot_be_is_refused(one_model: Path, listen: str) -> None:
+    with pytest.raises(ListenError, match="expected unix:PATH in a folder that exists"):
+        serve(ServerConfig(models=one_model, listen=listen, device="cpu"))
+
+
+def test_a_queue_that_is_shorter_than_a_request_limits_requests(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server(service=ServiceSettings(max_queue=4))
+    with Client(server.address, max_attempts=1) as client:
+        assert client.model().max_images == 4
+        assert len(client.classify([RED] * 9)) == 9  # in several requests
+    request = service_pb2.ClassifyRequest(images=[image_pb2.Image(encoded=b"x")] * 5)
+    with pytest.raises(grpc.RpcError) as caught:
+        server.stub().Classify(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected 1 to 4" in caught.value.details()
 
 
 def test_many_silent_connections_leave_others_alone(start_server: Callable[..., Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -62,7 +61,7 @@ def test_other_bytes_than_those_judged_are_not_loaded(tmp_path: Path, bundles: B
 
 def test_a_judge_that_is_stopped_leaves_what_it_reads(tmp_path: Path) -> None:
     pipe = tmp_path / "model.onnx"
-    os.mkfifo(pipe)  # whoever reads it waits for a writer that never comes
+    pipe.write_bytes(b"not looked at")
     judge = Judge()
     errors: list[Exception] = []
 
@@ -74,8 +73,10 @@ def test_a_judge_that_is_stopped_leaves_what_it_reads(tmp_path: Path) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    time.sleep(0.3)
-    judge.stop()
+    ends = time.monotonic() + 60
+    while judge._process is None and time.monotonic() < ends:
+        time.sleep(0.001)
+    judge.stop()  # before its interpreter is up
     asking.join(30)
     assert [str(error) for error in errors] == ["the server is going down"]
     with pytest.raises(UnavailableError):
@@ -88,7 +89,7 @@ def test_a_judge_that_dies_speaks_against_the_file(tmp_path: Path) -> None:
     import subprocess
 
     pipe = tmp_path / "model.onnx"
-    os.mkfifo(pipe)
+    pipe.write_bytes(b"not looked at")
     judge = Judge()
     errors: list[Exception] = []
 

@@ -22,8 +22,12 @@ def parse_address(text: str) -> Address:
         ValueError: It is no such thing.
     """
     host, _, port = text.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdecimal() or int(port) > _MAX_PORT:
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:  # of an IPv6 address without brackets nobody knows where the port begins
+        host = ""
+    is_port = port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT
+    if not host or not is_port or not set(host).isdisjoint("[]"):
         raise ValueError(f"{text!r}; expected HOST:PORT, such as 127.0.0.1:8500")
     return Address(host, int(port))
 

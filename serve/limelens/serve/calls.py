@@ -21,13 +21,19 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from limelens.serve.access.guard import Guard
-from limelens.serve.errors import ExpiredError, InvalidRequestError, MalformedMessageError
+from limelens.serve.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    MalformedMessageError,
+    UnavailableError,
+)
 from limelens.serve.observing.call import Call, current
 from limelens.serve.observing.observer import Metadata, Observer
 from limelens.serve.status import code_name, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
+_QUIET_S: Final = 0.15
 _MAX_TELLING_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
@@ -61,6 +67,8 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         self._log_ok = log_ok
         self._patience = _Patience(idle_s)
         self._framed: dict[str, Any] = {}
+        self._came = 0.0  # when the last call did
+        self._refusing = False
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -69,6 +77,21 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
     def num_open(self) -> int:
         """Calls under way."""
         return self._count
+
+    async def take_leave(self, most_s: float) -> None:
+        """Lets in what is on its way, then refuses what comes, until nothing has come for a while.
+
+        gRPC ends calls with CANCELLED that have come, but have no handler yet, when it stops.
+
+        Args:
+            most_s: How long at most, in seconds.
+        """
+        began = now = time.monotonic()
+        while now - began < most_s and now - self._came < _QUIET_S:
+            await asyncio.sleep(_QUIET_S / 10)
+            now = time.monotonic()
+            self._refusing = now - began > _QUIET_S
+        self._refusing = True
 
     async def none_left(self) -> None:
         """Waits until no call is under way."""
@@ -122,10 +145,13 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
             call = Call(service, rpc, _own_id(metadata), time.monotonic())
             request_id.set(call.request_id)
             current.set(call)
+            self._came = call.began
             self._count += 1
             self._none.clear()
             self._observer.call_began(call, metadata)
             try:
+                if self._refusing:
+                    raise UnavailableError("the server is going down")
                 reply = await handle(request, context)
                 self._ended(call, "OK", self._log_ok)
                 return reply
@@ -147,7 +173,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
 
     async def _refuse(self, context: Any, error: Exception, call: Call) -> None:
         code, message, trailing = to_abort(error, call.request_id)
-        if is_internal(error):
+        if is_internal(error) and not isinstance(error, MalformedMessageError):
             self._ended(call, code.name, logging.ERROR, error=error)
         else:
             self._ended(call, code.name, logging.INFO, reason=message)

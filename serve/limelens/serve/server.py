@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _FLUSHING_S: Final = 1.0
+_LEAVING_S: Final = 1.5
 _MAX_FILES: Final = 65536
 _MAX_PROBES: Final = 64
 _MAX_PROBE_BYTES: Final = 64 * 1024
@@ -263,6 +265,7 @@ class Server:
             if task is not None:
                 task.cancel()
         await self._health.enter_graceful_shutdown()
+        await self._calls.take_leave(min(_LEAVING_S, grace_s))
         self.service.stop_streams()
         self.inference.stop()
         stopping = asyncio.create_task(self._server.stop(grace_s))
@@ -315,7 +318,7 @@ class Server:
             repository=self._repository,
             scheduler=self.service.scheduler,
             budget=self.service.budget,
-            limits=settings.limits,
+            limits=settings.request_limits,
             counting=self.counting,
             max_streams=settings.max_streams,
             stream_idle_s=settings.stream_idle_s,
@@ -561,6 +564,8 @@ def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
         from limelens.serve.access.certificates import server_credentials  # loads cryptography
 
         credentials = server_credentials(config.tls)
+    if config.listen.startswith("unix:"):
+        _check_socket(config.listen.removeprefix("unix:"))
     port: int
     try:
         if credentials is None:
@@ -572,6 +577,24 @@ def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
     if port == 0:
         raise _cannot_listen(config.listen)
     return port
+
+
+def _check_socket(path: str) -> None:
+    """Refuses a socket that somebody answers on, which gRPC would take away from them in silence.
+
+    Raises:
+        ListenError: Somebody does, or there cannot be a socket.
+    """
+    if not path or not Path(path).parent.is_dir():
+        raise ListenError(
+            f"cannot listen on unix:{path}; expected unix:PATH in a folder that exists"
+        )
+    with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
+        asking.connect(path)
+        raise ListenError(
+            f"cannot listen on unix:{path}: another server answers there; stop it or choose "
+            "another (--listen unix:PATH)"
+        )
 
 
 def _cannot_listen(listen: str, option: str = "--listen") -> ListenError:

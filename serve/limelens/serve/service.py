@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import grpc.aio
@@ -90,6 +90,12 @@ class ServiceSettings:
     max_explanations: int = 1
     max_waiting_explanations: int = 8
 
+    @property
+    def request_limits(self) -> Limits:
+        """`limits`, with no more pictures in a request than the queue can ever take."""
+        limits = self.limits
+        return replace(limits, max_images=max(1, min(limits.max_images, self.max_queue)))
+
 
 class ClassifierService(service_grpc.ClassifierServiceServicer):
     """Answers `limelens.v1.ClassifierService`.
@@ -112,7 +118,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._observer = observer or Observer()
         self._repository = repository
         self._settings = settings
-        self._limits = settings.limits
+        self._limits = settings.request_limits
         self._budget = Budget(settings.max_waiting_bytes)
         self._schedulers: dict[str, Scheduler] = {}
         self._making = threading.Lock()  # of schedulers: explainers' threads ask for them too

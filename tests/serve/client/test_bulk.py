@@ -13,16 +13,19 @@ from PIL import Image
 
 from limelens.serve import Client
 from limelens.serve.answers import PictureFailure
+from limelens.serve.client.bulk import answering, jobs
 from limelens.serve.decision import Prediction
 from limelens.serve.errors import (
     InvalidImageError,
     InvalidRequestError,
     NotFoundError,
+    OverloadedError,
     UnavailableError,
 )
 from limelens.serve.local import local_client
 from limelens.serve.requests import Limits
 from limelens.serve.service import ServiceSettings
+from limelens.v1 import classifier_service_pb2 as service_pb2
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 PICTURES = {name: np.full((8, 8, 3), colour, np.uint8) for name, colour in COLOURS.items()}
@@ -242,3 +245,13 @@ def test_types_tell_predictions_from_failures(
         for one in client.classify_many([*files(tmp_path, 2), tmp_path / "nothing.png"]):
             labels.append(one.path if isinstance(one, PictureFailure) else one.label)
     assert labels == ["red", "green", tmp_path / "nothing.png"]
+
+
+def test_a_busy_server_is_asked_again_for_as_long_as_a_call_may_take() -> None:
+    (job,) = jobs(iter([np.zeros((8, 8, 3), np.uint8)]), 16, {}, "raise", patience_s=5.0)
+    steps = answering(job)
+    assert isinstance(next(steps), service_pb2.ClassifyRequest)
+    assert steps.throw(OverloadedError("busy", 4.0)) == 4.0
+    assert isinstance(next(steps), service_pb2.ClassifyRequest)
+    with pytest.raises(OverloadedError):  # the next pause would take it beyond
+        steps.throw(OverloadedError("busy", 6.0))

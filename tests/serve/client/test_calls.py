@@ -100,6 +100,14 @@ def test_a_deadline_ends_a_call(
             ask()
 
 
+def test_no_time_at_all_is_too_little(
+    start_server: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    client = connect(start_server().address)
+    with pytest.raises(ExpiredError):
+        client.classify(RED, timeout_s=0)
+
+
 def test_the_request_id_reaches_the_server(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:

@@ -176,25 +176,25 @@ def test_a_server_that_comes_back_goes_on_with_the_stream(
     start_server: Callable[..., Any], connect: Callable[..., Any], drop_old: bool
 ) -> None:
     server = start_server()
-    frames = Counted(300, every_s=0.002)
+    frames = Counted(900, every_s=0.002)
     answers = []
     stream = connect(server.address).stream(
         frames, drop_old=drop_old, reconnect=True, smoothing=(3, 2)
     )
     for answer in stream:
         answers.append(answer)
-        if len(answers) in (20, 50):
+        if len(answers) in (20, 600):
             server.stop()
             server = start_server(listen=server.address)
     told = Counter(one.frame_id for one in answers)
-    assert sorted(told) == list(range(300))
+    assert sorted(told) == list(range(900))
     assert set(told.values()) == {1}
     states = Counter(one.status for one in answers)
     if not drop_old:
-        assert states == {FrameStatus.CLASSIFIED: 300}
+        assert states == {FrameStatus.CLASSIFIED: 900}
     else:
         assert answers[-1].status is FrameStatus.CLASSIFIED
-        assert answers[-1].dropped_frames == 300 - states[FrameStatus.CLASSIFIED]
+        assert answers[-1].dropped_frames == 900 - states[FrameStatus.CLASSIFIED]
     # What each server said of its first frames: nothing is known yet, and that is a change.
     labels = [one.smoothed_label for one in answers if one.status is FrameStatus.CLASSIFIED]
     assert labels.count(None) == 3

@@ -5,6 +5,7 @@ It reads the graph with `onnx` and knows nothing of onnxruntime.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -46,9 +47,13 @@ def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
         BundleError: The file is missing, or is no bundle; the message says why.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise BundleError(f"{path}: {size:,} bytes; a bundle has at most {MAX_BYTES:,}")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
+            raise BundleError(f"{path}: no regular file; expected a bundle (model.onnx)")
+        if found.st_size > MAX_BYTES:
+            raise BundleError(
+                f"{path}: {found.st_size:,} bytes; a bundle has at most {MAX_BYTES:,}"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; expected a bundle (model.onnx)") from error

@@ -78,6 +78,7 @@ from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 _T = TypeVar("_T")
+_NO_TIME_S = 1e-9  # gRPC for asyncio takes 0 for no deadline
 _END: Final = object()
 _MOST_S_FOR_A_STATUS: Final = 1.0
 
@@ -159,7 +160,9 @@ class AsyncClient:
                         raise  # else they are too many for this server
             pictures = itertools.chain(first, pictures)
         async with aclosing(
-            self._parts(pictures, on_error, BATCH_SIZE, AT_ONCE, arguments)
+            self._parts(
+                pictures, on_error, BATCH_SIZE, AT_ONCE, arguments, self._timeout_s(arguments)
+            )
         ) as answered:
             parts = [part async for part in answered]
         return merged(parts) if on_error == "raise" else partial(parts)
@@ -328,7 +331,9 @@ class AsyncClient:
 
     def _timeout_s(self, arguments: CallArguments) -> float | None:
         timeout_s = arguments.get("timeout_s")
-        return self._connection.timeout_s if timeout_s is None else timeout_s
+        if timeout_s is None:
+            timeout_s = self._connection.timeout_s
+        return timeout_s if timeout_s != 0 else _NO_TIME_S
 
     async def _parts(
         self,
@@ -337,13 +342,14 @@ class AsyncClient:
         batch_size: int,
         at_once: int,
         arguments: ClassifyArguments,
+        patience_s: float | None = None,
     ) -> AsyncGenerator[Part, None]:
         """What becomes of pictures, request by request, several under way."""
         check_sizes(batch_size, at_once)
         size = min(batch_size, await self._most_images(arguments))
         waiting: deque[asyncio.Task[Part]] = deque()
         try:
-            for job in jobs(pictures, size, arguments, on_error):
+            for job in jobs(pictures, size, arguments, on_error, patience_s):
                 waiting.append(asyncio.create_task(self._part(job)))
                 if len(waiting) == at_once:
                     yield await waiting.popleft()

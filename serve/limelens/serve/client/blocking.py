@@ -176,7 +176,18 @@ class Client:
         """
         pictures = several(images)
         if on_error == "return":
-            return partial(list(self._parts(pictures, on_error, BATCH_SIZE, AT_ONCE, arguments)))
+            return partial(
+                list(
+                    self._parts(
+                        pictures,
+                        on_error,
+                        BATCH_SIZE,
+                        AT_ONCE,
+                        arguments,
+                        self._timeout_s(arguments),
+                    )
+                )
+            )
         first = list(itertools.islice(pictures, BATCH_SIZE + 1))
         if len(first) <= BATCH_SIZE:
             try:
@@ -186,7 +197,13 @@ class Client:
                 if error.field != "images" or len(first) < 2:
                     raise  # else they are too many for this server
         pictures = itertools.chain(first, pictures)
-        return merged(list(self._parts(pictures, on_error, BATCH_SIZE, AT_ONCE, arguments)))
+        return merged(
+            list(
+                self._parts(
+                    pictures, on_error, BATCH_SIZE, AT_ONCE, arguments, self._timeout_s(arguments)
+                )
+            )
+        )
 
     def classify_many(
         self,
@@ -374,6 +391,7 @@ class Client:
         batch_size: int,
         at_once: int,
         arguments: ClassifyArguments,
+        patience_s: float | None = None,
     ) -> Generator[Part, None, None]:
         """What becomes of pictures, request by request, several under way."""
         check_sizes(batch_size, at_once)
@@ -381,7 +399,7 @@ class Client:
         pool = ThreadPoolExecutor(at_once, "limelens-client")
         waiting: deque[Future[Part]] = deque()
         try:
-            for job in jobs(pictures, size, arguments, on_error):
+            for job in jobs(pictures, size, arguments, on_error, patience_s):
                 waiting.append(pool.submit(self._part, job))
                 if len(waiting) == at_once:
                     yield waiting.popleft().result()

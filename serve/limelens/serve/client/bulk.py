@@ -60,11 +60,13 @@ class Job:
         pictures: Each with its place among all.
         arguments: As of `Client.classify`.
         on_error: Whether a broken picture ends it all, or becomes a `PictureFailure`.
+        patience_s: How long a busy server is asked again since it last took pictures.
     """
 
     pictures: Sequence[tuple[int, Picture]]
     arguments: ClassifyArguments
     on_error: OnError
+    patience_s: float
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,12 @@ def jobs(
     size: int,
     arguments: ClassifyArguments,
     on_error: OnError,
+    patience_s: float | None = None,
 ) -> Iterator[Job]:
     """Pictures by `size`; no more are taken from the source than a job needs."""
     numbered = enumerate(pictures)
     while some := tuple(itertools.islice(numbered, size)):
-        yield Job(some, arguments, on_error)
+        yield Job(some, arguments, on_error, _PATIENCE_S if patience_s is None else patience_s)
 
 
 def answering(job: Job) -> Answering:
@@ -127,7 +130,7 @@ def answering(job: Job) -> Answering:
             failed(index, error)
     waiting = _groups(messages)
     answers: list[Classification] = []
-    gives_up_at = time.monotonic() + _PATIENCE_S
+    gives_up_at = time.monotonic() + job.patience_s
     while waiting:
         group = waiting.pop(0)
         request = classify_request((), **job.arguments)
@@ -136,9 +139,10 @@ def answering(job: Job) -> Answering:
             response = yield request
         except OverloadedError as error:
             # Others are served too: it will be our turn.
-            if time.monotonic() > gives_up_at:
+            pause_s = min(error.retry_after_s, _LONGEST_PAUSE_S)
+            if time.monotonic() + pause_s > gives_up_at:
                 raise
-            yield min(error.retry_after_s, _LONGEST_PAUSE_S)
+            yield pause_s
             waiting.insert(0, group)
         except InvalidRequestError as error:
             at = _AT.match(error.field)
@@ -159,7 +163,7 @@ def answering(job: Job) -> Answering:
             assert response is not None  # only a pause is answered by nothing
             answers.append(classification(response))
             results.update(zip(group, answers[-1].predictions, strict=True))
-            gives_up_at = time.monotonic() + _PATIENCE_S
+            gives_up_at = time.monotonic() + job.patience_s
     return Part(
         tuple(results[index] for index, _ in job.pictures),
         answers[-1].model if answers else None,

@@ -282,7 +282,8 @@ def _client_checks(tls: Tls, own: Shown | None, seen: _Handshake) -> Iterator[Ch
         if tls.certificate is None:
             yield wrong(
                 _CLIENT,
-                f"none was shown, and the server refuses the connection ({seen.refusal})",
+                "no client certificate was shown, and the server refuses the connection "
+                f"({seen.refusal})",
                 _CLIENT_ADVICE,
             )
         else:

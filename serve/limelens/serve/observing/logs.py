@@ -40,6 +40,7 @@ def set_up_logs(level: int, log_format: LogFormat = "text") -> None:
     handler.addFilter(_is_ours_or_loud)
     handler.addFilter(_of_call)
     logging.basicConfig(level=level, handlers=[handler])
+    logging.captureWarnings(True)  # libraries print theirs past every format
 
 
 def _is_ours_or_loud(record: logging.LogRecord) -> bool:
