@@ -34,6 +34,7 @@ from limelens.serve.status import code_name, is_internal, left_code, to_abort
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
 _QUIET_S: Final = 0.15
+_ON_ITS_WAY_S: Final = 0.3
 _MAX_TELLING_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         while now - began < most_s and now - self._came < _QUIET_S:
             await asyncio.sleep(_QUIET_S / 10)
             now = time.monotonic()
-            self._refusing = now - began > _QUIET_S
+            self._refusing = now - began > _ON_ITS_WAY_S
         self._refusing = True
 
     async def none_left(self) -> None:

@@ -265,9 +265,9 @@ class Server:
             if task is not None:
                 task.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._calls.take_leave(min(_LEAVING_S, grace_s))
         self.service.stop_streams()
         self.inference.stop()
+        await self._calls.take_leave(min(_LEAVING_S, grace_s))
         stopping = asyncio.create_task(self._server.stop(grace_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
