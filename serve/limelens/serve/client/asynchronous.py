@@ -67,6 +67,7 @@ from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
 from limelens.serve.decision import Prediction
 from limelens.serve.errors import (
+    ExpiredError,
     InvalidRequestError,
     LimelensError,
     PermissionDeniedError,
@@ -78,7 +79,6 @@ from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 _T = TypeVar("_T")
-_NO_TIME_S = 1e-9  # gRPC for asyncio takes 0 for no deadline
 _END: Final = object()
 _MOST_S_FOR_A_STATUS: Final = 1.0
 
@@ -333,7 +333,9 @@ class AsyncClient:
         timeout_s = arguments.get("timeout_s")
         if timeout_s is None:
             timeout_s = self._connection.timeout_s
-        return timeout_s if timeout_s != 0 else _NO_TIME_S
+        if timeout_s is not None and timeout_s <= 0:  # gRPC for asyncio takes 0 for none at all
+            raise ExpiredError("the deadline passed before the call began")
+        return timeout_s
 
     async def _parts(
         self,
