@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,10 @@ from limelens.serve.image import ResizeMode, ResizeRule
 # Threads that wait for each other cost tiny networks ten times their time on a busy machine; set
 # before torch is imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background jobs ignore Ctrl-C, and so would what the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LABELS = ("red", "green", "blue")
 SIZE = 32

@@ -105,6 +105,18 @@ def test_one_line_says_what_is_served(start_process: Callable[..., Process]) -> 
     assert process.end() == (0, "")
 
 
+def test_a_server_that_could_not_start_leaves_ctrl_c_as_it_was(
+    one_model: Path, tmp_path: Path
+) -> None:
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in handled]
+    tls = Tls(tmp_path / "no.pem", tmp_path / "no.key")
+    config = ServerConfig(models=one_model, listen="127.0.0.1:0", device="cpu", tls=tls)
+    with pytest.raises(ListenError):
+        serve(config)
+    assert [signal.getsignal(number) for number in handled] == before
+
+
 def test_calls_under_way_are_answered_after_sigterm(start_process: Callable[..., Process]) -> None:
     process = start_process(slow_s=1.0)
     states: list[Any] = []

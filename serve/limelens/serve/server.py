@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -404,28 +404,42 @@ async def _run(
 ) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
     server = Server(config, repository)
+    answers = {signal.SIGTERM: told.set, signal.SIGINT: told.set}
     if hasattr(signal, "SIGHUP"):
-        loop.add_signal_handler(signal.SIGHUP, server.reload)
-    await server.start()
-    for one in repository.served:
-        if one.bundle.provider_reason and config.device != "cpu":
-            _log.warning("%s runs on the CPU: %s", one.name, one.bundle.provider_reason)
-    if server.sends_tokens_in_plaintext:
-        _log.warning("tokens travel in plaintext, where anybody in between can read them")
-    line = ready_line(server.address, repository)
-    _log.info("%s", line)
-    if server.http is not None:
-        _log.info("metrics and probes on http://%s", server.http.address)
-    announce(line)
-    await told.wait()
-    _log.info("told to stop; calls under way have %g seconds", config.grace_s)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)  # a second signal ends the process at once
-    await server.stop()
-    _log.info("stopped")
+        answers[signal.SIGHUP] = server.reload
+    with _answering(answers):
+        await server.start()
+        for one in repository.served:
+            if one.bundle.provider_reason and config.device != "cpu":
+                _log.warning("%s runs on the CPU: %s", one.name, one.bundle.provider_reason)
+        if server.sends_tokens_in_plaintext:
+            _log.warning("tokens travel in plaintext, where anybody in between can read them")
+        line = ready_line(server.address, repository)
+        _log.info("%s", line)
+        if server.http is not None:
+            _log.info("metrics and probes on http://%s", server.http.address)
+        announce(line)
+        await told.wait()
+        _log.info("told to stop; calls under way have %g seconds", config.grace_s)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # a second signal ends the process at once
+        await server.stop()
+        _log.info("stopped")
+
+
+@contextlib.contextmanager
+def _answering(answers: Mapping[signal.Signals, Callable[[], Any]]) -> Iterator[None]:
+    """Answers signals inside the block, and leaves none that is answered by a closed loop."""
+    loop = asyncio.get_running_loop()
+    for number, answer in answers.items():
+        loop.add_signal_handler(number, answer)
+    try:
+        yield
+    finally:
+        # uvloop, unlike asyncio's own loop, keeps them when it is closed.
+        for number in answers:
+            loop.remove_signal_handler(number)
 
 
 def _telling(listeners: Sequence[Callable[[Ended], None]]) -> Callable[[Ended], None]:
