@@ -67,7 +67,6 @@ from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
 from limelens.serve.decision import Prediction
 from limelens.serve.errors import (
-    ExpiredError,
     InvalidRequestError,
     LimelensError,
     PermissionDeniedError,
@@ -161,7 +160,12 @@ class AsyncClient:
             pictures = itertools.chain(first, pictures)
         async with aclosing(
             self._parts(
-                pictures, on_error, BATCH_SIZE, AT_ONCE, arguments, self._timeout_s(arguments)
+                pictures,
+                on_error,
+                BATCH_SIZE,
+                AT_ONCE,
+                arguments,
+                self._connection.timeout_of(arguments),
             )
         ) as answered:
             parts = [part async for part in answered]
@@ -209,7 +213,7 @@ class AsyncClient:
         request = await asyncio.to_thread(explain_request, image, **arguments)
         metadata = await self._metadata(arguments)
         call = self._stub.ExplainStream(
-            request, timeout=self._timeout_s(arguments), metadata=metadata
+            request, timeout=self._connection.timeout_of(arguments), metadata=metadata
         )
         try:
             with _our_errors():
@@ -319,7 +323,9 @@ class AsyncClient:
         metadata = await self._metadata(arguments)
         method = getattr(self._stub, name)
         with _our_errors():
-            return await method(request, timeout=self._timeout_s(arguments), metadata=metadata)
+            return await method(
+                request, timeout=self._connection.timeout_of(arguments), metadata=metadata
+            )
 
     async def _metadata(self, arguments: CallArguments) -> Any:
         token: Any = self._connection.token
@@ -328,14 +334,6 @@ class AsyncClient:
             if token is not None and not isinstance(token, str):
                 token = await token
         return self._connection.metadata(token, arguments.get("request_id"))
-
-    def _timeout_s(self, arguments: CallArguments) -> float | None:
-        timeout_s = arguments.get("timeout_s")
-        if timeout_s is None:
-            timeout_s = self._connection.timeout_s
-        if timeout_s is not None and timeout_s <= 0:  # gRPC for asyncio takes 0 for none at all
-            raise ExpiredError("the deadline passed before the call began")
-        return timeout_s
 
     async def _parts(
         self,

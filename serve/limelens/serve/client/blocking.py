@@ -184,7 +184,7 @@ class Client:
                         BATCH_SIZE,
                         AT_ONCE,
                         arguments,
-                        self._timeout_s(arguments),
+                        self._connection.timeout_of(arguments),
                     )
                 )
             )
@@ -200,7 +200,12 @@ class Client:
         return merged(
             list(
                 self._parts(
-                    pictures, on_error, BATCH_SIZE, AT_ONCE, arguments, self._timeout_s(arguments)
+                    pictures,
+                    on_error,
+                    BATCH_SIZE,
+                    AT_ONCE,
+                    arguments,
+                    self._connection.timeout_of(arguments),
                 )
             )
         )
@@ -372,17 +377,15 @@ class Client:
     def _call(self, method: Any, request: Any, arguments: CallArguments) -> Any:
         metadata = self._metadata(arguments)
         try:
-            return method(request, timeout=self._timeout_s(arguments), metadata=metadata)
+            return method(
+                request, timeout=self._connection.timeout_of(arguments), metadata=metadata
+            )
         except grpc.RpcError as error:
             raise from_call(error) from None
 
     def _metadata(self, arguments: CallArguments) -> Any:
         token = self._connection.ask_token_now()
         return self._connection.metadata(token, arguments.get("request_id"))
-
-    def _timeout_s(self, arguments: CallArguments) -> float | None:
-        timeout_s = arguments.get("timeout_s")
-        return self._connection.timeout_s if timeout_s is None else timeout_s
 
     def _parts(
         self,
@@ -441,7 +444,9 @@ class Client:
         self, request: service_pb2.ExplainRequest, arguments: CallArguments
     ) -> Generator[ExplanationUpdate, None, None]:
         call = self._stub.ExplainStream(
-            request, timeout=self._timeout_s(arguments), metadata=self._metadata(arguments)
+            request,
+            timeout=self._connection.timeout_of(arguments),
+            metadata=self._metadata(arguments),
         )
         try:
             for response in call:

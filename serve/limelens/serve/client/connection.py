@@ -17,7 +17,8 @@ from typing import Any, Final, Literal, TypedDict
 import grpc
 
 from limelens.serve.addresses import is_loopback
-from limelens.serve.errors import InvalidRequestError
+from limelens.serve.client.asking import CallArguments
+from limelens.serve.errors import ExpiredError, InvalidRequestError
 
 Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """What the server knows the caller by, or what gives a fresh one for each call. An awaitable is
@@ -148,6 +149,20 @@ class Connection:
             ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
         ]
         return [*options, *way_options(self.address, self.tls)]
+
+    def timeout_of(self, arguments: CallArguments) -> float | None:
+        """The deadline of one call, in seconds from now; None is no deadline.
+
+        Raises:
+            ExpiredError: It has passed: gRPC for asyncio takes 0 for no deadline at all, and the
+                blocking one may have an answer before it looks.
+        """
+        timeout_s = arguments.get("timeout_s")
+        if timeout_s is None:
+            timeout_s = self.timeout_s
+        if timeout_s is not None and timeout_s <= 0:
+            raise ExpiredError("the deadline passed before the call began")
+        return timeout_s
 
     def metadata(self, token: str | None, request_id: str | None) -> Metadata | None:
         """What goes with a call beside its message; None where that is nothing.
