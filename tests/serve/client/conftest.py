@@ -125,7 +125,7 @@ class Witness(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has n
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, str], float]] = []
-        self.refusals: list[LimelensError] = []
+        self.refusals: list[LimelensError | grpc.StatusCode] = []
 
     def names(self) -> list[str]:
         return [name for name, _, _ in self.calls]
@@ -139,7 +139,10 @@ class Witness(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has n
         error = self.refusals.pop(0)
 
         async def refuse(_request: Any, context: Any) -> None:
-            await context.abort(*to_abort(error, "id"))
+            if isinstance(error, grpc.StatusCode):
+                await context.abort(error, "as gRPC itself refuses")
+            else:
+                await context.abort(*to_abort(error, "id"))
 
         return grpc.unary_unary_rpc_method_handler(refuse, None, None)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -280,6 +281,17 @@ def test_a_busy_server_is_asked_again_when_it_says(
     with pytest.raises(OverloadedError, match="full") as caught:
         client.classify(RED)
     assert caught.value.retry_after_s == 0.01
+
+
+def test_a_call_that_a_stopping_server_never_began_is_asked_again(
+    start_witnessed: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    server = start_witnessed()
+    client = connect(server.address)
+    for status in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE):
+        server.witness.refusals[:] = [status]
+        assert client.classify(RED)[0].label == "red"
+        assert server.witness.refusals == []
 
 
 def test_what_is_wrong_with_the_request_is_not_asked_again(

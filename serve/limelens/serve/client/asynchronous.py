@@ -158,15 +158,9 @@ class AsyncClient:
                     if error.field != "images" or len(first) < 2:
                         raise  # else they are too many for this server
             pictures = itertools.chain(first, pictures)
+        patience_s = self._connection.timeout_of(arguments)
         async with aclosing(
-            self._parts(
-                pictures,
-                on_error,
-                BATCH_SIZE,
-                AT_ONCE,
-                arguments,
-                self._connection.timeout_of(arguments),
-            )
+            self._parts(pictures, on_error, arguments, patience_s=patience_s)
         ) as answered:
             parts = [part async for part in answered]
         return merged(parts) if on_error == "raise" else partial(parts)
@@ -186,7 +180,7 @@ class AsyncClient:
         """
         pictures = several(images)
         async with aclosing(
-            self._parts(pictures, on_error, batch_size, at_once, arguments)
+            self._parts(pictures, on_error, arguments, batch_size=batch_size, at_once=at_once)
         ) as answered:
             async for part in answered:
                 for result in part.results:
@@ -339,9 +333,10 @@ class AsyncClient:
         self,
         pictures: Iterator[Picture],
         on_error: OnError,
-        batch_size: int,
-        at_once: int,
         arguments: ClassifyArguments,
+        *,
+        batch_size: int = BATCH_SIZE,
+        at_once: int = AT_ONCE,
         patience_s: float | None = None,
     ) -> AsyncGenerator[Part, None]:
         """What becomes of pictures, request by request, several under way."""

@@ -175,40 +175,19 @@ class Client:
             OSError: A file cannot be read.
         """
         pictures = several(images)
-        if on_error == "return":
-            return partial(
-                list(
-                    self._parts(
-                        pictures,
-                        on_error,
-                        BATCH_SIZE,
-                        AT_ONCE,
-                        arguments,
-                        self._connection.timeout_of(arguments),
-                    )
-                )
-            )
-        first = list(itertools.islice(pictures, BATCH_SIZE + 1))
-        if len(first) <= BATCH_SIZE:
-            try:
-                request = classify_request(first, **arguments)
-                return classification(self._call(self._stub.Classify, request, arguments))
-            except InvalidRequestError as error:
-                if error.field != "images" or len(first) < 2:
-                    raise  # else they are too many for this server
-        pictures = itertools.chain(first, pictures)
-        return merged(
-            list(
-                self._parts(
-                    pictures,
-                    on_error,
-                    BATCH_SIZE,
-                    AT_ONCE,
-                    arguments,
-                    self._connection.timeout_of(arguments),
-                )
-            )
-        )
+        if on_error == "raise":
+            first = list(itertools.islice(pictures, BATCH_SIZE + 1))
+            if len(first) <= BATCH_SIZE:
+                try:
+                    request = classify_request(first, **arguments)
+                    return classification(self._call(self._stub.Classify, request, arguments))
+                except InvalidRequestError as error:
+                    if error.field != "images" or len(first) < 2:
+                        raise  # else they are too many for this server
+            pictures = itertools.chain(first, pictures)
+        patience_s = self._connection.timeout_of(arguments)
+        parts = list(self._parts(pictures, on_error, arguments, patience_s=patience_s))
+        return merged(parts) if on_error == "raise" else partial(parts)
 
     def classify_many(
         self,
@@ -238,7 +217,9 @@ class Client:
             LimelensError: As `classify`, where no picture is to blame or failures are raised.
             OSError: Likewise.
         """
-        for part in self._parts(several(images), on_error, batch_size, at_once, arguments):
+        for part in self._parts(
+            several(images), on_error, arguments, batch_size=batch_size, at_once=at_once
+        ):
             yield from part.results
 
     def embed(
@@ -391,9 +372,10 @@ class Client:
         self,
         pictures: Iterator[Picture],
         on_error: OnError,
-        batch_size: int,
-        at_once: int,
         arguments: ClassifyArguments,
+        *,
+        batch_size: int = BATCH_SIZE,
+        at_once: int = AT_ONCE,
         patience_s: float | None = None,
     ) -> Generator[Part, None, None]:
         """What becomes of pictures, request by request, several under way."""

@@ -219,6 +219,7 @@ class Connection:
                         "initialBackoff": "0.1s",
                         "maxBackoff": "2s",
                         "backoffMultiplier": 2,
+                        # gRPC's own server cancels calls that came as it stops.
                         "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
                     },
                 }
