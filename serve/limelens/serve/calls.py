@@ -33,8 +33,10 @@ from limelens.serve.status import code_name, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
-_QUIET_S: Final = 0.15
+# A server going down still answers, for so long, who has not heard that it does; then it refuses,
+# until nothing has come for so long.
 _ON_ITS_WAY_S: Final = 0.3
+_QUIET_S: Final = 0.15
 _MAX_TELLING_S: Final = 2.0
 _log = logging.getLogger(__name__)
 

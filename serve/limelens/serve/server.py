@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from limelens.serve.observing.metrics import Metrics
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
-_FLUSHING_S: Final = 1.0
 _LEAVING_S: Final = 1.5
+"""How long at most a server going down waits until no more calls come."""
+_FLUSHING_S: Final = 1.0
+"""How long at most the last answers, or watchers of the health, are waited for."""
 _MAX_FILES: Final = 65536
 _MAX_PROBES: Final = 64
 _MAX_PROBE_BYTES: Final = 64 * 1024

@@ -74,16 +74,7 @@ def tracing_to(target: str) -> Tracing:
     elif target == "otlp":
         exporter = OTLPSpanExporter()
     else:
-        scheme, _, rest = target.rpartition("://")
-        try:
-            parse_address(rest)
-        except ValueError:
-            scheme = "none"
-        if scheme not in ("", "http", "https"):
-            raise LimelensError(
-                f"trace to {target!r}; expected HOST:PORT, https://HOST:PORT, otlp or console"
-            )
-        exporter = OTLPSpanExporter(endpoint=f"{scheme or 'http'}://{rest}")
+        exporter = OTLPSpanExporter(endpoint=_collector(target))
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, _UNKNOWN)).startswith(_UNKNOWN):
         resource = resource.merge(Resource({SERVICE_NAME: "limelens"}))
@@ -211,6 +202,21 @@ class Tracing(Observer):
                 name, context=within, start_time=_ns(began, offset), attributes=attributes
             )
             span.end(_ns(ended, offset))
+
+
+def _collector(target: str) -> str:
+    """The URL of an OTLP receiver, of the address by which it was named."""
+    scheme, _, address = target.rpartition("://")
+    wrong = LimelensError(
+        f"trace to {target!r}; expected HOST:PORT, https://HOST:PORT, otlp or console"
+    )
+    if scheme not in ("", "http", "https"):
+        raise wrong
+    try:
+        parse_address(address)
+    except ValueError:
+        raise wrong from None
+    return f"{scheme or 'http'}://{address}"
 
 
 def _stages(outcome: Outcome, arrived_at: float) -> list[tuple[str, float, float]]:
