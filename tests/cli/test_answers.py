@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,42 @@ def test_a_broken_picture_does_not_stop_the_others(
     assert "HTML" in first["error"]
     assert second["label"] == "red"
     assert third["error"] == "No such file or directory"
+
+
+def test_a_folder_stands_for_its_pictures(
+    limelens: Run, asked: tuple[str, str], red: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    for name in ("b.png", "doors/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(red.read_bytes())
+    (folder / "doors" / "notes.txt").write_text("no picture")
+    (folder / "page.jpg").write_text("<!doctype html><html></html>")
+    result = limelens("classify", red, folder, *asked, "--json")
+    assert result.exit_code == 1
+    paths = [answer["path"] for answer in result.json]
+    assert paths == [
+        str(path) for path in (red, folder / "b.png", folder / "doors/a.png", folder / "page.jpg")
+    ]
+    assert [answer.get("label") for answer in result.json] == ["red", "red", "red", None]
+    assert "1 files are no pictures, such as doors/notes.txt" in result.stderr
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = limelens("classify", empty, *asked)
+    assert result.exit_code == 1
+    assert "empty holds no pictures" in result.stderr
+
+
+def test_of_odd_pictures_nothing_but_answers_is_printed(one_model: Path, data_folder: Path) -> None:
+    folder = data_folder / "badimages"
+    model = one_model / "colours" / "1" / "model.onnx"
+    command = [sys.executable, "-m", "limelens.cli", "classify", str(folder)]
+    result = subprocess.run(
+        [*command, "--model", str(model)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 1
+    for line in (*result.stdout.splitlines(), *result.stderr.splitlines()):
+        assert line.startswith(str(folder))
 
 
 def test_a_picture_over_the_servers_limit_does_not_stop_the_others(

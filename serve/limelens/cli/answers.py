@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -16,7 +17,8 @@ from limelens.serve.image import Region
 
 if TYPE_CHECKING:
     from limelens.serve.answers import Classification
-    from limelens.serve.client import Client
+    from limelens.serve.client import ClassifyArguments, Client
+    from limelens.serve.similar import Pictured
 
 DEFAULT_SERVER: Final = "127.0.0.1:8500"
 _MOST: Final = 2**31 - 1
@@ -52,7 +54,9 @@ def classify(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...", help="JPEG, PNG, WebP, BMP or GIF files.", show_default=False
+            metavar="IMAGE...",
+            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them.",
+            show_default=False,
         ),
     ],
     server: Server = None,
@@ -73,33 +77,25 @@ def classify(
     A picture that cannot be read is reported, the others are answered, and the exit code is 1.
 
     Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
+
+    Example: limelens classify photos
     """
-    looked_at = parse_region(region)
+    arguments: ClassifyArguments = {
+        "model": served_name(server, model),
+        "version": version,
+        "region": parse_region(region),
+        "top_k": top_k,
+        "threshold": threshold,
+    }
     answers: list[dict[str, Any]] = []
     with open_client(server, model, device, credentials) as client:
-        for image in images:
-            try:
-                found = client.classify(
-                    image,
-                    model=served_name(server, model),
-                    version=version,
-                    region=looked_at,
-                    top_k=top_k,
-                    threshold=threshold,
-                )
-            except OF_THE_SERVER:  # it answers none of the other pictures either
-                raise
-            except LimelensError as error:
-                answers.append({"path": str(image), "error": of_picture(error)})
-            except OSError as error:
-                answers.append({"path": str(image), "error": str(error.strerror or error)})
-            else:
-                answers.append(_answer(image, found))
+        for image in _files(images):
+            answer = _classified(client, image, arguments)
+            answers.append(answer)
+            if not as_json:
+                _print_answer(answer)
     if as_json:
         print_json(answers)
-    else:
-        for answer in answers:
-            _print_answer(answer)
     if any("error" in answer for answer in answers):
         raise typer.Exit(1)
 
@@ -149,6 +145,41 @@ def of_picture(error: LimelensError) -> str:
     if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
         return error.description
     return str(error)
+
+
+def _files(images: Iterable[Path]) -> Iterator[Path]:
+    """The pictures, in place of each folder those in it."""
+    for image in images:
+        if image.is_dir():
+            yield from (image / picture.path for picture in pictures_in(image))
+        else:
+            yield image
+
+
+def pictures_in(folder: Path) -> Sequence[Pictured]:
+    """The pictures below a folder; says so where other files lie among them.
+
+    Raises:
+        IndexRefusedError: There are none.
+    """
+    from limelens.serve.similar import find_pictures
+
+    pictures, others = find_pictures(folder)
+    for other in others[:1]:
+        err.print(f"{len(others)} files are no pictures, such as {escape(other.path)}")
+    return pictures
+
+
+def _classified(client: Client, image: Path, arguments: ClassifyArguments) -> dict[str, Any]:
+    """What became of one picture, as JSON."""
+    try:
+        return _answer(image, client.classify(image, **arguments))
+    except OF_THE_SERVER:  # it answers none of the other pictures either
+        raise
+    except LimelensError as error:
+        return {"path": str(image), "error": of_picture(error)}
+    except OSError as error:
+        return {"path": str(image), "error": str(error.strerror or error)}
 
 
 def _answer(image: Path, found: Classification) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from importlib.metadata import version as package_version
 from typing import Annotated
 
@@ -92,6 +93,8 @@ def main() -> None:
     """Runs the command line; the console script `limelens`."""
     # What gRPC's core would print of a taken port or a lost connection, the errors below say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # What Pillow finds odd in a picture, and reads nevertheless, nobody here can mend.
+    warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character must not cost the answer.
         if isinstance(stream, io.TextIOWrapper):

@@ -21,6 +21,7 @@ from limelens.cli.answers import (
     Version,
     open_client,
     parse_region,
+    pictures_in,
     served_name,
 )
 from limelens.cli.connection import NOTHING, Credentials, securely
@@ -398,7 +399,6 @@ def _explain_several(
 def _places(images: Sequence[Path], labels: frozenset[str]) -> list[Place]:
     """The pictures, with their true label where a folder is named like one of the model's."""
     from limelens.serve.many import Place
-    from limelens.serve.similar import find_pictures
 
     found: list[Place] = []
     for image in images:
@@ -406,10 +406,7 @@ def _places(images: Sequence[Path], labels: frozenset[str]) -> list[Place]:
             names = [image.absolute().parent.name]
             found.append(Place(image, next((name for name in names if name in labels), None)))
             continue
-        pictures, others = find_pictures(image)
-        for other in others[:1]:
-            err.print(f"{len(others)} files are no pictures, such as {escape(other.path)}")
-        for picture in pictures:
+        for picture in pictures_in(image):
             path = image / picture.path
             names = [picture.label, path.absolute().parent.name]
             found.append(Place(path, next((name for name in names if name in labels), None)))

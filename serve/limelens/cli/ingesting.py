@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,9 +77,7 @@ def ingest(
         seed=seed,
     )
     try:
-        with _Bar() as bar, warnings.catch_warnings():
-            # What Pillow finds odd in a picture of the web is nothing that its reader can mend.
-            warnings.filterwarnings("ignore", module="PIL")
+        with _Bar() as bar:
             report = run_ingestion(table, data, config, bar)
     except KeyboardInterrupt:
         err.print("Stopped; the same command goes on where it was.")
