@@ -15,9 +15,11 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from limelens.serve import load_bundle
-from limelens.serve.bundle import Golden, Metadata, Task, check_model
+from limelens.serve.bundle import Golden, Metadata, Task, check_model, seal
 from limelens.serve.bundle.checks import MAX_BYTES
 from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError, ProviderError
+
+SHIPPED = Path(__file__).parents[2] / "models" / "facemask" / "1" / "model.onnx"
 
 
 def refused(tmp_path: Path, model: onnx.ModelProto | bytes, words: str) -> None:
@@ -47,6 +49,39 @@ def test_metadata_survives_the_file(bundles: Any) -> None:
     for field in ("name", "task", "labels", "resize", "label_thresholds", "alert_labels", "card"):
         assert getattr(again, field) == getattr(metadata, field)
     assert np.array_equal(again.golden.image, metadata.golden.image)
+
+
+def test_a_weight_damaged_within_the_golden_vectors_tolerance_is_found(
+    tmp_path: Path, bundles: Any
+) -> None:
+    metadata = bundles.metadata()
+    model = bundles.model(metadata)
+    (gain,) = (one for one in model.graph.initializer if one.name == "gain")
+    seal(model, metadata)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert load_bundle(path, "cpu").labels == metadata.labels
+    (whole,) = numpy_helper.to_array(gain).reshape(1)
+    gain.CopyFrom(
+        helper.make_tensor("gain", TensorProto.FLOAT, [], [np.nextafter(whole, whole + 1)])
+    )
+    refused(tmp_path, model, "damaged or changed after its export")
+    unsealed = [one for one in model.metadata_props if one.key != "limelens.graph_digest"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(unsealed)
+    path.write_bytes(model.SerializeToString())
+    load_bundle(path, "cpu")  # as those that were made before there were digests
+
+
+def test_a_flipped_bit_in_the_graph_of_the_shipped_model_is_found(tmp_path: Path) -> None:
+    whole = SHIPPED.read_bytes()
+    graph = onnx.load_model_from_string(whole).graph.SerializeToString(deterministic=True)
+    begin = whole.index(graph)
+    draw = np.random.default_rng(5)
+    for at in begin + draw.integers(0, len(graph), 30):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << draw.integers(0, 8)
+        refused(tmp_path, bytes(damaged), r"model\.onnx: ")
 
 
 def test_pictures_of_another_size_are_refused(one_model: Path) -> None:

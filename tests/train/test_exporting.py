@@ -54,6 +54,15 @@ def test_the_file_is_the_only_one_that_is_needed(models: Path, tmp_path: Path) -
     assert load_bundle(moved, "cpu").version == 0
 
 
+def test_the_least_change_of_a_weight_is_found(models: Path, tmp_path: Path) -> None:
+    model = onnx.load(models / "colours" / "1" / "model.onnx")
+    weights = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    weights.raw_data = bytes([weights.raw_data[0] ^ 1]) + weights.raw_data[1:]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(BundleError, match="damaged or changed after its export"):
+        load_bundle(tmp_path / "model.onnx", "cpu")
+
+
 def test_checkpoint_and_bundle_say_the_same(models: Path, trained_run: Path, divided: Path) -> None:
     bundle = load_bundle(models / "colours" / "1", "cpu")
     loaded = checkpoint.load(trained_run)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle
+from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import ResizeRule
 from limelens.train import checkpoint
@@ -131,7 +131,7 @@ def export(
     served = _Served(loaded.model, loaded.temperature, loaded.task).eval()
     model = _to_onnx(served, loaded.resize)
     metadata = _metadata(name, loaded, served, note)
-    check_model(_with_metadata(model, metadata))
+    check_model(_sealed(model, metadata))
     expected = predict(loaded.model, examples, loaded.resize, loaded.temperature, loaded.task)
     folder = models / name
     made = [path for path in (folder, models) if not path.exists()]
@@ -380,15 +380,15 @@ def _metrics(
     )
 
 
-def _with_metadata(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
+def _sealed(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    onnx.helper.set_model_props(own, metadata.to_props())
+    seal(own, metadata)
     return own
 
 
 def _write_bundle(path: Path, model: onnx.ModelProto, metadata: Metadata) -> Bundle:
-    _write_synced(path, _with_metadata(model, metadata).SerializeToString())
+    _write_synced(path, _sealed(model, metadata).SerializeToString())
     return load_bundle(path, "cpu")
 
 

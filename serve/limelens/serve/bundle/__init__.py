@@ -4,7 +4,7 @@ The graph takes `images: uint8 (N, H, W, 3)` RGB and returns `probabilities: flo
 `embedding: float32 (N, D)`. What else there is to know lies in the file's metadata.
 """
 
-from limelens.serve.bundle.checks import check_model, read_metadata
+from limelens.serve.bundle.checks import check_model, read_metadata, seal
 from limelens.serve.bundle.metadata import Golden, Metadata, Task
 from limelens.serve.bundle.session import Bundle, load_bundle
 
@@ -16,4 +16,5 @@ __all__ = [
     "check_model",
     "load_bundle",
     "read_metadata",
+    "seal",
 ]

@@ -5,6 +5,8 @@ It reads the graph with `onnx` and knows nothing of onnxruntime.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import stat
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,7 @@ from limelens.serve.bundle.metadata import Metadata
 from limelens.serve.errors import BundleError
 
 MAX_BYTES: Final = 2_000_000_000
+_DIGEST: Final = "limelens.graph_digest"
 _FLOATS: Final = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.DOUBLE,
@@ -84,7 +87,8 @@ def check_model(model: onnx.ModelProto) -> Metadata:
 
     Raises:
         BundleError: External data, sparse tensors, functions, numbers that are not finite, inputs
-            or outputs other than a bundle's, or metadata that does not fit them.
+            or outputs other than a bundle's, metadata that does not fit them, or a graph other
+            than the one that was sealed.
     """
     if model.functions:
         names = sorted(function.name for function in model.functions)
@@ -94,9 +98,39 @@ def check_model(model: onnx.ModelProto) -> Metadata:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise BundleError(f"not a valid ONNX graph: {error}") from error
-    metadata = Metadata.from_props({p.key: p.value for p in model.metadata_props})
+    props = {p.key: p.value for p in model.metadata_props}
+    metadata = Metadata.from_props(props)
     _check_signature(model.graph, metadata)
+    if _DIGEST in props:  # older bundles have none
+        _check_digest(model.graph, json.loads(props[_DIGEST]))
     return metadata
+
+
+def seal(model: onnx.ModelProto, metadata: Metadata) -> None:
+    """Makes a model a bundle: writes what it says of itself, and its graph's digest, into it.
+
+    A golden vector shows a graph that is broken, but not that a few of its weights were damaged.
+
+    Args:
+        model: Its graph is ready; all other metadata are taken away.
+        metadata: What it says of itself.
+    """
+    digest = json.dumps(_graph_digest(model.graph))
+    onnx.helper.set_model_props(model, {**metadata.to_props(), _DIGEST: digest})
+
+
+def _graph_digest(graph: onnx.GraphProto) -> str:
+    """SHA-256, hexadecimal."""
+    return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _check_digest(graph: onnx.GraphProto, expected: str) -> None:
+    found = _graph_digest(graph)
+    if found != expected:
+        raise BundleError(
+            "the graph is not the one that the golden vector was made with: its digest is "
+            f"{found}, not {expected}; the file was damaged or changed after its export"
+        )
 
 
 def _check_signature(graph: onnx.GraphProto, metadata: Metadata) -> None:
