@@ -16,8 +16,8 @@ from fuzz.effort import examples
 from limelens.serve.bundle import Task
 from limelens.serve.decision import Decision, decide
 from limelens.serve.errors import InvalidRequestError
+from limelens.serve.explain_requests import MAX_SEGMENTS, read_segments
 from limelens.serve.image import UNSEEN, Region, ResizeMode, ResizeRule, fit
-from limelens.serve.requests import MAX_SEGMENTS, read_segments
 
 SIDES = st.integers(1, 200)
 MODES = st.sampled_from(list(ResizeMode))

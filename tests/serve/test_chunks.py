@@ -17,8 +17,9 @@ from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.binding import MOST, BoundRuns
 from limelens.serve.chunks import CHUNK_S, TimedChunks
+from limelens.serve.explain_requests import read_explain
 from limelens.serve.explanation import explain_picture
-from limelens.serve.requests import Limits, read_explain
+from limelens.serve.requests import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 

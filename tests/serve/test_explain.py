@@ -24,9 +24,10 @@ from limelens.serve.errors import (
     InvalidRequestError,
     OverloadedError,
 )
+from limelens.serve.explain_requests import read_explain
 from limelens.serve.explanation import explain_picture
 from limelens.serve.image import UNSEEN, Region
-from limelens.serve.requests import Limits, read_explain
+from limelens.serve.requests import Limits
 from limelens.serve.service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, image_pb2

@@ -256,12 +256,12 @@ def test_a_change_that_cannot_be_explained_says_why(client: Client) -> None:
 def test_what_fails_without_a_name_is_not_told_but_logged(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from limelens.serve import explanation
+    from limelens.serve import explainer
 
     def broken(*_arguments: Any, **_options: Any) -> Any:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(explanation, "explain_picture", broken)
+    monkeypatch.setattr(explainer, "explain_picture", broken)
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
     change = camera.hear().explanation

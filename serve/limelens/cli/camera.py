@@ -22,7 +22,8 @@ from rich.markup import escape
 
 from limelens.cli.answers import DEFAULT_SERVER, RegionOption, Version, parse_region
 from limelens.cli.connection import NOTHING, Credentials, connect, securely
-from limelens.cli.explaining import explanation_document, parse_hide
+from limelens.cli.explaining import parse_hide
+from limelens.cli.explanations import explanation_document
 from limelens.cli.printing import AsJson, err, out, print_json
 from limelens.serve.errors import PermissionDeniedError
 

@@ -11,7 +11,6 @@ import numpy as np
 import typer
 from PIL import Image
 from rich.markup import escape
-from rich.progress import TextColumn
 
 from limelens.cli.answers import (
     Device,
@@ -25,19 +24,26 @@ from limelens.cli.answers import (
     served_name,
 )
 from limelens.cli.connection import NOTHING, Credentials, securely
-from limelens.cli.printing import AsJson, PictureBar, err, out, print_json, progress_bar
+from limelens.cli.explanations import (
+    SampleBar,
+    explanation_document,
+    picture_document,
+    print_check,
+    print_explanation,
+    print_line,
+)
+from limelens.cli.printing import AsJson, PictureBar, err, out, print_json
 from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
-    from limelens.serve.answers import ExplanationUpdate, LabelExplanation, ServedExplanation
+    from limelens.serve.answers import ServedExplanation
     from limelens.serve.client import Client, ExplainArguments
     from limelens.serve.explanation import Explained
     from limelens.serve.local import LocalClient
-    from limelens.serve.many import ExplainedPicture, Place
+    from limelens.serve.many import Place
 
 _MOST: Final = 2**31 - 1
-_SHOWN_WEIGHTS: Final = 5
 _TIMEOUT_S: Final = 600.0
 AT_ONCE_HERE: Final = 2
 """Pictures at a time in this process: one is read and cut while another has the cores."""
@@ -267,7 +273,7 @@ def explain(
         print_json(answers[0] if is_one else answers)
     else:
         for answer in answers:
-            _print_line(answer)
+            print_line(answer)
         if report is not None:
             out.print(f"Wrote {escape(str(report))}")
     if any("error" in answer for answer in answers):
@@ -295,7 +301,7 @@ def _explain_one(
     checked: tuple[Faithfulness, ...] = ()
     if steps is not None or check:
         here = _here(client, "--check" if check else "--steps")
-        with _SampleBar() as bar:
+        with SampleBar() as bar:
             found, fully = here.explain_fully(image, bar.told, **arguments)
         if steps is not None:
             _draw_steps(here, fully, arguments, steps)
@@ -319,9 +325,9 @@ def _explain_one(
             ]
         print_json(document)
         return
-    _print_explanation(image, found)
+    print_explanation(image, found)
     for one in checked:
-        _print_check(one)
+        print_check(one)
     for path in written.values():
         if path is not None:
             out.print(f"Wrote {escape(str(path))}")
@@ -330,7 +336,7 @@ def _explain_one(
 def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExplanation:
     if not err.is_terminal:
         return client.explain(image, **arguments)
-    with _SampleBar() as bar:
+    with SampleBar() as bar:
         for update in client.explain_stream(image, **arguments):
             bar.told(update)
     return update.explanation
@@ -389,7 +395,7 @@ def _explain_several(
         for one in explain_many(client, places, at_once=at_once, **arguments):
             if gallery is not None:
                 gallery.add(one)
-            answers.append(_answer(one))
+            answers.append(picture_document(one))
             bar.done(len(answers), len(places))
     if gallery is not None and report is not None:
         gallery.write(report)
@@ -439,90 +445,6 @@ def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int
     return red, green, blue
 
 
-def _answer(one: ExplainedPicture) -> dict[str, Any]:
-    """What became of one picture of several, as JSON."""
-    if one.explanation is None or one.prediction is None:
-        return {"path": str(one.place.path), "error": one.error}
-    return {
-        **explanation_document(one.place.path, one.explanation),
-        "decision": one.prediction.decision.value,
-        "label": one.prediction.label,
-        "labels": list(one.prediction.labels),
-        "true_label": one.place.true_label,
-        "mistake": one.is_mistake,
-    }
-
-
-def explanation_document(image: Path, found: ServedExplanation) -> dict[str, Any]:
-    """An explanation as `--json` prints it."""
-    return {
-        "path": str(image),
-        "model": found.model.name,
-        "version": found.model.version,
-        "provider": found.model.provider,
-        "method": found.method,
-        "num_segments": found.num_segments,
-        "num_samples": found.num_samples,
-        "seed": found.seed,
-        "warnings": list(found.warnings),
-        "explanations": [
-            {
-                "label": one.label,
-                "against": one.against,
-                "probability": one.probability,
-                "intercept": one.intercept,
-                "local_prediction": one.local_prediction,
-                "score": one.score,
-                "stability": one.stability,
-                "weights": [
-                    {
-                        "segment": weight.segment,
-                        "weight": weight.weight,
-                        "std_error": weight.std_error,
-                    }
-                    for weight in one.weights
-                ],
-            }
-            for one in found.explanations
-        ],
-        "timings_ms": {
-            "segment": found.timings_ms.segment,
-            "predict": found.timings_ms.predict,
-            "fit": found.timings_ms.fit,
-            "total": found.timings_ms.total,
-        },
-    }
-
-
-def _print_explanation(image: Path, found: ServedExplanation) -> None:
-    model = f"{escape(found.model.name)} version {found.model.version}"
-    out.print(f"{escape(str(image))}, explained on {model} ({found.model.provider})")
-    for one in found.explanations:
-        _print_label(one)
-    timings = found.timings_ms
-    out.print(
-        f"{found.num_segments} segments, {found.num_samples} samples, seed {found.seed}; "
-        f"{timings.total:.0f} ms (segments {timings.segment:.0f}, model {timings.predict:.0f}, "
-        f"fit {timings.fit:.0f})"
-    )
-    for warning in found.warnings:
-        err.print(f"[yellow]{escape(warning)}[/]")
-
-
-def _print_label(one: LabelExplanation) -> None:
-    sign = "" if one.against is None else "+"
-    out.print(
-        f"[bold]{escape(_named(one.label, one.against))}[/] {one.probability:{sign}.3f}   "
-        f"fit (R2) {one.score:.2f}, stability {one.stability:.2f}"
-    )
-    for weight in one.weights[:_SHOWN_WEIGHTS]:
-        style, word = ("green", "for") if weight.weight > 0 else ("red", "against")
-        out.print(
-            f"  segment {weight.segment:3d}  [{style}]{weight.weight:+.3f} {word}[/] "
-            f"± {weight.std_error:.3f}"
-        )
-
-
 def _one_picture(found: ServedExplanation, kind: str) -> bytes:
     """The picture of the explained label; of several labels, one above the other."""
     files = [getattr(one, kind) for one in found.explanations]
@@ -535,63 +457,3 @@ def _one_picture(found: ServedExplanation, kind: str) -> bytes:
     written = io.BytesIO()
     Image.fromarray(np.concatenate(pictures)).save(written, "PNG")
     return written.getvalue()
-
-
-def _print_check(one: Faithfulness) -> None:
-    verdict = (
-        "the model follows it better than a random order"
-        if one.better_than_random
-        else "[yellow]no better than a random order[/]"
-    )
-    out.print(
-        f"check: deletion {one.deletion_area:.3f} (random order {one.random_deletion_area:.3f} "
-        f"± {one.random_deletion_spread:.3f}, less is better), insertion "
-        f"{one.insertion_area:.3f} (random order {one.random_insertion_area:.3f} "
-        f"± {one.random_insertion_spread:.3f}, more is better): {verdict}"
-    )
-
-
-def _print_line(answer: dict[str, Any]) -> None:
-    """One picture of several."""
-    path = escape(answer["path"])
-    if "error" in answer:
-        err.print(f"{path}: [red]{escape(answer['error'])}[/]")
-        return
-    decided = answer["label"] or ", ".join(answer["labels"]) or "abstained"
-    style = "bold red" if answer["mistake"] else "bold"
-    truth = f" [red](true: {escape(answer['true_label'])})[/]" if answer["mistake"] else ""
-    reasons = "; ".join(
-        f"{escape(_named(one['label'], one['against']))} {one['probability']:.3f}, "
-        f"R2 {one['score']:.2f}, stability {one['stability']:.2f}"
-        for one in answer["explanations"]
-    )
-    count = len(answer["warnings"])
-    warned = f"  [yellow]{count} warning{'s' if count > 1 else ''}[/]" if count else ""
-    out.print(f"{path}: [{style}]{escape(decided)}[/]{truth}   {reasons}{warned}")
-
-
-def _named(label: str, against: str | None) -> str:
-    return label if against is None else f"{label} rather than {against}"
-
-
-class _SampleBar:
-    """Shows how far one explanation is, and how stable, on a terminal."""
-
-    def __init__(self) -> None:
-        self._bar = progress_bar("samples", TextColumn("stability {task.fields[stability]}"))
-        self._task = self._bar.add_task("", total=None, stability="-")
-
-    def __enter__(self) -> _SampleBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def told(self, update: ExplanationUpdate) -> None:
-        self._bar.update(
-            self._task,
-            completed=update.num_samples,
-            total=update.max_samples,
-            stability=f"{update.stability:.2f}",
-        )

@@ -19,10 +19,11 @@ from typing import Final
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError
-from limelens.serve.explanation import Explained, Explainer
+from limelens.serve.explain_requests import Question
+from limelens.serve.explainer import Explainer
+from limelens.serve.explanation import Explained
 from limelens.serve.replies import explain_response
 from limelens.serve.repository import Served
-from limelens.serve.requests import Question
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 _SUPERSEDED: Final = service_pb2.CHANGE_EXPLANATION_STATUS_SUPERSEDED

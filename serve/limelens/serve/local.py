@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.answers import ExplanationUpdate, ServedExplanation, explanation_update
+from limelens.serve.answers import ExplanationUpdate, ServedExplanation
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.client import Client, ExplainArguments, Picture, explain_request
+from limelens.serve.client.reading import explanation_update
 from limelens.serve.decision import decide
+from limelens.serve.explain_requests import read_explain
 from limelens.serve.explanation import (
     Explained,
     check_explained,
@@ -35,12 +37,7 @@ from limelens.serve.replies import (
     prediction_message,
 )
 from limelens.serve.repository import Served
-from limelens.serve.requests import (
-    Limits,
-    read_classify,
-    read_embed,
-    read_explain,
-)
+from limelens.serve.requests import Limits, read_classify, read_embed
 from limelens.serve.requests import Picture as SentPicture
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import prediction_pb2

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +25,12 @@ from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.config import Tls as Tls
 from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
 from limelens.serve.access.policy import Access, check_production
-from limelens.serve.addresses import is_loopback, is_loopback_host, is_unix, parse_address
+from limelens.serve.addresses import is_loopback, is_unix
 from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
-from limelens.serve.errors import ListenError
 from limelens.serve.inference.service import SERVICE_NAME as INFERENCE_NAME
 from limelens.serve.inference.service import Backing, InferenceService
+from limelens.serve.listening import bind, check_health_listen, check_listen
 from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.repository import Repository
 from limelens.serve.scheduler import Ended
@@ -132,8 +131,7 @@ class Server:
         *,
         observers: Iterable[Observer] = (),
     ) -> None:
-        _check_listen(config)
-        _check_health_listen(config)
+        _check_config(config)
         self._config = config
         self._repository = repository
         self._unready = "starting"
@@ -186,7 +184,7 @@ class Server:
             options=_options(config.max_message_bytes),
             maximum_concurrent_rpcs=config.max_calls,
         )
-        port = _bind(self._server, config)
+        port = bind(self._server, config.listen, config.tls)
         undoing.callback(_give_back, self._server)
         is_socket = is_unix(config.listen)
         self.address = config.listen if is_socket else f"{config.listen.rpartition(':')[0]}:{port}"
@@ -345,9 +343,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
-    # Refused before the models are loaded.
-    _check_listen(config)
-    _check_health_listen(config)
+    _check_config(config)
     _allow_many_connections()
     if config.http is not None:
         from limelens.serve.observing.http import check_address
@@ -357,6 +353,19 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(config, repository, announce))
     return 0
+
+
+def _check_config(config: ServerConfig) -> None:
+    """Refuses, before models are loaded, to listen where nobody should.
+
+    Raises:
+        ListenError: An address is none, or may not be listened on.
+        AccessPolicyError: It is not as safe as `--production` demands.
+    """
+    access, tls = config.access, config.tls
+    check_production(access, has_client_ca=tls is not None and tls.client_ca is not None)
+    check_listen(config.listen, tls, production=access.production, insecure=config.insecure)
+    check_health_listen(config.health_listen)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -492,26 +501,8 @@ def _telling_health(servicer: Any, listen: str) -> tuple[grpc.aio.Server, str]:
         maximum_concurrent_rpcs=_MAX_PROBES,
     )
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    try:
-        taken = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise _cannot_listen(listen, "--health-listen") from error
+    taken = bind(server, listen, option="--health-listen")
     return server, f"{listen.rpartition(':')[0]}:{taken}"
-
-
-def _check_health_listen(config: ServerConfig) -> None:
-    """Refuses what is no address to tell the health on.
-
-    Raises:
-        ListenError: It is none.
-    """
-    listen = config.health_listen
-    if listen is None:
-        return
-    try:
-        parse_address(listen)
-    except ValueError as error:
-        raise ListenError(f"for the health, {error}") from error
 
 
 _giving_back: Final[set[asyncio.Task[None]]] = set()
@@ -543,78 +534,3 @@ def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
-
-
-def _check_listen(config: ServerConfig) -> None:
-    """Refuses what is no address, or may not be listened on.
-
-    Raises:
-        ListenError: It is so.
-    """
-    check_production(
-        config.access, has_client_ca=config.tls is not None and config.tls.client_ca is not None
-    )
-    if is_unix(config.listen):
-        return
-    try:
-        host, _ = parse_address(config.listen)
-    except ValueError as error:
-        raise ListenError(f"listen on {error}") from error
-    if config.tls is None and config.access.production and not is_loopback_host(host):
-        raise ListenError(
-            f"--production, and {config.listen} can be reached from other machines without TLS, "
-            "which --insecure does not change; give a certificate and a key (--tls-cert, "
-            "--tls-key) or listen on 127.0.0.1"
-        )
-    if config.tls is None and not config.insecure and not is_loopback_host(host):
-        raise ListenError(
-            f"{config.listen} can be reached from other machines, and without TLS anybody in "
-            "between can read and change what is said; give a certificate and a key "
-            "(--tls-cert, --tls-key), listen on 127.0.0.1, or say --insecure"
-        )
-
-
-def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
-    credentials = None
-    if config.tls is not None:
-        from limelens.serve.access.certificates import server_credentials  # loads cryptography
-
-        credentials = server_credentials(config.tls)
-    if config.listen.startswith("unix:"):
-        _check_socket(config.listen.removeprefix("unix:"))
-    port: int
-    try:
-        if credentials is None:
-            port = server.add_insecure_port(config.listen)
-        else:
-            port = server.add_secure_port(config.listen, credentials)
-    except RuntimeError as error:
-        raise _cannot_listen(config.listen) from error
-    if port == 0:
-        raise _cannot_listen(config.listen)
-    return port
-
-
-def _check_socket(path: str) -> None:
-    """Refuses a socket that somebody answers on, which gRPC would take away from them in silence.
-
-    Raises:
-        ListenError: Somebody does, or there cannot be a socket.
-    """
-    if not path or not Path(path).parent.is_dir():
-        raise ListenError(
-            f"cannot listen on unix:{path}; expected unix:PATH in a folder that exists"
-        )
-    with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
-        asking.connect(path)
-        raise ListenError(
-            f"cannot listen on unix:{path}: another server answers there; stop it or choose "
-            "another (--listen unix:PATH)"
-        )
-
-
-def _cannot_listen(listen: str, option: str = "--listen") -> ListenError:
-    return ListenError(
-        f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
-        f"stop what listens there or choose another ({option} HOST:PORT)"
-    )

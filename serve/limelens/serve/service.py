@@ -35,7 +35,8 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.explanation import Explainer
+from limelens.serve.explain_requests import read_explain
+from limelens.serve.explainer import Explainer
 from limelens.serve.image import ResizeRule
 from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer, explaining
@@ -50,16 +51,10 @@ from limelens.serve.replies import (
     timings_message,
 )
 from limelens.serve.repository import Repository, Served
-from limelens.serve.requests import (
-    Limits,
-    Picture,
-    read_classify,
-    read_embed,
-    read_explain,
-    read_stream_config,
-)
+from limelens.serve.requests import Limits, Picture, read_classify, read_embed
 from limelens.serve.scheduler import Ended, Fate, Scheduler
 from limelens.serve.stream import END, Camera
+from limelens.serve.stream_requests import read_stream_config
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 

@@ -36,15 +36,10 @@ from limelens.serve.newest import Newest
 from limelens.serve.observing.observer import FrameClassified, Observer
 from limelens.serve.replies import model_ref, prediction_message, timings_message
 from limelens.serve.repository import Served
-from limelens.serve.requests import (
-    Limits,
-    Picture,
-    StreamSettings,
-    read_change,
-    read_picture,
-)
+from limelens.serve.requests import Limits, Picture, read_picture
 from limelens.serve.scheduler import Outcome, Priority, Scheduler
 from limelens.serve.smoothing import Smoothing
+from limelens.serve.stream_requests import StreamSettings, read_change
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 END: Final = grpc.aio.EOF

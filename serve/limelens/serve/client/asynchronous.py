@@ -28,12 +28,6 @@ from limelens.serve.answers import (
     PartialClassification,
     PictureFailure,
     ServedExplanation,
-    classification,
-    embeddings,
-    explanation_update,
-    frame_answer,
-    model_info,
-    served_explanation,
 )
 from limelens.serve.client.asking import (
     CallArguments,
@@ -65,6 +59,14 @@ from limelens.serve.client.bulk import (
 )
 from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
+from limelens.serve.client.reading import (
+    classification,
+    embeddings,
+    explanation_update,
+    frame_answer,
+    model_info,
+    served_explanation,
+)
 from limelens.serve.decision import Prediction
 from limelens.serve.errors import (
     InvalidRequestError,

@@ -21,7 +21,6 @@ from limelens.serve.answers import (
     PartialClassification,
     PictureFailure,
     Timings,
-    classification,
 )
 from limelens.serve.client.asking import (
     ClassifyArguments,
@@ -30,6 +29,7 @@ from limelens.serve.client.asking import (
     picture_message,
 )
 from limelens.serve.client.connection import MAX_REQUEST_BYTES
+from limelens.serve.client.reading import classification
 from limelens.serve.decision import Prediction
 from limelens.serve.errors import (
     InvalidImageError,
