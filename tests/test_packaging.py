@@ -26,7 +26,7 @@ def test_the_client_needs_nothing_heavy() -> None:
     code = (
         "import sys; from limelens.serve import Client; import limelens.cli; "
         "heavy = {'onnxruntime', 'onnx', 'skimage', 'scipy', 'sklearn', 'torch', 'matplotlib', "
-        "'cryptography', 'jwt', 'limits', 'av'}; "
+        "'cryptography', 'jwt', 'limits', 'av', 'simplejpeg'}; "
         "found = heavy & set(sys.modules); assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -429,6 +429,31 @@ def test_a_damaged_jpeg_of_the_networks_size_is_judged_as_by_the_long_way() -> N
     assert num_refused > 50
 
 
+def test_an_orientation_behind_a_repeated_marker_byte_is_not_missed() -> None:
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3
+    whole = _saved(upright, exif=turned)
+    at = whole.index(b"\xff\xe1")
+    end = at + 2 + int.from_bytes(whole[at + 2 : at + 4])
+    # With 0xFF taken for the marker, its length leads into a comment, to what looks like pixels.
+    led = at + 2 + int.from_bytes(b"\xe1" + whole[at + 2 : at + 3])
+    comment = bytearray(65_533)
+    comment[led - end - 5 : led - end - 3] = b"\xff\xda"
+    data = whole[:at] + b"\xff" + whole[at:end] + b"\xff\xfe\xff\xff" + comment + whole[end:]
+    assert data[led : led + 2] == b"\xff\xda"
+    rule = ResizeRule(48, 64)
+    assert read_fitted(data, rule).tobytes() == fit(read_image(data), rule).pixels.tobytes()
+
+
+def test_without_simplejpeg_pillow_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _saved(Image.new("RGB", (64, 48), "red"))
+    rule = ResizeRule(48, 64)
+    before = read_fitted(data, rule).tobytes()
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    assert read_fitted(data, rule).tobytes() == before
+
+
 def test_a_jpeg_of_the_networks_size_may_have_too_many_pixels() -> None:
     data = _saved(Image.new("RGB", (64, 48)))
     with pytest.raises(ImageTooLargeError):

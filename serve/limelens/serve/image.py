@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import Final
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -258,9 +257,13 @@ def _jpeg_that_fits(data: bytes, rule: ResizeRule, max_pixels: int) -> NDArray[n
 
     Returns:
         `(H, W, 3)` uint8; None for Pillow to judge: another size or format, colours other than
-        YCbCr and grey, perhaps not upright, or damaged.
+        YCbCr and grey, perhaps not upright, or damaged. Without simplejpeg, always.
     """
     if not _is_plain_jpeg(data):
+        return None
+    try:
+        import simplejpeg  # what serves has it, what only asks needs it not
+    except ImportError:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -281,9 +284,12 @@ def _is_plain_jpeg(data: bytes) -> bool:
     if data[:2] != b"\xff\xd8":
         return False
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _APP1:
-        if data[at + 1] == _START_OF_SCAN:
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == _START_OF_SCAN:
             return True
+        if marker in (_APP1, 0xFF):  # 0xFF may be repeated before a marker
+            return False
         at += 2 + (data[at + 2] << 8) + data[at + 3]
     return False
 
