@@ -82,6 +82,16 @@ def test_who_may_only_classify_may_classify_many(
     assert said(client.classify_many([PICTURES["blue"]] * 20)) == ["blue"] * 20
 
 
+def test_who_may_not_see_the_servers_limit_finds_it(
+    start_server: Callable[..., Any], connect: Callable[..., Any], tokens: Any
+) -> None:
+    token = tokens.set("door", ["classify"])
+    few = ServiceSettings(limits=Limits(max_images=5))
+    client = connect(start_server(access=tokens.access(), service=few).address, token=token)
+    assert said(client.classify([PICTURES["red"]] * 20)) == ["red"] * 20
+    assert said(client.classify_many([PICTURES["blue"]] * 20)) == ["blue"] * 20
+
+
 def test_a_broken_picture_does_not_fail_the_others(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -152,9 +152,9 @@ def answering(job: Job) -> Answering:
                 group.remove(index)
                 if group:
                     waiting.insert(0, group)
-            elif error.field:  # what is asked of all pictures alike
+            elif error.field not in ("", "images"):  # what is asked of all pictures alike
                 raise
-            elif len(group) > 1:  # too many bytes for this server
+            elif len(group) > 1:  # too many for this server, or too many bytes
                 half = len(group) // 2
                 waiting[:0] = [group[:half], group[half:]]
             else:
