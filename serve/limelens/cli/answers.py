@@ -87,9 +87,10 @@ def classify(
         "top_k": top_k,
         "threshold": threshold,
     }
+    files = list(_files(images))
     answers: list[dict[str, Any]] = []
     with open_client(server, model, device, credentials) as client:
-        for image in _files(images):
+        for image in files:
             answer = _classified(client, image, arguments)
             answers.append(answer)
             if not as_json:
