@@ -435,10 +435,69 @@ def test_a_socket_that_another_server_answers_on_is_not_taken_from_it(
         assert client.classify(RED)[0].label == "red"
 
 
+def test_a_socket_whose_owner_is_too_busy_to_answer_is_not_taken(
+    one_model: Path, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waits:
+        busy.bind(path)
+        busy.listen(0)
+        waits.connect(path)
+        with pytest.raises(ListenError, match="another server answers there"):
+            serve(ServerConfig(models=one_model, listen=f"unix:{path}", device="cpu"))
+
+
+def test_a_socket_with_too_long_a_path_is_refused(one_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / ("s" * 150)
+    with pytest.raises(ListenError, match="path too long"):
+        serve(ServerConfig(models=one_model, listen=f"unix:{path}", device="cpu"))
+
+
+def test_taking_leave_is_part_of_the_grace(
+    one_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    async def start_and_stop() -> None:
+        config = ServerConfig(models=one_model, listen="127.0.0.1:0", device="cpu")
+        server = Server(config, open_repository(config))
+        await server.start()
+        ending = server._server.stop
+
+        async def stop(grace_s: float) -> None:
+            given.append(grace_s)
+            await ending(grace_s)
+
+        async def take_leave(most_s: float) -> None:
+            await asyncio.sleep(most_s)
+
+        monkeypatch.setattr(server._server, "stop", stop)
+        monkeypatch.setattr(server._calls, "take_leave", take_leave)
+        await server.stop(0.5)
+        await server.stop(0.0)
+
+    asyncio.run(start_and_stop())
+    assert given[0] <= 0.01
+
+
 @pytest.mark.parametrize("listen", ["unix:", "unix:/no/such/folder/s"])
 def test_a_socket_that_cannot_be_is_refused(one_model: Path, listen: str) -> None:
     with pytest.raises(ListenError, match="expected unix:PATH in a folder that exists"):
         serve(ServerConfig(models=one_model, listen=listen, device="cpu"))
+
+
+def test_a_call_on_its_way_is_let_in_though_nothing_came_for_a_while(
+    start_process: Callable[..., Process],
+) -> None:
+    process = start_process(slow_s=1.0)
+    with Client(process.address, max_attempts=1) as client, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.classify, GREEN)
+        time.sleep(0.4)
+        process.tell()
+        time.sleep(0.05)
+        assert client.classify(RED)[0].label == "red"
+        assert slow.result()[0].label == "green"
+    assert process.end() == (0, "")
 
 
 def test_a_queue_that_is_shorter_than_a_request_limits_requests(

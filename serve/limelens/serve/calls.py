@@ -33,10 +33,11 @@ from limelens.serve.status import code_name, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
-# A server going down still answers, for so long, who has not heard that it does; then it refuses,
-# until nothing has come for so long.
+# A server going down still answers, for so long, who has not heard that it does; then it refuses.
 _ON_ITS_WAY_S: Final = 0.3
-_QUIET_S: Final = 0.15
+# It is over when nothing came in so many looks; on a busy machine they take longer, as calls do.
+_QUIET_LOOKS: Final = 10
+_LOOK_S: Final = 0.015
 _MAX_TELLING_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
@@ -90,8 +91,11 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
             most_s: How long at most, in seconds.
         """
         began = now = time.monotonic()
-        while now - began < most_s and now - self._came < _QUIET_S:
-            await asyncio.sleep(_QUIET_S / 10)
+        quiet = 0
+        while now - began < most_s and quiet < _QUIET_LOOKS:
+            last = self._came
+            await asyncio.sleep(_LOOK_S)
+            quiet = quiet + 1 if self._came == last else 0
             now = time.monotonic()
             self._refusing = now - began > _ON_ITS_WAY_S
         self._refusing = True

@@ -5,15 +5,17 @@ It knows nothing of models and calls.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from pathlib import Path
+from typing import Final
 
 import grpc.aio
 
 from limelens.serve.access.config import Tls
 from limelens.serve.addresses import is_loopback_host, is_unix, parse_address
 from limelens.serve.errors import ListenError
+
+_ASKING_S: Final = 1.0
 
 
 def check_listen(listen: str, tls: Tls | None, *, production: bool, insecure: bool) -> None:
@@ -114,9 +116,17 @@ def _check_socket(path: str) -> None:
         raise ListenError(
             f"cannot listen on unix:{path}; expected unix:PATH in a folder that exists"
         )
-    with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
-        asking.connect(path)
-        raise ListenError(
-            f"cannot listen on unix:{path}: another server answers there; stop it or choose "
-            "another (--listen unix:PATH)"
-        )
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(_ASKING_S)
+        try:
+            asking.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):  # nobody, or a server that is gone
+            return
+        except (TimeoutError, BlockingIOError):  # somebody who is too busy to answer
+            pass
+        except OSError as error:
+            raise ListenError(f"cannot listen on unix:{path}: {error}") from error
+    raise ListenError(
+        f"cannot listen on unix:{path}: another server answers there; stop it or choose "
+        "another (--listen unix:PATH)"
+    )

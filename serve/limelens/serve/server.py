@@ -1,7 +1,7 @@
 """The server process: listens, reports its health, and goes down without losing calls.
 
-It knows ports, certificates, signals and the order of starting and stopping. What the calls do
-is `limelens.serve.service`'s business.
+It knows signals and the order of starting and stopping. Where it listens is
+`limelens.serve.listening`'s business, what the calls do `limelens.serve.service`'s.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,9 +256,10 @@ class Server:
         """Reports NOT_SERVING and takes no more calls; those under way go on for a while.
 
         Args:
-            grace_s: How long at most; None is what the configuration says.
+            grace_s: How long at most, from now; None is what the configuration says.
         """
         grace_s = self._config.grace_s if grace_s is None else grace_s
+        ends_at = time.monotonic() + grace_s
         self._unready = "going down"
         if self._unsubscribe is not None:
             self._unsubscribe()
@@ -268,9 +270,10 @@ class Server:
         self.service.stop_streams()
         self.inference.stop()
         await self._calls.take_leave(min(_LEAVING_S, grace_s))
-        stopping = asyncio.create_task(self._server.stop(grace_s))
+        left_s = max(0.0, ends_at - time.monotonic())
+        stopping = asyncio.create_task(self._server.stop(left_s))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout(left_s):
                 while not stopping.done():
                     await self._calls.none_left()
                     # What was answered last must still reach its caller, and what came last must
