@@ -65,6 +65,12 @@ current: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller"
 """Of the call that is being answered; None outside of calls and where nobody was let in."""
 
 
+relied_on: contextvars.ContextVar[set[Right] | None] = contextvars.ContextVar(
+    "relied_on", default=None
+)
+"""Gathers what a call that may go on for long was allowed beyond its method's own right."""
+
+
 def require(right: Right) -> None:
     """Passes where the caller has a right beyond the method's own, or where nobody calls.
 
@@ -74,9 +80,19 @@ def require(right: Right) -> None:
     found = current.get()
     if found is not None:
         found.require(right)
+        _rely_on(right)
 
 
 def may(right: Right) -> bool:
     """Whether the caller has a right beyond the method's own; true where nobody calls."""
     found = current.get()
-    return found is None or right in found.rights
+    allowed = found is None or right in found.rights
+    if allowed:
+        _rely_on(right)
+    return allowed
+
+
+def _rely_on(right: Right) -> None:
+    rights = relied_on.get()
+    if rights is not None:
+        rights.add(right)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from limelens.serve.access.caller import Caller, current
+from limelens.serve.access.caller import Caller, current, relied_on
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
@@ -82,6 +82,7 @@ class Guard:
                 yield
                 return
             refused: list[LimelensError] = []
+            relied_on.set(set())
             try:
                 async with asyncio.timeout(None) as stay:
                     looking = asyncio.create_task(
@@ -122,8 +123,8 @@ class Guard:
                 if self._access.generation != generation:
                     generation = self._access.generation
                     before, caller = caller, self._admit(method, context)
-                    # What the stream does beyond its method's own right was asked when it began.
-                    lost = sorted(before.rights - caller.rights)
+                    # What it does beyond its method's own right was asked when it began.
+                    lost = sorted((relied_on.get() or set()) & (before.rights - caller.rights))
                     if lost:
                         raise PermissionDeniedError(
                             f"{caller.name} no longer has the right to {', '.join(lost)}; expected "
