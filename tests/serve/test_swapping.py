@@ -23,7 +23,7 @@ from benchmarks.drains import drain_under_load
 from benchmarks.swaps import publish, swap_under_load
 from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import BundleMaker
 
 from limelens.serve import Client
@@ -76,6 +76,23 @@ def graph_that_fails_for_red(bundles: BundleMaker) -> onnx.GraphProto:
             helper.make_node("Mul", ["fine", "ones"], ["probabilities"]),
         ]
     )
+    return graph
+
+
+def graph_that_takes_long_to_judge(bundles: BundleMaker) -> onnx.GraphProto:
+    """Products of constants, which a session works out when it is built: tens of seconds."""
+    graph = bundles.graph(Task.MULTICLASS)
+    whole = numpy_helper.from_array(np.eye(1500, dtype=np.float32), "power0")
+    both = helper.make_tensor("both", TensorProto.INT64, [2], [0, 1])
+    graph.initializer.extend([whole, both])
+    num_products = 300
+    for i in range(num_products):
+        graph.node.append(helper.make_node("MatMul", [f"power{i}", "power0"], [f"power{i + 1}"]))
+    graph.node.append(
+        helper.make_node("ReduceMean", [f"power{num_products}", "both"], ["mean"], keepdims=0)
+    )
+    graph.node.append(helper.make_node("Min", ["fine", "mean"], ["probabilities"]))
+    next(node for node in graph.node if node.output[0] == "probabilities").output[0] = "fine"
     return graph
 
 
@@ -568,13 +585,11 @@ def test_a_server_stops_though_a_file_is_being_judged(
 ) -> None:
     put(tmp_path, bundles, 1)
     server = start_server(tmp_path, reload_s=0.05)
-    pipe = tmp_path / "colours" / "2" / "model.onnx"
-    pipe.parent.mkdir()
-    os.mkfifo(pipe)  # whoever reads it waits for a writer that never comes
+    slow = put(tmp_path, bundles, 2, graph=graph_that_takes_long_to_judge(bundles))
 
     def judges() -> str:
         return subprocess.run(
-            ["pgrep", "-f", f"limelens.serve.judging {pipe}"],
+            ["pgrep", "-f", f"limelens.serve.judging {slow}"],
             capture_output=True,
             text=True,
             check=False,
