@@ -16,7 +16,8 @@ from fuzz.effort import examples
 from limelens.serve.bundle import Task
 from limelens.serve.decision import Decision, decide
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.explain_requests import MAX_SEGMENTS, read_segments
+from limelens.serve.explain_requests import MAX_SEGMENTS
+from limelens.serve.explanation import read_segments
 from limelens.serve.image import UNSEEN, Region, ResizeMode, ResizeRule, fit
 
 SIDES = st.integers(1, 200)

@@ -21,7 +21,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError
 from limelens.serve.explain_requests import Question
 from limelens.serve.explainer import Explainer
-from limelens.serve.explanation import Explained
+from limelens.serve.observing.observer import Told
 from limelens.serve.replies import explain_response
 from limelens.serve.repository import Served
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -52,8 +52,6 @@ class Change:
 
 Tell = Callable[[Change, service_pb2.ChangeExplanation], None]
 """Is told of every change once; called on the event loop."""
-Told = Callable[[Explained], Explained]
-"""Is handed an explanation that was made, and gives it back."""
 Accounting = Callable[[Served, float], AbstractContextManager[Told]]
 """Is entered for every explanation that began, or was refused, with the model and the time at
 which it was asked for; what ends the explanation is raised within."""

@@ -5,23 +5,14 @@ It knows what unset means and the words of `limelens.explain`. It runs nothing.
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
-
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.image import (
-    UNSEEN,
-)
 from limelens.serve.requests import Limits, Picture, read_picture
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2
@@ -173,51 +164,6 @@ def read_question(
     )
 
 
-def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.uint16]:
-    """The caller's own segments.
-
-    Args:
-        data: A greyscale PNG of 8 or 16 bits.
-        size: Height and width of the upright picture.
-        max_pixels: Limit on height times width.
-
-    Returns:
-        `size` ids.
-
-    Raises:
-        InvalidRequestError: Not such a picture, one of another size, or of too many segments.
-    """
-    name = "segmentation.segments_png"
-    height, width = size
-    try:
-        with PillowImage.open(io.BytesIO(data), formats=["PNG"]) as image:
-            found = image.height, image.width
-            if found != size:
-                raise InvalidRequestError(
-                    name, f"{found[0]}x{found[1]}; the upright picture is {height}x{width}"
-                )
-            if height * width > max_pixels or image.mode not in ("I;16", "L"):
-                raise InvalidRequestError(
-                    name, f"mode {image.mode}; expected a 16-bit greyscale PNG"
-                )
-            ids = np.asarray(image).astype(np.uint16)
-            count = np.count_nonzero(np.bincount(ids.ravel(), minlength=UNSEEN)[:UNSEEN])
-            if count > MAX_SEGMENTS:
-                raise InvalidRequestError(
-                    name, f"{count} different ids; expected at most {MAX_SEGMENTS}"
-                )
-            return ids
-    except InvalidRequestError:
-        raise
-    except UnidentifiedImageError as error:
-        raise InvalidRequestError(name, "no PNG; expected a 16-bit greyscale PNG") from error
-    # A decoder may raise almost anything on broken bytes.
-    except Exception as error:
-        raise InvalidRequestError(
-            name, f"no PNG that can be read: {error}; expected a 16-bit greyscale PNG"
-        ) from error
-
-
 def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
     """How many samples at most."""
     name, given = "num_samples", request.num_samples
@@ -309,6 +255,8 @@ def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int]:
     return "mean" if fill in (None, "segment_mean") else fill
 
 
+# Which options a method takes: (name in scikit-image, least, most); over the least where it
+# says so. The upper bounds keep one request from holding a thread for minutes.
 _OPTIONS: Final[Mapping[str, Mapping[str, tuple[str, float, float]]]] = {
     "slic": {"compactness": ("compactness", 1e-6, 1e6), "sigma": ("sigma", 0, 100)},
     "quickshift": {

@@ -14,14 +14,11 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from limelens.serve.bundle import Bundle
 from limelens.serve.chunks import Turn
-from limelens.serve.errors import (
-    ExpiredError,
-    OverloadedError,
-)
+from limelens.serve.errors import ExpiredError, OverloadedError
 from limelens.serve.explain_requests import Question
 from limelens.serve.explanation import (
     Explained,
@@ -29,9 +26,6 @@ from limelens.serve.explanation import (
     explain_picture,
     explain_picture_progressively,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _NICENESS: Final = 19
 _T = TypeVar("_T")

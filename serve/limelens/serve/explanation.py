@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from limelens.serve.bundle import Bundle
+from limelens.serve.bundle.session import is_out_of_memory
 from limelens.serve.chunks import MOST, TimedChunks, Turn
 from limelens.serve.errors import (
     InvalidRequestError,
@@ -26,9 +27,8 @@ from limelens.serve.errors import (
     ModelOutputError,
     OverloadedError,
 )
-from limelens.serve.explain_requests import MAX_SEGMENTS, Question, read_segments
-from limelens.serve.image import Fitted, fit
-from limelens.serve.scheduler import is_out_of_memory
+from limelens.serve.explain_requests import MAX_SEGMENTS, Question
+from limelens.serve.image import UNSEEN, Fitted, fit
 
 if TYPE_CHECKING:
     from limelens.explain import Explanation, Faithfulness, LabelExplanation
@@ -334,6 +334,51 @@ class _Subject:
             asked = f"deadline of {self._question.deadline_ms} ms"
             warning = re.sub(r"\bdeadline of \S+ ms", asked, warning)
         return _with_names(warning, self._labels)
+
+
+def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.uint16]:
+    """The caller's own segments.
+
+    Args:
+        data: A greyscale PNG of 8 or 16 bits.
+        size: Height and width of the upright picture.
+        max_pixels: Limit on height times width.
+
+    Returns:
+        `size` ids.
+
+    Raises:
+        InvalidRequestError: Not such a picture, one of another size, or of too many segments.
+    """
+    name = "segmentation.segments_png"
+    height, width = size
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            found = image.height, image.width
+            if found != size:
+                raise InvalidRequestError(
+                    name, f"{found[0]}x{found[1]}; the upright picture is {height}x{width}"
+                )
+            if height * width > max_pixels or image.mode not in ("I;16", "L"):
+                raise InvalidRequestError(
+                    name, f"mode {image.mode}; expected a 16-bit greyscale PNG"
+                )
+            ids = np.asarray(image).astype(np.uint16)
+            count = np.count_nonzero(np.bincount(ids.ravel(), minlength=UNSEEN)[:UNSEEN])
+            if count > MAX_SEGMENTS:
+                raise InvalidRequestError(
+                    name, f"{count} different ids; expected at most {MAX_SEGMENTS}"
+                )
+            return ids
+    except InvalidRequestError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InvalidRequestError(name, "no PNG; expected a 16-bit greyscale PNG") from error
+    # A decoder may raise almost anything on broken bytes.
+    except Exception as error:
+        raise InvalidRequestError(
+            name, f"no PNG that can be read: {error}; expected a 16-bit greyscale PNG"
+        ) from error
 
 
 @contextmanager

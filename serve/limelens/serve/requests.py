@@ -208,7 +208,3 @@ def _check_count(images: Sequence[image_pb2.Image], limits: Limits) -> None:
 
 def _pictures(images: Sequence[image_pb2.Image], limits: Limits) -> list[Picture]:
     return [read_picture(image, f"images[{i}]", limits) for i, image in enumerate(images)]
-
-
-# Which options a method takes: (name in scikit-image, least, most); over the least where it
-# says so. The upper bounds keep one request from holding a thread for minutes.

@@ -29,12 +29,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.errors import (
-    ExpiredError,
-    LimelensError,
-    ModelOutputError,
-    OverloadedError,
-)
+from limelens.serve.bundle.session import is_out_of_memory
+from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
@@ -649,11 +645,3 @@ def _outcomes(items: list[_Item]) -> list[Outcome]:
         )
         for row, item in enumerate(items)
     ]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device had no memory left, of which runtimes have no class of error."""
-    text = str(error).lower()
-    return not isinstance(error, LimelensError) and (
-        "failed to allocate memory" in text or "out of memory" in text or "bfcarena" in text
-    )

@@ -24,7 +24,7 @@ from limelens.serve.access.rights import Right
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
-from limelens.serve.changes import Changes, Tell, Told
+from limelens.serve.changes import Changes, Tell
 from limelens.serve.chunks import Turn
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
@@ -39,7 +39,7 @@ from limelens.serve.explain_requests import read_explain
 from limelens.serve.explainer import Explainer
 from limelens.serve.image import ResizeRule
 from limelens.serve.observing.call import answered_by
-from limelens.serve.observing.observer import Answered, Observer, explaining
+from limelens.serve.observing.observer import Answered, Observer, Told, explaining
 from limelens.serve.replies import (
     embed_response,
     explain_response,

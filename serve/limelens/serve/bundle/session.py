@@ -23,6 +23,7 @@ from limelens.serve.bundle.metadata import Metadata, Task
 from limelens.serve.errors import (
     BundleError,
     InvalidRequestError,
+    LimelensError,
     MissingExtraError,
     ModelOutputError,
     ProviderError,
@@ -317,6 +318,14 @@ def _check_golden(bundle: Bundle) -> None:
             f"{bundle.path}: its probabilities add up to {sums.max():.4g}; "
             "expected 1 of a multiclass bundle"
         )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device had no memory left, of which runtimes have no class of error."""
+    text = str(error).lower()
+    return not isinstance(error, LimelensError) and (
+        "failed to allocate memory" in text or "out of memory" in text or "bfcarena" in text
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from limelens.serve.scheduler import Ended, Outcome
 
 Metadata = Iterable[tuple[str, str | bytes]]
+Told = Callable[["Explained"], "Explained"]
+"""Is handed an explanation that was made, and gives it back."""
 
 
 class ExplanationFate(StrEnum):
@@ -199,9 +201,7 @@ class Observers(Observer):
 
 
 @contextmanager
-def explaining(
-    observer: Observer, served: Served, began: float | None = None
-) -> Iterator[Callable[[Explained], Explained]]:
+def explaining(observer: Observer, served: Served, began: float | None = None) -> Iterator[Told]:
     """Tells an observer how an explanation ended.
 
     Args:
