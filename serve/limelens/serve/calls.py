@@ -33,11 +33,12 @@ from limelens.serve.status import code_name, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
-# A server going down still answers, for so long, who has not heard that it does; then it refuses.
-_ON_ITS_WAY_S: Final = 0.3
-# It is over when nothing came in so many looks; on a busy machine they take longer, as calls do.
-_QUIET_LOOKS: Final = 10
+# A server going down looks again and again whether calls come. It still answers those of the first
+# looks, who could not know; then it refuses; and it is over when nothing came in some looks. Looks
+# are counted, not seconds: on a busy machine they take longer, as calls on their way do.
 _LOOK_S: Final = 0.015
+_ANSWERED_LOOKS: Final = 20
+_QUIET_LOOKS: Final = 10
 _MAX_TELLING_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
@@ -90,14 +91,14 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         Args:
             most_s: How long at most, in seconds.
         """
-        began = now = time.monotonic()
-        quiet = 0
-        while now - began < most_s and quiet < _QUIET_LOOKS:
+        ends_at = time.monotonic() + most_s
+        looks = quiet = 0
+        while quiet < _QUIET_LOOKS and time.monotonic() < ends_at:
             last = self._came
             await asyncio.sleep(_LOOK_S)
+            looks += 1
             quiet = quiet + 1 if self._came == last else 0
-            now = time.monotonic()
-            self._refusing = now - began > _ON_ITS_WAY_S
+            self._refusing = looks >= _ANSWERED_LOOKS
         self._refusing = True
 
     async def none_left(self) -> None:

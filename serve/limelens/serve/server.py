@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from limelens.serve.observing.metrics import Metrics
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
-_LEAVING_S: Final = 1.5
+_LEAVING_S: Final = 3.0
 """How long at most a server going down waits until no more calls come."""
 _FLUSHING_S: Final = 1.0
 """How long at most the last answers, or watchers of the health, are waited for."""
