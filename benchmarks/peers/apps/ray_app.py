@@ -10,6 +10,7 @@ import handler
 import ray
 from ray import serve
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 
 @serve.deployment(num_replicas=2, max_ongoing_requests=16, ray_actor_options={"num_cpus": 0.5})
@@ -19,9 +20,9 @@ class Classifier:
     def __init__(self) -> None:
         self.classify = handler.load()
 
-    async def __call__(self, request: Request) -> dict[str, list[float]]:
+    async def __call__(self, request: Request) -> JSONResponse:
         """Probabilities of the one picture."""
-        return {"probabilities": self.classify(await request.body()).tolist()}
+        return JSONResponse({"probabilities": self.classify(await request.body()).tolist()})
 
 
 if __name__ == "__main__":
