@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -94,7 +95,7 @@ def classify(
             answer = _classified(client, image, arguments)
             answers.append(answer)
             if not as_json:
-                _print_answer(answer)
+                print_one(answer, alarming="alert", more=partial(_scores, answer))
     if as_json:
         print_json(answers)
     if any("error" in answer for answer in answers):
@@ -202,15 +203,26 @@ def _answer(image: Path, found: Classification) -> dict[str, Any]:
     }
 
 
-def _print_answer(answer: dict[str, Any]) -> None:
+def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str]) -> None:
+    """One picture of several: what was decided and more, or why nothing was.
+
+    Args:
+        answer: As `--json` prints it.
+        alarming: Which of its fields makes the decision stand out.
+        more: What is said beside the decision, where there is one.
+    """
     path = escape(answer["path"])
     if "error" in answer:
         err.print(f"{path}: [red]{escape(answer['error'])}[/]")
         return
     decided = answer["label"] or ", ".join(answer["labels"]) or "abstained"
-    style = "bold red" if answer["alert"] else "bold"
+    style = "bold red" if answer[alarming] else "bold"
+    out.print(f"{path}: [{style}]{escape(decided)}[/]{more()}")
+
+
+def _scores(answer: dict[str, Any]) -> str:
     scores = "  ".join(
         f"{escape(score['label'])} {score['probability']:.3f}" for score in answer["scores"]
     )
     alert = " [red](alert)[/]" if answer["alert"] else ""
-    out.print(f"{path}: [{style}]{escape(decided)}[/]{alert}   {scores}")
+    return f"{alert}   {scores}"

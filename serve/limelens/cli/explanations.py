@@ -5,12 +5,14 @@ It knows what they say, and nothing of how they were asked for.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.markup import escape
 from rich.progress import TextColumn
 
+from limelens.cli.answers import print_one
 from limelens.cli.printing import err, out, progress_bar
 
 if TYPE_CHECKING:
@@ -123,12 +125,10 @@ def print_check(one: Faithfulness) -> None:
 
 def print_line(answer: dict[str, Any]) -> None:
     """One picture of several."""
-    path = escape(answer["path"])
-    if "error" in answer:
-        err.print(f"{path}: [red]{escape(answer['error'])}[/]")
-        return
-    decided = answer["label"] or ", ".join(answer["labels"]) or "abstained"
-    style = "bold red" if answer["mistake"] else "bold"
+    print_one(answer, alarming="mistake", more=partial(_reasons, answer))
+
+
+def _reasons(answer: dict[str, Any]) -> str:
     truth = f" [red](true: {escape(answer['true_label'])})[/]" if answer["mistake"] else ""
     reasons = "; ".join(
         f"{escape(_named(one['label'], one['against']))} {one['probability']:.3f}, "
@@ -137,7 +137,7 @@ def print_line(answer: dict[str, Any]) -> None:
     )
     count = len(answer["warnings"])
     warned = f"  [yellow]{count} warning{'s' if count > 1 else ''}[/]" if count else ""
-    out.print(f"{path}: [{style}]{escape(decided)}[/]{truth}   {reasons}{warned}")
+    return f"{truth}   {reasons}{warned}"
 
 
 def _named(label: str, against: str | None) -> str:
