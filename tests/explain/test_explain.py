@@ -271,6 +271,31 @@ def test_rounds_get_better_and_the_last_is_what_explain_returns(
     assert errors[-1] < 0.7 * errors[0]
 
 
+@pytest.mark.parametrize("batch_size", [None, 7, 10, 32, 64, 256])
+@pytest.mark.parametrize("stability", [None, 0.8])
+def test_rounds_ask_in_the_batches_that_explain_asks_in(
+    photo: NDArray[np.uint8],
+    linear_softmax: MakePredict,
+    batch_size: int | None,
+    stability: float | None,
+) -> None:
+    exact = linear_softmax((96, 80))
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        # As matrix products do, which round batches of other sizes differently, but visibly so.
+        return np.stack([exact(image[np.newaxis])[0] for image in images]) + np.float32(
+            1e-6 * len(images)
+        )
+
+    how: dict[str, Any] = {"num_samples": 900, "seed": 2, "batch_size": batch_size}
+    if stability is not None:
+        how |= {"stability": stability, "max_samples": 2000}
+    found = explain(photo, predict, **how)
+    *_, last = explain_progressively(photo, predict, **how)
+    assert last.num_samples == found.num_samples
+    assert values(last) == values(found)
+
+
 def test_sampling_stops_once_stable(photo: NDArray[np.uint8], linear_softmax: MakePredict) -> None:
     predict = linear_softmax((96, 80))
     found = explain(photo, predict, stability=0.8, max_samples=4000, seed=2)

@@ -7,6 +7,7 @@ what labels are called.
 """
 
 import inspect
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack, cast
@@ -232,21 +233,21 @@ def _explanations(
         truncate=settings.like_lime,
     )
     settings.check()
+    # KernelSHAP needs the picture and its absence, deadline or not.
+    fewest = 2 if settings.method == "kernel_shap" else 1
+    batch_size = max(settings.batch_size or liked_batch_size(predict), fewest)
     predictions = Predictions(
         predict,
         neighbourhood.perturbation(pixels, fill, segmentation, paired=sampling == "paired"),
         visible,
-        # KernelSHAP needs the picture and its absence, deadline or not.
-        batch_size=max(
-            settings.batch_size or liked_batch_size(predict),
-            2 if settings.method == "kernel_shap" else 1,
-        ),
+        batch_size=batch_size,
         check_labels=lambda num_labels: _check_labels(settings.labels, num_labels),
         check=settings.check,
         progress=settings.progress,
     )
     in_rounds = in_rounds and not (design.complete and fill.corners is None)
-    for target in _rounds(num_samples, num_segments) if in_rounds else [num_samples]:
+    rounds = _rounds(num_samples, num_segments, batch_size) if in_rounds else [num_samples]
+    for target in rounds:
         predictions.advance(target, deadline)
         clock.lap("predict")
         num_done = predictions.num_done
@@ -352,12 +353,19 @@ def _draw(settings: Settings, num_segments: int, sampling: Sampling) -> Design:
     return Design(visible, near, complete=False)
 
 
-def _rounds(num_samples: int, num_segments: int) -> list[int]:
-    """Growing numbers of samples, even ones so that pairs stay together, up to all of them."""
+def _rounds(num_samples: int, num_segments: int, batch_size: int) -> list[int]:
+    """Growing numbers of samples, up to all of them.
+
+    Each round but the last ends where a batch ends, so that the model is asked in the same batches
+    however many rounds there are: many models round batches of other sizes differently. Each is
+    even, so that pairs stay together.
+    """
+    step = math.lcm(batch_size, 2)
     rounds = []
     size = float(max(_FIRST_ROUND, _FEW_SAMPLES * num_segments))
-    while size < num_samples:
-        rounds.append(int(size) // 2 * 2)
+    while (target := math.ceil(size / step) * step) < num_samples:
+        if not rounds or target > rounds[-1]:
+            rounds.append(target)
         size *= _GROWTH
     return [*rounds, num_samples]
 
