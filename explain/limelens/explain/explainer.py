@@ -361,7 +361,7 @@ def _rounds(num_samples: int, num_segments: int, batch_size: int) -> list[int]:
     even, so that pairs stay together.
     """
     step = math.lcm(batch_size, 2)
-    rounds = []
+    rounds: list[int] = []
     size = float(max(_FIRST_ROUND, _FEW_SAMPLES * num_segments))
     while (target := math.ceil(size / step) * step) < num_samples:
         if not rounds or target > rounds[-1]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from limelens.explain.segments import Segmentation
+from limelens.explain.segments import Segmentation, distinct
 
 Sampling = Literal["paired", "independent"]
 HideName = Literal["mean", "blur", "shuffle"]
@@ -103,7 +103,7 @@ def fill(
         rng = np.random.default_rng([seed, _TILES])
         return _shuffled(image, num_samples, sampling, rng)
     if hide == "mean":
-        ids, index = np.unique(segmentation.labels, return_inverse=True)
+        ids, index = distinct(segmentation.labels)
         flat = index.ravel()
         counts = np.bincount(flat, minlength=ids.size)
         sums = [np.bincount(flat, image[..., c].ravel(), minlength=ids.size) for c in range(3)]

@@ -4,6 +4,7 @@ Knows pixels, segment ids and scikit-image. Does not know the model, nor how seg
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -28,6 +29,7 @@ _MIN_SIDE = 8  # below it the clustering methods have nothing to cluster
 _MIN_PIXELS = 16  # per segment, likewise
 _NEAR = 0.25  # how far, as a logarithm, the number of segments may be off target
 _SLIC_ITERATIONS = 8  # with ten the same faces' masks are found, with five fewer
+_SLIC_MAX_SIZE_FACTOR = 3  # slic's own default
 _LIME_QUICKSHIFT: Mapping[str, Any] = {"kernel_size": 4, "max_dist": 200, "ratio": 0.2}
 
 
@@ -103,7 +105,7 @@ def cut(
         return _dense(_grid(height, width, target), notice)
     rows = np.arange(height) * found.shape[0] // height
     cols = np.arange(width) * found.shape[1] // width
-    numbers = np.unique(found, return_inverse=True)[1].reshape(found.shape)
+    numbers = distinct(found)[1]
     return _dense(numbers[rows[:, np.newaxis], cols])
 
 
@@ -195,9 +197,28 @@ def known(labels: NDArray[np.int32], ids: NDArray[np.int32]) -> Segmentation:
     return Segmentation(labels=labels, ids=ids, columns=columns.astype(np.intp))
 
 
+def distinct(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """The distinct ids, ascending, and for each pixel the place of its id among them.
+
+    As `np.unique(labels, return_inverse=True)`, without sorting where ids are small.
+
+    Args:
+        labels: `(H, W)` integers.
+
+    Returns:
+        `(K,)` ids and `(H, W)` places, 0 to K-1.
+    """
+    if labels.size == 0 or labels.min() < 0 or labels.max() > UNSEEN:
+        ids, places = np.unique(labels, return_inverse=True)
+        return ids, places.reshape(labels.shape)
+    is_used = np.bincount(labels.ravel()) > 0
+    ids = np.flatnonzero(is_used).astype(labels.dtype)
+    places = np.cumsum(is_used) - 1
+    return ids, places[labels].astype(np.intp)
+
+
 def _dense(labels: NDArray[np.int64], *warnings: str) -> Segmentation:
-    ids, columns = np.unique(labels, return_inverse=True)
-    columns = columns.reshape(labels.shape)
+    ids, columns = distinct(labels)
     if UNSEEN in ids:
         place = int(np.searchsorted(ids, UNSEEN))
         last = ids.size - 1
@@ -304,21 +325,53 @@ def _slic(image: NDArray[np.uint8], target: int, options: dict[str, Any]) -> NDA
         "max_num_iter": _SLIC_ITERATIONS,
         **options,
     }
-    found = _run("slic", image, arguments)
     if "min_size_factor" in options:
-        return found
+        return _run("slic", image, arguments)
+    melted = _melting(image, arguments)
+    found = melted(0.25)
     best = _off(found, target)
     for factor in (0.5, 0.8) if found.max() >= target else (0.1,):
         if best <= _NEAR:
             break
-        other = _run("slic", image, {**arguments, "min_size_factor": factor})
+        other = melted(factor)
         if _off(other, target) < best:
             found, best = other, _off(other, target)
     return found
 
 
+def _melting(
+    image: NDArray[np.uint8], arguments: dict[str, Any]
+) -> Callable[[float], NDArray[np.int64]]:
+    """What slic gives for one `min_size_factor` after the other, clustering pixels only once.
+
+    scikit-image has the second half of slic, which takes a twentieth of the time, under a private
+    name; where that is gone, slic runs again as a whole.
+    """
+    plain = {"n_segments", "min_size_factor", "start_label", "max_num_iter"}
+    try:
+        from skimage.segmentation._slic import _enforce_label_connectivity_cython as connected
+        from skimage.util import regular_grid
+    except ImportError:
+        connected = None
+    if connected is None or not plain | {"compactness", "sigma"} >= set(arguments):
+        return lambda factor: _run("slic", image, {**arguments, "min_size_factor": factor})
+    clusters = _run("slic", image, {**arguments, "enforce_connectivity": False})[np.newaxis]
+    grid = regular_grid(clusters.shape, arguments["n_segments"])  # type: ignore[no-untyped-call]
+    starts = [len(range(*part.indices(n))) for part, n in zip(grid, clusters.shape, strict=True)]
+    size = clusters.size / math.prod(starts)
+
+    def melted(factor: float) -> NDArray[np.int64]:
+        found = connected(
+            clusters.astype(np.intp), int(factor * size), int(_SLIC_MAX_SIZE_FACTOR * size), 0
+        )
+        melt: NDArray[np.int64] = np.asarray(found)[0].astype(np.int64)
+        return melt
+
+    return melted
+
+
 def _off(labels: NDArray[np.int64], target: int) -> float:
-    return abs(float(np.log(np.unique(labels).size / target)))
+    return abs(float(np.log(distinct(labels)[0].size / target)))
 
 
 def _function(method: Method) -> Callable[..., Any]:
