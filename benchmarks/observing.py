@@ -39,7 +39,7 @@ from limelens.serve.observing.call import Call
 from limelens.serve.observing.metrics import Metrics
 from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Repository
-from limelens.serve.scheduler import Ended, Fate, Outcome, Priority
+from limelens.serve.scheduling.engine import Ended, Fate, Outcome, Priority
 
 _ROUNDS_A_SCRAPE = 5
 _SCRAPES = 100

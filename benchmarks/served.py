@@ -1,4 +1,4 @@
-"""A server as `limelens serve` runs it that also tells, when it ends, what its scheduler did.
+"""A server as `limelens serve` runs it that also tells, when it ends, what its engine did.
 
     python -m benchmarks.served MODELS [--max-queue 1000]
 
@@ -39,8 +39,8 @@ async def _serve(models: Path, max_queue: int) -> None:
     await server.start()
     print(ready_line(server.address, repository), flush=True)
     await told.wait()
-    scheduler = server.service.scheduler(repository.served[0].bundle)
-    print(json.dumps(asdict(scheduler.counts)), flush=True)
+    engine = server.service.engine(repository.served[0].bundle)
+    print(json.dumps(asdict(engine.counts)), flush=True)
     await server.stop()
 
 

@@ -186,8 +186,8 @@ class RunningServer:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     def counts(self, name: str = "") -> Any:
-        """What the scheduler of a model has done."""
-        return self.service.scheduler(self.repository.get(name).bundle).counts
+        """What the engine of a model has done."""
+        return self.service.engine(self.repository.get(name).bundle).counts
 
     def stub(self) -> Any:
         """The generated stub on a plain channel without retries, closed with the server."""

@@ -135,7 +135,7 @@ def test_calls_past_their_deadline_are_counted_by_their_status(server: Any) -> N
 
 def test_in_an_open_loop_a_stalled_server_costs_all_who_came_meanwhile(server: Any) -> None:
     bundle = server.repository.get().bundle
-    scheduler = server.service.scheduler(bundle)
+    engine = server.service.engine(bundle)
 
     class Slow:
         """Answers one at a time, 50 ms each: five times too slow for what comes."""
@@ -156,7 +156,7 @@ def test_in_an_open_loop_a_stalled_server_costs_all_who_came_meanwhile(server: A
     # closed loop would have said 50 ms.
     assert found.answered > 50
     assert found.latency_ms["p90"] > 1000
-    assert scheduler.counts.run == found.answered
+    assert engine.counts.run == found.answered
 
 
 def test_a_plan_that_cannot_be_is_refused(server: Any) -> None:

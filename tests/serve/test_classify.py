@@ -419,17 +419,17 @@ def test_waiting_pictures_are_held_once(start_server: Callable[..., Any], gate: 
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     server = start_server(num_threads=1)
-    scheduler = server.service.scheduler(server.repository.get().bundle)
+    engine = server.service.engine(server.repository.get().bundle)
     gate.opened.clear()
     before = memory()
     command = [sys.executable, "-c", FLOOD, server.address, png(RED).hex()]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
         try:
             for _ in range(400):
-                if scheduler._requests_waiting == 9:  # one is being worked on
+                if engine.num_waiting == 9:  # one is being worked on
                     break
                 time.sleep(0.05)
-            assert scheduler._requests_waiting == 9
+            assert engine.num_waiting == 9
             time.sleep(0.2)
             grown = memory() - before
         finally:

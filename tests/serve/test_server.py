@@ -564,14 +564,14 @@ def test_threads_that_ask_at_once_for_a_devices_queue_get_the_same(
 
     def ask() -> int:
         together.wait()
-        return id(server.service.scheduler(bundle))
+        return id(server.service.engine(bundle))
 
     often = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
             for _ in range(20):
-                server.service._schedulers.pop(bundle.provider).close()
+                server.service._engines.pop(bundle.provider).close()
                 assert len(set(pool.map(lambda _: ask(), range(8)))) == 1
     finally:
         sys.setswitchinterval(often)

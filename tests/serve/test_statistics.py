@@ -14,7 +14,7 @@ from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.inference.describing import model_statistics
 from limelens.serve.repository import Served
-from limelens.serve.scheduler import Scheduler
+from limelens.serve.scheduling.cpu import CpuEngine
 from limelens.serve.statistics import Counting
 
 PIXELS = np.full((32, 32, 3), 200, np.uint8)
@@ -28,7 +28,7 @@ def bundle(one_model: Path) -> Bundle:
 def ask(
     bundle: Bundle, counting: Counting, prepare: list[Callable[[], Any]], **settings: Any
 ) -> Any:
-    scheduler = Scheduler(num_threads=2, on_ended=counting.count, **settings)
+    scheduler = CpuEngine(num_threads=2, on_ended=counting.count, **settings)
     try:
         return asyncio.run(scheduler.classify(bundle, prepare))
     finally:

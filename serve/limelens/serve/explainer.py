@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from limelens.serve.bundle import Bundle
-from limelens.serve.chunks import Turn
 from limelens.serve.errors import ExpiredError, OverloadedError
 from limelens.serve.explain_requests import Question
 from limelens.serve.explanation import (
@@ -55,21 +54,18 @@ class Explainer:
         max_running: Explanations at a time; each uses as many threads for the model as its
             bundle has.
         max_waiting: Explanations that wait; more are refused.
-        turn_of: How a bundle's device is waited for before every chunk; None where chunks need not
-            wait, because the threads' low priority does it.
+        step_back: Whether the threads have a lower priority than all others, as is best where
+            models run on the CPU. On a GPU what such a thread holds, others would wait for.
     """
 
     def __init__(
-        self,
-        *,
-        max_running: int = 1,
-        max_waiting: int = 8,
-        turn_of: Callable[[Bundle], Turn | None] = lambda _: None,
+        self, *, max_running: int = 1, max_waiting: int = 8, step_back: bool = True
     ) -> None:
-        self._turn_of = turn_of
         self._max_running = max_running
         self._most = max_running + max_waiting
-        self._pool = ThreadPoolExecutor(max_running, "limelens-explain", initializer=_step_back)
+        self._pool = ThreadPoolExecutor(
+            max_running, "limelens-explain", initializer=_step_back if step_back else None
+        )
         self._lock = threading.Lock()
         self._count = 0
         self._seconds_each = 2.0
@@ -111,7 +107,7 @@ class Explainer:
         def work() -> Explained:
             stop.check()
             bundle, question = take()
-            return explain_picture(bundle, question, stop.check, turn=self._turn_of(bundle))
+            return explain_picture(bundle, question, stop.check)
 
         future = self._submit(work)
         try:
@@ -155,7 +151,6 @@ class Explainer:
                 question,
                 stop.check,
                 is_wanted=lambda: not newest,
-                turn=self._turn_of(bundle),
             )
             for update in updates:
                 loop.call_soon_threadsafe(put, update)

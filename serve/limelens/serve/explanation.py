@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.session import is_out_of_memory
-from limelens.serve.chunks import MOST, TimedChunks, Turn
+from limelens.serve.bundle.batch_sizes import is_out_of_memory
 from limelens.serve.errors import (
     InvalidRequestError,
     MissingExtraError,
@@ -91,24 +90,20 @@ class Update:
 class _Model:
     """A bundle as `limelens.explain` calls it, with a check before every chunk."""
 
-    def __init__(self, bundle: Bundle, check: Callable[[], None], turn: Turn | None = None) -> None:
+    def __init__(self, bundle: Bundle, check: Callable[[], None]) -> None:
         self.max_concurrency = bundle.max_concurrency
         self.batch_size = bundle.batch_size
         prepare = bundle.prepare_perturbed
-        self.prepare_perturbed = None if prepare is None else self._timed(prepare)
+        self.prepare_perturbed = None if prepare is None else self._checked(prepare)
         self._bundle = bundle
         self._check = check
-        self._chunks = None if turn is None else TimedChunks(self._predict, turn)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._predict(images) if self._chunks is None else self._chunks(images)
-
-    def _predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._check()
         return self._bundle.predict(images)
 
-    def _timed(self, prepare: Prepare) -> Prepare:
-        """The same for pictures that the device makes: rows are the chunks there."""
+    def _checked(self, prepare: Prepare) -> Prepare:
+        """The same for images that the device makes."""
 
         def prepared(
             picture: NDArray[np.uint8], canvas: NDArray[np.uint8], columns: NDArray[np.intp]
@@ -118,13 +113,8 @@ class _Model:
             def answer(
                 visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
             ) -> NDArray[np.float32]:
-                def part(rows: slice) -> NDArray[np.float32]:
-                    self._check()
-                    return of_rows(visible[rows], None if corners is None else corners[rows])
-
-                if self._chunks is None:
-                    return part(slice(None))
-                return self._chunks.run(part, len(visible))
+                self._check()
+                return of_rows(visible, corners)
 
             return answer
 
@@ -135,8 +125,6 @@ def explain_picture(
     bundle: Bundle,
     question: Question,
     check: Callable[[], None] = lambda: None,
-    *,
-    turn: Turn | None = None,
 ) -> Explained:
     """Explains one picture, in the calling thread.
 
@@ -145,14 +133,13 @@ def explain_picture(
         question: What is asked.
         check: Called before every chunk of samples, between the stages and within the long ones;
             what it raises stops the work.
-        turn: Waited for before every chunk, which then is sized by time; None waits for nobody.
 
     Raises:
         InvalidRequestError: The picture or a parameter cannot be used.
         ModelOutputError: The model gave numbers that are not finite.
         MissingExtraError: `limelens[explain]` is not installed.
     """
-    subject = _Subject(bundle, question, check, turn)
+    subject = _Subject(bundle, question, check)
     with _domain_errors():
         import limelens.explain as lime
 
@@ -167,7 +154,6 @@ def explain_picture_progressively(
     check: Callable[[], None] = lambda: None,
     *,
     is_wanted: Callable[[], bool] = lambda: True,
-    turn: Turn | None = None,
 ) -> Iterator[Update]:
     """Explains one picture in rounds, in the calling thread.
 
@@ -176,7 +162,6 @@ def explain_picture_progressively(
         question: As for `explain_picture`.
         check: As for `explain_picture`.
         is_wanted: Where it says no, an explanation that is not the last is left out.
-        turn: As for `explain_picture`.
 
     Yields:
         Explanations from more and more samples; the last is what `explain_picture` gives.
@@ -184,7 +169,7 @@ def explain_picture_progressively(
     Raises:
         LimelensError: As `explain_picture`.
     """
-    subject = _Subject(bundle, question, check, turn)
+    subject = _Subject(bundle, question, check)
     target = question.options.get("stability")
     most: list[int] = []
 
@@ -244,22 +229,14 @@ class _Subject:
         bundle: The model whose answer is explained.
         question: What is asked.
         check: May stop the work.
-        turn: As for `explain_picture`.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        question: Question,
-        check: Callable[[], None],
-        turn: Turn | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, question: Question, check: Callable[[], None]) -> None:
         check()
         self._started_at = began = time.monotonic()
         self._upright = question.picture.read()
         self.fitted = fit(self._upright, bundle.metadata.resize, question.picture.region)
-        self.model = _Model(bundle, check, turn)
-        self._is_timed = turn is not None
+        self.model = _Model(bundle, check)
         self._labels = bundle.labels
         self._question = question
         self._check = check
@@ -275,9 +252,6 @@ class _Subject:
         """The arguments of `limelens.explain.explain`, from now on."""
         question = self._question
         options = {**question.options, "max_segments": MAX_SEGMENTS, "check": self._check}
-        if self._is_timed:
-            # Cut up again by time; the answer is the same.
-            options.setdefault("batch_size", MOST)
         if self._own is not None:
             options["segments"] = self._own
         if question.deadline_ms is not None:

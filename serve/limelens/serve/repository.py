@@ -105,7 +105,8 @@ class Repository:
         num_threads: As for `load_bundle`.
         versions: Which versions are loaded.
         public_keys: Who may have signed; empty is anybody, and unsigned too.
-        max_batch_size: Pictures that are joined into one run on a GPU, for warming up.
+        max_batch_size: Images that are joined into one run on a GPU.
+        tf32: As for `load_bundle`.
 
     Raises:
         BundleError: The folder is missing, holds no model, or only refused ones.
@@ -121,7 +122,8 @@ class Repository:
         num_threads: int | None = None,
         versions: VersionPolicy = ALL,
         public_keys: Sequence[Path] = (),
-        max_batch_size: int = 32,
+        max_batch_size: int = 64,
+        tf32: bool = False,
     ) -> None:
         self._folder = Path(folder)
         self._device: Device = device
@@ -129,6 +131,7 @@ class Repository:
         self._versions = versions
         self._public_keys = tuple(public_keys)
         self._max_batch_size = max_batch_size
+        self._tf32 = tf32
         self._looking = threading.Lock()  # one look at a time
         self._lock = threading.Lock()  # held for the moment of a swap
         self._models: Mapping[str, _Model] = {}
@@ -343,8 +346,21 @@ class Repository:
             def read(path: Path) -> tuple[bytes, Metadata]:
                 return read_judged(path, judged)
 
-        bundle = load_bundle(path, self._device, num_threads=self._num_threads, read=read)
-        warm_up(bundle, (1,) if bundle.provider == CPU else (1, self._max_batch_size))
+        bundle = load_bundle(
+            path,
+            self._device,
+            num_threads=self._num_threads,
+            tf32=self._tf32,
+            max_batch_size=self._max_batch_size,
+            read=read,
+        )
+        if bundle.provider == CPU:
+            warm_up(bundle)
+        elif judge is None:
+            # A server that starts serves already; whoever wants an explanation waits for it.
+            threading.Thread(target=bundle.prepare, name="limelens-prepare", daemon=True).start()
+        else:
+            bundle.prepare()
         return bundle
 
     def _swap(self, name: str, before: _Model, look: _Look) -> bool:

@@ -34,7 +34,7 @@ from limelens.serve.inference.service import Backing, InferenceService
 from limelens.serve.listening import bind, check_health_listen, check_listen
 from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.repository import Repository
-from limelens.serve.scheduler import Ended
+from limelens.serve.scheduling.engine import Ended
 from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
 from limelens.serve.statistics import Counting
 from limelens.serve.versions import ALL, VersionPolicy
@@ -319,7 +319,7 @@ class Server:
         settings = self._config.service
         return Backing(
             repository=self._repository,
-            scheduler=self.service.scheduler,
+            engine=self.service.engine,
             budget=self.service.budget,
             limits=settings.request_limits,
             counting=self.counting,

@@ -23,9 +23,7 @@ from limelens.serve.access.caller import require
 from limelens.serve.access.rights import Right
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.session import CPU
 from limelens.serve.changes import Changes, Tell
-from limelens.serve.chunks import Turn
 from limelens.serve.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
@@ -52,7 +50,9 @@ from limelens.serve.replies import (
 )
 from limelens.serve.repository import Repository, Served
 from limelens.serve.requests import Limits, Picture, read_classify, read_embed
-from limelens.serve.scheduler import Ended, Fate, Scheduler
+from limelens.serve.scheduling.cpu import CpuEngine
+from limelens.serve.scheduling.engine import Ended, Engine, Fate
+from limelens.serve.scheduling.gpu import GpuEngine
 from limelens.serve.stream import END, Camera
 from limelens.serve.stream_requests import read_stream_config
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -79,7 +79,7 @@ class ServiceSettings:
     limits: Limits = field(default_factory=Limits)
     max_queue: int = 256
     max_waiting_bytes: int = 256 * 1024 * 1024
-    max_batch_size: int = 32
+    max_batch_size: int = 64
     max_streams: int = 1000
     stream_idle_s: float = 120.0
     max_explanations: int = 1
@@ -98,7 +98,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     Args:
         repository: What is served.
         settings: How much is taken on.
-        on_ended: Is told of every picture that leaves a scheduler; see `Scheduler`.
+        on_ended: Is told of every picture that leaves an engine; see `Ended`.
         observer: Is told of answers, frames and explanations.
     """
 
@@ -115,44 +115,44 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._settings = settings
         self._limits = settings.request_limits
         self._budget = Budget(settings.max_waiting_bytes)
-        self._schedulers: dict[str, Scheduler] = {}
-        self._making = threading.Lock()  # of schedulers: explainers' threads ask for them too
+        self._engines: dict[str, Engine] = {}
+        self._making = threading.Lock()  # of engines: explainers' threads ask for them too
         self._cameras: set[Camera] = set()
         self._opening: set[asyncio.Timeout] = set()  # streams whose configuration is waited for
         self._stopping = False
         self._explainer = Explainer(
             max_running=settings.max_explanations,
             max_waiting=settings.max_waiting_explanations,
-            turn_of=self._turn_of,
+            step_back=all(one.bundle.gpu is None for one in repository.served),
         )
         for served in repository.served:
-            self.scheduler(served.bundle)
+            self.engine(served.bundle)
 
     @property
     def budget(self) -> Budget:
         """Bytes of pictures that may wait, whichever service they came to."""
         return self._budget
 
-    def scheduler(self, bundle: Bundle) -> Scheduler:
-        """The queue of the device that a bundle runs on; all bundles there share it."""
+    def engine(self, bundle: Bundle) -> Engine:
+        """What runs a bundle; all bundles of a device share it."""
         with self._making:
-            found = self._schedulers.get(bundle.provider)
+            found = self._engines.get(bundle.provider)
             if found is None:
-                on_cpu = bundle.provider == CPU
-                found = self._schedulers[bundle.provider] = Scheduler(
-                    # On a GPU these only prepare pictures, which two threads can do for one runner
-                    # while others have the cores for the network.
-                    num_threads=bundle.num_threads if on_cpu else _num_preparing(),
-                    max_batch_size=1 if on_cpu else self._settings.max_batch_size,
-                    max_queue=self._settings.max_queue,
-                    has_runner=not on_cpu,
-                    on_ended=self._ended,
-                )
+                found = self._engines[bundle.provider] = self._new_engine(bundle)
         return found
 
-    def _turn_of(self, bundle: Bundle) -> Turn | None:
-        """Explanations go between the batches of a GPU; the CPU's threads have priorities."""
-        return None if bundle.provider == CPU else self.scheduler(bundle).between
+    def _new_engine(self, bundle: Bundle) -> Engine:
+        max_queue = self._settings.max_queue
+        if bundle.gpu is None:
+            return CpuEngine(
+                num_threads=bundle.num_threads, max_queue=max_queue, on_ended=self._ended
+            )
+        return GpuEngine(
+            bundle.gpu.thread,
+            num_threads=_num_preparing(),
+            max_queue=max_queue,
+            on_ended=self._ended,
+        )
 
     def _ended(self, ended: Ended) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
@@ -163,7 +163,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     @contextmanager
     def _noting(self, bundle: Bundle) -> Iterator[None]:
-        """The same for explanations, which go past the schedulers."""
+        """The same for explanations, which go past the engines."""
         try:
             yield
         except ModelOutputError:
@@ -196,9 +196,9 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         return self._budget.held
 
     @property
-    def schedulers(self) -> dict[str, Scheduler]:
-        """The queues so far, by execution provider."""
-        return dict(self._schedulers)
+    def engines(self) -> dict[str, Engine]:
+        """The engines so far, by execution provider."""
+        return dict(self._engines)
 
     def stop_streams(self) -> None:
         """Ends camera streams, which would never end by themselves."""
@@ -211,8 +211,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def close(self) -> None:
         """Ends all threads; no call may be under way."""
-        for scheduler in self._schedulers.values():
-            scheduler.close()
+        for engine in self._engines.values():
+            engine.close()
         self._explainer.close()
 
     async def Classify(
@@ -227,7 +227,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         if answering.embed:
             require(Right.EMBED)
         with self._budget.holding(sum(picture.size_bytes for picture in pictures)):
-            outcomes = await self.scheduler(served.bundle).classify(
+            outcomes = await self.engine(served.bundle).classify(
                 served.bundle,
                 [_preparing(picture, metadata.resize) for picture in pictures],
                 deadline=_deadline(context, arrived_at),
@@ -271,7 +271,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         camera = Camera(
             settings,
             served,
-            self.scheduler,
+            self.engine,
             self._limits,
             idle_s=idle_s,
             newest=lambda: self._repository.get(name, version),
@@ -381,7 +381,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         normalize = request.normalize
         del request  # as in Classify
         with self._budget.holding(sum(picture.size_bytes for picture in pictures)):
-            outcomes = await self.scheduler(bundle).classify(
+            outcomes = await self.engine(bundle).classify(
                 bundle,
                 [_preparing(picture, bundle.metadata.resize) for picture in pictures],
                 deadline=_deadline(context, arrived_at),

@@ -1,6 +1,6 @@
 """What models have done since the server started: how many pictures, and where the time went.
 
-It is told of every picture that leaves a scheduler, and adds up by model and version. It knows
+It is told of every picture that leaves an engine, and adds up by model and version. It knows
 nothing of who asked, nor of how the sums are shown.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limelens.serve.scheduler import Ended, Fate
+from limelens.serve.scheduling.engine import Ended, Fate
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
@@ -103,14 +103,14 @@ class _Sums:
 
 
 class Counting:
-    """Adds up what schedulers tell; from any thread."""
+    """Adds up what engines report; from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_path: dict[Path, _Sums] = {}
 
     def count(self, ended: Ended) -> None:
-        """Counts one picture; meant as a scheduler's `on_ended`."""
+        """Counts one picture; meant as an engine's `on_ended`."""
         now = time.time()
         # A version that is loaded again is another bundle of the same file.
         key = ended.bundle.path

@@ -3,7 +3,7 @@
 A worker takes the newest frame at the moment its turn comes; frames that were overtaken are
 answered as such at once. Memory holds one frame, one explanation and a bounded number of small
 answers, however slowly the camera's other end reads. It knows messages and one stream's state, and
-leaves queueing to the scheduler and explaining to `limelens.serve.changes`.
+leaves queueing to the engine and explaining to `limelens.serve.changes`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from limelens.serve.observing.observer import FrameClassified, Observer
 from limelens.serve.replies import model_ref, prediction_message, timings_message
 from limelens.serve.repository import Served
 from limelens.serve.requests import Limits, Picture, read_picture
-from limelens.serve.scheduler import Outcome, Priority, Scheduler
+from limelens.serve.scheduling.engine import Engine, Outcome, Priority
 from limelens.serve.smoothing import Smoothing
 from limelens.serve.stream_requests import StreamSettings, read_change
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -79,7 +79,7 @@ class Camera:
     Args:
         settings: What the configuration said.
         served: The model that answers.
-        scheduler: The queue in front of a bundle.
+        engine: What runs a bundle.
         limits: Of the server.
         idle_s: A stream that sends nothing for so long is ended.
         newest: Which model answers from now on: it is asked before every frame, so that a stream
@@ -93,7 +93,7 @@ class Camera:
         self,
         settings: StreamSettings,
         served: Served,
-        scheduler: Callable[[Bundle], Scheduler],
+        engine: Callable[[Bundle], Engine],
         limits: Limits,
         *,
         idle_s: float,
@@ -104,7 +104,7 @@ class Camera:
         self._observer = observer or Observer()
         self._settings = settings
         self._served = served
-        self._scheduler = scheduler
+        self._engine = engine
         self._limits = limits
         self._idle_s = idle_s
         self._newest_model = newest
@@ -287,7 +287,7 @@ class Camera:
             return frame.picture.fitted(bundle.metadata.resize)
 
         try:
-            outcomes = await self._scheduler(bundle).classify(
+            outcomes = await self._engine(bundle).classify(
                 bundle, [prepare], priority=Priority.FRAME
             )
         except _StaleFrameError:

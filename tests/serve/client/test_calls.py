@@ -381,13 +381,13 @@ async def test_a_cancelled_task_cancels_its_call_on_the_server(
         held = asyncio.create_task(client.classify(RED))
         assert await asyncio.to_thread(eventually, lambda: gate.num_entered == 1)
         waiting = [asyncio.create_task(client.classify(RED)) for _ in range(3)]
-        scheduler = server.service.scheduler(server.repository.get().bundle)
-        assert await asyncio.to_thread(eventually, lambda: scheduler._requests_waiting == 3)
+        engine = server.service.engine(server.repository.get().bundle)
+        assert await asyncio.to_thread(eventually, lambda: engine.num_waiting == 3)
         for task in waiting:
             task.cancel()
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(one) for one in ended] == [asyncio.CancelledError] * 3
-        assert await asyncio.to_thread(eventually, lambda: scheduler._requests_waiting == 0)
+        assert await asyncio.to_thread(eventually, lambda: engine.num_waiting == 0)
         gate.opened.set()
         assert (await held)[0].label == "red"
         assert gate.num_entered == 1  # what was cancelled never ran

@@ -1,15 +1,17 @@
-"""A bundle that makes the perturbed pictures of an explanation on its own device.
+"""A bundle that makes the perturbed images of an explanation on its own device.
 
-Three nodes before the model pick each pixel from the picture or from what hides it, so that rows
-of a few bytes travel to the device and not pictures. Derived in memory from the bytes that were
-checked; nothing but `images` changes. It knows graphs and onnxruntime's bindings, and nothing of
-explanations or requests.
+Four nodes before the model pick each pixel from the image or from what hides it, so that rows of
+a few bytes travel to the device and not images. Derived in memory from the bytes that were
+checked; nothing but `images` changes. Rows are run in chunks of one size, chosen once, so that the
+same rows give the same answer whatever else runs. It knows graphs and prepared runs, and nothing
+of explanations or requests.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +19,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from limelens.serve.bundle.session import CPU, Bundle, Device, open_session
+from limelens.serve.bundle.batch_sizes import OpenedSession, free_on, preparing, timed
+from limelens.serve.bundle.device_thread import DeviceThread, Urgency
+from limelens.serve.bundle.metadata import Metadata
+from limelens.serve.bundle.pinned import pinned_empty
+from limelens.serve.bundle.prepared import Place, PreparedRun
 from limelens.serve.errors import BundleError, ModelOutputError
 
 _OWN: Final = "limelens_"
@@ -32,7 +38,18 @@ _CORNERS: Final = _OWN + "corners"
 RowModel = Callable[[NDArray[np.bool_], "NDArray[np.intp] | None"], NDArray[np.float32]]
 """`(B, K)` bool and `(B, 2)` corners of windows, or None -> `(B, C)` probabilities."""
 Prepare = Callable[[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.intp]], RowModel]
-"""See `PerturbingSession.prepare`."""
+"""See `RowRuns.prepare_rows`."""
+CHUNK_S: Final = 0.008
+"""How long a chunk of an explanation may take, in seconds: others wait that long at most."""
+CHUNKS: Final = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Chunk sizes to choose from; even, so that pairs of samples stay together."""
+NUM_COLUMNS: Final = (64, 512, 4097)
+"""Columns that rows are padded to; one more than the most segments that fit."""
+CANVAS_SCALE: Final = 16
+"""Most pixels of a canvas, in images."""
+_HOPE: Final = 1.6
+"""Images that are made on the device take less time than the estimate, which copies them."""
+_ROUNDS: Final = 5
 
 
 def with_perturbation(data: bytes, height: int, width: int) -> bytes:
@@ -73,102 +90,241 @@ def with_perturbation(data: bytes, height: int, width: int) -> bytes:
 
 
 @dataclass(frozen=True, eq=False)
-class PerturbingSession:
-    """A session over a graph of `with_perturbation`.
+class _Shared:
+    """What all samples of one explanation share, as the graph's inputs."""
+
+    image: NDArray[np.uint8]
+    canvas: NDArray[np.uint8]
+    columns: NDArray[np.int32]
+    places: NDArray[np.int32]
+
+
+class RowRuns:
+    """Runs over a graph of `with_perturbation`, at one chunk size and a few numbers of columns.
+
+    Any thread may call. Explanations share the memory on the device: what differs between two of
+    them is copied there again when they alternate.
 
     Args:
         name: The model's, for errors.
-        session: The `onnxruntime.InferenceSession`.
-        device: Where onnxruntime keeps its inputs: `cpu` or `cuda`.
+        open_session: Opens a session of the derived graph.
+        input_size: Height and width of the model's input, in pixels.
+        thread: Of the device.
+        place: Where tensors are kept.
     """
 
-    name: str
-    session: Any = field(repr=False)
-    device: str
+    def __init__(
+        self,
+        name: str,
+        open_session: Callable[[], OpenedSession],
+        input_size: tuple[int, int],
+        thread: DeviceThread,
+        place: Place,
+    ) -> None:
+        self._name = name
+        self._input_size = height, width = input_size
+        self._thread = thread
+        self._place = place
+        self._open = open_session
+        self._opened = open_session()
+        self._shared = {
+            _PICTURE: place.empty((1, height, width, 3), np.uint8),
+            _CANVAS: place.empty((CANVAS_SCALE * height * width, 3), np.uint8),
+            _COLUMNS: place.empty((height, width, 1), np.int32),
+            _PLACES: place.empty((1, height, width), np.int32),
+        }
+        self._canvas = thread.call(
+            lambda: pinned_empty((CANVAS_SCALE * height * width, 3), np.uint8)
+        )
+        self._canvas[:] = 0
+        self._written: _Shared | None = None
+        self._runs: dict[int, PreparedRun] = {}
+        self._held: list[Any] = [self._runs]
+        self._num_graphs = 0
+        self.chunk = 0
+        """Rows in a run; 0 until `prepare`."""
+        free_on(thread, self, self._held)
 
-    def prepare(
+    def prepare(self, chunk: int, most_s: float) -> bool:
+        """Makes runs of a chunk size ready, in place of those before.
+
+        Args:
+            chunk: Rows in a run.
+            most_s: A run that takes longer is given up, in seconds.
+
+        Returns:
+            Whether they are ready.
+        """
+        self.chunk = chunk
+        self._runs.clear()
+        self._write(_nothing_hidden(self._input_size))
+        for num_columns in NUM_COLUMNS:
+            run = self._prepared(chunk, num_columns)
+            if not self._runs:
+                fastest_s = self._thread.call(lambda: min(timed(run.run) for _ in range(_ROUNDS)))  # noqa: B023
+                if fastest_s > most_s:
+                    return False
+            self._runs[num_columns] = run
+        return True
+
+    def _prepared(self, chunk: int, num_columns: int) -> PreparedRun:
+        session = self._opened.session
+        if self._opened.no_graph_reason and self._runs:
+            session = self._open().session
+        inputs = {
+            **self._shared,
+            _VISIBLE: self._place.empty((chunk, num_columns), np.bool_),
+            _CORNERS: self._place.empty((chunk, 1, 1), np.int32),
+        }
+        self._num_graphs += 1
+        graph_id = None if self._opened.no_graph_reason else self._num_graphs
+        run = PreparedRun(session, inputs, self._place, graph_id)
+        run.write(_VISIBLE, np.ones((chunk, num_columns), np.bool_))
+        run.write(_CORNERS, np.zeros((chunk, 1, 1), np.int32))
+        run.plan()
+        self._thread.call(run.capture)
+        return run
+
+    def prepare_rows(
         self,
         picture: NDArray[np.uint8],
         canvas: NDArray[np.uint8],
         columns: NDArray[np.intp],
     ) -> RowModel:
-        """Puts what all samples share on the device, once.
+        """Prepares what all samples of an explanation share.
 
         Args:
             picture: `(H, W, 3)`.
-            canvas: `(H', W', 3)`, of the picture's size or larger.
+            canvas: `(H', W', 3)`, of the image's size or larger, at most `CANVAS_SCALE` times.
             columns: `(H, W)`, K where nothing hides the pixel.
 
         Returns:
             The model of rows; may be called from several threads.
         """
-        from onnxruntime import OrtValue
-
-        height, width = picture.shape[:2]
-        canvas_width = canvas.shape[1]
-        places = np.arange(height)[:, np.newaxis] * canvas_width + np.arange(width)
-        shared = {
-            name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
-            for name, array in (
-                (_PICTURE, picture[np.newaxis]),
-                (_CANVAS, canvas.reshape(-1, 3)),
-                (_COLUMNS, columns[..., np.newaxis].astype(np.int32)),
-                (_PLACES, places[np.newaxis].astype(np.int32)),
+        height, width = self._input_size
+        if picture.shape != (height, width, 3):
+            raise ValueError(
+                f"the image is {picture.shape}; the bundle expects ({height}, {width}, 3)"
             )
-        }
+        flat = np.ascontiguousarray(canvas).reshape(-1, 3)
+        if len(flat) > CANVAS_SCALE * height * width:
+            raise ValueError(
+                f"the canvas has {len(flat)} pixels; expected at most "
+                f"{CANVAS_SCALE * height * width}"
+            )
+        places = np.arange(height)[:, np.newaxis] * canvas.shape[1] + np.arange(width)
+        shared = _Shared(
+            np.ascontiguousarray(picture[np.newaxis]),
+            flat,
+            np.ascontiguousarray(columns[..., np.newaxis], dtype=np.int32),
+            np.ascontiguousarray(places[np.newaxis], dtype=np.int32),
+        )
+        canvas_width = canvas.shape[1]
 
-        def answer(
+        def respond(
             visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
         ) -> NDArray[np.float32]:
-            num_rows, num_columns = visible.shape
-            rows = np.ones((num_rows, num_columns + 1), dtype=np.bool_)
-            rows[:, :-1] = visible
-            begins = np.zeros((num_rows, 1, 1), dtype=np.int32)
+            begins = np.zeros(len(visible), np.int32)
             if corners is not None:
-                begins[:, 0, 0] = corners[:, 0] * canvas_width + corners[:, 1]
-            binding = self.session.io_binding()
-            for name, value in shared.items():
-                binding.bind_ortvalue_input(name, value)
-            binding.bind_cpu_input(_VISIBLE, rows)
-            binding.bind_cpu_input(_CORNERS, begins)
-            binding.bind_output("probabilities")
-            self.session.run_with_iobinding(binding)
-            probabilities: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
+                begins[:] = corners[:, 0] * canvas_width + corners[:, 1]
+            starts = range(0, len(visible), self.chunk)
+            parts = [
+                self._chunk(shared, visible[i : i + self.chunk], begins[i : i + self.chunk])
+                for i in starts
+            ]
+            probabilities = parts[0] if len(parts) == 1 else np.concatenate(parts)
             if not np.isfinite(probabilities).all():
-                raise ModelOutputError(f"{self.name} gave values that are not finite")
+                raise ModelOutputError(f"{self._name} gave values that are not finite")
             return probabilities
 
-        return answer
+        return respond
+
+    def _chunk(
+        self, shared: _Shared, visible: NDArray[np.bool_], begins: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        count, num_segments = visible.shape
+        num_columns = next(most for most in NUM_COLUMNS if most > num_segments)
+        rows = np.ones((self.chunk, num_columns), np.bool_)
+        rows[:count, :num_segments] = visible
+        corners = np.zeros((self.chunk, 1, 1), np.int32)
+        corners[:count, 0, 0] = begins
+        run = self._runs[num_columns]
+
+        def work() -> NDArray[np.float32]:
+            if self._written is not shared:
+                self._write(shared)
+            run.write(_VISIBLE, rows)
+            run.write(_CORNERS, corners)
+            run.run()
+            return run.read("probabilities", count)
+
+        return self._thread.call(work, Urgency.CHUNK)
+
+    def _write(self, shared: _Shared) -> None:
+        self._written = None
+        self._canvas[: len(shared.canvas)] = shared.canvas
+        self._shared[_PICTURE].update_inplace(shared.image)
+        self._shared[_CANVAS].update_inplace(self._canvas)
+        self._shared[_COLUMNS].update_inplace(shared.columns)
+        self._shared[_PLACES].update_inplace(shared.places)
+        self._written = shared
 
 
-def open_perturbing(bundle: Bundle, data: bytes) -> PerturbingSession:
-    """The session that makes pictures, on the bundle's device, proved to give its answers.
+def open_row_runs(
+    metadata: Metadata,
+    *,
+    open_session: Callable[[], OpenedSession],
+    thread: DeviceThread,
+    place: Place,
+    tolerance: float,
+    estimate_s: Callable[[int], float],
+) -> RowRuns:
+    """Runs that make images themselves, proved to give the bundle's answers.
+
+    The chunk is the largest size of which a run takes less than `CHUNK_S`.
 
     Args:
-        bundle: The bundle.
-        data: The bytes that it was loaded from.
+        metadata: The bundle's.
+        open_session: Opens a session of the derived graph.
+        thread: Of the device.
+        place: Where tensors are kept.
+        tolerance: How far the golden vector may be missed.
+        estimate_s: About how long a batch of that size takes, in seconds.
 
     Raises:
         BundleError: The derived graph cannot be run, or misses the golden vector.
-        ProviderError: The device is gone.
     """
-    import onnxruntime
-
-    device: Device = "cpu" if bundle.provider == CPU else "cuda"
-    derived = with_perturbation(data, *bundle.input_size)
-    session, _, _ = open_session(onnxruntime, derived, bundle.path, device)
-    found = PerturbingSession(bundle.name, session, device)
-    golden = bundle.metadata.golden
-    everything = np.zeros(golden.image.shape[:2], dtype=np.intp)
-    of_rows = found.prepare(golden.image, np.zeros_like(golden.image), everything)
-    try:
-        answer = of_rows(np.ones((1, 1), dtype=np.bool_), None)
-    # Whatever a runtime may raise for a graph that it could load and cannot run.
-    except Exception as error:
-        raise BundleError(f"{bundle.path}: its perturbing graph cannot be run: {error}") from error
-    difference = float(np.abs(answer - golden.probabilities).max())
-    if not difference <= golden.tolerance[bundle.provider]:
+    with preparing:
+        try:
+            size = metadata.resize.height, metadata.resize.width
+            runs = RowRuns(metadata.name, open_session, size, thread, place)
+            fitting = [one for one in CHUNKS if estimate_s(one) < _HOPE * CHUNK_S]
+            for chunk in reversed(fitting or CHUNKS[:1]):
+                if runs.prepare(chunk, CHUNK_S if chunk > CHUNKS[0] else math.inf):
+                    break
+            golden = metadata.golden
+            everything = np.zeros(golden.image.shape[:2], dtype=np.intp)
+            of_rows = runs.prepare_rows(golden.image, np.zeros_like(golden.image), everything)
+            found = of_rows(np.ones((1, 1), dtype=np.bool_), None)
+        # Whatever a runtime may raise for a graph that it could load and cannot run.
+        except Exception as error:
+            raise BundleError(
+                f"{metadata.name}: its perturbing graph cannot be run: {error}"
+            ) from error
+    difference = float(np.abs(found - golden.probabilities).max())
+    if not difference <= tolerance:
         raise BundleError(
-            f"{bundle.path}: its perturbing graph misses the golden vector by {difference:.2g}"
+            f"{metadata.name}: its perturbing graph misses the golden vector by {difference:.2g}"
         )
-    return found
+    return runs
+
+
+def _nothing_hidden(input_size: tuple[int, int]) -> _Shared:
+    """Inputs whose every index is within its bounds."""
+    height, width = input_size
+    return _Shared(
+        np.zeros((1, height, width, 3), np.uint8),
+        np.zeros((height * width, 3), np.uint8),
+        np.zeros((height, width, 1), np.int32),
+        np.arange(height * width, dtype=np.int32).reshape(1, height, width),
+    )

@@ -10,34 +10,39 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.binding import BoundRuns
+from limelens.serve.bundle.batch_sizes import MAX_BATCH_SIZE, BatchRuns, OpenedSession
 from limelens.serve.bundle.checks import read_bundle_file
+from limelens.serve.bundle.device_thread import DeviceThread, device_thread
+from limelens.serve.bundle.lazy import Lazy
 from limelens.serve.bundle.metadata import Metadata, Task
+from limelens.serve.bundle.prepared import Place
 from limelens.serve.errors import (
     BundleError,
     InvalidRequestError,
-    LimelensError,
     MissingExtraError,
     ModelOutputError,
     ProviderError,
 )
 
 if TYPE_CHECKING:
-    from limelens.serve.bundle.perturbing import Prepare
+    from limelens.serve.bundle.perturbing import Prepare, RowRuns
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = str
+"""`auto`, `cpu`, `cuda` (the first GPU) or `cuda:K` (GPU number K)."""
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+TF32: Final = CUDA + "+TF32"
+"""Of golden vectors' tolerances: CUDA where products round their inputs to 10 bits."""
+_TF32_SCALE: Final = 10.0
+"""A golden vector that says nothing of TF32 may be missed by so much more with it."""
 _NEAR_ONE: Final = 1e-3
-_BATCH_ON_GPU: Final = 64
 _FEWEST, _MOST = 4, 32
 _PIXELS_AT_ONCE: Final = 2**17  # of inputs: what follows from more no longer fits a core's cache
 _log = logging.getLogger(__name__)
@@ -54,9 +59,10 @@ class Bundle:
         provider: The execution provider that the session really runs on.
         provider_reason: Why it is not the one that was wished for; else empty.
         num_threads: How many threads may usefully call `predict` at once.
-        session: The `onnxruntime.InferenceSession`.
-        file: Its bytes, for sessions derived from it; empty on the CPU, which derives none.
-        bound: Runs it from memory made once, as is best on a GPU; None runs it directly.
+        session: The `onnxruntime.InferenceSession`; on a GPU `runs` alone may run it.
+        runs: On a GPU, the prepared batch sizes; None runs the session as it is.
+        rows: On a GPU, what makes perturbed images there; holds None where that is not possible.
+        gpu: On a GPU, how it is used; else None.
     """
 
     metadata: Metadata
@@ -66,8 +72,9 @@ class Bundle:
     provider_reason: str
     num_threads: int
     session: Any = field(repr=False)
-    file: bytes = field(default=b"", repr=False)
-    bound: BoundRuns | None = field(default=None, repr=False)
+    runs: BatchRuns | None = field(default=None, repr=False)
+    rows: Lazy[RowRuns | None] | None = field(default=None, repr=False)
+    gpu: Gpu | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -91,32 +98,37 @@ class Bundle:
 
     @property
     def max_concurrency(self) -> int:
-        """`num_threads`, as `limelens.explain` asks for it."""
-        return self.num_threads
+        """How many threads `limelens.explain` shall call from.
+
+        On a GPU two: one prepares a chunk while the other's runs.
+        """
+        return self.num_threads if self.runs is None else 2
 
     @property
     def batch_size(self) -> int:
-        """How many pictures a call of `predict` best takes where there are many."""
-        if self.provider != CPU:
-            return _BATCH_ON_GPU
+        """How many images a call of `predict` best takes where there are many."""
+        if self.runs is not None:
+            rows = self._rows
+            return self.runs.sizes[-1] if rows is None else rows.chunk
         height, width = self.input_size
         return min(_MOST, max(_FEWEST, _PIXELS_AT_ONCE // (height * width)))
 
-    @cached_property
+    @property
     def prepare_perturbed(self) -> Prepare | None:
-        """Makes `limelens.explain`'s perturbed pictures on the device, from rows of a few bytes.
+        """Makes `limelens.explain`'s perturbed images on the device, from rows of a few bytes.
 
-        None on the CPU, where the pictures are made as fast outside.
+        None on the CPU, where the images are made as fast outside.
         """
-        if not self.file:
-            return None
-        from limelens.serve.bundle.perturbing import open_perturbing
+        rows = self._rows
+        return None if rows is None else rows.prepare_rows
 
-        try:
-            return open_perturbing(self, self.file).prepare
-        except (BundleError, ProviderError) as error:
-            _log.warning("%s: perturbed pictures are made on the CPU: %s", self.name, error)
-            return None
+    @property
+    def _rows(self) -> RowRuns | None:
+        return None if self.rows is None else self.rows.get()
+
+    def prepare(self) -> None:
+        """Makes ready, on a GPU, what explanations need, which else the first of them waits for."""
+        _ = self._rows
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities for a batch.
@@ -153,6 +165,24 @@ class Bundle:
         return probabilities, embedding
 
     def _run(self, outputs: list[str], images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        self.check_images(images)
+        results: Sequence[NDArray[np.float32]] = (
+            self.session.run(outputs, {"images": images})
+            if self.runs is None
+            else self.runs.run(outputs, images)
+        )
+        self.check_outputs(outputs, results, len(images))
+        return results
+
+    def check_images(self, images: NDArray[np.uint8]) -> None:
+        """Refuses what the model does not take.
+
+        Args:
+            images: `(N, H, W, 3)` RGB pixels.
+
+        Raises:
+            InvalidRequestError: The shape or the dtype is another.
+        """
         height, width = self.input_size
         if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3):
             raise InvalidRequestError(
@@ -160,20 +190,49 @@ class Bundle:
                 f"{images.dtype} {images.shape}; "
                 f"the bundle expects uint8 (N, {height}, {width}, 3)",
             )
-        results: Sequence[NDArray[np.float32]] = (
-            self.session.run(outputs, {"images": images})
-            if self.bound is None
-            else self.bound.run(outputs, images)
-        )
+
+    def check_outputs(
+        self, outputs: Sequence[str], results: Sequence[NDArray[np.float32]], count: int
+    ) -> None:
+        """Refuses what no model of this bundle's labels gives.
+
+        Args:
+            outputs: Names.
+            results: What the model gave, in their order.
+            count: Images that were run.
+
+        Raises:
+            ModelOutputError: A number is not finite, or an output has another shape.
+        """
         for name, values in zip(outputs, results, strict=True):
-            fits = values.ndim == 2 and len(values) == len(images)
+            fits = values.ndim == 2 and len(values) == count
             if not fits or (name == "probabilities" and values.shape[1] != len(self.labels)):
                 raise ModelOutputError(
-                    f"{self.name} gave {name} of shape {values.shape} for {len(images)} pictures"
+                    f"{self.name} gave {name} of shape {values.shape} for {count} images"
                 )
             if not np.isfinite(values).all():
                 raise ModelOutputError(f"{self.name} gave values that are not finite")
-        return results
+
+
+@dataclass(frozen=True, eq=False)
+class Gpu:
+    """How sessions of one bundle run on a GPU.
+
+    Args:
+        index: Which of several, from 0.
+        thread: Its thread.
+        place: Where tensors are kept.
+        file: The bundle's bytes, for sessions that are derived from it.
+        open: Opens a session of a graph's bytes.
+        tf32: Whether products round their inputs to 10 bits.
+    """
+
+    index: int
+    thread: DeviceThread
+    place: Place
+    file: bytes = field(repr=False)
+    open: Callable[[bytes], OpenedSession] = field(repr=False)
+    tf32: bool = False
 
 
 def load_bundle(
@@ -181,15 +240,20 @@ def load_bundle(
     device: Device = "auto",
     *,
     num_threads: int | None = None,
+    tf32: bool = False,
+    max_batch_size: int = MAX_BATCH_SIZE,
     read: Callable[[Path], tuple[bytes, Metadata]] = read_bundle_file,
 ) -> Bundle:
     """Loads a bundle and proves that it works here.
 
     Args:
         path: `model.onnx`, or the folder of a version that holds it.
-        device: `cuda` refuses where there is none; `auto` takes it where it works.
+        device: `cuda` or `cuda:K` refuses where there is none; `auto` takes it where it works.
         num_threads: How many threads will call `predict` on the CPU at once; each call runs on
             its caller's thread alone. None means one per core that this process may use.
+        tf32: Whether a GPU may round what it multiplies to 10 bits (TensorFloat-32): faster, and
+            probabilities change a little. The CPU never does.
+        max_batch_size: Largest batch that a GPU prepares; `predict` cuts larger ones up.
         read: Reads the file and checks it; what it raises goes to the caller.
 
     Returns:
@@ -197,9 +261,11 @@ def load_bundle(
 
     Raises:
         BundleError: The file is missing, is no bundle, or its golden vector is not met.
+        InvalidRequestError: There is no such kind of device.
         ProviderError: `cuda` was asked for and cannot be used.
         MissingExtraError: onnxruntime is not installed.
     """
+    index = gpu_index(device)
     try:
         import onnxruntime
     except ImportError as error:
@@ -211,63 +277,136 @@ def load_bundle(
     if path.is_dir():
         path = path / "model.onnx"
     data, metadata = read(path)
-    session, provider, reason = open_session(onnxruntime, data, path, device)
+    size = metadata.resize.height, metadata.resize.width
+    gpu, runs, reason = None, None, ""
+    if index is not None:
+        gpu, runs, reason = _on_gpu(onnxruntime, data, size, index, tf32=tf32)
+        if runs is None and device != "auto":
+            raise ProviderError(f"{device} was asked for and cannot be used: {reason}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bundle = Bundle(
         metadata=metadata,
         version=_version(path),
         path=path,
-        provider=provider,
+        provider=CPU if runs is None else CUDA,
         provider_reason=reason,
-        num_threads=(num_threads or cores or 1) if provider == CPU else 1,
-        session=session,
-        file=b"" if provider == CPU else data,
-        bound=None
-        if provider == CPU
-        else BoundRuns(session, (metadata.resize.height, metadata.resize.width), lock_pages=True),
+        num_threads=(num_threads or cores or 1) if runs is None else 1,
+        session=_cpu_session(onnxruntime, data, path) if runs is None else runs.session,
+        runs=runs,
+        rows=None if gpu is None or runs is None else rows_of(metadata, runs, gpu),
+        gpu=gpu,
     )
+    if runs is not None:
+        _prepare(bundle, runs, max_batch_size)
     _check_golden(bundle)
     return bundle
 
 
-def open_session(ort: Any, data: bytes, path: Path, device: Device) -> tuple[Any, str, str]:
-    """A session, the provider it runs on, and why that is not CUDA where it was wished for.
+def rows_of(metadata: Metadata, runs: BatchRuns, gpu: Gpu) -> Lazy[RowRuns | None]:
+    """What makes a bundle's perturbed images on its GPU, opened when it is first needed."""
+
+    def open_rows() -> RowRuns | None:
+        from limelens.serve.bundle.perturbing import open_row_runs, with_perturbation
+
+        largest = runs.sizes[-1]
+        each_s = runs.seconds(largest) / largest
+        try:
+            height, width = metadata.resize.height, metadata.resize.width
+            derived = with_perturbation(gpu.file, height, width)
+            return open_row_runs(
+                metadata,
+                open_session=lambda: gpu.open(derived),
+                thread=gpu.thread,
+                place=gpu.place,
+                tolerance=_tolerance(metadata, CUDA, tf32=gpu.tf32),
+                estimate_s=lambda size: size * each_s,
+            )
+        except BundleError as error:
+            _log.warning("%s: perturbed images are made on the CPU: %s", metadata.name, error)
+            return None
+
+    return Lazy(open_rows)
+
+
+def gpu_index(device: Device) -> int | None:
+    """Which GPU a device is, from 0; None where it is `cpu`.
 
     Raises:
-        BundleError: onnxruntime cannot run the graph.
-        ProviderError: `cuda` was asked for and cannot be used.
+        InvalidRequestError: It is none.
     """
-    reason = ""
     if device in ("auto", "cuda"):
-        if CUDA in ort.get_available_providers():
-            session, reason = _try_cuda(ort, data)
-            if session is not None:
-                return session, CUDA, ""
-        else:
-            reason = "this onnxruntime was built without CUDA (install limelens[serve-gpu])"
-        if device == "cuda":
-            raise ProviderError(f"CUDA was asked for and cannot be used: {reason}")
+        return 0
+    if device == "cpu":
+        return None
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and number.isascii() and number.isdecimal() and len(number) <= 3:
+        return int(number)
+    raise InvalidRequestError("device", f"{device!r}; expected auto, cpu, cuda or cuda:K")
+
+
+def _prepare(bundle: Bundle, runs: BatchRuns, max_batch_size: int) -> None:
     try:
-        session = ort.InferenceSession(data, _options(ort), providers=[CPU])
+        runs.prepare_up_to(max_batch_size)
+    # Whatever a runtime may raise for a graph that it could load and cannot run.
+    except Exception as error:
+        raise BundleError(f"{bundle.path}: it cannot be run: {_one_line(error)}") from error
+    if runs.no_graph_reason:
+        _log.warning("%s runs without CUDA graphs: %s", bundle.name, runs.no_graph_reason)
+
+
+def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:
+    try:
+        return ort.InferenceSession(data, _options(ort), providers=[CPU])
     except Exception as error:
         raise BundleError(f"{path}: onnxruntime cannot run it: {_one_line(error)}") from error
-    return session, CPU, reason
 
 
-def _try_cuda(ort: Any, data: bytes) -> tuple[Any, str]:
-    """A session on CUDA, or None and the reason: onnxruntime alone falls back in silence."""
-    # TF32 would round inputs to 10 bits: another answer than the CPU's.
-    provider: tuple[str, Mapping[str, str]] = (CUDA, {"use_tf32": "0"})
+def _on_gpu(
+    ort: Any, data: bytes, size: tuple[int, int], index: int, *, tf32: bool
+) -> tuple[Gpu | None, BatchRuns | None, str]:
+    """How a graph runs on a GPU, or why it does not: onnxruntime alone falls back in silence."""
+    if CUDA not in ort.get_available_providers():
+        return None, None, "this onnxruntime was built without CUDA (install limelens[serve-gpu])"
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:
         preload(directory="")
+    thread, place = device_thread(f"cuda:{index}"), Place("cuda", index)
+
+    def opened(graph: bytes) -> OpenedSession:
+        return _cuda_session(ort, graph, index, tf32=tf32)
+
     try:
-        session = ort.InferenceSession(data, _options(ort), providers=[provider])
+        runs = BatchRuns(lambda: opened(data), size, thread, place)
     except Exception as error:
-        return None, _one_line(error)
-    if session.get_providers()[0] != CUDA:
-        return None, "onnxruntime could not start it (driver, CUDA or cuDNN libraries missing)"
-    return session, ""
+        return None, None, _one_line(error)
+    return Gpu(index, thread, place, data, opened, tf32), runs, ""
+
+
+def _cuda_session(ort: Any, data: bytes, index: int, *, tf32: bool) -> OpenedSession:
+    """A session whose runs are CUDA graphs, or else one that says why they are not."""
+    settings = {
+        "device_id": str(index),
+        # TF32 would round inputs to 10 bits: another answer than the CPU's.
+        "use_tf32": str(int(tf32)),
+        # Sizes are prepared in a third of the time of an exhaustive search, and run as fast.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+
+    def session(more: Mapping[str, str]) -> Any:
+        found = ort.InferenceSession(data, _options(ort), providers=[(CUDA, {**settings, **more})])
+        if found.get_providers()[0] != CUDA:
+            raise ProviderError(
+                "onnxruntime could not start it (driver, CUDA or cuDNN libraries missing)"
+            )
+        return found
+
+    try:
+        return OpenedSession(session({"enable_cuda_graph": "1"}))
+    except ProviderError:
+        raise
+    # Some of its nodes have no kernel on the GPU.
+    except Exception as error:
+        return OpenedSession(session({}), _one_line(error))
 
 
 def _options(ort: Any) -> Any:
@@ -288,11 +427,13 @@ def _version(path: Path) -> int:
 
 def _check_golden(bundle: Bundle) -> None:
     golden = bundle.metadata.golden
-    tolerance = golden.tolerance.get(bundle.provider)
-    if tolerance is None:
+    tf32 = bundle.gpu is not None and bundle.gpu.tf32
+    try:
+        tolerance = _tolerance(bundle.metadata, bundle.provider, tf32=tf32)
+    except KeyError:
         raise BundleError(
             f"{bundle.path}: the golden vector has no tolerance for {bundle.provider}"
-        )
+        ) from None
     twice = np.stack([golden.image, golden.image])
     try:
         found, _ = bundle.predict_and_embed(twice)
@@ -320,12 +461,11 @@ def _check_golden(bundle: Bundle) -> None:
         )
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device had no memory left, of which runtimes have no class of error."""
-    text = str(error).lower()
-    return not isinstance(error, LimelensError) and (
-        "failed to allocate memory" in text or "out of memory" in text or "bfcarena" in text
-    )
+def _tolerance(metadata: Metadata, provider: str, *, tf32: bool) -> float:
+    tolerances = metadata.golden.tolerance
+    if tf32 and TF32 in tolerances:
+        return tolerances[TF32]
+    return tolerances[provider] * (_TF32_SCALE if tf32 else 1.0)
 
 
 def _one_line(error: Exception) -> str:

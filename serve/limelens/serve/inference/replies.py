@@ -11,7 +11,7 @@ from limelens.inference import inference_service_pb2 as pb2
 from limelens.serve.inference.requests import EMBEDDING, PROBABILITIES, Wanted
 from limelens.serve.inference.tensors import pack_elements, pack_floats
 from limelens.serve.repository import Served
-from limelens.serve.scheduler import Outcome
+from limelens.serve.scheduling.engine import Outcome
 
 
 def infer_response(

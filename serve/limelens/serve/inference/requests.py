@@ -22,7 +22,7 @@ from limelens.serve.image import ResizeRule, fit, read_image
 from limelens.serve.inference.tensors import LayoutError, unpack_elements
 from limelens.serve.repository import Repository, Served
 from limelens.serve.requests import Limits
-from limelens.serve.scheduler import Prepare
+from limelens.serve.scheduling.engine import Prepare
 
 INPUT: Final = "images"
 PROBABILITIES: Final = "probabilities"

@@ -46,7 +46,7 @@ from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Repository, Served
 from limelens.serve.requests import Limits
-from limelens.serve.scheduler import Outcome, Scheduler
+from limelens.serve.scheduling.engine import Engine, Outcome
 from limelens.serve.statistics import Counting
 
 SERVICE_NAME: Final = "inference.GRPCInferenceService"
@@ -58,7 +58,7 @@ class Backing:
 
     Args:
         repository: What is served.
-        scheduler: The queue in front of a bundle's device.
+        engine: What runs a bundle.
         budget: Bytes of pictures that may wait.
         limits: What one request may ask for.
         counting: Is told of every picture.
@@ -69,7 +69,7 @@ class Backing:
     """
 
     repository: Repository
-    scheduler: Callable[[Bundle], Scheduler]
+    engine: Callable[[Bundle], Engine]
     budget: Budget
     limits: Limits
     counting: Counting
@@ -243,7 +243,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         self, served: Served, question: Question, deadline: float | None
     ) -> list[Outcome]:
         with self._backing.budget.holding(question.size_bytes):
-            return await self._backing.scheduler(served.bundle).classify(
+            return await self._backing.engine(served.bundle).classify(
                 served.bundle, question.prepare, deadline=deadline, embed=question.embed
             )
 

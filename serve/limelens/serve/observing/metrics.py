@@ -39,7 +39,7 @@ from limelens.serve.observing.observer import (
     Metadata,
     Observer,
 )
-from limelens.serve.scheduler import Fate, Priority
+from limelens.serve.scheduling.engine import Fate, Priority
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from limelens.serve.observing.call import Call
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.repository import Repository, Served
-    from limelens.serve.scheduler import Ended
+    from limelens.serve.scheduling.engine import Ended
     from limelens.serve.service import ClassifierService
 
 MAX_LABELS: Final = 200
@@ -437,9 +437,9 @@ class _State(Collector):
             "Pictures refused because the queue was full.",
             labels=("provider",),
         )
-        for provider, scheduler in service.schedulers.items():
-            waiting.add_metric((provider,), scheduler.num_waiting)
-            turned_away.add_metric((provider,), scheduler.counts.refused)
+        for provider, engine in service.engines.items():
+            waiting.add_metric((provider,), engine.num_waiting)
+            turned_away.add_metric((provider,), engine.counts.refused)
         yield waiting
         yield turned_away
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from limelens.serve.explanation import Explained
     from limelens.serve.observing.call import Call
     from limelens.serve.repository import Served
-    from limelens.serve.scheduler import Ended, Outcome
+    from limelens.serve.scheduling.engine import Ended, Outcome
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Told = Callable[["Explained"], "Explained"]
@@ -115,7 +115,7 @@ class Observer:
         """A call is about to be answered with a status of this name, or was left."""
 
     def picture_ended(self, ended: Ended) -> None:
-        """A picture left a scheduler. Called from a worker's thread; must be quick."""
+        """A picture left an engine. Called from a worker's thread; must be quick."""
 
     def answered(self, answered: Answered) -> None:
         """The pictures of one request have their answers."""

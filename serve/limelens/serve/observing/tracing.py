@@ -47,7 +47,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from limelens.serve.scheduler import Outcome
+    from limelens.serve.scheduling.engine import Outcome
 
 MAX_TRACED: Final = 32
 """Pictures of one request whose stages have spans; those of more are left out."""

@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from tests.serve.stand_in import stand_in
 
 from limelens.cli.serving import default_models
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.perturbing import open_perturbing, with_perturbation
-from limelens.serve.errors import BundleError, ModelOutputError
+from limelens.serve.bundle.perturbing import with_perturbation
+from limelens.serve.bundle.session import rows_of
+from limelens.serve.errors import ModelOutputError
 
 pytest.importorskip("skimage")
 
@@ -28,14 +30,20 @@ class OnDevice:
 
     def __init__(self, bundle: Bundle) -> None:
         self.num_prepared = 0
-        self._perturbing = open_perturbing(bundle, bundle.path.read_bytes())
+        there = stand_in(bundle.path)
+        assert there.rows is not None
+        rows = there.rows.get()
+        assert rows is not None
+        self._rows = rows
+        self.batch_size = there.batch_size
+        self.max_concurrency = there.max_concurrency
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        raise AssertionError(f"{len(images)} pictures were made in numpy")
+        raise AssertionError(f"{len(images)} images were made in numpy")
 
     def prepare_perturbed(self, *shared: Any) -> RowModel:
         self.num_prepared += 1
-        return self._perturbing.prepare(*shared)
+        return self._rows.prepare_rows(*shared)
 
 
 @pytest.mark.parametrize("hide", ["mean", "blur", "shuffle", (10, 20, 30)])
@@ -82,34 +90,59 @@ def test_the_shipped_model_gives_the_same_explanation_from_rows() -> None:
     )
 
 
-def test_on_the_cpu_pictures_are_made_outside_and_the_file_is_not_kept(one_model: Path) -> None:
+def test_on_the_cpu_images_are_made_outside(one_model: Path) -> None:
     bundle = load_bundle(one_model / "colours" / "1", "cpu")
-    assert bundle.file == b""
+    assert bundle.gpu is None
     assert bundle.prepare_perturbed is None
 
 
-def test_a_bundle_that_keeps_its_file_makes_the_pictures(one_model: Path) -> None:
-    bundle = load_bundle(one_model / "colours" / "1", "cpu")
-    kept = replace(bundle, file=bundle.path.read_bytes())
-    assert kept.prepare_perturbed is not None
-    picture = np.full((32, 32, 3), 200, dtype=np.uint8)
-    rows = kept.prepare_perturbed(picture, picture // 2, np.zeros((32, 32), dtype=np.intp))
-    found = rows(np.array([[True], [False]]), None)
-    expected = bundle.predict(np.stack([picture, picture // 2]))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("num_rows", [1, 2, 300])
+@pytest.mark.parametrize("num_segments", [1, 63, 64, 600, 4096])
+def test_rows_and_columns_are_padded_to_what_is_prepared(
+    one_model: Path, num_rows: int, num_segments: int
+) -> None:
+    bundle = stand_in(one_model / "colours" / "1")
+    assert bundle.prepare_perturbed is not None
+    rng = np.random.default_rng(0)
+    image, hidden = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    columns = rng.integers(0, num_segments + 1, (32, 32))
+    visible = rng.random((num_rows, num_segments)) < 0.5
+    found = bundle.prepare_perturbed(image, hidden, columns)(visible, None)
+    shown = np.concatenate([visible, np.ones((num_rows, 1), bool)], axis=1)[:, columns]
+    images = np.where(shown[..., np.newaxis], image, hidden)
+    expected = load_bundle(bundle.path, "cpu").predict(images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_graph_that_cannot_be_derived_is_said_and_pictures_are_made_outside(
+def test_explanations_that_alternate_do_not_get_each_other_s_images(one_model: Path) -> None:
+    bundle = stand_in(one_model / "colours" / "1")
+    assert bundle.prepare_perturbed is not None
+    columns = np.zeros((32, 32), np.intp)
+    models = {
+        value: bundle.prepare_perturbed(
+            np.full((32, 32, 3), value, np.uint8), np.zeros((32, 32, 3), np.uint8), columns
+        )
+        for value in (50, 200)
+    }
+    expected = {value: bundle.predict(np.full((1, 32, 32, 3), value, np.uint8)) for value in models}
+    for value in (50, 200, 50, 50, 200):
+        found = models[value](np.ones((1, 1), bool), None)
+        np.testing.assert_allclose(found, expected[value], rtol=0, atol=1e-6)
+
+
+def test_a_graph_that_cannot_be_derived_is_said_and_images_are_made_outside(
     one_model: Path, bundles: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bundle = load_bundle(one_model / "colours" / "1", "cpu")
+    bundle = stand_in(one_model / "colours" / "1")
     other = bundles.model(bundles.metadata())
     other.graph.initializer[3].CopyFrom(
         onnx.helper.make_tensor("gain", onnx.TensorProto.FLOAT, [], [-1.0])
     )
-    with pytest.raises(BundleError, match="misses the golden vector"):
-        open_perturbing(bundle, other.SerializeToString())
-    assert replace(bundle, file=other.SerializeToString()).prepare_perturbed is None
+    assert bundle.gpu is not None
+    assert bundle.runs is not None
+    gpu = replace(bundle.gpu, file=other.SerializeToString())
+    assert rows_of(bundle.metadata, bundle.runs, gpu).get() is None
+    assert "misses the golden vector" in caplog.text
     assert "made on the CPU" in caplog.text
 
 
@@ -129,8 +162,9 @@ def test_numbers_that_are_not_finite_are_an_error(tmp_path: Path, bundles: Any) 
     graph.initializer.append(onnx.helper.make_tensor("zero", onnx.TensorProto.FLOAT, [], [0.0]))
     path = tmp_path / "model.onnx"
     path.write_bytes(bundles.model(bundles.metadata(), graph).SerializeToString())
-    bundle = load_bundle(path, "cpu")
-    rows = open_perturbing(bundle, path.read_bytes()).prepare(
+    prepare = stand_in(path).prepare_perturbed
+    assert prepare is not None
+    rows = prepare(
         np.full((32, 32, 3), 200, dtype=np.uint8),
         np.zeros((32, 32, 3), dtype=np.uint8),
         np.zeros((32, 32), dtype=np.intp),

@@ -1,0 +1,153 @@
+"""The one thread that talks to a GPU.
+
+onnxruntime keeps a CUDA graph with the thread that captured it, so each device has one thread that
+captures and replays all graphs. Whoever needs the device hands over a small piece of work; the
+most urgent goes next, one at a time. The thread holds the device only while it runs a piece, never
+while somebody prepares or reads one. It knows order and time, and nothing of sessions or images.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE_S: Final = 0.1
+"""How long a chunk of an explanation lets others go first, in seconds."""
+
+
+class Urgency(IntEnum):
+    """What goes first."""
+
+    REQUEST = 0
+    """Somebody waits for a decision."""
+    CHUNK = 1
+    """A chunk of an explanation: goes when nothing else waits, or after `PATIENCE_S`."""
+
+
+class _Work(Generic[T]):
+    """A piece of work and what came of it."""
+
+    __slots__ = ("_done", "_error", "_function", "_result", "queued_at")
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function: Callable[[], T] | None = function
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+        self.queued_at = time.monotonic()
+
+    def run(self) -> None:
+        function, self._function = self._function, None
+        try:
+            self._result = function() if function is not None else None
+        # Whatever it is, it belongs to the caller.
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.release()
+
+    def wait(self) -> T:
+        self._done.acquire()
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # the traceback holds this frame: without it nothing holds the error
+        return self._result  # type: ignore[return-value]
+
+
+class DeviceThread:
+    """Runs pieces of work on one thread of its own, the most urgent first.
+
+    Args:
+        name: Of the device, for the thread's name.
+        patience_s: How long a chunk lets others go first, in seconds.
+    """
+
+    def __init__(self, name: str, *, patience_s: float = PATIENCE_S) -> None:
+        self.name = name
+        self._patience_s = patience_s
+        self._queue: list[tuple[Urgency, int, _Work[Any]]] = []
+        self._count = 0
+        self._arrived = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"limelens-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is this thread."""
+        return threading.get_ident() == self._thread.ident
+
+    def submit(self, function: Callable[[], T], urgency: Urgency = Urgency.REQUEST) -> _Work[T]:
+        """Queues a piece of work.
+
+        Args:
+            function: The work; should be short.
+            urgency: What goes first; pieces of one urgency run in the order they came.
+
+        Returns:
+            Its `wait()` gives what the function returned, or raises what it raised.
+        """
+        work = _Work(function)
+        with self._arrived:
+            self._count += 1
+            heapq.heappush(self._queue, (urgency, self._count, work))
+            self._arrived.notify()
+        return work
+
+    def call(self, function: Callable[[], T], urgency: Urgency = Urgency.REQUEST) -> T:
+        """Runs a piece of work and waits for it; on the thread itself, at once.
+
+        Args:
+            function: As for `submit`.
+            urgency: As for `submit`.
+        """
+        if self.is_current:
+            return function()
+        return self.submit(function, urgency).wait()
+
+    def _next(self) -> _Work[Any]:
+        with self._arrived:
+            while not self._queue:
+                self._arrived.wait()
+            if self._queue[0][0] is not Urgency.CHUNK:
+                patient = [entry for entry in self._queue if entry[0] is Urgency.CHUNK]
+                if patient:
+                    oldest = min(patient)
+                    if oldest[2].queued_at + self._patience_s <= time.monotonic():
+                        self._queue.remove(oldest)
+                        heapq.heapify(self._queue)
+                        return oldest[2]
+            return heapq.heappop(self._queue)[2]
+
+    def _run(self) -> None:
+        while True:
+            work: _Work[Any] | None = self._next()
+            assert work is not None
+            work.run()
+            work = None  # an idle thread must not hold a model that was replaced
+
+
+_threads: Final[dict[str, DeviceThread]] = {}
+_starting: Final = threading.Lock()
+
+
+def device_thread(name: str) -> DeviceThread:
+    """The thread of a device, the same one for everybody in this process.
+
+    Args:
+        name: Such as `cuda:0`.
+    """
+    with _starting:
+        found = _threads.get(name)
+        if found is None:
+            found = _threads[name] = DeviceThread(name)
+        return found

@@ -1,0 +1,256 @@
+"""The engine of a GPU: images are joined into batches of prepared sizes.
+
+Worker threads prepare images and write each once, into the page-locked memory that the device
+copies from. The device's own thread takes the batch that has waited longest when its turn comes,
+with all that came in meanwhile; chunks of explanations run between batches. It knows slots and
+batches, and nothing of sessions.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.bundle import Bundle
+from limelens.serve.bundle.batch_sizes import BatchRuns, is_out_of_memory
+from limelens.serve.bundle.device_thread import DeviceThread
+from limelens.serve.errors import InvalidRequestError, ModelOutputError, OverloadedError
+from limelens.serve.scheduling.engine import Ended, Outcome
+from limelens.serve.scheduling.queue import Item, QueueingEngine
+
+_AHEAD: Final = 2
+"""Full batches that may wait for the device; more images stay in the queue, in its order."""
+_MOST_AT_ONCE: Final = 8
+"""Items that a worker takes at once where many wait."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Images that will run together.
+
+    Args:
+        bundle: The model.
+        images: `(size, H, W, 3)` page-locked memory, the largest batch that may run.
+        staging: What was borrowed for it.
+        items: Whose images lie there, in the order of the rows.
+        num_writing: How many of them are still being written.
+    """
+
+    bundle: Bundle
+    images: NDArray[np.uint8]
+    staging: NDArray[np.uint8]
+    items: list[Item] = field(default_factory=list)
+    num_writing: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.items) == len(self.images)
+
+
+class GpuEngine(QueueingEngine):
+    """Joins what is prepared into batches, for one device.
+
+    Args:
+        thread: The device's.
+        num_threads: Threads that prepare images.
+        max_queue: Most images of requests that wait; more are refused.
+        on_ended: See `QueueingEngine`.
+    """
+
+    def __init__(
+        self,
+        thread: DeviceThread,
+        *,
+        num_threads: int,
+        max_queue: int = 256,
+        on_ended: Callable[[Ended], None] | None = None,
+    ) -> None:
+        super().__init__(num_threads=num_threads, max_queue=max_queue, on_ended=on_ended)
+        self._thread = thread
+        self._batches: deque[_Batch] = deque()
+        self._is_queued = False
+        self._written = threading.Condition(self._lock)
+        self._start()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        super().close()
+        self._thread.call(lambda: None)  # what was queued there has run
+
+    def _has_room(self) -> bool:
+        return sum(batch.is_full for batch in self._batches) < _AHEAD
+
+    def _num_at_once(self) -> int:
+        return max(1, min(_MOST_AT_ONCE, len(self._arrivals) // self._num_threads))
+
+    def _staged(self) -> Iterable[Item]:
+        return (item for batch in self._batches for item in batch.items)
+
+    def _respond(self, item: Item) -> None:
+        """Writes an item's image into a batch, and sees to it that the batch runs."""
+        pixels = item.pixels
+        assert pixels is not None  # it was prepared
+        try:
+            item.ticket.bundle.check_images(pixels[np.newaxis])
+        except InvalidRequestError as error:
+            self._fail(item.ticket, error)
+            return
+        batch, row = self._slot(item)
+        if batch is None:
+            return
+        np.copyto(batch.images[row], pixels)
+        item.pixels = None
+        with self._lock:
+            batch.num_writing -= 1
+            if not batch.num_writing:
+                self._written.notify_all()
+            is_queued, self._is_queued = self._is_queued, True
+        if not is_queued:
+            self._thread.submit(self._run_next)
+
+    def _slot(self, item: Item) -> tuple[_Batch | None, int]:
+        """A row for an item in a batch that waits for the device; None when it is over."""
+        runs = item.ticket.bundle.runs
+        assert runs is not None  # bundles of this engine are on its device
+        spare: NDArray[np.uint8] | None = None
+        try:
+            while True:
+                with self._lock:
+                    if self._closed:
+                        break
+                    batch = self._open_batch(item.ticket.bundle)
+                    if batch is None and spare is not None:
+                        batch = _Batch(item.ticket.bundle, spare[: runs.sizes[-1]], spare)
+                        self._batches.append(batch)
+                        spare = None
+                    if batch is not None:
+                        batch.items.append(item)
+                        batch.num_writing += 1
+                        return batch, len(batch.items) - 1
+                # Where none is left, the device's thread makes one, and it may need the lock.
+                spare = runs.borrow_staging()
+        finally:
+            if spare is not None:
+                runs.return_staging(spare)
+        self._fail(item.ticket, OverloadedError("the server is going down", 1.0))
+        return None, 0
+
+    def _open_batch(self, bundle: Bundle) -> _Batch | None:
+        """A batch of that model that has room; the lock is held."""
+        for batch in self._batches:
+            if batch.bundle is bundle and not batch.is_full:
+                return batch
+        return None
+
+    def _run_next(self) -> None:
+        """Runs the batch that has waited longest; on the device's thread."""
+        with self._lock:
+            if not self._batches:
+                self._is_queued = False
+                return
+            batch = self._batches.popleft()
+            while batch.num_writing:
+                self._written.wait()
+            self._leave_queue(batch.items)
+            if self._arrivals:
+                self._idle.notify_all()
+        try:
+            self._run_batch(batch)
+        # Nothing may end the thread of the device.
+        except Exception:
+            _log.exception("a batch could not be run")
+            for item in batch.items:
+                self._fail(item.ticket, OverloadedError("the batch could not be run", 1.0))
+        runs = batch.bundle.runs
+        if runs is not None:
+            runs.return_staging(batch.staging)
+        with self._lock:
+            self._is_queued = bool(self._batches)
+            is_queued = self._is_queued
+        if is_queued:
+            self._thread.submit(self._run_next)
+
+    def _run_batch(self, batch: _Batch) -> None:
+        items = _compacted(batch, self._is_waited_for)
+        if not items:
+            return
+        runs = batch.bundle.runs
+        assert runs is not None
+        outputs = ["probabilities"]
+        if any(item.ticket.embed for item in items):
+            outputs.append("embedding")
+        try:
+            begun = time.monotonic()
+            results = _run_halved(runs, outputs, batch.staging, len(items))
+            run_s = time.monotonic() - begun
+        # Whatever a runtime may raise.
+        except Exception as error:
+            if is_out_of_memory(error):
+                _log.error("the device has no memory left for %d images: %s", len(items), error)
+                error = OverloadedError("the device has no memory left", 1.0)
+            for item in items:
+                self._fail_run(item, error, len(items))
+            return
+        self._hand_out(batch.bundle, items, outputs, results, begun, run_s)
+
+    def _hand_out(
+        self,
+        bundle: Bundle,
+        items: Sequence[Item],
+        outputs: Sequence[str],
+        results: Sequence[NDArray[np.float32]],
+        begun: float,
+        run_s: float,
+    ) -> None:
+        good, outcomes = [], []
+        for row, item in enumerate(items):
+            one = [values[row : row + 1] for values in results]
+            try:
+                bundle.check_outputs(outputs, one, 1)
+            except ModelOutputError as error:
+                self._fail_run(item, error, len(items))
+                continue
+            embedding = one[1][0] if item.ticket.embed else None
+            good.append(item)
+            outcomes.append(
+                Outcome(one[0][0], embedding, item.started_at, item.decode_s, run_s, begun)
+            )
+        self._finish(good, outcomes)
+
+
+def _compacted(batch: _Batch, is_waited_for: Callable[[Item], bool]) -> list[Item]:
+    """The items that are still worth running, in the first rows of their batch."""
+    kept: list[Item] = []
+    for row, item in enumerate(batch.items):
+        if is_waited_for(item):
+            if row != len(kept):
+                np.copyto(batch.images[len(kept)], batch.images[row])
+            kept.append(item)
+    return kept
+
+
+def _run_halved(
+    runs: BatchRuns, outputs: Sequence[str], images: NDArray[np.uint8], count: int
+) -> list[NDArray[np.float32]]:
+    """Runs a batch, in halves where the device has no memory for the whole."""
+    try:
+        return runs.run_staged(outputs, images, count)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _log.warning("the device has no memory for a batch of %d: it is halved", count)
+        runs.rebuild(count)
+        if count == 1:
+            raise
+    middle = (count + 1) // 2
+    halves = [runs.run(outputs, images[:middle]), runs.run(outputs, images[middle:count])]
+    return [np.concatenate(columns) for columns in zip(*halves, strict=True)]

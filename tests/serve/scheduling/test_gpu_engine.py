@@ -1,0 +1,422 @@
+"""Joined batches, on a session that stands in for a GPU's; see `tests.serve.stand_in`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
+
+from limelens.serve import load_bundle
+from limelens.serve.bundle import Bundle
+from limelens.serve.bundle.device_thread import DeviceThread, Urgency
+from limelens.serve.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    LimelensError,
+    ModelOutputError,
+    OverloadedError,
+)
+from limelens.serve.scheduling.engine import Ended, Fate, Priority
+from limelens.serve.scheduling.gpu import GpuEngine
+
+
+@pytest.fixture
+def thread() -> DeviceThread:
+    return DeviceThread("stand-in")
+
+
+@pytest.fixture
+def model(one_model: Path) -> Path:
+    return one_model / "colours" / "1"
+
+
+@pytest.fixture
+def engines(thread: DeviceThread) -> Iterator[Any]:
+    started: list[GpuEngine] = []
+
+    def start(**settings: Any) -> GpuEngine:
+        started.append(GpuEngine(thread, **{"num_threads": 2, **settings}))
+        return started[-1]
+
+    yield start
+    for engine in started:
+        engine.close()
+
+
+def image(value: int) -> Any:
+    """Prepares an image of one colour, which tells who ran."""
+    return lambda: np.full((32, 32, 3), value, np.uint8)
+
+
+class Busy:
+    """Keeps the device's thread busy until it is told to go on."""
+
+    def __init__(self, thread: DeviceThread) -> None:
+        self._go_on, entered = threading.Event(), threading.Event()
+
+        def work() -> None:
+            entered.set()
+            assert self._go_on.wait(20)
+
+        thread.submit(work)
+        assert entered.wait(20)
+
+    def end(self) -> None:
+        self._go_on.set()
+
+
+async def begun(engine: GpuEngine, *coroutines: Any) -> list[asyncio.Task[Any]]:
+    """Tasks whose images are all in batches that wait for the device."""
+    before = sum(1 for _ in engine._staged())
+    tasks = [asyncio.create_task(one) for one in coroutines]
+    async with asyncio.timeout(20):
+        while sum(1 for _ in engine._staged()) < before + len(tasks):
+            await asyncio.sleep(0.001)
+    return tasks
+
+
+async def test_images_that_wait_run_as_one_batch_padded_to_a_prepared_size(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    seen: list[list[int]] = []
+    bundle = stand_in(model, thread=thread, on_run=images_run(seen))
+    engine = engines()
+    seen.clear()
+    busy = Busy(thread)
+    tasks = await begun(engine, *(engine.classify(bundle, [image(i)]) for i in range(1, 6)))
+    busy.end()
+    outcomes = [one for (one,) in await asyncio.gather(*tasks)]
+    assert [len(batch) for batch in seen] == [8]
+    assert {1, 2, 3, 4, 5} <= set(seen[0])
+    expected = load_bundle(model, "cpu").predict(np.stack([image(i)() for i in range(1, 6)]))
+    for outcome, row in zip(outcomes, expected, strict=True):
+        np.testing.assert_allclose(outcome.probabilities, row, atol=1e-5)
+    assert engine.counts.run == 5
+
+
+async def test_responses_keep_the_order_of_the_images(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    bundle = stand_in(model, thread=thread)
+    engine = engines(num_threads=3)
+    values = list(range(0, 250, 5))
+    outcomes = await engine.classify(bundle, [image(v) for v in values], embed=True)
+    np.testing.assert_allclose([one.embedding[0] * 255 for one in outcomes], values, atol=0.01)
+
+
+async def test_embeddings_reach_only_those_who_asked(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    bundle = stand_in(model, thread=thread)
+    engine = engines()
+    busy = Busy(thread)
+    tasks = await begun(
+        engine, *(engine.classify(bundle, [image(i)], embed=i % 2 == 0) for i in range(6))
+    )
+    busy.end()
+    found = [one for (one,) in await asyncio.gather(*tasks)]
+    assert [one.embedding is not None for one in found] == [True, False] * 3
+
+
+async def test_what_was_cancelled_or_expired_in_a_batch_never_runs(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    seen: list[list[int]] = []
+    bundle = stand_in(model, thread=thread, on_run=images_run(seen))
+    engine = engines()
+    seen.clear()
+    busy = Busy(thread)
+    deadline = time.monotonic() + 0.3
+    tasks = await begun(
+        engine,
+        engine.classify(bundle, [image(10)]),
+        engine.classify(bundle, [image(20)]),
+        engine.classify(bundle, [image(30)], deadline=deadline),
+        engine.classify(bundle, [image(40)]),
+    )
+    tasks[0].cancel()
+    await asyncio.sleep(max(0.0, deadline - time.monotonic()))
+    busy.end()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert isinstance(results[2], ExpiredError)
+    # Two are left, in the first rows, in a batch of two.
+    assert sorted(chain(*seen)) == [20, 40]
+    assert (engine.counts.run, engine.counts.dropped, engine.counts.overdue) == (2, 2, 0)
+    expected = load_bundle(model, "cpu").predict(np.stack([image(40)()]))
+    assert isinstance(results[3], list)
+    np.testing.assert_allclose(results[3][0].probabilities, expected[0], atol=1e-5)
+
+
+async def test_camera_frames_go_before_requests_that_wait(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    seen: list[list[int]] = []
+    bundle = stand_in(model, thread=thread, max_batch_size=2, on_run=images_run(seen))
+    engine = engines(num_threads=1)
+    seen.clear()
+    busy = Busy(thread)
+    # Two full batches wait, and no more are begun: what follows stays in the queue's order.
+    first = await begun(engine, *(engine.classify(bundle, [image(i)]) for i in range(1, 5)))
+    rest = [asyncio.create_task(engine.classify(bundle, [image(i)])) for i in range(6, 12)]
+    frame = engine.classify(bundle, [image(99)], priority=Priority.FRAME)
+    rest.append(asyncio.create_task(frame))
+    async with asyncio.timeout(20):
+        while len(engine._arrivals) < len(rest):
+            await asyncio.sleep(0.001)
+    busy.end()
+    await asyncio.gather(*first, *rest)
+    order = list(chain(*seen))
+    assert order.index(99) < order.index(6)
+
+
+async def test_images_of_two_models_are_not_joined(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    seen: dict[bool, list[list[int]]] = {True: [], False: []}
+    bundles = {
+        odd: stand_in(model, thread=thread, on_run=images_run(seen[odd])) for odd in (True, False)
+    }
+    engine = engines()
+    seen[True].clear()
+    seen[False].clear()
+    busy = Busy(thread)
+    tasks = await begun(
+        engine, *(engine.classify(bundles[i % 2 == 1], [image(i)]) for i in range(1, 9))
+    )
+    busy.end()
+    await asyncio.gather(*tasks)
+    assert sorted(chain(*seen[True])) == [1, 3, 5, 7]
+    assert sorted(chain(*seen[False])) == [2, 4, 6, 8]
+
+
+class Broken(StrictSession):
+    """A session whose numbers are unusable, or that has no memory, for some images.
+
+    Once its sizes are prepared: `begin` says so.
+    """
+
+    most = 1000
+    poisonous = -1
+    has_begun = False
+    num_failed = 0
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        values = binding.inputs["images"].numpy()
+        if self.has_begun and len(values) > self.most:
+            type(self).num_failed += 1
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
+        super().run_with_iobinding(binding, options)
+        if self.has_begun and binding.outputs:
+            binding.outputs["probabilities"].numpy()[values[:, 0, 0, 0] == self.poisonous] = np.nan
+
+
+def broken(model: Path, thread: DeviceThread, **settings: Any) -> tuple[Bundle, type[Broken]]:
+    kind: type[Broken] = type("Broken", (Broken,), settings)
+    bundle = stand_in(model, thread=thread, open_session=kind)
+    kind.has_begun = True
+    return bundle, kind
+
+
+async def test_an_image_with_unusable_numbers_fails_alone_in_its_batch(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    bundle, _ = broken(model, thread, poisonous=66)
+    engine = engines()
+    busy = Busy(thread)
+    values = [1, 2, 66, 3, 4, 5]
+    tasks = await begun(engine, *(engine.classify(bundle, [image(v)]) for v in values))
+    busy.end()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in results] == [list, list, ModelOutputError, list, list, list]
+    assert engine.counts.not_finite == 1
+
+
+async def test_a_batch_too_large_for_memory_is_halved_once_and_the_session_rebuilt(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    bundle, kind = broken(model, thread, most=4)
+    assert bundle.runs is not None
+    before = bundle.runs.session
+    engine = engines()
+    busy = Busy(thread)
+    tasks = await begun(engine, *(engine.classify(bundle, [image(i)]) for i in range(8)))
+    busy.end()
+    results = await asyncio.gather(*tasks)
+    assert len(results) == 8
+    assert kind.num_failed == 1
+    async with asyncio.timeout(20):
+        while bundle.runs.session is before:
+            await asyncio.sleep(0.005)
+    assert bundle.runs.sizes == (1, 2, 4)
+    # From now on batches are no larger than what fits.
+    await asyncio.gather(*(engine.classify(bundle, [image(i)]) for i in range(20)))
+    assert kind.num_failed == 1
+
+
+async def test_no_memory_for_a_half_is_an_overload(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    bundle, kind = broken(model, thread, most=0)
+    engine = engines()
+    with pytest.raises(OverloadedError, match="no memory left"):
+        await engine.classify(bundle, [image(i) for i in range(4)])
+    # Memory is there again.
+    kind.most = 1000
+    assert len(await engine.classify(bundle, [image(1)])) == 1
+
+
+async def test_pixels_of_another_size_fail_their_request_alone(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    bundle = stand_in(model, thread=thread)
+    engine = engines()
+    for _ in range(3):
+        with pytest.raises(InvalidRequestError, match="the bundle expects"):
+            await engine.classify(bundle, [lambda: np.zeros((4, 4, 3), np.uint8)])
+    assert len(await engine.classify(bundle, [image(1)])) == 1
+
+
+async def test_closing_loses_no_image_that_is_being_prepared(
+    thread: DeviceThread, model: Path
+) -> None:
+    bundle = stand_in(model, thread=thread)
+    engine = GpuEngine(thread, num_threads=1)
+    preparing, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> NDArray[np.uint8]:
+        preparing.set()
+        assert go_on.wait(20)
+        return np.zeros((32, 32, 3), np.uint8)
+
+    task = asyncio.create_task(engine.classify(bundle, [slowly]))
+    await asyncio.to_thread(preparing.wait, 20)
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await closing
+    async with asyncio.timeout(20):
+        with pytest.raises(OverloadedError, match="going down"):
+            await task
+
+
+async def test_every_image_is_reported_once(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    reported: list[Ended] = []
+    bundle = stand_in(model, thread=thread)
+    engine = engines(on_ended=reported.append)
+
+    def unreadable() -> NDArray[np.uint8]:
+        raise ValueError("no image")
+
+    await engine.classify(bundle, [image(i) for i in range(20)])
+    with pytest.raises(ValueError, match="no image"):
+        await engine.classify(bundle, [unreadable], priority=Priority.FRAME)
+    fates = [one.fate for one in reported]
+    assert fates.count(Fate.ANSWERED) == 20
+    assert fates.count(Fate.UNREADABLE) == 1
+    assert all(1 <= one.batch_size <= 8 for one in reported if one.fate is Fate.ANSWERED)
+
+
+async def test_chunks_of_explanations_run_between_batches_and_are_not_starved(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    bundle = stand_in(model, thread=thread)
+    engine = engines()
+    ended = asyncio.Event()
+
+    async def flood() -> None:
+        while not ended.is_set():
+            await engine.classify(bundle, [image(1)] * 8)
+
+    tasks = [asyncio.create_task(flood()) for _ in range(4)]
+    async with asyncio.timeout(30):
+        await asyncio.to_thread(thread.call, lambda: None, Urgency.CHUNK)
+    ended.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_random_traffic_gets_the_numbers_of_a_plain_session(
+    engines: Any, thread: DeviceThread, models: Path, seed: int
+) -> None:
+    """Requests of all sizes, cancellations, deadlines, embeddings, explanations and swaps."""
+    from limelens.explain import explain
+
+    rng = random.Random(seed)
+    versions = [models / "colours" / "1", models / "colours" / "2"]
+    plain = load_bundle(versions[0], "cpu")
+    current = [stand_in(versions[0], thread=thread, max_batch_size=16)]
+    engine = engines(num_threads=3, max_queue=1000)
+    photo = random_images(1, seed=seed)[0]
+    expected = explain(photo, plain.predict, seed=3, num_samples=64, segmentation="grid")
+    num_right = 0
+
+    async def request(number: int) -> None:
+        nonlocal num_right
+        pixels = random_images(rng.randint(1, 40), seed=1000 * seed + number)
+        embed = rng.random() < 0.3
+        deadline = time.monotonic() + rng.uniform(0.0, 0.2) if rng.random() < 0.2 else None
+        call = engine.classify(
+            current[0],
+            [lambda one=one: one for one in pixels],
+            embed=embed,
+            deadline=deadline,
+            priority=rng.choice(list(Priority)),
+        )
+        task = asyncio.create_task(call)
+        if rng.random() < 0.2:
+            await asyncio.sleep(rng.uniform(0, 0.05))
+            task.cancel()
+        try:
+            outcomes = await task
+        except (asyncio.CancelledError, LimelensError):
+            return
+        numbers, vectors = plain.predict_and_embed(pixels)
+        for outcome, row, vector in zip(outcomes, numbers, vectors, strict=True):
+            np.testing.assert_allclose(outcome.probabilities, row, atol=1e-5)
+            assert (outcome.embedding is not None) == embed
+            if outcome.embedding is not None:
+                np.testing.assert_allclose(outcome.embedding, vector, atol=1e-5)
+        num_right += 1
+
+    async def explanations() -> None:
+        for _ in range(3):
+            found = await asyncio.to_thread(
+                explain, photo, current[0].predict, seed=3, num_samples=64, segmentation="grid"
+            )
+            for ours, theirs in zip(found.explanations, expected.explanations, strict=True):
+                mine = {one.segment: one.weight for one in ours.weights}
+                assert mine == pytest.approx(
+                    {one.segment: one.weight for one in theirs.weights}, abs=1e-5
+                )
+
+    async def swaps() -> None:
+        for version in (1, 0, 1):
+            await asyncio.sleep(0.05)
+            current[0] = await asyncio.to_thread(
+                stand_in, versions[version], thread=thread, max_batch_size=16
+            )
+
+    async def requests() -> AsyncIterator[Any]:
+        for number in range(60):
+            await asyncio.sleep(rng.uniform(0, 0.01))
+            yield asyncio.create_task(request(number))
+
+    others = [asyncio.create_task(explanations()), asyncio.create_task(swaps())]
+    tasks = [task async for task in requests()]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*tasks, *others)
+    assert num_right > 20
+    assert engine.num_waiting == 0
