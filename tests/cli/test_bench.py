@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.serve.errors import InvalidRequestError
-from limelens.serve.load import Kind, LoadPlan, draw_picture, generate, latency_figures
+from limelens.cli.bench import serve_command
+from limelens.serve.errors import InvalidRequestError, UnavailableError
+from limelens.serve.load import Kind, LoadPlan, draw_picture, generate, latency_figures, started
 
 SHORT = ("--duration", "0.5", "--warmup", "0.1", "--json")
 
@@ -106,6 +109,99 @@ def test_callers_in_several_processes_make_their_calls_and_no_more(server: Any) 
     )
     assert figures.kinds[Kind.CLASSIFY].answered == 21
     assert server.counts().run == 21
+
+
+def test_no_process_is_started_that_has_nothing_to_do(
+    limelens: Callable[..., Any], server: Any
+) -> None:
+    result = limelens("bench", "--server", server.address, "--callers", 1, "--processes", 4, *SHORT)
+    assert result.exit_code == 0, result.stderr
+    assert result.json["classify"]["answered"] > 0
+
+
+def test_callers_cameras_and_explainers_are_dealt_among_the_processes() -> None:
+    mixed = LoadPlan("127.0.0.1:1", (b"",), callers=1, streams=2, explainers=1, processes=3)
+    assert [mixed.share(one) for one in range(mixed.num_processes)] == [
+        (Kind.CLASSIFY, Kind.EXPLAIN),
+        (Kind.STREAM,),
+        (Kind.STREAM,),
+    ]
+    at_a_rate = LoadPlan("127.0.0.1:1", (b"",), rate=9.0, streams=1, processes=2)
+    assert at_a_rate.num_processes == 2
+    assert [at_a_rate.share(one) for one in range(2)] == [(Kind.STREAM,), ()]
+
+
+class Noting(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Answers any call with its request, and notes who asked what."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, bytes]] = []
+
+    def service(self, details: Any) -> Any:
+        def answer(request: bytes, context: Any) -> bytes:
+            self.calls.append((context.peer(), details.method, request))
+            return request
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture
+def noting() -> Iterator[tuple[str, Noting]]:
+    """A plain gRPC server: its address, and what it notes."""
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    handler = Noting()
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", handler
+    server.stop(0).wait()
+
+
+@pytest.mark.parametrize(("connections", "expected"), [(None, 2), (6, 6), (1, 2)])
+def test_callers_use_all_the_connections_that_they_are_given(
+    noting: tuple[str, Noting], connections: int | None, expected: int
+) -> None:
+    address, handler = noting
+    figures = generate(
+        LoadPlan(
+            address,
+            (draw_picture(40, 60),),
+            callers=6,
+            calls_each=2,
+            processes=2,
+            connections=connections,
+            duration_s=20.0,
+            warmup_s=0.0,
+        )
+    )
+    assert figures.kinds[Kind.CLASSIFY].answered == 12
+    assert len({peer for peer, _, _ in handler.calls}) == expected
+
+
+def test_callers_send_prepared_messages_to_any_method(noting: tuple[str, Noting]) -> None:
+    address, handler = noting
+    generate(
+        LoadPlan(
+            address,
+            (b"",),
+            callers=1,
+            calls_each=4,
+            method="/some.Service/Method",
+            requests=(b"one", b"two"),
+            duration_s=20.0,
+            warmup_s=0.0,
+        )
+    )
+    assert {method for _, method, _ in handler.calls} == {"/some.Service/Method"}
+    assert sorted(request for _, _, request in handler.calls) == [b"one", b"one", b"two", b"two"]
+
+
+def test_a_server_that_does_not_start_says_so_in_its_log(one_model: Path, tmp_path: Path) -> None:
+    command = serve_command(one_model, "--num-threads", "0")
+    log = tmp_path / "server.log"
+    with pytest.raises(UnavailableError, match=r"server\.log"), started(command, log=log):
+        pass
+    assert "--num-threads" in log.read_text()
 
 
 def test_broken_pictures_are_counted_by_their_status(server: Any) -> None:

@@ -88,6 +88,16 @@ def bench(
         int | None, typer.Option(min=1, help="Of each Classify.", rich_help_panel=_LOAD)
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="That send.", rich_help_panel=_LOAD)] = 1,
+    connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="That the callers share. A server of several processes gives each connection to "
+            "one of them.",
+            show_default="one for up to 16 callers of each process",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
     floor: Annotated[
         bool,
         typer.Option(
@@ -151,6 +161,7 @@ def bench(
             warmup_s=warmup_s,
             deadline_s=None if deadline_ms is None else deadline_ms / 1000,
             processes=processes,
+            connections=connections,
         )
         figures, usage, raw = measure(plan, pid, floor_model if floor else None)
     document = _document(plan, figures, usage, raw, start_s)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -25,7 +27,8 @@ from limelens.serve.load.plan import Kind, LoadPlan
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
-_SERVICE: Final = "/limelens.v1.ClassifierService/"
+_EXPLAIN: Final = "/limelens.v1.ClassifierService/Explain"
+_CLASSIFY_STREAM: Final = "/limelens.v1.ClassifierService/ClassifyStream"
 _CALLERS_A_CHANNEL: Final = 16
 _MOST_UNDER_WAY: Final = 4096
 _CLASSIFIED: Final = service_pb2.FRAME_STATUS_CLASSIFIED
@@ -44,9 +47,12 @@ class Share:
     plan: LoadPlan
     process: int
 
-    def of(self, count: int) -> int:
-        """How many of `count` callers are this process's."""
-        return len(range(self.process, count, self.plan.processes))
+    def num_connections(self, num_loops: int) -> int:
+        """How many connections this process opens for so many loops, at least one."""
+        connections = self.plan.connections
+        if connections is None:
+            return 1 + num_loops // _CALLERS_A_CHANNEL
+        return max(1, len(range(self.process, connections, self.plan.num_processes)))
 
 
 @dataclass(eq=False)
@@ -87,7 +93,9 @@ class _Callers:
         self._rng = np.random.default_rng((plan.seed, share.process))
         self._noted = Noted({kind: Recording() for kind in Kind})
         self._begin = self._end = 0.0
-        self._requests = [_classify_request(plan, data) for data in plan.pictures]
+        self._requests = list(plan.requests) or [
+            _classify_request(plan, data) for data in plan.pictures
+        ]
         self._broken = _classify_request(plan, plan.pictures[0][: len(plan.pictures[0]) // 2])
         self._turn = share.process
         self._channels: list[Any] = []
@@ -98,14 +106,16 @@ class _Callers:
 
     async def run(self, connection: Connection) -> Noted:
         plan, share = self._plan, self._share
-        calls: list[Callable[[], Any]] = []
-        if plan.is_open:
-            calls.append(self._open_loop)
-        else:
-            calls += [self._caller] * share.of(plan.callers)
-        calls += [self._camera] * share.of(plan.streams)
-        calls += [self._explainer] * share.of(plan.explainers)
-        channels = 1 + len(calls) // _CALLERS_A_CHANNEL
+        loops = {
+            Kind.CLASSIFY: self._caller,
+            Kind.STREAM: self._camera,
+            Kind.EXPLAIN: self._explainer,
+        }
+        calls: list[Callable[[], Any]] = [self._open_loop] if plan.is_open else []
+        calls += [
+            partial(loops[kind], place) for place, kind in enumerate(plan.share(share.process))
+        ]
+        channels = share.num_connections(len(calls))
         self._channels = [_channel(self._reach) for _ in range(channels)]
         try:
             await asyncio.gather(*(one.channel_ready() for one in self._channels))
@@ -126,9 +136,9 @@ class _Callers:
                 await channel.close()
         return self._noted
 
-    def _method(self, name: str, number: int, *, deserialize: Any = None) -> Any:
-        channel = self._channels[number % len(self._channels)]
-        return channel.unary_unary(_SERVICE + name, response_deserializer=deserialize)
+    def _channel_of(self, place: int) -> Any:
+        """Loops next to each other are on different connections."""
+        return self._channels[place % len(self._channels)]
 
     def _next(self) -> bytes:
         if self._plan.broken and self._rng.random() < self._plan.broken:
@@ -136,10 +146,10 @@ class _Callers:
         self._turn += 1
         return self._requests[self._turn % len(self._requests)]
 
-    async def _caller(self) -> None:
+    async def _caller(self, place: int) -> None:
         """Closed loop: asks, is answered, asks again."""
         self._turn += 1
-        method = self._method("Classify", self._turn)
+        method = self._channel_of(place).unary_unary(self._plan.method)
         most = self._plan.calls_each
         if most is not None or not self._plan.warmup_s:
             await asyncio.sleep(max(0.0, self._begin - time.monotonic()))
@@ -152,8 +162,8 @@ class _Callers:
         """Sends when it is time to, and counts from then: waiting callers are not forgotten."""
         plan = self._plan
         assert plan.rate is not None
-        mean_gap_s = plan.processes / plan.rate
-        methods = [self._method("Classify", i) for i in range(len(self._channels))]
+        mean_gap_s = plan.num_processes / plan.rate
+        in_turn = itertools.cycle([one.unary_unary(plan.method) for one in self._channels])
         room = asyncio.Semaphore(_MOST_UNDER_WAY)
         under_way: set[asyncio.Task[bool]] = set()
         due = self._begin - plan.warmup_s
@@ -164,7 +174,7 @@ class _Callers:
             await room.acquire()
             if due >= self._begin:
                 self._noted.lateness_s.append(time.monotonic() - due)
-            method = methods[self._turn % len(methods)]
+            method = next(in_turn)
             call = self._call(Kind.CLASSIFY, method, self._next(), plan.deadline_s, due)
             task = asyncio.create_task(call)
             under_way.add(task)
@@ -172,10 +182,10 @@ class _Callers:
             task.add_done_callback(lambda _: room.release())
         await asyncio.gather(*under_way)
 
-    async def _explainer(self) -> None:
+    async def _explainer(self, place: int) -> None:
         plan = self._plan
         self._turn += 1
-        method = self._method("Explain", self._turn)
+        method = self._channel_of(place).unary_unary(_EXPLAIN)
         requests = [
             service_pb2.ExplainRequest(
                 model=plan.model,
@@ -211,14 +221,12 @@ class _Callers:
                 recording.num_in_time += now < self._end
         return not code
 
-    async def _camera(self) -> None:
+    async def _camera(self, place: int) -> None:
         """One camera: a frame at each of its times, answers as they come."""
         plan = self._plan
-        self._turn += 1
-        number = self._turn
-        channel = self._channels[number % len(self._channels)]
-        call = channel.stream_stream(
-            _SERVICE + "ClassifyStream",
+        number = plan.num_processes * place + self._share.process
+        call = self._channel_of(place).stream_stream(
+            _CLASSIFY_STREAM,
             response_deserializer=service_pb2.ClassifyStreamResponse.FromString,
         )(
             self._frames(number, phase=float(self._rng.random()) / plan.fps),

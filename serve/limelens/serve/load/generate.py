@@ -40,7 +40,7 @@ def generate(
     context = multiprocessing.get_context("spawn")
     started: list[tuple[BaseProcess, Connection]] = []
     try:
-        for number in range(plan.processes):
+        for number in range(plan.num_processes):
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=call_in_process, args=(Share(plan, number), theirs), daemon=True

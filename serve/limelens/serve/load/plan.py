@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from limelens.serve.client import Tls
 from limelens.serve.errors import InvalidRequestError
+
+CLASSIFY: Final = "/limelens.v1.ClassifierService/Classify"
 
 
 class Kind(StrEnum):
@@ -41,7 +44,12 @@ class LoadPlan:
         explain_deadline_s: Of each call of Explain.
         calls_each: How many calls a caller makes at most; None is as many as there is time for.
         broken: Share of calls of Classify whose picture is cut off, 0 to 1.
-        processes: That send.
+        processes: That send; no more are started than there is something to do for.
+        connections: How many callers, cameras and explainers share, at least one for each
+            process; None is one for up to 16 of them. A server of several processes gives each
+            connection to one of them.
+        method: The path of gRPC's method that callers ask in place of Classify.
+        requests: Whole messages for it, sent in turns in place of pictures; empty sends pictures.
         seed: For intervals and for which pictures are broken.
 
     Raises:
@@ -67,6 +75,9 @@ class LoadPlan:
     calls_each: int | None = None
     broken: float = 0.0
     processes: int = 1
+    connections: int | None = None
+    method: str = CLASSIFY
+    requests: tuple[bytes, ...] = field(default=(), repr=False)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,8 +93,10 @@ class LoadPlan:
             raise InvalidRequestError("rate", f"{self.rate}; expected more than 0")
         if not 0 <= self.broken <= 1:
             raise InvalidRequestError("broken", f"{self.broken}; expected 0 to 1")
-        if self.processes < 1:
-            raise InvalidRequestError("processes", f"{self.processes}; expected at least 1")
+        for name in ("processes", "connections"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InvalidRequestError(name, f"{count}; expected at least 1")
         if not (self.callers or self.rate or self.streams or self.explainers):
             raise InvalidRequestError("callers", "0, and neither a rate, streams nor explainers")
 
@@ -91,3 +104,30 @@ class LoadPlan:
     def is_open(self) -> bool:
         """Whether Classify is asked at a rate, whatever the answers do."""
         return self.rate is not None
+
+    @property
+    def num_closed(self) -> int:
+        """Callers, cameras and explainers together; not the open loop."""
+        callers = 0 if self.is_open else self.callers
+        return callers + self.streams + self.explainers
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes there is something to do for."""
+        return self.processes if self.is_open else min(self.processes, self.num_closed)
+
+    def share(self, process: int) -> tuple[Kind, ...]:
+        """What one process does in closed loops: one kind for each caller, camera and explainer.
+
+        They are dealt in turns, so that no process is left without one while another has several.
+
+        Args:
+            process: From 0.
+        """
+        callers = 0 if self.is_open else self.callers
+        everyone = (
+            *(Kind.CLASSIFY,) * callers,
+            *(Kind.STREAM,) * self.streams,
+            *(Kind.EXPLAIN,) * self.explainers,
+        )
+        return everyone[process :: self.num_processes]

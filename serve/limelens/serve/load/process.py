@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from limelens.serve.addresses import is_loopback
@@ -128,25 +129,28 @@ def local_server(address: str) -> int | None:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str]) -> Iterator[ServerProcess]:
+def started(command: Sequence[str], *, log: Path | None = None) -> Iterator[ServerProcess]:
     """A server in its own process, stopped at the end.
 
     Args:
         command: Starts one and prints `… on HOST:PORT …` once it listens.
+        log: Where its stderr goes; None leaves it to this process's own.
 
     Raises:
         UnavailableError: It did not start, or never said SERVING.
     """
     began = time.monotonic()
     # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
-    process = subprocess.Popen(
-        list(command), stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    with contextlib.nullcontext() if log is None else log.open("w") as stderr:
+        process = subprocess.Popen(
+            list(command), stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
+        )
     assert process.stdout is not None
     try:
         ready = process.stdout.readline().strip()
         if " on " not in ready:
-            raise UnavailableError(f"the server did not start; see above (exit {process.wait()})")
+            where = "above" if log is None else str(log)
+            raise UnavailableError(f"the server did not start; see {where} (exit {process.wait()})")
         address = ready.rpartition(" on ")[2].split()[0]
         _wait_until_serving(address, began + _START_S)
         yield ServerProcess(address, process.pid, time.monotonic() - began, process)
