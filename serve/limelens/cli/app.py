@@ -10,7 +10,6 @@ import io
 import os
 import sys
 import warnings
-from importlib.metadata import version as package_version
 from typing import Annotated
 
 import typer
@@ -33,6 +32,7 @@ from limelens.cli import (
     tokens,
     training,
 )
+from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
@@ -73,7 +73,7 @@ app.command(rich_help_panel=_USE)(demo.demo)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"limelens {package_version('limelens')}")
+        print(f"limelens {package_version()}")
         raise typer.Exit
 
 

@@ -15,7 +15,6 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import ResizeRule
@@ -227,7 +227,7 @@ def _metadata(name: str, loaded: checkpoint.Checkpoint, served: _Served, note: s
         alert_labels=tuple(loaded.config["alert_labels"]),
         macro_labels=loaded.macro_labels,
         data_digest=loaded.data_digest,
-        limelens_version=package_version("limelens"),
+        limelens_version=package_version(),
         card={
             "note": note,
             "config": _told(loaded.config),

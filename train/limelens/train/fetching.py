@@ -13,7 +13,6 @@ import ssl
 import zlib
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +23,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 
 _WEB: Final = ("http", "https")
@@ -135,7 +135,7 @@ class Fetcher:
         self._limits = limits
         self._client = httpx.AsyncClient(
             headers={
-                "User-Agent": f"limelens/{package_version('limelens')}",
+                "User-Agent": f"limelens/{package_version()}",
                 "Accept": "image/*,*/*;q=0.5",
                 "Accept-Encoding": "identity",
             },

@@ -8,13 +8,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
 from typing import Any, Final
 
 import grpc
 import numpy as np
 
+from limelens.serve.about import UNKNOWN, package_version
 from limelens.serve.answers import ModelInfo
 from limelens.serve.client import Client, Tls, Token
 from limelens.serve.client.connection import way_options
@@ -286,8 +285,10 @@ def _version(channel: Any, token: Token | None, timeout_s: float) -> Iterator[Ch
         there = stub.ServerMetadata(
             inference_pb2.ServerMetadataRequest(), timeout=timeout_s, metadata=metadata
         ).version
-        here = package_version("limelens")
-    except (grpc.RpcError, PackageNotFoundError):  # not for this caller to know
+    except grpc.RpcError:  # not for this caller to know
+        return
+    here = package_version()
+    if UNKNOWN in (there, here):
         return
     if there == here:
         yield ok("version", f"limelens {here} on both sides")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import version as package_version
 from typing import Final
 
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import model_config_pb2 as config_pb2
+from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
 from limelens.serve.inference.requests import EMBEDDING, INPUT, PROBABILITIES
@@ -30,7 +30,7 @@ _ANY: Final = -1
 def server_metadata() -> pb2.ServerMetadataResponse:
     """What the server is."""
     return pb2.ServerMetadataResponse(
-        name="limelens", version=package_version("limelens"), extensions=EXTENSIONS
+        name="limelens", version=package_version(), extensions=EXTENSIONS
     )
 
 

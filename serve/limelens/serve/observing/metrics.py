@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
@@ -30,6 +29,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from limelens.serve.about import package_version
 from limelens.serve.answers import FrameStatus
 from limelens.serve.errors import ModelOutputError
 from limelens.serve.observing.observer import (
@@ -393,7 +393,7 @@ class _State(Collector):
     def collect(self) -> Iterator[Metric]:
         service, repository = self._service, self._repository
         yield InfoMetricFamily(
-            "limelens_build", "The release of limelens.", value={"version": _version()}
+            "limelens_build", "The release of limelens.", value={"version": package_version()}
         )
         models = InfoMetricFamily(
             "limelens_model",
@@ -446,10 +446,3 @@ class _State(Collector):
 
 def _least_stability(explained: Explained) -> float:
     return min(one.stability for one in explained.explanation.explanations)
-
-
-def _version() -> str:
-    try:
-        return version("limelens")
-    except PackageNotFoundError:  # run from a folder that was not installed
-        return "unknown"
