@@ -292,6 +292,19 @@ def _splits(loaded: checkpoint.Checkpoint, data: Path | None) -> Mapping[str, tu
     return dataset.splits
 
 
+def graph_of(classifier: Classifier, resize: ResizeRule) -> onnx.ModelProto:
+    """The graph of a multiclass bundle, as `export` writes it; without metadata.
+
+    Args:
+        classifier: The network, in evaluation mode.
+        resize: Its input size.
+
+    Raises:
+        ExportError: torch gave no graph.
+    """
+    return _to_onnx(_Served(classifier, 1.0, Task.MULTICLASS).eval(), resize)
+
+
 def _to_onnx(served: _Served, resize: ResizeRule) -> onnx.ModelProto:
     temperature = float(served.temperature)
     # A division by 1 would be left out of the graph, and variants set the temperature anew.

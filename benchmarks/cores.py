@@ -1,0 +1,30 @@
+"""What a server gets out of 4, 8 and 12 of 16 cores (or as large a share of fewer), no GPU.
+
+    python -m benchmarks.cores [--processes default,1,2,4] [--seconds 3] [--json FILE]
+
+MobileNetV3-small at 224 px, JPEG of 224 px. The server runs on cores of its own in each layout of
+processes, callers on the rest; the floor is decoding and onnxruntime alone, in as many threads on
+the server's cores, before and after. It is the CPU half of `benchmarks.device`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.device.__main__ import add_options, run
+from benchmarks.device.isolated import cores
+
+
+def main() -> None:
+    """Measures and prints one table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    arguments = parser.parse_args()
+    doubled = [2**power for power in range(len(cores()).bit_length()) if 2**power <= len(cores())]
+    run(arguments, "cpu", ["cores"], arguments.processes or [None, *doubled])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Work in a process of its own, on cores of choice: what it loads and breaks stays there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import ParamSpec, TypeVar
+
+from limelens.serve.errors import LimelensError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def isolated(
+    timeout_s: float, work: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs
+) -> _T:
+    """Calls a function in a new process, which is killed when it takes too long.
+
+    Args:
+        timeout_s: For how long it may work.
+        work: A function of a module; what it takes and gives can be pickled.
+        arguments: Its arguments.
+        named: Its arguments by name.
+
+    Raises:
+        LimelensError: It raised, ended without a word, or took too long.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(theirs, work, arguments, named), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(timeout_s):
+            raise LimelensError(f"{work.__name__} was not done within {timeout_s:.0f} s")
+        is_result, found = ours.recv()
+    except EOFError:
+        process.join()
+        raise LimelensError(
+            f"the process of {work.__name__} ended without a word (exit {process.exitcode})"
+        ) from None
+    finally:
+        ours.close()
+        process.kill()
+        process.join()
+    if not is_result:
+        raise LimelensError(found)
+    result: _T = found
+    return result
+
+
+def cores() -> tuple[int, ...]:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+@contextmanager
+def on_cores(chosen: Sequence[int] | None) -> Iterator[None]:
+    """Processes that this thread starts meanwhile run on these cores alone.
+
+    Args:
+        chosen: Numbers of cores; None changes nothing.
+    """
+    if chosen is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _call(
+    connection: Connection,
+    work: Callable[..., object],
+    arguments: Sequence[object],
+    named: dict[str, object],
+) -> None:
+    try:
+        connection.send((True, work(*arguments, **named)))
+    except BaseException:
+        connection.send((False, traceback.format_exc()))

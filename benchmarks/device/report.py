@@ -1,0 +1,181 @@
+"""What was measured, beside what is required: printed as it comes, as one table, and as JSON.
+
+It knows numbers and their bounds, and nothing of how they were measured.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from limelens.serve.errors import LimelensError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Args:
+        what: Its name.
+        measured: The figure itself; None where only a ratio makes sense.
+        unit: Of what was measured and of the floor.
+        floor: What the machine does without limelens, in the same run; None where there is none.
+        ratio: What was measured by the floor, or another ratio that the name tells.
+        required: The bound that must be met; None where there is none.
+        wanted: The bound that would be better still.
+        judged: What the bounds are of.
+        more_is_better: Whether a bound is met from above.
+        note: What else is worth knowing.
+    """
+
+    what: str
+    measured: float | None = None
+    unit: str = ""
+    floor: float | None = None
+    ratio: float | None = None
+    required: float | None = None
+    wanted: float | None = None
+    judged: Literal["measured", "ratio"] = "ratio"
+    more_is_better: bool = False
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """`wanted`, `required` or `missed`, whichever was reached; empty without a bound."""
+        value = self.ratio if self.judged == "ratio" else self.measured
+        if self.required is None or value is None:
+            return ""
+        for name, bound in (("wanted", self.wanted), ("required", self.required)):
+            if bound is not None and (value >= bound if self.more_is_better else value <= bound):
+                return name
+        return "missed"
+
+    def cells(self) -> tuple[str, ...]:
+        """What the table shows of it."""
+        sign = ">= " if self.more_is_better else "<= "
+        return (
+            self.what,
+            _with_unit(self.measured, self.unit),
+            _with_unit(self.floor, self.unit),
+            _short(self.ratio),
+            "" if self.required is None else sign + _short(self.required),
+            "" if self.wanted is None else _short(self.wanted),
+            self.verdict,
+            self.note,
+        )
+
+
+@dataclass(eq=False)
+class Report:
+    """Rows and failures as they come.
+
+    Args:
+        machine: What it was measured on.
+        file: Where the JSON goes, written anew with every row; None writes none.
+    """
+
+    machine: dict[str, Any]
+    file: Path | None = None
+    rows: list[Row] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def note(self, text: str) -> None:
+        """Prints what is no figure."""
+        print(f"[{time.monotonic() - self.began:5.0f} s] {text}", flush=True)
+
+    def add(self, row: Row) -> None:
+        """Prints and keeps a figure."""
+        self.rows.append(row)
+        names = ("", "", "floor", "ratio", "required", "wanted", "", "")
+        cells = zip(names, row.cells(), strict=True)
+        self.note("  " + "  ".join(f"{name} {cell}".strip() for name, cell in cells if cell))
+        self._write()
+
+    def fail(self, part: str, error: str) -> None:
+        """Prints and keeps why figures are missing."""
+        self.failures[part] = error
+        self.note(f"  {part} FAILED: {error}")
+        self._write()
+
+    @contextmanager
+    def surviving(self, part: str) -> Iterator[None]:
+        """What fails in it is told and kept, and does not reach the caller.
+
+        Args:
+            part: Its name.
+        """
+        try:
+            yield
+        except LimelensError as error:
+            self.fail(part, str(error))
+        except Exception:
+            self.fail(part, traceback.format_exc())
+
+    def print_table(self) -> None:
+        """All of it, last."""
+        table = Table("what", box=None, pad_edge=False, header_style="bold")
+        for title in ("measured", "floor", "ratio", "required", "wanted"):
+            table.add_column(title, justify="right")
+        table.add_column("met")
+        table.add_column("note")
+        for row in self.rows:
+            table.add_row(*row.cells())
+        console = Console(width=170, markup=False, highlight=False)
+        console.print(table)
+        for part, error in self.failures.items():
+            console.print(f"not measured: {part}: {_last_line(error)}")
+        console.print(f"{time.monotonic() - self.began:.0f} s in all; {describe(self.machine)}")
+        self._write()
+
+    def _write(self) -> None:
+        if self.file is None:
+            return
+        document = {
+            "machine": self.machine,
+            "seconds": time.monotonic() - self.began,
+            "rows": [{**asdict(row), "verdict": row.verdict} for row in self.rows],
+            "failures": self.failures,
+        }
+        self.file.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """One line about a machine."""
+    return ", ".join(f"{key} {value}" for key, value in machine.items() if value)
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one; fails where there is none."""
+    import statistics
+
+    return float(statistics.median(values))
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{_short(value)} {unit}".strip()
+
+
+def _short(value: float | None) -> str:
+    """Three digits that count, or all before the point."""
+    if value is None:
+        return ""
+    if value == 0 or not abs(value) >= 1e-3:
+        return f"{value:.1e}" if value else "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""

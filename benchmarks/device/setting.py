@@ -1,0 +1,214 @@
+"""What all parts are told: the device, for how long, which layouts of processes; and servers.
+
+It knows the command line of `limelens serve`, of which an option may not be there yet.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.device.floors import Device
+from benchmarks.device.isolated import cores, on_cores
+from benchmarks.device.report import Report
+from benchmarks.untrained import NETWORKS, network_model
+from limelens.cli.bench import serve_command
+from limelens.cli.serving import packaged_models, serve
+from limelens.serve.errors import LimelensError
+from limelens.serve.load import LoadPlan, ServerProcess, started
+
+LOGS: Final = Path("build") / "device"
+_TAIL_LINES: Final = 15
+_MOST_SENDERS: Final = 8
+_TIMEOUT_S: Final = 20.0
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many processes a server is made of.
+
+    Args:
+        processes: None leaves it to the server.
+    """
+
+    processes: int | None = None
+
+    def __str__(self) -> str:
+        return "" if self.processes is None else f", --processes {self.processes}"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """For `limelens serve`."""
+        return () if self.processes is None else ("--processes", str(self.processes))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all parts are told.
+
+    Args:
+        device: Where models run.
+        seconds: Of each measurement.
+        layouts: Of servers, the first is the one that bounds are of.
+        report: Where figures go.
+        deadline: By `time.monotonic`: no measurement begins later.
+    """
+
+    device: Device
+    seconds: float
+    layouts: tuple[Layout, ...]
+    report: Report
+    deadline: float = field(default=float("inf"))
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, at least one."""
+        return max(1.0, self.deadline - time.monotonic())
+
+    def check_time(self) -> None:
+        """Fails when there is no time for another measurement.
+
+        Raises:
+            LimelensError: It is so.
+        """
+        if time.monotonic() >= self.deadline:
+            raise LimelensError("there was no time left; see --limit")
+
+    def plan(self, server: ServerProcess, pictures: Sequence[bytes], **given: Any) -> LoadPlan:
+        """Load on a server, sent by several processes over as many connections as callers."""
+        self.check_time()
+        callers = given.get("callers", 0)
+        settings = {
+            "callers": 0,
+            "duration_s": self.seconds,
+            "warmup_s": 0.7,
+            "deadline_s": _TIMEOUT_S,
+            "explain_deadline_s": _TIMEOUT_S,
+            "processes": min(_MOST_SENDERS, max(1, len(cores()) // 2)),
+            "connections": min(64, callers) or 16,
+            **given,
+        }
+        return LoadPlan(server.address, tuple(pictures), **settings)
+
+
+def models() -> dict[str, Path]:
+    """The shipped model and the networks by name; these are made on the first call."""
+    return {
+        "shipped": packaged_models() / "facemask" / "1" / "model.onnx",
+        **{name: network_model(name) for name in NETWORKS},
+    }
+
+
+@contextmanager
+def serving(
+    setting: Setting,
+    repository: Path,
+    *options: str,
+    device: Device | None = None,
+    only: Sequence[int] | None = None,
+) -> Iterator[ServerProcess]:
+    """A server in processes of its own; when something fails the end of its log is printed.
+
+    Args:
+        setting: Names the device.
+        repository: What it serves.
+        options: More of `limelens serve`.
+        device: In place of the setting's.
+        only: The cores that it may use; None is all.
+    """
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"server-{next(_numbers)}.log"
+    command = serve_command(repository, "--device", device or setting.device, *options)
+    failures = len(setting.report.failures)
+    is_whole = False
+    try:
+        with ExitStack() as stack:
+            with on_cores(only):
+                server = started([*command, "--log-level", "warning"], log=log)
+                running = stack.enter_context(server)
+            yield running
+        is_whole = failures == len(setting.report.failures)
+    finally:
+        if not is_whole:
+            _print_tail(log, setting.report)
+
+
+def _print_tail(log: Path, report: Report) -> None:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    report.note(
+        "\n    ".join([f"the server said ({log}):", *(lines[-_TAIL_LINES:] or ["nothing"])])
+    )
+
+
+@cache
+def serve_knows(option: str) -> bool:
+    """Whether `limelens serve` has an option, by its name without dashes before."""
+    return option.replace("-", "_") in inspect.signature(serve).parameters
+
+
+def known_layouts(wanted: Sequence[int | None], report: Report) -> tuple[Layout, ...]:
+    """The layouts that this limelens can do; says which it cannot.
+
+    Args:
+        wanted: Numbers of processes; None is what the server does by itself.
+        report: Is told.
+    """
+    found: list[Layout] = []
+    for processes in wanted:
+        if processes is None or serve_knows("processes"):
+            found.append(Layout(processes))
+        else:
+            report.note(f"this limelens serve has no --processes: {processes} is left out")
+    return tuple(found) or (Layout(),)
+
+
+def gpu_memory_mb() -> float | None:
+    """Memory in use on the first GPU, in MiB; None where nobody tells."""
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        return float(found.stdout.split()[0])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def machine() -> dict[str, Any]:
+    """What this runs on, as far as figures depend on it."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {"gpu": _gpu_name(), "cores": len(cores())}
+    found["python"] = platform.python_version()
+    for package in ("onnxruntime-gpu", "onnxruntime", "grpcio", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpu_name() -> str:
+    try:
+        return subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
