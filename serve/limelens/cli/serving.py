@@ -6,12 +6,15 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from limelens.cli import limits
 from limelens.serve.errors import InvalidRequestError, LimelensError
+
+if TYPE_CHECKING:
+    from limelens.serve.server_config import ServerConfig
 
 
 def serve(
@@ -31,12 +34,27 @@ def serve(
         ),
     ] = "127.0.0.1:8500",
     device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="cuda refuses to start where there is none."),
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N[,N…]",
+            help="cuda refuses to start where there is none; cuda:1 takes that GPU, cuda:0,1 "
+            "both, by processes of their own.",
+        ),
     ] = "auto",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Servers that share the port, each with its part of the cores; 1 is this process "
+            "alone.",
+            show_default="1 up to 4 cores, then one for every 3",
+        ),
+    ] = None,
     num_threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the CPU.", show_default="one for each core"),
+        typer.Option(
+            min=1, help="Of the CPU, over all processes.", show_default="one for each core"
+        ),
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="The server's chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
@@ -177,16 +195,16 @@ def serve(
         # Why a handshake failed nobody but gRPC's core knows. It says so on stderr only where
         # this is not set at all, and reads it when it is loaded, below.
         del os.environ["GRPC_VERBOSITY"]
-    from limelens.serve.access.config import AccessConfig, JwtConfig
+    from limelens.serve.access.config import AccessConfig, JwtConfig, Tls
     from limelens.serve.addresses import is_unix, parse_address
     from limelens.serve.observing.logs import set_up_logs
+    from limelens.serve.processes.layout import default_processes
     from limelens.serve.requests import Limits
-    from limelens.serve.server import ServerConfig, Tls
-    from limelens.serve.server import serve as run_server
-    from limelens.serve.service import ServiceSettings
+    from limelens.serve.server_config import ServerConfig, ServiceSettings
     from limelens.serve.versions import parse_versions
 
-    set_up_logs(logging.getLevelNamesMapping()[log_level.upper()], log_format)
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    set_up_logs(level, log_format)
     if access_log and log_level not in ("debug", "info"):
         raise typer.BadParameter(
             f"--access-log logs calls at info, and --log-level {log_level} leaves those out; "
@@ -223,6 +241,8 @@ def serve(
         else None
     )
     try:
+        if processes is None:
+            processes = default_processes(listen, device, num_threads)
         wanted = parse_versions(versions or [])
     except InvalidRequestError as error:
         raise typer.BadParameter(f"--{error}") from None
@@ -231,6 +251,7 @@ def serve(
         models=models or default_models(),
         listen=listen,
         device=device,
+        processes=processes,
         num_threads=num_threads,
         tls=tls,
         insecure=insecure,
@@ -253,6 +274,8 @@ def serve(
         insecure_http=insecure_http,
         trace_to=trace_to,
         access_log=access_log,
+        log_level=level,
+        log_format=log_format,
         max_message_bytes=max_message_bytes,
         max_calls=max_calls,
         service=ServiceSettings(
@@ -266,7 +289,21 @@ def serve(
             max_waiting_explanations=max_waiting_explanations,
         ),
     )
-    raise typer.Exit(run_server(config, lambda line: print(line, flush=True)))
+    raise typer.Exit(_serve(config))
+
+
+def _serve(config: ServerConfig) -> int:
+    def announce(line: str) -> None:
+        print(line, flush=True)
+
+    if config.processes > 1:
+        # Loads no more than it needs to look after others.
+        from limelens.serve.processes.supervisor import supervise
+
+        return supervise(config, announce)
+    from limelens.serve.server import serve
+
+    return serve(config, announce)
 
 
 def default_models() -> Path:

@@ -30,6 +30,20 @@ from __future__ import annotations
 class LimelensError(Exception):
     """Whatever limelens refuses or fails to do; the message is meant for people."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # As it is, not by calling the class again: some take more than their message.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[LimelensError], args: tuple[object, ...], state: dict[str, object]
+) -> LimelensError:
+    """An error that comes from another process."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class InvalidRequestError(LimelensError):
     """A field of the request has a value that cannot be used.

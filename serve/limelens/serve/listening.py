@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Final
-
-import grpc.aio
+from typing import TYPE_CHECKING, Final
 
 from limelens.serve.access.config import Tls
 from limelens.serve.addresses import is_loopback_host, is_unix, parse_address
 from limelens.serve.errors import ListenError
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 _ASKING_S: Final = 1.0
 
@@ -99,11 +100,21 @@ def bind(
     except RuntimeError:
         port = 0
     if port == 0:
-        raise ListenError(
-            f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
-            f"stop what listens there or choose another ({option} HOST:PORT)"
-        )
+        raise cannot_listen(listen, option)
     return port
+
+
+def cannot_listen(listen: str, option: str) -> ListenError:
+    """The error for an address that somebody else has, or nobody can have.
+
+    Args:
+        listen: The address.
+        option: By which it was given.
+    """
+    return ListenError(
+        f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
+        f"stop what listens there or choose another ({option} HOST:PORT)"
+    )
 
 
 def _check_socket(path: str) -> None:

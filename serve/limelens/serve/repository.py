@@ -1,12 +1,13 @@
 """The models of a folder: models/<name>/<version>/model.onnx, as Triton lays them out.
 
-It finds versions, loads those that are wanted, keeps the reason for those that are refused, and
-answers which bundle is meant by a name and a version. What took over and fails is taken out again.
-It knows nothing of requests, queues, or when to look.
+It finds versions, has those loaded that are wanted, keeps the reason for those that are refused,
+and answers which bundle is meant by a name and a version. What took over and fails is taken out
+again. It knows nothing of requests, queues, or when to look.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from limelens.serve.bundle import Bundle, Metadata, load_bundle
 from limelens.serve.bundle.session import CPU, Device
@@ -84,7 +85,7 @@ Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _Model:
+class ModelState:
     """All versions of one model; replaced whole."""
 
     served: Mapping[int, Served] = field(default_factory=dict)
@@ -93,63 +94,45 @@ class _Model:
 
     @cached_property
     def newest(self) -> Served | None:
+        """What answers whoever names no version."""
         return self.served[max(self.served)] if self.served else None
 
 
-class Repository:
-    """What is served from one folder. Readers never wait, whatever is loaded beside them.
+Snapshot = Mapping[str, ModelState]
+"""The state of all models at one moment, by name."""
+Load = Callable[[Path, "Judge | None"], Bundle]
+"""Loads a file, warm and ready to answer; a judge checks it first where one is given."""
 
-    Args:
-        folder: Holds one folder for each model.
-        device: As for `load_bundle`.
-        num_threads: As for `load_bundle`.
-        versions: Which versions are loaded.
-        public_keys: Who may have signed; empty is anybody, and unsigned too.
-        max_batch_size: Images that are joined into one run on a GPU.
-        tf32: As for `load_bundle`.
 
-    Raises:
-        BundleError: The folder is missing, holds no model, or only refused ones.
-        ProviderError: `cuda` was asked for and cannot be used.
-        SigningError: A public key cannot be used.
-    """
+class ServedModels(abc.ABC):
+    """What answers now, as those see it who are asked. Readers never wait."""
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        device: Device = "auto",
-        *,
-        num_threads: int | None = None,
-        versions: VersionPolicy = ALL,
-        public_keys: Sequence[Path] = (),
-        max_batch_size: int = 64,
-        tf32: bool = False,
-    ) -> None:
-        self._folder = Path(folder)
-        self._device: Device = device
-        self._num_threads = num_threads
-        self._versions = versions
-        self._public_keys = tuple(public_keys)
-        self._max_batch_size = max_batch_size
-        self._tf32 = tf32
-        self._looking = threading.Lock()  # one look at a time
-        self._lock = threading.Lock()  # held for the moment of a swap
-        self._models: Mapping[str, _Model] = {}
-        self._trials = Trials()
-        self._swaps = Swaps()
+    def __init__(self) -> None:
         self._subscribers: list[Callable[[], None]] = []
-        self._check_folder()
-        if public_keys:
-            check_public_keys(public_keys)
-        self.refresh()
-        if not self.served:
-            reasons = "; ".join(refused.reason for refused in self.refused)
-            raise BundleError(f"{self._folder}: every model in it was refused: {reasons}")
+
+    @property
+    @abc.abstractmethod
+    def snapshot(self) -> Snapshot:
+        """The state of this moment."""
+
+    @property
+    @abc.abstractmethod
+    def swaps(self) -> Swaps:
+        """What became of versions so far."""
+
+    @abc.abstractmethod
+    def note(self, bundle: Bundle, *, ok: bool) -> None:
+        """Takes notice of how an answer ended, so that a version that fails is taken out again.
+
+        Args:
+            bundle: Who was asked.
+            ok: Whether it gave usable numbers.
+        """
 
     @property
     def served(self) -> tuple[Served, ...]:
         """By name, then version."""
-        models = self._models
+        models = self.snapshot
         return tuple(
             models[name].served[version]
             for name in sorted(models)
@@ -159,17 +142,12 @@ class Repository:
     @property
     def refused(self) -> tuple[Refused, ...]:
         """By name, then version."""
-        models = self._models
+        models = self.snapshot
         return tuple(
             models[name].refused[version]
             for name in sorted(models)
             for version in sorted(models[name].refused)
         )
-
-    @property
-    def swaps(self) -> Swaps:
-        """What became of versions so far."""
-        return self._swaps
 
     def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
         """Calls a function, from any thread, after what is served or refused changed.
@@ -185,15 +163,10 @@ class Repository:
 
         return unsubscribe
 
-    def judge(self) -> Judge:
-        """A judge of this repository's rules, for `refresh`."""
-        runs_on_cpu = all(one.bundle.provider == CPU for one in self.served)
-        return Judge(self._public_keys, run=runs_on_cpu)
-
     @property
     def num_failures(self) -> int:
         """How often a file was refused, those refused since then once more included."""
-        return self._swaps.refused
+        return self.swaps.refused
 
     def get(self, name: str = "", version: int = 0) -> Served:
         """The model that is meant.
@@ -206,7 +179,7 @@ class Repository:
             InvalidRequestError: No name although several are served, or a negative version.
             NotFoundError: No such model or version; the message names what is served.
         """
-        models = self._models
+        models = self.snapshot
         known = models.get(name)
         if not version and known is not None and known.newest is not None:
             return known.newest
@@ -217,7 +190,7 @@ class Repository:
             if len(names) != 1:
                 raise InvalidRequestError("model", f"not given; expected one of {', '.join(names)}")
             name = names[0]
-        model = models.get(name, _Model())
+        model = models.get(name, ModelState())
         if model.newest is None:
             reasons = "; ".join(one.reason for one in model.refused.values())
             reason = f" (it was refused: {reasons})" if reasons else ""
@@ -236,6 +209,81 @@ class Repository:
                 name=f"{name}/{version}",
             )
         return model.served[version] if version else model.newest
+
+    def _tell(self) -> None:
+        for on_change in tuple(self._subscribers):
+            on_change()
+
+
+class Repository(ServedModels):
+    """What is served from one folder. Readers never wait, whatever is loaded beside them.
+
+    Args:
+        folder: Holds one folder for each model.
+        device: As for `load_bundle`.
+        num_threads: As for `load_bundle`.
+        versions: Which versions are loaded.
+        public_keys: Who may have signed; empty is anybody, and unsigned too.
+        max_batch_size: Pictures that are joined into one run on a GPU, for warming up.
+        load: Loads a version where it is to run; None loads it in this process.
+
+    Raises:
+        BundleError: The folder is missing, holds no model, or only refused ones.
+        ProviderError: `cuda` was asked for and cannot be used.
+        SigningError: A public key cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        device: str = "auto",
+        *,
+        num_threads: int | None = None,
+        versions: VersionPolicy = ALL,
+        public_keys: Sequence[Path] = (),
+        max_batch_size: int = 32,
+        load: Load | None = None,
+    ) -> None:
+        super().__init__()
+        self._folder = Path(folder)
+        self._device = device
+        self._num_threads = num_threads
+        self._versions = versions
+        self._public_keys = tuple(public_keys)
+        self._max_batch_size = max_batch_size
+        self._looking = threading.Lock()  # one look at a time
+        self._lock = threading.Lock()  # held for the moment of a swap
+        self._models: Mapping[str, ModelState] = {}
+        self._trials = Trials()
+        self._swaps = Swaps()
+        self._load = load or self._load_here
+        self._check_folder()
+        if public_keys:
+            check_public_keys(public_keys)
+        self.refresh()
+        if not self.served:
+            reasons = "; ".join(refused.reason for refused in self.refused)
+            raise BundleError(f"{self._folder}: every model in it was refused: {reasons}")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """See `ServedModels`."""
+        return self._models
+
+    @property
+    def swaps(self) -> Swaps:
+        """See `ServedModels`."""
+        return self._swaps
+
+    @property
+    def on_trial(self) -> frozenset[Bundle]:
+        """Versions that must still prove themselves."""
+        return self._trials.bundles
+
+    def judge(self) -> Judge:
+        """A judge of this repository's rules, for `refresh`."""
+        runs_on_cpu = all(one.bundle.provider == CPU for one in self.served)
+        return Judge(self._public_keys, run=runs_on_cpu)
 
     def refresh(
         self,
@@ -273,7 +321,7 @@ class Repository:
             changed = False
             failure: Exception | None = None
             for name in sorted({*found, *self._models}):
-                before = self._models.get(name, _Model())
+                before = self._models.get(name, ModelState())
                 look = _Look(before, found.get(name, {}))
                 try:
                     self._look_at(name, look, judge, is_quiet)
@@ -287,12 +335,7 @@ class Repository:
         return changed
 
     def note(self, bundle: Bundle, *, ok: bool) -> None:
-        """Takes notice of how an answer ended, so that a version that fails is taken out again.
-
-        Args:
-            bundle: Who was asked.
-            ok: Whether it gave usable numbers.
-        """
+        """See `ServedModels`."""
         back = self._trials.note(bundle, ok=ok)
         if back is not None:
             self._take_out(bundle, back)
@@ -334,39 +377,23 @@ class Repository:
         if failure is not None:
             raise failure
 
-    def _load(self, path: Path, judge: Judge | None) -> Bundle:
+    def _load_here(self, path: Path, judge: Judge | None) -> Bundle:
         if judge is None:
-
-            def read(path: Path) -> tuple[bytes, Metadata]:
-                return read_checked(path, self._public_keys)
-
+            data, metadata = read_checked(path, self._public_keys)
         else:
-            judged = judge(path)
-
-            def read(path: Path) -> tuple[bytes, Metadata]:
-                return read_judged(path, judged)
-
-        bundle = load_bundle(
+            data, metadata = read_judged(path, judge(path))
+        return load_and_warm(
             path,
+            (data, metadata),
             self._device,
             num_threads=self._num_threads,
-            tf32=self._tf32,
             max_batch_size=self._max_batch_size,
-            read=read,
         )
-        if bundle.provider == CPU:
-            warm_up(bundle)
-        elif judge is None:
-            # A server that starts serves already; whoever wants an explanation waits for it.
-            threading.Thread(target=bundle.prepare, name="limelens-prepare", daemon=True).start()
-        else:
-            bundle.prepare()
-        return bundle
 
-    def _swap(self, name: str, before: _Model, look: _Look) -> bool:
+    def _swap(self, name: str, before: ModelState, look: _Look) -> bool:
         """Puts the findings in place by one assignment: a reader sees the old state or the new."""
         with self._lock:
-            now = self._models.get(name, _Model())
+            now = self._models.get(name, ModelState())
             after = look.onto(now)
             changed = after.served != now.served or after.refused != now.refused
             if after.served or after.refused:
@@ -391,7 +418,7 @@ class Repository:
             self._tell()
         return changed
 
-    def _put_on_trial(self, now: _Model, after: _Model, look: _Look) -> None:
+    def _put_on_trial(self, now: ModelState, after: ModelState, look: _Look) -> None:
         """Whatever takes calls over from another must prove itself; the lock is held."""
         serving = {one.bundle for model in self._models.values() for one in model.served.values()}
         for served in look.loaded:
@@ -409,7 +436,7 @@ class Repository:
 
     def _take_out(self, bundle: Bundle, back: Served) -> None:
         with self._lock:
-            model = self._models.get(back.name, _Model())
+            model = self._models.get(back.name, ModelState())
             failed = next((one for one in model.served.values() if one.bundle is bundle), None)
             if failed is None:
                 return
@@ -431,10 +458,6 @@ class Repository:
             self._swaps = replace(self._swaps, taken_out=self._swaps.taken_out + 1)
         _log.error("%s version %d: %s", failed.name, failed.version, reason)
         self._tell()
-
-    def _tell(self) -> None:
-        for on_change in tuple(self._subscribers):
-            on_change()
 
     def _check_folder(self) -> None:
         layout = (
@@ -480,7 +503,7 @@ class _Look:
         found: The files of its versions.
     """
 
-    def __init__(self, before: _Model, found: Mapping[int, Path]) -> None:
+    def __init__(self, before: ModelState, found: Mapping[int, Path]) -> None:
         self.found = found
         self.served = {key: one for key, one in before.served.items() if key in found}
         self.refused = dict(before.refused)
@@ -518,11 +541,61 @@ class _Look:
         self.refused = {key: one for key, one in self.refused.items() if key in there}
         self.stamps = {key: one for key, one in self.stamps.items() if key in there}
 
-    def onto(self, now: _Model) -> _Model:
+    def onto(self, now: ModelState) -> ModelState:
         """The model with these findings; what changed since in other ways stays changed."""
         served = _merged(self._before.served, self.served, now.served)
         refused = _merged(self._before.refused, self.refused, now.refused)
-        return _Model(served, refused, self.stamps)
+        return ModelState(served, refused, self.stamps)
+
+
+def ready_line(address: str, repository: ServedModels, processes: int = 1) -> str:
+    """What is served, where and on what.
+
+    Args:
+        address: Where.
+        repository: What; the threads are those of all processes.
+        processes: That listen there.
+    """
+    served = repository.served
+    names = ", ".join(f"{one.name} {one.version}" for one in served)
+    places = sorted(
+        {
+            f"{one.bundle.provider}, {one.bundle.num_threads} threads"
+            if one.bundle.provider == CPU
+            else one.bundle.provider
+            for one in served
+        }
+    )
+    crowd = f"{processes} processes; " if processes > 1 else ""
+    return f"limelens: serving {names} on {address} ({crowd}{'; '.join(places)})"
+
+
+def load_and_warm(
+    path: Path,
+    checked: tuple[bytes, Metadata],
+    device: str,
+    *,
+    num_threads: int | None,
+    max_batch_size: int,
+) -> Bundle:
+    """Loads a bundle whose bytes were checked, and makes the first runs.
+
+    Args:
+        path: Where it was read from.
+        checked: The bytes, and what they say of themselves.
+        device: As for `load_bundle`.
+        num_threads: As for `load_bundle`.
+        max_batch_size: Pictures that are joined into one run on a GPU.
+
+    Raises:
+        BundleError: It is refused; the message says why.
+        ProviderError: The device that was asked for cannot be used.
+    """
+    bundle = load_bundle(
+        path, cast("Device", device), num_threads=num_threads, read=lambda _path: checked
+    )
+    warm_up(bundle, (1,) if bundle.provider == CPU else (1, max_batch_size))
+    return bundle
 
 
 def stamp_of(path: Path) -> Stamp:

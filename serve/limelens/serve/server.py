@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -22,30 +22,30 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
-from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.config import Tls as Tls
 from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
-from limelens.serve.access.policy import Access, check_production
-from limelens.serve.addresses import is_loopback, is_unix
-from limelens.serve.bundle.session import CPU, Device
+from limelens.serve.access.limiting import Limiter
+from limelens.serve.access.policy import Access
+from limelens.serve.addresses import is_unix
 from limelens.serve.calls import Calls
 from limelens.serve.inference.service import SERVICE_NAME as INFERENCE_NAME
 from limelens.serve.inference.service import Backing, InferenceService
-from limelens.serve.listening import bind, check_health_listen, check_listen
+from limelens.serve.listening import bind
 from limelens.serve.observing.observer import Observer, Observers
-from limelens.serve.repository import Repository
-from limelens.serve.scheduling.engine import Ended
-from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
+from limelens.serve.repository import Repository, ServedModels
+from limelens.serve.repository import ready_line as ready_line
+from limelens.serve.scheduler import Ended
+from limelens.serve.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
+from limelens.serve.server_config import ServerConfig as ServerConfig
+from limelens.serve.service import SERVICE_NAME, ClassifierService
 from limelens.serve.statistics import Counting
-from limelens.serve.versions import ALL, VersionPolicy
-from limelens.serve.watching import Reload, Watcher
+from limelens.serve.watching import Watcher, watcher_for
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
     from limelens.serve.observing.metrics import Metrics
 
-MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _LEAVING_S: Final = 3.0
 """How long at most a server going down waits until no more calls come."""
 _FLUSHING_S: Final = 1.0
@@ -57,58 +57,18 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ServerConfig:
-    """How a server is set up.
+class Siblings:
+    """What a server has in common with others that listen on the same port.
 
     Args:
-        models: The folder of models.
-        listen: `HOST:PORT`; port 0 takes a free one.
-        device: `auto`, `cpu` or `cuda`.
-        num_threads: Of the CPU; None is one for each core that may be used.
-        tls: Certificates; None is plaintext.
-        insecure: Whether plaintext may be spoken beyond this machine.
-        reflection: Whether clients may ask for the contract.
-        max_message_bytes: Of one request or answer.
-        max_calls: Calls and streams at a time, those about the server's health included; more are
-            refused.
-        grace_s: How long calls under way may go on when the server is told to stop.
-        reload: Whether new versions are found by looking every `reload_s`, only when asked (by
-            SIGHUP, `Server.reload` or RepositoryModelLoad), or not at all.
-        reload_s: How often the folder is looked at; 0 is only when asked.
-        versions: Which versions of a model are loaded.
-        public_keys: Only bundles signed by the owner of one of these keys are served; PEM files.
-            Empty serves unsigned ones too.
-        health_listen: `HOST:PORT` where the health alone is told too, in plaintext: who probes
-            speaks no TLS, such as Kubernetes. None is nowhere.
-        service: How much is taken on.
-        access: Who may call.
-        http: `HOST:PORT` of metrics and probes; None is nowhere.
-        insecure_http: Whether other machines may reach that.
-        trace_to: Where traces go, see `tracing_to`; None is nowhere.
-        access_log: Whether calls that went well are logged at INFO too, not only at DEBUG.
+        limiter: Counts the calls of all of them.
+        refresh: Has all of them look for new versions.
+        metrics: Counts into what is told of all; None where nobody asks for metrics.
     """
 
-    models: Path
-    listen: str = "127.0.0.1:8500"
-    device: Device = "auto"
-    num_threads: int | None = None
-    tls: Tls | None = None
-    insecure: bool = False
-    reflection: bool = True
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    max_calls: int = 2048
-    grace_s: float = 10.0
-    reload: Reload = "watch"
-    reload_s: float = 2.0
-    versions: VersionPolicy = ALL
-    public_keys: tuple[Path, ...] = ()
-    health_listen: str | None = None
-    service: ServiceSettings = field(default_factory=ServiceSettings)
-    access: AccessConfig = field(default_factory=AccessConfig)
-    http: str | None = None
-    insecure_http: bool = False
-    trace_to: str | None = None
-    access_log: bool = False
+    limiter: Limiter
+    refresh: Callable[[], Awaitable[None]]
+    metrics: Metrics | None = None
 
 
 class Server:
@@ -116,8 +76,9 @@ class Server:
 
     Args:
         config: How it is set up.
-        repository: What it serves.
+        repository: What it serves; looked after here where it is one that finds new versions.
         observers: Are told what happens, beside those that the configuration asks for.
+        siblings: What it shares with other servers on its port; None: it has the port alone.
 
     Raises:
         ListenError: The address may not or cannot be listened on.
@@ -128,13 +89,15 @@ class Server:
     def __init__(
         self,
         config: ServerConfig,
-        repository: Repository,
+        repository: ServedModels,
         *,
         observers: Iterable[Observer] = (),
+        siblings: Siblings | None = None,
     ) -> None:
-        _check_config(config)
+        config.check()
         self._config = config
         self._repository = repository
+        self._siblings = siblings
         self._unready = "starting"
         self._named: set[str] = set()
         self._changed = asyncio.Event()
@@ -147,12 +110,12 @@ class Server:
 
     def _build(self, observers: Iterable[Observer], undoing: contextlib.ExitStack) -> None:
         """Takes ports and begins threads; `undoing` gives back what was taken."""
-        config, repository = self._config, self._repository
-        metrics = _metrics(config, repository)
+        config, repository, siblings = self._config, self._repository, self._siblings
+        metrics = siblings.metrics if siblings is not None else _metrics(config, repository)
         self._observer = Observers([*observers, *([metrics] if metrics else []), *_traces(config)])
         undoing.callback(self._observer.close)
         self._access = Access(config.access)
-        guard = Guard(self._access)
+        guard = Guard(self._access, siblings.limiter if siblings is not None else None)
         self._calls = Calls(
             [SERVICE_NAME, INFERENCE_NAME],
             guard,
@@ -173,7 +136,7 @@ class Server:
         self.health_address = ""
         if config.health_listen is not None:
             self._health_server, self.health_address = _telling_health(
-                self._health, config.health_listen
+                self._health, config.health_listen, shares_port=siblings is not None
             )
             undoing.callback(_give_back, self._health_server)
         self._server = grpc.aio.server(
@@ -182,7 +145,7 @@ class Server:
                 ReflectionGuard(guard),
                 WatcherLimit(max(1, config.max_calls // 2)),
             ],
-            options=_options(config.max_message_bytes),
+            options=_options(config.max_message_bytes, shares_port=siblings is not None),
             maximum_concurrent_rpcs=config.max_calls,
         )
         port = bind(self._server, config.listen, config.tls)
@@ -200,10 +163,8 @@ class Server:
         if metrics is not None:
             metrics.look_at(self.service)
         self._watcher: Watcher | None = None
-        if config.reload != "off":
-            every_s = config.reload_s if config.reload == "watch" and config.reload_s else None
-            quiet_s = 1.0 if every_s is None else min(1.0, every_s)
-            self._watcher = Watcher(repository, every_s=every_s, quiet_s=quiet_s)
+        if isinstance(repository, Repository):
+            self._watcher = watcher_for(repository, config.reload, config.reload_s)
         self.inference = InferenceService(self._backing())
         service_grpc.add_ClassifierServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self.service, self._server
@@ -219,12 +180,6 @@ class Server:
     def why_unready(self) -> str:
         """Why no calls are welcome; empty while they are. May be asked from any thread."""
         return self._unready
-
-    @property
-    def sends_tokens_in_plaintext(self) -> bool:
-        """Whether tokens that callers show can be read on their way from other machines."""
-        is_local = is_loopback(self._config.listen)
-        return self._config.tls is None and self._access.may_change and not is_local
 
     async def start(self) -> None:
         """Begins to answer."""
@@ -311,9 +266,15 @@ class Server:
         for name, is_well in states.items():
             await self._health.set(name, status.SERVING if is_well else status.NOT_SERVING)
 
-    async def _refresh(self) -> None:
-        if self._watcher is not None:
-            await asyncio.to_thread(self._watcher.look_at_once)
+    def _refresh(self) -> Callable[[], Awaitable[None]] | None:
+        """Looks for new versions and waits for what comes of it; None where nobody ever looks."""
+        if self._config.reload == "off":
+            return None
+        if self._siblings is not None:
+            return self._siblings.refresh
+        if self._watcher is None:
+            return None
+        return functools.partial(asyncio.to_thread, self._watcher.look_at_once)
 
     def _backing(self) -> Backing:
         settings = self._config.service
@@ -325,7 +286,7 @@ class Server:
             counting=self.counting,
             max_streams=settings.max_streams,
             stream_idle_s=settings.stream_idle_s,
-            refresh=self._refresh if self._watcher is not None else None,
+            refresh=self._refresh(),
             observer=self._observer,
         )
 
@@ -346,32 +307,23 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
-    _check_config(config)
-    _allow_many_connections()
+    config.check()
+    if config.processes > 1:
+        from limelens.serve.processes.supervisor import supervise
+
+        return supervise(config, announce)
+    allow_many_connections()
     if config.http is not None:
         from limelens.serve.observing.http import check_address
 
         check_address(config.http, insecure=config.insecure_http)
     repository = open_repository(config)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_run(config, repository, announce))
     return 0
 
 
-def _check_config(config: ServerConfig) -> None:
-    """Refuses, before models are loaded, to listen where nobody should.
-
-    Raises:
-        ListenError: An address is none, or may not be listened on.
-        AccessPolicyError: It is not as safe as `--production` demands.
-    """
-    access, tls = config.access, config.tls
-    check_production(access, has_client_ca=tls is not None and tls.client_ca is not None)
-    check_listen(config.listen, tls, production=access.production, insecure=config.insecure)
-    check_health_listen(config.health_listen)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop, where it is: it takes less CPU for each call. Windows has asyncio's own alone."""
     try:
         import uvloop
@@ -398,21 +350,6 @@ def open_repository(config: ServerConfig) -> Repository:
     )
 
 
-def ready_line(address: str, repository: Repository) -> str:
-    """What is served, where and on what."""
-    served = repository.served
-    names = ", ".join(f"{one.name} {one.version}" for one in served)
-    places = sorted(
-        {
-            f"{one.bundle.provider}, {one.bundle.num_threads} threads"
-            if one.bundle.provider == CPU
-            else one.bundle.provider
-            for one in served
-        }
-    )
-    return f"limelens: serving {names} on {address} ({'; '.join(places)})"
-
-
 async def _run(
     config: ServerConfig, repository: Repository, announce: Callable[[str], Any]
 ) -> None:
@@ -427,7 +364,7 @@ async def _run(
         for one in repository.served:
             if one.bundle.provider_reason and config.device != "cpu":
                 _log.warning("%s runs on the CPU: %s", one.name, one.bundle.provider_reason)
-        if server.sends_tokens_in_plaintext:
+        if config.sends_tokens_in_plaintext:
             _log.warning("tokens travel in plaintext, where anybody in between can read them")
         line = ready_line(server.address, repository)
         _log.info("%s", line)
@@ -466,7 +403,7 @@ def _telling(listeners: Sequence[Callable[[Ended], None]]) -> Callable[[Ended], 
     return tell
 
 
-def _allow_many_connections() -> None:
+def allow_many_connections() -> None:
     """Lets the process open what the system allows: shells often start at 1024 files."""
     try:
         import resource
@@ -479,7 +416,7 @@ def _allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _metrics(config: ServerConfig, repository: Repository) -> Metrics | None:
+def _metrics(config: ServerConfig, repository: ServedModels) -> Metrics | None:
     if config.http is None:
         return None
     # Loaded only where they are asked for: a server without them starts sooner and is smaller.
@@ -496,11 +433,13 @@ def _traces(config: ServerConfig) -> list[Observer]:
     return [tracing_to(config.trace_to)]
 
 
-def _telling_health(servicer: Any, listen: str) -> tuple[grpc.aio.Server, str]:
+def _telling_health(
+    servicer: Any, listen: str, *, shares_port: bool
+) -> tuple[grpc.aio.Server, str]:
     """A server that tells the health and nothing else, and its address."""
     server = grpc.aio.server(
         interceptors=[WatcherLimit(_MAX_PROBES // 2)],
-        options=_options(_MAX_PROBE_BYTES),
+        options=_options(_MAX_PROBE_BYTES, shares_port=shares_port),
         maximum_concurrent_rpcs=_MAX_PROBES,
     )
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -524,12 +463,13 @@ def _give_back(server: grpc.aio.Server) -> None:
     task.add_done_callback(_giving_back.discard)
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
+def _options(max_message_bytes: int, *, shares_port: bool) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        # Two servers on one port would each get some of the calls, and nobody would notice.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port each get some of the connections. Where they are not meant to,
+        # nobody would notice.
+        ("grpc.so_reuseport", int(shares_port)),
         # Cameras behind routers that forget silent connections may ping, even between streams.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

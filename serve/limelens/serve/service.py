@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import grpc.aio
@@ -48,48 +47,16 @@ from limelens.serve.replies import (
     refused_message,
     timings_message,
 )
-from limelens.serve.repository import Repository, Served
-from limelens.serve.requests import Limits, Picture, read_classify, read_embed
-from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Ended, Engine, Fate
-from limelens.serve.scheduling.gpu import GpuEngine
+from limelens.serve.repository import Served, ServedModels
+from limelens.serve.requests import Picture, read_classify, read_embed
+from limelens.serve.scheduler import Ended, Fate, Scheduler
+from limelens.serve.server_config import ServiceSettings as ServiceSettings
 from limelens.serve.stream import END, Camera
 from limelens.serve.stream_requests import read_stream_config
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 SERVICE_NAME: Final = "limelens.v1.ClassifierService"
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """How much the service takes on.
-
-    Args:
-        limits: What one request may ask for.
-        max_queue: Pictures that wait.
-        max_waiting_bytes: Of the pictures of all requests that wait or are worked on.
-        max_batch_size: Pictures joined into one run on a GPU.
-        max_streams: Cameras at a time.
-        stream_idle_s: A stream that sends or reads nothing for so long is ended.
-        max_explanations: Explanations at a time.
-        max_waiting_explanations: Explanations that wait.
-    """
-
-    limits: Limits = field(default_factory=Limits)
-    max_queue: int = 256
-    max_waiting_bytes: int = 256 * 1024 * 1024
-    max_batch_size: int = 64
-    max_streams: int = 1000
-    stream_idle_s: float = 120.0
-    max_explanations: int = 1
-    max_waiting_explanations: int = 8
-
-    @property
-    def request_limits(self) -> Limits:
-        """`limits`, with no more pictures in a request than the queue can ever take."""
-        limits = self.limits
-        return replace(limits, max_images=max(1, min(limits.max_images, self.max_queue)))
 
 
 class ClassifierService(service_grpc.ClassifierServiceServicer):
@@ -104,7 +71,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def __init__(
         self,
-        repository: Repository,
+        repository: ServedModels,
         settings: ServiceSettings,
         on_ended: Callable[[Ended], None] | None = None,
         observer: Observer | None = None,

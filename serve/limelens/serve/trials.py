@@ -34,6 +34,12 @@ class Trials:
         self._lock = threading.Lock()
         self._trials: dict[Bundle, _Trial] = {}
 
+    @property
+    def bundles(self) -> frozenset[Bundle]:
+        """Those on trial."""
+        with self._lock:
+            return frozenset(self._trials)
+
     def begin(self, bundle: Bundle, before: Served) -> None:
         """Puts a version on trial.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from limelens.serve.errors import InvalidRequestError
 
@@ -24,7 +23,7 @@ class VersionPolicy:
     """
 
     newest: int | None = None
-    pinned: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    pinned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def candidates(self, name: str, found: Iterable[int]) -> list[int]:
         """What may be loaded of a model, best first.
@@ -69,7 +68,7 @@ def parse_versions(words: Iterable[str]) -> VersionPolicy:
             raise InvalidRequestError("versions", f"{word!r}; {_EXPECTED}")
     if len(newest) > 1:
         raise InvalidRequestError("versions", "two rules for all models; expected one at most")
-    return VersionPolicy(newest[0] if newest else None, MappingProxyType(pinned))
+    return VersionPolicy(newest[0] if newest else None, pinned)
 
 
 def _is_number(word: str) -> bool:

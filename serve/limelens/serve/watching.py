@@ -69,6 +69,20 @@ class Quiet:
         self._seen = {path: one for path, one in self._seen.items() if path in self._asked}
 
 
+def watcher_for(repository: Repository, reload: Reload, reload_s: float) -> Watcher | None:
+    """Who looks after a repository, not yet begun; None where nobody does.
+
+    Args:
+        repository: What is looked after.
+        reload: When.
+        reload_s: How often where it looks by itself, in seconds; 0 is only when asked.
+    """
+    if reload == "off":
+        return None
+    every_s = reload_s if reload == "watch" and reload_s else None
+    return Watcher(repository, every_s=every_s, quiet_s=min(1.0, every_s or 1.0))
+
+
 class Watcher:
     """The thread that looks for new versions.
 

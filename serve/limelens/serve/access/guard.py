@@ -41,11 +41,12 @@ class Guard:
 
     Args:
         access: Who may call.
+        limiter: Counts how often; None is one of its own.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, limiter: Limiter | None = None) -> None:
         self._access = access
-        self._limiter = Limiter()
+        self._limiter = limiter or Limiter()
 
     def before(self, handle: Handle, method: str, *, streams: bool) -> Handle:
         """A handler that is reached by those alone who may call it.

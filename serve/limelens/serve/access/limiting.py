@@ -1,6 +1,7 @@
 """How often and how much at a time each client may call.
 
 It knows callers and counts their calls, in this process alone; it knows nothing of what they ask.
+Several processes behind one port ask one limiter, see `limelens.serve.processes.admission`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 _MAX_KEYS: Final = 100_000
 _TRY_AGAIN_S: Final = 1.0
-_ANY_PLACE: Final = nullcontext()
+ANY_PLACE: Final = nullcontext()
+"""Where nothing is limited."""
 
 
 @lru_cache(maxsize=1024)
@@ -91,7 +93,7 @@ class Limiter:
         most = caller.limits.max_calls
         if most is None:
             self._count(caller)
-            return _ANY_PLACE
+            return ANY_PLACE
         return self._in_place(caller, most)
 
     @asynccontextmanager

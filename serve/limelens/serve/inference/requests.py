@@ -20,7 +20,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
 from limelens.serve.image import ResizeRule, fit, read_image
 from limelens.serve.inference.tensors import LayoutError, unpack_elements
-from limelens.serve.repository import Repository, Served
+from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Limits
 from limelens.serve.scheduling.engine import Prepare
 
@@ -66,7 +66,7 @@ class Question:
         return any(one.name == EMBEDDING for one in self.wanted)
 
 
-def find(repository: Repository, name: str, version: str, prefix: str = "") -> Served:
+def find(repository: ServedModels, name: str, version: str, prefix: str = "") -> Served:
     """The model that is meant.
 
     Args:

@@ -44,7 +44,7 @@ from limelens.serve.inference.requests import (
 from limelens.serve.inference.stream import RequestStream
 from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer
-from limelens.serve.repository import Repository, Served
+from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Limits
 from limelens.serve.scheduling.engine import Engine, Outcome
 from limelens.serve.statistics import Counting
@@ -68,8 +68,8 @@ class Backing:
         observer: Is told of answers.
     """
 
-    repository: Repository
-    engine: Callable[[Bundle], Engine]
+    repository: ServedModels
+    scheduler: Callable[[Bundle], Scheduler]
     budget: Budget
     limits: Limits
     counting: Counting

@@ -7,7 +7,7 @@ limelens alone: other libraries tell at DEBUG what they read in pictures.
 from __future__ import annotations
 
 import logging
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -22,12 +22,13 @@ _CONTROL[0x2028] = "\\u2028"
 _CONTROL[0x2029] = "\\u2029"
 
 
-def set_up_logs(level: int, log_format: LogFormat = "text") -> None:
+def set_up_logs(level: int, log_format: LogFormat = "text", *, worker: int | None = None) -> None:
     """Writes the log of this process to stderr, unless it is set up already.
 
     Args:
         level: The least that is written of limelens; of others at least INFO.
         log_format: `text` is a line for people, `json` an object a line.
+        worker: Its number, where this process is one of several that answer on one port.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -38,7 +39,7 @@ def set_up_logs(level: int, log_format: LogFormat = "text") -> None:
         else _Line(_TEXT)
     )
     handler.addFilter(_is_ours_or_loud)
-    handler.addFilter(_of_call)
+    handler.addFilter(_Placed(worker))
     logging.basicConfig(level=level, handlers=[handler])
     logging.captureWarnings(True)  # libraries print theirs past every format
 
@@ -47,15 +48,22 @@ def _is_ours_or_loud(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.INFO or record.name.partition(".")[0] == "limelens"
 
 
-def _of_call(record: logging.LogRecord) -> bool:
-    """Puts the fields of the call that is being answered on a line; lets every line pass."""
-    call = current.get()
-    if call is not None and not hasattr(record, "request_id"):
-        fields = call.fields()
+class _Placed(logging.Filter):
+    """Puts the worker and the fields of the call that is answered on a line; lets all pass."""
+
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._fields = {} if worker is None else {"worker": worker}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        call = current.get()
+        fields: dict[str, Any] = dict(self._fields)
+        if call is not None and not hasattr(record, "request_id"):
+            fields |= call.fields()
         for name, value in fields.items():
             setattr(record, name, value)
         record.__dict__["_tag"] = fields
-    return True
+        return True
 
 
 class _Line(logging.Formatter):

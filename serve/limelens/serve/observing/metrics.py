@@ -47,14 +47,21 @@ if TYPE_CHECKING:
     from limelens.serve.explanation import Explained
     from limelens.serve.observing.call import Call
     from limelens.serve.observing.observer import ExplanationEnded
-    from limelens.serve.repository import Repository, Served
-    from limelens.serve.scheduling.engine import Ended
+    from limelens.serve.repository import Served, ServedModels
+    from limelens.serve.scheduler import Ended
     from limelens.serve.service import ClassifierService
 
 MAX_LABELS: Final = 200
 """Labels of one model that are counted by name; the decisions for all others are `other`."""
 OTHER: Final = "other"
 
+_STREAMS: Final = ("limelens_streams_open", "Cameras' streams.")
+_BYTES: Final = (
+    "limelens_waiting_bytes",
+    "Pictures of requests that wait or are worked on.",
+)
+_WAITING: Final = ("limelens_queue_pictures", "Pictures of requests that wait.")
+_REFUSED: Final = ("limelens_refused_pictures", "Pictures refused because the queue was full.")
 _CALL_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WORK_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _EXPLANATION_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -98,10 +105,11 @@ class Metrics(Observer):
         max_labels: Labels of one model that are counted by name.
     """
 
-    def __init__(self, repository: Repository, *, max_labels: int = MAX_LABELS) -> None:
+    def __init__(self, repository: ServedModels, *, max_labels: int = MAX_LABELS) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+        self._service_samples: ServiceSamples | None = None
         self._repository = repository
         self._max_labels = max_labels
         self._request_s = Histogram(
@@ -112,7 +120,11 @@ class Metrics(Observer):
             registry=registry,
         )
         self._in_flight = Gauge(
-            "limelens_requests_in_flight", "Calls under way.", ("rpc",), registry=registry
+            "limelens_requests_in_flight",
+            "Calls under way.",
+            ("rpc",),
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._pictures = Counter(
             "limelens_pictures",
@@ -228,7 +240,14 @@ class Metrics(Observer):
 
     def look_at(self, service: ClassifierService) -> None:
         """Shows a service's queues and streams, and the repository's models, from now on."""
-        self.registry.register(_State(self._repository, service))
+        self._service_samples = ServiceSamples(service)
+        self.registry.register(ModelsCollector(self._repository))
+        self.registry.register(self._service_samples)
+
+    def sample(self) -> None:
+        """Notes the state of queues and streams where other processes read it."""
+        if self._service_samples is not None:
+            self._service_samples.note()
 
     def call_began(self, call: Call, metadata: Metadata) -> None:  # noqa: ARG002
         """See `Observer`."""
@@ -379,19 +398,23 @@ class _OfModel:
             self.abstentions.inc()
 
 
-class _State(Collector):
-    """What is so at the moment of reading."""
+class ModelsCollector(Collector):
+    """What is served and refused at the moment of reading.
 
-    def __init__(self, repository: Repository, service: ClassifierService) -> None:
-        self._repository = repository
-        self._service = service
+    Args:
+        models: Where that is known.
+    """
+
+    def __init__(self, models: ServedModels) -> None:
+        self._repository = models
 
     def describe(self) -> Iterable[Metric]:
         """Nothing is looked up when it is registered."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        service, repository = self._service, self._repository
+        """See `Collector`."""
+        repository = self._repository
         yield InfoMetricFamily(
             "limelens_build", "The release of limelens.", value={"version": package_version()}
         )
@@ -421,27 +444,45 @@ class _State(Collector):
             "How often a model's file was refused.",
             value=repository.num_failures,
         )
-        yield GaugeMetricFamily(
-            "limelens_streams_open", "Cameras' streams.", value=service.num_streams
-        )
-        yield GaugeMetricFamily(
-            "limelens_waiting_bytes",
-            "Pictures of requests that wait or are worked on.",
-            value=service.num_waiting_bytes,
-        )
-        waiting = GaugeMetricFamily(
-            "limelens_queue_pictures", "Pictures of requests that wait.", labels=("provider",)
-        )
-        turned_away = CounterMetricFamily(
-            "limelens_refused_pictures",
-            "Pictures refused because the queue was full.",
-            labels=("provider",),
-        )
-        for provider, engine in service.engines.items():
-            waiting.add_metric((provider,), engine.num_waiting)
-            turned_away.add_metric((provider,), engine.counts.refused)
-        yield waiting
-        yield turned_away
+
+
+class ServiceSamples(Collector):
+    """What waits and is open in a service at the moment of reading.
+
+    Args:
+        service: Whose queues and streams.
+    """
+
+    def __init__(self, service: ClassifierService) -> None:
+        self._service = service
+        self._turned_away: dict[str, int] = {}
+        # Registered nowhere: of one process they are read as they are, of several from files.
+        self._streams = Gauge(*_STREAMS, registry=None, multiprocess_mode="livesum")
+        self._bytes = Gauge(*_BYTES, registry=None, multiprocess_mode="livesum")
+        self._waiting = Gauge(*_WAITING, ("provider",), registry=None, multiprocess_mode="livesum")
+        self._refused = Counter(*_REFUSED, ("provider",), registry=None)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is looked up when it is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        self.note()
+        for metric in (self._streams, self._bytes, self._waiting, self._refused):
+            yield from metric.collect()
+
+    def note(self) -> None:
+        """Takes the values of this moment."""
+        service = self._service
+        self._streams.set(service.num_streams)
+        self._bytes.set(service.num_waiting_bytes)
+        for provider, scheduler in service.schedulers.items():
+            self._waiting.labels(provider).set(scheduler.num_waiting)
+            turned_away = scheduler.counts.refused
+            new = turned_away - self._turned_away.get(provider, 0)
+            self._turned_away[provider] = turned_away
+            self._refused.labels(provider).inc(new)
 
 
 def _least_stability(explained: Explained) -> float:

@@ -1,0 +1,35 @@
+"""A number that all processes of a server read from the same memory.
+
+One process writes it, in one store of eight bytes: every reader sees the number before or the
+number after. It knows nothing of what the number stands for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+
+
+class Epoch:
+    """The number, mapped into this process.
+
+    Args:
+        file: Descriptor of the file that holds it; None makes one. It can be passed on to others.
+    """
+
+    def __init__(self, file: int | None = None) -> None:
+        if file is None:
+            with tempfile.TemporaryFile() as made:
+                made.truncate(mmap.PAGESIZE)
+                file = os.dup(made.fileno())
+        self.file = file
+        self._memory = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("Q")
+
+    def read(self) -> int:
+        """The number as it is now."""
+        return self._memory[0]
+
+    def write(self, number: int) -> None:
+        """Replaces it, for everybody at once."""
+        self._memory[0] = number

@@ -1,0 +1,101 @@
+"""How many processes serve, and which part of the machine and of the limits each of them gets.
+
+It knows numbers, and nothing of processes that run. Two kinds of limits are told apart: what is
+promised about a client is counted for the whole server (`limelens.serve.processes.admission`);
+what bounds memory or work is divided here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from limelens.serve.addresses import is_unix
+from limelens.serve.devices import parse_devices
+from limelens.serve.server_config import ServerConfig
+
+CORES_FOR_ONE: Final = 4
+"""So many cores one process can keep busy; Python's lock ends its gain soon after."""
+CORES_EACH: Final = 3
+MOST_ON_GPU: Final = 8
+"""More processes than these only share one device's time."""
+_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by affinity, and by its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = _CGROUP_LIMIT.read_text().split()
+        allowed = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores or 1
+    return max(1, min(cores or 1, allowed))
+
+
+def default_processes(listen: str, device: str, num_threads: int | None) -> int:
+    """How many processes serve where nobody says it.
+
+    Args:
+        listen: Where; a socket of the file system has one listener.
+        device: As of `ServerConfig`.
+        num_threads: Of all together; None is one for each core.
+    """
+    if sys.platform != "linux" or is_unix(listen):
+        return 1
+    devices, cores = parse_devices(device), num_threads or usable_cores()
+    if devices[0].startswith("cuda") or (devices == ("auto",) and _may_have_cuda()):
+        return max(len(devices), min(MOST_ON_GPU, usable_cores() // 2))
+    return 1 if cores <= CORES_FOR_ONE else math.ceil(cores / CORES_EACH)
+
+
+def share_of(config: ServerConfig, number: int) -> ServerConfig:
+    """What one of the processes is told.
+
+    Args:
+        config: Of all of them.
+        number: Which it is, from 1.
+    """
+    count, devices = config.processes, parse_devices(config.device)
+    threads = num_threads_of(config)
+    service = config.service
+    images = min(service.limits.max_images, service.max_queue)
+    return replace(
+        config,
+        processes=1,
+        device=devices[(number - 1) % len(devices)],
+        num_threads=threads // count + (number <= threads % count),
+        http=None,
+        max_calls=_part(config.max_calls, count),
+        service=replace(
+            service,
+            # The largest request fits into each queue, as it would into the whole.
+            max_queue=max(images, _part(service.max_queue, count)),
+            max_waiting_bytes=_part(service.max_waiting_bytes, count),
+            max_streams=_part(service.max_streams, count),
+            max_explanations=_part(service.max_explanations, count),
+            max_waiting_explanations=_part(service.max_waiting_explanations, count),
+        ),
+    )
+
+
+def num_threads_of(config: ServerConfig) -> int:
+    """Threads of all the processes together, on the CPU; each has one at least."""
+    return config.num_threads or max(config.processes, usable_cores())
+
+
+def _part(whole: int, count: int) -> int:
+    return -(-whole // count)
+
+
+def _may_have_cuda() -> bool:
+    """Whether a GPU and an onnxruntime for it seem to be there; loading that would take long."""
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None or found.origin is None or not any(Path("/dev").glob("nvidia[0-9]*")):
+        return False
+    return any(Path(found.origin).parent.glob("capi/*onnxruntime_providers_cuda*"))
