@@ -289,6 +289,11 @@ def serve(
             max_waiting_explanations=max_waiting_explanations,
         ),
     )
+    try:
+        config.check()
+    except InvalidRequestError as error:
+        option = error.field.replace("_", "-")
+        raise typer.BadParameter(f"--{option}: {error.description}") from None
     raise typer.Exit(_serve(config))
 
 

@@ -23,6 +23,7 @@ from limelens.serve.access.limiting import Limiter
 from limelens.serve.errors import LimelensError, ListenError, UnavailableError
 from limelens.serve.judging import Judge
 from limelens.serve.processes.admission import Admissions
+from limelens.serve.processes.channel import Handler
 from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.layout import num_threads_of, share_of
 from limelens.serve.processes.messages import Assignment
@@ -97,7 +98,8 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._epoch = Epoch()
         self._limiter = Limiter()
-        self._judge = Judge(config.public_keys, run=not config.device.startswith("cuda"))
+        # At the start nobody waits, and workers run a model before they serve it.
+        self._judge = Judge(config.public_keys, run=False)
         self._rollout = Rollout(self._epoch, self._judge, config.processes, num_threads_of(config))
         self._repository: Repository | None = None
         self._watcher: Watcher | None = None
@@ -208,7 +210,7 @@ class Supervisor:
         """
         admissions = Admissions(self._limiter)
         assignment = Assignment(number, share_of(self._config, number), self._counted)
-        handlers = {
+        handlers: dict[str, Handler] = {
             "admit": admissions.admit,
             "leave": admissions.leave,
             "note": self._note,

@@ -37,12 +37,12 @@ def count_into(folder: Path, number: int) -> None:
         number: Of the worker. One that takes another's place has its number, and counts on.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    values.ValueClass = values.MultiProcessValue(lambda: number)
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
 def forget_state(folder: Path, number: int) -> None:
     """Drops what was true of a moment in a worker that is gone; what it counted stays."""
-    mark_process_dead(number, str(folder))
+    mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
 
 
 class Totals:

@@ -1,0 +1,272 @@
+"""Two processes behind one port are one server to those who call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from benchmarks.traffic import ServerProcess
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, run_to_its_end, until
+
+from limelens.serve.errors import LimelensError
+from limelens.v1 import classifier_service_pb2 as service_pb2
+
+
+def test_one_line_says_that_all_answer_and_all_answer_the_same(fleet: Callable[..., Fleet]) -> None:
+    server = fleet("--log-level", "debug", "--access-log", "--log-format", "json")
+    assert server.line.endswith("(2 processes; CPUExecutionProvider, 2 threads)\n")
+    assert len(server.workers) == 2
+    explain = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=60, seed=3)
+    answers = set()
+    for stub in server.stubs():
+        predictions = stub.Classify(RED).predictions[0]
+        explanation = stub.Explain(explain)
+        explanation.ClearField("timings")
+        listed = stub.ListModels(service_pb2.ListModelsRequest())
+        answers.add(tuple(m.SerializeToString() for m in (predictions, explanation, listed)))
+    assert len(answers) == 1
+    server.tell(signal.SIGTERM)
+    code, errors = server.end()
+    assert code == 0
+    assert server.process.stdout is not None
+    lines = [json.loads(line) for line in errors.splitlines()]
+    answered = [line["worker"] for line in lines if line.get("rpc") == "Classify"]
+    assert {*answered} == {1, 2}
+    assert "supervisor" in lines[-1]["logger"]
+    assert lines[-1]["message"] == "stopped"
+
+
+def test_no_call_is_lost_when_the_server_goes_down(fleet: Callable[..., Fleet]) -> None:
+    server = fleet("--grace-s", "20")
+    with Load(server, until_error=True) as load:
+        load.more()
+        told = server.tell(signal.SIGTERM)
+        assert server.end() == (0, "")
+    assert load.codes == {grpc.StatusCode.UNAVAILABLE}
+    assert not [one for one in load.calls if one.code is not None and one.began < told]
+
+
+def test_health_is_told_by_whoever_is_asked_and_none_serves_while_it_goes_down(
+    fleet: Callable[..., Fleet],
+) -> None:
+    server = fleet("--health-listen", "127.0.0.1:0")
+    serving = health_pb2.HealthCheckResponse.SERVING
+    watching = []
+    for channel in [server.channel() for _ in range(12)]:
+        watching.append(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
+        assert next(watching[-1]).status == serving
+    server.tell(signal.SIGTERM)
+    for one in watching:
+        assert next(one).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert server.end() == (0, "")
+
+
+def test_ctrl_c_of_a_terminal_drains_and_a_second_one_ends_at_once(
+    fleet: Callable[..., Fleet],
+) -> None:
+    server = fleet("--grace-s", "60")
+    workers = server.workers
+    # One that explains for long, so that the server has something to wait for.
+    explain = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=10_000, seed=3)
+    call = server.stub().Explain.future(explain)
+    until(lambda: server.stub().Classify(GREEN).model.version == 1)
+    # As a terminal does it: to the whole group, which workers do not belong to.
+    assert all(os.getpgid(pid) == pid for pid in workers)
+    server.tell(signal.SIGINT)
+    until(lambda: not _accepts(server.address))
+    server.tell(signal.SIGINT)
+    server.process.wait(20)
+    until(lambda: not any(map(is_alive, workers)))
+    call.cancel()
+
+
+def _accepts(address: str) -> bool:
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port)), 5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_port_that_such_a_server_has_is_taken(
+    fleet: Callable[..., Fleet], one_model: Path, processes: str
+) -> None:
+    server = fleet()
+    found = run_to_its_end(
+        *("--models", str(one_model), "--listen", server.address, "--processes", processes)
+    )
+    assert (found.returncode, found.stdout) == (1, "")
+    assert f"cannot listen on {server.address}: the port is taken" in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+    assert server.versions(server.stubs()) == {1}
+
+
+def test_a_port_of_another_server_is_not_shared(one_model: Path) -> None:
+    with ServerProcess(one_model) as alone:
+        found = run_to_its_end(
+            *("--models", str(one_model), "--listen", alone.address, "--processes", "2")
+        )
+    assert found.returncode == 1
+    assert "the port is taken" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (("--listen", "unix:/tmp/limelens-test"), 1, "a socket of the file system has one"),
+        (("--num-threads", "1"), 2, "1 for 2 processes; expected at least one for each"),
+        (("--device", "cuda:0,1,2"), 2, "cannot use the 3 devices"),
+        (("--tokens", "/nowhere/tokens.toml"), 1, "expected a file that says who may call"),
+        (("--device", "cuda"), 1, "CUDA was asked for and cannot be used"),
+        (("--models", "/nowhere"), 1, "/nowhere: no such folder"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_told_in_one_sentence(
+    one_model: Path, options: tuple[str, ...], code: int, reason: str
+) -> None:
+    found = run_to_its_end(
+        *("--models", str(one_model), "--listen", "127.0.0.1:0", "--processes", "2", *options)
+    )
+    assert (found.returncode, found.stdout) == (code, "")
+    assert reason in " ".join(found.stderr.replace("│", " ").split())
+    if code == 1:
+        assert len(found.stderr.splitlines()) == 1
+
+
+def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., Fleet]) -> None:
+    import urllib.request
+
+    http = f"127.0.0.1:{_free_port()}"
+    server = fleet("--http", http)
+
+    def read(path: str) -> str:
+        with urllib.request.urlopen(f"http://{http}{path}", timeout=20) as page:
+            text: str = page.read().decode()
+            return text
+
+    def value(name: str, **labels: str) -> float:
+        from prometheus_client.parser import text_string_to_metric_families
+
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(read("/metrics"))
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    assert read("/readyz") == "ok\n"
+    stubs = server.stubs()
+    for _ in range(5):
+        server.versions(stubs)
+    made = 5 * len(stubs)
+    assert value("limelens_request_seconds_count", rpc="Classify", code="OK") == made
+    assert value("limelens_decisions_total", label="green") == made
+    assert value("limelens_model_info", model="colours", version="1") == 1
+    assert value("limelens_requests_in_flight") == 0
+    assert value("limelens_workers") == 2
+    memory = value("process_resident_memory_bytes")
+    assert memory > _rss(server.process.pid) + _rss(server.workers[0])
+    held = [one.ClassifyStream(iter([_config()])) for one in stubs[:4]]
+    del held  # they end by themselves: nothing follows the configuration
+
+    server.replace_worker()
+    until(lambda: value("limelens_workers") == 2)
+    stubs = server.stubs()
+    server.versions(stubs)
+    made += len(stubs)
+    assert value("limelens_request_seconds_count", rpc="Classify", code="OK") == made
+    assert value("limelens_decisions_total", label="green") == made
+    assert value("limelens_worker_restarts_total") == 1
+    assert value("limelens_requests_in_flight") == 0
+
+
+def _config() -> service_pb2.ClassifyStreamRequest:
+    return service_pb2.ClassifyStreamRequest(config=service_pb2.StreamConfig(camera_id="door"))
+
+
+def _rss(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_a_worker_that_is_killed_loses_its_own_calls_alone_and_is_replaced(
+    fleet: Callable[..., Fleet],
+) -> None:
+    server = fleet()
+    with Load(server, 8) as load:
+        for _ in range(2):
+            server.replace_worker()
+            load.more()
+    assert load.codes <= {grpc.StatusCode.UNAVAILABLE}
+    assert server.versions(server.stubs()) == {1}
+    server.tell(signal.SIGTERM)
+    code, errors = server.end()
+    assert code == 0
+    assert errors.count("ended: signal SIGKILL; another starts") == 2
+
+
+def test_a_worker_that_is_told_to_stop_finishes_its_calls(fleet: Callable[..., Fleet]) -> None:
+    server = fleet()
+    stopped = server.workers[1]
+    with Load(server, 8, until_error=True) as load:
+        told = time.monotonic()
+        os.kill(stopped, signal.SIGTERM)
+        until(lambda: len(server.workers) == 2 and stopped not in server.workers)
+    assert not [one for one in load.calls if one.code is not None and one.began < told]
+
+
+def test_workers_whose_supervisor_is_killed_finish_and_free_the_port(
+    fleet: Callable[..., Fleet], one_model: Path
+) -> None:
+    server = fleet()
+    workers = server.workers
+    with Load(server, until_error=True) as load:
+        told = time.monotonic()
+        server.tell(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, workers)))
+    assert load.codes == {grpc.StatusCode.UNAVAILABLE}
+    assert not [one for one in load.calls if one.code is not None and one.began < told]
+    with ServerProcess(one_model, "--processes", "2", "--listen", server.address) as anew:
+        assert anew.address == server.address
+        anew.tell(signal.SIGTERM)
+        assert anew.end() == (0, "")
+
+
+def test_workers_that_die_at_once_end_the_server_with_a_reason(
+    one_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("import os, signal\nos.kill(os.getpid(), 9)\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with pytest.raises(LimelensError, match=r"workers were lost|ended before the server was ready"):
+        _started_with({"PYTHONPATH": path}, one_model)
+
+
+def _started_with(environment: dict[str, str], models: Path) -> Any:
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        with ServerProcess(models, "--processes", "2") as server:
+            return server.line
+    except subprocess.TimeoutExpired:
+        raise AssertionError("it neither starts nor ends") from None
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,131 @@
+"""One state of versions for all processes: a swap is seen by all or by none."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tests.conftest import BundleMaker
+from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, until
+from tests.serve.test_swapping import graph_that_fails_for_red, put
+
+from limelens.inference import inference_service_pb2 as inference_pb2
+from limelens.inference import inference_service_pb2_grpc as inference_grpc
+from limelens.serve.trials import TOO_MANY
+from limelens.v1 import classifier_service_pb2 as service_pb2
+
+
+def listed(stubs: list[Any]) -> set[bytes]:
+    """What `ListModels` says, of each worker."""
+    return {
+        one.ListModels(service_pb2.ListModelsRequest()).SerializeToString(deterministic=True)
+        for one in stubs
+    }
+
+
+def test_nobody_sees_an_old_version_after_a_new_one(
+    fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = fleet("--reload-s", "0.1", models=tmp_path)
+    with Load(server) as load:
+        for version in (2, 3, 4):
+            put(tmp_path, bundles, version)
+            until(lambda wanted=version: load.calls[-1].version == wanted)  # type: ignore[misc]
+    assert not load.codes
+    assert {one.version for one in load.calls} == {1, 2, 3, 4}
+    newest, earliest = 0, sorted(load.calls, key=lambda one: one.ended)
+    for call in sorted(load.calls, key=lambda one: one.began):
+        while earliest and earliest[0].ended <= call.began:
+            newest = max(newest, earliest.pop(0).version)
+        assert call.version >= newest
+    assert server.versions(server.stubs()) == {4}
+
+
+def test_a_bad_version_is_refused_by_all_with_one_reason(
+    fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = fleet("--reload-s", "0.1", models=tmp_path)
+    stubs = server.stubs()
+    (tmp_path / "colours" / "2").mkdir()
+    (tmp_path / "colours" / "2" / "model.onnx").write_bytes(b"no model")
+
+    def is_told() -> bool:
+        models = stubs[0].ListModels(service_pb2.ListModelsRequest()).models
+        return [(one.version, one.ready) for one in models] == [(1, True), (2, False)]
+
+    until(is_told)
+    assert len(listed(stubs)) == 1
+    assert server.versions(stubs) == {1}
+
+
+def test_a_version_that_fails_anywhere_is_taken_out_everywhere(
+    fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = fleet("--reload-s", "0.1", models=tmp_path)
+    stubs = server.stubs()
+    put(tmp_path, bundles, 2, graph=graph_that_fails_for_red(bundles))
+    until(lambda: server.versions(stubs) == {2})
+    for number in range(TOO_MANY):  # here one, there one: in a row for the whole server
+        with pytest.raises(grpc.RpcError, match="not finite"):
+            stubs[number % len(stubs)].Classify(RED)
+    until(lambda: server.versions(stubs) == {1})
+    assert stubs[0].Classify(RED).predictions[0].label == "red"
+    (reply,) = listed(stubs)
+    models = service_pb2.ListModelsResponse.FromString(reply).models
+    assert [one.ready for one in models] == [True, False]
+    assert "failed several times in a row; version 1" in models[1].state_reason
+
+
+@pytest.mark.parametrize("how", ["signal", "call"])
+def test_asked_of_one_all_look_for_new_versions(
+    fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker, how: str
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = fleet("--reload", "request", models=tmp_path)
+    stubs = server.stubs()
+    assert server.versions(stubs) == {1}
+    put(tmp_path, bundles, 2)
+    if how == "signal":
+        server.tell(signal.SIGHUP)
+        until(lambda: 2 in server.versions(stubs))
+    else:
+        channel = server.channel()
+        load = inference_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        load.RepositoryModelLoad(inference_pb2.RepositoryModelLoadRequest(model_name="colours"))
+    assert server.versions(stubs) == {2}
+    assert len(listed(stubs)) == 1
+
+
+def test_a_worker_that_starts_later_serves_what_the_others_do(
+    fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    first = put(tmp_path, bundles, 1)
+    server = fleet("--reload-s", "0.1", models=tmp_path)
+    put(tmp_path, bundles, 2)
+    until(lambda: server.versions([server.stub()]) == {2})
+    # What is served is no longer what lies in the file, and cannot be read again.
+    first.write_bytes(b"spoilt")
+    (tmp_path / "colours" / "2" / "model.onnx").write_bytes(b"spoilt")
+    stubs = server.stubs()
+    until(lambda: b"not an ONNX file" in listed(stubs[:1]).pop())
+    server.replace_worker()
+    until(lambda: len(_answering(server)) == 12)
+    assert len(listed(server.stubs())) == 1
+    old = service_pb2.ClassifyRequest(images=GREEN.images, version=1)
+    assert {one.Classify(old).model.version for one in server.stubs()} == {1}
+
+
+def _answering(server: Fleet) -> list[int]:
+    found = []
+    for stub in server.stubs():
+        with contextlib.suppress(grpc.RpcError):
+            found.append(stub.Classify(GREEN).model.version)
+    return found
