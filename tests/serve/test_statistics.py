@@ -14,8 +14,8 @@ from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.inference.describing import model_statistics
 from limelens.serve.repository import Served
-from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.statistics import Counting
+from limelens.serve.scheduler import Scheduler
+from limelens.serve.statistics import Counting, Runs, Statistics, total
 
 PIXELS = np.full((32, 32, 3), 200, np.uint8)
 
@@ -46,7 +46,7 @@ def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
 def test_the_runs_of_joined_pictures_are_counted_once_each(bundle: Bundle) -> None:
     counting = Counting()
     ask(bundle, counting, [lambda: PIXELS] * 20, max_batch_size=8)
-    found = counting.of(bundle)
+    found = counting.of(bundle.path)
     assert found.answered == 20
     assert sum(runs.pictures for runs in found.runs.values()) == 20
     assert all(runs.pictures % size == 0 for size, runs in found.runs.items())
@@ -68,7 +68,7 @@ def test_pictures_that_cannot_be_read_are_failures(bundle: Bundle) -> None:
 
     with pytest.raises(InvalidImageError):
         ask(bundle, counting, [unreadable])
-    found = counting.of(bundle)
+    found = counting.of(bundle.path)
     assert (found.answered, found.failed) == (0, 1)
     assert found.failed_s > 0
 
@@ -78,4 +78,15 @@ def test_a_version_loaded_again_goes_on_counting(bundle: Bundle) -> None:
     ask(bundle, counting, [lambda: PIXELS])
     again = load_bundle(bundle.path, "cpu")
     ask(again, counting, [lambda: PIXELS])
-    assert counting.of(bundle).answered == counting.of(again).answered == 2
+    assert counting.of(bundle.path).answered == counting.of(again.path).answered == 2
+
+
+def test_what_several_processes_did_adds_up() -> None:
+    one = Statistics(1.0, 2, 0.5, 7.0, {1: Runs(3, 0.1, 0.2), 8: Runs(8, 0.2, 0.4)})
+    other = Statistics(2.0, 1, 0.5, 9.0, {1: Runs(2, 0.1, 0.3)})
+    both = total([one, other])
+    assert (both.answered, both.failed, both.last_answered_at) == (13, 3, 9.0)
+    assert both.runs[1].pictures == 5
+    assert both.waited_s == pytest.approx(3.0)
+    assert both.run_s == pytest.approx(0.9)
+    assert total([]) == Statistics()

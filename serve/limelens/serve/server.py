@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -38,7 +39,7 @@ from limelens.serve.scheduler import Ended
 from limelens.serve.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from limelens.serve.server_config import ServerConfig as ServerConfig
 from limelens.serve.service import SERVICE_NAME, ClassifierService
-from limelens.serve.statistics import Counting
+from limelens.serve.statistics import Counting, Statistics
 from limelens.serve.watching import Watcher, watcher_for
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
@@ -63,11 +64,13 @@ class Siblings:
     Args:
         limiter: Counts the calls of all of them.
         refresh: Has all of them look for new versions.
+        statistics: What a version has done in all of them, by its file.
         metrics: Counts into what is told of all; None where nobody asks for metrics.
     """
 
     limiter: Limiter
     refresh: Callable[[], Awaitable[None]]
+    statistics: Callable[[Path], Awaitable[Statistics]]
     metrics: Metrics | None = None
 
 
@@ -266,6 +269,11 @@ class Server:
         for name, is_well in states.items():
             await self._health.set(name, status.SERVING if is_well else status.NOT_SERVING)
 
+    async def _statistics(self, path: Path) -> Statistics:
+        if self._siblings is not None:
+            return await self._siblings.statistics(path)
+        return self.counting.of(path)
+
     def _refresh(self) -> Callable[[], Awaitable[None]] | None:
         """Looks for new versions and waits for what comes of it; None where nobody ever looks."""
         if self._config.reload == "off":
@@ -283,7 +291,7 @@ class Server:
             engine=self.service.engine,
             budget=self.service.budget,
             limits=settings.request_limits,
-            counting=self.counting,
+            statistics=self._statistics,
             max_streams=settings.max_streams,
             stream_idle_s=settings.stream_idle_s,
             refresh=self._refresh(),

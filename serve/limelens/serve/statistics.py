@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from limelens.serve.scheduling.engine import Ended, Fate
-
-if TYPE_CHECKING:
-    from limelens.serve.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,26 @@ class Statistics:
     def run_s(self) -> float:
         """The model, in seconds: for each answered picture that of its whole run."""
         return sum(runs.run_s for runs in self.runs.values())
+
+
+def total(many: Iterable[Statistics]) -> Statistics:
+    """What one version has done in several processes."""
+    found = tuple(many)
+    runs: dict[int, Runs] = {}
+    for size, one in ((size, one) for each in found for size, one in each.runs.items()):
+        so_far = runs.get(size, Runs())
+        runs[size] = Runs(
+            so_far.pictures + one.pictures,
+            so_far.decode_s + one.decode_s,
+            so_far.run_s + one.run_s,
+        )
+    return Statistics(
+        sum(one.waited_s for one in found),
+        sum(one.failed for one in found),
+        sum(one.failed_s for one in found),
+        max((one.last_answered_at for one in found), default=0.0),
+        runs,
+    )
 
 
 class _Sums:
@@ -120,8 +136,8 @@ class Counting:
                 sums = self._by_path[key] = _Sums()
             sums.add(ended, now)
 
-    def of(self, bundle: Bundle) -> Statistics:
-        """What a version has done, whichever of its bundles did it."""
+    def of(self, path: Path) -> Statistics:
+        """What a version has done, whichever of its bundles did it; found by its file."""
         with self._lock:
-            sums = self._by_path.get(bundle.path)
+            sums = self._by_path.get(path)
             return Statistics() if sums is None else sums.told()

@@ -18,7 +18,11 @@ from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, run_to_its_end, until
 
+from limelens.inference import inference_service_pb2 as inference_pb2
+from limelens.inference import inference_service_pb2_grpc as inference_grpc
+from limelens.serve.access.config import AccessConfig
 from limelens.serve.errors import LimelensError
+from limelens.serve.server import ServerConfig, serve
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 
@@ -123,26 +127,34 @@ def test_a_port_of_another_server_is_not_shared(one_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "reason"),
+    ("settings", "reason"),
     [
-        (("--listen", "unix:/tmp/limelens-test"), 1, "a socket of the file system has one"),
-        (("--num-threads", "1"), 2, "1 for 2 processes; expected at least one for each"),
-        (("--device", "cuda:0,1,2"), 2, "cannot use the 3 devices"),
-        (("--tokens", "/nowhere/tokens.toml"), 1, "expected a file that says who may call"),
-        (("--device", "cuda"), 1, "CUDA was asked for and cannot be used"),
-        (("--models", "/nowhere"), 1, "/nowhere: no such folder"),
+        ({"listen": "unix:/tmp/limelens-test"}, "a socket of the file system has one listener"),
+        ({"num_threads": 1}, "1 for 2 processes; expected at least one for each"),
+        ({"device": "cuda:0,1,2"}, "2 cannot use the 3 devices"),
+        ({"device": "gpu"}, "expected auto, cpu, cuda, or GPUs by number"),
+        ({"access": AccessConfig(tokens=Path("/nowhere.toml"))}, "a file that says who may call"),
+        ({"device": "cuda"}, "CUDA was asked for and cannot be used"),
+        ({"models": Path("/nowhere")}, "/nowhere: no such folder"),
     ],
+    ids=lambda one: next(iter(one)) if isinstance(one, dict) else "",
 )
-def test_what_keeps_it_from_starting_is_told_in_one_sentence(
-    one_model: Path, options: tuple[str, ...], code: int, reason: str
+def test_what_keeps_it_from_starting_is_raised(
+    one_model: Path, settings: dict[str, Any], reason: str
 ) -> None:
+    settings = {"models": one_model, "listen": "127.0.0.1:0", "device": "cpu", **settings}
+    with pytest.raises(LimelensError, match=reason):
+        serve(ServerConfig(processes=2, **settings))
+
+
+def test_a_server_that_cannot_start_says_why_in_one_line(one_model: Path) -> None:
+    tls = ("--tls-cert", __file__, "--tls-key", __file__)
     found = run_to_its_end(
-        *("--models", str(one_model), "--listen", "127.0.0.1:0", "--processes", "2", *options)
+        *("--models", str(one_model), "--listen", "127.0.0.1:0", "--processes", "2", *tls)
     )
-    assert (found.returncode, found.stdout) == (code, "")
-    assert reason in " ".join(found.stderr.replace("│", " ").split())
-    if code == 1:
-        assert len(found.stderr.splitlines()) == 1
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "certificate" in found.stderr.splitlines()[-1]
+    assert len(found.stderr.splitlines()) == 1
 
 
 def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., Fleet]) -> None:
@@ -178,8 +190,9 @@ def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., F
     assert value("limelens_workers") == 2
     memory = value("process_resident_memory_bytes")
     assert memory > _rss(server.process.pid) + _rss(server.workers[0])
-    held = [one.ClassifyStream(iter([_config()])) for one in stubs[:4]]
-    del held  # they end by themselves: nothing follows the configuration
+    statistics = inference_grpc.GRPCInferenceServiceStub(server.channel())  # type: ignore[no-untyped-call]
+    asked = statistics.ModelStatistics(inference_pb2.ModelStatisticsRequest())
+    assert asked.model_stats[0].inference_count == made
 
     server.replace_worker()
     until(lambda: value("limelens_workers") == 2)
@@ -190,10 +203,6 @@ def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., F
     assert value("limelens_decisions_total", label="green") == made
     assert value("limelens_worker_restarts_total") == 1
     assert value("limelens_requests_in_flight") == 0
-
-
-def _config() -> service_pb2.ClassifyStreamRequest:
-    return service_pb2.ClassifyStreamRequest(config=service_pb2.StreamConfig(camera_id="door"))
 
 
 def _rss(pid: int) -> int:

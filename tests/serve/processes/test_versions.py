@@ -18,6 +18,7 @@ from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.trials import TOO_MANY
 from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1.model_pb2 import ModelState
 
 
 def listed(stubs: list[Any]) -> set[bytes]:
@@ -56,11 +57,7 @@ def test_a_bad_version_is_refused_by_all_with_one_reason(
     (tmp_path / "colours" / "2").mkdir()
     (tmp_path / "colours" / "2" / "model.onnx").write_bytes(b"no model")
 
-    def is_told() -> bool:
-        models = stubs[0].ListModels(service_pb2.ListModelsRequest()).models
-        return [(one.version, one.ready) for one in models] == [(1, True), (2, False)]
-
-    until(is_told)
+    until(lambda: b"not an ONNX file" in listed(stubs[:1]).pop())
     assert len(listed(stubs)) == 1
     assert server.versions(stubs) == {1}
 
@@ -80,7 +77,10 @@ def test_a_version_that_fails_anywhere_is_taken_out_everywhere(
     assert stubs[0].Classify(RED).predictions[0].label == "red"
     (reply,) = listed(stubs)
     models = service_pb2.ListModelsResponse.FromString(reply).models
-    assert [one.ready for one in models] == [True, False]
+    assert [one.state for one in models] == [
+        ModelState.MODEL_STATE_READY,
+        ModelState.MODEL_STATE_UNAVAILABLE,
+    ]
     assert "failed several times in a row; version 1" in models[1].state_reason
 
 

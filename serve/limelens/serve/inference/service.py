@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from limelens.inference import inference_service_pb2 as pb2
@@ -46,8 +47,8 @@ from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Limits
-from limelens.serve.scheduling.engine import Engine, Outcome
-from limelens.serve.statistics import Counting
+from limelens.serve.scheduler import Outcome, Scheduler
+from limelens.serve.statistics import Statistics
 
 SERVICE_NAME: Final = "inference.GRPCInferenceService"
 
@@ -61,7 +62,7 @@ class Backing:
         engine: What runs a bundle.
         budget: Bytes of pictures that may wait.
         limits: What one request may ask for.
-        counting: Is told of every picture.
+        statistics: What a version has done since the start, by its file.
         max_streams: Streams at a time.
         stream_idle_s: A stream that sends or reads nothing for so long is ended.
         refresh: Looks at the folder of models; None where the server does not do that.
@@ -72,7 +73,7 @@ class Backing:
     scheduler: Callable[[Bundle], Scheduler]
     budget: Budget
     limits: Limits
-    counting: Counting
+    statistics: Callable[[Path], Awaitable[Statistics]]
     max_streams: int
     stream_idle_s: float
     refresh: Callable[[], Awaitable[object]] | None = None
@@ -146,7 +147,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb2.ModelStatisticsResponse:
         """See the contract."""
         chosen = [
-            model_statistics(served, self._backing.counting.of(served.bundle))
+            model_statistics(served, await self._backing.statistics(served.bundle.path))
             for served in self._chosen(request)
         ]
         return pb2.ModelStatisticsResponse(model_stats=chosen)

@@ -32,6 +32,7 @@ from limelens.serve.processes.process import WorkerProcess, describe_end
 from limelens.serve.processes.rollout import Rollout
 from limelens.serve.repository import Repository, ready_line
 from limelens.serve.server_config import ServerConfig
+from limelens.serve.statistics import Statistics
 from limelens.serve.watching import Watcher, watcher_for
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SOUND_S: Final = 60.0
 """A worker that lived for so long did not fail for what it is."""
 _PING_S: Final = 5.0
-_SAMPLE_S: Final = 1.0
+_ASKING_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -215,6 +216,7 @@ class Supervisor:
             "leave": admissions.leave,
             "note": self._note,
             "refresh": self._refresh,
+            "statistics": self._statistics,
         }
         worker = await WorkerProcess.start(assignment, self._epoch.file, handlers)
         self._workers[number] = worker
@@ -339,22 +341,25 @@ class Supervisor:
             insecure=self._config.insecure_http,
         )
 
+    async def _statistics(self, path: Path) -> list[Statistics]:
+        return await self._ask_all("statistics", path)
+
     def _sample_from_thread(self) -> None:
-        """Has workers note what is true of this moment; one that is busy is not waited for long."""
-
-        async def sample() -> None:
-            asking = [
-                asyncio.create_task(worker.ask("sample"))
-                for worker in tuple(self._answering.values())
-            ]
-            if asking:
-                _, late = await asyncio.wait(asking, timeout=_SAMPLE_S)
-                for one in late:
-                    one.cancel()
-                await asyncio.gather(*asking, return_exceptions=True)
-
+        """Has workers note what is true of this moment."""
         with contextlib.suppress(TimeoutError, RuntimeError):
-            asyncio.run_coroutine_threadsafe(sample(), self._loop).result(2 * _SAMPLE_S)
+            asking = asyncio.run_coroutine_threadsafe(self._ask_all("sample"), self._loop)
+            asking.result(2 * _ASKING_S)
+
+    async def _ask_all(self, word: str, *content: object) -> list[Any]:
+        """What the workers answer; one that is busy or goes is not waited for long."""
+        asking = [asyncio.create_task(one.ask(word, *content)) for one in self._answering.values()]
+        if not asking:
+            return []
+        _, late = await asyncio.wait(asking, timeout=_ASKING_S)
+        for one in late:
+            one.cancel()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        return [one for one in found if not isinstance(one, BaseException)]
 
 
 async def _first(*tasks: asyncio.Task[Any]) -> None:

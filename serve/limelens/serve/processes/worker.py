@@ -28,6 +28,7 @@ from limelens.serve.processes.messages import Assignment, Loaded
 from limelens.serve.processes.staged import StagedModels
 from limelens.serve.repository import load_and_warm
 from limelens.serve.server import Server, Siblings, allow_many_connections, loop_factory
+from limelens.serve.statistics import Statistics, total
 
 if TYPE_CHECKING:
     from limelens.serve.observing.metrics import Metrics
@@ -67,6 +68,7 @@ class Worker:
                 "follow": self._models.follow,
                 "serve": self._serve,
                 "sample": self._sample,
+                "statistics": self._own_statistics,
                 "ping": lambda: None,
                 "stop": self._told.set,
             },
@@ -101,12 +103,20 @@ class Worker:
         return await self._loop.run_in_executor(executor, load)
 
     async def _serve(self) -> None:
-        siblings = Siblings(SharedLimiter(self._channel), self._refresh, self._metrics)
+        siblings = Siblings(
+            SharedLimiter(self._channel), self._refresh, self._statistics, self._metrics
+        )
         self._server = Server(self._config, self._models, siblings=siblings)
         await self._server.start()
 
     async def _refresh(self) -> None:
         await self._channel.ask("refresh")
+
+    async def _statistics(self, path: Path) -> Statistics:
+        return total(await self._channel.ask("statistics", path))
+
+    def _own_statistics(self, path: Path) -> Statistics:
+        return Statistics() if self._server is None else self._server.counting.of(path)
 
     def _sample(self) -> None:
         if self._metrics is not None:
