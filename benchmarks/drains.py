@@ -4,7 +4,7 @@ Each time a server is started in a process of its own and called without pause; 
 SIGTERM. Calls that began before must all be answered, later ones answered or told UNAVAILABLE, and
 the exit code must be 0.
 
-    python -m benchmarks.drains [--drains 20] [--model MODEL.onnx]
+    python -m benchmarks.drains [--drains 20] [--model MODEL.onnx] [--processes 2]
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def drain_under_load(
     callers: int = 4,
     pictures_each: int = 32,
     num_samples: int = 1000,
+    processes: int = 1,
 ) -> Drain:
     """Starts a server, calls it, tells it to stop.
 
@@ -72,8 +73,10 @@ def drain_under_load(
         callers: How many classify.
         pictures_each: In one call of theirs.
         num_samples: Of each explanation.
+        processes: That serve.
     """
-    with ServerProcess(models, "--reload", "off", "--grace-s", "60") as server:
+    options = ("--reload", "off", "--grace-s", "60", "--processes", f"{processes}")
+    with ServerProcess(models, *options) as server:
         with Traffic(
             server.address,
             picture,
@@ -104,11 +107,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=default_models() / "facemask/1/model.onnx")
     parser.add_argument("--drains", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=1, help="that serve")
     arguments = parser.parse_args()
     picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         publish(Path(folder), arguments.model, 1)
-        drains = [drain_under_load(Path(folder), picture) for _ in range(arguments.drains)]
+        drains = [
+            drain_under_load(Path(folder), picture, processes=arguments.processes)
+            for _ in range(arguments.drains)
+        ]
     failed = [call for drain in drains for call in drain.failed]
     codes = sorted({drain.exit_code for drain in drains})
     seconds = [drain.seconds for drain in drains]

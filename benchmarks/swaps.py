@@ -5,6 +5,7 @@ explains, a camera streams. Meanwhile one version after the other appears, and t
 last is removed. Latencies with and without swaps are of the same run, on the same machine.
 
     python -m benchmarks.swaps [--swaps 100] [--memory-swaps 30] [--model MODEL.onnx]
+        [--processes 2]
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def swap_under_load(
     callers: int = 3,
     num_samples: int = 200,
     calm_s: float = 3.0,
+    processes: int = 1,
 ) -> SwapsRun:
     """Serves a bundle, and swaps it while it is called.
 
@@ -82,12 +84,14 @@ def swap_under_load(
         callers: How many classify.
         num_samples: Of each explanation.
         calm_s: How long calls go on before the first swap.
+        processes: That serve.
     """
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         publish(models, bundle, 1)
         options = ("--reload-s", "0.2", "--versions", "latest", "--log-level", "error")
+        options += ("--processes", f"{processes}")
         with ServerProcess(models, *options) as server:
             with Traffic(
                 server.address, picture, callers=callers, num_samples=num_samples
@@ -112,10 +116,15 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--memory-swaps", type=int, default=30)
     parser.add_argument("--callers", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1, help="that serve")
     arguments = parser.parse_args()
     picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     run = swap_under_load(
-        arguments.model, picture, swaps=arguments.swaps, callers=arguments.callers
+        arguments.model,
+        picture,
+        swaps=arguments.swaps,
+        callers=arguments.callers,
+        processes=arguments.processes,
     )
     failed = Counter(one.kind for one in run.failed)
     table = Table("calls", "without swaps", "failed", "p50 ms", "p99 ms", "while swapping")

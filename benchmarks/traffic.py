@@ -76,13 +76,22 @@ class ServerProcess:
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """Ids of the processes that it started for `--processes`; none where it serves alone."""
+        pid = self.process.pid
+        return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
     def pss_bytes(self) -> int:
-        """Its memory, shared pages divided among those who share them."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        for line in rollup.splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-        raise LimelensError("the kernel tells no PSS")
+        """Its memory and its workers', shared pages divided among those who share them."""
+        total = 0
+        for pid in (self.process.pid, *self.workers):
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            found = [line for line in rollup.splitlines() if line.startswith("Pss:")]
+            if not found:
+                raise LimelensError("the kernel tells no PSS")
+            total += int(found[0].split()[1]) * 1024
+        return total
 
 
 @dataclass(frozen=True)

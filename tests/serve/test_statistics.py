@@ -14,7 +14,7 @@ from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.inference.describing import model_statistics
 from limelens.serve.repository import Served
-from limelens.serve.scheduler import Scheduler
+from limelens.serve.scheduling.cpu import CpuEngine
 from limelens.serve.statistics import Counting, Runs, Statistics, total
 
 PIXELS = np.full((32, 32, 3), 200, np.uint8)
@@ -36,7 +36,7 @@ def ask(
 
 
 def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
-    found = Counting().of(bundle)
+    found = Counting().of(bundle.path)
     assert (found.answered, found.failed, found.last_answered_at) == (0, 0, 0)
     message = model_statistics(Served("colours", 1, bundle), found)
     assert (message.inference_count, message.execution_count) == (0, 0)

@@ -168,11 +168,14 @@ def test_versions_take_over_under_load_without_a_failed_call(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_hundred_versions_take_over_under_load_without_a_failed_call(
-    tmp_path: Path, bundles: BundleMaker
+    tmp_path: Path, bundles: BundleMaker, processes: int
 ) -> None:
     bundle = bundles.save(tmp_path, bundles.metadata())
-    run = swap_under_load(bundle, RED, swaps=100, callers=3, num_samples=100, calm_s=1)
+    run = swap_under_load(
+        bundle, RED, swaps=100, callers=3, num_samples=100, calm_s=1, processes=processes
+    )
     assert not run.failed
     assert {one.version for one in run.calls} >= {*range(2, 102)}
     # What two models at once and the explanations need is there by then.
@@ -603,19 +606,24 @@ def test_a_server_stops_though_a_file_is_being_judged(
     assert not server.repository.refused
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_what_was_begun_before_sigterm_is_answered_under_load(
-    tmp_path: Path, bundles: BundleMaker
+    tmp_path: Path, bundles: BundleMaker, processes: int
 ) -> None:
     publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
-    drain = drain_under_load(tmp_path / "models", RED, num_samples=3000)
+    drain = drain_under_load(tmp_path / "models", RED, num_samples=3000, processes=processes)
     assert (drain.exit_code, drain.failed) == (0, [])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_twenty_servers_in_a_row_lose_nothing_when_they_are_told_to_stop(
-    tmp_path: Path, bundles: BundleMaker
+    tmp_path: Path, bundles: BundleMaker, processes: int
 ) -> None:
     publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
-    drains = [drain_under_load(tmp_path / "models", RED, num_samples=3000) for _ in range(20)]
+    drains = [
+        drain_under_load(tmp_path / "models", RED, num_samples=3000, processes=processes)
+        for _ in range(20)
+    ]
     assert {one.exit_code for one in drains} == {0}
     assert [call for one in drains for call in one.failed] == []

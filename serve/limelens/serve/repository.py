@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 from limelens.serve.bundle import Bundle, Metadata, load_bundle
-from limelens.serve.bundle.session import CPU, Device
+from limelens.serve.bundle.session import CPU
 from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, UnavailableError
 from limelens.serve.judging import Judge, read_checked, read_judged
 from limelens.serve.signatures import SIGNATURE_NAME, check_public_keys
@@ -224,7 +224,8 @@ class Repository(ServedModels):
         num_threads: As for `load_bundle`.
         versions: Which versions are loaded.
         public_keys: Who may have signed; empty is anybody, and unsigned too.
-        max_batch_size: Pictures that are joined into one run on a GPU, for warming up.
+        max_batch_size: Images that are joined into one run on a GPU.
+        tf32: As for `load_bundle`.
         load: Loads a version where it is to run; None loads it in this process.
 
     Raises:
@@ -241,7 +242,8 @@ class Repository(ServedModels):
         num_threads: int | None = None,
         versions: VersionPolicy = ALL,
         public_keys: Sequence[Path] = (),
-        max_batch_size: int = 32,
+        max_batch_size: int = 64,
+        tf32: bool = False,
         load: Load | None = None,
     ) -> None:
         super().__init__()
@@ -251,6 +253,7 @@ class Repository(ServedModels):
         self._versions = versions
         self._public_keys = tuple(public_keys)
         self._max_batch_size = max_batch_size
+        self._tf32 = tf32
         self._looking = threading.Lock()  # one look at a time
         self._lock = threading.Lock()  # held for the moment of a swap
         self._models: Mapping[str, ModelState] = {}
@@ -388,6 +391,8 @@ class Repository(ServedModels):
             self._device,
             num_threads=self._num_threads,
             max_batch_size=self._max_batch_size,
+            tf32=self._tf32,
+            is_starting=judge is None,
         )
 
     def _swap(self, name: str, before: ModelState, look: _Look) -> bool:
@@ -577,6 +582,8 @@ def load_and_warm(
     *,
     num_threads: int | None,
     max_batch_size: int,
+    tf32: bool = False,
+    is_starting: bool = False,
 ) -> Bundle:
     """Loads a bundle whose bytes were checked, and makes the first runs.
 
@@ -585,16 +592,28 @@ def load_and_warm(
         checked: The bytes, and what they say of themselves.
         device: As for `load_bundle`.
         num_threads: As for `load_bundle`.
-        max_batch_size: Pictures that are joined into one run on a GPU.
+        max_batch_size: Images that are joined into one run on a GPU.
+        tf32: As for `load_bundle`.
+        is_starting: Nothing is served yet: what only explanations need is made ready behind it.
 
     Raises:
         BundleError: It is refused; the message says why.
         ProviderError: The device that was asked for cannot be used.
     """
     bundle = load_bundle(
-        path, cast("Device", device), num_threads=num_threads, read=lambda _path: checked
+        path,
+        device,
+        num_threads=num_threads,
+        tf32=tf32,
+        max_batch_size=max_batch_size,
+        read=lambda _path: checked,
     )
-    warm_up(bundle, (1,) if bundle.provider == CPU else (1, max_batch_size))
+    if bundle.provider == CPU:
+        warm_up(bundle)
+    elif is_starting:
+        threading.Thread(target=bundle.prepare, name="limelens-prepare", daemon=True).start()
+    else:
+        bundle.prepare()
     return bundle
 
 

@@ -35,7 +35,7 @@ from limelens.serve.listening import bind
 from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.repository import Repository, ServedModels
 from limelens.serve.repository import ready_line as ready_line
-from limelens.serve.scheduler import Ended
+from limelens.serve.scheduling.engine import Ended
 from limelens.serve.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from limelens.serve.server_config import ServerConfig as ServerConfig
 from limelens.serve.service import SERVICE_NAME, ClassifierService
@@ -355,6 +355,7 @@ def open_repository(config: ServerConfig) -> Repository:
         versions=config.versions,
         public_keys=config.public_keys,
         max_batch_size=config.service.max_batch_size,
+        tf32=config.tf32,
     )
 
 

@@ -42,7 +42,7 @@ class ServiceSettings:
     limits: Limits = field(default_factory=Limits)
     max_queue: int = 256
     max_waiting_bytes: int = 256 * 1024 * 1024
-    max_batch_size: int = 32
+    max_batch_size: int = 64
     max_streams: int = 1000
     stream_idle_s: float = 120.0
     max_explanations: int = 1
@@ -64,6 +64,7 @@ class ServerConfig:
         listen: `HOST:PORT`; port 0 takes a free one.
         device: `auto`, `cpu`, `cuda`, or GPUs by number, such as `cuda:1` or `cuda:0,1`; see
             `limelens.serve.devices`.
+        tf32: Whether a GPU may round what it multiplies to 10 bits.
         num_threads: Of the CPU, over all processes; None is one for each core that may be used.
         tls: Certificates; None is plaintext.
         insecure: Whether plaintext may be spoken beyond this machine.
@@ -94,6 +95,7 @@ class ServerConfig:
     models: Path
     listen: str = "127.0.0.1:8500"
     device: str = "auto"
+    tf32: bool = False
     num_threads: int | None = None
     tls: Tls | None = None
     insecure: bool = False

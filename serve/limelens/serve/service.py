@@ -49,7 +49,9 @@ from limelens.serve.replies import (
 )
 from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Picture, read_classify, read_embed
-from limelens.serve.scheduler import Ended, Fate, Scheduler
+from limelens.serve.scheduling.cpu import CpuEngine
+from limelens.serve.scheduling.engine import Ended, Engine, Fate
+from limelens.serve.scheduling.gpu import GpuEngine
 from limelens.serve.server_config import ServiceSettings as ServiceSettings
 from limelens.serve.stream import END, Camera
 from limelens.serve.stream_requests import read_stream_config

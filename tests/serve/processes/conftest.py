@@ -63,13 +63,6 @@ class Fleet(ServerProcess):
         super().__init__(models, "--processes", "2", *options)
         self._channels: list[grpc.Channel] = []
 
-    @property
-    def workers(self) -> tuple[int, ...]:
-        """Process ids of the workers that there are."""
-        pid = self.process.pid
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return tuple(map(int, listed))
-
     def replace_worker(self) -> None:
         """Kills one and waits until another is there, which may not answer yet."""
         killed = self.workers[0]

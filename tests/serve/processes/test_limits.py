@@ -69,7 +69,12 @@ def test_calls_at_a_time_are_counted_over_all_processes(fleet: Callable[..., Fle
     assert len(first) == 3
     first.pop().end()
     found: list[Camera] = []
-    until(lambda: bool(found.extend(let_in()) or found))
+
+    def one_is() -> bool:
+        found.extend(let_in())
+        return bool(found)
+
+    until(one_is)
     assert len(found) == 1
     # The places of a worker's calls are free again when it is gone.
     for pid in server.workers:

@@ -22,13 +22,17 @@ from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.config import AccessConfig
 from limelens.serve.errors import LimelensError
+from limelens.serve.load.process import local_server
 from limelens.serve.server import ServerConfig, serve
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 
 def test_one_line_says_that_all_answer_and_all_answer_the_same(fleet: Callable[..., Fleet]) -> None:
-    server = fleet("--log-level", "debug", "--access-log", "--log-format", "json")
-    assert server.line.endswith("(2 processes; CPUExecutionProvider, 2 threads)\n")
+    # Threads that cannot be divided evenly: answers do not depend on how many there are.
+    options = ("--num-threads", "3", "--log-level", "debug", "--log-format", "json")
+    server = fleet(*options)
+    assert server.line.endswith("(2 processes; CPUExecutionProvider, 3 threads)\n")
+    assert local_server(server.address) == server.process.pid
     assert len(server.workers) == 2
     explain = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=60, seed=3)
     answers = set()

@@ -63,6 +63,7 @@ class Bundle:
         runs: On a GPU, the prepared batch sizes; None runs the session as it is.
         rows: On a GPU, what makes perturbed images there; holds None where that is not possible.
         gpu: On a GPU, how it is used; else None.
+        file: Its bytes, where other processes load it; else empty.
     """
 
     metadata: Metadata
@@ -75,6 +76,7 @@ class Bundle:
     runs: BatchRuns | None = field(default=None, repr=False)
     rows: Lazy[RowRuns | None] | None = field(default=None, repr=False)
     gpu: Gpu | None = field(default=None, repr=False)
+    file: bytes = field(default=b"", repr=False)
 
     @property
     def name(self) -> str:

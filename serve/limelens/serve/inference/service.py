@@ -47,7 +47,7 @@ from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Limits
-from limelens.serve.scheduler import Outcome, Scheduler
+from limelens.serve.scheduling.engine import Engine, Outcome
 from limelens.serve.statistics import Statistics
 
 SERVICE_NAME: Final = "inference.GRPCInferenceService"
@@ -70,7 +70,7 @@ class Backing:
     """
 
     repository: ServedModels
-    scheduler: Callable[[Bundle], Scheduler]
+    engine: Callable[[Bundle], Engine]
     budget: Budget
     limits: Limits
     statistics: Callable[[Path], Awaitable[Statistics]]

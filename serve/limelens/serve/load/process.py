@@ -112,6 +112,8 @@ class Watch:
 def local_server(address: str) -> int | None:
     """The process that listens on an address of this machine; None where that cannot be told.
 
+    Where several do, it is the one that started them.
+
     Raises:
         MissingExtraError: psutil is not installed.
     """
@@ -120,12 +122,17 @@ def local_server(address: str) -> int | None:
         return None
     psutil = _psutil()
     try:
-        for one in psutil.net_connections("tcp"):
-            if one.status == psutil.CONN_LISTEN and one.laddr.port == int(port):
-                return int(one.pid) if one.pid else None
-    except psutil.AccessDenied:
+        pids = {
+            one.pid
+            for one in psutil.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == int(port)
+        }
+        if len(pids) > 1 and None not in pids:
+            pids = {psutil.Process(pid).ppid() for pid in pids}
+    except psutil.Error:
         return None
-    return None
+    pid = pids.pop() if len(pids) == 1 else None
+    return int(pid) if pid else None
 
 
 @contextlib.contextmanager

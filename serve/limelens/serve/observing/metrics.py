@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from limelens.serve.observing.call import Call
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.repository import Served, ServedModels
-    from limelens.serve.scheduler import Ended
+    from limelens.serve.scheduling.engine import Ended
     from limelens.serve.service import ClassifierService
 
 MAX_LABELS: Final = 200
@@ -477,9 +477,9 @@ class ServiceSamples(Collector):
         service = self._service
         self._streams.set(service.num_streams)
         self._bytes.set(service.num_waiting_bytes)
-        for provider, scheduler in service.schedulers.items():
-            self._waiting.labels(provider).set(scheduler.num_waiting)
-            turned_away = scheduler.counts.refused
+        for provider, engine in service.engines.items():
+            self._waiting.labels(provider).set(engine.num_waiting)
+            turned_away = engine.counts.refused
             new = turned_away - self._turned_away.get(provider, 0)
             self._turned_away[provider] = turned_away
             self._refused.labels(provider).inc(new)

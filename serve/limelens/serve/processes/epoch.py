@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 
 
 class Epoch:
     """The number, mapped into this process.
 
     Args:
-        file: Descriptor of the file that holds it; None makes one. It can be passed on to others.
+        file: Descriptor of the memory that holds it; None makes some. It can be passed on to others.
     """
 
     def __init__(self, file: int | None = None) -> None:
         if file is None:
-            with tempfile.TemporaryFile() as made:
-                made.truncate(mmap.PAGESIZE)
-                file = os.dup(made.fileno())
+            file = os.memfd_create("limelens-epoch")  # no file that anybody could open or fill
+            os.ftruncate(file, mmap.PAGESIZE)
         self.file = file
         self._memory = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("Q")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 
 _ENDING_S: Final = 5.0
 """Beyond the time of grace, until a worker that was told to stop is ended."""
-_PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_PAUSES_S: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is started in the place of one that ended; longer and longer while they do."""
-_SOUND_S: Final = 60.0
+_SOUND_S: Final = 10.0
 """A worker that lived for so long did not fail for what it is."""
 _PING_S: Final = 5.0
 _ASKING_S: Final = 1.0
@@ -75,10 +76,17 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
             from limelens.serve.observing.http import check_address
 
             check_address(config.http, insecure=config.insecure_http)
-            prefix = "limelens-metrics-"
-            counted = Path(holding.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+            counted = Path(holding.enter_context(_memory_folder("limelens-metrics-")))
         asyncio.run(_run(config, counted, announce))
     return 0
+
+
+def _memory_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """A folder in memory, where there is such: what is counted goes to no disk."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(
+        prefix=prefix, dir=memory if os.access(memory, os.W_OK) else None
+    )
 
 
 async def _run(config: ServerConfig, counted: Path | None, announce: Callable[[str], Any]) -> None:

@@ -95,6 +95,8 @@ class Worker:
                 self._config.device,
                 num_threads=self._config.num_threads,
                 max_batch_size=self._config.service.max_batch_size,
+                tf32=self._config.tf32,
+                is_starting=self._server is None,
             )
             self._models.add(number, bundle)
             return Loaded(bundle.provider, bundle.provider_reason, bundle.num_threads)
