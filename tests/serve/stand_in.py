@@ -123,12 +123,15 @@ def on_gpu(
     return Gpu(0, thread, place, data, opened), runs, ""
 
 
-def stand_in(path: Path, *, max_batch_size: int = 8, **options: Any) -> Bundle:
+def stand_in(
+    path: Path, *, max_batch_size: int = 8, chunk: int | None = 0, **options: Any
+) -> Bundle:
     """A bundle as it is on a GPU.
 
     Args:
         path: Of the bundle.
         max_batch_size: The largest size that is prepared.
+        chunk: As for `load_bundle`.
         options: As for `on_gpu`.
     """
     bundle = load_bundle(path, "cpu")
@@ -140,7 +143,7 @@ def stand_in(path: Path, *, max_batch_size: int = 8, **options: Any) -> Bundle:
         num_threads=1,
         session=runs.session,
         runs=runs,
-        rows=rows_of(bundle.metadata, runs, gpu),
+        rows=rows_of(bundle.metadata, runs, gpu, chunk=chunk),
         gpu=gpu,
     )
 

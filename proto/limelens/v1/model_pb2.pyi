@@ -37,7 +37,7 @@ MODEL_STATE_READY: ModelState
 MODEL_STATE_UNAVAILABLE: ModelState
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "task", "labels", "input_height", "input_width", "resize_mode", "threshold", "provider", "provider_reason", "precision", "state", "embedding_size", "max_pixels", "max_images", "card_json", "state_reason")
+    __slots__ = ("name", "version", "task", "labels", "input_height", "input_width", "resize_mode", "threshold", "provider", "provider_reason", "precision", "state", "embedding_size", "max_pixels", "max_images", "card_json", "state_reason", "batch_sizes", "no_graph_reason", "tf32")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,9 @@ class Model(_message.Message):
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     CARD_JSON_FIELD_NUMBER: _ClassVar[int]
     STATE_REASON_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
+    NO_GRAPH_REASON_FIELD_NUMBER: _ClassVar[int]
+    TF32_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     task: Task
@@ -72,7 +75,10 @@ class Model(_message.Message):
     max_images: int
     card_json: str
     state_reason: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., resize_mode: _Optional[_Union[ResizeMode, str]] = ..., threshold: _Optional[float] = ..., provider: _Optional[str] = ..., provider_reason: _Optional[str] = ..., precision: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., embedding_size: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_images: _Optional[int] = ..., card_json: _Optional[str] = ..., state_reason: _Optional[str] = ...) -> None: ...
+    batch_sizes: _containers.RepeatedScalarFieldContainer[int]
+    no_graph_reason: str
+    tf32: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., resize_mode: _Optional[_Union[ResizeMode, str]] = ..., threshold: _Optional[float] = ..., provider: _Optional[str] = ..., provider_reason: _Optional[str] = ..., precision: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., embedding_size: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_images: _Optional[int] = ..., card_json: _Optional[str] = ..., state_reason: _Optional[str] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., no_graph_reason: _Optional[str] = ..., tf32: _Optional[bool] = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("name", "threshold", "alert", "macro_label")

@@ -406,6 +406,9 @@ class ModelInfo:
         card: The bundle's metadata; empty unless one model was asked for.
         state_reason: Why it does not answer, or why its file that is there now was refused while
             what was loaded before answers; empty where nothing was refused.
+        batch_sizes: On a GPU, the sizes of batches that are prepared, ascending; else empty.
+        no_graph_reason: Why a GPU replays no CUDA graphs, which would be faster; else empty.
+        tf32: Whether a GPU rounds what it multiplies to 10 bits.
     """
 
     name: str
@@ -424,3 +427,6 @@ class ModelInfo:
     max_images: int
     card: dict[str, Any] = field(repr=False)
     state_reason: str = ""
+    batch_sizes: tuple[int, ...] = ()
+    no_graph_reason: str = ""
+    tf32: bool = False

@@ -118,7 +118,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             )
         return GpuEngine(
             bundle.gpu.thread,
-            num_threads=_num_preparing(),
+            num_threads=self._settings.num_decoders or _num_decoders(),
             max_queue=max_queue,
             on_ended=self._ended,
         )
@@ -393,5 +393,5 @@ def _deadline(context: Any, now: float) -> float | None:
     return None if remaining is None else now + remaining
 
 
-def _num_preparing() -> int:
+def _num_decoders() -> int:
     return max(2, min(8, (os.cpu_count() or 2) - 1))

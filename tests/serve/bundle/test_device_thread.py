@@ -11,7 +11,6 @@ import weakref
 import pytest
 
 from limelens.serve.bundle.device_thread import DeviceThread, Urgency, device_thread
-from limelens.serve.bundle.lazy import Lazy
 
 
 class Hold:
@@ -93,27 +92,3 @@ def test_an_idle_thread_holds_nothing_of_what_it_ran() -> None:
 def test_a_device_has_one_thread() -> None:
     assert device_thread("test:0") is device_thread("test:0")
     assert device_thread("test:0") is not device_thread("test:1")
-
-
-def test_a_lazy_value_is_made_once_whoever_asks() -> None:
-    calls: list[int] = []
-    start = threading.Barrier(4)
-
-    def make() -> int:
-        calls.append(1)
-        time.sleep(0.02)
-        return len(calls)
-
-    lazy = Lazy(make)
-    found: list[int] = []
-
-    def ask() -> None:
-        start.wait()
-        found.append(lazy.get())
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert found == [1, 1, 1, 1]

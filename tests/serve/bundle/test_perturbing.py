@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,25 @@ def test_a_graph_that_cannot_be_derived_is_said_and_images_are_made_outside(
     assert rows_of(bundle.metadata, bundle.runs, gpu).get() is None
     assert "misses the golden vector" in caplog.text
     assert "made on the CPU" in caplog.text
+
+
+def test_rows_are_opened_once_whoever_asks(one_model: Path) -> None:
+    bundle = stand_in(one_model / "colours" / "1")
+    assert bundle.rows is not None
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: bundle.rows and bundle.rows.get(), range(4)))
+    assert found[0] is not None
+    assert all(one is found[0] for one in found)
+
+
+def test_an_explanation_waits_to_be_told_its_chunk(one_model: Path) -> None:
+    bundle = stand_in(one_model / "colours" / "1", chunk=None)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: bundle.batch_size)
+        assert not asked.done()
+        assert bundle.prepare(24) == 24
+        assert asked.result(20) == 24
+    assert bundle.prepare(8) == 24
 
 
 def test_numbers_that_are_not_finite_are_an_error(tmp_path: Path, bundles: Any) -> None:

@@ -278,6 +278,7 @@ def open_row_runs(
     place: Place,
     tolerance: float,
     estimate_s: Callable[[int], float],
+    chunk: int = 0,
 ) -> RowRuns:
     """Runs that make images themselves, proved to give the bundle's answers.
 
@@ -290,6 +291,7 @@ def open_row_runs(
         place: Where tensors are kept.
         tolerance: How far the golden vector may be missed.
         estimate_s: About how long a batch of that size takes, in seconds.
+        chunk: The chunk size; 0 chooses it.
 
     Raises:
         BundleError: The derived graph cannot be run, or misses the golden vector.
@@ -299,8 +301,8 @@ def open_row_runs(
             size = metadata.resize.height, metadata.resize.width
             runs = RowRuns(metadata.name, open_session, size, thread, place)
             fitting = [one for one in CHUNKS if estimate_s(one) < _HOPE * CHUNK_S]
-            for chunk in reversed(fitting or CHUNKS[:1]):
-                if runs.prepare(chunk, CHUNK_S if chunk > CHUNKS[0] else math.inf):
+            for one in [chunk] if chunk else reversed(fitting or CHUNKS[:1]):
+                if runs.prepare(one, math.inf if chunk or one == CHUNKS[0] else CHUNK_S):
                     break
             golden = metadata.golden
             everything = np.zeros(golden.image.shape[:2], dtype=np.intp)

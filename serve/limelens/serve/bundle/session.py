@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from limelens.serve.bundle.batch_sizes import MAX_BATCH_SIZE, BatchRuns, OpenedSession
 from limelens.serve.bundle.checks import read_bundle_file
 from limelens.serve.bundle.device_thread import DeviceThread, device_thread
-from limelens.serve.bundle.lazy import Lazy
 from limelens.serve.bundle.metadata import Metadata, Task
 from limelens.serve.bundle.prepared import Place
 from limelens.serve.errors import (
@@ -43,6 +43,8 @@ TF32: Final = CUDA + "+TF32"
 _TF32_SCALE: Final = 10.0
 """A golden vector that says nothing of TF32 may be missed by so much more with it."""
 _NEAR_ONE: Final = 1e-3
+_CHOOSING_S: Final = 30.0
+"""How long an explanation waits to be told its chunk by whoever keeps several processes alike."""
 _FEWEST, _MOST = 4, 32
 _PIXELS_AT_ONCE: Final = 2**17  # of inputs: what follows from more no longer fits a core's cache
 _log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ class Bundle:
         num_threads: How many threads may usefully call `predict` at once.
         session: The `onnxruntime.InferenceSession`; on a GPU `runs` alone may run it.
         runs: On a GPU, the prepared batch sizes; None runs the session as it is.
-        rows: On a GPU, what makes perturbed images there; holds None where that is not possible.
+        rows: On a GPU, what makes perturbed images there.
         gpu: On a GPU, how it is used; else None.
         file: Its bytes, where other processes load it; else empty.
     """
@@ -74,7 +76,7 @@ class Bundle:
     num_threads: int
     session: Any = field(repr=False)
     runs: BatchRuns | None = field(default=None, repr=False)
-    rows: Lazy[RowRuns | None] | None = field(default=None, repr=False)
+    rows: ExplanationRows | None = field(default=None, repr=False)
     gpu: Gpu | None = field(default=None, repr=False)
     file: bytes = field(default=b"", repr=False)
 
@@ -128,9 +130,16 @@ class Bundle:
     def _rows(self) -> RowRuns | None:
         return None if self.rows is None else self.rows.get()
 
-    def prepare(self) -> None:
-        """Makes ready, on a GPU, what explanations need, which else the first of them waits for."""
-        _ = self._rows
+    def prepare(self, chunk: int = 0) -> int:
+        """Makes ready, on a GPU, what explanations need, which else the first of them waits for.
+
+        Args:
+            chunk: Samples in a run; 0 takes what suits the device.
+
+        Returns:
+            The chunk that was taken; 0 where images are not perturbed on a GPU.
+        """
+        return 0 if self.rows is None else self.rows.prepare(chunk)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities for a batch.
@@ -216,6 +225,39 @@ class Bundle:
                 raise ModelOutputError(f"{self.name} gave values that are not finite")
 
 
+class ExplanationRows:
+    """What makes perturbed images on a GPU, opened once, by whoever needs it first.
+
+    Args:
+        open_rows: Opens it for a chunk size, 0 for one that suits the device.
+        chunk: As of `load_bundle`.
+    """
+
+    def __init__(self, open_rows: Callable[[int], RowRuns | None], chunk: int | None) -> None:
+        self._open = open_rows
+        self._chunk = chunk
+        self._lock = threading.Lock()
+        self._opened: list[RowRuns | None] = []
+        self._is_chosen = threading.Event()
+        if chunk is not None:
+            self._is_chosen.set()
+
+    def prepare(self, chunk: int = 0) -> int:
+        """See `Bundle.prepare`."""
+        with self._lock:
+            if not self._opened:
+                self._opened.append(self._open(chunk or self._chunk or 0))
+        self._is_chosen.set()
+        rows = self._opened[0]
+        return 0 if rows is None else rows.chunk
+
+    def get(self) -> RowRuns | None:
+        """It; None where images are perturbed outside, because the GPU cannot."""
+        self._is_chosen.wait(_CHOOSING_S)
+        self.prepare()
+        return self._opened[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Gpu:
     """How sessions of one bundle run on a GPU.
@@ -244,6 +286,7 @@ def load_bundle(
     num_threads: int | None = None,
     tf32: bool = False,
     max_batch_size: int = MAX_BATCH_SIZE,
+    chunk: int | None = 0,
     read: Callable[[Path], tuple[bytes, Metadata]] = read_bundle_file,
 ) -> Bundle:
     """Loads a bundle and proves that it works here.
@@ -256,6 +299,8 @@ def load_bundle(
         tf32: Whether a GPU may round what it multiplies to 10 bits (TensorFloat-32): faster, and
             probabilities change a little. The CPU never does.
         max_batch_size: Largest batch that a GPU prepares; `predict` cuts larger ones up.
+        chunk: Samples of an explanation in a run on a GPU; 0 takes what suits the device, None
+            waits until `Bundle.prepare` says.
         read: Reads the file and checks it; what it raises goes to the caller.
 
     Returns:
@@ -295,7 +340,7 @@ def load_bundle(
         num_threads=(num_threads or cores or 1) if runs is None else 1,
         session=_cpu_session(onnxruntime, data, path) if runs is None else runs.session,
         runs=runs,
-        rows=None if gpu is None or runs is None else rows_of(metadata, runs, gpu),
+        rows=None if gpu is None or runs is None else rows_of(metadata, runs, gpu, chunk=chunk),
         gpu=gpu,
     )
     if runs is not None:
@@ -304,10 +349,12 @@ def load_bundle(
     return bundle
 
 
-def rows_of(metadata: Metadata, runs: BatchRuns, gpu: Gpu) -> Lazy[RowRuns | None]:
+def rows_of(
+    metadata: Metadata, runs: BatchRuns, gpu: Gpu, *, chunk: int | None = 0
+) -> ExplanationRows:
     """What makes a bundle's perturbed images on its GPU, opened when it is first needed."""
 
-    def open_rows() -> RowRuns | None:
+    def open_rows(chunk: int) -> RowRuns | None:
         from limelens.serve.bundle.perturbing import open_row_runs, with_perturbation
 
         largest = runs.sizes[-1]
@@ -322,12 +369,13 @@ def rows_of(metadata: Metadata, runs: BatchRuns, gpu: Gpu) -> Lazy[RowRuns | Non
                 place=gpu.place,
                 tolerance=_tolerance(metadata, CUDA, tf32=gpu.tf32),
                 estimate_s=lambda size: size * each_s,
+                chunk=chunk,
             )
         except BundleError as error:
             _log.warning("%s: perturbed images are made on the CPU: %s", metadata.name, error)
             return None
 
-    return Lazy(open_rows)
+    return ExplanationRows(open_rows, chunk)
 
 
 def gpu_index(device: Device) -> int | None:

@@ -265,6 +265,12 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
             yield warning(
                 name, f"{found}; no GPU: {one.provider_reason}", "see limelens doctor there"
             )
+        elif one.no_graph_reason:
+            yield warning(
+                name,
+                f"{found}; the GPU replays no CUDA graphs: {one.no_graph_reason}",
+                "it works, and is slower than it could be; export the model as fp32 or fp16",
+            )
         else:
             yield ok(name, found)
 

@@ -76,6 +76,7 @@ def share_of(config: ServerConfig, number: int) -> ServerConfig:
             service,
             # The largest request fits into each queue, as it would into the whole.
             max_queue=max(images, _part(service.max_queue, count)),
+            num_decoders=max(2, threads // count),
             max_waiting_bytes=_part(service.max_waiting_bytes, count),
             max_streams=_part(service.max_streams, count),
             max_explanations=_part(service.max_explanations, count),
