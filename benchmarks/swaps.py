@@ -91,8 +91,7 @@ def swap_under_load(
         models = Path(folder)
         publish(models, bundle, 1)
         options = ("--reload-s", "0.2", "--versions", "latest", "--log-level", "error")
-        options += ("--processes", f"{processes}")
-        with ServerProcess(models, *options) as server:
+        with ServerProcess(models, *options, "--processes", f"{processes}") as server:
             with Traffic(
                 server.address, picture, callers=callers, num_samples=num_samples
             ) as traffic:

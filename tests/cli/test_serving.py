@@ -130,6 +130,9 @@ def test_a_server_that_cannot_start_says_what_to_do(
         (("--access-log", "--log-level", "error"), "--log-level info"),
         (("--insecure-http",), "--http"),
         (("--max-waiting-per-client", "3"), "--max-calls-per-client"),
+        (("--num-threads", "2", "--processes", "4"), "expected at least one"),
+        (("--processes", "1", "--device", "cuda:0,1"), "at least one process for each"),
+        (("--device", "gpu"), "auto, cpu, cuda, or GPUs by number"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(

@@ -21,7 +21,7 @@ from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, ru
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.config import AccessConfig
-from limelens.serve.errors import LimelensError
+from limelens.serve.errors import LimelensError, ListenError
 from limelens.serve.load.process import local_server
 from limelens.serve.server import ServerConfig, serve
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -107,27 +107,24 @@ def _accepts(address: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_port_that_such_a_server_has_is_taken(
-    fleet: Callable[..., Fleet], one_model: Path, processes: str
+    fleet: Callable[..., Fleet], one_model: Path
 ) -> None:
     server = fleet()
-    found = run_to_its_end(
-        *("--models", str(one_model), "--listen", server.address, "--processes", processes)
-    )
-    assert (found.returncode, found.stdout) == (1, "")
-    assert f"cannot listen on {server.address}: the port is taken" in found.stderr
-    assert len(found.stderr.splitlines()) == 1
+    for processes in (1, 2):
+        config = ServerConfig(
+            one_model, listen=server.address, device="cpu", num_threads=2, processes=processes
+        )
+        with pytest.raises(ListenError, match=f"{server.address}: the port is taken"):
+            serve(config)
     assert server.versions(server.stubs()) == {1}
 
 
 def test_a_port_of_another_server_is_not_shared(one_model: Path) -> None:
-    with ServerProcess(one_model) as alone:
-        found = run_to_its_end(
-            *("--models", str(one_model), "--listen", alone.address, "--processes", "2")
-        )
-    assert found.returncode == 1
-    assert "the port is taken" in found.stderr
+    with ServerProcess(one_model, "--processes", "1") as alone:
+        config = ServerConfig(one_model, listen=alone.address, device="cpu", processes=2)
+        with pytest.raises(ListenError, match="the port is taken"):
+            serve(config)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +135,7 @@ def test_a_port_of_another_server_is_not_shared(one_model: Path) -> None:
         ({"device": "cuda:0,1,2"}, "2 cannot use the 3 devices"),
         ({"device": "gpu"}, "expected auto, cpu, cuda, or GPUs by number"),
         ({"access": AccessConfig(tokens=Path("/nowhere.toml"))}, "a file that says who may call"),
-        ({"device": "cuda"}, "CUDA was asked for and cannot be used"),
+        ({"device": "cuda"}, "cuda was asked for and cannot be used"),
         ({"models": Path("/nowhere")}, "/nowhere: no such folder"),
     ],
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else "",

@@ -14,7 +14,7 @@ class Epoch:
     """The number, mapped into this process.
 
     Args:
-        file: Descriptor of the memory that holds it; None makes some. It can be passed on to others.
+        file: Descriptor of the memory that holds it, to be passed on to others; None makes some.
     """
 
     def __init__(self, file: int | None = None) -> None:

@@ -20,8 +20,8 @@ from limelens.serve.processes.messages import Assignment, Loaded, Stage
 
 _MODULE: Final = "limelens.serve.processes.worker"
 LOAD_S: Final = 180.0
-"""A worker that takes longer to load one bundle hangs."""
-ACT_S: Final = 30.0
+"""A worker that takes longer to load one bundle, or to begin to serve, hangs."""
+ACT_S: Final = 15.0
 """The same for what takes a moment."""
 
 

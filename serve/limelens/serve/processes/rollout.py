@@ -151,17 +151,23 @@ class Rollout:
 
     async def _load(self, found: Bundle) -> Bundle:
         number = next(self._numbers)
-        first = await self._load_on_one(number, found)
-        others = await asyncio.gather(
+        # At the start nothing but the start is lost with a worker.
+        first = None if self._stage is None else await self._load_on_one(number, found)
+        if first is None:
+            await self._members_are_there()
+        answers = await asyncio.gather(
             *(self._load_on(worker, number, found) for worker in self._members),
             return_exceptions=True,
         )
-        for one in others:
-            if isinstance(one, UnavailableError):  # it is started again, and catches up
-                _log.warning("%s", one)
+        for one in answers:
+            if isinstance(one, UnavailableError) and first is not None:
+                _log.warning("%s", one)  # another takes its place, and catches up
             elif isinstance(one, BaseException):
                 self._release(number)
                 raise one
+            else:
+                first = first or one
+        assert first is not None
         bundle = Bundle(
             metadata=found.metadata,
             version=found.version,
@@ -180,12 +186,7 @@ class Rollout:
         """One worker tries it before the others: what it is lost over does not reach them."""
         lost: list[str] = []
         while len(lost) < _MOST_LOST:
-            async with self._joined:
-                await self._joined.wait_for(
-                    lambda: self._closed or (self._was_complete and self._members)
-                )
-            if self._closed:
-                raise UnavailableError("the server is going down")
+            await self._members_are_there()
             try:
                 loaded = await self._load_on(self._members[0], number, found)
             except UnavailableError as error:
@@ -194,6 +195,19 @@ class Rollout:
                 assert loaded is not None
                 return loaded
         raise BundleError(f"{found.path}: {len(lost)} workers were lost that loaded it: {lost[-1]}")
+
+    async def _members_are_there(self) -> None:
+        """Waits until all workers have been there, and some are.
+
+        Raises:
+            UnavailableError: Nothing is loaded any more.
+        """
+        async with self._joined:
+            await self._joined.wait_for(
+                lambda: self._closed or (self._was_complete and self._members)
+            )
+        if self._closed:
+            raise UnavailableError("the server is going down")
 
     async def _load_on(self, worker: WorkerProcess, number: int, bundle: Bundle) -> Loaded | None:
         try:

@@ -29,7 +29,7 @@ from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.layout import num_threads_of, share_of
 from limelens.serve.processes.messages import Assignment
 from limelens.serve.processes.ports import held
-from limelens.serve.processes.process import WorkerProcess, describe_end
+from limelens.serve.processes.process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.processes.rollout import Rollout
 from limelens.serve.repository import Repository, ready_line
 from limelens.serve.server_config import ServerConfig
@@ -264,7 +264,7 @@ class Supervisor:
             await _first(may_serve, ended)
         finally:
             may_serve.cancel()
-        await worker.ask("serve")
+        await worker.ask("serve", timeout_s=LOAD_S)
         self._answering[worker.number] = worker
         if len(self._answering) == self._config.processes:
             self._complete.set()
