@@ -584,6 +584,7 @@ def load_and_warm(
     max_batch_size: int,
     tf32: bool = False,
     is_starting: bool = False,
+    chunk: int | None = 0,
 ) -> Bundle:
     """Loads a bundle whose bytes were checked, and makes the first runs.
 
@@ -595,6 +596,7 @@ def load_and_warm(
         max_batch_size: Images that are joined into one run on a GPU.
         tf32: As for `load_bundle`.
         is_starting: Nothing is served yet: what only explanations need is made ready behind it.
+        chunk: As for `load_bundle`; where None waits to be told, nothing else is made ready.
 
     Raises:
         BundleError: It is refused; the message says why.
@@ -606,13 +608,14 @@ def load_and_warm(
         num_threads=num_threads,
         tf32=tf32,
         max_batch_size=max_batch_size,
+        chunk=chunk,
         read=lambda _path: checked,
     )
     if bundle.provider == CPU:
         warm_up(bundle)
-    elif is_starting:
+    elif chunk is not None and is_starting:
         threading.Thread(target=bundle.prepare, name="limelens-prepare", daemon=True).start()
-    else:
+    elif chunk is not None:
         bundle.prepare()
     return bundle
 

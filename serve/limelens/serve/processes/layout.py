@@ -74,8 +74,8 @@ def share_of(config: ServerConfig, number: int) -> ServerConfig:
         max_calls=_part(config.max_calls, count),
         service=replace(
             service,
-            # The largest request fits into each queue, as it would into the whole.
-            max_queue=max(images, _part(service.max_queue, count)),
+            # A few of the largest requests fit into each queue: connections are dealt out unevenly.
+            max_queue=min(service.max_queue, max(4 * images, _part(service.max_queue, count))),
             num_decoders=max(2, threads // count),
             max_waiting_bytes=_part(service.max_waiting_bytes, count),
             max_streams=_part(service.max_streams, count),

@@ -111,6 +111,15 @@ class WorkerProcess:
         self._bundles.add(number)
         return loaded
 
+    async def choose_chunk(self, number: int, chunk: int = 0) -> int:
+        """Has it take a chunk for explanations of a bundle; see `Bundle.prepare`.
+
+        Raises:
+            UnavailableError: It is gone.
+        """
+        chosen: int = await self.ask("choose_chunk", number, chunk, timeout_s=LOAD_S)
+        return chosen
+
     def release(self, number: int) -> None:
         """Has it forget a bundle."""
         if number in self._bundles:

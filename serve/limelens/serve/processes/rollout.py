@@ -53,6 +53,8 @@ class Rollout:
         self._stage: Stage | None = None
         self._held: tuple[Bundle, ...] = ()  # what the stage names, while it holds
         self._on_trial: frozenset[int] = frozenset()
+        self._chunks: dict[int, int] = {}  # by the bundle's number
+        self._choosing: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()  # held from deciding what the state is until it holds
         self._numbers = itertools.count(1)
         # What the repository lets go, neither served nor to go back to, the workers let go too.
@@ -87,6 +89,12 @@ class Rollout:
         """Publishes a repository's state from now on."""
         self._repository = repository
         await self.publish()
+        # A server that starts serves meanwhile; whoever wants an explanation waits.
+        self._choosing = asyncio.create_task(self._choose_chunks())
+
+    async def _choose_chunks(self) -> None:
+        for number, bundle in sorted(self._bundles.items()):
+            await self._choose_chunk(number, bundle)
 
     async def join(self, worker: WorkerProcess) -> None:
         """Gives a worker what the others have. From then on it takes part in every change.
@@ -111,6 +119,8 @@ class Rollout:
 
     async def close(self) -> None:
         """Nothing is loaded any more; who waits for that is told."""
+        if self._choosing is not None:
+            self._choosing.cancel()
         self._closed = True
         async with self._joined:
             self._joined.notify_all()
@@ -180,7 +190,26 @@ class Rollout:
         )
         self._bundles[number] = bundle
         weakref.finalize(bundle, self._let_go, number).atexit = False
+        if self._stage is not None:
+            await self._choose_chunk(number, bundle)
         return bundle
+
+    async def _choose_chunk(self, number: int, bundle: Bundle) -> None:
+        """Has one worker choose the chunk of explanations by its device, and the others take it.
+
+        Each for itself would choose by how busy the device was at that moment, and explanations of
+        two workers would differ in their last digits.
+        """
+        if bundle.provider == CPU:
+            return
+        while number not in self._chunks and self._members:
+            with contextlib.suppress(UnavailableError):
+                self._chunks[number] = await self._members[0].choose_chunk(number)
+        chunk = self._chunks.get(number, 0)
+        await asyncio.gather(
+            *(worker.choose_chunk(number, chunk) for worker in self._members),
+            return_exceptions=True,
+        )
 
     async def _load_on_one(self, number: int, found: Bundle) -> Loaded:
         """One worker tries it before the others: what it is lost over does not reach them."""
@@ -219,6 +248,8 @@ class Rollout:
     async def _catch_up(self, worker: WorkerProcess) -> None:
         for number, bundle in sorted(self._bundles.items()):
             await worker.prepare(number, bundle)
+            if number in self._chunks:
+                await worker.choose_chunk(number, self._chunks[number])
 
     async def _bring(self, worker: WorkerProcess, stage: Stage) -> None:
         """Lays a state ready in a worker; one that fails is ended, for it would answer the old."""
@@ -239,6 +270,7 @@ class Rollout:
             self._loop.call_soon_threadsafe(self._release, number)
 
     def _release(self, number: int) -> None:
+        self._chunks.pop(number, None)
         for worker in self._members:
             worker.release(number)
 

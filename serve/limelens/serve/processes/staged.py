@@ -46,6 +46,10 @@ class StagedModels(ServedModels):
         """Keeps a bundle at hand for the states to come."""
         self._bundles[number] = bundle
 
+    def bundle(self, number: int) -> Bundle | None:
+        """The bundle of a number; None where it was let go."""
+        return self._bundles.get(number)
+
     def release(self, number: int) -> None:
         """Forgets a bundle that no state will name any more."""
         self._bundles.pop(number, None)

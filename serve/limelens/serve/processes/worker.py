@@ -62,6 +62,7 @@ class Worker:
             end,
             {
                 "prepare": self._prepare,
+                "choose_chunk": self._choose_chunk,
                 "release": self._models.release,
                 "stage": self._models.stage,
                 "settle": self._models.settle,
@@ -96,13 +97,19 @@ class Worker:
                 num_threads=self._config.num_threads,
                 max_batch_size=self._config.service.max_batch_size,
                 tf32=self._config.tf32,
-                is_starting=self._server is None,
+                chunk=None,
             )
             self._models.add(number, bundle)
             return Loaded(bundle.provider, bundle.provider_reason, bundle.num_threads)
 
         executor = self._loading if self._server is None else self._loading_quietly
         return await self._loop.run_in_executor(executor, load)
+
+    async def _choose_chunk(self, number: int, chunk: int) -> int:
+        bundle = self._models.bundle(number)
+        if bundle is None:
+            return 0
+        return await self._loop.run_in_executor(self._loading_quietly, bundle.prepare, chunk)
 
     async def _serve(self) -> None:
         siblings = Siblings(
