@@ -64,7 +64,7 @@ def test_what_bounds_work_is_divided_and_no_request_fits_less_than_before() -> N
     share = share_of(ServerConfig(Path("models"), processes=4, service=service), 1)
     assert share.max_calls == 512
     assert share.service.max_streams == 250
-    assert share.service.max_queue == 64
+    assert share.service.max_queue == 100
     assert share.service.max_explanations == 1
     assert share.service.request_limits == service.request_limits
 
