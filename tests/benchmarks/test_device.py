@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.device.cpu import counts_of, layouts_of
-from benchmarks.device.isolated import isolated
+from benchmarks.device.isolated import cores, isolated
 from benchmarks.device.report import Report, Row
 from benchmarks.device.setting import Layout, Setting, serving
 

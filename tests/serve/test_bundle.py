@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from limelens.serve import load_bundle
-from limelens.serve.bundle import Golden, Metadata, Task, check_model, seal
+from limelens.serve.bundle import Golden, Metadata, Task, check_model, seal, session
 from limelens.serve.bundle.checks import MAX_BYTES
 from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError, ProviderError
 
@@ -381,7 +381,7 @@ def test_a_graph_that_mixes_its_pictures_up_is_refused(tmp_path: Path, bundles: 
     refused(
         tmp_path,
         bundles.model(metadata, graph),
-        r"gave probabilities of shape \(1, 3\) for 2 pictures",
+        r"gave probabilities of shape \(1, 3\) for 2 images",
     )
 
 
@@ -422,3 +422,11 @@ def test_cuda_is_refused_where_there_is_none(one_model: Path) -> None:
     bundle = load_bundle(one_model / "colours" / "1", "auto")
     assert bundle.provider == "CPUExecutionProvider"
     assert "without CUDA" in bundle.provider_reason
+
+
+def test_tf32_may_miss_the_golden_vector_by_more_unless_the_bundle_says(bundles: Any) -> None:
+    metadata = bundles.metadata()
+    assert session._tolerance(metadata, session.CUDA, tf32=False) == 1e-3
+    assert session._tolerance(metadata, session.CUDA, tf32=True) == pytest.approx(1e-2)
+    golden = replace(metadata.golden, tolerance={**metadata.golden.tolerance, session.TF32: 0.02})
+    assert session._tolerance(replace(metadata, golden=golden), session.CUDA, tf32=True) == 0.02

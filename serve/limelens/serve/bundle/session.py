@@ -329,7 +329,7 @@ def load_bundle(
     if index is not None:
         gpu, runs, reason = _on_gpu(onnxruntime, data, size, index, tf32=tf32)
         if runs is None and device != "auto":
-            raise ProviderError(f"{device} was asked for and cannot be used: {reason}")
+            raise ProviderError(f"CUDA was asked for and cannot be used: {reason}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bundle = Bundle(
         metadata=metadata,
