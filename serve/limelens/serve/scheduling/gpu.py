@@ -211,20 +211,43 @@ class GpuEngine(QueueingEngine):
         begun: float,
         run_s: float,
     ) -> None:
-        good, outcomes = [], []
+        rows: Sequence[int] = range(len(items))
+        try:
+            bundle.check_outputs(outputs, results, len(items))
+        except ModelOutputError:
+            rows = self._usable(bundle, items, outputs, results)
+        self._finish(
+            [items[row] for row in rows],
+            [
+                Outcome(
+                    results[0][row],
+                    results[1][row] if items[row].ticket.embed else None,
+                    items[row].started_at,
+                    items[row].decode_s,
+                    run_s,
+                    begun,
+                )
+                for row in rows
+            ],
+        )
+
+    def _usable(
+        self,
+        bundle: Bundle,
+        items: Sequence[Item],
+        outputs: Sequence[str],
+        results: Sequence[NDArray[np.float32]],
+    ) -> list[int]:
+        """The rows whose numbers are usable; the others' items end here."""
+        rows = []
         for row, item in enumerate(items):
-            one = [values[row : row + 1] for values in results]
             try:
-                bundle.check_outputs(outputs, one, 1)
+                bundle.check_outputs(outputs, [values[row : row + 1] for values in results], 1)
             except ModelOutputError as error:
                 self._fail_run(item, error, len(items))
-                continue
-            embedding = one[1][0] if item.ticket.embed else None
-            good.append(item)
-            outcomes.append(
-                Outcome(one[0][0], embedding, item.started_at, item.decode_s, run_s, begun)
-            )
-        self._finish(good, outcomes)
+            else:
+                rows.append(row)
+        return rows
 
 
 def _compacted(batch: _Batch, is_waited_for: Callable[[Item], bool]) -> list[Item]:
