@@ -1,10 +1,9 @@
-"""What a server gets out of 4, 8 and 12 of 16 cores (or as large a share of fewer), no GPU.
+"""What a server gets out of 4, 8 and 12 threads on 16 cores (as large a share of fewer), no GPU.
 
     python -m benchmarks.cores [--processes default,1,2,4] [--seconds 3] [--json FILE]
 
-MobileNetV3-small at 224 px, JPEG of 224 px. The server runs on cores of its own in each layout of
-processes, callers on the rest; the floor is decoding and onnxruntime alone, in as many threads on
-the server's cores, before and after. It is the CPU half of `benchmarks.device`.
+MobileNetV3-small at 224 px, JPEG of 224 px, in each layout of processes; the floor is decoding and
+onnxruntime alone, in as many threads, before and after. It is the CPU half of `benchmarks.device`.
 """
 
 from __future__ import annotations

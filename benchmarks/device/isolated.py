@@ -5,8 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
 
@@ -59,24 +58,6 @@ def cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
-
-
-@contextmanager
-def on_cores(chosen: Sequence[int] | None) -> Iterator[None]:
-    """Processes that this thread starts meanwhile run on these cores alone.
-
-    Args:
-        chosen: Numbers of cores; None changes nothing.
-    """
-    if chosen is None or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, chosen)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _call(

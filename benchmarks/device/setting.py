@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.device.floors import Device
-from benchmarks.device.isolated import cores, on_cores
+from benchmarks.device.isolated import cores
 from benchmarks.device.report import Report
 from benchmarks.untrained import NETWORKS, network_model
 from limelens.cli.bench import serve_command
@@ -114,7 +114,6 @@ def serving(
     repository: Path,
     *options: str,
     device: Device | None = None,
-    only: Sequence[int] | None = None,
 ) -> Iterator[ServerProcess]:
     """A server in processes of its own; when something fails the end of its log is printed.
 
@@ -123,7 +122,6 @@ def serving(
         repository: What it serves.
         options: More of `limelens serve`.
         device: In place of the setting's.
-        only: The cores that it may use; None is all.
     """
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"server-{next(_numbers)}.log"
@@ -132,10 +130,8 @@ def serving(
     is_whole = False
     try:
         with ExitStack() as stack:
-            with on_cores(only):
-                server = started([*command, "--log-level", "warning"], log=log)
-                running = stack.enter_context(server)
-            yield running
+            server = started([*command, "--log-level", "warning"], log=log)
+            yield stack.enter_context(server)
         is_whole = failures == len(setting.report.failures)
     finally:
         if not is_whole:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.device.cpu import counts_of, layouts_of
-from benchmarks.device.isolated import cores, isolated, on_cores
+from benchmarks.device.isolated import cores, isolated
 from benchmarks.device.report import Report, Row
 from benchmarks.device.setting import Layout, Setting, serving
 
@@ -23,10 +23,6 @@ def _work(value: int) -> int:
     if value > 9:
         os._exit(3)
     return value + 1
-
-
-def _cores() -> tuple[int, ...]:
-    return cores()
 
 
 def _wait() -> None:
@@ -81,19 +77,13 @@ def test_work_in_a_process_of_its_own_gives_its_result_or_says_what_happened() -
         isolated(0.5, _wait)
 
 
-def test_processes_run_on_the_cores_that_were_chosen() -> None:
-    before = cores()
-    with on_cores(before[:1]):
-        assert isolated(60, _cores) == before[:1]
-    assert cores() == before
-
-
 def test_a_server_gets_a_quarter_a_half_and_three_quarters_of_the_cores() -> None:
     assert counts_of(16) == [4, 8, 12]
     assert counts_of(4) == [1, 2, 3]
     assert counts_of(2) == counts_of(1) == [1]
     layouts = [Layout(), Layout(1), Layout(4), Layout(8)]
     assert layouts_of(4, layouts) == layouts[:3]
+    assert layouts_of(4, layouts[2:]) == [Layout(), Layout(4)]
 
 
 def test_the_end_of_a_servers_log_is_printed_when_it_does_not_start(

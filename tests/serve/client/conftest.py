@@ -152,6 +152,7 @@ class WitnessedServer:
 
     def __init__(self, models: Path, settings: ServiceSettings, listen: str) -> None:
         self.witness = Witness()
+        self._is_stopped = False
         self._loop = Loop()
         self._service = ClassifierService(Repository(models, "cpu", num_threads=2), settings)
 
@@ -170,7 +171,10 @@ class WitnessedServer:
         self.address = f"127.0.0.1:{self._loop.run(start())}"
 
     def stop(self) -> None:
-        self._loop.run(self._server.stop(1))
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        self._loop.run(self._server.stop(5))
         self._service.close()
         self._loop.stop()
 
@@ -179,8 +183,10 @@ class WitnessedServer:
 def start_witnessed(one_model: Path) -> Iterator[Callable[..., WitnessedServer]]:
     started: list[WitnessedServer] = []
 
-    def start(settings: ServiceSettings | None = None) -> WitnessedServer:
-        started.append(WitnessedServer(one_model, settings or ServiceSettings(), "127.0.0.1:0"))
+    def start(
+        settings: ServiceSettings | None = None, listen: str = "127.0.0.1:0"
+    ) -> WitnessedServer:
+        started.append(WitnessedServer(one_model, settings or ServiceSettings(), listen))
         return started[-1]
 
     yield start

@@ -11,8 +11,8 @@ import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
@@ -57,6 +57,7 @@ from limelens.serve.client.bulk import (
     merged,
     partial,
 )
+from limelens.serve.client.channels import CONNECT_S, Channel, Channels
 from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
 from limelens.serve.client.reading import (
@@ -85,7 +86,7 @@ _MOST_S_FOR_A_STATUS: Final = 1.0
 
 
 class AsyncClient:
-    """A connection to a limelens server for one event loop; see `Client`, which it equals.
+    """Connections to a limelens server for one event loop; see `Client`, which it equals.
 
     Cancelling a task cancels its call, on the server too.
 
@@ -106,8 +107,8 @@ class AsyncClient:
         self._connection = Connection(address, **settings)
         self._credentials = self._connection.credentials()
         self._max_images: dict[tuple[str, int], int] = {}
-        self._channel: grpc.aio.Channel | None = None
-        self._made_stub: Any = None
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._channels = Channels(self._connection.max_connections, self._open_one, self._connect)
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,9 +122,12 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
-        if self._channel is not None:
-            await self._channel.close()
+        """Closes the connections; calls under way are cancelled."""
+        for task in tuple(self._connecting):
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        for one in self._channels.close():
+            await one.channel.close()
 
     @overload
     async def classify(
@@ -208,15 +212,15 @@ class AsyncClient:
         """Explanations from more and more samples; see `Client.explain_stream`."""
         request = await asyncio.to_thread(explain_request, image, **arguments)
         metadata = await self._metadata(arguments)
-        call = self._stub.ExplainStream(
-            request, timeout=self._connection.timeout_of(arguments), metadata=metadata
-        )
-        try:
-            with _our_errors():
+        async with self._calling() as stub:
+            call = stub.ExplainStream(
+                request, timeout=self._connection.timeout_of(arguments), metadata=metadata
+            )
+            try:
                 async for response in call:
                     yield explanation_update(response)
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
     async def stream(
         self,
@@ -241,26 +245,32 @@ class AsyncClient:
             while True:
                 ended = asyncio.Event()
                 metadata = await self._metadata(call_arguments)
-                call = self._stub.ClassifyStream(
-                    _messages(config, feed, changed, ended),
-                    wait_for_ready=wait_for_ready,
-                    metadata=metadata,
-                )
-                ending = _Ending(call)
                 failure: LimelensError | None = None
                 try:
-                    with _our_errors():
-                        async for response in call:
-                            answers = feed.answered(frame_answer(response))
+                    async with self._calling() as stub:
+                        call = stub.ClassifyStream(
+                            _messages(config, feed, changed, ended),
+                            wait_for_ready=wait_for_ready,
+                            metadata=metadata,
+                        )
+                        ending = _Ending(call)
+                        try:
+                            with _our_errors():
+                                async for response in call:
+                                    answers = feed.answered(frame_answer(response))
+                                    changed.tell()
+                                    for answer in answers:
+                                        yield answer
+                        except LimelensError as error:
+                            failure = await ending.really(error)
+                            if isinstance(failure, UnavailableError):
+                                raise failure from None  # its connection counts as lost
+                        finally:
+                            call.cancel()
+                            ended.set()
                             changed.tell()
-                            for answer in answers:
-                                yield answer
-                except LimelensError as error:
-                    failure = await ending.really(error)
-                finally:
-                    call.cancel()
-                    ended.set()
-                    changed.tell()
+                except UnavailableError as error:
+                    failure = error
                 pause_s = feed.pause_after(failure) if reconnect and failure else None
                 for answer in feed.told():
                     yield answer
@@ -304,22 +314,52 @@ class AsyncClient:
         request = service_pb2.GetModelRequest(model=name, version=version)
         return model_info((await self._call("GetModel", request, arguments)).model)
 
-    @property
-    def _stub(self) -> Any:
-        if self._made_stub is None:  # a channel belongs to the loop that runs when it is made
-            address, options = self._connection.address, self._connection.options()
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(address, options)
-            else:
-                self._channel = grpc.aio.secure_channel(address, self._credentials, options)
-            self._made_stub = service_grpc.ClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        return self._made_stub
+    def _open_one(self) -> Channel:
+        # Not before the first call: a channel belongs to the loop that runs when it is made.
+        address, options = self._connection.address, self._connection.options()
+        channel = (
+            grpc.aio.insecure_channel(address, options)
+            if self._credentials is None
+            else grpc.aio.secure_channel(address, self._credentials, options)
+        )
+        return Channel(channel, service_grpc.ClassifierServiceStub(channel))  # type: ignore[no-untyped-call]
+
+    def _connect(self, channel: Channel) -> None:
+        """Has a further connection made, in a task of its own."""
+
+        async def wait() -> None:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    await channel.channel.channel_ready()
+                is_connected = True
+            except TimeoutError:
+                is_connected = False
+            if self._channels.connected(channel, is_connected):
+                await channel.channel.close()
+
+        task = asyncio.create_task(wait())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    @asynccontextmanager
+    async def _calling(self) -> AsyncIterator[Any]:
+        """The stub for one call, whose errors become limelens' own."""
+        channel = self._channels.take()
+        is_lost = False
+        try:
+            with _our_errors():
+                yield channel.stub
+        except UnavailableError:
+            is_lost = True
+            raise
+        finally:
+            if self._channels.give_back(channel, is_lost=is_lost):
+                await channel.channel.close()
 
     async def _call(self, name: str, request: Any, arguments: CallArguments) -> Any:
         metadata = await self._metadata(arguments)
-        method = getattr(self._stub, name)
-        with _our_errors():
-            return await method(
+        async with self._calling() as stub:
+            return await getattr(stub, name)(
                 request, timeout=self._connection.timeout_of(arguments), metadata=metadata
             )
 

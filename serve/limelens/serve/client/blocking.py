@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
@@ -55,6 +56,7 @@ from limelens.serve.client.bulk import (
     merged,
     partial,
 )
+from limelens.serve.client.channels import CONNECT_S, Channel, Channels
 from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
 from limelens.serve.client.reading import (
@@ -66,17 +68,23 @@ from limelens.serve.client.reading import (
     served_explanation,
 )
 from limelens.serve.decision import Prediction
-from limelens.serve.errors import InvalidRequestError, LimelensError, PermissionDeniedError
+from limelens.serve.errors import (
+    InvalidRequestError,
+    LimelensError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from limelens.serve.status import from_call
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 
 class Client:
-    """A connection to a limelens server; may be shared by threads.
+    """Connections to a limelens server; may be shared by threads.
 
-    Calls that fail because the server is busy or not there yet are tried again a few times,
-    within their deadline.
+    One caller has one connection; calls that are under way at once are spread over several. Those
+    that fail because the server is busy or not there yet are tried again a few times, within
+    their deadline.
 
         with Client("127.0.0.1:8500") as client:
             print(client.classify(["door.jpg"])[0].label)
@@ -90,16 +98,24 @@ class Client:
         OSError: A certificate cannot be read.
     """
 
+    _stub: Any
+    """Of a client over something else than connections."""
+
     def __init__(self, address: str, **settings: Unpack[ConnectArguments]) -> None:
         self._connection = connection = Connection(address, **settings)
         self._max_images: dict[tuple[str, int], int] = {}
         credentials, options = connection.credentials(), connection.options()
-        self._channel: grpc.Channel | None
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options)
-        self._stub: Any = service_grpc.ClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+        def open_one() -> Channel:
+            channel = (
+                grpc.insecure_channel(address, options)
+                if credentials is None
+                else grpc.secure_channel(address, credentials, options)
+            )
+            return Channel(channel, service_grpc.ClassifierServiceStub(channel))  # type: ignore[no-untyped-call]
+
+        self._connecting: set[Any] = set()
+        self._channels = Channels(connection.max_connections, open_one, self._connect)
 
     @classmethod
     def over(cls, stub: Any) -> Self:
@@ -112,8 +128,9 @@ class Client:
         client = cls.__new__(cls)
         client._connection = Connection("", timeout_s=None)  # nothing is dialled
         client._max_images = {}
-        client._channel = None
         client._stub = stub
+        client._connecting = set()
+        client._channels = Channels(1, lambda: Channel(None, stub), client._connect)
         return client
 
     def __enter__(self) -> Self:
@@ -128,9 +145,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
-        if self._channel is not None:
-            self._channel.close()
+        """Closes the connections; calls under way are cancelled."""
+        for one in self._channels.close():
+            _close(one)
+        for future in tuple(self._connecting):
+            self._cancel(future)
 
     @overload
     def classify(
@@ -182,7 +201,7 @@ class Client:
             if len(first) <= BATCH_SIZE:
                 try:
                     request = classify_request(first, **arguments)
-                    return classification(self._call(self._stub.Classify, request, arguments))
+                    return classification(self._call("Classify", request, arguments))
                 except InvalidRequestError as error:
                     if error.field != "images" or len(first) < 2:
                         raise  # else they are too many for this server
@@ -241,7 +260,7 @@ class Client:
             OSError: A file cannot be read.
         """
         request = embed_request(images, **arguments)
-        return embeddings(self._call(self._stub.Embed, request, arguments))
+        return embeddings(self._call("Embed", request, arguments))
 
     def explain(self, image: Picture, **arguments: Unpack[ExplainArguments]) -> ServedExplanation:
         """Explains what the model says of one picture.
@@ -255,7 +274,7 @@ class Client:
             OSError: The file cannot be read.
         """
         request = explain_request(image, **arguments)
-        return served_explanation(self._call(self._stub.Explain, request, arguments))
+        return served_explanation(self._call("Explain", request, arguments))
 
     def explain_stream(
         self, image: Picture, **arguments: Unpack[ExplainArguments]
@@ -331,7 +350,7 @@ class Client:
         """
         arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         request = service_pb2.ListModelsRequest()
-        response = self._call(self._stub.ListModels, request, arguments)
+        response = self._call("ListModels", request, arguments)
         return tuple(model_info(model) for model in response.models)
 
     def model(
@@ -355,16 +374,56 @@ class Client:
         """
         arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         request = service_pb2.GetModelRequest(model=name, version=version)
-        return model_info(self._call(self._stub.GetModel, request, arguments).model)
+        return model_info(self._call("GetModel", request, arguments).model)
 
-    def _call(self, method: Any, request: Any, arguments: CallArguments) -> Any:
+    def _call(self, name: str, request: Any, arguments: CallArguments) -> Any:
         metadata = self._metadata(arguments)
-        try:
-            return method(
+        with self._calling() as stub:
+            return getattr(stub, name)(
                 request, timeout=self._connection.timeout_of(arguments), metadata=metadata
             )
+
+    @contextmanager
+    def _calling(self) -> Iterator[Any]:
+        """The stub for one call, whose errors become limelens' own."""
+        channel = self._channels.take()
+        is_lost = False
+        try:
+            yield channel.stub
         except grpc.RpcError as error:
-            raise from_call(error) from None
+            found = from_call(error)
+            is_lost = isinstance(found, UnavailableError)
+            raise found from None
+        finally:
+            if self._channels.give_back(channel, is_lost=is_lost):
+                _close(channel)
+
+    def _connect(self, channel: Channel) -> None:
+        """Has a further connection made, and waits for it in a thread of its own."""
+        try:
+            future = grpc.channel_ready_future(channel.channel)
+        except ValueError:  # the client was closed meanwhile
+            return
+        self._connecting.add(future)
+
+        def wait() -> None:
+            is_connected = False
+            with suppress(grpc.FutureTimeoutError, grpc.FutureCancelledError):
+                future.result(timeout=CONNECT_S)
+                is_connected = True
+            self._cancel(future)  # where it took too long; else nothing happens
+            if self._channels.connected(channel, is_connected):
+                _close(channel)
+
+        threading.Thread(target=wait, name="limelens-connect", daemon=True).start()
+
+    def _cancel(self, future: Any) -> None:
+        """Has a connection not waited for any more; gRPC allows that once."""
+        try:
+            self._connecting.remove(future)
+        except KeyError:  # done already, by the other of two threads
+            return
+        future.cancel()
 
     def _metadata(self, arguments: CallArguments) -> Any:
         token = self._connection.ask_token_now()
@@ -405,7 +464,7 @@ class Client:
                 step = advance(steps)
                 continue
             try:
-                response = self._call(self._stub.Classify, step, job.arguments)
+                response = self._call("Classify", step, job.arguments)
             except LimelensError as error:
                 step = advance(steps, error=error)
             else:
@@ -418,7 +477,7 @@ class Client:
         if key not in self._max_images:
             request = service_pb2.GetModelRequest(model=key[0], version=key[1])
             try:
-                response = self._call(self._stub.GetModel, request, arguments)
+                response = self._call("GetModel", request, arguments)
                 self._max_images[key] = response.model.max_images or 1
             except PermissionDeniedError:  # who may classify need not see the models
                 self._max_images[key] = BATCH_SIZE
@@ -427,18 +486,16 @@ class Client:
     def _updates(
         self, request: service_pb2.ExplainRequest, arguments: CallArguments
     ) -> Generator[ExplanationUpdate, None, None]:
-        call = self._stub.ExplainStream(
-            request,
-            timeout=self._connection.timeout_of(arguments),
-            metadata=self._metadata(arguments),
-        )
-        try:
-            for response in call:
-                yield explanation_update(response)
-        except grpc.RpcError as error:
-            raise from_call(error) from None
-        finally:
-            call.cancel()
+        metadata = self._metadata(arguments)
+        with self._calling() as stub:
+            call = stub.ExplainStream(
+                request, timeout=self._connection.timeout_of(arguments), metadata=metadata
+            )
+            try:
+                for response in call:
+                    yield explanation_update(response)
+            finally:
+                call.cancel()
 
     def _frame_answers(
         self,
@@ -456,25 +513,28 @@ class Client:
         try:
             while True:
                 ended = threading.Event()
-                call = self._stub.ClassifyStream(
-                    _messages(config, feed, changed, ended),
-                    wait_for_ready=wait_for_ready,
-                    metadata=self._metadata(arguments),
-                )
-                failure = None
+                metadata = self._metadata(arguments)
+                failure: LimelensError | None = None
                 try:
-                    for response in call:
-                        with changed:
-                            answers = feed.answered(frame_answer(response))
-                            changed.notify_all()
-                        yield from answers
-                except grpc.RpcError as error:
-                    failure = from_call(error)
-                finally:
-                    call.cancel()
-                    with changed:
-                        ended.set()
-                        changed.notify_all()
+                    with self._calling() as stub:
+                        call = stub.ClassifyStream(
+                            _messages(config, feed, changed, ended),
+                            wait_for_ready=wait_for_ready,
+                            metadata=metadata,
+                        )
+                        try:
+                            for response in call:
+                                with changed:
+                                    answers = feed.answered(frame_answer(response))
+                                    changed.notify_all()
+                                yield from answers
+                        finally:
+                            call.cancel()
+                            with changed:
+                                ended.set()
+                                changed.notify_all()
+                except LimelensError as error:
+                    failure = error
                 with changed:
                     pause_s = feed.pause_after(failure) if reconnect and failure else None
                     answers = feed.told()
@@ -496,6 +556,11 @@ class Client:
             with changed:
                 feed.closed = True
                 changed.notify_all()
+
+
+def _close(channel: Channel) -> None:
+    if channel.channel is not None:
+        channel.channel.close()
 
 
 def _pull(frames: Iterable[Frame | Picture], feed: Feed, changed: threading.Condition) -> None:

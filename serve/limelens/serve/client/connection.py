@@ -18,6 +18,7 @@ import grpc
 
 from limelens.serve.addresses import is_loopback
 from limelens.serve.client.asking import CallArguments
+from limelens.serve.client.channels import MAX_CONNECTIONS
 from limelens.serve.errors import ExpiredError, InvalidRequestError
 
 Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
@@ -34,6 +35,7 @@ _SERVICE: Final = "limelens.v1.ClassifierService"
 # Not the cameras' stream: frames that were sent once are old when they are sent again.
 _RETRIED: Final = ("Classify", "Embed", "Explain", "ExplainStream", "ListModels", "GetModel")
 _MAX_RECONNECT_MS: Final = 10_000
+_MOST_CONNECTIONS: Final = 64
 _TOKEN: Final = re.compile(r"[!-~]+")
 _REQUEST_ID: Final = re.compile(r"[ -~]{1,64}")
 
@@ -65,6 +67,7 @@ class ConnectArguments(TypedDict, total=False):
     max_attempts: int
     keepalive_s: float
     load_balancing: LoadBalancing
+    max_connections: int
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,12 @@ class Connection:
         keepalive_s: After so long a silence the server is asked whether it is still there; the
             server allows 10 or more.
         load_balancing: `pick_first` stays with one address, `round_robin` takes them in turn.
+        max_connections: How many connections calls that are under way at once are spread over,
+            1 to 64; as long as one call follows the other there is one.
 
     Raises:
-        InvalidRequestError: The token would be sent in plaintext to another machine, or a
-            certificate lacks its key.
+        InvalidRequestError: The token would be sent in plaintext to another machine, a
+            certificate lacks its key, or the number of connections cannot be.
     """
 
     address: str
@@ -96,8 +101,14 @@ class Connection:
     max_attempts: int = 4
     keepalive_s: float = 30.0
     load_balancing: LoadBalancing = "pick_first"
+    max_connections: int = MAX_CONNECTIONS
 
     def __post_init__(self) -> None:
+        if not 1 <= self.max_connections <= _MOST_CONNECTIONS:
+            raise InvalidRequestError(
+                "max_connections",
+                f"{self.max_connections}; expected 1 to {_MOST_CONNECTIONS}",
+            )
         tls = self.tls
         if tls is not None and (tls.certificate is None) is not (tls.key is None):
             raise InvalidRequestError(
@@ -134,6 +145,8 @@ class Connection:
         """Arguments of the channel."""
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps(self._service_config())),
+            # Else all channels of this process to one address would share one connection.
+            ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             # Requests above it are not tried again: the default would leave most pictures out.
