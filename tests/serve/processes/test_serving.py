@@ -204,6 +204,8 @@ def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., F
     assert value("limelens_decisions_total", label="green") == made
     assert value("limelens_worker_restarts_total") == 1
     assert value("limelens_requests_in_flight") == 0
+    server.tell(signal.SIGTERM)
+    assert server.end()[0] == 0
 
 
 def _rss(pid: int) -> int:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -47,6 +48,7 @@ class Worker:
 
     def __init__(self, assignment: Assignment, epoch: Epoch) -> None:
         self._config = assignment.config
+        self._counted = assignment.metrics
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
         self._models = StagedModels(epoch, self._note)
@@ -83,6 +85,8 @@ class Worker:
         # The channel goes on: calls under way may ask it.
         if self._server is not None:
             await self._server.stop()
+        if hearing.done() and self._counted is not None:
+            shutil.rmtree(self._counted, ignore_errors=True)  # nobody else is left to do it
         for task in (hearing, stopping):
             task.cancel()
 
