@@ -23,7 +23,7 @@ def test_a_server_that_runs_from_a_checkout_tells_what_it_is(
 ) -> None:
     monkeypatch.setattr(about, "version", _none_installed)
     with grpc.insecure_channel(start_server().address) as channel:
-        stub = pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub = pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         found = stub.ServerMetadata(pb2.ServerMetadataRequest(), timeout=10)
     assert (found.name, found.version) == ("limelens", about.UNKNOWN)
 
