@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.device.bundles import NUM_SAMPLES, portrait
+from benchmarks.device.card import gpu_memory_mb
 from benchmarks.device.floors import batches_per_s
 from benchmarks.device.isolated import isolated
 from benchmarks.device.report import Row, median
-from benchmarks.device.setting import Layout, Setting, gpu_memory_mb, models, serve_knows, serving
+from benchmarks.device.setting import Layout, Setting, models, serve_knows, serving
 from benchmarks.untrained import repository_of, smooth_images
 from limelens.serve import Client
 from limelens.serve.bundle import read_metadata

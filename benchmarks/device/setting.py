@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.device.card import gpu_name
 from benchmarks.device.floors import Device
 from benchmarks.device.isolated import cores
 from benchmarks.device.report import Report
@@ -167,27 +167,12 @@ def known_layouts(wanted: Sequence[int | None], report: Report) -> tuple[Layout,
     return tuple(found) or (Layout(),)
 
 
-def gpu_memory_mb() -> float | None:
-    """Memory in use on the first GPU, in MiB; None where nobody tells."""
-    try:
-        found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return float(found.stdout.split()[0])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-
-
 def machine() -> dict[str, Any]:
     """What this runs on, as far as figures depend on it."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found: dict[str, Any] = {"gpu": _gpu_name(), "cores": len(cores())}
+    found: dict[str, Any] = {"gpu": gpu_name(), "cores": len(cores())}
     found["python"] = platform.python_version()
     for package in ("onnxruntime-gpu", "onnxruntime", "grpcio", "numpy"):
         try:
@@ -195,16 +180,3 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _gpu_name() -> str:
-    try:
-        return subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
