@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, NamedTuple
 
+from limelens.serve.redaction import without_secrets
+
 _MAX_PORT: Final[int] = 65535
 
 
@@ -21,6 +23,10 @@ def parse_address(text: str) -> Address:
     Raises:
         ValueError: It is no such thing.
     """
+    if "://" in text or "@" in text:
+        raise ValueError(
+            f"{without_secrets(text)}; expected HOST:PORT without a scheme, such as 127.0.0.1:8500"
+        )
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

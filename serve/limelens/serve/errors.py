@@ -16,6 +16,8 @@
     ├── MalformedMessageError     the bytes are no message of the contract
     ├── SigningError              a key or what it should sign cannot be used
     ├── ListenError               the server may not or cannot listen where it was told to
+    ├── UnreadableFileError       a file that the caller named; also an OSError
+    │   └── MissingFileError      it is not there; also a FileNotFoundError
     ├── UnavailableError          nobody answers there, or the server is going down
     ├── ServerError               the server failed; it names an id to look up in its log
     ├── NotOfferedError           a call of the contract that this server does not answer
@@ -134,6 +136,26 @@ class SigningError(LimelensError):
 
 class ListenError(LimelensError):
     """The server may not or cannot listen where it was told to; the message says what to do."""
+
+
+class UnreadableFileError(LimelensError, OSError):
+    """A file that the caller named cannot be read; `errno`, `strerror` and `filename` say more.
+
+    Args:
+        error: Why.
+        expected: What the file should be.
+    """
+
+    def __init__(self, error: OSError, expected: str) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self._expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}; {self._expected}"
+
+
+class MissingFileError(UnreadableFileError, FileNotFoundError):
+    """A file that the caller named is not there."""
 
 
 class UnavailableError(LimelensError):

@@ -11,7 +11,6 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -19,6 +18,8 @@ from google.protobuf import timestamp_pb2
 from numpy.typing import NDArray
 from PIL import Image
 
+from limelens.serve.client.arguments import arguments_of
+from limelens.serve.client.files import read_file
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.image import Region
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -234,12 +235,13 @@ def picture_message(picture: Picture, region: Region | None, name: str) -> image
     elif isinstance(picture, bytes):
         image.encoded = picture
     else:
-        image.encoded = Path(picture).read_bytes()
+        image.encoded = read_file(picture, "a file that holds an image")
     if region is not None:
         image.region_of_interest.CopyFrom(_region(region))
     return image
 
 
+@arguments_of("classify", ClassifyArguments)
 def classify_request(
     images: Picture | Iterable[Picture],
     *,
@@ -256,7 +258,7 @@ def classify_request(
 
     Raises:
         InvalidRequestError: An array that is no picture.
-        OSError: A file cannot be read.
+        UnreadableFileError: A file cannot be read.
     """
     del timeout_s, request_id  # the call's own, which travel beside the message
     return service_pb2.ClassifyRequest(
@@ -269,6 +271,7 @@ def classify_request(
     )
 
 
+@arguments_of("embed", EmbedArguments)
 def embed_request(
     images: Picture | Iterable[Picture],
     *,
@@ -283,7 +286,7 @@ def embed_request(
 
     Raises:
         InvalidRequestError: An array that is no picture.
-        OSError: A file cannot be read.
+        UnreadableFileError: A file cannot be read.
     """
     del timeout_s, request_id
     return service_pb2.EmbedRequest(
@@ -294,6 +297,7 @@ def embed_request(
     )
 
 
+@arguments_of("stream", StreamArguments)
 def stream_config(
     *,
     camera_id: str = "camera",
@@ -363,6 +367,7 @@ def _explain_on_change(
     return service_pb2.ExplainOnChange(options=options, alerts_only=alerts_only)
 
 
+@arguments_of("explain", ExplainArguments)
 def explain_request(
     image: Picture, **arguments: Unpack[ExplainArguments]
 ) -> service_pb2.ExplainRequest:

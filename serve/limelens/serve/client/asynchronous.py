@@ -29,6 +29,7 @@ from limelens.serve.answers import (
     PictureFailure,
     ServedExplanation,
 )
+from limelens.serve.client.arguments import check_arguments
 from limelens.serve.client.asking import (
     CallArguments,
     ClassifyArguments,
@@ -104,6 +105,7 @@ class AsyncClient:
     """
 
     def __init__(self, address: str, **settings: Unpack[ConnectArguments]) -> None:
+        check_arguments(type(self).__name__, settings, ConnectArguments.__optional_keys__)
         self._connection = Connection(address, **settings)
         self._credentials = self._connection.credentials()
         self._max_images: dict[tuple[str, int], int] = {}

@@ -28,6 +28,7 @@ from limelens.serve.answers import (
     PictureFailure,
     ServedExplanation,
 )
+from limelens.serve.client.arguments import check_arguments
 from limelens.serve.client.asking import (
     CallArguments,
     ClassifyArguments,
@@ -102,6 +103,7 @@ class Client:
     """Of a client over something else than connections."""
 
     def __init__(self, address: str, **settings: Unpack[ConnectArguments]) -> None:
+        check_arguments(type(self).__name__, settings, ConnectArguments.__optional_keys__)
         self._connection = connection = Connection(address, **settings)
         self._max_images: dict[tuple[str, int], int] = {}
         credentials, options = connection.credentials(), connection.options()

@@ -18,8 +18,9 @@ import grpc
 
 from limelens.serve.addresses import is_loopback
 from limelens.serve.client.asking import CallArguments
-from limelens.serve.client.channels import MAX_CONNECTIONS
+from limelens.serve.client.files import read_file
 from limelens.serve.errors import ExpiredError, InvalidRequestError
+from limelens.serve.redaction import without_secrets
 
 Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """What the server knows the caller by, or what gives a fresh one for each call. An awaitable is
@@ -35,7 +36,7 @@ _SERVICE: Final = "limelens.v1.ClassifierService"
 # Not the cameras' stream: frames that were sent once are old when they are sent again.
 _RETRIED: Final = ("Classify", "Embed", "Explain", "ExplainStream", "ListModels", "GetModel")
 _MAX_RECONNECT_MS: Final = 10_000
-_MOST_CONNECTIONS: Final = 64
+_SCHEME: Final = re.compile(r"(https?|grpcs?|tcp)://", re.IGNORECASE)
 _TOKEN: Final = re.compile(r"[!-~]+")
 _REQUEST_ID: Final = re.compile(r"[ -~]{1,64}")
 
@@ -89,8 +90,8 @@ class Connection:
             1 to 64; as long as one call follows the other there is one.
 
     Raises:
-        InvalidRequestError: The token would be sent in plaintext to another machine, a
-            certificate lacks its key, or the number of connections cannot be.
+        InvalidRequestError: The address is a web address, the token would be sent in plaintext
+            to another machine, or a certificate lacks its key.
     """
 
     address: str
@@ -104,10 +105,11 @@ class Connection:
     max_connections: int = MAX_CONNECTIONS
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_connections <= _MOST_CONNECTIONS:
+        if _SCHEME.match(self.address):
             raise InvalidRequestError(
-                "max_connections",
-                f"{self.max_connections}; expected 1 to {_MOST_CONNECTIONS}",
+                "address",
+                f"{without_secrets(self.address)}; expected HOST:PORT without a scheme, such as "
+                "127.0.0.1:8500 (TLS is asked for by tls=Tls(…))",
             )
         tls = self.tls
         if tls is not None and (tls.certificate is None) is not (tls.key is None):
@@ -130,13 +132,13 @@ class Connection:
         """What gRPC needs for TLS; None is plaintext.
 
         Raises:
-            OSError: A certificate cannot be read.
+            UnreadableFileError: A certificate cannot be read.
         """
         if self.tls is None:
             return None
         return grpc.ssl_channel_credentials(
             *(
-                None if path is None else path.read_bytes()
+                None if path is None else read_file(path, "a PEM file")
                 for path in (self.tls.ca, self.tls.key, self.tls.certificate)
             )
         )
