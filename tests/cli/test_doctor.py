@@ -307,6 +307,19 @@ def test_this_machine_is_looked_at(look: Run, models: Path, limelens: Run) -> No
     assert "checks, 0 wrong" in limelens("doctor", "--models", models).stdout
 
 
+def test_two_runtimes_of_which_the_imported_one_works_are_a_warning(
+    look: Run, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    check = look("--models", models)["onnxruntime"]
+    assert check["state"] == "warning"
+    assert "both onnxruntime and onnxruntime-gpu are installed" in check["found"]
+
+
 def test_models_that_are_refused_or_missing_are_told(
     look: Run, one_model: Path, tmp_path: Path
 ) -> None:

@@ -243,15 +243,22 @@ def system_authorities() -> Path | None:
 
 def _why(server: str, credentials: Credentials, error: LimelensError) -> str:
     """What is wrong on the way to a server, in one sentence."""
-    from limelens.serve.doctor import State, check_way
+    from limelens.serve.doctor import State, check_way, proxy_for
 
+    through = ""
     try:
+        proxy = proxy_for(parse_address(server).host)
+        if proxy is not None and proxy.is_usable:
+            through = f" through the proxy {proxy.shown} ({proxy.variable}; {proxy.way_around})"
         for check in check_way(remote(server, credentials)):
             if check.state is State.WRONG:
                 return str(check)
     except ValueError:
         return f"{server}: {error}"
-    return f"{server} does not answer ({error}); limelens doctor --server {server} looks closer"
+    return (
+        f"{server} does not answer{through} ({error}); limelens doctor --server {server} looks "
+        "closer"
+    )
 
 
 def _read_token(path: Path) -> str:

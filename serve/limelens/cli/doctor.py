@@ -12,6 +12,7 @@ from limelens.cli.connection import NOTHING, Credentials, remote, securely
 from limelens.cli.printing import AsJson, out, print_json
 from limelens.cli.serving import default_models
 from limelens.serve.errors import LimelensError
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.doctor import Check
@@ -96,7 +97,10 @@ def doctor(
             }
         )
     else:
-        out.print(f"\n{len(done)} checks, {num_wrong} wrong, {num_warnings} warnings")
+        out.print(
+            f"\n{counted(len(done), 'check')}, {num_wrong} wrong, "
+            f"{counted(num_warnings, 'warning')}"
+        )
     if num_wrong:
         raise typer.Exit(1)
 

@@ -7,6 +7,16 @@ with cryptography installed more is told of certificates.
 
 from limelens.serve.doctor.check import Check, State
 from limelens.serve.doctor.machine import check_machine
+from limelens.serve.doctor.proxies import Proxy, proxy_for
 from limelens.serve.doctor.remote import Remote, check_remote, check_way
 
-__all__ = ["Check", "Remote", "State", "check_machine", "check_remote", "check_way"]
+__all__ = [
+    "Check",
+    "Proxy",
+    "Remote",
+    "State",
+    "check_machine",
+    "check_remote",
+    "check_way",
+    "proxy_for",
+]

@@ -60,7 +60,11 @@ def check_models(folder: Path | None) -> Iterator[Check]:
     if not folder.is_dir():
         yield wrong("models", f"{folder} is no folder", export)
         return
-    found = sorted(folder.glob("*/*/model.onnx"))
+    found = sorted(
+        path
+        for path in folder.glob("*/*/model.onnx")
+        if not path.parent.parent.name.startswith(".")
+    )
     if not found:
         yield wrong("models", f"{folder} holds no NAME/VERSION/model.onnx", export)
         return
@@ -115,13 +119,6 @@ def _packages() -> Iterator[Check]:
 
 def _onnxruntime() -> Iterator[Check]:
     cpu, gpu = _installed("onnxruntime"), _installed("onnxruntime-gpu")
-    if cpu and gpu:
-        yield wrong(
-            "onnxruntime",
-            "both onnxruntime and onnxruntime-gpu are installed, and overwrite each other",
-            "uninstall both, then pip install 'limelens[serve-gpu]' or 'limelens[serve-cpu]'",
-        )
-        return
     try:
         import onnxruntime
     except ImportError as error:
@@ -133,7 +130,23 @@ def _onnxruntime() -> Iterator[Check]:
         )
         return
     providers = onnxruntime.get_available_providers()
-    yield ok("onnxruntime", f"{onnxruntime.__version__}; built with {', '.join(providers)}")
+    found = f"{onnxruntime.__version__}; built with {', '.join(providers)}"
+    if not (cpu and gpu):
+        yield ok("onnxruntime", found)
+    elif reason := run_on("CPUExecutionProvider"):
+        yield wrong(
+            "onnxruntime",
+            "both onnxruntime and onnxruntime-gpu are installed, and a graph does not run: "
+            f"{reason}",
+            "uninstall both, then pip install 'limelens[serve-gpu]' or 'limelens[serve-cpu]'",
+        )
+    else:
+        yield warning(
+            "onnxruntime",
+            f"{found}; both onnxruntime and onnxruntime-gpu are installed, and share one folder: "
+            "the one that was installed last works",
+            "leave it, or uninstall both before the next upgrade and install one of them",
+        )
     yield _cuda(built_in=_CUDA in providers)
 
 

@@ -14,6 +14,7 @@ from limelens.serve.doctor.calls import check_calls
 from limelens.serve.doctor.certificates import check_tls
 from limelens.serve.doctor.check import Check, State
 from limelens.serve.doctor.network import check_connection, check_name, check_protocol
+from limelens.serve.doctor.proxies import check_proxy, proxy_for
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,13 @@ def check_remote(
 
 
 def check_way(remote: Remote) -> Iterator[Check]:
-    """The way to a server: its name, its port, what the port speaks, certificates."""
+    """The way to a server: a proxy; or its name, its port, what the port speaks, certificates."""
+    proxy = proxy_for(remote.host)
+    if proxy is not None:
+        yield check_proxy(proxy, remote.address, remote.timeout_s)
+        if proxy.is_usable:
+            # Names and ports beyond it are the proxy's business: from here they may not be seen.
+            return
     name, addresses = check_name(remote.host, remote.port)
     yield name
     if not addresses:
