@@ -176,6 +176,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_listed(
         "train/warm/empty.png",
         "validation/cold/cut.png",
         "train/cold/notes.txt",
+        "train/warm/gone.png",
     }
     assert "HTML" in reasons["train/cold/a_page.jpg"]
     assert reasons["train/warm/empty.png"].startswith("no bytes")

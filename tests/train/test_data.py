@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.train.data import find_splits, read_dataset, read_examples
+from limelens.train.data import find_splits, list_data, read_dataset, read_examples
 from limelens.train.duplicates import look_of, near_duplicate_groups
 from limelens.train.examples import DataError
 
@@ -144,8 +144,8 @@ def test_the_digest_follows_the_content_and_not_the_place(divided: Path, tmp_pat
 @pytest.mark.parametrize(
     ("pictures", "empty", "message"),
     [
-        ((), (), "0 label folders"),
-        (("only/a.jpg",), (), "1 label folders"),
+        ((), (), "no label folders"),
+        (("only/a.jpg",), (), "one label folder, 'only'"),
         (("a/a.jpg",), ("b",), "label 'b' .* holds no picture"),
         (
             ("train/a/a.jpg", "train/b/b.jpg", "val/c/c.jpg"),
@@ -175,6 +175,80 @@ def test_both_names_of_validation_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match="both val and validation"):
         find_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("Train", "Validation", "Test"), {"train", "val", "test"}),
+        (("Training", "Testing"), {"train", "test"}),
+        (("TRAIN", "valid"), {"train", "val"}),
+        (("training_set", "test_set"), {"train", "test"}),
+    ],
+)
+def test_split_folders_have_their_usual_names_in_any_case(
+    tmp_path: Path, names: tuple[str, ...], splits: set[str]
+) -> None:
+    for number, name in enumerate(names):
+        for label in "ab":
+            write(tmp_path / name / label / "1.jpg", number)
+    listing = list_data(tmp_path)
+    assert {*listing.splits} == splits
+    assert listing.labels == ("a", "b")
+
+
+def test_splits_below_labels_are_refused(tmp_path: Path) -> None:
+    for label in "ab":
+        for split in ("Train", "test"):
+            write(tmp_path / label / split / "1.jpg", 1)
+    with pytest.raises(DataError, match="such as Train/a"):
+        list_data(tmp_path)
+
+
+def test_a_folder_around_the_data_is_named(tmp_path: Path) -> None:
+    for label in "ab":
+        write(tmp_path / "dataset" / label / "1.jpg", 1)
+    with pytest.raises(DataError, match=r"did you mean .*dataset\?"):
+        list_data(tmp_path)
+
+
+def test_linked_folders_are_read_and_dangling_links_reported(tmp_path: Path) -> None:
+    for number in range(6):
+        write(tmp_path / "store" / f"{number}.jpg", number)
+        write(tmp_path / "data" / "a" / f"{number}.jpg", 10 + number)
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "store")
+    (tmp_path / "data" / "a" / "more").symlink_to(tmp_path / "nowhere")
+    listing = list_data(tmp_path / "data")
+    assert [len(listing.splits["all"]), listing.labels] == [12, ("a", "b")]
+    assert [one.path.name for one in listing.skipped] == ["more"]
+
+
+def test_a_link_from_label_to_label_puts_no_picture_under_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for label in "ab":
+        write(tmp_path / label / "1.jpg", ord(label))
+    (tmp_path / "a" / "others").symlink_to(tmp_path / "b")
+    listing = list_data(tmp_path)
+    assert [example.target for example in listing.splits["all"]] == [0, 1]
+    assert "others is left out" in caplog.text
+
+
+def test_labels_have_one_unicode_form_in_every_split(tmp_path: Path) -> None:
+    for split, name in (("train", "m\u00e1scara"), ("val", "ma\u0301scara")):
+        for label in (name, "none"):
+            write(tmp_path / split / label / "1.jpg", 1)
+    assert list_data(tmp_path).labels == ("máscara", "none")
+    assert read_examples(tmp_path, ["none", "ma\u0301scara"])[1][0].targets == (1,)
+
+
+def test_labels_that_only_look_different_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for label in ("None", "none", "other"):
+        write(tmp_path / label / "1.jpg", 1)
+    list_data(tmp_path)
+    assert "the labels 'None', 'none' differ only in case" in caplog.text
 
 
 def test_evaluation_takes_test_and_matches_labels_by_name(divided: Path) -> None:

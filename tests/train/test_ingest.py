@@ -771,7 +771,7 @@ def test_names_may_be_in_any_script_and_what_looks_the_same_is_the_same(tmp_path
         ("\n\n", "t.csv is empty"),
         ("label,id,url\n", "has a header and no row"),
         ("label,url\na,b\n", "line 1: the column id is missing; found 'label', 'url'"),
-        ("label;id;url\na;b;c\n", "line 1: the column label is missing; found 'label;id;url'"),
+        ("label|id|url\na|b|c\n", "line 1: the column label is missing; found 'label|id|url'"),
         ("label,id,url,id\na,b,c,d\n", "line 1: the column id is twice"),
         ("label,id,url\na,b\n", "line 2: 2 cells; expected 3"),
         ("label,id,url\na,b,http://h/a,b\n", r"line 2: 4 cells; expected 3 .* needs quotes"),

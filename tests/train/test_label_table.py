@@ -40,7 +40,7 @@ def test_one_hot_columns_are_the_labels(tmp_path: Path) -> None:
     draw(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     path = table(
         tmp_path, "Id,Genre,Drama,N/A,null,``1``,year\n"
-        "a,['x'],1,0,0,1,1999\nb,['y'],0,1,0,0,2001\nc,['z'],0,0,1,0,2002\n",
+        "a,\"['Drama', '``1``']\",1,0,0,1,1999\nb,['N/A'],0,1,0,0,2001\nc,['null'],0,0,1,0,2002\n",
     )  # fmt: skip
     found = read_label_tables({"all": path})
     assert found.labels == ("Drama", "N/A", "``1``", "null")
@@ -111,8 +111,8 @@ def test_codes_that_only_look_like_flags_are_labels(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_tabs_are_read(tmp_path: Path) -> None:
     draw(tmp_path, "1.jpg", "2.jpg")
     path = tmp_path / "labels.tsv"
-    path.write_bytes("id\tlabel\r\n1\tcafé, noir\r\n\r\n2\tb\r\n".encode("utf-8-sig"))
-    assert labels_of(path) == {"1.jpg": ("café, noir",), "2.jpg": ("b",)}
+    path.write_bytes("id\tlabel\r\n1\tcafé\r\n\r\n2\tb\r\n".encode("utf-8-sig"))
+    assert labels_of(path) == {"1.jpg": ("café",), "2.jpg": ("b",)}
 
 
 def test_ids_may_have_a_suffix_a_folder_or_neither(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_missing_pictures_are_skipped_and_listed(tmp_path: Path) -> None:
     [
         ("id,label\n1,a\n2,b\n1,a\n", r"train\.csv, row 4: '1' comes a second time, .* row 2"),
         ("id,label\n1,a\n1.jpg,b\n", r"train\.csv, row 3: '1\.jpg' comes a second time"),
-        ("id,label\n1,a\n\n2\n", r"train\.csv, row 4 has 1 cells; expected 2"),
+        ("id,label\n1,a\n\n2\n", r"train\.csv, row 4 has 1 cell; expected 2"),
         ("id,label\n1,a,b\n", r"train\.csv, row 2 has 3 cells"),
         ("id,label,split\n1,a,train\n2,b,dev\n", r"train\.csv, row 3 has the split 'dev'"),
         ("id,label,split\n1,a,train\n2,b,\n", r"train\.csv, row 3 has the split ''"),
@@ -166,7 +166,7 @@ def test_missing_pictures_are_skipped_and_listed(tmp_path: Path) -> None:
         ('id,genre\n1,"[[""a""], ""b""]"\n', r"train\.csv, row 2 .* expected a list of names"),
         ("id,genre\n1,[null]\n", r"train\.csv, row 2 .* expected a list of names"),
         ("id\n1\n", r"train\.csv has the columns \['id'\]; expected one with labels"),
-        ("id,label\n", r"train\.csv has 1 rows"),
+        ("id,label\n", r"train\.csv has 1 row;"),
         ("", r"train\.csv has 0 rows"),
         ("id,label\n8,a\n9,b\n", r"no picture that the table names is there, .*8 for one"),
         (f"id,label\n{'long' * 200},a\n", "no picture that the table names is there"),
@@ -264,7 +264,7 @@ def test_changed_labels_change_the_digest(tagged: Path, tmp_path: Path) -> None:
 def test_a_table_of_one_label_is_refused(tmp_path: Path) -> None:
     draw(tmp_path, "1.jpg")
     table(tmp_path, "id,label\n1,a\n")
-    with pytest.raises(DataError, match=r"has 1 labels \['a'\]; expected at least two"):
+    with pytest.raises(DataError, match=r"has 1 label \['a'\]; expected at least two"):
         read_dataset(tmp_path)
 
 

@@ -15,7 +15,8 @@ from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train import TrainConfig, train
 from limelens.train.architectures import build
-from limelens.train.augmentation import PRESETS, for_training
+from limelens.train.augmentation import for_training
+from limelens.train.config import PRESETS
 from limelens.train.examples import Example
 from limelens.train.recipe import (
     SmoothedBinaryCrossEntropy,

@@ -19,8 +19,8 @@ from PIL import Image
 from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
 from limelens.train import TrainConfig, checkpoint, evaluate, export, train
-from limelens.train.augmentation import PRESETS, for_evaluation, for_training
-from limelens.train.config import ConfigError
+from limelens.train.augmentation import for_evaluation, for_training
+from limelens.train.config import PRESETS, ConfigError
 from limelens.train.data import read_dataset
 from limelens.train.examples import DataError
 from limelens.train.previewing import preview

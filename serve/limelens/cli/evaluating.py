@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from limelens.cli.data_options import Data, Images
+from limelens.cli.data_options import (
+    Columns,
+    Data,
+    ImageColumn,
+    Images,
+    LabelColumn,
+    Separator,
+    table_options,
+)
 from limelens.cli.printing import AsJson, err, out, print_json
-
-if TYPE_CHECKING:
-    pass
+from limelens.serve.wording import counted
 
 
 def evaluate(
@@ -29,6 +35,10 @@ def evaluate(
         str | None, typer.Option(help="train, val or test.", show_default="test, else val")
     ] = None,
     images: Images = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    columns: Columns = None,
+    separator: Separator = None,
     wanted_accuracy: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Show the threshold at which so many are right."),
@@ -51,10 +61,16 @@ def evaluate(
 
     Example: limelens evaluate models/facemask/1/model.onnx DATA --split test
     """
+    from limelens.train.runs import check_run_or_model, check_split
+
+    table = table_options(images, image_column, label_column, columns, separator)
+    # Before torch is loaded, which takes seconds.
+    check_run_or_model(run_or_model)
+    check_split(data, split, table)
     from limelens.train.evaluating import assess
 
     evaluation = assess(
-        run_or_model, data, split=split, images=images, wanted_accuracy=wanted_accuracy
+        run_or_model, data, split=split, images=table, wanted_accuracy=wanted_accuracy
     )
     if predictions is not None:
         from limelens.train.predictions import write_predictions
@@ -64,7 +80,7 @@ def evaluate(
         from limelens.train.inspecting import inspect
         from limelens.train.report import report_on
 
-        inspection = inspect(data, images=images, run_or_model=run_or_model)
+        inspection = inspect(data, images=table, run_or_model=run_or_model)
         report_on(run_or_model, evaluation, report, inspection=inspection)
     if as_json:
         print_json(evaluation.figures)
@@ -80,6 +96,10 @@ def calibrate(
     data: Data,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     images: Images = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    columns: Columns = None,
+    separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
     """Makes a run's probabilities believable for other pictures than it was trained on.
@@ -89,9 +109,14 @@ def calibrate(
 
     Example: limelens calibrate runs/photos PICTURES_OF_THE_PLACE
     """
+    from limelens.train.runs import check_run, check_split
+
+    table = table_options(images, image_column, label_column, columns, separator)
+    check_run(run)
+    check_split(data, split, table)
     from limelens.train.calibrating import calibrate as run_calibration
 
-    figures = run_calibration(run, data, split=split, images=images)
+    figures = run_calibration(run, data, split=split, images=table)
     if as_json:
         print_json(figures)
         return
@@ -111,7 +136,8 @@ def print_figures(figures: Mapping[str, Any]) -> None:
         )
     else:
         out.print(
-            f"[bold]{figures['accuracy']:.2%}[/] of {figures['num_images']} pictures right{where}; "
+            f"[bold]{figures['accuracy']:.2%}[/] of {counted(figures['num_images'], 'picture')} "
+            f"right{where}; "
             f"loss {figures['loss']:.3f}, calibration error {figures['ece']:.3f}"
             + (
                 f", among the first five {figures['top5_accuracy']:.2%}"

@@ -60,6 +60,10 @@ def export(
 
     Example: limelens export runs/photos --name photos
     """
+    from limelens.train.runs import check_run
+
+    # Before torch is loaded, which takes seconds.
+    check_run(run)
     from limelens.train.exporting import export as run_export
 
     report = run_export(

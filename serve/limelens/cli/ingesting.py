@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import TextColumn
 
 from limelens.cli.printing import AsJson, err, out, print_json, progress_bar
+from limelens.serve.redaction import image_address
+from limelens.serve.wording import counted
 
 _MOST_SHOWN = 10
 
@@ -99,7 +101,8 @@ def _print_ingestion(report: Mapping[str, Any]) -> None:
         return
     counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items())
     out.print(
-        f"[bold]{report['num_images']}[/] pictures of {len(report['labels'])} labels ({counts})"
+        f"[bold]{report['num_images']}[/] pictures of "
+        f"{counted(len(report['labels']), 'label')} ({counts})"
     )
     if report["left_out"]:
         out.print(left_out)
@@ -131,7 +134,8 @@ class _Bar:
         if reason is not None:
             self._num_failed += 1
             if self._num_failed <= _MOST_SHOWN:
-                err.print(f"failed {escape(url)}: {escape(reason)}")
+                shown = url if url.startswith("file:") else image_address(url)
+                err.print(f"failed {escape(shown)}: {escape(reason)}")
             elif self._num_failed == _MOST_SHOWN + 1:
                 err.print("more failures are not shown here")
         self._bar.update(self._task, advance=1, failed=self._num_failed)

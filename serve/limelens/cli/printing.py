@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 from typing import Annotated, Any, Self
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +26,30 @@ AsJson = Annotated[
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Notes(logging.Handler):
+    """Prints what reading data has to say, each sentence once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._printed:
+            self._printed.add(text)
+            err.print(escape(text), style="yellow" if record.levelno >= logging.WARNING else None)
+
+
+def print_notes() -> None:
+    """Has notes on data printed to stderr, from now on."""
+    logger = logging.getLogger("limelens.train")
+    logger.handlers = [one for one in logger.handlers if not isinstance(one, _Notes)]
+    # Of the processes that torchrun starts, the first one speaks.
+    if os.environ.get("RANK", "0") == "0":
+        logger.addHandler(_Notes())
+        logger.setLevel(logging.INFO)
 
 
 def progress_bar(noun: str, *columns: ProgressColumn) -> Progress:

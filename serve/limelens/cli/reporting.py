@@ -9,8 +9,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from limelens.cli.data_options import Data, Images
+from limelens.cli.data_options import (
+    Columns,
+    Data,
+    ImageColumn,
+    Images,
+    LabelColumn,
+    Separator,
+    table_options,
+)
 from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.train.inspecting import Inspection
@@ -21,6 +30,10 @@ _MOST_SHOWN = 10
 def inspect(
     data: Data,
     images: Images = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    columns: Columns = None,
+    separator: Separator = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +60,8 @@ def inspect(
     """
     from limelens.train.inspecting import inspect as run_inspection
 
-    inspection = run_inspection(data, images=images, run_or_model=run, seed=seed)
+    table = table_options(images, image_column, label_column, columns, separator)
+    inspection = run_inspection(data, images=table, run_or_model=run, seed=seed)
     if page is not None:
         from limelens.train.report import write_inspection
 
@@ -75,7 +89,7 @@ def _print_inspection(inspection: Inspection) -> None:
     )
     out.print(
         f"[bold]{sum(inspection.num_pictures.values())}[/] pictures ({counts}), "
-        f"{len(inspection.labels)} labels: {_balance(inspection)}"
+        f"{counted(len(inspection.labels), 'label')}: {_balance(inspection)}"
     )
     height, width = inspection.input_size
     out.print(f"{inspection.num_smaller} are smaller than the input of {width}x{height}")
@@ -105,7 +119,7 @@ def _print_inspection(inspection: Inspection) -> None:
         err.print(f"and {len(inspection.unreadable) - _MOST_SHOWN} more that cannot be read")
     if inspection.unused:
         err.print(
-            f"{len(inspection.unused)} files are no pictures, such as "
+            f"{counted(len(inspection.unused), 'file')} not read as pictures, such as "
             f"{escape(str(inspection.unused[0]))}"
         )
     _print_suspects(inspection)

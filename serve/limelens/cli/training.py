@@ -13,10 +13,19 @@ import typer
 from rich.markup import escape
 from rich.progress import TextColumn
 
-from limelens.cli.data_options import Data, Images
+from limelens.cli.data_options import (
+    Columns,
+    Data,
+    ImageColumn,
+    Images,
+    LabelColumn,
+    Separator,
+    table_options,
+)
 from limelens.cli.evaluating import print_figures
 from limelens.cli.printing import AsJson, err, out, print_json, progress_bar
 from limelens.serve.errors import LimelensError
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.train.examples import Dataset
@@ -48,6 +57,10 @@ def train(
         ),
     ] = None,
     images: Images = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    columns: Columns = None,
+    separator: Separator = None,
     macro: Annotated[
         Path | None,
         typer.Option(
@@ -167,10 +180,10 @@ def train(
     a usable last.pt. Several processes or machines: torchrun --nproc-per-node 4 -m limelens.cli
     train ...
 
-    Example: limelens train photos --out runs/photos --epochs 30 --alert-label intruder
+    Example: limelens train photos --out runs/photos --epochs 30
     """
     from limelens.train.config import TrainConfig, read_config, settings_from
-    from limelens.train.training import train as run_training
+    from limelens.train.runs import check_training
 
     given = {
         "task": task,
@@ -212,10 +225,15 @@ def train(
                 name: value for name, value in read_config(config).items() if name not in said
             }
         chosen = TrainConfig(**settings)
+        table = table_options(images, image_column, label_column, columns, separator)
+        run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
+        is_run = preview is None and find_learning_rate is None
+        # Before torch is loaded, which takes seconds.
+        check_training(data, run, chosen, images=table, macro=macro, resume=resume or not is_run)
     if preview is not None:
         from limelens.train.previewing import preview as write_preview
 
-        write_preview(data, preview, chosen, images=images)
+        write_preview(data, preview, chosen, images=table)
         if as_json:
             print_json({"preview": str(preview)})
         else:
@@ -224,7 +242,7 @@ def train(
     if find_learning_rate is not None:
         from limelens.train.learning_rate import find_learning_rate as find
 
-        found = find(data, chosen, find_learning_rate, images=images)
+        found = find(data, chosen, find_learning_rate, images=table)
         if as_json:
             print_json({"learning_rate": found, "plot": str(find_learning_rate)})
         else:
@@ -233,9 +251,10 @@ def train(
                 " shows it. Try it as --learning-rate."
             )
         return
-    run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
+    from limelens.train.training import train as run_training
+
     with _one_voice(), Bar(chosen.epochs, shown=_is_first()) as bar:
-        report = run_training(data, run, chosen, bar, images=images, macro=macro, resume=resume)
+        report = run_training(data, run, chosen, bar, images=table, macro=macro, resume=resume)
     if "checkpoint" not in report:
         # One of several processes; the first one reports.
         return
@@ -259,13 +278,14 @@ def _one_voice() -> Iterator[None]:
     torchrun ends the others when one has failed: whoever is still there after some seconds has an
     error of its own to tell.
     """
-    from limelens.train.training import TrainingError
-
     try:
         yield
     except LimelensError as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, TrainingError):
-            time.sleep(10)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            from limelens.train.training import TrainingError
+
+            if not isinstance(error, TrainingError):
+                time.sleep(10)
         raise
 
 
@@ -276,9 +296,9 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 def _print_training(report: Mapping[str, Any]) -> None:
     if report["interrupted"]:
-        err.print(f"Stopped after {report['epochs']} epochs.")
+        err.print(f"Stopped after {counted(report['epochs'], 'epoch')}.")
     out.print(
-        f"[bold]{escape(report['checkpoint'])}[/] after {report['epochs']} epochs and "
+        f"[bold]{escape(report['checkpoint'])}[/] after {counted(report['epochs'], 'epoch')} and "
         f"{report['seconds']:.0f} s"
     )
     if report["val"]:
@@ -316,7 +336,7 @@ class Bar:
             for split in ("train", "val", "test")
             if split in dataset.splits
         )
-        err.print(f"{len(dataset.labels)} labels; pictures: {counts}")
+        err.print(f"{counted(len(dataset.labels), 'label')}; pictures: {counts}")
         if dataset.crossing:
             path, twin = dataset.crossing[0]
             err.print(

@@ -23,8 +23,6 @@ from limelens.serve.errors import ImageTooLargeError, InvalidImageError, Invalid
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
 """Of files in these formats."""
-SPLIT_NAMES: Final = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-"""Folders above label folders, and what they are called here."""
 MAX_PIXELS: Final = 50_000_000
 UNSEEN: Final = 65535
 """The segment id of a pixel that the model never saw."""

@@ -20,10 +20,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from limelens.serve.image import ResizeMode, ResizeRule, fit
+from limelens.train.config import PRESETS
 
 Transform = Callable[[NDArray[np.uint8]], Tensor]
-
-PRESETS: Final = ("none", "light", "standard", "strong")
 
 
 def for_evaluation(rule: ResizeRule) -> Transform:

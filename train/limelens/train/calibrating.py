@@ -16,6 +16,7 @@ from limelens.serve.bundle import Task
 from limelens.train import checkpoint
 from limelens.train.data import read_examples
 from limelens.train.examples import targets_of
+from limelens.train.label_table import Images
 from limelens.train.metrics import (
     figures_of,
     fit_label_bias,
@@ -68,7 +69,7 @@ def calibrated_figures(
 
 
 def calibrate(
-    run: Path, data: Path, *, split: str | None = "val", images: Path | None = None
+    run: Path, data: Path, *, split: str | None = "val", images: Images = None
 ) -> dict[str, Any]:
     """Fits the calibration of a run's best checkpoint again, on other pictures say.
 

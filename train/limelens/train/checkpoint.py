@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -17,13 +17,18 @@ from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train.architectures import Classifier, build
+from limelens.train.runs import BEST, LAST, CheckpointError
 
-BEST: Final = "best.pt"
-LAST: Final = "last.pt"
-
-
-class CheckpointError(LimelensError):
-    """The file is missing or is no checkpoint of limelens."""
+__all__ = [
+    "BEST",
+    "LAST",
+    "Checkpoint",
+    "CheckpointError",
+    "load",
+    "load_state",
+    "of_state",
+    "save",
+]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
+from limelens.serve.folders import label_name
 from limelens.serve.image import ResizeMode, ResizeRule
-from limelens.train.architectures import default_input_size
-from limelens.train.augmentation import PRESETS
 
+PRESETS: Final = ("none", "light", "standard", "strong")
+"""Of augmentation."""
 SCHEDULES: Final = ("one-cycle", "cosine")
 BALANCES: Final = ("none", "sample", "weight")
 MIXES: Final = ("none", "mixup", "cutmix", "both")
@@ -90,6 +91,8 @@ class TrainConfig:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "alert_labels", tuple(map(label_name, self.alert_labels)))
+
         def among(names: tuple[str, ...]) -> str:
             return f"one of {', '.join(names)}"
 
@@ -123,6 +126,9 @@ class TrainConfig:
     @property
     def resize(self) -> ResizeRule:
         """The input's size and how pictures are brought to it."""
+        # Only torchvision knows what its networks need; checking settings does without torch.
+        from limelens.train.architectures import default_input_size
+
         side = default_input_size(self.arch)
         return ResizeRule(*(self.input_size or (side, side)), self.resize_mode)
 

@@ -7,6 +7,7 @@ near-duplicates, and knows nothing of networks.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,17 +20,31 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import SPLIT_NAMES, SUFFIXES, read_image
+from limelens.serve.folders import (
+    Found,
+    could_be_image,
+    label_name,
+    look_alikes,
+    split_name,
+    subfolders,
+    walk,
+)
+from limelens.serve.image import read_image
+from limelens.serve.wording import counted
 from limelens.train.duplicates import Look, look_of, near_duplicate_groups
 from limelens.train.examples import DataError, Dataset, Example, Skipped, label_counts
 from limelens.train.label_table import (
+    Images,
     find_tables,
     read_label_tables,
     read_macro_labels,
 )
+from limelens.train.tables.table import TableOptions
 
 SHARES: Final = {"train": 0.8, "val": 0.1, "test": 0.1}
 """How data that comes without splits is divided."""
+_MOST_NAMED: Final = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,12 +56,14 @@ class Listing:
         task: Whether a picture has one label or any number.
         splits: Examples by split; `all` where the data is not divided.
         skipped: What is known to be missing.
+        others: Files in label folders that are no images by their names.
     """
 
     labels: tuple[str, ...]
     task: Task
     splits: Mapping[str, tuple[Example, ...]]
     skipped: tuple[Skipped, ...] = ()
+    others: tuple[Skipped, ...] = ()
 
 
 def read_dataset(
@@ -54,7 +71,7 @@ def read_dataset(
     *,
     seed: int = 0,
     max_skipped_share: float = 0.05,
-    images: Path | None = None,
+    images: Images = None,
     macro: Path | None = None,
     task: Task | None = None,
     val_from_train: bool = False,
@@ -62,15 +79,17 @@ def read_dataset(
     """Reads the data for a training run.
 
     Args:
-        data: Label folders, or split folders (`train`, `val` or `validation`, `test`) of label
-            folders, or a table of labels (`label_table`) or a folder that holds one. Without
+        data: Label folders, or split folders (`train`, `val`, `test` and other names of
+            `folders.split_name`) of label folders, or a table of labels (`label_table`) or a folder
+            that holds one. Without
             splits, examples are divided 80:10:10 by label; with `train` alone, a tenth of it
             becomes `val`. Near-duplicates (`duplicates`) stay on one
             side.
         seed: Of the division.
         max_skipped_share: With a larger share of unreadable pictures, the data is refused. Files
             of other kinds are listed as skipped and do not count.
-        images: The folder of the pictures that a table names; None finds it.
+        images: The folder of the images that a table names, or all that is said of the table;
+            None finds it.
         macro: A table of label and macro label; None takes `macro.csv` in the data's folder, if
             it is there.
         task: None takes what the data looks like: multilabel where a table has lists or one-hot
@@ -85,7 +104,7 @@ def read_dataset(
         DataError: The data is missing, has fewer than two labels, an empty label, or too many
             unreadable files, or the task is multiclass and a picture has not exactly one label.
     """
-    listing = _for_task(data, list_data(data, images), task)
+    listing = for_task(data, list_data(data, images), task)
     labels = listing.labels
     readable, skipped, looks, digest = _read_all(data, listing)
     num_found = sum(len(examples) for examples in listing.splits.values()) + len(listing.skipped)
@@ -113,7 +132,7 @@ def read_dataset(
     dataset = Dataset(
         labels,
         {name: tuple(examples) for name, examples in splits.items()},
-        (*skipped, *_other_files(data)),
+        (*skipped, *listing.others),
         digest,
         _crossing(splits, looks),
         listing.task,
@@ -132,7 +151,7 @@ def read_dataset(
     return dataset
 
 
-def list_data(data: Path, images: Path | None = None) -> Listing:
+def list_data(data: Path, images: Images = None) -> Listing:
     """Lists pictures and their labels, without reading a picture.
 
     Args:
@@ -145,10 +164,14 @@ def list_data(data: Path, images: Path | None = None) -> Listing:
     tables = find_tables(data)
     if tables:
         table = read_label_tables(tables, images)
+        for note in table.notes:
+            _log.info(note)
         if len(table.labels) < 2:
             raise DataError(
-                f"{data} has {len(table.labels)} labels {list(table.labels)}; expected at least two"
+                f"{data} has {counted(len(table.labels), 'label')} {list(table.labels)}; "
+                "expected at least two"
             )
+        _warn_of_look_alikes(table.labels)
         index = {label: number for number, label in enumerate(table.labels)}
         splits = {
             split: tuple(
@@ -158,12 +181,12 @@ def list_data(data: Path, images: Path | None = None) -> Listing:
         }
         _check_splits(data, splits)
         return Listing(table.labels, table.task, splits, table.missing)
-    found = find_splits(data)
-    if found is None:
-        found = {"all": find_labels(data)}
+    folders = _read_folders(data, images)
+    found = folders.by_split
     _check_splits(data, found)
     labels = tuple(sorted(found["train" if "train" in found else "all"]))
     _check_labels(data, labels, found)
+    _warn_of_look_alikes(labels)
     return Listing(
         labels,
         Task.MULTICLASS,
@@ -175,11 +198,50 @@ def list_data(data: Path, images: Path | None = None) -> Listing:
             )
             for split, by_label in found.items()
         },
+        folders.missing,
+        folders.others,
     )
 
 
+def find_split(
+    data: Path, split: str | None = None, images: Images = None
+) -> tuple[str, Sequence[tuple[Path, tuple[str, ...]]]]:
+    """The images of one split with the names of their labels, whatever a model knows.
+
+    Args:
+        data: As for `read_examples`.
+        split: As for `read_examples`.
+        images: As for `read_dataset`.
+
+    Returns:
+        The split's name (`all` for data without splits) and its images.
+
+    Raises:
+        DataError: The split is missing, or the data cannot be read.
+    """
+    tables = find_tables(data)
+    by_split: Mapping[str, Sequence[tuple[Path, tuple[str, ...]]]]
+    if tables:
+        table = read_label_tables(tables, images)
+        for note in table.notes:
+            _log.info(note)
+        by_split = table.rows
+    else:
+        by_split = {
+            name: [(path, (label,)) for label in sorted(by_label) for path in by_label[label]]
+            for name, by_label in _read_folders(data, images).by_split.items()
+        }
+    if "all" in by_split:
+        return "all", by_split["all"]
+    name = split or next((s for s in ("test", "val", "train") if s in by_split), "")
+    name = split_name(name) or name
+    if name not in by_split:
+        raise DataError(f"{data} has the splits {sorted(by_split)}; expected {split!r}")
+    return name, by_split[name]
+
+
 def read_examples(
-    data: Path, labels: Sequence[str], split: str | None = None, images: Path | None = None
+    data: Path, labels: Sequence[str], split: str | None = None, images: Images = None
 ) -> tuple[str, tuple[Example, ...]]:
     """Lists the pictures of one split for an evaluation, without reading them.
 
@@ -196,41 +258,50 @@ def read_examples(
     Raises:
         DataError: The split is missing, or a label is not the model's.
     """
-    tables = find_tables(data)
-    by_split: Mapping[str, Sequence[tuple[Path, tuple[str, ...]]]]
-    if tables:
-        by_split = read_label_tables(tables, images).rows
-    else:
-        found = find_splits(data)
-        by_split = {
-            name: [(path, (label,)) for label in sorted(by_label) for path in by_label[label]]
-            for name, by_label in (found or {"all": find_labels(data)}).items()
-        }
-    if "all" in by_split:
-        name = "all"
-    else:
-        name = split or next((s for s in ("test", "val", "train") if s in by_split), "")
-        name = SPLIT_NAMES.get(name, name)
-        if name not in by_split:
-            raise DataError(f"{data} has the splits {sorted(by_split)}; expected {split!r}")
-    pictures = by_split[name]
-    unknown = sorted({label for _, own in pictures for label in own} - set(labels))
+    name, pictures = find_split(data, split, images)
+    # A model of before labels had one form may have another one.
+    indices = {label_name(label): index for index, label in enumerate(labels)}
+    unknown = sorted({label for _, own in pictures for label in own} - set(indices))
     if unknown:
         raise DataError(
             f"{data} has the label {unknown[0]!r}, which the model does not know; "
             f"it knows {', '.join(labels)}"
         )
-    indices = {label: index for index, label in enumerate(labels)}
     return name, tuple(
         Example(path, tuple(sorted(indices[label] for label in own))) for path, own in pictures
     )
 
 
+@dataclass(frozen=True)
+class _Folders:
+    """Label folders as they were found.
+
+    Args:
+        by_split: Images by split (`all` where there are none) and label.
+        missing: Links to what is not there, and folders that cannot be listed.
+        others: Files that are no images by their names.
+    """
+
+    by_split: dict[str, dict[str, list[Path]]]
+    missing: tuple[Skipped, ...]
+    others: tuple[Skipped, ...]
+
+
 def find_splits(folder: Path) -> dict[str, dict[str, list[Path]]] | None:
-    """Pictures by split and label; None where the folder is not divided.
+    """Images by split and label; None where the folder is not divided.
 
     Raises:
-        DataError: The folder is missing, has both `val` and `validation`, or has splits beside
+        DataError: The folder is missing, has two folders for one split, or has splits beside
+            other folders.
+    """
+    return _read_folders(folder).by_split if _split_folders(folder) else None
+
+
+def _split_folders(folder: Path) -> dict[str, Path] | None:
+    """Split folders by split; None where the folder is not divided.
+
+    Raises:
+        DataError: The folder is missing, has two folders for one split, or has splits beside
             other folders.
     """
     if not folder.is_dir():
@@ -238,43 +309,95 @@ def find_splits(folder: Path) -> dict[str, dict[str, list[Path]]] | None:
             f"{folder} is no folder; expected one that holds a folder for each label, "
             "or a csv or tsv table"
         )
-    folders = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    names = [name for name in folders if name in SPLIT_NAMES]
+    try:
+        folders = [path.name for path in subfolders(folder)]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error.strerror}") from error
+    names = [name for name in folders if split_name(name)]
     if not names:
         return None
     if len(names) < len(folders):
-        others = ", ".join(name for name in folders if name not in SPLIT_NAMES)
+        others = ", ".join(name for name in folders if not split_name(name))
         raise DataError(
             f"{folder} has the splits {', '.join(names)} beside {others}; expected either splits "
             "(train, val or validation, test) or label folders"
         )
-    if {"val", "validation"} <= set(names):
-        raise DataError(f"{folder} has both val and validation; expected one of them")
-    return {SPLIT_NAMES[name]: find_labels(folder / name) for name in names}
+    found: dict[str, Path] = {}
+    for name in names:
+        split = split_name(name) or name
+        if split in found:
+            raise DataError(
+                f"{folder} has both {found[split].name} and {name}; expected one of them"
+            )
+        found[split] = folder / name
+    return found
 
 
-def find_labels(folder: Path) -> dict[str, list[Path]]:
-    """Pictures by label: every folder in `folder` is a label, with its subfolders."""
-    return {
-        label.name: [path for path in _files(label) if _is_picture(path)]
-        for label in sorted(folder.iterdir())
-        if label.is_dir() and not label.name.startswith(".")
-    }
-
-
-def _files(folder: Path) -> list[Path]:
-    """Every file below a folder, hidden ones left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _read_folders(data: Path, images: Images = None) -> _Folders:
+    """Walks through split and label folders, once for all of them."""
+    if isinstance(images, TableOptions) and images != TableOptions(images.images):
+        raise DataError(
+            f"{data} has no table; --image-column, --label-column, --columns and --separator are "
+            "for data in a csv or tsv file"
+        )
+    splits = _split_folders(data) or {"all": data}
+    try:
+        # One walk for all of them: a folder that links lead to is read under one label.
+        found = walk(data)
+        by_split = {split: _by_label(folder, found) for split, folder in splits.items()}
+    except OSError as error:
+        raise DataError(f"{error.filename or data} cannot be listed: {error.strerror}") from error
+    _check_levels(data, by_split)
+    for one in found.not_followed[:_MOST_NAMED]:
+        _log.warning(f"{one.path} is left out: {one.reason}")
+    return _Folders(
+        by_split,
+        tuple(Skipped(one.path, one.reason) for one in found.unreachable),
+        tuple(
+            Skipped(path, f"{path.suffix} is no kind of picture that is read")
+            for path in found.files
+            if not could_be_image(path) and path.parent != data
+        ),
     )
 
 
-def _is_picture(path: Path) -> bool:
-    # A name without a suffix says nothing: the content decides.
-    return path.suffix.lower() in SUFFIXES or not path.suffix
+def _by_label(folder: Path, found: Found) -> dict[str, list[Path]]:
+    """Images by label: every folder in `folder` is one, with its subfolders."""
+    by_label: dict[str, list[Path]] = {_label_of(label): [] for label in subfolders(folder)}
+    for path in found.images:
+        if path.is_relative_to(folder) and path.parent != folder:
+            by_label[_label_of(folder / path.relative_to(folder).parts[0])].append(path)
+    return by_label
+
+
+def _label_of(folder: Path) -> str:
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{folder!r} cannot be a label: its name is not UTF-8; rename it") from None
+    return label_name(folder.name)
+
+
+def _check_levels(data: Path, by_split: Mapping[str, Mapping[str, Sequence[Path]]]) -> None:
+    """Refuses splits below labels, which would be mixed."""
+    labels = by_split.get("all")
+    if not labels:
+        return
+    inner = {label: {path.parent.name for path in paths} for label, paths in labels.items()}
+    if all(names and all(map(split_name, names)) for names in inner.values()):
+        label, names = next(iter(inner.items()))
+        raise DataError(
+            f"{data} has {', '.join(sorted(names))} in the label folder {label!r}; expected label "
+            f"folders in split folders, such as {sorted(names)[0]}/{label}"
+        )
+
+
+def _warn_of_look_alikes(labels: Sequence[str]) -> None:
+    for group in look_alikes(labels):
+        _log.warning(
+            f"the labels {', '.join(map(repr, group))} differ only in case, blanks or hyphens; "
+            "rename them if they are one"
+        )
 
 
 def _crossing(
@@ -293,17 +416,12 @@ def _crossing(
     )
 
 
-def _other_files(data: Path) -> tuple[Skipped, ...]:
-    if data.is_file() or find_tables(data):
-        return ()
-    return tuple(
-        Skipped(path, f"{path.suffix} is no kind of picture that is read")
-        for path in _files(data)
-        if not _is_picture(path) and path.parent != data
-    )
+def for_task(data: Path, listing: Listing, task: Task | None) -> Listing:
+    """A listing for a task that was asked for.
 
-
-def _for_task(data: Path, listing: Listing, task: Task | None) -> Listing:
+    Raises:
+        DataError: It is multiclass, and an image has not exactly one label.
+    """
     if task is None or task is listing.task:
         return listing
     if task is Task.MULTICLASS:
@@ -328,8 +446,11 @@ def _check_labels(
     folder: Path, labels: tuple[str, ...], found: Mapping[str, Mapping[str, Sequence[Path]]]
 ) -> None:
     if len(labels) < 2:
+        folders = "one label folder" if len(labels) == 1 else "no label folders"
+        named = f", {labels[0]!r}" if labels else ""
         raise DataError(
-            f"{folder} has {len(labels)} label folders {list(labels)}; expected at least two"
+            f"{folder} has {folders}{named}; expected a folder for each of two labels or more"
+            + _hint(folder, labels)
         )
     for split, by_label in found.items():
         unknown = sorted(set(by_label) - set(labels))
@@ -338,6 +459,14 @@ def _check_labels(
         for label, paths in by_label.items():
             if not paths and split in ("train", "all"):
                 raise DataError(f"the folder of label {label!r} in {folder} holds no picture")
+
+
+def _hint(folder: Path, labels: Sequence[str]) -> str:
+    """Where the label folders may be instead."""
+    inner = folder / labels[0] if len(labels) == 1 else None
+    if inner is None or not inner.is_dir():
+        return ""
+    return f" (did you mean {inner}?)" if len(subfolders(inner)) > 1 else ""
 
 
 def _read_all(

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, Task, load_bundle
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import SPLIT_NAMES, fit, read_image
+from limelens.serve.folders import split_name
+from limelens.serve.image import fit, read_image
 from limelens.train.data import read_dataset, read_examples
 from limelens.train.examples import DataError, Dataset, Example, Skipped, targets_of
-from limelens.train.label_table import find_tables, read_label_tables
+from limelens.train.label_table import Images, find_tables, read_label_tables
 from limelens.train.metrics import WANTED_ACCURACY, figures_of
 from limelens.train.model import is_bundle
 
@@ -52,7 +53,7 @@ def evaluate(
     data: Path,
     *,
     split: str | None = None,
-    images: Path | None = None,
+    images: Images = None,
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> dict[str, Any]:
     """Classifies every picture of a split and compares with its labels.
@@ -85,7 +86,7 @@ def assess(
     data: Path,
     *,
     split: str | None = None,
-    images: Path | None = None,
+    images: Images = None,
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> Evaluation:
     """As `evaluate`, with what was said of every single picture."""
@@ -207,7 +208,7 @@ def bundle_probabilities(bundle: Bundle, examples: Sequence[Example]) -> NDArray
     return np.concatenate(parts)
 
 
-def _divided_in_training(data: Path, source: Source, images: Path | None) -> Dataset | None:
+def _divided_in_training(data: Path, source: Source, images: Images) -> Dataset | None:
     """The data with the splits that the model was trained with; None if it is other data."""
     seed = source.config.get("seed")
     if not isinstance(seed, int):
@@ -241,14 +242,14 @@ class Source:
 
 
 def _readable(
-    data: Path, labels: Sequence[str], split: str | None, source: Source, images: Path | None
+    data: Path, labels: Sequence[str], split: str | None, source: Source, images: Images
 ) -> tuple[str, tuple[Example, ...], list[Skipped], bool]:
     """The split's name, its pictures, the others, and whether training divided the data."""
     name, examples = read_examples(data, labels, split, images)
     if name == "all":
         own = _divided_in_training(data, source, images)
         if own is not None:
-            name = SPLIT_NAMES.get(split or "test", split or "test")
+            name = split_name(split or "test") or split or "test"
             if name not in own.splits:
                 raise DataError(f"{data} was divided into {sorted(own.splits)}, not {split!r}")
             return name, own.splits[name], list(own.skipped), True

@@ -35,6 +35,7 @@ from limelens.train.card import write_card
 from limelens.train.data import read_dataset
 from limelens.train.evaluating import bundle_probabilities
 from limelens.train.examples import Example, targets_of
+from limelens.train.label_table import table_options
 from limelens.train.metrics import figures_of, threshold_for
 from limelens.train.precision import PRECISIONS, TEMPERATURE, TOLERANCES, with_temperature
 from limelens.train.prediction import predict
@@ -275,11 +276,11 @@ def _splits(loaded: checkpoint.Checkpoint, data: Path | None) -> Mapping[str, tu
         raise ExportError(
             f"the training data is not at {folder} any more; name its folder with --data"
         )
-    images = loaded.config.get("images")
+    options = table_options(loaded.config)
     dataset = read_dataset(
         folder,
         seed=loaded.config["seed"],
-        images=Path(images) if images and data is None else None,
+        images=options if data is None else replace(options, images=None),
         task=loaded.task,
         # Missing in the files of the first version.
         val_from_train=loaded.config.get("val_from_train", False),

@@ -25,6 +25,7 @@ from tenacity.wait import wait_random_exponential
 
 from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
+from limelens.serve.redaction import image_address
 
 _WEB: Final = ("http", "https")
 # Two letters at least, so that the drive of C:/pictures is none.
@@ -90,7 +91,7 @@ def resolve(url: str, folder: Path) -> str:
     if not url:
         raise FetchError("no URL")
     if not url.isprintable():
-        raise FetchError(f"the URL {_shown(url)} holds a character that cannot be printed")
+        raise FetchError(f"the URL {_shown_url(url)} holds a character that cannot be printed")
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else ""
     if scheme in _WEB:
@@ -104,7 +105,7 @@ def resolve(url: str, folder: Path) -> str:
             host, slash, rest = path[2:].partition("/")
             if host not in ("", "localhost"):
                 raise FetchError(
-                    f"{_shown(url)} names the host {_shown(host)}; "
+                    f"{_shown_url(url)} names the host {_shown(host)}; "
                     "expected file:///absolute or file:relative"
                 )
             path = slash + rest
@@ -244,7 +245,9 @@ class Fetcher:
 
 def _web_url(url: httpx.URL) -> httpx.URL:
     if url.scheme not in _WEB or not url.host:
-        raise FetchError(f"{_shown(str(url))} is not of the web; expected http or https and a host")
+        raise FetchError(
+            f"{_shown_url(str(url))} is not of the web; expected http or https and a host"
+        )
     # The socket would only find out deep below, with an error that says nothing.
     if url.port is not None and url.port > _LARGEST_PORT:
         raise FetchError(f"port {url.port}; expected at most {_LARGEST_PORT}")
@@ -256,7 +259,7 @@ def _redirected(response: httpx.Response) -> httpx.URL:
     try:
         return _web_url(response.url.join(location))
     except (FetchError, httpx.InvalidURL, ValueError) as error:
-        raise FetchError(f"redirects to {_shown(location)}: {error}") from error
+        raise FetchError(f"redirects to {_shown_url(location)}: {error}") from error
 
 
 def _read_file(path: Path, max_bytes: int) -> bytes:
@@ -304,6 +307,12 @@ def _told(error: httpx.TransportError) -> str:
         case _:
             kind = "the connection broke"
     return f"{kind}: {str(error) or type(error).__name__}"
+
+
+def _shown_url(url: str) -> str:
+    """An address, fit for a message: one of the web without what may be a password."""
+    match = _SCHEME.match(url)
+    return _shown(image_address(url) if match and match[1].lower() in _WEB else url)
 
 
 def _shown(text: str) -> str:

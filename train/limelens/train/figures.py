@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from limelens.train.plots import short_label
+
 _INK: Final = "#010203"
 """Stands for the page's own colour of text, whatever it is."""
 _BLUE, _RED, _GREEN = "#4c86c6", "#e0607e", "#2fa36b"
@@ -60,6 +62,7 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     table = np.asarray(counts)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     num = len(labels)
+    labels = [short_label(label) for label in labels]
     few = num <= _FEW_LABELS
     name = 0.09 * max(map(len, labels)) + 0.1
     if few:
@@ -173,6 +176,7 @@ def against_base_rates(
         base_rates: The share of pictures that have it: the average precision of chance.
     """
     places = np.arange(len(labels))
+    labels = [short_label(label) for label in labels]
     figure = Figure(figsize=(7.4, 0.24 * len(labels) + 0.9), layout="constrained")
     axes = figure.subplots()
     axes.barh(places, average_precision, color=_BLUE, alpha=0.75, label="average precision")

@@ -22,7 +22,8 @@ from typing import Any, Final, Protocol
 from PIL import Image
 
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import SPLIT_NAMES, read_image
+from limelens.serve.folders import split_name, subfolders
+from limelens.serve.image import read_image
 from limelens.train.data import SHARES, divide
 from limelens.train.examples import DataError, Example
 from limelens.train.fetched import Failure, Fetched, Picture, open_fetched
@@ -110,7 +111,7 @@ def ingest(
             f"{table} is what ingest left out; give the table that it came from, and "
             "--retry-failed to ask again for what failed"
         )
-    others = [name for name in SPLIT_NAMES if (out / name).exists()]
+    others = [one.name for one in subfolders(out) if split_name(one.name)] if out.is_dir() else []
     if others and not (out / STATE).exists():
         raise DataError(f"{out} holds {others[0]}, which no ingest wrote; expected a new folder")
     try:

@@ -19,7 +19,7 @@ from limelens.train.config import TrainConfig
 from limelens.train.data import list_data
 from limelens.train.examples import DataError, Example, Skipped, label_counts, targets_of
 from limelens.train.label_errors import LabelErrors, find_label_errors
-from limelens.train.label_table import find_tables
+from limelens.train.label_table import Images
 from limelens.train.model import Model, load_model
 from limelens.train.picture_facts import PictureFacts, read_facts
 from limelens.train.shortcuts import Shortcut, find_shortcuts
@@ -165,7 +165,7 @@ class Inspection:
 
 
 def inspect(
-    data: Path, *, images: Path | None = None, run_or_model: Path | None = None, seed: int = 0
+    data: Path, *, images: Images = None, run_or_model: Path | None = None, seed: int = 0
 ) -> Inspection:
     """Looks through data, all splits together.
 
@@ -241,7 +241,7 @@ def inspect(
         ),
         twins=find_twins(places, facts),
         unreadable=(*listing.skipped, *skipped),
-        unused=_unused(data, [example for _, example in listed]),
+        unused=tuple(one.path for one in listing.others),
         judged_by=model.name if model else PLAIN,
         judge_accuracy=errors.accuracy,
         not_judged=tuple(listing.labels[index] for index in errors.left_out),
@@ -274,19 +274,4 @@ def _suspects(
     return tuple(
         Suspect(places[error.index], tuple(labels[index] for index in error.suggested), error.score)
         for error in errors.errors
-    )
-
-
-def _unused(data: Path, listed: list[Example]) -> tuple[Path, ...]:
-    """Files in label folders that are no pictures by their names."""
-    if data.is_file() or find_tables(data):
-        return ()
-    known = {example.path for example in listed}
-    return tuple(
-        path
-        for path in sorted(data.rglob("*"))
-        if path.is_file()
-        and path not in known
-        and path.parent != data
-        and not any(part.startswith(".") for part in path.relative_to(data).parts)
     )

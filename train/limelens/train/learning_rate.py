@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from limelens.train.augmentation import for_training
 from limelens.train.config import TrainConfig
 from limelens.train.data import read_dataset
+from limelens.train.label_table import Images
 from limelens.train.loading import Examples, drawn_batches
 from limelens.train.recipe import build_criterion, build_optimizer
 from limelens.train.sampling import EpochBatches
@@ -29,7 +30,7 @@ _DIVERGED: Final = 4.0
 
 
 def find_learning_rate(
-    data: Path, config: TrainConfig, plot: Path, *, images: Path | None = None
+    data: Path, config: TrainConfig, plot: Path, *, images: Images = None
 ) -> float:
     """Trains for a hundred steps while the rate grows from 1e-6 to 1 (Smith 2017, section 3.3).
 

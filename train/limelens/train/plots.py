@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from matplotlib import font_manager
@@ -16,6 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+_LONGEST_DRAWN: Final = 40
+"""Characters of a label beside a figure."""
 # Tried in this order for every character; those that the system lacks are left out.
 _FONTS = (
     "DejaVu Sans",
@@ -70,6 +73,14 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def short_label(label: str) -> str:
+    """A label as it is drawn: of a very long one its beginning and its end."""
+    if len(label) <= _LONGEST_DRAWN:
+        return label
+    half = _LONGEST_DRAWN // 2
+    return f"{label[: half - 1]}…{label[-half:]}"
+
+
 def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
     """Draws a confusion matrix: counts, coloured by their share of the true label.
 
@@ -79,6 +90,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
         path: The PNG to write.
     """
     counts = np.asarray(confusion)
+    labels = [short_label(label) for label in labels]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(3.0 + 0.45 * len(labels), 24.0)
     # Names of labels take room at the left.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Task
 from limelens.train.evaluating import Evaluation
 from limelens.train.label_table import find_tables
+from limelens.train.tables.lines import read_lines
 
 _MOST_PROBABLE: Final = 5
 
@@ -91,9 +92,5 @@ def _identity(path: Path, data: Path | None, table_cells: set[str]) -> str:
 def _table_cells(data: Path | None) -> set[str]:
     cells: set[str] = set()
     for table in find_tables(data).values() if data else ():
-        delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            cells.update(
-                cell.strip() for row in csv.reader(file, delimiter=delimiter) for cell in row
-            )
+        cells.update(cell.strip() for _, row in read_lines(table) for cell in row)
     return cells

@@ -13,12 +13,13 @@ import torch
 from limelens.train.augmentation import for_evaluation, for_training
 from limelens.train.config import TrainConfig
 from limelens.train.data import read_dataset
+from limelens.train.label_table import Images
 from limelens.train.loading import read_pixels
 from limelens.train.plots import write_sheet
 
 
 def preview(
-    data: Path, path: Path, config: TrainConfig, num_rows: int = 8, images: Path | None = None
+    data: Path, path: Path, config: TrainConfig, num_rows: int = 8, images: Images = None
 ) -> None:
     """Writes a sheet: in each row a training picture as evaluation sees it, and variations.
 

@@ -30,6 +30,7 @@ from limelens.train.calibrating import calibrated_figures
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data import read_dataset
 from limelens.train.examples import DataError, Dataset, targets_of
+from limelens.train.label_table import Images, table_settings
 from limelens.train.loading import Examples, drawn_batches
 from limelens.train.plots import plot_confusion, plot_curves
 from limelens.train.prediction import logits_of
@@ -44,6 +45,7 @@ from limelens.train.recipe import (
     num_correct,
 )
 from limelens.train.report import write_run_report
+from limelens.train.runs import check_alert_labels, held, holds_run
 from limelens.train.sampling import EpochBatches, repeats
 
 _WITHOUT_EFFECT: Final = ("num_workers",)
@@ -75,7 +77,7 @@ def train(
     config: TrainConfig | None = None,
     progress: Progress | None = None,
     *,
-    images: Path | None = None,
+    images: Images = None,
     macro: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -118,14 +120,8 @@ def train(
                 f"{processes.world_size} processes"
             )
         state = _state_to_resume(out) if resume else None
-        held = not resume and any(
-            (out / name).exists() for name in (checkpoint.BEST, checkpoint.LAST)
-        )
-        if processes.agree(held):
-            raise ConfigError(
-                f"{out} already holds a run; choose another folder (--out), take it away, or go on "
-                "with it (--resume)"
-            )
+        if processes.agree(not resume and holds_run(out)):
+            raise held(out)
         dataset = read_dataset(
             data,
             seed=config.seed,
@@ -139,7 +135,7 @@ def train(
             progress.data_read(dataset)
         torch.manual_seed(config.seed)
         model = build_model(config, dataset)
-        where = {"data": str(data.resolve()), "images": str(images.resolve()) if images else None}
+        where = {"data": str(data.resolve()), **table_settings(images)}
         run = _Run(model, where, dataset, config, out, progress, processes, start)
         if state is not None:
             run.go_on(state)
@@ -163,7 +159,7 @@ class _Run:
     def __init__(
         self,
         model: Classifier,
-        where: Mapping[str, str | None],
+        where: Mapping[str, Any],
         dataset: Dataset,
         config: TrainConfig,
         out: Path,
@@ -401,11 +397,7 @@ def _standing(figures: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _check_data(data: Path, dataset: Dataset, config: TrainConfig) -> None:
-    unknown = sorted(set(config.alert_labels) - set(dataset.labels))
-    if unknown:
-        raise ConfigError(
-            f"alert label {unknown[0]!r} is none of the labels {', '.join(dataset.labels)}"
-        )
+    check_alert_labels(config.alert_labels, dataset.labels)
     if len(dataset.splits["train"]) < 2:
         raise DataError(f"{data} has one picture for training; expected more")
 

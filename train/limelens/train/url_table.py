@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from limelens.serve.wording import counted
 from limelens.train.examples import DataError
 
 COLUMNS: Final = ("label", "id", "url")
@@ -73,8 +74,8 @@ def read_table(path: Path) -> tuple[Row, ...]:
     for line, cells in lines[1:]:
         if len(cells) != num_cells:
             problems.append(
-                f"line {line}: {len(cells)} cells; expected {num_cells} as in the header "
-                "(a cell that holds the separator needs quotes)"
+                f"line {line}: {counted(len(cells), 'cell')}; expected {num_cells} as in the "
+                "header (a cell that holds the separator needs quotes)"
             )
             continue
         label, name, url = (cells[columns[column]].strip() for column in COLUMNS)
@@ -100,7 +101,8 @@ def read_table(path: Path) -> tuple[Row, ...]:
 
 def _cells(path: Path, text: str) -> list[tuple[int, list[str]]]:
     """The cells of each line that is not blank, with the line's number."""
-    delimiter = "\t" if "\t" in text.lstrip().partition("\n")[0] else ","
+    first = text.lstrip().partition("\n")[0]
+    delimiter = next((one for one in "\t,;" if one in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     lines = []
     begun = 1

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from limelens.serve.errors import InvalidRequestError
+from limelens.serve.folders import find_images
 from limelens.serve.image import FORMATS
 
-_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _QUALITY: Final = 90
 # Smooth patches with some noise: at 224 px about 20 kB, as a photograph has.
 _PATCH: Final = 8
@@ -52,10 +52,7 @@ def read_pictures(paths: Iterable[Path], *, most: int = 256) -> tuple[bytes, ...
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            files += sorted(one for one in path.rglob("*") if one.suffix.lower() in _SUFFIXES)
-        else:
-            files.append(path)
+        files += find_images(path)
     if not files:
         raise InvalidRequestError(
             "pictures", f"none found; expected files, or folders of {', '.join(FORMATS)}"

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.errors import InvalidRequestError, LimelensError
-from limelens.serve.image import SPLIT_NAMES, SUFFIXES
+from limelens.serve.folders import label_name, split_name, walk
+from limelens.serve.image import SUFFIXES
 from limelens.serve.in_order import in_order
 from limelens.serve.similar.index import (
     IndexRefusedError,
@@ -124,8 +125,8 @@ def find_pictures(
     """The pictures below a folder by their names, and files of other kinds.
 
     A picture's label is the first folder that it lies in, below a split folder (`train`, `val`,
-    `validation`, `test`) where there is one. Hidden files are passed over, and so is what lies
-    beside the label folders without being a picture.
+    `test` or another name of `split_name`) where there is one. Hidden files are passed over, and so
+    is what lies beside the label folders without being a picture.
 
     Raises:
         IndexRefusedError: The folder is missing or holds no pictures.
@@ -135,16 +136,16 @@ def find_pictures(
         raise IndexRefusedError(f"{folder} is no folder; expected one that holds pictures")
     pictures: list[Pictured] = []
     others: list[Skipped] = []
-    for path in sorted(folder.rglob("*")):
+    try:
+        found = walk(folder)
+    except OSError as error:
+        raise IndexRefusedError(f"{folder} cannot be listed: {error.strerror}") from error
+    for path in found.images:
         relative = path.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
-            continue
-        # A name without a suffix says nothing: the content decides.
-        if path.suffix.lower() in SUFFIXES or not path.suffix:
-            pictures.append(Pictured(relative.as_posix(), _label(relative)))
-        elif path.parent != folder:
-            reason = f"{path.suffix} is no kind of picture that is read"
-            others.append(Skipped(relative.as_posix(), reason))
+        pictures.append(Pictured(relative.as_posix(), _label(relative)))
+    for one in found.others:
+        if one.path.parent != folder or not one.path.is_file():
+            others.append(Skipped(one.path.relative_to(folder).as_posix(), one.reason))
     if not pictures:
         raise IndexRefusedError(
             f"{folder} holds no pictures; expected files that end in {', '.join(sorted(SUFFIXES))}"
@@ -274,9 +275,9 @@ class _Asking:
 
 def _label(relative: Path) -> str:
     folders = relative.parent.parts
-    if folders and folders[0] in SPLIT_NAMES:
+    if folders and split_name(folders[0]):
         folders = folders[1:]
-    return folders[0] if folders else ""
+    return label_name(folders[0]) if folders else ""
 
 
 def _bytes(path: Path) -> bytes:

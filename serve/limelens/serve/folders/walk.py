@@ -1,0 +1,185 @@
+"""The one walk through a folder: its files, and what was left out with the reason.
+
+Hidden files and what operating systems leave behind are passed over. Links to folders are
+followed, each folder once. It reads no file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from limelens.serve.image import SUFFIXES
+
+_OF_SYSTEMS: Final = frozenset(
+    {
+        "#recycle",
+        "$recycle.bin",
+        "@eadir",
+        "__macosx",
+        "desktop.ini",
+        "ehthumbs.db",
+        "icon\r",
+        "lost+found",
+        "system volume information",
+        "thumbs.db",
+    }
+)
+"""What Windows, macOS and network disks put among people's files, in lower case."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something in a folder that is not read.
+
+    Args:
+        path: Where it lies.
+        reason: Why, in words.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds.
+
+    Args:
+        files: Every file in it and below, sorted; paths begin with the folder's own.
+        unreachable: Links to what is not there, and folders that cannot be listed.
+        not_followed: Links to folders that are read anyway, and what is neither file nor folder.
+    """
+
+    files: tuple[Path, ...]
+    unreachable: tuple[LeftOut, ...]
+    not_followed: tuple[LeftOut, ...]
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The files that are images by their names."""
+        return tuple(path for path in self.files if could_be_image(path))
+
+    @property
+    def others(self) -> tuple[LeftOut, ...]:
+        """The files that are no images by their names, and all else that was left out."""
+        return (
+            *(
+                LeftOut(path, f"{path.suffix} is no kind of picture that is read")
+                for path in self.files
+                if not could_be_image(path)
+            ),
+            *self.unreachable,
+            *self.not_followed,
+        )
+
+
+def walk(folder: Path) -> Found:
+    """All files of a folder and of the folders in it.
+
+    A link to a folder is followed unless that folder is read anyway or holds the link itself. So
+    every folder is read once, and a loop of links ends.
+
+    Args:
+        folder: It may be a link itself, and its own name may be hidden.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    files: list[Path] = []
+    unreachable: list[LeftOut] = []
+    not_followed: list[LeftOut] = []
+    links: deque[Path] = deque()
+    seen = {_identity(folder.stat())}
+
+    def read(top: Path) -> None:
+        waiting = [top]
+        while waiting:
+            current = waiting.pop()
+            try:
+                entries = list(_visible(current))
+            except OSError as error:
+                if current == folder:
+                    raise
+                unreachable.append(LeftOut(current, f"cannot be listed: {error.strerror}"))
+                continue
+            for entry in entries:
+                path = current / entry.name
+                try:
+                    status = path.stat()
+                except OSError as error:
+                    unreachable.append(LeftOut(path, _unreachable(path, error)))
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    files.append(path)
+                elif not stat.S_ISDIR(status.st_mode):
+                    not_followed.append(LeftOut(path, "neither a file nor a folder"))
+                elif entry.is_symlink():
+                    links.append(path)
+                elif _identity(status) not in seen:
+                    seen.add(_identity(status))
+                    waiting.append(path)
+
+    read(folder)
+    # Links come last, so that a folder is named by its own path where it has one.
+    while links:
+        link = min(links)
+        links.remove(link)
+        target = link.resolve()
+        if folder.resolve().is_relative_to(target) or link.parent.resolve().is_relative_to(target):
+            not_followed.append(LeftOut(link, f"a link to {target}, which holds it"))
+        elif (identity := _identity(link.stat())) in seen:
+            not_followed.append(LeftOut(link, f"a link to {target}, which is read already"))
+        else:
+            seen.add(identity)
+            read(link)
+    return Found(
+        tuple(sorted(files)),
+        tuple(sorted(unreachable, key=lambda one: one.path)),
+        tuple(not_followed),
+    )
+
+
+def find_images(path: Path) -> tuple[Path, ...]:
+    """The images of a folder by their names, or the one file that is named itself.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    return walk(path).images if path.is_dir() else (path,)
+
+
+def subfolders(folder: Path) -> tuple[Path, ...]:
+    """The folders directly in a folder, links to folders among them, by name.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    return tuple(sorted(folder / entry.name for entry in _visible(folder) if entry.is_dir()))
+
+
+def could_be_image(path: Path) -> bool:
+    """Whether a file's name is that of an image; without a suffix only the content tells."""
+    return not path.suffix or path.suffix.lower() in SUFFIXES
+
+
+def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.lower() not in _OF_SYSTEMS:
+                yield entry
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _unreachable(path: Path, error: OSError) -> str:
+    if not path.is_symlink():
+        return str(error.strerror)
+    return f"a link to {path.readlink()}, which cannot be reached ({error.strerror})"
