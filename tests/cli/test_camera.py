@@ -114,6 +114,34 @@ def test_changes_are_explained_into_a_folder(
         assert overlay.size == (64, 32)
 
 
+def test_an_overlay_that_cannot_be_written_is_told_once_and_watching_goes_on(
+    limelens: Callable[..., Any], visit: Path, address: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "why"
+    # In the way of the overlays: folders of their names.
+    for name in ("camera-000010-red.png", "camera-000020-green.png"):
+        (folder / name / "in").mkdir(parents=True)
+    result = limelens(
+        "camera", visit, "--server", address, "--explain-on-change", folder,
+        "--num-samples", 20, "--num-segments", 4, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert result.json["num_frames"] == 40
+    assert [one.get("overlay") for one in result.json["changes"]] == [None, None]
+    assert result.stderr.count("going on without overlays") == 1
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "camera-000010-red.png", "camera-000020-green.png",
+    ]  # fmt: skip
+
+
+def test_long_names_make_no_names_of_files_that_are_too_long() -> None:
+    from limelens.cli.camera import _file_name
+
+    assert _file_name("front door/2") == "front_door_2"
+    assert _file_name("é" * 200) == "é" * 40
+    assert len(_file_name("漢字" * 100).encode()) <= 80
+
+
 def test_overlays_of_alerts_alone(
     limelens: Callable[..., Any], visit: Path, address: str, tmp_path: Path
 ) -> None:
@@ -138,7 +166,7 @@ def test_a_picture_that_is_none_is_told_and_the_exit_code_is_1(
     assert result.exit_code == 1
     assert "b.png" in result.stderr
     assert "not a picture that is read" in result.stderr
-    assert "2 frames (1 invalid), 1 changes" in result.stdout
+    assert "2 frames (1 invalid), 1 change" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ def save_video(
     fps: int = 10,
     codec: str = "libx264",
     right: tuple[int, int, int] | None = None,
+    below: tuple[int, int, int] | None = None,
 ) -> Path:
-    """A video of one-coloured frames, 64x32; with `right`, that half has a colour of its own."""
+    """A video of one-coloured frames, 64x32; `right` and `below` colour these halves."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
@@ -43,6 +44,8 @@ def save_video(
             pixels = np.full((32, 64, 3), colour, np.uint8)
             if right is not None:
                 pixels[:, 32:] = right
+            if below is not None:
+                pixels[16:] = below
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -52,6 +55,11 @@ def jpeg(colour: tuple[int, int, int]) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (64, 32), colour).save(file, "JPEG")
     return file.getvalue()
+
+
+def pixels_of(encoded: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(image.convert("RGB")).astype(np.int64)
 
 
 def strongest(encoded: bytes) -> str:
@@ -160,6 +168,116 @@ def test_a_video_that_was_filmed_upright_stands_upright(tmp_path: Path) -> None:
     assert (top.index(max(top)), bottom.index(max(bottom))) == (0, 2)
 
 
+ONE = 1 << 16
+
+
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        ((ONE, 0, 0, ONE), lambda pixels: pixels),
+        ((-ONE, 0, 0, ONE), lambda pixels: pixels[:, ::-1]),
+        ((ONE, 0, 0, -ONE), lambda pixels: pixels[::-1]),
+        ((-ONE, 0, 0, -ONE), lambda pixels: pixels[::-1, ::-1]),
+        ((0, ONE, ONE, 0), lambda pixels: pixels.swapaxes(0, 1)),
+        ((0, -ONE, -ONE, 0), lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1)),
+        ((0, ONE, -ONE, 0), lambda pixels: np.rot90(pixels, -1)),
+        ((0, -ONE, ONE, 0), lambda pixels: np.rot90(pixels)),
+    ],
+)
+def test_all_eight_orientations_of_a_video_are_put_upright(
+    tmp_path: Path, matrix: tuple[int, int, int, int], upright: Callable[[Any], Any]
+) -> None:
+    path = save_video(tmp_path / "a.mp4", [RED], right=BLUE, below=GREEN)
+    with open_source(path) as source:
+        (stored,) = source
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    a, b, c, d = matrix
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    with open_source(path) as source:
+        (frame,) = source
+    expected = upright(pixels_of(stored.image))
+    assert pixels_of(frame.image).shape == expected.shape
+    assert np.abs(pixels_of(frame.image) - expected).mean() < 8
+
+
+def test_the_picture_on_a_cover_is_not_the_video(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        cover: Any = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        stream: Any = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        small = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        container.mux(cover.encode(small.reformat(format="yuvj420p")))
+        for _ in range(3):
+            pixels = np.full((32, 64, 3), RED, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    with open_source(path) as source:
+        assert [pixels_of(frame.image).shape for frame in source] == [(32, 64, 3)] * 3
+
+
+def test_recordings_that_were_joined_are_looked_at_to_their_end(tmp_path: Path) -> None:
+    first = save_video(tmp_path / "a.ts", [RED] * 20)
+    second = save_video(tmp_path / "b.ts", [GREEN] * 20)
+    joined = tmp_path / "ab.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with open_source(joined, max_fps=5) as source:
+        seen = "".join(strongest(frame.image) for frame in source)
+    assert (seen.count("r"), seen.count("g")) == (10, 10)
+
+
+def test_a_video_without_timestamps_goes_by_its_rate_and_says_so(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "raw.h264", [RED] * 40)
+    told: list[str] = []
+    with open_source(path, max_fps=2, tell=told.append) as source:
+        assert len(list(source)) == 8
+    assert told == [f"{path}: frames without timestamps; they are taken to come at 10 a second"]
+
+
+def test_dangling_links_in_a_folder_of_pictures_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(RED))
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    told: list[str] = []
+    with open_source(tmp_path, tell=told.append) as source:
+        assert len(list(source)) == 1
+    assert "b.jpg: a link to" in told[0]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://admin:SE#CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE/CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE?CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE[CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE]CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE@CRET@127.0.0.1:1/live",
+        "rtsp://admin:12/CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE%23CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE CRET@127.0.0.1:1/live",
+        "rtsp://admin:SE\\CRET@127.0.0.1:1/live",
+        "rtsp://[::1]:1/live?token=CRET",
+        "http://127.0.0.1:1/flv?app=bcs&user=admin&password=SECRET",
+        "http://127.0.0.1:1/flv?user=a@b.c&password=SECRET",
+        "rtsp://127.0.0.1:1/user=admin_password=SECRET_channel=1.sdp",
+        "http://127.0.0.1:1/live#SECRET",
+        " rtsp://admin:SECRET@127.0.0.1:1/live",
+        "rtsp:/admin:SECRET@127.0.0.1:1/live",
+        "admin:SECRET@127.0.0.1/live",
+        "rstp://admin:SECRET@127.0.0.1/live",
+    ],
+)
+def test_no_part_of_an_address_that_may_be_a_password_is_shown(address: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source(address)
+    assert "CRET" not in str(caught.value)
+    assert "SE" not in str(caught.value).replace("rtSP", "")
+
+
 def test_the_jpegs_quality_is_what_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "noise.mkv"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -240,9 +358,9 @@ def test_a_camera_that_is_lost_is_looked_for_again(fake_camera: FakeCamera) -> N
         # ffmpeg itself may connect more than once to find out what it is.
         assert fake_camera.num_connections >= 2
     assert len(told) == 2
-    assert told[0].startswith(f"http://{fake_camera.address}/live: ")
+    assert told[0].startswith(f"http://{fake_camera.address}/…: ")
     assert told[0].endswith("; looking for it again")
-    assert told[1] == f"http://{fake_camera.address}/live: found again"
+    assert told[1] == f"http://{fake_camera.address}/…: found again"
     assert "secret" not in "".join(told)
 
 
@@ -263,7 +381,7 @@ def test_stopping_ends_whoever_waits(fake_camera: FakeCamera) -> None:
         ("77", "77: cannot be read"),
         ("/dev/video77", "/dev/video77: cannot be read: No such file or directory"),
         ("ftp://door/a.mp4", "ftp://… is not read; expected http, https"),
-        ("rtsp://user:secret@127.0.0.1:9/x", "rtsp://127.0.0.1:9/x: cannot be read: Connection"),
+        ("rtsp://user:secret@127.0.0.1:9/x", "rtsp://127.0.0.1:9/…: cannot be read: Connection"),
         ("{folder}/empty", "no pictures in it; expected .bmp"),
         ("{folder}/text.mp4", "cannot be read: Invalid data"),
         ("{folder}/sound.mkv", "no video in it"),
@@ -289,7 +407,7 @@ def test_names_are_read_without_opening_anything(monkeypatch: pytest.MonkeyPatch
         Kind.DEVICE, "/dev/video0", "v4l2",
     )  # fmt: skip
     assert place("-").kind is Kind.STDIN
-    assert place("RTSP://a:b@door/x?c=1").name == "rtsp://door/x?c=1"
+    assert place("RTSP://a:b@door/x?c=1").name == "rtsp://door/…"
     assert ("rtsp_transport", "tcp") in place("rtsp://door").options
     assert "secret" not in repr(place("rtsp://user:secret@door"))
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -332,12 +450,12 @@ def test_each_change_of_a_file_is_explained_however_fast_it_is_read(
 
 
 def test_a_broken_video_is_an_error_after_its_good_part(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "b.jpg").symlink_to("/proc/self/mem")  # a file whose first byte cannot be read
     (tmp_path / "a.jpg").write_bytes(jpeg(RED))
     with open_source(tmp_path) as source:
         watching = watch(client, source)
         assert next(watching).answer.smoothed_label == "red"
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(OSError, match="Input/output error"):
             next(watching)
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 from limelens.cli.answers import DEFAULT_SERVER, RegionOption, Version, parse_region
 from limelens.cli.connection import NOTHING, Credentials, connect, securely
@@ -26,6 +28,7 @@ from limelens.cli.explaining import parse_hide
 from limelens.cli.explanations import explanation_document
 from limelens.cli.printing import AsJson, err, out, print_json
 from limelens.serve.errors import PermissionDeniedError
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.answers import FrameAnswer, ModelInfo
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 _MAX_CHANGES: Final = 1000
 """Changes that the document at the end names, the last ones."""
 _RATE_OVER_S: Final = 5.0
+_LONGEST_PART: Final = 80
+"""Bytes of a camera's name and of a label in the name of a file."""
 _BAD: Final = ("invalid", "failed")
 
 
@@ -222,6 +227,7 @@ class _Report:
         self._explained: Counter[str] = Counter()
         self._last: FrameAnswer | None = None
         self._num_changes = 0
+        self._is_disk_told = False
         self._changes: deque[dict[str, Any]] = deque(maxlen=_MAX_CHANGES)
         self._classified: deque[float] = deque()
 
@@ -299,7 +305,8 @@ class _Report:
             if status != "classified"
         )
         return (
-            f"{num_frames} frames{f' ({others})' if others else ''}, {self._num_changes} changes, "
+            f"{counted(num_frames, 'frame')}{f' ({others})' if others else ''}, "
+            f"{counted(self._num_changes, 'change')}, "
             f"{self.source.num_skipped} skipped"
         )
 
@@ -307,11 +314,36 @@ class _Report:
         change = answer.explanation
         if self._folder is None or change is None or change.explanation is None:
             return None
-        label = re.sub(r"[^\w-]+", "_", change.label)
-        camera_id = re.sub(r"[^\w-]+", "_", self._camera_id)
-        path = self._folder / f"{camera_id}-{answer.frame_id:06}-{label}.png"
-        path.write_bytes(change.explanation.explanations[0].overlay_png)
+        name = f"{_file_name(self._camera_id)}-{answer.frame_id:06}-{_file_name(change.label)}.png"
+        path = self._folder / name
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, change.explanation.explanations[0].overlay_png)
+        except OSError as error:
+            # Watching goes on: an overlay is beside the point.
+            if not self._is_disk_told:
+                _say(f"{path}: {error.strerror}; going on without overlays that cannot be written")
+            self._is_disk_told = True
+            return None
+        self._is_disk_told = False
         return path
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Writes a file so that nobody ever finds a part of it."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _file_name(text: str) -> str:
+    """A part of a file's name that stands for a text, short enough for every file system."""
+    plain = re.sub(r"[^\w-]+", "_", text).encode()[:_LONGEST_PART]
+    return plain.decode(errors="ignore")
 
 
 @contextmanager
@@ -334,7 +366,10 @@ def _lines(report: _Report) -> Iterator[Any]:
     if not out.is_terminal:
         yield lambda seen, written: _print_news(seen, written)
         return
-    with Live(console=out, auto_refresh=True, refresh_per_second=5, transient=True) as live:
+    with (
+        Live(console=out, auto_refresh=True, refresh_per_second=5, transient=True) as live,
+        _say.above(out if err.is_terminal else err),
+    ):
 
         def show(seen: Seen, written: Path | None) -> None:
             _print_news(seen, written)
@@ -356,7 +391,7 @@ def _print_news(seen: Seen, written: Path | None) -> None:
             out.print(f"{where}  why {escape(change.label)}: {escape(str(written))}")
         return
     if answer.status in _BAD:
-        err.print(f"{where}: [red]{escape(answer.reason)}[/]")
+        _say.console.print(f"{where}: [red]{escape(answer.reason)}[/]")
     if answer.changed:
         out.print(f"{where}  {_decision(answer)}")
 
@@ -368,14 +403,18 @@ def _decision(answer: FrameAnswer) -> str:
     return f"[bold red]{label}[/] [red](alert)[/]" if answer.alert else f"[bold]{label}[/]"
 
 
-def _status(report: _Report, answer: FrameAnswer) -> str:
+def _status(report: _Report, answer: FrameAnswer) -> Text:
     scores = answer.prediction.scores if answer.prediction is not None else ()
     best = f"{escape(scores[0].label)} {scores[0].probability:.2f}" if scores else ""
     dropped = answer.dropped_frames + report.source.num_skipped
-    return (
+    line = (
         f"{_decision(answer)}   [dim]now {best}   {report.fps:.1f} frames/s   {dropped} dropped   "
         f"{answer.timings_ms.total:.0f} ms[/]"
     )
+    # One that wraps leaves its second half behind when it is drawn again.
+    text = Text.from_markup(line, overflow="ellipsis")
+    text.no_wrap = True
+    return text
 
 
 def _line(seen: Seen, written: Path | None) -> dict[str, Any]:
@@ -415,8 +454,26 @@ def _line(seen: Seen, written: Path | None) -> dict[str, Any]:
     return line
 
 
-def _say(message: str) -> None:
-    err.print(escape(message))
+class _Messages:
+    """What people should know, on stderr, or above a status line that another console draws."""
+
+    def __init__(self) -> None:
+        self.console = err
+
+    def __call__(self, message: str) -> None:
+        self.console.print(escape(message))
+
+    @contextmanager
+    def above(self, console: Console) -> Iterator[None]:
+        """Has messages printed by a console that knows of the line below them."""
+        self.console = console
+        try:
+            yield
+        finally:
+            self.console = err
+
+
+_say: Final = _Messages()
 
 
 @contextmanager

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 from limelens.serve.errors import LimelensError
+from limelens.serve.folders import Found, walk
+from limelens.serve.image import SUFFIXES
+from limelens.serve.redaction import without_secrets
 
-PICTURES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 _SCHEMES: Final = frozenset({"http", "https", "rtmp", "rtmps", "rtsp", "rtsps", "srt", "udp"})
 _EXPECTED: Final = (
     "expected a device's number, /dev/videoN, an address such as rtsp://…, a video, a folder of "
     "pictures, or - for standard input"
 )
+_MAY_BE_ADDRESS: Final = re.compile(r"@|://|^\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_ADVICE: Final = "; in a password, / ? # [ and @ are written %2F %3F %23 %5B and %40"
 
 
 class SourceError(LimelensError):
@@ -42,11 +45,12 @@ class Place:
     """Where frames come from.
 
     Args:
-        name: As people are told of it: without the password.
+        name: As people are told of it: of an address only what cannot be a password.
         kind: What kind of a place it is.
         path: As it is opened.
         format: The format to read it by; empty finds it out.
         options: For the reader.
+        advice: Said where it cannot be opened; empty where there is nothing to say.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Place:
     path: str = field(repr=False)
     format: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    advice: str = ""
 
 
 def place(source: str) -> Place:
@@ -66,30 +71,39 @@ def place(source: str) -> Place:
         return Place("standard input", Kind.STDIN, source)
     if source.isascii() and source.isdecimal():
         return _device(source)
-    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", source, re.IGNORECASE)
+    scheme = re.match(r"\s*([a-z][a-z0-9+.-]*)://", source, re.IGNORECASE)
     if scheme:
-        return _address(source, scheme[1].lower())
+        return _address(source.strip(), scheme[1].lower())
     path = Path(source)
     if source.startswith("/dev/video"):
         return Place(source, Kind.DEVICE, source, format="v4l2")
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in PICTURES):
-        return Place(source, Kind.PICTURES, source)
-    if not path.exists():
-        raise SourceError(f"{source}: there is no such file; {_EXPECTED}")
-    return Place(source, Kind.VIDEO, source)
+    try:
+        if path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES):
+            return Place(source, Kind.PICTURES, source)
+        if path.exists():
+            return Place(source, Kind.VIDEO, source)
+    except (OSError, ValueError):
+        # Too long for a name, say.
+        pass
+    # An address that was mistyped may hold a password.
+    shown = "what was given" if _MAY_BE_ADDRESS.search(source) else source
+    raise SourceError(f"{shown}: there is no such file; {_EXPECTED}")
 
 
-def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder and of those in it, by name; or the one picture that it is.
+def pictures(folder: Path) -> Found:
+    """The images of a folder and of those in it, and what was left out; or the one file that it is.
 
     Raises:
         SourceError: There are none.
     """
     if folder.is_file():
-        return [folder]
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    if not found:
-        raise SourceError(f"{folder}: no pictures in it; expected {', '.join(sorted(PICTURES))}")
+        return Found((folder,), (), ())
+    try:
+        found = walk(folder)
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
+    if not found.images:
+        raise SourceError(f"{folder}: no pictures in it; expected {', '.join(sorted(SUFFIXES))}")
     return found
 
 
@@ -103,8 +117,9 @@ def _device(number: str) -> Place:
 def _address(source: str, scheme: str) -> Place:
     if scheme not in _SCHEMES:
         raise SourceError(f"{scheme}://… is not read; expected {', '.join(sorted(_SCHEMES))}")
-    parts = urlsplit(source)
-    name = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    name = without_secrets(source)
     # Over UDP, lost packets are grey smears that a model takes for something.
     options = (("rtsp_transport", "tcp"),) if scheme.startswith("rtsp") else ()
-    return Place(name, Kind.ADDRESS, source, options=options)
+    # The password has one of these itself, or an @ stands in a path.
+    advice = _ADVICE if name.endswith("://…") else ""
+    return Place(name, Kind.ADDRESS, source, options=options, advice=advice)

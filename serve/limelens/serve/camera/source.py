@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from limelens.serve.camera.places import Kind, Place, SourceError, pictures, place
+from limelens.serve.camera.timeline import Timeline
 from limelens.serve.camera.video import Video, to_jpeg
 from limelens.serve.client import Frame
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 DEFAULT_QUALITY: Final = 90
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 30.0
+_ENOUGH_WITHOUT: Final = 2
+"""Frames without a timestamp of which people are told; one alone is nothing."""
+_TOLERANCE_S: Final = 1e-6
 _log = logging.getLogger(__name__)
 
 
@@ -114,6 +118,7 @@ class Source:
         where: Place,
         video: Video | None,
         *,
+        files: tuple[Path, ...],
         is_live: bool,
         max_fps: float | None,
         quality: int,
@@ -122,6 +127,7 @@ class Source:
         self.name = where.name
         self.is_live = is_live
         self._where = where
+        self._files = files
         self._interval_s = 1 / max_fps if max_fps else 0.0
         self._quality = quality
         self._tell = tell
@@ -206,7 +212,7 @@ class Source:
             self._slot.end()
 
     def _read_pictures(self) -> None:
-        for path in pictures(Path(self._where.path)):
+        for path in self._files:
             if self.is_stopped:
                 return
             self._slot.put_next(_Read(path.read_bytes, None, str(path)))
@@ -251,23 +257,35 @@ class Source:
 
     def _read_once(self, video: Video) -> None:
         put = self._slot.put_newest if self.is_live else self._slot.put_next
-        next_s = 0.0
+        timeline = Timeline(video.rate)
+        next_s: float | None = None
+        is_told = False
+        goes_by_time = not self.is_live and self._interval_s > 0
         try:
             for frame in video.frames():
                 if self.is_stopped:
                     return
-                at_s = frame.time
-                if not self.is_live and self._interval_s and at_s is not None:
-                    if at_s < next_s:
+                at_s = timeline.time_of(frame.time)
+                if goes_by_time:
+                    if timeline.num_without >= _ENOUGH_WITHOUT and not is_told:
+                        is_told = True
+                        self._tell(
+                            f"{self.name}: frames without timestamps; they are taken to come at "
+                            f"{video.rate:.3g} a second"
+                        )
+                    if next_s is not None and at_s < next_s - _TOLERANCE_S:
                         continue
-                    next_s = max(next_s + self._interval_s, at_s)
-                told = "" if video.is_endless or at_s is None else f"{at_s:.3f} s"
+                    earliest_s = (at_s if next_s is None else next_s) + self._interval_s
+                    next_s = max(earliest_s, at_s)
+                told = "" if video.is_endless else f"{at_s:.3f} s"
                 captured_at = datetime.now(UTC) if video.is_endless else None
 
                 def encode(frame: VideoFrame = frame) -> bytes:
                     return to_jpeg(frame, self._quality)
 
                 put(_Read(encode, captured_at, told))
+            if video.num_broken and not video.is_endless:
+                self._tell(f"{self.name}: {video.num_broken} packets could not be decoded")
         finally:
             video.close()
 
@@ -301,8 +319,12 @@ def open_source(
     """
     where = place(str(source))
     video = None
+    files: tuple[Path, ...] = ()
     if where.kind is Kind.PICTURES:
-        pictures(Path(where.path))
+        found = pictures(Path(where.path))
+        files = found.images or found.files
+        for one in found.unreachable[:1]:
+            tell(f"{len(found.unreachable)} left out, such as {one.path}: {one.reason}")
     else:
         video = Video(where)
     if live is None:
@@ -310,6 +332,7 @@ def open_source(
     return Source(
         where,
         video,
+        files=files,
         is_live=live and video is not None,
         max_fps=max_fps,
         quality=quality,

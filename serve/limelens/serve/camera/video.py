@@ -9,14 +9,17 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from limelens.serve.camera.orientation import to_upright
 from limelens.serve.camera.places import Kind, Place, SourceError
 from limelens.serve.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
-    from PIL.Image import Image
+    from av.video.stream import VideoStream
+    from PIL.Image import Image, Transpose
 
+_USUAL_RATE: Final = 25.0
 _TIMEOUT_S: Final = 10.0
 """A camera that says nothing for so long is lost."""
 
@@ -41,6 +44,7 @@ class Video:
                 "pip install 'limelens[camera]'"
             ) from error
         self._name = place.name
+        self._advice = place.advice
         self._errors = (av.FFmpegError, OSError)
         self._broken = av.error.InvalidDataError
         file: Any = place.path
@@ -58,16 +62,27 @@ class Video:
             )
         except self._errors as error:
             raise self._lost(error) from error
-        if not self._container.streams.video:
+        # The first one may be the picture on a cover.
+        stream = self._container.streams.best("video")
+        if stream is None:
             self._container.close()
             raise SourceError(f"{self._name}: no video in it; expected a video or a camera")
-        self._stream = self._container.streams.video[0]
+        self._stream: VideoStream = stream
+        self.num_broken = 0
+        """Packets that could not be decoded so far."""
         self.is_endless = (
             place.kind is Kind.ADDRESS and self._container.duration is None
         ) or place.kind is Kind.DEVICE
         """Whether it is a camera: a file that lies on a server has a duration."""
         # By frames is faster, and holds back as many frames as there are threads.
         self._stream.thread_type = "SLICE" if self.is_endless else "AUTO"
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, as far as that is known."""
+        stream = self._stream
+        found = stream.guessed_rate or stream.average_rate or stream.base_rate
+        return float(found) if found else _USUAL_RATE
 
     def frames(self) -> Iterator[VideoFrame]:
         """Decoded frames; broken packets are left out.
@@ -80,7 +95,7 @@ class Video:
                 try:
                     yield from packet.decode()
                 except self._broken:
-                    continue
+                    self.num_broken += 1
         except self._errors as error:
             raise self._lost(error) from error
 
@@ -91,7 +106,7 @@ class Video:
     def _lost(self, error: Exception) -> SourceError:
         # Without the name that is in the error, which may hold a password.
         reason = getattr(error, "strerror", None) or type(error).__name__
-        return SourceError(f"{self._name}: cannot be read: {reason}")
+        return SourceError(f"{self._name}: cannot be read: {reason}{self._advice}")
 
 
 def to_jpeg(frame: VideoFrame, quality: int) -> bytes:
@@ -102,8 +117,17 @@ def to_jpeg(frame: VideoFrame, quality: int) -> bytes:
         quality: 1 to 95, as of Pillow.
     """
     image: Image = frame.to_image()  # type: ignore[no-untyped-call]
-    if frame.rotation:
-        image = image.rotate(frame.rotation, expand=True)
+    if (turn := _turn(frame)) is not None:
+        image = image.transpose(turn)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+def _turn(frame: VideoFrame) -> Transpose | None:
+    try:
+        # The stubs name side data of other kinds alone.
+        matrix: Any = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]
+    except KeyError:
+        return None
+    return to_upright(bytes(matrix))
