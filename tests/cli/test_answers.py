@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,7 +121,7 @@ def test_a_folder_stands_for_its_pictures(
         str(path) for path in (red, folder / "b.png", folder / "doors/a.png", folder / "page.jpg")
     ]
     assert [answer.get("label") for answer in result.json] == ["red", "red", "red", None]
-    assert "1 files are no pictures, such as doors/notes.txt" in result.stderr
+    assert "1 file not read as pictures, such as doors/notes.txt" in result.stderr
     empty = tmp_path / "empty"
     empty.mkdir()
     result = limelens("classify", empty, *asked)
@@ -138,6 +139,34 @@ def test_of_odd_pictures_nothing_but_answers_is_printed(one_model: Path, data_fo
     assert result.returncode == 1
     for line in (*result.stdout.splitlines(), *result.stderr.splitlines()):
         assert line.startswith(str(folder))
+
+
+@pytest.mark.parametrize("command", ["classify", "explain", "similar"])
+def test_a_picture_may_come_on_standard_input(
+    one_model: Path, red: Path, tmp_path: Path, command: str
+) -> None:
+    arguments = [command, "-", "--model", str(one_model / "colours" / "1" / "model.onnx"), "--json"]
+    if command == "similar":
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "red.png").write_bytes(red.read_bytes())
+        index = [sys.executable, "-m", "limelens.cli", "index", str(tmp_path / "in")]
+        index += [*arguments[2:], "--out", str(tmp_path / "i")]
+        subprocess.run(index, check=True, capture_output=True)
+        arguments.insert(1, str(tmp_path / "i"))
+    with red.open("rb") as file:
+        found = subprocess.run(
+            [sys.executable, "-m", "limelens.cli", *arguments],
+            stdin=file, capture_output=True, check=True, timeout=120,
+        )  # fmt: skip
+    document = json.loads(found.stdout)
+    answer = document if command == "explain" else document[0]
+    assert answer["path"] == "-"
+    assert "error" not in answer
+
+
+def test_standard_input_is_read_once(limelens: Run) -> None:
+    assert limelens("classify", "-", "-").exit_code == 2
+    assert limelens("explain", "-", "x.png").exit_code == 2
 
 
 def test_a_picture_over_the_servers_limit_does_not_stop_the_others(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,14 +14,16 @@ from rich.markup import escape
 
 from limelens.cli.connection import NOTHING, OF_THE_SERVER, Credentials, connect, securely
 from limelens.cli.printing import AsJson, err, out, print_json
-from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.errors import InvalidRequestError, LimelensError, UnreadableFileError
 from limelens.serve.image import Region
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.answers import Classification
     from limelens.serve.client import ClassifyArguments, Client
     from limelens.serve.similar import Pictured
 
+STDIN: Final = Path("-")
 DEFAULT_SERVER: Final = "127.0.0.1:8500"
 _MOST: Final = 2**31 - 1
 
@@ -56,7 +59,8 @@ def classify(
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them.",
+            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them, or - for one on "
+            "standard input.",
             show_default=False,
         ),
     ],
@@ -88,6 +92,8 @@ def classify(
         "top_k": top_k,
         "threshold": threshold,
     }
+    if images.count(STDIN) > 1:
+        raise typer.BadParameter("- is standard input, which is read once")
     files = list(_files(images))
     answers: list[dict[str, Any]] = []
     with open_client(server, model, device, credentials) as client:
@@ -142,10 +148,17 @@ def parse_region(text: str | None) -> Region | None:
         raise typer.BadParameter(f"--region: {error.description}") from None
 
 
+def picture_of(image: Path) -> Path | bytes:
+    """What a command's argument stands for: a file, or with `-` what comes on standard input."""
+    return sys.stdin.buffer.read() if image == STDIN else image
+
+
 def of_picture(error: LimelensError) -> str:
     """The reason alone where the picture is to blame, which the path names already."""
     if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
         return error.description
+    if isinstance(error, UnreadableFileError):
+        return str(error.strerror)
     return str(error)
 
 
@@ -168,14 +181,16 @@ def pictures_in(folder: Path) -> Sequence[Pictured]:
 
     pictures, others = find_pictures(folder)
     for other in others[:1]:
-        err.print(f"{len(others)} files are no pictures, such as {escape(other.path)}")
+        err.print(
+            f"{counted(len(others), 'file')} not read as pictures, such as {escape(other.path)}"
+        )
     return pictures
 
 
 def _classified(client: Client, image: Path, arguments: ClassifyArguments) -> dict[str, Any]:
     """What became of one picture, as JSON."""
     try:
-        return _answer(image, client.classify(image, **arguments))
+        return _answer(image, client.classify(picture_of(image), **arguments))
     except OF_THE_SERVER:  # it answers none of the other pictures either
         raise
     except LimelensError as error:

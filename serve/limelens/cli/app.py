@@ -32,11 +32,14 @@ from limelens.cli import (
     tokens,
     training,
 )
+from limelens.cli.helping import Command, Group
+from limelens.cli.printing import print_notes
 from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 
 app = typer.Typer(
     name="limelens",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -50,25 +53,25 @@ app = typer.Typer(
 
 _LEARN, _USE = "Train and export", "Serve and ask"
 
-app.command(rich_help_panel=_LEARN)(ingesting.ingest)
-app.command(rich_help_panel=_LEARN)(reporting.inspect)
-app.command(rich_help_panel=_LEARN)(training.train)
-app.command(rich_help_panel=_LEARN)(evaluating.evaluate)
-app.command(rich_help_panel=_LEARN)(evaluating.calibrate)
-app.command(rich_help_panel=_LEARN)(exporting.export)
-app.command(rich_help_panel=_LEARN)(drawing.synthesize)
-app.command(rich_help_panel=_LEARN)(drawing.scenes)
-app.command(rich_help_panel=_USE)(serving.serve)
-app.command(rich_help_panel=_USE)(tokens.token)
-app.command(rich_help_panel=_USE)(signing.sign)
-app.command(rich_help_panel=_USE)(answers.classify)
-app.command(rich_help_panel=_USE)(explaining.explain)
-app.command(rich_help_panel=_USE)(camera.camera)
-app.command(rich_help_panel=_USE)(similar.index)
-app.command(rich_help_panel=_USE)(similar.similar)
-app.command(rich_help_panel=_USE)(bench.bench)
-app.command(rich_help_panel=_USE)(doctor.doctor)
-app.command(rich_help_panel=_USE)(demo.demo)
+app.command(cls=Command, rich_help_panel=_LEARN)(ingesting.ingest)
+app.command(cls=Command, rich_help_panel=_LEARN)(reporting.inspect)
+app.command(cls=Command, rich_help_panel=_LEARN)(training.train)
+app.command(cls=Command, rich_help_panel=_LEARN)(evaluating.evaluate)
+app.command(cls=Command, rich_help_panel=_LEARN)(evaluating.calibrate)
+app.command(cls=Command, rich_help_panel=_LEARN)(exporting.export)
+app.command(cls=Command, rich_help_panel=_LEARN)(drawing.synthesize)
+app.command(cls=Command, rich_help_panel=_LEARN)(drawing.scenes)
+app.command(cls=Command, rich_help_panel=_USE)(serving.serve)
+app.command(cls=Command, rich_help_panel=_USE)(tokens.token)
+app.command(cls=Command, rich_help_panel=_USE)(signing.sign)
+app.command(cls=Command, rich_help_panel=_USE)(answers.classify)
+app.command(cls=Command, rich_help_panel=_USE)(explaining.explain)
+app.command(cls=Command, rich_help_panel=_USE)(camera.camera)
+app.command(cls=Command, rich_help_panel=_USE)(similar.index)
+app.command(cls=Command, rich_help_panel=_USE)(similar.similar)
+app.command(cls=Command, rich_help_panel=_USE)(bench.bench)
+app.command(cls=Command, rich_help_panel=_USE)(doctor.doctor)
+app.command(cls=Command, rich_help_panel=_USE)(demo.demo)
 
 
 def _print_version(wanted: bool) -> None:
@@ -87,6 +90,7 @@ def _options(
     ] = False,
 ) -> None:
     del version
+    print_notes()
 
 
 def main() -> None:

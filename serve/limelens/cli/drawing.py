@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Made and filled.", show_default=False)],
-    num_images: Annotated[int, typer.Option(min=10, help="For each label, all splits.")] = 500,
+    num_images: Annotated[
+        int, typer.Option(min=10, help="Pictures of each of the two labels, all splits together.")
+    ] = 500,
+    num_workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
     ] = 0,
@@ -25,7 +28,7 @@ def synthesize(
     """Draws faces with and without masks, for trying out the whole chain without any data."""
     from limelens.train.synthetic import write_dataset
 
-    write_dataset(folder, num_images, seed)
+    write_dataset(folder, num_images, seed, num_workers=num_workers)
     if as_json:
         print_json({"data": str(folder), "num_images_per_label": num_images, "seed": seed})
     else:

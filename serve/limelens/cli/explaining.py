@@ -13,6 +13,7 @@ from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.answers import (
+    STDIN,
     Device,
     Model,
     RegionOption,
@@ -20,6 +21,7 @@ from limelens.cli.answers import (
     Version,
     open_client,
     parse_region,
+    picture_of,
     pictures_in,
     served_name,
 )
@@ -56,7 +58,8 @@ def explain(
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them.",
+            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them, or - for one on "
+            "standard input.",
             show_default=False,
         ),
     ],
@@ -231,6 +234,8 @@ def explain(
                 raise typer.BadParameter(
                     f"{option} is for one picture; of several write a page with --report"
                 )
+    if STDIN in images and not (is_one and report is None):
+        raise typer.BadParameter("- is for one picture, without --report")
     if check and not (is_one and report is None):
         raise typer.BadParameter("--check is for one picture, without --report")
     if check and contrast and not label:
@@ -267,6 +272,8 @@ def explain(
                 _explain_one(client, images[0], arguments, written, check=check, as_json=as_json)
                 return
             answers = _explain_several(client, images, arguments, report)
+    except LimelensError:
+        raise
     except OSError as error:
         raise LimelensError(f"{error.filename}: {error.strerror}") from error
     if as_json:
@@ -302,7 +309,7 @@ def _explain_one(
     if steps is not None or check:
         here = _here(client, "--check" if check else "--steps")
         with SampleBar() as bar:
-            found, fully = here.explain_fully(image, bar.told, **arguments)
+            found, fully = here.explain_fully(picture_of(image), bar.told, **arguments)
         if steps is not None:
             _draw_steps(here, fully, arguments, steps)
         if check:
@@ -335,9 +342,9 @@ def _explain_one(
 
 def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExplanation:
     if not err.is_terminal:
-        return client.explain(image, **arguments)
+        return client.explain(picture_of(image), **arguments)
     with SampleBar() as bar:
-        for update in client.explain_stream(image, **arguments):
+        for update in client.explain_stream(picture_of(image), **arguments):
             bar.told(update)
     return update.explanation
 

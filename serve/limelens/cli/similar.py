@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from limelens.cli.answers import (
+    STDIN,
     Device,
     Model,
     RegionOption,
@@ -21,11 +22,13 @@ from limelens.cli.answers import (
     of_picture,
     open_client,
     parse_region,
+    picture_of,
     served_name,
 )
 from limelens.cli.connection import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.printing import AsJson, PictureBar, err, out, print_json
 from limelens.serve.errors import LimelensError
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.similar import Made, Neighbour
@@ -100,7 +103,9 @@ def similar(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...", help="JPEG, PNG, WebP, BMP or GIF files.", show_default=False
+            metavar="IMAGE...",
+            help="JPEG, PNG, WebP, BMP or GIF files, or - for one on standard input.",
+            show_default=False,
         ),
     ],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each picture.")] = 5,
@@ -133,6 +138,8 @@ def similar(
     """
     from limelens.serve.similar import load_index
 
+    if STDIN in images and (len(images) > 1 or sheet is not None):
+        raise typer.BadParameter("- is for one picture, without --sheet")
     looked_at = parse_region(region)
     found = load_index(index_file)
     name = served_name(server, model)
@@ -143,7 +150,7 @@ def similar(
         for image in images:
             try:
                 asked = client.embed(
-                    image, model=name, version=version, region=looked_at, normalize=True
+                    picture_of(image), model=name, version=version, region=looked_at, normalize=True
                 )
             except OF_THE_SERVER:  # it answers none of the other pictures either
                 raise
@@ -216,7 +223,7 @@ def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
 
 
 def _print_index(report: dict[str, Any]) -> None:
-    labels = f" of {len(report['labels'])} labels" if report["labels"] else ""
+    labels = f" of {counted(len(report['labels']), 'label')}" if report["labels"] else ""
     out.print(
         f"Wrote [bold]{escape(report['index'])}[/]: {report['num_images']} pictures{labels} in "
         f"{report['embedding_size']} numbers each, by {escape(report['model'])} version "

@@ -1,0 +1,99 @@
+"""What a slip of the pen costs: it is refused before torch is loaded, which takes seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MODEL = Path(__file__).parents[2] / "models" / "facemask" / "1" / "model.onnx"
+CODE = """
+import sys
+from limelens.cli import main
+try:
+    main()
+finally:
+    print("torch" if "torch" in sys.modules else "no torch")
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for number in range(4):
+        path = tmp_path / "data" / ("with_mask", "other")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), 60 * number, np.uint8)).save(path)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "nowhere"), "nowhere is no folder"),
+        (("train", "{data}/with_mask"), "has no label folders"),
+        (("train", "{data}", "--alert-label", "intruder"), "none of the labels other, with_mask"),
+        (("train", "{data}", "--epochs", "3", "--config", "gone.toml"), "gone.toml cannot be read"),
+        (("train", "{data}", "--start-from", "gone"), "gone is not there"),
+        (("train", "{data}", "--macro", "gone.csv"), "gone.csv cannot be read"),
+        (("train", "{data}", "--label-column", "x"), "has no table"),
+        (("train", "nowhere", "--preview", "x.png"), "nowhere is no folder"),
+        (("train", "nowhere", "--find-learning-rate", "x.png"), "nowhere is no folder"),
+        (("evaluate", "gone", "{data}"), "gone is not there"),
+        (("evaluate", "{model}", "nowhere"), "nowhere is no folder"),
+        (("calibrate", "gone", "{data}"), "gone is not there"),
+        (("export", "gone", "--name", "x"), "gone is not there"),
+        (("inspect", "nowhere"), "nowhere is no folder"),
+    ],
+)
+def test_paths_splits_and_labels_are_checked_before_torch_is_loaded(
+    data: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    given = [one.format(data=data, model=MODEL) for one in arguments]
+    result = subprocess.run(
+        [sys.executable, "-c", CODE, *given],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert words in result.stderr
+    assert result.stdout == "no torch\n"
+
+
+def test_a_split_that_is_not_there_is_refused_before_torch_is_loaded(
+    data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "divided").mkdir()
+    data.rename(tmp_path / "divided" / "Train")
+    result = subprocess.run(
+        [sys.executable, "-c", CODE, "evaluate", str(MODEL), "divided", "--split", "test"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "divided has the splits ['train']; expected 'test'" in result.stderr
+    assert result.stdout == "no torch\n"
+
+
+def test_what_a_table_was_read_as_is_said_once_on_stderr(
+    data: Path, tmp_path: Path, limelens: Callable[..., Any]
+) -> None:
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in data.rglob("*.png"))
+    table = tmp_path / "labels.csv"
+    rows = [f"{file},{'ab'[number % 2]},x" for number, file in enumerate(files)]
+    table.write_text("\n".join(["file,label,camera", *rows]))
+    result = limelens("inspect", table, "--json")
+    assert result.exit_code == 0
+    assert result.json["labels"] == ["a", "b"]
+    said = f"{table}: images by 'file' in {tmp_path}; labels in 'label'; not read: 'camera'"
+    assert result.stderr.splitlines().count(said) == 1
