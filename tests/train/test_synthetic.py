@@ -30,6 +30,14 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
 
 
+def test_several_processes_write_the_same_files(tmp_path: Path) -> None:
+    for num_workers in (1, 2):
+        write_dataset(tmp_path / str(num_workers), 10, 5, size=32, num_workers=num_workers)
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+    for name in files(tmp_path / "1"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
 def test_a_dataset_has_its_splits_and_labels(tmp_path: Path) -> None:
     counts = write_dataset(tmp_path, 12, seed=3, size=48)
     assert counts == {"train": 10, "val": 1, "test": 1}

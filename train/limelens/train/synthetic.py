@@ -6,7 +6,10 @@ size, blur, things held before the mouth); the mask alone tells them apart. Noth
 of tensors or of training, nor of how people and masks are drawn.
 """
 
+import multiprocessing
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,6 +27,7 @@ Label = Literal["with_mask", "without_mask"]
 LABELS: Final[tuple[Label, Label]] = ("with_mask", "without_mask")
 """The folders that `write_dataset` makes, in the order of class indices."""
 
+_CHUNK: Final = 16
 _SPLITS: Final[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}
 # The bare-mouthed need something before the mouth often enough, or a model learns "no skin there".
 _BARE_DISTRACTORS: Final[tuple[Distractor, ...]] = (
@@ -79,6 +83,7 @@ def write_dataset(
     size: int = 160,
     splits: Mapping[str, float] = _SPLITS,
     quality: int = 90,
+    num_workers: int = 1,
 ) -> dict[str, int]:
     """Writes `folder/{train,val,test}/{with_mask,without_mask}/0000.jpg` and so on.
 
@@ -91,6 +96,8 @@ def write_dataset(
         size: The longer side in pixels, 16 or more.
         splits: Each split's share, by name; they sum to 1.
         quality: JPEG quality, 1 to 95.
+        num_workers: Processes; the files are the same. More than one are spawned: a script that
+            asks for them guards its own start by `if __name__ == "__main__"`.
 
     Returns:
         How many pictures of each label went into each split.
@@ -107,16 +114,40 @@ def write_dataset(
     counts = {name: max(1, round(num_images_per_label * share)) for name, share in splits.items()}
     largest = max(counts, key=lambda name: counts[name])
     counts[largest] += num_images_per_label - sum(counts.values())
+    jobs = []
     for split_index, (split, count) in enumerate(counts.items()):
         for label_index, label in enumerate(LABELS):
             target = folder / split / label
             target.mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 # A stream of its own for each picture: a larger set begins with a smaller one's.
-                rng = np.random.default_rng([seed, split_index, label_index, number])
-                image = render_sample(rng, label, _random_shape(rng, size))
-                Image.fromarray(image).save(target / f"{number:04d}.jpg", quality=quality)
+                stream = (seed, split_index, label_index, number)
+                jobs.append(_Job(target / f"{number:04d}.jpg", label, stream, size, quality))
+    if num_workers > 1:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+            list(pool.map(_write, jobs, chunksize=_CHUNK))
+    else:
+        for job in jobs:
+            _write(job)
     return counts
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to write."""
+
+    path: Path
+    label: Label
+    stream: tuple[int, int, int, int]
+    size: int
+    quality: int
+
+
+def _write(job: _Job) -> None:
+    rng = np.random.default_rng(job.stream)
+    image = render_sample(rng, job.label, _random_shape(rng, job.size))
+    Image.fromarray(image).save(job.path, quality=job.quality)
 
 
 def _random_shape(rng: np.random.Generator, size: int) -> tuple[int, int]:
