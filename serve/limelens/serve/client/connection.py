@@ -18,6 +18,7 @@ import grpc
 
 from limelens.serve.addresses import is_loopback
 from limelens.serve.client.asking import CallArguments
+from limelens.serve.client.channels import MAX_CONNECTIONS
 from limelens.serve.client.files import read_file
 from limelens.serve.errors import ExpiredError, InvalidRequestError
 from limelens.serve.redaction import without_secrets
@@ -36,6 +37,7 @@ _SERVICE: Final = "limelens.v1.ClassifierService"
 # Not the cameras' stream: frames that were sent once are old when they are sent again.
 _RETRIED: Final = ("Classify", "Embed", "Explain", "ExplainStream", "ListModels", "GetModel")
 _MAX_RECONNECT_MS: Final = 10_000
+_MOST_CONNECTIONS: Final = 64
 _SCHEME: Final = re.compile(r"(https?|grpcs?|tcp)://", re.IGNORECASE)
 _TOKEN: Final = re.compile(r"[!-~]+")
 _REQUEST_ID: Final = re.compile(r"[ -~]{1,64}")
@@ -91,7 +93,7 @@ class Connection:
 
     Raises:
         InvalidRequestError: The address is a web address, the token would be sent in plaintext
-            to another machine, or a certificate lacks its key.
+            to another machine, a certificate lacks its key, or the number of connections cannot be.
     """
 
     address: str
@@ -105,6 +107,11 @@ class Connection:
     max_connections: int = MAX_CONNECTIONS
 
     def __post_init__(self) -> None:
+        if not 1 <= self.max_connections <= _MOST_CONNECTIONS:
+            raise InvalidRequestError(
+                "max_connections",
+                f"{self.max_connections}; expected 1 to {_MOST_CONNECTIONS}",
+            )
         if _SCHEME.match(self.address):
             raise InvalidRequestError(
                 "address",
