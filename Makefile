@@ -1,5 +1,8 @@
 # Everything runs in .venv, which the first command makes.
 
+# onnxruntime reports to nobody, in whatever is run from here.
+export ORT_DISABLE_TELEMETRY := 1
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

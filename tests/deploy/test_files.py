@@ -257,3 +257,12 @@ def _grace_s(arguments: list[str]) -> float:
 
 def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
+
+
+def test_onnxruntime_reports_nothing_wherever_it_is_deployed() -> None:
+    assert any("ORT_DISABLE_TELEMETRY=1" in value for value in of("ENV"))
+    assert "ORT_DISABLE_TELEMETRY=1" in unit()["Service"]["Environment"].split()
+    assert compose()["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
+    (container,) = pod()["containers"]
+    assert {"name": "ORT_DISABLE_TELEMETRY", "value": "1"} in container["env"]
+    assert "export ORT_DISABLE_TELEMETRY := 1" in (ROOT / "Makefile").read_text()

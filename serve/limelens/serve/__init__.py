@@ -6,6 +6,7 @@ scikit-image.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from limelens.serve.image import Region
 
 __all__ = ["AsyncClient", "Bundle", "Client", "LimelensError", "Region", "load_bundle"]
+
+# Read when onnxruntime is imported, which happens in none but our own modules and those of
+# `limelens.train`: from 1.29 on it sends usage events to its maker unless this is set.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOMES = {
     "AsyncClient": "client",
