@@ -13,7 +13,7 @@ import pytest
 from fuzz.effort import seconds
 from fuzz.image_reader import BrokenRuleError, check, write_corpus
 from fuzz.pictures import bad_pictures, good_pictures, with_checksums
-from limelens.serve import image
+from limelens.serve.image.fitting import Pixels
 
 ROOT = Path(__file__).parents[2]
 HAS_FUZZER = importlib.util.find_spec("atheris") is not None
@@ -38,7 +38,7 @@ def test_checksums_are_made_right_again() -> None:
 
 
 def test_a_reader_that_breaks_a_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "_upright_rgb", lambda picture: np.zeros(picture.size, np.uint8))
+    monkeypatch.setattr(Pixels, "array", lambda pixels: np.zeros(pixels.size, np.uint8))
     with pytest.raises(BrokenRuleError, match=r"\(H, W, 3\)"):
         check(good_pictures()["plain.png"])
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError
 from limelens.serve.image import (
@@ -29,6 +29,7 @@ from limelens.serve.image import (
     read_fitted,
     read_image,
 )
+from limelens.serve.image.fitting import Pixels, fitted
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
@@ -94,7 +95,7 @@ MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "L with trans
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_large_picture_is_read_as_its_parts_are(
     monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
 ) -> None:
@@ -104,16 +105,26 @@ def test_a_large_picture_is_read_as_its_parts_are(
     else:
         picture = Image.fromarray(noise).convert(mode[:1] if " " in mode else mode)
     options: dict[str, Any] = {"transparency": 77} if mode[:2] in ("P", "L ", "I;") else {}
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     file = io.BytesIO()
-    kind = "TIFF" if mode in ("CMYK", "PA") else "PNG"
-    picture.save(file, kind, exif=exif, **options)
-    monkeypatch.setattr("limelens.serve.image.FORMATS", ("PNG", "TIFF"))
-    whole = read_image(file.getvalue())
-    assert whole.shape == ((30, 40, 3) if orientation == 6 else (40, 30, 3))
-    monkeypatch.setattr("limelens.serve.image._STRIP_PIXELS", 200)
-    assert np.array_equal(read_image(file.getvalue()), whole)
+    picture.save(file, "TIFF" if mode in ("CMYK", "PA") else "PNG", **options)
+    stored = Image.open(file)
+    whole = Pixels(stored, orientation).array()
+    assert whole.shape == ((30, 40, 3) if orientation >= 5 else (40, 30, 3))
+    rgb = np.asarray(Pixels(stored).part((0, 0, 30, 40)))
+    assert np.array_equal(whole, ImageOps.exif_transpose(turned(rgb, orientation)))
+    monkeypatch.setattr("limelens.serve.image.fitting._STRIP_PIXELS", 200)
+    assert np.array_equal(Pixels(stored, orientation).array(), whole)
+    rule, region = ResizeRule(5, 4), Region(0.1, 0.2, 0.9, 1.0)
+    assert np.array_equal(
+        fitted(Pixels(stored, orientation), rule, region), fit(whole, rule, region).pixels
+    )
+
+
+def turned(pixels: np.ndarray, orientation: int) -> Image.Image:
+    """Pixels that say of themselves how they are to be turned."""
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = orientation
+    return image
 
 
 PEAK = """

@@ -1,48 +1,43 @@
-"""From bytes to the pixels that a network sees: the one place where this is done.
+"""Where each pixel of a network's input comes from, and bringing an image there.
 
-Training, serving and the command line all call `read_image` and `fit`, or `read_fitted`, which
-gives the same bytes sooner, so that they cannot disagree about orientation, colour or resizing.
-It knows nothing of models or of requests.
+It knows sizes, regions and pixels, whether they are held by Pillow or NumPy, and nothing of how
+files are decoded.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
-from limelens.serve.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError
+from limelens.serve.errors import InvalidImageError, InvalidRequestError
+from limelens.serve.image.inspecting import check_size
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
-"""Of files in these formats."""
-MAX_PIXELS: Final = 50_000_000
 UNSEEN: Final = 65535
 """The segment id of a pixel that the model never saw."""
 
 _MODES_OF_16_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _8_OF_16_BITS: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
-_APP1: Final = 0xE1
-_START_OF_SCAN: Final = 0xDA
 _PAD_GREY: Final = 128
-_STRIP_PIXELS: Final = 1_000_000
+_STRIP_PIXELS: Final = 250_000
+_REDUCING_GAP: Final = 3.0
+_Transpose = Image.Transpose
 _TO_UPRIGHT: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: _Transpose.FLIP_LEFT_RIGHT,
+    3: _Transpose.ROTATE_180,
+    4: _Transpose.FLIP_TOP_BOTTOM,
+    5: _Transpose.TRANSPOSE,
+    6: _Transpose.ROTATE_270,
+    7: _Transpose.TRANSVERSE,
+    8: _Transpose.ROTATE_90,
 }
-"""By the EXIF orientation: what makes the picture stand upright."""
+"""By the EXIF orientation: what makes the image stand upright."""
 
 
 class ResizeMode(StrEnum):
@@ -169,127 +164,7 @@ class Fitted:
         )
 
 
-def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decodes a picture to upright RGB.
-
-    EXIF orientation is applied, transparency put over white, 16 bits scaled to 8, of an
-    animation the first frame is taken. The content decides the format, not a name. Bytes that
-    are damaged in a way that the decoder does not notice (flipped bits in a JPEG) come out as
-    what could be decoded.
-
-    Args:
-        data: A file of one of `FORMATS`.
-        max_pixels: Limit on height times width, checked before pixels are decoded.
-
-    Returns:
-        `(H, W, 3)` uint8.
-
-    Raises:
-        ImageTooLargeError: More pixels than `max_pixels`.
-        InvalidImageError: Not a picture of a known format, or a damaged one.
-    """
-    return _decoded(data, max_pixels, _upright_rgb)
-
-
-def read_fitted(
-    data: bytes, rule: ResizeRule, region: Region | None = None, *, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8]:
-    """Decodes a picture and fits it, without needless copies of its pixels.
-
-    Args:
-        data: As for `read_image`.
-        rule: The bundle's.
-        region: What to look at; None is everything.
-        max_pixels: As for `read_image`.
-
-    Returns:
-        To the byte what `fit(read_image(data), rule, region).pixels` is.
-
-    Raises:
-        InvalidImageError: As `read_image`.
-    """
-    if region is None and (pixels := _jpeg_that_fits(data, rule, max_pixels)) is not None:
-        return pixels
-
-    def fitted(image: Image.Image) -> NDArray[np.uint8]:
-        if image.mode != "RGB" or image.has_transparency_data:
-            return fit(_upright_rgb(image), rule, region).pixels
-        upright = _upright(image)
-        width, height = upright.size
-        box, target = _boxes(height, width, rule, region)
-        cut = upright if box == (0, 0, width, height) else upright.crop(box)
-        return _placed(cut, rule, target)
-
-    return _decoded(data, max_pixels, fitted)
-
-
-def _decoded(
-    data: bytes, max_pixels: int, then: Callable[[Image.Image], NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
-    """What `then` makes of the decoded picture, with every fault of the bytes as our own error."""
-    if not data:
-        raise InvalidImageError("no bytes; expected an encoded picture")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.size, max_pixels)
-            image.load()
-            return then(image)
-    except InvalidImageError:
-        raise
-    except UnidentifiedImageError:
-        raise InvalidImageError(
-            f"not a picture that is read: {_looks_like(data)}; expected {', '.join(FORMATS)}"
-        ) from None
-    # Pillow's own limits; the warning is an error where the caller made warnings errors.
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLargeError(
-            f"claims more pixels than are ever decoded; the limit is {max_pixels:,}"
-        ) from None
-    # A decoder may raise almost anything on broken bytes (struct.error, zlib.error, SyntaxError…).
-    except Exception as error:
-        raise InvalidImageError(f"damaged: {error}") from error
-
-
-def _jpeg_that_fits(data: bytes, rule: ResizeRule, max_pixels: int) -> NDArray[np.uint8] | None:
-    """A JPEG that is of the network's size already, as Pillow would decode it, in half the time.
-
-    Returns:
-        `(H, W, 3)` uint8; None for Pillow to judge: another size or format, colours other than
-        YCbCr and grey, perhaps not upright, or damaged. Without simplejpeg, always.
-    """
-    if not _is_plain_jpeg(data):
-        return None
-    try:
-        import simplejpeg  # what serves has it, what only asks needs it not
-    except ImportError:
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != (rule.height, rule.width) or height * width > max_pixels:
-            return None
-        if colours not in ("YCbCr", "Gray"):
-            return None
-        # Both decode by libjpeg-turbo; Pillow takes its exact ways.
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
-    # A decoder may raise almost anything on broken bytes.
-    except Exception:
-        return None
-    return pixels
-
-
-def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether a JPEG's head says nothing in APP1, where EXIF and XMP tell the orientation."""
-    if data[:2] != b"\xff\xd8":
-        return False
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == _START_OF_SCAN:
-            return True
-        if marker in (_APP1, 0xFF):  # 0xFF may be repeated before a marker
-            return False
-        at += 2 + (data[at + 2] << 8) + data[at + 3]
-    return False
+_Box = tuple[int, int, int, int]
 
 
 def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArray[np.uint8]:
@@ -310,7 +185,7 @@ def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArr
     """
     if height < 1 or width < 1:
         raise InvalidImageError(f"size {height}x{width}; expected at least 1x1")
-    _check_pixels((width, height), max_pixels)
+    check_size(height, width, max_pixels)
     if len(data) != height * width * 3:
         raise InvalidImageError(
             f"{len(data):,} bytes; expected {height}x{width}x3 = {height * width * 3:,}"
@@ -331,12 +206,7 @@ def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = Non
     """
     height, width = pixels.shape[:2]
     box, target = _boxes(height, width, rule, region)
-    # Cut first: with `box` Pillow's filter would also take in pixels just outside of it.
-    cut = Image.fromarray(pixels[box[1] : box[3], box[0] : box[2]])
-    return Fitted(_placed(cut, rule, target), (height, width), box, target)
-
-
-_Box = tuple[int, int, int, int]
+    return Fitted(_placed(Pixels(pixels), box, rule, target), (height, width), box, target)
 
 
 def _boxes(height: int, width: int, rule: ResizeRule, region: Region | None) -> tuple[_Box, _Box]:
@@ -350,10 +220,10 @@ def _boxes(height: int, width: int, rule: ResizeRule, region: Region | None) -> 
     return box, target
 
 
-def _placed(cut: Image.Image, rule: ResizeRule, target: _Box) -> NDArray[np.uint8]:
-    """A cut resized to its place in the network's input."""
+def _placed(pixels: Pixels, box: _Box, rule: ResizeRule, target: _Box) -> NDArray[np.uint8]:
+    """A part of an image resized to its place in the network's input."""
     left, top, right, bottom = target
-    seen = cut.resize((right - left, bottom - top), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    seen = resized(pixels, box, (right - left, bottom - top))
     if target == (0, 0, rule.width, rule.height):
         return np.asarray(seen)
     fitted = np.full((rule.height, rule.width, 3), _PAD_GREY, dtype=np.uint8)
@@ -361,35 +231,121 @@ def _placed(cut: Image.Image, rule: ResizeRule, target: _Box) -> NDArray[np.uint
     return fitted
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"{height}x{width} is {height * width:,} pixels; the limit is {max_pixels:,}"
-        )
+class Pixels:
+    """Decoded pixels that are made upright RGB part by part: never a second whole image.
+
+    Args:
+        stored: As they were decoded: Pillow's image, or `(H, W, 3)` uint8 RGB.
+        orientation: As EXIF counts it.
+    """
+
+    def __init__(self, stored: Image.Image | NDArray[np.uint8], orientation: int = 1) -> None:
+        self._stored = stored
+        self._orientation = orientation
+        if isinstance(stored, Image.Image):
+            self._width, self._height = stored.size
+        else:
+            self._height, self._width = stored.shape[:2]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        if self._orientation >= 5:
+            return self._width, self._height
+        return self._height, self._width
+
+    def part(self, box: _Box) -> Image.Image:
+        """A part of the upright image, RGB."""
+        box = self._stored_box(box)
+        stored = self._stored
+        if not isinstance(stored, Image.Image):
+            part = Image.fromarray(np.ascontiguousarray(stored[box[1] : box[3], box[0] : box[2]]))
+        elif box == (0, 0, self._width, self._height):
+            part = _rgb(stored)
+        else:
+            part = _rgb(stored.crop(box))
+        method = _TO_UPRIGHT.get(self._orientation)
+        return part if method is None else part.transpose(method)
+
+    def strips(self, box: _Box, multiple: int = 1) -> Iterator[tuple[int, Image.Image]]:
+        """Parts of the upright image from its top: their first row within the box, and RGB.
+
+        Args:
+            box: What is wanted.
+            multiple: Of rows in each but the last.
+        """
+        left, top, right, bottom = box
+        num_rows = max(1, _STRIP_PIXELS // (right - left) // multiple) * multiple
+        for start in range(top, bottom, num_rows):
+            yield start - top, self.part((left, start, right, min(start + num_rows, bottom)))
+
+    def array(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """All of it, `(H, W, 3)` uint8, in `out` where that is given."""
+        height, width = self.size
+        if out is None and height * width <= _STRIP_PIXELS:
+            return np.asarray(self.part((0, 0, width, height)))
+        whole = np.empty((height, width, 3), np.uint8) if out is None else out
+        for start, strip in self.strips((0, 0, width, height)):
+            whole[start : start + strip.height] = np.asarray(strip)
+        return whole
+
+    def _stored_box(self, box: _Box) -> _Box:
+        """Where a part of the upright image lies in the stored one."""
+        left, top, right, bottom = box
+        height, width = self._height, self._width
+        if self._orientation in (2, 3):
+            left, right = width - right, width - left
+        if self._orientation in (3, 4):
+            top, bottom = height - bottom, height - top
+        if self._orientation >= 5:
+            left, top, right, bottom = top, left, bottom, right
+            if self._orientation in (7, 8):
+                left, right = width - right, width - left
+            if self._orientation in (6, 7):
+                top, bottom = height - bottom, height - top
+        return left, top, right, bottom
 
 
-def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Strip by strip: of a large picture there is never more than its pixels and the result."""
-    image = _upright(image)
-    width, height = image.size
-    num_rows = max(1, _STRIP_PIXELS // width)
-    if num_rows >= height:
-        return np.asarray(_rgb(image))
-    pixels = np.empty((height, width, 3), dtype=np.uint8)
-    for top in range(0, height, num_rows):
-        bottom = min(top + num_rows, height)
-        pixels[top:bottom] = np.asarray(_rgb(image.crop((0, top, width, bottom))))
-    return pixels
+def resized(pixels: Pixels, box: _Box, size: tuple[int, int]) -> Image.Image:
+    """A part of an image in another size.
+
+    What Pillow's `resize(size, BILINEAR, reducing_gap=3)` of the part gives, to the byte. Where
+    that reduces by whole numbers first, it is done strip by strip here.
+
+    Args:
+        pixels: The image.
+        box: The part.
+        size: Width and height.
+    """
+    width, height = box[2] - box[0], box[3] - box[1]
+    across = int(width / size[0] / _REDUCING_GAP) or 1
+    down = int(height / size[1] / _REDUCING_GAP) or 1
+    bilinear = Image.Resampling.BILINEAR
+    if across == 1 and down == 1:
+        return pixels.part(box).resize(size, bilinear)
+    small = Image.new("RGB", (-(-width // across), -(-height // down)))
+    for start, strip in pixels.strips(box, down):
+        small.paste(strip.reduce((across, down)), (0, start // down))
+    return small.resize(size, bilinear, box=(0, 0, width / across, height / down))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        method = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # A broken EXIF block says nothing about the pixels.
-    except Exception:
-        return image
-    return image if method is None else image.transpose(method)
+def fitted(pixels: Pixels, rule: ResizeRule, region: Region | None) -> NDArray[np.uint8]:
+    """What `fit` makes of the upright pixels, `(H, W, 3)` uint8 of the rule's size."""
+    height, width = pixels.size
+    box, target = _boxes(height, width, rule, region)
+    return _placed(pixels, box, rule, target)
+
+
+def shrink(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image in another size, without a second copy of all its pixels.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+        height: Of what is wanted.
+        width: Of what is wanted.
+    """
+    box = (0, 0, pixels.shape[1], pixels.shape[0])
+    return np.asarray(resized(Pixels(pixels), box, (width, height)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -405,24 +361,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _looks_like(data: bytes) -> str:
-    start = data[:512].lstrip()
-    lower = start.lower()
-    if lower.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
-    if lower.startswith(b"<svg") or b"<svg" in lower:
-        return "an SVG drawing"
-    if start.startswith(b"%PDF"):
-        return "a PDF document"
-    if start.startswith((b"II*\0", b"MM\0*")):
-        return "a TIFF file"
-    if start.startswith(b"\x1f\x8b"):
-        return "a gzip file"
-    if start.isascii() and bytes(start).decode("ascii").isprintable():
-        return "text"
-    return f"{len(data):,} bytes that begin with {data[:8].hex(' ')}"
 
 
 def _centred(box: tuple[int, int, int, int], rule: ResizeRule) -> tuple[int, int, int, int]:
