@@ -111,7 +111,7 @@ def test_a_large_picture_is_read_as_its_parts_are(
     whole = Pixels(stored, orientation).array()
     assert whole.shape == ((30, 40, 3) if orientation >= 5 else (40, 30, 3))
     rgb = np.asarray(Pixels(stored).part((0, 0, 30, 40)))
-    assert np.array_equal(whole, ImageOps.exif_transpose(turned(rgb, orientation)))
+    assert np.array_equal(whole, np.asarray(ImageOps.exif_transpose(turned(rgb, orientation))))
     monkeypatch.setattr("limelens.serve.image.fitting._STRIP_PIXELS", 200)
     assert np.array_equal(Pixels(stored, orientation).array(), whole)
     rule, region = ResizeRule(5, 4), Region(0.1, 0.2, 0.9, 1.0)

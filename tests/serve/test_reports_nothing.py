@@ -32,7 +32,10 @@ def files(home: Path) -> list[str]:
     ["limelens.serve", "limelens.cli.app", "limelens.train", "limelens.serve.bundle.session"],
 )
 def test_reporting_is_off_before_anything_can_load_onnxruntime(module: str, tmp_path: Path) -> None:
-    code = f"import os, sys, {module}; print(os.environ['ORT_DISABLE_TELEMETRY'], 'onnxruntime' in sys.modules)"
+    code = (
+        f"import os, sys, {module}; "
+        "print(os.environ['ORT_DISABLE_TELEMETRY'], 'onnxruntime' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**environment(tmp_path), "ORT_DISABLE_TELEMETRY": "0"},
@@ -92,7 +95,7 @@ def _other_ends(pid: int) -> set[int]:
     """The own ports of a process's TCP sockets; everything it listens on or is connected by."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(link) if link.is_symlink() else ""
+        target = str(link.readlink()) if link.is_symlink() else ""
         inodes |= set(re.findall(r"socket:\[(\d+)\]", target))
     ports = set()
     for table in ("tcp", "tcp6", "udp", "udp6"):

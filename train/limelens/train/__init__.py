@@ -6,9 +6,9 @@ The names below load on first use: torch is not imported before it is needed.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import limelens.serve  # noqa: F401  # before onnxruntime: switches off what that would report
-from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limelens.train.config import TrainConfig

@@ -30,7 +30,7 @@ from limelens.serve.image.fitting import Pixels, Region, ResizeRule
 from limelens.serve.image.inspecting import (
     MAX_DECODE_S,
     MAX_PIXELS,
-    allowed_s,
+    Source,
     inspect,
     too_slow,
 )
@@ -51,6 +51,25 @@ class DecoderLostError(UnavailableError):
     """The process that decodes cannot be begun, or was ended by somebody else."""
 
 
+def quick_source(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, max_decode_s: float = MAX_DECODE_S
+) -> Source | None:
+    """An image that was looked at and may be decoded in the calling thread, else None.
+
+    Args:
+        data: As for `read_image`.
+        max_pixels: As for `read_image`.
+        max_decode_s: As for `allowed_s`.
+
+    Raises:
+        InvalidImageError: It is refused at once.
+    """
+    if len(data) > MAX_QUICK_BYTES:
+        return None
+    source = inspect(data, max_pixels=max_pixels, max_decode_s=max_decode_s)
+    return source if source.is_quick else None
+
+
 def is_quick(
     data: bytes, *, max_pixels: int = MAX_PIXELS, max_decode_s: float = MAX_DECODE_S
 ) -> bool:
@@ -61,12 +80,10 @@ def is_quick(
         max_pixels: As for `read_image`.
         max_decode_s: As for `allowed_s`.
     """
-    if len(data) > MAX_QUICK_BYTES:
-        return False
     try:
-        return inspect(data, max_pixels=max_pixels, max_decode_s=max_decode_s).is_quick
+        return quick_source(data, max_pixels=max_pixels, max_decode_s=max_decode_s) is not None
     except InvalidImageError:
-        return True  # it is refused at once
+        return True
 
 
 def read_image_apart(

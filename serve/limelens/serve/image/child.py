@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +38,7 @@ with contextlib.suppress(ImportError):
 
 _MEMORY: Final = 300 * 1024 * 1024
 """Bytes that a child may take beside what it begins with."""
-_NICENESS: Final = 5
+_NICENESS: Final = 10
 """Those who wait for images that are quick go first."""
 
 
@@ -74,6 +75,7 @@ def main(control_fd: int) -> None:
 def _work(connection: socket.socket) -> None:
     """Decodes the one image that is asked for."""
     _step_back()
+    limit_memory()
     with connection.makefile("rb") as reading:
         num_words, num_bytes = LENGTHS.unpack(reading.read(LENGTHS.size))
         question = json.loads(reading.read(num_words))
@@ -92,11 +94,11 @@ def _work(connection: socket.socket) -> None:
 
 def _decode(connection: socket.socket, question: dict[str, Any], data: bytes) -> None:
     max_pixels, max_decode_s = question["max_pixels"], question["max_decode_s"]
-    _limit_time(max_decode_s)
+    limit_time(max_decode_s)
     source = inspect(data, max_pixels=max_pixels, max_decode_s=max_decode_s)
     num_bytes = len(data)
     del data
-    _limit_time(allowed_s(source, num_bytes, max_decode_s))
+    limit_time(allowed_s(source, num_bytes, max_decode_s))
     if question.get("rule"):
         height, width, mode = question["rule"]
         rule = ResizeRule(height, width, ResizeMode(mode))
@@ -148,25 +150,28 @@ def _send(
         connection.sendall(encoded + data)
 
 
-def _limit_time(seconds: float) -> None:
+def limit_time(seconds: float) -> None:
     """The operating system ends this process once it has taken so many seconds of CPU in all."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     spent = sum(os.times()[:2])
     signal.setitimer(signal.ITIMER_PROF, max(0.01, seconds - spent))
 
 
-def _step_back() -> None:
-    """Others go first, and if memory runs out, this process goes."""
+def limit_memory() -> None:
+    """This process may take so much memory beside what it has, and no more."""
     import resource
 
-    os.nice(_NICENESS)
     if sys.platform != "linux":
         return  # others do not keep to limits on memory
-    with open("/proc/self/statm") as statm:
-        taken = int(statm.read().split()[0]) * resource.getpagesize()
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = taken + _MEMORY
     if hard == resource.RLIM_INFINITY or most < hard:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")
+
+
+def _step_back() -> None:
+    """Others go first, and if memory runs out, this process goes."""
+    os.nice(_NICENESS)
+    with contextlib.suppress(OSError):  # not everywhere
+        Path("/proc/self/oom_score_adj").write_text("1000")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -114,6 +115,25 @@ def plain_jpeg(source: Source, out: NDArray[np.uint8] | None = None) -> NDArray[
     except Exception:
         return None
     return pixels
+
+
+@contextmanager
+def open_checked(data: bytes, kind: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Pillow's image, not decoded yet, of a file of one kind that was looked at.
+
+    Args:
+        data: The file.
+        kind: One of `FORMATS`.
+        max_pixels: As for `read_image`.
+
+    Raises:
+        InvalidImageError: As `read_image`, or it is of another kind.
+    """
+    source = inspect(data, max_pixels=max_pixels)
+    if source.format != kind:
+        raise InvalidImageError(f"a {source.format}; expected {kind}")
+    with Image.open(io.BytesIO(source.data), formats=(kind,)) as image:
+        yield image
 
 
 def decoded(source: Source, max_pixels: int, then: Callable[[Pixels], _T]) -> _T:

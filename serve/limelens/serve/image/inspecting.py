@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -92,7 +93,7 @@ def inspect(
             long to decode.
     """
     if not data:
-        raise InvalidImageError("no bytes; expected an encoded image")
+        raise InvalidImageError("no bytes; expected an encoded picture")
     for start, read in _READERS:
         if start(data):
             try:
@@ -102,7 +103,7 @@ def inspect(
             break
     else:
         raise InvalidImageError(
-            f"not an image that is read: {_looks_like(data)}; expected {', '.join(FORMATS)}"
+            f"not a picture that is read: {_looks_like(data)}; expected {', '.join(FORMATS)}"
         )
     if source.memory > MAX_MEMORY:
         raise ImageTooLargeError(
@@ -506,7 +507,7 @@ def _bmp(data: bytes, max_pixels: int) -> Source:
     return Source("BMP", height, width, data, 1, seconds, each * pixels, False, quick)
 
 
-_READERS: Final = (
+_READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes, int], Source]], ...]] = (
     (lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
     (lambda data: data.startswith(_PNG_START), _png),
     (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
