@@ -161,7 +161,9 @@ def given(segments: Any, height: int, width: int) -> Segmentation:
     Raises:
         InvalidArgumentError: another shape or dtype, no segment, or too many.
     """
-    return _dense(checked(segments, height, width))
+    found = _dense(checked(segments, height, width))
+    _check_count(found.num_segments)
+    return found
 
 
 def given_like_lime(segments: Any, height: int, width: int) -> Segmentation:
@@ -228,7 +230,6 @@ def _dense(labels: NDArray[np.int64], *warnings: str) -> Segmentation:
         raise InvalidArgumentError(
             "segments", f"segments holds only {UNSEEN} (never seen); expected at least one segment"
         )
-    _check_count(ids.size)
     return Segmentation(
         labels=labels.astype(np.int32),
         ids=ids.astype(np.int32),
@@ -304,12 +305,46 @@ def _run(method: Method, image: NDArray[np.uint8], arguments: dict[str, Any]) ->
     known = [name for name in inspect.signature(function).parameters if name != "image"]
     _check_options(method, arguments, known)
     try:
-        labels = np.asarray(function(image, **arguments))
+        if method == "quickshift" and 0 < arguments.get("kernel_size", 1) < 1:
+            labels = _narrow_quickshift(image, **arguments)
+        else:
+            labels = np.asarray(function(image, **arguments))
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidArgumentError(
-            "segmentation_options", f"{method} refused {arguments}: {error}"
+            "segmentation_options", f"{method} refused its parameters: {error}"
         ) from error
     return labels.astype(np.int64)
+
+
+def _narrow_quickshift(
+    image: NDArray[np.uint8],
+    *,
+    kernel_size: float,
+    max_dist: float = 10.0,
+    ratio: float = 1.0,
+    sigma: float = 0.0,
+    rng: int = 42,
+) -> NDArray[np.int64]:
+    """Quickshift with a kernel of less than a pixel.
+
+    scikit-image's `quickshift` refuses it; the algorithm behind takes any width, and is called
+    as `quickshift` calls it.
+    """
+    from skimage import filters
+    from skimage.color import rgb2lab
+    from skimage.segmentation._quickshift_cy import _quickshift_cython
+
+    gaussian: Any = filters.gaussian
+    lab = gaussian(rgb2lab(image), sigma=(sigma, sigma, 0), mode="reflect", channel_axis=-1)
+    return np.asarray(
+        _quickshift_cython(
+            np.ascontiguousarray(lab * ratio),
+            kernel_size=kernel_size,
+            max_dist=max_dist,
+            return_tree=False,
+            rng=rng,
+        )
+    )
 
 
 def _slic(image: NDArray[np.uint8], target: int, options: dict[str, Any]) -> NDArray[np.int64]:

@@ -21,13 +21,15 @@ from PIL import Image, UnidentifiedImageError
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.batch_sizes import is_out_of_memory
 from limelens.serve.errors import (
+    InvalidImageError,
     InvalidRequestError,
     MissingExtraError,
     ModelOutputError,
     OverloadedError,
 )
 from limelens.serve.explain_requests import MAX_SEGMENTS, Question
-from limelens.serve.image import UNSEEN, Fitted, fit
+from limelens.serve.image import UNSEEN, Fitted, fit, shrink
+from limelens.serve.image.decoding import open_checked
 
 if TYPE_CHECKING:
     from limelens.explain import Explanation, Faithfulness, LabelExplanation
@@ -139,8 +141,8 @@ def explain_picture(
         ModelOutputError: The model gave numbers that are not finite.
         MissingExtraError: `limelens[explain]` is not installed.
     """
-    subject = _Subject(bundle, question, check)
-    with _domain_errors():
+    subject = _Subject(bundle, question, check, turn)
+    with _domain_errors(question):
         import limelens.explain as lime
 
         return subject.drawn(
@@ -180,7 +182,7 @@ def explain_picture_progressively(
         stability = min(one.stability for one in found.explanations)
         return Update(subject.drawn(found), most[0], stability, is_final)
 
-    with _domain_errors():
+    with _domain_errors(question):
         import limelens.explain as lime
 
         found = None
@@ -314,7 +316,7 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
     """The caller's own segments.
 
     Args:
-        data: A greyscale PNG of 8 or 16 bits.
+        data: A greyscale PNG of 16 bits.
         size: Height and width of the upright picture.
         max_pixels: Limit on height times width.
 
@@ -327,13 +329,13 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
     name = "segmentation.segments_png"
     height, width = size
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        with open_checked(data, "PNG", max_pixels) as image:
             found = image.height, image.width
             if found != size:
                 raise InvalidRequestError(
                     name, f"{found[0]}x{found[1]}; the upright picture is {height}x{width}"
                 )
-            if height * width > max_pixels or image.mode not in ("I;16", "L"):
+            if image.mode != "I;16":
                 raise InvalidRequestError(
                     name, f"mode {image.mode}; expected a 16-bit greyscale PNG"
                 )
@@ -344,6 +346,10 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
                     name, f"{count} different ids; expected at most {MAX_SEGMENTS}"
                 )
             return ids
+    except InvalidImageError as error:
+        raise InvalidRequestError(
+            name, f"no PNG that can be read: {error.description}; expected a 16-bit greyscale PNG"
+        ) from error
     except InvalidRequestError:
         raise
     except UnidentifiedImageError as error:
@@ -356,8 +362,8 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
 
 
 @contextmanager
-def _domain_errors() -> Iterator[None]:
-    """The errors of `limelens.explain` as those of serving."""
+def _domain_errors(question: Question | None = None) -> Iterator[None]:
+    """The errors of `limelens.explain` as those of serving, naming what was sent."""
     try:
         import limelens.explain as lime
     except ImportError as error:
@@ -369,9 +375,7 @@ def _domain_errors() -> Iterator[None]:
     except lime.MissingPackageError as error:
         raise MissingExtraError(str(error)) from error
     except lime.InvalidArgumentError as error:
-        raise InvalidRequestError(
-            _FIELDS.get(error.argument, error.argument), str(error)
-        ) from error
+        raise InvalidRequestError(_field(error.argument, question), str(error)) from error
     except lime.PredictionError as error:
         raise ModelOutputError(str(error)) from error
     except Exception as error:
@@ -379,6 +383,14 @@ def _domain_errors() -> Iterator[None]:
             raise
         _log.error("the device has no memory left for an explanation: %s", error)
         raise OverloadedError("the device has no memory left", 1.0) from error
+
+
+def _field(argument: str, question: Question | None) -> str:
+    """The field of a request that an argument of `limelens.explain` came from."""
+    options = question.options.get("segmentation_options") if question is not None else None
+    if argument in ("segmentation_options", "max_segments") and options and len(options) == 1:
+        return f"segmentation.{next(iter(options))}"
+    return _FIELDS.get(argument, argument)
 
 
 def _at_most(
@@ -390,9 +402,7 @@ def _at_most(
     if scale >= 1:
         return upright, fitted
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
-    small = Image.fromarray(upright).resize(
-        (new_width, new_height), Image.Resampling.BILINEAR, reducing_gap=3.0
-    )
+    small = shrink(upright, new_height, new_width)
     left, top, right, bottom = fitted.source_box
     left = min(round(left * new_width / width), new_width - 1)
     top = min(round(top * new_height / height), new_height - 1)
@@ -402,7 +412,7 @@ def _at_most(
         max(left + 1, round(right * new_width / width)),
         max(top + 1, round(bottom * new_height / height)),
     )
-    return np.asarray(small), replace(fitted, source_size=(new_height, new_width), source_box=box)
+    return small, replace(fitted, source_size=(new_height, new_width), source_box=box)
 
 
 def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
