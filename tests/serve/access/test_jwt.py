@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from limelens.serve.access.config import AccessConfig, JwtConfig
-from limelens.serve.access.signed import read_keys
+from limelens.serve.access.signed import read_keys, read_token
 from limelens.serve.errors import AccessPolicyError, PermissionDeniedError, UnauthenticatedError
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
@@ -265,3 +265,49 @@ def test_a_key_file_that_cannot_be_used_says_why(data: bytes, sentence: str) -> 
 def test_an_issuers_certificate_holds_its_key(authority: Callable[..., Any]) -> None:
     (key,) = read_keys(authority("issuer").path.read_bytes(), "x")
     assert key.algorithms == ("ES256",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": 10**400},
+        {"exp": 1e308},
+        {"exp": "soon"},
+        {"exp": [1]},
+        {"exp": True},
+        {"nbf": 10**400},
+        {"iat": 1e308},
+        {"iat": {}},
+        {"sub": 7},
+        {"sub": ["porter"]},
+        {"aud": 7},
+        {"iss": [1]},
+        {"scope": {"classify": 1}},
+    ],
+    ids=str,
+)
+def test_odd_values_in_a_token_let_nobody_in(changes: dict[str, Any]) -> None:
+    keys = read_keys(pem(RSA), "key.pem")
+    config = JwtConfig(Path("key.pem"), "https://issuer.example", "limelens")
+    head = part({"alg": "RS256", "typ": "JWT"})
+    body = part(json.dumps(claims(**changes)).encode())
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    signature = RSA.sign(f"{head}.{body}".encode(), padding.PKCS1v15(), hashes.SHA256())
+    token = f"{head}.{body}.{part(signature)}"
+    if "scope" in changes:  # grants nothing
+        assert not read_token(token, keys, config).rights
+        return
+    with pytest.raises(UnauthenticatedError):
+        read_token(token, keys, config)
+
+
+@pytest.mark.parametrize(
+    "header", [{"alg": ["RS256"]}, {"alg": "RS256", "kid": {}}, [], 7], ids=str
+)
+def test_odd_headers_of_a_token_let_nobody_in(header: Any) -> None:
+    keys = read_keys(pem(RSA), "key.pem")
+    config = JwtConfig(Path("key.pem"), "https://issuer.example", "limelens")
+    with pytest.raises(UnauthenticatedError):
+        read_token(f"{part(header)}.{part(claims())}.AAAA", keys, config)

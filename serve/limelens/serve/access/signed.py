@@ -27,6 +27,7 @@ PublicKey = (
 )
 _MAX_NAME: Final = 200
 _MIN_RSA_BITS: Final = 2048
+_MAX_TIME: Final = 253_402_300_800.0  # the year 10000
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
@@ -77,9 +78,20 @@ def read_token(token: str, keys: Sequence[Key], config: JwtConfig) -> Caller:
     """Who shows a token.
 
     Raises:
-        UnauthenticatedError: It is not signed by one of the keys, has expired, or is for somebody
-            else.
+        UnauthenticatedError: It is not signed by one of the keys, has expired, is for somebody
+            else, or says something that cannot be.
     """
+    try:
+        return _read_token(token, keys, config)
+    except UnauthenticatedError:
+        raise
+    # Whatever a token holds (numbers beyond all bounds, lists where texts belong), its owner is
+    # nobody that is known; libraries raise almost anything.
+    except Exception:
+        raise _not_ours() from None
+
+
+def _read_token(token: str, keys: Sequence[Key], config: JwtConfig) -> Caller:
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError:
@@ -129,7 +141,7 @@ def read_token(token: str, keys: Sequence[Key], config: JwtConfig) -> Caller:
 
 def _caller(claims: dict[str, Any], config: JwtConfig) -> Caller:
     name = claims["sub"]
-    if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise UnauthenticatedError(
             f"the token's sub cannot be a name; expected 1 to {_MAX_NAME} printable characters"
         )
@@ -138,7 +150,10 @@ def _caller(claims: dict[str, Any], config: JwtConfig) -> Caller:
         words = words.split()
     # Issuers grant much that is none of our rights, such as `openid`.
     rights = frozenset(right for right in Right if isinstance(words, list) and right in words)
-    return Caller(name, "jwt", rights, expires_at=float(claims["exp"]) + config.leeway_s)
+    expires_at = float(claims["exp"]) + config.leeway_s
+    if not 0 < expires_at < _MAX_TIME:  # not a number fails, too
+        raise UnauthenticatedError("the token's exp is no time; expected seconds since 1970")
+    return Caller(name, "jwt", rights, expires_at=expires_at)
 
 
 def _not_ours() -> UnauthenticatedError:
