@@ -20,6 +20,14 @@ MaxBatchSize = Annotated[
 MaxQueue = Annotated[int, _option("Pictures of requests that wait; more are refused.")]
 MaxImages = Annotated[int, _option("Pictures in one request.")]
 MaxPixels = Annotated[int, _option("Height times width of one picture.")]
+MaxDecodeS = Annotated[
+    float,
+    typer.Option(
+        min=0.01,
+        help="Seconds of CPU that decoding one image may take, beside what its bytes take.",
+        rich_help_panel=_PANEL,
+    ),
+]
 MaxSamples = Annotated[int, _option("Pictures shown to the model for one explanation.", 10)]
 MaxMessageBytes = Annotated[int, _option("Of one request or answer.", 1024)]
 MaxWaitingBytes = Annotated[int, _option("Of all pictures that wait or are worked on.")]

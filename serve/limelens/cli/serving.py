@@ -127,7 +127,10 @@ def serve(
     rate_limit: Annotated[
         str | None,
         typer.Option(
-            metavar="N/TIME", help="Calls of each client, such as 100/second.", show_default="none"
+            metavar="N/TIME",
+            help="Of each client, such as 100/second: calls, where each image, and each sample of "
+            "an explanation, counts as one.",
+            show_default="none",
         ),
     ] = None,
     max_calls_per_client: Annotated[
@@ -152,6 +155,7 @@ def serve(
     max_queue: limits.MaxQueue = 256,
     max_images: limits.MaxImages = 64,
     max_pixels: limits.MaxPixels = 50_000_000,
+    max_decode_s: limits.MaxDecodeS = 0.4,
     max_samples: limits.MaxSamples = 10_000,
     max_message_bytes: limits.MaxMessageBytes = 32 * 1024 * 1024,
     max_waiting_bytes: limits.MaxWaitingBytes = 256 * 1024 * 1024,
@@ -288,7 +292,7 @@ def serve(
         max_message_bytes=max_message_bytes,
         max_calls=max_calls,
         service=ServiceSettings(
-            limits=Limits(max_images, max_pixels, max_samples),
+            limits=Limits(max_images, max_pixels, max_samples, max_decode_s),
             max_queue=max_queue,
             max_waiting_bytes=max_waiting_bytes,
             max_batch_size=max_batch_size,

@@ -1,4 +1,4 @@
-"""How many bytes of pictures may wait at a time. It knows nothing of what waits, or for what."""
+"""How many bytes of requests may wait at a time. It knows nothing of what waits, or for what."""
 
 from __future__ import annotations
 
@@ -26,15 +26,19 @@ class Budget:
         return self._held
 
     @contextmanager
-    def holding(self, count: int) -> Iterator[None]:
+    def holding(self, count: int, *, beside: int = 0) -> Iterator[None]:
         """Counts bytes in for as long as the context lasts.
+
+        Args:
+            count: How many.
+            beside: How many the same request holds already.
 
         Raises:
             OverloadedError: They do not fit.
         """
-        if self._held and self._held + count > self._most:
+        if self._held > beside and self._held + count > self._most:
             raise OverloadedError(
-                f"pictures of {self._held:,} bytes are waiting and {count:,} more do not fit; "
+                f"requests of {self._held:,} bytes are waiting and {count:,} more do not fit; "
                 f"at most {self._most:,} are held",
                 1.0,
             )

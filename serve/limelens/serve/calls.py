@@ -12,6 +12,7 @@ import contextvars
 import functools
 import logging
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -21,6 +22,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from limelens.serve.access.guard import Guard
+from limelens.serve.access.shares import Shares
+from limelens.serve.budget import Budget
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -29,7 +32,9 @@ from limelens.serve.errors import (
 )
 from limelens.serve.observing.call import Call, current
 from limelens.serve.observing.observer import Metadata, Observer
-from limelens.serve.status import code_name, is_internal, left_code, to_abort
+from limelens.serve.rpc.memory import Trimming
+from limelens.serve.rpc.wire import check_fields
+from limelens.serve.status import Refusal, code_name, forget, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
@@ -55,6 +60,10 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         observer: Is told of every call.
         log_ok: The level at which calls that went well are logged.
         idle_s: A call whose one message has not come after so long is ended; None waits for ever.
+        budget: Bytes of messages that may be held for callers who wait; None counts none.
+        max_calls: Calls and streams at a time; more are refused, and none of several clients may
+            have more than its share. None is no limit.
+        max_message_bytes: Of one message, once it is unpacked; None is what gRPC was told.
     """
 
     def __init__(
@@ -65,12 +74,19 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         *,
         log_ok: int = logging.DEBUG,
         idle_s: float | None = None,
+        budget: Budget | None = None,
+        max_calls: int | None = None,
+        max_message_bytes: int | None = None,
     ) -> None:
         self._guard = guard
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._observer = observer or Observer()
         self._log_ok = log_ok
         self._patience = _Patience(idle_s)
+        self._budget = budget or Budget(sys.maxsize)
+        self._trimming = Trimming()
+        self._max_message_bytes = max_message_bytes or sys.maxsize
+        self.shares = Shares(max_calls or sys.maxsize, "calls are under way", is_limit=True)
         self._framed: dict[str, Any] = {}
         self._came = 0.0  # when the last call did
         self._refusing = False
@@ -124,24 +140,66 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 around(self._guard.before(handler.stream_stream, method, streams=True)),
-                _parsing(handler.request_deserializer),
+                self._parsing(handler.request_deserializer),
                 handler.response_serializer,
             )
         # On the wire the same. But of a unary request gRPC keeps the bytes until it is answered,
         # of a stream's message nothing; and what cannot be parsed gets an id and a status here.
         if handler.response_streaming:
-            reading = _reading_one(
-                handler.unary_stream, handler.request_deserializer, self._patience
-            )
+            reading = self._reading_one(handler.unary_stream, handler.request_deserializer)
             reading = self._guard.before(reading, method, streams=True)
             return grpc.stream_stream_rpc_method_handler(
                 around(reading), None, handler.response_serializer
             )
-        reading = _reading_one(handler.unary_unary, handler.request_deserializer, self._patience)
+        reading = self._reading_one(handler.unary_unary, handler.request_deserializer)
         reading = self._guard.before(reading, method, streams=False)
         return grpc.stream_unary_rpc_method_handler(
             around(reading), None, handler.response_serializer
         )
+
+    def _parsing(self, parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        """Bytes to a message, whose fields are counted first; parsing holds the event loop."""
+        kind: Any = getattr(parse, "__self__", None)  # the message's class
+        descriptor = getattr(kind, "DESCRIPTOR", None)
+
+        def checked(data: bytes) -> Any:
+            if len(data) > self._max_message_bytes:
+                raise InvalidRequestError(
+                    "", f"message of {len(data):,} bytes; the limit is {self._max_message_bytes:,}"
+                )
+            if descriptor is not None:
+                check_fields(data, descriptor)
+            try:
+                return parse(data)
+            except DecodeError as error:
+                raise MalformedMessageError(f"the request cannot be parsed: {error}") from error
+
+        return checked
+
+    def _reading_one(
+        self, handle: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Reads the one message of a call and keeps nothing of it: only `handle` holds it.
+
+        Its bytes are counted from when it is here until it is answered.
+        """
+        checked = self._parsing(parse)
+
+        async def read(_messages: Any, context: Any) -> Any:
+            data = await self._patience.read(context)
+            if data is grpc.aio.EOF:
+                # Or the request was over the size limit: then gRPC itself has told so already.
+                raise InvalidRequestError("", "the call ended without a request")
+            count = len(data)
+            try:
+                with self._budget.holding(count):
+                    parsed = [checked(data)]
+                    del data
+                    return await handle(parsed.pop(), context)
+            finally:
+                self._trimming.gone(count)
+
+        return read
 
     def _around(
         self, handle: Callable[[Any, Any], Awaitable[Any]], method: str
@@ -150,7 +208,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
 
         async def answer(request: Any, context: Any) -> Any:
             metadata: Metadata = context.invocation_metadata() or ()
-            call = Call(service, rpc, _own_id(metadata), time.monotonic())
+            call = Call(service, rpc, _own_id(metadata), time.monotonic(), peer=context.peer())
             request_id.set(call.request_id)
             current.set(call)
             self._came = call.began
@@ -158,19 +216,25 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
             self._none.clear()
             self._observer.call_began(call, metadata)
             try:
-                if self._refusing:
-                    raise UnavailableError("the server is going down")
-                reply = await handle(request, context)
-                self._ended(call, "OK", self._log_ok)
-                return reply
-            except grpc.aio.AbortError:
-                self._ended(call, code_name(context.code()), logging.INFO)
-                raise
-            except asyncio.CancelledError:
-                self._ended(call, left_code(context.time_remaining()), logging.INFO)
-                raise
-            except Exception as error:
-                await self._refuse(context, error, call)
+                try:
+                    if self._refusing:
+                        raise UnavailableError("the server is going down")
+                    with self.shares.holding():
+                        reply = await handle(request, context)
+                    self._ended(call, "OK", self._log_ok)
+                    return reply
+                except grpc.aio.AbortError:
+                    self._ended(call, code_name(context.code()), logging.INFO)
+                    raise
+                except asyncio.CancelledError:
+                    self._ended(call, left_code(context.time_remaining()), logging.INFO)
+                    raise
+                except Exception as error:
+                    refusal = self._refused(error, call)
+                    forget(error)
+                # Outside of the handler above: gRPC keeps the error that it raises, and with that
+                # all that led to it.
+                await _abort(context, refusal)
                 return None
             finally:
                 self._count -= 1
@@ -179,17 +243,15 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
 
         return answer
 
-    async def _refuse(self, context: Any, error: Exception, call: Call) -> None:
-        code, message, trailing = to_abort(error, call.request_id)
+    def _refused(self, error: Exception, call: Call) -> Refusal:
+        """Counts and logs a call that failed; what its caller is told."""
+        refusal = to_abort(error, call.request_id)
+        code, message, _ = refusal
         if is_internal(error) and not isinstance(error, MalformedMessageError):
             self._ended(call, code.name, logging.ERROR, error=error)
         else:
             self._ended(call, code.name, logging.INFO, reason=message)
-        # A status lies behind the answers that went before it: whoever reads none of them must
-        # not keep the call open. gRPC hands the status over when they do.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_MAX_TELLING_S):
-                await context.abort(code, message, trailing)
+        return refusal
 
     def _ended(
         self,
@@ -219,14 +281,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         )
 
 
-def _parsing(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def checked(data: bytes) -> Any:
-        try:
-            return parse(data)
-        except DecodeError as error:
-            raise MalformedMessageError(f"the request cannot be parsed: {error}") from error
-
-    return checked
+async def _abort(context: Any, refusal: Refusal) -> None:
+    # A status lies behind the answers that went before it: whoever reads none of them must
+    # not keep the call open. gRPC hands the status over when they do.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_MAX_TELLING_S):
+            await context.abort(*refusal)
 
 
 class _Patience:
@@ -275,25 +335,6 @@ class _Patience:
             del self._since[task]
             if task is not None:
                 task.cancel()
-
-
-def _reading_one(
-    handle: Callable[[Any, Any], Awaitable[Any]],
-    parse: Callable[[bytes], Any],
-    patience: _Patience,
-) -> Callable[[Any, Any], Awaitable[Any]]:
-    """Reads the one message of a call and keeps nothing of it: only `handle` holds the request."""
-
-    async def read(_messages: Any, context: Any) -> Any:
-        data = await patience.read(context)
-        if data is grpc.aio.EOF:
-            # Or the request was over the size limit: then gRPC itself has told so already.
-            raise InvalidRequestError("", "the call ended without a request")
-        parsed = [_parsing(parse)(data)]
-        del data
-        return await handle(parsed.pop(), context)
-
-    return read
 
 
 def _own_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:

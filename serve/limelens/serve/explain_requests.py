@@ -64,6 +64,11 @@ class Question:
     deadline_ms: int | None
     arrived_at: float
 
+    @property
+    def num_samples(self) -> int:
+        """How many images the model is shown, at most."""
+        return int(self.options.get("max_samples") or self.options["num_samples"])
+
 
 def read_explain(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits

@@ -27,6 +27,10 @@ class Newest(Generic[_T]):
             thing, self._held = self._held, None
             return thing
 
+    def look(self) -> _T | None:
+        """What is held, which stays there; None where nothing is."""
+        return self._held
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing is held."""

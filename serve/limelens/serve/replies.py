@@ -16,7 +16,8 @@ from limelens.serve.explanation import Explained, Update
 from limelens.serve.image import ResizeMode
 from limelens.serve.repository import Refused, Served
 from limelens.serve.requests import Limits
-from limelens.serve.scheduling.engine import Outcome
+from limelens.serve.scheduler import Outcome
+from limelens.serve.status import without_paths
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2
 
@@ -135,7 +136,7 @@ def model_message(
         max_pixels=limits.max_pixels,
         max_images=limits.max_images,
         card_json=_card(metadata) if with_card else "",
-        state_reason="" if refused is None else refused.reason,
+        state_reason="" if refused is None else without_paths(refused.reason),
     )
 
 
@@ -145,7 +146,7 @@ def refused_message(refused: Refused) -> model_pb2.Model:
         name=refused.name,
         version=refused.version,
         state=model_pb2.MODEL_STATE_UNAVAILABLE,
-        state_reason=refused.reason,
+        state_reason=without_paths(refused.reason),
     )
 
 

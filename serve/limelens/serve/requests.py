@@ -6,8 +6,10 @@ whoever holds a `Picture`, in a thread of its choice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +22,11 @@ from limelens.serve.image import (
     ResizeRule,
     fit,
     raw_image,
-    read_fitted,
-    read_image,
 )
+from limelens.serve.image.apart import quick_source, read_fitted_apart, read_image_apart
+from limelens.serve.image.decoding import decoded, source_fitted
+from limelens.serve.image.fitting import Pixels
+from limelens.serve.image.inspecting import MAX_DECODE_S, Source
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
@@ -35,11 +39,13 @@ class Limits:
         max_images: Pictures in one request.
         max_pixels: Height times width of one picture.
         max_samples: Pictures that the model is shown for one explanation.
+        max_decode_s: Seconds of CPU that decoding one image may take, beside what its bytes take.
     """
 
     max_images: int = 64
     max_pixels: int = MAX_PIXELS
     max_samples: int = 10_000
+    max_decode_s: float = MAX_DECODE_S
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +58,8 @@ class Picture:
         pixels: `(H, W, 3)` uint8 where they were sent.
         region: The part that is looked at; None is all.
         max_pixels: Limit on height times width.
+        max_decode_s: As in `Limits`.
+        is_message: Whether `place` is an `Image` message, whose bytes are its field `encoded`.
     """
 
     place: str
@@ -59,14 +67,21 @@ class Picture:
     pixels: NDArray[np.uint8] | None = field(repr=False)
     region: Region | None
     max_pixels: int
+    max_decode_s: float = MAX_DECODE_S
+    is_message: bool = True
 
     @property
     def size_bytes(self) -> int:
         """What it takes while it waits."""
         return len(self.encoded) + (0 if self.pixels is None else self.pixels.nbytes)
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is decoded, or refused, before anybody notices."""
+        return self.pixels is not None or self._looked_at is not None
+
     def read(self) -> NDArray[np.uint8]:
-        """The upright picture, `(H, W, 3)` uint8.
+        """The upright image, `(H, W, 3)` uint8; what is not quick is decoded by another process.
 
         Raises:
             InvalidImageError: As `read_image`, naming the field.
@@ -74,9 +89,12 @@ class Picture:
         if self.pixels is not None:
             return self.pixels
         try:
-            return read_image(self.encoded, max_pixels=self.max_pixels)
+            source = self._source()
+            if source is None:
+                return read_image_apart(self.encoded, **self._limits)
+            return decoded(source, self.max_pixels, Pixels.array)
         except InvalidImageError as error:
-            raise error.at(f"{self.place}.encoded") from error
+            raise error.at(self._field) from error
 
     def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
         """The part that is looked at as the network sees it; sooner than by way of `read`.
@@ -87,9 +105,35 @@ class Picture:
         if self.pixels is not None:
             return fit(self.pixels, rule, self.region).pixels
         try:
-            return read_fitted(self.encoded, rule, self.region, max_pixels=self.max_pixels)
+            source = self._source()
+            if source is None:
+                return read_fitted_apart(self.encoded, rule, self.region, **self._limits)
+            return source_fitted(source, rule, self.region, self.max_pixels)
         except InvalidImageError as error:
-            raise error.at(f"{self.place}.encoded") from error
+            raise error.at(self._field) from error
+
+    def _source(self) -> Source | None:
+        """What is to be decoded in this thread; None where another process is to do it."""
+        found = self._looked_at
+        if isinstance(found, InvalidImageError):
+            raise found.at("")
+        return found
+
+    @cached_property
+    def _looked_at(self) -> Source | InvalidImageError | None:
+        """What came of looking at the bytes, which is done once."""
+        try:
+            return quick_source(self.encoded, **self._limits)
+        except InvalidImageError as error:
+            return error.at("")
+
+    @property
+    def _limits(self) -> Mapping[str, Any]:
+        return {"max_pixels": self.max_pixels, "max_decode_s": self.max_decode_s}
+
+    @property
+    def _field(self) -> str:
+        return f"{self.place}.encoded" if self.is_message else self.place
 
 
 @dataclass(frozen=True)
@@ -176,7 +220,7 @@ def read_picture(
         encoded = image.encoded
         if not encoded:
             raise InvalidImageError("no bytes; expected an encoded picture", f"{name}.encoded")
-        return Picture(name, encoded, None, region, limits.max_pixels)
+        return Picture(name, encoded, None, region, limits.max_pixels, limits.max_decode_s)
     if source == "raw":
         raw = image.raw
         try:

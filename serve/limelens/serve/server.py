@@ -25,22 +25,24 @@ from grpc_reflection.v1alpha import reflection
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.config import Tls as Tls
 from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
-from limelens.serve.access.limiting import Limiter
-from limelens.serve.access.policy import Access
-from limelens.serve.addresses import is_unix
+from limelens.serve.access.policy import Access, check_production
+from limelens.serve.addresses import is_loopback, is_unix
+from limelens.serve.budget import Budget
+from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
+from limelens.serve.image.apart import warm
 from limelens.serve.inference.service import SERVICE_NAME as INFERENCE_NAME
 from limelens.serve.inference.service import Backing, InferenceService
 from limelens.serve.listening import bind
 from limelens.serve.observing.observer import Observer, Observers
-from limelens.serve.repository import Repository, ServedModels
-from limelens.serve.repository import ready_line as ready_line
-from limelens.serve.scheduling.engine import Ended
-from limelens.serve.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
-from limelens.serve.server_config import ServerConfig as ServerConfig
-from limelens.serve.service import SERVICE_NAME, ClassifierService
-from limelens.serve.statistics import Counting, Statistics
-from limelens.serve.watching import Watcher, watcher_for
+from limelens.serve.observing.pauses import Pauses
+from limelens.serve.repository import Repository
+from limelens.serve.rpc.memory import give_large_blocks_back
+from limelens.serve.scheduler import Ended
+from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
+from limelens.serve.statistics import Counting
+from limelens.serve.versions import ALL, VersionPolicy
+from limelens.serve.watching import Reload, Watcher
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ _LEAVING_S: Final = 3.0
 _FLUSHING_S: Final = 1.0
 """How long at most the last answers, or watchers of the health, are waited for."""
 _MAX_FILES: Final = 65536
+_NO_LIMIT: Final = 2**31 - 1
 _MAX_PROBES: Final = 64
 _MAX_PROBE_BYTES: Final = 64 * 1024
 _log = logging.getLogger(__name__)
@@ -118,14 +121,19 @@ class Server:
         self._observer = Observers([*observers, *([metrics] if metrics else []), *_traces(config)])
         undoing.callback(self._observer.close)
         self._access = Access(config.access)
-        guard = Guard(self._access, siblings.limiter if siblings is not None else None)
+        guard = Guard(self._access)
+        budget = Budget(config.service.max_waiting_bytes)
         self._calls = Calls(
             [SERVICE_NAME, INFERENCE_NAME],
             guard,
             self._observer,
             log_ok=logging.INFO if config.access_log else logging.DEBUG,
             idle_s=config.service.stream_idle_s,
+            budget=budget,
+            max_calls=config.max_calls,
+            max_message_bytes=config.max_message_bytes,
         )
+        self.pauses = Pauses()
         self.http: HttpPort | None = None
         if config.http is not None and metrics is not None:
             from limelens.serve.observing.http import HttpPort
@@ -148,8 +156,8 @@ class Server:
                 ReflectionGuard(guard),
                 WatcherLimit(max(1, config.max_calls // 2)),
             ],
-            options=_options(config.max_message_bytes, shares_port=siblings is not None),
-            maximum_concurrent_rpcs=config.max_calls,
+            # How many calls there may be is `Calls`' business, which tells who may try again when.
+            options=[*_options(config.max_message_bytes), *_burst_options()],
         )
         port = bind(self._server, config.listen, config.tls)
         undoing.callback(_give_back, self._server)
@@ -161,10 +169,11 @@ class Server:
             config.service,
             on_ended=_telling([self.counting.count, self._observer.picture_ended]),
             observer=self._observer,
+            budget=budget,
         )
         undoing.callback(self.service.close)
         if metrics is not None:
-            metrics.look_at(self.service)
+            metrics.look_at(self.service, self._calls.shares, self.pauses)
         self._watcher: Watcher | None = None
         if isinstance(repository, Repository):
             self._watcher = watcher_for(repository, config.reload, config.reload_s)
@@ -199,6 +208,7 @@ class Server:
         if self._health_server is not None:
             await self._health_server.start()
         self._unready = ""
+        self.pauses.start()
         self._watching = asyncio.create_task(self._access.watch())
         if self._watcher is not None:
             self._watcher.start()
@@ -242,6 +252,7 @@ class Server:
                         break
         await self._server.stop(0)
         await stopping
+        self.pauses.stop()
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         if self._health_server is not None:
@@ -291,7 +302,9 @@ class Server:
             engine=self.service.engine,
             budget=self.service.budget,
             limits=settings.request_limits,
-            statistics=self._statistics,
+            counting=self.counting,
+            shares=self.service.shares,
+            slow_images=self.service.slow_images,
             max_streams=settings.max_streams,
             stream_idle_s=settings.stream_idle_s,
             refresh=self._refresh(),
@@ -315,12 +328,9 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
-    config.check()
-    if config.processes > 1:
-        from limelens.serve.processes.supervisor import supervise
-
-        return supervise(config, announce)
-    allow_many_connections()
+    _check_config(config)
+    _allow_many_connections()
+    give_large_blocks_back()
     if config.http is not None:
         from limelens.serve.observing.http import check_address
 
@@ -380,7 +390,9 @@ async def _run(
         if server.http is not None:
             _log.info("metrics and probes on http://%s", server.http.address)
         announce(line)
+        warming = asyncio.create_task(asyncio.to_thread(warm))  # for the first slow image
         await told.wait()
+        await warming
         _log.info("told to stop; calls under way have %g seconds", config.grace_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)  # a second signal ends the process at once
@@ -472,7 +484,18 @@ def _give_back(server: grpc.aio.Server) -> None:
     task.add_done_callback(_giving_back.discard)
 
 
-def _options(max_message_bytes: int, *, shares_port: bool) -> list[tuple[str, Any]]:
+def _burst_options() -> list[tuple[str, Any]]:
+    """So that a burst meets our own limits, which are fair and say when to try again.
+
+    Above its own limit of calls that nobody has picked up, gRPC ends those of anybody.
+    """
+    return [
+        ("grpc.server.max_pending_requests", _NO_LIMIT),
+        ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+    ]
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import grpc.aio
 import numpy as np
-from numpy.typing import NDArray
 
-from limelens.serve.access.caller import require
+from limelens.serve.access.caller import charge, require
 from limelens.serve.access.rights import Right
+from limelens.serve.access.shares import Shares
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.changes import Changes, Tell
@@ -34,7 +34,6 @@ from limelens.serve.errors import (
 )
 from limelens.serve.explain_requests import read_explain
 from limelens.serve.explainer import Explainer
-from limelens.serve.image import ResizeRule
 from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer, Told, explaining
 from limelens.serve.replies import (
@@ -47,12 +46,10 @@ from limelens.serve.replies import (
     refused_message,
     timings_message,
 )
-from limelens.serve.repository import Served, ServedModels
-from limelens.serve.requests import Picture, read_classify, read_embed
-from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Ended, Engine, Fate
-from limelens.serve.scheduling.gpu import GpuEngine
-from limelens.serve.server_config import ServiceSettings as ServiceSettings
+from limelens.serve.repository import Repository, Served
+from limelens.serve.requests import Limits, read_classify, read_embed
+from limelens.serve.rpc.slow_images import SlowImages
+from limelens.serve.scheduler import Ended, Fate, Scheduler
 from limelens.serve.stream import END, Camera
 from limelens.serve.stream_requests import read_stream_config
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -69,6 +66,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         settings: How much is taken on.
         on_ended: Is told of every picture that leaves an engine; see `Ended`.
         observer: Is told of answers, frames and explanations.
+        budget: In which messages are counted before they come here; None is a new one.
     """
 
     def __init__(
@@ -77,15 +75,19 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         settings: ServiceSettings,
         on_ended: Callable[[Ended], None] | None = None,
         observer: Observer | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._on_ended = on_ended
         self._observer = observer or Observer()
         self._repository = repository
         self._settings = settings
         self._limits = settings.request_limits
-        self._budget = Budget(settings.max_waiting_bytes)
-        self._engines: dict[str, Engine] = {}
-        self._making = threading.Lock()  # of engines: explainers' threads ask for them too
+        self._budget = budget or Budget(settings.max_waiting_bytes)
+        worked_on = max((self._num_at_a_time(one.bundle) for one in repository.served), default=1)
+        self._shares = Shares(settings.max_queue + worked_on, "images are waiting or worked on")
+        self._slow = SlowImages(max_waiting=settings.max_queue)
+        self._schedulers: dict[str, Scheduler] = {}
+        self._making = threading.Lock()  # of schedulers: explainers' threads ask for them too
         self._cameras: set[Camera] = set()
         self._opening: set[asyncio.Timeout] = set()  # streams whose configuration is waited for
         self._stopping = False
@@ -110,18 +112,15 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 found = self._engines[bundle.provider] = self._new_engine(bundle)
         return found
 
-    def _new_engine(self, bundle: Bundle) -> Engine:
-        max_queue = self._settings.max_queue
-        if bundle.gpu is None:
-            return CpuEngine(
-                num_threads=bundle.num_threads, max_queue=max_queue, on_ended=self._ended
-            )
-        return GpuEngine(
-            bundle.gpu.thread,
-            num_threads=self._settings.num_decoders or _num_decoders(),
-            max_queue=max_queue,
-            on_ended=self._ended,
-        )
+    def _num_at_a_time(self, bundle: Bundle) -> int:
+        """Images of a bundle's device that no longer wait, at most."""
+        if bundle.provider == CPU:
+            return bundle.num_threads
+        return self._settings.max_batch_size + _num_preparing()
+
+    def _turn_of(self, bundle: Bundle) -> Turn | None:
+        """Explanations go between the batches of a GPU; the CPU's threads have priorities."""
+        return None if bundle.provider == CPU else self.scheduler(bundle).between
 
     def _ended(self, ended: Ended) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
@@ -155,6 +154,16 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             yield told
 
     @property
+    def shares(self) -> Shares:
+        """Who has how many of the images that wait."""
+        return self._shares
+
+    @property
+    def slow_images(self) -> SlowImages:
+        """Where images are decoded that take long."""
+        return self._slow
+
+    @property
     def num_streams(self) -> int:
         """Camera streams that are open."""
         return len(self._cameras)
@@ -180,8 +189,9 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def close(self) -> None:
         """Ends all threads; no call may be under way."""
-        for engine in self._engines.values():
-            engine.close()
+        for scheduler in self._schedulers.values():
+            scheduler.close()
+        self._slow.close()
         self._explainer.close()
 
     async def Classify(
@@ -195,11 +205,13 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         del request  # the pictures are copies: holding both would take twice the memory
         if answering.embed:
             require(Right.EMBED)
-        with self._budget.holding(sum(picture.size_bytes for picture in pictures)):
-            outcomes = await self.engine(served.bundle).classify(
+        charge(len(pictures) - 1)
+        deadline = _deadline(context, arrived_at)
+        with self._shares.holding(len(pictures)):
+            outcomes = await self.scheduler(served.bundle).classify(
                 served.bundle,
-                [_preparing(picture, metadata.resize) for picture in pictures],
-                deadline=_deadline(context, arrived_at),
+                await self._slow.prepared(pictures, metadata.resize),
+                deadline=deadline,
                 embed=answering.embed,
             )
         predictions = [
@@ -244,6 +256,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             self._limits,
             idle_s=idle_s,
             newest=lambda: self._repository.get(name, version),
+            slow=self._slow,
             observer=self._observer,
             changes=None if settings.explaining is None else changes,
         )
@@ -286,10 +299,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         served = self._serving(request.model, request.version)
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
-        with (
-            self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
-            self._accounting(served) as told,
-        ):
+        charge(question.num_samples - 1)
+        with self._accounting(served) as told:
             explained = told(
                 await self._explainer.explain(
                     served.bundle, question, deadline=_deadline(context, arrived_at)
@@ -304,10 +315,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
         deadline = _deadline(context, arrived_at)
-        with (
-            self._budget.holding(question.picture.size_bytes + len(question.segments_png)),
-            self._accounting(served) as told,
-        ):
+        charge(question.num_samples - 1)
+        with self._accounting(served) as told:
             updates = self._explainer.explain_progressively(
                 served.bundle, question, deadline=deadline
             )
@@ -349,11 +358,13 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         pictures = read_embed(request, self._limits)
         normalize = request.normalize
         del request  # as in Classify
-        with self._budget.holding(sum(picture.size_bytes for picture in pictures)):
-            outcomes = await self.engine(bundle).classify(
+        charge(len(pictures) - 1)
+        deadline = _deadline(context, arrived_at)
+        with self._shares.holding(len(pictures)):
+            outcomes = await self.scheduler(bundle).classify(
                 bundle,
-                [_preparing(picture, bundle.metadata.resize) for picture in pictures],
-                deadline=_deadline(context, arrived_at),
+                await self._slow.prepared(pictures, bundle.metadata.resize),
+                deadline=deadline,
                 embed=True,
             )
         self._observer.answered(Answered(served, outcomes, (), arrived_at))
@@ -382,10 +393,6 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         return service_pb2.GetModelResponse(
             model=model_message(served, self._limits, with_card=True)
         )
-
-
-def _preparing(picture: Picture, rule: ResizeRule) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: picture.fitted(rule)
 
 
 def _deadline(context: Any, now: float) -> float | None:

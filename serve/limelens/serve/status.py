@@ -7,6 +7,7 @@ the only module that knows status codes. It sends nothing itself.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -71,8 +72,14 @@ _PLAIN: Final = (
     ProviderError,
 )
 _UNEXPECTED: Final = "UNEXPECTED"
+_MAX_CHAIN: Final = 100
 _FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
+# Folders from the root, from home or from here; and whatever ends like a file that we read.
+_PATH: Final = re.compile(
+    r"(?<![\w./:-])(?:(?:/|~/|\.{1,2}/)[^\s'\"/,;]+(?:/[^\s'\",;:]*)*"
+    r"|[\w.@+-]+/[^\s'\",;:]*\.(?:onnx|json|toml|pem|key|crt|data))"
 )
 _TOO_LARGE: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
@@ -109,6 +116,15 @@ def left_code(remaining_s: float | None) -> str:
     return "DEADLINE_EXCEEDED" if remaining_s is not None and remaining_s <= 0 else "CANCELLED"
 
 
+def without_paths(text: str) -> str:
+    """A text as callers may see it: of files of the server the name alone.
+
+    Args:
+        text: Such as `/srv/models/door/3/model.onnx: no ONNX file`.
+    """
+    return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
+
+
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     """What the caller gets to see of an error.
 
@@ -124,7 +140,7 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     if reason == _UNEXPECTED:
         message = f"the server failed; its log tells more under request id {request_id}"
     else:
-        message = _short(str(error))
+        message = _short(without_paths(str(error)))
     if code == code_pb2.INTERNAL:
         details.append(error_details_pb2.RequestInfo(request_id=request_id))
     if isinstance(error, InvalidRequestError):
@@ -149,9 +165,31 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     return status_pb2.Status(code=code, message=message, details=packed)
 
 
-def to_abort(
-    error: BaseException, request_id: str
-) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
+"""Arguments of `ServicerContext.abort`: code, details, trailing metadata."""
+
+
+def forget(error: BaseException | None) -> None:
+    """Takes from an error, and from those that led to it, what they hold of the work.
+
+    Its traceback holds frames and they the request, which often holds the error: only the
+    collector of circles would find that, some time later.
+    """
+    for _ in range(_MAX_CHAIN):
+        if error is None:
+            return
+        if error.__traceback__ is not None:
+            traceback.clear_frames(error.__traceback__)
+            error.__traceback__ = None
+        before, error.__cause__, error.__context__ = (
+            error.__cause__ or error.__context__,
+            None,
+            None,
+        )
+        error = before
+
+
+def to_abort(error: BaseException, request_id: str) -> Refusal:
     """The same as arguments of `ServicerContext.abort`: code, details, trailing metadata."""
     status = to_status(error, request_id)
     trailing: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]

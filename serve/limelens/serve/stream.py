@@ -37,7 +37,8 @@ from limelens.serve.observing.observer import FrameClassified, Observer
 from limelens.serve.replies import model_ref, prediction_message, timings_message
 from limelens.serve.repository import Served
 from limelens.serve.requests import Limits, Picture, read_picture
-from limelens.serve.scheduling.engine import Engine, Outcome, Priority
+from limelens.serve.rpc.slow_images import SlowImages
+from limelens.serve.scheduler import Outcome, Priority, Scheduler
 from limelens.serve.smoothing import Smoothing
 from limelens.serve.stream_requests import StreamSettings, read_change
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -87,6 +88,7 @@ class Camera:
         changes: Explains changes of the decision, given what is to be told of them; None explains
             none.
         observer: Is told of every frame.
+        slow: Where frames are decoded that take long; None is in the workers.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class Camera:
         newest: Callable[[], Served],
         changes: Callable[[Tell], Changes] | None = None,
         observer: Observer | None = None,
+        slow: SlowImages | None = None,
     ) -> None:
         self._observer = observer or Observer()
+        self._slow = slow
         self._settings = settings
         self._served = served
         self._engine = engine
@@ -277,17 +281,31 @@ class Camera:
         served = self._served
         bundle = served.bundle
 
-        def prepare() -> NDArray[np.uint8]:
+        def take() -> Picture:
             frame = self._newest.take()
             assert frame is not None  # only this stream's one item takes frames
             taken.append(frame)
             age_s = time.monotonic() - frame.arrived_at
             if self._settings.max_age_s is not None and age_s > self._settings.max_age_s:
                 raise _StaleFrameError
-            return frame.picture.fitted(bundle.metadata.resize)
+            return frame.picture
+
+        decoded: list[NDArray[np.uint8]] = []
+
+        def prepare() -> NDArray[np.uint8]:
+            return decoded[0] if decoded else take().fitted(bundle.metadata.resize)
 
         try:
-            outcomes = await self._engine(bundle).classify(
+            newest = self._newest.look()
+            if self._slow is not None and newest is not None and not newest.picture.is_quick:
+                # No worker waits for another process.
+                try:
+                    decoded.append(await self._slow.fitted(take(), bundle.metadata.resize))
+                except OverloadedError:
+                    self._num_dropped += 1
+                    self._tell(taken[0].message, service_pb2.FRAME_STATUS_SUPERSEDED)
+                    return
+            outcomes = await self._scheduler(bundle).classify(
                 bundle, [prepare], priority=Priority.FRAME
             )
         except _StaleFrameError:

@@ -83,7 +83,7 @@ def test_calls_pictures_and_decisions_are_counted_exactly(
     for _ in calls:
         gate.wait_until_entered()
     assert watched.value("limelens_requests_in_flight", rpc="Classify") == 2
-    assert watched.value("limelens_waiting_bytes") == 2 * RED.nbytes
+    assert watched.value("limelens_waiting_bytes") == 2 * request(RED).ByteSize()
     for call in calls:
         call.cancel()
     watched.wait_for(2, "limelens_request_seconds_count", code="CANCELLED")

@@ -6,6 +6,7 @@ It knows a caller's name, rights and limits, not how they were found out.
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,8 @@ class ClientLimits:
     """How much one client may ask for.
 
     Args:
-        rate: Calls and new streams in a time, such as `100/second`; None is no limit.
+        rate: Images, samples of explanations and other calls in a time, such as `100/second`; None
+            is no limit.
         max_calls: Calls and streams at a time; None is no limit.
         max_waiting: Further calls that wait for their turn.
     """
@@ -63,6 +65,26 @@ class Caller:
 
 current: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
 """Of the call that is being answered; None outside of calls and where nobody was let in."""
+
+
+charging: contextvars.ContextVar[Callable[[int], None] | None] = contextvars.ContextVar(
+    "charging", default=None
+)
+"""Counts what the call that is being answered costs; None outside of calls."""
+
+
+def charge(cost: int) -> None:
+    """Counts images and samples that the caller asks for, beyond the first of the call.
+
+    Args:
+        cost: How many; less than one is nothing.
+
+    Raises:
+        OverloadedError: The caller asks for too much.
+    """
+    count = charging.get()
+    if count is not None and cost > 0:
+        count(cost)
 
 
 relied_on: contextvars.ContextVar[set[Right] | None] = contextvars.ContextVar(

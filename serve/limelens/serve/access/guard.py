@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from limelens.serve.access.caller import Caller, current, relied_on
+from limelens.serve.access.caller import Caller, charging, current, relied_on
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
@@ -103,6 +104,7 @@ class Guard:
             context.invocation_metadata() or (), context.peer(), context.auth_context() or {}
         )
         current.set(caller)
+        charging.set(functools.partial(self._limiter.charge, caller))
         called_by(caller.name)
         right = needed_right(method)
         if right is not OPEN:

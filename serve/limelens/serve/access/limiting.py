@@ -63,18 +63,38 @@ class _Window:
 
         self._storage = MemoryStorage()
         self._limiter = MovingWindowRateLimiter(self._storage)
+        self._owing: dict[tuple[RateLimitItem, str, str], float] = {}  # until when
 
     @property
     def is_full(self) -> bool:
         """Whether it is time for a new one: this one keeps every client that ever called."""
         return len(self._storage.events) > _MAX_KEYS
 
-    def wait_s(self, item: RateLimitItem, caller: Caller) -> float:
-        """Counts a call; how long until there is room for it, 0 where there is."""
-        if self._limiter.hit(item, caller.source, caller.name):
-            return 0.0
-        reset = self._limiter.get_window_stats(item, caller.source, caller.name).reset_time
-        return max(0.001, reset - time.time())
+    def wait_s(self, item: RateLimitItem, caller: Caller, cost: int = 1, used: int = 0) -> float:
+        """Counts what is asked for; how long until there is room for it, 0 where there is.
+
+        What costs more than is allowed in one time is let in where nothing else was asked for, and
+        then nothing is until it is made up for.
+
+        Args:
+            item: The limit.
+            caller: Who asks.
+            cost: How much it counts.
+            used: How much of the limit the same call has used already.
+        """
+        now = time.monotonic()
+        key = (item, caller.source, caller.name)
+        owed_s = self._owing.get(key, 0.0) - now
+        if owed_s > 0:
+            return owed_s
+        self._owing.pop(key, None)
+        at_once = min(cost, item.amount - used)
+        if at_once and not self._limiter.hit(item, caller.source, caller.name, cost=at_once):
+            reset = self._limiter.get_window_stats(item, caller.source, caller.name).reset_time
+            return max(0.001, reset - time.time())
+        if cost > at_once:
+            self._owing[key] = now + cost / item.amount * item.get_expiry()
+        return 0.0
 
 
 class Limiter:
@@ -125,16 +145,24 @@ class Limiter:
             if not places.num_inside:
                 self._places.pop(key, None)
 
-    def _count(self, caller: Caller) -> None:
+    def charge(self, caller: Caller, cost: int) -> None:
+        """Counts what a call costs beyond one.
+
+        Raises:
+            OverloadedError: The client asks for too much.
+        """
+        self._count(caller, cost, used=1)
+
+    def _count(self, caller: Caller, cost: int = 1, *, used: int = 0) -> None:
         if caller.limits.rate is None:
             return
         if self._window is None or self._window.is_full:
             self._window = _Window()
         for item in read_rate(caller.limits.rate):
-            wait_s = self._window.wait_s(item, caller)
+            wait_s = self._window.wait_s(item, caller, cost, used)
             if wait_s:
                 raise OverloadedError(
                     f"{caller.name} has made {item.amount} calls within {item.get_expiry():g} s, "
-                    "which is its most; expected fewer",
+                    "which is its most, each image and sample counted as one; expected fewer",
                     wait_s,
                 )

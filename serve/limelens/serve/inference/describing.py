@@ -18,6 +18,7 @@ from limelens.serve.inference.requests import EMBEDDING, INPUT, PROBABILITIES
 from limelens.serve.repository import FILE_NAME, Refused, Served
 from limelens.serve.requests import Limits
 from limelens.serve.statistics import Statistics
+from limelens.serve.status import without_paths
 
 PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
@@ -142,7 +143,12 @@ def repository_index(
     for one in () if only_ready else refused:
         found.setdefault(
             (one.name, one.version),
-            index(name=one.name, version=str(one.version), state=UNAVAILABLE, reason=one.reason),
+            index(
+                name=one.name,
+                version=str(one.version),
+                state=UNAVAILABLE,
+                reason=without_paths(one.reason),
+            ),
         )
     return pb2.RepositoryIndexResponse(models=[found[key] for key in sorted(found)])
 

@@ -17,12 +17,12 @@ from limelens.inference import inference_service_pb2 as pb2
 from limelens.serve.access.caller import may, require
 from limelens.serve.access.rights import Right
 from limelens.serve.bundle import Bundle
-from limelens.serve.errors import InvalidImageError, InvalidRequestError
-from limelens.serve.image import ResizeRule, fit, read_image
+from limelens.serve.errors import InvalidRequestError
+from limelens.serve.image import ResizeRule
 from limelens.serve.inference.tensors import LayoutError, unpack_elements
-from limelens.serve.repository import Served, ServedModels
-from limelens.serve.requests import Limits
-from limelens.serve.scheduling.engine import Prepare
+from limelens.serve.repository import Repository, Served
+from limelens.serve.requests import Limits, Picture
+from limelens.serve.scheduler import Prepare
 
 INPUT: Final = "images"
 PROBABILITIES: Final = "probabilities"
@@ -51,14 +51,23 @@ class Question:
     """What a model is asked.
 
     Args:
-        prepare: For each picture what makes its pixels.
-        size_bytes: What the pictures take while they wait.
+        prepare: For each image what makes its pixels; empty where images are encoded.
+        size_bytes: What the images take while they wait.
         wanted: What is to come back, in this order.
+        encoded: The images that are to be decoded; empty where pixels were sent.
+        unpacked_bytes: Of them, what they take beyond their bytes in the message.
     """
 
     prepare: Sequence[Prepare] = field(repr=False)
     size_bytes: int
     wanted: tuple[Wanted, ...]
+    encoded: Sequence[Picture] = field(default=(), repr=False)
+    unpacked_bytes: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """How many images the model is shown."""
+        return len(self.prepare) + len(self.encoded)
 
     @property
     def embed(self) -> bool:
@@ -138,8 +147,8 @@ def read_infer(request: pb2.ModelInferRequest, bundle: Bundle, limits: Limits) -
             f"{_shown(tensor.datatype)}; expected UINT8 (pixels) or BYTES (encoded pictures)",
         )
     wanted = _read_outputs(request)
-    prepare, size_bytes = read(request, tensor, bundle.metadata.resize, limits)
-    return Question(prepare, size_bytes, wanted)
+    found: _Reading = read(request, tensor, bundle.metadata.resize, limits)
+    return Question(found.prepare, found.size_bytes, wanted, found.encoded, found.unpacked_bytes)
 
 
 def _check_names(request: pb2.ModelInferRequest) -> None:
@@ -160,7 +169,12 @@ def _check_names(request: pb2.ModelInferRequest) -> None:
         )
 
 
-_Reading = tuple[Sequence[Prepare], int]
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    prepare: Sequence[Prepare]
+    size_bytes: int
+    encoded: Sequence[Picture] = ()
+    unpacked_bytes: int = 0
 
 
 def _read_pixels(
@@ -183,18 +197,19 @@ def _read_pixels(
                 "raw_input_contents[0]", f"{len(data):,} bytes; expected {expected}"
             )
         pixels = np.frombuffer(data, np.uint8).reshape(shape)
-        return [_giving(pixels[i]) for i in range(count)], len(data)
+        return _Reading([_giving(pixels[i]) for i in range(count)], len(data))
     values = _typed(tensor)
     if len(values) != count * length:
         raise InvalidRequestError(
             "inputs[0].contents.uint_contents", f"{len(values):,} elements; expected {expected}"
         )
     rows = [slice(i * length, (i + 1) * length) for i in range(count)]
-    return [_converting(values, row, size) for row in rows], 4 * len(values)
+    prepare = [_converting(values, row, size) for row in rows]
+    return _Reading(prepare, 4 * len(values), unpacked_bytes=3 * len(values))
 
 
 def _read_encoded(
-    request: pb2.ModelInferRequest, tensor: Any, rule: ResizeRule, limits: Limits
+    request: pb2.ModelInferRequest, tensor: Any, _rule: ResizeRule, limits: Limits
 ) -> _Reading:
     shape = tuple(tensor.shape)
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
@@ -215,10 +230,19 @@ def _read_encoded(
                 "inputs[0].contents.bytes_contents",
                 f"{len(encoded)} elements; expected {count}, as the shape says",
             )
-    prepare = [
-        _decoding(data, f"{INPUT}[{i}]", rule, limits.max_pixels) for i, data in enumerate(encoded)
+    images = [
+        Picture(
+            f"{INPUT}[{i}]",
+            data,
+            None,
+            None,
+            limits.max_pixels,
+            limits.max_decode_s,
+            is_message=False,
+        )
+        for i, data in enumerate(encoded)
     ]
-    return prepare, sum(map(len, encoded))
+    return _Reading((), sum(map(len, encoded)), images)
 
 
 _READERS: Final[Mapping[str, Callable[..., _Reading]]] = {
@@ -268,17 +292,6 @@ def _converting(values: Sequence[int], row: slice, size: tuple[int, int, int]) -
         return numbers.astype(np.uint8).reshape(size)
 
     return convert
-
-
-def _decoding(data: bytes, name: str, rule: ResizeRule, max_pixels: int) -> Prepare:
-    def decode() -> NDArray[np.uint8]:
-        try:
-            pixels = read_image(data, max_pixels=max_pixels)
-        except InvalidImageError as error:
-            raise error.at(name) from error
-        return fit(pixels, rule).pixels
-
-    return decode
 
 
 def _read_outputs(request: pb2.ModelInferRequest) -> tuple[Wanted, ...]:

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
+from limelens.serve.access.caller import charge, current
+from limelens.serve.access.shares import Shares
 from limelens.serve.budget import Budget
 from limelens.serve.bundle import Bundle
 from limelens.serve.decision import decide
@@ -47,8 +49,9 @@ from limelens.serve.observing.call import answered_by
 from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Limits
-from limelens.serve.scheduling.engine import Engine, Outcome
-from limelens.serve.statistics import Statistics
+from limelens.serve.rpc.slow_images import SlowImages
+from limelens.serve.scheduler import Outcome, Scheduler
+from limelens.serve.statistics import Counting
 
 SERVICE_NAME: Final = "inference.GRPCInferenceService"
 
@@ -62,7 +65,9 @@ class Backing:
         engine: What runs a bundle.
         budget: Bytes of pictures that may wait.
         limits: What one request may ask for.
-        statistics: What a version has done since the start, by its file.
+        counting: Is told of every picture.
+        shares: Who has how many of the images that wait.
+        slow_images: Where images are decoded that take long.
         max_streams: Streams at a time.
         stream_idle_s: A stream that sends or reads nothing for so long is ended.
         refresh: Looks at the folder of models; None where the server does not do that.
@@ -73,7 +78,9 @@ class Backing:
     engine: Callable[[Bundle], Engine]
     budget: Budget
     limits: Limits
-    statistics: Callable[[Path], Awaitable[Statistics]]
+    counting: Counting
+    shares: Shares
+    slow_images: SlowImages
     max_streams: int
     stream_idle_s: float
     refresh: Callable[[], Awaitable[object]] | None = None
@@ -195,7 +202,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb2.ModelInferRequest, context: Any
     ) -> pb2.ModelInferResponse:
         """See the contract."""
-        return await self._infer(request, context)
+        return await self._infer(request, context, beside=request.ByteSize())
 
     async def ModelStreamInfer(self, _requests: Any, context: Any) -> None:
         """See the contract."""
@@ -203,8 +210,13 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             raise UnavailableError("the server is going down")
         if len(self._streams) >= self._backing.max_streams:
             raise OverloadedError(f"{len(self._streams)} streams are open, which is the most", 5.0)
+        # What one client may do at a time holds within a stream, too.
+        caller = current.get()
+        most = caller.limits.max_calls if caller is not None else None
         stream = RequestStream(
-            lambda request: self._infer(request, context), idle_s=self._backing.stream_idle_s
+            lambda request: self._infer(request, context),
+            idle_s=self._backing.stream_idle_s,
+            most=most,
         )
         self._streams.add(stream)
         try:
@@ -212,7 +224,17 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         finally:
             self._streams.discard(stream)
 
-    async def _infer(self, request: pb2.ModelInferRequest, context: Any) -> pb2.ModelInferResponse:
+    async def _infer(
+        self, request: pb2.ModelInferRequest, context: Any, *, beside: int | None = None
+    ) -> pb2.ModelInferResponse:
+        """Answers one request.
+
+        Args:
+            request: It.
+            context: Of the call.
+            beside: Bytes that are counted for it already; None where it came in a stream, whose
+                requests nobody has counted.
+        """
         now = time.monotonic()
         served = find(self._repository, request.model_name, request.model_version, "model_")
         answered_by(served.name, served.version)
@@ -220,10 +242,18 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         question = read_infer(request, served.bundle, self._backing.limits)
         own_id = request.id
         del request  # as in Classify
+        charge(question.num_images - (beside is not None))
+        count = question.size_bytes if beside is None else question.unpacked_bytes
         try:
             # The call itself ends at gRPC's deadline; this is the request's own.
             async with asyncio.timeout(None if own_deadline is None else own_deadline - now):
-                outcomes = await self._classify(served, question, _earliest(context, own_deadline))
+                with (
+                    self._backing.budget.holding(count, beside=beside or 0),
+                    self._backing.shares.holding(question.num_images),
+                ):
+                    outcomes = await self._classify(
+                        served, question, _earliest(context, own_deadline)
+                    )
         except TimeoutError:
             raise ExpiredError("the request's own timeout passed before it was answered") from None
         self._tell(served, question, outcomes, now)
@@ -243,10 +273,12 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
     async def _classify(
         self, served: Served, question: Question, deadline: float | None
     ) -> list[Outcome]:
-        with self._backing.budget.holding(question.size_bytes):
-            return await self._backing.engine(served.bundle).classify(
-                served.bundle, question.prepare, deadline=deadline, embed=question.embed
-            )
+        prepare = question.prepare or await self._backing.slow_images.prepared(
+            question.encoded, served.bundle.metadata.resize
+        )
+        return await self._backing.scheduler(served.bundle).classify(
+            served.bundle, prepare, deadline=deadline, embed=question.embed
+        )
 
     def _chosen(self, request: pb2.ModelStatisticsRequest) -> list[Served]:
         """The versions that statistics are wanted of."""

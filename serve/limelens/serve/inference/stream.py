@@ -15,7 +15,7 @@ import grpc.aio
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.serve.calls import request_id
 from limelens.serve.errors import ExpiredError, OverloadedError, UnavailableError
-from limelens.serve.status import is_internal, to_status
+from limelens.serve.status import forget, is_internal, to_status
 
 IN_FLIGHT: Final = 16
 """Requests of one stream that are worked on or whose answers wait to be read; while there are so
@@ -31,12 +31,13 @@ class RequestStream:
     Args:
         answer: Answers one request; raises for one that fails.
         idle_s: A stream that sends nothing, or reads nothing, for so long is ended.
+        most: Requests at a time; None is `IN_FLIGHT`, which are the most.
     """
 
-    def __init__(self, answer: Answer, *, idle_s: float) -> None:
+    def __init__(self, answer: Answer, *, idle_s: float, most: int | None = None) -> None:
         self._answer = answer
         self._idle_s = idle_s
-        self._room = asyncio.Semaphore(IN_FLIGHT)
+        self._room = asyncio.Semaphore(min(most or IN_FLIGHT, IN_FLIGHT))
         # None is the end.
         self._under_way: asyncio.Queue[asyncio.Task[pb2.ModelStreamInferResponse] | None] = (
             asyncio.Queue()
@@ -124,9 +125,10 @@ class RequestStream:
                     request_id.get(),
                     exc_info=error,
                 )
+            message = to_status(error, request_id.get()).message
+            forget(error)
             return pb2.ModelStreamInferResponse(
-                error_message=to_status(error, request_id.get()).message,
-                infer_response=pb2.ModelInferResponse(id=own_id),
+                error_message=message, infer_response=pb2.ModelInferResponse(id=own_id)
             )
         response.parameters["triton_final_response"].bool_param = True
         return pb2.ModelStreamInferResponse(infer_response=response)

@@ -24,6 +24,7 @@ class Call:
         version: The model's version; 0 until it is known.
         seconds: How long it took; 0 while it is under way.
         trace_id: Of the trace that the call belongs to, in hexadecimal; empty where there is none.
+        peer: The other end of the connection, as gRPC writes it.
     """
 
     service: str
@@ -35,6 +36,7 @@ class Call:
     version: int = 0
     seconds: float = 0.0
     trace_id: str = ""
+    peer: str = ""
 
     def fields(self) -> dict[str, str | int]:
         """What a line of the log says of the call; what is not known is left out."""

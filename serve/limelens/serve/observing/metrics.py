@@ -42,13 +42,15 @@ from limelens.serve.observing.observer import (
 from limelens.serve.scheduling.engine import Fate, Priority
 
 if TYPE_CHECKING:
+    from limelens.serve.access.shares import Shares
     from limelens.serve.bundle import Bundle
     from limelens.serve.decision import Prediction
     from limelens.serve.explanation import Explained
     from limelens.serve.observing.call import Call
     from limelens.serve.observing.observer import ExplanationEnded
-    from limelens.serve.repository import Served, ServedModels
-    from limelens.serve.scheduling.engine import Ended
+    from limelens.serve.observing.pauses import Pauses
+    from limelens.serve.repository import Repository, Served
+    from limelens.serve.scheduler import Ended
     from limelens.serve.service import ClassifierService
 
 MAX_LABELS: Final = 200
@@ -238,16 +240,17 @@ class Metrics(Observer):
         for served in repository.served:
             self._of(served)
 
-    def look_at(self, service: ClassifierService) -> None:
-        """Shows a service's queues and streams, and the repository's models, from now on."""
-        self._service_samples = ServiceSamples(service)
-        self.registry.register(ModelsCollector(self._repository))
-        self.registry.register(self._service_samples)
+    def look_at(
+        self, service: ClassifierService, calls: Shares | None = None, pauses: Pauses | None = None
+    ) -> None:
+        """Shows a service's queues and streams, and the repository's models, from now on.
 
-    def sample(self) -> None:
-        """Notes the state of queues and streams where other processes read it."""
-        if self._service_samples is not None:
-            self._service_samples.note()
+        Args:
+            service: The service.
+            calls: Who has how many calls under way.
+            pauses: How long the event loop was held.
+        """
+        self.registry.register(_State(self._repository, service, calls, pauses))
 
     def call_began(self, call: Call, metadata: Metadata) -> None:  # noqa: ARG002
         """See `Observer`."""
@@ -401,12 +404,17 @@ class _OfModel:
 class ModelsCollector(Collector):
     """What is served and refused at the moment of reading.
 
-    Args:
-        models: Where that is known.
-    """
-
-    def __init__(self, models: ServedModels) -> None:
-        self._repository = models
+    def __init__(
+        self,
+        repository: Repository,
+        service: ClassifierService,
+        calls: Shares | None,
+        pauses: Pauses | None,
+    ) -> None:
+        self._repository = repository
+        self._service = service
+        self._calls = calls
+        self._pauses = pauses
 
     def describe(self) -> Iterable[Metric]:
         """Nothing is looked up when it is registered."""
@@ -444,45 +452,47 @@ class ModelsCollector(Collector):
             "How often a model's file was refused.",
             value=repository.num_failures,
         )
-
-
-class ServiceSamples(Collector):
-    """What waits and is open in a service at the moment of reading.
-
-    Args:
-        service: Whose queues and streams.
-    """
-
-    def __init__(self, service: ClassifierService) -> None:
-        self._service = service
-        self._turned_away: dict[str, int] = {}
-        # Registered nowhere: of one process they are read as they are, of several from files.
-        self._streams = Gauge(*_STREAMS, registry=None, multiprocess_mode="livesum")
-        self._bytes = Gauge(*_BYTES, registry=None, multiprocess_mode="livesum")
-        self._waiting = Gauge(*_WAITING, ("provider",), registry=None, multiprocess_mode="livesum")
-        self._refused = Counter(*_REFUSED, ("provider",), registry=None)
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing is looked up when it is registered."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """See `Collector`."""
-        self.note()
-        for metric in (self._streams, self._bytes, self._waiting, self._refused):
-            yield from metric.collect()
-
-    def note(self) -> None:
-        """Takes the values of this moment."""
-        service = self._service
-        self._streams.set(service.num_streams)
-        self._bytes.set(service.num_waiting_bytes)
-        for provider, engine in service.engines.items():
-            self._waiting.labels(provider).set(engine.num_waiting)
-            turned_away = engine.counts.refused
-            new = turned_away - self._turned_away.get(provider, 0)
-            self._turned_away[provider] = turned_away
-            self._refused.labels(provider).inc(new)
+        yield GaugeMetricFamily(
+            "limelens_streams_open", "Cameras' streams.", value=service.num_streams
+        )
+        yield GaugeMetricFamily(
+            "limelens_waiting_bytes",
+            "Messages of requests that wait or are worked on.",
+            value=service.num_waiting_bytes,
+        )
+        unfair = CounterMetricFamily(
+            "limelens_overloaded_calls",
+            "Calls refused because there were too many at a time, or their client had its share.",
+            labels=("of",),
+        )
+        unfair.add_metric(("images",), service.shares.num_refused)
+        if self._calls is not None:
+            unfair.add_metric(("calls",), self._calls.num_refused)
+        yield unfair
+        yield GaugeMetricFamily(
+            "limelens_slow_images_waiting",
+            "Images that take long to decode, and wait for a process that does.",
+            value=service.slow_images.num_waiting,
+        )
+        if self._pauses is not None:
+            yield GaugeMetricFamily(
+                "limelens_event_loop_pause_seconds",
+                "The longest time of the last minute in which nothing could be answered.",
+                value=self._pauses.recent_s,
+            )
+        waiting = GaugeMetricFamily(
+            "limelens_queue_pictures", "Pictures of requests that wait.", labels=("provider",)
+        )
+        turned_away = CounterMetricFamily(
+            "limelens_refused_pictures",
+            "Pictures refused because the queue was full.",
+            labels=("provider",),
+        )
+        for provider, scheduler in service.schedulers.items():
+            waiting.add_metric((provider,), scheduler.num_waiting)
+            turned_away.add_metric((provider,), scheduler.counts.refused)
+        yield waiting
+        yield turned_away
 
 
 def _least_stability(explained: Explained) -> float:

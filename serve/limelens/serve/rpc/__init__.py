@@ -1,0 +1,1 @@
+"""Calls: what comes in by gRPC, before it is somebody's request."""
