@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_a_search_finds_no_image_that_costs_too_much(tmp_path: Path) -> None:
 
 
 def test_a_costly_image_is_told_from_others() -> None:
-    usual = {"look_s": 0.001, "is_quick": True, "read_s": 0.02, "memory_mb": 5.0}
+    usual: dict[str, Any] = {"look_s": 0.001, "is_quick": True, "read_s": 0.02, "memory_mb": 5.0}
     assert not Cost(**usual, was_read=True, allowed_s=0.2).broken
     for changes in ({"look_s": 0.1}, {"read_s": 0.3}, {"memory_mb": 400.0}):
         assert Cost(**{**usual, **changes}, was_read=False, allowed_s=0.2).broken
