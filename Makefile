@@ -54,7 +54,7 @@ test-slow: $(ALL) ## Run the tests that take long
 
 # Requests take about as long as the image reader.
 FUZZ_S ?= 300
-fuzz: $(VENV)/.installed-all-$(ACCEL) ## Try random requests, images and costly images, each about FUZZ_S=300 s
+fuzz: $(ALL) ## Try random requests, images and costly images, each about FUZZ_S=300 s
 	LIMELENS_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest tests/fuzz
 
 check: $(ALL) ## Lint, types, imports, contract

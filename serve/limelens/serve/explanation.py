@@ -141,7 +141,7 @@ def explain_picture(
         ModelOutputError: The model gave numbers that are not finite.
         MissingExtraError: `limelens[explain]` is not installed.
     """
-    subject = _Subject(bundle, question, check, turn)
+    subject = _Subject(bundle, question, check)
     with _domain_errors(question):
         import limelens.explain as lime
 

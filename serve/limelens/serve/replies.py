@@ -16,7 +16,7 @@ from limelens.serve.explanation import Explained, Update
 from limelens.serve.image import ResizeMode
 from limelens.serve.repository import Refused, Served
 from limelens.serve.requests import Limits
-from limelens.serve.scheduler import Outcome
+from limelens.serve.scheduling.engine import Outcome
 from limelens.serve.status import without_paths
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2

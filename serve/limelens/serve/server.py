@@ -25,10 +25,10 @@ from grpc_reflection.v1alpha import reflection
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.config import Tls as Tls
 from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
-from limelens.serve.access.policy import Access, check_production
-from limelens.serve.addresses import is_loopback, is_unix
+from limelens.serve.access.limiting import Limiter
+from limelens.serve.access.policy import Access
+from limelens.serve.addresses import is_unix
 from limelens.serve.budget import Budget
-from limelens.serve.bundle.session import CPU, Device
 from limelens.serve.calls import Calls
 from limelens.serve.image.apart import warm
 from limelens.serve.inference.service import SERVICE_NAME as INFERENCE_NAME
@@ -36,13 +36,15 @@ from limelens.serve.inference.service import Backing, InferenceService
 from limelens.serve.listening import bind
 from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.observing.pauses import Pauses
-from limelens.serve.repository import Repository
+from limelens.serve.repository import Repository, ServedModels
+from limelens.serve.repository import ready_line as ready_line
 from limelens.serve.rpc.memory import give_large_blocks_back
-from limelens.serve.scheduler import Ended
-from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
-from limelens.serve.statistics import Counting
-from limelens.serve.versions import ALL, VersionPolicy
-from limelens.serve.watching import Reload, Watcher
+from limelens.serve.scheduling.engine import Ended
+from limelens.serve.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
+from limelens.serve.server_config import ServerConfig as ServerConfig
+from limelens.serve.service import SERVICE_NAME, ClassifierService
+from limelens.serve.statistics import Counting, Statistics
+from limelens.serve.watching import Watcher, watcher_for
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ class Server:
         self._observer = Observers([*observers, *([metrics] if metrics else []), *_traces(config)])
         undoing.callback(self._observer.close)
         self._access = Access(config.access)
-        guard = Guard(self._access)
+        guard = Guard(self._access, siblings.limiter if siblings is not None else None)
         budget = Budget(config.service.max_waiting_bytes)
         self._calls = Calls(
             [SERVICE_NAME, INFERENCE_NAME],
@@ -157,7 +159,10 @@ class Server:
                 WatcherLimit(max(1, config.max_calls // 2)),
             ],
             # How many calls there may be is `Calls`' business, which tells who may try again when.
-            options=[*_options(config.max_message_bytes), *_burst_options()],
+            options=[
+                *_options(config.max_message_bytes, shares_port=siblings is not None),
+                *_burst_options(),
+            ],
         )
         port = bind(self._server, config.listen, config.tls)
         undoing.callback(_give_back, self._server)
@@ -302,7 +307,7 @@ class Server:
             engine=self.service.engine,
             budget=self.service.budget,
             limits=settings.request_limits,
-            counting=self.counting,
+            statistics=self._statistics,
             shares=self.service.shares,
             slow_images=self.service.slow_images,
             max_streams=settings.max_streams,
@@ -328,8 +333,12 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         ListenError: The address may not or cannot be listened on.
         AccessPolicyError: What says who may call is missing or cannot be used.
     """
-    _check_config(config)
-    _allow_many_connections()
+    config.check()
+    if config.processes > 1:
+        from limelens.serve.processes.supervisor import supervise
+
+        return supervise(config, announce)
+    allow_many_connections()
     give_large_blocks_back()
     if config.http is not None:
         from limelens.serve.observing.http import check_address
@@ -495,7 +504,7 @@ def _burst_options() -> list[tuple[str, Any]]:
     ]
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
+def _options(max_message_bytes: int, *, shares_port: bool) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),

@@ -46,10 +46,13 @@ from limelens.serve.replies import (
     refused_message,
     timings_message,
 )
-from limelens.serve.repository import Repository, Served
-from limelens.serve.requests import Limits, read_classify, read_embed
+from limelens.serve.repository import Served, ServedModels
+from limelens.serve.requests import read_classify, read_embed
 from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduler import Ended, Fate, Scheduler
+from limelens.serve.scheduling.cpu import CpuEngine
+from limelens.serve.scheduling.engine import Ended, Engine, Fate
+from limelens.serve.scheduling.gpu import GpuEngine
+from limelens.serve.server_config import ServiceSettings as ServiceSettings
 from limelens.serve.stream import END, Camera
 from limelens.serve.stream_requests import read_stream_config
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -86,8 +89,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         worked_on = max((self._num_at_a_time(one.bundle) for one in repository.served), default=1)
         self._shares = Shares(settings.max_queue + worked_on, "images are waiting or worked on")
         self._slow = SlowImages(max_waiting=settings.max_queue)
-        self._schedulers: dict[str, Scheduler] = {}
-        self._making = threading.Lock()  # of schedulers: explainers' threads ask for them too
+        self._engines: dict[str, Engine] = {}
+        self._making = threading.Lock()  # of engines: explainers' threads ask for them too
         self._cameras: set[Camera] = set()
         self._opening: set[asyncio.Timeout] = set()  # streams whose configuration is waited for
         self._stopping = False
@@ -112,15 +115,24 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                 found = self._engines[bundle.provider] = self._new_engine(bundle)
         return found
 
+    def _new_engine(self, bundle: Bundle) -> Engine:
+        max_queue = self._settings.max_queue
+        if bundle.gpu is None:
+            return CpuEngine(
+                num_threads=bundle.num_threads, max_queue=max_queue, on_ended=self._ended
+            )
+        return GpuEngine(
+            bundle.gpu.thread,
+            num_threads=self._settings.num_decoders or _num_decoders(),
+            max_queue=max_queue,
+            on_ended=self._ended,
+        )
+
     def _num_at_a_time(self, bundle: Bundle) -> int:
         """Images of a bundle's device that no longer wait, at most."""
-        if bundle.provider == CPU:
+        if bundle.runs is None:
             return bundle.num_threads
-        return self._settings.max_batch_size + _num_preparing()
-
-    def _turn_of(self, bundle: Bundle) -> Turn | None:
-        """Explanations go between the batches of a GPU; the CPU's threads have priorities."""
-        return None if bundle.provider == CPU else self.scheduler(bundle).between
+        return self._settings.max_batch_size + (self._settings.num_decoders or _num_decoders())
 
     def _ended(self, ended: Ended) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
@@ -189,8 +201,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def close(self) -> None:
         """Ends all threads; no call may be under way."""
-        for scheduler in self._schedulers.values():
-            scheduler.close()
+        for engine in self._engines.values():
+            engine.close()
         self._slow.close()
         self._explainer.close()
 
@@ -205,10 +217,10 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         del request  # the pictures are copies: holding both would take twice the memory
         if answering.embed:
             require(Right.EMBED)
-        charge(len(pictures) - 1)
+        await charge(len(pictures) - 1)
         deadline = _deadline(context, arrived_at)
         with self._shares.holding(len(pictures)):
-            outcomes = await self.scheduler(served.bundle).classify(
+            outcomes = await self.engine(served.bundle).classify(
                 served.bundle,
                 await self._slow.prepared(pictures, metadata.resize),
                 deadline=deadline,
@@ -299,7 +311,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         served = self._serving(request.model, request.version)
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
-        charge(question.num_samples - 1)
+        await charge(question.num_samples - 1)
         with self._accounting(served) as told:
             explained = told(
                 await self._explainer.explain(
@@ -315,7 +327,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         question = read_explain(request, served.bundle.metadata, self._limits)
         del request  # as in Classify
         deadline = _deadline(context, arrived_at)
-        charge(question.num_samples - 1)
+        await charge(question.num_samples - 1)
         with self._accounting(served) as told:
             updates = self._explainer.explain_progressively(
                 served.bundle, question, deadline=deadline
@@ -358,10 +370,10 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         pictures = read_embed(request, self._limits)
         normalize = request.normalize
         del request  # as in Classify
-        charge(len(pictures) - 1)
+        await charge(len(pictures) - 1)
         deadline = _deadline(context, arrived_at)
         with self._shares.holding(len(pictures)):
-            outcomes = await self.scheduler(bundle).classify(
+            outcomes = await self.engine(bundle).classify(
                 bundle,
                 await self._slow.prepared(pictures, bundle.metadata.resize),
                 deadline=deadline,

@@ -38,7 +38,7 @@ from limelens.serve.replies import model_ref, prediction_message, timings_messag
 from limelens.serve.repository import Served
 from limelens.serve.requests import Limits, Picture, read_picture
 from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduler import Outcome, Priority, Scheduler
+from limelens.serve.scheduling.engine import Engine, Outcome, Priority
 from limelens.serve.smoothing import Smoothing
 from limelens.serve.stream_requests import StreamSettings, read_change
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -305,7 +305,7 @@ class Camera:
                     self._num_dropped += 1
                     self._tell(taken[0].message, service_pb2.FRAME_STATUS_SUPERSEDED)
                     return
-            outcomes = await self._scheduler(bundle).classify(
+            outcomes = await self._engine(bundle).classify(
                 bundle, [prepare], priority=Priority.FRAME
             )
         except _StaleFrameError:

@@ -6,7 +6,7 @@ It knows a caller's name, rights and limits, not how they were found out.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,13 +67,13 @@ current: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller"
 """Of the call that is being answered; None outside of calls and where nobody was let in."""
 
 
-charging: contextvars.ContextVar[Callable[[int], None] | None] = contextvars.ContextVar(
+charging: contextvars.ContextVar[Callable[[int], Awaitable[None]] | None] = contextvars.ContextVar(
     "charging", default=None
 )
 """Counts what the call that is being answered costs; None outside of calls."""
 
 
-def charge(cost: int) -> None:
+async def charge(cost: int) -> None:
     """Counts images and samples that the caller asks for, beyond the first of the call.
 
     Args:
@@ -84,7 +84,7 @@ def charge(cost: int) -> None:
     """
     count = charging.get()
     if count is not None and cost > 0:
-        count(cost)
+        await count(cost)
 
 
 relied_on: contextvars.ContextVar[set[Right] | None] = contextvars.ContextVar(

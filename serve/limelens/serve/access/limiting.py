@@ -145,7 +145,7 @@ class Limiter:
             if not places.num_inside:
                 self._places.pop(key, None)
 
-    def charge(self, caller: Caller, cost: int) -> None:
+    async def charge(self, caller: Caller, cost: int) -> None:
         """Counts what a call costs beyond one.
 
         Raises:

@@ -20,9 +20,9 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.image import ResizeRule
 from limelens.serve.inference.tensors import LayoutError, unpack_elements
-from limelens.serve.repository import Repository, Served
+from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Limits, Picture
-from limelens.serve.scheduler import Prepare
+from limelens.serve.scheduling.engine import Prepare
 
 INPUT: Final = "images"
 PROBABILITIES: Final = "probabilities"

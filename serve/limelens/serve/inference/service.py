@@ -50,8 +50,8 @@ from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository import Served, ServedModels
 from limelens.serve.requests import Limits
 from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduler import Outcome, Scheduler
-from limelens.serve.statistics import Counting
+from limelens.serve.scheduling.engine import Engine, Outcome
+from limelens.serve.statistics import Statistics
 
 SERVICE_NAME: Final = "inference.GRPCInferenceService"
 
@@ -65,7 +65,7 @@ class Backing:
         engine: What runs a bundle.
         budget: Bytes of pictures that may wait.
         limits: What one request may ask for.
-        counting: Is told of every picture.
+        statistics: What a version has done since the start, by its file.
         shares: Who has how many of the images that wait.
         slow_images: Where images are decoded that take long.
         max_streams: Streams at a time.
@@ -78,7 +78,7 @@ class Backing:
     engine: Callable[[Bundle], Engine]
     budget: Budget
     limits: Limits
-    counting: Counting
+    statistics: Callable[[Path], Awaitable[Statistics]]
     shares: Shares
     slow_images: SlowImages
     max_streams: int
@@ -242,7 +242,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         question = read_infer(request, served.bundle, self._backing.limits)
         own_id = request.id
         del request  # as in Classify
-        charge(question.num_images - (beside is not None))
+        await charge(question.num_images - (beside is not None))
         count = question.size_bytes if beside is None else question.unpacked_bytes
         try:
             # The call itself ends at gRPC's deadline; this is the request's own.
@@ -276,7 +276,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         prepare = question.prepare or await self._backing.slow_images.prepared(
             question.encoded, served.bundle.metadata.resize
         )
-        return await self._backing.scheduler(served.bundle).classify(
+        return await self._backing.engine(served.bundle).classify(
             served.bundle, prepare, deadline=deadline, embed=question.embed
         )
 

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from limelens.serve.observing.call import Call
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.observing.pauses import Pauses
-    from limelens.serve.repository import Repository, Served
-    from limelens.serve.scheduler import Ended
+    from limelens.serve.repository import Served, ServedModels
+    from limelens.serve.scheduling.engine import Ended
     from limelens.serve.service import ClassifierService
 
 MAX_LABELS: Final = 200
@@ -60,10 +60,22 @@ OTHER: Final = "other"
 _STREAMS: Final = ("limelens_streams_open", "Cameras' streams.")
 _BYTES: Final = (
     "limelens_waiting_bytes",
-    "Pictures of requests that wait or are worked on.",
+    "Messages of requests that wait or are worked on.",
 )
 _WAITING: Final = ("limelens_queue_pictures", "Pictures of requests that wait.")
 _REFUSED: Final = ("limelens_refused_pictures", "Pictures refused because the queue was full.")
+_OVERLOADED: Final = (
+    "limelens_overloaded_calls",
+    "Calls refused because there were too many at a time, or their client had its share.",
+)
+_SLOW: Final = (
+    "limelens_slow_images_waiting",
+    "Images that take long to decode, and wait for a process that does.",
+)
+_PAUSE: Final = (
+    "limelens_event_loop_pause_seconds",
+    "The longest time of the last minute in which nothing could be answered.",
+)
 _CALL_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WORK_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _EXPLANATION_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -250,7 +262,14 @@ class Metrics(Observer):
             calls: Who has how many calls under way.
             pauses: How long the event loop was held.
         """
-        self.registry.register(_State(self._repository, service, calls, pauses))
+        self._service_samples = ServiceSamples(service, calls, pauses)
+        self.registry.register(ModelsCollector(self._repository))
+        self.registry.register(self._service_samples)
+
+    def sample(self) -> None:
+        """Notes the state of queues and streams where other processes read it."""
+        if self._service_samples is not None:
+            self._service_samples.note()
 
     def call_began(self, call: Call, metadata: Metadata) -> None:  # noqa: ARG002
         """See `Observer`."""
@@ -404,17 +423,12 @@ class _OfModel:
 class ModelsCollector(Collector):
     """What is served and refused at the moment of reading.
 
-    def __init__(
-        self,
-        repository: Repository,
-        service: ClassifierService,
-        calls: Shares | None,
-        pauses: Pauses | None,
-    ) -> None:
-        self._repository = repository
-        self._service = service
-        self._calls = calls
-        self._pauses = pauses
+    Args:
+        models: Where that is known.
+    """
+
+    def __init__(self, models: ServedModels) -> None:
+        self._repository = models
 
     def describe(self) -> Iterable[Metric]:
         """Nothing is looked up when it is registered."""
@@ -452,47 +466,67 @@ class ModelsCollector(Collector):
             "How often a model's file was refused.",
             value=repository.num_failures,
         )
-        yield GaugeMetricFamily(
-            "limelens_streams_open", "Cameras' streams.", value=service.num_streams
-        )
-        yield GaugeMetricFamily(
-            "limelens_waiting_bytes",
-            "Messages of requests that wait or are worked on.",
-            value=service.num_waiting_bytes,
-        )
-        unfair = CounterMetricFamily(
-            "limelens_overloaded_calls",
-            "Calls refused because there were too many at a time, or their client had its share.",
-            labels=("of",),
-        )
-        unfair.add_metric(("images",), service.shares.num_refused)
-        if self._calls is not None:
-            unfair.add_metric(("calls",), self._calls.num_refused)
-        yield unfair
-        yield GaugeMetricFamily(
-            "limelens_slow_images_waiting",
-            "Images that take long to decode, and wait for a process that does.",
-            value=service.slow_images.num_waiting,
-        )
+
+
+class ServiceSamples(Collector):
+    """What waits and is open in a service at the moment of reading.
+
+    Args:
+        service: Whose queues and streams.
+        calls: Who has how many calls under way.
+        pauses: How long the event loop was held.
+    """
+
+    def __init__(
+        self, service: ClassifierService, calls: Shares | None = None, pauses: Pauses | None = None
+    ) -> None:
+        self._service = service
+        self._calls = calls
+        self._pauses = pauses
+        self._counted: dict[tuple[str, str], int] = {}
+        # Registered nowhere: of one process they are read as they are, of several from files.
+        self._streams = Gauge(*_STREAMS, registry=None, multiprocess_mode="livesum")
+        self._bytes = Gauge(*_BYTES, registry=None, multiprocess_mode="livesum")
+        self._waiting = Gauge(*_WAITING, ("provider",), registry=None, multiprocess_mode="livesum")
+        self._refused = Counter(*_REFUSED, ("provider",), registry=None)
+        self._overloaded = Counter(*_OVERLOADED, ("of",), registry=None)
+        self._slow = Gauge(*_SLOW, registry=None, multiprocess_mode="livesum")
+        self._pause = Gauge(*_PAUSE, registry=None, multiprocess_mode="livemax")
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is looked up when it is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        self.note()
+        found = [self._streams, self._bytes, self._waiting, self._refused]
+        found += [self._overloaded, self._slow]
         if self._pauses is not None:
-            yield GaugeMetricFamily(
-                "limelens_event_loop_pause_seconds",
-                "The longest time of the last minute in which nothing could be answered.",
-                value=self._pauses.recent_s,
-            )
-        waiting = GaugeMetricFamily(
-            "limelens_queue_pictures", "Pictures of requests that wait.", labels=("provider",)
-        )
-        turned_away = CounterMetricFamily(
-            "limelens_refused_pictures",
-            "Pictures refused because the queue was full.",
-            labels=("provider",),
-        )
-        for provider, scheduler in service.schedulers.items():
-            waiting.add_metric((provider,), scheduler.num_waiting)
-            turned_away.add_metric((provider,), scheduler.counts.refused)
-        yield waiting
-        yield turned_away
+            found.append(self._pause)
+        for metric in found:
+            yield from metric.collect()
+
+    def note(self) -> None:
+        """Takes the values of this moment."""
+        service = self._service
+        self._streams.set(service.num_streams)
+        self._bytes.set(service.num_waiting_bytes)
+        self._slow.set(service.slow_images.num_waiting)
+        if self._pauses is not None:
+            self._pause.set(self._pauses.recent_s)
+        for provider, engine in service.engines.items():
+            self._waiting.labels(provider).set(engine.num_waiting)
+            self._count(self._refused, provider, engine.counts.refused)
+        self._count(self._overloaded, "images", service.shares.num_refused)
+        if self._calls is not None:
+            self._count(self._overloaded, "calls", self._calls.num_refused)
+
+    def _count(self, counter: Counter, label: str, total: int) -> None:
+        """Adds what came since the last time to a counter that is kept elsewhere as a total."""
+        key = counter._name, label
+        counter.labels(label).inc(total - self._counted.get(key, 0))
+        self._counted[key] = total
 
 
 def _least_stability(explained: Explained) -> float:

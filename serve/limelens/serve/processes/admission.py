@@ -35,6 +35,11 @@ class SharedLimiter(Limiter):
             return ANY_PLACE
         return self._admitted(replace(caller, rights=frozenset()))
 
+    async def charge(self, caller: Caller, cost: int) -> None:
+        """See `Limiter`."""
+        if caller.limits.rate is not None:
+            await self._channel.ask("charge", replace(caller, rights=frozenset()), cost)
+
     @asynccontextmanager
     async def _admitted(self, caller: Caller) -> AsyncIterator[None]:
         ticket = next(self._tickets)
@@ -68,6 +73,14 @@ class Admissions:
         await place.__aenter__()
         if caller.limits.max_calls is not None:
             self._places[ticket] = place
+
+    async def charge(self, caller: Caller, cost: int) -> None:
+        """Counts what a call costs beyond one.
+
+        Raises:
+            OverloadedError: As of `Limiter.charge`.
+        """
+        await self._limiter.charge(caller, cost)
 
     def leave(self, ticket: int) -> None:
         """Takes a call's place back, if it has one."""

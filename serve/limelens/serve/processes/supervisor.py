@@ -222,6 +222,7 @@ class Supervisor:
         handlers: dict[str, Handler] = {
             "admit": admissions.admit,
             "leave": admissions.leave,
+            "charge": admissions.charge,
             "note": self._note,
             "refresh": self._refresh,
             "statistics": self._statistics,
