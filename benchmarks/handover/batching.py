@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.handover.callers import Job
 from benchmarks.handover.slots import Plan, Slots, Wake
 from limelens.serve.bundle import Bundle, load_bundle
-from limelens.serve.bundle.batch_sizes import MAX_BATCH_SIZE, BatchRuns, OpenedSession
+from limelens.serve.bundle.batch_sizes import MAX_BATCH_SIZE, BatchRuns, batch_sizes, OpenedSession
 from limelens.serve.bundle.device_thread import device_thread
 from limelens.serve.bundle.prepared import Place
 
@@ -57,7 +57,7 @@ def _runs_on_cpu(bundle: Bundle) -> BatchRuns:
     opened = OpenedSession(bundle.session)
     thread = device_thread("cpu")
     runs = BatchRuns(lambda: opened, bundle.input_size, thread, Place("cpu", 0))
-    runs.prepare_up_to(MAX_BATCH_SIZE)
+    runs.prepare_all(batch_sizes(MAX_BATCH_SIZE))
     return runs
 
 

@@ -19,7 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, load_bundle
-from limelens.serve.bundle.batch_sizes import BatchRuns, OpenedSession
+from limelens.serve.bundle.batch_sizes import BatchRuns, OpenedSession, batch_sizes
 from limelens.serve.bundle.device_thread import DeviceThread
 from limelens.serve.bundle.prepared import Place
 from limelens.serve.bundle.session import CUDA, Gpu, rows_of
@@ -136,7 +136,7 @@ def stand_in(
     """
     bundle = load_bundle(path, "cpu")
     gpu, runs, _ = on_gpu(bundle.path.read_bytes(), bundle.input_size, **options)
-    runs.prepare_up_to(max_batch_size)
+    runs.prepare_all(batch_sizes(max_batch_size))
     return replace(
         bundle,
         provider=CUDA,

@@ -608,6 +608,7 @@ def load_and_warm(
         num_threads=num_threads,
         tf32=tf32,
         max_batch_size=max_batch_size,
+        few_sizes=is_starting,
         chunk=chunk,
         read=lambda _path: checked,
     )

@@ -16,7 +16,7 @@ import pytest
 from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
 
 from limelens.serve import load_bundle
-from limelens.serve.bundle.batch_sizes import batch_sizes
+from limelens.serve.bundle.batch_sizes import batch_sizes, first_sizes
 from limelens.serve.bundle.device_thread import DeviceThread
 from limelens.serve.bundle.session import gpu_index
 from limelens.serve.errors import InvalidRequestError
@@ -79,6 +79,23 @@ def test_a_size_that_is_not_ready_is_served_by_the_next_larger_one(model: Path) 
     seen.clear()
     bundle.predict(random_images(3))
     assert [len(batch) for batch in seen] == [8]
+
+
+@pytest.mark.parametrize(
+    ("largest", "first"), [(64, [1, 8, 64]), (2, [1, 2]), (1, [1]), (50, [1, 8, 50])]
+)
+def test_a_few_sizes_are_enough_to_begin_with(model: Path, largest: int, first: list[int]) -> None:
+    assert first_sizes(largest) == first
+    bundle = stand_in(model, max_batch_size=1)
+    assert bundle.runs is not None
+    bundle.runs.prepare_all(first)
+    assert bundle.runs.sizes == tuple(first)
+    images = random_images(7)
+    expected = load_bundle(model, "cpu").predict(images)
+    np.testing.assert_allclose(bundle.predict(images), expected, atol=1e-5)
+    bundle.prepare()
+    assert bundle.runs.sizes == tuple(batch_sizes(largest))
+    np.testing.assert_allclose(bundle.predict(images), expected, atol=1e-5)
 
 
 def test_sizes_that_do_not_fit_the_memory_are_left_out(model: Path) -> None:

@@ -46,6 +46,16 @@ def batch_sizes(largest: int) -> list[int]:
     return [*sizes, largest]
 
 
+def first_sizes(largest: int) -> list[int]:
+    """The few of these sizes that are enough to begin with: the others make small batches faster.
+
+    Args:
+        largest: 1 or more.
+    """
+    sizes = batch_sizes(largest)
+    return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+
+
 @dataclass(frozen=True, eq=False)
 class OpenedSession:
     """A session and how it runs.
@@ -142,22 +152,24 @@ class BatchRuns:
         with preparing:
             self._prepare(self._opened, size)
 
-    def prepare_up_to(self, largest: int) -> None:
-        """Makes all sizes ready up to the largest, small ones first.
+    def prepare_all(self, sizes: Sequence[int]) -> None:
+        """Makes sizes ready, small ones first.
 
         What does not fit the device's memory is left out: larger batches are run in parts.
 
         Args:
-            largest: Images in a batch.
+            sizes: Images in a batch, ascending.
 
         Raises:
             Exception: Whatever the runtime raises for the smallest size, or not for lack of memory.
         """
         with preparing:
-            self._prepare_up_to(self._opened, largest)
+            self._prepare_all(self._opened, sizes)
             # So that the first batches need not wait for the device to make them.
-            stagings = self.thread.call(lambda: [self._new_staging() for _ in range(_NUM_STAGINGS)])
-        self._stagings = stagings
+            if not self._stagings:
+                self._stagings = self.thread.call(
+                    lambda: [self._new_staging() for _ in range(_NUM_STAGINGS)]
+                )
 
     def rebuild(self, failed_size: int) -> None:
         """Opens the session anew, after the device had no memory left for a batch.
@@ -172,7 +184,7 @@ class BatchRuns:
             try:
                 with preparing:
                     fresh = _Opened(self._open())
-                    self._prepare_up_to(fresh, max(1, failed_size // 2))
+                    self._prepare_all(fresh, batch_sizes(max(1, failed_size // 2)))
                     self.thread.call(lambda: self._take(fresh))
                 _log.warning("a session was rebuilt; at most %d images a run", fresh.sizes[-1])
             # What serves goes on as it is.
@@ -238,8 +250,8 @@ class BatchRuns:
         finally:
             self.return_staging(staging)
 
-    def _prepare_up_to(self, opened: _Opened, largest: int) -> None:
-        for size in batch_sizes(largest):
+    def _prepare_all(self, opened: _Opened, sizes: Sequence[int]) -> None:
+        for size in sizes:
             try:
                 self._prepare(opened, size)
             except Exception as error:

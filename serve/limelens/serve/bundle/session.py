@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.batch_sizes import MAX_BATCH_SIZE, BatchRuns, OpenedSession
+from limelens.serve.bundle.batch_sizes import (
+    MAX_BATCH_SIZE,
+    BatchRuns,
+    OpenedSession,
+    batch_sizes,
+    first_sizes,
+)
 from limelens.serve.bundle.checks import read_bundle_file
 from limelens.serve.bundle.device_thread import DeviceThread, device_thread
 from limelens.serve.bundle.metadata import Metadata, Task
@@ -131,7 +137,9 @@ class Bundle:
         return None if self.rows is None else self.rows.get()
 
     def prepare(self, chunk: int = 0) -> int:
-        """Makes ready, on a GPU, what explanations need, which else the first of them waits for.
+        """Makes ready, on a GPU, all batch sizes and what explanations need.
+
+        Else the first explanation waits for that, and small batches are padded more than need be.
 
         Args:
             chunk: Samples in a run; 0 takes what suits the device.
@@ -139,7 +147,10 @@ class Bundle:
         Returns:
             The chunk that was taken; 0 where images are not perturbed on a GPU.
         """
-        return 0 if self.rows is None else self.rows.prepare(chunk)
+        if self.runs is None or self.rows is None:
+            return 0
+        self.runs.prepare_all(batch_sizes(self.runs.sizes[-1]))
+        return self.rows.prepare(chunk)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities for a batch.
@@ -286,6 +297,7 @@ def load_bundle(
     num_threads: int | None = None,
     tf32: bool = False,
     max_batch_size: int = MAX_BATCH_SIZE,
+    few_sizes: bool = False,
     chunk: int | None = 0,
     read: Callable[[Path], tuple[bytes, Metadata]] = read_bundle_file,
 ) -> Bundle:
@@ -299,6 +311,8 @@ def load_bundle(
         tf32: Whether a GPU may round what it multiplies to 10 bits (TensorFloat-32): faster, and
             probabilities change a little. The CPU never does.
         max_batch_size: Largest batch that a GPU prepares; `predict` cuts larger ones up.
+        few_sizes: Whether a GPU prepares a few batch sizes only, which is soon done;
+            `Bundle.prepare` does the others.
         chunk: Samples of an explanation in a run on a GPU; 0 takes what suits the device, None
             waits until `Bundle.prepare` says.
         read: Reads the file and checks it; what it raises goes to the caller.
@@ -344,7 +358,7 @@ def load_bundle(
         gpu=gpu,
     )
     if runs is not None:
-        _prepare(bundle, runs, max_batch_size)
+        _prepare(bundle, runs, (first_sizes if few_sizes else batch_sizes)(max_batch_size))
     _check_golden(bundle)
     return bundle
 
@@ -394,9 +408,9 @@ def gpu_index(device: Device) -> int | None:
     raise InvalidRequestError("device", f"{device!r}; expected auto, cpu, cuda or cuda:K")
 
 
-def _prepare(bundle: Bundle, runs: BatchRuns, max_batch_size: int) -> None:
+def _prepare(bundle: Bundle, runs: BatchRuns, sizes: Sequence[int]) -> None:
     try:
-        runs.prepare_up_to(max_batch_size)
+        runs.prepare_all(sizes)
     # Whatever a runtime may raise for a graph that it could load and cannot run.
     except Exception as error:
         raise BundleError(f"{bundle.path}: it cannot be run: {_one_line(error)}") from error

@@ -22,7 +22,7 @@ from limelens.serve.server_config import ServerConfig
 CORES_FOR_ONE: Final = 4
 """So many cores one process can keep busy; Python's lock ends its gain soon after."""
 CORES_EACH: Final = 3
-MOST_ON_GPU: Final = 8
+MOST_ON_GPU: Final = 4
 """More processes than these only share one device's time."""
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
@@ -76,7 +76,6 @@ def share_of(config: ServerConfig, number: int) -> ServerConfig:
             service,
             # A few of the largest requests fit into each queue: connections are dealt out unevenly.
             max_queue=min(service.max_queue, max(4 * images, _part(service.max_queue, count))),
-            num_decoders=max(2, threads // count),
             max_waiting_bytes=_part(service.max_waiting_bytes, count),
             max_streams=_part(service.max_streams, count),
             max_explanations=_part(service.max_explanations, count),

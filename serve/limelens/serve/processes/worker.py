@@ -101,6 +101,7 @@ class Worker:
                 num_threads=self._config.num_threads,
                 max_batch_size=self._config.service.max_batch_size,
                 tf32=self._config.tf32,
+                is_starting=self._server is None,
                 chunk=None,
             )
             self._models.add(number, bundle)
