@@ -117,7 +117,8 @@ class Slots:
         Args:
             most: How many at most.
         """
-        found = np.flatnonzero(self.ready_at)
+        # A copy, because fronts go on writing and numpy would find that its count was wrong.
+        found = np.flatnonzero(self.ready_at.copy())
         if len(found) > 1:
             found = found[np.argsort(self.ready_at[found], kind="stable")][:most]
         elif most == 0:

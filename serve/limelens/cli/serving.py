@@ -47,7 +47,7 @@ def serve(
             min=1,
             help="Servers that share the port, each with its part of the cores; 1 is this process "
             "alone.",
-            show_default="1 up to 4 cores, then one for every 3",
+            show_default="1 up to 4 cores, then one for every 2",
         ),
     ] = None,
     tf32: Annotated[

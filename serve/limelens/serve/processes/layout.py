@@ -21,8 +21,8 @@ from limelens.serve.server_config import ServerConfig
 
 CORES_FOR_ONE: Final = 4
 """So many cores one process can keep busy; Python's lock ends its gain soon after."""
-CORES_EACH: Final = 3
-MOST_ON_GPU: Final = 4
+CORES_EACH: Final = 2
+MOST_ON_GPU: Final = 6
 """More processes than these only share one device's time."""
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
