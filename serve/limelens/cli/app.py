@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -29,6 +29,7 @@ from limelens.cli import (
     serving,
     signing,
     similar,
+    streams,
     tokens,
     training,
 )
@@ -94,7 +95,24 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line; the console script `limelens`."""
+    """Runs the command line, and ends with what could not be written after all."""
+    try:
+        _run()
+    finally:
+        error = streams.flush()
+        if error is not None:
+            _say_stdout_failed(error)
+
+
+def _say_stdout_failed(error: OSError) -> NoReturn:
+    # Whoever read the output may have left, as in `limelens … | head`.
+    if not isinstance(error, BrokenPipeError):
+        print(f"limelens: stdout: {error.strerror or error}", file=sys.stderr)
+        streams.flush()
+    sys.exit(1)
+
+
+def _run() -> None:
     # What gRPC's core would print of a taken port or a lost connection, the errors below say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # What Pillow finds odd in a picture, and reads nevertheless, nobody here can mend.
@@ -117,11 +135,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    except BrokenPipeError:
-        # Whoever read the output has left, as in `limelens … | head`.
-        sys.stderr.close()
-        sys.exit(1)
     except OSError as error:
+        unwritten = streams.flush()
+        if unwritten is not None or isinstance(error, BrokenPipeError):
+            _say_stdout_failed(unwritten or error)
         where = f"{error.filename}: " if error.filename else ""
         print(f"limelens: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from limelens.cli import limits
+from limelens.cli import limits, streams
 from limelens.serve.errors import InvalidRequestError, LimelensError
 
 if TYPE_CHECKING:
@@ -307,12 +308,20 @@ def serve(
     except InvalidRequestError as error:
         option = error.field.replace("_", "-")
         raise typer.BadParameter(f"--{option}: {error.description}") from None
-    raise typer.Exit(_serve(config))
+    code = _serve(config)
+    streams.flush()
+    # Python's own way to an end waits for models that run, is open to signals in all that it takes
+    # down, and takes libraries down under their threads.
+    os._exit(code)
 
 
 def _serve(config: ServerConfig) -> int:
     def announce(line: str) -> None:
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError:
+            streams.give_up(sys.stdout)
+            raise
 
     if config.processes > 1:
         # Loads no more than it needs to look after others.

@@ -96,13 +96,13 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
 
     @property
     def num_open(self) -> int:
-        """Calls under way."""
+        """Calls under way, those included whose answers gRPC has not handed over yet."""
         return self._count
 
     async def take_leave(self, most_s: float) -> None:
         """Lets in what is on its way, then refuses what comes, until nothing has come for a while.
 
-        gRPC ends calls with CANCELLED that have come, but have no handler yet, when it stops.
+        Refused calls are not waited for: callers who retry would keep a server for ever.
 
         Args:
             most_s: How long at most, in seconds.
@@ -212,8 +212,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
             request_id.set(call.request_id)
             current.set(call)
             self._came = call.began
-            self._count += 1
-            self._none.clear()
+            self._count_until_sent()
             self._observer.call_began(call, metadata)
             try:
                 try:
@@ -236,17 +235,25 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
                 # all that led to it.
                 await _abort(context, refusal)
                 return None
-            finally:
-                self._count -= 1
-                if not self._count:
-                    self._none.set()
 
         return answer
 
-    def _refused(self, error: Exception, call: Call) -> Refusal:
-        """Counts and logs a call that failed; what its caller is told."""
-        refusal = to_abort(error, call.request_id)
-        code, message, _ = refusal
+    def _count_until_sent(self) -> None:
+        """Counts a call until its status was sent, which is after its handler ended."""
+        task = asyncio.current_task()
+        if self._refusing or task is None:
+            return
+        self._count += 1
+        self._none.clear()
+        task.add_done_callback(self._sent)
+
+    def _sent(self, _task: asyncio.Task[Any]) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def _refuse(self, context: Any, error: Exception, call: Call) -> None:
+        code, message, trailing = to_abort(error, call.request_id)
         if is_internal(error) and not isinstance(error, MalformedMessageError):
             self._ended(call, code.name, logging.ERROR, error=error)
         else:

@@ -83,6 +83,7 @@ class Judge:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                process_group=0,  # Ctrl-C is the server's, and says nothing of the file
                 text=True,
                 encoding="utf-8",
                 errors="replace",
@@ -109,6 +110,12 @@ class Judge:
             self._stopped = True
             if self._process is not None:
                 self._process.kill()
+
+    def kill(self) -> None:
+        """Ends the process that is judging; for signal handlers, which can wait for no lock."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _command(self, path: Path) -> list[str]:
         # -P: modules that happen to lie in the working folder are not run.

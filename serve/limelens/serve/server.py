@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +37,9 @@ from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.observing.pauses import Pauses
 from limelens.serve.repository import Repository, ServedModels
 from limelens.serve.repository import ready_line as ready_line
-from limelens.serve.rpc.memory import give_large_blocks_back
+from limelens.serve.rpc.cutting import cut
+from limelens.serve.rpc.signals import Signals
+from limelens.serve.rpc.starting import announce_to, log_start
 from limelens.serve.scheduling.engine import Ended
 from limelens.serve.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from limelens.serve.server_config import ServerConfig as ServerConfig
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 
 _LEAVING_S: Final = 3.0
 """How long at most a server going down waits until no more calls come."""
-_FLUSHING_S: Final = 1.0
-"""How long at most the last answers, or watchers of the health, are waited for."""
 _MAX_FILES: Final = 65536
 _NO_LIMIT: Final = 2**31 - 1
 _MAX_PROBES: Final = 64
@@ -243,21 +242,11 @@ class Server:
         self.service.stop_streams()
         self.inference.stop()
         await self._calls.take_leave(min(_LEAVING_S, grace_s))
-        left_s = max(0.0, ends_at - time.monotonic())
-        stopping = asyncio.create_task(self._server.stop(left_s))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(left_s):
-                while not stopping.done():
-                    await self._calls.none_left()
-                    # What was answered last must still reach its caller, and what came last must
-                    # begin: gRPC knows when. But watchers of the health never leave by
-                    # themselves, so that it is not waited for long.
-                    await asyncio.wait([stopping], timeout=_FLUSHING_S)
-                    if not self._calls.num_open:
-                        break
+            async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
+                await self._calls.none_left()
+        self.cut()
         await self._server.stop(0)
-        await stopping
-        self.pauses.stop()
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         if self._health_server is not None:
@@ -266,6 +255,18 @@ class Server:
         await asyncio.to_thread(self._observer.close)
         if self.http is not None:
             await asyncio.to_thread(self.http.close)
+
+    def cut(self) -> None:
+        """Ends all connections; calls under way end UNAVAILABLE. May be called from any thread."""
+        for address in (self.address, self.health_address):
+            if address:
+                cut(address)
+
+    def leave(self) -> None:
+        """Lets go, in a moment, of what would outlive the process or keep callers waiting."""
+        self.cut()
+        if self._watcher is not None:
+            self._watcher.kill()
 
     async def _keep_telling_health(self) -> None:
         while True:
@@ -344,9 +345,10 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         from limelens.serve.observing.http import check_address
 
         check_address(config.http, insecure=config.insecure_http)
-    repository = open_repository(config)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_run(config, repository, announce))
+    with Signals(leaves_early=True) as signals:
+        repository = open_repository(config)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_run(config, repository, announce, signals))
     return 0
 
 
@@ -379,48 +381,30 @@ def open_repository(config: ServerConfig) -> Repository:
 
 
 async def _run(
-    config: ServerConfig, repository: Repository, announce: Callable[[str], Any]
+    config: ServerConfig,
+    repository: Repository,
+    announce: Callable[[str], Any],
+    signals: Signals,
 ) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     server = Server(config, repository)
-    answers = {signal.SIGTERM: told.set, signal.SIGINT: told.set}
-    if hasattr(signal, "SIGHUP"):
-        answers[signal.SIGHUP] = server.reload
-    with _answering(answers):
-        await server.start()
-        for one in repository.served:
-            if one.bundle.provider_reason and config.device != "cpu":
-                _log.warning("%s runs on the CPU: %s", one.name, one.bundle.provider_reason)
-        if config.sends_tokens_in_plaintext:
-            _log.warning("tokens travel in plaintext, where anybody in between can read them")
-        line = ready_line(server.address, repository)
-        _log.info("%s", line)
-        if server.http is not None:
-            _log.info("metrics and probes on http://%s", server.http.address)
-        announce(line)
-        warming = asyncio.create_task(asyncio.to_thread(warm))  # for the first slow image
-        await told.wait()
-        await warming
-        _log.info("told to stop; calls under way have %g seconds", config.grace_s)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # a second signal ends the process at once
-        await server.stop()
-        _log.info("stopped")
-
-
-@contextlib.contextmanager
-def _answering(answers: Mapping[signal.Signals, Callable[[], Any]]) -> Iterator[None]:
-    """Answers signals inside the block, and leaves none that is answered by a closed loop."""
-    loop = asyncio.get_running_loop()
-    for number, answer in answers.items():
-        loop.add_signal_handler(number, answer)
-    try:
-        yield
-    finally:
-        # uvloop, unlike asyncio's own loop, keeps them when it is closed.
-        for number in answers:
-            loop.remove_signal_handler(number)
+    signals.on_hurry(server.leave)
+    await server.start()
+    signals.follow(
+        lambda: loop.call_soon_threadsafe(told.set),
+        lambda: loop.call_soon_threadsafe(server.reload),
+    )
+    log_start(config, repository)
+    line = ready_line(server.address, repository)
+    _log.info("%s", line)
+    if server.http is not None:
+        _log.info("metrics and probes on http://%s", server.http.address)
+    announce_to(announce, line)
+    await told.wait()
+    _log.info("told to stop; calls under way have %g seconds", config.grace_s)
+    await server.stop()
+    _log.info("stopped")
 
 
 def _telling(listeners: Sequence[Callable[[Ended], None]]) -> Callable[[Ended], None]:

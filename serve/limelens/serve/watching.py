@@ -125,6 +125,10 @@ class Watcher:
         if self._thread.is_alive():
             self._thread.join()
 
+    def kill(self) -> None:
+        """Ends the process that judges, for a server that leaves at once; waits for nothing."""
+        self._judge.kill()
+
     def _run(self) -> None:
         if sys.platform == "linux":  # elsewhere it would be the process's
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

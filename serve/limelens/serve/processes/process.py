@@ -10,7 +10,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from limelens.serve.bundle import Bundle
@@ -50,7 +50,8 @@ class WorkerProcess:
     ) -> WorkerProcess:
         """Starts one; it says nothing until it is asked."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        # Signals that are the supervisor's are kept from it until it says that it ignores them.
+        with theirs, _blocked(signal.SIGINT, signal.SIGHUP):
             process = await asyncio.create_subprocess_exec(
                 # -P: modules that happen to lie in the working folder are not run.
                 *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(epoch_file)),
@@ -133,6 +134,17 @@ class WorkerProcess:
             UnavailableError: It is gone.
         """
         await self.ask("stage", stage)
+
+
+@contextlib.contextmanager
+def _blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Has this thread, and a process that it starts at once, receive no such signals."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        # Not what it was before: several may be started by turns, each on its own from here on.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def describe_end(code: int) -> str:

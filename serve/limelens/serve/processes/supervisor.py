@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
+import shutil
 import sys
 import tempfile
 import time
@@ -32,6 +32,8 @@ from limelens.serve.processes.ports import held
 from limelens.serve.processes.process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.processes.rollout import Rollout
 from limelens.serve.repository import Repository, ready_line
+from limelens.serve.rpc.signals import Signals
+from limelens.serve.rpc.starting import announce_to, log_start
 from limelens.serve.server_config import ServerConfig
 from limelens.serve.statistics import Statistics
 from limelens.serve.watching import Watcher, watcher_for
@@ -67,6 +69,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
     if sys.platform != "linux":
         raise ListenError("only Linux spreads connections over processes; give --processes 1")
     with contextlib.ExitStack() as holding:
+        signals = holding.enter_context(Signals(leaves_early=False))
         config = replace(config, listen=holding.enter_context(held(config.listen)))
         if config.health_listen is not None:
             address = held(config.health_listen, option="--health-listen")
@@ -77,7 +80,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
 
             check_address(config.http, insecure=config.insecure_http)
             counted = Path(holding.enter_context(_memory_folder("limelens-metrics-")))
-        asyncio.run(_run(config, counted, announce))
+        asyncio.run(_run(config, counted, announce, signals))
     return 0
 
 
@@ -89,8 +92,10 @@ def _memory_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
     )
 
 
-async def _run(config: ServerConfig, counted: Path | None, announce: Callable[[str], Any]) -> None:
-    await Supervisor(config, counted).run(announce)
+async def _run(
+    config: ServerConfig, counted: Path | None, announce: Callable[[str], Any], signals: Signals
+) -> None:
+    await Supervisor(config, counted, signals).run(announce)
 
 
 class Supervisor:
@@ -99,11 +104,13 @@ class Supervisor:
     Args:
         config: Of the whole server, with the port's number.
         counted: Where workers count; None: nobody asks for metrics.
+        signals: Say when to stop and when to look for new versions.
     """
 
-    def __init__(self, config: ServerConfig, counted: Path | None) -> None:
+    def __init__(self, config: ServerConfig, counted: Path | None, signals: Signals) -> None:
         self._config = config
         self._counted = counted
+        self._signals = signals
         self._loop = asyncio.get_running_loop()
         self._epoch = Epoch()
         self._limiter = Limiter()
@@ -131,9 +138,11 @@ class Supervisor:
         Raises:
             LimelensError: It could not begin.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stop, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._look_now)
+        self._signals.on_hurry(self._leave)
+        self._signals.follow(
+            lambda: self._loop.call_soon_threadsafe(self._stop),
+            lambda: self._loop.call_soon_threadsafe(self._look_now),
+        )
         told = asyncio.create_task(self._told.wait())
         beginning = asyncio.create_task(self._begin(announce))
         keeping = [
@@ -176,16 +185,12 @@ class Supervisor:
         await self._complete.wait()
         if self._watcher is not None:
             self._watcher.start()
-        for one in repository.served:
-            if one.bundle.provider_reason and config.device != "cpu":
-                _log.warning("%s runs on the CPU: %s", one.name, one.bundle.provider_reason)
-        if config.sends_tokens_in_plaintext:
-            _log.warning("tokens travel in plaintext, where anybody in between can read them")
+        log_start(config, repository)
         line = ready_line(config.listen, repository, config.processes)
         _log.info("%s", line)
         if self._http is not None:
             _log.info("metrics and probes on http://%s", self._http.address)
-        announce(line)
+        announce_to(announce, line)
 
     async def _keep(self, number: int) -> None:
         """Has a worker of this number live, one after the other, until all are told to stop.
@@ -294,14 +299,16 @@ class Supervisor:
             await asyncio.to_thread(self._http.close)
         _log.info("stopped")
 
-    def _stop(self, number: int) -> None:
-        if self._told.is_set():
-            # As in a server alone, a second signal does what it does by itself.
-            self._kill()
-            self._loop.remove_signal_handler(number)
-            signal.raise_signal(number)
+    def _stop(self) -> None:
         _log.info("told to stop; calls under way have %g seconds", self._config.grace_s)
         self._told.set()
+
+    def _leave(self) -> None:
+        """All that cannot be left behind, at once and in the middle of anything."""
+        self._judge.kill()
+        self._kill()
+        if self._counted is not None:
+            shutil.rmtree(self._counted, ignore_errors=True)
 
     def _kill(self) -> None:
         for worker in self._workers.values():

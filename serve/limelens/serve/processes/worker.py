@@ -161,6 +161,7 @@ def main() -> None:
     # Ctrl-C and SIGHUP are the supervisor's business, should they come here at all.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP))  # of our children
     end = socket.socket(fileno=int(sys.argv[1]))
     epoch = Epoch(int(sys.argv[2]))
     assignment: Assignment = receive_first(end)
