@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from limelens.serve import load_bundle
 from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, ProviderError
-from limelens.serve.repository import Repository
+from limelens.serve.repository import WHOLE, Repository
 
 
 def test_the_newest_version_is_the_default(models: Path) -> None:
@@ -35,8 +35,10 @@ def test_versions_are_numbers_not_words(tmp_path: Path, bundles: Any) -> None:
     (tmp_path / "README.md").write_text("words")
     repository = Repository(tmp_path, "cpu")
     assert [one.version for one in repository.served] == [9, 10]
-    assert not repository.refused
     assert repository.get().version == 10
+    [ignored] = repository.refused
+    assert (ignored.name, ignored.version) == ("colours", WHOLE)
+    assert "colours: ignored: 011, latest; a version is a folder whose name is" in ignored.reason
 
 
 def test_the_only_model_need_not_be_named(one_model: Path, models: Path) -> None:
@@ -180,3 +182,101 @@ def test_what_is_no_verdict_on_a_file_is_tried_again(
     shutil.rmtree(tmp_path / "other")
     with pytest.raises(ProviderError, match="busy"):  # nothing is left that answers
         Repository(tmp_path, "cuda")
+
+
+def odd_entries(models: Path) -> dict[str, str]:
+    """Puts what nobody can serve among models; by name what is to be said of it."""
+    (models / "loop").symlink_to(models / "loop")
+    (models / "dangling").symlink_to(models / "nowhere")
+    (models / "flat").mkdir()
+    (models / "flat" / "model.onnx").write_bytes(b"")
+    (models / "loose.onnx").write_bytes(b"")
+    os.mkdir(os.fsencode(models) + b"/caf\xe9")  # noqa: PTH102
+    (models / "words" / "v2").mkdir(parents=True)
+    (models / "words" / "02").mkdir()
+    (models / "file" / "a.txt").parent.mkdir()
+    (models / "file" / "1").write_bytes(b"")
+    (models / "linked").mkdir()
+    (models / "linked" / "7").symlink_to(models / "nowhere")
+    # Nobody meant these.
+    (models / "lost+found").mkdir()
+    (models / ".snapshot" / "1").mkdir(parents=True)
+    (models / "notes.txt").write_text("words")
+    (models / "in the making").mkdir()
+    return {
+        "loop": "loop: cannot be read: Too many levels of symbolic links",
+        "dangling": "dangling: cannot be read: No such file or directory",
+        "flat": "flat: no version in it; expected such as",
+        "loose.onnx": "loose.onnx: a file among the models; expected",
+        "caf\\xe9": "caf\\xe9: the name is no UTF-8; rename it",
+        "words": "words: ignored: 02, v2; a version is a folder whose name is a number",
+        "file": "file: ignored: 1; a version is a folder",
+        "linked": "linked/7/model.onnx: No such file or directory",
+    }
+
+
+def test_odd_entries_are_named_once_and_stop_nothing(
+    tmp_path: Path, bundles: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    expected = odd_entries(tmp_path)
+    repository = Repository(tmp_path, "cpu")
+    for _ in range(2):
+        assert [(one.name, one.version) for one in repository.served] == [("colours", 1)]
+        found = {one.name: one.reason for one in repository.refused}
+        assert found.keys() == expected.keys()
+        assert all(expected[name] in reason for name, reason in found.items())
+        assert not repository.refresh()
+    assert all(caplog.text.count(reason) == 1 for reason in expected.values())
+
+    bundles.save(tmp_path, bundles.metadata(), 2)
+    bundles.save(tmp_path, bundles.metadata("other"), 1)
+    assert repository.refresh()
+    assert repository.get("colours").version == 2
+    assert repository.get("other").version == 1
+
+
+def test_a_problem_that_is_mended_is_no_longer_told(tmp_path: Path, bundles: Any) -> None:
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    wrong = tmp_path / "colours" / "v2"
+    wrong.mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    repository = Repository(tmp_path, "cpu")
+    assert len(repository.refused) == 2
+    wrong.rmdir()
+    (tmp_path / "loop").unlink()
+    assert repository.refresh()
+    assert not repository.refused
+
+
+def test_a_model_whose_folder_cannot_be_read_any_more_serves_on(
+    tmp_path: Path, bundles: Any
+) -> None:
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    bundles.save(tmp_path, bundles.metadata("other"), 1)
+    repository = Repository(tmp_path, "cpu")
+    before = repository.get("other").bundle
+    (tmp_path / "other").rename(tmp_path / ".other")
+    (tmp_path / "other").symlink_to(tmp_path / "other")
+    bundles.save(tmp_path, bundles.metadata(), 2)
+    assert repository.refresh()
+    assert repository.get("colours").version == 2
+    assert repository.get("other").bundle is before
+    assert [(one.name, one.version) for one in repository.refused] == [("other", WHOLE)]
+
+    (tmp_path / "other").unlink()
+    (tmp_path / ".other").rename(tmp_path / "other")
+    assert repository.refresh()
+    assert repository.get("other").bundle is before
+    assert not repository.refused
+
+
+def test_a_folder_in_the_making_is_not_judged(tmp_path: Path, bundles: Any) -> None:
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    repository = Repository(tmp_path, "cpu")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "card.json").write_text("{}")
+    assert not repository.refresh(is_quiet=lambda _path, _stamp: False)
+    assert not repository.refused
+    assert repository.refresh()
+    assert "no version in it" in repository.refused[0].reason

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
 
 from limelens.serve.bundle import Bundle, Metadata, load_bundle
+from limelens.serve.bundle.folder import FILE_NAME as FILE_NAME
+from limelens.serve.bundle.folder import LAYOUT, Entry, look_into
 from limelens.serve.bundle.session import CPU
 from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, UnavailableError
 from limelens.serve.judging import Judge, read_checked, read_judged
@@ -27,8 +30,8 @@ from limelens.serve.trials import Trials
 from limelens.serve.versions import ALL, VersionPolicy
 from limelens.serve.warming import warm_up
 
-FILE_NAME: Final = "model.onnx"
-_MAX_VERSION: Final = 2**31 - 1
+WHOLE: Final = 0
+"""In place of a version: refused is the whole model, or what is no version in its folder."""
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Refused:
 
     Args:
         name: The folder's name.
-        version: 1, 2, 3 …
+        version: 1, 2, 3 …; `WHOLE` is all that is in the folder, or what is no version there.
         reason: Why it was refused.
     """
 
@@ -259,11 +262,14 @@ class Repository(ServedModels):
         self._models: Mapping[str, ModelState] = {}
         self._trials = Trials()
         self._swaps = Swaps()
+        self._is_starting = True
         self._load = load or self._load_here
-        self._check_folder()
+        if not self._find():
+            raise BundleError(f"{self._folder}: no models in it; {LAYOUT}")
         if public_keys:
             check_public_keys(public_keys)
         self.refresh()
+        self._is_starting = False
         if not self.served:
             reasons = "; ".join(refused.reason for refused in self.refused)
             raise BundleError(f"{self._folder}: every model in it was refused: {reasons}")
@@ -314,7 +320,7 @@ class Repository(ServedModels):
             UnavailableError: The judge was stopped.
         """
         with self._looking:
-            found = self._find_all()
+            found = self._find()
             if not found and self.served:
                 # A disk that was unmounted looks like this. Whoever wants nothing served any
                 # more stops the server.
@@ -325,9 +331,12 @@ class Repository(ServedModels):
             failure: Exception | None = None
             for name in sorted({*found, *self._models}):
                 before = self._models.get(name, ModelState())
-                look = _Look(before, found.get(name, {}))
+                entry = found.get(name, Entry())
+                look = _Look(before, entry.versions if entry.is_readable else before.served)
                 try:
-                    self._look_at(name, look, judge, is_quiet)
+                    look.meet(name, entry.problem, functools.partial(is_quiet, self._folder / name))
+                    if entry.is_readable:
+                        self._look_at(name, look, judge, is_quiet)
                 except UnavailableError:
                     raise
                 except Exception as error:
@@ -411,17 +420,25 @@ class Repository(ServedModels):
                 refused=self._swaps.refused + len(look.verdicts),
             )
             self._put_on_trial(now, after, look)
-        for served in look.loaded:
-            _log.info(
-                "loaded %s version %d on %s", served.name, served.version, served.bundle.provider
-            )
-        for refused in look.verdicts:
-            _log.error("refused %s version %d: %s", name, refused.version, refused.reason)
-        for version in sorted(before.served.keys() - after.served.keys()):
-            _log.info("%s version %d is no longer served", name, version)
+        self._log(name, before, after, look)
         if changed:
             self._tell()
         return changed
+
+    def _log(self, name: str, before: ModelState, after: ModelState, look: _Look) -> None:
+        """What changes under a server that answers is news to whoever runs it; a start is not."""
+        level = logging.INFO if self._is_starting else logging.WARNING
+        for served in look.loaded:
+            verb = "loaded again:" if served.version in before.served else "loaded"
+            provider = served.bundle.provider
+            _log.log(level, "%s %s version %d on %s", verb, name, served.version, provider)
+        for refused in look.verdicts:
+            if refused.version == WHOLE:
+                _log.log(logging.WARNING if after.served else logging.ERROR, "%s", refused.reason)
+            else:
+                _log.error("refused %s version %d: %s", name, refused.version, refused.reason)
+        for version in sorted(before.served.keys() - after.served.keys()):
+            _log.log(level, "%s version %d is no longer served", name, version)
 
     def _put_on_trial(self, now: ModelState, after: ModelState, look: _Look) -> None:
         """Whatever takes calls over from another must prove itself; the lock is held."""
@@ -464,40 +481,13 @@ class Repository(ServedModels):
         _log.error("%s version %d: %s", failed.name, failed.version, reason)
         self._tell()
 
-    def _check_folder(self) -> None:
-        layout = (
-            f"expected models as <name>/<version>/{FILE_NAME}, such as `limelens export` writes"
-        )
-        if not self._folder.is_dir():
-            raise BundleError(f"{self._folder}: no such folder; {layout}")
-        if not any(self._find()):
-            raise BundleError(f"{self._folder}: no models in it; {layout}")
-
-    def _find_all(self) -> dict[str, dict[int, Path]]:
-        found: dict[str, dict[int, Path]] = {}
-        for name, version, path in self._find():
-            found.setdefault(name, {})[version] = path
-        return found
-
-    def _find(self) -> Iterator[tuple[str, int, Path]]:
-        for model in sorted(self._folder.iterdir()):
-            if model.name.startswith(".") or not model.is_dir():
-                continue
-            try:
-                versions = list(model.iterdir())
-            except FileNotFoundError:  # removed or renamed since
-                continue
-            for version in versions:
-                name = version.name
-                # As Triton: other folders, and numbers that begin with 0, are no versions.
-                if (
-                    name.isascii()
-                    and name.isdecimal()
-                    and name[0] != "0"
-                    and int(name) <= _MAX_VERSION
-                    and version.is_dir()
-                ):
-                    yield model.name, int(name), version / FILE_NAME
+    def _find(self) -> dict[str, Entry]:
+        try:
+            return look_into(self._folder)
+        except BundleError as error:
+            if not self.served:
+                raise
+            raise BundleError(f"{error}; what is loaded serves on") from error
 
 
 class _Look:
@@ -505,10 +495,10 @@ class _Look:
 
     Args:
         before: As it was.
-        found: The files of its versions.
+        found: Its versions that are there; their files, where they are to be looked at.
     """
 
-    def __init__(self, before: ModelState, found: Mapping[int, Path]) -> None:
+    def __init__(self, before: ModelState, found: Mapping[int, Path | Served]) -> None:
         self.found = found
         self.served = {key: one for key, one in before.served.items() if key in found}
         self.refused = dict(before.refused)
@@ -535,6 +525,20 @@ class _Look:
         if stamp is not None:
             self.stamps[refused.version] = stamp
 
+    def meet(self, name: str, problem: str, is_quiet: Callable[[Stamp], bool]) -> None:
+        """Refuses the model as a whole for a problem, or no longer where there is none.
+
+        Args:
+            name: Of the model.
+            problem: What is wrong; empty where nothing is.
+            is_quiet: Whether it has been so for long enough: whoever copies makes folders first.
+        """
+        known = self.refused.get(WHOLE)
+        if not problem:
+            self.refused.pop(WHOLE, None)
+        elif (known is None or known.reason != problem) and is_quiet((hash(problem),)):
+            self.refuse(Refused(name, WHOLE, problem), None)
+
     def leave_only(self, wanted: set[int]) -> None:
         """Drops what is not wanted, but never the last that answers while files are there."""
         last = self._before.newest
@@ -542,7 +546,7 @@ class _Look:
         if not kept and self.found and last is not None:
             kept = {last.version: last}
         self.served = kept
-        there = {*self.found, *wanted, *(one.version for one in self.verdicts)}
+        there = {WHOLE, *self.found, *wanted, *(one.version for one in self.verdicts)}
         self.refused = {key: one for key, one in self.refused.items() if key in there}
         self.stamps = {key: one for key, one in self.stamps.items() if key in there}
 
@@ -628,9 +632,10 @@ def stamp_of(path: Path) -> Stamp:
         try:
             status = file.stat()
         except OSError:
-            stamp += [0, 0, 0]
+            stamp += [0, 0, 0, 0]
         else:
-            stamp += [status.st_mtime_ns, status.st_size, status.st_ino]
+            may_read = os.access(file, os.R_OK)  # changes without anything else
+            stamp += [status.st_mtime_ns, status.st_size, status.st_ino, may_read]
     return tuple(stamp)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from limelens.serve.errors import UnavailableError
+from limelens.serve.errors import LimelensError, UnavailableError
 from limelens.serve.repository import Repository, Stamp
 
 Reload = Literal["watch", "request", "off"]
@@ -148,7 +148,10 @@ class Watcher:
         except Exception as error:
             trouble = f"{type(error).__name__}: {error}"
             if trouble != self._trouble:
-                _log.exception("the models could not be looked at again")
+                # What is known says all in a sentence.
+                unknown = None if isinstance(error, LimelensError) else error
+                text = "the models could not be looked at again: %s"
+                _log.error(text, error, exc_info=unknown)
             self._trouble = trouble
         else:
             self._trouble = ""

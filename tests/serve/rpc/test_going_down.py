@@ -1,4 +1,4 @@
-"""The life of `limelens serve` and its end, alone and with workers: signals, full disks, retries."""
+"""The end of `limelens serve`, alone and with workers: signals, full disks, callers who retry."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
 from limelens.serve.inference.requests import EMBEDDING, INPUT, PROBABILITIES
-from limelens.serve.repository import FILE_NAME, Refused, Served
+from limelens.serve.repository import FILE_NAME, WHOLE, Refused, Served
 from limelens.serve.requests import Limits
 from limelens.serve.statistics import Statistics
 from limelens.serve.status import without_paths
@@ -141,14 +141,10 @@ def repository_index(
         for one in served
     }
     for one in () if only_ready else refused:
+        version = str(one.version) if one.version != WHOLE else ""
         found.setdefault(
             (one.name, one.version),
-            index(
-                name=one.name,
-                version=str(one.version),
-                state=UNAVAILABLE,
-                reason=without_paths(one.reason),
-            ),
+            index(name=one.name, version=version, state=UNAVAILABLE, reason=one.reason),
         )
     return pb2.RepositoryIndexResponse(models=[found[key] for key in sorted(found)])
 

@@ -1,0 +1,134 @@
+"""What lies in a folder of models: NAME/VERSION/model.onnx, as Triton lays them out.
+
+Each entry is looked at for itself: whatever is wrong with one says nothing of the others. It reads
+names and attributes, and no bundle.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from limelens.serve.errors import BundleError
+
+FILE_NAME: Final = "model.onnx"
+LAYOUT: Final = f"expected models as <name>/<version>/{FILE_NAME}, such as `limelens export` writes"
+_MAX_VERSION: Final = 2**31 - 1
+_MAX_LISTED: Final = 10
+_OF_SYSTEMS: Final = frozenset(
+    {"$recycle.bin", "@eadir", "__macosx", "lost+found", "system volume information"}
+)
+"""What operating systems and network disks put among people's folders, in lower case."""
+_GONE: Final = (errno.ENOENT, errno.ENOTDIR)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What lies in the folder by one name.
+
+    Args:
+        versions: The files of its versions, which may be missing.
+        problem: What is wrong with it, but for its versions; empty where nothing is.
+        is_readable: Whether its versions are known.
+    """
+
+    versions: Mapping[int, Path] = field(default_factory=dict)
+    problem: str = ""
+    is_readable: bool = True
+
+
+def look_into(folder: Path) -> dict[str, Entry]:
+    """Finds models, and what may have been meant as one.
+
+    Args:
+        folder: Holds one folder for each model.
+
+    Returns:
+        By name; a name that is no text is written with its bytes.
+
+    Raises:
+        BundleError: The folder itself is gone or cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError as error:
+        what = "no such folder" if error.errno in _GONE else f"cannot be read: {error.strerror}"
+        raise BundleError(f"{folder}: {what}; {LAYOUT}") from error
+    found: dict[str, Entry] = {}
+    for name in names:
+        if _is_left_out(name):
+            continue
+        shown = _shown(name)
+        if shown != name:
+            entry: Entry | None = Entry(
+                problem=f"{_shown(str(folder))}/{shown}: the name is no UTF-8; rename it",
+                is_readable=False,
+            )
+        else:
+            entry = _look_at(folder / name)
+        if entry is not None:
+            found[shown] = entry
+    return found
+
+
+def _look_at(model: Path) -> Entry | None:
+    """None where nobody can have meant a model."""
+    try:
+        is_folder = stat.S_ISDIR(model.stat().st_mode)
+        names = sorted(os.listdir(model)) if is_folder else []  # noqa: PTH208
+    except OSError as error:
+        if error.errno in _GONE and not model.is_symlink():  # removed or renamed since
+            return None
+        return Entry(
+            problem=f"{model}: cannot be read: {error.strerror}; {LAYOUT}", is_readable=False
+        )
+    if not is_folder:
+        if model.suffix.lower() != ".onnx":
+            return None
+        target = model.with_suffix("") / "1" / FILE_NAME
+        return Entry(problem=f"{model}: a file among the models; expected {target}")
+    versions: dict[int, Path] = {}
+    ignored: list[str] = []
+    for name in names:
+        if _is_left_out(name):
+            continue
+        is_folder = _may_be_folder(model / name)
+        # As Triton: other folders, and numbers that begin with 0, are no versions.
+        is_version = name.isascii() and name.isdecimal() and name[0] != "0"
+        if is_version and int(name) <= _MAX_VERSION and is_folder:
+            versions[int(name)] = model / name / FILE_NAME
+        elif is_version or is_folder:
+            ignored.append(_shown(name))
+    problem = ""
+    if ignored:
+        listed = ", ".join(ignored[:_MAX_LISTED])
+        more = f" and {len(ignored) - _MAX_LISTED} more" if len(ignored) > _MAX_LISTED else ""
+        problem = (
+            f"{model}: ignored: {listed}{more}; a version is a folder whose name is a number, "
+            f"without zeros in front, such as {model / '1' / FILE_NAME}"
+        )
+    elif names and not versions:
+        problem = f"{model}: no version in it; expected such as {model / '1' / FILE_NAME}"
+    return Entry(versions, problem)
+
+
+def _is_left_out(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def _may_be_folder(path: Path) -> bool:
+    """What cannot be looked at may; so may a link whose end is gone: loading tells what it is."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return error.errno not in _GONE or path.is_symlink()
+
+
+def _shown(name: str) -> str:
+    """A name as text, whatever bytes it has."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
