@@ -20,6 +20,7 @@ from rich.markup import escape
 from limelens.cli.printing import out
 from limelens.cli.serving import packaged_models
 from limelens.serve.errors import LimelensError
+from limelens.serve.files import writing_whole
 from limelens.serve.image import Region
 
 # Where the face is in scikit-image's portrait of the astronaut Eileen Collins, 512x512.
@@ -73,7 +74,9 @@ def demo(
                 panels.append((name, _head(pixels)))
                 panels.append((f"why {label} ({one.probability:.2f})", _head(drawn)))
     picture.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(side_by_side(panels)).save(picture)
+    kind = Image.registered_extensions().get(picture.suffix.lower(), "PNG")
+    with writing_whole(picture) as file:
+        Image.fromarray(side_by_side(panels)).save(file, kind)
     out.print(f"\nWrote [bold]{escape(str(picture))}[/]: green speaks for the label, red against.")
     out.print(
         "Now try your own pictures:\n"

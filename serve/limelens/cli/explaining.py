@@ -36,6 +36,7 @@ from limelens.cli.explanations import (
 )
 from limelens.cli.printing import AsJson, PictureBar, err, out, print_json
 from limelens.serve.errors import LimelensError
+from limelens.serve.files import write_whole, writing_whole
 
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
@@ -317,11 +318,11 @@ def _explain_one(
     else:
         found = _ask(client, image, arguments)
     if (path := written["--out"]) is not None:
-        path.write_bytes(_one_picture(found, "overlay_png"))
+        write_whole(path, _one_picture(found, "overlay_png"))
     if (path := written["--heat-map"]) is not None:
-        path.write_bytes(_one_picture(found, "heat_map_png"))
+        write_whole(path, _one_picture(found, "heat_map_png"))
     if (path := written["--segments"]) is not None:
-        path.write_bytes(found.segments_png)
+        write_whole(path, found.segments_png)
     if as_json:
         document = explanation_document(image, found)
         if check:
@@ -364,7 +365,8 @@ def _draw_steps(
         distance=arguments["distance"] or "cosine",
         palette="blue-orange" if arguments["palette"] == "blue_orange" else "green-red",
     )
-    Image.fromarray(sheet).save(path, "PNG")
+    with writing_whole(path) as file:
+        Image.fromarray(sheet).save(file, "PNG")
 
 
 def _here(client: Client, option: str) -> LocalClient:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from limelens.serve.errors import LimelensError, MissingExtraError
+from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
 from limelens.serve.many import ExplainedPicture
 
@@ -174,7 +175,7 @@ class Gallery:
             written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         )
         # Names of files may hold bytes that are no text.
-        path.write_text(page, encoding="utf-8", errors="backslashreplace")
+        write_whole(path, page)
 
     def _headline(self) -> list[tuple[str, str, str]]:
         """Name, value and a word on each figure at the top."""

@@ -22,8 +22,8 @@ from typing import Any, Final, Protocol
 from PIL import Image
 
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.folders import split_name, subfolders
-from limelens.serve.image import read_image
+from limelens.serve.files import write_whole
+from limelens.serve.image import SPLIT_NAMES, read_image
 from limelens.train.data import SHARES, divide
 from limelens.train.examples import DataError, Example
 from limelens.train.fetched import Failure, Fetched, Picture, open_fetched
@@ -275,7 +275,7 @@ def _write_left_out(path: Path, reasons: Mapping[Row, str]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("line", "label", "id", "url", "reason"))
     writer.writerows((row.line, row.label, row.id, row.url, why) for row, why in reasons.items())
-    _replace(path, text.getvalue())
+    write_whole(path, text.getvalue())
 
 
 def _publish(out: Path, files: Mapping[str, Path]) -> None:
@@ -283,7 +283,7 @@ def _publish(out: Path, files: Mapping[str, Path]) -> None:
     written = out / STATE / "written.json"
     before = set(json.loads(written.read_bytes())) if written.exists() else set()
     # First of all: whatever is killed below, the next run knows what to take away.
-    _replace(written, json.dumps(sorted(before | set(files))))
+    write_whole(written, json.dumps(sorted(before | set(files))))
     for name in sorted(before - set(files)):
         path = out / name
         path.unlink(missing_ok=True)
@@ -303,13 +303,7 @@ def _publish(out: Path, files: Mapping[str, Path]) -> None:
             beside = out / STATE / "copy.tmp"
             shutil.copyfile(source, beside)
             beside.replace(path)
-    _replace(written, json.dumps(sorted(files)))
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text, encoding="utf-8", newline="")
-    beside.replace(path)
+    write_whole(written, json.dumps(sorted(files)))
 
 
 def _warnings(splits: Mapping[str, Sequence[Row]]) -> list[str]:

@@ -18,6 +18,7 @@ from limelens.train.config import TrainConfig
 from limelens.train.data import read_dataset
 from limelens.train.label_table import Images
 from limelens.train.loading import Examples, drawn_batches
+from limelens.train.plots import save_figure
 from limelens.train.recipe import build_criterion, build_optimizer
 from limelens.train.sampling import EpochBatches
 from limelens.train.training import build_model
@@ -103,5 +104,5 @@ def _steepest(rates: list[float], losses: list[float], plot: Path) -> float:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(plot, dpi=120)
+    save_figure(figure, plot)
     return rates[best]

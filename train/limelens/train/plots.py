@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-_LONGEST_DRAWN: Final = 40
-"""Characters of a label beside a figure."""
+from limelens.serve.files import writing_whole
+
 # Tried in this order for every character; those that the system lacks are left out.
 _FONTS = (
     "DejaVu Sans",
@@ -70,7 +70,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         f"{said} at epoch {best['epoch']:.0f} (training figures are of augmented images)",
         fontsize=10,
     )
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def short_label(label: str) -> str:
@@ -116,7 +116,13 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
     with warnings.catch_warnings():
         # A script that no font here has is drawn as boxes: no reason to stop.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a plot whole or not at all, in the form that its suffix names."""
+    with writing_whole(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")
 
 
 def write_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None:
@@ -134,4 +140,5 @@ def write_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None
         for c, picture in enumerate(pictures):
             left = c * width + (gap if c else 0)
             sheet[r * (height + gap) : r * (height + gap) + height, left : left + width] = picture
-    Image.fromarray(sheet[:-gap]).save(path)
+    with writing_whole(path) as file:
+        Image.fromarray(sheet[:-gap]).save(file, "PNG")

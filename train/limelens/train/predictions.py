@@ -6,6 +6,7 @@ It writes down an evaluation and computes no figures.
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
+from limelens.serve.files import write_whole
 from limelens.train.evaluating import Evaluation
 from limelens.train.label_table import find_tables
 from limelens.train.tables.lines import read_lines
@@ -43,8 +45,8 @@ def write_predictions(evaluation: Evaluation, path: Path, *, data: Path | None =
         header.append("macro_label")
     header.append("correct")
     table_cells = _table_cells(data)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with io.StringIO(newline="") as table:
+        writer = csv.writer(table)
         writer.writerow(header)
         for example, row, best, found in zip(
             evaluation.examples, probabilities, order, predicted_labels(evaluation), strict=True
@@ -61,6 +63,7 @@ def write_predictions(evaluation: Evaluation, path: Path, *, data: Path | None =
                 cells.append("|".join(coarse))
             correct = tuple(found.tolist()) == example.targets
             writer.writerow([*cells, "true" if correct else "false"])
+        write_whole(path, table.getvalue())
 
 
 def predicted_labels(evaluation: Evaluation) -> list[NDArray[np.intp]]:

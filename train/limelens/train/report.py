@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.serve.bundle import Task
+from limelens.serve.files import write_whole
 from limelens.serve.image import ResizeRule, read_image
 from limelens.train import figures
 from limelens.train.evaluating import Evaluation, assess, assess_examples
@@ -192,7 +193,7 @@ def _write(path: Path, **values: Any) -> None:
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), **values
     )
     # Names of files may hold bytes that are no text.
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_whole(path, page)
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

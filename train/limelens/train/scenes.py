@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from limelens.serve.errors import InvalidImageError
+from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
 from limelens.train.data import find_splits
 from limelens.train.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
@@ -150,10 +151,8 @@ def add_scenes(
     for split, of_split in jobs.items():
         pictures = [next(written) for _ in of_split]
         counts[split] = Counts(sum(n > 0 for n in pictures), sum(pictures))
-    (out / RECORD).write_text(
-        json.dumps({"seed": seed, "num_scenes": num_scenes, "hidden": hidden}) + "\n",
-        encoding="utf-8",
-    )
+    record = {"seed": seed, "num_scenes": num_scenes, "hidden": hidden}
+    write_whole(out / RECORD, json.dumps(record) + "\n")
     return counts
 
 

@@ -8,6 +8,7 @@ figures are computed (`metrics`).
 from __future__ import annotations
 
 import csv
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
+from limelens.serve.files import write_whole
 from limelens.train import checkpoint
 from limelens.train.architectures import Classifier, build
 from limelens.train.augmentation import for_training
@@ -492,13 +494,12 @@ def _finish(run: _Run, interrupted: bool) -> dict[str, Any]:
 
 
 def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:
-    beside = path.with_suffix(".csv.tmp")
-    with beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+    with io.StringIO(newline="") as table:
+        writer = csv.DictWriter(table, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(path)
+        write_whole(path, table.getvalue())
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

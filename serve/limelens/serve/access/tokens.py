@@ -18,6 +18,7 @@ It knows the file's form and nothing of calls. No sentence here repeats a token 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import hmac
@@ -25,7 +26,7 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,7 @@ from typing import Any, Final
 from limelens.serve.access.caller import ClientLimits
 from limelens.serve.access.rights import Right, read_rights
 from limelens.serve.errors import AccessPolicyError
+from limelens.serve.files import write_whole
 
 PREFIX: Final = "limelens_"
 """Tokens begin with it, so that scanners of repositories and logs find one that got there."""
@@ -175,18 +177,43 @@ def append_entry(path: Path, text: str) -> None:
         AccessPolicyError: The file as it is, or with the entry, cannot be read by the server.
         OSError: It cannot be written.
     """
-    path.touch(0o600)
-    with path.open("a+b") as file:
-        file.seek(0)
-        before = file.read()
+    with _alone_with(path) as before:
         if before.strip():
             read_clients(before, str(path))
         gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
-        addition = gap + text.encode()
-        read_clients(before + addition, str(path))
-        file.write(addition)
-        file.flush()
-        os.fsync(file.fileno())
+        after = before + gap + text.encode()
+        read_clients(after, str(path))
+        write_whole(path, after, mode=0o600)
+
+
+@contextlib.contextmanager
+def _alone_with(path: Path) -> Iterator[bytes]:
+    """What a file holds, and nobody else adds to it meanwhile; made where it is not there."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        path.touch(0o600)
+        yield path.read_bytes()
+        return
+    while True:
+        is_new = not path.exists()
+        path.touch(0o600)
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                # Whoever held it before may have put another in its place.
+                is_current = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                is_current = False
+            if not is_current:
+                continue
+            try:
+                yield file.read()
+            except BaseException:
+                if is_new and not path.stat().st_size:
+                    path.unlink()
+                raise
+            return
 
 
 def _read_client(entry: Mapping[str, Any], place: str) -> Client:

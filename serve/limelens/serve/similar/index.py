@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from limelens.serve.embedding import unit_length
 from limelens.serve.errors import InvalidRequestError, LimelensError, MissingExtraError
+from limelens.serve.files import writing_whole
 
 EXACT_UP_TO: Final = 50_000
 """More pictures are searched by a graph (HNSW), which may miss a neighbour now and then: measured
@@ -227,24 +227,10 @@ def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
     }
     vectors = memoryview(load_faiss().serialize_index(index.faiss_index))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(
-                    "index.json", json.dumps(document), compress_type=zipfile.ZIP_DEFLATED
-                )
-                with archive.open("vectors.faiss", "w", force_zip64=True) as member:
-                    member.write(vectors)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(beside).chmod(0o666 & ~mask)  # mkstemp's files are for their owner alone
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with writing_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("index.json", json.dumps(document), compress_type=zipfile.ZIP_DEFLATED)
+        with archive.open("vectors.faiss", "w", force_zip64=True) as member:
+            member.write(vectors)
 
 
 def load_index(path: str | os.PathLike[str]) -> SimilarIndex:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from limelens.explain.fonts import font_for
 from limelens.serve.errors import InvalidRequestError
+from limelens.serve.files import writing_whole
 from limelens.serve.image import read_image
 
 _CELL: Final = 168
@@ -88,7 +89,8 @@ def write_sheet(
                 )
             for i, caption in enumerate(panel.captions[:2]):
                 _write(draw, (left, top + _CELL + 3 + i * (_FONT + 3)), caption)
-    sheet.save(Path(path), "PNG")
+    with writing_whole(path) as file:
+        sheet.save(file, "PNG")
     return tuple(missing)
 
 

@@ -1,0 +1,116 @@
+"""Files that are written whole or not at all, whatever happens meanwhile.
+
+The bytes go to a file beside, onto the disk, and take the name at one moment: a full disk, a crash
+or a kill leaves what was there before. It knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_NEW_MODE: Final = 0o666
+
+
+@contextlib.contextmanager
+def writing_whole(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """Opens a file that takes its name when the context ends without an error.
+
+    A link is kept, and the file it leads to is written; so are the rights, and where possible the
+    owner, of a file that is there. What is no file (a pipe, a terminal) is written as it is.
+
+    Args:
+        path: The file; its folder must be there.
+        mode: Rights of a new file; None leaves them to the umask.
+
+    Raises:
+        OSError: It cannot be written; `filename` is the path that was given.
+    """
+    try:
+        target, before = _target(Path(path))
+        if before is not None and not stat.S_ISREG(before.st_mode):
+            with target.open("wb") as file:
+                yield file
+            return
+        # Not named after the file: its name may be as long as a name can be.
+        beside = target.with_name(f".limelens-{secrets.token_hex(6)}.part")
+        rights = mode if mode is not None else _NEW_MODE
+        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights)
+        try:
+            with os.fdopen(number, "wb") as file:
+                if before is not None:
+                    _liken(file, before)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+        _sync_folder(target.parent)
+    except OSError as error:
+        if isinstance(error.errno, int) and type(error) in _PLAIN:
+            raise type(error)(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+        raise
+
+
+def write_whole(
+    path: str | os.PathLike[str], data: bytes | str, *, mode: int | None = None
+) -> None:
+    """Writes bytes, or text as UTF-8; see `writing_whole`.
+
+    Args:
+        path: The file; its folder must be there.
+        data: What it holds afterwards; in text, bytes of file names that are no text are written
+            with backslashes.
+        mode: Rights of a new file; None leaves them to the umask.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if isinstance(data, str):
+        data = data.encode(errors="backslashreplace")
+    with writing_whole(path, mode=mode) as file:
+        file.write(data)
+
+
+_PLAIN: Final = (
+    OSError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError,
+)  # fmt: skip
+"""Made by the system, not classes of libraries, whose arguments are their own."""
+
+
+def _target(path: Path) -> tuple[Path, os.stat_result | None]:
+    """The file that is meant, behind links; what it is now, None where it is not there."""
+    target = Path(os.path.realpath(path))
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        return target, None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    return target, found
+
+
+def _liken(file: BinaryIO, before: os.stat_result) -> None:
+    if hasattr(os, "fchown"):
+        with contextlib.suppress(OSError):  # for the owner of both alone, or root
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Has the name outlive a loss of power; not everywhere can a folder be opened."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
