@@ -204,9 +204,47 @@ def test_clients_find_every_pod_and_nobody_else_does() -> None:
     assert policy["podSelector"]["matchLabels"] == labels
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert policy["egress"] == []
-    (rule,) = policy["ingress"]
-    assert rule["from"]
-    assert [port["port"] for port in rule["ports"]] == [8500]
+    callers, scrapers = policy["ingress"]
+    assert callers["from"]
+    assert [port["port"] for port in callers["ports"]] == [8500]
+    assert scrapers["from"][0]["podSelector"]["matchLabels"]
+    assert [port["port"] for port in scrapers["ports"]] == [8501]
+
+
+def _http_port(arguments: list[str]) -> int:
+    (address,) = [one for one in arguments if one.startswith("--http=")]
+    return int(address.rpartition(":")[2])
+
+
+def test_metrics_are_told_where_prometheus_asks_and_is_let_in() -> None:
+    objects = kubernetes()
+    (container,) = pod()["containers"]
+    port = _http_port(container["args"])
+    assert port == _http_port(compose()["command"])
+    assert "--http 127.0.0.1:" + str(port) in unit()["Service"]["ExecStart"]
+    assert {"name": "metrics", "containerPort": port} in container["ports"]
+    (service,) = [one for one in objects["Service"]["spec"]["ports"] if one["name"] == "metrics"]
+    assert (service["port"], service["targetPort"]) == (port, "metrics")
+    template = objects["Deployment"]["spec"]["template"]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+    assert port in [
+        one["port"] for rule in objects["NetworkPolicy"]["spec"]["ingress"] for one in rule["ports"]
+    ]
+    # The probes' and the callers' ports are others, and only the latter is published.
+    assert compose()["ports"] == ["8500:8500"]
+
+    config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    (names,) = job["dns_sd_configs"]
+    assert names["port"] == port
+    assert names["names"] == [objects["Service"]["metadata"]["name"]] == ["limelens"]
+    (file,) = config["rule_files"]
+    rules = yaml.safe_load((DEPLOY / file).read_text())["groups"][0]["rules"]
+    assert any(f'up{{job="{job["job_name"]}"}}' in one["expr"] for one in rules)
+    project = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    mounted = [one.split(":")[0] for one in project["services"]["prometheus"]["volumes"]]
+    assert {"./prometheus.yml", f"./{file}"} <= set(mounted)
+    assert all((DEPLOY / one).is_file() for one in mounted if one.startswith("./"))
 
 
 def test_the_unit_is_hardened_and_has_time_to_drain() -> None:

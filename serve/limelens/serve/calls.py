@@ -252,8 +252,10 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
         if not self._count:
             self._none.set()
 
-    async def _refuse(self, context: Any, error: Exception, call: Call) -> None:
-        code, message, trailing = to_abort(error, call.request_id)
+    def _refused(self, error: Exception, call: Call) -> Refusal:
+        """Counts and logs a call that failed; what its caller is told."""
+        refusal = to_abort(error, call.request_id)
+        code, message, _ = refusal
         if is_internal(error) and not isinstance(error, MalformedMessageError):
             self._ended(call, code.name, logging.ERROR, error=error)
         else:

@@ -38,6 +38,7 @@ from limelens.serve.observing.pauses import Pauses
 from limelens.serve.repository import Repository, ServedModels
 from limelens.serve.repository import ready_line as ready_line
 from limelens.serve.rpc.cutting import cut
+from limelens.serve.rpc.memory import give_large_blocks_back
 from limelens.serve.rpc.signals import Signals
 from limelens.serve.rpc.starting import announce_to, log_start
 from limelens.serve.scheduling.engine import Ended
@@ -247,6 +248,7 @@ class Server:
                 await self._calls.none_left()
         self.cut()
         await self._server.stop(0)
+        self.pauses.stop()
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         if self._health_server is not None:
@@ -401,7 +403,9 @@ async def _run(
     if server.http is not None:
         _log.info("metrics and probes on http://%s", server.http.address)
     announce_to(announce, line)
+    warming = asyncio.create_task(asyncio.to_thread(warm))  # for the first slow image
     await told.wait()
+    await warming
     _log.info("told to stop; calls under way have %g seconds", config.grace_s)
     await server.stop()
     _log.info("stopped")

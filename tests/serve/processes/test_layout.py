@@ -20,16 +20,16 @@ from limelens.serve.server_config import ServerConfig, ServiceSettings
 
 
 @pytest.mark.parametrize(
-    ("cores", "expected"), [(1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (12, 4), (16, 6), (64, 22)]
+    ("cores", "expected"), [(1, 1), (2, 1), (4, 1), (5, 3), (6, 3), (12, 6), (16, 8), (64, 32)]
 )
-def test_few_cores_need_one_process_and_many_one_for_every_three(cores: int, expected: int) -> None:
+def test_few_cores_need_one_process_and_many_one_for_every_two(cores: int, expected: int) -> None:
     assert default_processes("127.0.0.1:0", "cpu", cores) == expected
 
 
 def test_a_gpu_gets_a_process_for_every_two_cores_and_a_bounded_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for cores, expected in ((2, 1), (8, 4), (16, 8), (64, 8)):
+    for cores, expected in ((2, 1), (8, 4), (16, 6), (64, 6)):
         monkeypatch.setattr(layout, "usable_cores", lambda cores=cores: cores)
         assert default_processes("127.0.0.1:0", "cuda", None) == expected
     monkeypatch.setattr(layout, "usable_cores", lambda: 2)

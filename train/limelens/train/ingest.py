@@ -23,7 +23,8 @@ from PIL import Image
 
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.files import write_whole
-from limelens.serve.image import SPLIT_NAMES, read_image
+from limelens.serve.folders import split_name, subfolders
+from limelens.serve.image import read_image
 from limelens.train.data import SHARES, divide
 from limelens.train.examples import DataError, Example
 from limelens.train.fetched import Failure, Fetched, Picture, open_fetched

@@ -19,6 +19,9 @@ from PIL import Image
 
 from limelens.serve.files import writing_whole
 
+_LONGEST_DRAWN: Final = 40
+"""Characters of a label beside a figure."""
+
 # Tried in this order for every character; those that the system lacks are left out.
 _FONTS = (
     "DejaVu Sans",

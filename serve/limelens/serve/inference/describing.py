@@ -144,7 +144,12 @@ def repository_index(
         version = str(one.version) if one.version != WHOLE else ""
         found.setdefault(
             (one.name, one.version),
-            index(name=one.name, version=version, state=UNAVAILABLE, reason=one.reason),
+            index(
+                name=one.name,
+                version=version,
+                state=UNAVAILABLE,
+                reason=without_paths(one.reason),
+            ),
         )
     return pb2.RepositoryIndexResponse(models=[found[key] for key in sorted(found)])
 
