@@ -215,26 +215,25 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
             self._count_until_sent()
             self._observer.call_began(call, metadata)
             try:
-                try:
-                    if self._refusing:
-                        raise UnavailableError("the server is going down")
-                    with self.shares.holding():
-                        reply = await handle(request, context)
-                    self._ended(call, "OK", self._log_ok)
-                    return reply
-                except grpc.aio.AbortError:
-                    self._ended(call, code_name(context.code()), logging.INFO)
-                    raise
-                except asyncio.CancelledError:
-                    self._ended(call, left_code(context.time_remaining()), logging.INFO)
-                    raise
-                except Exception as error:
-                    refusal = self._refused(error, call)
-                    forget(error)
-                # Outside of the handler above: gRPC keeps the error that it raises, and with that
-                # all that led to it.
-                await _abort(context, refusal)
-                return None
+                if self._refusing:
+                    raise UnavailableError("the server is going down")
+                with self.shares.holding():
+                    reply = await handle(request, context)
+                self._ended(call, "OK", self._log_ok)
+                return reply
+            except grpc.aio.AbortError:
+                self._ended(call, code_name(context.code()), logging.INFO)
+                raise
+            except asyncio.CancelledError:
+                self._ended(call, left_code(context.time_remaining()), logging.INFO)
+                raise
+            except Exception as error:
+                refusal = self._refused(error, call)
+                forget(error)
+            # Outside of the handler above: gRPC keeps the error that it raises, and with that all
+            # that led to it.
+            await _abort(context, refusal)
+            return None
 
         return answer
 
