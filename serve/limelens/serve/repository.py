@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -332,7 +332,11 @@ class Repository(ServedModels):
             for name in sorted({*found, *self._models}):
                 before = self._models.get(name, ModelState())
                 entry = found.get(name, Entry())
-                look = _Look(before, entry.versions if entry.is_readable else before.served)
+                look = _Look(
+                    before,
+                    entry.versions if entry.is_readable else before.served,
+                    entry.versions,
+                )
                 try:
                     look.meet(name, entry.problem, functools.partial(is_quiet, self._folder / name))
                     if entry.is_readable:
@@ -365,7 +369,7 @@ class Repository(ServedModels):
         for version in self._versions.candidates(name, look.found):
             if self._versions.is_enough(name, len(wanted)):
                 break
-            path = look.found.get(version, self._folder / name / str(version) / FILE_NAME)
+            path = look.files.get(version, self._folder / name / str(version) / FILE_NAME)
             stamp = stamp_of(path)
             if look.needs(version, stamp) and is_quiet(path, stamp):
                 try:
@@ -495,12 +499,14 @@ class _Look:
 
     Args:
         before: As it was.
-        found: Its versions that are there; their files, where they are to be looked at.
+        found: Its versions that are there.
+        files: Those that can be looked at.
     """
 
-    def __init__(self, before: ModelState, found: Mapping[int, Path | Served]) -> None:
-        self.found = found
-        self.served = {key: one for key, one in before.served.items() if key in found}
+    def __init__(self, before: ModelState, found: Iterable[int], files: Mapping[int, Path]) -> None:
+        self.found = frozenset(found)
+        self.files = files
+        self.served = {key: one for key, one in before.served.items() if key in self.found}
         self.refused = dict(before.refused)
         self.stamps = dict(before.stamps)
         self.loaded: list[Served] = []
