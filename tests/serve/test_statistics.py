@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.stand_in import stand_in
 
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.inference.describing import model_statistics
 from limelens.serve.repository import Served
 from limelens.serve.scheduling.cpu import CpuEngine
+from limelens.serve.scheduling.gpu import GpuEngine
 from limelens.serve.statistics import Counting, Runs, Statistics, total
 
 PIXELS = np.full((32, 32, 3), 200, np.uint8)
@@ -26,13 +28,17 @@ def bundle(one_model: Path) -> Bundle:
 
 
 def ask(
-    bundle: Bundle, counting: Counting, prepare: list[Callable[[], Any]], **settings: Any
+    bundle: Bundle, counting: Counting, prepare: list[Callable[[], Any]], **deadline: Any
 ) -> Any:
-    scheduler = CpuEngine(num_threads=2, on_ended=counting.count, **settings)
+    engine: CpuEngine | GpuEngine
+    if bundle.gpu is None:
+        engine = CpuEngine(num_threads=2, on_ended=counting.count)
+    else:
+        engine = GpuEngine(bundle.gpu.thread, num_threads=2, on_ended=counting.count)
     try:
-        return asyncio.run(scheduler.classify(bundle, prepare))
+        return asyncio.run(engine.classify(bundle, prepare, **deadline))
     finally:
-        scheduler.close()
+        engine.close()
 
 
 def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
@@ -45,7 +51,7 @@ def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
 
 def test_the_runs_of_joined_pictures_are_counted_once_each(bundle: Bundle) -> None:
     counting = Counting()
-    ask(bundle, counting, [lambda: PIXELS] * 20, max_batch_size=8)
+    ask(stand_in(bundle.path), counting, [lambda: PIXELS] * 20)
     found = counting.of(bundle.path)
     assert found.answered == 20
     assert sum(runs.pictures for runs in found.runs.values()) == 20

@@ -28,6 +28,7 @@ from limelens.serve.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
+from limelens.serve.server_config import ServerConfig
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
@@ -529,12 +530,12 @@ def test_a_server_whose_policy_cannot_be_used_does_not_start(
     ],
 )
 def test_tokens_in_plaintext_beyond_this_machine_are_warned_of(
-    start_server: Callable[..., Any], tokens: Any, settings: dict[str, Any], are_told: bool
+    one_model: Path, tokens: Any, settings: dict[str, Any], are_told: bool
 ) -> None:
     tokens.set("door", ["classify"])
-    server = start_server(access=tokens.access(), **settings)
-    assert server.server.sends_tokens_in_plaintext is are_told
-    assert not start_server(**settings).server.sends_tokens_in_plaintext
+    config = ServerConfig(models=one_model, access=tokens.access(), **settings)
+    assert config.sends_tokens_in_plaintext is are_told
+    assert not ServerConfig(models=one_model, **settings).sends_tokens_in_plaintext
 
 
 def test_a_file_that_others_can_write_is_warned_of(
