@@ -199,6 +199,7 @@ class RunningServer:
             ("grpc.enable_retries", 0),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", 2**20),
+            ("grpc.use_local_subchannel_pool", 1),  # else all stubs share one connection
         ]
         self._channels.append(grpc.insecure_channel(self.address, options))
         return service_grpc.ClassifierServiceStub(self._channels[-1])  # type: ignore[no-untyped-call]
