@@ -308,3 +308,24 @@ def test_wrong_usage_is_exit_code_2(
     result = limelens("explain", red, "--model", model, *filled)
     assert result.exit_code == 2
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--out", "--heat-map", "--segments", "--steps"])
+def test_a_picture_that_cannot_be_written_costs_no_explanation(
+    limelens: Run, model: Path, red: Path, option: str
+) -> None:
+    asked = ("--model", model, "--device", "cpu", *FAST)
+    result = limelens("explain", red, *asked, option, "/dev/full", "--json")
+    assert result.exit_code == 1
+    assert result.json["explanations"]
+    assert result.stderr == "limelens: /dev/full: cannot be written: No space left on device\n"
+
+
+def test_a_page_that_cannot_be_written_costs_no_explanations(
+    limelens: Run, model: Path, photos: Path
+) -> None:
+    asked = ("--model", model, "--device", "cpu", *FAST)
+    result = limelens("explain", photos, *asked, "--report", "/dev/full", "--json")
+    assert result.exit_code == 1
+    assert len(result.json) == 5
+    assert "/dev/full: cannot be written: No space left on device" in result.stderr

@@ -76,6 +76,18 @@ def test_unreadable_pictures_are_listed_and_left_out(trained_run: Path, tmp_path
     assert "PDF" in figures["skipped"][0]["reason"]
 
 
+def test_figures_that_cannot_be_written_do_not_end_a_training(
+    divided: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = ("metrics.csv", "curves.png", "confusion.png", "report.html", "report.json")
+    for name in blocked:
+        (tmp_path / "run" / name).mkdir(parents=True)  # as little a file as on a full disk
+    report = train(divided, tmp_path / "run", TINY)
+    assert report["epochs"] == 2
+    assert checkpoint.load(tmp_path / "run" / "last.pt").epoch == 2
+    assert all(f"{tmp_path / 'run' / name}: cannot be written" in caplog.text for name in blocked)
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(divided: Path, trained_run: Path) -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
         train(divided, trained_run, TINY)

@@ -10,15 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from limelens.cli.data_options import (
-    Columns,
-    Data,
-    ImageColumn,
-    Images,
-    LabelColumn,
-    Separator,
-    table_options,
-)
+from limelens.cli.by_products import ByProducts
+from limelens.cli.data_options import Data, Images
 from limelens.cli.printing import AsJson, err, out, print_json
 from limelens.serve.wording import counted
 
@@ -72,23 +65,26 @@ def evaluate(
     evaluation = assess(
         run_or_model, data, split=split, images=table, wanted_accuracy=wanted_accuracy
     )
+    beside = ByProducts()
     if predictions is not None:
         from limelens.train.predictions import write_predictions
 
-        write_predictions(evaluation, predictions, data=data)
+        with beside.writing(predictions):
+            write_predictions(evaluation, predictions, data=data)
     if report is not None:
         from limelens.train.inspecting import inspect
         from limelens.train.report import report_on
 
-        inspection = inspect(data, images=table, run_or_model=run_or_model)
-        report_on(run_or_model, evaluation, report, inspection=inspection)
+        inspection = inspect(data, images=images, run_or_model=run_or_model)
+        with beside.writing(report):
+            report_on(run_or_model, evaluation, report, inspection=inspection)
     if as_json:
         print_json(evaluation.figures)
-        return
-    print_figures(evaluation.figures)
-    for written in (predictions, report):
-        if written is not None:
+    else:
+        print_figures(evaluation.figures)
+        for written in beside.written:
             out.print(f"Wrote {escape(str(written))}")
+    beside.check()
 
 
 def calibrate(

@@ -25,6 +25,7 @@ from limelens.cli.answers import (
     pictures_in,
     served_name,
 )
+from limelens.cli.by_products import ByProducts
 from limelens.cli.connection import NOTHING, Credentials, securely
 from limelens.cli.explanations import (
     SampleBar,
@@ -272,9 +273,8 @@ def explain(
             if is_one and report is None:
                 _explain_one(client, images[0], arguments, written, check=check, as_json=as_json)
                 return
-            answers = _explain_several(client, images, arguments, report)
-    except LimelensError:
-        raise
+            beside = ByProducts()
+            answers = _explain_several(client, images, arguments, report, beside)
     except OSError as error:
         raise LimelensError(f"{error.filename}: {error.strerror}") from error
     if as_json:
@@ -282,8 +282,9 @@ def explain(
     else:
         for answer in answers:
             print_line(answer)
-        if report is not None:
-            out.print(f"Wrote {escape(str(report))}")
+        for path in beside.written:
+            out.print(f"Wrote {escape(str(path))}")
+    beside.check()
     if any("error" in answer for answer in answers):
         raise typer.Exit(1)
 
@@ -305,6 +306,7 @@ def _explain_one(
     if written["--segments"] is not None:
         drawn.append("segments")
     arguments = {**arguments, "pictures": drawn}
+    beside = ByProducts()
     steps = written["--steps"]
     checked: tuple[Faithfulness, ...] = ()
     if steps is not None or check:
@@ -312,17 +314,21 @@ def _explain_one(
         with SampleBar() as bar:
             found, fully = here.explain_fully(picture_of(image), bar.told, **arguments)
         if steps is not None:
-            _draw_steps(here, fully, arguments, steps)
+            with beside.writing(steps):
+                _draw_steps(here, fully, arguments, steps)
         if check:
             checked = here.check(fully)
     else:
         found = _ask(client, image, arguments)
     if (path := written["--out"]) is not None:
-        write_whole(path, _one_picture(found, "overlay_png"))
+        with beside.writing(path):
+            write_whole(path, _one_picture(found, "overlay_png"))
     if (path := written["--heat-map"]) is not None:
-        write_whole(path, _one_picture(found, "heat_map_png"))
+        with beside.writing(path):
+            write_whole(path, _one_picture(found, "heat_map_png"))
     if (path := written["--segments"]) is not None:
-        write_whole(path, found.segments_png)
+        with beside.writing(path):
+            write_whole(path, found.segments_png)
     if as_json:
         document = explanation_document(image, found)
         if check:
@@ -332,13 +338,13 @@ def _explain_one(
                 for label, one in zip(labels, checked, strict=True)
             ]
         print_json(document)
-        return
-    print_explanation(image, found)
-    for one in checked:
-        print_check(one)
-    for path in written.values():
-        if path is not None:
+    else:
+        print_explanation(image, found)
+        for one in checked:
+            print_check(one)
+        for path in beside.written:
             out.print(f"Wrote {escape(str(path))}")
+    beside.check()
 
 
 def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExplanation:
@@ -381,7 +387,11 @@ def _here(client: Client, option: str) -> LocalClient:
 
 
 def _explain_several(
-    client: Client, images: Sequence[Path], arguments: ExplainArguments, report: Path | None
+    client: Client,
+    images: Sequence[Path],
+    arguments: ExplainArguments,
+    report: Path | None,
+    beside: ByProducts,
 ) -> list[dict[str, Any]]:
     """One answer for each picture, and the page where it is asked for."""
     from limelens.serve.gallery import Gallery
@@ -407,7 +417,8 @@ def _explain_several(
             answers.append(picture_document(one))
             bar.done(len(answers), len(places))
     if gallery is not None and report is not None:
-        gallery.write(report)
+        with beside.writing(report):
+            gallery.write(report)
     return answers
 
 

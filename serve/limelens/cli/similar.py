@@ -25,6 +25,7 @@ from limelens.cli.answers import (
     picture_of,
     served_name,
 )
+from limelens.cli.by_products import ByProducts
 from limelens.cli.connection import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.printing import AsJson, PictureBar, err, out, print_json
 from limelens.serve.errors import LimelensError
@@ -162,15 +163,18 @@ def similar(
                 found.check_model(asked.model.name, asked.model.version, asked.model_digest)
                 (neighbours,) = found.search(asked.vectors, k)
                 answers.append(_answer(image, index_file, found.made, neighbours))
-    if sheet is not None:
-        _draw(answers, data or Path(found.made.data), sheet)
+    beside = ByProducts()
+    if sheet is not None and any("neighbours" in answer for answer in answers):
+        with beside.writing(sheet):
+            _draw(answers, data or Path(found.made.data), sheet)
     if as_json:
         print_json(answers)
     else:
         for answer in answers:
             _print_answer(answer)
-        if sheet is not None and any("neighbours" in answer for answer in answers):
-            out.print(f"Wrote {escape(str(sheet))}")
+        for path in beside.written:
+            out.print(f"Wrote {escape(str(path))}")
+    beside.check()
     if any("error" in answer for answer in answers):
         raise typer.Exit(1)
 
@@ -208,8 +212,6 @@ def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
         for answer in answers
         if "neighbours" in answer
     ]
-    if not rows:
-        return
     with warnings.catch_warnings(record=True, category=MissingFontWarning) as found:
         warnings.simplefilter("always", MissingFontWarning)
         missing = write_sheet(rows, sheet)

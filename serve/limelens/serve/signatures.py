@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from limelens.serve.errors import BundleError, MissingExtraError, SigningError
+from limelens.serve.files import write_whole
 
 SIGNATURE_NAME: Final = "model.sig"
 _FILE_NAME: Final = "model.onnx"
@@ -48,7 +49,7 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
     beside = signature.with_name(f".{SIGNATURE_NAME}.{os.getpid()}")
     try:
         signer.sign(path.resolve(), beside)
-        beside.replace(signature)
+        write_whole(signature, beside.read_bytes())
     except OSError as error:
         raise SigningError(f"{signature}: cannot be written: {error.strerror}") from error
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ from limelens.train.sampling import EpochBatches, repeats
 
 _WITHOUT_EFFECT: Final = ("num_workers",)
 """Settings that may change when a run is resumed."""
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingError(LimelensError):
@@ -271,7 +274,8 @@ class _Run:
             if is_best:
                 checkpoint.save(self.out / checkpoint.BEST, self._state(figures))
             self.save_last(figures)
-            _write_rows(self.out / "metrics.csv", self.rows)
+            with _by_product():  # the checkpoint holds the rows too
+                _write_rows(self.out / "metrics.csv", self.rows)
         if self.progress:
             self.progress.epoch_done(row)
 
@@ -473,10 +477,13 @@ def _finish(run: _Run, interrupted: bool) -> dict[str, Any]:
     best = run.out / checkpoint.BEST
     if best.exists():
         val = checkpoint.load(best).figures
-        plot_curves(run.rows, run.out / "curves.png")
+        with _by_product():
+            plot_curves(run.rows, run.out / "curves.png")
         if "confusion" in val:
-            plot_confusion(val["confusion"], run.dataset.labels, run.out / "confusion.png")
-        write_run_report(run.out, examples=run.dataset.splits["val"])
+            with _by_product():
+                plot_confusion(val["confusion"], run.dataset.labels, run.out / "confusion.png")
+        with _by_product():
+            write_run_report(run.out, examples=run.dataset.splits["val"])
     report = {
         "run": str(run.out),
         "checkpoint": str(best if best.exists() else run.out / checkpoint.LAST),
@@ -489,8 +496,18 @@ def _finish(run: _Run, interrupted: bool) -> dict[str, Any]:
         ],
         "crossing": [[str(path), str(twin)] for path, twin in run.dataset.crossing],
     }
-    _write_json(run.out / "report.json", report)
+    with _by_product():
+        _write_json(run.out / "report.json", report)
     return report
+
+
+@contextmanager
+def _by_product() -> Iterator[None]:
+    """What cannot be written beside the checkpoints does not end a training."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("%s: cannot be written: %s", error.filename, error.strerror)
 
 
 def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:

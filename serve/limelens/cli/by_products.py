@@ -1,0 +1,41 @@
+"""Files that a command writes beside its answer. One that cannot be written costs no answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from limelens.serve.errors import LimelensError
+
+
+class ByProducts:
+    """What was written so far, and what could not be."""
+
+    def __init__(self) -> None:
+        self.written: list[Path] = []
+        self._failures: list[str] = []
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Takes notice of whether a file could be written in this context.
+
+        Args:
+            path: The file.
+        """
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or path
+            self._failures.append(f"{where}: cannot be written: {error.strerror or error}")
+        else:
+            self.written.append(path)
+
+    def check(self) -> None:
+        """Says, once the answer is out, what could not be written.
+
+        Raises:
+            LimelensError: Something.
+        """
+        if self._failures:
+            raise LimelensError("; ".join(self._failures))
