@@ -11,7 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from limelens.cli.by_products import ByProducts
-from limelens.cli.data_options import Data, Images
+from limelens.cli.data_options import (
+    Columns,
+    Data,
+    ImageColumn,
+    Images,
+    LabelColumn,
+    Separator,
+    table_options,
+)
 from limelens.cli.printing import AsJson, err, out, print_json
 from limelens.serve.wording import counted
 
@@ -75,7 +83,7 @@ def evaluate(
         from limelens.train.inspecting import inspect
         from limelens.train.report import report_on
 
-        inspection = inspect(data, images=images, run_or_model=run_or_model)
+        inspection = inspect(data, images=table, run_or_model=run_or_model)
         with beside.writing(report):
             report_on(run_or_model, evaluation, report, inspection=inspection)
     if as_json:

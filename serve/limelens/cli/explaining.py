@@ -275,6 +275,8 @@ def explain(
                 return
             beside = ByProducts()
             answers = _explain_several(client, images, arguments, report, beside)
+    except LimelensError:
+        raise
     except OSError as error:
         raise LimelensError(f"{error.filename}: {error.strerror}") from error
     if as_json:

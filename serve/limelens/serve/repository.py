@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -332,11 +332,9 @@ class Repository(ServedModels):
             for name in sorted({*found, *self._models}):
                 before = self._models.get(name, ModelState())
                 entry = found.get(name, Entry())
-                look = _Look(
-                    before,
-                    entry.versions if entry.is_readable else before.served,
-                    entry.versions,
-                )
+                # Of what cannot be read now, nothing is known to be gone.
+                kept = {version: self._path(name, version) for version in before.served}
+                look = _Look(before, entry.versions if entry.is_readable else kept)
                 try:
                     look.meet(name, entry.problem, functools.partial(is_quiet, self._folder / name))
                     if entry.is_readable:
@@ -369,7 +367,7 @@ class Repository(ServedModels):
         for version in self._versions.candidates(name, look.found):
             if self._versions.is_enough(name, len(wanted)):
                 break
-            path = look.files.get(version, self._folder / name / str(version) / FILE_NAME)
+            path = look.found.get(version, self._path(name, version))
             stamp = stamp_of(path)
             if look.needs(version, stamp) and is_quiet(path, stamp):
                 try:
@@ -485,6 +483,9 @@ class Repository(ServedModels):
         _log.error("%s version %d: %s", failed.name, failed.version, reason)
         self._tell()
 
+    def _path(self, name: str, version: int) -> Path:
+        return self._folder / name / str(version) / FILE_NAME
+
     def _find(self) -> dict[str, Entry]:
         try:
             return look_into(self._folder)
@@ -499,14 +500,12 @@ class _Look:
 
     Args:
         before: As it was.
-        found: Its versions that are there.
-        files: Those that can be looked at.
+        found: The files of its versions.
     """
 
-    def __init__(self, before: ModelState, found: Iterable[int], files: Mapping[int, Path]) -> None:
-        self.found = frozenset(found)
-        self.files = files
-        self.served = {key: one for key, one in before.served.items() if key in self.found}
+    def __init__(self, before: ModelState, found: Mapping[int, Path]) -> None:
+        self.found = found
+        self.served = {key: one for key, one in before.served.items() if key in found}
         self.refused = dict(before.refused)
         self.stamps = dict(before.stamps)
         self.loaded: list[Served] = []

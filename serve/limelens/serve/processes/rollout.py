@@ -171,7 +171,8 @@ class Rollout:
         )
         for one in answers:
             if isinstance(one, UnavailableError) and first is not None:
-                _log.warning("%s", one)  # another takes its place, and catches up
+                # Another takes its place, and catches up; at the end none does.
+                _log.log(logging.DEBUG if self._closed else logging.WARNING, "%s", one)
             elif isinstance(one, BaseException):
                 self._release(number)
                 raise one
@@ -257,7 +258,8 @@ class Rollout:
             await self._catch_up(worker)
             await worker.stage(stage)
         except LimelensError as error:
-            _log.error("worker %d cannot follow and is ended: %s", worker.number, error)
+            level = logging.DEBUG if self._closed else logging.ERROR
+            _log.log(level, "worker %d cannot follow and is ended: %s", worker.number, error)
             worker.kill()
             await worker.ended()
 
