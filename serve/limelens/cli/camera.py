@@ -28,6 +28,7 @@ from limelens.cli.explaining import parse_hide
 from limelens.cli.explanations import explanation_document
 from limelens.cli.printing import AsJson, err, out, print_json
 from limelens.serve.errors import PermissionDeniedError
+from limelens.serve.files import write_whole
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
@@ -318,7 +319,7 @@ class _Report:
         path = self._folder / name
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, change.explanation.explanations[0].overlay_png)
+            write_whole(path, change.explanation.explanations[0].overlay_png)
         except OSError as error:
             # Watching goes on: an overlay is beside the point.
             if not self._is_disk_told:
@@ -327,17 +328,6 @@ class _Report:
             return None
         self._is_disk_told = False
         return path
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that nobody ever finds a part of it."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _file_name(text: str) -> str:
