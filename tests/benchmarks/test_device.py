@@ -91,7 +91,9 @@ def test_the_end_of_a_servers_log_is_printed_when_it_does_not_start(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     setting = Setting("cpu", 0.1, (Layout(),), Report({}))
-    with pytest.raises(LimelensError, match="did not start"), serving(setting, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    with pytest.raises(LimelensError, match="did not start"), serving(setting, models):
         pass
     assert "no models in it" in capsys.readouterr().out
 
