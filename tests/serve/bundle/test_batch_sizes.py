@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +98,41 @@ def test_a_few_sizes_are_enough_to_begin_with(model: Path, largest: int, first: 
     bundle.prepare()
     assert bundle.runs.sizes == tuple(batch_sizes(largest))
     np.testing.assert_allclose(bundle.predict(images), expected, atol=1e-5)
+
+
+def test_sizes_that_are_added_in_service_never_run_beside_another_run(model: Path) -> None:
+    class SlowPlan(StrictSession):
+        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+            if not binding.outputs:
+                with self.running:  # so long that others come meanwhile
+                    time.sleep(0.05)
+            super().run_with_iobinding(binding, options)
+
+    bundle = stand_in(model, max_batch_size=1, open_session=SlowPlan)
+    assert bundle.runs is not None
+    bundle.runs.prepare_all([8])
+    images = random_images(3)
+    expected = load_bundle(model, "cpu").predict(images)
+    ended = threading.Event()
+
+    def calls() -> int:
+        count = 0
+        while not ended.is_set():
+            np.testing.assert_allclose(bundle.predict(images), expected, atol=1e-5)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        serving = [pool.submit(calls) for _ in range(2)]
+        until = time.monotonic() + 20
+        while not bundle.runs._is_used and time.monotonic() < until:
+            time.sleep(0.001)
+        try:
+            bundle.prepare()
+        finally:
+            ended.set()
+        assert all(one.result(20) > 0 for one in serving)
+    assert bundle.runs.sizes == (1, 2, 4, 8)
 
 
 def test_sizes_that_do_not_fit_the_memory_are_left_out(model: Path) -> None:

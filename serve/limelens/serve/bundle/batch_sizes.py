@@ -105,6 +105,7 @@ class BatchRuns:
         self.thread = thread
         self._stagings: list[NDArray[np.uint8]] = []
         self._is_rebuilding = False
+        self._is_used = False
         with preparing:
             self._opened = _Opened(open_session())
         self._held = [self._opened]
@@ -233,6 +234,7 @@ class BatchRuns:
             staged: What `borrow_staging` gave; rows from `count` on may hold anything.
             count: How many of its rows are images, at most the largest size.
         """
+        self._is_used = True
         opened = self._opened
         size = opened.sizes[bisect_left(opened.sizes, count)]
         run = opened.runs[size]
@@ -273,7 +275,11 @@ class BatchRuns:
         images = self._place.empty((size, *self._input_size, 3), np.uint8)
         graph_id = None if opened.no_graph_reason else size
         run = PreparedRun(session, {INPUT: images}, self._place, graph_id)
-        run.plan()
+        if self._is_used and opened is self._opened:
+            # Runs of one session share memory on the device, so none may go beside another.
+            self.thread.call(run.plan)
+        else:
+            run.plan()
         self.thread.call(run.capture)
         opened.runs[size] = run
         opened.sizes = tuple(sorted(opened.runs))

@@ -66,8 +66,8 @@ class PreparedRun:
     def plan(self) -> None:
         """Plans the convolutions for this shape, which takes long.
 
-        Nothing else may run the session meanwhile. Not on the device's thread, which is free for
-        other sessions.
+        Nothing else may run the session meanwhile: of a session that is in use, on the device's
+        thread; of another, elsewhere, so that the thread is free.
         """
         binding = self._session.io_binding()
         for name, value in self._inputs.items():
