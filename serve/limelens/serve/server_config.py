@@ -37,7 +37,6 @@ class ServiceSettings:
         stream_idle_s: A stream that sends or reads nothing for so long is ended.
         max_explanations: Explanations at a time.
         max_waiting_explanations: Explanations that wait.
-        num_decoders: Threads that prepare images for a GPU; None is a few, by the cores.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -48,7 +47,6 @@ class ServiceSettings:
     stream_idle_s: float = 120.0
     max_explanations: int = 1
     max_waiting_explanations: int = 8
-    num_decoders: int | None = None
 
     @property
     def request_limits(self) -> Limits:

@@ -123,7 +123,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             )
         return GpuEngine(
             bundle.gpu.thread,
-            num_threads=self._settings.num_decoders or _num_decoders(),
+            num_threads=_num_decoders(),
             max_queue=max_queue,
             on_ended=self._ended,
         )
@@ -132,7 +132,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         """Images of a bundle's device that no longer wait, at most."""
         if bundle.runs is None:
             return bundle.num_threads
-        return self._settings.max_batch_size + (self._settings.num_decoders or _num_decoders())
+        return self._settings.max_batch_size + _num_decoders()
 
     def _ended(self, ended: Ended) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
@@ -413,4 +413,5 @@ def _deadline(context: Any, now: float) -> float | None:
 
 
 def _num_decoders() -> int:
+    """Threads that prepare images for a GPU."""
     return max(2, min(8, (os.cpu_count() or 2) - 1))

@@ -77,7 +77,7 @@ def test_a_size_that_is_not_ready_is_served_by_the_next_larger_one(model: Path) 
     seen: list[list[int]] = []
     bundle = stand_in(model, max_batch_size=1, on_run=images_run(seen))
     assert bundle.runs is not None
-    bundle.runs.prepare(8)
+    bundle.runs.prepare_all([8])
     seen.clear()
     bundle.predict(random_images(3))
     assert [len(batch) for batch in seen] == [8]

@@ -141,18 +141,6 @@ class BatchRuns:
     def _new_staging(self) -> NDArray[np.uint8]:
         return pinned_empty((self.sizes[-1], *self._input_size, 3))
 
-    def prepare(self, size: int) -> None:
-        """Makes a size ready, where it is not; others are run meanwhile.
-
-        Args:
-            size: Images in the batch.
-
-        Raises:
-            Exception: Whatever the runtime raises, such as that memory is short.
-        """
-        with preparing:
-            self._prepare(self._opened, size)
-
     def prepare_all(self, sizes: Sequence[int]) -> None:
         """Makes sizes ready, small ones first.
 
