@@ -34,11 +34,11 @@ from skimage.data import astronaut
 
 from limelens.cli.serving import default_models
 from limelens.serve import Client
-from limelens.serve.decision import decide
-from limelens.serve.observing.call import Call
+from limelens.serve.call_context import Call
+from limelens.serve.decisions.decision import decide
 from limelens.serve.observing.metrics import Metrics
 from limelens.serve.observing.observer import Answered, Observer
-from limelens.serve.repository import Repository
+from limelens.serve.repository.model_repository import Repository
 from limelens.serve.scheduling.engine import Ended, Fate, Outcome, Priority
 
 _ROUNDS_A_SCRAPE = 5

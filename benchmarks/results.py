@@ -22,10 +22,10 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from limelens.cli.training import Bar
+from limelens.cli.train.training import Bar
 from limelens.train import checkpoint, evaluate, train
 from limelens.train.config import TrainConfig, read_config
-from limelens.train.scenes import add_scenes
+from limelens.train.synthetic.scenes import add_scenes
 
 CONFIGS: Final = Path("configs")
 ROWS: Final = Path("docs/results")

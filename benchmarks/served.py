@@ -15,9 +15,9 @@ import signal
 from dataclasses import asdict
 from pathlib import Path
 
-from limelens.serve.repository import Repository
-from limelens.serve.server import Server, ServerConfig, ready_line
-from limelens.serve.service import ServiceSettings
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.server import Server, ServerConfig, ready_line
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks import network
 from limelens.cli.bench import serve_command
 from limelens.cli.serving import packaged_models
-from limelens.serve.load import (
+from limelens.serve.tools.load import (
     Kind,
     LoadPlan,
     ServerProcess,

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from limelens.cli.printing import print_json
+from limelens.cli.terminal.printing import print_json
+from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import LimelensError
-from limelens.serve.local import local_client
-from limelens.serve.similar import SimilarIndex, build_index, embed_files, find_pictures
+from limelens.serve.tools.similar import SimilarIndex, build_index, embed_files, find_pictures
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation")}
 

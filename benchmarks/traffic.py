@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve import Client
-from limelens.serve.answers import FrameStatus
+from limelens.serve.client.results import FrameStatus
 from limelens.serve.errors import LimelensError, OverloadedError
 
 _TIMEOUT_S = 120.0

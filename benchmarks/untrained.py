@@ -88,8 +88,8 @@ def _made(network: str) -> onnx.ModelProto:
     from torch import nn
 
     from limelens.train.architectures import build
-    from limelens.train.exporting import golden_image, graph_of
-    from limelens.train.precision import TOLERANCES
+    from limelens.train.exporting.export import golden_image, graph_of
+    from limelens.train.exporting.precision import TOLERANCES
 
     torch.manual_seed(0)
     classifier = build(network, len(_LABELS), input_size=(SIDE, SIDE))
@@ -124,7 +124,7 @@ def _made(network: str) -> onnx.ModelProto:
 def _halved(model: Path) -> onnx.ModelProto:
     import onnx
 
-    from limelens.train.precision import TOLERANCES, convert
+    from limelens.train.exporting.precision import TOLERANCES, convert
 
     metadata = read_metadata(model)
     whole = onnx.load(model)

@@ -163,7 +163,7 @@ class RunningServer:
     """A real server on loopback in a thread of its own."""
 
     def __init__(self, config: Any) -> None:
-        from limelens.serve.server import Server, open_repository
+        from limelens.serve.rpc.server import Server, open_repository
 
         self.repository = open_repository(config)
         self.loop = asyncio.new_event_loop()
@@ -223,7 +223,7 @@ class RunningServer:
 @pytest.fixture
 def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
     """Starts servers that are stopped after the test; arguments as of `ServerConfig`."""
-    from limelens.serve.server import ServerConfig
+    from limelens.serve.rpc.server import ServerConfig
 
     started: list[RunningServer] = []
 

@@ -59,8 +59,8 @@ def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path
         "limelens/v1/classifier_service.proto",
         "limelens/inference/inference_service_pb2_grpc.py",
         "limelens/serve/models/facemask/1/model.onnx",
-        "limelens/serve/gallery.html.j2",
-        "limelens/train/report.html.j2",
+        "limelens/serve/tools/explain_report/page.html.j2",
+        "limelens/train/report/page.html.j2",
     } <= names
     assert not [name for name in names if name.startswith(("train/", "serve/", "models/"))]
 

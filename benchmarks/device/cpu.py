@@ -14,7 +14,7 @@ from benchmarks.device.report import Row
 from benchmarks.device.setting import Layout, Setting, models, serving
 from benchmarks.untrained import repository_of
 from limelens.serve.errors import LimelensError
-from limelens.serve.load import Kind, Watch, draw_picture, generate, measure_raw
+from limelens.serve.tools.load import Kind, Watch, draw_picture, generate, measure_raw
 
 _SHARES: Final = (0.25, 0.5, 0.75)
 _SIDE: Final = 224

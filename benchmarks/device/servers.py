@@ -22,7 +22,14 @@ from benchmarks.untrained import repository_of, smooth_images
 from limelens.serve import Client
 from limelens.serve.bundle import read_metadata
 from limelens.serve.errors import LimelensError
-from limelens.serve.load import Kind, KindFigures, ServerProcess, Watch, draw_picture, generate
+from limelens.serve.tools.load import (
+    Kind,
+    KindFigures,
+    ServerProcess,
+    Watch,
+    draw_picture,
+    generate,
+)
 
 _CALLERS: Final = {8: (1500.0, 2500.0), 32: (3000.0, 6000.0), 128: (4000.0, 10000.0)}
 _SIDE: Final = 224
@@ -362,7 +369,7 @@ def weights_of(address: str, image: bytes) -> NDArray[np.float64]:
 
 def weights_on_cpu(model: Path, image: bytes) -> NDArray[np.float64]:
     """The same by a bundle without a server."""
-    from limelens.serve.local import local_client
+    from limelens.serve.client.in_process import local_client
 
     client = local_client(model, "cpu")
     return _by_segment(client.explain(image, num_samples=NUM_SAMPLES, seed=_SEED))

@@ -23,7 +23,7 @@ from benchmarks.untrained import NETWORKS, network_model
 from limelens.cli.bench import serve_command
 from limelens.cli.serving import packaged_models, serve
 from limelens.serve.errors import LimelensError
-from limelens.serve.load import LoadPlan, ServerProcess, started
+from limelens.serve.tools.load import LoadPlan, ServerProcess, started
 
 LOGS: Final = Path("build") / "device"
 _TAIL_LINES: Final = 15

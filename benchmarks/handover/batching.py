@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 from benchmarks.handover.callers import Job
 from benchmarks.handover.slots import Plan, Slots, Wake
 from limelens.serve.bundle import Bundle, load_bundle
-from limelens.serve.bundle.batch_sizes import MAX_BATCH_SIZE, BatchRuns, OpenedSession, batch_sizes
-from limelens.serve.bundle.device_thread import device_thread
-from limelens.serve.bundle.prepared import Place
+from limelens.serve.bundle.execution.batch_sizes import (
+    MAX_BATCH_SIZE,
+    BatchRuns,
+    OpenedSession,
+    batch_sizes,
+)
+from limelens.serve.bundle.execution.device_thread import device_thread
+from limelens.serve.bundle.execution.prepared import Place
 
 _OUTPUTS: Final = ("probabilities",)
 

@@ -34,7 +34,7 @@ from benchmarks import network
 from benchmarks.peers.sending import Target, ask_once, http_request, send
 from limelens.cli.bench import serve_command
 from limelens.serve.errors import LimelensError
-from limelens.serve.load import Watch, draw_picture, measure_raw, started
+from limelens.serve.tools.load import Watch, draw_picture, measure_raw, started
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 

@@ -68,7 +68,7 @@ def test_a_name_is_asked_of_the_default_server_and_a_file_is_not(
     limelens: Run, red: Path, monkeypatch: pytest.MonkeyPatch, start_server: Callable[..., Any]
 ) -> None:
     address = start_server().address
-    monkeypatch.setattr("limelens.cli.answers.DEFAULT_SERVER", address)
+    monkeypatch.setattr("limelens.cli.classifying.DEFAULT_SERVER", address)
     assert limelens("classify", red, "--model", "colours", "--json").exit_code == 0
     assert limelens("classify", red, "--json").exit_code == 0
     missing = limelens("classify", red, "--model", "elsewhere/model.onnx", "--json")

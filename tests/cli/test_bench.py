@@ -17,7 +17,14 @@ from PIL import Image
 
 from limelens.cli.bench import serve_command
 from limelens.serve.errors import InvalidRequestError, UnavailableError
-from limelens.serve.load import Kind, LoadPlan, draw_picture, generate, latency_figures, started
+from limelens.serve.tools.load import (
+    Kind,
+    LoadPlan,
+    draw_picture,
+    generate,
+    latency_figures,
+    started,
+)
 
 SHORT = ("--duration", "0.5", "--warmup", "0.1", "--json")
 

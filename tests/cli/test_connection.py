@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.cli.answers import classify
-from limelens.cli.connection import system_authorities
+from limelens.cli.classifying import classify
+from limelens.cli.options.connection import system_authorities
 from limelens.serve import Client
 from limelens.serve.access.config import Tls
 from limelens.serve.client import Tls as ClientTls

@@ -339,7 +339,7 @@ def test_models_that_are_refused_or_missing_are_told(
 
 
 def test_a_graph_is_really_run_on_a_provider() -> None:
-    from limelens.serve.doctor.machine import run_on
+    from limelens.serve.tools.doctor.machine import run_on
 
     assert run_on("CPUExecutionProvider") == ""
     if not Path("/proc/driver/nvidia").exists():

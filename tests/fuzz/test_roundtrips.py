@@ -14,10 +14,10 @@ from PIL import Image
 
 from fuzz.effort import examples
 from limelens.serve.bundle import Task
-from limelens.serve.decision import Decision, decide
+from limelens.serve.decisions.decision import Decision, decide
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.explain_requests import MAX_SEGMENTS
-from limelens.serve.explanation import read_segments
+from limelens.serve.explaining.explain_image import read_segments
+from limelens.serve.explaining.spec import MAX_SEGMENTS
 from limelens.serve.image import UNSEEN, Region, ResizeMode, ResizeRule, fit
 
 SIDES = st.integers(1, 200)

@@ -19,9 +19,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, load_bundle
-from limelens.serve.bundle.batch_sizes import BatchRuns, OpenedSession, batch_sizes
-from limelens.serve.bundle.device_thread import DeviceThread
-from limelens.serve.bundle.prepared import Place
+from limelens.serve.bundle.execution.batch_sizes import BatchRuns, OpenedSession, batch_sizes
+from limelens.serve.bundle.execution.device_thread import DeviceThread
+from limelens.serve.bundle.execution.prepared import Place
 from limelens.serve.bundle.session import CUDA, Gpu, rows_of
 
 OnRun = Callable[[dict[str, NDArray[Any]]], None]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from limelens.cli import training as commands
+from limelens.cli.train import training as commands
 from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeMode
 from limelens.train import TrainConfig

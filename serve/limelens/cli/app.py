@@ -14,27 +14,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from limelens.cli import (
-    answers,
-    bench,
-    camera,
-    demo,
-    doctor,
-    drawing,
-    evaluating,
-    explaining,
-    exporting,
-    ingesting,
-    reporting,
-    serving,
-    signing,
-    similar,
-    streams,
-    tokens,
-    training,
-)
-from limelens.cli.helping import Command, Group
-from limelens.cli.printing import print_notes
+from limelens.cli import bench, camera, demo, doctor, serving, signing, similar, tokens
+from limelens.cli import classifying as answers
+from limelens.cli.explain import explaining
+from limelens.cli.terminal import streams
+from limelens.cli.terminal.helping import Command, Group
+from limelens.cli.terminal.printing import print_notes
+from limelens.cli.train import drawing, evaluating, exporting, ingesting, reporting, training
 from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 

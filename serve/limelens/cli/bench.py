@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from limelens.cli.connection import NOTHING, Credentials, securely
-from limelens.cli.printing import AsJson, out, print_json
+from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
+from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
-    from limelens.serve.load import LoadFigures, LoadPlan, RawFigures, Usage
+    from limelens.serve.tools.load import LoadFigures, LoadPlan, RawFigures, Usage
 
 _LOAD, _PICTURES, _FLOOR = "Load", "Pictures", "Compared with"
 
@@ -132,7 +132,13 @@ def bench(
             "TLS or a token file for the server that is started here, which asks for neither; "
             "expected --server HOST:PORT too"
         )
-    from limelens.serve.load import LoadPlan, draw_picture, local_server, read_pictures, started
+    from limelens.serve.tools.load import (
+        LoadPlan,
+        draw_picture,
+        local_server,
+        read_pictures,
+        started,
+    )
 
     sent = read_pictures(pictures) if pictures else (draw_picture(*_size(size)),)
     with ExitStack() as stack:
@@ -189,7 +195,7 @@ def measure(
         pid: The server's process, where it is on this machine.
         floor_model: The model for the floor; None measures none.
     """
-    from limelens.serve.load import RawFigures, Watch, generate, measure_raw
+    from limelens.serve.tools.load import RawFigures, Watch, generate, measure_raw
 
     part_s = min(5.0, max(0.5, plan.duration_s / 4))
     before = measure_raw(floor_model, plan.pictures, part_s) if floor_model else None

@@ -22,18 +22,18 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from limelens.cli.answers import DEFAULT_SERVER, RegionOption, Version, parse_region
-from limelens.cli.connection import NOTHING, Credentials, connect, securely
-from limelens.cli.explaining import parse_hide
-from limelens.cli.explanations import explanation_document
-from limelens.cli.printing import AsJson, err, out, print_json
+from limelens.cli.classifying import DEFAULT_SERVER, RegionOption, Version, parse_region
+from limelens.cli.explain.explaining import parse_hide
+from limelens.cli.explain.explanations import explanation_document
+from limelens.cli.options.connection import NOTHING, Credentials, connect, securely
+from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.errors import PermissionDeniedError
 from limelens.serve.files import write_whole
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
-    from limelens.serve.answers import FrameAnswer, ModelInfo
-    from limelens.serve.camera import Seen, Source
+    from limelens.serve.client.results import FrameAnswer, ModelInfo
+    from limelens.serve.tools.camera import Seen, Source
 
 _MAX_CHANGES: Final = 1000
 """Changes that the document at the end names, the last ones."""
@@ -189,7 +189,7 @@ def camera(
             "pictures": ["overlay"],
         }
     # gRPC reads its settings when it is loaded: not before the command is known.
-    from limelens.serve.camera import open_source, watch
+    from limelens.serve.tools.camera import open_source, watch
 
     with connect(server, credentials) as client:
         try:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.markup import escape
 
-from limelens.cli.printing import out
 from limelens.cli.serving import packaged_models
+from limelens.cli.terminal.printing import out
 from limelens.serve.errors import LimelensError
 from limelens.serve.files import writing_whole
 from limelens.serve.image import Region
@@ -98,8 +98,8 @@ def _portrait() -> NDArray[np.uint8]:
 
 def _masked(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # Drawn by the code that makes training pictures; it needs neither torch nor a detector.
-    from limelens.train.face import Face
-    from limelens.train.masks import MASK_STYLES, draw_mask
+    from limelens.train.synthetic.face import Face
+    from limelens.train.synthetic.masks import MASK_STYLES, draw_mask
 
     face = Face(_LEFT_EYE, _RIGHT_EYE, _YAW)
     style = MASK_STYLES["surgical-blue"]

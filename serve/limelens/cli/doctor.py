@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.markup import escape
 
-from limelens.cli.connection import NOTHING, Credentials, remote, securely
-from limelens.cli.printing import AsJson, out, print_json
+from limelens.cli.options.connection import NOTHING, Credentials, remote, securely
 from limelens.cli.serving import default_models
+from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
-    from limelens.serve.doctor import Check
+    from limelens.serve.tools.doctor import Check
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 _STATE_WIDTH: Final = max(map(len, _STYLES))
@@ -61,7 +61,7 @@ def doctor(
 
     Example: limelens doctor --server door.example:8500 --ca authority.pem --token-file token
     """
-    from limelens.serve.doctor import State, check_machine, check_remote
+    from limelens.serve.tools.doctor import State, check_machine, check_remote
 
     if server is not None:
         try:

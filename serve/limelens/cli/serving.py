@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from limelens.cli import limits, streams
+from limelens.cli.options import limits
+from limelens.cli.terminal import streams
 from limelens.serve.errors import InvalidRequestError, LimelensError
 
 if TYPE_CHECKING:
-    from limelens.serve.server_config import ServerConfig
+    from limelens.serve.rpc.server_config import ServerConfig
 
 
 def serve(
@@ -212,9 +213,9 @@ def serve(
     from limelens.serve.addresses import is_unix, parse_address
     from limelens.serve.observing.logs import set_up_logs
     from limelens.serve.processes.layout import default_processes
-    from limelens.serve.requests import Limits
-    from limelens.serve.server_config import ServerConfig, ServiceSettings
-    from limelens.serve.versions import parse_versions
+    from limelens.serve.repository.version_policy import parse_versions
+    from limelens.serve.rpc.requests.classify import Limits
+    from limelens.serve.rpc.server_config import ServerConfig, ServiceSettings
 
     level = logging.getLevelNamesMapping()[log_level.upper()]
     set_up_logs(level, log_format)
@@ -328,7 +329,7 @@ def _serve(config: ServerConfig) -> int:
         from limelens.serve.processes.supervisor import supervise
 
         return supervise(config, announce)
-    from limelens.serve.server import serve
+    from limelens.serve.run_server import serve
 
     return serve(config, announce)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limelens.cli.printing import AsJson, print_json
+from limelens.cli.terminal.printing import AsJson, print_json
 
 
 def sign(
@@ -27,7 +27,7 @@ def sign(
     The signature lies beside it as `model.sig` and is about that very file. Copy it along:
     **limelens serve --require-signature** PUBLIC.pem refuses bundles without one.
     """
-    from limelens.serve.signatures import sign_bundle
+    from limelens.serve.bundle.signatures import sign_bundle
 
     signature = sign_bundle(bundle, key)
     if as_json:

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from limelens.cli.answers import (
+from limelens.cli.classifying import (
     STDIN,
     Device,
     Model,
@@ -25,14 +25,14 @@ from limelens.cli.answers import (
     picture_of,
     served_name,
 )
-from limelens.cli.by_products import ByProducts
-from limelens.cli.connection import NOTHING, OF_THE_SERVER, Credentials, securely
-from limelens.cli.printing import AsJson, PictureBar, err, out, print_json
+from limelens.cli.options.connection import NOTHING, OF_THE_SERVER, Credentials, securely
+from limelens.cli.terminal.by_products import ByProducts
+from limelens.cli.terminal.printing import AsJson, PictureBar, err, out, print_json
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
-    from limelens.serve.similar import Made, Neighbour
+    from limelens.serve.tools.similar import Made, Neighbour
 
 _MOST_SHOWN = 10
 
@@ -63,7 +63,7 @@ def index(
 
     Example: limelens index photos --model models/photos/1/model.onnx --out photos.index
     """
-    from limelens.serve.similar import IndexRefusedError, index_folder, save_index
+    from limelens.serve.tools.similar import IndexRefusedError, index_folder, save_index
 
     if path.is_dir():
         raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
@@ -137,7 +137,7 @@ def similar(
 
     Example: limelens similar photos.index coat.jpg --model models/photos/1/model.onnx
     """
-    from limelens.serve.similar import load_index
+    from limelens.serve.tools.similar import load_index
 
     if STDIN in images and (len(images) > 1 or sheet is not None):
         raise typer.BadParameter("- is for one picture, without --sheet")
@@ -196,7 +196,7 @@ def _answer(
 
 def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
     from limelens.explain.fonts import MissingFontWarning
-    from limelens.serve.similar.sheet import Panel, write_sheet
+    from limelens.serve.tools.similar.sheet import Panel, write_sheet
 
     rows = [
         (

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from limelens.cli.printing import AsJson, err, print_json
+from limelens.cli.terminal.printing import AsJson, err, print_json
 from limelens.serve.access.caller import ClientLimits
 from limelens.serve.access.rights import read_rights
 from limelens.serve.access.tokens import NAME_PATTERN, append_entry, entry_text, new_token

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from limelens.serve import Client
-from limelens.serve.answers import FrameAnswer
+from limelens.serve.client.results import FrameAnswer
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)

@@ -24,7 +24,8 @@ from limelens.serve.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from limelens.serve.server import Server, ServerConfig, Tls, serve
+from limelens.serve.rpc.server import Server, ServerConfig, Tls
+from limelens.serve.run_server import serve
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 

@@ -28,7 +28,7 @@ from limelens.serve.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from limelens.serve.server_config import ServerConfig
+from limelens.serve.rpc.server_config import ServerConfig
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
@@ -512,7 +512,8 @@ def test_dates_without_a_zone_are_utc() -> None:
 def test_a_server_whose_policy_cannot_be_used_does_not_start(
     one_model: Path, settings: dict[str, Any], sentence: str
 ) -> None:
-    from limelens.serve.server import ServerConfig, serve
+    from limelens.serve.rpc.server import ServerConfig
+    from limelens.serve.run_server import serve
 
     config = ServerConfig(
         models=one_model, listen="127.0.0.1:0", device="cpu", access=AccessConfig(**settings)

@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 
-from limelens.serve.bundle.device_thread import DeviceThread, Urgency, device_thread
+from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency, device_thread
 
 
 class Hold:

@@ -22,11 +22,11 @@ from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.guard import Guard
 from limelens.serve.access.policy import Access
 from limelens.serve.bundle import Bundle
-from limelens.serve.calls import Calls
 from limelens.serve.errors import LimelensError
-from limelens.serve.repository import Repository
-from limelens.serve.server import MAX_MESSAGE_BYTES
-from limelens.serve.service import SERVICE_NAME, ClassifierService, ServiceSettings
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService, ServiceSettings
+from limelens.serve.rpc.interceptor import Calls
+from limelens.serve.rpc.server import MAX_MESSAGE_BYTES
 from limelens.serve.status import to_abort
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from limelens.serve import Client
-from limelens.serve.answers import PictureFailure
 from limelens.serve.client.bulk import answering, jobs
-from limelens.serve.decision import Prediction
+from limelens.serve.client.in_process import local_client
+from limelens.serve.client.results import PictureFailure
+from limelens.serve.decisions.decision import Prediction
 from limelens.serve.errors import (
     InvalidImageError,
     InvalidRequestError,
@@ -22,9 +23,8 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.local import local_client
-from limelens.serve.requests import Limits
-from limelens.serve.service import ServiceSettings
+from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.requests.classify import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

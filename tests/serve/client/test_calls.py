@@ -27,7 +27,7 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.server import Tls as ServerTls
+from limelens.serve.rpc.server import Tls as ServerTls
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 GREEN = np.full((8, 8, 3), (0, 255, 0), np.uint8)

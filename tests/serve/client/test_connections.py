@@ -20,7 +20,7 @@ from limelens.serve.client import Tls
 from limelens.serve.client.channels import Channel, Channels
 from limelens.serve.client.connection import Connection
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.server import Tls as ServerTls
+from limelens.serve.rpc.server import Tls as ServerTls
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 EXPLAIN: Any = {"num_samples": 60, "segmentation": "grid", "num_segments": 9, "seed": 5}

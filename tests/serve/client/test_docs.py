@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.serve.server import Tls
+from limelens.serve.rpc.server import Tls
 
 ROOT = Path(__file__).parents[3]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/client.md").read_text(), re.DOTALL)

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from limelens.serve import AsyncClient
-from limelens.serve.answers import FrameStatus
 from limelens.serve.client import Frame
+from limelens.serve.client.results import FrameStatus
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -28,7 +28,7 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.service import ServiceSettings
+from limelens.serve.rpc.classifier_service import ServiceSettings
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 GREEN = np.full((8, 8, 3), (0, 255, 0), np.uint8)

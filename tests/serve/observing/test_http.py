@@ -16,7 +16,8 @@ import pytest
 
 from limelens.serve import Client
 from limelens.serve.errors import ListenError
-from limelens.serve.server import ServerConfig, serve
+from limelens.serve.rpc.server import ServerConfig
+from limelens.serve.run_server import serve
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 COMMAND = (sys.executable, "-m", "limelens.cli", "serve", "--device", "cpu")

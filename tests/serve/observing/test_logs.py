@@ -19,8 +19,8 @@ from PIL import Image, PngImagePlugin
 
 from limelens.serve import Client
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.repository import Repository
-from limelens.serve.server import Server, ServerConfig
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.rpc.server import Server, ServerConfig
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2
@@ -86,7 +86,7 @@ def test_each_line_of_a_call_says_which(start: Callable[..., Process]) -> None:
     make_calls(server.address)
     (line,) = calls(server.log())
     assert line["level"] == "INFO"
-    assert line["logger"] == "limelens.serve.calls"
+    assert line["logger"] == "limelens.serve.rpc.interceptor"
     assert line["rpc"] == "Classify"
     assert line["code"] == "INVALID_ARGUMENT"
     assert (line["model"], line["version"]) == ("colours", 1)
@@ -134,7 +134,7 @@ def test_other_lines_of_a_call_say_which_too(
         (line,) = [line for line in server.log().splitlines() if "forged" in line]
         if log_format == "json":
             told = json.loads(line)
-            assert (told["level"], told["logger"]) == ("ERROR", "limelens.serve.stream")
+            assert (told["level"], told["logger"]) == ("ERROR", "limelens.serve.rpc.camera_stream")
             assert (told["request_id"], told["rpc"]) == ("door-7", "ClassifyStream")
             assert (told["model"], told["version"]) == ("colours", 1)
         else:
@@ -216,6 +216,6 @@ async def test_a_line_says_who_called(one_model: Path, caplog: pytest.LogCapture
             stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
             await stub.ListModels(service_pb2.ListModelsRequest())
     await server.stop()
-    (line,) = [one for one in caplog.records if one.name == "limelens.serve.calls"]
+    (line,) = [one for one in caplog.records if one.name == "limelens.serve.rpc.interceptor"]
     assert "127.0.0.1" in line.__dict__["caller"]
     assert line.__dict__["code"] == "OK"

@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
-from limelens.serve import Client, stream
-from limelens.serve.decision import Decision, Prediction
+from limelens.serve import Client
+from limelens.serve.decisions.decision import Decision, Prediction
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -35,8 +35,9 @@ from limelens.serve.errors import (
 )
 from limelens.serve.observing.metrics import Metrics
 from limelens.serve.observing.observer import Answered
-from limelens.serve.repository import Repository
-from limelens.serve.service import ServiceSettings
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.rpc import camera_stream as stream
+from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from limelens.serve.addresses import parse_address
-from limelens.serve.devices import parse_devices
+from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.errors import InvalidRequestError, ListenError
 from limelens.serve.processes import layout
 from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.layout import default_processes, share_of
 from limelens.serve.processes.ports import held
-from limelens.serve.requests import Limits
-from limelens.serve.server_config import ServerConfig, ServiceSettings
+from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import ServerConfig, ServiceSettings
 
 
 @pytest.mark.parametrize(

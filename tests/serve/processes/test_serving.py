@@ -22,8 +22,9 @@ from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.config import AccessConfig
 from limelens.serve.errors import LimelensError, ListenError
-from limelens.serve.load.process import local_server
-from limelens.serve.server import ServerConfig, serve
+from limelens.serve.rpc.server import ServerConfig
+from limelens.serve.run_server import serve
+from limelens.serve.tools.load.process import local_server
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 

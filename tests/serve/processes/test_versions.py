@@ -12,11 +12,11 @@ import grpc
 import pytest
 from tests.conftest import BundleMaker
 from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, until
-from tests.serve.test_swapping import graph_that_fails_for_red, put
+from tests.serve.rpc.test_swapping import graph_that_fails_for_red, put
 
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
-from limelens.serve.trials import TOO_MANY
+from limelens.serve.repository.canary import TOO_MANY
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1.model_pb2 import ModelState
 

@@ -18,7 +18,7 @@ from tests.serve.stand_in import StrictSession, images_run, random_images, stand
 
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.device_thread import DeviceThread, Urgency
+from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,

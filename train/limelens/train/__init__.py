@@ -12,11 +12,11 @@ import limelens.serve  # noqa: F401  # before onnxruntime: switches off what tha
 
 if TYPE_CHECKING:
     from limelens.train.config import TrainConfig
-    from limelens.train.data import read_dataset
-    from limelens.train.evaluating import evaluate
-    from limelens.train.examples import DataError
-    from limelens.train.exporting import ExportError, export
-    from limelens.train.training import train
+    from limelens.train.data.dataset import read_dataset
+    from limelens.train.data.examples import DataError
+    from limelens.train.evaluation.evaluate import evaluate
+    from limelens.train.exporting.export import ExportError, export
+    from limelens.train.training.loop import train
 
 __all__ = [
     "DataError",

@@ -12,8 +12,8 @@ from typing import Final
 from limelens.serve.errors import LimelensError
 from limelens.serve.folders import label_name
 from limelens.train.config import ConfigError, TrainConfig
-from limelens.train.data import find_split, for_task, list_data
-from limelens.train.label_table import Images, read_macro_labels
+from limelens.train.data.dataset import find_split, for_task, list_data
+from limelens.train.data.label_table import Images, read_macro_labels
 
 BEST: Final = "best.pt"
 LAST: Final = "last.pt"

@@ -21,13 +21,13 @@ from limelens.serve.access.caller import Caller, charging, current, relied_on
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
+from limelens.serve.call_context import called_by
 from limelens.serve.errors import (
     LimelensError,
     OverloadedError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from limelens.serve.observing.call import called_by
 from limelens.serve.status import to_abort
 
 _MAX_WAIT_S: Final = 60.0  # clocks may be set while a stream goes on

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from limelens.serve.access.caller import current
+from limelens.serve.call_context import current as current_call
 from limelens.serve.errors import OverloadedError
-from limelens.serve.observing.call import current as current_call
 
 _REMEMBERED_S: Final = 10.0
 """For so long a client that asks for nothing keeps its share: it may be about to ask again."""

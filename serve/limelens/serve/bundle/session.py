@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.batch_sizes import (
+from limelens.serve.bundle.checks import read_bundle_file
+from limelens.serve.bundle.execution.batch_sizes import (
     MAX_BATCH_SIZE,
     BatchRuns,
     OpenedSession,
     batch_sizes,
     first_sizes,
 )
-from limelens.serve.bundle.checks import read_bundle_file
-from limelens.serve.bundle.device_thread import DeviceThread, device_thread
+from limelens.serve.bundle.execution.device_thread import DeviceThread, device_thread
+from limelens.serve.bundle.execution.prepared import Place
 from limelens.serve.bundle.metadata import Metadata, Task
-from limelens.serve.bundle.prepared import Place
 from limelens.serve.errors import (
     BundleError,
     InvalidRequestError,
@@ -37,7 +37,7 @@ from limelens.serve.errors import (
 )
 
 if TYPE_CHECKING:
-    from limelens.serve.bundle.perturbing import Prepare, RowRuns
+    from limelens.serve.bundle.execution.perturbing import Prepare, RowRuns
 
 Device = str
 """`auto`, `cpu`, `cuda` (the first GPU) or `cuda:K` (GPU number K)."""
@@ -369,7 +369,7 @@ def rows_of(
     """What makes a bundle's perturbed images on its GPU, opened when it is first needed."""
 
     def open_rows(chunk: int) -> RowRuns | None:
-        from limelens.serve.bundle.perturbing import open_row_runs, with_perturbation
+        from limelens.serve.bundle.execution.perturbing import open_row_runs, with_perturbation
 
         largest = runs.sizes[-1]
         each_s = runs.seconds(largest) / largest

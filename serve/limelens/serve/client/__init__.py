@@ -8,7 +8,10 @@ mean to the server.
 
 from __future__ import annotations
 
-from limelens.serve.client.asking import (
+from limelens.serve.client.asynchronous import AsyncClient
+from limelens.serve.client.blocking import Client
+from limelens.serve.client.connection import ConnectArguments, Connection, Tls, Token
+from limelens.serve.client.requests import (
     CallArguments,
     ClassifyArguments,
     Drawn,
@@ -22,9 +25,6 @@ from limelens.serve.client.asking import (
     StreamArguments,
     explain_request,
 )
-from limelens.serve.client.asynchronous import AsyncClient
-from limelens.serve.client.blocking import Client
-from limelens.serve.client.connection import ConnectArguments, Connection, Tls, Token
 
 __all__ = [
     "AsyncClient",

@@ -18,32 +18,7 @@ from typing import Any, Literal, Self, Unpack, overload
 
 import grpc
 
-from limelens.serve.answers import (
-    Classification,
-    Embeddings,
-    ExplanationUpdate,
-    FrameAnswer,
-    ModelInfo,
-    PartialClassification,
-    PictureFailure,
-    ServedExplanation,
-)
 from limelens.serve.client.arguments import check_arguments
-from limelens.serve.client.asking import (
-    CallArguments,
-    ClassifyArguments,
-    EmbedArguments,
-    ExplainArguments,
-    Frame,
-    Picture,
-    StreamArguments,
-    classify_request,
-    embed_request,
-    explain_request,
-    frame_request,
-    several,
-    stream_config,
-)
 from limelens.serve.client.bulk import (
     AT_ONCE,
     BATCH_SIZE,
@@ -60,7 +35,22 @@ from limelens.serve.client.bulk import (
 from limelens.serve.client.channels import CONNECT_S, Channel, Channels
 from limelens.serve.client.connection import ConnectArguments, Connection
 from limelens.serve.client.feeding import PAUSE_S, Feed
-from limelens.serve.client.reading import (
+from limelens.serve.client.requests import (
+    CallArguments,
+    ClassifyArguments,
+    EmbedArguments,
+    ExplainArguments,
+    Frame,
+    Picture,
+    StreamArguments,
+    classify_request,
+    embed_request,
+    explain_request,
+    frame_request,
+    several,
+    stream_config,
+)
+from limelens.serve.client.responses import (
     classification,
     embeddings,
     explanation_update,
@@ -68,7 +58,17 @@ from limelens.serve.client.reading import (
     model_info,
     served_explanation,
 )
-from limelens.serve.decision import Prediction
+from limelens.serve.client.results import (
+    Classification,
+    Embeddings,
+    ExplanationUpdate,
+    FrameAnswer,
+    ModelInfo,
+    PartialClassification,
+    PictureFailure,
+    ServedExplanation,
+)
+from limelens.serve.decisions.decision import Prediction
 from limelens.serve.errors import (
     InvalidRequestError,
     LimelensError,

@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from limelens.serve.answers import (
+from limelens.serve.client.connection import MAX_REQUEST_BYTES
+from limelens.serve.client.requests import (
+    ClassifyArguments,
+    Picture,
+    classify_request,
+    picture_message,
+)
+from limelens.serve.client.responses import classification
+from limelens.serve.client.results import (
     Classification,
     ModelRef,
     PartialClassification,
     PictureFailure,
     Timings,
 )
-from limelens.serve.client.asking import (
-    ClassifyArguments,
-    Picture,
-    classify_request,
-    picture_message,
-)
-from limelens.serve.client.connection import MAX_REQUEST_BYTES
-from limelens.serve.client.reading import classification
-from limelens.serve.decision import Prediction
+from limelens.serve.decisions.decision import Prediction
 from limelens.serve.errors import (
     InvalidImageError,
     InvalidRequestError,

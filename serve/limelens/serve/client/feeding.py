@@ -12,8 +12,8 @@ from collections import deque
 from dataclasses import replace
 from typing import Final
 
-from limelens.serve.answers import FrameAnswer, FrameStatus, ModelRef, Timings
-from limelens.serve.client.asking import Frame, Picture
+from limelens.serve.client.requests import Frame, Picture
+from limelens.serve.client.results import FrameAnswer, FrameStatus, ModelRef, Timings
 from limelens.serve.errors import (
     ExpiredError,
     LimelensError,

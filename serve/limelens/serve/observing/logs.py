@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-from limelens.serve.observing.call import current
+from limelens.serve.call_context import current
 
 LogFormat = Literal["text", "json"]
 

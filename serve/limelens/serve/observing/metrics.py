@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -30,7 +30,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from limelens.serve.about import package_version
-from limelens.serve.answers import FrameStatus
+from limelens.serve.decisions.frame_status import FrameStatus
 from limelens.serve.errors import ModelOutputError
 from limelens.serve.observing.observer import (
     Answered,
@@ -44,14 +44,13 @@ from limelens.serve.scheduling.engine import Fate, Priority
 if TYPE_CHECKING:
     from limelens.serve.access.shares import Shares
     from limelens.serve.bundle import Bundle
-    from limelens.serve.decision import Prediction
-    from limelens.serve.explanation import Explained
-    from limelens.serve.observing.call import Call
+    from limelens.serve.call_context import Call
+    from limelens.serve.decisions.decision import Prediction
+    from limelens.serve.explaining.explain_image import Explained
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.observing.pauses import Pauses
-    from limelens.serve.repository import Served, ServedModels
-    from limelens.serve.scheduling.engine import Ended
-    from limelens.serve.service import ClassifierService
+    from limelens.serve.repository.model_repository import Served, ServedModels
+    from limelens.serve.scheduling.engine import Ended, Engine
 
 MAX_LABELS: Final = 200
 """Labels of one model that are counted by name; the decisions for all others are `other`."""
@@ -253,7 +252,7 @@ class Metrics(Observer):
             self._of(served)
 
     def look_at(
-        self, service: ClassifierService, calls: Shares | None = None, pauses: Pauses | None = None
+        self, service: SampledService, calls: Shares | None = None, pauses: Pauses | None = None
     ) -> None:
         """Shows a service's queues and streams, and the repository's models, from now on.
 
@@ -468,6 +467,40 @@ class ModelsCollector(Collector):
         )
 
 
+class _Waits(Protocol):
+    @property
+    def num_waiting(self) -> int: ...
+
+
+class SampledService(Protocol):
+    """What is sampled of a service."""
+
+    @property
+    def num_streams(self) -> int:
+        """Open camera streams."""
+        ...
+
+    @property
+    def num_waiting_bytes(self) -> int:
+        """Bytes of images that wait."""
+        ...
+
+    @property
+    def slow_images(self) -> _Waits:
+        """Images that wait to be decoded in another process."""
+        ...
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """The engines by the name of their provider."""
+        ...
+
+    @property
+    def shares(self) -> Shares:
+        """Who has how much of the queue."""
+        ...
+
+
 class ServiceSamples(Collector):
     """What waits and is open in a service at the moment of reading.
 
@@ -478,7 +511,7 @@ class ServiceSamples(Collector):
     """
 
     def __init__(
-        self, service: ClassifierService, calls: Shares | None = None, pauses: Pauses | None = None
+        self, service: SampledService, calls: Shares | None = None, pauses: Pauses | None = None
     ) -> None:
         self._service = service
         self._calls = calls

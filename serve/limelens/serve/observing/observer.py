@@ -22,10 +22,10 @@ from limelens.serve.errors import (
 )
 
 if TYPE_CHECKING:
-    from limelens.serve.decision import Prediction
-    from limelens.serve.explanation import Explained
-    from limelens.serve.observing.call import Call
-    from limelens.serve.repository import Served
+    from limelens.serve.call_context import Call
+    from limelens.serve.decisions.decision import Prediction
+    from limelens.serve.explaining.explain_image import Explained
+    from limelens.serve.repository.model_repository import Served
     from limelens.serve.scheduling.engine import Ended, Outcome
 
 Metadata = Iterable[tuple[str, str | bytes]]

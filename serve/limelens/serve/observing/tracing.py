@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from limelens.serve.addresses import parse_address
+from limelens.serve.call_context import Call, current
 from limelens.serve.errors import LimelensError, MissingExtraError
-from limelens.serve.observing.call import Call, current
 from limelens.serve.observing.observer import (
     Answered,
     ExplanationEnded,

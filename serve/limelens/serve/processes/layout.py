@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from limelens.serve.addresses import is_unix
-from limelens.serve.devices import parse_devices
-from limelens.serve.server_config import ServerConfig
+from limelens.serve.bundle.devices import parse_devices
+from limelens.serve.rpc.server_config import ServerConfig
 
 CORES_FOR_ONE: Final = 4
 """So many cores one process can keep busy; Python's lock ends its gain soon after."""

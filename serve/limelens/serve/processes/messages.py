@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limelens.serve.repository import Refused, Swaps
-from limelens.serve.server_config import ServerConfig
+from limelens.serve.repository.model_repository import Refused, Swaps
+from limelens.serve.rpc.server_config import ServerConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 
 from limelens.serve.addresses import parse_address
-from limelens.serve.listening import cannot_listen
+from limelens.serve.rpc.transport.listening import cannot_listen
 
 
 @contextlib.contextmanager

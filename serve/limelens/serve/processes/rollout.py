@@ -18,11 +18,11 @@ from pathlib import Path
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
 from limelens.serve.errors import BundleError, LimelensError, UnavailableError
-from limelens.serve.judging import Judge, read_judged
 from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.messages import Loaded, Stage
 from limelens.serve.processes.process import WorkerProcess
-from limelens.serve.repository import Repository
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.repository.validation import Judge, read_judged
 
 _MOST_LOST = 2
 """So many workers may be lost over a bundle before it is refused."""
@@ -68,7 +68,7 @@ class Rollout:
     # From the repository's threads.
 
     def load(self, path: Path, judge: Judge | None) -> Bundle:
-        """Has all workers load a file; see `limelens.serve.repository.Load`.
+        """Has all workers load a file; see `limelens.serve.repository.model_repository.Load`.
 
         Raises:
             BundleError: A judge or one of them refuses it.

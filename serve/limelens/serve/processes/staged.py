@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from limelens.serve.bundle import Bundle
 from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.messages import Stage
-from limelens.serve.repository import ModelState, Refused, Served, ServedModels, Snapshot, Swaps
+from limelens.serve.repository.model_repository import (
+    ModelState,
+    Refused,
+    Served,
+    ServedModels,
+    Snapshot,
+    Swaps,
+)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.errors import LimelensError, ListenError, UnavailableError
-from limelens.serve.judging import Judge
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import Handler
 from limelens.serve.processes.epoch import Epoch
@@ -31,12 +30,13 @@ from limelens.serve.processes.messages import Assignment
 from limelens.serve.processes.ports import held
 from limelens.serve.processes.process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.processes.rollout import Rollout
-from limelens.serve.repository import Repository, ready_line
+from limelens.serve.repository.model_repository import Repository, ready_line
+from limelens.serve.repository.reload import Watcher, watcher_for
+from limelens.serve.repository.validation import Judge
+from limelens.serve.rpc.server_config import ServerConfig
 from limelens.serve.rpc.signals import Signals
 from limelens.serve.rpc.starting import announce_to, log_start
-from limelens.serve.server_config import ServerConfig
-from limelens.serve.statistics import Statistics
-from limelens.serve.watching import Watcher, watcher_for
+from limelens.serve.scheduling.statistics import Statistics
 
 if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
-    """Serves with several processes until SIGTERM or SIGINT; see `limelens.serve.server.serve`.
+    """Serves with several processes until SIGTERM or SIGINT; see `limelens.serve.rpc.server.serve`.
 
     Args:
         config: How they are set up together.
@@ -63,7 +63,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
         The exit code, 0: the server was told to stop and did.
 
     Raises:
-        LimelensError: As of `limelens.serve.server.serve`.
+        LimelensError: As of `limelens.serve.rpc.server.serve`.
     """
     config.check()
     if sys.platform != "linux":

@@ -1,8 +1,8 @@
 """A process that serves: `python -m limelens.serve.processes.worker`, started by a supervisor.
 
-It is `limelens.serve.server.Server` with a share of the machine. What is served, and when it stops,
-the supervisor says, whose end of the channel it watches: when that is gone, it finishes its calls
-and ends, so that whoever looks after the supervisor can start everything anew.
+It is `limelens.serve.rpc.server.Server` with a share of the machine. The supervisor says what is
+served and when it stops. The worker watches the channel to it: when that is gone, it finishes its
+calls and ends, so that whoever looks after the supervisor can start everything anew.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from limelens.serve.processes.channel import Channel, receive_first
 from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.messages import Assignment, Loaded
 from limelens.serve.processes.staged import StagedModels
-from limelens.serve.repository import load_and_warm
-from limelens.serve.server import Server, Siblings, allow_many_connections, loop_factory
-from limelens.serve.statistics import Statistics, total
+from limelens.serve.repository.model_repository import load_and_warm
+from limelens.serve.rpc.server import Server, Siblings, allow_many_connections, loop_factory
+from limelens.serve.scheduling.statistics import Statistics, total
 
 if TYPE_CHECKING:
     from limelens.serve.observing.metrics import Metrics

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from limelens.serve.access.shares import Holder, holder
 from limelens.serve.errors import OverloadedError
 from limelens.serve.image import ResizeRule
-from limelens.serve.requests import Picture
+from limelens.serve.image.encoded import Picture
 
 Prepare = Callable[[], NDArray[np.uint8]]
 _RETRY_AFTER_S: Final = 1.0

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from limelens.serve.repository import ServedModels
-from limelens.serve.server_config import ServerConfig
+from limelens.serve.repository.model_repository import ServedModels
+from limelens.serve.rpc.server_config import ServerConfig
 
 _NVIDIA: Final = Path("/proc/driver/nvidia")
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from limelens.serve.bundle.batch_sizes import is_out_of_memory
+from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
 from limelens.serve.errors import OverloadedError
 from limelens.serve.scheduling.engine import Ended, Outcome
 from limelens.serve.scheduling.queue import Item, QueueingEngine

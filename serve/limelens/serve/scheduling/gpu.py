@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.batch_sizes import BatchRuns, is_out_of_memory
-from limelens.serve.bundle.device_thread import DeviceThread
+from limelens.serve.bundle.execution.batch_sizes import BatchRuns, is_out_of_memory
+from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.errors import InvalidRequestError, ModelOutputError, OverloadedError
 from limelens.serve.scheduling.engine import Ended, Outcome
 from limelens.serve.scheduling.queue import Item, QueueingEngine

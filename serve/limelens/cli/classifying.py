@@ -1,0 +1,243 @@
+"""`limelens classify`, and who answers: a server, or a model file in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+from rich.markup import escape
+
+from limelens.cli.options.connection import NOTHING, OF_THE_SERVER, Credentials, connect, securely
+from limelens.cli.terminal.printing import AsJson, err, out, print_json
+from limelens.serve.errors import InvalidRequestError, LimelensError, UnreadableFileError
+from limelens.serve.image import Region
+from limelens.serve.wording import counted
+
+if TYPE_CHECKING:
+    from limelens.serve.client import ClassifyArguments, Client
+    from limelens.serve.client.results import Classification
+    from limelens.serve.tools.similar import Pictured
+
+STDIN: Final = Path("-")
+DEFAULT_SERVER: Final = "127.0.0.1:8500"
+_MOST: Final = 2**31 - 1
+
+Server = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Ask this server.", show_default=DEFAULT_SERVER),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME",
+        help="A model.onnx, answered in this process without a server; or the name of a model "
+        "that the server has.",
+    ),
+]
+Version = Annotated[int, typer.Option(min=0, help="Of the served model.", show_default="newest")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="For a model file in this process.")
+]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="L,T,R,B",
+        help="Look at this part only, in fractions of the upright picture: 0.25,0,0.75,0.6",
+    ),
+]
+
+
+@securely
+def classify(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them, or - for one on "
+            "standard input.",
+            show_default=False,
+        ),
+    ],
+    server: Server = None,
+    model: Model = None,
+    version: Version = 0,
+    device: Device = "auto",
+    region: RegionOption = None,
+    top_k: Annotated[int, typer.Option(min=0, max=_MOST, help="Labels shown; 0: up to 5.")] = 0,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Abstain below this.", show_default="the model's own"),
+    ] = None,
+    credentials: Credentials = NOTHING,
+    as_json: AsJson = False,
+) -> None:
+    """Says what is on pictures.
+
+    A picture that cannot be read is reported, the others are answered, and the exit code is 1.
+
+    Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
+
+    Example: limelens classify photos
+    """
+    arguments: ClassifyArguments = {
+        "model": served_name(server, model),
+        "version": version,
+        "region": parse_region(region),
+        "top_k": top_k,
+        "threshold": threshold,
+    }
+    if images.count(STDIN) > 1:
+        raise typer.BadParameter("- is standard input, which is read once")
+    files = list(_files(images))
+    answers: list[dict[str, Any]] = []
+    with open_client(server, model, device, credentials) as client:
+        for image in files:
+            answer = _classified(client, image, arguments)
+            answers.append(answer)
+            if not as_json:
+                print_one(answer, alarming="alert", more=partial(_scores, answer))
+    if as_json:
+        print_json(answers)
+    if any("error" in answer for answer in answers):
+        raise typer.Exit(1)
+
+
+def open_client(
+    server: str | None,
+    model: str | None,
+    device: Literal["auto", "cpu", "cuda"],
+    credentials: Credentials = NOTHING,
+) -> AbstractContextManager[Client]:
+    """What answers: a model in this process where `--model` is a file, else the server."""
+    if server is None and model is not None and _is_file(model):
+        from limelens.serve.client.in_process import local_client
+
+        return local_client(model, device)
+    return connect(server or DEFAULT_SERVER, credentials)
+
+
+def _is_file(model: str) -> bool:
+    """Whether --model names a file or a folder, rather than a model of a server."""
+    return model.endswith(".onnx") or "/" in model or Path(model).exists()
+
+
+def served_name(server: str | None, model: str | None) -> str:
+    """The model's name for requests; empty where it is the only one."""
+    return "" if model is None or (server is None and _is_file(model)) else model
+
+
+def parse_region(text: str | None) -> Region | None:
+    """Reads `--region`: left, top, right, bottom as fractions."""
+    if text is None:
+        return None
+    try:
+        left, top, right, bottom = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--region {text!r}; expected four fractions such as 0.25,0,0.75,0.6"
+        ) from None
+    try:
+        return Region(left, top, right, bottom)
+    except InvalidRequestError as error:
+        raise typer.BadParameter(f"--region: {error.description}") from None
+
+
+def picture_of(image: Path) -> Path | bytes:
+    """What a command's argument stands for: a file, or with `-` what comes on standard input."""
+    return sys.stdin.buffer.read() if image == STDIN else image
+
+
+def of_picture(error: LimelensError) -> str:
+    """The reason alone where the picture is to blame, which the path names already."""
+    if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
+        return error.description
+    if isinstance(error, UnreadableFileError):
+        return str(error.strerror)
+    return str(error)
+
+
+def _files(images: Iterable[Path]) -> Iterator[Path]:
+    """The pictures, in place of each folder those in it."""
+    for image in images:
+        if image.is_dir():
+            yield from (image / picture.path for picture in pictures_in(image))
+        else:
+            yield image
+
+
+def pictures_in(folder: Path) -> Sequence[Pictured]:
+    """The pictures below a folder; says so where other files lie among them.
+
+    Raises:
+        IndexRefusedError: There are none.
+    """
+    from limelens.serve.tools.similar import find_pictures
+
+    pictures, others = find_pictures(folder)
+    for other in others[:1]:
+        err.print(
+            f"{counted(len(others), 'file')} not read as pictures, such as {escape(other.path)}"
+        )
+    return pictures
+
+
+def _classified(client: Client, image: Path, arguments: ClassifyArguments) -> dict[str, Any]:
+    """What became of one picture, as JSON."""
+    try:
+        return _answer(image, client.classify(picture_of(image), **arguments))
+    except OF_THE_SERVER:  # it answers none of the other pictures either
+        raise
+    except LimelensError as error:
+        return {"path": str(image), "error": of_picture(error)}
+    except OSError as error:
+        return {"path": str(image), "error": str(error.strerror or error)}
+
+
+def _answer(image: Path, found: Classification) -> dict[str, Any]:
+    prediction = found[0]
+    return {
+        "path": str(image),
+        "decision": prediction.decision.value,
+        "label": prediction.label,
+        "labels": list(prediction.labels),
+        "alert": prediction.alert,
+        "scores": [
+            {"label": score.label, "probability": score.probability} for score in prediction.scores
+        ],
+        "threshold": prediction.threshold,
+        "macro_label": prediction.macro_label,
+        "model": found.model.name,
+        "version": found.model.version,
+        "provider": found.model.provider,
+    }
+
+
+def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str]) -> None:
+    """One picture of several: what was decided and more, or why nothing was.
+
+    Args:
+        answer: As `--json` prints it.
+        alarming: Which of its fields makes the decision stand out.
+        more: What is said beside the decision, where there is one.
+    """
+    path = escape(answer["path"])
+    if "error" in answer:
+        err.print(f"{path}: [red]{escape(answer['error'])}[/]")
+        return
+    decided = answer["label"] or ", ".join(answer["labels"]) or "abstained"
+    style = "bold red" if answer[alarming] else "bold"
+    out.print(f"{path}: [{style}]{escape(decided)}[/]{more()}")
+
+
+def _scores(answer: dict[str, Any]) -> str:
+    scores = "  ".join(
+        f"{escape(score['label'])} {score['probability']:.3f}" for score in answer["scores"]
+    )
+    alert = " [red](alert)[/]" if answer["alert"] else ""
+    return f"{alert}   {scores}"

@@ -1,0 +1,481 @@
+"""`limelens explain`: why one picture or many are what the model says."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.markup import escape
+
+from limelens.cli.classifying import (
+    STDIN,
+    Device,
+    Model,
+    RegionOption,
+    Server,
+    Version,
+    open_client,
+    parse_region,
+    picture_of,
+    pictures_in,
+    served_name,
+)
+from limelens.cli.explain.explanations import (
+    SampleBar,
+    explanation_document,
+    picture_document,
+    print_check,
+    print_explanation,
+    print_line,
+)
+from limelens.cli.options.connection import NOTHING, Credentials, securely
+from limelens.cli.terminal.by_products import ByProducts
+from limelens.cli.terminal.printing import AsJson, PictureBar, err, out, print_json
+from limelens.serve.errors import LimelensError
+from limelens.serve.files import write_whole, writing_whole
+
+if TYPE_CHECKING:
+    from limelens.explain import Faithfulness
+    from limelens.serve.client import Client, ExplainArguments
+    from limelens.serve.client.in_process import LocalClient
+    from limelens.serve.client.results import ServedExplanation
+    from limelens.serve.explaining.explain_image import Explained
+    from limelens.serve.tools.explain_report.bulk import Place
+
+_MOST: Final = 2**31 - 1
+_TIMEOUT_S: Final = 600.0
+AT_ONCE_HERE: Final = 2
+"""Pictures at a time in this process: one is read and cut while another has the cores."""
+_AT_ONCE_THERE: Final = 4
+
+
+@securely
+def explain(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them, or - for one on "
+            "standard input.",
+            show_default=False,
+        ),
+    ],
+    server: Server = None,
+    model: Model = None,
+    version: Version = 0,
+    device: Device = "auto",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A label to explain; may be repeated.", show_default="the most probable"),
+    ] = None,
+    top_labels: Annotated[
+        int,
+        typer.Option(
+            min=0, max=_MOST, help="Explain this many of the most probable.", show_default="1"
+        ),
+    ] = 0,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL,LABEL", help="Explain why the first and not the second; may be repeated."
+        ),
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="PNG", help="Write the overlay: green for, red against."),
+    ] = None,
+    heat_map: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Write the weight of every pixel.")
+    ] = None,
+    steps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG",
+            help="Draw how the explanation came about, step by step; needs --model FILE.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HTML",
+            help="Write a page of all pictures and why, mistakes first where folders are named "
+            "like labels.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Also measure how far the model follows the explanation, beside a random order; "
+            "needs --model FILE.",
+        ),
+    ] = False,
+    region: RegionOption = None,
+    method: Annotated[
+        Literal["lime", "kernel_shap", "occlusion", "rise"] | None,
+        typer.Option(help="How segments are weighed.", show_default="lime"),
+    ] = None,
+    segmentation: Annotated[
+        Literal["slic", "quickshift", "felzenszwalb", "grid"] | None,
+        typer.Option(help="How the picture is cut.", show_default="slic"),
+    ] = None,
+    num_segments: Annotated[
+        int, typer.Option(min=0, max=_MOST, help="For slic and grid.", show_default="40")
+    ] = 0,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            min=0, max=_MOST, help="Pictures that the model is shown.", show_default="1000"
+        ),
+    ] = 0,
+    stability: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Sample until the top segments are this sure to come again."
+        ),
+    ] = None,
+    max_samples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST,
+            help="The most samples for --stability.",
+            show_default="as --num-samples",
+        ),
+    ] = 0,
+    deadline_ms: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST,
+            help="The best explanation in so many milliseconds.",
+            show_default="none",
+        ),
+    ] = 0,
+    hide: Annotated[
+        str,
+        typer.Option(help="mean, blur, shuffle, or a colour such as 000000 instead of a segment."),
+    ] = "mean",
+    kernel_width: Annotated[
+        float | None,
+        typer.Option(help="Of the kernel that weighs near samples more.", show_default="0.25"),
+    ] = None,
+    distance: Annotated[
+        Literal["cosine", "euclidean"] | None,
+        typer.Option(help="Of a sample from the picture.", show_default="cosine"),
+    ] = None,
+    feature_selection: Annotated[
+        Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"] | None,
+        typer.Option(help="Which segments the surrogate may use.", show_default="none"),
+    ] = None,
+    num_features: Annotated[
+        int,
+        typer.Option(min=0, max=_MOST, help="Most segments in the surrogate.", show_default="all"),
+    ] = 0,
+    sampling: Annotated[
+        Literal["paired", "independent"] | None,
+        typer.Option(
+            help="paired: every sample with its complement.", show_default="paired where that helps"
+        ),
+    ] = None,
+    palette: Annotated[
+        Literal["green_red", "blue_orange"] | None,
+        typer.Option(
+            help="Of what is drawn: what speaks for the label and what against; blue_orange for "
+            "readers who cannot tell green from red.",
+            show_default="green_red",
+        ),
+    ] = None,
+    compat: Annotated[
+        Literal["lime"] | None,
+        typer.Option(help="The algorithm and the defaults of the lime package."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Of the samples; the same seed gives the same answer.",
+            show_default="drawn, and told",
+        ),
+    ] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Write the segment ids, 16 bit; 65535: never seen."),
+    ] = None,
+    segments_in: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Use these segments: 8 or 16 bit ids.")
+    ] = None,
+    credentials: Credentials = NOTHING,
+    as_json: AsJson = False,
+) -> None:
+    """Says why pictures are what the model says, with LIME or another --method.
+
+    Each weight is how much of the label's probability a segment brings, with its standard
+    error; "stability" is how much of the top five would come again with another seed.
+
+    Of several pictures, or a folder, those that cannot be explained are listed, the others are
+    answered, and the exit code is 1.
+
+    Example: limelens explain door.jpg --out why.png --stability 0.9
+
+    Example: limelens explain photos --report why.html
+    """
+    is_one = len(images) == 1 and not images[0].is_dir()
+    written: dict[str, Path | None] = {
+        "--out": overlay, "--heat-map": heat_map, "--segments": segments, "--steps": steps,
+    }  # fmt: skip
+    if not is_one:
+        for option, value in {**written, "--segments-in": segments_in}.items():
+            if value is not None:
+                raise typer.BadParameter(
+                    f"{option} is for one picture; of several write a page with --report"
+                )
+    if STDIN in images and not (is_one and report is None):
+        raise typer.BadParameter("- is for one picture, without --report")
+    if check and not (is_one and report is None):
+        raise typer.BadParameter("--check is for one picture, without --report")
+    if check and contrast and not label:
+        raise typer.BadParameter("--check follows labels; name one with --label beside --contrast")
+    try:
+        arguments: ExplainArguments = {
+            "model": served_name(server, model),
+            "version": version,
+            "labels": label or (),
+            "top_labels": top_labels,
+            "contrasts": [_contrast(pair) for pair in contrast or ()],
+            "region": parse_region(region),
+            "method": method,
+            "segmentation": segmentation,
+            "num_segments": num_segments,
+            "num_samples": num_samples,
+            "stability": stability,
+            "max_samples": max_samples,
+            "deadline_ms": deadline_ms,
+            "hide": parse_hide(hide),
+            "kernel_width": kernel_width,
+            "distance": distance,
+            "feature_selection": feature_selection,
+            "num_features": num_features,
+            "sampling": sampling,
+            "compat": compat,
+            "seed": seed,
+            "palette": palette,
+            "segments": None if segments_in is None else segments_in.read_bytes(),
+            "timeout_s": _TIMEOUT_S,
+        }
+        with open_client(server, model, device, credentials) as client:
+            if is_one and report is None:
+                _explain_one(client, images[0], arguments, written, check=check, as_json=as_json)
+                return
+            beside = ByProducts()
+            answers = _explain_several(client, images, arguments, report, beside)
+    except LimelensError:
+        raise
+    except OSError as error:
+        raise LimelensError(f"{error.filename}: {error.strerror}") from error
+    if as_json:
+        print_json(answers[0] if is_one else answers)
+    else:
+        for answer in answers:
+            print_line(answer)
+        for path in beside.written:
+            out.print(f"Wrote {escape(str(path))}")
+    beside.check()
+    if any("error" in answer for answer in answers):
+        raise typer.Exit(1)
+
+
+def _explain_one(
+    client: Client,
+    image: Path,
+    arguments: ExplainArguments,
+    written: dict[str, Path | None],
+    *,
+    check: bool,
+    as_json: bool,
+) -> None:
+    drawn: list[Literal["overlay", "heat_map", "segments"]] = []
+    if written["--out"] is not None:
+        drawn.append("overlay")
+    if written["--heat-map"] is not None:
+        drawn.append("heat_map")
+    if written["--segments"] is not None:
+        drawn.append("segments")
+    arguments = {**arguments, "pictures": drawn}
+    beside = ByProducts()
+    steps = written["--steps"]
+    checked: tuple[Faithfulness, ...] = ()
+    if steps is not None or check:
+        here = _here(client, "--check" if check else "--steps")
+        with SampleBar() as bar:
+            found, fully = here.explain_fully(picture_of(image), bar.told, **arguments)
+        if steps is not None:
+            with beside.writing(steps):
+                _draw_steps(here, fully, arguments, steps)
+        if check:
+            checked = here.check(fully)
+    else:
+        found = _ask(client, image, arguments)
+    if (path := written["--out"]) is not None:
+        with beside.writing(path):
+            write_whole(path, _one_picture(found, "overlay_png"))
+    if (path := written["--heat-map"]) is not None:
+        with beside.writing(path):
+            write_whole(path, _one_picture(found, "heat_map_png"))
+    if (path := written["--segments"]) is not None:
+        with beside.writing(path):
+            write_whole(path, found.segments_png)
+    if as_json:
+        document = explanation_document(image, found)
+        if check:
+            labels = [one.label for one in found.explanations if one.against is None]
+            document["check"] = [
+                {**one.to_json(), "label": label}
+                for label, one in zip(labels, checked, strict=True)
+            ]
+        print_json(document)
+    else:
+        print_explanation(image, found)
+        for one in checked:
+            print_check(one)
+        for path in beside.written:
+            out.print(f"Wrote {escape(str(path))}")
+    beside.check()
+
+
+def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExplanation:
+    if not err.is_terminal:
+        return client.explain(picture_of(image), **arguments)
+    with SampleBar() as bar:
+        for update in client.explain_stream(picture_of(image), **arguments):
+            bar.told(update)
+    return update.explanation
+
+
+def _draw_steps(
+    here: LocalClient, fully: Explained, arguments: ExplainArguments, path: Path
+) -> None:
+    from limelens.explain.steps import steps
+
+    why, labels = fully.answers[0], here.bundle.labels
+    sheet = steps(
+        fully.pixels,
+        fully.explanation,
+        why,
+        label_name=labels[why.label],
+        against_name=None if why.against is None else labels[why.against],
+        distance=arguments["distance"] or "cosine",
+        palette="blue-orange" if arguments["palette"] == "blue_orange" else "green-red",
+    )
+    with writing_whole(path) as file:
+        Image.fromarray(sheet).save(file, "PNG")
+
+
+def _here(client: Client, option: str) -> LocalClient:
+    """The client, where its model is in this process."""
+    from limelens.serve.client.in_process import LocalClient
+
+    if not isinstance(client, LocalClient):
+        raise typer.BadParameter(
+            f"{option} needs the model itself, in this process; give its file: --model FILE"
+        )
+    return client
+
+
+def _explain_several(
+    client: Client,
+    images: Sequence[Path],
+    arguments: ExplainArguments,
+    report: Path | None,
+    beside: ByProducts,
+) -> list[dict[str, Any]]:
+    """One answer for each picture, and the page where it is asked for."""
+    from limelens.serve.client.in_process import LocalClient
+    from limelens.serve.tools.explain_report.bulk import explain_many
+    from limelens.serve.tools.explain_report.page import Gallery
+
+    gallery = None
+    if report is not None:
+        if not report.parent.is_dir():
+            raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
+        base = images[0] if len(images) == 1 and images[0].is_dir() else None
+        colours = ("blue", "orange") if arguments["palette"] == "blue_orange" else ("green", "red")
+        gallery = Gallery(f"Why, for {base or f'{len(images)} pictures'}", base, colours)
+        arguments = {**arguments, "pictures": ["overlay"]}
+    model = client.model(arguments["model"], arguments["version"])
+    places = _places(images, frozenset(label.name for label in model.labels))
+    answers: list[dict[str, Any]] = []
+    at_once = AT_ONCE_HERE if isinstance(client, LocalClient) else _AT_ONCE_THERE
+    with PictureBar() as bar:
+        for one in explain_many(client, places, at_once=at_once, **arguments):
+            if gallery is not None:
+                gallery.add(one)
+            answers.append(picture_document(one))
+            bar.done(len(answers), len(places))
+    if gallery is not None and report is not None:
+        with beside.writing(report):
+            gallery.write(report)
+    return answers
+
+
+def _places(images: Sequence[Path], labels: frozenset[str]) -> list[Place]:
+    """The pictures, with their true label where a folder is named like one of the model's."""
+    from limelens.serve.tools.explain_report.bulk import Place
+
+    found: list[Place] = []
+    for image in images:
+        if not image.is_dir():
+            names = [image.absolute().parent.name]
+            found.append(Place(image, next((name for name in names if name in labels), None)))
+            continue
+        for picture in pictures_in(image):
+            path = image / picture.path
+            names = [picture.label, path.absolute().parent.name]
+            found.append(Place(path, next((name for name in names if name in labels), None)))
+    return found
+
+
+def _contrast(text: str) -> tuple[str, str]:
+    label, comma, against = text.partition(",")
+    if not comma or not label or not against or "," in against:
+        raise typer.BadParameter(
+            f"--contrast {text!r}; expected two labels with a comma between them, such as cat,dog"
+        )
+    return label, against
+
+
+def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int, int]:
+    """Reads `--hide`: a word, or a colour as six hexadecimal digits."""
+    if text == "mean":
+        return "mean"
+    if text == "blur":
+        return "blur"
+    if text == "shuffle":
+        return "shuffle"
+    try:
+        red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--hide {text!r}; expected mean, blur, shuffle or a colour such as 000000"
+        ) from None
+    return red, green, blue
+
+
+def _one_picture(found: ServedExplanation, kind: str) -> bytes:
+    """The picture of the explained label; of several labels, one above the other."""
+    files = [getattr(one, kind) for one in found.explanations]
+    if len(files) == 1:
+        return bytes(files[0])
+    pictures = []
+    for file in files:
+        with Image.open(io.BytesIO(file)) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+    written = io.BytesIO()
+    Image.fromarray(np.concatenate(pictures)).save(written, "PNG")
+    return written.getvalue()

@@ -1,0 +1,275 @@
+"""The options by which every command reaches a server, and what it says when that fails.
+
+`securely` gives a command these options; `connect` opens a client by them. What is wrong on the
+way to a server `limelens.serve.tools.doctor` finds out.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+
+import typer
+
+from limelens.serve.addresses import parse_address
+from limelens.serve.errors import (
+    AccessPolicyError,
+    LimelensError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from limelens.serve.client import Client, Tls
+    from limelens.serve.tools.doctor import Remote
+
+TOKEN_VARIABLE: Final = "LIMELENS_TOKEN"
+OF_THE_SERVER: Final = (UnavailableError, UnauthenticatedError, PermissionDeniedError)
+"""What is wrong for every picture alike."""
+_PANEL: Final = "A server beyond this machine"
+_PROBE_S: Final = 3.0
+# Where systems keep the authorities that they trust; gRPC by itself looks at none of them.
+_AUTHORITIES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What this side shows to a server, and what it wants to be shown.
+
+    Args:
+        tls: None is plaintext.
+        token: None is none.
+        insecure_token: Whether the token may be sent in plaintext to other machines.
+    """
+
+    tls: Tls | None = None
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
+    insecure_token: bool = False
+
+
+NOTHING: Final = Credentials()
+
+
+def read_credentials(
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls",
+            help="Speak TLS, with the authorities that this system trusts.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Speak TLS, and trust who this certificate is of, PEM.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Speak TLS, and show this certificate, PEM; with --key.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The private key of --cert.", rich_help_panel=_PANEL),
+    ] = None,
+    server_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="In the server's certificate.",
+            show_default="the host that is dialled",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Holds the token, and is read again for each call; {TOKEN_VARIABLE} holds one "
+            "itself.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    insecure_token: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-token",
+            help="Send the token in plaintext, which anybody in between can read.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False,
+) -> Credentials:
+    """What the options say.
+
+    Raises:
+        AccessPolicyError: A file is missing or cannot be used.
+    """
+    if (cert is None) != (key is None):
+        raise typer.BadParameter("--cert and --key are given together")
+    for file in (ca, cert, key):
+        if file is not None and not file.is_file():
+            raise AccessPolicyError(f"{file} is no file; expected a PEM file")
+    found = None
+    if tls or ca is not None or cert is not None:
+        from limelens.serve.client import Tls
+
+        found = Tls(ca or system_authorities(), cert, key, server_name)
+    elif server_name is not None:
+        raise typer.BadParameter("--server-name needs TLS: --ca FILE or --tls")
+    token: str | Callable[[], str] | None = None
+    if token_file is not None:
+        token = functools.partial(_read_token, token_file)
+        token()  # what is wrong with it is said before anything begins
+    elif os.environ.get(TOKEN_VARIABLE):
+        token = os.environ[TOKEN_VARIABLE].strip()
+    return Credentials(found, token, insecure_token)
+
+
+def securely(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `read_credentials`, in place of its `credentials`."""
+    theirs = inspect.signature(command).parameters.values()
+    options = inspect.signature(read_credentials).parameters
+    before = [one for one in theirs if one.name not in ("credentials", "as_json")]
+    after = [one for one in theirs if one.name == "as_json"]
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **values: Any) -> None:
+        said = {name: values.pop(name) for name in options if name in values}
+        if said:
+            values["credentials"] = read_credentials(**said)
+        command(*arguments, **values)
+
+    hints = {
+        **get_type_hints(command, include_extras=True),
+        **get_type_hints(read_credentials, include_extras=True, localns={"Credentials": object}),
+    }
+    parameters = [
+        *(one.replace(annotation=hints[one.name]) for one in before),
+        *(
+            one.replace(annotation=hints[one.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for one in (*options.values(), *after)
+        ),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+@contextmanager
+def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]:
+    """A client of a server, whose errors say what to do.
+
+    Args:
+        server: `HOST:PORT`.
+        credentials: As the options say.
+
+    Raises:
+        UnavailableError: Nobody answers; the message says what is wrong on the way there.
+        UnauthenticatedError: The caller is not known.
+        PermissionDeniedError: The caller may not do this.
+    """
+    from limelens.serve.client import Client
+
+    try:
+        with Client(
+            server,
+            tls=credentials.tls,
+            token=credentials.token,
+            insecure_token=credentials.insecure_token,
+        ) as client:
+            yield client
+    except UnavailableError as error:
+        raise UnavailableError(_why(server, credentials, error)) from error
+    except UnauthenticatedError as error:
+        if credentials.token is None:
+            raise UnauthenticatedError(
+                f"{server} asks for a token; put yours into a file and name that "
+                f"(--token-file FILE), or set {TOKEN_VARIABLE}"
+            ) from error
+        raise UnauthenticatedError(f"{server} refuses the token: {error}") from error
+    except PermissionDeniedError as error:
+        raise PermissionDeniedError(f"{server} refuses: {error}") from error
+
+
+def remote(server: str, credentials: Credentials, timeout_s: float = _PROBE_S) -> Remote:
+    """The same server for the doctor.
+
+    Raises:
+        ValueError: It is not HOST:PORT.
+    """
+    from limelens.serve.tools.doctor import Remote
+
+    host, port = parse_address(server)
+    if not port:
+        raise ValueError(f"{server!r}; expected a port from 1")
+    return Remote(
+        host,
+        port,
+        credentials.tls,
+        credentials.token,
+        credentials.insecure_token,
+        timeout_s,
+    )
+
+
+def system_authorities() -> Path | None:
+    """The file of the authorities that this system trusts; None where it has none."""
+    own = ssl.get_default_verify_paths().cafile  # SSL_CERT_FILE, where that is set
+    for path in (*((own,) if own else ()), *_AUTHORITIES):
+        if Path(path).is_file():
+            return Path(path)
+    return None
+
+
+def _why(server: str, credentials: Credentials, error: LimelensError) -> str:
+    """What is wrong on the way to a server, in one sentence."""
+    from limelens.serve.tools.doctor import State, check_way, proxy_for
+
+    through = ""
+    try:
+        proxy = proxy_for(parse_address(server).host)
+        if proxy is not None and proxy.is_usable:
+            through = f" through the proxy {proxy.shown} ({proxy.variable}; {proxy.way_around})"
+        for check in check_way(remote(server, credentials)):
+            if check.state is State.WRONG:
+                return str(check)
+    except ValueError:
+        return f"{server}: {error}"
+    return (
+        f"{server} does not answer{through} ({error}); limelens doctor --server {server} looks "
+        "closer"
+    )
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise AccessPolicyError(
+            f"{path}: {error.strerror}; expected a file that holds a token"
+        ) from error
+    except UnicodeDecodeError:
+        token = ""
+    if not token or any(one.isspace() for one in token):
+        raise AccessPolicyError(f"{path} does not hold one token and nothing else")
+    return token

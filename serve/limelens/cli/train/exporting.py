@@ -1,0 +1,115 @@
+"""`limelens export`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from limelens.cli.terminal.printing import AsJson, out, print_json
+
+if TYPE_CHECKING:
+    pass
+
+
+def export(
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder or a .pt checkpoint.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="The model's name in the repository.")],
+    models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The training data, if it has moved.", show_default="as trained on"),
+    ] = None,
+    note: Annotated[str, typer.Option(help="A sentence for the model card.")] = "",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="int8 is calibrated on training pictures. Both are measured."),
+    ] = "fp32",
+    max_accuracy_drop: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="How far fp16 or int8 may fall below fp32 on validation, in percentage points "
+            "(multilabel: of mean average precision).",
+        ),
+    ] = 0.5,
+    wanted_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Abstain below the probability at which so many decided validation pictures "
+            "are right.",
+            show_default="never abstain",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
+
+    The graph holds normalisation, softmax and calibration; it is compared with the PyTorch
+    network on the validation pictures and written only if they agree. fp16 and int8 are made of
+    that graph, and written only if they keep its accuracy; size and speed are printed beside
+    fp32's.
+
+    Example: limelens export runs/photos --name photos
+    """
+    from limelens.train.runs import check_run
+
+    # Before torch is loaded, which takes seconds.
+    check_run(run)
+    from limelens.train.exporting.export import export as run_export
+
+    report = run_export(
+        run,
+        name,
+        models=models,
+        data=data,
+        note=note,
+        precision=precision,
+        max_accuracy_drop=max_accuracy_drop,
+        wanted_accuracy=wanted_accuracy,
+    )
+    if as_json:
+        print_json(report)
+    else:
+        out.print(
+            f"Wrote [bold]{escape(report['path'])}[/]: {report['model']} version "
+            f"{report['version']}, {report['size_bytes'] / 1e6:.1f} MB, {report['precision']}; "
+            f"probabilities differ from PyTorch's by at most {report['max_abs_difference']:.1e}."
+        )
+        if report["threshold"]:
+            out.print(f"It abstains below a probability of {report['threshold']:.3f}.")
+        if "fp32" in report:
+            _print_variant(report)
+        out.print(f"Next: limelens serve --models {escape(str(models))}")
+
+
+def _print_variant(report: Mapping[str, Any]) -> None:
+    """Prints a variant beside fp32."""
+    fp32 = report["fp32"]
+    measure = "accuracy" if "accuracy" in fp32 else "mean_average_precision"
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "fp32", report["precision"], "ratio"):
+        table.add_column(title, justify="right" if title else "left")
+    sizes = fp32["size_bytes"], report["size_bytes"]
+    table.add_row("size, MB", *(f"{n / 1e6:.2f}" for n in sizes), f"{sizes[1] / sizes[0]:.2f}")
+    table.add_row(
+        measure.replace("_", " "), f"{fp32[measure]:.2%}", f"{report['metrics'][measure]:.2%}", ""
+    )
+    for speed in report["speed"]:
+        table.add_row(
+            f"ms for {speed['batch_size']}, {speed['provider'].removesuffix('ExecutionProvider')}",
+            f"{speed['fp32_ms']:.2f}",
+            f"{speed['ms']:.2f}",
+            f"{speed['ratio']:.2f}",
+        )
+    out.print(table)
+    for remark in report["remarks"]:
+        out.print(f"[yellow]{escape(remark)}[/]")

@@ -1,0 +1,141 @@
+"""`limelens ingest`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import TextColumn
+
+from limelens.cli.terminal.printing import AsJson, err, out, print_json, progress_bar
+from limelens.serve.redaction import image_address
+from limelens.serve.wording import counted
+
+_MOST_SHOWN = 10
+
+
+def ingest(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="A tsv or csv whose first line names the columns label, id and url (http, https, "
+            "file, or a path relative to the table).",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        Path, typer.Option("--out", help="The folder for limelens train; made and filled.")
+    ],
+    size: Annotated[
+        int, typer.Option(min=1, help="Longer side in pixels; smaller pictures stay as they are.")
+    ] = 224,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, help="URLs that are fetched at once.")
+    ] = 16,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for one attempt at a URL, redirects included.")
+    ] = 30.0,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further attempts after a failure that may pass.")
+    ] = 3,
+    backoff: Annotated[
+        float, typer.Option(min=0.0, help="Longest first wait before a retry in seconds; doubles.")
+    ] = 0.5,
+    max_mb: Annotated[
+        float, typer.Option(min=0.001, help="Largest file that is fetched, in MB.")
+    ] = 20.0,
+    max_redirects: Annotated[int, typer.Option(min=0, help="How many are followed.")] = 5,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Ask again for what failed for good in earlier runs."),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the division into splits.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fetches the pictures of a table into folders that limelens train takes as they are.
+
+    Broken files, copies and near-copies are left out; DATA/left_out.csv says which and why. The
+    rest is divided into train, val and test. Stopped in the middle, or with a longer table, the
+    same command fetches only what is missing.
+    """
+    from limelens.train.ingest.fetching import FetchLimits
+    from limelens.train.ingest.pipeline import IngestConfig
+    from limelens.train.ingest.pipeline import ingest as run_ingestion
+
+    config = IngestConfig(
+        size_px=size,
+        concurrency=concurrency,
+        limits=FetchLimits(
+            timeout_s=timeout,
+            max_bytes=round(max_mb * 1e6),
+            max_redirects=max_redirects,
+            num_retries=retries,
+            backoff_s=backoff,
+        ),
+        retry_failed=retry_failed,
+        seed=seed,
+    )
+    try:
+        with _Bar() as bar:
+            report = run_ingestion(table, data, config, bar)
+    except KeyboardInterrupt:
+        err.print("Stopped; the same command goes on where it was.")
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(report)
+    else:
+        _print_ingestion(report)
+    for warning in report["warnings"]:
+        err.print(f"warning: {escape(warning)}")
+    if not report["num_images"]:
+        raise typer.Exit(1)
+
+
+def _print_ingestion(report: Mapping[str, Any]) -> None:
+    left_out = f"{report['left_out']} left out: {escape(report['table'])}"
+    if not report["num_images"]:
+        err.print(f"Nothing could be ingested; {left_out}")
+        return
+    counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items())
+    out.print(
+        f"[bold]{report['num_images']}[/] pictures of "
+        f"{counted(len(report['labels']), 'label')} ({counts})"
+    )
+    if report["left_out"]:
+        out.print(left_out)
+    if not report["warnings"]:
+        out.print(f"Next: limelens train {escape(report['data'])}")
+
+
+class _Bar:
+    """Shows an ingestion: a bar on a terminal, the first failures everywhere."""
+
+    def __init__(self) -> None:
+        self._num_failed = 0
+        self._bar = progress_bar("fetching", TextColumn("{task.fields[failed]} failed"))
+        self._task = self._bar.add_task("", total=None, failed=0)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def table_read(self, num_urls: int, num_known: int) -> None:
+        known = f", {num_known} of them known or refused already" if num_known else ""
+        err.print(f"{num_urls} URLs{known}")
+        self._bar.update(self._task, total=num_urls, completed=num_known)
+
+    def url_done(self, url: str, reason: str | None) -> None:
+        if reason is not None:
+            self._num_failed += 1
+            if self._num_failed <= _MOST_SHOWN:
+                shown = url if url.startswith("file:") else image_address(url)
+                err.print(f"failed {escape(shown)}: {escape(reason)}")
+            elif self._num_failed == _MOST_SHOWN + 1:
+                err.print("more failures are not shown here")
+        self._bar.update(self._task, advance=1, failed=self._num_failed)

@@ -1,0 +1,155 @@
+"""`limelens inspect`: what to fix in data before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from limelens.cli.options.data_options import (
+    Columns,
+    Data,
+    ImageColumn,
+    Images,
+    LabelColumn,
+    Separator,
+    table_options,
+)
+from limelens.cli.terminal.printing import AsJson, err, out, print_json
+from limelens.serve.wording import counted
+
+if TYPE_CHECKING:
+    from limelens.train.audit.inspection import Inspection
+
+_MOST_SHOWN = 10
+
+
+def inspect(
+    data: Data,
+    images: Images = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    columns: Columns = None,
+    separator: Separator = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN_OR_MODEL",
+            help="Judge labels by what this model sees in the pictures.",
+            show_default="by colours and gradients",
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--out", metavar="HTML", help="Also write a page with pictures.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Looks for what to fix in data before training.
+
+    Counts and balance of labels, sizes, whether a size alone gives the label away, duplicates
+    inside and across splits and with different labels, broken files, and labels that look wrong
+    (by cleanlab). Nothing is changed.
+
+    Example: limelens inspect photos --out photos.html
+    """
+    from limelens.train.audit.inspection import inspect as run_inspection
+
+    table = table_options(images, image_column, label_column, columns, separator)
+    inspection = run_inspection(data, images=table, run_or_model=run, seed=seed)
+    if page is not None:
+        from limelens.train.report.page import write_inspection
+
+        write_inspection(inspection, page)
+    if as_json:
+        print_json(inspection.to_json())
+        return
+    _print_inspection(inspection)
+    if page is not None:
+        out.print(f"Wrote {escape(str(page))}")
+
+
+def _balance(inspection: Inspection) -> str:
+    totals = inspection.totals
+    most, least = totals[inspection.commonest], totals[inspection.rarest]
+    if most == least:
+        return f"{most} of each"
+    return f"{escape(inspection.commonest)} {most}, {escape(inspection.rarest)} {least}"
+
+
+def _print_inspection(inspection: Inspection) -> None:
+    counts = ", ".join(
+        f"{count} {'undivided' if split == 'all' else split}"
+        for split, count in inspection.num_pictures.items()
+    )
+    out.print(
+        f"[bold]{sum(inspection.num_pictures.values())}[/] pictures ({counts}), "
+        f"{counted(len(inspection.labels), 'label')}: {_balance(inspection)}"
+    )
+    height, width = inspection.input_size
+    out.print(f"{inspection.num_smaller} are smaller than the input of {width}x{height}")
+    for shortcut in inspection.shortcuts:
+        if shortcut.telling:
+            of = f" {escape(shortcut.label)}" if shortcut.label else ""
+            out.print(
+                f"[yellow]The {shortcut.feature} alone tells the label{of}: "
+                f"{shortcut.accuracy:.1%} right, the commonest answer {shortcut.majority:.1%}[/]"
+            )
+    twins = inspection.twins
+    exact = sum(pair.kind != "near" for pair in twins)
+    out.print(
+        f"Duplicates: {exact} exact, {len(twins) - exact} near; "
+        f"{sum(pair.cross_splits for pair in twins)} across splits, "
+        f"{sum(pair.differ_in_label for pair in twins)} with different labels"
+    )
+    for pair in [pair for pair in twins if pair.differ_in_label][:_MOST_SHOWN]:
+        sides = " and ".join(
+            f"{_short(place.path, inspection)} ({', '.join(place.labels) or 'none'})"
+            for place in (pair.first, pair.second)
+        )
+        out.print(f"  {escape(sides)}")
+    for skipped in inspection.unreadable[:_MOST_SHOWN]:
+        err.print(f"cannot be read: {escape(str(skipped.path))}: {escape(skipped.reason)}")
+    if len(inspection.unreadable) > _MOST_SHOWN:
+        err.print(f"and {len(inspection.unreadable) - _MOST_SHOWN} more that cannot be read")
+    if inspection.unused:
+        err.print(
+            f"{counted(len(inspection.unused), 'file')} not read as pictures, such as "
+            f"{escape(str(inspection.unused[0]))}"
+        )
+    _print_suspects(inspection)
+
+
+def _print_suspects(inspection: Inspection) -> None:
+    if inspection.judge_accuracy is None:
+        out.print("Labels could not be judged: too few pictures, or too hard to tell apart")
+        return
+    out.print(
+        f"Labels that look wrong: {len(inspection.suspects)}, judged by "
+        f"{escape(inspection.judged_by)} (right {inspection.judge_accuracy:.1%} of the time"
+        + (", so many that most will be false alarms)" if inspection.is_judge_weak else ")")
+    )
+    if not inspection.suspects:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("picture", "given", "looks like"):
+        table.add_column(column, overflow="fold")
+    table.add_column("quality", justify="right")
+    for suspect in inspection.suspects[:_MOST_SHOWN]:
+        table.add_row(
+            escape(_short(suspect.place.path, inspection)),
+            escape(", ".join(suspect.place.labels) or "none"),
+            escape(", ".join(suspect.suggested) or "none"),
+            f"{suspect.score:.4f}",
+        )
+    out.print(table)
+
+
+def _short(path: Path, inspection: Inspection) -> str:
+    is_below = path.is_relative_to(inspection.data)
+    return str(path.relative_to(inspection.data) if is_below else path)

@@ -1,0 +1,301 @@
+"""A model on a GPU, run only in batches of sizes that were prepared.
+
+Images are padded up to the next prepared size, and rows that are padding never leave this module.
+It knows images and outputs, and nothing of requests, labels or who waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
+from limelens.serve.bundle.execution.pinned import pinned_empty
+from limelens.serve.bundle.execution.prepared import Place, PreparedRun
+from limelens.serve.errors import LimelensError
+
+INPUT: Final = "images"
+MAX_BATCH_SIZE: Final = 64
+"""Images of requests in one run, unless the operator says otherwise."""
+_NUM_STAGINGS: Final = 4
+_log = logging.getLogger(__name__)
+
+preparing: Final = threading.RLock()
+"""Held while sessions are opened, planned and captured: memory allocated by another thread would
+break a capture."""
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """The sizes that are prepared: 1, 2, 4 … and the largest.
+
+    Args:
+        largest: 1 or more.
+    """
+    sizes = [1 << power for power in range(largest.bit_length()) if 1 << power < largest]
+    return [*sizes, largest]
+
+
+def first_sizes(largest: int) -> list[int]:
+    """The few of these sizes that are enough to begin with: the others make small batches faster.
+
+    Args:
+        largest: 1 or more.
+    """
+    sizes = batch_sizes(largest)
+    return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedSession:
+    """A session and how it runs.
+
+    Args:
+        session: The `onnxruntime.InferenceSession`.
+        no_graph_reason: Why its runs cannot be CUDA graphs; empty where they can.
+    """
+
+    session: Any = field(repr=False)
+    no_graph_reason: str = ""
+
+
+class _Opened:
+    """One opened session and its prepared runs."""
+
+    def __init__(self, opened: OpenedSession) -> None:
+        self.session = opened.session
+        self.no_graph_reason = opened.no_graph_reason
+        self.runs: dict[int, PreparedRun] = {}
+        self.sizes: tuple[int, ...] = ()
+
+
+class BatchRuns:
+    """A session's runs at prepared batch sizes; any thread may call.
+
+    Where runs cannot be CUDA graphs, each size gets a session of its own, for a session that
+    changes sizes plans anew each time.
+
+    Args:
+        open_session: Opens a session of the model.
+        input_size: Height and width of its input, in pixels.
+        thread: Of the device.
+        place: Where tensors are kept.
+    """
+
+    def __init__(
+        self,
+        open_session: Callable[[], OpenedSession],
+        input_size: tuple[int, int],
+        thread: DeviceThread,
+        place: Place,
+    ) -> None:
+        self._open = open_session
+        self._input_size = input_size
+        self._place = place
+        self.thread = thread
+        self._stagings: list[NDArray[np.uint8]] = []
+        self._is_rebuilding = False
+        self._is_used = False
+        with preparing:
+            self._opened = _Opened(open_session())
+        self._held = [self._opened]
+        free_on(thread, self, self._held)
+
+    @property
+    def session(self) -> Any:
+        """The `onnxruntime.InferenceSession`."""
+        return self._opened.session
+
+    @property
+    def no_graph_reason(self) -> str:
+        """Why runs are no CUDA graphs; empty where they are."""
+        return self._opened.no_graph_reason
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes that are ready, ascending."""
+        return self._opened.sizes
+
+    def borrow_staging(self) -> NDArray[np.uint8]:
+        """Page-locked `(size, H, W, 3)` memory for the images of one batch; to be given back."""
+        with contextlib.suppress(IndexError):
+            staging = self._stagings.pop()
+            if len(staging) >= self.sizes[-1]:
+                return staging
+        return self.thread.call(self._new_staging)
+
+    def return_staging(self, staging: NDArray[np.uint8]) -> None:
+        """Takes back what was borrowed."""
+        self._stagings.append(staging)
+
+    def _new_staging(self) -> NDArray[np.uint8]:
+        return pinned_empty((self.sizes[-1], *self._input_size, 3))
+
+    def prepare_all(self, sizes: Sequence[int]) -> None:
+        """Makes sizes ready, small ones first.
+
+        What does not fit the device's memory is left out: larger batches are run in parts.
+
+        Args:
+            sizes: Images in a batch, ascending.
+
+        Raises:
+            Exception: Whatever the runtime raises for the smallest size, or not for lack of memory.
+        """
+        with preparing:
+            self._prepare_all(self._opened, sizes)
+            # So that the first batches need not wait for the device to make them.
+            if not self._stagings:
+                self._stagings = self.thread.call(
+                    lambda: [self._new_staging() for _ in range(_NUM_STAGINGS)]
+                )
+
+    def rebuild(self, failed_size: int) -> None:
+        """Opens the session anew, after the device had no memory left for a batch.
+
+        Sizes from that on are given up at once; the new session takes over when it is ready.
+
+        Args:
+            failed_size: The size of the batch that did not fit.
+        """
+
+        def work() -> None:
+            try:
+                with preparing:
+                    fresh = _Opened(self._open())
+                    self._prepare_all(fresh, batch_sizes(max(1, failed_size // 2)))
+                    self.thread.call(lambda: self._take(fresh))
+                _log.warning("a session was rebuilt; at most %d images a run", fresh.sizes[-1])
+            # What serves goes on as it is.
+            except Exception:
+                _log.exception("a session could not be rebuilt")
+            finally:
+                self._is_rebuilding = False
+
+        smaller = tuple(size for size in self.sizes if size < failed_size)
+        self._opened.sizes = smaller or self.sizes[:1]
+        if not self._is_rebuilding:
+            self._is_rebuilding = True
+            threading.Thread(target=work, name="limelens-rebuild", daemon=True).start()
+
+    def seconds(self, size: int, rounds: int = 5) -> float:
+        """How long a run of a prepared size takes at best, in seconds."""
+        run = self._opened.runs[size]
+        return self.thread.call(lambda: min(timed(run.run) for _ in range(rounds)))
+
+    def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """As `session.run(outputs, {"images": images})`; waits for the device.
+
+        Args:
+            outputs: Names.
+            images: `(N, H, W, 3)` uint8, any N.
+
+        Returns:
+            One `(N, …)` float32 array for each output.
+        """
+        most = self.sizes[-1]
+        parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
+        found = [
+            self.thread.call(functools.partial(self._run_part, outputs, part)) for part in parts
+        ]
+        if len(found) == 1:
+            return found[0]
+        return [np.concatenate(columns) for columns in zip(*found, strict=True)]
+
+    def run_staged(
+        self, outputs: Sequence[str], staged: NDArray[np.uint8], count: int
+    ) -> list[NDArray[np.float32]]:
+        """The same for images that lie in borrowed memory; on the device's thread.
+
+        Args:
+            outputs: Names.
+            staged: What `borrow_staging` gave; rows from `count` on may hold anything.
+            count: How many of its rows are images, at most the largest size.
+        """
+        self._is_used = True
+        opened = self._opened
+        size = opened.sizes[bisect_left(opened.sizes, count)]
+        run = opened.runs[size]
+        run.write(INPUT, staged[:size])
+        run.run()
+        return [run.read(name, count) for name in outputs]
+
+    def _run_part(
+        self, outputs: Sequence[str], images: NDArray[np.uint8]
+    ) -> list[NDArray[np.float32]]:
+        staging = self.borrow_staging()
+        try:
+            np.copyto(staging[: len(images)], images)
+            return self.run_staged(outputs, staging, len(images))
+        finally:
+            self.return_staging(staging)
+
+    def _prepare_all(self, opened: _Opened, sizes: Sequence[int]) -> None:
+        for size in sizes:
+            try:
+                self._prepare(opened, size)
+            except Exception as error:
+                if not opened.sizes or not is_out_of_memory(error):
+                    raise
+                _log.warning(
+                    "batches of %d do not fit the device's memory: at most %d images a run",
+                    size,
+                    opened.sizes[-1],
+                )
+                return
+
+    def _prepare(self, opened: _Opened, size: int) -> None:
+        if size in opened.runs:
+            return
+        session = opened.session
+        if opened.no_graph_reason and opened.runs:
+            session = self._open().session
+        images = self._place.empty((size, *self._input_size, 3), np.uint8)
+        graph_id = None if opened.no_graph_reason else size
+        run = PreparedRun(session, {INPUT: images}, self._place, graph_id)
+        if self._is_used and opened is self._opened:
+            # Runs of one session share memory on the device, so none may go beside another.
+            self.thread.call(run.plan)
+        else:
+            run.plan()
+        self.thread.call(run.capture)
+        opened.runs[size] = run
+        opened.sizes = tuple(sorted(opened.runs))
+
+    def _take(self, fresh: _Opened) -> None:
+        self._opened = fresh
+        self._held[:] = [fresh]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is an out-of-memory error of the runtime, which has no type for it."""
+    text = str(error).lower()
+    return not isinstance(error, LimelensError) and (
+        "failed to allocate memory" in text or "out of memory" in text or "bfcarena" in text
+    )
+
+
+def timed(function: Callable[[], object]) -> float:
+    """How long a call takes, in seconds."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def free_on(thread: DeviceThread, owner: object, held: list[Any]) -> None:
+    """Frees what an object holds on the device's thread, where nothing is captured meanwhile."""
+
+    def free() -> None:
+        thread.submit(held.clear, Urgency.CHUNK)
+
+    weakref.finalize(owner, free).atexit = False

@@ -1,0 +1,214 @@
+"""What the messages of a server say, as plain values.
+
+It knows the contract's messages and nothing of connections.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Final
+
+import numpy as np
+
+from limelens.serve.client.results import (
+    ChangeExplanation,
+    ChangeStatus,
+    Classification,
+    Embeddings,
+    ExplanationTimings,
+    ExplanationUpdate,
+    FrameAnswer,
+    FrameStatus,
+    LabelExplanation,
+    LabelInfo,
+    ModelInfo,
+    ModelRef,
+    SegmentWeight,
+    ServedExplanation,
+    Timings,
+)
+from limelens.serve.decisions.decision import Decision, Prediction, Score
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import explanation_pb2, model_pb2, prediction_pb2
+
+_TASKS: Final = {model_pb2.TASK_MULTICLASS: "multiclass", model_pb2.TASK_MULTILABEL: "multilabel"}
+_RESIZE_MODES: Final = {
+    model_pb2.RESIZE_MODE_STRETCH: "stretch",
+    model_pb2.RESIZE_MODE_CROP: "crop",
+    model_pb2.RESIZE_MODE_PAD: "pad",
+}
+_METHODS: Final = {
+    explanation_pb2.EXPLAIN_METHOD_LIME: "lime",
+    explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP: "kernel_shap",
+    explanation_pb2.EXPLAIN_METHOD_OCCLUSION: "occlusion",
+    explanation_pb2.EXPLAIN_METHOD_RISE: "rise",
+}
+_STATUSES: Final = {
+    service_pb2.FRAME_STATUS_CLASSIFIED: FrameStatus.CLASSIFIED,
+    service_pb2.FRAME_STATUS_SUPERSEDED: FrameStatus.SUPERSEDED,
+    service_pb2.FRAME_STATUS_STALE: FrameStatus.STALE,
+    service_pb2.FRAME_STATUS_OUT_OF_ORDER: FrameStatus.OUT_OF_ORDER,
+    service_pb2.FRAME_STATUS_INVALID: FrameStatus.INVALID,
+    service_pb2.FRAME_STATUS_FAILED: FrameStatus.FAILED,
+    service_pb2.FRAME_STATUS_EXPLANATION: FrameStatus.EXPLANATION,
+    service_pb2.FRAME_STATUS_DECISION_EXPIRED: FrameStatus.DECISION_EXPIRED,
+}
+_CHANGE_STATUSES: Final = {
+    service_pb2.CHANGE_EXPLANATION_STATUS_EXPLAINED: ChangeStatus.EXPLAINED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_SUPERSEDED: ChangeStatus.SUPERSEDED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_OVERLOADED: ChangeStatus.OVERLOADED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_FAILED: ChangeStatus.FAILED,
+    service_pb2.CHANGE_EXPLANATION_STATUS_UNFINISHED: ChangeStatus.UNFINISHED,
+}
+
+
+def classification(response: service_pb2.ClassifyResponse) -> Classification:
+    """What `Classify` answered."""
+    return Classification(
+        tuple(_prediction(one) for one in response.predictions),
+        _ref(response.model),
+        _timings(response.timings),
+    )
+
+
+def embeddings(response: service_pb2.EmbedResponse) -> Embeddings:
+    """What `Embed` answered."""
+    return Embeddings(
+        np.array([one.values for one in response.embeddings], dtype=np.float32),
+        _ref(response.model),
+        response.model_digest,
+        _timings(response.timings),
+    )
+
+
+def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
+    """What `ClassifyStream` answered to one frame."""
+    captured = None
+    if response.HasField("capture_time"):
+        captured = response.capture_time.ToDatetime(tzinfo=datetime.UTC)
+    return FrameAnswer(
+        frame_id=response.frame_id,
+        # A status that only newer servers know says no more than that there is no prediction.
+        status=_STATUSES.get(response.status, FrameStatus.FAILED),
+        prediction=_prediction(response.prediction) if response.HasField("prediction") else None,
+        smoothed_label=response.smoothed_label or None,
+        changed=response.changed,
+        alert=response.alert,
+        dropped_frames=response.dropped_frames,
+        reason=response.reason,
+        model=_ref(response.model),
+        timings_ms=_timings(response.timings),
+        capture_time=captured,
+        explanation=_change_explanation(response.explanation)
+        if response.HasField("explanation")
+        else None,
+    )
+
+
+def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanation:
+    """What `Explain` answered."""
+    spent = response.timings
+    return ServedExplanation(
+        explanations=tuple(_label_explanation(one) for one in response.explanations),
+        num_segments=response.num_segments,
+        num_samples=response.num_samples,
+        seed=response.seed,
+        warnings=tuple(response.warnings),
+        segments_png=response.segments_png,
+        model=_ref(response.model),
+        timings_ms=ExplanationTimings(
+            spent.decode_ms, spent.segment_ms, spent.predict_ms, spent.fit_ms, spent.total_ms
+        ),
+        # Servers that do not tell know LIME alone.
+        method=_METHODS.get(response.method, "lime"),
+    )
+
+
+def explanation_update(response: service_pb2.ExplainStreamResponse) -> ExplanationUpdate:
+    """One message of `ExplainStream`."""
+    return ExplanationUpdate(
+        explanation=served_explanation(response.explanation),
+        num_samples=response.num_samples,
+        max_samples=response.max_samples,
+        stability=response.stability,
+        is_final=response.final,
+    )
+
+
+def model_info(model: model_pb2.Model) -> ModelInfo:
+    """One model of `ListModels` or `GetModel`."""
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        ready=model.state == model_pb2.MODEL_STATE_READY,
+        task=_TASKS.get(model.task, ""),
+        labels=tuple(
+            LabelInfo(label.name, label.threshold, label.alert, label.macro_label or None)
+            for label in model.labels
+        ),
+        input_size=(model.input_height, model.input_width),
+        resize_mode=_RESIZE_MODES.get(model.resize_mode, ""),
+        threshold=model.threshold,
+        provider=model.provider,
+        provider_reason=model.provider_reason,
+        precision=model.precision,
+        batch_sizes=tuple(model.batch_sizes),
+        no_graph_reason=model.no_graph_reason,
+        tf32=model.tf32,
+        embedding_size=model.embedding_size,
+        max_pixels=model.max_pixels,
+        max_images=model.max_images,
+        card=json.loads(model.card_json) if model.card_json else {},
+        state_reason=model.state_reason,
+    )
+
+
+def _change_explanation(message: service_pb2.ChangeExplanation) -> ChangeExplanation:
+    explained = message.HasField("explanation")
+    return ChangeExplanation(
+        status=_CHANGE_STATUSES.get(message.status, ChangeStatus.FAILED),
+        label=message.label,
+        explanation=served_explanation(message.explanation) if explained else None,
+        reason=message.reason,
+        superseded_changes=message.superseded_changes,
+    )
+
+
+def _prediction(message: prediction_pb2.Prediction) -> Prediction:
+    is_decided = message.decision == prediction_pb2.DECISION_LABEL
+    return Prediction(
+        decision=Decision.LABEL if is_decided else Decision.ABSTAINED,
+        label=message.label or None,
+        labels=tuple(message.labels),
+        alert=message.alert,
+        scores=tuple(Score(score.label, score.probability) for score in message.scores),
+        threshold=message.threshold,
+        macro_label=message.macro_label or None,
+        embedding=tuple(message.embedding),
+    )
+
+
+def _label_explanation(message: explanation_pb2.LabelExplanation) -> LabelExplanation:
+    return LabelExplanation(
+        label=message.label,
+        probability=message.probability,
+        intercept=message.intercept,
+        local_prediction=message.local_prediction,
+        score=message.score,
+        stability=message.stability,
+        weights=tuple(
+            SegmentWeight(one.segment, one.weight, one.std_error) for one in message.weights
+        ),
+        overlay_png=message.overlay_png,
+        heat_map_png=message.heat_map_png,
+        against=message.against or None,
+    )
+
+
+def _ref(model: model_pb2.ModelRef) -> ModelRef:
+    return ModelRef(model.name, model.version, model.provider)
+
+
+def _timings(timings: prediction_pb2.Timings) -> Timings:
+    return Timings(timings.queue_ms, timings.decode_ms, timings.run_ms, timings.total_ms)

@@ -1,0 +1,1 @@
+"""From probabilities to a decision, for an image and for a camera."""

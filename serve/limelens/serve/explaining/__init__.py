@@ -1,0 +1,1 @@
+"""Explanations on the session that serves: one image explained, and the threads that do it."""

@@ -1,0 +1,1 @@
+"""The model repository: its versions, their validation, canaries, rollback and reload."""

@@ -1,0 +1,1 @@
+"""Requests as they arrive, checked field by field: one module for each RPC."""

@@ -1,0 +1,157 @@
+"""Requests as they come in, checked field by field, as plain values.
+
+It knows the messages, their limits and what unset means. It runs nothing: decoding is left to
+whoever holds a `Picture`, in a thread of its choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limelens.serve.bundle import Metadata
+from limelens.serve.errors import InvalidImageError, InvalidRequestError
+from limelens.serve.image import (
+    MAX_PIXELS,
+    Region,
+    raw_image,
+)
+from limelens.serve.image.encoded import Picture
+from limelens.serve.image.inspecting import MAX_DECODE_S
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import image_pb2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    Args:
+        max_images: Pictures in one request.
+        max_pixels: Height times width of one picture.
+        max_samples: Pictures that the model is shown for one explanation.
+        max_decode_s: Seconds of CPU that decoding one image may take, beside what its bytes take.
+    """
+
+    max_images: int = 64
+    max_pixels: int = MAX_PIXELS
+    max_samples: int = 10_000
+    max_decode_s: float = MAX_DECODE_S
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How predictions are to be put.
+
+    Args:
+        top_k: Scores for each picture; 0 means the default.
+        threshold: In place of the model's own; None means the model's own.
+        embed: Whether feature vectors are wanted.
+    """
+
+    top_k: int
+    threshold: float | None
+    embed: bool = False
+
+
+def read_classify(
+    request: service_pb2.ClassifyRequest, metadata: Metadata, limits: Limits
+) -> tuple[list[Picture], Answering]:
+    """The pictures and what is wanted of them.
+
+    Raises:
+        InvalidRequestError: A field is not within its limits.
+    """
+    _check_count(request.images, limits)
+    answering = read_answering(request, metadata, embed=request.return_embedding)
+    return _pictures(request.images, limits), answering
+
+
+def read_embed(request: service_pb2.EmbedRequest, limits: Limits) -> list[Picture]:
+    """The pictures whose feature vectors are wanted.
+
+    Raises:
+        InvalidRequestError: A field is not within its limits.
+    """
+    _check_count(request.images, limits)
+    return _pictures(request.images, limits)
+
+
+def read_answering(
+    request: service_pb2.ClassifyRequest | service_pb2.StreamConfig,
+    metadata: Metadata,
+    prefix: str = "",
+    *,
+    embed: bool = False,
+) -> Answering:
+    """The wanted number of scores and the threshold.
+
+    Raises:
+        InvalidRequestError: A field is not within its limits.
+    """
+    num_labels = len(metadata.labels)
+    if not 0 <= request.top_k <= num_labels:
+        raise InvalidRequestError(
+            f"{prefix}top_k",
+            f"{request.top_k}; expected 1 to {num_labels}, the number of labels, or 0",
+        )
+    threshold = request.threshold if request.HasField("threshold") else None
+    if threshold is not None and not 0 <= threshold <= 1:  # NaN fails too
+        raise InvalidRequestError(f"{prefix}threshold", f"{threshold:g}; expected 0 to 1")
+    return Answering(request.top_k, threshold, embed)
+
+
+def read_picture(
+    image: image_pb2.Image, name: str, limits: Limits, region: Region | None = None
+) -> Picture:
+    """One picture, not decoded.
+
+    Args:
+        image: The message.
+        name: The field that it stands in.
+        limits: Of the server.
+        region: What is looked at where the picture names none itself.
+
+    Raises:
+        InvalidRequestError: Neither bytes nor pixels, pixels that do not fit their size, or an
+            impossible region.
+    """
+    source = image.WhichOneof("source")
+    if image.HasField("region_of_interest"):
+        region = read_region(image.region_of_interest, f"{name}.region_of_interest")
+    if source == "encoded":
+        encoded = image.encoded
+        if not encoded:
+            raise InvalidImageError("no bytes; expected an encoded picture", f"{name}.encoded")
+        return Picture(name, encoded, None, region, limits.max_pixels, limits.max_decode_s)
+    if source == "raw":
+        raw = image.raw
+        try:
+            pixels = raw_image(raw.data, raw.height, raw.width, max_pixels=limits.max_pixels)
+        except InvalidImageError as error:
+            raise error.at(f"{name}.raw") from error
+        return Picture(name, b"", pixels, region, limits.max_pixels)
+    raise InvalidRequestError(name, "no picture; expected `encoded` or `raw` to be set")
+
+
+def read_region(region: image_pb2.RegionOfInterest, name: str) -> Region:
+    """A region of interest.
+
+    Raises:
+        InvalidRequestError: It is empty or not within 0 to 1.
+    """
+    try:
+        return Region(region.left, region.top, region.right, region.bottom)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(name, error.description) from error
+
+
+def _check_count(images: Sequence[image_pb2.Image], limits: Limits) -> None:
+    if not 1 <= len(images) <= limits.max_images:
+        raise InvalidRequestError(
+            "images", f"{len(images)} pictures; expected 1 to {limits.max_images}"
+        )
+
+
+def _pictures(images: Sequence[image_pb2.Image], limits: Limits) -> list[Picture]:
+    return [read_picture(image, f"images[{i}]", limits) for i, image in enumerate(images)]

@@ -1,0 +1,149 @@
+"""Cameras' configurations as they come in, checked field by field, as plain values.
+
+It knows nothing of frames, and runs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from limelens.serve.bundle import Metadata
+from limelens.serve.errors import InvalidRequestError
+from limelens.serve.explaining.spec import Question
+from limelens.serve.image import (
+    Region,
+)
+from limelens.serve.image.encoded import Picture
+from limelens.serve.rpc.requests.classify import Answering, Limits, read_answering, read_region
+from limelens.serve.rpc.requests.explain import read_question
+from limelens.v1 import classifier_service_pb2 as service_pb2
+
+_MAX_STREAM_SEGMENTS: Final = 1024 * 1024
+_NO_PICTURE: Final = Picture("", b"", None, None, 0)
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What holds for all frames of a camera.
+
+    Args:
+        camera_id: The camera's name.
+        answering: How predictions are to be put.
+        region: The part of every frame that is looked at; None is all.
+        window: Frames that smoothing looks back on.
+        required: How many of them must agree.
+        max_age_s: Older frames are dropped; None is no limit.
+        required_to_alert: How many must agree on a label that somebody must be told of.
+        max_decision_age_s: A decision becomes unknown once no frame was classified for so long;
+            None is no limit.
+        explaining: How changes are explained; None is not.
+    """
+
+    camera_id: str
+    answering: Answering
+    region: Region | None
+    window: int
+    required: int
+    max_age_s: float | None
+    required_to_alert: int
+    max_decision_age_s: float | None
+    explaining: service_pb2.ExplainOnChange | None
+
+
+def read_stream_config(
+    config: service_pb2.StreamConfig, metadata: Metadata, limits: Limits
+) -> StreamSettings:
+    """A camera's configuration.
+
+    Raises:
+        InvalidRequestError: A field is not within its limits.
+    """
+    if not 1 <= len(config.camera_id) <= 128:
+        raise InvalidRequestError(
+            "config.camera_id", f"{len(config.camera_id)} characters; expected 1 to 128"
+        )
+    for name in ("max_frame_age_ms", "max_decision_age_ms"):
+        if getattr(config, name) < 0:
+            raise InvalidRequestError(
+                f"config.{name}", f"{getattr(config, name)}; expected 0 or more"
+            )
+    region = None
+    if config.HasField("region_of_interest"):
+        region = read_region(config.region_of_interest, "config.region_of_interest")
+    window = required = required_to_alert = 1
+    if config.HasField("smoothing"):
+        window, required = config.smoothing.window, config.smoothing.required
+        if not 1 <= window <= 1000:
+            raise InvalidRequestError(
+                "config.smoothing.window", f"{window}; expected 1 to 1000 frames"
+            )
+        if not window < 2 * required <= 2 * window:
+            raise InvalidRequestError(
+                "config.smoothing.required",
+                f"{required} of {window} frames; expected {window // 2 + 1} to {window}",
+            )
+        required_to_alert = config.smoothing.required_to_alert or required
+        if not 1 <= required_to_alert <= required:
+            raise InvalidRequestError(
+                "config.smoothing.required_to_alert",
+                f"{required_to_alert} frames; expected 1 to {required}, or 0 for {required}",
+            )
+    explaining = None
+    if config.HasField("explain_on_change"):
+        explaining = config.explain_on_change
+        # Only to find now what is wrong with it.
+        read_change(explaining, metadata, limits, _NO_PICTURE, metadata.labels[0])
+    return StreamSettings(
+        camera_id=config.camera_id,
+        answering=read_answering(config, metadata, "config."),
+        region=region,
+        window=window,
+        required=required,
+        max_age_s=config.max_frame_age_ms / 1000 or None,
+        required_to_alert=required_to_alert,
+        max_decision_age_s=config.max_decision_age_ms / 1000 or None,
+        explaining=explaining,
+    )
+
+
+def read_change(
+    explaining: service_pb2.ExplainOnChange,
+    metadata: Metadata,
+    limits: Limits,
+    picture: Picture,
+    label: str,
+) -> Question:
+    """How a change of a camera's decision is to be explained.
+
+    Args:
+        explaining: What the configuration says.
+        metadata: Of the model that brought the change.
+        limits: Of the server.
+        picture: The frame that brought it.
+        label: What it changed to.
+
+    Raises:
+        InvalidRequestError: A field is not within its limits.
+    """
+    place, options = "config.explain_on_change.options", explaining.options
+    num_bytes = len(options.segmentation.segments_png)
+    if num_bytes > _MAX_STREAM_SEGMENTS:
+        raise InvalidRequestError(
+            f"{place}.segmentation.segments_png",
+            f"{num_bytes:,} bytes, which are held as long as the stream; expected at most "
+            f"{_MAX_STREAM_SEGMENTS:,}",
+        )
+    for given, _ in options.ListFields():
+        if given.name in ("model", "version", "image"):
+            raise InvalidRequestError(
+                f"{place}.{given.name}", "set; expected it to be unset: it is the stream's own"
+            )
+    try:
+        question = read_question(options, metadata, limits, picture)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{place}.{error.field}", error.description) from error
+    if options.labels or options.top_labels or options.contrasts:
+        return question
+    own = {"labels": [metadata.labels.index(label)], "top_labels": None}
+    return replace(question, options={**question.options, **own})

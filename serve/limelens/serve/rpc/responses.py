@@ -1,0 +1,254 @@
+"""Answers as messages. It knows the contract's messages and plain values, and decides nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.bundle import Bundle, Metadata, Task
+from limelens.serve.bundle.embedding import model_digest, unit_length
+from limelens.serve.decisions.decision import Decision, Prediction
+from limelens.serve.explaining.explain_image import Explained, Update
+from limelens.serve.image import ResizeMode
+from limelens.serve.repository.model_repository import Refused, Served
+from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.scheduling.engine import Outcome
+from limelens.serve.status import without_paths
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2
+
+_DECISIONS: Final = {
+    Decision.LABEL: prediction_pb2.DECISION_LABEL,
+    Decision.ABSTAINED: prediction_pb2.DECISION_ABSTAINED,
+}
+_TASKS: Final = {
+    Task.MULTICLASS: model_pb2.TASK_MULTICLASS,
+    Task.MULTILABEL: model_pb2.TASK_MULTILABEL,
+}
+_RESIZE_MODES: Final = {
+    ResizeMode.STRETCH: model_pb2.RESIZE_MODE_STRETCH,
+    ResizeMode.CROP: model_pb2.RESIZE_MODE_CROP,
+    ResizeMode.PAD: model_pb2.RESIZE_MODE_PAD,
+}
+_METHODS: Final = {
+    "lime": explanation_pb2.EXPLAIN_METHOD_LIME,
+    "kernel_shap": explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP,
+    "occlusion": explanation_pb2.EXPLAIN_METHOD_OCCLUSION,
+    "rise": explanation_pb2.EXPLAIN_METHOD_RISE,
+}
+
+
+def prediction_message(prediction: Prediction) -> prediction_pb2.Prediction:
+    """One picture's prediction."""
+    return prediction_pb2.Prediction(
+        decision=_DECISIONS[prediction.decision],
+        label=prediction.label or "",
+        labels=prediction.labels,
+        alert=prediction.alert,
+        scores=[
+            prediction_pb2.Score(label=score.label, probability=score.probability)
+            for score in prediction.scores
+        ],
+        threshold=prediction.threshold,
+        embedding=prediction.embedding,
+        macro_label=prediction.macro_label or "",
+    )
+
+
+def embed_response(
+    vectors: NDArray[np.float32],
+    served: Served,
+    timings: prediction_pb2.Timings,
+    *,
+    normalize: bool,
+) -> service_pb2.EmbedResponse:
+    """The feature vectors of some pictures.
+
+    Args:
+        vectors: `(N, D)`, as the model gave them.
+        served: Who answered.
+        timings: Where the time went.
+        normalize: Whether they are to be of length 1.
+    """
+    if normalize:
+        vectors = unit_length(vectors)
+    return service_pb2.EmbedResponse(
+        embeddings=[embedding_pb2.Embedding(values=vector.tolist()) for vector in vectors],
+        model=model_ref(served),
+        timings=timings,
+        model_digest=model_digest(served.bundle),
+    )
+
+
+def timings_message(
+    outcomes: Sequence[Outcome], arrived_at: float, now: float
+) -> prediction_pb2.Timings:
+    """Where the time of some pictures that came together went."""
+    return prediction_pb2.Timings(
+        queue_ms=1000 * max(0.0, min([one.started_at for one in outcomes]) - arrived_at),
+        decode_ms=1000 * sum([one.decode_s for one in outcomes]),
+        run_ms=1000 * sum([one.run_s for one in outcomes]),
+        total_ms=1000 * (now - arrived_at),
+    )
+
+
+def model_ref(served: Served) -> model_pb2.ModelRef:
+    """Who answered."""
+    return model_pb2.ModelRef(
+        name=served.name, version=served.version, provider=served.bundle.provider
+    )
+
+
+def model_message(
+    served: Served, limits: Limits, *, with_card: bool = False, refused: Refused | None = None
+) -> model_pb2.Model:
+    """One version that answers.
+
+    Args:
+        served: It.
+        limits: Of the server.
+        with_card: Whether all that the bundle says of itself is wanted.
+        refused: What came in its place and does not answer.
+    """
+    bundle = served.bundle
+    metadata = bundle.metadata
+    return model_pb2.Model(
+        name=served.name,
+        version=served.version,
+        task=_TASKS[metadata.task],
+        labels=_labels(metadata),
+        input_height=metadata.resize.height,
+        input_width=metadata.resize.width,
+        resize_mode=_RESIZE_MODES[metadata.resize.mode],
+        threshold=metadata.threshold,
+        provider=bundle.provider,
+        provider_reason=bundle.provider_reason,
+        precision=metadata.precision,
+        batch_sizes=() if bundle.runs is None else bundle.runs.sizes,
+        no_graph_reason="" if bundle.runs is None else bundle.runs.no_graph_reason,
+        tf32=bundle.gpu is not None and bundle.gpu.tf32,
+        state=model_pb2.MODEL_STATE_READY,
+        embedding_size=_embedding_size(bundle),
+        max_pixels=limits.max_pixels,
+        max_images=limits.max_images,
+        card_json=_card(metadata) if with_card else "",
+        state_reason="" if refused is None else without_paths(refused.reason),
+    )
+
+
+def refused_message(refused: Refused) -> model_pb2.Model:
+    """One version that does not answer."""
+    return model_pb2.Model(
+        name=refused.name,
+        version=refused.version,
+        state=model_pb2.MODEL_STATE_UNAVAILABLE,
+        state_reason=without_paths(refused.reason),
+    )
+
+
+def explain_response(
+    explained: Explained, served: Served, arrived_at: float, now: float
+) -> service_pb2.ExplainResponse:
+    """One picture's explanation."""
+    explanation = explained.explanation
+    labels = served.bundle.labels
+    spent = explanation.timings_ms
+    return service_pb2.ExplainResponse(
+        explanations=[
+            explanation_pb2.LabelExplanation(
+                label=labels[one.label],
+                probability=one.probability,
+                intercept=one.intercept,
+                local_prediction=one.local_prediction,
+                score=one.score,
+                stability=one.stability,
+                weights=[
+                    explanation_pb2.SegmentWeight(
+                        segment=weight.segment, weight=weight.weight, std_error=weight.std_error
+                    )
+                    for weight in one.weights
+                ],
+                overlay_png=explained.overlays[i] if explained.overlays else b"",
+                heat_map_png=explained.heat_maps[i] if explained.heat_maps else b"",
+                against="" if one.against is None else labels[one.against],
+            )
+            for i, one in enumerate(explained.answers)
+        ],
+        num_segments=explanation.num_segments,
+        num_samples=explanation.num_samples,
+        seed=explanation.seed or 0,
+        warnings=explained.warnings,
+        segments_png=explained.segments,
+        model=model_ref(served),
+        timings=explanation_pb2.ExplanationTimings(
+            decode_ms=1000 * explained.decode_s,
+            segment_ms=spent.segment,
+            predict_ms=spent.predict,
+            fit_ms=spent.fit,
+            total_ms=1000 * (now - arrived_at),
+        ),
+        method=_METHODS[explanation.method],
+    )
+
+
+def explain_stream_response(
+    update: Update, served: Served, arrived_at: float, now: float
+) -> service_pb2.ExplainStreamResponse:
+    """One picture's explanation so far."""
+    explanation = explain_response(update.explained, served, arrived_at, now)
+    return service_pb2.ExplainStreamResponse(
+        explanation=explanation,
+        num_samples=explanation.num_samples,
+        max_samples=update.max_samples,
+        stability=update.stability,
+        final=update.is_final,
+    )
+
+
+def _labels(metadata: Metadata) -> list[model_pb2.Label]:
+    thresholds = metadata.label_thresholds or [0.0] * len(metadata.labels)
+    return [
+        model_pb2.Label(
+            name=label,
+            threshold=threshold,
+            alert=label in metadata.alert_labels,
+            macro_label=metadata.macro_labels.get(label, ""),
+        )
+        for label, threshold in zip(metadata.labels, thresholds, strict=True)
+    ]
+
+
+def _embedding_size(bundle: Bundle) -> int:
+    for output in bundle.session.get_outputs():
+        if output.name == "embedding" and isinstance(output.shape[-1], int):
+            return int(output.shape[-1])
+    # The graph leaves it open: the golden picture tells.
+    golden = bundle.metadata.golden.image
+    return int(bundle.predict_and_embed(golden[np.newaxis])[1].shape[1])
+
+
+def _card(metadata: Metadata) -> str:
+    """The metadata as one document, without the golden picture, which says nothing to a reader."""
+    document = {
+        "name": metadata.name,
+        "task": metadata.task.value,
+        "labels": list(metadata.labels),
+        "resize": {
+            "height": metadata.resize.height,
+            "width": metadata.resize.width,
+            "mode": metadata.resize.mode.value,
+        },
+        "threshold": metadata.threshold,
+        "label_thresholds": list(metadata.label_thresholds),
+        "alert_labels": list(metadata.alert_labels),
+        "macro_labels": dict(metadata.macro_labels),
+        "precision": metadata.precision,
+        "data_digest": metadata.data_digest,
+        "limelens_version": metadata.limelens_version,
+        "card": dict(metadata.card),
+    }
+    return json.dumps(document, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""What lies below the RPCs: ports, connections, the bytes of messages, memory."""

@@ -1,0 +1,340 @@
+"""A source of frames: every one of a file, the newest of a camera that is found again when lost.
+
+A thread reads; whoever iterates gets encoded frames. It knows order, pace and losing a camera,
+and nothing of servers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from limelens.serve.client import Frame
+from limelens.serve.tools.camera.places import Kind, Place, SourceError, pictures, place
+from limelens.serve.tools.camera.timeline import Timeline
+from limelens.serve.tools.camera.video import Video, to_jpeg
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+DEFAULT_QUALITY: Final = 90
+_FIRST_WAIT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 30.0
+_ENOUGH_WITHOUT: Final = 2
+"""Frames without a timestamp of which people are told; one alone is nothing."""
+_TOLERANCE_S: Final = 1e-6
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFrame(Frame):
+    """A frame that tells where in its source it stood.
+
+    Args:
+        image: An encoded file.
+        place: The file of a folder, the time in a video; empty for a camera.
+    """
+
+    image: bytes
+    place: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A frame that was read and is not encoded yet."""
+
+    encode: Callable[[], bytes]
+    captured_at: datetime | None
+    place: str
+
+
+class _Slot:
+    """Holds one frame between the thread that reads and the one that iterates."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._frame: _Read | None = None
+        self._error: Exception | None = None
+        self._over = False
+        self.num_overtaken = 0
+
+    def put_newest(self, frame: _Read) -> None:
+        with self._changed:
+            if self._over:
+                return
+            self.num_overtaken += self._frame is not None
+            self._frame = frame
+            self._changed.notify_all()
+
+    def put_next(self, frame: _Read) -> None:
+        """Waits until the last one was taken."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is None or self._over)
+            if self._over:
+                return
+            self._frame = frame
+            self._changed.notify_all()
+
+    def take(self) -> _Read | None:
+        """Waits for a frame; None where there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None or self._over)
+            frame, self._frame = self._frame, None
+            self._changed.notify_all()
+            if frame is None and self._error is not None:
+                raise self._error
+            return frame
+
+    def end(self, error: Exception | None = None, *, at_once: bool = False) -> None:
+        """No frame will come; the one that is there goes first, unless at once."""
+        with self._changed:
+            if at_once:
+                self._frame = None
+            if not self._over:
+                self._over, self._error = True, error
+            self._changed.notify_all()
+
+
+class Source:
+    """Frames of one source, numbered from 0; see `open_source`.
+
+    Iterating gives the frames and may go on after a break. It is a context manager, which closes
+    the source.
+
+    Args:
+        name: For people: without a password.
+        is_live: Whether only the newest frame counts.
+    """
+
+    def __init__(
+        self,
+        where: Place,
+        video: Video | None,
+        *,
+        files: tuple[Path, ...],
+        is_live: bool,
+        max_fps: float | None,
+        quality: int,
+        tell: Callable[[str], object],
+    ) -> None:
+        self.name = where.name
+        self.is_live = is_live
+        self._where = where
+        self._files = files
+        self._interval_s = 1 / max_fps if max_fps else 0.0
+        self._quality = quality
+        self._tell = tell
+        self._slot = _Slot()
+        self._stopped = threading.Event()
+        self._next_id = 0
+        self._next_at = 0.0
+        self._thread = threading.Thread(
+            target=self._read, args=(video,), name="limelens-camera", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def num_skipped(self) -> int:
+        """Frames of a camera that nobody took before the next one came."""
+        return self._slot.num_overtaken
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Ends the frames; from any thread, but not from a signal handler: it waits for locks."""
+        self._stopped.set()
+        self._slot.end(at_once=True)
+
+    def wait_stopped(self, seconds: float) -> bool:
+        """Waits until it is told to stop, `seconds` at most; whether it was."""
+        return self._stopped.wait(seconds)
+
+    def close(self) -> None:
+        """Stops and lets go of what is open."""
+        self.stop()
+        # Standard input or a silent camera may hold the thread for a while: it is a daemon.
+        self._thread.join(1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """The frames that are left.
+
+        Raises:
+            SourceError: It cannot be read any further; a camera is looked for again instead.
+        """
+        while (frame := self.take()) is not None:
+            yield frame
+
+    def take(self) -> SourceFrame | None:
+        """The next frame, or None where there are no more.
+
+        Raises:
+            SourceError: As iterating.
+        """
+        if self.is_live and self._interval_s:
+            self._stopped.wait(max(0.0, self._next_at - time.monotonic()))
+            self._next_at = max(self._next_at, time.monotonic()) + self._interval_s
+        read = self._slot.take()
+        if read is None:
+            return None
+        number, self._next_id = self._next_id, self._next_id + 1
+        return SourceFrame(number, read.encode(), read.captured_at, read.place)
+
+    def _read(self, video: Video | None) -> None:
+        try:
+            if video is None:
+                self._read_pictures()
+            else:
+                self._read_video(video)
+        except Exception as error:
+            self._slot.end(error)
+        else:
+            self._slot.end()
+
+    def _read_pictures(self) -> None:
+        for path in self._files:
+            if self.is_stopped:
+                return
+            self._slot.put_next(_Read(path.read_bytes, None, str(path)))
+
+    def _read_video(self, video: Video) -> None:
+        if not video.is_endless:
+            self._read_once(video)
+            return
+        last: SourceError | None = None
+        while not self.is_stopped:
+            try:
+                self._read_once(video)
+            except SourceError as error:
+                last = error
+            if self.is_stopped:
+                return
+            self._tell(f"{last or f'{self.name}: the camera ended'}; looking for it again")
+            found = self._find_again()
+            if found is None:
+                return
+            video = found
+            self._tell(f"{self.name}: found again")
+
+    def _find_again(self) -> Video | None:
+        """Opens the camera as soon as it can be; None where it was stopped."""
+        from tenacity import RetryError, Retrying, retry_if_exception_type
+        from tenacity.nap import sleep_using_event
+        from tenacity.stop import stop_when_event_set
+        from tenacity.wait import wait_exponential
+
+        self._stopped.wait(_FIRST_WAIT_S)
+        trying = Retrying(
+            retry=retry_if_exception_type(SourceError),
+            wait=wait_exponential(_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            stop=stop_when_event_set(self._stopped),
+            sleep=sleep_using_event(self._stopped),
+        )
+        try:
+            return trying(Video, self._where)
+        except RetryError:
+            return None
+
+    def _read_once(self, video: Video) -> None:
+        put = self._slot.put_newest if self.is_live else self._slot.put_next
+        timeline = Timeline(video.rate)
+        next_s: float | None = None
+        is_told = False
+        goes_by_time = not self.is_live and self._interval_s > 0
+        try:
+            for frame in video.frames():
+                if self.is_stopped:
+                    return
+                at_s = timeline.time_of(frame.time)
+                if goes_by_time:
+                    if timeline.num_without >= _ENOUGH_WITHOUT and not is_told:
+                        is_told = True
+                        self._tell(
+                            f"{self.name}: frames without timestamps; they are taken to come at "
+                            f"{video.rate:.3g} a second"
+                        )
+                    if next_s is not None and at_s < next_s - _TOLERANCE_S:
+                        continue
+                    earliest_s = (at_s if next_s is None else next_s) + self._interval_s
+                    next_s = max(earliest_s, at_s)
+                told = "" if video.is_endless else f"{at_s:.3f} s"
+                captured_at = datetime.now(UTC) if video.is_endless else None
+
+                def encode(frame: VideoFrame = frame) -> bytes:
+                    return to_jpeg(frame, self._quality)
+
+                put(_Read(encode, captured_at, told))
+            if video.num_broken and not video.is_endless:
+                self._tell(f"{self.name}: {video.num_broken} packets could not be decoded")
+        finally:
+            video.close()
+
+
+def open_source(
+    source: str | int | Path,
+    *,
+    live: bool | None = None,
+    max_fps: float | None = None,
+    quality: int = DEFAULT_QUALITY,
+    tell: Callable[[str], object] = _log.warning,
+) -> Source:
+    """Opens a camera, a video or a folder of pictures.
+
+    A camera gives its newest frame, those that nobody took in time are counted; it is looked for
+    again when it is lost, at growing intervals of up to half a minute. A file gives every frame.
+
+    Args:
+        source: A device's number, `/dev/videoN`, `rtsp://…`, `http(s)://…`, a video, a folder of
+            pictures or one picture, or `-` for a video on standard input.
+        live: Whether only the newest frame counts; None is for cameras alone.
+        max_fps: Frames a second at most: of a file by its own time, pictures are not limited;
+            None is no limit.
+        quality: Of the JPEGs that decoded frames are sent as, 1 to 95. Pictures are sent as they
+            are.
+        tell: Is told when a camera is lost or found again, from another thread.
+
+    Raises:
+        SourceError: It cannot be opened.
+        MissingExtraError: It needs `limelens[camera]`, which is not installed.
+    """
+    where = place(str(source))
+    video = None
+    files: tuple[Path, ...] = ()
+    if where.kind is Kind.PICTURES:
+        found = pictures(Path(where.path))
+        files = found.images or found.files
+        for one in found.unreachable[:1]:
+            tell(f"{len(found.unreachable)} left out, such as {one.path}: {one.reason}")
+    else:
+        video = Video(where)
+    if live is None:
+        live = video is not None and video.is_endless
+    return Source(
+        where,
+        video,
+        files=files,
+        is_live=live and video is not None,
+        max_fps=max_fps,
+        quality=quality,
+        tell=tell,
+    )

@@ -1,0 +1,133 @@
+"""Videos and cameras, read by PyAV: decoded frames one after the other.
+
+It knows PyAV, timeouts and broken packets, and nothing of which frames are wanted.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from limelens.serve.errors import MissingExtraError
+from limelens.serve.tools.camera.orientation import to_upright
+from limelens.serve.tools.camera.places import Kind, Place, SourceError
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+    from PIL.Image import Image, Transpose
+
+_USUAL_RATE: Final = 25.0
+_TIMEOUT_S: Final = 10.0
+"""A camera that says nothing for so long is lost."""
+
+
+class Video:
+    """One opened video or camera; read it to its end, once.
+
+    Args:
+        place: What to open; not pictures.
+
+    Raises:
+        SourceError: It cannot be opened, or there is no video in it.
+        MissingExtraError: `limelens[camera]` is not installed.
+    """
+
+    def __init__(self, place: Place) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise MissingExtraError(
+                f"reading cameras and videos needs limelens[camera] ({error}); "
+                "pip install 'limelens[camera]'"
+            ) from error
+        self._name = place.name
+        self._advice = place.advice
+        self._errors = (av.FFmpegError, OSError)
+        self._broken = av.error.InvalidDataError
+        file: Any = place.path
+        if place.kind is Kind.STDIN:
+            # Not sys.stdin, whose lock a thread that waits for the next frame would still hold when
+            # the process ends.
+            file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+        is_remote = place.kind in (Kind.ADDRESS, Kind.DEVICE)
+        try:
+            self._container: InputContainer = av.open(
+                file,
+                format=place.format or None,
+                options=dict(place.options),
+                timeout=_TIMEOUT_S if is_remote else None,
+            )
+        except self._errors as error:
+            raise self._lost(error) from error
+        # The first one may be the picture on a cover.
+        stream = self._container.streams.best("video")
+        if stream is None:
+            self._container.close()
+            raise SourceError(f"{self._name}: no video in it; expected a video or a camera")
+        self._stream: VideoStream = stream
+        self.num_broken = 0
+        """Packets that could not be decoded so far."""
+        self.is_endless = (
+            place.kind is Kind.ADDRESS and self._container.duration is None
+        ) or place.kind is Kind.DEVICE
+        """Whether it is a camera: a file that lies on a server has a duration."""
+        # By frames is faster, and holds back as many frames as there are threads.
+        self._stream.thread_type = "SLICE" if self.is_endless else "AUTO"
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, as far as that is known."""
+        stream = self._stream
+        found = stream.guessed_rate or stream.average_rate or stream.base_rate
+        return float(found) if found else _USUAL_RATE
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """Decoded frames; broken packets are left out.
+
+        Raises:
+            SourceError: It cannot be read any further.
+        """
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    yield from packet.decode()
+                except self._broken:
+                    self.num_broken += 1
+        except self._errors as error:
+            raise self._lost(error) from error
+
+    def close(self) -> None:
+        """Closes it; nobody may be reading."""
+        self._container.close()
+
+    def _lost(self, error: Exception) -> SourceError:
+        # Without the name that is in the error, which may hold a password.
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return SourceError(f"{self._name}: cannot be read: {reason}{self._advice}")
+
+
+def to_jpeg(frame: VideoFrame, quality: int) -> bytes:
+    """A decoded frame, upright, as a JPEG file.
+
+    Args:
+        frame: As `Video.frames` gives it.
+        quality: 1 to 95, as of Pillow.
+    """
+    image: Image = frame.to_image()  # type: ignore[no-untyped-call]
+    if (turn := _turn(frame)) is not None:
+        image = image.transpose(turn)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _turn(frame: VideoFrame) -> Transpose | None:
+    try:
+        # The stubs name side data of other kinds alone.
+        matrix: Any = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]
+    except KeyError:
+        return None
+    return to_upright(bytes(matrix))

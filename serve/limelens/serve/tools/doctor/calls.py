@@ -1,0 +1,319 @@
+"""What a server answers: its health, who it takes the caller for, what the caller may do.
+
+It asks as any client does. The way there is right when it is asked.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import grpc
+import numpy as np
+
+from limelens.serve.about import UNKNOWN, package_version
+from limelens.serve.client import Client, Tls, Token
+from limelens.serve.client.connection import way_options
+from limelens.serve.client.results import ModelInfo
+from limelens.serve.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    LimelensError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    ServerError,
+    UnauthenticatedError,
+)
+from limelens.serve.status import from_call
+from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
+
+_SERVICE: Final = "limelens.v1.ClassifierService"
+_HEALTH: Final = "/grpc.health.v1.Health/Check"
+_NUM_ROUND_TRIPS: Final = 5
+_NUM_SAMPLES: Final = 10  # the fewest that a server takes
+_LARGE_BYTES: Final = 64 * 1024 * 1024
+_PICTURE: Final = np.full((16, 16, 3), 128, np.uint8)
+
+
+def check_calls(
+    address: str,
+    *,
+    tls: Tls | None,
+    token: Token | None,
+    insecure_token: bool,
+    timeout_s: float,
+    deep: bool,
+    only_health: bool = False,
+) -> Iterator[Check]:
+    """What a server answers.
+
+    Args:
+        address: `HOST:PORT`.
+        tls: As of `Client`.
+        token: As of `Client`.
+        insecure_token: As of `Client`.
+        timeout_s: Of each call.
+        deep: Whether to ask for an explanation and for the size of messages too.
+        only_health: Whether to ask for its health alone.
+    """
+    try:
+        client = Client(
+            address,
+            tls=tls,
+            token=token,
+            insecure_token=insecure_token,
+            timeout_s=timeout_s,
+            max_attempts=1,
+        )
+    except InvalidRequestError as error:
+        yield wrong("token", str(error), "speak TLS (--ca FILE, --tls), or say --insecure-token")
+        return
+    with client, _channel(address, tls) as channel:
+        health = list(_health(channel, timeout_s))
+        yield from health
+        if only_health or (health and health[0].name == "calls"):
+            return
+        yield from _rights(client, address, tls, token, timeout_s, deep=deep)
+        yield from _version(channel, token, timeout_s)
+        if deep:
+            yield from _message_size(channel, timeout_s)
+
+
+def _channel(address: str, tls: Tls | None) -> Any:
+    options: list[tuple[str, Any]] = [
+        ("grpc.enable_retries", 0),
+        ("grpc.max_send_message_length", -1),
+        *way_options(address, tls),
+    ]
+    if tls is None:
+        return grpc.insecure_channel(address, options)
+    files = (tls.ca, tls.key, tls.certificate)
+    return grpc.secure_channel(
+        address,
+        grpc.ssl_channel_credentials(*(None if one is None else one.read_bytes() for one in files)),
+        options,
+    )
+
+
+def _health(channel: Any, timeout_s: float) -> Iterator[Check]:
+    """The server's health, and how long a question travels."""
+    try:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+    except ImportError:  # the client's packages alone
+        return
+    stub = health_pb2_grpc.HealthStub(channel)
+    took_ms = []
+    try:
+        for _ in range(_NUM_ROUND_TRIPS + 1):
+            began = time.monotonic()
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=_SERVICE), timeout=timeout_s)
+            took_ms.append((time.monotonic() - began) * 1000)
+    except grpc.RpcError as rpc_error:
+        error = from_call(rpc_error)
+        if isinstance(error, NotFoundError | ServerError) and _code(error) in (
+            "NOT_FOUND",
+            "UNIMPLEMENTED",
+        ):
+            yield warning(
+                "health",
+                f"the server does not tell how {_SERVICE} is",
+                "check the port: that may be another gRPC server, or a proxy",
+            )
+        else:
+            yield wrong("calls", f"calls do not get through: {error}", "look at the server's log")
+        return
+    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        yield ok("health", "SERVING")
+    else:
+        name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        yield wrong("health", name, "the server is going down; ask again once it was started")
+    middle, most = statistics.median(took_ms[1:]), max(took_ms[1:])
+    yield ok(
+        "round trip", f"{middle:.1f} ms in the middle of {_NUM_ROUND_TRIPS}, at most {most:.1f}"
+    )
+
+
+def _code(error: LimelensError) -> str:
+    return error.code if isinstance(error, ServerError) else "NOT_FOUND"
+
+
+def _rights(
+    client: Client,
+    address: str,
+    tls: Tls | None,
+    token: Token | None,
+    timeout_s: float,
+    *,
+    deep: bool,
+) -> Iterator[Check]:
+    """Whether the caller is known, and what it may do."""
+    models: Sequence[ModelInfo] = ()
+
+    def list_models() -> str:
+        nonlocal models
+        models = client.models()
+        return ", ".join(f"{one.name} {one.version}" for one in models)
+
+    def classify() -> str:
+        found = client.classify(_PICTURE, model=models[0].name if models else "")
+        return f"{found.model.name} {found.model.version} in {found.timings_ms.total:.1f} ms"
+
+    def explain() -> str:
+        found = client.explain(
+            _PICTURE,
+            model=models[0].name if models else "",
+            segmentation="grid",
+            num_segments=4,
+            num_samples=_NUM_SAMPLES,
+        )
+        return f"{found.num_samples} samples in {found.timings_ms.total:.1f} ms"
+
+    asked: list[tuple[str, Callable[[], str]]] = [("models", list_models), ("classify", classify)]
+    if deep:
+        asked.append(("explain", explain))
+    num_denied = 0
+    for right, ask in asked:
+        try:
+            found = ask()
+        except UnauthenticatedError as error:
+            yield _unknown_caller(error, token)
+            return
+        except PermissionDeniedError as error:
+            num_denied += 1
+            yield warning(f"right {right}", str(error), "nothing to do where it is not needed")
+        except (InvalidRequestError, NotFoundError):
+            # Which model is meant it was not allowed to ask, but it got as far as that.
+            yield ok(f"right {right}", "granted")
+        except LimelensError as error:
+            yield _failed(right, error)
+            if isinstance(error, ServerError) and error.code == "UNIMPLEMENTED":
+                return
+        else:
+            yield ok(f"right {right}", found)
+    if num_denied == len(asked):
+        yield wrong(
+            "rights",
+            "the caller is known and may do nothing of this",
+            "ask whoever runs the server for some",
+        )
+    if token is not None:
+        yield _needed(address, tls, timeout_s)
+    yield from _limits(models)
+
+
+def _unknown_caller(error: UnauthenticatedError, token: Token | None) -> Check:
+    if token is None:
+        return wrong(
+            "token",
+            "the server asks for a token, and none was sent",
+            "put yours into a file and name that (--token-file FILE), or set LIMELENS_TOKEN",
+        )
+    return wrong(
+        "token",
+        f"the server refuses the token: {error}",
+        "a new one is made where it runs (limelens token), or by its issuer",
+    )
+
+
+def _failed(right: str, error: LimelensError) -> Check:
+    name = f"right {right}"
+    if isinstance(error, OverloadedError):
+        return warning(
+            name, f"the server is busy: {error}", f"again in {error.retry_after_s:.0f} s or more"
+        )
+    if isinstance(error, ExpiredError):
+        return wrong(name, f"no answer in time ({error})", "look at the server's load and log")
+    if isinstance(error, ServerError) and error.code == "UNIMPLEMENTED":
+        return wrong(
+            "service", "a gRPC server that is not limelens, or an older one", "check the port"
+        )
+    return wrong(name, str(error), "look at the server's log")
+
+
+def _needed(address: str, tls: Tls | None, timeout_s: float) -> Check:
+    """Whether the token is what lets the caller in."""
+    with Client(address, tls=tls, timeout_s=timeout_s, max_attempts=1) as nobody:
+        try:
+            nobody.models()
+        except UnauthenticatedError:
+            return ok("token", "accepted")
+        except LimelensError:
+            pass
+    if tls is not None and tls.certificate is not None:
+        return ok("token", "accepted; the certificate alone is known here too")
+    return warning(
+        "token",
+        "the server asks for none: this one was sent for nothing, and anybody may call",
+        "start it with --tokens FILE or --jwt-key FILE where that is not meant",
+    )
+
+
+def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
+    for one in models:
+        name = f"model {one.name} {one.version}"
+        if not one.ready:
+            yield warning(name, "it is there and does not answer", "look at the server's log")
+            continue
+        found = (
+            f"{one.provider}, {one.precision}, up to {one.max_images} pictures of "
+            f"{one.max_pixels:,} pixels in a request"
+        )
+        if one.provider_reason:
+            yield warning(
+                name, f"{found}; no GPU: {one.provider_reason}", "see limelens doctor there"
+            )
+        elif one.no_graph_reason:
+            yield warning(
+                name,
+                f"{found}; the GPU replays no CUDA graphs: {one.no_graph_reason}",
+                "it works, and is slower than it could be; export the model as fp32 or fp16",
+            )
+        else:
+            yield ok(name, found)
+
+
+def _version(channel: Any, token: Token | None, timeout_s: float) -> Iterator[Check]:
+    """Whether both sides are of one version."""
+    try:
+        from limelens.inference import inference_service_pb2 as inference_pb2
+        from limelens.inference import inference_service_pb2_grpc as inference_grpc
+    except TypeError:  # this process holds tritonclient's messages of the same names
+        return
+    metadata = None
+    if token is not None:
+        text = token() if callable(token) else token
+        metadata = (("authorization", f"Bearer {text}"),)
+    stub = inference_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+    try:
+        there = stub.ServerMetadata(
+            inference_pb2.ServerMetadataRequest(), timeout=timeout_s, metadata=metadata
+        ).version
+    except grpc.RpcError:  # not for this caller to know
+        return
+    here = package_version()
+    if UNKNOWN in (there, here):
+        return
+    if there == here:
+        yield ok("version", f"limelens {here} on both sides")
+    else:
+        yield warning(
+            "version",
+            f"limelens {there} there, {here} here",
+            "what only one of them knows does not work; install the same on both",
+        )
+
+
+def _message_size(channel: Any, timeout_s: float) -> Iterator[Check]:
+    """How large a message may be: one is sent that is too large, of which only the head arrives."""
+    send = channel.unary_unary(_HEALTH)
+    try:
+        send(bytes(_LARGE_BYTES), timeout=timeout_s)
+    except grpc.RpcError as rpc_error:
+        error = from_call(rpc_error)
+        if isinstance(error, InvalidRequestError):
+            yield ok("message size", f"refused: {error.description}")
+            return
+    yield ok("message size", f"{_LARGE_BYTES:,} bytes and more are taken")

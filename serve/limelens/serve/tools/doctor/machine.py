@@ -1,0 +1,296 @@
+"""This machine: what is installed, what runs, what there is room for.
+
+It looks and changes nothing. Of models it knows what `bundle` says of them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from limelens.serve.errors import LimelensError
+from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
+
+_PACKAGE: Final = "limelens"
+_LEAST_PYTHON: Final = (3, 11)
+_LEAST_FREE_BYTES: Final = 1024**3
+_CJK: Final = "口罩 マスク 마스크"
+_REQUIREMENT: Final = re.compile(r"^([A-Za-z0-9._-]+)")
+_EXTRA: Final = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
+_CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
+_CUDA: Final = "CUDAExecutionProvider"
+
+
+def check_machine(models: Path | None) -> Iterator[Check]:
+    """All there is to say of this machine.
+
+    Args:
+        models: The folder of models; None where there is none.
+
+    Yields:
+        Checks as they are done.
+    """
+    yield _python()
+    yield from _packages()
+    yield from _onnxruntime()
+    yield _torch()
+    yield from check_models(models)
+    yield _fonts()
+    yield _cores()
+    yield from _disk(models)
+
+
+def check_models(folder: Path | None) -> Iterator[Check]:
+    """Loads every model of a folder, which proves each on its golden vector."""
+    export = "export one there (limelens export RUN --name NAME) or name another (--models DIR)"
+    if folder is None:
+        yield warning("models", "there is no ./models here and none came along", export)
+        return
+    if not folder.is_dir():
+        yield wrong("models", f"{folder} is no folder", export)
+        return
+    found = sorted(
+        path
+        for path in folder.glob("*/*/model.onnx")
+        if not path.parent.parent.name.startswith(".")
+    )
+    if not found:
+        yield wrong("models", f"{folder} holds no NAME/VERSION/model.onnx", export)
+        return
+    if not _installed("onnxruntime", "onnxruntime-gpu"):
+        yield warning(
+            "models",
+            f"{len(found)} in {folder}, not tried: onnxruntime is not installed",
+            "pip install 'limelens[serve-cpu]' where they are to be served",
+        )
+        return
+    from limelens.serve.bundle import load_bundle
+
+    for path in found:
+        name = f"model {path.parent.parent.name} {path.parent.name}"
+        try:
+            bundle = load_bundle(path)
+        except (LimelensError, OSError) as error:
+            yield wrong(name, str(error), "export it again, or delete that version's folder")
+        else:
+            megabytes = path.stat().st_size / 1e6
+            yield ok(name, f"golden vector met on {bundle.provider}; {megabytes:.1f} MB")
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.version_info < _LEAST_PYTHON:
+        return wrong("python", found, "install Python 3.11 or newer")
+    return ok("python", f"{found}, {sys.executable}")
+
+
+def _packages() -> Iterator[Check]:
+    """The package, and the extras of which everything is there."""
+    try:
+        version = importlib.metadata.version(_PACKAGE)
+        requirements = importlib.metadata.requires(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        yield warning("limelens", "it runs from a folder and is not installed", "pip install .")
+        return
+    extras: dict[str, list[str]] = {}
+    for requirement in requirements:
+        extra, name = _EXTRA.search(requirement), _REQUIREMENT.match(requirement)
+        if extra is not None and name is not None and name[1] != _PACKAGE:
+            extras.setdefault(extra[1], []).append(name[1])
+    there = sorted(extra for extra, names in extras.items() if all(map(_installed, names)))
+    found = f"{version}; extras: {', '.join(there) or 'none, the client alone'}"
+    lacking = [name for name in ("grpcio", "numpy", "pillow", "protobuf") if not _installed(name)]
+    if lacking:
+        yield wrong("limelens", f"{found}; without {', '.join(lacking)}", "pip install limelens")
+    else:
+        yield ok("limelens", found)
+
+
+def _onnxruntime() -> Iterator[Check]:
+    cpu, gpu = _installed("onnxruntime"), _installed("onnxruntime-gpu")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        state = "is not installed" if not (cpu or gpu) else f"cannot be loaded ({error})"
+        yield warning(
+            "onnxruntime",
+            f"it {state}: this machine can ask servers and not serve",
+            "pip install 'limelens[serve-cpu]' or 'limelens[serve-gpu]' to serve",
+        )
+        return
+    providers = onnxruntime.get_available_providers()
+    found = f"{onnxruntime.__version__}; built with {', '.join(providers)}"
+    if not (cpu and gpu):
+        yield ok("onnxruntime", found)
+    elif reason := run_on("CPUExecutionProvider"):
+        yield wrong(
+            "onnxruntime",
+            "both onnxruntime and onnxruntime-gpu are installed, and a graph does not run: "
+            f"{reason}",
+            "uninstall both, then pip install 'limelens[serve-gpu]' or 'limelens[serve-cpu]'",
+        )
+    else:
+        yield warning(
+            "onnxruntime",
+            f"{found}; both onnxruntime and onnxruntime-gpu are installed, and share one folder: "
+            "the one that was installed last works",
+            "leave it, or uninstall both before the next upgrade and install one of them",
+        )
+    yield _cuda(built_in=_CUDA in providers)
+
+
+def _cuda(*, built_in: bool) -> Check:
+    """Whether a session really runs on CUDA: onnxruntime alone falls back in silence."""
+    has_driver = Path("/proc/driver/nvidia").exists() or bool(shutil.which("nvidia-smi"))
+    if not built_in:
+        if has_driver:
+            return warning(
+                "cuda",
+                "an NVIDIA driver is here, and this onnxruntime was built without CUDA",
+                "pip uninstall onnxruntime, then pip install 'limelens[serve-gpu]'",
+            )
+        return ok("cuda", "no NVIDIA driver here, and none is needed")
+    reason = run_on("CUDAExecutionProvider")
+    if not reason:
+        return ok("cuda", "a graph ran on it and gave what it must")
+    if has_driver:
+        return wrong(
+            "cuda",
+            f"a graph does not run on it: {reason}",
+            "update the driver, and pip install 'limelens[serve-gpu]', which brings CUDA and cuDNN",
+        )
+    return warning(
+        "cuda",
+        f"no NVIDIA driver here ({reason})",
+        "install the driver, or pip install 'limelens[serve-cpu]', which is smaller",
+    )
+
+
+def run_on(provider: str) -> str:
+    """Runs a graph of one node on an execution provider.
+
+    Returns:
+        Why that did not work; empty where it did.
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "x"], ["y"])],
+        "square",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    values = np.array([[1, 2], [3, 4]], np.float32)
+    try:
+        if provider == _CUDA and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls(directory="")
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=[provider]
+        )
+        took = session.get_providers()[0]
+        (found,) = session.run(None, {"x": values})
+    # Whatever a runtime may raise for libraries and drivers that do not fit.
+    except Exception as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    if took != provider:
+        return f"it ran on {took} instead; libraries or the driver are missing"
+    if not np.allclose(found, values @ values, rtol=1e-2):
+        return f"it gave {found.tolist()}; expected {(values @ values).tolist()}"
+    return ""
+
+
+def _torch() -> Check:
+    # Looked for and never imported: nothing that serves loads it.
+    try:
+        return ok("torch", f"{importlib.metadata.version('torch')}, for training")
+    except importlib.metadata.PackageNotFoundError:
+        return ok("torch", "not installed; only training needs it")
+
+
+def _fonts() -> Check:
+    try:
+        from limelens.explain.fonts import MissingFontWarning, font_for
+    except ImportError as error:
+        return warning(
+            "fonts",
+            f"not tried: {error.name} is not installed",
+            "pip install 'limelens[explain]' where pictures are to be explained",
+        )
+    with warnings.catch_warnings(record=True, category=MissingFontWarning) as missing:
+        warnings.simplefilter("always", MissingFontWarning)
+        font_for(_CJK, 12)
+    if missing:
+        return warning(
+            "fonts",
+            "none here has Chinese, Japanese and Korean labels; pictures show a stand-in",
+            "install one, such as fonts-noto-cjk (Debian, Ubuntu)",
+        )
+    return ok("fonts", "Chinese, Japanese and Korean labels can be drawn")
+
+
+def _cores() -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    share = _share_of_cpu()
+    if share is not None and share < cores:
+        return warning(
+            "cores",
+            f"{cores} can be seen, and this container may use {share:g}",
+            f"limelens serve --num-threads {max(1, round(share))}",
+        )
+    return ok("cores", str(cores))
+
+
+def _share_of_cpu() -> float | None:
+    """How many cores' time the control group gives; None is no limit."""
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _disk(models: Path | None) -> Iterator[Check]:
+    folder = models if models is not None and models.is_dir() else Path.cwd()
+    places = [("disk", folder)]
+    try:
+        places.append(("temporary folder", Path(tempfile.gettempdir())))
+    except OSError:
+        yield warning(
+            "temporary folder",
+            "nothing here can be written to",
+            "fine for a server; for all else name a folder (TMPDIR)",
+        )
+    for name, place in places:
+        free = shutil.disk_usage(place).free
+        found = f"{free / 1e9:.1f} GB free at {place.absolute()}"
+        if free < _LEAST_FREE_BYTES:
+            yield warning(name, found, "make room: a new version is written beside the old one")
+        else:
+            yield ok(name, found)
+
+
+def _installed(*names: str) -> bool:
+    """Whether one of some packages is installed."""
+    for name in names:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""Many images explained, and the HTML page that shows them."""

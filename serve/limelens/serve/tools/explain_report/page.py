@@ -1,0 +1,206 @@
+"""A page of explained pictures, mistakes first: one HTML file that needs nothing else.
+
+It knows what was said of pictures and where they lie, puts it on the page (`page.html.j2`),
+and asks nobody.
+"""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from limelens.serve.errors import LimelensError, MissingExtraError
+from limelens.serve.files import write_whole
+from limelens.serve.image import read_image
+from limelens.serve.tools.explain_report.bulk import ExplainedPicture
+
+_TEMPLATE: Final = "page.html.j2"
+_MAX_DRAWN: Final = 420
+"""Longer side of a picture on the page, in pixels."""
+_MOST_SHOWN: Final = 500
+_MOST_LISTED: Final = 200
+
+
+@dataclass(frozen=True)
+class _Card:
+    """One picture on the page."""
+
+    rank: tuple[float, ...]
+    name: str
+    picture: str
+    overlay: str
+    verdict: str
+    label: str
+    probability: float
+    true_label: str | None
+    reasons: Sequence[tuple[str, float, float, float]]
+    warnings: Sequence[str]
+
+
+class Gallery:
+    """The page as it fills; each picture's large files can be let go once it is added.
+
+    Args:
+        title: Above the page.
+        base: What names of pictures are relative to, where they lie below it.
+        colours: What speaks for a label in the overlays, and what against.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        base: Path | None = None,
+        colours: tuple[str, str] = ("green", "red"),
+    ) -> None:
+        self._colours = colours
+        try:
+            from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        except ImportError as error:
+            raise MissingExtraError(
+                f"pages need limelens[explain] ({error}); pip install 'limelens[explain]'"
+            ) from error
+        self._environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters["percent"] = lambda value: f"{value:.1%}"
+        self._environment.filters["number"] = lambda value: f"{value:.2f}"
+        self._title = title
+        self._base = base
+        self._cards: list[_Card] = []
+        self._unreadable: list[tuple[str, str]] = []
+        self._num_explained = 0
+        self._num_judged = 0
+        self._num_mistakes = 0
+        self._num_abstained = 0
+        self._num_warned = 0
+        self._stabilities: list[float] = []
+        self._model = ""
+
+    def add(self, one: ExplainedPicture) -> None:
+        """Puts one picture on the page, or among those that could not be read.
+
+        Args:
+            one: What became of it, with its overlay.
+        """
+        name = _relative(one.place.path, self._base)
+        if one.explanation is None or one.prediction is None:
+            self._unreadable.append((name, one.error))
+            return
+        explanation, prediction = one.explanation, one.prediction
+        self._model = f"{explanation.model.name} version {explanation.model.version}"
+        self._num_explained += 1
+        self._stabilities.append(explanation.explanations[0].stability)
+        self._num_warned += bool(explanation.warnings)
+        is_abstained = not (prediction.label or prediction.labels)
+        self._num_abstained += is_abstained
+        self._num_judged += one.is_mistake is not None
+        self._num_mistakes += one.is_mistake is True
+        best = prediction.scores[0]
+        # Mistakes, the surest first; then what abstained; then the rest, the least sure first.
+        if one.is_mistake:
+            rank, verdict = (0.0, -best.probability), "mistake"
+        elif is_abstained:
+            rank, verdict = (1.0, best.probability), "abstained"
+        else:
+            rank, verdict = (2.0, best.probability), "right" if one.is_mistake is False else ""
+        place = (*rank, self._num_explained)
+        if len(self._cards) >= _MOST_SHOWN and place >= self._cards[-1].rank:
+            return
+        try:
+            picture = _data_url(Image.fromarray(read_image(one.place.path.read_bytes())))
+        except (OSError, LimelensError):  # it has gone since
+            picture = ""
+        with Image.open(io.BytesIO(explanation.explanations[0].overlay_png)) as drawn:
+            overlay = _data_url(drawn.convert("RGB"))
+        card = _Card(
+            rank=place,
+            name=name,
+            picture=picture,
+            overlay=overlay,
+            verdict=verdict,
+            label=", ".join(prediction.labels) or prediction.label or best.label,
+            probability=best.probability,
+            true_label=one.place.true_label,
+            reasons=[
+                (
+                    why.label if why.against is None else f"{why.label} rather than {why.against}",
+                    why.probability,
+                    why.score,
+                    why.stability,
+                )
+                for why in explanation.explanations
+            ],
+            warnings=explanation.warnings,
+        )
+        bisect.insort(self._cards, card, key=lambda one: one.rank)
+        del self._cards[_MOST_SHOWN:]
+
+    def write(self, path: Path) -> None:
+        """Writes the page.
+
+        Args:
+            path: The HTML file.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        page = self._environment.get_template(_TEMPLATE).render(
+            title=self._title,
+            in_favour=self._colours[0],
+            against=self._colours[1],
+            model=self._model,
+            headline=self._headline(),
+            cards=self._cards,
+            num_explained=self._num_explained,
+            has_truth=self._num_judged > 0,
+            unreadable=self._unreadable[:_MOST_LISTED],
+            num_unreadable=len(self._unreadable),
+            written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        )
+        # Names of files may hold bytes that are no text.
+        write_whole(path, page)
+
+    def _headline(self) -> list[tuple[str, str, str]]:
+        """Name, value and a word on each figure at the top."""
+        found = [("pictures explained", f"{self._num_explained}", "")]
+        if self._unreadable:
+            found.append(("not explained", f"{len(self._unreadable)}", "listed at the end"))
+        if self._num_judged:
+            share = self._num_mistakes / self._num_judged
+            found.append(("mistakes", f"{self._num_mistakes}", f"{share:.1%} of those decided"))
+        if self._num_abstained:
+            found.append(("abstained", f"{self._num_abstained}", "below the threshold"))
+        if self._stabilities:
+            median = float(np.median(self._stabilities))
+            found.append(("stability, half of them", f"{median:.2f}", "or more; 1 is certain"))
+            found.append(("with warnings", f"{self._num_warned}", ""))
+        return found
+
+
+def _data_url(picture: Image.Image) -> str:
+    picture.thumbnail((_MAX_DRAWN, _MAX_DRAWN), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _relative(path: Path, base: Path | None) -> str:
+    is_below = base is not None and path.is_relative_to(base)
+    return os.fspath(path.relative_to(base) if is_below and base is not None else path)

@@ -1,0 +1,311 @@
+"""An index of feature vectors: built, searched by cosine similarity, written to one file and read.
+
+The file is a zip archive of two members: `index.json` says which model the vectors are of and
+which pictures they belong to, `vectors.faiss` holds the vectors with what faiss searches them by.
+The archive's checksums find damage; they do not prove who wrote the file, so read only indexes
+from people whose bundles you would run.
+
+It knows vectors and faiss, and nothing of how pictures become vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.bundle.embedding import unit_length
+from limelens.serve.errors import InvalidRequestError, LimelensError, MissingExtraError
+from limelens.serve.files import writing_whole
+
+EXACT_UP_TO: Final = 50_000
+"""More pictures are searched by a graph (HNSW), which may miss a neighbour now and then: measured
+on 50,000 vectors of 576 numbers, comparing with all of them takes 5 ms."""
+_FORMAT: Final = 1
+_NEIGHBOURS_IN_GRAPH: Final = 32
+_EF_CONSTRUCTION: Final = 80
+_EF_SEARCH: Final = 128
+_DIGEST_SHOWN: Final = 12
+
+
+class IndexRefusedError(LimelensError):
+    """An index is damaged, is none, or is of another model; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictured:
+    """One picture of an index.
+
+    Args:
+        path: Relative to the folder that was indexed, with forward slashes.
+        label: The label's folder; empty where there is none.
+    """
+
+    path: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """By which model an index was made, and of what.
+
+    Args:
+        model: Its name.
+        version: Its version; 0 where its file did not lie in a model repository.
+        digest: Which model it really was; see `EmbedResponse.model_digest`.
+        embedding_size: Length of its vectors.
+        data: The folder that was indexed, as an absolute path.
+    """
+
+    model: str
+    version: int
+    digest: str
+    embedding_size: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A picture that is similar to one that was asked about.
+
+    Args:
+        path: As in `Pictured`.
+        label: As in `Pictured`.
+        similarity: Cosine of the angle between the vectors, -1 to 1; 1 for the same picture.
+    """
+
+    path: str
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarIndex:
+    """Pictures that can be searched; see `build_index` and `load_index`.
+
+    Args:
+        made: By which model.
+        pictures: In the order of the vectors.
+        faiss_index: The vectors, of length 1, in an inner-product index of faiss.
+    """
+
+    made: Made
+    pictures: tuple[Pictured, ...]
+    faiss_index: Any = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a search compares with every picture, so that it misses none."""
+        return isinstance(self.faiss_index, load_faiss().IndexFlat)
+
+    def label_counts(self) -> dict[str, int]:
+        """How many pictures each label has, by label; unlabelled ones are left out."""
+        return dict(sorted(Counter(one.label for one in self.pictures if one.label).items()))
+
+    def check_model(self, model: str, version: int, digest: str) -> None:
+        """Refuses vectors of another model, whose numbers mean something else.
+
+        Args:
+            model: Who made the vectors that are to be searched by.
+            version: Its version.
+            digest: Its digest.
+
+        Raises:
+            IndexRefusedError: It is another model than the index was made with.
+        """
+        if digest != self.made.digest:
+            raise IndexRefusedError(
+                f"the index was made with {_named(self.made.model, self.made.version)} "
+                f"(digest {self.made.digest[:_DIGEST_SHOWN]}), and {_named(model, version)} "
+                f"(digest {digest[:_DIGEST_SHOWN]}) answered; ask the model that it was made "
+                "with, or make it again with limelens index"
+            )
+
+    def search(self, vectors: NDArray[np.float32], k: int = 5) -> list[tuple[Neighbour, ...]]:
+        """The pictures that are most similar to some others.
+
+        Args:
+            vectors: `(N, D)` feature vectors of the index's model, of any length over 0.
+            k: How many neighbours of each, at least 1; an index with fewer pictures gives all.
+
+        Returns:
+            For each vector its neighbours, most similar first.
+
+        Raises:
+            InvalidRequestError: `k` is below 1, or the vectors have another size.
+        """
+        if k < 1:
+            raise InvalidRequestError("k", f"{k}; expected at least 1")
+        if vectors.ndim != 2 or vectors.shape[1] != self.made.embedding_size:
+            raise InvalidRequestError(
+                "vectors",
+                f"shape {vectors.shape}; the index expects (N, {self.made.embedding_size})",
+            )
+        similarities, rows = self.faiss_index.search(
+            np.ascontiguousarray(unit_length(vectors)), min(k, len(self.pictures))
+        )
+        return [
+            tuple(
+                Neighbour(self.pictures[row].path, self.pictures[row].label, _cosine(similarity))
+                for similarity, row in zip(some_similarities, some_rows, strict=True)
+                if row >= 0  # a graph may find fewer than were asked for
+            )
+            for some_similarities, some_rows in zip(
+                similarities.tolist(), rows.tolist(), strict=True
+            )
+        ]
+
+
+def build_index(
+    vectors: NDArray[np.float32],
+    pictures: Sequence[Pictured],
+    made: Made,
+    *,
+    exact: bool | None = None,
+) -> SimilarIndex:
+    """An index over some vectors.
+
+    Args:
+        vectors: `(N, D)` feature vectors, finite, at least one.
+        pictures: What they are of, in their order.
+        made: By which model.
+        exact: Whether a search compares with every picture; None does so up to `EXACT_UP_TO`.
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+        ValueError: The numbers of vectors, pictures and elements do not fit each other.
+    """
+    if vectors.shape != (len(pictures), made.embedding_size) or not pictures:
+        raise ValueError(
+            f"vectors of shape {vectors.shape} for {len(pictures)} pictures and an embedding of "
+            f"{made.embedding_size}"
+        )
+    faiss = load_faiss()
+    if exact is None:
+        exact = len(pictures) <= EXACT_UP_TO
+    if exact:
+        index = faiss.IndexFlatIP(made.embedding_size)
+    else:
+        index = faiss.IndexHNSWFlat(
+            made.embedding_size, _NEIGHBOURS_IN_GRAPH, faiss.METRIC_INNER_PRODUCT
+        )
+        index.hnsw.efConstruction = _EF_CONSTRUCTION
+        index.hnsw.efSearch = _EF_SEARCH
+    index.add(np.ascontiguousarray(unit_length(vectors)))
+    return SimilarIndex(made, tuple(pictures), index)
+
+
+def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
+    """Writes an index: whole or not at all, an older one stays until then.
+
+    Args:
+        index: What is written.
+        path: The file; its folder is made where it is missing.
+
+    Raises:
+        IndexRefusedError: The path is a folder.
+        OSError: It cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
+    document = {
+        "format": _FORMAT,
+        "made": asdict(index.made),
+        "pictures": [[one.path, one.label] for one in index.pictures],
+    }
+    vectors = memoryview(load_faiss().serialize_index(index.faiss_index))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("index.json", json.dumps(document), compress_type=zipfile.ZIP_DEFLATED)
+        with archive.open("vectors.faiss", "w", force_zip64=True) as member:
+            member.write(vectors)
+
+
+def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
+    """Reads what `save_index` wrote.
+
+    Raises:
+        IndexRefusedError: The file is damaged or no index.
+        MissingExtraError: faiss is not installed.
+        OSError: The file cannot be read.
+    """
+    faiss = load_faiss()
+    path = Path(path)
+    if path.is_dir():
+        raise IndexRefusedError(f"{path} is a folder; expected a file that limelens index wrote")
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                document = json.loads(archive.read("index.json"))
+                # A wrong byte is found here, before faiss sees it.
+                data = archive.read("vectors.faiss")
+        # A damaged archive or document may raise almost anything, OSError for a place before the
+        # file's beginning too.
+        except Exception as error:
+            raise _refused(path, error) from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise IndexRefusedError(
+            f"{path}: index format {found!r}; this limelens reads {_FORMAT}: make it again with "
+            "limelens index"
+        )
+    try:
+        made = Made(**document["made"])
+        pictures = tuple(Pictured(str(one), str(label)) for one, label in document["pictures"])
+        index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+        found = index.ntotal, index.d
+        if not isinstance(index, (faiss.IndexFlat, faiss.IndexHNSW)):
+            raise ValueError(f"it is searched by {type(index).__name__}")
+        if found != (len(pictures), made.embedding_size) or not pictures:
+            raise ValueError(
+                f"{found[0]} vectors of {found[1]} numbers for {len(pictures)} pictures and an "
+                f"embedding of {made.embedding_size}"
+            )
+    except Exception as error:
+        raise _refused(path, error) from error
+    return SimilarIndex(made, pictures, index)
+
+
+def _refused(path: Path, error: Exception) -> IndexRefusedError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return IndexRefusedError(
+        f"{path}: no index, or a damaged one: {reason}; expected a file that limelens index "
+        "wrote: make it again"
+    )
+
+
+def _cosine(similarity: float) -> float:
+    """Within -1 to 1, which rounding may exceed."""
+    return max(-1.0, min(1.0, similarity))
+
+
+def _named(model: str, version: int) -> str:
+    return f"{model} version {version}" if version else model
+
+
+def load_faiss() -> Any:
+    """The module faiss.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError(
+            "faiss, which searches similar pictures, is not installed; "
+            "pip install 'limelens[similar]'"
+        ) from error
+    return faiss

@@ -1,0 +1,311 @@
+"""From a folder of pictures to an index: finds them, has them embedded, keeps what was left out.
+
+It knows folders, labels and batches. Who embeds, a server or this process, is the client's
+business; it decodes nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.folders import label_name, split_name, walk
+from limelens.serve.image import SUFFIXES
+from limelens.serve.tools.ordered_prefetch import in_order
+from limelens.serve.tools.similar.index import (
+    IndexRefusedError,
+    Made,
+    Pictured,
+    SimilarIndex,
+    build_index,
+    load_faiss,
+)
+
+if TYPE_CHECKING:
+    from limelens.serve.client import Client
+    from limelens.serve.client.results import Embeddings
+
+_MAX_BATCH: Final = 32
+_MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+"""A picture larger than that travels alone."""
+_MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+_MAX_IN_FLIGHT: Final = 4
+_PICTURE_FIELD: Final = re.compile(r"images\[(\d+)\]")
+
+Progress = Callable[[int, int], None]
+"""Is told how many pictures are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out.
+
+    Args:
+        path: Relative to the folder, with forward slashes.
+        reason: Why, in words.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The feature vectors of some files.
+
+    Args:
+        vectors: `(N, D)` float32 of length 1, one for each of `pictures`.
+        pictures: Those that could be read.
+        skipped: Those that could not.
+        made: Who embedded them.
+    """
+
+    vectors: NDArray[np.float32]
+    pictures: tuple[Pictured, ...]
+    skipped: tuple[Skipped, ...]
+    made: Made
+
+
+@dataclass(frozen=True, eq=False)
+class Indexing:
+    """What became of a folder.
+
+    Args:
+        index: Of the pictures that could be read.
+        skipped: The others.
+    """
+
+    index: SimilarIndex
+    skipped: tuple[Skipped, ...]
+
+
+def index_folder(
+    client: Client,
+    folder: str | os.PathLike[str],
+    *,
+    model: str = "",
+    version: int = 0,
+    progress: Progress | None = None,
+) -> Indexing:
+    """An index of every picture in a folder and the folders in it.
+
+    Args:
+        client: Who embeds.
+        folder: With or without label folders, with or without split folders above these.
+        model: As for `Client.embed`.
+        version: As for `Client.embed`; the newest one stays the same throughout.
+        progress: Is called after each batch.
+
+    Raises:
+        IndexRefusedError: The folder is missing or holds no picture that can be read, or the
+            model changed on the way.
+        MissingExtraError: faiss is not installed.
+        LimelensError: As `Client.embed`, where no picture is to blame.
+    """
+    load_faiss()  # its absence is better told before the pictures are embedded
+    pictures, others = find_pictures(folder)
+    embedded = embed_files(
+        client, folder, pictures, model=model, version=version, progress=progress
+    )
+    index = build_index(embedded.vectors, embedded.pictures, embedded.made)
+    return Indexing(index, (*embedded.skipped, *others))
+
+
+def find_pictures(
+    folder: str | os.PathLike[str],
+) -> tuple[tuple[Pictured, ...], tuple[Skipped, ...]]:
+    """The pictures below a folder by their names, and files of other kinds.
+
+    A picture's label is the first folder that it lies in, below a split folder (`train`, `val`,
+    `test` or another name of `split_name`) where there is one. Hidden files are passed over, and so
+    is what lies beside the label folders without being a picture.
+
+    Raises:
+        IndexRefusedError: The folder is missing or holds no pictures.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise IndexRefusedError(f"{folder} is no folder; expected one that holds pictures")
+    pictures: list[Pictured] = []
+    others: list[Skipped] = []
+    try:
+        found = walk(folder)
+    except OSError as error:
+        raise IndexRefusedError(f"{folder} cannot be listed: {error.strerror}") from error
+    for path in found.images:
+        relative = path.relative_to(folder)
+        pictures.append(Pictured(relative.as_posix(), _label(relative)))
+    for one in found.others:
+        if one.path.parent != folder or not one.path.is_file():
+            others.append(Skipped(one.path.relative_to(folder).as_posix(), one.reason))
+    if not pictures:
+        raise IndexRefusedError(
+            f"{folder} holds no pictures; expected files that end in {', '.join(sorted(SUFFIXES))}"
+        )
+    return tuple(pictures), tuple(others)
+
+
+def embed_files(
+    client: Client,
+    folder: str | os.PathLike[str],
+    pictures: Sequence[Pictured],
+    *,
+    model: str = "",
+    version: int = 0,
+    progress: Progress | None = None,
+) -> Embedded:
+    """The feature vectors of some files.
+
+    Args:
+        client: Who embeds.
+        folder: What the pictures' paths are relative to.
+        pictures: The files, at least one.
+        model: As for `Client.embed`.
+        version: As for `Client.embed`.
+        progress: Is called after each batch.
+
+    Raises:
+        IndexRefusedError: None of them can be read, or the model changed on the way.
+        LimelensError: As `Client.embed`, where no picture is to blame.
+    """
+    folder = Path(folder)
+    info = client.model(model, version)
+    asking = _Asking(client, folder, info.name, info.version)
+    vectors: list[NDArray[np.float32]] = []
+    kept: list[Pictured] = []
+    skipped: list[Skipped] = []
+    first: Embeddings | None = None
+    batches = _batches(folder, pictures, min(_MAX_BATCH, info.max_images))
+    num_done = 0
+    for answer in in_order(asking.embed, batches, _at_once()):
+        num_done += len(answer.kept) + len(answer.skipped)
+        kept += answer.kept
+        skipped += answer.skipped
+        for found in answer.found:
+            first = first or found
+            if found.model_digest != first.model_digest:
+                raise IndexRefusedError(
+                    f"{first.model.name} version {first.model.version} was replaced by another "
+                    "model while its vectors were collected; run the command again"
+                )
+            vectors.append(found.vectors)
+        if progress is not None:
+            progress(num_done, len(pictures))
+    if first is None:
+        raise IndexRefusedError(
+            f"{folder}: none of {len(pictures)} pictures can be read; the first is "
+            f"{skipped[0].path}: {skipped[0].reason}"
+        )
+    joined = np.concatenate(vectors)
+    made = Made(
+        model=first.model.name,
+        version=first.model.version,
+        digest=first.model_digest,
+        embedding_size=joined.shape[1],
+        data=str(folder.resolve()),
+    )
+    return Embedded(joined, tuple(kept), tuple(skipped), made)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What became of one batch; `found` has a row for each of `kept`, in several parts or none."""
+
+    found: tuple[Embeddings, ...]
+    kept: tuple[Pictured, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class _Asking:
+    client: Client
+    folder: Path
+    model: str
+    version: int
+
+    def embed(self, batch: Sequence[Pictured]) -> _Answer:
+        """Embeds one batch, without the pictures in it that cannot be read."""
+        waiting: list[tuple[Pictured, bytes]] = []
+        skipped: list[Skipped] = []
+        for picture in batch:
+            try:
+                waiting.append((picture, _bytes(self.folder / picture.path)))
+            except (OSError, LimelensError) as error:
+                reason = error.strerror if isinstance(error, OSError) else None
+                skipped.append(Skipped(picture.path, reason or str(error)))
+        while waiting:
+            try:
+                found = self.client.embed(
+                    [data for _, data in waiting],
+                    model=self.model,
+                    version=self.version,
+                    normalize=True,
+                )
+            except InvalidRequestError as error:
+                named = _PICTURE_FIELD.match(error.field)
+                if named is not None and int(named[1]) < len(waiting):
+                    picture, _ = waiting.pop(int(named[1]))
+                elif len(waiting) == 1 and not error.field:  # larger than the server's messages
+                    picture, _ = waiting.pop()
+                elif not error.field:
+                    return self._one_by_one([one for one, _ in waiting], skipped)
+                else:
+                    raise
+                skipped.append(Skipped(picture.path, error.description))
+            else:
+                return _Answer((found,), tuple(one for one, _ in waiting), tuple(skipped))
+        return _Answer((), (), tuple(skipped))
+
+    def _one_by_one(self, batch: Sequence[Pictured], skipped: Sequence[Skipped]) -> _Answer:
+        answers = [self.embed([picture]) for picture in batch]
+        return _Answer(
+            tuple(found for one in answers for found in one.found),
+            tuple(picture for one in answers for picture in one.kept),
+            (*skipped, *(left_out for one in answers for left_out in one.skipped)),
+        )
+
+
+def _label(relative: Path) -> str:
+    folders = relative.parent.parts
+    if folders and split_name(folders[0]):
+        folders = folders[1:]
+    return label_name(folders[0]) if folders else ""
+
+
+def _bytes(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > _MAX_FILE_BYTES:
+        raise InvalidRequestError("", f"{size:,} bytes; expected at most {_MAX_FILE_BYTES:,}")
+    return path.read_bytes()
+
+
+def _batches(
+    folder: Path, pictures: Sequence[Pictured], most: int
+) -> Iterator[tuple[Pictured, ...]]:
+    batch: list[Pictured] = []
+    batch_bytes = 0
+    for picture in pictures:
+        try:
+            size = (folder / picture.path).stat().st_size
+        except OSError:  # told of when it is read
+            size = 0
+        if batch and (len(batch) == most or batch_bytes + size > _MAX_BATCH_BYTES):
+            yield tuple(batch)
+            batch, batch_bytes = [], 0
+        batch.append(picture)
+        batch_bytes += size
+    if batch:
+        yield tuple(batch)
+
+
+def _at_once() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(_MAX_IN_FLIGHT, cores or 1)

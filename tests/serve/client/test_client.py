@@ -1,0 +1,127 @@
+"""The client: what it needs, what it refuses, how it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from limelens.serve import Client
+from limelens.serve.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    LimelensError,
+    UnavailableError,
+)
+
+HEAVY = ("onnxruntime", "onnx", "skimage", "torch", "torchvision", "scipy", "sklearn")
+RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import limelens.serve; from limelens.serve import Client",
+        "from limelens.serve import Client; Client('127.0.0.1:1').close()",
+        "from limelens.serve import Region, LimelensError",
+        "import limelens.serve.decisions.decision, limelens.serve.decisions.smoothing",
+        "import limelens.serve.image",
+    ],
+)
+def test_the_client_imports_nothing_heavy(code: str) -> None:
+    check = f"import sys; print(sorted(set(sys.modules) & set({HEAVY!r})))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; {check}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_the_server_imports_neither_torch_nor_training() -> None:
+    code = (
+        "import sys, limelens.serve.rpc.server; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'skimage') "
+        "or m.startswith(('limelens.train', 'limelens.cli', 'limelens.explain'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_no_root_hides_the_others() -> None:
+    top = Path(__file__).parents[3]
+    assert not list(top.glob("*/limelens/__init__.py"))
+
+
+def test_nobody_there_is_an_error_of_limelens() -> None:
+    began = time.monotonic()
+    with Client("127.0.0.1:1", timeout_s=5) as client, pytest.raises(UnavailableError):
+        client.classify(RED)
+    assert time.monotonic() - began < 5
+
+
+def test_a_deadline_of_one_call_goes_before_the_clients() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises((ExpiredError, UnavailableError)):
+        client.models(timeout_s=0.01)
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.zeros((4, 4), np.uint8), r"images\[0\]: uint8 \(4, 4\); expected uint8 \(H, W, 3\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"uint8 \(4, 4, 4\)"),
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused_before_they_are_sent(
+    picture: Any, words: str
+) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequestError, match=words):
+        client.classify([picture])
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(FileNotFoundError):
+        client.classify(tmp_path / "nothing.jpg")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"segmentation": "voronoi"}, "'voronoi'; expected one of quickshift, slic"),
+        ({"distance": "unspecified"}, "expected one of cosine, euclidean"),
+        ({"hide": (1, 2)}, "expected 'mean', 'blur', 'shuffle' or"),
+        ({"hide": (1, 2, 300)}, "expected 'mean', 'blur', 'shuffle' or"),
+        ({"hide": "nothing"}, "expected 'mean', 'blur', 'shuffle' or"),
+        ({"segmentation_options": {"depth": 1}}, r"\['depth'\]; expected some of compactness"),
+        ({"segments": np.zeros(4, int)}, r"expected \(H, W\) ids"),
+        ({"segments": np.full((2, 2), -1)}, r"expected \(H, W\) ids"),
+        ({"pictures": ["photo"]}, "'photo'; expected one of overlay"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(settings: dict[str, Any], words: str) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequestError, match=words):
+        client.explain(RED, **settings)
+
+
+def test_a_server_that_comes_up_late_is_found(start_server: Callable[..., Any]) -> None:
+    server = start_server()
+    address = server.address
+    with Client(address, timeout_s=20) as client:
+        assert client.classify(RED)[0].label == "red"
+        server.stop()
+        with pytest.raises(LimelensError):
+            client.classify(RED)
+        start_server(listen=address)
+        for _ in range(50):
+            try:
+                assert client.classify(RED)[0].label == "red"
+                break
+            except UnavailableError:
+                time.sleep(0.1)
+        else:
+            pytest.fail("never found again")

@@ -1,0 +1,590 @@
+"""The life of a server: from its first line to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from limelens.serve import Client
+from limelens.serve.client import Tls as ClientTls
+from limelens.serve.errors import BundleError, ListenError, UnavailableError
+from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.server import Server, ServerConfig, Tls, open_repository
+from limelens.serve.run_server import serve
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import image_pb2
+
+RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+# A server whose model takes a while for green pictures, so that calls can be under way.
+SLOW_SERVER = """
+import sys, time
+from limelens.serve.bundle import Bundle
+from limelens.serve.rpc.server import ServerConfig
+from limelens.serve.run_server import serve
+predict = Bundle.predict
+def slowly(self, images):
+    if images[0, 0, 0, 1] == 255:
+        time.sleep(float(sys.argv[2]))
+    return predict(self, images)
+Bundle.predict = slowly
+config = ServerConfig(models=sys.argv[1], listen="127.0.0.1:0", device="cpu", num_threads=2,
+                      grace_s=float(sys.argv[3]))
+sys.exit(serve(config, lambda line: print(line, flush=True)))
+"""
+GREEN = np.full((8, 8, 3), (0, 255, 0), np.uint8)
+
+
+class Process:
+    """`serve` in a process of its own."""
+
+    def __init__(self, models: Path, *, slow_s: float = 0.0, grace_s: float = 10.0) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SLOW_SERVER, str(models), str(slow_s), str(grace_s)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+        assert self.line, self.process.communicate()[1]
+        self.address = self.line.split(" on ")[1].split()[0]
+
+    def tell(self, number: int = signal.SIGTERM) -> float:
+        self.process.send_signal(number)
+        return time.monotonic()
+
+    def end(self) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=20)
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def start_process(one_model: Path) -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def start(**settings: float) -> Process:
+        started.append(Process(one_model, **settings))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.communicate()
+
+
+def health(address: str, service: str = "") -> Any:
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return stub.Check(health_pb2.HealthCheckRequest(service=service)).status
+
+
+def test_one_line_says_what_is_served(start_process: Callable[..., Process]) -> None:
+    process = start_process()
+    assert process.line.startswith("limelens: serving colours 1 on 127.0.0.1:")
+    assert process.line.endswith("(CPUExecutionProvider, 2 threads)\n")
+    process.tell(signal.SIGINT)
+    assert process.end() == (0, "")
+
+
+def test_a_server_that_could_not_start_leaves_ctrl_c_as_it_was(
+    one_model: Path, tmp_path: Path
+) -> None:
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in handled]
+    tls = Tls(tmp_path / "no.pem", tmp_path / "no.key")
+    config = ServerConfig(models=one_model, listen="127.0.0.1:0", device="cpu", tls=tls)
+    with pytest.raises(ListenError):
+        serve(config)
+    assert [signal.getsignal(number) for number in handled] == before
+
+
+def test_calls_under_way_are_answered_after_sigterm(start_process: Callable[..., Process]) -> None:
+    process = start_process(slow_s=1.0)
+    states: list[Any] = []
+
+    def watch() -> None:
+        with grpc.insecure_channel(process.address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                for answer in stub.Watch(health_pb2.HealthCheckRequest()):
+                    states.append((answer.status, time.monotonic()))
+            except grpc.RpcError:
+                pass
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with Client(process.address, max_attempts=1) as client:
+        answers: list[Any] = []
+        calling = threading.Thread(target=lambda: answers.append(client.classify(GREEN)))
+        calling.start()
+        time.sleep(0.4)
+        told = process.tell()
+        time.sleep(0.2)
+        with pytest.raises(UnavailableError):
+            client.classify(RED)
+        calling.join()
+        assert answers[0][0].label == "green"
+    assert process.end() == (0, "")
+    assert time.monotonic() - told < 5
+    watching.join()
+    assert [state for state, _ in states] == [SERVING, NOT_SERVING]
+    assert states[1][1] - told < 0.3
+
+
+def test_past_the_grace_time_calls_are_ended(start_process: Callable[..., Process]) -> None:
+    process = start_process(slow_s=3.0, grace_s=0.3)
+    with Client(process.address, max_attempts=1) as client:
+        errors: list[Exception] = []
+
+        def call() -> None:
+            try:
+                client.classify(GREEN)
+            except Exception as error:
+                errors.append(error)
+
+        calling = threading.Thread(target=call)
+        calling.start()
+        time.sleep(0.3)
+        told = process.tell()
+        calling.join()
+        assert time.monotonic() - told < 2
+    assert [type(error) for error in errors] == [UnavailableError]
+    assert process.end()[0] == 0
+
+
+def test_a_watcher_of_the_health_does_not_hold_the_server(start_server: Callable[..., Any]) -> None:
+    server = start_server()
+    with grpc.insecure_channel(server.address) as channel:
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watching).status == SERVING
+        with ThreadPoolExecutor(1) as pool:
+            then = pool.submit(next, watching)
+            began = time.monotonic()
+            server.stop(grace_s=15)
+            assert time.monotonic() - began < 5
+            assert then.result().status == NOT_SERVING
+
+
+def test_health_is_told_for_all_and_for_the_service(start_server: Callable[..., Any]) -> None:
+    address = start_server().address
+    assert health(address) == SERVING
+    assert health(address, "limelens.v1.ClassifierService") == SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        health(address, "nothing")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def listed(address: str) -> list[str]:
+    with grpc.insecure_channel(address) as channel:
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        (answer,) = call(iter([request]))
+        return [service.name for service in answer.list_services_response.service]
+
+
+def test_reflection_can_be_turned_off(start_server: Callable[..., Any]) -> None:
+    assert "limelens.v1.ClassifierService" in listed(start_server().address)
+    with pytest.raises(grpc.RpcError) as caught:
+        listed(start_server(reflection=False).address)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_taken_port_is_an_error_that_says_what_to_do(one_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ListenError, match=f"cannot listen on {address}: the port is taken"):
+            serve(ServerConfig(models=one_model, listen=address, device="cpu"))
+
+
+def test_two_servers_do_not_share_a_port(start_server: Callable[..., Any]) -> None:
+    address = start_server().address
+    with pytest.raises(ListenError, match="the port is taken"):
+        start_server(listen=address)
+
+
+def test_a_missing_folder_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no such folder; expected models as"):
+        serve(ServerConfig(models=tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.168.1.5:8500", "example.org:1"])
+def test_plaintext_beyond_loopback_is_refused(listen: str, one_model: Path) -> None:
+    with pytest.raises(ListenError, match="--insecure"):
+        serve(ServerConfig(models=one_model, listen=listen))
+
+
+def threads() -> set[str]:
+    """Those of limelens; others begin theirs when they like."""
+    names = {thread.name for thread in threading.enumerate()}
+    return {name for name in names if name.startswith("limelens")}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("which", ["listen", "http", "health_listen"])
+def test_a_server_that_cannot_listen_gives_back_what_it_took(which: str, one_model: Path) -> None:
+    ports = {name: free_port() for name in ("listen", "http", "health_listen") if name != which}
+    addresses: dict[str, Any] = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+
+    async def attempt() -> None:
+        with pytest.raises(ListenError, match=str(addresses[which])):
+            Server(config, repository)
+        async with asyncio.timeout(20):
+            for port in ports.values():
+                while True:
+                    with contextlib.suppress(OSError):
+                        socket.create_server(("127.0.0.1", port)).close()
+                        break
+                    await asyncio.sleep(0.01)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        addresses[which] = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = ServerConfig(models=one_model, device="cpu", num_threads=1, **addresses)
+        repository = open_repository(config)
+        before = threads()
+        asyncio.run(attempt())
+    assert threads() == before
+
+
+def test_a_stopped_server_is_not_told_of_models_any_more(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server()
+    assert len(server.repository._subscribers) == 1
+    server.stop()
+    assert not server.repository._subscribers
+
+
+@pytest.mark.parametrize("which", ["health_listen", "http"])
+def test_an_impossible_address_of_probes_is_refused_before_models_are_loaded(
+    which: str, tmp_path: Path
+) -> None:
+    addresses: dict[str, Any] = {which: "8502"}
+    with pytest.raises(ListenError, match="expected HOST:PORT"):
+        serve(ServerConfig(models=tmp_path / "nowhere", **addresses))
+
+
+@pytest.mark.parametrize("listen", ["8500", "localhost", "localhost:http", ":8500", "a:99999"])
+def test_an_impossible_address_is_refused(listen: str, one_model: Path) -> None:
+    with pytest.raises(ListenError, match="expected HOST:PORT"):
+        serve(ServerConfig(models=one_model, listen=listen, insecure=True))
+
+
+def test_plaintext_beyond_loopback_can_be_insisted_on(start_server: Callable[..., Any]) -> None:
+    server = start_server(listen="0.0.0.0:0", insecure=True)
+    with Client(server.address.replace("0.0.0.0", "127.0.0.1")) as client:
+        assert client.classify(RED)[0].label == "red"
+
+
+def test_a_new_version_takes_over_without_a_failed_call(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: Any
+) -> None:
+    first = bundles.save(tmp_path, bundles.metadata(), 1)
+    server = start_server(tmp_path, reload_s=0.05)
+    versions: list[int] = []
+    stop = threading.Event()
+
+    def call() -> None:
+        with Client(server.address, max_attempts=1) as client:
+            while not stop.is_set():
+                versions.append(client.classify(RED).model.version)
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    bad = tmp_path / "colours" / "2" / "model.onnx"
+    bad.parent.mkdir()
+    bad.write_bytes(first.read_bytes()[:400])
+    time.sleep(0.3)
+    assert versions[-1] == 1
+    bad.write_bytes(first.read_bytes())
+    for _ in range(800):
+        if versions[-1] == 2:
+            break
+        time.sleep(0.05)
+    stop.set()
+    calling.join()
+    assert versions == sorted(versions)
+    assert set(versions) == {1, 2}
+
+
+def test_the_server_leaves_no_threads_behind(start_server: Callable[..., Any]) -> None:
+    before = set(threading.enumerate())
+    server = start_server()
+    with Client(server.address) as client:
+        client.classify(RED)
+    server.stop()
+    names = [one.name for one in threading.enumerate() if one not in before]
+    assert not [name for name in names if name.startswith("limelens-")]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca, server and client: NAME.pem and NAME.key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed; it makes the certificates of this test")
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificate(folder, "ca")
+    make_certificate(folder, "server", "ca")
+    make_certificate(folder, "client", "ca")
+    return folder
+
+
+def make_certificate(folder: Path, name: str, ca: str | None = None) -> None:
+    command = [
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+        "-nodes", "-days", "2", "-subj", f"/CN={name}",
+        "-keyout", f"{name}.key", "-out", f"{name}.pem",
+        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+    ]  # fmt: skip
+    if ca is not None:
+        command += ["-CA", f"{ca}.pem", "-CAkey", f"{ca}.key"]
+        command += ["-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def test_tls_protects_the_connection(start_server: Callable[..., Any], certificates: Path) -> None:
+    tls = Tls(certificates / "server.pem", certificates / "server.key")
+    server = start_server(listen="0.0.0.0:0", tls=tls)
+    address = server.address.replace("0.0.0.0", "localhost")
+    with Client(address, tls=ClientTls(ca=certificates / "ca.pem")) as client:
+        assert client.classify(RED)[0].label == "red"
+    with Client(address, max_attempts=1) as client, pytest.raises(UnavailableError):
+        client.classify(RED)
+
+
+def test_clients_without_a_certificate_are_turned_away_where_one_is_asked_for(
+    start_server: Callable[..., Any], certificates: Path
+) -> None:
+    tls = Tls(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")
+    server = start_server(listen="localhost:0", tls=tls)
+    own = ClientTls(
+        certificates / "ca.pem", certificates / "client.pem", certificates / "client.key"
+    )
+    with Client(server.address, tls=own) as client:
+        assert client.classify(RED)[0].label == "red"
+    nobody = ClientTls(certificates / "ca.pem")
+    with (
+        Client(server.address, tls=nobody, max_attempts=1) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.classify(RED)
+
+
+def test_a_renewed_certificate_is_used_for_new_connections(
+    start_server: Callable[..., Any], certificates: Path, tmp_path: Path
+) -> None:
+    for name in ("server.pem", "server.key"):
+        shutil.copy(certificates / name, tmp_path / name)
+    server = start_server(
+        listen="localhost:0", tls=Tls(tmp_path / "server.pem", tmp_path / "server.key")
+    )
+    with Client(server.address, tls=ClientTls(ca=certificates / "ca.pem")) as before:
+        assert before.classify(RED)[0].label == "red"
+        make_certificate(tmp_path, "other")
+        make_certificate(tmp_path, "server", "other")
+        with Client(server.address, tls=ClientTls(ca=tmp_path / "other.pem")) as after:
+            assert after.classify(RED)[0].label == "red"
+        assert before.classify(RED)[0].label == "red"
+
+
+def test_a_missing_certificate_is_an_error_that_names_it(one_model: Path, tmp_path: Path) -> None:
+    tls = Tls(tmp_path / "a.pem", tmp_path / "a.key")
+    with pytest.raises(ListenError, match=r"a\.key: No such file"):
+        serve(ServerConfig(models=one_model, listen="127.0.0.1:0", tls=tls, device="cpu"))
+
+
+def test_a_unix_socket_can_be_listened_on(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    path = f"unix:{tmp_path}/s"
+    server = start_server(listen=path)
+    assert server.address == path
+    with Client(path) as client:
+        assert client.classify(RED)[0].label == "red"
+
+
+def test_a_socket_that_another_server_answers_on_is_not_taken_from_it(
+    start_server: Callable[..., Any], one_model: Path, tmp_path: Path
+) -> None:
+    path = f"unix:{tmp_path}/s"
+    start_server(listen=path)
+    with pytest.raises(ListenError, match="another server answers there"):
+        serve(ServerConfig(models=one_model, listen=path, device="cpu"))
+    with Client(path) as client:
+        assert client.classify(RED)[0].label == "red"
+
+
+def test_a_socket_whose_owner_is_too_busy_to_answer_is_not_taken(
+    one_model: Path, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waits:
+        busy.bind(path)
+        busy.listen(0)
+        waits.connect(path)
+        with pytest.raises(ListenError, match="another server answers there"):
+            serve(ServerConfig(models=one_model, listen=f"unix:{path}", device="cpu"))
+
+
+def test_a_socket_with_too_long_a_path_is_refused(one_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / ("s" * 150)
+    with pytest.raises(ListenError, match="path too long"):
+        serve(ServerConfig(models=one_model, listen=f"unix:{path}", device="cpu"))
+
+
+def test_taking_leave_is_part_of_the_grace(
+    one_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    async def start_and_stop() -> None:
+        config = ServerConfig(models=one_model, listen="127.0.0.1:0", device="cpu")
+        server = Server(config, open_repository(config))
+        await server.start()
+        ending = server._server.stop
+
+        async def stop(grace_s: float) -> None:
+            given.append(grace_s)
+            await ending(grace_s)
+
+        async def take_leave(most_s: float) -> None:
+            await asyncio.sleep(most_s)
+
+        monkeypatch.setattr(server._server, "stop", stop)
+        monkeypatch.setattr(server._calls, "take_leave", take_leave)
+        await server.stop(0.5)
+        await server.stop(0.0)
+
+    asyncio.run(start_and_stop())
+    assert given[0] <= 0.01
+
+
+@pytest.mark.parametrize("listen", ["unix:", "unix:/no/such/folder/s"])
+def test_a_socket_that_cannot_be_is_refused(one_model: Path, listen: str) -> None:
+    with pytest.raises(ListenError, match="expected unix:PATH in a folder that exists"):
+        serve(ServerConfig(models=one_model, listen=listen, device="cpu"))
+
+
+def test_a_call_on_its_way_is_let_in_though_nothing_came_for_a_while(
+    start_process: Callable[..., Process],
+) -> None:
+    process = start_process(slow_s=1.0)
+    with Client(process.address, max_attempts=1) as client, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.classify, GREEN)
+        time.sleep(0.4)
+        process.tell()
+        time.sleep(0.05)
+        assert client.classify(RED)[0].label == "red"
+        assert slow.result()[0].label == "green"
+    assert process.end() == (0, "")
+
+
+def test_a_queue_that_is_shorter_than_a_request_limits_requests(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server(service=ServiceSettings(max_queue=4))
+    with Client(server.address, max_attempts=1) as client:
+        assert client.model().max_images == 4
+        assert len(client.classify([RED] * 9)) == 9  # in several requests
+    request = service_pb2.ClassifyRequest(images=[image_pb2.Image(encoded=b"x")] * 5)
+    with pytest.raises(grpc.RpcError) as caught:
+        server.stub().Classify(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected 1 to 4" in caught.value.details()
+
+
+def test_many_silent_connections_leave_others_alone(start_server: Callable[..., Any]) -> None:
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    server = start_server()
+    host, port = server.address.split(":")
+    count = min(1000, soft // 3)
+    silent = [socket.create_connection((host, int(port))) for _ in range(count)]
+    try:
+        with Client(server.address) as client:
+            assert client.classify(RED)[0].label == "red"
+    finally:
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.parametrize("method", ["Classify", "Explain", "ExplainStream", "ListModels"])
+def test_a_call_that_never_sends_its_request_is_ended(
+    start_server: Callable[..., Any], method: str
+) -> None:
+    server = start_server(service=ServiceSettings(stream_idle_s=0.2))
+    silent = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        silent.wait(60)
+        yield from ()
+
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.stream_stream(f"/limelens.v1.ClassifierService/{method}")(nothing())
+        with pytest.raises(grpc.RpcError) as ended:
+            next(call)
+        silent.set()
+    assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ended.value.details() == "no request for 0.2 seconds; expected one message"
+    ends = time.monotonic() + 60
+    while server.server._calls.num_open:
+        assert time.monotonic() < ends, "its place was never given back"
+        time.sleep(0.02)
+
+
+def test_threads_that_ask_at_once_for_a_devices_queue_get_the_same(
+    start_server: Callable[..., Any],
+) -> None:
+    """As explainers' threads do; of a second queue, nobody would end the threads."""
+    server = start_server(num_threads=1)
+    bundle = server.repository.get().bundle
+    together = threading.Barrier(8)
+
+    def ask() -> int:
+        together.wait()
+        return id(server.service.engine(bundle))
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                server.service._engines.pop(bundle.provider).close()
+                assert len(set(pool.map(lambda _: ask(), range(8)))) == 1
+    finally:
+        sys.setswitchinterval(often)
+
+
+def test_requests_of_an_empty_message_are_answered(start_server: Callable[..., Any]) -> None:
+    stub = start_server().stub()
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Classify(service_pb2.ClassifyRequest())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert stub.ListModels(service_pb2.ListModelsRequest()).models[0].name == "colours"

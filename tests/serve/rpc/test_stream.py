@@ -1,0 +1,482 @@
+"""Camera streams against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import io
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from PIL import Image
+
+from limelens.serve import Client
+from limelens.serve.bundle import Bundle
+from limelens.serve.client import Frame
+from limelens.serve.client.results import FrameAnswer, FrameStatus
+from limelens.serve.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+from limelens.serve.image import Region
+from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import classifier_service_pb2_grpc as service_grpc
+from limelens.v1 import image_pb2
+
+
+def colour(red: int, green: int, blue: int) -> np.ndarray:
+    return np.full((8, 8, 3), (red, green, blue), np.uint8)
+
+
+RED, GREEN, GREY = colour(255, 0, 0), colour(0, 255, 0), colour(99, 99, 99)
+
+
+class Paced:
+    """A camera that sends the next frame once the last was answered."""
+
+    def __init__(self, client: Client, **settings: Any) -> None:
+        self._frames: queue.Queue[Any] = queue.Queue()
+        self._answers = client.stream(self._sent(), **settings)
+
+    def _sent(self) -> Iterator[Any]:
+        while (frame := self._frames.get()) is not None:
+            yield frame
+
+    def __call__(self, frame: Any) -> FrameAnswer:
+        self._frames.put(frame)
+        return next(self._answers)
+
+    def send(self, frame: Any) -> None:
+        self._frames.put(frame)
+
+    def answer(self) -> FrameAnswer:
+        return next(self._answers)
+
+    def end(self) -> list[FrameAnswer]:
+        self._frames.put(None)
+        return list(self._answers)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """While it is closed, every run of a model waits."""
+
+    class Gate:
+        def __init__(self) -> None:
+            self.opened = threading.Event()
+            self.entered = threading.Semaphore(0)
+
+        def hold(self, call: Callable[[], Any]) -> threading.Thread:
+            """Closes, once a worker is held in the call; what ran before is forgotten."""
+            while self.entered.acquire(blocking=False):
+                pass
+            self.opened.clear()
+            thread = threading.Thread(target=call)
+            thread.start()
+            assert self.entered.acquire(timeout=5)
+            return thread
+
+    gate, predict = Gate(), Bundle.predict
+    gate.opened.set()
+
+    def held(self: Bundle, images: np.ndarray) -> np.ndarray:
+        gate.entered.release()
+        assert gate.opened.wait(20)
+        return predict(self, images)
+
+    monkeypatch.setattr(Bundle, "predict", held)
+    yield gate
+    gate.opened.set()
+
+
+def test_every_frame_is_answered_in_turn(client: Client) -> None:
+    camera = Paced(client, camera_id="door", top_k=1)
+    found = [camera(frame) for frame in (RED, GREEN, GREY)]
+    assert [one.frame_id for one in found] == [0, 1, 2]
+    assert [one.smoothed_label for one in found] == ["red", "green", None]
+    assert [one.changed for one in found] == [True, True, True]
+    assert [one.alert for one in found] == [True, False, False]
+    assert all(one.status is FrameStatus.CLASSIFIED for one in found)
+    assert found[0].prediction is not None
+    assert len(found[0].prediction.scores) == 1
+    assert found[0].model.name == "colours"
+    assert camera.end() == []
+
+
+def test_the_decision_is_smoothed_with_hysteresis(client: Client) -> None:
+    camera = Paced(client, smoothing=(3, 2))
+    said = [camera(frame) for frame in (RED, GREEN, RED, GREEN, GREEN, GREY, RED, RED)]
+    assert [one.smoothed_label for one in said] == [
+        None, None, "red", "green", "green", "green", "green", "red",
+    ]  # fmt: skip
+    assert [one.changed for one in said] == [
+        False, False, True, True, False, False, False, True,
+    ]  # fmt: skip
+    camera.end()
+
+
+def test_capture_time_comes_back_and_frames_have_regions(client: Client) -> None:
+    moment = datetime.datetime(2024, 2, 29, 12, 30, 15, 250_000, tzinfo=datetime.UTC)
+    both = np.concatenate([RED, GREEN], axis=1)
+    camera = Paced(client, region=Region(0.5, 0, 1, 1))
+    answer = camera(Frame(41, both, moment))
+    assert (answer.frame_id, answer.capture_time, answer.smoothed_label) == (41, moment, "green")
+    camera.end()
+
+
+def test_a_bad_frame_is_answered_and_the_stream_goes_on(client: Client) -> None:
+    camera = Paced(client)
+    found = [camera(frame) for frame in (RED, b"no picture", b"", RED)]
+    assert [one.status.value for one in found] == ["classified", "invalid", "invalid", "classified"]
+    assert "not a picture that is read: text" in found[1].reason
+    assert "no bytes" in found[2].reason
+    assert found[1].prediction is None
+    assert found[1].smoothed_label == "red"
+    assert not found[3].changed
+    camera.end()
+
+
+def test_frames_out_of_order_are_dropped_and_counted(client: Client) -> None:
+    camera = Paced(client)
+    found = [camera(Frame(number, RED)) for number in (5, 5, 4, 6, -1)]
+    assert [one.status.value for one in found] == [
+        "classified", "out_of_order", "out_of_order", "classified", "invalid",
+    ]  # fmt: skip
+    assert [one.dropped_frames for one in found] == [0, 1, 2, 2, 2]
+    camera.end()
+
+
+def test_of_waiting_frames_the_newest_is_classified(client: Client, gate: Any) -> None:
+    camera = Paced(client)
+    camera(RED)
+    while gate.entered.acquire(blocking=False):
+        pass
+    gate.opened.clear()
+    camera.send(RED)
+    assert gate.entered.acquire(timeout=5)
+    for _ in range(6):
+        camera.send(GREEN)
+    time.sleep(0.2)
+    gate.opened.set()
+    found = [camera.answer() for _ in range(7)]
+    by_id = {one.frame_id: one.status.value for one in found}
+    assert by_id == {
+        1: "classified", 2: "superseded", 3: "superseded", 4: "superseded",
+        5: "superseded", 6: "superseded", 7: "classified",
+    }  # fmt: skip
+    assert found[-1].frame_id == 7
+    assert found[-1].dropped_frames == 5
+    camera.end()
+
+
+def test_the_newest_frame_is_chosen_when_its_turn_comes(
+    start_server: Callable[..., Any], gate: Any
+) -> None:
+    """Also while the stream's place in the queue has not come up."""
+    server = start_server(num_threads=1)
+    with Client(server.address) as client:
+        camera = Paced(client)
+        camera(RED)
+        busy = gate.hold(lambda: client.classify(RED))
+        for picture in (RED, RED, GREEN):
+            camera.send(picture)
+        time.sleep(0.2)
+        gate.opened.set()
+        found = [camera.answer() for _ in range(3)]
+        assert [one.status.value for one in found] == ["superseded", "superseded", "classified"]
+        assert found[-1].smoothed_label == "green"
+        busy.join()
+        camera.end()
+
+
+def test_a_stale_frame_is_dropped_and_counted(start_server: Callable[..., Any], gate: Any) -> None:
+    server = start_server(num_threads=1)
+    with Client(server.address) as client:
+        camera = Paced(client, max_frame_age_s=0.1)
+        camera(RED)
+        busy = gate.hold(lambda: client.classify(RED))
+        camera.send(RED)
+        time.sleep(0.4)
+        gate.opened.set()
+        answer = camera.answer()
+        assert (answer.status, answer.dropped_frames) == (FrameStatus.STALE, 1)
+        assert camera(RED).status is FrameStatus.CLASSIFIED
+        busy.join()
+        camera.end()
+        assert server.counts().run == 3
+
+
+def test_numbers_that_are_not_finite_make_the_decision_unknown(
+    server: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = server.repository.get()
+
+    class Sometimes:
+        def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            results: list[np.ndarray] = served.bundle.session.run(outputs, feed)
+            results[0][feed["images"][:, 0, 0, 1] == 255] = np.nan
+            return results
+
+    flaky = replace(served, bundle=replace(served.bundle, session=Sometimes()))
+    monkeypatch.setattr(server.repository, "get", lambda *_: flaky)
+    camera = Paced(client, smoothing=(3, 2))
+    found = [camera(frame) for frame in (RED, RED, GREEN, RED, RED)]
+    assert [one.smoothed_label for one in found] == [None, "red", None, None, "red"]
+    assert found[2].status is FrameStatus.FAILED
+    assert "not finite" in found[2].reason
+    assert not found[2].alert
+    camera.end()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"camera_id": ""}, "config.camera_id: 0 characters; expected 1 to 128"),
+        ({"camera_id": "x" * 129}, "config.camera_id: 129 characters"),
+        ({"top_k": 9}, "config.top_k: 9; expected 1 to 3"),
+        ({"threshold": 2.0}, "config.threshold: 2; expected 0 to 1"),
+        ({"smoothing": (0, 0)}, "config.smoothing.window: 0; expected 1 to 1000"),
+        ({"smoothing": (1001, 600)}, "config.smoothing.window: 1001"),
+        ({"smoothing": (10, 5)}, "config.smoothing.required: 5 of 10 frames; expected 6 to 10"),
+        ({"smoothing": (10, 11)}, "config.smoothing.required: 11 of 10"),
+        ({"max_frame_age_s": -1.0}, "config.max_frame_age_ms: -1000; expected 0 or more"),
+        ({"version": -1}, "version: -1"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(
+    client: Client, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        list(client.stream([RED], **settings))
+    assert words in str(caught.value)
+
+
+def test_an_unknown_model_is_refused(client: Client) -> None:
+    with pytest.raises(NotFoundError, match="there is colours"):
+        list(client.stream([RED], model="cats"))
+
+
+def frame(number: int, pixels: np.ndarray = RED) -> service_pb2.ClassifyStreamRequest:
+    raw = image_pb2.RawImage(data=pixels.tobytes(), height=8, width=8)
+    return service_pb2.ClassifyStreamRequest(
+        frame=service_pb2.Frame(frame_id=number, image=image_pb2.Image(raw=raw))
+    )
+
+
+CONFIG = service_pb2.ClassifyStreamRequest(config=service_pb2.StreamConfig(camera_id="door"))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [frame(0)],
+        [service_pb2.ClassifyStreamRequest()],
+        [CONFIG, CONFIG],
+        [CONFIG, frame(0), CONFIG],
+    ],
+)
+def test_messages_must_be_one_configuration_and_then_frames(
+    server: Any, messages: list[service_pb2.ClassifyStreamRequest]
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(server.stub().ClassifyStream(iter(messages)))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "configuration" in caught.value.details()
+
+
+def test_an_error_that_cuts_an_answer_short_still_ends_the_call(server: Any) -> None:
+    stub = server.stub()
+    for _ in range(100):  # the error comes while the first answer is being written, at times
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.ClassifyStream(iter([CONFIG, frame(0), CONFIG]), timeout=5))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_stream_may_end_with_its_configuration(server: Any) -> None:
+    assert list(server.stub().ClassifyStream(iter([CONFIG]))) == []
+
+
+def test_what_waits_at_the_end_is_still_answered(server: Any) -> None:
+    answers = list(server.stub().ClassifyStream(iter([CONFIG, *map(frame, range(20))])))
+    assert sorted(one.frame_id for one in answers) == list(range(20))
+    last = max(answers, key=lambda one: one.frame_id)
+    assert last.status == service_pb2.FRAME_STATUS_CLASSIFIED
+
+
+def test_a_silent_stream_is_ended(start_server: Callable[..., Any]) -> None:
+    server = start_server(service=ServiceSettings(stream_idle_s=0.2))
+    with Client(server.address) as client:
+        camera = Paced(client)
+        camera(RED)
+        with pytest.raises(ExpiredError, match=r"no frame for 0\.2 seconds"):
+            camera.answer()
+
+
+def test_too_many_streams_are_refused(start_server: Callable[..., Any]) -> None:
+    server = start_server(service=ServiceSettings(max_streams=1))
+    with Client(server.address) as client:
+        camera = Paced(client)
+        camera(RED)
+        with pytest.raises(OverloadedError, match="1 streams are open"):
+            list(client.stream([RED]))
+        camera.end()
+        assert len(list(client.stream([RED]))) == 1
+
+
+def test_idle_streams_leave_others_alone(client: Client) -> None:
+    cameras = [Paced(client) for _ in range(50)]
+    for camera in cameras:
+        camera(RED)
+    began = time.monotonic()
+    for _ in range(20):
+        client.classify(RED)
+    assert time.monotonic() - began < 3
+    for camera in cameras:
+        camera.end()
+
+
+async def drain(call: Any) -> None:
+    async for _ in call:
+        pass
+
+
+async def test_a_reader_that_never_reads_is_ended_with_bounded_memory(
+    start_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from limelens.serve.rpc import camera_stream as stream
+
+    monkeypatch.setattr(stream, "MAX_UNREAD", 50)
+    monkeypatch.setattr(stream, "MAX_LOST", 200)
+    server = start_server()
+    text = b"x" * 600  # no picture, so that each frame has a long answer
+    invalid = service_pb2.ClassifyStreamRequest(
+        frame=service_pb2.Frame(image=image_pb2.Image(encoded=text))
+    )
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
+    async with grpc.aio.insecure_channel(server.address, small_window) as channel:
+        stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.ClassifyStream()
+        await call.write(CONFIG)
+        num_kept = [0]
+
+        async def flood() -> None:
+            while True:
+                await call.write(invalid)
+                num_kept.extend(len(camera._answers) for camera in list(server.service._cameras))
+
+        writing = asyncio.create_task(flood())
+        async with asyncio.timeout(20):
+            while not num_kept[-1]:
+                await asyncio.sleep(0.01)
+            while server.service._cameras:
+                await asyncio.sleep(0.01)
+            # The reason lies behind the answers that nobody fetched.
+            with pytest.raises(grpc.RpcError) as caught:
+                await drain(call)
+            await asyncio.gather(writing, return_exceptions=True)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert max(num_kept) <= 50
+
+
+async def test_a_half_closed_stream_that_is_never_read_is_ended(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server(service=ServiceSettings(stream_idle_s=0.5))
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
+    async with grpc.aio.insecure_channel(server.address, small_window) as channel:
+        stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.ClassifyStream()
+        await call.write(CONFIG)
+        # Each is answered at once, as out of order; the answers are more than the window holds.
+        for _ in range(1500):
+            await call.write(frame(7))
+        await call.done_writing()
+        assert server.service._cameras
+        async with asyncio.timeout(5):
+            while server.service._cameras:
+                await asyncio.sleep(0.01)
+            # The call is over for the server too, though nobody fetches the reason.
+            while server.server._calls._count:
+                await asyncio.sleep(0.01)
+        with pytest.raises(grpc.RpcError) as caught:
+            await drain(call)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "no answer was read for 0.5 seconds" in caught.value.details()
+
+
+def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Any) -> None:
+    camera = Paced(client)
+    camera(RED)
+    while gate.entered.acquire(blocking=False):
+        pass
+    gate.opened.clear()
+    camera.send(RED)
+    assert gate.entered.acquire(timeout=5)
+    moment = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
+    camera.send(Frame(2, GREEN, moment))
+    (held,) = server.service._cameras
+    for _ in range(200):
+        if not held._newest.is_empty:
+            break
+        time.sleep(0.01)
+    waiting = held._newest._held
+    assert waiting.message.frame_id == 2
+    assert not waiting.message.HasField("image")
+    gate.opened.set()
+    assert [camera.answer().capture_time for _ in range(2)] == [None, moment]
+    camera.end()
+
+
+def test_a_camera_that_vanishes_leaves_nothing_behind(server: Any) -> None:
+    call = server.stub().ClassifyStream(iter([CONFIG, frame(0)]))
+    next(call)
+    call.cancel()
+    for _ in range(100):
+        if not server.service._cameras:
+            break
+        time.sleep(0.02)
+    assert not server.service._cameras
+
+
+def test_streams_end_when_the_server_goes_down(server: Any, client: Client) -> None:
+    camera = Paced(client)
+    camera(RED)
+    began = time.monotonic()
+    server.stop(grace_s=20)
+    with pytest.raises(UnavailableError):
+        camera.answer()
+    assert time.monotonic() - began < 5
+
+
+def test_a_multilabel_models_alert_is_heard(start_server: Callable[..., Any], models: Any) -> None:
+    white = np.full((8, 8, 3), 255, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(white).save(file, "JPEG")
+    with Client(start_server(models).address) as client:
+        (answer,) = client.stream([file.getvalue()], model="tags")
+        assert answer.smoothed_label == "red"
+        assert answer.alert
+        assert answer.prediction is not None
+        assert set(answer.prediction.labels) == {"red", "green", "blue"}
+
+
+def test_an_error_of_the_frames_source_is_passed_on(client: Client) -> None:
+    def frames() -> Iterator[np.ndarray]:
+        yield RED
+        raise OSError("the camera was unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        list(client.stream(frames()))

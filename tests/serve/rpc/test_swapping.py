@@ -1,0 +1,634 @@
+"""Versions that come and go while a server answers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from benchmarks.drains import drain_under_load
+from benchmarks.swaps import publish, swap_under_load
+from benchmarks.traffic import ServerProcess
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from onnx import TensorProto, helper, numpy_helper
+from tests.conftest import BundleMaker
+
+from limelens.serve import Client
+from limelens.serve.bundle import Task
+from limelens.serve.client.results import ChangeStatus, FrameAnswer, FrameStatus, ModelInfo
+from limelens.serve.errors import LimelensError, NotFoundError, ServerError
+from limelens.serve.repository.canary import PROVEN, TOO_MANY
+
+RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+GREEN = np.full((8, 8, 3), (0, 255, 0), np.uint8)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_PATIENCE_S = 60.0
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Waits for something that other threads bring about."""
+    ends = time.monotonic() + _PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < ends, "it never came to that"
+        time.sleep(0.02)
+
+
+def put(folder: Path, bundles: BundleMaker, version: int, **changes: Any) -> Path:
+    """Puts a version of `colours` into a repository by one rename."""
+    graph = changes.pop("graph", None)
+    metadata = replace(bundles.metadata(), **changes)
+    beside = folder / "colours" / f".{version}"
+    beside.mkdir(parents=True)
+    model = bundles.model(metadata, graph)
+    (beside / "model.onnx").write_bytes(model.SerializeToString())
+    return beside.rename(folder / "colours" / str(version)) / "model.onnx"
+
+
+def graph_that_fails_for_red(bundles: BundleMaker) -> onnx.GraphProto:
+    """0/0 where a picture is as red as can be; the golden picture is not."""
+    graph = bundles.graph(Task.MULTICLASS)
+    graph.node[-1].output[0] = "fine"
+    graph.initializer.extend(
+        [
+            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+            helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["embedding", "first"], ["redness"], axis=1),
+            helper.make_node("Sub", ["redness", "one"], ["missing"]),
+            helper.make_node("Div", ["missing", "missing"], ["ones"]),
+            helper.make_node("Mul", ["fine", "ones"], ["probabilities"]),
+        ]
+    )
+    return graph
+
+
+def graph_that_takes_long_to_judge(bundles: BundleMaker) -> onnx.GraphProto:
+    """Products of constants, which a session works out when it is built: tens of seconds."""
+    graph = bundles.graph(Task.MULTICLASS)
+    whole = numpy_helper.from_array(np.eye(1500, dtype=np.float32), "power0")
+    both = helper.make_tensor("both", TensorProto.INT64, [2], [0, 1])
+    graph.initializer.extend([whole, both])
+    num_products = 300
+    for i in range(num_products):
+        graph.node.append(helper.make_node("MatMul", [f"power{i}", "power0"], [f"power{i + 1}"]))
+    graph.node.append(
+        helper.make_node("ReduceMean", [f"power{num_products}", "both"], ["mean"], keepdims=0)
+    )
+    graph.node.append(helper.make_node("Min", ["fine", "mean"], ["probabilities"]))
+    next(node for node in graph.node if node.output[0] == "probabilities").output[0] = "fine"
+    return graph
+
+
+def graph_that_breaks_for_red(bundles: BundleMaker) -> onnx.GraphProto:
+    """Looks up a row that is not there where a picture is as red as can be: the run raises."""
+    graph = bundles.graph(Task.MULTICLASS)
+    graph.node[-1].output[0] = "fine"
+    graph.initializer.extend(
+        [
+            helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("row", TensorProto.FLOAT, [1, 1], [1.0]),
+            helper.make_tensor("last", TensorProto.INT64, [2], [0, 1]),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["embedding", "first"], ["redness"], axis=1),
+            helper.make_node("Floor", ["redness"], ["full"]),
+            helper.make_node("ReduceMax", ["full", "last"], ["reddest"], keepdims=0),
+            helper.make_node("Cast", ["reddest"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["row", "index"], ["ones"], axis=0),
+            helper.make_node("Mul", ["fine", "ones"], ["probabilities"]),
+        ]
+    )
+    return graph
+
+
+class Camera:
+    """Sends the next frame once the last was answered."""
+
+    def __init__(self, client: Client, **settings: Any) -> None:
+        self._frames: queue.Queue[Any] = queue.Queue()
+        self._answers = client.stream(self._sent(), **settings)
+
+    def _sent(self) -> Iterator[Any]:
+        while (frame := self._frames.get()) is not None:
+            yield frame
+
+    def __call__(self, frame: Any) -> FrameAnswer:
+        self._frames.put(frame)
+        return next(self._answers)
+
+    def hear(self) -> FrameAnswer:
+        """What comes without a frame."""
+        return next(self._answers)
+
+    def end(self) -> None:
+        self._frames.put(None)
+        assert list(self._answers) == []
+
+
+def version_of(client: Client) -> int:
+    return client.classify(GREEN).model.version
+
+
+def listed(client: Client) -> dict[int, ModelInfo]:
+    return {one.version: one for one in client.models()}
+
+
+def health(address: str, service: str = "") -> Any:
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return stub.Check(health_pb2.HealthCheckRequest(service=service)).status
+
+
+def test_versions_take_over_under_load_without_a_failed_call(
+    tmp_path: Path, bundles: BundleMaker
+) -> None:
+    bundle = bundles.save(tmp_path, bundles.metadata())
+    run = swap_under_load(bundle, RED, swaps=3, callers=2, num_samples=50, calm_s=0)
+    assert not run.failed
+    assert {one.version for one in run.calls} == {1, 2, 3, 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_hundred_versions_take_over_under_load_without_a_failed_call(
+    tmp_path: Path, bundles: BundleMaker, processes: int
+) -> None:
+    bundle = bundles.save(tmp_path, bundles.metadata())
+    run = swap_under_load(
+        bundle, RED, swaps=100, callers=3, num_samples=100, calm_s=1, processes=processes
+    )
+    assert not run.failed
+    assert {one.version for one in run.calls} >= {*range(2, 102)}
+    # What two models at once and the explanations need is there by then.
+    assert np.median(run.pss_bytes[-10:]) < 1.2 * np.median(run.pss_bytes[10:20])
+
+
+def test_bad_files_are_refused_with_their_reasons_and_the_old_version_serves_on(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    whole = bundles.model(bundles.metadata())
+    nan, outside = bundles.model(bundles.metadata()), bundles.model(bundles.metadata())
+    nan.graph.initializer[-1].float_data[0] = np.nan
+    tensor = outside.graph.initializer[-1]
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    other = replace(bundles.metadata().golden, probabilities=np.array([0.1, 0.2, 0.7], np.float32))
+    wrong = bundles.model(replace(bundles.metadata(), golden=other))
+    bad = {
+        2: (whole.SerializeToString()[:500], "not an ONNX file"),
+        3: (nan.SerializeToString(), "not all finite"),
+        4: (outside.SerializeToString(), "lie in another file"),
+        5: (b"", "not a valid ONNX graph"),
+        6: (wrong.SerializeToString(), "golden vector is missed"),
+    }
+    server = start_server(tmp_path, reload_s=0.05)
+    for version, (data, _) in bad.items():
+        folder = tmp_path / "colours" / str(version)
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(data)
+    with Client(server.address, max_attempts=1) as client:
+        until(lambda: len(server.repository.refused) == len(bad))
+        assert version_of(client) == 1
+        models = listed(client)
+        assert [models[version].ready for version in range(1, 7)] == [True] + [False] * 5
+        for version, (_, reason) in bad.items():
+            assert "model.onnx" in models[version].state_reason
+            assert str(tmp_path) not in models[version].state_reason
+            assert reason in models[version].state_reason
+        with pytest.raises(NotFoundError, match=r"it was refused: .*not all finite"):
+            client.classify(RED, version=3)
+    assert health(server.address, "colours") == SERVING
+
+
+def test_a_refusal_is_logged_once_and_not_at_every_look(
+    start_server: Callable[..., Any],
+    tmp_path: Path,
+    bundles: BundleMaker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path, reload_s=0.02)
+    (tmp_path / "colours" / "2").mkdir()
+    (tmp_path / "colours" / "2" / "model.onnx").write_bytes(b"no model")
+    until(lambda: bool(server.repository.refused))
+    put(tmp_path, bundles, 3)
+    until(lambda: server.repository.get().version == 3)
+    told = [one for one in caplog.records if "refused colours version 2" in one.getMessage()]
+    assert len(told) == 1
+    assert server.repository.swaps.refused == 1
+    assert server.repository.swaps.loaded == 2
+
+
+def test_a_bad_file_in_place_of_a_good_one_is_told_beside_what_serves_on(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    path = put(tmp_path, bundles, 1)
+    server = start_server(tmp_path, reload_s=0.05)
+    path.write_bytes(b"spoilt")
+    until(lambda: bool(server.repository.refused))
+    with Client(server.address, max_attempts=1) as client:
+        model = listed(client)[1]
+        assert model.ready
+        assert "not an ONNX file" in model.state_reason
+        assert version_of(client) == 1
+
+
+def test_a_file_that_is_still_written_is_not_judged_until_it_is_quiet(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    data = bundles.model(bundles.metadata()).SerializeToString()
+    server = start_server(tmp_path, reload_s=0.5)
+    folder = tmp_path / "colours" / "2"
+    folder.mkdir()
+    with (folder / "model.onnx").open("wb") as file:
+        for start in range(0, len(data), len(data) // 20):
+            file.write(data[start : start + len(data) // 20])
+            file.flush()
+            time.sleep(0.05)
+    until(lambda: server.repository.get().version == 2)
+    assert server.repository.swaps.refused == 0
+
+
+def test_a_version_that_is_removed_leaves_its_calls_to_the_one_before(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    second = put(tmp_path, bundles, 2)
+    server = start_server(tmp_path, reload_s=0.05)
+    with Client(server.address, max_attempts=1) as client:
+        assert version_of(client) == 2
+        shutil.rmtree(second.parent)
+        until(lambda: version_of(client) == 1)
+        assert list(listed(client)) == [1]
+
+
+def test_a_folder_that_went_away_leaves_everything_as_it_was(
+    start_server: Callable[..., Any],
+    tmp_path: Path,
+    bundles: BundleMaker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    models = tmp_path / "models"
+    put(models, bundles, 1)
+    server = start_server(models, reload_s=0.02)
+    models.rename(tmp_path / "elsewhere")
+    until(lambda: "could not be looked at" in caplog.text)
+    models.mkdir()
+    until(lambda: "no models in it any more" in caplog.text)
+    with Client(server.address, max_attempts=1) as client:
+        assert version_of(client) == 1
+        models.rmdir()
+        (tmp_path / "elsewhere").rename(models)
+        put(models, bundles, 2)
+        until(lambda: version_of(client) == 2)
+    assert caplog.text.count("no models in it any more") < 5
+
+
+def test_health_is_told_for_each_model(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    bundles.save(tmp_path, bundles.metadata("tags", Task.MULTILABEL))
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    server = start_server(tmp_path, reload_s=0.05)
+    assert health(server.address) == SERVING
+    assert health(server.address, "colours") == SERVING
+    assert health(server.address, "broken") == NOT_SERVING
+    shutil.rmtree(tmp_path / "tags")
+    until(lambda: health(server.address, "tags") == NOT_SERVING)
+    bundles.save(tmp_path / "new", bundles.metadata("broken"))
+    shutil.rmtree(tmp_path / "broken")
+    (tmp_path / "new" / "broken").rename(tmp_path / "broken")
+    until(lambda: health(server.address, "broken") == SERVING)
+    assert health(server.address) == SERVING
+
+
+def test_a_version_that_fails_after_it_took_over_is_taken_out_again(
+    start_server: Callable[..., Any],
+    tmp_path: Path,
+    bundles: BundleMaker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path, reload_s=0.05)
+    put(tmp_path, bundles, 2, graph=graph_that_fails_for_red(bundles))
+    until(lambda: server.repository.get().version == 2)
+    with Client(server.address, max_attempts=1) as client:
+        assert version_of(client) == 2
+        for _ in range(TOO_MANY):
+            with pytest.raises(ServerError, match="not finite"):
+                client.classify(RED)
+        answer = client.classify(RED)
+        assert (answer.model.version, answer[0].label) == (1, "red")
+        model = listed(client)[2]
+        assert not model.ready
+        assert "failed several times in a row; version 1" in model.state_reason
+        assert server.repository.swaps.taken_out == 1
+        assert caplog.text.count("it was taken out again") == 1
+        time.sleep(0.3)  # looks go on, and leave it out
+        assert version_of(client) == 1
+        put(tmp_path, bundles, 3)
+        until(lambda: version_of(client) == 3)
+
+
+@pytest.mark.parametrize("versions", ["latest", "all"])
+def test_the_version_before_is_at_hand_until_the_new_one_has_proved_itself(
+    tmp_path: Path, bundles: BundleMaker, versions: str, start_server: Callable[..., Any]
+) -> None:
+    from limelens.serve.repository.version_policy import parse_versions
+
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path, versions=parse_versions([versions]))
+    repository = server.repository
+    failing = put(tmp_path, bundles, 2, graph=graph_that_fails_for_red(bundles))
+    assert repository.refresh()
+    before = [1, 2] if versions == "all" else [2]
+    assert [one.version for one in repository.served] == before
+    second = repository.get()
+    for _ in range(TOO_MANY):
+        repository.note(second.bundle, ok=False)
+    assert [one.version for one in repository.served] == [1]
+    assert not repository.refresh()
+    assert repository.get().version == 1
+
+    os.utime(failing, ns=(1, 1))  # wanted again
+    assert repository.refresh()
+    second = repository.get()
+    assert second.version == 2
+    for _ in range(PROVEN):
+        repository.note(second.bundle, ok=True)
+    for _ in range(TOO_MANY):
+        repository.note(second.bundle, ok=False)
+    assert repository.get() is second  # proven: what fails now is told, not taken out
+
+
+def test_a_changed_file_that_fails_gives_way_to_what_it_replaced(
+    tmp_path: Path, bundles: BundleMaker, start_server: Callable[..., Any]
+) -> None:
+    path = put(tmp_path, bundles, 1)
+    repository = start_server(tmp_path).repository
+    first = repository.get()
+    graph = graph_that_fails_for_red(bundles)
+    path.write_bytes(bundles.model(bundles.metadata(), graph).SerializeToString())
+    assert repository.refresh()
+    assert repository.get() is not first
+    for _ in range(TOO_MANY):
+        repository.note(repository.get().bundle, ok=False)
+    assert repository.get() is first
+    assert "version 1 as it was before" in repository.refused[0].reason
+    assert not repository.refresh()
+
+
+@pytest.mark.parametrize("rule", ["all", "latest"])
+def test_what_is_taken_out_during_a_look_stays_out(
+    tmp_path: Path, bundles: BundleMaker, rule: str, start_server: Callable[..., Any]
+) -> None:
+    from limelens.serve.repository.version_policy import parse_versions
+
+    put(tmp_path, bundles, 1)
+    repository = start_server(tmp_path, versions=parse_versions([rule])).repository
+    put(tmp_path, bundles, 2, graph=graph_that_fails_for_red(bundles))
+    assert repository.refresh()
+    second = repository.get()
+    put(tmp_path, bundles, 3, graph=graph_that_fails_for_red(bundles))
+
+    def fails_now(path: Path, _stamp: Any) -> bool:
+        for _ in range(TOO_MANY):
+            repository.note(second.bundle, ok=False)
+        return path.parent.name == "3"
+
+    assert repository.refresh(is_quiet=fails_now)
+    third = repository.get()
+    assert third.version == 3
+    assert [one.version for one in repository.refused] == [2]
+    for _ in range(TOO_MANY):
+        repository.note(third.bundle, ok=False)
+    assert repository.get().version == 1
+    assert [one.version for one in repository.refused] == [2, 3]
+    assert repository.swaps.taken_out == 2
+
+
+def test_explanations_that_fail_count_against_a_version_too(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    put(tmp_path, bundles, 2, graph=graph_that_fails_for_red(bundles))
+    assert server.repository.refresh()
+    with Client(server.address, max_attempts=1) as client:
+        for _ in range(TOO_MANY):
+            with pytest.raises(LimelensError):
+                client.explain(RED, num_samples=20)
+        assert client.explain(RED, num_samples=20).model.version == 1
+
+
+@pytest.mark.parametrize("call", ["explain", "explain_stream"])
+def test_explanations_whose_run_breaks_count_against_a_version_too(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker, call: str
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    put(tmp_path, bundles, 2, graph=graph_that_breaks_for_red(bundles))
+    assert server.repository.refresh()
+    options: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
+    with Client(server.address, max_attempts=1) as client:
+
+        def ask(picture: Any) -> Any:
+            found = getattr(client, call)(picture, **options)
+            return found if call == "explain" else list(found)[-1].explanation
+
+        for _ in range(TOO_MANY - 1):
+            with pytest.raises(ServerError, match="the server failed"):
+                ask(RED)
+        for _ in range(TOO_MANY):
+            with pytest.raises(LimelensError):
+                ask(b"no picture")  # says nothing of the model
+        assert server.repository.get().version == 2
+        with pytest.raises(ServerError, match="the server failed"):
+            ask(RED)
+        assert ask(RED).model.version == 1
+
+
+def test_what_was_replaced_is_freed_when_its_last_call_ended(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    from limelens.serve.repository.version_policy import parse_versions
+
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path, versions=parse_versions(["latest"]))
+    with Client(server.address, max_attempts=1) as client:
+        camera = Camera(client)
+        assert camera(RED).model.version == 1
+        client.classify([RED] * 8)
+        client.explain(RED, num_samples=20)
+        bundle = weakref.ref(server.repository.get().bundle)
+        session = weakref.ref(server.repository.get().bundle.session)
+        put(tmp_path, bundles, 2)
+        assert server.repository.refresh()
+        assert camera(RED).model.version == 2
+        for _ in range(PROVEN // 8 + 1):
+            assert client.classify([RED] * 8).model.version == 2
+        until(lambda: (gc.collect(), bundle() is None and session() is None)[1])
+        camera.end()
+
+
+def test_a_camera_follows_to_the_new_version_at_its_next_frame(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    with Client(server.address, max_attempts=1) as client:
+        camera, pinned = Camera(client, smoothing=(3, 2)), Camera(client, version=1)
+        assert [camera(RED).smoothed_label for _ in range(2)] == [None, "red"]
+        assert pinned(RED).model.version == 1
+        put(tmp_path, bundles, 2, alert_labels=("green",))
+        assert server.repository.refresh()
+        answer = camera(GREEN)
+        assert answer.model.version == 2
+        # The labels are the same, so what was seen counts on; what is told of it is the new one's.
+        assert (answer.smoothed_label, answer.alert, answer.changed) == ("red", False, False)
+        answer = camera(GREEN)
+        assert (answer.smoothed_label, answer.alert, answer.changed) == ("green", True, True)
+        assert pinned(RED).model.version == 1
+        shutil.rmtree(tmp_path / "colours" / "1")
+        assert server.repository.refresh()
+        assert pinned(RED).model.version == 1  # to its end, though new calls are refused
+        with pytest.raises(NotFoundError):
+            client.classify(RED, version=1)
+
+        put(tmp_path, bundles, 3, labels=("red", "green", "azure"), macro_labels={})
+        assert server.repository.refresh()
+        answer = camera(GREEN)
+        assert (answer.model.version, answer.smoothed_label, answer.changed) == (3, None, True)
+        camera.end()
+        pinned.end()
+
+
+def test_a_camera_goes_on_where_the_new_version_lacks_the_labels_it_wants_explained(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path)
+    wanted: Any = {
+        "labels": ["blue"], "segmentation": "grid", "num_segments": 4, "num_samples": 20,
+    }  # fmt: skip
+    with Client(server.address, max_attempts=1) as client:
+        camera = Camera(client, explain_on_change=wanted)
+        assert camera(RED).changed
+        change = camera.hear().explanation
+        assert change is not None
+        assert change.status is ChangeStatus.EXPLAINED
+        put(tmp_path, bundles, 2, labels=("red", "green", "azure"), macro_labels={})
+        assert server.repository.refresh()
+        answer = camera(GREEN)
+        assert (answer.model.version, answer.smoothed_label) == (2, "green")
+        told = camera.hear()
+        assert (told.status, told.frame_id) == (FrameStatus.EXPLANATION, 1)
+        assert told.model.version == 2
+        assert told.explanation is not None
+        assert told.explanation.status is ChangeStatus.FAILED
+        assert told.explanation.label == "green"
+        assert "config.explain_on_change.options.labels" in told.explanation.reason
+        assert camera(GREEN).frame_id == 2
+        camera.end()
+
+
+def test_sighup_looks_at_once(tmp_path: Path, bundles: BundleMaker) -> None:
+    bundle = bundles.save(tmp_path / "source", bundles.metadata())
+    models = tmp_path / "models"
+    publish(models, bundle, 1)
+    with ServerProcess(models, "--reload", "request") as server:
+        with Client(server.address, max_attempts=1) as client:
+            publish(models, bundle, 2)
+            time.sleep(0.3)
+            assert version_of(client) == 1
+            server.tell(signal.SIGHUP)
+            until(lambda: version_of(client) == 2)
+        server.tell(signal.SIGTERM)
+        code, errors = server.end()
+    assert code == 0
+    # What is served changed: the log says so at its default level.
+    [line] = errors.splitlines()
+    assert line.endswith("loaded swapped version 2 on CPUExecutionProvider")
+
+
+def test_sighup_does_not_end_a_server_that_never_looks(
+    tmp_path: Path, bundles: BundleMaker
+) -> None:
+    publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
+    with ServerProcess(tmp_path / "models", "--reload", "off") as server:
+        server.tell(signal.SIGHUP)
+        with Client(server.address, max_attempts=1) as client:
+            assert version_of(client) == 1
+        server.tell(signal.SIGTERM)
+        code, errors = server.end()
+    assert code == 0
+    assert "switched off" in errors
+
+
+def test_a_server_stops_though_a_file_is_being_judged(
+    start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    server = start_server(tmp_path, reload_s=0.05)
+    slow = put(tmp_path, bundles, 2, graph=graph_that_takes_long_to_judge(bundles))
+
+    def judges() -> str:
+        return subprocess.run(
+            ["pgrep", "-f", f"limelens.serve.repository.validation {slow}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+
+    if shutil.which("pgrep") is None:
+        pytest.skip("pgrep is not installed; it finds the process that judges")
+    until(lambda: bool(judges()))
+    server.stop()
+    until(lambda: not judges())
+    assert not server.repository.refused
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_begun_before_sigterm_is_answered_under_load(
+    tmp_path: Path, bundles: BundleMaker, processes: int
+) -> None:
+    publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
+    drain = drain_under_load(tmp_path / "models", RED, num_samples=3000, processes=processes)
+    assert (drain.exit_code, drain.failed) == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_twenty_servers_in_a_row_lose_nothing_when_they_are_told_to_stop(
+    tmp_path: Path, bundles: BundleMaker, processes: int
+) -> None:
+    publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
+    drains = [
+        drain_under_load(tmp_path / "models", RED, num_samples=3000, processes=processes)
+        for _ in range(20)
+    ]
+    assert {one.exit_code for one in drains} == {0}
+    assert [call for one in drains for call in one.failed] == []

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limelens.serve.bundle import Task
+from limelens.train.audit.inspection import PLAIN, inspect
+from limelens.train.audit.label_errors import find_label_errors
+from limelens.train.audit.shortcuts import find_shortcuts
+from limelens.train.data.examples import DataError
+from limelens.train.report.page import write_inspection
+
+
+@pytest.fixture
+def spoilt(divided: Path, tmp_path: Path) -> Path:
+    """Good data, and what may be wrong with it."""
+    data = tmp_path / "data"
+    shutil.copytree(divided, data)
+    red, green = data / "train" / "red", data / "train" / "green"
+    shutil.copy(data / "test" / "red" / "000.png", green / "wrong.png")
+    shutil.copy(green / "001.png", data / "validation" / "green" / "again.png")
+    with Image.open(green / "002.png") as picture:
+        picture.save(green / "002-again.bmp")
+        picture.point(lambda value: value * 0.97).save(data / "test" / "green" / "darker.png")
+    (red / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    (red / "notes.txt").write_text("not a picture")
+    return data
+
+
+def test_what_was_spoilt_is_found(spoilt: Path) -> None:
+    found = inspect(spoilt)
+    assert found.num_pictures == {"train": 50, "val": 17, "test": 13}
+    assert found.counts["train"] == {"green": 26, "red": 24}
+    assert (found.commonest, found.rarest) == ("green", "red")
+    assert found.num_smaller == 80
+    assert [one.path.name for one in found.unreadable] == ["broken.jpg"]
+    assert "damaged" in found.unreadable[0].reason
+    assert [path.name for path in found.unused] == ["notes.txt"]
+
+    kinds = {twins.second.path.name: twins.kind for twins in found.twins}
+    assert kinds["again.png"] == "bytes"
+    # Split by split: the copy of the test picture is the first of the two.
+    contradicting = [twins for twins in found.twins if twins.differ_in_label]
+    assert [twins.first.path.name for twins in contradicting] == ["wrong.png"]
+    assert found.twins[0] is contradicting[0]
+    assert {kinds.get("002.png"), kinds.get("002-again.bmp")} == {"pixels", None}
+    (darker,) = [twins for twins in found.twins if twins.second.path.name == "darker.png"]
+    assert darker.kind == "near"
+    assert darker.cross_splits
+    assert len(found.twins) == 4
+
+
+def test_a_wrong_label_comes_first_with_and_without_a_model(
+    spoilt: Path, trained_run: Path
+) -> None:
+    for run in (None, trained_run):
+        found = inspect(spoilt, run_or_model=run)
+        assert found.suspects[0].place.path.name == "wrong.png"
+        assert found.suspects[0].place.labels == ("green",)
+        assert found.suspects[0].suggested == ("red",)
+        assert found.judged_by == (PLAIN if run is None else trained_run.name)
+        assert found.judge_accuracy is not None
+        assert found.judge_accuracy > 0.9
+    assert found.input_size == (32, 32)
+    assert found.num_smaller == 0
+
+
+def test_the_same_data_gives_the_same_json(spoilt: Path) -> None:
+    once, twice = (json.dumps(inspect(spoilt).to_json()) for _ in range(2))
+    assert once == twice
+
+
+def test_the_page_of_an_inspection_shows_what_was_found(spoilt: Path, tmp_path: Path) -> None:
+    write_inspection(inspect(spoilt), tmp_path / "data.html")
+    page = (tmp_path / "data.html").read_text(encoding="utf-8")
+    for word in ("wrong.png", "with different labels: 1", "broken.jpg", "notes.txt", "damaged"):
+        assert word in page
+    assert "http" not in page
+
+
+def test_labels_with_too_few_pictures_are_left_unjudged(tmp_path: Path) -> None:
+    for label, count in (("few", 3), ("none", 2)):
+        (tmp_path / label).mkdir()
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{index}.png")
+    found = inspect(tmp_path)
+    assert found.not_judged == ("few", "none")
+    assert found.suspects == ()
+    assert found.judge_accuracy is None
+    assert found.num_pictures == {"all": 5}
+
+
+def test_data_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "one.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"no picture that can be read; the first is .*one\.jpg"):
+        inspect(tmp_path)
+
+
+def test_a_size_that_follows_the_label_is_called_a_shortcut() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1], 100)
+    features = {"aspect": targets + rng.normal(0, 0.1, 200), "width": rng.normal(0, 1, 200)}
+    aspect, width = find_shortcuts(features, targets, ("a", "b"))
+    assert (aspect.feature, aspect.telling) == ("aspect", True)
+    assert aspect.accuracy > 0.95
+    assert aspect.majority == 0.5
+    assert not width.telling
+
+    table = np.stack([rng.integers(0, 2, 200), targets], axis=1)
+    best = find_shortcuts(features, table, ("chance", "b"))[0]
+    assert (best.feature, best.label) == ("aspect", "b")
+
+
+def test_a_label_that_was_forgotten_is_suggested() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, (200, 3))
+    vectors = truth + rng.normal(0, 0.15, (200, 3))
+    given = truth.copy()
+    index = int(np.flatnonzero(truth[:, 1])[0])
+    given[index, 1] = 0
+    targets = [tuple(np.flatnonzero(row).tolist()) for row in given]
+    found = find_label_errors(vectors, targets, 4, multilabel=True)
+    assert found.errors[0].index == index
+    assert found.errors[0].suggested == tuple(np.flatnonzero(truth[index]).tolist())
+    assert found.left_out == (3,)
+
+
+def test_a_table_of_several_labels_is_inspected(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["id,labels"]
+    for index in range(40):
+        labels = [name for name, bit in (("dark", 1), ("wide", 2)) if index & bit]
+        side = (30, 60) if "wide" in labels else (30, 30)
+        pixels = rng.integers(0, 60, (*side, 3)) + (0 if "dark" in labels else 150)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{'|'.join(labels)}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = inspect(tmp_path)
+    assert found.task is Task.MULTILABEL
+    assert {(one.feature, one.label) for one in found.shortcuts if one.telling} >= {
+        ("aspect", "wide"), ("width", "wide"),
+    }  # fmt: skip
+    write_inspection(found, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 5000
+
+
+def test_the_wine_that_is_known_to_be_mislabelled_ranks_near_the_top() -> None:
+    folder = os.environ.get("LIMELENS_DATA")
+    if not folder:
+        pytest.skip("LIMELENS_DATA is not set; it names the folder that holds wine")
+    found = inspect(Path(folder) / "wine")
+    assert "1291963l.jpg" in [suspect.place.path.name for suspect in found.suspects[:3]]

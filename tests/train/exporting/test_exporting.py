@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from limelens.serve.bundle import Task, load_bundle
+from limelens.serve.errors import BundleError
+from limelens.serve.image import fit, read_image
+from limelens.train import ExportError, TrainConfig, checkpoint, evaluate, export, train
+from limelens.train.exporting import export as exporting
+
+
+@pytest.fixture(scope="module")
+def models(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with one version of one model."""
+    folder = tmp_path_factory.mktemp("models")
+    report = export(trained_run, "colours", models=folder, note="A note.")
+    assert report["version"] == 1
+    assert report["max_abs_difference"] <= 1e-4
+    assert report["size_bytes"] == (folder / "colours" / "1" / "model.onnx").stat().st_size
+    return folder
+
+
+def test_a_bundle_says_all_about_itself(models: Path) -> None:
+    bundle = load_bundle(models / "colours" / "1", "cpu")
+    assert bundle.labels == ("green", "red")
+    assert bundle.input_size == (32, 32)
+    assert bundle.version == 1
+    assert bundle.metadata.alert_labels == ("red",)
+    assert bundle.metadata.precision == "fp32"
+    assert bundle.metadata.card["note"] == "A note."
+    assert bundle.metadata.card["val"]["accuracy"] >= 0.9
+    assert len(bundle.metadata.data_digest) == 64
+
+
+def test_the_file_is_the_only_one_that_is_needed(models: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "alone.onnx"
+    shutil.copy(models / "colours" / "1" / "model.onnx", moved)
+    onnx.checker.check_model(onnx.load(moved), full_check=True)
+    assert b"exporting.py" not in moved.read_bytes()  # no paths of the machine that made it
+    assert load_bundle(moved, "cpu").version == 0
+
+
+def test_the_least_change_of_a_weight_is_found(models: Path, tmp_path: Path) -> None:
+    model = onnx.load(models / "colours" / "1" / "model.onnx")
+    weights = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    weights.raw_data = bytes([weights.raw_data[0] ^ 1]) + weights.raw_data[1:]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(BundleError, match="damaged or changed after its export"):
+        load_bundle(tmp_path / "model.onnx", "cpu")
+
+
+def test_checkpoint_and_bundle_say_the_same(models: Path, trained_run: Path, divided: Path) -> None:
+    bundle = load_bundle(models / "colours" / "1", "cpu")
+    loaded = checkpoint.load(trained_run)
+    pictures = [
+        fit(read_image(path.read_bytes()), loaded.resize).pixels
+        for path in sorted((divided / "test").rglob("*.png"))
+    ]
+    images = np.stack(pictures)
+    with torch.inference_mode():
+        logits = loaded.model(torch.from_numpy(images).permute(0, 3, 1, 2))
+        embedding = loaded.model.embed(torch.from_numpy(images).permute(0, 3, 1, 2))
+    temperature = bundle.metadata.card["temperature"]
+    probabilities, found = bundle.predict_and_embed(images)
+    np.testing.assert_allclose(probabilities, (logits / temperature).softmax(1), atol=1e-5)
+    np.testing.assert_allclose(found, embedding, atol=1e-4)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_bundle_takes_any_number_of_images(models: Path) -> None:
+    bundle = load_bundle(models / "colours" / "1", "cpu")
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    together = bundle.predict(images)
+    apart = np.concatenate([bundle.predict(images[i : i + 1]) for i in range(7)])
+    np.testing.assert_allclose(together, apart, atol=1e-6)
+
+
+def test_a_bundle_is_evaluated_like_its_checkpoint(
+    models: Path, trained_run: Path, divided: Path
+) -> None:
+    of_bundle = evaluate(models / "colours" / "1" / "model.onnx", divided)
+    of_run = evaluate(trained_run, divided)
+    assert of_bundle["confusion"] == of_run["confusion"]
+
+
+def test_a_second_export_is_the_next_version(trained_run: Path, tmp_path: Path) -> None:
+    versions = [export(trained_run, "m", models=tmp_path)["version"] for _ in range(2)]
+    assert versions == [1, 2]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["1", "2"]
+
+
+def test_the_card_names_data_seed_and_figures(models: Path) -> None:
+    card = (models / "colours" / "1" / "README.md").read_text()
+    metadata = load_bundle(models / "colours" / "1", "cpu").metadata
+    assert metadata.data_digest in card
+    assert "A note." in card
+    assert "limelens train DATA --arch cnn3 --input-size 32x32" in card
+    assert "--alert-label red" in card
+
+
+def test_a_network_that_is_not_finite_is_refused_and_nothing_is_written(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    state = torch.load(run / "best.pt", weights_only=True)
+    state["model"]["head.bias"][0] = torch.nan
+    torch.save(state, run / "best.pt")
+    with pytest.raises(BundleError, match="not all finite"):
+        export(run, "broken", models=tmp_path / "models")
+    assert list((tmp_path / "models").rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [(0.05, "differs from the network by"), (1e-4, "decides otherwise than the network")],
+)
+def test_a_graph_that_differs_is_refused_and_the_old_version_stays(
+    trained_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bias: float,
+    message: str,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    state = torch.load(run / "best.pt", weights_only=True)
+    if bias < 1e-3:
+        # All pictures near the border between the labels: the least change turns some.
+        state["model"]["head.weight"].zero_()
+        state["model"]["head.bias"].copy_(torch.tensor([1e-5, 0.0]))
+        torch.save(state, run / "best.pt")
+    models = tmp_path / "models"
+    export(run, "m", models=models)
+    before = (models / "m" / "1" / "model.onnx").read_bytes()
+
+    def wrong_graph(served: Any, resize: Any) -> onnx.ModelProto:
+        with torch.no_grad():
+            served.classifier.head.bias[1] += bias
+            model = to_onnx(served, resize)
+            served.classifier.head.bias[1] -= bias
+        return model
+
+    to_onnx = exporting._to_onnx
+    monkeypatch.setattr(exporting, "_to_onnx", wrong_graph)
+    with pytest.raises((ExportError, BundleError), match=message + "|golden vector"):
+        export(run, "m", models=models)
+    assert [p.name for p in (models / "m").iterdir()] == ["1"]
+    assert (models / "m" / "1" / "model.onnx").read_bytes() == before
+
+
+def test_other_data_than_the_runs_is_refused(
+    trained_run: Path, divided: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(divided, data)
+    next((data / "validation" / "red").iterdir()).unlink()
+    with pytest.raises(ExportError, match="not the data that the run was trained on"):
+        export(trained_run, "m", models=tmp_path / "models", data=data)
+
+
+@pytest.mark.parametrize("name", ["", "../up", ".hidden", "a b"])
+def test_names_that_are_no_folder_names_are_refused(trained_run: Path, name: str) -> None:
+    with pytest.raises(ExportError, match="expected letters"):
+        export(trained_run, name)
+
+
+def test_a_wanted_accuracy_makes_the_bundle_abstain_below_a_threshold(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    report = export(trained_run, "colours", models=tmp_path, wanted_accuracy=1.0)
+    threshold = load_bundle(Path(report["path"]), "cpu").metadata.threshold
+    assert threshold == report["threshold"] > 0
+    assert report["metrics"]["at_wanted_accuracy"]["accuracy"] >= 0.95
+
+
+def test_a_threshold_is_not_for_several_labels(divided: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        task=Task.MULTILABEL, arch="cnn3", input_size=(32, 32), epochs=1, batch_size=8
+    )
+    train(divided, tmp_path / "run", config)
+    with pytest.raises(ExportError, match="is multilabel and has a threshold for each label"):
+        export(tmp_path / "run", "colours", models=tmp_path / "models", wanted_accuracy=0.9)
+    report = export(tmp_path / "run", "colours", models=tmp_path / "models")
+    metadata = load_bundle(Path(report["path"]), "cpu").metadata
+    assert metadata.task is Task.MULTILABEL
+    assert len(metadata.label_thresholds) == 2

@@ -1,0 +1,129 @@
+"""Masks land on the mouth and leave the eyes, whatever the face."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from limelens.train.synthetic.face import Face
+from limelens.train.synthetic.masks import MASK_STYLES, MaskStyle, draw_mask, random_style
+
+FACE = Face((85.0, 70.0), (125.0, 74.0))
+
+
+def picture(height: int = 200, width: int = 210) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(5)
+    return rng.integers(90, 220, (height, width, 3), dtype=np.uint8)
+
+
+def value_at(region: NDArray[np.bool_], point: tuple[float, float]) -> bool:
+    return bool(region[round(point[1]), round(point[0])])
+
+
+@pytest.mark.parametrize("name", MASK_STYLES)
+@pytest.mark.parametrize("yaw", [-0.6, 0.0, 0.4])
+def test_every_mask_covers_nose_mouth_and_chin_and_leaves_the_eyes(name: str, yaw: float) -> None:
+    face = Face(FACE.left_eye, FACE.right_eye, yaw)
+    image = picture()
+    before = image.copy()
+    for seed in range(4):
+        drawn, region = draw_mask(image, face, MASK_STYLES[name], np.random.default_rng(seed))
+        assert drawn.shape == image.shape
+        assert drawn.dtype == np.uint8
+        assert region.shape == image.shape[:2]
+        assert region.dtype == np.bool_
+        assert value_at(region, face.mouth)
+        assert value_at(region, face.nose)
+        assert value_at(region, face.chin)
+        assert not value_at(region, face.left_eye)
+        assert not value_at(region, face.right_eye)
+        for x, y in (face.left_eye, face.right_eye):
+            eye = (slice(round(y) - 4, round(y) + 5), slice(round(x) - 7, round(x) + 8))
+            assert np.array_equal(drawn[eye], image[eye])
+        changed = np.abs(drawn.astype(int) - image).max(axis=2) > 0
+        assert changed[region].mean() > 0.9
+    assert np.array_equal(image, before)
+
+
+def test_the_same_seed_draws_the_same_mask_and_another_one_does_not() -> None:
+    style = MASK_STYLES["cloth-floral"]
+    first, region = draw_mask(picture(), FACE, style, np.random.default_rng(1))
+    again, region_again = draw_mask(picture(), FACE, style, np.random.default_rng(1))
+    other, _ = draw_mask(picture(), FACE, style, np.random.default_rng(2))
+    assert np.array_equal(first, again)
+    assert np.array_equal(region, region_again)
+    assert not np.array_equal(first, other)
+
+
+def test_random_styles_are_varied_and_repeatable() -> None:
+    styles = [random_style(np.random.default_rng(seed)) for seed in range(200)]
+    assert {style.kind for style in styles} == {style.kind for style in MASK_STYLES.values()}
+    assert len({style.pattern for style in styles}) == 7
+    assert styles[7] == random_style(np.random.default_rng(7))
+    colours = np.array([style.colour for style in styles] + [style.accent for style in styles])
+    assert colours.min() >= 0
+    assert colours.max() <= 255
+
+
+def test_a_mask_is_darker_in_a_darker_picture() -> None:
+    style = MASK_STYLES["surgical-white"]
+    bright, region = draw_mask(picture(), FACE, style, np.random.default_rng(0))
+    dark, _ = draw_mask(picture() // 4, FACE, style, np.random.default_rng(0))
+    assert dark[region].mean() < 0.7 * bright[region].mean()
+
+
+def test_a_grey_picture_stays_grey_under_a_blue_mask() -> None:
+    grey = np.repeat(picture()[..., :1], 3, axis=2)
+    drawn, region = draw_mask(grey, FACE, MASK_STYLES["surgical-blue"], np.random.default_rng(0))
+    spread = drawn[region].max(axis=1).astype(int) - drawn[region].min(axis=1)
+    assert spread.max() <= 2
+
+
+@pytest.mark.parametrize("name", ["surgical-blue", "cup-white", "bandana-red", "cloth-noise"])
+@pytest.mark.parametrize(
+    "face",
+    [
+        Face((-30.0, 40.0), (10.0, 40.0)),
+        Face((180.0, 150.0), (240.0, 160.0), 0.5),
+        Face((60.0, -90.0), (140.0, -80.0)),
+        Face((90.0, 195.0), (120.0, 195.0)),
+    ],
+)
+def test_a_face_partly_outside_gets_the_part_of_the_mask_that_shows(name: str, face: Face) -> None:
+    style = MASK_STYLES.get(name, MaskStyle("cloth", (90, 90, 90), "noise"))
+    drawn, region = draw_mask(picture(), face, style, np.random.default_rng(0))
+    assert drawn.shape == (200, 210, 3)
+    assert region.shape == (200, 210)
+
+
+def test_a_face_far_outside_changes_nothing() -> None:
+    face = Face((900.0, 900.0), (940.0, 900.0))
+    drawn, region = draw_mask(picture(), face, MASK_STYLES["sport-black"], np.random.default_rng(0))
+    assert np.array_equal(drawn, picture())
+    assert not region.any()
+
+
+@pytest.mark.parametrize("name", ["surgical-blue", "cloth-floral", "cloth-teeth"])
+def test_a_face_larger_than_the_picture_gets_a_mask(name: str) -> None:
+    face = Face((-120.0, -250.0), (310.0, -250.0))
+    drawn, region = draw_mask(picture(), face, MASK_STYLES[name], np.random.default_rng(0))
+    assert region.all()
+    assert not np.array_equal(drawn, picture())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 9), (16, 12)])
+@pytest.mark.parametrize("distance", [0.4, 3.0, 40.0])
+def test_tiny_pictures_work(shape: tuple[int, int], distance: float) -> None:
+    middle = shape[1] / 2
+    face = Face((middle - distance / 2, shape[0] / 3), (middle + distance / 2, shape[0] / 3))
+    for style in MASK_STYLES.values():
+        drawn, region = draw_mask(picture(*shape), face, style, np.random.default_rng(0))
+        assert drawn.shape == (*shape, 3)
+        assert region.shape == shape
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3))]
+)
+def test_what_is_no_rgb_picture_is_refused(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="expected uint8"):
+        draw_mask(image, FACE, MASK_STYLES["sport-black"], np.random.default_rng(0))

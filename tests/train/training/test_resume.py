@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from limelens.train import TrainConfig, checkpoint, train
+from limelens.train.config import ConfigError
+from limelens.train.data.examples import Dataset
+
+# All that draws random numbers or keeps a state: dropout, averaged weights, mixing, augmentation.
+CONFIG = TrainConfig(
+    arch="cnn3", input_size=(32, 32), epochs=4, batch_size=8, learning_rate=1e-3, dropout=0.1,
+    augment="light", mix="both", balance="sample",
+)  # fmt: skip
+
+
+class EndsAt:
+    """Sends this process a signal in the middle of an epoch."""
+
+    def __init__(self, epoch: int, step: int, number: signal.Signals) -> None:
+        self.at, self.number = (epoch, step), number
+
+    def data_read(self, dataset: Dataset) -> None:
+        pass
+
+    def step(
+        self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float | None
+    ) -> None:
+        del num_steps, loss, accuracy
+        if (epoch, step) == self.at:
+            os.kill(os.getpid(), self.number)
+
+    def epoch_done(self, row: Mapping[str, float]) -> None:
+        pass
+
+
+def killed(data: Path, out: Path, config: TrainConfig, epoch: int, step: int) -> None:
+    """Trains in a process of its own that is killed with -9 in the middle of an epoch."""
+    code = (
+        "import json, signal, sys\n"
+        "from pathlib import Path\n"
+        "from limelens.train import TrainConfig, train\n"
+        "from limelens.train.config import settings_from\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_resume import EndsAt\n"
+        "data, out, settings, epoch, step = json.loads(sys.argv[1])\n"
+        "config = TrainConfig(**settings_from(settings, 'settings'))\n"
+        "train(Path(data), Path(out), config, EndsAt(epoch, step, signal.SIGKILL))\n"
+    )
+    settings = {name: value for name, value in config.to_json().items() if value is not None}
+    found = subprocess.run(
+        [sys.executable, "-c", code, json.dumps([str(data), str(out), settings, epoch, step])],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == -signal.SIGKILL, found.stderr
+
+
+def outcome(run: Path) -> tuple[str, Any, Any]:
+    """All that an unbroken and a resumed run have in common."""
+    last = checkpoint.load_state(run / "last.pt")
+    last["going"].pop("seconds")
+    return (run / "metrics.csv").read_text(), checkpoint.load_state(run / "best.pt"), last
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Exactly: not one bit of a weight differs."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, Mapping):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_same(*pair)
+    else:
+        assert one == other
+
+
+@pytest.fixture(scope="module")
+def unbroken(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    train(divided, run, CONFIG)
+    return run
+
+
+@pytest.fixture(scope="module")
+def broken(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed with -9 in the middle of its third epoch."""
+    run = tmp_path_factory.mktemp("broken") / "run"
+    killed(divided, run, CONFIG, 3, 4)
+    assert checkpoint.load_state(run / "last.pt")["epoch"] == 2
+    return run
+
+
+def test_a_killed_run_comes_out_as_if_it_had_never_been_broken_off(
+    divided: Path, unbroken: Path, broken: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(broken, tmp_path / "run")
+    assert not (run / "report.json").exists()
+    report = train(divided, run, CONFIG, resume=True)
+    assert report["epochs"] == 4
+    assert report["interrupted"] is False
+    assert_same(outcome(run), outcome(unbroken))
+    assert report["val"] == json.loads((unbroken / "report.json").read_text())["val"]
+    assert (run / "curves.png").exists()
+
+
+def test_a_run_killed_while_it_wrote_is_resumed(
+    divided: Path, unbroken: Path, broken: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(broken, tmp_path / "run")
+    # Half a file of each kind, the table a row behind, and the best one of an epoch ahead.
+    half = (unbroken / "last.pt").read_bytes()[:5000]
+    for name in ("last.tmp", "best.tmp", "metrics.csv.tmp"):
+        (run / name).write_bytes(half)
+    rows = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text("".join(rows[:-1]))
+    shutil.copy(unbroken / "best.pt", run / "best.pt")
+    train(divided, run, CONFIG, resume=True)
+    assert_same(outcome(run), outcome(unbroken))
+
+
+def test_a_finished_run_is_reported_and_not_changed(
+    divided: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    # Killed after the last checkpoint, before the table.
+    rows = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text("".join(rows[:-1]))
+    report = train(divided, run, CONFIG, resume=True)
+    before = json.loads((unbroken / "report.json").read_text())
+    assert report["val"] == before["val"]
+    assert report["epochs"] == 4
+    for name in ("best.pt", "last.pt", "metrics.csv", "config.json"):
+        assert (run / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"learning_rate": 2e-3}, r"was begun with learning_rate 0\.001, not 0\.002; resume it"),
+        ({"epochs": 8}, "was begun with epochs 4, not 8"),
+        ({"balance": "none"}, "was begun with balance 'sample'"),
+        ({"seed": 1}, "was begun with seed 0, not 1"),
+    ],
+)
+def test_other_settings_are_refused(
+    divided: Path, broken: Path, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    run = shutil.copytree(broken, tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        train(divided, run, replace(CONFIG, **changed), resume=True)
+    assert (run / "last.pt").read_bytes() == (broken / "last.pt").read_bytes()
+    assert (run / "config.json").read_bytes() == (broken / "config.json").read_bytes()
+
+
+def test_the_number_of_reading_processes_may_change(
+    divided: Path, broken: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(broken, tmp_path / "run")
+    train(divided, run, replace(CONFIG, num_workers=1), resume=True)
+    for name in ("best.pt", "last.pt"):
+        one, other = (checkpoint.load_state(folder / name) for folder in (run, unbroken))
+        assert_same(one["model"], other["model"])
+
+
+def test_changed_data_or_macro_labels_are_refused(divided: Path, tmp_path: Path) -> None:
+    data, run = shutil.copytree(divided, tmp_path / "data"), tmp_path / "run"
+    config = replace(CONFIG, epochs=1)
+    train(data, run, config)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(data, run, config)
+    macro = tmp_path / "macro.csv"
+    macro.write_text("label,macro\nred,warm\ngreen,cold\n")
+    with pytest.raises(ConfigError, match="was begun with other macro labels"):
+        train(data, run, config, macro=macro, resume=True)
+    next((data / "train" / "red").iterdir()).unlink()
+    with pytest.raises(ConfigError, match="has changed since it was begun"):
+        train(data, run, config, resume=True)
+
+
+def test_resuming_where_nothing_is_starts_anew(
+    divided: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    train(divided, tmp_path / "run", CONFIG, resume=True)
+    assert_same(outcome(tmp_path / "run"), outcome(unbroken))
+
+
+def test_a_best_checkpoint_without_a_last_one_is_not_thrown_away(
+    divided: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    state = checkpoint.load_state(unbroken / "best.pt")
+    checkpoint.save(run / "best.pt", {**state, "epoch": 3})
+    with pytest.raises(ConfigError, match=r"holds best\.pt and no last\.pt to go on from"):
+        train(divided, run, CONFIG, resume=True)
+    assert (run / "best.pt").exists()
+    # That of the first epoch was written just before a crash: the epoch is done again.
+    checkpoint.save(run / "best.pt", {**state, "epoch": 1})
+    train(divided, run, CONFIG, resume=True)
+    assert_same(outcome(run), outcome(unbroken))
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_run_stopped_by_ctrl_c_is_resumed(
+    divided: Path, unbroken: Path, tmp_path: Path, epoch: int
+) -> None:
+    run = tmp_path / "run"
+    report = train(divided, run, CONFIG, EndsAt(epoch, 2, signal.SIGINT))
+    assert report["interrupted"] is True
+    assert report["epochs"] == epoch - 1
+    assert checkpoint.load(run).epoch <= epoch - 1
+    report = train(divided, run, CONFIG, resume=True)
+    assert report["interrupted"] is False
+    assert_same(outcome(run), outcome(unbroken))
+
+
+def test_a_damaged_last_checkpoint_is_told(divided: Path, broken: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(broken, tmp_path / "run")
+    (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:3000])
+    with pytest.raises(checkpoint.CheckpointError, match=r"last\.pt is no checkpoint"):
+        train(divided, run, CONFIG, resume=True)

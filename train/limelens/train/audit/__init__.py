@@ -1,0 +1,1 @@
+"""What to fix in data before training."""

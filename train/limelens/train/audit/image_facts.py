@@ -1,0 +1,78 @@
+"""What a single file tells before any training: its size, its bytes, its look.
+
+It knows files and pixels, and nothing of labels or splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.errors import InvalidImageError
+from limelens.serve.image import read_image
+from limelens.train.audit.feature_vectors import plain_features
+from limelens.train.data.duplicates import Look, look_of
+from limelens.train.data.examples import Skipped
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFacts:
+    """What is known of a file that could be read.
+
+    Args:
+        path: Where it lies.
+        height: Of the upright picture, in pixels.
+        width: Likewise.
+        size_bytes: Of the file.
+        content: SHA-256 of the file.
+        pixels: SHA-256 of the upright picture.
+        look: By which near-copies are found.
+        features: As `plain_features`; None where they were not asked for.
+    """
+
+    path: Path
+    height: int
+    width: int
+    size_bytes: int
+    content: str
+    pixels: str
+    look: Look
+    features: NDArray[np.float32] | None
+
+
+def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[PictureFacts | Skipped]:
+    """Reads files, in their order; those that cannot be read come as `Skipped`.
+
+    Args:
+        paths: The files.
+        features: Whether to compute plain features too.
+    """
+
+    def read(path: Path) -> PictureFacts | Skipped:
+        try:
+            encoded = path.read_bytes()
+            pixels = read_image(encoded)
+        except OSError as error:
+            return Skipped(path, str(error.strerror))
+        except InvalidImageError as error:
+            return Skipped(path, str(error))
+        shape = str(pixels.shape).encode()
+        return PictureFacts(
+            path,
+            pixels.shape[0],
+            pixels.shape[1],
+            len(encoded),
+            hashlib.sha256(encoded).hexdigest(),
+            hashlib.sha256(shape + pixels.tobytes()).hexdigest(),
+            look_of(pixels),
+            plain_features(pixels) if features else None,
+        )
+
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(read, paths)

@@ -1,0 +1,1 @@
+"""Labelled images: read, checked, sampled, augmented and loaded."""

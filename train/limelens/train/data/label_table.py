@@ -1,0 +1,293 @@
+"""Tables of images and their labels: columns of yes and no, or one column with one or a list.
+
+It puts rows together; what a column means, `tables.columns` decides. It reads no image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from limelens.serve.bundle import Task
+from limelens.serve.folders import label_name, split_name
+from limelens.serve.wording import counted
+from limelens.train.data.examples import DataError, Skipped
+from limelens.train.data.tables.cells import is_yes, read_labels
+from limelens.train.data.tables.columns import choose_columns
+from limelens.train.data.tables.images import find_image
+from limelens.train.data.tables.lines import read_lines
+from limelens.train.data.tables.table import TableOptions
+
+_WHOLE: Final = ("labels",)
+"""Stems of a table in a data folder that is no split."""
+
+Images = Path | TableOptions | None
+"""The folder of the images that a table names, or all that is said of the table; None finds it."""
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What a table says.
+
+    Args:
+        labels: Sorted.
+        task: Multilabel where a row may have any number of labels.
+        rows: By split (`all` where the table names none), pictures that are there with their
+            labels.
+        missing: Rows whose picture is not there.
+        notes: What was read as what, a line for each table.
+    """
+
+    labels: tuple[str, ...]
+    task: Task
+    rows: Mapping[str, tuple[tuple[Path, tuple[str, ...]], ...]]
+    missing: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
+
+
+def table_settings(images: Images) -> dict[str, str | None]:
+    """What was said of a table, as a run keeps it; what was left open is not in it."""
+    options = images if isinstance(images, TableOptions) else TableOptions(images)
+    said = {
+        "image_column": options.image_column,
+        "label_column": options.label_column,
+        "columns": ",".join(options.columns),
+        "separator": options.separator,
+    }
+    return {
+        "images": None if options.images is None else str(options.images.resolve()),
+        **{name: value for name, value in said.items() if value},
+    }
+
+
+def table_options(settings: Mapping[str, Any]) -> TableOptions:
+    """What a run kept of its table."""
+    images, columns = settings.get("images"), settings.get("columns")
+    return TableOptions(
+        Path(images) if images else None,
+        settings.get("image_column", ""),
+        settings.get("label_column", ""),
+        tuple(columns.split(",")) if columns else (),
+        settings.get("separator", ""),
+    )
+
+
+def find_tables(data: Path) -> dict[str, Path]:
+    """The tables of a data folder, by split.
+
+    Args:
+        data: A csv or tsv file, or a folder with `train.csv` and maybe `val.csv` (or
+            `validation.csv`) and `test.csv`, or with `labels.csv`; `.tsv` likewise.
+
+    Returns:
+        Tables by `train`, `val` and `test`; a lone table is `all`. Empty where there is none.
+
+    Raises:
+        DataError: A split has two tables.
+    """
+    if data.is_file():
+        return {"all": data} if data.suffix.lower() in (".csv", ".tsv") else {}
+    found: dict[str, Path] = {}
+    if not data.is_dir():
+        return found
+    for path in sorted(data.iterdir()):
+        split = "all" if path.stem.lower() in _WHOLE else split_name(path.stem)
+        if path.suffix.lower() not in (".csv", ".tsv") or path.name.startswith(".") or not split:
+            continue
+        if split in found:
+            raise DataError(f"{data} has {found[split].name} and {path.name}; expected one of them")
+        found[split] = path
+    if "all" in found and len(found) > 1:
+        others = ", ".join(path.name for split, path in found.items() if split != "all")
+        raise DataError(f"{data} has {found['all'].name} beside {others}; expected either")
+    if len(found) == 1:
+        return {"all": next(iter(found.values()))}
+    return found
+
+
+def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> LabelTable:
+    """Reads the tables of a data set.
+
+    A table's first line names its columns. The image is named by the column whose cells are files
+    below the folder of images, with or without their suffix; one called `id`, `image`, `image_id`,
+    `path`, `file`, `filename`, `file_name` or `name` goes first. Labels are the columns of yes and
+    no that say yes; or the cells of a column called `label`, `genre`, `tag`, `class`, `category`
+    or `target` (or their plurals), or of the only other column: one label, a list as Python or
+    JSON writes it, or names separated by `|` or `;`. A column `split` may name the split. `N/A`
+    is a label like any other; an empty cell is none, and refused where no cell has several.
+
+    Where two readings are possible the table is refused, and the message names the options that
+    settle it.
+
+    Args:
+        tables: As `find_tables` gives them.
+        images: The images' folder, or all that is said of the tables. None takes the table's own
+            folder, or one beside the table that holds the images.
+
+    Raises:
+        DataError: A table cannot be read, or can be read in several ways; a cell cannot be
+            understood; no picture is there; a picture comes twice. The message names file and
+            row.
+    """
+    options = images if isinstance(images, TableOptions) else TableOptions(images)
+    parsed = {split: _read(path, options) for split, path in tables.items()}
+    _check_alike(tables, parsed)
+    multi = any(table.multi for table in parsed.values())
+    names = {name for table in parsed.values() for _, labels, _ in table.rows for name in labels}
+    names |= {name for table in parsed.values() for name in table.columns}
+    rows: dict[str, list[tuple[Path, tuple[str, ...]]]] = {}
+    missing: list[Skipped] = []
+    seen: dict[Path, str] = {}
+    for split, table in parsed.items():
+        path = tables[split]
+        for number, (identity, labels, own_split) in zip(table.numbers, table.rows, strict=True):
+            found = find_image(table.folder, identity)
+            # An id with and without its suffix is the same picture.
+            picture = found or table.folder / identity
+            here = f"{path}, row {number}"
+            if picture in seen:
+                raise DataError(
+                    f"{here}: {identity!r} comes a second time, after {seen[picture]}; "
+                    "expected one row for each picture"
+                )
+            seen[picture] = here
+            if found is None:
+                missing.append(Skipped(picture, "the table names it, it is not there"))
+            else:
+                rows.setdefault(own_split or split, []).append((found, labels))
+    return LabelTable(
+        tuple(sorted(names)),
+        Task.MULTILABEL if multi else Task.MULTICLASS,
+        {split: tuple(found) for split, found in rows.items()},
+        tuple(missing),
+        tuple(table.note for table in parsed.values()),
+    )
+
+
+def read_macro_labels(path: Path, labels: Sequence[str]) -> dict[str, str]:
+    """Reads a table of label and macro label; the first line names the columns.
+
+    Args:
+        path: csv or tsv; its first two columns are taken.
+        labels: Those of the data; each must be in the table.
+
+    Raises:
+        DataError: The table cannot be read, a label is missing or has two macro labels.
+    """
+    macro: dict[str, str] = {}
+    lines = read_lines(path)
+    if lines and label_name(lines[0][1][0].strip()) in {*labels} - {"label"}:
+        raise DataError(
+            f"{path} begins with the label {lines[0][1][0]!r}; expected names of columns in the "
+            "first line: put a line such as label,macro above it"
+        )
+    for number, row in lines[1:]:
+        if len(row) < 2 or not row[0].strip() or not row[1].strip():
+            raise DataError(f"{path}, row {number}: {row}; expected a label and its macro label")
+        label, coarse = label_name(row[0].strip()), row[1].strip()
+        if macro.setdefault(label, coarse) != coarse:
+            raise DataError(f"{path} puts {label!r} under {macro[label]!r} and {coarse!r}")
+    lacking = [label for label in labels if label not in macro]
+    if lacking:
+        raise DataError(f"{path} has no macro label for {lacking[0]!r}; add a line for it")
+    return {label: macro[label] for label in labels}
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """One table: rows of identity, labels and split, and the labels that are columns."""
+
+    rows: tuple[tuple[str, tuple[str, ...], str | None], ...]
+    numbers: tuple[int, ...]
+    columns: tuple[str, ...]
+    multi: bool
+    folder: Path
+    note: str
+
+
+def _read(path: Path, options: TableOptions) -> _Parsed:
+    lines = read_lines(path)
+    if len(lines) < 2:
+        raise DataError(
+            f"{path} has {counted(len(lines), 'row')}; expected names of columns and a row each"
+        )
+    header = [label_name(name.strip()) for name in lines[0][1]]
+    numbers, body = zip(*lines[1:], strict=True)
+    for number, row in lines[1:]:
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, row {number} has {counted(len(row), 'cell')}; expected {len(header)} as "
+                "the header"
+            )
+    found = choose_columns(path, header, body, options)
+    if len({header[column] for column in found.flags}) < len(found.flags):
+        raise DataError(f"{path} names a column twice; expected a name of its own for each label")
+    splits = [
+        None if found.split is None else _split_name(path, number, row[found.split])
+        for number, row in lines[1:]
+    ]
+    identities = [row[found.image].strip() for row in body]
+    if found.label is None:
+        _check_gaps(path, header, lines[1:], found.flags)
+        multi = True
+        labels = [
+            tuple(header[column] for column in found.flags if is_yes(row[column])) for row in body
+        ]
+    else:
+        listed = [
+            read_labels(f"{path}, row {number}", row[found.label], found.separator)
+            for number, row in lines[1:]
+        ]
+        multi = any(is_list for _, is_list in listed)
+        labels = [own for own, _ in listed]
+        for number, own in zip(numbers, labels, strict=True):
+            if not own and not multi:
+                raise DataError(
+                    f"{path}, row {number} has no label; expected one (or [] where other rows "
+                    "have several)"
+                )
+    return _Parsed(
+        tuple(zip(identities, labels, splits, strict=True)),
+        numbers,
+        tuple(header[column] for column in found.flags),
+        multi,
+        found.folder,
+        found.said,
+    )
+
+
+def _check_alike(tables: Mapping[str, Path], parsed: Mapping[str, _Parsed]) -> None:
+    """Refuses tables of one data set that are read in different ways."""
+    (first, one), *others = parsed.items()
+    for split, other in others:
+        if {*one.columns} != {*other.columns}:
+            differing = sorted({*one.columns} ^ {*other.columns})[0]
+            raise DataError(
+                f"{tables[first]} and {tables[split]} are read differently: only one has the "
+                f"label column {differing!r}; say what to read (--columns or --label-column)"
+            )
+
+
+def _check_gaps(
+    path: Path,
+    header: Sequence[str],
+    lines: Sequence[tuple[int, list[str]]],
+    columns: Sequence[int],
+) -> None:
+    """Refuses an empty cell among 0 and 1: it may mean either, or that nobody looked."""
+    for number, row in lines:
+        for column in columns:
+            if not row[column].strip():
+                raise DataError(
+                    f"{path}, row {number} has nothing in column {header[column]!r}; expected 0 "
+                    "or 1 as in the other rows"
+                )
+
+
+def _split_name(path: Path, number: int, cell: str) -> str:
+    name = split_name(cell)
+    if name is None:
+        raise DataError(f"{path}, row {number} has the split {cell!r}; expected train, val or test")
+    return name

@@ -1,0 +1,105 @@
+"""Which pictures an epoch shows, in which order, and with which random numbers.
+
+It knows counts and seeds. Everything follows from the seed and the epoch's number, so that a run
+that was broken off, or that is shared by several processes, shows what one unbroken run shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from limelens.train.data.examples import Example, label_counts
+
+Draw = tuple[int, int]
+"""An example's index and the seed of its augmentation."""
+PERCENTILE: Final = 98.0
+
+
+def repeats(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]:
+    """How often a balanced epoch shows each example.
+
+    Examples with one label: every label is lifted to the count of the 98th percentile of labels;
+    those above it stay. With several labels each: max over its labels of max(1, sqrt(t / f)),
+    where f is the label's count and t that percentile (Gupta et al. 2019, LVIS, section 5.1),
+    because a picture that is shown again shows its common labels again too.
+
+    Args:
+        examples: At least one.
+        num_labels: C.
+
+    Returns:
+        `(N,)`, each at least 1.
+    """
+    counts = label_counts(examples, num_labels)
+    wanted = np.percentile(counts[counts > 0], PERCENTILE) if counts.any() else 1.0
+    factor = np.maximum(1.0, wanted / np.maximum(counts, 1))
+    if any(len(example.targets) != 1 for example in examples):
+        factor = np.sqrt(factor)
+    return np.array([factor[list(e.targets)].max(initial=1.0) for e in examples])
+
+
+def label_weights(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]:
+    """Weights for the loss, inverse to the labels' counts, with mean 1 over the examples.
+
+    Args:
+        examples: At least one.
+        num_labels: C.
+
+    Returns:
+        `(C,)`; 1 for labels without examples.
+    """
+    counts = label_counts(examples, num_labels)
+    present = counts > 0
+    weights = np.ones(num_labels)
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return weights
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Batches of an epoch, in an order of its own; `epoch` says which.
+
+    Args:
+        repeats: How often an epoch shows each example, on average; whole numbers are exact.
+        batch_size: Of all processes together. An incomplete batch is left out where there is a
+            whole one.
+        seed: Of everything.
+        rank: Of this process, 0 to `world_size` - 1; it gets every `world_size`-th of a batch.
+        world_size: Processes.
+    """
+
+    def __init__(
+        self,
+        repeats: NDArray[np.float64],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.epoch = 0
+        self._edges = np.cumsum(repeats)
+        self._num_draws = max(1, round(float(self._edges[-1])))
+        # A multiple of the processes, as batch_size is.
+        whole = max(1, self._num_draws // world_size) * world_size
+        self._batch_size = min(batch_size, whole)
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+
+    def __len__(self) -> int:
+        return self._num_draws // self._batch_size
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng((self._seed, self.epoch))
+        # Systematic sampling: each example floor or ceil of its share, the total always the same.
+        points = (rng.random() + np.arange(self._num_draws)) * (self._edges[-1] / self._num_draws)
+        drawn = np.minimum(np.searchsorted(self._edges, points, "right"), len(self._edges) - 1)
+        order = rng.permutation(drawn)
+        seeds = rng.integers(2**63, size=self._num_draws)
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            own = slice(start + self._rank, start + self._batch_size, self._world_size)
+            yield list(zip(order[own].tolist(), seeds[own].tolist(), strict=True))

@@ -1,0 +1,100 @@
+"""A table as it lies there: its cells by column, and what is said of it.
+
+It knows names of columns and no meaning of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from limelens.serve.image import SUFFIXES
+from limelens.train.data.examples import DataError
+
+IMAGE_NAMES: Final = ("id", "image", "image_id", "path", "file", "filename", "file_name", "name")
+LABEL_NAMES: Final = (
+    "labels", "label", "genres", "genre", "tags", "tag", "classes", "class", "class_name",
+    "categories", "category", "targets", "target",
+)  # fmt: skip
+SPLIT_NAMES: Final = ("split", "set", "subset", "partition", "phase")
+_MOST_NAMED: Final = 6
+_ALMOST: Final = 0.9
+_ENOUGH_ROWS: Final = 10
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What somebody says of a table, in place of what it looks like.
+
+    Args:
+        images: The folder of the images; None finds it.
+        image_column: The column that names the image; empty finds it.
+        label_column: The column that holds one label or a list; empty finds it.
+        columns: The columns of yes and no whose names are the labels, or `("all",)` for all of
+            them; empty finds them.
+        separator: Between the labels of a cell; `none` takes a cell as one label; empty finds it.
+    """
+
+    images: Path | None = None
+    image_column: str = ""
+    label_column: str = ""
+    columns: tuple[str, ...] = ()
+    separator: str = ""
+
+
+class Table:
+    """A table's cells by column, and how to stop where its meaning is not certain."""
+
+    def __init__(self, path: Path, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+        self.path = path
+        self.header = header
+        self.lower = [name.lower() for name in header]
+        self.cells = [[row[column].strip() for row in body] for column in range(len(header))]
+
+    def column(self, name: str, option: str) -> int:
+        """The number of a column that an option names."""
+        for names, wanted in ((self.header, name), (self.lower, name.lower())):
+            if names.count(wanted) == 1:
+                return names.index(wanted)
+        found = "two columns" if self.lower.count(name.lower()) > 1 else "no column"
+        raise DataError(
+            f"{self.path} has {found} {name!r} ({option}); its columns are {named(self.header)}"
+        )
+
+    def names(self, columns: Sequence[int]) -> str:
+        """Columns as messages name them."""
+        return named([self.header[column] for column in columns])
+
+    def is_distinct(self, column: int) -> bool:
+        """Whether hardly a cell of a column comes twice, as with names of files."""
+        return len({*self.cells[column]}) >= _ALMOST * len(self.cells[column])
+
+    def is_of_each_row(self, column: int) -> bool:
+        """Whether a column differs from row to row, as titles and numbers do: it is no label."""
+        return len(self.cells[column]) >= _ENOUGH_ROWS and self.is_distinct(column)
+
+
+def check_header(table: Table, label: int | None) -> None:
+    """Refuses a first line that is no header."""
+    if any(name in (*IMAGE_NAMES, *LABEL_NAMES, *SPLIT_NAMES) for name in table.lower):
+        return
+    is_image = any(Path(name).suffix in SUFFIXES for name in table.lower)
+    if is_image or (label is not None and table.header[label] in table.cells[label]):
+        raise no_header(table)
+
+
+def no_header(table: Table) -> DataError:
+    """What is said of a table whose first line is no header."""
+    return DataError(
+        f"{table.path} begins with {', '.join(table.header)[:120]!r}, which is an image and its "
+        "label and no header; expected names of columns in the first line: put a line such as "
+        "image,label above it"
+    )
+
+
+def named(names: Sequence[str]) -> str:
+    """Names as messages list them, the first few."""
+    shown = ", ".join(repr(name[:40]) for name in names[:_MOST_NAMED])
+    return shown + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")

@@ -1,0 +1,147 @@
+"""The model card that lies beside a bundle: how it was trained and how well it does.
+
+It writes down what it is handed and computes nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limelens.serve.bundle import Metadata, Task
+from limelens.train.exporting.variants import Comparison
+
+
+def write_card(
+    path: Path,
+    metadata: Metadata,
+    metrics: Mapping[str, Any],
+    difference: float,
+    comparison: Comparison | None = None,
+) -> None:
+    """Writes the card as Markdown.
+
+    Args:
+        path: The file.
+        metadata: The bundle's.
+        metrics: The bundle's figures on the validation pictures.
+        difference: Largest difference of probabilities from the PyTorch network.
+        comparison: Of a variant with fp32.
+    """
+    config = metadata.card["config"]
+    note = f"\n{metadata.card['note']}\n" if metadata.card["note"] else ""
+    alerts = ", ".join(metadata.alert_labels) or "none"
+    path.write_text(
+        f"""# {metadata.name}
+{note}
+| | |
+|---|---|
+| labels | {", ".join(metadata.labels)} |
+| alert labels | {alerts} |
+| network | {config["arch"]}, {metadata.card["num_parameters"]:,} parameters |
+| input | {metadata.resize.height}x{metadata.resize.width}, {metadata.resize.mode.value} |
+| data digest | `{metadata.data_digest}` |
+| seed | {config["seed"]} |
+| best epoch | {metadata.card["epoch"]} of {config["epochs"]} |
+| temperature | {metadata.card["temperature"]:.3f} ({_calibration(metadata.card["temperature"])}) |
+| precision | {metadata.precision} |
+| from PyTorch | probabilities differ by at most {difference:.1e} |
+| limelens | {metadata.limelens_version} |
+
+Trained by
+
+    {_command(config)}
+
+## On the validation pictures ({metrics["num_images"]})
+
+{_figures(metrics)} Read them with care: the epoch, the temperature and the thresholds were chosen \
+on these.
+
+{_table(metrics)}
+{_comparison(comparison) if comparison else ""}""",
+        encoding="utf-8",
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    if metrics["task"] == Task.MULTILABEL:
+        names = {
+            "loss": "loss",
+            "base_rate_loss": "loss of always answering the base rates",
+            "mean_average_precision": "mean average precision",
+            "macro_auc": "macro AUC",
+            "micro_f1": "micro F1",
+            "macro_f1": "macro F1",
+        }
+    else:
+        names = {
+            "accuracy": "accuracy",
+            "macro_label_accuracy": "accuracy of macro labels",
+            "loss": "loss",
+            "ece": "expected calibration error",
+        }
+    known = [f"{name} {metrics[key]:.4f}" for key, name in names.items() if metrics.get(key)]
+    text = ", ".join(known)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    extra = ("average_precision", "auc", "threshold")
+    shown = [key for key in extra if key in next(iter(metrics["per_class"].values()))]
+    lines = [
+        "| " + " | ".join(["label", "precision", "recall", "F1", "pictures", *shown]) + " |",
+        "|---" * (5 + len(shown)) + "|",
+    ]
+    for label, row in metrics["per_class"].items():
+        numbers = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
+        numbers.append(str(row["support"]))
+        numbers += ["" if row[key] is None else f"{row[key]:.3f}" for key in shown]
+        lines.append(f"| {label} | " + " | ".join(numbers) + " |")
+    return "\n".join(lines).replace("average_precision", "average precision")
+
+
+def _comparison(comparison: Comparison) -> str:
+    precision, measure = comparison.precision, comparison.measure.replace("_", " ")
+    lines = [
+        f"\n## {precision} beside fp32\n",
+        "On the validation pictures, and timed in turns on the machine that exported, on one core "
+        "or one GPU.\n",
+        f"| | fp32 | {precision} |",
+        "|---|---|---|",
+        f"| size | {comparison.fp32_size_bytes:,} bytes | {comparison.size_bytes:,} bytes |",
+        f"| {measure} | {comparison.fp32_accuracy:.4f} | {comparison.accuracy:.4f} |",
+        *(
+            f"| ms a call of {speed.batch_size}, {speed.provider} "
+            f"| {speed.fp32_ms:.2f} | {speed.ms:.2f} |"
+            for speed in comparison.speeds
+        ),
+        f"\nSingle probabilities differ by up to {comparison.difference:.2g}; temperature, "
+        "thresholds and golden vector were fitted for this precision.",
+        *(f"\n**Beware:** {remark}." for remark in comparison.remarks),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _calibration(temperature: float) -> str:
+    if temperature == 1.0:
+        return "not fitted: no mistake on validation"
+    return "fitted on validation"
+
+
+def _command(config: Mapping[str, Any]) -> str:
+    words = ["limelens", "train", "DATA"]
+    for key, value in config.items():
+        if value is None or value is False or value == []:
+            continue
+        option = f"--{key.replace('_', '-')}"
+        if key == "input_size":
+            words += [option, "x".join(map(str, value))]
+        elif value is True:
+            words.append(option)
+        elif isinstance(value, list):
+            words += [word for item in value for word in (option.removesuffix("s"), str(item))]
+        else:
+            words += [option, str(value)]
+    return shlex.join(words)

@@ -1,0 +1,321 @@
+"""From a table of labelled URLs to cleaned folders that `limelens train` takes as they are.
+
+It puts fetching, reading and comparing together: what is kept, what is left out and why, and where
+it is written. How a URL becomes bytes, or bytes become pixels, is known elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from PIL import Image
+
+from limelens.serve.errors import InvalidImageError
+from limelens.serve.files import write_whole
+from limelens.serve.folders import split_name, subfolders
+from limelens.serve.image import read_image
+from limelens.train.data.dataset import SHARES, divide
+from limelens.train.data.examples import DataError, Example
+from limelens.train.data.fingerprints import RELATED, SAME, fingerprint, first_of_kind
+from limelens.train.ingest.fetching import Fetcher, FetchError, FetchLimits, identity, resolve
+from limelens.train.ingest.journal import Failure, Fetched, Picture, open_fetched
+from limelens.train.ingest.url_table import Row, read_table
+
+STATE: Final = ".ingest"
+LEFT_OUT: Final = "left_out.csv"
+_JPEG_QUALITY: Final = 90
+# Each may hold a picture of the most pixels that are read, so memory bounds them.
+_MOST_DECODERS: Final = 4
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """How a table is ingested.
+
+    Args:
+        size_px: Longer side of what is written; smaller pictures stay as they are.
+        concurrency: URLs that are fetched at once.
+        limits: For each URL.
+        retry_failed: Ask again for what failed for good in an earlier run.
+        seed: Of the division into splits.
+
+    Raises:
+        DataError: A number is too small.
+    """
+
+    size_px: int = 224
+    concurrency: int = 16
+    limits: FetchLimits = field(default_factory=FetchLimits)
+    retry_failed: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("size_px", "concurrency"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}; expected 1 or more")
+
+
+class Progress(Protocol):
+    """Whoever wants to follow an ingestion."""
+
+    def table_read(self, num_urls: int, num_known: int) -> None:
+        """The table was read; so many URLs are wanted, so many known from an earlier run."""
+
+    def url_done(self, url: str, reason: str | None) -> None:
+        """A URL was fetched; the reason says why it gave no picture, None that it did."""
+
+
+def ingest(
+    table: Path, out: Path, config: IngestConfig | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Fetches the pictures of a table, cleans them and divides them into splits.
+
+    `out` gets `train`, `val` and `test` (80:10:10 by label) with `LABEL/ID.jpg` in each, and
+    `left_out.csv`, the rows that gave no picture and why. Copies go (the first in the table's
+    order stays), pictures that are merely related stay on one side of the split. The result
+    depends on the table, the pictures and the seed, never on which answer came first.
+
+    What was fetched is remembered in `out/.ingest`: a run after an interruption, or with a longer
+    table, fetches what is missing and what failed in a way that may pass. A longer table is
+    divided anew. Files in `out` that no run wrote are left alone.
+
+    Args:
+        table: As for `read_table`; `file:` and plain paths are relative to its folder.
+        out: Made where it is missing.
+        config: None takes the defaults.
+        progress: Told of every URL.
+
+    Returns:
+        `data`, `labels`, `num_images`, `splits` (pictures in each), `left_out` (how many rows),
+        `table` (of what was left out), `warnings` (what would keep a training from starting).
+        Without any picture, what an earlier run wrote stays.
+
+    Raises:
+        DataError: The table or a setting cannot be used, `out` holds splits that are another's,
+            another process writes to it, or it cannot be written.
+    """
+    config = config or IngestConfig()
+    rows = read_table(table)
+    if table.resolve() == (out / LEFT_OUT).resolve():
+        raise DataError(
+            f"{table} is what ingest left out; give the table that it came from, and "
+            "--retry-failed to ask again for what failed"
+        )
+    others = [one.name for one in subfolders(out) if split_name(one.name)] if out.is_dir() else []
+    if others and not (out / STATE).exists():
+        raise DataError(f"{out} holds {others[0]}, which no ingest wrote; expected a new folder")
+    try:
+        with open_fetched(out / STATE) as fetched:
+            outcomes = _fetch(rows, table.parent, fetched, config, progress)
+            pictures, reasons = _clean(rows, outcomes)
+            splits = _split(pictures, config.seed)
+            files = {
+                f"{split}/{row.label}/{row.id}.jpg": fetched.path(pictures[row])
+                for split, members in splits.items()
+                for row in members
+            }
+            _write_left_out(out / LEFT_OUT, reasons)
+            if files:
+                _publish(out, files)
+    except OSError as error:
+        raise DataError(f"{error.filename or out}: {error.strerror}") from error
+    return {
+        "data": str(out),
+        "labels": sorted({row.label for row in pictures}),
+        "num_images": len(pictures),
+        "splits": {split: len(members) for split, members in splits.items()},
+        "left_out": len(reasons),
+        "table": str(out / LEFT_OUT),
+        "warnings": _warnings(splits),
+    }
+
+
+def _fetch(
+    rows: Sequence[Row],
+    folder: Path,
+    fetched: Fetched,
+    config: IngestConfig,
+    progress: Progress | None,
+) -> list[Picture | Failure]:
+    """What each row's URL gave; a URL that stands in several rows is fetched once."""
+    picture_way = f"JPEG {config.size_px} {_JPEG_QUALITY}"
+    # A failure may be due to these, so that with others the URL is worth another request.
+    failure_way = f"{config.limits.max_bytes} {config.limits.max_redirects}"
+    outcomes: dict[str, Picture | Failure] = {}
+    missing: dict[str, str] = {}
+    for row in rows:
+        if row.url in outcomes or row.url in missing:
+            continue
+        try:
+            source = resolve(row.url, folder)
+        except FetchError as error:
+            outcomes[row.url] = Failure(str(error), transient=False)
+            continue
+        known = fetched.get(identity(source), picture_way)
+        if known is None and not config.retry_failed:
+            known = fetched.get(identity(source), failure_way)
+        if known is None:
+            missing[row.url] = source
+        else:
+            outcomes[row.url] = known
+    if progress:
+        progress.table_read(len(outcomes) + len(missing), len(outcomes))
+
+    def convert(data: bytes) -> Picture:
+        return _convert(data, config.size_px, fetched)
+
+    async def fetch_one(fetcher: Fetcher, pool: ThreadPoolExecutor, url: str) -> None:
+        key = identity(missing[url])
+        outcome: Picture | Failure
+        try:
+            data = await fetcher.fetch(missing[url])
+            outcome = await asyncio.get_running_loop().run_in_executor(pool, convert, data)
+        except FetchError as error:
+            outcome = Failure(str(error), error.transient)
+        except InvalidImageError as error:
+            outcome = Failure(str(error), transient=False)
+        is_picture = isinstance(outcome, Picture)
+        fetched.record(key, picture_way if is_picture else failure_way, outcome)
+        outcomes[url] = outcome
+        if progress:
+            progress.url_done(url, None if isinstance(outcome, Picture) else outcome.reason)
+
+    async def fetch_all() -> None:
+        urls = iter(missing)
+
+        async def work(fetcher: Fetcher, pool: ThreadPoolExecutor) -> None:
+            for url in urls:
+                await fetch_one(fetcher, pool, url)
+
+        with ThreadPoolExecutor(min(_MOST_DECODERS, os.cpu_count() or 1)) as pool:
+            async with Fetcher(config.limits) as fetcher, asyncio.TaskGroup() as tasks:
+                for _ in range(min(config.concurrency, len(missing))):
+                    tasks.create_task(work(fetcher, pool))
+
+    if missing:
+        try:
+            _run(fetch_all())
+        except ExceptionGroup as group:
+            # Whatever stopped one (a full disk) stops all; the first says it.
+            raise group.exceptions[0] from None
+    return [outcomes[row.url] for row in rows]
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Runs to the end, also where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(coroutine)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, coroutine).result()
+
+
+def _convert(data: bytes, size_px: int, fetched: Fetched) -> Picture:
+    image = Image.fromarray(read_image(data))
+    image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_JPEG_QUALITY)
+    # What is compared is what is written, as whoever reads it will see it.
+    return fetched.store(file.getvalue(), fingerprint(read_image(file.getvalue())))
+
+
+def _clean(
+    rows: Sequence[Row], outcomes: Sequence[Picture | Failure]
+) -> tuple[dict[Row, Picture], dict[Row, str]]:
+    """Pictures that are kept, in the table's order, and why each other row is left out."""
+    reasons: dict[Row, str] = {}
+    first_with: dict[str, Row] = {}
+    distinct: dict[Row, Picture] = {}
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            reasons[row] = outcome.reason
+        elif outcome.digest in first_with:
+            reasons[row] = f"the same picture as {_named(first_with[outcome.digest], row)}"
+        else:
+            first_with[outcome.digest] = row
+            distinct[row] = outcome
+    order = list(distinct)
+    firsts = first_of_kind([picture.fingerprint for picture in distinct.values()], SAME)
+    for index, first in enumerate(firsts):
+        if index != first:
+            row = order[index]
+            reasons[row] = f"nearly the same picture as {_named(order[first], row)}"
+            del distinct[row]
+    return distinct, {row: reasons[row] for row in rows if row in reasons}
+
+
+def _named(first: Row, row: Row) -> str:
+    other = f", which has the label {first.label!r}" if first.label != row.label else ""
+    return f"{first.id!r} of line {first.line}{other}"
+
+
+def _split(pictures: Mapping[Row, Picture], seed: int) -> dict[str, list[Row]]:
+    labels = sorted({row.label for row in pictures})
+    row_of = {Path(row.label, row.id): row for row in pictures}
+    examples = [Example(path, (labels.index(row.label),)) for path, row in row_of.items()]
+    groups = first_of_kind([picture.fingerprint for picture in pictures.values()], RELATED)
+    splits = divide(examples, groups, SHARES, seed)
+    return {split: [row_of[example.path] for example in chosen] for split, chosen in splits.items()}
+
+
+def _write_left_out(path: Path, reasons: Mapping[Row, str]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("line", "label", "id", "url", "reason"))
+    writer.writerows((row.line, row.label, row.id, row.url, why) for row, why in reasons.items())
+    write_whole(path, text.getvalue())
+
+
+def _publish(out: Path, files: Mapping[str, Path]) -> None:
+    """Makes the split folders hold these files, and none that an earlier run wrote."""
+    written = out / STATE / "written.json"
+    before = set(json.loads(written.read_bytes())) if written.exists() else set()
+    # First of all: whatever is killed below, the next run knows what to take away.
+    write_whole(written, json.dumps(sorted(before | set(files))))
+    for name in sorted(before - set(files)):
+        path = out / name
+        path.unlink(missing_ok=True)
+        for folder in (path.parent, path.parent.parent):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+    for name, source in files.items():
+        path = out / name
+        if path.exists() and path.samefile(source):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        try:
+            path.hardlink_to(source)
+        # Not every file system has hard links.
+        except OSError:
+            beside = out / STATE / "copy.tmp"
+            shutil.copyfile(source, beside)
+            beside.replace(path)
+    write_whole(written, json.dumps(sorted(files)))
+
+
+def _warnings(splits: Mapping[str, Sequence[Row]]) -> list[str]:
+    counts = {split: Counter(row.label for row in members) for split, members in splits.items()}
+    labels = sorted(set().union(*counts.values()))
+    warnings = [
+        f"label {label!r} has no picture for {split}; limelens train needs one"
+        for label in labels
+        for split in ("train", "val")
+        if not counts[split][label]
+    ]
+    if len(labels) == 1:
+        warnings.append(f"{labels[0]!r} is the only label; limelens train needs two")
+    return warnings

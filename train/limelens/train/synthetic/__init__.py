@@ -1,0 +1,1 @@
+"""Portraits and scenes drawn by code, with and without face masks."""

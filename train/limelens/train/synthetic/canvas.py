@@ -1,0 +1,134 @@
+"""A picture to draw on in face units (see `synthetic.face`), and the light that falls on it.
+
+It knows where points of a face go in the picture, and nothing of what a person looks like.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from limelens.train.synthetic.colours import RGB
+from limelens.train.synthetic.face import Face
+
+Points = NDArray[np.floating] | Sequence[tuple[float, float]]
+"""`(N, 2)` x and y in face units."""
+
+_NEUTRAL = 128
+# Shade is soft: a quarter of the resolution is plenty.
+_SHADE_SCALE = 4
+
+
+class FaceCanvas:
+    """Flat shapes on a picture, and one soft map of light and shade to lay over them.
+
+    A `depth` is z in face units; without one, points lie on the face's surface.
+
+    Args:
+        picture: RGB; it is drawn on.
+        face: Where the face is in it.
+    """
+
+    def __init__(self, picture: Image.Image, face: Face) -> None:
+        self.face = face
+        self._picture = picture
+        self._draw = ImageDraw.Draw(picture)
+        size = (max(1, picture.width // _SHADE_SCALE), max(1, picture.height // _SHADE_SCALE))
+        self._shade = Image.new("L", size, _NEUTRAL)
+        self._shade_draw = ImageDraw.Draw(self._shade)
+
+    def polygon(self, points: Points, fill: RGB, depth: float | None = None) -> None:
+        """Fills a polygon."""
+        self._draw.polygon(self._placed(points, depth), fill=fill)
+
+    def line(self, points: Points, fill: RGB, width: float, depth: float | None = None) -> None:
+        """Draws a line, `width` face units thick."""
+        thick = max(1, round(width * self.face.unit))
+        self._draw.line(self._placed(points, depth), fill=fill, width=thick, joint="curve")
+
+    def oval(
+        self,
+        x: float,
+        y: float,
+        half_x: float,
+        half_y: float,
+        fill: RGB,
+        depth: float | None = None,
+    ) -> None:
+        """Fills an ellipse around x, y."""
+        self.polygon(ellipse(x, y, half_x, half_y), fill, depth)
+
+    def strands(
+        self,
+        points: Points,
+        fill: RGB,
+        strands: Sequence[tuple[Points, RGB]],
+        width: float,
+        depth: float,
+    ) -> None:
+        """Fills a polygon, and draws strands of other colours that end at its outline."""
+        outline = Image.new("1", self._picture.size, 0)
+        ImageDraw.Draw(outline).polygon(self._placed(points, depth), fill=1)
+        mass = Image.new("RGB", self._picture.size, fill)
+        draw = ImageDraw.Draw(mass)
+        thick = max(1, round(width * self.face.unit))
+        for strand, colour in strands:
+            draw.line(self._placed(strand, depth), fill=colour, width=thick)
+        self._picture.paste(mass, (0, 0), outline)
+
+    def tone(self, points: Points, value: int, depth: float | None = None) -> None:
+        """Darkens (under 128) or lightens what lies below, softly, once `lit` is called."""
+        placed = [(x / _SHADE_SCALE, y / _SHADE_SCALE) for x, y in self._placed(points, depth)]
+        self._shade_draw.polygon(placed, fill=value)
+
+    def lit(
+        self, lamp: float, from_above: float, hardness: float, grain: np.random.Generator
+    ) -> None:
+        """Lays the tones, a lamp from one side and some grain over all that is drawn so far.
+
+        Args:
+            lamp: How much brighter each face unit further right is, as a share.
+            from_above: The same for each face unit further up.
+            hardness: What the tones are multiplied by.
+            grain: Where the grain comes from.
+        """
+        radius = 0.075 * self.face.unit / _SHADE_SCALE
+        soft = self._shade.filter(ImageFilter.GaussianBlur(radius))
+        width, height = soft.size
+        centre_x, centre_y = self.face.centre
+        x = (np.arange(width, dtype=np.float32) * _SHADE_SCALE - centre_x) / self.face.unit
+        y = (np.arange(height, dtype=np.float32) * _SHADE_SCALE - centre_y) / self.face.unit - 0.5
+        light = 1 + lamp * x.clip(-2, 2)[None, :] - from_above * y.clip(-2, 2)[:, None]
+        values = (np.asarray(soft, dtype=np.float32) - _NEUTRAL) * hardness + _NEUTRAL
+        values = values * light.clip(0.4, 1.5)
+        values = values + grain.normal(0, 3.0, (height, width)).astype(np.float32)
+        shade = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        large = shade.resize(self._picture.size, Image.Resampling.BILINEAR)
+        # The neutral tone leaves a pixel as it is: halve, multiply by two.
+        dark = ImageChops.multiply(self._picture, large.convert("RGB"))
+        self._picture.paste(ImageChops.add(dark, dark))
+
+    def _placed(self, points: Points, depth: float | None) -> list[tuple[float, float]]:
+        placed = self.face.to_pixels(np.asarray(points, dtype=np.float32), depth)
+        return [(float(x), float(y)) for x, y in placed]
+
+
+def ellipse(
+    x: float, y: float, half_x: float, half_y: float, power: float = 2.0
+) -> NDArray[np.float64]:
+    """`(24, 2)` points around x, y; a power over 2 bends the ellipse towards a rectangle."""
+    t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    c, s = np.cos(t), np.sin(t)
+    bent = 2 / power
+    return np.stack(
+        [x + half_x * np.sign(c) * np.abs(c) ** bent, y + half_y * np.sign(s) * np.abs(s) ** bent],
+        axis=1,
+    )
+
+
+def dome(wide: float, base: float, high: float) -> NDArray[np.float64]:
+    """`(25, 2)` points of the upper half of a broad ellipse, from the left to the right."""
+    t = np.linspace(np.pi, 2 * np.pi, 25)
+    c, s = np.cos(t), np.sin(t)
+    return np.stack([wide * np.sign(c) * np.abs(c) ** 0.78, base - high * np.abs(s) ** 0.85], 1)

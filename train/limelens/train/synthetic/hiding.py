@@ -1,0 +1,86 @@
+"""Pictures with parts taken away, as LIME takes them away, so that a network learns what counts.
+
+A network that was only shown whole pictures may say "mask" of anything smooth, a hidden segment
+included: then no segment matters and no explanation can point anywhere. Here segments are filled
+with their mean colour, with the blurred picture, or with patches from elsewhere in it. As long as
+the part that decides (a mask, or a bare mouth and nose) can be seen, the label stays; where it is
+hidden, nothing decides, and each label is given as often as the other. It knows pixels and
+regions, and neither files nor networks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from limelens.train.synthetic.painting import Pixels
+
+Segments = NDArray[np.integer[Any]]
+
+_NUM_SEGMENTS: Final = (20, 80)
+_LEAST_SHARE: Final = 0.25
+"""A segment is part of a region from this share of its pixels on."""
+
+
+def hide_around(
+    pixels: Pixels, region: NDArray[np.bool_], rng: np.random.Generator, *, hide_region: bool
+) -> Pixels:
+    """Fills random segments with something that says nothing.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+        region: `(H, W)`, the part that decides.
+        rng: Chooses the number of segments, which are hidden, and what fills them.
+        hide_region: Whether all of the region is hidden, or all of it shown.
+
+    Returns:
+        `(H, W, 3)` uint8; a new array.
+    """
+    segments = _cut(pixels, int(rng.integers(*_NUM_SEGMENTS)))
+    num_segments = int(segments.max()) + 1
+    sizes = np.bincount(segments.ravel(), minlength=num_segments)
+    inside = np.bincount(segments[region], minlength=num_segments)
+    decides = inside >= _LEAST_SHARE * np.maximum(sizes, 1)
+    hidden = rng.random(num_segments) < rng.uniform(0.1, 0.8)
+    hidden[decides] = hide_region
+    filled = _FILLS[int(rng.choice(len(_FILLS), p=_SHARES))](pixels, segments, rng)
+    return np.where(hidden[segments][..., np.newaxis], filled, pixels)
+
+
+def _means(pixels: Pixels, segments: Segments, _rng: np.random.Generator) -> Pixels:
+    sizes = np.maximum(np.bincount(segments.ravel()), 1)
+    sums = [np.bincount(segments.ravel(), weights=pixels[..., c].ravel()) for c in range(3)]
+    means = np.stack(sums, axis=1) / sizes[:, np.newaxis]
+    return (means[segments] + 0.5).astype(np.uint8)
+
+
+def _blurred(pixels: Pixels, segments: Segments, rng: np.random.Generator) -> Pixels:
+    side = float(segments.size / (segments.max() + 1)) ** 0.5
+    radius = float(rng.uniform(0.6, 1.3)) * side
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _patches(pixels: Pixels, _segments: Segments, rng: np.random.Generator) -> Pixels:
+    """A mosaic of the picture's own colours, in another order."""
+    height, width = pixels.shape[:2]
+    cells = int(rng.integers(8, 20))
+    coarse = np.asarray(Image.fromarray(pixels).resize((cells, cells), Image.Resampling.BOX))
+    shuffled = rng.permutation(coarse.reshape(-1, 3)).reshape(coarse.shape)
+    mosaic = Image.fromarray(shuffled).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(mosaic)
+
+
+_FILLS: Final = (_means, _blurred, _patches)
+_SHARES: Final = (0.4, 0.4, 0.2)
+
+
+def _cut(pixels: Pixels, num_segments: int) -> Segments:
+    from skimage.segmentation import slic
+
+    segments: Segments = slic(
+        pixels, n_segments=num_segments, compactness=10, start_label=0, channel_axis=-1
+    )
+    return segments

@@ -1,0 +1,227 @@
+"""Paints on a part of a picture so that what is painted seems to have been there.
+
+Shapes are drawn smoothly, blurred like their surroundings and lit like them. Nothing is known
+here of faces or of what the shapes show.
+"""
+
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from limelens.train.synthetic.colours import RGB
+
+Pixels = NDArray[np.uint8]
+"""`(H, W, 3)` RGB, 0 to 255."""
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a picture that is being painted on, in pixels; it is not empty."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def around(cls, image: Pixels, points: Floats, margin: float) -> "Window | None":
+        """The part around points and a margin; None if nothing of it is in the picture.
+
+        Args:
+            image: The picture.
+            points: `(N, 2)` x and y in pixels.
+            margin: Pixels.
+        """
+        height, width = image.shape[:2]
+        left = max(0, floor(float(points[:, 0].min()) - margin))
+        top = max(0, floor(float(points[:, 1].min()) - margin))
+        right = min(width, ceil(float(points[:, 0].max()) + margin))
+        bottom = min(height, ceil(float(points[:, 1].max()) + margin))
+        return cls(left, top, right, bottom) if left < right and top < bottom else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.right - self.left, self.bottom - self.top
+
+    @property
+    def supersampling(self) -> int:
+        """How many times finer than the picture shapes are drawn; large ones need it less."""
+        width, height = self.size
+        return 3 if width * height < 40_000 else 2 if width * height < 1_000_000 else 1
+
+    @property
+    def centres(self) -> tuple[Floats, Floats]:
+        """The columns' middles in x, `(1, w)`, and the rows' in y, `(h, 1)`."""
+        x = np.arange(self.left, self.right, dtype=np.float32) + 0.5
+        y = np.arange(self.top, self.bottom, dtype=np.float32) + 0.5
+        return x[None, :], y[:, None]
+
+    @property
+    def index(self) -> tuple[slice, slice]:
+        """This part of any `(H, W, ...)` array of the picture's size."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def cut(self, image: Pixels) -> Floats:
+        """This part of a picture, `(h, w, 3)`, 0 to 255, a copy."""
+        return image[self.index].astype(np.float32)
+
+    def pasted(self, image: Pixels, values: Floats) -> Pixels:
+        """A copy of the picture with `(h, w, 3)` values, about 0 to 255, in this part."""
+        result = image.copy()
+        result[self.index] = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+        return result
+
+
+class Sheet:
+    """A supersampled transparent sheet over a window; shapes are given in the picture's pixels."""
+
+    def __init__(self, window: Window, mode: Literal["L", "RGBA"]) -> None:
+        self.window = window
+        self._factor = window.supersampling
+        size = (window.size[0] * self._factor, window.size[1] * self._factor)
+        self._sheet = Image.new(mode, size, 0 if mode == "L" else (0, 0, 0, 0))
+        self._draw = ImageDraw.Draw(self._sheet)
+
+    def polygon(self, points: Floats, fill: RGB | int) -> None:
+        """Fills the polygon through `(N, 2)` points."""
+        self._draw.polygon(self._place(points), fill=fill)
+
+    def line(self, points: Floats, fill: RGB | int, width: float, round_ends: bool = True) -> None:
+        """Draws a line through `(N, 2)` points, `width` of the picture's pixels thick."""
+        placed = self._place(points)
+        thick = max(1, round(width * self._factor))
+        self._draw.line(placed, fill=fill, width=thick, joint="curve")
+        if round_ends and thick > 2:
+            r = thick / 2
+            for x, y in (placed[0], placed[-1]):
+                self._draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+    def finished(self, softness: float = 0.0) -> Floats:
+        """The sheet, blurred by `softness` pixels: `(h, w)` or `(h, w, 4)`, 0 to 1."""
+        sheet = self._sheet
+        if softness:
+            sheet = sheet.filter(ImageFilter.GaussianBlur(softness * self._factor))
+        small = sheet.reduce(self._factor) if self._factor > 1 else sheet
+        return np.asarray(small, dtype=np.float32) / 255.0
+
+    def _place(self, points: Floats) -> list[tuple[float, float]]:
+        corner = np.array([self.window.left, self.window.top], dtype=np.float32)
+        shifted = (points - corner) * self._factor
+        return [(float(x), float(y)) for x, y in shifted]
+
+
+@dataclass(frozen=True)
+class Light:
+    """How a part of a picture is lit.
+
+    Attributes:
+        exposure: About 1 in a well-lit picture, less in a dark one.
+        run: `(h, w)`, how light and shade run across it, about 1.
+        tint: `(3,)`, the light's colour, about 1.
+        colourful: Whether the picture has colours at all.
+    """
+
+    exposure: float
+    run: Floats
+    tint: Floats
+    colourful: bool
+
+    @classmethod
+    def falling_on(cls, photo: Floats, cover: Floats, radius: float) -> "Light":
+        """The light on what is about to be painted.
+
+        Args:
+            photo: `(h, w, 3)`, 0 to 255, what is there.
+            cover: `(h, w)`, 0 to 1, how much of it will be painted over.
+            radius: Pixels; what is finer belongs to the things that are there, not to the light.
+        """
+        grey = photo.mean(axis=2)
+        bright = float(np.percentile(grey[::2, ::2], 85))
+        exposure = float(np.clip((bright / 200.0) ** 0.75, 0.35, 1.03))
+        smooth = blur(grey / 255.0, radius)
+        under = cover > 0.5
+        mean = float(smooth[under].mean()) if under.any() else float(smooth.mean())
+        run = np.clip(smooth / max(mean, 0.02), 0.55, 1.5) ** 0.6
+        lit = photo[grey >= bright]
+        colour = lit.mean(axis=0) if len(lit) else np.full(3, 128, dtype=np.float32)
+        tint = np.clip(colour / max(float(colour.mean()), 1.0), 0.75, 1.25) ** 0.3
+        colourful = float((photo.max(axis=2) - photo.min(axis=2)).mean()) > 7.0
+        return cls(exposure, run.astype(np.float32), tint.astype(np.float32), colourful)
+
+    def greyed(self, colours: Floats) -> Floats:
+        """`(..., 3)` colours, turned to greys if the picture has no others."""
+        if self.colourful:
+            return colours
+        return np.repeat(colours.mean(axis=-1, keepdims=True), 3, axis=-1)
+
+
+def shadowed(photo: Floats, cover: Floats, softness: float, drop: int) -> Floats:
+    """A photo with the shadow of what will cover it.
+
+    Args:
+        photo: `(h, w, 3)`, 0 to 255.
+        cover: `(h, w)`, 0 to 1.
+        softness: Of the shadow's rim, in pixels.
+        drop: How many rows below the cover the shadow falls.
+    """
+    shadow = blur(cover, softness)
+    if drop > 0:
+        # The uncovered rows repeat the first.
+        shadow = np.pad(shadow, ((drop, 0), (0, 0)), mode="edge")[: len(shadow)]
+    return photo * (1 - 0.35 * shadow[..., None])
+
+
+def over(photo: Floats, colours: Floats, cover: Floats) -> Floats:
+    """`(h, w, 3)` colours laid over a photo where `(h, w)` `cover` is 1, mixed where it is less."""
+    alpha = cover[..., None]
+    return photo * (1 - alpha) + colours * alpha
+
+
+def unsharpness(photo: Floats) -> float:
+    """0 for a crisp picture, up to 1 for one that was enlarged or out of focus."""
+    grey = photo.mean(axis=2)
+    if min(grey.shape) < 3:
+        return 0.0
+    detail = float(
+        np.abs(
+            4 * grey[1:-1, 1:-1]
+            - grey[:-2, 1:-1]
+            - grey[2:, 1:-1]
+            - grey[1:-1, :-2]
+            - grey[1:-1, 2:]
+        ).mean()
+    )
+    return float(np.clip(1 - detail / 9.0, 0, 1))
+
+
+def blur(values: Floats, radius: float) -> Floats:
+    """A cheap blur of `(h, w)` values from 0 to 1."""
+    picture = Image.fromarray((values * 255).astype(np.uint8))
+    return np.asarray(picture.filter(ImageFilter.BoxBlur(radius)), dtype=np.float32) / 255.0
+
+
+def cloud(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> Floats:
+    """Smooth noise about 0 with a deviation near 1, `(height, width)`; size is width, height."""
+    grid = rng.normal(0.0, 1.0, (cells[1], cells[0])).astype(np.float32)
+    picture = Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(picture, dtype=np.float32)
+
+
+def step(values: Floats, threshold: float, softness: float) -> Floats:
+    """0 below the threshold, 1 above it, a straight line over `softness` between."""
+    stepped: Floats = np.clip((values - threshold) / max(softness, 1e-6) + 0.5, 0, 1)
+    return stepped
+
+
+def check_image(image: Pixels) -> None:
+    """Raises ValueError where an array is no picture."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(
+            f"Image is {image.dtype} {image.shape!r}; expected uint8 (H, W, 3) RGB pixels"
+        )

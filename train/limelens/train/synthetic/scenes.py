@@ -1,0 +1,350 @@
+"""Makes a face-mask data set harder in the ways that it is too easy.
+
+In collected sets bare faces are mostly tight crops and masked ones are not, so that a network
+learns how much of a person it sees. Here every bare face that is found is seen again with a mask
+drawn on it, with a hand, a scarf or a cup before the mouth, and as the face of a person drawn at
+half length: the same picture, with and without. It knows the two labels of such a set and
+nothing of networks.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from math import cos, hypot, sin
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from limelens.serve.errors import InvalidImageError
+from limelens.serve.files import write_whole
+from limelens.serve.image import read_image
+from limelens.train.data.dataset import find_splits
+from limelens.train.data.examples import DataError
+from limelens.train.synthetic.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
+from limelens.train.synthetic.face import Face
+from limelens.train.synthetic.hiding import hide_around
+from limelens.train.synthetic.masks import draw_mask, random_style
+from limelens.train.synthetic.painting import Pixels
+from limelens.train.synthetic.portrait_set import LABELS, Label
+from limelens.train.synthetic.portraits import render_portrait
+
+WITH_MASK, WITHOUT_MASK = LABELS
+RECORD: Final = "scenes.json"
+"""The file in `out` that says how it was made; written last."""
+
+_SPLITS: Final = ("train", "val")
+_SCENE_SIZES: Final = (144, 224)
+# Distance between the eyes, as a share of a scene's shorter side: from half length to tight.
+_SCENE_UNITS: Final = (0.06, 0.22)
+_DISTRACTOR_SHARE: Final = 0.6
+_BESIDE_A_MASK: Final = tuple(k for k in DISTRACTORS_CLEAR_OF_MOUTH if k != "chin_mask")
+_SHORTEST_SIDE: Final = 96
+# The detector looks for faces from this share of the shorter side on, and no smaller than this.
+_SMALLEST_FACE: Final = 0.35
+_SMALLEST_FACE_PX: Final = 24
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many pictures were added to one split.
+
+    Args:
+        faces: Bare faces that were found.
+        pictures: All pictures that came of them, both labels.
+    """
+
+    faces: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One bare picture, the split's folder for what comes of it, and how."""
+
+    path: Path
+    number: int
+    folder: Path
+    seed: tuple[int, ...]
+    num_scenes: int
+    hidden: bool
+
+
+def add_scenes(
+    data: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    num_scenes: int = 2,
+    hidden: bool = False,
+    num_workers: int = 1,
+) -> dict[str, Counts]:
+    """Copies a face-mask set and adds pictures to its train and val splits; test stays as it is.
+
+    The same arguments give the same files.
+
+    Args:
+        data: Splits, train among them, with the labels `with_mask` and `without_mask`.
+        out: Made; must not exist.
+        seed: Of everything that is drawn, 0 or more.
+        num_scenes: Half-length scenes of each face, each once with and once without a mask.
+        hidden: Whether pictures with hidden segments are added to train (see `hiding`), so that
+            the network looks at mask, mouth and nose. All others are the same either way.
+        num_workers: Processes. More than one are spawned: a script that asks for them guards its
+            own start by `if __name__ == "__main__"`.
+
+    Returns:
+        What was added, by split.
+
+    Raises:
+        DataError: `data` has no splits or other labels or has its scenes already, or `out` exists.
+        ValueError: A number is out of its range.
+    """
+    if seed < 0 or num_scenes < 0 or num_workers < 1:
+        raise ValueError(
+            f"seed is {seed}, num_scenes {num_scenes}, num_workers {num_workers}; "
+            "expected at least 0, 0 and 1"
+        )
+    splits = find_splits(data)
+    if not splits or "train" not in splits or any({*s} != {*LABELS} for s in splits.values()):
+        raise DataError(
+            f"{data}: expected the folders train, val and test, train at least, each with "
+            f"{WITH_MASK} and {WITHOUT_MASK} and no other label"
+        )
+    if (data / RECORD).exists():
+        raise DataError(f"{data} has its scenes already ({RECORD}); take the set they came from")
+    if out.exists():
+        raise DataError(f"{out} exists; choose another folder or take it away")
+    for split, by_label in splits.items():
+        for label, paths in by_label.items():
+            (out / split / label).mkdir(parents=True)
+            for path in paths:
+                # A label may have subfolders, with the same names in each.
+                copy = out / split / label / Path(*path.relative_to(data).parts[2:])
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+    jobs = {
+        split: [
+            _Job(
+                path,
+                number,
+                out / split,
+                (seed, index, number),
+                num_scenes,
+                hidden and split == "train",
+            )
+            for number, path in enumerate(splits[split][WITHOUT_MASK])
+        ]
+        for index, split in enumerate(_SPLITS)
+        if split in splits
+    }
+    written = iter(_run([job for of_split in jobs.values() for job in of_split], num_workers))
+    counts = {}
+    for split, of_split in jobs.items():
+        pictures = [next(written) for _ in of_split]
+        counts[split] = Counts(sum(n > 0 for n in pictures), sum(pictures))
+    record = {"seed": seed, "num_scenes": num_scenes, "hidden": hidden}
+    write_whole(out / RECORD, json.dumps(record) + "\n")
+    return counts
+
+
+def find_face(pixels: Pixels) -> Face | None:
+    """The largest frontal face, by scikit-image's cascade of local binary patterns.
+
+    Made for pictures of one person: a face that is narrower than about a third of the shorter
+    side is not looked for.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+
+    Returns:
+        None where none is found.
+    """
+    shorter = min(pixels.shape[:2])
+    # A face that fills the picture is found once there is something around it.
+    border = round(0.25 * shorter)
+    padded = np.pad(pixels, ((border, border), (border, border), (0, 0)), mode="edge")
+    smallest = max(_SMALLEST_FACE_PX, int(_SMALLEST_FACE * shorter))
+    if smallest > min(padded.shape[:2]):
+        return None
+    found = _cascade().detect_multi_scale(
+        img=padded,
+        scale_factor=1.1,
+        step_ratio=1,
+        min_size=(smallest, smallest),
+        max_size=padded.shape[:2],
+        min_neighbor_number=2,
+        intersection_score_threshold=0.3,
+    )
+    if not found:
+        return None
+    box = max(found, key=lambda box: int(box["width"]))
+    return Face.from_box(box["c"] - border, box["r"] - border, box["width"], box["height"])
+
+
+def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tuple[Pixels, Face]:
+    """Gives a drawn person the face of a photo.
+
+    Args:
+        pixels: `(H, W, 3)` uint8, the photo.
+        face: Where the face is in it, seen from the front.
+        rng: Where the person comes from.
+
+    Returns:
+        The scene, `(H', W', 3)` uint8, and where the photo's face is in it.
+    """
+    side = int(rng.integers(*_SCENE_SIZES))
+    short = round(side * float(rng.uniform(0.65, 1.0)))
+    size = (side, short) if rng.random() < 0.5 else (short, side)
+    portrait = render_portrait(rng, size, unit=_SCENE_UNITS)
+    # The light of a photo comes from either side.
+    if rng.random() < 0.5:
+        pixels, face = pixels[:, ::-1], face.mirrored(pixels.shape[1])
+    place = _seen_from_the_front(portrait.face)
+    matrix = _similarity(place, face)
+    height, width = size
+    photo = Image.fromarray(np.ascontiguousarray(pixels))
+    shrink = hypot(matrix[0], matrix[3])
+    if shrink > 1:
+        # Transforming alone would skip pixels.
+        photo = photo.filter(ImageFilter.GaussianBlur(0.4 * shrink))
+    warped = photo.transform(
+        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    )
+    inside = Image.new("L", photo.size, 255).transform(
+        (width, height), Image.Transform.AFFINE, matrix
+    )
+    # The oval follows the drawn head, which may be turned.
+    cover = np.where(_oval(portrait.face, size, rng), np.asarray(inside), np.uint8(0))
+    soft = Image.fromarray(cover).filter(ImageFilter.GaussianBlur(0.08 * place.unit))
+    # Nothing is left of the photo at its own edge, beyond which there is but black.
+    alpha = np.clip(np.asarray(soft)[..., None] / 127.5 - 1, 0, 1)
+    mixed = np.asarray(warped) * alpha + portrait.image * (1 - alpha)
+    return (mixed + 0.5).astype(np.uint8), place
+
+
+def _run(jobs: list[_Job], num_workers: int) -> list[int]:
+    """Does the jobs; how many pictures each wrote, in their order."""
+    if num_workers == 1:
+        return [_write_variations(job) for job in jobs]
+    # Forked processes could wait for ever on locks of threads that they do not have.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
+        return list(pool.map(_write_variations, jobs, chunksize=8))
+
+
+def _write_variations(job: _Job) -> int:
+    """Writes all variations of one picture; how many there were."""
+    try:
+        pixels = read_image(job.path.read_bytes())
+    except InvalidImageError:
+        return 0
+    face = find_face(pixels)
+    if face is None:
+        return 0
+    rng = np.random.default_rng(job.seed)
+    count = 0
+    for label, kind, picture in _variations(pixels, face, job.num_scenes, job.hidden, rng):
+        # Stems alone may be those of several pictures, and too long with something before them.
+        name = f"{kind}-{job.number:05d}-{job.path.stem[:40]}.jpg"
+        quality = int(rng.integers(70, 95))
+        Image.fromarray(picture).save(job.folder / label / name, quality=quality)
+        count += 1
+    return count
+
+
+def _variations(
+    pixels: Pixels, face: Face, num_scenes: int, hidden: bool, rng: np.random.Generator
+) -> Iterator[tuple[Label, str, Pixels]]:
+    """Label, name and picture of every variation of a bare face."""
+    pixels, face = _large_enough(pixels, face)
+    seen = [(pixels, face)]
+    yield WITH_MASK, "masked", _masked(pixels, face, rng)
+    yield WITHOUT_MASK, "disturbed", draw_distractor(pixels, face, rng)
+    for number in range(num_scenes):
+        scene, place = set_into_scene(pixels, face, rng)
+        seen.append((scene, place))
+        bare = scene
+        if rng.random() < _DISTRACTOR_SHARE:
+            bare = draw_distractor(scene, place, rng)
+        yield WITHOUT_MASK, f"scene{number}", bare
+        yield WITH_MASK, f"scene{number}", _masked(scene, place, rng)
+
+    if hidden:
+        # The photo and its first scene.
+        for number, (picture, place) in enumerate(seen[:2]):
+            for label, kind, varied in _hidden(picture, place, rng):
+                yield label, f"{kind}{number}", varied
+
+
+def _hidden(
+    pixels: Pixels, face: Face, rng: np.random.Generator
+) -> Iterator[tuple[Label, str, Pixels]]:
+    """A face with and without a mask, with what decides shown and hidden."""
+    masked, region = draw_mask(pixels, face, random_style(rng), rng)
+    yield WITH_MASK, "shown-mask", hide_around(masked, region, rng, hide_region=False)
+    yield WITHOUT_MASK, "shown-mouth", hide_around(pixels, region, rng, hide_region=False)
+    # Nothing is left that decides: both labels as often, for masked and for bare faces.
+    first, second = LABELS if rng.random() < 0.5 else LABELS[::-1]
+    yield first, "hidden-mask", hide_around(masked, region, rng, hide_region=True)
+    yield second, "hidden-mouth", hide_around(pixels, region, rng, hide_region=True)
+
+
+def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
+    if rng.random() < 0.2:
+        kind = _BESIDE_A_MASK[int(rng.integers(len(_BESIDE_A_MASK)))]
+        pixels = draw_distractor(pixels, face, rng, kind)
+    return draw_mask(pixels, face, random_style(rng), rng)[0]
+
+
+def _large_enough(pixels: Pixels, face: Face) -> tuple[Pixels, Face]:
+    """Enlarges small pictures, so that what is drawn is not coarser than a photo."""
+    height, width = pixels.shape[:2]
+    scale = _SHORTEST_SIDE / min(height, width)
+    if scale <= 1:
+        return pixels, face
+    size = (round(width * scale), round(height * scale))
+    larger = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(larger), face.scaled(scale)
+
+
+def _seen_from_the_front(face: Face) -> Face:
+    """A face of the same size and roll at the same place whose head is not turned."""
+    x, y = face.centre
+    dx, dy = face.unit / 2 * cos(face.roll), face.unit / 2 * sin(face.roll)
+    return Face((x - dx, y - dy), (x + dx, y + dy))
+
+
+def _similarity(target: Face, source: Face) -> tuple[float, float, float, float, float, float]:
+    """Pillow's affine coefficients that fetch the source's eyes to the target's."""
+    t_left, t_right = complex(*target.left_eye), complex(*target.right_eye)
+    s_left, s_right = complex(*source.left_eye), complex(*source.right_eye)
+    turn = (s_right - s_left) / (t_right - t_left)
+    shift = s_left - turn * t_left
+    return turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag
+
+
+def _oval(face: Face, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """What lies within the oval of the face; `size` is height and width."""
+    columns = np.arange(size[1], dtype=np.float32)[None, :] + 0.5
+    rows = np.arange(size[0], dtype=np.float32)[:, None] + 0.5
+    x, y = face.from_pixels(columns, rows)
+    wide, high = rng.uniform(1.0, 1.25), rng.uniform(1.45, 1.8)
+    oval: NDArray[np.bool_] = (x / wide) ** 2 + ((y - 0.45) / high) ** 2 < 1
+    return oval
+
+
+@cache
+def _cascade() -> Any:
+    from skimage.data import lbp_frontal_face_cascade_filename
+    from skimage.feature import Cascade
+
+    return Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
