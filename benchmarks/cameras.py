@@ -102,11 +102,11 @@ def main() -> None:
         "least to most classified", "Jain", "explained", "not",
     ):  # fmt: skip
         table.add_column(column, justify="right")
-    pictures = _pictures()
+    images = _images()
     for load in loads:
         with _server(arguments.models, arguments.num_threads) as address:
             cameras, num_explained = asyncio.run(
-                _run(address, load, arguments.cameras, arguments.seconds, pictures)
+                _run(address, load, arguments.cameras, arguments.seconds, images)
             )
         table.add_row(load.name, *_figures(cameras, num_explained, arguments.seconds))
     Console(width=160).print(table)
@@ -133,21 +133,21 @@ def _figures(cameras: list[_Camera], num_explained: int, seconds: float) -> list
 
 
 async def _run(
-    address: str, load: _Load, num_cameras: int, seconds: float, pictures: list[bytes]
+    address: str, load: _Load, num_cameras: int, seconds: float, images: list[bytes]
 ) -> tuple[list[_Camera], int]:
     rng = np.random.default_rng(0)
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
-        await stub.Explain(_explain_request(pictures[0]))
+        await stub.Explain(_explain_request(images[0]))
         explaining = [
-            asyncio.create_task(_explain_without_pause(stub, pictures[0]))
+            asyncio.create_task(_explain_without_pause(stub, images[0]))
             for _ in range(load.num_explaining)
         ]
         begin = time.monotonic() + 0.5
         cameras = [_Camera() for _ in range(num_cameras)]
         await asyncio.gather(
             *(
-                _film(stub, load, camera, begin, begin + seconds, pictures, phase)
+                _film(stub, load, camera, begin, begin + seconds, images, phase)
                 for camera, phase in zip(cameras, rng.random(num_cameras), strict=True)
             )
         )
@@ -163,7 +163,7 @@ async def _film(
     camera: _Camera,
     begin: float,
     end: float,
-    pictures: list[bytes],
+    images: list[bytes],
     phase: float,
 ) -> None:
     sent_at: dict[int, float] = {}
@@ -178,9 +178,9 @@ async def _film(
         due = begin + phase * interval_s
         while due < end:
             await asyncio.sleep(due - time.monotonic())
-            turn = int((due - begin) / _TURN_S + 10 * phase) % len(pictures)
+            turn = int((due - begin) / _TURN_S + 10 * phase) % len(images)
             sent_at[camera.num_sent] = time.monotonic()
-            image = image_pb2.Image(encoded=pictures[turn])
+            image = image_pb2.Image(encoded=images[turn])
             frame = service_pb2.Frame(frame_id=camera.num_sent, image=image)
             camera.num_sent += 1
             yield service_pb2.ClassifyStreamRequest(frame=frame)
@@ -196,8 +196,8 @@ async def _film(
             camera.ages_ms.append(1000 * (time.monotonic() - at))
 
 
-async def _explain_without_pause(stub: Any, picture: bytes) -> int:
-    request = _explain_request(picture)
+async def _explain_without_pause(stub: Any, image: bytes) -> int:
+    request = _explain_request(image)
     count = 0
     with suppress(asyncio.CancelledError):
         while True:
@@ -206,15 +206,15 @@ async def _explain_without_pause(stub: Any, picture: bytes) -> int:
     return count
 
 
-def _explain_request(picture: bytes) -> service_pb2.ExplainRequest:
+def _explain_request(image: bytes) -> service_pb2.ExplainRequest:
     return service_pb2.ExplainRequest(
         model=_MODEL,
-        image=image_pb2.Image(encoded=picture),
+        image=image_pb2.Image(encoded=image),
         hide=explanation_pb2.Hide(shuffle=True),
     )
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     """A face without and with a mask, as JPEG files."""
     portrait = astronaut()  # type: ignore[no-untyped-call]
     face = Face((203.7, 101.2), (246.8, 103.5), -0.08)

@@ -58,10 +58,10 @@ class Drain:
 
 def drain_under_load(
     models: Path,
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     *,
     callers: int = 4,
-    pictures_each: int = 32,
+    images_each: int = 32,
     num_samples: int = 1000,
     processes: int = 1,
 ) -> Drain:
@@ -69,9 +69,9 @@ def drain_under_load(
 
     Args:
         models: What it serves.
-        picture: What is asked about.
+        image: What is asked about.
         callers: How many classify.
-        pictures_each: In one call of theirs.
+        images_each: In one call of theirs.
         num_samples: Of each explanation.
         processes: That serve.
     """
@@ -79,9 +79,9 @@ def drain_under_load(
     with ServerProcess(models, *options) as server:
         with Traffic(
             server.address,
-            picture,
+            image,
             callers=callers,
-            pictures_each=pictures_each,
+            images_each=images_each,
             num_samples=num_samples,
             until_error=True,
         ) as traffic:
@@ -109,11 +109,11 @@ def main() -> None:
     parser.add_argument("--drains", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1, help="that serve")
     arguments = parser.parse_args()
-    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         publish(Path(folder), arguments.model, 1)
         drains = [
-            drain_under_load(Path(folder), picture, processes=arguments.processes)
+            drain_under_load(Path(folder), image, processes=arguments.processes)
             for _ in range(arguments.drains)
         ]
     failed = [call for drain in drains for call in drain.failed]

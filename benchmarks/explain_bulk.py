@@ -1,10 +1,10 @@
-"""What explaining a folder gains over explaining its pictures one by one.
+"""What explaining a folder gains over explaining its images one by one.
 
-Both in turns in one run, on the same session: one by one as `limelens explain PICTURE` does it in
-a loop, and as `limelens explain FOLDER` does it, where one picture is read, classified and cut
+Both in turns in one run, on the same session: one by one as `limelens explain IMAGE` does it in
+a loop, and as `limelens explain FOLDER` does it, where one image is read, classified and cut
 while another has the model.
 
-    python -m benchmarks.explain_bulk [--model FILE] [--pictures 12] [--rounds 5]
+    python -m benchmarks.explain_bulk [--model FILE] [--images 12] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=shipped_model())
-    parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--images", "--pictures", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=1000)
     arguments = parser.parse_args()
     client = local_client(arguments.model)
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder), max(3, arguments.pictures), seed=0, size=640)
-        paths = sorted(Path(folder).rglob("*.jpg"))[: arguments.pictures]
+        write_dataset(Path(folder), max(3, arguments.images), seed=0, size=640)
+        paths = sorted(Path(folder).rglob("*.jpg"))[: arguments.images]
         places = [Place(path) for path in paths]
 
         def explained(at_once: int) -> Callable[[], None]:
@@ -59,9 +59,9 @@ def main() -> None:
                 candidates[name]()
                 if round_:  # the first is for warming up
                     times[name].append(time.perf_counter() - start)
-    table = Table(title=f"{len(places)} pictures, {arguments.samples} samples each")
+    table = Table(title=f"{len(places)} images, {arguments.samples} samples each")
     table.add_column("what")
-    table.add_column("ms a picture", justify="right")
+    table.add_column("ms an image", justify="right")
     table.add_column("by one by one", justify="right")
     for name, values in times.items():
         ratios = [mine / one for mine, one in zip(values, times["one by one"], strict=True)]

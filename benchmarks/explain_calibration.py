@@ -1,11 +1,11 @@
 """Whether the stability that an explanation states is the stability that comes.
 
 An explanation says how much of its five strongest segments would come again with another seed.
-Here other seeds are taken: over real pictures and several numbers of samples, the stated figure
+Here other seeds are taken: over real images and several numbers of samples, the stated figure
 beside the mean Jaccard index of the top five between seeds. Each seed's run is predicted once, at
 the largest number of samples: a smaller run is its beginning.
 
-    LIMELENS_DATA=… python -m benchmarks.explain_calibration [--pictures 16] [--hide mean]
+    LIMELENS_DATA=… python -m benchmarks.explain_calibration [--images 16] [--hide mean]
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     """Measures and prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--images", "--pictures", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--hide", choices=["mean", "blur", "shuffle"], default="mean")
     parser.add_argument("--method", choices=["lime", "kernel_shap", "rise"], default="lime")
@@ -48,7 +48,7 @@ def main() -> None:
     bundle = load_bundle(arguments.model)
     stated: list[list[float]] = []
     came: list[list[float]] = []
-    for path in real_pictures(arguments.pictures):
+    for path in real_images(arguments.images):
         fitted = fit(read_image(path.read_bytes()), bundle.metadata.resize)
         runs = [
             explain(
@@ -71,8 +71,8 @@ def main() -> None:
     _print(np.array(stated), np.array(came), arguments, bundle.name)
 
 
-def real_pictures(count: int) -> list[Path]:
-    """Pictures of the set `mask_regions`, spread over all of it."""
+def real_images(count: int) -> list[Path]:
+    """Images of the set `mask_regions`, spread over all of it."""
     folder = os.environ.get("LIMELENS_DATA")
     if not folder:
         sys.exit("LIMELENS_DATA is not set; it names the folder that holds mask_regions")
@@ -107,7 +107,7 @@ def _print(
     console = Console(highlight=False)
     how = f"{arguments.method}, {arguments.hide}, {arguments.sampling}"
     table = Table(
-        title=f"{name}: {len(stated)} pictures, {arguments.seeds} seeds, {how}",
+        title=f"{name}: {len(stated)} images, {arguments.seeds} seeds, {how}",
     )
     table.add_column("samples", justify="right")
     for column in ("stated", "came", "gap"):
@@ -115,7 +115,7 @@ def _print(
     for size, one, other in zip(SIZES, stated.mean(axis=0), came.mean(axis=0), strict=True):
         table.add_row(str(size), f"{one:.3f}", f"{other:.3f}", f"{one - other:+.3f}")
     console.print(table)
-    table = Table(title="by stated stability (a picture at a number of samples)")
+    table = Table(title="by stated stability (an image at a number of samples)")
     for column in ("stated from", "to", "cases", "mean stated", "mean came", "gap"):
         table.add_column(column, justify="right")
     for low, high in itertools.pairwise(_BINS):

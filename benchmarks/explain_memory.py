@@ -60,14 +60,14 @@ def _growth_mib(tool: str, model: Path, num_samples: int) -> float:
     from lime.lime_image import LimeImageExplainer
 
     bundle = load_bundle(model)
-    picture = fit(astronaut(), bundle.metadata.resize, _PORTRAIT).pixels  # type: ignore[no-untyped-call]
+    image = fit(astronaut(), bundle.metadata.resize, _PORTRAIT).pixels  # type: ignore[no-untyped-call]
 
     def run(count: int) -> None:
         if tool == "limelens":
-            explain(picture, bundle.predict, num_samples=count, seed=0)
+            explain(image, bundle.predict, num_samples=count, seed=0)
         else:
             LimeImageExplainer(random_state=0).explain_instance(
-                picture, bundle.predict, num_samples=count
+                image, bundle.predict, num_samples=count
             )
 
     run(_FEW)

@@ -1,6 +1,6 @@
 """How much an explanation costs beyond the model itself, and what other packages' cost.
 
-The floor is the raw session on as many pictures: the best over chunk sizes and over one calling
+The floor is the raw session on as many images: the best over chunk sizes and over one calling
 thread and one per core. Everything is measured in turns in one run, each round in another order.
 A ratio is the median over the rounds of the time by the floor's time in the same round: on a shared
 machine ratios can be trusted, milliseconds cannot. The time that all threads spent on the
@@ -196,13 +196,13 @@ def _stages(bundle: Bundle, found: Sequence[Explanation]) -> tuple[str, ...]:
     last = found[-1]
     visible = last.samples.visible
     cut = known(last.segments, last.samples.columns)
-    picture = np.zeros((*last.image_size, 3), dtype=np.uint8)
-    filled = fill(picture, cut, "mean", num_samples=last.num_samples)
-    perturbed = perturbation(picture, filled, cut, paired=last.sampling == "paired")
+    image = np.zeros((*last.image_size, 3), dtype=np.uint8)
+    filled = fill(image, cut, "mean", num_samples=last.num_samples)
+    perturbed = perturbation(image, filled, cut, paired=last.sampling == "paired")
     size = bundle.batch_size
     start = time.perf_counter()
     for first in range(0, last.num_samples, size):
-        perturbed.pictures(visible[first : first + size], first)
+        perturbed.images(visible[first : first + size], first)
     masks = 1000 * (time.perf_counter() - start)
     timings = [one.timings_ms for one in found]
     return (

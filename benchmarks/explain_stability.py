@@ -1,14 +1,14 @@
 """How long until an explanation would come out the same: limelens against the lime package.
 
 Stable means that the five strongest segments of two seeds have a Jaccard index of 0.9, in the
-mean over pairs of seeds and pictures. Each seed of each tool is run once at the most samples; its
+mean over pairs of seeds and images. Each seed of each tool is run once at the most samples; its
 beginnings say from how many samples on it is stable (each tool draws the same first samples
-whatever their number). Both then explain the pictures with as many samples as they need, in turns
+whatever their number). Both then explain the images with as many samples as they need, in turns
 on the same onnxruntime session. limelens draws paired rows, as it does by itself from 5 samples
 a segment. lime comes twice: with its own segments, which are fewer and so easier to tell apart, and
 with limelens' (slic), cut within its time, which asks both the same question.
 
-    LIMELENS_DATA=… python -m benchmarks.explain_stability [--pictures 8] [--seeds 4]
+    LIMELENS_DATA=… python -m benchmarks.explain_stability [--images 8] [--seeds 4]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.explain_calibration import agreement, real_pictures
+from benchmarks.explain_calibration import agreement, real_images
 from limelens.cli.serving import default_models
 from limelens.explain import explain
 from limelens.explain.fit import fit_labels
@@ -68,7 +68,7 @@ def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", "--pictures", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--target", type=float, default=0.9)
     parser.add_argument("--most", type=int, default=_SIZES[-1], help="samples of a run at most")
@@ -78,7 +78,7 @@ def main() -> None:
     sizes = [size for size in _SIZES if size <= arguments.most]
     images = [
         fit(read_image(path.read_bytes()), bundle.metadata.resize).pixels
-        for path in real_pictures(arguments.pictures)
+        for path in real_images(arguments.images)
     ]
     tools: dict[str, tuple[_Tops, Callable[[NDArray[np.uint8], int], object]]] = {
         "limelens": (
@@ -115,7 +115,7 @@ def main() -> None:
                 if round_:
                     times[name].append(time.perf_counter() - start)
     table = Table(
-        title=f"{bundle.name}: top {_TOP} of {len(images)} pictures, {arguments.seeds} seeds each"
+        title=f"{bundle.name}: top {_TOP} of {len(images)} images, {arguments.seeds} seeds each"
     )
     for column in ("", *map(str, sizes), f"samples for {arguments.target:g}", "seconds"):
         table.add_column(column, justify="right")

@@ -1,11 +1,11 @@
 """Whether explanations point at the mask: on faces where the masked pixels are known.
 
-Over the pictures of the set `mask_regions`, for the label with_mask: does the segment that
+Over the images of the set `mask_regions`, for the label with_mask: does the segment that
 supports it most lie on the mask (at least half of it), how much of the positive weight lies
 there, and how well do the five strongest supporting segments cover it. Beside limelens, the lime
 package on the same model, and segments drawn at random.
 
-    LIMELENS_DATA=… python -m benchmarks.explanations [--hide mean blur shuffle] [--pictures 112]
+    LIMELENS_DATA=… python -m benchmarks.explanations [--hide mean blur shuffle] [--images 112]
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from limelens.serve import load_bundle
 from limelens.serve.image import fit, read_image
 
 _TOP = 5
-_NUM_RANDOM: Final = 3  # random orders of each picture: the mean is over many pictures
+_NUM_RANDOM: Final = 3  # random orders of each image: the mean is over many images
 
 
 def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
-    parser.add_argument("--pictures", type=int, default=112, help="how many, spread over the set")
+    parser.add_argument("--images", "--pictures", type=int, default=112, help="how many, spread over the set")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--hide", choices=get_args(HideName), nargs="+", default=["mean"])
     parser.add_argument("--method", choices=get_args(ExplainMethod), default="lime")
@@ -57,7 +57,7 @@ def main() -> None:
     bundle = load_bundle(arguments.model)
     label = bundle.labels.index("with_mask")
     paths = sorted((Path(folder) / "mask_regions" / "images").iterdir())
-    paths = paths[:: max(1, len(paths) // arguments.pictures)][: arguments.pictures]
+    paths = paths[:: max(1, len(paths) // arguments.images)][: arguments.images]
     rng = np.random.default_rng(0)
     rows: dict[str, list[tuple[float, ...]]] = {}
     num_recognised = 0

@@ -1,6 +1,6 @@
-"""What it costs a server to be watched: CPU per picture with metrics or traces, over that without.
+"""What it costs a server to be watched: CPU per image with metrics or traces, over that without.
 
-Four servers are asked in turns for the same picture by the same callers: one that nobody watches,
+Four servers are asked in turns for the same image by the same callers: one that nobody watches,
 another of the kind, by which one sees what chance does, one with metrics, which are read every few
 rounds, and one that sends a trace of every call to a receiver here. Beside that stands the CPU of
 the counting and of one reading alone, measured by doing nothing else: on a shared machine the
@@ -121,7 +121,7 @@ def main() -> None:
     file = io.BytesIO()
     portrait = Image.fromarray(astronaut())  # type: ignore[no-untyped-call]
     portrait.resize((224, 224)).save(file, "JPEG", quality=90)
-    picture = file.getvalue()
+    image = file.getvalue()
     spent: dict[str, list[float]] = {
         name: [] for name in ("unwatched", "unwatched too", "metrics", "traces")
     }
@@ -147,7 +147,7 @@ def main() -> None:
             first = number % len(turns)
             for name, server, client in turns[first:] + turns[:first]:
                 began = server.cpu_s()
-                list(callers.map(client.classify, [[picture]] * arguments.images))
+                list(callers.map(client.classify, [[image]] * arguments.images))
                 if number % _ROUNDS_A_SCRAPE == 0:
                     server.scrape()
                 if number:  # the first round warms up
@@ -159,8 +159,8 @@ def main() -> None:
         scrape_s = (measured.cpu_s() - began) / _SCRAPES
     counting_s = _counting_s()
     console = Console()
-    table = Table(title=f"{arguments.rounds} rounds of {arguments.images} pictures of 224 px")
-    for column in ("server", "CPU-ms a picture", "over unwatched", "median of rounds"):
+    table = Table(title=f"{arguments.rounds} rounds of {arguments.images} images of 224 px")
+    for column in ("server", "CPU-ms an image", "over unwatched", "median of rounds"):
         table.add_column(column, justify="left" if column == "server" else "right")
     for name, each in spent.items():
         ratios = [a / b for a, b in zip(each, spent["unwatched"], strict=True)]
@@ -172,12 +172,12 @@ def main() -> None:
         )
     console.print(table)
     share = counting_s / statistics.mean(spent["unwatched"])
-    console.print(f"counting alone: {1e6 * counting_s:.1f} µs a picture, {share:.4f} of unwatched")
+    console.print(f"counting alone: {1e6 * counting_s:.1f} µs an image, {share:.4f} of unwatched")
     console.print(f"one reading of /metrics: {1000 * scrape_s:.1f} ms, {size:,} bytes")
 
 
 def _counting_s(times: int = 20_000) -> float:
-    """CPU of all that is told of one call with one picture, beyond telling it to nobody."""
+    """CPU of all that is told of one call with one image, beyond telling it to nobody."""
     repository = Repository(default_models(), "cpu", num_threads=1)
     metrics = Metrics(repository)
     served = repository.served[0]
@@ -192,7 +192,7 @@ def _counting_s(times: int = 20_000) -> float:
         began = time.process_time()
         for _ in range(times):
             observer.call_began(call, ())
-            observer.picture_ended(ended)
+            observer.image_ended(ended)
             observer.answered(answered)
             observer.call_ended(call, "OK")
         return (time.process_time() - began) / times

@@ -2,7 +2,7 @@
 
 A set's rows are finished one at a time and kept (docs/results/SET.json, with the run's
 metrics.csv and curves.png beside it); a finished set is left alone unless `--again` is given.
-Epoch, temperature and thresholds are chosen on pictures taken from train; the split in the table
+Epoch, temperature and thresholds are chosen on images taken from train; the split in the table
 is read once, at the end. Hours on two cores:
 
     LIMELENS_DATA=… python -m benchmarks.results [--set wine] [--again]
@@ -39,7 +39,7 @@ class Stage:
 
     Args:
         config: Stem of a file in configs/.
-        scenes: Train on drawn scenes beside the set's own pictures: None for the pictures alone,
+        scenes: Train on drawn scenes beside the set's own images: None for the images alone,
             else whether segments are hidden in some of them.
         of: The set that is trained on, where it is another; its run is taken where it is there.
     """
@@ -51,7 +51,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Set:
-    """A set of pictures and what its article says.
+    """A set of images and what its article says.
 
     Args:
         stages: The runs; the last one is measured.
@@ -69,7 +69,7 @@ class Set:
 
 
 _OLD_CROPS: Final = (
-    "trained while `standard` still cropped pictures in a fixed shape; run again, it comes out "
+    "trained while `standard` still cropped images in a fixed shape; run again, it comes out "
     "otherwise"
 )
 
@@ -95,7 +95,7 @@ SETS: Final = {
         "test",
         "0.97",
         remark="chosen on val; three earlier candidates had been read on test too, 0.9694, 0.9694 "
-        "and 0.9667; its val holds drawn scenes beside collected pictures",
+        "and 0.9667; its val holds drawn scenes beside collected images",
     ),
     "clothing": Set(
         (Stage("clothing"),), "val", "0.9538 at coverage 0.80 (other data)", remark=_OLD_CROPS
@@ -146,9 +146,9 @@ def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
         epochs += report["epochs"]
     loaded = checkpoint.load(run)
     figures = evaluate(run, data / task.table if task.table else data, split=task.split)
-    for picture in ("curves.png", "metrics.csv"):
+    for image in ("curves.png", "metrics.csv"):
         ROWS.mkdir(parents=True, exist_ok=True)
-        shutil.copy(run / picture, ROWS / f"{name}-{picture}")
+        shutil.copy(run / image, ROWS / f"{name}-{image}")
     return {
         "set": name,
         "article": task.article,
@@ -177,7 +177,7 @@ def write_table(path: Path) -> None:
         "# Results",
         "",
         "Trained from scratch by `make results` with the settings in configs/, on two shared CPU",
-        "cores. Epoch, temperature and thresholds were chosen on pictures taken from train (column",
+        "cores. Epoch, temperature and thresholds were chosen on images taken from train (column",
         "*chosen on*); the held-back split was read at the end, once where nothing else is said.",
         "",
         "| set | network | parameters | epochs | minutes | chosen on | held back | article |",
@@ -193,7 +193,7 @@ def write_table(path: Path) -> None:
             f"| {name} | {row['arch']}, {side} | {row['num_parameters']:,} | {row['epochs']} "
             f"| {row['minutes']:.0f} | {_words(row['chosen_on'])} "
             f"| {_words(row['figures'])}{_coverage(row)} ({row['split']}, {row['num_images']} "
-            f"pictures) | {row['article']} |"
+            f"images) | {row['article']} |"
         )
     lines += ["", *(f"- {name}: {SETS[name].remark}." for name in SETS if SETS[name].remark)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

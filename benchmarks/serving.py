@@ -2,7 +2,7 @@
 
 Everything of one row is measured in turns in one run, and the median over rounds is taken: on a
 shared machine ratios can be trusted, milliseconds cannot. The floor is Pillow and onnxruntime in
-two threads of a process of their own; a second one reads pictures as limelens does.
+two threads of a process of their own; a second one reads images as limelens does.
 
     python -m benchmarks.serving [--rounds 5] [--seconds 3] [--long] [--only cost explain …]
 """
@@ -30,7 +30,7 @@ from limelens.serve.tools.load import (
     LoadPlan,
     ServerProcess,
     Watch,
-    draw_picture,
+    draw_image,
     generate,
     measure_raw,
     started,
@@ -57,7 +57,7 @@ class Row:
 @dataclass(frozen=True)
 class _Setting:
     models: Path
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
     rounds: int
     seconds: float
     is_long: bool
@@ -65,7 +65,7 @@ class _Setting:
     def plan(self, server: ServerProcess, **settings: object) -> LoadPlan:
         """Load on a server of this setting."""
         given = {"callers": 0, "duration_s": self.seconds, "warmup_s": 0.5, **settings}
-        return LoadPlan(server.address, self.pictures, **given)  # type: ignore[arg-type]
+        return LoadPlan(server.address, self.images, **given)  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -77,10 +77,10 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="memory over 100,000 requests")
     parser.add_argument("--only", nargs="+", choices=list(_PARTS), default=list(_PARTS))
     arguments = parser.parse_args()
-    pictures = tuple(draw_picture(224, 224, seed) for seed in range(8))
+    images = tuple(draw_image(224, 224, seed) for seed in range(8))
     setting = _Setting(
         arguments.models or network.made(),
-        pictures,
+        images,
         arguments.rounds,
         arguments.seconds,
         arguments.long,
@@ -128,12 +128,12 @@ def cost(setting: _Setting) -> list[Row]:
     with _server(setting.models) as server:
         for _ in range(setting.rounds):
             for callers in _CALLERS:
-                before = measure_raw(model, setting.pictures, setting.seconds / 2)
+                before = measure_raw(model, setting.images, setting.seconds / 2)
                 watch = Watch(server.pid)
                 plan = setting.plan(server, callers=callers)
                 figures = generate(plan, watch.begin, watch.end)
-                after = measure_raw(model, setting.pictures, setting.seconds / 2)
-                own = measure_raw(model, setting.pictures, setting.seconds / 2, decoder="limelens")
+                after = measure_raw(model, setting.images, setting.seconds / 2)
+                own = measure_raw(model, setting.images, setting.seconds / 2, decoder="limelens")
                 found = figures.kinds[Kind.CLASSIFY]
                 floor_ms = (before.cpu_ms + after.cpu_ms) / 2
                 each_ms = 1000 * watch.usage.cpu_s / watch.usage.seconds / found.per_s
@@ -208,7 +208,7 @@ def deadlines(setting: _Setting) -> list[Row]:
 
 
 def growth(setting: _Setting) -> list[Row]:
-    """Memory after many requests, one in a hundred of them with a broken picture."""
+    """Memory after many requests, one in a hundred of them with a broken image."""
     count = _GROWING_LONG if setting.is_long else _GROWING
     with _server(setting.models) as server:
         watch = Watch(server.pid)

@@ -1,9 +1,9 @@
-"""Whether a model's embedding finds pictures of the same label, and what a search costs.
+"""Whether a model's embedding finds images of the same label, and what a search costs.
 
-Every picture of val is searched for among those of train: precision@5 is the share of its five
-nearest neighbours that have its label; macro is the mean over labels, micro over pictures. The
+Every image of val is searched for among those of train: precision@5 is the share of its five
+nearest neighbours that have its label; macro is the mean over labels, micro over images. The
 share of neighbours that chance would give, the label's share of train, stands beside it. Searches
-are timed one picture at a time, in turns with brute force in numpy in the same run: on a shared
+are timed one image at a time, in turns with brute force in numpy in the same run: on a shared
 machine ratios can be trusted, milliseconds cannot.
 
     python -m benchmarks.similar MODEL DATA [--k 5] [--rounds 5] [--json]
@@ -28,7 +28,7 @@ from rich.table import Table
 from limelens.cli.terminal.printing import print_json
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import LimelensError
-from limelens.serve.tools.similar import SimilarIndex, build_index, embed_files, find_pictures
+from limelens.serve.tools.similar import SimilarIndex, build_index, embed_files, find_images
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation")}
 
@@ -40,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path, help="a model.onnx, or its folder")
     parser.add_argument("data", type=Path, help="a folder with train and val (or validation)")
-    parser.add_argument("--k", type=int, default=5, help="neighbours of each picture")
+    parser.add_argument("--k", type=int, default=5, help="neighbours of each image")
     parser.add_argument("--rounds", type=int, default=5, help="of timing; the median is taken")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
@@ -62,7 +62,7 @@ def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, A
     Args:
         model: A bundle.
         data: A folder with train and val splits of label folders.
-        k: Neighbours of each picture.
+        k: Neighbours of each image.
         rounds: How often each search is timed.
 
     Returns:
@@ -74,11 +74,11 @@ def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, A
     with local_client(model) as client:
         train = embed_files(client, *_split(data, "train"))
         val = embed_files(client, *_split(data, "val"))
-    k = min(k, len(train.pictures))
-    exact = build_index(train.vectors, train.pictures, train.made, exact=True)
-    graph = build_index(train.vectors, train.pictures, train.made, exact=False)
-    labels = np.array([one.label for one in train.pictures])
-    wanted = np.array([one.label for one in val.pictures])
+    k = min(k, len(train.images))
+    exact = build_index(train.vectors, train.images, train.made, exact=True)
+    graph = build_index(train.vectors, train.images, train.made, exact=False)
+    labels = np.array([one.label for one in train.images])
+    wanted = np.array([one.label for one in val.images])
     hits = np.array(
         [
             np.mean([one.label == label for one in neighbours])
@@ -108,8 +108,8 @@ def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, A
         "data": str(data),
         "k": k,
         "embedding_size": train.made.embedding_size,
-        "num_train": len(train.pictures),
-        "num_queries": len(val.pictures),
+        "num_train": len(train.images),
+        "num_queries": len(val.images),
         "macro_precision": float(np.mean([row["precision"] for row in per_label.values()])),
         "micro_precision": float(hits.mean()),
         "per_label": per_label,
@@ -130,7 +130,7 @@ def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, A
 def _split(data: Path, split: str) -> tuple[Path, Any]:
     for name in _SPLITS[split]:
         if (data / name).is_dir():
-            return data / name, find_pictures(data / name)[0]
+            return data / name, find_images(data / name)[0]
     raise LimelensError(f"{data} has no {split}; expected {' or '.join(_SPLITS[split])} in it")
 
 
@@ -176,7 +176,7 @@ def _print(report: dict[str, Any]) -> None:
     console = Console(highlight=False)
     k = report["k"]
     table = Table(
-        title=f"{report['model']} {report['version']}: {report['num_queries']} pictures of val "
+        title=f"{report['model']} {report['version']}: {report['num_queries']} images of val "
         f"among {report['num_train']} of train"
     )
     table.add_column("label")
@@ -211,7 +211,7 @@ def _print(report: dict[str, Any]) -> None:
     if report["skipped"]:
         first = report["skipped"][0]
         console.print(
-            f"{len(report['skipped'])} pictures were left out, such as {first['path']}: "
+            f"{len(report['skipped'])} images were left out, such as {first['path']}: "
             f"{first['reason']}",
             markup=False,
         )

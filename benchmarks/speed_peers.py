@@ -1,4 +1,4 @@
-"""Other packages' LIME, on the same picture and the same weights, for the sake of comparison.
+"""Other packages' LIME, on the same image and the same weights, for the sake of comparison.
 
 Knows how lime, dianna and captum are called. Does not know how time is taken.
 """
@@ -23,21 +23,21 @@ Explains = Callable[[int], int | None]
 
 
 def peers(
-    bundle: Bundle, picture: NDArray[np.uint8], run: Path | None, num_threads: int
+    bundle: Bundle, image: NDArray[np.uint8], run: Path | None, num_threads: int
 ) -> Iterator[tuple[str, Explains]]:
     """The packages that are installed and can explain this model.
 
     Args:
         bundle: The model.
-        picture: `(H, W, 3)` uint8, as the model sees it.
+        image: `(H, W, 3)` uint8, as the model sees it.
         run: The training run that the bundle was exported from, which captum needs.
         num_threads: For torch.
     """
-    yield "lime 0.2.0.1 (quickshift)", _lime(bundle, picture)
+    yield "lime 0.2.0.1 (quickshift)", _lime(bundle, image)
     if importlib.util.find_spec("dianna") is not None:
-        yield "dianna (quickshift)", _dianna(bundle, picture)
+        yield "dianna (quickshift)", _dianna(bundle, image)
     if importlib.util.find_spec("captum") is not None and run is not None and run.exists():
-        yield f"captum (slic, {_CAPTUM_BATCH} at a time)", _captum(run, picture, num_threads)
+        yield f"captum (slic, {_CAPTUM_BATCH} at a time)", _captum(run, image, num_threads)
 
 
 def missing() -> list[str]:
@@ -45,27 +45,27 @@ def missing() -> list[str]:
     return [name for name in ("dianna", "captum") if importlib.util.find_spec(name) is None]
 
 
-def _lime(bundle: Bundle, picture: NDArray[np.uint8]) -> Explains:
+def _lime(bundle: Bundle, image: NDArray[np.uint8]) -> Explains:
     from lime.lime_image import LimeImageExplainer
 
     def explains(num_samples: int) -> int:
         with contextlib.redirect_stderr(io.StringIO()):  # where its progress bar would be
             found = LimeImageExplainer(random_state=0).explain_instance(
-                picture, bundle.predict, num_samples=num_samples
+                image, bundle.predict, num_samples=num_samples
             )
         return int(np.unique(found.segments).size)
 
     return explains
 
 
-def _dianna(bundle: Bundle, picture: NDArray[np.uint8]) -> Explains:
+def _dianna(bundle: Bundle, image: NDArray[np.uint8]) -> Explains:
     import dianna
 
     def explains(num_samples: int) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             dianna.explain_image(
                 str(bundle.path),
-                picture,
+                image,
                 method="LIME",
                 labels=[0],
                 num_samples=num_samples,
@@ -76,7 +76,7 @@ def _dianna(bundle: Bundle, picture: NDArray[np.uint8]) -> Explains:
     return explains
 
 
-def _captum(run: Path, picture: NDArray[np.uint8], num_threads: int) -> Explains:
+def _captum(run: Path, image: NDArray[np.uint8], num_threads: int) -> Explains:
     import torch
     from captum.attr import Lime
     from skimage.segmentation import slic
@@ -85,14 +85,14 @@ def _captum(run: Path, picture: NDArray[np.uint8], num_threads: int) -> Explains
 
     classifier = checkpoint.load(run).model
     torch.set_num_threads(num_threads)
-    pixels = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None].float()
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float()
 
     def probabilities(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             return torch.softmax(classifier(images), dim=1)
 
     def explains(num_samples: int) -> int:
-        segments = slic(picture, n_segments=40, start_label=0)
+        segments = slic(image, n_segments=40, start_label=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)

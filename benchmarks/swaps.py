@@ -67,7 +67,7 @@ def publish(models: Path, bundle: Path, version: int) -> None:
 
 def swap_under_load(
     bundle: Path,
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     *,
     swaps: int,
     callers: int = 3,
@@ -79,7 +79,7 @@ def swap_under_load(
 
     Args:
         bundle: The file; every version is a copy.
-        picture: What is asked about.
+        image: What is asked about.
         swaps: How often.
         callers: How many classify.
         num_samples: Of each explanation.
@@ -93,7 +93,7 @@ def swap_under_load(
         options = ("--reload-s", "0.2", "--versions", "latest", "--log-level", "error")
         with ServerProcess(models, *options, "--processes", f"{processes}") as server:
             with Traffic(
-                server.address, picture, callers=callers, num_samples=num_samples
+                server.address, image, callers=callers, num_samples=num_samples
             ) as traffic:
                 traffic.wait_for(1, {"classify", "explain", "frame"})
                 time.sleep(calm_s)
@@ -117,10 +117,10 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1, help="that serve")
     arguments = parser.parse_args()
-    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     run = swap_under_load(
         arguments.model,
-        picture,
+        image,
         swaps=arguments.swaps,
         callers=arguments.callers,
         processes=arguments.processes,

@@ -118,9 +118,9 @@ class Traffic:
 
     Args:
         address: Of the server.
-        picture: What they ask about, `(H, W, 3)` uint8.
+        image: What they ask about, `(H, W, 3)` uint8.
         callers: How many classify.
-        pictures_each: In one call of theirs.
+        images_each: In one call of theirs.
         explaining: Whether one more explains.
         camera: Whether one more streams frames.
         num_samples: Of each explanation.
@@ -130,18 +130,18 @@ class Traffic:
     def __init__(
         self,
         address: str,
-        picture: NDArray[np.uint8],
+        image: NDArray[np.uint8],
         *,
         callers: int = 3,
-        pictures_each: int = 1,
+        images_each: int = 1,
         explaining: bool = True,
         camera: bool = True,
         num_samples: int = 200,
         until_error: bool = False,
     ) -> None:
         self._address = address
-        self._picture = picture
-        self._pictures_each = pictures_each
+        self._image = image
+        self._images_each = images_each
         self._num_samples = num_samples
         self._until_error = until_error
         self._over = threading.Event()
@@ -196,17 +196,15 @@ class Traffic:
 
     def _classify(self) -> None:
         with Client(self._address, max_attempts=1, timeout_s=_TIMEOUT_S) as client:
-            pictures = [self._picture] * self._pictures_each
-            self._repeat("classify", lambda: client.classify(pictures).model.version)
+            images = [self._image] * self._images_each
+            self._repeat("classify", lambda: client.classify(images).model.version)
 
     def _explain(self) -> None:
         with Client(self._address, max_attempts=1, timeout_s=_TIMEOUT_S) as client:
             self._repeat(
                 "explain",
                 lambda: (
-                    client.explain(
-                        self._picture, num_samples=self._num_samples, seed=0
-                    ).model.version
+                    client.explain(self._image, num_samples=self._num_samples, seed=0).model.version
                 ),
             )
 
@@ -231,7 +229,7 @@ class Traffic:
             while not self._over.is_set():
                 if answered.acquire(timeout=0.1):
                     sent.append(time.monotonic())
-                    yield self._picture
+                    yield self._image
                     time.sleep(0.05)
 
         with Client(self._address, max_attempts=1, timeout_s=_TIMEOUT_S) as client:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from fuzz.costly_images import MAKERS
-from fuzz.pictures import good_pictures, with_checksums
+from fuzz.images import good_images, with_checksums
 
 MAX_DECODE_S: Final = 0.4
 MAX_LOOK_S: Final = 0.05
@@ -204,7 +204,7 @@ def search(
     ends_at = time.monotonic() + seconds
     worst: dict[str, Cost] = {}
     kept: list[tuple[float, str, bytes]] = [
-        (0.0, name.rpartition(".")[2], data) for name, data in good_pictures().items()
+        (0.0, name.rpartition(".")[2], data) for name, data in good_images().items()
     ]
     fresh = images(rng)
     tried = 0

@@ -28,7 +28,7 @@ _SIZE: Final = (20, 32)
 
 
 def check(data: bytes) -> bool:
-    """Reads bytes as a picture.
+    """Reads bytes as an image.
 
     Returns:
         Whether they were one.
@@ -50,7 +50,7 @@ def check(data: bytes) -> bool:
     _require(pixels.dtype == np.uint8, "pixels are uint8")
     _require(pixels.ndim == 3 and pixels.shape[2] == 3, "pixels are (H, W, 3)")
     height, width = pixels.shape[:2]
-    _require(1 <= height * width <= MAX_PIXELS, "the picture is within the limit")
+    _require(1 <= height * width <= MAX_PIXELS, "the image is within the limit")
     again = read_image(data, max_pixels=MAX_PIXELS)
     _require(np.array_equal(pixels, again), "the same bytes give the same pixels")
     # Any region, but the same one for the same bytes.
@@ -59,10 +59,10 @@ def check(data: bytes) -> bool:
     for mode in ResizeMode:
         for part in (None, region):
             fitted = fit(pixels, ResizeRule(*_SIZE, mode), part)
-            _require(fitted.pixels.shape == (*_SIZE, 3), "the fitted picture has the input's size")
+            _require(fitted.pixels.shape == (*_SIZE, 3), "the fitted image has the input's size")
             left, top, right, bottom = fitted.source_box
-            _require(0 <= left < right <= width, "what is seen lies within the picture's width")
-            _require(0 <= top < bottom <= height, "what is seen lies within the picture's height")
+            _require(0 <= left < right <= width, "what is seen lies within the image's width")
+            _require(0 <= top < bottom <= height, "what is seen lies within the image's height")
     return True
 
 
@@ -71,16 +71,16 @@ class BrokenRuleError(Exception):
 
 
 def write_corpus(folder: Path) -> int:
-    """Puts the pictures that fuzzing begins with into a folder.
+    """Puts the images that fuzzing begins with into a folder.
 
     Returns:
         How many there are: those made by code, and the small ones of the bad set in the folder
         that LIMELENS_DATA names, where it is set.
     """
-    from fuzz.pictures import bad_pictures, good_pictures
+    from fuzz.images import bad_images, good_images
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = {**good_pictures(), **bad_pictures()}
+    found = {**good_images(), **bad_images()}
     data = os.environ.get("LIMELENS_DATA")
     if data:
         for path in sorted((Path(data) / "badimages").glob("*.*")):
@@ -114,10 +114,10 @@ def _fuzz(corpus: Path, findings: Path, seconds: int, seed: int) -> None:
         from PIL import Image
 
         Image.init()  # loads the module of every format
-    from fuzz.pictures import with_checksums
+    from fuzz.images import with_checksums
 
     findings.mkdir(parents=True, exist_ok=True)
-    print(f"{write_corpus(corpus)} pictures to begin with in {corpus}", flush=True)
+    print(f"{write_corpus(corpus)} images to begin with in {corpus}", flush=True)
 
     def mutate(data: bytes, max_size: int, number: int) -> bytes:
         changed: bytes = atheris.Mutate(data, max_size)

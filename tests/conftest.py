@@ -68,7 +68,7 @@ def mean_colour_graph(task: Task, size: int = SIZE) -> onnx.GraphProto:
 
 
 def mean_colour_probabilities(image: NDArray[np.uint8], task: Task) -> NDArray[np.float32]:
-    """What the graph must say of one picture."""
+    """What the graph must say of one image."""
     logits: NDArray[np.float64] = (image.reshape(-1, 3).mean(axis=0) / 255 - 0.5) * _GAIN
     powers = np.exp(logits - logits.max()) if task is Task.MULTICLASS else np.exp(logits)
     whole = powers.sum() if task is Task.MULTICLASS else 1 + powers

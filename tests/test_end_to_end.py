@@ -52,17 +52,17 @@ def test_synthetic_faces_are_trained_exported_served_classified_and_explained(
     try:
         assert server.stdout is not None
         address = server.stdout.readline().split(" on ")[1].split()[0]
-        pictures = sorted((data / "test" / "with_mask").iterdir())
-        answers = run("classify", *pictures, "--server", address)
+        images = sorted((data / "test" / "with_mask").iterdir())
+        answers = run("classify", *images, "--server", address)
         right = [answer["label"] == "with_mask" for answer in answers]
         assert np.mean(right) >= 0.6
         assert {answer["alert"] for answer in answers if answer["label"] == "with_mask"} == {False}
-        picture = pictures[right.index(True)]
+        image = images[right.index(True)]
         overlay = tmp_path / "overlay.png"
-        explained = run("explain", picture, "--server", address, "--out", overlay, "--seed", 0)
+        explained = run("explain", image, "--server", address, "--out", overlay, "--seed", 0)
         assert explained["explanations"][0]["label"] == "with_mask"
         assert explained["num_samples"] == 1000
-        with Image.open(picture) as original, Image.open(overlay) as drawn:
+        with Image.open(image) as original, Image.open(overlay) as drawn:
             assert drawn.size == original.size
     finally:
         os.kill(server.pid, signal.SIGTERM)

@@ -53,7 +53,7 @@ def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path
         "limelens/serve/client/__init__.py",
         "limelens/serve/py.typed",
         "limelens/cli/app.py",
-        "limelens/train/training.py",
+        "limelens/train/training/loop.py",
         "limelens/explain/__init__.py",
         "limelens/v1/classifier_service_pb2_grpc.py",
         "limelens/v1/classifier_service.proto",

@@ -14,7 +14,7 @@ from benchmarks.device.report import Row
 from benchmarks.device.setting import Layout, Setting, models, serving
 from benchmarks.untrained import repository_of
 from limelens.serve.errors import LimelensError
-from limelens.serve.tools.load import Kind, Watch, draw_picture, generate, measure_raw
+from limelens.serve.tools.load import Kind, Watch, draw_image, generate, measure_raw
 
 _SHARES: Final = (0.25, 0.5, 0.75)
 _SIDE: Final = 224
@@ -37,7 +37,7 @@ def layouts_of(count: int, wanted: Sequence[Layout]) -> list[Layout]:
 def throughput(setting: Setting) -> None:
     """Images a second of MobileNetV3-small at 224 px, by the floor's."""
     model = models()["mobilenet_v3_small"]
-    sent = [draw_picture(_SIDE, _SIDE, seed) for seed in range(8)]
+    sent = [draw_image(_SIDE, _SIDE, seed) for seed in range(8)]
     num_cores = len(cores())
     for count in counts_of(num_cores):
 

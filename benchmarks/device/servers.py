@@ -27,7 +27,7 @@ from limelens.serve.tools.load import (
     KindFigures,
     ServerProcess,
     Watch,
-    draw_picture,
+    draw_image,
     generate,
 )
 
@@ -170,7 +170,7 @@ def _latency(
 
 
 def _throughput(setting: Setting, server: ServerProcess, layout: Layout, rate: float) -> None:
-    sent = [draw_picture(_SIDE, _SIDE, seed) for seed in range(8)]
+    sent = [draw_image(_SIDE, _SIDE, seed) for seed in range(8)]
     for callers, bounds in _CALLERS.items():
         watch = Watch(server.pid)
         plan = setting.plan(server, sent, callers=callers)
@@ -248,7 +248,7 @@ def _in_one_request(
 
 def _beside(setting: Setting, server: ServerProcess, layout: Layout) -> None:
     """Latency of few calls and cameras, alone and beside explanations without pause."""
-    sent = [draw_picture(_SIDE, _SIDE, seed) for seed in range(8)]
+    sent = [draw_image(_SIDE, _SIDE, seed) for seed in range(8)]
     load = {
         "rate": 200.0 if setting.device == "cuda" else 50.0,
         "streams": 4,
@@ -322,7 +322,7 @@ def _mixed(
                 loaded.append(weights_of(server.address, image))
 
     memory: list[float | None] = []
-    sent = [draw_picture(_SIDE, _SIDE, seed) for seed in range(8)]
+    sent = [draw_image(_SIDE, _SIDE, seed) for seed in range(8)]
     for number in range(2):
         plan = setting.plan(server, sent, callers=16, streams=4, explainers=1)
         asking = threading.Thread(target=ask, daemon=True)

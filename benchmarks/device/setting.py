@@ -83,7 +83,7 @@ class Setting:
         if time.monotonic() >= self.deadline:
             raise LimelensError("there was no time left; see --limit")
 
-    def plan(self, server: ServerProcess, pictures: Sequence[bytes], **given: Any) -> LoadPlan:
+    def plan(self, server: ServerProcess, images: Sequence[bytes], **given: Any) -> LoadPlan:
         """Load on a server, sent by several processes over as many connections as callers."""
         self.check_time()
         callers = given.get("callers", 0)
@@ -97,7 +97,7 @@ class Setting:
             "connections": min(64, callers) or 16,
             **given,
         }
-        return LoadPlan(server.address, tuple(pictures), **settings)
+        return LoadPlan(server.address, tuple(images), **settings)
 
 
 def models() -> dict[str, Path]:

@@ -34,7 +34,7 @@ from benchmarks import network
 from benchmarks.peers.sending import Target, ask_once, http_request, send
 from limelens.cli.bench import serve_command
 from limelens.serve.errors import LimelensError
-from limelens.serve.tools.load import Watch, draw_picture, measure_raw, started
+from limelens.serve.tools.load import Watch, draw_image, measure_raw, started
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
@@ -57,7 +57,7 @@ class Peer:
         packages: What is installed; the first gives the version.
         over_grpc: Whether it is asked by the Open Inference Protocol; else over HTTP.
         path: Of HTTP.
-        as_form: Whether HTTP carries a form; else the picture itself.
+        as_form: Whether HTTP carries a form; else the image itself.
     """
 
     packages: tuple[str, ...]
@@ -106,7 +106,7 @@ def main() -> None:
         "--decoder",
         choices=["pillow", "simplejpeg"],
         default="pillow",
-        help="of the peers; limelens reads pictures of the network's size by simplejpeg itself",
+        help="of the peers; limelens reads images of the network's size by simplejpeg itself",
     )
     parser.add_argument("--clean", action="store_true", help="remove the environments afterwards")
     arguments = parser.parse_args()
@@ -115,14 +115,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     models = network.made().absolute()
     model = network.model_file(models)
-    pictures = tuple(draw_picture(224, 224, seed) for seed in range(8))
+    images = tuple(draw_image(224, 224, seed) for seed in range(8))
     left_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(_limelens(models, pictures))]
+        servers = [stack.enter_context(_limelens(models, images))]
         for name in arguments.peers:
             try:
                 _install(name, PEERS[name])
-                servers.append(stack.enter_context(_peer(name, PEERS[name], model, pictures)))
+                servers.append(stack.enter_context(_peer(name, PEERS[name], model, images)))
             except (LimelensError, subprocess.SubprocessError, OSError) as error:
                 left_out[name] = str(error).strip().splitlines()[-1]
         measured = {one.name: Measured() for one in servers}
@@ -132,7 +132,7 @@ def main() -> None:
             first = round_ % len(servers)
             in_turn = servers[first:] + servers[:first]
             for callers in _CALLERS:
-                _measure(in_turn, measured, model, pictures, callers, arguments.seconds)
+                _measure(in_turn, measured, model, images, callers, arguments.seconds)
         _print(servers, measured, left_out)
     if arguments.clean:
         shutil.rmtree(_FOLDER, ignore_errors=True)
@@ -142,11 +142,11 @@ def _measure(
     servers: list[Running],
     measured: dict[str, Measured],
     model: Path,
-    pictures: tuple[bytes, ...],
+    images: tuple[bytes, ...],
     callers: int,
     seconds: float,
 ) -> None:
-    floor = measure_raw(model, pictures, seconds)
+    floor = measure_raw(model, images, seconds)
     for one in servers:
         sent = send(one.target, callers, seconds, one.watch.begin, one.watch.end)
         usage = one.watch.usage
@@ -199,10 +199,10 @@ def _print(servers: list[Running], measured: dict[str, Measured], left_out: dict
 
 
 @contextlib.contextmanager
-def _limelens(models: Path, pictures: tuple[bytes, ...]) -> Iterator[Running]:
+def _limelens(models: Path, images: tuple[bytes, ...]) -> Iterator[Running]:
     requests = tuple(
         service_pb2.ClassifyRequest(images=[image_pb2.Image(encoded=one)]).SerializeToString()
-        for one in pictures
+        for one in images
     )
     with started(serve_command(models, "--device", "cpu")) as server:
         target = Target(server.address, _CLASSIFY, requests)
@@ -210,7 +210,7 @@ def _limelens(models: Path, pictures: tuple[bytes, ...]) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def _peer(name: str, peer: Peer, model: Path, pictures: tuple[bytes, ...]) -> Iterator[Running]:
+def _peer(name: str, peer: Peer, model: Path, images: tuple[bytes, ...]) -> Iterator[Running]:
     port = _free_ports()
     address = f"127.0.0.1:{port}"
     app = _APPS / f"{name}_app.py"
@@ -224,7 +224,7 @@ def _peer(name: str, peer: Peer, model: Path, pictures: tuple[bytes, ...]) -> It
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     asks = _asking(peer, address, python, app, environment)
-    target = Target(address, _INFER if peer.over_grpc else "", tuple(map(asks, pictures)))
+    target = Target(address, _INFER if peer.over_grpc else "", tuple(map(asks, images)))
     log = _FOLDER / f"{name}.log"
     began = time.monotonic()
     with log.open("w") as output:
@@ -246,12 +246,12 @@ def _peer(name: str, peer: Peer, model: Path, pictures: tuple[bytes, ...]) -> It
 def _asking(
     peer: Peer, address: str, python: Path, app: Path, environment: dict[str, str]
 ) -> Callable[[bytes], bytes]:
-    """Makes the peer's request of a picture; that of gRPC by the peer's own stubs."""
+    """Makes the peer's request of an image; that of gRPC by the peer's own stubs."""
 
     def over_grpc(data: bytes) -> bytes:
-        picture = _FOLDER / "picture.jpg"
-        picture.write_bytes(data)
-        command = [str(python), str(app), "request", str(picture)]
+        image = _FOLDER / "image.jpg"
+        image.write_bytes(data)
+        command = [str(python), str(app), "request", str(image)]
         done = subprocess.run(command, env=environment, capture_output=True, check=False)
         if done.returncode:
             raise LimelensError(done.stderr.decode(errors="replace") or "no request was made")
@@ -261,8 +261,8 @@ def _asking(
         if not peer.as_form:
             return http_request(address, peer.path, data, "image/jpeg")
         head = (
-            f"--{_BOUNDARY}\r\nContent-Disposition: form-data; name=picture; "
-            'filename="picture.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+            f"--{_BOUNDARY}\r\nContent-Disposition: form-data; name=image; "
+            'filename="image.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
         )
         body = head.encode() + data + f"\r\n--{_BOUNDARY}--\r\n".encode()
         kind = f"multipart/form-data; boundary={_BOUNDARY}"

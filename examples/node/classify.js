@@ -1,4 +1,4 @@
-// Classifies pictures, one after the other through Classify and then all as the frames of one
+// Classifies images, one after the other through Classify and then all as the frames of one
 // camera through ClassifyStream. It knows the contract in proto/limelens/v1 and nothing else.
 'use strict'
 
@@ -9,7 +9,7 @@ const { parseArgs } = require('node:util')
 const grpc = require('@grpc/grpc-js')
 const protoLoader = require('@grpc/proto-loader')
 
-const USAGE = 'usage: node classify.js [--server HOST:PORT] [--proto DIR] PICTURE...'
+const USAGE = 'usage: node classify.js [--server HOST:PORT] [--proto DIR] IMAGE...'
 
 function readArguments () {
   const { values, positionals } = parseArgs({
@@ -19,8 +19,8 @@ function readArguments () {
       proto: { type: 'string', default: path.join(__dirname, '..', '..', 'proto') }
     }
   })
-  if (positionals.length === 0) throw new Error('no picture')
-  return { ...values, pictures: positionals }
+  if (positionals.length === 0) throw new Error('no image')
+  return { ...values, images: positionals }
 }
 
 function connect (server, proto) {
@@ -35,8 +35,8 @@ function connect (server, proto) {
   return new limelens.v1.ClassifierService(server, grpc.credentials.createInsecure())
 }
 
-function classify (client, picture) {
-  const request = { images: [{ encoded: fs.readFileSync(picture) }] }
+function classify (client, image) {
+  const request = { images: [{ encoded: fs.readFileSync(image) }] }
   return new Promise((resolve, reject) => {
     const options = { deadline: Date.now() + 30_000 }
     client.Classify(request, options, (error, reply) => error ? reject(error) : resolve(reply))
@@ -44,12 +44,12 @@ function classify (client, picture) {
 }
 
 // The next frame goes once the one before is answered: these are files, none is to be dropped.
-function watch (client, pictures, told) {
+function watch (client, images, told) {
   return new Promise((resolve, reject) => {
     const call = client.ClassifyStream()
     const send = (number) => {
-      if (number === pictures.length) return call.end()
-      const image = { encoded: fs.readFileSync(pictures[number]) }
+      if (number === images.length) return call.end()
+      const image = { encoded: fs.readFileSync(images[number]) }
       call.write({ frame: { frame_id: number, image } })
     }
     call.on('data', (answer) => {
@@ -77,13 +77,13 @@ async function main () {
   }
   const client = connect(given.server, given.proto)
   try {
-    for (const picture of given.pictures) {
-      const { predictions: [prediction], model } = await classify(client, picture)
+    for (const image of given.images) {
+      const { predictions: [prediction], model } = await classify(client, image)
       const best = prediction.scores[0]
-      console.log(`${picture}: ${name(prediction)} ${best.probability.toFixed(3)} ` +
+      console.log(`${image}: ${name(prediction)} ${best.probability.toFixed(3)} ` +
         `(${model.name} ${model.version})${prediction.alert ? ' ALERT' : ''}`)
     }
-    await watch(client, given.pictures, (answer) => {
+    await watch(client, given.images, (answer) => {
       console.log(`frame ${answer.frame_id}: ${answer.status} ${answer.smoothed_label || 'unknown'}`)
     })
     return 0

@@ -1,6 +1,6 @@
-"""Watches a door: every picture that a camera puts into a folder is a frame of one stream.
+"""Watches a door: every image that a camera puts into a folder is a frame of one stream.
 
-Many cameras write a picture into a folder every second (by FTP, for one). The newest is classified,
+Many cameras write an image into a folder every second (by FTP, for one). The newest is classified,
 the decision is smoothed, and each change of it is printed. A server that goes down is waited for.
 
     python door_camera.py 127.0.0.1:8500 /var/cameras/door
@@ -18,8 +18,8 @@ from limelens.serve import AsyncClient, LimelensError
 from limelens.serve.client import Frame
 
 
-async def new_pictures(folder: Path, look_every_s: float = 0.2) -> AsyncIterator[Frame]:
-    """The folder's pictures by name, those that come later too, until there is one named `end`."""
+async def new_images(folder: Path, look_every_s: float = 0.2) -> AsyncIterator[Frame]:
+    """The folder's images by name, those that come later too, until there is one named `end`."""
     last = ""
     number = 0
     while True:
@@ -38,7 +38,7 @@ async def watch(address: str, folder: Path) -> None:
     """Prints what the door's camera sees, whenever that changes."""
     async with AsyncClient(address) as client:
         answers = client.stream(
-            new_pictures(folder), camera_id=folder.name, smoothing=(3, 2), reconnect=True
+            new_images(folder), camera_id=folder.name, smoothing=(3, 2), reconnect=True
         )
         async for answer in answers:
             if answer.changed:

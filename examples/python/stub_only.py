@@ -1,4 +1,4 @@
-"""Classifies and explains a picture with nothing but the generated stubs of the contract.
+"""Classifies and explains an image with nothing but the generated stubs of the contract.
 
 It is what a client in any language does; `limelens.serve.Client` is more comfortable.
 
@@ -19,7 +19,7 @@ from limelens.v1.image_pb2 import Image
 
 
 def main(address: str, path: str) -> int:
-    """Says what is on the picture and why, and writes why.png."""
+    """Says what is on the image and why, and writes why.png."""
     image = Image(encoded=Path(path).read_bytes())
     with grpc.insecure_channel(address) as channel:
         stub = ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]  # as generated
@@ -41,5 +41,5 @@ def main(address: str, path: str) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python stub_only.py HOST:PORT PICTURE")
+        sys.exit("usage: python stub_only.py HOST:PORT IMAGE")
     sys.exit(main(sys.argv[1], sys.argv[2]))

@@ -16,7 +16,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def red(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture whose left half is red and whose right half is dark."""
+    """An image whose left half is red and whose right half is dark."""
     pixels = np.zeros((48, 64, 3), dtype=np.uint8)
     pixels[:, :32, 0] = 250
     path = tmp_path_factory.mktemp("pictures") / "red.png"
@@ -78,11 +78,11 @@ def test_a_name_is_asked_of_the_default_server_and_a_file_is_not(
 def test_json_is_ascii_whatever_the_name(
     limelens: Run, one_model: Path, red: Path, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "口罩 face.png"
-    picture.write_bytes(red.read_bytes())
-    result = limelens("classify", picture, "--model", one_model / "colours" / "1", "--json")
+    image = tmp_path / "口罩 face.png"
+    image.write_bytes(red.read_bytes())
+    result = limelens("classify", image, "--model", one_model / "colours" / "1", "--json")
     assert result.stdout.isascii()
-    assert result.json[0]["path"] == str(picture)
+    assert result.json[0]["path"] == str(image)
 
 
 def test_abstaining_has_no_label(limelens: Run, asked: tuple[str, str], red: Path) -> None:
@@ -92,7 +92,7 @@ def test_abstaining_has_no_label(limelens: Run, asked: tuple[str, str], red: Pat
     assert answer["alert"] is False
 
 
-def test_a_broken_picture_does_not_stop_the_others(
+def test_a_broken_image_does_not_stop_the_others(
     limelens: Run, asked: tuple[str, str], red: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.jpg"
@@ -105,14 +105,14 @@ def test_a_broken_picture_does_not_stop_the_others(
     assert third["error"] == "No such file or directory"
 
 
-def test_a_folder_stands_for_its_pictures(
+def test_a_folder_stands_for_its_images(
     limelens: Run, asked: tuple[str, str], red: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     for name in ("b.png", "doors/a.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(red.read_bytes())
-    (folder / "doors" / "notes.txt").write_text("no picture")
+    (folder / "doors" / "notes.txt").write_text("no image")
     (folder / "page.jpg").write_text("<!doctype html><html></html>")
     result = limelens("classify", red, folder, *asked, "--json")
     assert result.exit_code == 1
@@ -121,15 +121,15 @@ def test_a_folder_stands_for_its_pictures(
         str(path) for path in (red, folder / "b.png", folder / "doors/a.png", folder / "page.jpg")
     ]
     assert [answer.get("label") for answer in result.json] == ["red", "red", "red", None]
-    assert "1 file not read as pictures, such as doors/notes.txt" in result.stderr
+    assert "1 file not read as images, such as doors/notes.txt" in result.stderr
     empty = tmp_path / "empty"
     empty.mkdir()
     result = limelens("classify", empty, *asked)
     assert result.exit_code == 1
-    assert "empty holds no pictures" in result.stderr
+    assert "empty holds no images" in result.stderr
 
 
-def test_of_odd_pictures_nothing_but_answers_is_printed(one_model: Path, data_folder: Path) -> None:
+def test_of_odd_images_nothing_but_answers_is_printed(one_model: Path, data_folder: Path) -> None:
     folder = data_folder / "badimages"
     model = one_model / "colours" / "1" / "model.onnx"
     command = [sys.executable, "-m", "limelens.cli", "classify", str(folder)]
@@ -142,7 +142,7 @@ def test_of_odd_pictures_nothing_but_answers_is_printed(one_model: Path, data_fo
 
 
 @pytest.mark.parametrize("command", ["classify", "explain", "similar"])
-def test_a_picture_may_come_on_standard_input(
+def test_an_image_may_come_on_standard_input(
     one_model: Path, red: Path, tmp_path: Path, command: str
 ) -> None:
     arguments = [command, "-", "--model", str(one_model / "colours" / "1" / "model.onnx"), "--json"]
@@ -169,7 +169,7 @@ def test_standard_input_is_read_once(limelens: Run) -> None:
     assert limelens("explain", "-", "x.png").exit_code == 2
 
 
-def test_a_picture_over_the_servers_limit_does_not_stop_the_others(
+def test_an_image_over_the_servers_limit_does_not_stop_the_others(
     limelens: Run, start_server: Callable[..., Any], red: Path, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.png"

@@ -20,7 +20,7 @@ from limelens.serve.errors import InvalidRequestError, UnavailableError
 from limelens.serve.tools.load import (
     Kind,
     LoadPlan,
-    draw_picture,
+    draw_image,
     generate,
     latency_figures,
     started,
@@ -36,7 +36,7 @@ def server(start_server: Callable[..., Any]) -> Any:
 
 def plan(server: Any, **settings: Any) -> LoadPlan:
     settings = {"callers": 0, "duration_s": 0.5, "warmup_s": 0.1, **settings}
-    return LoadPlan(server.address, (draw_picture(40, 60),), **settings)
+    return LoadPlan(server.address, (draw_image(40, 60),), **settings)
 
 
 def test_bench_starts_a_server_of_its_own_and_tells_what_it_took(
@@ -64,7 +64,7 @@ def test_bench_mixes_a_rate_cameras_and_explanations(
     limelens: Callable[..., Any], server: Any, tmp_path: Path
 ) -> None:
     for i in range(3):
-        (tmp_path / f"{i}.jpg").write_bytes(draw_picture(30, 30, i))
+        (tmp_path / f"{i}.jpg").write_bytes(draw_image(30, 30, i))
     result = limelens(
         *("bench", tmp_path, "--server", server.address, "--rate", 40, "--streams", 2),
         *("--fps", 10, "--explainers", 1, "--num-samples", 50, *SHORT),
@@ -172,7 +172,7 @@ def test_callers_use_all_the_connections_that_they_are_given(
     figures = generate(
         LoadPlan(
             address,
-            (draw_picture(40, 60),),
+            (draw_image(40, 60),),
             callers=6,
             calls_each=2,
             processes=2,
@@ -211,7 +211,7 @@ def test_a_server_that_does_not_start_says_so_in_its_log(one_model: Path, tmp_pa
     assert "--num-threads" in log.read_text()
 
 
-def test_broken_pictures_are_counted_by_their_status(server: Any) -> None:
+def test_broken_images_are_counted_by_their_status(server: Any) -> None:
     figures = generate(
         plan(server, callers=4, calls_each=10, broken=1.0, duration_s=20.0, warmup_s=0.0)
     )
@@ -275,11 +275,11 @@ def test_percentiles_are_those_of_the_latencies() -> None:
     assert latency_figures(np.empty(0)) == {}
 
 
-def test_drawn_pictures_are_jpegs_of_their_size() -> None:
-    with Image.open(io.BytesIO(draw_picture(224, 300))) as picture:
-        assert picture.size == (300, 224)
-        assert picture.format == "JPEG"
-    assert draw_picture(64, 64, 1) != draw_picture(64, 64, 2)
+def test_drawn_images_are_jpegs_of_their_size() -> None:
+    with Image.open(io.BytesIO(draw_image(224, 300))) as image:
+        assert image.size == (300, 224)
+        assert image.format == "JPEG"
+    assert draw_image(64, 64, 1) != draw_image(64, 64, 2)
 
 
 def test_a_proxy_is_not_asked_for_a_server_of_this_machine(

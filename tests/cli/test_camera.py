@@ -155,17 +155,17 @@ def test_overlays_of_alerts_alone(
     assert result.json["explanations"] == {"explained": 1}
 
 
-def test_a_picture_that_is_none_is_told_and_the_exit_code_is_1(
+def test_an_image_that_is_none_is_told_and_the_exit_code_is_1(
     limelens: Callable[..., Any], address: str, tmp_path: Path
 ) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), RED).save(file, "PNG")
     (tmp_path / "a.png").write_bytes(file.getvalue())
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     result = limelens("camera", tmp_path, "--server", address)
     assert result.exit_code == 1
     assert "b.png" in result.stderr
-    assert "not a picture that is read" in result.stderr
+    assert "not an image that is read" in result.stderr
     assert "2 frames (1 invalid), 1 change" in result.stdout
 
 

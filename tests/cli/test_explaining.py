@@ -1,4 +1,4 @@
-"""`limelens explain`: of one picture in every way, and of many."""
+"""`limelens explain`: of one image in every way, and of many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAST = ("--segmentation", "grid", "--num-segments", 6, "--num-samples", 100, "--
 
 
 def halves(path: Path, colour: tuple[int, int, int]) -> Path:
-    """A picture whose left half has a colour and whose right half is dark."""
+    """An image whose left half has a colour and whose right half is dark."""
     pixels = np.zeros((48, 64, 3), dtype=np.uint8)
     pixels[:, :32] = colour
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def red(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Label folders; one picture is filed wrongly, one file is no picture."""
+    """Label folders; one image is filed wrongly, one file is no image."""
     folder = tmp_path / "photos"
     halves(folder / "red" / "a.png", (250, 0, 0))
     halves(folder / "red" / "filed wrongly.png", (0, 0, 250))
@@ -150,7 +150,7 @@ def test_a_terminal_sees_how_stable_it_is_so_far_and_stdout_nothing_of_it(
     assert {key: document[key] for key in same} == {key: quiet.json[key] for key in same}
 
 
-def test_several_pictures_are_a_list_in_their_order(
+def test_several_images_are_a_list_in_their_order(
     limelens: Run, asked: tuple[str, str], photos: Path, tmp_path: Path
 ) -> None:
     paths = [photos / "red" / "a.png", tmp_path / "gone.png", photos / "blue" / "b.png"]
@@ -160,7 +160,7 @@ def test_several_pictures_are_a_list_in_their_order(
     assert [one["path"] for one in result.json] == [str(path) for path in paths]
     assert (first["label"], third["label"]) == ("red", "blue")
     assert second == {"path": str(paths[1]), "error": "No such file or directory"}
-    # The very answer that one picture alone gets.
+    # The very answer that one image alone gets.
     alone = limelens("explain", paths[0], *asked, *FAST, "--json").json
     assert first["explanations"] == alone["explanations"]
     assert first["seed"] == 5
@@ -183,7 +183,7 @@ def test_a_folder_is_explained_and_what_cannot_be_read_is_listed(
 
 
 class Page(HTMLParser):
-    """The cards' names in their order, and where pictures come from."""
+    """The cards' names in their order, and where images come from."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def test_the_page_shows_mistakes_first_and_needs_nothing_else(
     assert "an HTML page" in text
 
 
-def test_a_page_of_one_picture_without_a_label_judges_nothing(
+def test_a_page_of_one_image_without_a_label_judges_nothing(
     limelens: Run, model: Path, red: Path, tmp_path: Path
 ) -> None:
     written = tmp_path / "out.html"
@@ -311,7 +311,7 @@ def test_wrong_usage_is_exit_code_2(
 
 
 @pytest.mark.parametrize("option", ["--out", "--heat-map", "--segments", "--steps"])
-def test_a_picture_that_cannot_be_written_costs_no_explanation(
+def test_an_image_that_cannot_be_written_costs_no_explanation(
     limelens: Run, model: Path, red: Path, option: str
 ) -> None:
     asked = ("--model", model, "--device", "cpu", *FAST)

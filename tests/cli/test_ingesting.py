@@ -76,7 +76,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def table(server: Server, tmp_path: Path) -> Path:
-    """20 pictures under two labels, and a dead link."""
+    """20 images under two labels, and a dead link."""
     lines = [
         f"{('dark', 'light')[n % 2]}\t{n:02d}\thttp://127.0.0.1:{server.server_port}/{n}.jpg"
         for n in range(20)
@@ -117,7 +117,7 @@ def test_without_json_it_says_what_came_and_what_to_do_next(
 ) -> None:
     result = limelens("ingest", table, "--out", tmp_path / "data", "--size", 64)
     assert result.exit_code == 0
-    assert "20 pictures of 2 labels (16 train, 2 val, 2 test)" in result.stdout
+    assert "20 images of 2 labels (16 train, 2 val, 2 test)" in result.stdout
     assert f"1 left out: {tmp_path / 'data' / 'left_out.csv'}" in result.stdout
     assert f"Next: limelens train {tmp_path / 'data'}" in result.stdout
     again = limelens("ingest", table, "--out", tmp_path / "data", "--size", 64)

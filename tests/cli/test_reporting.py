@@ -13,8 +13,8 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two labels, noisy dark and light, with splits; one picture is in both."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels, noisy dark and light, with splits; one image is in both."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6)):
@@ -30,8 +30,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_inspect_prints_one_json_document(limelens: Run, pictures: Path) -> None:
-    result = limelens("inspect", pictures, "--json")
+def test_inspect_prints_one_json_document(limelens: Run, images: Path) -> None:
+    result = limelens("inspect", images, "--json")
     assert result.exit_code == 0, result.stderr
     found = result.json
     assert {
@@ -45,9 +45,9 @@ def test_inspect_prints_one_json_document(limelens: Run, pictures: Path) -> None
 
 
 def test_inspect_tells_a_person_and_writes_a_page(
-    limelens: Run, pictures: Path, tmp_path: Path
+    limelens: Run, images: Path, tmp_path: Path
 ) -> None:
-    result = limelens("inspect", pictures, "--out", tmp_path / "page.html")
+    result = limelens("inspect", images, "--out", tmp_path / "page.html")
     assert result.exit_code == 0, result.stderr
     assert "1 with different labels" in result.stdout
     assert "train/light/twin.png" in result.stdout
@@ -55,22 +55,22 @@ def test_inspect_tells_a_person_and_writes_a_page(
 
 
 def test_evaluate_writes_predictions_and_a_page(
-    limelens: Run, pictures: Path, tmp_path: Path
+    limelens: Run, images: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     trained = limelens(
-        "train", pictures, "--out", run, "--arch", "cnn3", "--input-size", 32, "--epochs", 2,
+        "train", images, "--out", run, "--arch", "cnn3", "--input-size", 32, "--epochs", 2,
         "--batch-size", 8, "--augment", "none",
     )  # fmt: skip
     assert trained.exit_code == 0, trained.stderr
     table, page = tmp_path / "said.csv", tmp_path / "page.html"
-    result = limelens("evaluate", run, pictures, "--predictions", table, "--report", page, "--json")
+    result = limelens("evaluate", run, images, "--predictions", table, "--report", page, "--json")
     assert result.exit_code == 0, result.stderr
     assert result.json["num_images"] == 12
     with table.open(newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 12
     assert "Label by label" in page.read_text(encoding="utf-8")
-    of_run = limelens("inspect", pictures, "--run", run, "--json")
+    of_run = limelens("inspect", images, "--run", run, "--json")
     assert of_run.json["suspicious"]["judged_by"] == "run"
 
 

@@ -63,9 +63,9 @@ def test_a_socket_of_this_machine_can_be_listened_on(
 
 
 def test_a_demo_that_is_killed_stops_its_server(tmp_path: Path) -> None:
-    picture = tmp_path / "demo.png"
+    image = tmp_path / "demo.png"
     process = subprocess.Popen(
-        [sys.executable, "-m", "limelens.cli", "demo", "--out", str(picture)],
+        [sys.executable, "-m", "limelens.cli", "demo", "--out", str(image)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -80,9 +80,9 @@ def test_a_demo_that_is_killed_stops_its_server(tmp_path: Path) -> None:
 
 
 def test_the_demo_tells_the_portrait_from_the_masked_one(tmp_path: Path) -> None:
-    picture = tmp_path / "demo.png"
+    image = tmp_path / "demo.png"
     found = subprocess.run(
-        [sys.executable, "-m", "limelens.cli", "demo", "--out", str(picture)],
+        [sys.executable, "-m", "limelens.cli", "demo", "--out", str(image)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -90,7 +90,7 @@ def test_the_demo_tells_the_portrait_from_the_masked_one(tmp_path: Path) -> None
     )
     assert "the portrait: without_mask" in found.stdout
     assert "with a mask:  with_mask" in found.stdout
-    with Image.open(picture) as drawn:
+    with Image.open(image) as drawn:
         assert drawn.width > 3 * drawn.height
 
 

@@ -85,7 +85,7 @@ def test_index_and_similar_print_the_documented_json(
     assert (second["neighbours"][0]["path"], second["neighbours"][0]["label"]) == ("plain.png", "")
 
 
-def test_one_image_is_a_list_of_one_and_few_pictures_are_all_given(
+def test_one_image_is_a_list_of_one_and_few_images_are_all_given(
     limelens: Run, index: Path, one_model: Path, data: Path
 ) -> None:
     model = one_model / "colours" / "1"
@@ -98,10 +98,10 @@ def test_a_server_is_asked_for_the_very_model_of_the_index(
 ) -> None:
     """Although it has a newer version and another model."""
     server = start_server(models).address
-    picture = data / "plain.png"
-    assert limelens("similar", index, picture, "--server", server, "--json").exit_code == 0
+    image = data / "plain.png"
+    assert limelens("similar", index, image, "--server", server, "--json").exit_code == 0
     for other in (("--model", "colours"), ("--model", "tags"), ("--version", "2")):
-        result = limelens("similar", index, picture, "--server", server, *other, "--json")
+        result = limelens("similar", index, image, "--server", server, *other, "--json")
         assert result.exit_code == 1
         assert result.stdout == ""
         assert "the index was made with colours version 1" in result.stderr
@@ -118,7 +118,7 @@ def test_another_models_file_is_refused(
     assert "make it again with limelens index" in result.stderr
 
 
-def test_a_broken_picture_does_not_stop_the_others(
+def test_a_broken_image_does_not_stop_the_others(
     limelens: Run, index: Path, one_model: Path, data: Path, tmp_path: Path
 ) -> None:
     images = (data / "val/cold/page.jpg", data / "plain.png", tmp_path / "gone.png")
@@ -152,12 +152,12 @@ def test_people_see_a_table_and_a_sheet(
 ) -> None:
     model = one_model / "colours" / "1"
     shown = limelens("index", data, "--model", model, "--out", tmp_path / "index")
-    assert "4 pictures of 2 labels in 3 numbers each, by colours version 1" in shown.stdout
+    assert "4 images of 2 labels in 3 numbers each, by colours version 1" in shown.stdout
     assert "left out val/cold/page.jpg: " in shown.stderr
     assert "HTML" in shown.stderr
-    picture = data / "train/warm/red.png"
+    image = data / "train/warm/red.png"
     sheet = tmp_path / "sheet.png"
-    shown = limelens("similar", tmp_path / "index", picture, "--model", model, "--sheet", sheet)
+    shown = limelens("similar", tmp_path / "index", image, "--model", model, "--sheet", sheet)
     assert shown.exit_code == 0
     assert "similarity" in shown.stdout
     assert "1.0000" in shown.stdout
@@ -168,7 +168,7 @@ def test_people_see_a_table_and_a_sheet(
         assert drawn.getpixel((90, 90)) == (250, 10, 10)
 
 
-def test_pictures_that_have_moved_are_found_where_data_says(
+def test_images_that_have_moved_are_found_where_data_says(
     limelens: Run, one_model: Path, data: Path, tmp_path: Path
 ) -> None:
     model = one_model / "colours" / "1"
@@ -180,7 +180,7 @@ def test_pictures_that_have_moved_are_found_where_data_says(
     drawn = ("--sheet", tmp_path / "sheet.png")
     result = limelens(*command, *drawn)
     assert result.exit_code == 0
-    assert "4 pictures could not be read for the sheet" in result.stderr
+    assert "4 images could not be read for the sheet" in result.stderr
     result = limelens(*command, *drawn, "--data", elsewhere)
     assert result.stderr == ""
 
@@ -214,11 +214,11 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(
     model = ("--model", one_model / "colours" / "1")
     damaged = tmp_path / "damaged.index"
     damaged.write_bytes(index.read_bytes()[:-30])
-    picture = data / "plain.png"
+    image = data / "plain.png"
     for arguments, message in (
-        (("similar", damaged, picture, *model), "damaged.index: no index, or a damaged one"),
-        (("similar", tmp_path / "none", picture, *model), "No such file or directory"),
-        (("similar", index, picture, "--server", "127.0.0.1:1"), "127.0.0.1:1"),
+        (("similar", damaged, image, *model), "damaged.index: no index, or a damaged one"),
+        (("similar", tmp_path / "none", image, *model), "No such file or directory"),
+        (("similar", index, image, "--server", "127.0.0.1:1"), "127.0.0.1:1"),
         (("index", tmp_path / "none", *model, "--out", damaged), "is no folder"),
         (("index", data, *model, "--out", tmp_path), "is a folder; expected the name of a file"),
         (("index", data, "--model", "no.onnx", "--out", damaged), "no.onnx: No such file"),

@@ -12,7 +12,7 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labels of plain colours, with splits."""
     folder = tmp_path_factory.mktemp("pictures")
     for split, count in (("train", 16), ("val", 4), ("test", 4)):
@@ -20,18 +20,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / split / label).mkdir(parents=True)
             for index in range(count):
                 colour = tuple(base + (index * k) % 60 for k in (3, 7, 11))
-                picture = Image.new("RGB", (40, 40), colour)
-                picture.putpixel((index, index), (255, 0, 0))
-                picture.save(folder / split / label / f"{index}.png")
+                image = Image.new("RGB", (40, 40), colour)
+                image.putpixel((index, index), (255, 0, 0))
+                image.save(folder / split / label / f"{index}.png")
     return folder
 
 
 def test_train_evaluate_and_export_print_the_documented_json(
-    limelens: Run, pictures: Path, tmp_path: Path
+    limelens: Run, images: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     trained = limelens(
-        "train", pictures, "--out", run, "--arch", "cnn3", "--input-size", 32, "--epochs", 3,
+        "train", images, "--out", run, "--arch", "cnn3", "--input-size", 32, "--epochs", 3,
         "--batch-size", 8, "--augment", "none", "--alert-label", "dark", "--json",
     )  # fmt: skip
     assert trained.exit_code == 0, trained.stderr
@@ -40,7 +40,7 @@ def test_train_evaluate_and_export_print_the_documented_json(
     assert report["epochs"] == 3
     assert "epoch   3/3" in trained.stderr
 
-    evaluated = limelens("evaluate", run, pictures, "--json").json
+    evaluated = limelens("evaluate", run, images, "--json").json
     assert {
         "num_images", "labels", "task", "accuracy", "top5_accuracy", "macro_f1", "loss", "ece",
         "per_class", "confusion", "coverage", "skipped",
@@ -48,7 +48,7 @@ def test_train_evaluate_and_export_print_the_documented_json(
     assert evaluated["num_images"] == 8
     assert evaluated["accuracy"] == 1.0
 
-    calibrated = limelens("calibrate", run, pictures, "--split", "test", "--json").json
+    calibrated = limelens("calibrate", run, images, "--split", "test", "--json").json
     assert calibrated["temperature"] > 0
     assert calibrated["num_images"] == 8
 
@@ -58,17 +58,17 @@ def test_train_evaluate_and_export_print_the_documented_json(
         "model", "version", "path", "precision", "size_bytes", "max_abs_difference", "metrics"
     } <= {*exported}  # fmt: skip
     assert Path(exported["path"]) == models / "shade" / "1" / "model.onnx"
-    of_bundle = limelens("evaluate", exported["path"], pictures, "--split", "test")
+    of_bundle = limelens("evaluate", exported["path"], images, "--split", "test")
     assert of_bundle.exit_code == 0
     assert "100.00%" in of_bundle.stdout
     assert "dark" in of_bundle.stdout
 
 
 def test_the_preview_is_written_instead_of_a_run(
-    limelens: Run, pictures: Path, tmp_path: Path
+    limelens: Run, images: Path, tmp_path: Path
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    result = limelens("train", pictures, "--out", tmp_path / "run", "--preview", sheet)
+    result = limelens("train", images, "--out", tmp_path / "run", "--preview", sheet)
     assert result.exit_code == 0
     assert sheet.stat().st_size > 0
     assert not (tmp_path / "run").exists()
@@ -82,18 +82,18 @@ def test_the_preview_is_written_instead_of_a_run(
         (("--augment", "wild"), 2, "'wild' is not one of"),
         (("--arch", "resnet17"), 1, "no architecture 'resnet17'"),
         (("--resize-mode", "bend"), 2, "'bend' is not one of"),
-        (("--arch", "vit_b_16", "--input-size", "96"), 1, "vit_b_16 cannot take pictures of 96x96"),
+        (("--arch", "vit_b_16", "--input-size", "96"), 1, "vit_b_16 cannot take images of 96x96"),
     ],
 )
 def test_wrong_settings_are_told_before_training(
     limelens: Run,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     arguments: tuple[str, ...],
     code: int,
     message: str,
 ) -> None:
-    result = limelens("train", pictures, "--out", tmp_path / "run", *arguments, "--json")
+    result = limelens("train", images, "--out", tmp_path / "run", *arguments, "--json")
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stdout == ""
@@ -116,11 +116,11 @@ def test_synthesize_draws_both_labels_for_every_split(limelens: Run, tmp_path: P
         assert len(list(folder.glob(f"*/{label}/*.jpg"))) == 20
 
 
-def test_options_go_before_the_settings_file(limelens: Run, pictures: Path, tmp_path: Path) -> None:
+def test_options_go_before_the_settings_file(limelens: Run, images: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text('arch = "cnn3"\ninput_size = 32\nepochs = 5\nbatch_size = 8\nseed = 3\n')
     run = tmp_path / "run"
-    arguments = ("train", pictures, "--out", run, "--config", settings, "--epochs", 1)
+    arguments = ("train", images, "--out", run, "--config", settings, "--epochs", 1)
     assert limelens(*arguments, "--json").json["epochs"] == 1
     config = json.loads((run / "config.json").read_text())
     assert {name: config[name] for name in ("arch", "input_size", "epochs", "seed")} == {
@@ -135,11 +135,11 @@ def test_options_go_before_the_settings_file(limelens: Run, pictures: Path, tmp_
 
 
 def test_a_learning_rate_is_tried_instead_of_a_run(
-    limelens: Run, pictures: Path, tmp_path: Path
+    limelens: Run, images: Path, tmp_path: Path
 ) -> None:
     plot = tmp_path / "rates.png"
     found = limelens(
-        "train", pictures, "--out", tmp_path / "run", "--arch", "cnn3", "--input-size", 32,
+        "train", images, "--out", tmp_path / "run", "--arch", "cnn3", "--input-size", 32,
         "--batch-size", 8, "--find-learning-rate", plot, "--json",
     )  # fmt: skip
     assert 1e-6 < found.json["learning_rate"] < 1

@@ -129,7 +129,7 @@ def test_the_server_answers_explains_and_drains_there(
     address = ready.split(" on ")[1].split()[0]
     with Client(address, tls=Tls(ca.path), token=token) as client:
         assert client.classify(RED)[0].label == "red"
-        why = client.explain(RED, num_samples=50, pictures=["overlay"])
+        why = client.explain(RED, num_samples=50, renderings=["overlay"])
         assert why.explanations[0].overlay_png.startswith(b"\x89PNG")
 
         updates = client.explain_stream(RED, num_samples=5000)

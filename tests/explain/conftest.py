@@ -20,7 +20,7 @@ def photo() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def linear_softmax() -> Callable[[tuple[int, int]], Predict]:
-    """Makes a six-label classifier with fixed random weights for pictures of a size."""
+    """Makes a six-label classifier with fixed random weights for images of a size."""
 
     def make(size: tuple[int, int]) -> Predict:
         num_values = size[0] * size[1] * 3

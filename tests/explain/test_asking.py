@@ -1,4 +1,4 @@
-"""How the model is asked: chunks, threads, pairs, and models that make the pictures themselves."""
+"""How the model is asked: chunks, threads, pairs, and models that make the images themselves."""
 
 import threading
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 MakePredict = Callable[[tuple[int, int]], Predict]
 
 
-def pictures_by_definition(
+def images_by_definition(
     photo: NDArray[np.uint8], cut: Segmentation, hidden: NDArray[np.uint8], row: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     shown = np.append(row, True)[cut.columns]
@@ -35,7 +35,7 @@ def cut(photo: NDArray[np.uint8]) -> Segmentation:
 @pytest.mark.parametrize("hide", ["mean", "shuffle"])
 @pytest.mark.parametrize("sampling", ["paired", "independent"])
 @pytest.mark.parametrize("batch_size", [1, 7, 8])
-def test_every_picture_is_the_one_its_row_describes(
+def test_every_image_is_the_one_its_row_describes(
     photo: NDArray[np.uint8],
     cut: Segmentation,
     hide: Any,
@@ -46,12 +46,12 @@ def test_every_picture_is_the_one_its_row_describes(
     filled = fill(photo, cut, hide, num_samples=21, sampling=sampling)
     perturbed = perturbation(photo, filled, cut, paired=sampling == "paired")
     for start in range(0, 21, batch_size):
-        pictures = perturbed.pictures(visible[start : start + batch_size], start)
-        for place, picture in enumerate(pictures, start):
+        images = perturbed.images(visible[start : start + batch_size], start)
+        for place, image in enumerate(images, start):
             top, left = (0, 0) if filled.corners is None else filled.corners[place]
             hidden = filled.canvas[top : top + photo.shape[0], left : left + photo.shape[1]]
-            expected = pictures_by_definition(photo, cut, hidden, visible[place])
-            np.testing.assert_array_equal(picture, expected, err_msg=str(place))
+            expected = images_by_definition(photo, cut, hidden, visible[place])
+            np.testing.assert_array_equal(image, expected, err_msg=str(place))
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
@@ -111,7 +111,7 @@ def test_the_callers_thread_works_too_and_progress_is_told_there(
     assert {thread for _, thread in told} == {threading.current_thread()}
 
 
-def test_a_model_may_say_how_many_pictures_it_likes_in_a_call(
+def test_a_model_may_say_how_many_images_it_likes_in_a_call(
     photo: NDArray[np.uint8], linear_softmax: MakePredict
 ) -> None:
     predict = linear_softmax((96, 80))
@@ -148,7 +148,7 @@ def test_a_model_may_say_how_many_pictures_it_likes_in_a_call(
         ExplainOptions(method="occlusion"),
     ],
 )
-def test_a_model_that_makes_the_pictures_itself_gets_only_rows(
+def test_a_model_that_makes_the_images_itself_gets_only_rows(
     photo: NDArray[np.uint8],
     linear_softmax: MakePredict,
     cut: Segmentation,
@@ -158,15 +158,15 @@ def test_a_model_that_makes_the_pictures_itself_gets_only_rows(
 
     class MakesThem:
         def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            raise AssertionError(f"{len(images)} pictures were made here")
+            raise AssertionError(f"{len(images)} images were made here")
 
         def prepare_perturbed(
             self,
-            picture: NDArray[np.uint8],
+            image: NDArray[np.uint8],
             canvas: NDArray[np.uint8],
             columns: NDArray[np.intp],
         ) -> Any:
-            height, width = picture.shape[:2]
+            height, width = image.shape[:2]
 
             def of_rows(
                 visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
@@ -176,7 +176,7 @@ def test_a_model_that_makes_the_pictures_itself_gets_only_rows(
                 made = [
                     np.where(
                         row[columns][..., np.newaxis],
-                        picture,
+                        image,
                         canvas[top : top + height, left : left + width],
                     )
                     for row, (top, left) in zip(padded, places, strict=True)

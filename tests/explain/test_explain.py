@@ -105,7 +105,7 @@ def test_same_seed_same_answer_and_the_seed_drawn_is_reported(
     assert values(first) != values(other)
 
 
-def test_the_first_row_is_the_unperturbed_picture(
+def test_the_first_row_is_the_unperturbed_image(
     photo: NDArray[np.uint8], linear_softmax: MakePredict
 ) -> None:
     predict = linear_softmax((96, 80))
@@ -185,9 +185,7 @@ def test_progress_is_told_and_may_stop_the_run(photo: NDArray[np.uint8]) -> None
     "size", [(1, 1), (1, 600), (600, 1), (20000, 3), (2, 2), (9, 9), (33, 517), (8, 2000)]
 )
 @pytest.mark.parametrize("segmentation", ["slic", "quickshift", "felzenszwalb", "grid"])
-def test_tiny_and_odd_shaped_pictures_are_explained(
-    size: tuple[int, int], segmentation: Any
-) -> None:
+def test_tiny_and_odd_shaped_images_are_explained(size: tuple[int, int], segmentation: Any) -> None:
     image = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
     predict = brightness_of(slice(None), slice(None))
     found = explain(image, predict, segmentation=segmentation, num_samples=64, hide=(0, 0, 0))
@@ -199,7 +197,7 @@ def test_tiny_and_odd_shaped_pictures_are_explained(
         assert found.num_segments > 1
 
 
-def test_a_flat_grey_picture_is_explained_and_the_nothing_is_said() -> None:
+def test_a_flat_grey_image_is_explained_and_the_nothing_is_said() -> None:
     image = np.full((50, 50), 77, dtype=np.uint8)
     found = explain(image, brightness_of(slice(0, 9), slice(0, 9)), seed=0)
     assert any("nothing to explain" in warning for warning in found.warnings)
@@ -229,15 +227,15 @@ def test_every_segment_is_hidden_at_times(photo: NDArray[np.uint8]) -> None:
 
 def test_mean_colours_are_rounded(photo: NDArray[np.uint8]) -> None:
     image = photo[:8, :8]
-    pictures: list[NDArray[np.uint8]] = []
+    shown: list[NDArray[np.uint8]] = []
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pictures.extend(images)
+        shown.extend(images)
         return np.ones((len(images), 1), dtype=np.float32)
 
     explain(image, predict, segments=np.zeros((8, 8), int), num_samples=2, sampling="paired")
     expected = np.rint(image.astype(np.float64).mean(axis=(0, 1)))
-    np.testing.assert_array_equal(pictures[1], np.broadcast_to(expected, image.shape))
+    np.testing.assert_array_equal(shown[1], np.broadcast_to(expected, image.shape))
 
 
 def test_memory_does_not_grow_with_the_number_of_samples() -> None:
@@ -253,7 +251,7 @@ def test_memory_does_not_grow_with_the_number_of_samples() -> None:
 
     peak(64)
     few, many = peak(200), peak(2000)
-    # the design, the probabilities and a few vectors of length N; a picture is 76,800 bytes
+    # the design, the probabilities and a few vectors of length N; an image is 76,800 bytes
     assert many - few < 1800 * 300
 
 
@@ -511,12 +509,12 @@ def test_arguments_that_cannot_be_used_are_named(
     [
         (np.zeros((8, 8, 3)), "float64; expected uint8"),
         (np.zeros((8, 8, 4), np.uint8), "alpha"),
-        (np.zeros((1, 8, 8, 3), np.uint8), "one picture at a time"),
+        (np.zeros((1, 8, 8, 3), np.uint8), "one image at a time"),
         (np.zeros((0, 8, 3), np.uint8), "holds no pixels"),
         (np.zeros((8, 8, 1), np.uint8), r"image\[..., 0\]"),
     ],
 )
-def test_pictures_that_cannot_be_used_are_described(image: Any, sentence: str) -> None:
+def test_images_that_cannot_be_used_are_described(image: Any, sentence: str) -> None:
     with pytest.raises(InvalidArgumentError, match=sentence):
         explain(image, brightness_of(slice(0, 9), slice(0, 9)))
 
@@ -524,7 +522,7 @@ def test_pictures_that_cannot_be_used_are_described(image: Any, sentence: str) -
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (lambda n: np.ones(n), r"returned shape \(32,\) for 32 pictures"),
+        (lambda n: np.ones(n), r"returned shape \(32,\) for 32 images"),
         (lambda n: np.ones((n + 1, 2)), r"returned shape \(33, 2\) for 32"),
         (lambda n: np.full((n, 2), np.nan), "not finite for sample 0"),
         (lambda n: np.ones((n, 2 if n == 32 else 3)), "expected the same number"),

@@ -1,4 +1,4 @@
-"""What hidden segments show: the fills, above all the shuffled picture."""
+"""What hidden segments show: the fills, above all the shuffled image."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ HIDES: tuple[Any, ...] = ("mean", "blur", "shuffle", (1, 2, 3))
 
 
 def seen_by_the_model(image: NDArray[np.uint8], **options: Any) -> NDArray[np.uint8]:
-    pictures: list[NDArray[np.uint8]] = []
+    shown: list[NDArray[np.uint8]] = []
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pictures.extend(images)
+        shown.extend(images)
         return np.ones((len(images), 1), dtype=np.float32)
 
     how: dict[str, Any] = {"segmentation": "grid", "num_segments": 12, "num_samples": 80}
     explain(image, predict, **{**how, "seed": 3, **options})
-    return np.stack(pictures)
+    return np.stack(shown)
 
 
 @pytest.mark.parametrize("hide", HIDES)
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
-def test_what_is_shown_is_the_picture_and_chunks_change_nothing(
+def test_what_is_shown_is_the_image_and_chunks_change_nothing(
     photo: NDArray[np.uint8], hide: Any, batch_size: int
 ) -> None:
     whole = seen_by_the_model(photo, hide=hide, batch_size=80)
@@ -63,7 +63,7 @@ def test_every_sample_is_filled_with_other_tiles_and_pairs_with_the_same(
     assert right.shape == left.shape
 
 
-def test_shuffled_tiles_have_the_pictures_colours_and_none_of_its_places() -> None:
+def test_shuffled_tiles_have_the_images_colours_and_none_of_its_places() -> None:
     image = np.zeros((72, 72, 3), dtype=np.uint8)
     image[:36] = (200, 40, 40)  # half of it red, half of it blue
     image[36:] = (40, 40, 200)
@@ -85,12 +85,12 @@ def test_shuffled_tiles_have_the_pictures_colours_and_none_of_its_places() -> No
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (17, 19), (64, 301)])
-def test_pictures_of_any_size_are_shuffled(size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_shuffled(size: tuple[int, int]) -> None:
     image = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
     assert seen_by_the_model(image, hide="shuffle").shape[1:] == image.shape
 
 
-def test_a_smaller_run_sees_the_first_pictures_of_a_larger_one(photo: NDArray[np.uint8]) -> None:
+def test_a_smaller_run_sees_the_first_images_of_a_larger_one(photo: NDArray[np.uint8]) -> None:
     large = seen_by_the_model(photo, hide="shuffle", num_samples=200)
     small = seen_by_the_model(photo, hide="shuffle", num_samples=90)
     np.testing.assert_array_equal(large[:90], small)

@@ -195,7 +195,7 @@ def test_labels_are_chosen_as_lime_chooses_them(
         assert [one.label for one in found.explanations] == lime.found.top_labels
 
 
-def test_a_grey_picture_and_a_second_call_go_on_in_limes_stream(
+def test_a_grey_image_and_a_second_call_go_on_in_limes_stream(
     photo: NDArray[np.uint8], linear_softmax: MakePredict
 ) -> None:
     predict = linear_softmax((96, 80))
@@ -246,7 +246,7 @@ def test_image_and_mask_equals_get_image_and_mask(
         "min_weight": min_weight,
     }
     for one in ours.explanations:
-        picture, mask = image_and_mask(photo, ours.segments, one, **options)
-        expected_picture, expected_mask = lime.found.get_image_and_mask(one.label, **options)
-        np.testing.assert_array_equal(picture, expected_picture)
+        image, mask = image_and_mask(photo, ours.segments, one, **options)
+        expected_image, expected_mask = lime.found.get_image_and_mask(one.label, **options)
+        np.testing.assert_array_equal(image, expected_image)
         np.testing.assert_array_equal(mask, expected_mask)

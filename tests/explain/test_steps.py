@@ -12,7 +12,7 @@ from PIL import Image
 
 from limelens.explain import InvalidArgumentError, contrast, explain
 from limelens.explain.colours import signs
-from limelens.explain.steps import SamplePictures, steps
+from limelens.explain.steps import SampleImages, steps
 
 pytest.importorskip("skimage")
 
@@ -25,7 +25,7 @@ def scene(height: int = 60, width: int = 80) -> np.ndarray:
 
 
 class Redness:
-    """How red and how blue pictures are, and which it was shown, in order."""
+    """How red and how blue images are, and which it was shown, in order."""
 
     def __init__(self) -> None:
         self.shown: list[np.ndarray] = []
@@ -44,10 +44,10 @@ def test_the_samples_drawn_are_those_that_the_model_was_shown(method: Any, hide:
         scene(), model, method=method, hide=hide, segmentation="grid", num_segments=12,
         num_samples=100, seed=5,
     )  # fmt: skip
-    made = SamplePictures(scene(), found)
+    made = SampleImages(scene(), found)
     assert len(model.shown) == found.num_samples
     for row, shown in enumerate(model.shown):
-        assert np.array_equal(made.picture(found.samples.visible[row], row), shown)
+        assert np.array_equal(made.image(found.samples.visible[row], row), shown)
 
 
 @pytest.mark.parametrize("method", ["lime", "kernel_shap", "occlusion", "rise"])
@@ -64,7 +64,7 @@ def test_every_method_has_a_sheet(method: Any) -> None:
 @pytest.mark.parametrize(
     ("height", "width", "num_segments"), [(300, 20, 8), (20, 300, 8), (64, 64, 400), (9, 9, 2)]
 )
-def test_odd_pictures_have_a_sheet(height: int, width: int, num_segments: int) -> None:
+def test_odd_images_have_a_sheet(height: int, width: int, num_segments: int) -> None:
     pixels = scene(height, width)
     found = explain(
         pixels, Redness(), segmentation="grid", num_segments=num_segments, num_samples=30, seed=1
@@ -94,7 +94,7 @@ def test_own_segments_keep_their_numbers_and_what_is_unseen_has_none() -> None:
     assert steps(scene(), found).shape[1] == 1360
 
 
-def test_another_picture_is_refused() -> None:
+def test_another_image_is_refused() -> None:
     found = explain(scene(), Redness(), num_segments=12, num_samples=50, seed=5)
     with pytest.raises(InvalidArgumentError, match="image is 10x10; the explanation is of one of"):
         steps(scene(10, 10), found)

@@ -1,4 +1,4 @@
-"""The regression and its uncertainty, on designs without pictures."""
+"""The regression and its uncertainty, on designs without images."""
 
 import itertools
 from typing import Any

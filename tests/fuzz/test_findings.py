@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fuzz.calling import Caller, is_finite
-from fuzz.pictures import good_pictures
+from fuzz.images import good_images
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.serve import Client
 from limelens.serve.rpc.classifier_service import ServiceSettings
@@ -53,20 +53,20 @@ def test_the_usual_number_of_samples_is_never_over_the_servers_limit(
     start_server: Callable[..., Any], one_model: Path
 ) -> None:
     settings = ServiceSettings(limits=Limits(max_samples=60))
-    picture = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     with Client(start_server(one_model, service=settings).address, max_attempts=1) as client:
-        assert client.explain(picture).num_samples == 60
+        assert client.explain(image).num_samples == 60
 
 
 def test_fewer_samples_than_segments_leave_a_covariance_that_can_be_used(
     caller: Caller,
 ) -> None:
-    # A picture of one row, cut off by its deadline: kernel SHAP's covariance was then no longer
+    # An image of one row, cut off by its deadline: kernel SHAP's covariance was then no longer
     # positive definite, and the call failed.
     for seed in range(20):
         request = pb2.ExplainRequest(
             model="colours",
-            image={"encoded": good_pictures()["strip.png"]},
+            image={"encoded": good_images()["strip.png"]},
             method=explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP,
             deadline_ms=1,
             seed=seed,

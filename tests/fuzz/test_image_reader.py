@@ -12,25 +12,25 @@ import pytest
 
 from fuzz.effort import seconds
 from fuzz.image_reader import BrokenRuleError, check, write_corpus
-from fuzz.pictures import bad_pictures, good_pictures, with_checksums
+from fuzz.images import bad_images, good_images, with_checksums
 from limelens.serve.image.fitting import Pixels
 
 ROOT = Path(__file__).parents[2]
 HAS_FUZZER = importlib.util.find_spec("atheris") is not None
 
 
-@pytest.mark.parametrize("name", sorted(good_pictures()))
-def test_every_good_picture_is_read(name: str) -> None:
-    assert check(good_pictures()[name])
+@pytest.mark.parametrize("name", sorted(good_images()))
+def test_every_good_image_is_read(name: str) -> None:
+    assert check(good_images()[name])
 
 
-@pytest.mark.parametrize("name", sorted(bad_pictures()))
-def test_every_bad_picture_is_refused(name: str) -> None:
-    assert not check(bad_pictures()[name])
+@pytest.mark.parametrize("name", sorted(bad_images()))
+def test_every_bad_image_is_refused(name: str) -> None:
+    assert not check(bad_images()[name])
 
 
 def test_checksums_are_made_right_again() -> None:
-    good = good_pictures()["plain.png"]
+    good = good_images()["plain.png"]
     place = good.index(b"IHDR") + 17
     damaged = good[:place] + bytes(4) + good[place + 4 :]
     assert not check(damaged)
@@ -40,7 +40,7 @@ def test_checksums_are_made_right_again() -> None:
 def test_a_reader_that_breaks_a_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pixels, "array", lambda pixels: np.zeros(pixels.size, np.uint8))
     with pytest.raises(BrokenRuleError, match=r"\(H, W, 3\)"):
-        check(good_pictures()["plain.png"])
+        check(good_images()["plain.png"])
 
 
 @pytest.mark.skipif(not HAS_FUZZER, reason="atheris is not installed; it exists for Linux alone")
@@ -64,5 +64,5 @@ def test_no_bytes_break_the_image_reader(tmp_path: Path) -> None:
     left = [str(path) for path in findings.iterdir()] if findings.is_dir() else []
     assert done.returncode == 0, f"{left}: {done.stderr[-3000:]}"
     assert left == []
-    # It has tried something, and found ways that the first pictures do not take.
+    # It has tried something, and found ways that the first images do not take.
     assert len(list(corpus.iterdir())) > num_seeds

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from fuzz.calling import Caller, Outcome, can_be_parsed, is_finite
 from fuzz.effort import examples
+from fuzz.images import good_images
 from fuzz.messages import Usable, broken, choice, messages, spoilt
-from fuzz.pictures import good_pictures
 from limelens.inference import inference_service_pb2 as pb2
 
 METHODS: Mapping[str, Any] = pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
 UNARY = [name for name in sorted(METHODS) if not METHODS[name].client_streaming]
 REQUEST = "inference.ModelInferRequest"
 SIZE = 32
-PICTURES = list(good_pictures().values())
+IMAGES = list(good_images().values())
 PARAMETERS = [
     {},
     {"timeout": pb2.InferParameter(int64_param=60_000_000)},
@@ -44,7 +44,7 @@ def tensors(draw: st.DrawFn) -> tuple[Any, list[bytes]]:
             return tensor(name="images", datatype="UINT8", shape=shape, contents=contents), []
         return tensor(name="images", datatype="UINT8", shape=shape), [pixels.tobytes()]
     shape = [count, 1] if draw(st.booleans()) else [count]
-    elements = [draw(choice(PICTURES)) for _ in range(count)]
+    elements = [draw(choice(IMAGES)) for _ in range(count)]
     if typed:
         contents = pb2.InferTensorContents(bytes_contents=elements)
         return tensor(name="images", datatype="BYTES", shape=shape, contents=contents), []

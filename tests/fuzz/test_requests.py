@@ -15,15 +15,15 @@ from PIL import Image
 
 from fuzz.calling import Caller, Outcome, can_be_parsed, is_finite, names_a_field
 from fuzz.effort import examples
+from fuzz.images import HEIGHT, WIDTH, bad_images, good_images
 from fuzz.messages import Usable, broken, choice, messages, spoilt
-from fuzz.pictures import HEIGHT, WIDTH, bad_pictures, good_pictures
 from limelens.v1 import classifier_service_pb2 as pb2
 from limelens.v1 import explanation_pb2, image_pb2
 
 SERVICE = pb2.DESCRIPTOR.services_by_name["ClassifierService"]
 METHODS: Mapping[str, Any] = SERVICE.methods_by_name
 LABELS = ("red", "green", "blue")
-GOOD, BAD = good_pictures(), bad_pictures()
+GOOD, BAD = good_images(), bad_images()
 RED = 1 / (1 + 2 * math.exp(-6))
 """What the model says of red; see tests/conftest.py."""
 NEWS = (pb2.FRAME_STATUS_EXPLANATION, pb2.FRAME_STATUS_DECISION_EXPIRED)
@@ -166,7 +166,7 @@ def require_well_ended(outcome: Outcome, method: Any, *, parsed: bool = True) ->
 
 
 def require_serving(caller: Caller) -> None:
-    """It is well, and says of a good picture what it always says."""
+    """It is well, and says of a good image what it always says."""
     assert caller.is_serving()
     image = image_pb2.Image(raw={"data": bytes((255, 0, 0)) * 64, "height": 8, "width": 8})
     request = pb2.ClassifyRequest(model="colours", version=1, images=[image])
@@ -250,11 +250,11 @@ def test_spoilt_questions_are_explained_or_refused(caller: Caller, data: st.Data
 
 @examples(120)
 @given(data=st.data())
-def test_damaged_pictures_are_classified_or_refused(caller: Caller, data: st.DataObject) -> None:
-    picture = bytearray(data.draw(choice([*GOOD.values(), *BAD.values()])))
+def test_damaged_images_are_classified_or_refused(caller: Caller, data: st.DataObject) -> None:
+    damaged = bytearray(data.draw(choice([*GOOD.values(), *BAD.values()])))
     for _ in range(data.draw(st.integers(1, 5))):
-        picture[data.draw(st.integers(0, len(picture) - 1))] = data.draw(st.integers(0, 255))
-    image = image_pb2.Image(encoded=bytes(picture))
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    image = image_pb2.Image(encoded=bytes(damaged))
     try_one(caller, "Classify", pb2.ClassifyRequest(model="colours", images=[image]))
 
 

@@ -48,9 +48,7 @@ def test_a_region_is_possible_or_refused(edges: tuple[float, float, float, float
 
 @examples(200)
 @given(region=regions(), height=SIDES, width=SIDES)
-def test_a_region_is_at_least_a_pixel_of_the_picture(
-    region: Region, height: int, width: int
-) -> None:
+def test_a_region_is_at_least_a_pixel_of_the_image(region: Region, height: int, width: int) -> None:
     left, top, right, bottom = region.box(height, width)
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
@@ -68,7 +66,7 @@ def test_a_region_is_at_least_a_pixel_of_the_picture(
     mode=MODES,
     region=st.none() | regions(),
 )
-def test_any_picture_fits_any_input(
+def test_any_image_fits_any_input(
     height: int, width: int, input_height: int, input_width: int, mode: ResizeMode, region: Region
 ) -> None:
     colour = (10, 200, 90)

@@ -1,4 +1,4 @@
-"""Small real data: pictures that a network can tell apart after a few steps."""
+"""Small real data: images that a network can tell apart after a few steps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from PIL import Image
 COLOURS = {"green": (40, 170, 60), "red": (200, 50, 40)}
 
 
-def write_pictures(folder: Path, colour: tuple[int, int, int], count: int, seed: int) -> None:
-    """Noisy pictures around a colour, none like another."""
+def write_images(folder: Path, colour: tuple[int, int, int], count: int, seed: int) -> None:
+    """Noisy images around a colour, none like another."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for index in range(count):
         coarse = rng.normal(0, 45, (9, 9, 3)) + colour
-        picture = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
-        picture.resize((40, 48), Image.Resampling.NEAREST).save(folder / f"{index:03d}.png")
+        image = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
+        image.resize((40, 48), Image.Resampling.NEAREST).save(folder / f"{index:03d}.png")
 
 
 @pytest.fixture(scope="session")
@@ -29,27 +29,27 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 24), ("validation", 8), ("test", 6)):
         for label, colour in COLOURS.items():
             seed += 1
-            write_pictures(folder / split / label, colour, count, seed)
+            write_images(folder / split / label, colour, count, seed)
     return folder
 
 
 TAGS = ("N/A", "blue", "green", "red")
-"""Of `tagged`: the channels that a picture has; N/A of one that has none."""
+"""Of `tagged`: the channels that an image has; N/A of one that has none."""
 
 
 def write_tagged(path: Path, tags: set[str], seed: int) -> None:
-    """A noisy picture whose channels are light as far as it is tagged with them."""
+    """A noisy image whose channels are light as far as it is tagged with them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     base = [190 if name in tags else 50 for name in ("red", "green", "blue")]
     coarse = rng.normal(0, 30, (9, 9, 3)) + base
-    picture = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
-    picture.resize((40, 48), Image.Resampling.NEAREST).save(path)
+    image = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
+    image.resize((40, 48), Image.Resampling.NEAREST).save(path)
 
 
 @pytest.fixture(scope="session")
 def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Undivided data of several labels a picture: train.csv with one-hot columns, and Images."""
+    """Undivided data of several labels an image: train.csv with one-hot columns, and Images."""
     folder = tmp_path_factory.mktemp("tagged")
     rng = np.random.default_rng(5)
     lines = ["Id," + ",".join(TAGS)]
@@ -82,8 +82,8 @@ def trained_run(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def between(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures between the two colours, so that no network is always right."""
+    """Images between the two colours, so that no network is always right."""
     folder = tmp_path_factory.mktemp("between")
     for seed, (label, colour) in enumerate({"green": (95, 130, 55), "red": (140, 95, 45)}.items()):
-        write_pictures(folder / "val" / label, colour, 40, 100 + seed)
+        write_images(folder / "val" / label, colour, 40, 100 + seed)
     return folder

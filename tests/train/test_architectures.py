@@ -76,7 +76,5 @@ def test_the_default_size_is_one_that_the_network_takes() -> None:
 
 
 def test_a_size_that_does_not_fit_is_refused_before_training() -> None:
-    with pytest.raises(
-        ArchitectureError, match=r"vit_b_16 cannot take pictures of 96x96 .* 224 is"
-    ):
+    with pytest.raises(ArchitectureError, match=r"vit_b_16 cannot take images of 96x96 .* 224 is"):
         build("vit_b_16", 2, input_size=(96, 96))

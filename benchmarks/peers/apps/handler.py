@@ -23,14 +23,14 @@ def load() -> Callable[[bytes], np.ndarray]:
     _, height, width, _ = session.get_inputs()[0].shape
 
     def by_pillow(data: bytes) -> np.ndarray:
-        with Image.open(io.BytesIO(data)) as picture:
-            seen = picture.convert("RGB").resize(
+        with Image.open(io.BytesIO(data)) as image:
+            seen = image.convert("RGB").resize(
                 (width, height), Image.Resampling.BILINEAR, reducing_gap=3.0
             )
         return np.asarray(seen)
 
     def by_simplejpeg(data: bytes) -> np.ndarray:
-        """For pictures of the network's own size, which those of the benchmark are."""
+        """For images of the network's own size, which those of the benchmark are."""
         return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
 
     read = by_simplejpeg if os.environ.get("PEER_DECODER") == "simplejpeg" else by_pillow

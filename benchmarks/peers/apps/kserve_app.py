@@ -21,7 +21,7 @@ class Classifier(Model):
         self.ready = True
 
     async def predict(self, payload: InferRequest, *_headers: object, **_more: object):
-        """Probabilities of the one picture."""
+        """Probabilities of the one image."""
         data = payload.inputs[0].data[0]
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self.pool, self.classify, data)

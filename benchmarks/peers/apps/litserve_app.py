@@ -1,4 +1,4 @@
-"""LitServe: two worker processes, pictures as form data.
+"""LitServe: two worker processes, images as form data.
 
 LitServe looks at the annotations themselves: they must not be put off to strings.
 """

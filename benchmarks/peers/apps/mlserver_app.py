@@ -20,7 +20,7 @@ class Classifier(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Probabilities of the one picture."""
+        """Probabilities of the one image."""
         found = self.classify(bytes(payload.inputs[0].data.root[0]))
         output = ResponseOutput(
             name="probabilities", shape=[1, len(found)], datatype="FP32", data=found.tolist()

@@ -1,4 +1,4 @@
-"""Ray Serve: two replicas, the picture as the body."""
+"""Ray Serve: two replicas, the image as the body."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Classifier:
         self.classify = handler.load()
 
     async def __call__(self, request: Request) -> JSONResponse:
-        """Probabilities of the one picture."""
+        """Probabilities of the one image."""
         return JSONResponse({"probabilities": self.classify(await request.body()).tolist()})
 
 

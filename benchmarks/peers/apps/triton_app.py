@@ -18,8 +18,8 @@ def _serve(port: int) -> None:
         classify = handler.load()
 
         @sample
-        def infer(picture: np.ndarray) -> dict[str, np.ndarray]:
-            return {"probabilities": classify(bytes(picture[0]))}
+        def infer(image: np.ndarray) -> dict[str, np.ndarray]:
+            return {"probabilities": classify(bytes(image[0]))}
 
         return infer
 

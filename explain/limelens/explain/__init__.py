@@ -1,4 +1,4 @@
-"""LIME for image classifiers: a picture and a predict function in, an explanation out."""
+"""LIME for image classifiers: an image and a predict function in, an explanation out."""
 
 from limelens.explain.curves import draw_curves
 from limelens.explain.errors import (

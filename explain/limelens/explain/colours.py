@@ -1,6 +1,6 @@
 """Two palettes, and how large a weight becomes how strong a tint.
 
-Knows numbers and colours. Does not know pictures or segments.
+Knows numbers and colours. Does not know images or segments.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Deletion and insertion curves as a picture.
+"""Deletion and insertion curves as an image.
 
 Knows numbers, lines and text. Does not know the model, nor how the curves were measured.
 """

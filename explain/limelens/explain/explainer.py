@@ -1,4 +1,4 @@
-"""One picture explained, in the order of LIME's paper: cut, perturb, predict, weigh, fit, judge.
+"""One image explained, in the order of LIME's paper: cut, perturb, predict, weigh, fit, judge.
 
 Knows the order of the steps. Does not know how any of them is done, what serves the model, nor
 what labels are called.
@@ -20,6 +20,7 @@ from limelens.explain import segments as cutting
 from limelens.explain.errors import InvalidArgumentError, UnknownLabelError
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, Timings
 from limelens.explain.fit import fit_labels
+from limelens.explain.image import as_rgb
 from limelens.explain.methods import (
     Design,
     ExplainMethod,
@@ -28,7 +29,6 @@ from limelens.explain.methods import (
     shap_design,
 )
 from limelens.explain.neighbourhood import Sampling
-from limelens.explain.picture import as_rgb
 from limelens.explain.prediction import Predict, Predictions, Progress, liked_batch_size
 from limelens.explain.proximity import Distance, distances, effective_samples, proximity
 from limelens.explain.segments import Method, Segmentation
@@ -76,7 +76,7 @@ def explain(
     progress: Progress | None = None,
     check: Check = go_on,
 ) -> Explanation:
-    """Explain what a classifier says of one picture.
+    """Explain what a classifier says of one image.
 
     Args:
         image: `(H, W, 3)` RGB or `(H, W)` grey pixels, uint8, of the size that the model sees.
@@ -91,17 +91,17 @@ def explain(
             ignore kernel_width, distance and alpha.
         labels: columns of `predict` to explain; unset: the `top_labels` most probable.
         top_labels: how many of the most probable labels to explain: 1, or 5 in compat mode.
-        segmentation: how to cut the picture: "slic" (the default), "quickshift" (compat mode's
+        segmentation: how to cut the image: "slic" (the default), "quickshift" (compat mode's
             default), "felzenszwalb" or "grid".
         num_segments: how many segments slic and grid aim for, 40 unless set.
         segmentation_options: further arguments of the scikit-image function of that name.
         segments: `(H, W)` integers, the caller's own segments under any ids; 65535 marks pixels
             that are never hidden.
-        max_segments: refuse a picture of more segments, 4096 at most.
-        num_samples: perturbed pictures to predict, the unperturbed one among them. With
+        max_segments: refuse an image of more segments, 4096 at most.
+        num_samples: perturbed images to predict, the unperturbed one among them. With
             `stability` see `max_samples`.
         hide: what a hidden segment looks like: "mean" (its mean colour), "blur", "shuffle" (soft
-            tiles from anywhere in the picture, others for each sample) or `(r, g, b)`.
+            tiles from anywhere in the image, others for each sample) or `(r, g, b)`.
         kernel_width: width of the proximity kernel, in units of `distance`.
         distance: "cosine", or "euclidean" alias "l2" (the square root of the number of hidden
             segments: raise kernel_width to match).
@@ -114,7 +114,7 @@ def explain(
             reported. In compat mode also a RandomState, whose stream goes on from call to call as
             that of a lime explainer does.
         alpha: ridge penalty.
-        batch_size: pictures per call of `predict`; unset: its attribute of that name, else 32; 10
+        batch_size: images per call of `predict`; unset: its attribute of that name, else 32; 10
             in compat mode.
         compat: "lime" does and defaults as the package lime 0.2.0.1 does, its faults included.
         stability: draw samples only until every label's `stability` reaches this.
@@ -171,7 +171,7 @@ def explain_progressively(
 ) -> Iterator[Explanation]:
     """Explain in rounds: each element is a usable explanation from more samples than the last.
 
-    Takes what `explain` takes and raises what it raises: settings are checked at once, the picture
+    Takes what `explain` takes and raises what it raises: settings are checked at once, the image
     and the labels with the first element. The last element equals what `explain` returns for the
     same arguments and seed; where the deadline struck between rounds it repeats the one before
     and says so in its warnings. Closing the iterator stops the work.
@@ -210,7 +210,7 @@ def _explanations(
     if segmentation.num_segments > settings.max_segments:
         raise InvalidArgumentError(
             "max_segments",
-            f"The picture has {segmentation.num_segments} segments; at most "
+            f"The image has {segmentation.num_segments} segments; at most "
             f"{settings.max_segments} are explained: cut it into fewer",
         )
     settings.check()
@@ -233,7 +233,7 @@ def _explanations(
         truncate=settings.like_lime,
     )
     settings.check()
-    # KernelSHAP needs the picture and its absence, deadline or not.
+    # KernelSHAP needs the image and its absence, deadline or not.
     fewest = 2 if settings.method == "kernel_shap" else 1
     batch_size = max(settings.batch_size or liked_batch_size(predict), fewest)
     predictions = Predictions(
@@ -400,8 +400,8 @@ def _warnings(
     found = []
     if num_segments == 1:
         found.append(
-            "The picture is a single segment: its weight says only that the picture matters, not "
-            "where. Use a larger picture, more segments, or give your own."
+            "The image is a single segment: its weight says only that the image matters, not "
+            "where. Use a larger image, more segments, or give your own."
         )
     elif num_segments < _FEW_SEGMENTS:
         found.append(

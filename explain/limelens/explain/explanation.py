@@ -37,7 +37,7 @@ class LabelExplanation:
     Attributes:
         label: column of `predict`.
         against: the label that was subtracted, for a contrast; else None.
-        probability: what the model says of the unperturbed picture (their difference, for a
+        probability: what the model says of the unperturbed image (their difference, for a
             contrast).
         intercept: the surrogate's value with every segment hidden.
         local_prediction: the surrogate's value with every segment visible.
@@ -67,8 +67,8 @@ class Timings:
     """Milliseconds spent, by stage.
 
     Attributes:
-        segment: cutting the picture.
-        predict: making the perturbed pictures and waiting for the model.
+        segment: cutting the image.
+        predict: making the perturbed images and waiting for the model.
         fit: the surrogate and its uncertainty.
         total: all of it, checks included.
     """
@@ -104,13 +104,13 @@ class Samples:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Explanation:
-    """One picture, explained.
+    """One image, explained.
 
     Attributes:
-        image_size: H, W of the picture.
+        image_size: H, W of the image.
         segments: `(H, W)` int32 segment ids.
         num_segments: K.
-        num_samples: N, rows of `samples`, the unperturbed picture among them.
+        num_samples: N, rows of `samples`, the unperturbed image among them.
         seed: gives the same answer again; None when a RandomState was handed in.
         sampling: "paired" or "independent", as it was done.
         explanations: one for each label asked for, most probable first where `top_labels` chose.
@@ -153,7 +153,7 @@ class Explanation:
 
 
 Weights = LabelExplanation | Iterable[SegmentWeight] | Mapping[int, float]
-"""What pictures are drawn from: an explanation, its weights, or weights by segment id."""
+"""What images are drawn from: an explanation, its weights, or weights by segment id."""
 
 
 def ranked(weights: Weights) -> list[tuple[int, float]]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
+from limelens.explain.image import as_rgb
 from limelens.explain.neighbourhood import Hide, fill, perturbation
-from limelens.explain.picture import as_rgb
 from limelens.explain.prediction import Predict, Predictions, liked_batch_size
 from limelens.explain.segments import known
 from limelens.explain.stopping import Check, go_on
@@ -33,8 +33,8 @@ class Faithfulness:
         hide: what hidden segments looked like.
         changed_share: K + 1 numbers from 0 to 1, the share of the segments' pixels that have been
             hidden (deletion) or shown (insertion) at each point of the curves.
-        deletion: K + 1 probabilities, from the whole picture to nothing.
-        insertion: K + 1 probabilities, from nothing to the whole picture.
+        deletion: K + 1 probabilities, from the whole image to nothing.
+        insertion: K + 1 probabilities, from nothing to the whole image.
         random_deletion: the mean over random orders, at the same shares.
         random_insertion: likewise.
         deletion_area: area under `deletion`; small is good.
@@ -44,7 +44,7 @@ class Faithfulness:
         random_deletion_spread: the standard deviation over random orders.
         random_insertion_spread: likewise.
         num_random: how many random orders there were.
-        num_samples: how many pictures the model was shown.
+        num_samples: how many images the model was shown.
         seed: of the random orders.
     """
 
@@ -110,22 +110,22 @@ def check(
 ) -> Faithfulness:
     """Measure how faithful an explanation is.
 
-    Asks the model for `2 (num_random + 1) (K + 1)` pictures, with "shuffle" for
+    Asks the model for `2 (num_random + 1) (K + 1)` images, with "shuffle" for
     `4 num_random (K + 1)`.
 
     Args:
         explanation: what to check; segments that it does not weigh count as 0.
         predict: the model that it explains.
-        image: the picture that it explains, `(H, W, 3)` or `(H, W)` uint8.
+        image: the image that it explains, `(H, W, 3)` or `(H, W)` uint8.
         label: the label to check; unset: the first explained.
         hide: what hidden segments look like; unset: as the explanation hid them.
         num_random: how many random orders, 2 or more.
         seed: of the random orders, and of what "shuffle" hides with.
-        batch_size: pictures per call of `predict`; unset: as for `explain`.
+        batch_size: images per call of `predict`; unset: as for `explain`.
         check: called after every chunk; raising stops the run.
 
     Raises:
-        InvalidArgumentError: another picture's size, or fewer than two random orders.
+        InvalidArgumentError: another image's size, or fewer than two random orders.
         UnknownLabelError: a label that was not explained.
         PredictionError: `predict` answered with a wrong shape or with non-finite numbers.
     """
@@ -134,7 +134,7 @@ def check(
         raise InvalidArgumentError(
             "image",
             f"image is {pixels.shape[0]}x{pixels.shape[1]}; the explanation is of "
-            f"{explanation.image_size[0]}x{explanation.image_size[1]} pixels: give the picture "
+            f"{explanation.image_size[0]}x{explanation.image_size[1]} pixels: give the image "
             f"that was explained",
         )
     if num_random < 2:
@@ -149,7 +149,7 @@ def check(
     rng = np.random.default_rng(seed)
     best = np.argsort(-by_column, kind="stable")
     hide = explanation.hide if hide is None else hide
-    # Tiles that differ from picture to picture make curves jump: a mean over several does not.
+    # Tiles that differ from image to image make curves jump: a mean over several does not.
     times = num_random if hide == "shuffle" else 1
     random = [rng.permutation(columns.size) for _ in range(num_random)]
     orders = np.stack([best] * times + random)

@@ -1,6 +1,6 @@
 """From samples to finished label explanations, for any label or difference of two.
 
-Knows samples. Does not know pictures, nor asks the model.
+Knows samples. Does not know images, nor asks the model.
 """
 
 import numpy as np
@@ -55,7 +55,7 @@ def contrast(explanation: Explanation, label: int, against: int) -> LabelExplana
     Costs a fit; the model is not asked again.
 
     Args:
-        explanation: any explanation of the picture, whichever labels it explains.
+        explanation: any explanation of the image, whichever labels it explains.
         label: the label that positive weights speak for.
         against: the label that negative weights speak for.
 

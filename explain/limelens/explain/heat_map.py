@@ -1,4 +1,4 @@
-"""Pictures that explain themselves: a heat map with scale and legend, pictures side by side.
+"""Images that explain themselves: a heat map with scale and legend, images side by side.
 
 Knows layout and text. Does not know the model; the caller names the labels.
 """
@@ -14,11 +14,11 @@ from limelens.explain.colours import Palette, names, signs
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import LabelExplanation, Weights, ranked
 from limelens.explain.fonts import font_for
+from limelens.explain.image import as_rgb
 from limelens.explain.overlay import paint
-from limelens.explain.picture import as_rgb
 from limelens.explain.segments import checked
 
-_SHORTEST, _LONGEST, _NARROWEST = 480, 1600, 48  # sides of a picture, in pixels
+_SHORTEST, _LONGEST, _NARROWEST = 480, 1600, 48  # sides of an image, in pixels
 _PAPER, _INK, _PALE_INK = (255, 255, 255), (25, 25, 25), (95, 95, 95)
 _STRENGTH = (0.0, 0.85)
 _IDEOGRAPHIC = 0x2E80  # from here on scripts write no spaces
@@ -46,11 +46,11 @@ def heat_map(
         palette: "green-red", or "blue-orange" for colour-blind readers.
 
     Returns:
-        `(H', W', 3)` uint8 RGB; the picture in it is scaled to 480 to 1600 pixels on its longer
+        `(H', W', 3)` uint8 RGB; the image in it is scaled to 480 to 1600 pixels on its longer
         side.
 
     Raises:
-        InvalidArgumentError: segments of another size than the picture, unknown palette.
+        InvalidArgumentError: segments of another size than the image, unknown palette.
     """
     pixels = as_rgb(image)
     labels = checked(segments, *pixels.shape[:2])
@@ -119,40 +119,40 @@ def heat_map(
     return np.asarray(canvas)
 
 
-def side_by_side(pictures: Sequence[tuple[str, Any]]) -> NDArray[np.uint8]:
-    """Pictures in a row, all of one height, each under its caption.
+def side_by_side(images: Sequence[tuple[str, Any]]) -> NDArray[np.uint8]:
+    """Images in a row, all of one height, each under its caption.
 
     Args:
-        pictures: captions, in any script that a font on the system has, and pictures, `(H, W, 3)`
+        images: captions, in any script that a font on the system has, and images, `(H, W, 3)`
             or `(H, W)` uint8.
 
     Returns:
         `(H', W', 3)` uint8 RGB.
 
     Raises:
-        InvalidArgumentError: no pictures, or one that is not uint8 RGB or grey.
+        InvalidArgumentError: no images, or one that is not uint8 RGB or grey.
     """
-    if not pictures:
-        raise InvalidArgumentError("pictures", "pictures is empty; expected at least one")
-    loaded = [(caption, Image.fromarray(as_rgb(one, "pictures"))) for caption, one in pictures]
-    tallest = max(picture.height for _, picture in loaded)
+    if not images:
+        raise InvalidArgumentError("images", "images is empty; expected at least one")
+    loaded = [(caption, Image.fromarray(as_rgb(one, "images"))) for caption, one in images]
+    tallest = max(image.height for _, image in loaded)
     height = min(_LONGEST, max(_SHORTEST // 2, tallest))
     scaled = []
-    for caption, picture in loaded:
-        width = min(4 * _LONGEST, max(_NARROWEST, round(picture.width * height / picture.height)))
-        enlarged = picture.resize((width, height), Image.Resampling.BICUBIC)
+    for caption, image in loaded:
+        width = min(4 * _LONGEST, max(_NARROWEST, round(image.width * height / image.height)))
+        enlarged = image.resize((width, height), Image.Resampling.BICUBIC)
         scaled.append((_Text(caption, max(15, height // 28), max(width, 120)), enlarged))
     gap = max(8, height // 30)
     top = max(text.height for text, _ in scaled)
-    widths = [max(picture.width, 120) for _, picture in scaled]
+    widths = [max(image.width, 120) for _, image in scaled]
     canvas = Image.new(
         "RGB", (sum(widths) + gap * (len(scaled) + 1), top + height + 5 * gap // 2), _PAPER
     )
     pen = ImageDraw.Draw(canvas)
     x = gap
-    for (text, picture), width in zip(scaled, widths, strict=True):
+    for (text, image), width in zip(scaled, widths, strict=True):
         text.draw(pen, x, gap + top - text.height, _INK)
-        canvas.paste(picture, (x, gap + top + gap // 2))
+        canvas.paste(image, (x, gap + top + gap // 2))
         x += width + gap
     return np.asarray(canvas)
 

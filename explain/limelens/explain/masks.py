@@ -1,6 +1,6 @@
 """The explanation as a mask, as lime's `get_image_and_mask` gives it.
 
-Knows segments and weights. Does not know labels or how to make a picture presentable.
+Knows segments and weights. Does not know labels or how to make an image presentable.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Weights, ranked
-from limelens.explain.picture import as_rgb
+from limelens.explain.image import as_rgb
 from limelens.explain.segments import checked
 
 
@@ -25,11 +25,11 @@ def image_and_mask(
     num_features: int = 5,
     min_weight: float = 0.0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The heaviest segments as a picture and a mask, fit for `skimage`'s `mark_boundaries`.
+    """The heaviest segments as an image and a mask, fit for `skimage`'s `mark_boundaries`.
 
     With one of the flags, the segments of that sign beyond `min_weight` are filtered first and
     the `num_features` heaviest of them kept. With neither, the `num_features` heaviest of both
-    signs are kept first, then those below `min_weight` skipped, and the picture's channel is set
+    signs are kept first, then those below `min_weight` skipped, and the image's channel is set
     to its maximum: green for, red against.
 
     Args:
@@ -46,7 +46,7 @@ def image_and_mask(
         `(H, W, 3)` uint8, and `(H, W)` int64: 1 for, -1 against (1 with `negative_only`), else 0.
 
     Raises:
-        InvalidArgumentError: both flags, or segments of another size than the picture.
+        InvalidArgumentError: both flags, or segments of another size than the shown.
     """
     if positive_only and negative_only:
         raise InvalidArgumentError(
@@ -55,7 +55,7 @@ def image_and_mask(
     pixels = as_rgb(image)
     labels = checked(segments, *pixels.shape[:2])
     mask = np.zeros(labels.shape, dtype=np.int64)
-    picture = np.zeros_like(pixels) if hide_rest else pixels.copy()
+    shown = np.zeros_like(pixels) if hide_rest else pixels.copy()
     pairs = ranked(weights)
     signed = positive_only or negative_only
     if signed:
@@ -66,7 +66,7 @@ def image_and_mask(
             continue
         inside = labels == segment
         mask[inside] = -1 if weight < 0 and not signed else 1
-        picture[inside] = pixels[inside]
+        shown[inside] = pixels[inside]
         if not signed:
-            picture[inside, 0 if weight < 0 else 1] = pixels.max()
-    return picture, mask
+            shown[inside, 0 if weight < 0 else 1] = pixels.max()
+    return shown, mask

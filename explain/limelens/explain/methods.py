@@ -1,8 +1,8 @@
 """Other ways to weigh segments than LIME's: KernelSHAP, occlusion, RISE.
 
 Each is two functions: which samples to draw, and what to make of the answers. Knows designs and
-targets. Does not know pictures, labels or the model. All of them give a linear surrogate, so that
-weights, errors, score and pictures mean for them what they mean for LIME.
+targets. Does not know images, labels or the model. All of them give a linear surrogate, so that
+weights, errors, score and images mean for them what they mean for LIME.
 
     Lundberg, Lee: A Unified Approach to Interpreting Model Predictions, NeurIPS 2017.
         https://arxiv.org/abs/1705.07874
@@ -34,7 +34,7 @@ class Design:
     """Which samples to predict, and what each counts.
 
     Attributes:
-        visible: `(N, K)` bool; row 0 shows the whole picture.
+        visible: `(N, K)` bool; row 0 shows the whole image.
         weights: `(N,)` float64; 0 for rows that are not drawn by lot.
         complete: nothing was drawn by lot, every seed has these rows.
     """
@@ -99,7 +99,7 @@ def shap_design(
 
 
 def occlusion_design(num_samples: int, num_segments: int, *, repeated: bool) -> Design:
-    """The whole picture, then each segment hidden alone.
+    """The whole image, then each segment hidden alone.
 
     Args:
         num_samples: how many there may be, where `repeated`; else there are `num_segments + 1`.
@@ -162,7 +162,7 @@ def kernel_shap(
 ) -> list[Estimate]:
     """Shapley values by constrained weighted least squares.
 
-    With v the answer when all is hidden and d that for the picture less v, minimise
+    With v the answer when all is hidden and d that for the image less v, minimise
     `sum w (y - v - z b)^2` subject to `sum b = d`: with `A = Z'WZ` and `c = Z'W(y - v)`,
     `b = A^-1 (c - 1 (1'A^-1 c - d) / (1'A^-1 1))` (Covert and Lee, equation 7). Intercept plus
     weights therefore equal the model's probability.

@@ -1,4 +1,4 @@
-"""The neighbourhood: which segments each sample shows, and the pictures that follow (section 3.3).
+"""The neighbourhood: which segments each sample shows, and the images that follow (section 3.3).
 
 Knows random numbers, segments and pixels. Does not know the model.
 """
@@ -17,8 +17,8 @@ Sampling = Literal["paired", "independent"]
 HideName = Literal["mean", "blur", "shuffle"]
 Hide = HideName | tuple[int, int, int]
 
-_TILES = 18  # of a shuffled picture, along its shorter side
-_CANVAS = 3  # times the picture's sides: windows of two samples then seldom share much
+_TILES = 18  # of a shuffled image, along its shorter side
+_CANVAS = 3  # times the image's sides: windows of two samples then seldom share much
 
 
 def draw(
@@ -36,7 +36,7 @@ def draw(
             other and odd errors of the surrogate cancel.
 
     Returns:
-        `(N, K)` bool, true where the segment is visible. Row 0 shows the whole picture; of pairs,
+        `(N, K)` bool, true where the segment is visible. Row 0 shows the whole image; of pairs,
         row 1 hides it all.
     """
     if sampling == "independent":
@@ -66,9 +66,9 @@ class Fill:
     """What stands where segments are hidden.
 
     Attributes:
-        canvas: `(H', W', 3)` uint8, of the picture's size or larger.
+        canvas: `(H', W', 3)` uint8, of the image's size or larger.
         corners: `(N, 2)` intp, where each sample's window of the canvas begins, or None where the
-            canvas has the picture's size and all samples share it.
+            canvas has the image's size and all samples share it.
     """
 
     canvas: NDArray[np.uint8]
@@ -92,7 +92,7 @@ def fill(
         segmentation: its segments.
         hide: "mean" paints each segment in its mean colour, "blur" blurs away what is as small as
             a segment, `(r, g, b)` paints that colour, and "shuffle" puts soft tiles from anywhere
-            in the picture there, others for each sample.
+            in the image there, others for each sample.
         num_samples: N.
         sampling: the two rows of a pair get the same tiles.
         seed: of the tiles. A smaller number of samples gets the first of a larger one's.
@@ -119,9 +119,9 @@ def fill(
 def _shuffled(
     image: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
 ) -> Fill:
-    """Tiles from anywhere in the picture, softened so that no edge between them is seen.
+    """Tiles from anywhere in the image, softened so that no edge between them is seen.
 
-    One canvas much larger than the picture, of which each sample sees a window of its own: moving
+    One canvas much larger than the image, of which each sample sees a window of its own: moving
     a window is free, laying tiles anew costs as much as asking a small model.
     """
     height, width = image.shape[:2]
@@ -147,13 +147,13 @@ def _blurred(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """Turns rows of the design matrix into pictures.
+    """Turns rows of the design matrix into images.
 
     Segments lie in horizontal runs of pixels, so a row of bits becomes a byte mask by repeating
-    each run's byte: 0.006 ms for a 144x144 picture, where indexing pixel by pixel takes 0.1 ms.
+    each run's byte: 0.006 ms for a 144x144 image, where indexing pixel by pixel takes 0.1 ms.
 
     Attributes:
-        image: `(H, W, 3)` uint8, the picture.
+        image: `(H, W, 3)` uint8, the image.
         fill: what stands where it is hidden.
         columns: `(H, W)` intp, each pixel's column, K where nothing hides it.
         run_columns: `(R,)` the column of each run.
@@ -170,11 +170,11 @@ class Perturbation:
     hideable: NDArray[np.uint8]
     paired: bool = False
 
-    def pictures(self, visible: NDArray[np.bool_], first: int = 0) -> NDArray[np.uint8]:
-        """One picture per row.
+    def images(self, visible: NDArray[np.bool_], first: int = 0) -> NDArray[np.uint8]:
+        """One image per row.
 
-        With `d = image ^ hidden` and m the mask of hidden bytes, a picture is `image ^ (d & m)`,
-        and its pair's, whose mask is the complement, is `picture ^ d`.
+        With `d = image ^ hidden` and m the mask of hidden bytes, an image is `image ^ (d & m)`,
+        and its pair's, whose mask is the complement, is `image ^ d`.
 
         Args:
             visible: `(B, K)` bool.
@@ -193,12 +193,12 @@ class Perturbation:
         if step == 1:
             np.bitwise_xor(bytes_, self.image, out=bytes_)
             return bytes_
-        pictures = np.empty((visible.shape[0], *self.image.shape), dtype=np.uint8)
-        np.bitwise_xor(bytes_, self.image, out=pictures[0::2])
+        images = np.empty((visible.shape[0], *self.image.shape), dtype=np.uint8)
+        np.bitwise_xor(bytes_, self.image, out=images[0::2])
         num_pairs = visible.shape[0] // 2
         whole = differing if differing.ndim == 3 else differing[:num_pairs]
-        np.bitwise_xor(pictures[0::2][:num_pairs], whole, out=pictures[1::2])
-        return pictures
+        np.bitwise_xor(images[0::2][:num_pairs], whole, out=images[1::2])
+        return images
 
     @cached_property
     def _differing_always(self) -> NDArray[np.uint8]:
@@ -206,7 +206,7 @@ class Perturbation:
         return differing
 
     def _differing(self, first: int, count: int, step: int) -> NDArray[np.uint8]:
-        """What tells picture and hidden apart: `(H, W, 3)`, or one for each window."""
+        """What tells image and hidden apart: `(H, W, 3)`, or one for each window."""
         corners = self.fill.corners
         if corners is None:
             return self._differing_always
@@ -223,7 +223,7 @@ class Perturbation:
 def perturbation(
     image: NDArray[np.uint8], fill: Fill, segmentation: Segmentation, *, paired: bool = False
 ) -> Perturbation:
-    """Prepare, once per picture, what every sample needs.
+    """Prepare, once per image, what every sample needs.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.

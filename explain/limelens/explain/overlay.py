@@ -1,4 +1,4 @@
-"""The explanation painted onto the picture: colour by sign, tint by size, borders drawn.
+"""The explanation painted onto the image: colour by sign, tint by size, borders drawn.
 
 Knows pixels, segments, weights and colours. Does not know text, labels or the model. Works at any
 resolution: the segments may have been scaled up to the original photograph.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from limelens.explain.colours import Palette, signs
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Weights, ranked
-from limelens.explain.picture import as_rgb
+from limelens.explain.image import as_rgb
 from limelens.explain.segments import UNSEEN, checked
 
 _PALE = 190.0
@@ -28,7 +28,7 @@ def overlay(
     palette: Palette = "green-red",
     borders: bool = True,
 ) -> NDArray[np.uint8]:
-    """The heaviest segments, tinted by sign and size, on the faded picture.
+    """The heaviest segments, tinted by sign and size, on the faded image.
 
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
@@ -43,7 +43,7 @@ def overlay(
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        InvalidArgumentError: segments of another size than the picture, unknown palette.
+        InvalidArgumentError: segments of another size than the image, unknown palette.
     """
     if num_features is not None and num_features < 1:
         raise InvalidArgumentError(
@@ -64,7 +64,7 @@ def paint(
     lift: float = 0.0,
     strength: tuple[float, float] = (0.25, 0.7),
 ) -> NDArray[np.uint8]:
-    """Paint segments by weight on the picture faded towards grey.
+    """Paint segments by weight on the image faded towards grey.
 
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
@@ -72,7 +72,7 @@ def paint(
         pairs: segment ids and weights, all of them painted.
         palette: the colours.
         borders: outline them.
-        fade: how grey the picture becomes, 0 to 1.
+        fade: how grey the painted becomes, 0 to 1.
         lift: how far it becomes pale, 0 to 1, so that tints show on black.
         strength: opacity of the tint for a weight of nothing and for the largest.
     """
@@ -94,7 +94,7 @@ def paint(
     )
     greyness = np.array([fade] * len(pairs) + [fade, 1.0], dtype=np.float32)
     edge = _edges(place, thickness(height, width)) if borders else None
-    picture = np.empty_like(pixels)
+    painted = np.empty_like(pixels)
     band = max(1, _BAND_PIXELS // width)
     for start in range(0, height, band):
         rows = slice(start, start + band)
@@ -107,8 +107,8 @@ def paint(
         if edge is not None:
             cover[edge[rows] & (here < len(pairs))] = 1.0
         source += (tints[here] - source) * cover[..., np.newaxis]
-        picture[rows] = np.rint(source)
-    return picture
+        painted[rows] = np.rint(source)
+    return painted
 
 
 def thickness(height: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""Asking the model: perturbed pictures in, probabilities out, in chunks and in order.
+"""Asking the model: perturbed images in, probabilities out, in chunks and in order.
 
 Knows `predict`, threads and deadlines. Does not know segments' meaning or what is fitted.
 Memory holds one chunk per thread, whatever the number of samples.
@@ -20,9 +20,9 @@ from limelens.explain.stopping import Check
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 """`(N, H, W, 3)` uint8 -> `(N, C)` probabilities. It may say more of itself: an integer attribute
-`max_concurrency` above 1, that so many threads may call it at once; `batch_size`, how many pictures
-it likes in a call; a method `prepare_perturbed`, that its device makes the perturbed pictures, see
-`MakesPictures`. Of a bound method, its object may say so."""
+`max_concurrency` above 1, that so many threads may call it at once; `batch_size`, how many images
+it likes in a call; a method `prepare_perturbed`, that its device makes the perturbed images, see
+`MakesImages`. Of a bound method, its object may say so."""
 
 _BATCH_SIZE = 32  # of a `predict` that does not say
 
@@ -31,21 +31,21 @@ PredictRows = Callable[[NDArray[np.bool_], NDArray[np.intp] | None], NDArray[np.
 where the canvas has no windows -> `(B, C)` probabilities."""
 
 
-class MakesPictures(Protocol):
-    """A `predict` whose device makes the perturbed pictures, so that only rows travel there."""
+class MakesImages(Protocol):
+    """A `predict` whose device makes the perturbed images, so that only rows travel there."""
 
     def prepare_perturbed(
         self,
-        picture: NDArray[np.uint8],
+        image: NDArray[np.uint8],
         canvas: NDArray[np.uint8],
         columns: NDArray[np.intp],
     ) -> PredictRows:
         """Take over what all samples share.
 
         Args:
-            picture: `(H, W, 3)` RGB.
+            image: `(H, W, 3)` RGB.
             canvas: `(H', W', 3)` RGB, what stands where segments are hidden, or what windows of
-                the picture's size are cut from.
+                the image's size are cut from.
             columns: `(H, W)`, the column of each pixel, K for those that are never hidden.
 
         Returns:
@@ -64,7 +64,7 @@ class Predictions:
 
     Args:
         predict: the model.
-        perturbation: makes pictures of rows.
+        perturbation: makes images of rows.
         visible: `(N, K)` bool, all rows that may be asked for.
         batch_size: rows per call.
         check_labels: called once with C, as soon as it is known; raises if that is not enough.
@@ -183,7 +183,7 @@ class Predictions:
         expected = f"expected ({stop - start}, number of labels)"
         if found.ndim != 2 or found.shape[0] != stop - start or found.shape[1] == 0:
             raise PredictionError(
-                f"predict returned shape {found.shape} for {stop - start} pictures; {expected}"
+                f"predict returned shape {found.shape} for {stop - start} images; {expected}"
             )
         if found.dtype.kind not in "fiub":
             raise PredictionError(f"predict returned {found.dtype}; expected float32")
@@ -207,7 +207,7 @@ class Predictions:
 
 
 def liked_batch_size(predict: Predict) -> int:
-    """How many pictures a model likes in a call."""
+    """How many images a model likes in a call."""
     return _positive(predict, "batch_size", _BATCH_SIZE)
 
 
@@ -217,7 +217,7 @@ def _answering(
     """From rows, and which sample the first of them is, to answers."""
     prepare = _said(predict, "prepare_perturbed")
     if prepare is None:
-        return lambda visible, first: predict(perturbation.pictures(visible, first))
+        return lambda visible, first: predict(perturbation.images(visible, first))
     fill = perturbation.fill
     of_rows: PredictRows = prepare(perturbation.image, fill.canvas, perturbation.columns)
 

@@ -1,4 +1,4 @@
-"""How near a sample is to the picture, and what it therefore counts (the paper's pi_x).
+"""How near a sample is to the image, and what it therefore counts (the paper's pi_x).
 
 Knows rows of the design matrix. Does not know pixels or predictions.
 """

@@ -1,4 +1,4 @@
-"""The interpretable representation: a picture cut into segments (the paper's section 3.1).
+"""The interpretable representation: an image cut into segments (the paper's section 3.1).
 
 Knows pixels, segment ids and scikit-image. Does not know the model, nor how segments are hidden.
 """
@@ -24,7 +24,7 @@ MAX_SEGMENTS = 4096
 """More segments than this would need more memory and samples than an explanation is worth."""
 
 _DEFAULT_NUM_SEGMENTS = 40
-_WORKING_PIXELS = 320 * 320  # larger pictures are cut at this size: same K, a tenth of the time
+_WORKING_PIXELS = 320 * 320  # larger images are cut at this size: same K, a tenth of the time
 _MIN_SIDE = 8  # below it the clustering methods have nothing to cluster
 _MIN_PIXELS = 16  # per segment, likewise
 _NEAR = 0.25  # how far, as a logarithm, the number of segments may be off target
@@ -35,14 +35,14 @@ _LIME_QUICKSHIFT: Mapping[str, Any] = {"kernel_size": 4, "max_dist": 200, "ratio
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A picture's segments.
+    """An image's segments.
 
     Attributes:
         labels: `(H, W)` int32, each pixel's segment id as the caller knows it.
         ids: `(K,)` int32, the id that column j of the design matrix stands for.
         columns: `(H, W)` intp, each pixel's column, 0 to K; K stands for pixels that no column
             hides.
-        warnings: what the caller should know about how the picture was cut.
+        warnings: what the caller should know about how the image was cut.
     """
 
     labels: NDArray[np.int32]
@@ -64,7 +64,7 @@ def cut(
     options: Mapping[str, Any] | None = None,
     seed: int = 42,
 ) -> Segmentation:
-    """Cut a picture into segments whose number depends little on its resolution.
+    """Cut an image into segments whose number depends little on its resolution.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
@@ -74,8 +74,8 @@ def cut(
         seed: breaks quickshift's ties.
 
     Returns:
-        Segments with ids 0 to K-1, every one of which can be hidden. Pictures of few
-        pixels, and pictures that come out as a single segment, are cut into a grid instead, and
+        Segments with ids 0 to K-1, every one of which can be hidden. Images of few
+        pixels, and images that come out as a single segment, are cut into a grid instead, and
         `warnings` says so.
 
     Raises:
@@ -88,7 +88,7 @@ def cut(
         _check_options(method, options, ())
         return _dense(_grid(height, width, target))
     if min(height, width) < _MIN_SIDE or height * width < _MIN_PIXELS * target:
-        notice = f"The picture is {height}x{width} pixels, too small for {method}: cut into a grid."
+        notice = f"The image is {height}x{width} pixels, too small for {method}: cut into a grid."
         return _dense(_grid(height, width, target), notice)
     small = _at_working_size(image)
     if method == "slic":
@@ -101,7 +101,7 @@ def cut(
         defaults = {"scale": 150, "sigma": 0.8, "min_size": least}
         found = _run(method, small, {**defaults, **(options or {})})
     if found.min() == found.max():
-        notice = f"{method} found a single segment: the picture was cut into a grid instead."
+        notice = f"{method} found a single segment: the image was cut into a grid instead."
         return _dense(_grid(height, width, target), notice)
     rows = np.arange(height) * found.shape[0] // height
     cols = np.arange(width) * found.shape[1] // width
@@ -116,7 +116,7 @@ def cut_like_lime(
     num_segments: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Segmentation:
-    """Cut a picture as `lime.wrappers.scikit_image.SegmentationAlgorithm` does.
+    """Cut an image as `lime.wrappers.scikit_image.SegmentationAlgorithm` does.
 
     No working size, no fallback, scikit-image's own defaults where `options` are given; see
     `as_lime_reads` for what becomes of the ids.
@@ -152,8 +152,8 @@ def given(segments: Any, height: int, width: int) -> Segmentation:
 
     Args:
         segments: `(H, W)` integers, any ids; `UNSEEN` (65535) marks pixels that are never hidden.
-        height: H of the picture.
-        width: W of the picture.
+        height: H of the image.
+        width: W of the image.
 
     Returns:
         The same ids, with columns counted from 0 in ascending order of id.
@@ -244,7 +244,7 @@ def checked(segments: Any, height: int, width: int) -> NDArray[np.int64]:
     if labels.shape != (height, width):
         raise InvalidArgumentError(
             "segments",
-            f"segments has shape {labels.shape}; the picture is ({height}, {width}): give one "
+            f"segments has shape {labels.shape}; the image is ({height}, {width}): give one "
             f"integer id per pixel",
         )
     if labels.dtype.kind not in "iu":
@@ -263,8 +263,8 @@ def _check_count(num_segments: int) -> None:
     if num_segments > MAX_SEGMENTS:
         raise InvalidArgumentError(
             "segments",
-            f"The picture has {num_segments} segments; at most {MAX_SEGMENTS} can be explained: "
-            f"merge some, ask for fewer, or shrink the picture",
+            f"The image has {num_segments} segments; at most {MAX_SEGMENTS} can be explained: "
+            f"merge some, ask for fewer, or shrink the image",
         )
 
 
@@ -431,7 +431,7 @@ def _at_working_size(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _grid(height: int, width: int, target: int) -> NDArray[np.int64]:
-    """About `target` cells, as square as the picture allows, none of them empty."""
+    """About `target` cells, as square as the image allows, none of them empty."""
     rows = min(height, target, max(1, round((target * height / width) ** 0.5)))
     cols = min(width, max(1, round(target / rows)))
     row = np.arange(height) * rows // height

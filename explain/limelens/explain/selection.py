@@ -1,6 +1,6 @@
 """Feature selection: which segments the surrogate may use (the paper's K-Lasso, and lime's others).
 
-Knows one target's samples. Does not know pictures or labels.
+Knows one target's samples. Does not know images or labels.
 """
 
 from typing import Literal

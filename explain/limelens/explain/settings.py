@@ -1,6 +1,6 @@
 """What the caller asked for, checked, with every default filled in.
 
-Knows the arguments of `explain` and what lime's defaults are. Does not know the picture.
+Knows the arguments of `explain` and what lime's defaults are. Does not know the image.
 """
 
 import operator
@@ -78,7 +78,7 @@ class Settings:
         seed: reproduces the run; None when `state` was handed in.
         state: lime's random stream, in compat mode only.
         alpha: ridge penalty.
-        batch_size: pictures per call of `predict`; None for what it likes.
+        batch_size: images per call of `predict`; None for what it likes.
         like_lime: do as lime does throughout.
         stability: stop once every label reaches it; None to draw all samples.
         deadline_ms: stop drawing after that long; None for no limit.

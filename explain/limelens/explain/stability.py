@@ -2,7 +2,7 @@
 
 Another seed draws other samples and finds other weights. The sandwich covariance of the weighted
 ridge says by how much, from one run alone. Knows the fitted surrogate and the design. Does not
-know pictures, nor how far the surrogate is from the model (that is the score).
+know images, nor how far the surrogate is from the model (that is the score).
 """
 
 import numpy as np

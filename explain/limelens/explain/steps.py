@@ -1,8 +1,8 @@
 """How one explanation came about, drawn step by step on one sheet.
 
-The picture and its numbered segments, perturbed samples, the samples nearest to the picture and
+The image and its numbered segments, perturbed samples, the samples nearest to the image and
 what they count, the weights, and the overlay that follows. Knows layout and text, and makes the
-samples' pictures again from the explanation. Does not ask the model.
+samples' images again from the explanation. Does not ask the model.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from limelens.explain.colours import Palette, signs
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation, LabelExplanation
 from limelens.explain.fonts import Font, font_for
+from limelens.explain.image import as_rgb
 from limelens.explain.overlay import overlay
-from limelens.explain.picture import as_rgb
 from limelens.explain.proximity import Distance, distances
 from limelens.explain.segments import known
 
@@ -28,7 +28,7 @@ _TITLE, _HEADING, _TEXT, _NUMBER = 28, 21, 16, 15
 _LINE = 1.4
 _PAPER, _INK, _PALE_INK, _RULE = (255, 255, 255), (25, 25, 25), (95, 95, 95), (215, 220, 226)
 _BORDER, _OUTLINE = (255, 214, 0), (0, 0, 0)
-_MAX_NUMBERED = 250  # more numbers would hide the picture
+_MAX_NUMBERED = 250  # more numbers would hide the image
 
 _FITS = {
     "lime": "A linear model is fitted to the samples, each counting by its weight",
@@ -51,21 +51,21 @@ def steps(
     """The steps of an explanation on one sheet.
 
     Args:
-        image: `(H, W, 3)` or `(H, W)` uint8, the picture that was explained.
+        image: `(H, W, 3)` or `(H, W)` uint8, the image that was explained.
         explanation: of it.
         one: the label, or the contrast, that weights and probabilities are shown of; unset: the
             first.
         label_name: what to call the label, in any script that a font on the system has; unset:
             its number.
         against_name: the same for the label that a contrast subtracts.
-        distance: by which samples are near the picture: the one of the explanation.
+        distance: by which samples are near the image: the one of the explanation.
         palette: "green-red", or "blue-orange" for colour-blind readers.
 
     Returns:
         `(H', 1360, 3)` uint8 RGB.
 
     Raises:
-        InvalidArgumentError: the picture is not of the explanation's size, or an unknown palette.
+        InvalidArgumentError: the image is not of the explanation's size, or an unknown palette.
     """
     pixels = as_rgb(image)
     if pixels.shape[:2] != explanation.image_size:
@@ -73,7 +73,7 @@ def steps(
         raise InvalidArgumentError(
             "image",
             f"image is {pixels.shape[0]}x{pixels.shape[1]}; the explanation is of one of "
-            f"{height}x{width}: give the picture that was explained",
+            f"{height}x{width}: give the image that was explained",
         )
     one = one or explanation.explanations[0]
     name = label_name or f"label {one.label}"
@@ -84,7 +84,7 @@ def steps(
     if one.against is not None:
         answers = answers - samples.probabilities[:, one.against]
     alone = samples.method == "occlusion"
-    made = SamplePictures(pixels, explanation)
+    made = SampleImages(pixels, explanation)
     away = distances(samples.visible, distance)
     sheet = _Sheet()
     share = f"{one.probability:.1%}" if one.against is None else f"{one.probability:+.1%}"
@@ -94,9 +94,9 @@ def steps(
         f"method {samples.method}",
     )
 
-    sheet.heading(1, f"The picture is cut into {explanation.num_segments} segments")
+    sheet.heading(1, f"The image is cut into {explanation.num_segments} segments")
     numbered = _numbered(pixels, explanation.segments, samples.columns)
-    hidden = made.picture(np.zeros(samples.columns.size, dtype=np.bool_), 0)
+    hidden = made.image(np.zeros(samples.columns.size, dtype=np.bool_), 0)
     sheet.panels(
         [
             (Image.fromarray(pixels), ["what the model sees"]),
@@ -112,7 +112,7 @@ def steps(
     sheet.panels(
         [
             (
-                Image.fromarray(made.picture(samples.visible[row], row)),
+                Image.fromarray(made.image(samples.visible[row], row)),
                 [f"sample {row}", f"says {answers[row]:.3f}"],
             )
             for row in shown
@@ -121,11 +121,11 @@ def steps(
     )
 
     counts = ": the nearer, the more a sample counts" if samples.method == "lime" else ""
-    sheet.heading(3, f"The samples nearest to the picture{counts}")
+    sheet.heading(3, f"The samples nearest to the image{counts}")
     sheet.panels(
         [
             (
-                Image.fromarray(made.picture(samples.visible[row], row)),
+                Image.fromarray(made.image(samples.visible[row], row)),
                 [
                     f"sample {row}",
                     f"distance {away[row]:.3f}",
@@ -147,11 +147,11 @@ def steps(
     return sheet.finished()
 
 
-class SamplePictures:
-    """Makes the pictures that the model was shown once more.
+class SampleImages:
+    """Makes the images that the model was shown once more.
 
     Args:
-        pixels: `(H, W, 3)` uint8, the picture that was explained.
+        pixels: `(H, W, 3)` uint8, the image that was explained.
         explanation: of it.
     """
 
@@ -167,8 +167,8 @@ class SamplePictures:
         )
         self._perturbation = neighbourhood.perturbation(pixels, fill, segmentation)
 
-    def picture(self, visible: NDArray[np.bool_], row: int) -> NDArray[np.uint8]:
-        """One picture.
+    def image(self, visible: NDArray[np.bool_], row: int) -> NDArray[np.uint8]:
+        """One image.
 
         Args:
             visible: `(K,)` bool, the segments it shows.
@@ -177,7 +177,7 @@ class SamplePictures:
         Returns:
             `(H, W, 3)` uint8.
         """
-        made = self._perturbation.pictures(visible[np.newaxis], row)
+        made = self._perturbation.images(visible[np.newaxis], row)
         return np.asarray(made[0])
 
 
@@ -190,7 +190,7 @@ def _typical(visible: NDArray[np.bool_]) -> list[int]:
 
 
 def _nearest(visible: NDArray[np.bool_], away: NDArray[np.float64]) -> list[int]:
-    """The nearest samples but the picture itself, no two of them alike."""
+    """The nearest samples but the image itself, no two of them alike."""
     hides = np.flatnonzero(~visible.all(axis=1))
     found: list[int] = []
     seen: set[bytes] = set()
@@ -209,14 +209,14 @@ def _numbered(
 ) -> Image.Image:
     """The segments' borders and ids, large enough to be read."""
     width, height = _fitting(pixels.shape[1], pixels.shape[0], _LARGE)
-    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
     rows = np.arange(height) * segments.shape[0] // height
     cols = np.arange(width) * segments.shape[1] // width
     labels = segments[rows[:, np.newaxis], cols]
     edge = np.zeros(labels.shape, dtype=np.bool_)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    faded = np.asarray(picture).astype(np.float32)
+    faded = np.asarray(image).astype(np.float32)
     faded += (255.0 - faded) * 0.15
     faded[edge] = _BORDER
     drawn = Image.fromarray(np.rint(faded).astype(np.uint8))
@@ -250,8 +250,8 @@ def _bars(one: LabelExplanation, palette: Palette) -> Image.Image:
     """The heaviest segments' weights as bars with their standard errors."""
     chosen = one.weights[:_NUM_FEATURES]
     width, row = _WIDTH - 2 * _MARGIN - _LARGE - 2 * _GAP, 42
-    picture = Image.new("RGB", (width, max(1, len(chosen)) * row), _PAPER)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, max(1, len(chosen)) * row), _PAPER)
+    pen = ImageDraw.Draw(image)
     in_favour, against = signs(palette)
     largest = max((abs(w.weight) + w.std_error for w in chosen), default=0.0) or 1.0
     style = ".3f" if largest >= 0.02 else ".1e"
@@ -275,8 +275,8 @@ def _bars(one: LabelExplanation, palette: Palette) -> Image.Image:
             _INK,
             anchor="lm",
         )
-    pen.line((zero, 0, zero, picture.height), fill=_PALE_INK)
-    return picture
+    pen.line((zero, 0, zero, image.height), fill=_PALE_INK)
+    return image
 
 
 class _Sheet:
@@ -301,37 +301,37 @@ class _Sheet:
     def panels(
         self, panels: list[tuple[Image.Image, list[str]]], longest: int, *, beside: bool = False
     ) -> None:
-        """Pictures in a row, their lines of text below or beside each."""
+        """Images in a row, their lines of text below or beside each."""
         if not panels:
             return
-        scaled = [(_scaled(picture, longest), lines) for picture, lines in panels]
+        scaled = [(_scaled(image, longest), lines) for image, lines in panels]
         line = round(_LINE * _TEXT)
-        tallest = max(picture.height for picture, _ in scaled)
+        tallest = max(image.height for image, _ in scaled)
         most = max(len(lines) for _, lines in scaled)
         block, pen = self._block(max(tallest, most * line) if beside else tallest + 6 + most * line)
         step = (_WIDTH - 2 * _MARGIN + _GAP) // (_NUM_NEAREST if beside else len(scaled))
         if not beside:
             step = min(step, longest + _GAP)
-        for place, (picture, lines) in enumerate(scaled):
+        for place, (image, lines) in enumerate(scaled):
             left = _MARGIN + place * step
-            block.paste(picture, (left, 0))
+            block.paste(image, (left, 0))
             for count, text in enumerate(lines):
                 if beside:
-                    at = (left + picture.width + 14, count * line)
+                    at = (left + image.width + 14, count * line)
                 else:
-                    at = (left, picture.height + 6 + count * line)
+                    at = (left, image.height + 6 + count * line)
                 _write(pen, at, text, _TEXT, _INK if count == 0 else _PALE_INK)
         self._add(block)
 
     def bars_and_overlay(self, bars: Image.Image, drawn: Image.Image, stability: float) -> None:
-        picture = _scaled(drawn, _LARGE)
+        image = _scaled(drawn, _LARGE)
         line = round(_LINE * _TEXT)
-        block, pen = self._block(max(bars.height, picture.height + 6 + line))
+        block, pen = self._block(max(bars.height, image.height + 6 + line))
         block.paste(bars, (_MARGIN, 0))
         left = _WIDTH - _MARGIN - _LARGE
-        block.paste(picture, (left, 0))
+        block.paste(image, (left, 0))
         text = f"5.  The heaviest segments; stability {stability:.2f}"
-        _write(pen, (left, picture.height + 6), text, _TEXT, _INK)
+        _write(pen, (left, image.height + 6), text, _TEXT, _INK)
         self._add(block)
 
     def finished(self) -> NDArray[np.uint8]:
@@ -372,8 +372,8 @@ def _shortened(text: str, font: Font, room: float) -> str:
     return text + "..."
 
 
-def _scaled(picture: Image.Image, longest: int) -> Image.Image:
-    return picture.resize(_fitting(*picture.size, longest), Image.Resampling.BICUBIC)
+def _scaled(image: Image.Image, longest: int) -> Image.Image:
+    return image.resize(_fitting(*image.size, longest), Image.Resampling.BICUBIC)
 
 
 def _fitting(width: int, height: int, longest: int) -> tuple[int, int]:

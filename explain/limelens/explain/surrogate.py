@@ -1,6 +1,6 @@
 """The surrogate: ridge regression of the predictions on the segments (the paper's equation 1).
 
-Knows the design matrix, targets and sample weights. Does not know pictures, labels or random
+Knows the design matrix, targets and sample weights. Does not know images, labels or random
 numbers. Works through blocks of rows, so that memory does not grow with the number of samples.
 """
 
@@ -38,7 +38,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A linear model of the predictions around the picture, one column per target.
+    """A linear model of the predictions around the image, one column per target.
 
     Attributes:
         coefficients: `(K, L)`.

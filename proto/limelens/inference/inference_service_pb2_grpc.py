@@ -141,7 +141,7 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelInfer(self, request, context):
-        """Runs a model. INVALID_ARGUMENT names the tensor or the picture that is wrong.
+        """Runs a model. INVALID_ARGUMENT names the tensor or the image that is wrong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

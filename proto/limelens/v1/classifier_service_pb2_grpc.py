@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ClassifierServiceStub:
-    """Classifies pictures with the models of a repository and explains its decisions.
+    """Classifies images with the models of a repository and explains its decisions.
 
     Errors carry google.rpc details: BadRequest names the field (such as `images[2].encoded`),
     RetryInfo says when to come back, ResourceInfo what was not found.
@@ -76,14 +76,14 @@ class ClassifierServiceStub:
 
 
 class ClassifierServiceServicer:
-    """Classifies pictures with the models of a repository and explains its decisions.
+    """Classifies images with the models of a repository and explains its decisions.
 
     Errors carry google.rpc details: BadRequest names the field (such as `images[2].encoded`),
     RetryInfo says when to come back, ResourceInfo what was not found.
     """
 
     def Classify(self, request, context):
-        """Classifies one or more pictures. INVALID_ARGUMENT names the picture or field that is wrong,
+        """Classifies one or more images. INVALID_ARGUMENT names the image or field that is wrong,
         NOT_FOUND what is served instead of the model that was asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,7 +100,7 @@ class ClassifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Explains what the model says of one picture.
+        """Explains what the model says of one image.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,7 +119,7 @@ class ClassifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Turns one or more pictures into feature vectors, by which similar pictures are found. Limits
+        """Turns one or more images into feature vectors, by which similar images are found. Limits
         and errors are those of Classify.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -187,7 +187,7 @@ def add_ClassifierServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClassifierService:
-    """Classifies pictures with the models of a repository and explains its decisions.
+    """Classifies images with the models of a repository and explains its decisions.
 
     Errors carry google.rpc details: BadRequest names the field (such as `images[2].encoded`),
     RetryInfo says when to come back, ResourceInfo what was not found.

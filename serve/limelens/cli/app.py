@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train image classifiers, export each as one ONNX file, serve it over gRPC and explain "
     "every decision with LIME.",
-    epilog="From pictures to an explanation: **limelens train** DATA --out RUN, "
+    epilog="From images to an explanation: **limelens train** DATA --out RUN, "
     "**limelens export** RUN --name NAME, **limelens serve**, "
     "**limelens classify** IMAGE, **limelens explain** IMAGE.",
 )
@@ -101,7 +101,7 @@ def _say_stdout_failed(error: OSError) -> NoReturn:
 def _run() -> None:
     # What gRPC's core would print of a taken port or a lost connection, the errors below say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # What Pillow finds odd in a picture, and reads nevertheless, nobody here can mend.
+    # What Pillow finds odd in an image, and reads nevertheless, nobody here can mend.
     warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character must not cost the answer.

@@ -19,15 +19,15 @@ from limelens.serve.errors import LimelensError
 if TYPE_CHECKING:
     from limelens.serve.tools.load import LoadFigures, LoadPlan, RawFigures, Usage
 
-_LOAD, _PICTURES, _FLOOR = "Load", "Pictures", "Compared with"
+_LOAD, _IMAGES, _FLOOR = "Load", "Images", "Compared with"
 
 
 @securely
 def bench(
-    pictures: Annotated[
+    images: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PICTURE...]",
+            metavar="[IMAGE...]",
             help="Files or folders to send, in turns.",
             show_default="a drawn one",
         ),
@@ -47,9 +47,7 @@ def bench(
     ] = "",
     size: Annotated[
         str,
-        typer.Option(
-            metavar="WIDTHxHEIGHT", help="Of the drawn picture.", rich_help_panel=_PICTURES
-        ),
+        typer.Option(metavar="WIDTHxHEIGHT", help="Of the drawn image.", rich_help_panel=_IMAGES),
     ] = "224x224",
     callers: Annotated[
         int,
@@ -134,13 +132,13 @@ def bench(
         )
     from limelens.serve.tools.load import (
         LoadPlan,
-        draw_picture,
+        draw_image,
         local_server,
-        read_pictures,
+        read_images,
         started,
     )
 
-    sent = read_pictures(pictures) if pictures else (draw_picture(*_size(size)),)
+    sent = read_images(images) if images else (draw_image(*_size(size)),)
     with ExitStack() as stack:
         start_s, pid = None, None
         if server is None:
@@ -152,7 +150,7 @@ def bench(
             pid = local_server(server)
         plan = LoadPlan(
             server=server,
-            pictures=sent,
+            images=sent,
             tls=credentials.tls,
             token=credentials.token() if callable(credentials.token) else credentials.token,
             insecure_token=credentials.insecure_token,
@@ -198,12 +196,12 @@ def measure(
     from limelens.serve.tools.load import RawFigures, Watch, generate, measure_raw
 
     part_s = min(5.0, max(0.5, plan.duration_s / 4))
-    before = measure_raw(floor_model, plan.pictures, part_s) if floor_model else None
+    before = measure_raw(floor_model, plan.images, part_s) if floor_model else None
     watch = None if pid is None else Watch(pid)
     figures = generate(plan, watch.begin, watch.end) if watch else generate(plan)
     if before is None or floor_model is None:
         return figures, watch.usage if watch else None, None
-    after = measure_raw(floor_model, plan.pictures, part_s)
+    after = measure_raw(floor_model, plan.images, part_s)
     raw = RawFigures((before.per_s + after.per_s) / 2, (before.cpu_ms + after.cpu_ms) / 2)
     return figures, watch.usage if watch else None, raw
 
@@ -216,11 +214,11 @@ def _document(
     start_s: float | None,
 ) -> dict[str, Any]:
     kinds = {kind.value: asdict(one) for kind, one in figures.kinds.items()}
-    # Explanations cost CPU too: with them the CPU is no longer that of the pictures.
-    pictures_per_s = sum(one["per_s"] for name, one in kinds.items() if name != "explain")
+    # Explanations cost CPU too: with them the CPU is no longer that of the images.
+    images_per_s = sum(one["per_s"] for name, one in kinds.items() if name != "explain")
     cpu_ms = None
-    if usage and pictures_per_s and not plan.explainers:
-        cpu_ms = 1000 * usage.cpu_s / usage.seconds / pictures_per_s
+    if usage and images_per_s and not plan.explainers:
+        cpu_ms = 1000 * usage.cpu_s / usage.seconds / images_per_s
     classify = kinds.get("classify")
     return {
         "server": plan.server,
@@ -267,7 +265,7 @@ def _print(document: dict[str, Any]) -> None:
     process, floor, ratio = document["process"], document["floor"], document["ratio"]
     if process:
         cpu = process["cpu_ms_per_picture"]
-        each = f", {cpu:.2f} CPU-ms a picture" if cpu else ""
+        each = f", {cpu:.2f} CPU-ms an image" if cpu else ""
         out.print(f"server: {process['cores']:.2f} cores{each}, {process['pss_mb']:.0f} MB (PSS)")
     if floor:
         line = f"floor: {floor['per_s']:.0f} a second, {floor['cpu_ms_per_picture']:.2f} CPU-ms"

@@ -49,7 +49,7 @@ def camera(
         str,
         typer.Argument(
             help="A device's number, /dev/videoN, rtsp://…, http(s)://…, a video, a folder of "
-            "pictures, or - for a video on standard input.",
+            "images, or - for a video on standard input.",
             show_default=False,
         ),
     ],
@@ -135,11 +135,11 @@ def camera(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Has a server watch a camera, a video or a folder of pictures.
+    """Has a server watch a camera, a video or a folder of images.
 
     A line tells each change of the decision. Of a camera only the newest frame is sent; when the
     camera or the server is lost, it is looked for again. Of a file every frame is sent, and the
-    exit code is 1 when one of them was no picture. Ctrl-C ends it with exit code 0.
+    exit code is 1 when one of them was no image. Ctrl-C ends it with exit code 0.
 
     With --json, one document at the end sums up; with --jsonl, each answer is a line.
 
@@ -186,7 +186,7 @@ def camera(
             "hide": parse_hide(hide or "mean"),
             "num_segments": num_segments,
             "num_samples": num_samples,
-            "pictures": ["overlay"],
+            "renderings": ["overlay"],
         }
     # gRPC reads its settings when it is loaded: not before the command is known.
     from limelens.serve.tools.camera import open_source, watch

@@ -21,7 +21,7 @@ from limelens.serve.wording import counted
 if TYPE_CHECKING:
     from limelens.serve.client import ClassifyArguments, Client
     from limelens.serve.client.results import Classification
-    from limelens.serve.tools.similar import Pictured
+    from limelens.serve.tools.similar import IndexedImage
 
 STDIN: Final = Path("-")
 DEFAULT_SERVER: Final = "127.0.0.1:8500"
@@ -48,7 +48,7 @@ RegionOption = Annotated[
     typer.Option(
         "--region",
         metavar="L,T,R,B",
-        help="Look at this part only, in fractions of the upright picture: 0.25,0,0.75,0.6",
+        help="Look at this part only, in fractions of the upright image: 0.25,0,0.75,0.6",
     ),
 ]
 
@@ -77,9 +77,9 @@ def classify(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Says what is on pictures.
+    """Says what is on images.
 
-    A picture that cannot be read is reported, the others are answered, and the exit code is 1.
+    An image that cannot be read is reported, the others are answered, and the exit code is 1.
 
     Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
 
@@ -148,13 +148,13 @@ def parse_region(text: str | None) -> Region | None:
         raise typer.BadParameter(f"--region: {error.description}") from None
 
 
-def picture_of(image: Path) -> Path | bytes:
+def image_of(image: Path) -> Path | bytes:
     """What a command's argument stands for: a file, or with `-` what comes on standard input."""
     return sys.stdin.buffer.read() if image == STDIN else image
 
 
-def of_picture(error: LimelensError) -> str:
-    """The reason alone where the picture is to blame, which the path names already."""
+def of_image(error: LimelensError) -> str:
+    """The reason alone where the image is to blame, which the path names already."""
     if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
         return error.description
     if isinstance(error, UnreadableFileError):
@@ -163,38 +163,38 @@ def of_picture(error: LimelensError) -> str:
 
 
 def _files(images: Iterable[Path]) -> Iterator[Path]:
-    """The pictures, in place of each folder those in it."""
+    """The images, in place of each folder those in it."""
     for image in images:
         if image.is_dir():
-            yield from (image / picture.path for picture in pictures_in(image))
+            yield from (image / found.path for found in images_in(image))
         else:
             yield image
 
 
-def pictures_in(folder: Path) -> Sequence[Pictured]:
-    """The pictures below a folder; says so where other files lie among them.
+def images_in(folder: Path) -> Sequence[IndexedImage]:
+    """The images below a folder; says so where other files lie among them.
 
     Raises:
         IndexRefusedError: There are none.
     """
-    from limelens.serve.tools.similar import find_pictures
+    from limelens.serve.tools.similar import find_images
 
-    pictures, others = find_pictures(folder)
+    images, others = find_images(folder)
     for other in others[:1]:
         err.print(
-            f"{counted(len(others), 'file')} not read as pictures, such as {escape(other.path)}"
+            f"{counted(len(others), 'file')} not read as images, such as {escape(other.path)}"
         )
-    return pictures
+    return images
 
 
 def _classified(client: Client, image: Path, arguments: ClassifyArguments) -> dict[str, Any]:
-    """What became of one picture, as JSON."""
+    """What became of one image, as JSON."""
     try:
-        return _answer(image, client.classify(picture_of(image), **arguments))
-    except OF_THE_SERVER:  # it answers none of the other pictures either
+        return _answer(image, client.classify(image_of(image), **arguments))
+    except OF_THE_SERVER:  # it answers none of the other images either
         raise
     except LimelensError as error:
-        return {"path": str(image), "error": of_picture(error)}
+        return {"path": str(image), "error": of_image(error)}
     except OSError as error:
         return {"path": str(image), "error": str(error.strerror or error)}
 
@@ -219,7 +219,7 @@ def _answer(image: Path, found: Classification) -> dict[str, Any]:
 
 
 def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str]) -> None:
-    """One picture of several: what was decided and more, or why nothing was.
+    """One image of several: what was decided and more, or why nothing was.
 
     Args:
         answer: As `--json` prints it.

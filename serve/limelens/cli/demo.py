@@ -30,15 +30,15 @@ _YAW: Final = -0.08
 _HEAD: Final = Region(0.25, 0.03, 0.63, 0.41)
 _SEED: Final = 0
 _MODEL: Final = "facemask"
-# A part of a mask in its mean colour is still a mask; under tiles of the picture it is gone.
+# A part of a mask in its mean colour is still a mask; under tiles of the image it is gone.
 _HIDE: Final = "shuffle"
 _NUM_SEGMENTS: Final = 30
 
 
 def demo(
-    picture: Annotated[
-        Path, typer.Option("--out", metavar="PNG", help="The picture to write.")
-    ] = Path("build/demo.png"),
+    image: Annotated[Path, typer.Option("--out", metavar="PNG", help="The image to write.")] = Path(
+        "build/demo.png"
+    ),
 ) -> None:
     """Starts a server, classifies and explains a portrait without and with a mask, stops it."""
     from limelens.explain import side_by_side
@@ -58,7 +58,7 @@ def demo(
                     seed=_SEED,
                     hide=_HIDE,
                     num_segments=_NUM_SEGMENTS,
-                    pictures=["overlay"],
+                    renderings=["overlay"],
                 )
                 scores = "  ".join(f"{s.label} {s.probability:.3f}" for s in prediction[0].scores)
                 label = prediction[0].label or "abstained"
@@ -73,13 +73,13 @@ def demo(
                     drawn = np.asarray(overlay.convert("RGB"))
                 panels.append((name, _head(pixels)))
                 panels.append((f"why {label} ({one.probability:.2f})", _head(drawn)))
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    kind = Image.registered_extensions().get(picture.suffix.lower(), "PNG")
-    with writing_whole(picture) as file:
+    image.parent.mkdir(parents=True, exist_ok=True)
+    kind = Image.registered_extensions().get(image.suffix.lower(), "PNG")
+    with writing_whole(image) as file:
         Image.fromarray(side_by_side(panels)).save(file, kind)
-    out.print(f"\nWrote [bold]{escape(str(picture))}[/]: green speaks for the label, red against.")
+    out.print(f"\nWrote [bold]{escape(str(image))}[/]: green speaks for the label, red against.")
     out.print(
-        "Now try your own pictures:\n"
+        "Now try your own images:\n"
         "  limelens serve                        (in another terminal; here: .venv/bin/limelens)\n"
         "  limelens classify PHOTO.jpg\n"
         "  limelens explain PHOTO.jpg --out why.png\n"
@@ -97,7 +97,7 @@ def _portrait() -> NDArray[np.uint8]:
 
 
 def _masked(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    # Drawn by the code that makes training pictures; it needs neither torch nor a detector.
+    # Drawn by the code that makes training images; it needs neither torch nor a detector.
     from limelens.train.synthetic.face import Face
     from limelens.train.synthetic.masks import MASK_STYLES, draw_mask
 

@@ -1,4 +1,4 @@
-"""`limelens index` and `limelens similar`: pictures that look alike, by the model's embedding."""
+"""`limelens index` and `limelens similar`: images that look alike, by the model's embedding."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from limelens.cli.classifying import (
     RegionOption,
     Server,
     Version,
-    of_picture,
+    image_of,
+    of_image,
     open_client,
     parse_region,
-    picture_of,
     served_name,
 )
 from limelens.cli.options.connection import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
-from limelens.cli.terminal.printing import AsJson, PictureBar, err, out, print_json
+from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
 
@@ -42,7 +42,7 @@ def index(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A folder of pictures, with or without label folders and train, val, test above "
+            help="A folder of images, with or without label folders and train, val, test above "
             "them.",
             show_default=False,
         ),
@@ -57,9 +57,9 @@ def index(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Makes a folder of pictures searchable by similar.
+    """Makes a folder of images searchable by similar.
 
-    Pictures that cannot be read are left out and listed.
+    Images that cannot be read are left out and listed.
 
     Example: limelens index photos --model models/photos/1/model.onnx --out photos.index
     """
@@ -68,7 +68,7 @@ def index(
     if path.is_dir():
         raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
     began = time.monotonic()
-    with open_client(server, model, device, credentials) as client, PictureBar() as bar:
+    with open_client(server, model, device, credentials) as client, ImageBar() as bar:
         found = index_folder(
             client, data, model=served_name(server, model), version=version, progress=bar.done
         )
@@ -109,7 +109,7 @@ def similar(
             show_default=False,
         ),
     ],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each picture.")] = 5,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each image.")] = 5,
     server: Server = None,
     model: Model = None,
     version: Annotated[
@@ -119,28 +119,26 @@ def similar(
     region: RegionOption = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Draw each picture with its neighbours, and write it."),
+        typer.Option(metavar="PNG", help="Draw each image with its neighbours, and write it."),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Where the indexed pictures lie, for --sheet.", show_default="as indexed"
-        ),
+        typer.Option(help="Where the indexed images lie, for --sheet.", show_default="as indexed"),
     ] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Finds the pictures of an index that look most like others.
+    """Finds the images of an index that look most like others.
 
     The model must be the one that the index was made with; a server is asked for it by itself.
-    Similarity is the cosine between the feature vectors: 1 is the same picture.
+    Similarity is the cosine between the feature vectors: 1 is the same image.
 
     Example: limelens similar photos.index coat.jpg --model models/photos/1/model.onnx
     """
     from limelens.serve.tools.similar import load_index
 
     if STDIN in images and (len(images) > 1 or sheet is not None):
-        raise typer.BadParameter("- is for one picture, without --sheet")
+        raise typer.BadParameter("- is for one image, without --sheet")
     looked_at = parse_region(region)
     found = load_index(index_file)
     name = served_name(server, model)
@@ -151,12 +149,12 @@ def similar(
         for image in images:
             try:
                 asked = client.embed(
-                    picture_of(image), model=name, version=version, region=looked_at, normalize=True
+                    image_of(image), model=name, version=version, region=looked_at, normalize=True
                 )
-            except OF_THE_SERVER:  # it answers none of the other pictures either
+            except OF_THE_SERVER:  # it answers none of the other images either
                 raise
             except LimelensError as error:
-                answers.append({"path": str(image), "error": of_picture(error)})
+                answers.append({"path": str(image), "error": of_image(error)})
             except OSError as error:
                 answers.append({"path": str(image), "error": str(error.strerror or error)})
             else:
@@ -219,7 +217,7 @@ def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
         err.print(f"[yellow]{escape(str(found[0].message))}[/]")
     if missing:
         err.print(
-            f"[yellow]{len(missing)} pictures could not be read for the sheet, such as "
+            f"[yellow]{len(missing)} images could not be read for the sheet, such as "
             f"{escape(str(missing[0]))}; where they have moved, name the folder with --data[/]"
         )
 
@@ -227,7 +225,7 @@ def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
 def _print_index(report: dict[str, Any]) -> None:
     labels = f" of {counted(len(report['labels']), 'label')}" if report["labels"] else ""
     out.print(
-        f"Wrote [bold]{escape(report['index'])}[/]: {report['num_images']} pictures{labels} in "
+        f"Wrote [bold]{escape(report['index'])}[/]: {report['num_images']} images{labels} in "
         f"{report['embedding_size']} numbers each, by {escape(report['model'])} version "
         f"{report['version']}; {report['seconds']:.0f} s"
     )
@@ -248,7 +246,7 @@ def _print_answer(answer: dict[str, Any]) -> None:
     )
     table.add_column("similarity", justify="right")
     table.add_column("label")
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     for one in answer["neighbours"]:
         table.add_row(f"{one['similarity']:.4f}", escape(one["label"]), escape(one["path"]))
     out.print(table)

@@ -2,7 +2,7 @@
 
     LimelensError
     ├── InvalidRequestError       what was asked for cannot be: names the field
-    │   └── InvalidImageError     the bytes are no picture that is read
+    │   └── InvalidImageError     the bytes are no image that is read
     │       └── ImageTooLargeError
     ├── NotFoundError             no such model, version or label
     ├── BundleError               the model file is refused
@@ -62,18 +62,18 @@ class InvalidRequestError(LimelensError):
 
 
 class InvalidImageError(InvalidRequestError):
-    """The bytes are not a picture, or not one of the formats that are read."""
+    """The bytes are not an image, or not one of the formats that are read."""
 
     def __init__(self, description: str, field: str = "") -> None:
         super().__init__(field, description)
 
     def at(self, field: str) -> InvalidImageError:
-        """The same error, naming the field of the request that held the picture."""
+        """The same error, naming the field of the request that held the image."""
         return type(self)(self.description, field)
 
 
 class ImageTooLargeError(InvalidImageError):
-    """The picture has more pixels than the limit; it was refused before it was decoded."""
+    """The image has more pixels than the limit; it was refused before it was decoded."""
 
 
 class NotFoundError(LimelensError):

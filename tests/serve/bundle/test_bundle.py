@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_the_graph_of_the_shipped_model_is_found(tmp_path: Path
         refused(tmp_path, bytes(damaged), r"model\.onnx: ")
 
 
-def test_pictures_of_another_size_are_refused(one_model: Path) -> None:
+def test_images_of_another_size_are_refused(one_model: Path) -> None:
     bundle = load_bundle(one_model / "colours" / "1", "cpu")
     with pytest.raises(InvalidRequestError, match=r"expects uint8 \(N, 32, 32, 3\)"):
         bundle.predict(np.zeros((1, 31, 32, 3), np.uint8))
@@ -371,7 +371,7 @@ def test_a_graph_that_fails_when_it_is_run_is_refused(tmp_path: Path, bundles: A
     refused(tmp_path, bundles.model(metadata, graph), "it cannot be run: ")
 
 
-def test_a_graph_that_mixes_its_pictures_up_is_refused(tmp_path: Path, bundles: Any) -> None:
+def test_a_graph_that_mixes_its_images_up_is_refused(tmp_path: Path, bundles: Any) -> None:
     metadata = bundles.metadata()
     graph = bundles.graph(metadata.task)
     graph.node[-1].output[0] = "each"
@@ -388,7 +388,7 @@ def test_a_graph_that_mixes_its_pictures_up_is_refused(tmp_path: Path, bundles: 
 def test_a_second_row_that_differs_is_refused(tmp_path: Path, bundles: Any) -> None:
     metadata = bundles.metadata()
     graph = bundles.graph(metadata.task)
-    # Softmax over the batch's running sum: right for the first picture alone.
+    # Softmax over the batch's running sum: right for the first image alone.
     graph.initializer.append(helper.make_tensor("batch", TensorProto.INT64, [], [0]))
     graph.node.insert(5, helper.make_node("CumSum", ["logits", "batch"], ["summed"]))
     graph.node[6].input[0] = "summed"

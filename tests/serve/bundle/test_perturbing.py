@@ -1,4 +1,4 @@
-"""Perturbed pictures made by the graph itself, on the CPU provider, against those made in numpy."""
+"""Perturbed images made by the graph itself, on the CPU provider, against those made in numpy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class OnDevice:
 
 @pytest.mark.parametrize("hide", ["mean", "blur", "shuffle", (10, 20, 30)])
 @pytest.mark.parametrize("sampling", ["paired", "independent"])
-def test_the_graph_makes_the_pictures_that_numpy_makes(
+def test_the_graph_makes_the_images_that_numpy_makes(
     one_model: Path, hide: Any, sampling: Any
 ) -> None:
     from limelens.explain import UNSEEN, explain
@@ -69,7 +69,7 @@ def test_the_graph_makes_the_pictures_that_numpy_makes(
     found = explain(photo, there, **options)
     expected = explain(photo, bundle.predict, **options)
     assert there.num_prepared == 1
-    # The very same pictures: the runtime may add the same numbers up in another order, no more.
+    # The very same images: the runtime may add the same numbers up in another order, no more.
     np.testing.assert_allclose(
         found.samples.probabilities, expected.samples.probabilities, rtol=0, atol=1e-6
     )
@@ -168,7 +168,7 @@ def test_an_explanation_waits_to_be_told_its_chunk(one_model: Path) -> None:
 
 def test_numbers_that_are_not_finite_are_an_error(tmp_path: Path, bundles: Any) -> None:
     graph = bundles.graph(bundles.metadata().task)
-    # The logarithm of a black picture, times nothing: not a number there, harmless elsewhere.
+    # The logarithm of a black image, times nothing: not a number there, harmless elsewhere.
     graph.node[-2].input[0] = "added"
     graph.node.insert(
         len(graph.node) - 2, onnx.helper.make_node("Log", ["embedding"], ["logarithm"])

@@ -1,4 +1,4 @@
-"""Many pictures in one call: cut, in order, several requests at once, broken ones kept apart."""
+"""Many images in one call: cut, in order, several requests at once, broken ones kept apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from limelens.serve import Client
 from limelens.serve.client.bulk import answering, jobs
 from limelens.serve.client.in_process import local_client
-from limelens.serve.client.results import PictureFailure
+from limelens.serve.client.results import ImageFailure
 from limelens.serve.decisions.decision import Prediction
 from limelens.serve.errors import (
     InvalidImageError,
@@ -28,16 +28,16 @@ from limelens.serve.rpc.requests.classify import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-PICTURES = {name: np.full((8, 8, 3), colour, np.uint8) for name, colour in COLOURS.items()}
-NAMES = tuple(PICTURES)
+IMAGES = {name: np.full((8, 8, 3), colour, np.uint8) for name, colour in COLOURS.items()}
+NAMES = tuple(IMAGES)
 
 
 def files(folder: Path, count: int) -> list[Path]:
-    """Red, green and blue pictures in turn."""
+    """Red, green and blue images in turn."""
     made = []
     for number in range(count):
         made.append(folder / f"{number:05}.png")
-        Image.fromarray(PICTURES[NAMES[number % 3]]).save(made[-1])
+        Image.fromarray(IMAGES[NAMES[number % 3]]).save(made[-1])
     return made
 
 
@@ -62,14 +62,14 @@ def test_requests_keep_within_the_servers_limit(
 ) -> None:
     server = start_witnessed(ServiceSettings(limits=Limits(max_images=3)))
     client = connect(server.address)
-    assert said(client.classify([PICTURES["red"]] * 4)) == ["red"] * 4
+    assert said(client.classify([IMAGES["red"]] * 4)) == ["red"] * 4
     # All in one, then what the limit is, then three and one.
     assert sorted(server.witness.names()) == ["Classify"] * 3 + ["GetModel"]
     server.witness.calls.clear()
-    assert said(client.classify([PICTURES["blue"]] * 20)) == ["blue"] * 20
+    assert said(client.classify([IMAGES["blue"]] * 20)) == ["blue"] * 20
     assert server.witness.names() == ["Classify"] * 7
     server.witness.calls.clear()
-    assert said(client.classify([PICTURES["blue"]] * 2)) == ["blue"] * 2
+    assert said(client.classify([IMAGES["blue"]] * 2)) == ["blue"] * 2
     assert server.witness.names() == ["Classify"]
 
 
@@ -78,8 +78,8 @@ def test_who_may_only_classify_may_classify_many(
 ) -> None:
     token = tokens.set("door", ["classify"])
     client = connect(start_server(access=tokens.access()).address, token=token)
-    assert said(client.classify([PICTURES["red"]] * 40)) == ["red"] * 40
-    assert said(client.classify_many([PICTURES["blue"]] * 20)) == ["blue"] * 20
+    assert said(client.classify([IMAGES["red"]] * 40)) == ["red"] * 40
+    assert said(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
 
 
 def test_who_may_not_see_the_servers_limit_finds_it(
@@ -88,27 +88,27 @@ def test_who_may_not_see_the_servers_limit_finds_it(
     token = tokens.set("door", ["classify"])
     few = ServiceSettings(limits=Limits(max_images=5))
     client = connect(start_server(access=tokens.access(), service=few).address, token=token)
-    assert said(client.classify([PICTURES["red"]] * 20)) == ["red"] * 20
-    assert said(client.classify_many([PICTURES["blue"]] * 20)) == ["blue"] * 20
+    assert said(client.classify([IMAGES["red"]] * 20)) == ["red"] * 20
+    assert said(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
 
 
-def test_a_broken_picture_does_not_fail_the_others(
+def test_a_broken_image_does_not_fail_the_others(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     client = connect(start_server().address)
-    pictures: list[Any] = files(tmp_path, 50)
-    pictures[3].write_bytes(b"this is no picture")
-    pictures[7].unlink()
-    pictures[20] = b""
-    pictures[21] = np.zeros((4, 4), np.uint8)
-    pictures[49].write_bytes(pictures[48].read_bytes()[:45])
-    found = client.classify(pictures, on_error="return")
+    images: list[Any] = files(tmp_path, 50)
+    images[3].write_bytes(b"this is no image")
+    images[7].unlink()
+    images[20] = b""
+    images[21] = np.zeros((4, 4), np.uint8)
+    images[49].write_bytes(images[48].read_bytes()[:45])
+    found = client.classify(images, on_error="return")
     assert [one.index for one in found.failures] == [3, 7, 20, 21, 49]
     assert [one.path for one in found.failures] == [
-        pictures[3], pictures[7], None, None, pictures[49],
+        images[3], images[7], None, None, images[49],
     ]  # fmt: skip
     reasons = [one.reason for one in found.failures]
-    assert reasons[0].startswith("not a picture that is read: text")
+    assert reasons[0].startswith("not an image that is read: text")
     assert reasons[1] == "No such file or directory"
     assert reasons[2].startswith("no bytes")
     assert "expected uint8 (H, W, 3)" in reasons[3]
@@ -122,20 +122,20 @@ def test_a_broken_picture_does_not_fail_the_others(
     assert found.model.name == "colours"
 
 
-def test_a_broken_picture_is_raised_by_its_place_among_all(
+def test_a_broken_image_is_raised_by_its_place_among_all(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     client = connect(start_server().address)
-    pictures: list[Any] = files(tmp_path, 40)
-    pictures[33] = b"nothing"
-    with pytest.raises(InvalidImageError, match=r"images\[33\].encoded: not a picture"):
-        client.classify(pictures)
-    pictures[33] = tmp_path / "nothing.png"
+    images: list[Any] = files(tmp_path, 40)
+    images[33] = b"nothing"
+    with pytest.raises(InvalidImageError, match=r"images\[33\].encoded: not an image"):
+        client.classify(images)
+    images[33] = tmp_path / "nothing.png"
     with pytest.raises(FileNotFoundError):
-        client.classify(pictures)
+        client.classify(images)
 
 
-def test_nothing_but_broken_pictures_are_nothing_but_failures(
+def test_nothing_but_broken_images_are_nothing_but_failures(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -149,18 +149,18 @@ def test_what_is_wrong_with_all_is_raised_all_the_same(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
-    pictures = [PICTURES["red"]] * 20
+    images = [IMAGES["red"]] * 20
     with pytest.raises(InvalidRequestError, match="top_k"):
-        client.classify(pictures, on_error="return", top_k=9)
+        client.classify(images, on_error="return", top_k=9)
     with pytest.raises(NotFoundError):
-        client.classify(pictures, on_error="return", model="cats")
+        client.classify(images, on_error="return", model="cats")
     with pytest.raises(InvalidRequestError, match="batch_size: 0; expected 1 or more"):
-        list(client.classify_many(pictures, batch_size=0))
+        list(client.classify_many(images, batch_size=0))
     with pytest.raises(UnavailableError):
-        connect("127.0.0.1:1", max_attempts=1).classify(pictures, on_error="return")
+        connect("127.0.0.1:1", max_attempts=1).classify(images, on_error="return")
 
 
-def test_pictures_are_taken_as_their_turn_comes(
+def test_images_are_taken_as_their_turn_comes(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -169,7 +169,7 @@ def test_pictures_are_taken_as_their_turn_comes(
     def endless() -> Iterator[Any]:
         while True:
             taken[0] += 1
-            yield PICTURES["red"]
+            yield IMAGES["red"]
 
     answers = client.classify_many(endless(), batch_size=5, at_once=3)
     for number in range(1, 61):
@@ -177,7 +177,7 @@ def test_pictures_are_taken_as_their_turn_comes(
         assert taken[0] <= number + 3 * 5 + 5
     answers.close()
     now = taken[0]
-    assert said(client.classify(PICTURES["red"])) == ["red"]
+    assert said(client.classify(IMAGES["red"])) == ["red"]
     assert taken[0] == now
 
 
@@ -194,7 +194,7 @@ def test_several_requests_are_under_way_at_once(
     gate.opened.clear()
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(
-            lambda: list(client.classify_many([PICTURES["red"]] * 40, batch_size=4, at_once=3))
+            lambda: list(client.classify_many([IMAGES["red"]] * 40, batch_size=4, at_once=3))
         )
         assert eventually(lambda: server.witness.names().count("Classify") == 3)
         gate.opened.set()
@@ -207,7 +207,7 @@ def test_a_busy_server_is_waited_for(
 ) -> None:
     server = start_server(service=ServiceSettings(max_queue=10))
     client = connect(server.address, max_attempts=1)
-    found = list(client.classify_many([PICTURES["red"]] * 200, batch_size=8, at_once=4))
+    found = list(client.classify_many([IMAGES["red"]] * 200, batch_size=8, at_once=4))
     assert said(found) == ["red"] * 200
 
 
@@ -216,33 +216,33 @@ def test_too_many_bytes_for_one_message_are_parted(
 ) -> None:
     client = connect(start_server(max_message_bytes=100_000).address, max_attempts=1)
     file = io.BytesIO()
-    Image.fromarray(PICTURES["green"]).save(file, "PNG")
-    picture = file.getvalue() + bytes(30_000)
-    pictures = [picture] * 20
-    pictures[4] += bytes(200_000)
-    found = client.classify(pictures, on_error="return")
+    Image.fromarray(IMAGES["green"]).save(file, "PNG")
+    image = file.getvalue() + bytes(30_000)
+    images = [image] * 20
+    images[4] += bytes(200_000)
+    found = client.classify(images, on_error="return")
     assert [one.index for one in found.failures] == [4]
     assert "the limit is 100,000" in found.failures[0].reason
     assert said(found[:4]) == ["green"] * 4
 
 
-def test_pictures_of_many_bytes_go_in_requests_that_can_be_tried_again(
+def test_images_of_many_bytes_go_in_requests_that_can_be_tried_again(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_witnessed()
     client = connect(server.address)
     file = io.BytesIO()
-    Image.fromarray(PICTURES["green"]).save(file, "PNG")
-    pictures = [file.getvalue() + bytes(900_000)] * 17
-    assert said(client.classify(pictures)) == ["green"] * 17
+    Image.fromarray(IMAGES["green"]).save(file, "PNG")
+    images = [file.getvalue() + bytes(900_000)] * 17
+    assert said(client.classify(images)) == ["green"] * 17
     assert server.witness.names().count("Classify") == 3  # of 8, 8 and 1
 
 
 def test_a_model_file_in_this_process_takes_many_too(one_model: Path, tmp_path: Path) -> None:
     client = local_client(one_model / "colours" / "1", "cpu")
-    pictures: list[Any] = files(tmp_path, 100)
-    pictures[11] = b"nothing"
-    found = client.classify(pictures, on_error="return")
+    images: list[Any] = files(tmp_path, 100)
+    images[11] = b"nothing"
+    found = client.classify(images, on_error="return")
     assert [one.index for one in found.failures] == [11]
     assert found[99].label == "red"  # type: ignore[union-attr]
 
@@ -253,7 +253,7 @@ def test_types_tell_predictions_from_failures(
     with Client(start_server().address) as client:
         labels = []
         for one in client.classify_many([*files(tmp_path, 2), tmp_path / "nothing.png"]):
-            labels.append(one.path if isinstance(one, PictureFailure) else one.label)
+            labels.append(one.path if isinstance(one, ImageFailure) else one.label)
     assert labels == ["red", "green", tmp_path / "nothing.png"]
 
 

@@ -55,7 +55,7 @@ def test_every_call_gives_plain_values(
     assert len(client.classify(RED, embedding=True)[0].embedding) == 3
     vectors = client.embed([RED, GREEN], normalize=True).vectors
     np.testing.assert_allclose(vectors, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
-    why = client.explain(SCENE, labels=["red"], pictures=["overlay"], **EXPLAIN)
+    why = client.explain(SCENE, labels=["red"], renderings=["overlay"], **EXPLAIN)
     assert why.explanations[0].label == "red"
     assert why.explanations[0].overlay_png.startswith(b"\x89PNG")
     updates = list(client.explain_stream(SCENE, labels=["red"], **EXPLAIN))
@@ -73,11 +73,11 @@ def test_what_is_wrong_has_a_class_of_its_own(
     client = connect(start_server().address)
     with pytest.raises(NotFoundError, match="there is colours"):
         client.model("cats")
-    with pytest.raises(InvalidRequestError, match=r"images\[1\].encoded: not a picture"):
-        client.classify([RED, b"no picture"])
+    with pytest.raises(InvalidRequestError, match=r"images\[1\].encoded: not an image"):
+        client.classify([RED, b"no image"])
     with pytest.raises(InvalidRequestError, match="expected uint8"):
         client.classify(RED.astype(np.float32))
-    with pytest.raises(InvalidRequestError, match="0 pictures"):
+    with pytest.raises(InvalidRequestError, match="0 images"):
         client.classify([])
     with pytest.raises(FileNotFoundError):
         client.embed(tmp_path / "nothing.jpg")
@@ -299,7 +299,7 @@ def test_what_is_wrong_with_the_request_is_not_asked_again(
 ) -> None:
     server = start_witnessed()
     with pytest.raises(InvalidRequestError):
-        connect(server.address).classify(b"no picture")
+        connect(server.address).classify(b"no image")
     with pytest.raises(NotFoundError):
         connect(server.address).classify(RED, model="cats")
     assert len(server.witness.calls) == 2
@@ -355,13 +355,13 @@ def test_a_closed_client_ends_its_calls(
 
 def test_four_threads_share_one_client(start_server: Callable[..., Any]) -> None:
     server = start_server()
-    pictures = {"red": RED, "green": GREEN}
+    images = {"red": RED, "green": GREEN}
     with Client(server.address) as client, ThreadPoolExecutor(4) as pool:
 
         def ask(number: int) -> list[tuple[str, str | None]]:
             name = ("red", "green")[number % 2]
-            found = client.classify([pictures[name]] * 2)
-            streamed = client.stream([pictures[name]], drop_old=False)
+            found = client.classify([images[name]] * 2)
+            streamed = client.stream([images[name]], drop_old=False)
             return [(name, one.label) for one in found] + [
                 (name, one.smoothed_label) for one in streamed
             ]

@@ -70,18 +70,16 @@ def test_a_deadline_of_one_call_goes_before_the_clients() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "words"),
+    ("image", "words"),
     [
         (np.zeros((4, 4), np.uint8), r"images\[0\]: uint8 \(4, 4\); expected uint8 \(H, W, 3\)"),
         (np.zeros((4, 4, 4), np.uint8), r"uint8 \(4, 4, 4\)"),
         (np.zeros((4, 4, 3), np.float32), "float32"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_refused_before_they_are_sent(
-    picture: Any, words: str
-) -> None:
+def test_arrays_that_are_no_images_are_refused_before_they_are_sent(image: Any, words: str) -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequestError, match=words):
-        client.classify([picture])
+        client.classify([image])
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
@@ -100,7 +98,7 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
         ({"segmentation_options": {"depth": 1}}, r"\['depth'\]; expected some of compactness"),
         ({"segments": np.zeros(4, int)}, r"expected \(H, W\) ids"),
         ({"segments": np.full((2, 2), -1)}, r"expected \(H, W\) ids"),
-        ({"pictures": ["photo"]}, "'photo'; expected one of overlay"),
+        ({"renderings": ["photo"]}, "'photo'; expected one of overlay"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -22,7 +22,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0)}
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> dict[str, Path]:
+def images(tmp_path: Path) -> dict[str, Path]:
     made = {}
     for name, colour in COLOURS.items():
         made[name] = tmp_path / f"{name}.jpg"
@@ -53,10 +53,10 @@ def test_the_examples_are_typed_for_who_uses_the_package(tmp_path: Path) -> None
 
 
 def test_stubs_alone_are_enough(
-    start_server: Callable[..., Any], pictures: dict[str, Path], tmp_path: Path
+    start_server: Callable[..., Any], images: dict[str, Path], tmp_path: Path
 ) -> None:
     script = EXAMPLES / "python" / "stub_only.py"
-    done = run(sys.executable, script, start_server().address, pictures["red"], folder=tmp_path)
+    done = run(sys.executable, script, start_server().address, images["red"], folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "red.jpg: red 0.9" in done.stdout
     assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
@@ -65,11 +65,11 @@ def test_stubs_alone_are_enough(
         sys.executable, script, start_server().address, tmp_path / "text.jpg", folder=tmp_path
     )
     assert done.returncode == 1
-    assert "INVALID_ARGUMENT: images[0].encoded: not a picture" in done.stderr
+    assert "INVALID_ARGUMENT: images[0].encoded: not an image" in done.stderr
 
 
-def test_a_door_is_watched_while_pictures_come_and_the_server_goes(
-    start_server: Callable[..., Any], pictures: dict[str, Path], tmp_path: Path
+def test_a_door_is_watched_while_images_come_and_the_server_goes(
+    start_server: Callable[..., Any], images: dict[str, Path], tmp_path: Path
 ) -> None:
     door = tmp_path / "door"
     door.mkdir()
@@ -78,14 +78,14 @@ def test_a_door_is_watched_while_pictures_come_and_the_server_goes(
     colour = "red"
     over = threading.Event()
 
-    def take_pictures() -> None:
+    def take_images() -> None:
         for number in itertools.count():
-            shutil.copy(pictures[colour], door / "coming")
+            shutil.copy(images[colour], door / "coming")
             (door / "coming").rename(door / f"{number:06}.jpg")
             if over.wait(0.1):
                 return
 
-    camera = threading.Thread(target=take_pictures)
+    camera = threading.Thread(target=take_images)
     camera.start()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         assert it.stdout is not None
@@ -125,14 +125,14 @@ def node_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_node_asks_by_the_contract_alone(
-    start_server: Callable[..., Any], pictures: dict[str, Path], node_example: Path, tmp_path: Path
+    start_server: Callable[..., Any], images: dict[str, Path], node_example: Path, tmp_path: Path
 ) -> None:
     address = start_server().address
 
     def node(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return run("node", "classify.js", "--server", address, *arguments, folder=node_example)
 
-    red, green = pictures["red"], pictures["green"]
+    red, green = images["red"], images["green"]
     done = node(red, green)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -146,7 +146,7 @@ def test_node_asks_by_the_contract_alone(
     (tmp_path / "text.jpg").write_bytes(b"nothing")
     done = node(tmp_path / "text.jpg")
     assert done.returncode == 1
-    assert "images[0].encoded: not a picture" in done.stderr
+    assert "images[0].encoded: not an image" in done.stderr
     done = node()
     assert done.returncode == 2
     assert "usage:" in done.stderr

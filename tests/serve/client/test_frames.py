@@ -341,6 +341,6 @@ print(answer.status.value)
 def test_a_camera_that_gives_nothing_does_not_keep_the_program_from_ending(
     start_server: Callable[..., Any], kind: str
 ) -> None:
-    command = [sys.executable, "-c", STUCK, start_server().address, kind, b"no picture".hex()]
+    command = [sys.executable, "-c", STUCK, start_server().address, kind, b"no image".hex()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "invalid\n", "")

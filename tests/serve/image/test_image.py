@@ -96,17 +96,17 @@ MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "L with trans
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_large_picture_is_read_as_its_parts_are(
+def test_a_large_image_is_read_as_its_parts_are(
     monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
 ) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 30, 4), dtype=np.uint8)
     if mode == "I;16":
-        picture = Image.fromarray(noise.view(np.uint16)[..., 0])
+        image = Image.fromarray(noise.view(np.uint16)[..., 0])
     else:
-        picture = Image.fromarray(noise).convert(mode[:1] if " " in mode else mode)
+        image = Image.fromarray(noise).convert(mode[:1] if " " in mode else mode)
     options: dict[str, Any] = {"transparency": 77} if mode[:2] in ("P", "L ", "I;") else {}
     file = io.BytesIO()
-    picture.save(file, "TIFF" if mode in ("CMYK", "PA") else "PNG", **options)
+    image.save(file, "TIFF" if mode in ("CMYK", "PA") else "PNG", **options)
     stored = Image.open(file)
     whole = Pixels(stored, orientation).array()
     assert whole.shape == ((30, 40, 3) if orientation >= 5 else (40, 30, 3))
@@ -201,7 +201,7 @@ def test_pixel_limit_is_checked_before_decoding() -> None:
         (bytes(range(200, 230)), "30 bytes that begin with"),
     ],
 )
-def test_what_is_no_picture_is_named(data: bytes, words: str) -> None:
+def test_what_is_no_image_is_named(data: bytes, words: str) -> None:
     with pytest.raises(InvalidImageError, match=words):
         read_image(data)
 
@@ -317,7 +317,7 @@ def test_segments_go_to_the_source_and_back(mode: ResizeMode, height: int, width
     st.tuples(*[st.floats(0, 1)] * 4),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_picture_and_region_can_be_fitted(
+def test_any_image_and_region_can_be_fitted(
     height: int, width: int, mode: ResizeMode, edges: tuple[float, float, float, float]
 ) -> None:
     left, right = sorted(edges[:2])
@@ -358,22 +358,22 @@ def test_the_short_way_to_fitted_pixels_gives_the_same_bytes(
 ) -> None:
     width, height = size
     rng = np.random.default_rng(3)
-    picture = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
-    picture = picture.resize(size).convert(kind)
+    image = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    image = image.resize(size).convert(kind)
     options = dict(save)
     if orientation := options.pop("orientation", None):
         options["exif"] = Image.Exif()
         options["exif"][ExifTags.Base.Orientation] = orientation
     file = io.BytesIO()
-    picture.save(file, **options)
+    image.save(file, **options)
     rule = ResizeRule(48, 32, mode)
     long_way = fit(read_image(file.getvalue()), rule, region).pixels
     assert read_fitted(file.getvalue(), rule, region).tobytes() == long_way.tobytes()
 
 
-def _saved(picture: Image.Image, **options: Any) -> bytes:
+def _saved(image: Image.Image, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", **options)
+    image.save(file, "JPEG", **options)
     return file.getvalue()
 
 
@@ -391,7 +391,7 @@ def _saved(picture: Image.Image, **options: Any) -> bytes:
         {"quality": 90, "cmyk": True},
         {"quality": 90, "orientation": 6},
         {"quality": 90, "xmp": b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'},
-        {"quality": 90, "comment": "a picture"},
+        {"quality": 90, "comment": "an image"},
     ],
     ids=str,
 )
@@ -400,16 +400,16 @@ def test_a_jpeg_of_the_networks_size_has_the_same_pixels_as_by_the_long_way(
 ) -> None:
     width, height = size
     small = np.random.default_rng(4).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    picture = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
     options = dict(options)
     if options.pop("grey", False):
-        picture = picture.convert("L")
+        image = image.convert("L")
     if options.pop("cmyk", False):
-        picture = picture.convert("CMYK")
+        image = image.convert("CMYK")
     if orientation := options.pop("orientation", None):
         options["exif"] = Image.Exif()
         options["exif"][ExifTags.Base.Orientation] = orientation
-    data = _saved(picture, **options)
+    data = _saved(image, **options)
     rule = ResizeRule(height, width, mode)
     assert read_fitted(data, rule).tobytes() == fit(read_image(data), rule).pixels.tobytes()
 

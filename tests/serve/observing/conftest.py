@@ -103,7 +103,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 @pytest.fixture(scope="session")
 def afraid_of_the_dark(tmp_path_factory: pytest.TempPathFactory, bundles: Any) -> Path:
-    """A repository whose model divides a black picture by itself: numbers that are none."""
+    """A repository whose model divides a black image by itself: numbers that are none."""
     folder = tmp_path_factory.mktemp("dark")
     path = folder / "colours" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)

@@ -78,7 +78,7 @@ def make_calls(address: str) -> None:
     with Client(address, max_attempts=1) as client:
         client.classify([RED])
         with pytest.raises(InvalidRequestError):
-            client.classify([b"no picture"])
+            client.classify([b"no image"])
 
 
 def test_each_line_of_a_call_says_which(start: Callable[..., Process]) -> None:
@@ -145,9 +145,9 @@ def test_other_lines_of_a_call_say_which_too(
             assert "door\\x0aERROR forged line" in line
 
 
-def marked_pictures() -> list[bytes]:
+def marked_images() -> list[bytes]:
     """Files that carry the marker in every place where a decoder looks; the last are broken."""
-    picture = Image.fromarray(RED)
+    image = Image.fromarray(RED)
     exif = Image.Exif()
     exif[0x010E], exif[0x013B] = MARKER, MARKER  # ImageDescription, Artist
     text = PngImagePlugin.PngInfo()
@@ -159,7 +159,7 @@ def marked_pictures() -> list[bytes]:
         ("WEBP", {"exif": exif, "xmp": MARKER.encode()}),
     ):
         file = io.BytesIO()
-        picture.save(file, name, **options)
+        image.save(file, name, **options)
         found.append(file.getvalue())
     whole = list(found)
     found += [data[: len(data) * 2 // 3] for data in whole]
@@ -168,7 +168,7 @@ def marked_pictures() -> list[bytes]:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_neither_pictures_nor_tokens_are_ever_logged(
+def test_neither_images_nor_tokens_are_ever_logged(
     start: Callable[..., Process], log_format: str
 ) -> None:
     server = start("--log-format", log_format, "--log-level", "debug", "--access-log")
@@ -180,7 +180,7 @@ def test_neither_pictures_nor_tokens_are_ever_logged(
     codes = set()
     with grpc.insecure_channel(server.address) as channel:
         stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
-        for data in marked_pictures():
+        for data in marked_images():
             image = image_pb2.Image(encoded=data)
             requests = (
                 (stub.Classify, service_pb2.ClassifyRequest(images=[image])),

@@ -59,11 +59,11 @@ def raw(pixels: np.ndarray) -> image_pb2.Image:
     )
 
 
-def request(*pictures: np.ndarray) -> service_pb2.ClassifyRequest:
-    return service_pb2.ClassifyRequest(images=[raw(one) for one in pictures])
+def request(*images: np.ndarray) -> service_pb2.ClassifyRequest:
+    return service_pb2.ClassifyRequest(images=[raw(one) for one in images])
 
 
-def test_calls_pictures_and_decisions_are_counted_exactly(
+def test_calls_images_and_decisions_are_counted_exactly(
     watch: Callable[..., Any], gate: Any
 ) -> None:
     watched = watch()
@@ -73,7 +73,7 @@ def test_calls_pictures_and_decisions_are_counted_exactly(
         client.classify([GREY])
         for _ in range(3):
             with pytest.raises(InvalidRequestError):
-                client.classify([b"no picture"])
+                client.classify([b"no image"])
         with pytest.raises(NotFoundError):
             client.classify([RED], model="nothing")
         client.embed([RED])
@@ -174,7 +174,7 @@ def test_every_frame_is_counted_by_what_became_of_it(watch: Callable[..., Any], 
     watched.wait_for(2, "limelens_frames_total", fate="classified")
     camera.frame(5, raw(RED))
     watched.wait_for(3, "limelens_frames_total", fate="classified")
-    camera.frame(6, image_pb2.Image(encoded=b"no picture"))
+    camera.frame(6, image_pb2.Image(encoded=b"no image"))
     assert len(camera.end()) == 8
     watched.wait_for(0, "limelens_streams_open")
 
@@ -215,7 +215,7 @@ async def test_answers_that_a_camera_does_not_read_are_counted(
     monkeypatch.setattr(stream, "MAX_UNREAD", 50)
     monkeypatch.setattr(stream, "MAX_LOST", 200)
     watched = watch()
-    text = image_pb2.Image(encoded=b"x" * 600)  # no picture, so that each answer is long
+    text = image_pb2.Image(encoded=b"x" * 600)  # no image, so that each answer is long
     config = service_pb2.StreamConfig(camera_id="door")
     small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
     async with grpc.aio.insecure_channel(watched.address, small_window) as channel:
@@ -240,7 +240,7 @@ async def test_answers_that_a_camera_does_not_read_are_counted(
     assert lost == 201
 
 
-def test_pictures_nobody_waits_for_any_more_are_counted_as_dropped(
+def test_images_nobody_waits_for_any_more_are_counted_as_dropped(
     watch: Callable[..., Any], gate: Any
 ) -> None:
     watched = watch(num_threads=1)
@@ -257,7 +257,7 @@ def test_pictures_nobody_waits_for_any_more_are_counted_as_dropped(
     assert watched.value("limelens_pictures_total", fate="answered") == 1
 
 
-def test_pictures_refused_by_a_full_queue_are_counted(watch: Callable[..., Any], gate: Any) -> None:
+def test_images_refused_by_a_full_queue_are_counted(watch: Callable[..., Any], gate: Any) -> None:
     watched = watch(num_threads=1, service=ServiceSettings(max_queue=2))
     gate.close()
     with Client(watched.address, max_attempts=1) as client, ThreadPoolExecutor() as pool:
@@ -279,17 +279,17 @@ def test_explanations_are_counted_with_samples_and_stability(
     watch: Callable[..., Any], gate: Any
 ) -> None:
     watched = watch()
-    picture = np.concatenate([RED, GREEN], axis=1)
+    image = np.concatenate([RED, GREEN], axis=1)
     with Client(watched.address, max_attempts=1) as client:
-        client.explain(picture, num_samples=50)
-        for update in client.explain_stream(picture, num_samples=200):
+        client.explain(image, num_samples=50)
+        for update in client.explain_stream(image, num_samples=200):
             last = update
         with pytest.raises(InvalidRequestError):
-            client.explain(b"no picture")
+            client.explain(b"no image")
     assert last.num_samples == 200
     gate.close()
     call = watched.server.stub().Explain.future(
-        service_pb2.ExplainRequest(image=raw(picture), num_samples=100)
+        service_pb2.ExplainRequest(image=raw(image), num_samples=100)
     )
     gate.wait_until_entered()
     call.cancel()
@@ -305,7 +305,7 @@ def test_explanations_are_counted_with_samples_and_stability(
     assert watched.value("limelens_request_seconds_count", priority="explanation") == 4
 
 
-def test_labels_of_several_a_picture_are_all_counted(
+def test_labels_of_several_an_image_are_all_counted(
     watch: Callable[..., Any], models: Path
 ) -> None:
     watched = watch(models)

@@ -155,7 +155,7 @@ def test_a_callers_mistake_is_no_error_of_the_server(
 ) -> None:
     server = start_server(trace_to=collector.address)
     with Client(server.address, max_attempts=1) as client, pytest.raises(InvalidRequestError):
-        client.classify([b"no picture"])
+        client.classify([b"no image"])
     server.stop()
     span = collector.one(f"{SERVICE}/Classify")
     assert attributes(span)["rpc.grpc.status_code"] == 3
@@ -199,7 +199,7 @@ def test_a_trace_that_was_not_sampled_by_its_caller_is_not_sent(
     start_server: Callable[..., Any], collector: Collector
 ) -> None:
     server = start_server(trace_to=collector.address)
-    image = image_pb2.Image(encoded=b"no picture")
+    image = image_pb2.Image(encoded=b"no image")
     request = service_pb2.ClassifyRequest(images=[image])
     with pytest.raises(grpc.RpcError):
         server.stub().Classify(request, metadata=[("traceparent", f"00-{TRACE}-{PARENT}-00")])

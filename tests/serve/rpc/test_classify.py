@@ -97,7 +97,7 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:
     return caught.value, details
 
 
-def test_pictures_are_classified_in_their_order(client: Client, tmp_path: Path) -> None:
+def test_images_are_classified_in_their_order(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "blue.png"
     path.write_bytes(png(BLUE))
     found = client.classify([RED, png(GREEN), path, str(path)], embedding=True)
@@ -110,12 +110,12 @@ def test_pictures_are_classified_in_their_order(client: Client, tmp_path: Path) 
     assert 0 < found.timings_ms.total < 5000
 
 
-def test_one_picture_needs_no_list(client: Client) -> None:
+def test_one_image_needs_no_list(client: Client) -> None:
     assert client.classify(RED)[0].label == "red"
     assert client.classify(png(RED))[0].label == "red"
 
 
-def test_a_grey_picture_abstains_and_a_threshold_changes_that(client: Client) -> None:
+def test_a_grey_image_abstains_and_a_threshold_changes_that(client: Client) -> None:
     grey = np.full((8, 8, 3), 128, np.uint8)
     found = client.classify(grey)[0]
     assert (found.decision, found.label) == (Decision.ABSTAINED, None)
@@ -214,9 +214,9 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"images": []}, "images", "0 pictures; expected 1 to 64"),
-        ({"images": [image()] * 65}, "images", "65 pictures; expected 1 to 64"),
-        ({"images": [image(), image_pb2.Image()]}, "images[1]", "no picture"),
+        ({"images": []}, "images", "0 images; expected 1 to 64"),
+        ({"images": [image()] * 65}, "images", "65 images; expected 1 to 64"),
+        ({"images": [image(), image_pb2.Image()]}, "images[1]", "no image"),
         ({"images": [image(encoded=b"")]}, "images[0].encoded", "no bytes"),
         ({"images": [raw(data=b"abc")]}, "images[0].raw", "3 bytes; expected 8x8x3 = 192"),
         ({"images": [raw(height=0)]}, "images[0].raw", "size 0x8; expected at least 1x1"),
@@ -262,11 +262,11 @@ def test_limits_are_the_servers_own(start_server: Callable[..., Any]) -> None:
     error, _ = refused(
         lambda: server.stub().Classify(service_pb2.ClassifyRequest(images=[image()] * 3))
     )
-    assert "3 pictures; expected 1 to 2" in error.details()
+    assert "3 images; expected 1 to 2" in error.details()
     with Client(server.address) as client:
-        for picture in (RED, png(RED)):
+        for data in (RED, png(RED)):
             with pytest.raises(ImageTooLargeError, match="the limit is 63"):
-                client.classify(picture)
+                client.classify(data)
         info = client.models()[0]
         assert (info.max_images, info.max_pixels) == (2, 63)
 
@@ -381,7 +381,7 @@ def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., Any], g
     assert [len(call.result().predictions) for call in busy] == [1, 1]
 
 
-def test_waiting_pictures_are_bounded_in_bytes_too(
+def test_waiting_images_are_bounded_in_bytes_too(
     start_server: Callable[..., Any], gate: Any
 ) -> None:
     server = start_server(service=ServiceSettings(max_waiting_bytes=100_000), num_threads=1)
@@ -414,7 +414,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_waiting_pictures_are_held_once(start_server: Callable[..., Any], gate: Any) -> None:
+def test_waiting_images_are_held_once(start_server: Callable[..., Any], gate: Any) -> None:
     def memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 

@@ -160,7 +160,7 @@ def test_another_process_gives_the_same_pixels(
 def test_another_process_says_why_it_refuses() -> None:
     with pytest.raises(ImageTooLargeError, match="the limit is 100"):
         read_fitted_apart(GOOD_PNG, RULE, max_pixels=100)
-    with pytest.raises(InvalidImageError, match="not a picture that is read: text"):
+    with pytest.raises(InvalidImageError, match="not an image that is read: text"):
         read_image_apart(b"just words")
     half = saved(noise(640, 480), "JPEG")
     with pytest.raises(InvalidImageError, match="damaged: "):

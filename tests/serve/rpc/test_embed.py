@@ -58,14 +58,12 @@ def asked(
         yield client
 
 
-def test_pictures_of_every_kind_become_vectors_in_their_order(
-    asked: Client, tmp_path: Path
-) -> None:
+def test_images_of_every_kind_become_vectors_in_their_order(asked: Client, tmp_path: Path) -> None:
     path = tmp_path / "teal.png"
     path.write_bytes(png(TEAL))
     found = asked.embed([RED, png(BLACK), path, str(path)])
     assert found.vectors.dtype == np.float32
-    # The test's model embeds a picture as its mean colour.
+    # The test's model embeds an image as its mean colour.
     expected = [[1, 0, 0], [0, 0, 0], [0, 0.6, 0.8], [0, 0.6, 0.8]]
     assert found.vectors == pytest.approx(np.array(expected), abs=1e-4)
     assert len(found) == 4
@@ -137,9 +135,9 @@ def image(**fields: Any) -> image_pb2.Image:
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"images": []}, "images", "0 pictures; expected 1 to 64"),
-        ({"images": [image()] * 65}, "images", "65 pictures; expected 1 to 64"),
-        ({"images": [image(), image_pb2.Image()]}, "images[1]", "no picture"),
+        ({"images": []}, "images", "0 images; expected 1 to 64"),
+        ({"images": [image()] * 65}, "images", "65 images; expected 1 to 64"),
+        ({"images": [image(), image_pb2.Image()]}, "images[1]", "no image"),
         ({"images": [image(encoded=b"")]}, "images[0].encoded", "no bytes"),
         (
             {"images": [image(), image(encoded=b"<!doctype html><html></html>")]},
@@ -183,21 +181,21 @@ def test_a_wrong_field_is_named_with_what_was_expected(
 def test_limits_are_those_of_classify(start_server: Callable[..., Any]) -> None:
     settings = ServiceSettings(limits=Limits(max_images=2, max_pixels=63))
     with Client(start_server(service=settings).address, max_attempts=1) as client:
-        with pytest.raises(InvalidRequestError, match="3 pictures; expected 1 to 2"):
+        with pytest.raises(InvalidRequestError, match="3 images; expected 1 to 2"):
             client.embed([RED] * 3)
-        for picture in (RED, png(RED)):
+        for image in (RED, png(RED)):
             with pytest.raises(ImageTooLargeError, match="the limit is 63"):
-                client.embed(picture)
+                client.embed(image)
         with pytest.raises(NotFoundError, match="there is colours"):
             client.embed(RED, model="cats")
 
 
 def test_local_answers_refuse_the_same(one_model: Path) -> None:
     client = local_client(one_model / "colours" / "1", "cpu")
-    with pytest.raises(InvalidRequestError, match="65 pictures; expected 1 to 64"):
+    with pytest.raises(InvalidRequestError, match="65 images; expected 1 to 64"):
         client.embed([RED] * 65)
     with pytest.raises(InvalidImageError) as caught:
-        client.embed([RED, b"no picture"])
+        client.embed([RED, b"no image"])
     assert caught.value.field == "images[1].encoded"
 
 
@@ -259,5 +257,5 @@ def test_companions_do_not_change_a_vector(server: Any) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (8, 30, 40, 3), dtype=np.uint8)
     with Client(server.address) as client:
         together = client.embed(noise).vectors
-        for row, picture in zip(together, noise, strict=True):
-            assert np.array_equal(client.embed(picture).vectors[0], row)
+        for row, image in zip(together, noise, strict=True):
+            assert np.array_equal(client.embed(image).vectors[0], row)

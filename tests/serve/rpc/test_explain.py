@@ -24,7 +24,7 @@ from limelens.serve.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from limelens.serve.explaining.explain_image import explain_picture
+from limelens.serve.explaining.explain_image import explain_image
 from limelens.serve.image import UNSEEN, Region
 from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.requests.classify import Limits
@@ -38,7 +38,7 @@ SIDE = 96
 
 
 def scene() -> np.ndarray:
-    """Grey, with a red corner at the top left that makes the picture red."""
+    """Grey, with a red corner at the top left that makes the image red."""
     pixels = np.full((SIDE, SIDE, 3), 90, np.uint8)
     pixels[: SIDE // 2, : SIDE // 2] = 255, 0, 0
     return pixels
@@ -114,10 +114,10 @@ def test_every_way_of_cutting_works(client: Client, method: Any) -> None:
     assert found.explanations[0].label == "red"
 
 
-def test_pictures_can_be_drawn_for_those_who_cannot_tell_green_from_red(client: Client) -> None:
+def test_images_can_be_drawn_for_those_who_cannot_tell_green_from_red(client: Client) -> None:
     drawn = [
         opened(
-            client.explain(scene(), pictures=["overlay"], palette=palette, seed=1, **GRID)
+            client.explain(scene(), renderings=["overlay"], palette=palette, seed=1, **GRID)
             .explanations[0]
             .overlay_png
         ).astype(int)
@@ -130,9 +130,9 @@ def test_pictures_can_be_drawn_for_those_who_cannot_tell_green_from_red(client: 
     assert (drawn[1][changed][:, 2] > drawn[0][changed][:, 2]).any()
 
 
-def test_pictures_have_the_upright_pictures_size(client: Client) -> None:
+def test_images_have_the_upright_images_size(client: Client) -> None:
     wide = np.repeat(np.repeat(scene(), 2, axis=1), 1, axis=0)
-    found = client.explain(png(wide), pictures=["overlay", "heat_map", "segments"], **GRID)
+    found = client.explain(png(wide), renderings=["overlay", "heat_map", "segments"], **GRID)
     one = found.explanations[0]
     assert opened(one.overlay_png).shape == (SIDE, 2 * SIDE, 3)
     assert opened(one.heat_map_png).ndim == 3
@@ -142,16 +142,16 @@ def test_pictures_have_the_upright_pictures_size(client: Client) -> None:
     assert len(np.unique(segments)) == 16
 
 
-def test_pictures_that_were_not_asked_for_are_not_sent(client: Client) -> None:
+def test_images_that_were_not_asked_for_are_not_sent(client: Client) -> None:
     found = client.explain(scene(), **GRID)
     assert found.segments() is None
     assert found.explanations[0].overlay_png == b""
     assert found.explanations[0].heat_map_png == b""
 
 
-def test_overlays_of_large_pictures_are_scaled_down(client: Client) -> None:
+def test_overlays_of_large_images_are_scaled_down(client: Client) -> None:
     large = np.repeat(np.repeat(scene(), 20, axis=0), 30, axis=1)
-    found = client.explain(png(large), pictures=["overlay", "segments"], **GRID)
+    found = client.explain(png(large), renderings=["overlay", "segments"], **GRID)
     assert opened(found.explanations[0].overlay_png).shape == (683, 1024, 3)
     segments = found.segments()
     assert segments is not None
@@ -159,9 +159,9 @@ def test_overlays_of_large_pictures_are_scaled_down(client: Client) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 20_000), (600, 1), (1, 1)])
-def test_pictures_of_odd_shapes_are_explained(client: Client, shape: tuple[int, int]) -> None:
+def test_images_of_odd_shapes_are_explained(client: Client, shape: tuple[int, int]) -> None:
     pixels = np.full((*shape, 3), (200, 10, 10), np.uint8)
-    found = client.explain(png(pixels), pictures=["overlay", "segments"], **GRID)
+    found = client.explain(png(pixels), renderings=["overlay", "segments"], **GRID)
     segments = found.segments()
     assert segments is not None
     assert segments.shape == shape
@@ -170,7 +170,7 @@ def test_pictures_of_odd_shapes_are_explained(client: Client, shape: tuple[int, 
 
 def test_outside_of_the_region_nothing_is_explained(client: Client) -> None:
     found = client.explain(
-        scene(), region=Region(0, 0, 0.5, 1), pictures=["segments", "overlay"], **GRID
+        scene(), region=Region(0, 0, 0.5, 1), renderings=["segments", "overlay"], **GRID
     )
     segments = found.segments()
     assert segments is not None
@@ -183,7 +183,7 @@ def test_own_segments_keep_their_ids(client: Client) -> None:
     own[: SIDE // 2, : SIDE // 2] = 7
     own[SIDE // 2 :] = 65534
     found = client.explain(
-        scene(), segments=own, num_samples=100, hide=(0, 0, 0), pictures=["segments"]
+        scene(), segments=own, num_samples=100, hide=(0, 0, 0), renderings=["segments"]
     )
     assert {one.segment for one in found.explanations[0].weights} == {7, 700, 65534}
     assert found.explanations[0].weights[0].segment == 7
@@ -192,7 +192,7 @@ def test_own_segments_keep_their_ids(client: Client) -> None:
     assert np.array_equal(returned, own)
     # What came back can be sent again, with what the model never saw marked in it.
     part = client.explain(
-        scene(), segments=own, num_samples=100, region=Region(0, 0, 0.5, 1), pictures=["segments"]
+        scene(), segments=own, num_samples=100, region=Region(0, 0, 0.5, 1), renderings=["segments"]
     )
     again = client.explain(
         scene(), segments=part.segments_png, num_samples=100, region=Region(0, 0, 0.5, 1)
@@ -234,7 +234,7 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
     ("fields", "field", "words"),
     [
         ({"image": None}, "image", "not set"),
-        ({"image": image(encoded=b"text")}, "image.encoded", "not a picture"),
+        ({"image": image(encoded=b"text")}, "image.encoded", "not an image"),
         ({"num_samples": -1}, "num_samples", "expected 10 to 10000, or 0 for 1000"),
         ({"num_samples": 9}, "num_samples", "9; expected 10 to 10000"),
         ({"num_samples": 10**9}, "num_samples", "1000000000; expected 10 to 10000"),
@@ -281,7 +281,7 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
         (
             {"segmentation": cut(segments_png=png(np.zeros((5, 6), np.uint8)))},
             "segmentation.segments_png",
-            "5x6; the upright picture is 96x96",
+            "5x6; the upright image is 96x96",
         ),
         (
             {"segmentation": cut(segments_png=png(scene()))},
@@ -351,7 +351,7 @@ def test_the_limit_on_samples_is_the_servers_own(start_server: Callable[..., Any
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Makes runs of many pictures take 50 ms, and notes when they began."""
+    """Makes runs of many images take 50 ms, and notes when they began."""
     predict, began = Bundle.predict, []
 
     def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
@@ -406,7 +406,7 @@ def test_an_explanation_stops_outside_the_model_too(
 
     monkeypatch.setattr(Bundle, "predict", counted)
     with pytest.raises(ExpiredError):
-        explain_picture(bundle, read_explain(request, bundle.metadata, Limits()), check)
+        explain_image(bundle, read_explain(request, bundle.metadata, Limits()), check)
 
 
 def test_a_cancelled_explanation_stops_within_a_chunk(

@@ -35,7 +35,7 @@ OPTIONS: dict[str, Any] = {"segmentation": "grid", "num_segments": 16, "hide": (
 
 
 def scene() -> np.ndarray:
-    """Grey, with a red corner at the top left that makes the picture red."""
+    """Grey, with a red corner at the top left that makes the image red."""
     pixels = np.full((SIDE, SIDE, 3), 90, np.uint8)
     pixels[: SIDE // 2, : SIDE // 2] = 255, 0, 0
     return pixels
@@ -49,7 +49,7 @@ def request(**fields: Any) -> service_pb2.ExplainRequest:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Makes runs of many pictures take 30 ms, and notes when they began."""
+    """Makes runs of many images take 30 ms, and notes when they began."""
     predict, began = Bundle.predict, []
 
     def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def asked(request: pytest.FixtureRequest, one_model: Path) -> Any:
 @pytest.mark.usefixtures("slow")
 def test_each_message_is_a_better_explanation_and_the_last_is_explains(asked: Client) -> None:
     arguments = {**OPTIONS, "num_samples": 600, "seed": 4, "labels": ["red", "blue"]}
-    updates = list(asked.explain_stream(scene(), pictures=["overlay"], **arguments))
+    updates = list(asked.explain_stream(scene(), renderings=["overlay"], **arguments))
     assert len(updates) >= 3
     counts = [update.num_samples for update in updates]
     assert counts == sorted(set(counts))
@@ -85,7 +85,7 @@ def test_each_message_is_a_better_explanation_and_the_last_is_explains(asked: Cl
         assert update.stability == min(one.stability for one in update.explanation.explanations)
         assert [one.label for one in update.explanation.explanations] == ["red", "blue"]
         assert update.explanation.explanations[0].overlay_png.startswith(b"\x89PNG")
-    whole = asked.explain(scene(), pictures=["overlay"], **arguments)
+    whole = asked.explain(scene(), renderings=["overlay"], **arguments)
     last = updates[-1].explanation
     assert last.explanations == whole.explanations
     assert last.warnings == whole.warnings
@@ -193,7 +193,7 @@ def test_what_explain_refuses_is_refused(
         list(client.explain_stream(scene(), **arguments))
 
 
-def test_a_picture_that_cannot_be_read_is_named(asked: Client) -> None:
+def test_an_image_that_cannot_be_read_is_named(asked: Client) -> None:
     with pytest.raises(InvalidImageError, match="HTML") as caught:
         list(asked.explain_stream(b"<!doctype html><html></html>"))
     assert caught.value.field == "image.encoded"
@@ -233,7 +233,7 @@ def test_why_this_and_not_that_is_the_difference_of_both(asked: Client) -> None:
     arguments = {**OPTIONS, "num_samples": 300, "seed": 2}
     both = asked.explain(scene(), labels=["red", "blue"], **arguments).explanations
     (contrast,) = asked.explain(
-        scene(), contrasts=[("red", "blue")], pictures=["overlay", "heat_map"], **arguments
+        scene(), contrasts=[("red", "blue")], renderings=["overlay", "heat_map"], **arguments
     ).explanations
     assert (contrast.label, contrast.against) == ("red", "blue")
     assert contrast.probability == pytest.approx(both[0].probability - both[1].probability)

@@ -21,7 +21,7 @@ from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.shares import Shares
 from limelens.serve.errors import InvalidRequestError, OverloadedError
 from limelens.serve.image import ResizeRule
-from limelens.serve.image.encoded import Picture
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.classifier_service import ClassifierService, ServiceSettings
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.rpc.slow_images import SlowImages
@@ -61,12 +61,12 @@ def test_a_refused_request_is_gone_at_once(
 ) -> None:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    class Watched(Picture):
+    class Watched(EncodedImage):
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
             alive.add(self)
 
-    monkeypatch.setattr("limelens.serve.rpc.requests.classify.Picture", Watched)
+    monkeypatch.setattr("limelens.serve.rpc.requests.classify.EncodedImage", Watched)
     requests: weakref.WeakSet[Any] = weakref.WeakSet()
     classify = ClassifierService.Classify
 
@@ -202,7 +202,7 @@ def test_the_connections_of_one_address_share_what_it_has() -> None:
 def test_those_with_slow_images_come_in_turn() -> None:
     order: list[str] = []
 
-    class Slow(Picture):
+    class Slow(EncodedImage):
         def fitted(self, rule: ResizeRule) -> Any:  # noqa: ARG002
             order.append(self.place)
             return RED

@@ -35,7 +35,7 @@ RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-# A server whose model takes a while for green pictures, so that calls can be under way.
+# A server whose model takes a while for green images, so that calls can be under way.
 SLOW_SERVER = """
 import sys, time
 from limelens.serve.bundle import Bundle

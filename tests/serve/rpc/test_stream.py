@@ -138,9 +138,9 @@ def test_capture_time_comes_back_and_frames_have_regions(client: Client) -> None
 
 def test_a_bad_frame_is_answered_and_the_stream_goes_on(client: Client) -> None:
     camera = Paced(client)
-    found = [camera(frame) for frame in (RED, b"no picture", b"", RED)]
+    found = [camera(frame) for frame in (RED, b"no image", b"", RED)]
     assert [one.status.value for one in found] == ["classified", "invalid", "invalid", "classified"]
-    assert "not a picture that is read: text" in found[1].reason
+    assert "not an image that is read: text" in found[1].reason
     assert "no bytes" in found[2].reason
     assert found[1].prediction is None
     assert found[1].smoothed_label == "red"
@@ -190,8 +190,8 @@ def test_the_newest_frame_is_chosen_when_its_turn_comes(
         camera = Paced(client)
         camera(RED)
         busy = gate.hold(lambda: client.classify(RED))
-        for picture in (RED, RED, GREEN):
-            camera.send(picture)
+        for image in (RED, RED, GREEN):
+            camera.send(image)
         time.sleep(0.2)
         gate.opened.set()
         found = [camera.answer() for _ in range(3)]
@@ -361,7 +361,7 @@ async def test_a_reader_that_never_reads_is_ended_with_bounded_memory(
     monkeypatch.setattr(stream, "MAX_UNREAD", 50)
     monkeypatch.setattr(stream, "MAX_LOST", 200)
     server = start_server()
-    text = b"x" * 600  # no picture, so that each frame has a long answer
+    text = b"x" * 600  # no image, so that each frame has a long answer
     invalid = service_pb2.ClassifyStreamRequest(
         frame=service_pb2.Frame(image=image_pb2.Image(encoded=text))
     )

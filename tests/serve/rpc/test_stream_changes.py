@@ -94,7 +94,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 def test_a_change_is_explained_later_on_the_same_stream(client: Client) -> None:
-    camera = Camera(client, explain_on_change={**FAST, "pictures": ["overlay"]})
+    camera = Camera(client, explain_on_change={**FAST, "renderings": ["overlay"]})
     assert camera(RED).changed
     told = camera.hear()
     assert (told.status, told.frame_id) == (FrameStatus.EXPLANATION, 0)
@@ -119,7 +119,7 @@ def test_a_change_is_explained_later_on_the_same_stream(client: Client) -> None:
 def test_the_part_that_is_looked_at_is_what_is_explained(client: Client) -> None:
     both = np.concatenate([RED, GREEN], axis=1)
     camera = Camera(
-        client, region=Region(0.5, 0, 1, 1), explain_on_change={**FAST, "pictures": ["segments"]}
+        client, region=Region(0.5, 0, 1, 1), explain_on_change={**FAST, "renderings": ["segments"]}
     )
     assert camera(both).smoothed_label == "green"
     change = camera.hear().explanation
@@ -249,7 +249,7 @@ def test_a_change_that_cannot_be_explained_says_why(client: Client) -> None:
     change = camera.hear().explanation
     assert change is not None
     assert change.status is ChangeStatus.FAILED
-    assert "5x5; the upright picture is 32x32" in change.reason
+    assert "5x5; the upright image is 32x32" in change.reason
     camera.end()
 
 
@@ -261,7 +261,7 @@ def test_what_fails_without_a_name_is_not_told_but_logged(
     def broken(*_arguments: Any, **_options: Any) -> Any:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(explainer, "explain_picture", broken)
+    monkeypatch.setattr(explainer, "explain_image", broken)
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
     change = camera.hear().explanation
@@ -421,12 +421,12 @@ def test_a_decision_that_nothing_renews_becomes_unknown(client: Client) -> None:
     assert camera.end() == []
 
 
-def test_frames_that_are_no_pictures_do_not_keep_a_decision_alive(client: Client) -> None:
+def test_frames_that_are_no_images_do_not_keep_a_decision_alive(client: Client) -> None:
     camera = Camera(client, max_decision_age_s=0.3)
     assert camera(RED).smoothed_label == "red"
     for _ in range(60):
         time.sleep(0.02)
-        if camera(b"no picture").smoothed_label is None:
+        if camera(b"no image").smoothed_label is None:
             break
     else:
         pytest.fail("the decision never became unknown")

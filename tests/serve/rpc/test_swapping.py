@@ -59,7 +59,7 @@ def put(folder: Path, bundles: BundleMaker, version: int, **changes: Any) -> Pat
 
 
 def graph_that_fails_for_red(bundles: BundleMaker) -> onnx.GraphProto:
-    """0/0 where a picture is as red as can be; the golden picture is not."""
+    """0/0 where an image is as red as can be; the golden image is not."""
     graph = bundles.graph(Task.MULTICLASS)
     graph.node[-1].output[0] = "fine"
     graph.initializer.extend(
@@ -97,7 +97,7 @@ def graph_that_takes_long_to_judge(bundles: BundleMaker) -> onnx.GraphProto:
 
 
 def graph_that_breaks_for_red(bundles: BundleMaker) -> onnx.GraphProto:
-    """Looks up a row that is not there where a picture is as red as can be: the run raises."""
+    """Looks up a row that is not there where an image is as red as can be: the run raises."""
     graph = bundles.graph(Task.MULTICLASS)
     graph.node[-1].output[0] = "fine"
     graph.initializer.extend(
@@ -455,8 +455,8 @@ def test_explanations_whose_run_breaks_count_against_a_version_too(
     options: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
     with Client(server.address, max_attempts=1) as client:
 
-        def ask(picture: Any) -> Any:
-            found = getattr(client, call)(picture, **options)
+        def ask(image: Any) -> Any:
+            found = getattr(client, call)(image, **options)
             return found if call == "explain" else list(found)[-1].explanation
 
         for _ in range(TOO_MANY - 1):
@@ -464,7 +464,7 @@ def test_explanations_whose_run_breaks_count_against_a_version_too(
                 ask(RED)
         for _ in range(TOO_MANY):
             with pytest.raises(LimelensError):
-                ask(b"no picture")  # says nothing of the model
+                ask(b"no image")  # says nothing of the model
         assert server.repository.get().version == 2
         with pytest.raises(ServerError, match="the server failed"):
             ask(RED)

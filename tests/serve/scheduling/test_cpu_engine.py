@@ -60,14 +60,14 @@ def engines(gate: Gate) -> Iterator[Any]:
         engine.close()
 
 
-def picture(value: int) -> Any:
-    """Prepares a picture of one colour, which tells in `Gate.batches` who ran."""
+def image(value: int) -> Any:
+    """Prepares an image of one colour, which tells in `Gate.batches` who ran."""
     return lambda: np.full((32, 32, 3), value, np.uint8)
 
 
 async def occupied(engine: CpuEngine, bundle: Bundle, gate: Gate) -> asyncio.Task[Any]:
     """Keeps the only worker busy until the gate is opened."""
-    task = asyncio.create_task(engine.classify(bundle, [picture(0)]))
+    task = asyncio.create_task(engine.classify(bundle, [image(0)]))
     await asyncio.to_thread(gate.entered.wait, 5)
     return task
 
@@ -78,13 +78,13 @@ async def queued(*coroutines: Any) -> list[asyncio.Task[Any]]:
     return tasks
 
 
-async def test_answers_keep_the_order_of_the_pictures(
+async def test_answers_keep_the_order_of_the_images(
     engines: Any, bundle: Bundle, gate: Gate
 ) -> None:
     gate.opened.set()
     engine = engines(num_threads=3)
     values = list(range(0, 250, 5))
-    outcomes = await engine.classify(bundle, [picture(v) for v in values], embed=True)
+    outcomes = await engine.classify(bundle, [image(v) for v in values], embed=True)
     found = [outcome.embedding[0] * 255 for outcome in outcomes]
     np.testing.assert_allclose(found, values, atol=0.01)
     assert engine.counts.run == len(values)
@@ -111,9 +111,9 @@ async def test_camera_frames_go_first(engines: Any, bundle: Bundle, gate: Gate) 
     engine = engines()
     first = await occupied(engine, bundle, gate)
     others = await queued(
-        engine.classify(bundle, [picture(1)]),
-        engine.classify(bundle, [picture(2)]),
-        engine.classify(bundle, [picture(9)], priority=Priority.FRAME),
+        engine.classify(bundle, [image(1)]),
+        engine.classify(bundle, [image(2)]),
+        engine.classify(bundle, [image(9)], priority=Priority.FRAME),
     )
     gate.opened.set()
     await asyncio.gather(first, *others)
@@ -125,8 +125,8 @@ async def test_a_large_request_lets_others_pass_and_is_not_starved(
 ) -> None:
     engine = engines()
     first = await occupied(engine, bundle, gate)
-    large = engine.classify(bundle, [picture(100 + i) for i in range(6)])
-    small = [engine.classify(bundle, [picture(1 + i)]) for i in range(20)]
+    large = engine.classify(bundle, [image(100 + i) for i in range(6)])
+    small = [engine.classify(bundle, [image(1 + i)]) for i in range(20)]
     tasks = await queued(large, *small)
     gate.opened.set()
     await asyncio.gather(first, *tasks)
@@ -143,8 +143,8 @@ async def test_what_expired_in_the_queue_never_runs(
     first = await occupied(engine, bundle, gate)
     deadline = time.monotonic() + 0.05
     tasks = await queued(
-        *(engine.classify(bundle, [picture(i)], deadline=deadline) for i in range(1, 31)),
-        engine.classify(bundle, [picture(77)]),
+        *(engine.classify(bundle, [image(i)], deadline=deadline) for i in range(1, 31)),
+        engine.classify(bundle, [image(77)]),
     )
     await asyncio.sleep(0.1)
     gate.opened.set()
@@ -159,13 +159,13 @@ async def test_what_was_cancelled_in_the_queue_never_runs(
 ) -> None:
     engine = engines(max_queue=4)
     first = await occupied(engine, bundle, gate)
-    (gone,) = await queued(engine.classify(bundle, [picture(i) for i in range(1, 5)]))
+    (gone,) = await queued(engine.classify(bundle, [image(i) for i in range(1, 5)]))
     with pytest.raises(OverloadedError):
-        await engine.classify(bundle, [picture(50)])
+        await engine.classify(bundle, [image(50)])
     gone.cancel()
     await asyncio.sleep(0)
     # Its place is free at once, not only when its turn would have come.
-    (stays,) = await queued(engine.classify(bundle, [picture(i) for i in range(11, 15)]))
+    (stays,) = await queued(engine.classify(bundle, [image(i) for i in range(11, 15)]))
     gate.opened.set()
     await asyncio.gather(first, stays)
     assert sorted(batch[0] for batch in gate.batches) == [0, 11, 12, 13, 14]
@@ -176,37 +176,37 @@ async def test_a_full_queue_says_when_to_come_back(
 ) -> None:
     engine = engines(max_queue=3)
     first = await occupied(engine, bundle, gate)
-    tasks = await queued(engine.classify(bundle, [picture(1)] * 2))
+    tasks = await queued(engine.classify(bundle, [image(1)] * 2))
     with pytest.raises(OverloadedError, match="the queue holds 3") as caught:
-        await engine.classify(bundle, [picture(1)] * 2)
+        await engine.classify(bundle, [image(1)] * 2)
     assert caught.value.retry_after_s > 0
-    frame = await queued(engine.classify(bundle, [picture(9)], priority=Priority.FRAME))
+    frame = await queued(engine.classify(bundle, [image(9)], priority=Priority.FRAME))
     gate.opened.set()
     await asyncio.gather(first, *tasks, *frame)
     assert engine.counts.refused == 2
     # Nothing leaked: as many fit as before.
-    await engine.classify(bundle, [picture(1)] * 3)
+    await engine.classify(bundle, [image(1)] * 3)
 
 
-async def test_one_bad_picture_fails_its_request_alone(
+async def test_one_bad_image_fails_its_request_alone(
     engines: Any, bundle: Bundle, gate: Gate
 ) -> None:
     gate.opened.set()
     engine = engines(num_threads=2, max_queue=8)
 
     def bad() -> np.ndarray:
-        raise ValueError("no picture")
+        raise ValueError("no image")
 
     results = await asyncio.gather(
-        engine.classify(bundle, [picture(1)]),
-        engine.classify(bundle, [picture(2), bad, picture(3)]),
-        engine.classify(bundle, [picture(4)]),
+        engine.classify(bundle, [image(1)]),
+        engine.classify(bundle, [image(2), bad, image(3)]),
+        engine.classify(bundle, [image(4)]),
         return_exceptions=True,
     )
     assert isinstance(results[1], ValueError)
     assert [isinstance(one, list) for one in results] == [True, False, True]
     for _ in range(3):
-        await engine.classify(bundle, [picture(1)] * 8)
+        await engine.classify(bundle, [image(1)] * 8)
 
 
 async def test_companions_do_not_change_an_answer(engines: Any, bundle: Bundle, gate: Gate) -> None:
@@ -214,13 +214,13 @@ async def test_companions_do_not_change_an_answer(engines: Any, bundle: Bundle, 
     engine = engines(num_threads=2)
     pixels = np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     (alone,) = await engine.classify(bundle, [lambda: pixels])
-    calls = [engine.classify(bundle, [lambda: pixels, *[picture(i)] * (i % 4)]) for i in range(40)]
+    calls = [engine.classify(bundle, [lambda: pixels, *[image(i)] * (i % 4)]) for i in range(40)]
     for outcomes in await asyncio.gather(*calls):
         assert outcomes[0].probabilities.tobytes() == alone.probabilities.tobytes()
 
 
 class Picky:
-    """A session that fails for batches with a poisonous picture, or with more than it can hold."""
+    """A session that fails for batches with a poisonous image, or with more than it can hold."""
 
     def __init__(self, session: Any, most: int, message: str) -> None:
         self.session, self.most, self.message = session, most, message
@@ -240,14 +240,14 @@ async def test_an_image_with_unusable_numbers_fails_alone(
     engine = engines(num_threads=4)
     values = [1, 2, 66, 3, 4, 5]
     results = await asyncio.gather(
-        *(engine.classify(picky, [picture(v)]) for v in values), return_exceptions=True
+        *(engine.classify(picky, [image(v)]) for v in values), return_exceptions=True
     )
     assert [type(one) for one in results] == [list, list, ModelOutputError, list, list, list]
     assert engine.counts.not_finite == 1
 
 
 class Short:
-    """A bundle that gives fewer rows than it was given pictures."""
+    """A bundle that gives fewer rows than it was given images."""
 
     name = "short"
 
@@ -264,13 +264,13 @@ async def test_no_answer_of_a_model_ends_a_thread(engines: Any, bundle: Bundle, 
     async with asyncio.timeout(5):
         for _ in range(3):
             with pytest.raises(IndexError):
-                await engine.classify(Short(0), [picture(1), picture(2)])
-        sizes: Any = [lambda: np.zeros((4, 4, 3), np.uint8), picture(3)]
+                await engine.classify(Short(0), [image(1), image(2)])
+        sizes: Any = [lambda: np.zeros((4, 4, 3), np.uint8), image(3)]
         results = await asyncio.gather(
             *(engine.classify(Short(1), [one]) for one in sizes * 4), return_exceptions=True
         )
         assert all(isinstance(one, list) for one in results)
-        assert len(await engine.classify(bundle, [picture(1)])) == 1
+        assert len(await engine.classify(bundle, [image(1)])) == 1
 
 
 async def test_a_lack_of_memory_is_an_overload(engines: Any, bundle: Bundle, gate: Gate) -> None:
@@ -278,13 +278,13 @@ async def test_a_lack_of_memory_is_an_overload(engines: Any, bundle: Bundle, gat
     engine = engines()
     none = replace(bundle, session=Picky(gate.session, 0, words))
     with pytest.raises(OverloadedError, match="no memory left"):
-        await engine.classify(none, [picture(1)])
+        await engine.classify(none, [image(1)])
 
 
 async def test_closing_answers_what_still_waits(engines: Any, bundle: Bundle, gate: Gate) -> None:
     engine = engines()
     first = await occupied(engine, bundle, gate)
-    tasks = await queued(engine.classify(bundle, [picture(1)]))
+    tasks = await queued(engine.classify(bundle, [image(1)]))
     closing = asyncio.create_task(asyncio.to_thread(engine.close))
     await asyncio.sleep(0.05)
     gate.opened.set()
@@ -292,7 +292,7 @@ async def test_closing_answers_what_still_waits(engines: Any, bundle: Bundle, ga
     results = await asyncio.gather(first, *tasks, return_exceptions=True)
     assert isinstance(results[1], OverloadedError)
     with pytest.raises(OverloadedError):
-        await engine.classify(bundle, [picture(1)])
+        await engine.classify(bundle, [image(1)])
 
 
 async def test_a_flood_of_cancelled_calls_keeps_memory_bounded(
@@ -301,7 +301,7 @@ async def test_a_flood_of_cancelled_calls_keeps_memory_bounded(
     engine = engines(max_queue=16)
     first = await occupied(engine, bundle, gate)
     for _ in range(400):
-        (task,) = await queued_once(engine.classify(bundle, [picture(1)] * 16))
+        (task,) = await queued_once(engine.classify(bundle, [image(1)] * 16))
         task.cancel()
         await asyncio.sleep(0)
     assert len(engine._arrivals) < 3 * 16 + 1100
@@ -316,15 +316,13 @@ async def queued_once(coroutine: Any) -> list[asyncio.Task[Any]]:
     return [task]
 
 
-async def test_tells_how_it_ended_for_every_picture(
-    engines: Any, bundle: Bundle, gate: Gate
-) -> None:
+async def test_tells_how_it_ended_for_every_image(engines: Any, bundle: Bundle, gate: Gate) -> None:
     told: list[Ended] = []
     engine = engines(on_ended=told.append)
     pixels = np.zeros((*bundle.input_size, 3), np.uint8)
 
     def unreadable() -> np.ndarray:
-        raise ValueError("no picture")
+        raise ValueError("no image")
 
     first = asyncio.create_task(engine.classify(bundle, [lambda: pixels]))
     await asyncio.to_thread(gate.entered.wait, 10)
@@ -335,7 +333,7 @@ async def test_tells_how_it_ended_for_every_picture(
     await first
     with pytest.raises(ExpiredError):
         await late
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         await broken
     engine.close()
 

@@ -49,13 +49,13 @@ def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
     assert not message.batch_stats
 
 
-def test_the_runs_of_joined_pictures_are_counted_once_each(bundle: Bundle) -> None:
+def test_the_runs_of_joined_images_are_counted_once_each(bundle: Bundle) -> None:
     counting = Counting()
     ask(stand_in(bundle.path), counting, [lambda: PIXELS] * 20)
     found = counting.of(bundle.path)
     assert found.answered == 20
-    assert sum(runs.pictures for runs in found.runs.values()) == 20
-    assert all(runs.pictures % size == 0 for size, runs in found.runs.items())
+    assert sum(runs.images for runs in found.runs.values()) == 20
+    assert all(runs.images % size == 0 for size, runs in found.runs.items())
     message = model_statistics(Served("colours", 1, bundle), found)
     assert message.inference_count == 20
     sizes = {batch.batch_size: batch.compute_infer.count for batch in message.batch_stats}
@@ -66,7 +66,7 @@ def test_the_runs_of_joined_pictures_are_counted_once_each(bundle: Bundle) -> No
     )
 
 
-def test_pictures_that_cannot_be_read_are_failures(bundle: Bundle) -> None:
+def test_images_that_cannot_be_read_are_failures(bundle: Bundle) -> None:
     counting = Counting()
 
     def unreadable() -> np.ndarray:
@@ -92,7 +92,7 @@ def test_what_several_processes_did_adds_up() -> None:
     other = Statistics(2.0, 1, 0.5, 9.0, {1: Runs(2, 0.1, 0.3)})
     both = total([one, other])
     assert (both.answered, both.failed, both.last_answered_at) == (13, 3, 9.0)
-    assert both.runs[1].pictures == 5
+    assert both.runs[1].images == 5
     assert both.waited_s == pytest.approx(3.0)
     assert both.run_s == pytest.approx(0.9)
     assert total([]) == Statistics()

@@ -89,10 +89,10 @@ class FakeCamera:
                 self.end_headers()
                 try:
                     while not camera.hung_up.wait(0.02):
-                        picture = jpeg(camera.colour)
+                        image = jpeg(camera.colour)
                         self.wfile.write(
                             b"--frame\r\nContent-Type: image/jpeg\r\n"
-                            b"Content-Length: %d\r\n\r\n%s\r\n" % (len(picture), picture)
+                            b"Content-Length: %d\r\n\r\n%s\r\n" % (len(image), image)
                         )
                 except OSError:
                     pass
@@ -202,7 +202,7 @@ def test_all_eight_orientations_of_a_video_are_put_upright(
     assert np.abs(pixels_of(frame.image) - expected).mean() < 8
 
 
-def test_the_picture_on_a_cover_is_not_the_video(tmp_path: Path) -> None:
+def test_the_image_on_a_cover_is_not_the_video(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
         cover: Any = container.add_stream("mjpeg", rate=1)
@@ -238,7 +238,7 @@ def test_a_video_without_timestamps_goes_by_its_rate_and_says_so(tmp_path: Path)
     assert told == [f"{path}: frames without timestamps; they are taken to come at 10 a second"]
 
 
-def test_dangling_links_in_a_folder_of_pictures_are_told(tmp_path: Path) -> None:
+def test_dangling_links_in_a_folder_of_images_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(RED))
     (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
     told: list[str] = []
@@ -293,12 +293,12 @@ def test_the_jpegs_quality_is_what_was_asked_for(tmp_path: Path) -> None:
     assert sizes[1] > 2 * sizes[0]
 
 
-def test_the_pictures_of_a_folder_come_by_name_and_as_they_are(tmp_path: Path) -> None:
+def test_the_images_of_a_folder_come_by_name_and_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "b.jpg").write_bytes(jpeg(GREEN))
     (tmp_path / "a.jpg").write_bytes(jpeg(RED))
-    (tmp_path / "in" / "c.PNG").write_bytes(b"no picture")
-    (tmp_path / "notes.txt").write_text("no picture either")
+    (tmp_path / "in" / "c.PNG").write_bytes(b"no image")
+    (tmp_path / "notes.txt").write_text("no image either")
     with open_source(tmp_path) as source:
         found = list(source)
     assert [Path(frame.place).name for frame in found] == ["a.jpg", "b.jpg", "c.PNG"]
@@ -382,7 +382,7 @@ def test_stopping_ends_whoever_waits(fake_camera: FakeCamera) -> None:
         ("/dev/video77", "/dev/video77: cannot be read: No such file or directory"),
         ("ftp://door/a.mp4", "ftp://… is not read; expected http, https"),
         ("rtsp://user:secret@127.0.0.1:9/x", "rtsp://127.0.0.1:9/…: cannot be read: Connection"),
-        ("{folder}/empty", "no pictures in it; expected .bmp"),
+        ("{folder}/empty", "no images in it; expected .bmp"),
         ("{folder}/text.mp4", "cannot be read: Invalid data"),
         ("{folder}/sound.mkv", "no video in it"),
     ],

@@ -1,4 +1,4 @@
-"""Many pictures explained, by a server and in this process."""
+"""Many images explained, by a server and in this process."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ OPTIONS: dict[str, Any] = {"segmentation": "grid", "num_segments": 6, "num_sampl
 
 @pytest.fixture
 def places(tmp_path: Path) -> list[Place]:
-    """Twelve red pictures; the fourth is a text."""
+    """Twelve red images; the fourth is a text."""
     found = []
     for number in range(12):
         path = tmp_path / f"{number:02}.png"
         Image.fromarray(np.full((40, 50, 3), (200 + number, 0, 0), np.uint8)).save(path)
         found.append(Place(path))
-    found[3].path.write_text("no picture")
+    found[3].path.write_text("no image")
     return found
 
 
-def test_pictures_come_in_their_order_and_a_bad_one_stops_nothing(
+def test_images_come_in_their_order_and_a_bad_one_stops_nothing(
     client: Client, places: list[Place]
 ) -> None:
     found = list(explain_many(client, places, at_once=4, **OPTIONS))
@@ -58,7 +58,7 @@ def test_a_busy_server_is_asked_again(
     assert not [one for one in found if one.error]
 
 
-def test_two_pictures_are_worked_on_at_a_time(
+def test_two_images_are_worked_on_at_a_time(
     one_model: Path, places: list[Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict, lock = Bundle.predict, threading.Lock()
@@ -67,7 +67,7 @@ def test_two_pictures_are_worked_on_at_a_time(
 
     def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
         with lock:
-            inside.append(int(images.max()))  # each picture has a red of its own
+            inside.append(int(images.max()))  # each image has a red of its own
             together.add(tuple(sorted(set(inside))))
         time.sleep(0.02)
         with lock:
@@ -88,7 +88,7 @@ def test_two_pictures_are_worked_on_at_a_time(
         (NotFoundError, {"model": "elsewhere"}),
     ],
 )
-def test_what_holds_for_all_pictures_is_raised(
+def test_what_holds_for_all_images_is_raised(
     client: Client, places: list[Place], error: type[Exception], arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(error):

@@ -1,4 +1,4 @@
-"""Similar pictures: folders indexed by real clients, indexes written, damaged, searched."""
+"""Similar images: folders indexed by real clients, indexes written, damaged, searched."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from limelens.serve.errors import InvalidRequestError, NotFoundError
 from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.tools.similar import (
+    IndexedImage,
     IndexRefusedError,
     Made,
-    Pictured,
     SimilarIndex,
     build_index,
-    find_pictures,
+    find_images,
     index_folder,
     load_index,
     save_index,
@@ -50,7 +50,7 @@ def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (12,
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for name, colour in COLOURS.items():
         paint(folder / name, colour)
@@ -74,8 +74,8 @@ def asked(
 
 
 @pytest.fixture
-def index(local: Client, pictures: Path) -> SimilarIndex:
-    return index_folder(local, pictures).index
+def index(local: Client, images: Path) -> SimilarIndex:
+    return index_folder(local, images).index
 
 
 def test_labels_are_folders_below_the_splits(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_labels_are_folders_below_the_splits(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found, others = find_pictures(tmp_path)
+    found, others = find_images(tmp_path)
     assert {one.path: one.label for one in found} == {
         "a.jpg": "",
         "train/b.PNG": "",
@@ -98,29 +98,27 @@ def test_labels_are_folders_below_the_splits(tmp_path: Path) -> None:
         "validation/without_suffix/picture": "without_suffix",
     }
     assert [one.path for one in others] == ["test/hat/notes.txt"]
-    assert ".txt is no kind of picture" in others[0].reason
+    assert ".txt is no kind of image" in others[0].reason
 
 
 def test_a_folder_becomes_an_index_that_says_of_what_and_by_whom(
-    asked: Client, pictures: Path
+    asked: Client, images: Path
 ) -> None:
     steps: list[tuple[int, int]] = []
-    found = index_folder(asked, pictures, progress=lambda *step: steps.append(step))
+    found = index_folder(asked, images, progress=lambda *step: steps.append(step))
     made = found.index.made
     assert (made.model, made.version, made.embedding_size) == ("colours", 1, 3)
-    assert made.digest == asked.embed(pictures / "loose.png").model_digest
-    assert made.data == str(pictures.resolve())
-    assert [one.path for one in found.index.pictures] == sorted(COLOURS)
+    assert made.digest == asked.embed(images / "loose.png").model_digest
+    assert made.data == str(images.resolve())
+    assert [one.path for one in found.index.images] == sorted(COLOURS)
     assert found.index.label_counts() == {"cold": 3, "warm": 2}
     assert found.skipped == ()
     assert steps[-1] == (6, 6)
 
 
-def test_every_picture_of_an_index_is_its_own_nearest_neighbour(
-    asked: Client, pictures: Path
-) -> None:
-    index = index_folder(asked, pictures).index
-    vectors = asked.embed([pictures / name for name in COLOURS]).vectors
+def test_every_image_of_an_index_is_its_own_nearest_neighbour(asked: Client, images: Path) -> None:
+    index = index_folder(asked, images).index
+    vectors = asked.embed([images / name for name in COLOURS]).vectors
     for name, neighbours in zip(COLOURS, index.search(vectors, 3), strict=True):
         assert len(neighbours) == 3
         if "navy" not in name and "blue" not in name:  # of nearly the same direction
@@ -145,23 +143,23 @@ def test_neighbours_are_those_by_cosine(index: SimilarIndex) -> None:
 
 
 def test_a_file_and_a_server_make_the_same_index(
-    local: Client, pictures: Path, server: Any, tmp_path: Path
+    local: Client, images: Path, server: Any, tmp_path: Path
 ) -> None:
     with Client(server.address) as client:
         for name, asked in (("ours", local), ("theirs", client)):
-            save_index(index_folder(asked, pictures).index, tmp_path / name)
+            save_index(index_folder(asked, images).index, tmp_path / name)
     ours, theirs = load_index(tmp_path / "ours"), load_index(tmp_path / "theirs")
     assert ours.made == theirs.made
-    assert ours.pictures == theirs.pictures
+    assert ours.images == theirs.images
     query = np.array([[1, 2, 3]], np.float32)
     assert ours.search(query, 6) == theirs.search(query, 6)
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_listed(
-    asked: Client, pictures: Path, tmp_path: Path
+def test_images_that_cannot_be_read_are_left_out_and_listed(
+    asked: Client, images: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    shutil.copytree(pictures, data)
+    shutil.copytree(images, data)
     (data / "train/cold/a_page.jpg").write_text("<!doctype html><html></html>")
     (data / "train/warm/empty.png").touch()
     whole = (data / "loose.png").read_bytes()
@@ -169,7 +167,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_listed(
     (data / "train/cold/notes.txt").write_text("blue")
     (data / "train/warm/gone.png").symlink_to(data / "nowhere.png")
     found = index_folder(asked, data)
-    assert [one.path for one in found.index.pictures] == sorted(COLOURS)
+    assert [one.path for one in found.index.images] == sorted(COLOURS)
     reasons = {one.path: one.reason for one in found.skipped}
     assert {*reasons} == {
         "train/cold/a_page.jpg",
@@ -184,10 +182,10 @@ def test_pictures_that_cannot_be_read_are_left_out_and_listed(
 
 
 def test_small_limits_of_a_server_are_kept_to(
-    start_server: Callable[..., Any], pictures: Path, tmp_path: Path
+    start_server: Callable[..., Any], images: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    shutil.copytree(pictures, data)
+    shutil.copytree(images, data)
     noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
     Image.fromarray(noise).save(data / "train/warm/huge.png")
     # Together over the limit on messages, each for itself below it.
@@ -204,13 +202,13 @@ def test_small_limits_of_a_server_are_kept_to(
     assert "the limit is 100,000" in skipped.reason
 
 
-def test_many_pictures_keep_their_order(local: Client, tmp_path: Path) -> None:
+def test_many_images_keep_their_order(local: Client, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     colours = rng.integers(1, 256, (150, 3))
     for i, colour in enumerate(colours):
         paint(tmp_path / f"{i:03d}.png", tuple(colour.tolist()))
     index = index_folder(local, tmp_path).index
-    assert [one.path for one in index.pictures] == [f"{i:03d}.png" for i in range(150)]
+    assert [one.path for one in index.images] == [f"{i:03d}.png" for i in range(150)]
     vectors = index.faiss_index.reconstruct_n(0, 150)
     units = colours / np.linalg.norm(colours, axis=1, keepdims=True)
     assert vectors == pytest.approx(units, abs=1e-4)
@@ -242,11 +240,11 @@ def test_a_model_that_is_replaced_on_the_way_is_noticed(
 def test_what_cannot_be_indexed_says_why(local: Client, server: Any, tmp_path: Path) -> None:
     with pytest.raises(IndexRefusedError, match="is no folder"):
         index_folder(local, tmp_path / "nowhere")
-    with pytest.raises(IndexRefusedError, match="holds no pictures; expected files that end in"):
+    with pytest.raises(IndexRefusedError, match="holds no images; expected files that end in"):
         index_folder(local, tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"nothing")
     (tmp_path / "b.jpg").write_bytes(b"nothing")
-    with pytest.raises(IndexRefusedError, match=r"none of 2 pictures can be read; the first is a"):
+    with pytest.raises(IndexRefusedError, match=r"none of 2 images can be read; the first is a"):
         index_folder(local, tmp_path)
     with Client(server.address) as client, pytest.raises(NotFoundError, match="there is colours"):
         index_folder(client, tmp_path, model="cats")
@@ -257,7 +255,7 @@ def test_a_written_index_is_read_as_it_was(index: SimilarIndex, tmp_path: Path) 
     save_index(index, path)
     found = load_index(path)
     assert found.made == index.made
-    assert found.pictures == index.pictures
+    assert found.images == index.images
     assert found.is_exact
     query = np.array([[3, 1, 2], [0, 0, 1]], np.float32)
     assert found.search(query, 4) == index.search(query, 4)
@@ -273,8 +271,8 @@ def test_names_of_any_script_and_bytes_survive(local: Client, tmp_path: Path) ->
     odd = os.fsdecode(b"not_utf8_\xff.png")
     paint(data / "plain.png", (3, 2, 1)).rename(data / odd)
     save_index(index_folder(local, data).index, tmp_path / "index")
-    found = load_index(tmp_path / "index").pictures
-    assert {*found} == {Pictured("口罩/änne 1.png", "口罩"), Pictured(odd, "")}
+    found = load_index(tmp_path / "index").images
+    assert {*found} == {IndexedImage("口罩/änne 1.png", "口罩"), IndexedImage(odd, "")}
 
 
 def test_every_damage_is_refused_or_does_no_harm(index: SimilarIndex, tmp_path: Path) -> None:
@@ -335,16 +333,16 @@ def test_an_index_that_cannot_be_finished_leaves_the_old_one(
 
 
 def test_vectors_of_another_model_are_refused(
-    index: SimilarIndex, models: Path, pictures: Path
+    index: SimilarIndex, models: Path, images: Path
 ) -> None:
-    other = local_client(models / "colours" / "2", "cpu").embed(pictures / "loose.png")
+    other = local_client(models / "colours" / "2", "cpu").embed(images / "loose.png")
     with pytest.raises(IndexRefusedError) as caught:
         index.check_model(other.model.name, other.model.version, other.model_digest)
     message = str(caught.value)
     assert "colours version 1" in message
     assert "colours version 2" in message
     assert index.made.digest[:12] in message
-    same = local_client(models / "colours" / "1", "cpu").embed(pictures / "loose.png")
+    same = local_client(models / "colours" / "1", "cpu").embed(images / "loose.png")
     index.check_model("another name", 7, same.model_digest)
 
 
@@ -357,7 +355,7 @@ def test_wrong_searches_are_refused(index: SimilarIndex) -> None:
     assert index.search(np.ones((0, 3), np.float32)) == []
 
 
-def test_a_picture_without_direction_is_like_nothing(local: Client, tmp_path: Path) -> None:
+def test_an_image_without_direction_is_like_nothing(local: Client, tmp_path: Path) -> None:
     paint(tmp_path / "black.png", (0, 0, 0))
     paint(tmp_path / "red.png", (255, 0, 0))
     index = index_folder(local, tmp_path).index
@@ -369,10 +367,10 @@ def test_a_graph_finds_what_comparing_with_all_finds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 64))
     vectors = (centres[rng.integers(0, 20, 2000)] + rng.normal(size=(2000, 64))).astype(np.float32)
-    pictures = [Pictured(f"{i}.png", "") for i in range(2000)]
+    images = [IndexedImage(f"{i}.png", "") for i in range(2000)]
     made = Made("random", 1, "0" * 64, 64, "/nowhere")
-    exact = build_index(vectors, pictures, made)
-    graph = build_index(vectors, pictures, made, exact=False)
+    exact = build_index(vectors, images, made)
+    graph = build_index(vectors, images, made, exact=False)
     save_index(graph, tmp_path / "graph")
     graph = load_index(tmp_path / "graph")
     assert exact.is_exact
@@ -389,8 +387,8 @@ def test_a_graph_finds_what_comparing_with_all_finds(tmp_path: Path) -> None:
     assert len(graph.search(queries[:1], 5000)[0]) <= 2000
 
 
-def test_a_sheet_shows_queries_and_neighbours(pictures: Path, tmp_path: Path) -> None:
-    red, blue = pictures / "train/warm/red.png", pictures / "train/cold/blue.png"
+def test_a_sheet_shows_queries_and_neighbours(images: Path, tmp_path: Path) -> None:
+    red, blue = images / "train/warm/red.png", images / "train/cold/blue.png"
     rows = [
         (Panel(red, ("red.png", "asked about")), [Panel(red, ("warm", "1.0000"))] * 10),
         (Panel(blue, ("blue.png" * 20, "")), [Panel(tmp_path / "gone.png", ("änne", "0.5"))]),

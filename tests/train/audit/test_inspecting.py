@@ -25,17 +25,17 @@ def spoilt(divided: Path, tmp_path: Path) -> Path:
     red, green = data / "train" / "red", data / "train" / "green"
     shutil.copy(data / "test" / "red" / "000.png", green / "wrong.png")
     shutil.copy(green / "001.png", data / "validation" / "green" / "again.png")
-    with Image.open(green / "002.png") as picture:
-        picture.save(green / "002-again.bmp")
-        picture.point(lambda value: value * 0.97).save(data / "test" / "green" / "darker.png")
+    with Image.open(green / "002.png") as image:
+        image.save(green / "002-again.bmp")
+        image.point(lambda value: value * 0.97).save(data / "test" / "green" / "darker.png")
     (red / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
-    (red / "notes.txt").write_text("not a picture")
+    (red / "notes.txt").write_text("not an image")
     return data
 
 
 def test_what_was_spoilt_is_found(spoilt: Path) -> None:
     found = inspect(spoilt)
-    assert found.num_pictures == {"train": 50, "val": 17, "test": 13}
+    assert found.num_images == {"train": 50, "val": 17, "test": 13}
     assert found.counts["train"] == {"green": 26, "red": 24}
     assert (found.commonest, found.rarest) == ("green", "red")
     assert found.num_smaller == 80
@@ -45,7 +45,7 @@ def test_what_was_spoilt_is_found(spoilt: Path) -> None:
 
     kinds = {twins.second.path.name: twins.kind for twins in found.twins}
     assert kinds["again.png"] == "bytes"
-    # Split by split: the copy of the test picture is the first of the two.
+    # Split by split: the copy of the test image is the first of the two.
     contradicting = [twins for twins in found.twins if twins.differ_in_label]
     assert [twins.first.path.name for twins in contradicting] == ["wrong.png"]
     assert found.twins[0] is contradicting[0]
@@ -84,7 +84,7 @@ def test_the_page_of_an_inspection_shows_what_was_found(spoilt: Path, tmp_path: 
     assert "http" not in page
 
 
-def test_labels_with_too_few_pictures_are_left_unjudged(tmp_path: Path) -> None:
+def test_labels_with_too_few_images_are_left_unjudged(tmp_path: Path) -> None:
     for label, count in (("few", 3), ("none", 2)):
         (tmp_path / label).mkdir()
         for index in range(count):
@@ -94,14 +94,14 @@ def test_labels_with_too_few_pictures_are_left_unjudged(tmp_path: Path) -> None:
     assert found.not_judged == ("few", "none")
     assert found.suspects == ()
     assert found.judge_accuracy is None
-    assert found.num_pictures == {"all": 5}
+    assert found.num_images == {"all": 5}
 
 
-def test_data_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
+def test_data_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
-        (tmp_path / label / "one.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"no picture that can be read; the first is .*one\.jpg"):
+        (tmp_path / label / "one.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no image that can be read; the first is .*one\.jpg"):
         inspect(tmp_path)
 
 

@@ -44,7 +44,7 @@ def test_near_duplicates_never_cross_splits(tmp_path: Path) -> None:
     for label in "ab":
         for index in range(30):
             write(tmp_path / label / f"{index}.jpg", index + (1000 if label == "b" else 0))
-            # The same picture at another size and quality.
+            # The same image at another size and quality.
             write(
                 tmp_path / label / f"{index}_again.jpg",
                 index + (1000 if label == "b" else 0),
@@ -99,7 +99,7 @@ def test_files_of_other_kinds_are_listed_and_do_not_stop_the_run(
         (data / "train" / "red" / f"{index}.heic").write_bytes(b"ftypheic")
     skipped = read_dataset(data).skipped
     assert len(skipped) == 30
-    assert {one.reason for one in skipped} == {".heic is no kind of picture that is read"}
+    assert {one.reason for one in skipped} == {".heic is no kind of image that is read"}
 
 
 def test_a_train_folder_alone_gets_a_validation_split(tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ def test_the_digest_follows_the_content_and_not_the_place(divided: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("pictures", "empty", "message"),
+    ("images", "empty", "message"),
     [
         ((), (), "no label folders"),
         (("only/a.jpg",), (), "one label folder, 'only'"),
-        (("a/a.jpg",), ("b",), "label 'b' .* holds no picture"),
+        (("a/a.jpg",), ("b",), "label 'b' .* holds no image"),
         (
             ("train/a/a.jpg", "train/b/b.jpg", "val/c/c.jpg"),
             (),
@@ -155,10 +155,10 @@ def test_the_digest_follows_the_content_and_not_the_place(divided: Path, tmp_pat
     ],
 )
 def test_unusable_data_is_refused_by_name(
-    tmp_path: Path, pictures: tuple[str, ...], empty: tuple[str, ...], message: str
+    tmp_path: Path, images: tuple[str, ...], empty: tuple[str, ...], message: str
 ) -> None:
-    for seed, picture in enumerate(pictures):
-        write(tmp_path / picture, seed)
+    for seed, image in enumerate(images):
+        write(tmp_path / image, seed)
     for folder in empty:
         (tmp_path / folder).mkdir()
     with pytest.raises(DataError, match=message):
@@ -223,7 +223,7 @@ def test_linked_folders_are_read_and_dangling_links_reported(tmp_path: Path) -> 
     assert [one.path.name for one in listing.skipped] == ["more"]
 
 
-def test_a_link_from_label_to_label_puts_no_picture_under_both(
+def test_a_link_from_label_to_label_puts_no_image_under_both(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for label in "ab":
@@ -267,13 +267,13 @@ def test_evaluation_names_an_unknown_label(divided: Path) -> None:
 
 def test_a_photo_and_its_smaller_copy_are_near_duplicates() -> None:
     rng = np.random.default_rng(0)
-    pictures = [
+    images = [
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
             (90, 90), Image.Resampling.BICUBIC
         )
         for _ in range(3)
     ]
-    pixels = [np.asarray(p) for p in (*pictures, pictures[1].resize((64, 64)))]
+    pixels = [np.asarray(p) for p in (*images, images[1].resize((64, 64)))]
     groups = near_duplicate_groups([look_of(p) for p in pixels])
     assert groups[3] == groups[1]
     assert len({int(group) for group in groups[:3]}) == 3
@@ -289,6 +289,6 @@ def test_bottles_of_one_shape_are_not_near_duplicates() -> None:
         labelled = bottle.copy()
         labelled[40:70, 13:27] = rng.integers(0, 256, 3)
         bottles.append(labelled)
-    looks = [look_of(picture) for picture in bottles]
+    looks = [look_of(image) for image in bottles]
     assert len({look.gradients for look in looks}) < 4
     assert len(set(near_duplicate_groups(looks).tolist())) == 4

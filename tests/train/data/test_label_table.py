@@ -13,13 +13,13 @@ from limelens.train.data.label_table import find_tables, read_label_tables, read
 
 
 def draw(folder: Path, *names: str) -> None:
-    """Empty files suffice where tables are read; `picture` writes what can be read."""
+    """Empty files suffice where tables are read; `image` writes what can be read."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
 
 
-def picture(path: Path, seed: int) -> None:
+def image(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((24, 24), Image.Resampling.BICUBIC).save(path)
@@ -81,7 +81,7 @@ def test_a_cell_may_hold_a_list_however_it_is_written(
     assert read_label_tables({"all": path}).task is Task.MULTILABEL
 
 
-def test_an_empty_cell_among_lists_is_a_picture_without_labels(tmp_path: Path) -> None:
+def test_an_empty_cell_among_lists_is_an_image_without_labels(tmp_path: Path) -> None:
     draw(tmp_path, "1.jpg", "2.jpg")
     assert labels_of(table(tmp_path, "id,tags\n1,\n2,a|b\n"))["1.jpg"] == ()
 
@@ -131,12 +131,12 @@ def test_the_folder_of_images_is_found_or_given(tmp_path: Path) -> None:
     assert [skipped.path for skipped in given.missing] == [tmp_path / "far" / "2"]
 
 
-def test_missing_pictures_are_skipped_and_listed(tmp_path: Path) -> None:
+def test_missing_images_are_skipped_and_listed(tmp_path: Path) -> None:
     lines = ["id,label"]
     for number in range(60):
         lines.append(f"{number},{'ab'[number % 2]}")
         if number != 7:
-            picture(tmp_path / f"{number}.png", number)
+            image(tmp_path / f"{number}.png", number)
     table(tmp_path, "\n".join(lines))
     dataset = read_dataset(tmp_path)
     assert [(s.path.name, s.reason) for s in dataset.skipped] == [
@@ -168,8 +168,8 @@ def test_missing_pictures_are_skipped_and_listed(tmp_path: Path) -> None:
         ("id\n1\n", r"train\.csv has the columns \['id'\]; expected one with labels"),
         ("id,label\n", r"train\.csv has 1 row;"),
         ("", r"train\.csv has 0 rows"),
-        ("id,label\n8,a\n9,b\n", r"no picture that the table names is there, .*8 for one"),
-        (f"id,label\n{'long' * 200},a\n", "no picture that the table names is there"),
+        ("id,label\n8,a\n9,b\n", r"no image that the table names is there, .*8 for one"),
+        (f"id,label\n{'long' * 200},a\n", "no image that the table names is there"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_by_file_and_row(
@@ -214,7 +214,7 @@ def split_rows(start: int, count: int) -> str:
 
 def test_a_table_for_each_split_gives_the_splits(tmp_path: Path) -> None:
     for number in range(24):
-        picture(tmp_path / "img" / f"{number}.png", number)
+        image(tmp_path / "img" / f"{number}.png", number)
     table(tmp_path, "id,tags\n" + split_rows(0, 12))
     table(tmp_path, "id,tags\n" + split_rows(12, 6), "val.csv")
     table(tmp_path, "id,tags\n" + split_rows(18, 6), "test.csv")
@@ -233,7 +233,7 @@ def test_a_table_for_each_split_gives_the_splits(tmp_path: Path) -> None:
 def test_a_column_may_name_the_split(tmp_path: Path) -> None:
     lines = ["id,split,label"]
     for number in range(20):
-        picture(tmp_path / f"{number}.png", number)
+        image(tmp_path / f"{number}.png", number)
         lines.append(f"{number},{'Validation' if number < 6 else 'train'},{'ab'[number % 2]}")
     table(tmp_path, "\n".join(lines), "labels.csv")
     dataset = read_dataset(tmp_path)
@@ -268,14 +268,14 @@ def test_a_table_of_one_label_is_refused(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_a_picture_with_several_labels_is_refused_for_multiclass(tagged: Path) -> None:
+def test_an_image_with_several_labels_is_refused_for_multiclass(tagged: Path) -> None:
     with pytest.raises(DataError, match=r"has [23] labels in .*multiclass expects one each"):
         read_dataset(tagged, task=Task.MULTICLASS)
 
 
 def test_macro_labels_are_read_from_beside_the_data(tmp_path: Path) -> None:
     for number in range(20):
-        picture(tmp_path / "pics" / f"{number}.png", number)
+        image(tmp_path / "pics" / f"{number}.png", number)
     table(tmp_path, "id,label\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(20)))
     table(tmp_path, "label,macro\nb,letters\na,letters\nunused,digits\n", "macro.csv")
     assert read_dataset(tmp_path).macro_labels == {"a": "letters", "b": "letters"}
@@ -324,8 +324,8 @@ def test_real_posters_are_divided_the_same_way_every_time(data_folder: Path) -> 
     assert all(first.counts("val")[label] for label in first.labels if first.counts("train")[label])
 
 
-def test_pictures_that_are_links_out_of_the_folder_are_read(tmp_path: Path) -> None:
-    picture(tmp_path / "store" / "1.png", 1)
+def test_images_that_are_links_out_of_the_folder_are_read(tmp_path: Path) -> None:
+    image(tmp_path / "store" / "1.png", 1)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "1.png").symlink_to(tmp_path / "store" / "1.png")
     path = table(tmp_path / "data", "id,label\n1,a\n")

@@ -63,7 +63,7 @@ def test_an_unbalanced_epoch_shows_everything_once() -> None:
 
 
 def test_several_labels_take_the_repeat_factors_of_lvis() -> None:
-    # 100 pictures of label 0, 16 of them also of label 1, 4 of label 2 alone, one of none.
+    # 100 images of label 0, 16 of them also of label 1, 4 of label 2 alone, one of none.
     examples = examples_of(*[(0,)] * 84, *[(0, 1)] * 16, *[(2,)] * 4, ())
     wanted = np.percentile([100, 16, 4], 98)
     found = repeats(examples, 3)
@@ -100,7 +100,7 @@ def test_ranks_share_each_batch_without_overlap(world_size: int) -> None:
         assert Counter(draw for part in own for draw in part) == Counter(batch)
 
 
-def test_fewer_pictures_than_a_batch_are_shared_evenly() -> None:
+def test_fewer_images_than_a_batch_are_shared_evenly() -> None:
     parts = [list(EpochBatches(np.ones(7), 32, 0, rank, 2)) for rank in range(2)]
     assert [[len(batch) for batch in part] for part in parts] == [[3], [3]]
     assert [len(batch) for batch in EpochBatches(np.ones(7), 32, 0)] == [7]

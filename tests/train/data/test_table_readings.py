@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, header: str, *rows: str, **options: object) -> LabelTable:
-    """Rows are repeated until each of the twelve pictures, named in the first column, has one."""
+    """Rows are repeated until each of the twelve images, named in the first column, has one."""
     lines = [header, *(f"p{number}.jpg,{rows[number % len(rows)]}" for number in range(12))]
     path = folder / "t.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -44,7 +44,7 @@ def test_calibration_takes_the_bias_out_and_the_bundle_has_it(
     assert metadata.card["temperature"] == pytest.approx(figures["temperature"])
 
 
-def test_calibration_needs_pictures_of_the_split(biased_run: Path, between: Path) -> None:
+def test_calibration_needs_images_of_the_split(biased_run: Path, between: Path) -> None:
     with pytest.raises(DataError, match="expected 'test'"):
         calibrate(biased_run, between, split="test")
     assert np.isfinite(checkpoint.load(biased_run).temperature)

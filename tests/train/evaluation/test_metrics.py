@@ -33,7 +33,7 @@ def test_figures_of_a_small_case_counted_by_hand() -> None:
     assert figures["loss"] == pytest.approx(-np.log([0.9, 0.5, 0.3, 0.8]).mean())
 
 
-def test_a_label_without_pictures_does_not_lower_macro_f1() -> None:
+def test_a_label_without_images_does_not_lower_macro_f1() -> None:
     probabilities = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]])
     assert multiclass_metrics(probabilities, np.array([0, 1]), ["a", "b", "c"])["macro_f1"] == 1.0
 
@@ -134,7 +134,7 @@ def test_multilabel_figures_of_a_small_case_counted_by_hand() -> None:
     assert figures["per_class"]["c"]["support"] == 1
 
 
-def test_pictures_without_any_label_are_measured_without_a_warning() -> None:
+def test_images_without_any_label_are_measured_without_a_warning() -> None:
     figures = multilabel_metrics(
         np.full((3, 2), 0.2), np.zeros((3, 2), dtype=np.int64), ["a", "b"], [0.5, 0.5]
     )
@@ -217,7 +217,7 @@ def test_a_label_that_is_said_too_often_gets_a_negative_bias() -> None:
     assert fit_label_bias(logits, targets, 1.0) == pytest.approx(np.zeros(3), abs=0.15)
 
 
-def test_few_pictures_or_no_mistake_give_no_bias() -> None:
+def test_few_images_or_no_mistake_give_no_bias() -> None:
     rng = np.random.default_rng(4)
     logits = rng.normal(0, 1, (40, 2))
     targets = rng.integers(0, 2, 40)

@@ -59,11 +59,11 @@ def test_the_least_change_of_a_weight_is_found(models: Path, tmp_path: Path) -> 
 def test_checkpoint_and_bundle_say_the_same(models: Path, trained_run: Path, divided: Path) -> None:
     bundle = load_bundle(models / "colours" / "1", "cpu")
     loaded = checkpoint.load(trained_run)
-    pictures = [
+    fitted = [
         fit(read_image(path.read_bytes()), loaded.resize).pixels
         for path in sorted((divided / "test").rglob("*.png"))
     ]
-    images = np.stack(pictures)
+    images = np.stack(fitted)
     with torch.inference_mode():
         logits = loaded.model(torch.from_numpy(images).permute(0, 3, 1, 2))
         embedding = loaded.model.embed(torch.from_numpy(images).permute(0, 3, 1, 2))
@@ -133,7 +133,7 @@ def test_a_graph_that_differs_is_refused_and_the_old_version_stays(
     shutil.copytree(trained_run, run)
     state = torch.load(run / "best.pt", weights_only=True)
     if bias < 1e-3:
-        # All pictures near the border between the labels: the least change turns some.
+        # All images near the border between the labels: the least change turns some.
         state["model"]["head.weight"].zero_()
         state["model"]["head.bias"].copy_(torch.tensor([1e-5, 0.0]))
         torch.save(state, run / "best.pt")

@@ -48,7 +48,7 @@ def mobilenet() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> NDArray[np.uint8]:
+def images() -> NDArray[np.uint8]:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
     return coarse.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)
@@ -67,18 +67,18 @@ def _run(model: onnx.ModelProto, images: NDArray[np.uint8]) -> list[NDArray[np.f
 @pytest.mark.parametrize("task", Task)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_converted_graph_is_smaller_and_says_nearly_the_same(
-    pictures: NDArray[np.uint8], task: Task, precision: str
+    images: NDArray[np.uint8], task: Task, precision: str
 ) -> None:
     model = _graph("mobilenet_v3_small", task)
     before = model.SerializeToString()
-    converted = convert(model, precision, pictures)
+    converted = convert(model, precision, images)
     assert model.SerializeToString() == before  # what was handed in stays as it is
     size = len(converted.SerializeToString()) / len(before)
     assert size < {"fp16": 0.6, "int8": 0.4}[precision]
     onnx.checker.check_model(converted, full_check=True)
     for number in (1, 5):
-        expected, embedding = _run(model, pictures[:number])
-        found, other = _run(converted, pictures[:number])
+        expected, embedding = _run(model, images[:number])
+        found, other = _run(converted, images[:number])
         assert found.dtype == other.dtype == np.float32
         assert found.shape == expected.shape
         assert other.shape == embedding.shape
@@ -87,9 +87,9 @@ def test_a_converted_graph_is_smaller_and_says_nearly_the_same(
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_normalisation_temperature_and_softmax_stay_in_float32(
-    mobilenet: onnx.ModelProto, pictures: NDArray[np.uint8], precision: str
+    mobilenet: onnx.ModelProto, images: NDArray[np.uint8], precision: str
 ) -> None:
-    graph = convert(mobilenet, precision, pictures).graph
+    graph = convert(mobilenet, precision, images).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     constants = ("classifier.mean", "classifier.std", "temperature")
     assert [types[name] for name in constants] == [_FLOAT] * 3
@@ -107,9 +107,9 @@ def test_normalisation_temperature_and_softmax_stay_in_float32(
 
 
 def test_first_last_and_depthwise_layers_stay_in_float32_for_int8(
-    mobilenet: onnx.ModelProto, pictures: NDArray[np.uint8]
+    mobilenet: onnx.ModelProto, images: NDArray[np.uint8]
 ) -> None:
-    graph = convert(mobilenet, "int8", pictures).graph
+    graph = convert(mobilenet, "int8", images).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
     in_float = [node for node in layers if node.input[1] in weights]
@@ -127,9 +127,9 @@ def test_first_last_and_depthwise_layers_stay_in_float32_for_int8(
 
 
 def test_int8_weights_leave_room_for_cpus_without_vnni(
-    mobilenet: onnx.ModelProto, pictures: NDArray[np.uint8]
+    mobilenet: onnx.ModelProto, images: NDArray[np.uint8]
 ) -> None:
-    graph = convert(mobilenet, "int8", pictures).graph
+    graph = convert(mobilenet, "int8", images).graph
     weights = [
         onnx.numpy_helper.to_array(tensor)
         for tensor in graph.initializer
@@ -140,20 +140,20 @@ def test_int8_weights_leave_room_for_cpus_without_vnni(
     assert max(np.abs(array.astype(int)).max() for array in weights) <= 64
 
 
-def test_int8_is_the_same_for_the_same_pictures(
-    mobilenet: onnx.ModelProto, pictures: NDArray[np.uint8]
+def test_int8_is_the_same_for_the_same_images(
+    mobilenet: onnx.ModelProto, images: NDArray[np.uint8]
 ) -> None:
-    once, again = (convert(mobilenet, "int8", pictures) for _ in range(2))
-    np.testing.assert_array_equal(_run(once, pictures)[0], _run(again, pictures)[0])
+    once, again = (convert(mobilenet, "int8", images) for _ in range(2))
+    np.testing.assert_array_equal(_run(once, images)[0], _run(again, images)[0])
 
 
 def test_the_temperature_can_be_set_again(
-    mobilenet: onnx.ModelProto, pictures: NDArray[np.uint8]
+    mobilenet: onnx.ModelProto, images: NDArray[np.uint8]
 ) -> None:
     for precision in ("fp32", "fp16", "int8"):
-        converted = convert(mobilenet, precision, pictures)
+        converted = convert(mobilenet, precision, images)
         (warm, _), (warmer, _) = (
-            _run(with_temperature(converted, temperature), pictures[:4]) for temperature in (1, 2)
+            _run(with_temperature(converted, temperature), images[:4]) for temperature in (1, 2)
         )
         halved = np.sqrt(warm)
         np.testing.assert_allclose(warmer, halved / halved.sum(1, keepdims=True), atol=1e-5)
@@ -161,13 +161,13 @@ def test_the_temperature_can_be_set_again(
 
 def test_converting_prints_and_logs_nothing(
     mobilenet: onnx.ModelProto,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     for precision in ("fp16", "int8"):
-        convert(mobilenet, precision, pictures)
+        convert(mobilenet, precision, images)
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
     assert caplog.text == ""
@@ -175,12 +175,12 @@ def test_converting_prints_and_logs_nothing(
 
 
 def test_what_cannot_be_converted_is_told(
-    mobilenet: onnx.ModelProto, pictures: NDArray[np.uint8]
+    mobilenet: onnx.ModelProto, images: NDArray[np.uint8]
 ) -> None:
     with pytest.raises(PrecisionError, match="'int4'; expected one of fp32, fp16, int8"):
-        convert(mobilenet, "int4", pictures)
-    with pytest.raises(PrecisionError, match="int8 is calibrated on training pictures"):
-        convert(mobilenet, "int8", pictures[:0])
+        convert(mobilenet, "int4", images)
+    with pytest.raises(PrecisionError, match="int8 is calibrated on training images"):
+        convert(mobilenet, "int8", images[:0])
     nameless = onnx.ModelProto()
     nameless.CopyFrom(mobilenet)
     for tensor in nameless.graph.initializer:
@@ -188,7 +188,7 @@ def test_what_cannot_be_converted_is_told(
     for node in nameless.graph.node:
         node.input[:] = [name.replace("temperature", "warmth") for name in node.input]
     with pytest.raises(PrecisionError, match="does not divide its logits"):
-        convert(nameless, "fp16", pictures)
+        convert(nameless, "fp16", images)
     with pytest.raises(PrecisionError, match="no initializer 'temperature'"):
         with_temperature(nameless, 1.0)
 

@@ -33,8 +33,8 @@ QUICK = IngestConfig(
 )
 
 
-def picture(seed: int, size: tuple[int, int] = (300, 200)) -> Image.Image:
-    """A picture like no other."""
+def random_image(seed: int, size: tuple[int, int] = (300, 200)) -> Image.Image:
+    """An image like no other."""
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
@@ -95,8 +95,8 @@ class HostileServer(ThreadingHTTPServer):
     def add_bytes(self, path: str, body: bytes, **options: Any) -> str:
         return self.add(path, lambda handler: handler.reply(body, **options))
 
-    def add_picture(self, number: int) -> str:
-        return self.add_bytes(f"/{number}.jpg", encoded(picture(number)))
+    def add_image(self, number: int) -> str:
+        return self.add_bytes(f"/{number}.jpg", encoded(random_image(number)))
 
 
 @pytest.fixture
@@ -137,10 +137,10 @@ def outcome(server: HostileServer, tmp_path: Path) -> Callable[..., str]:
     """Ingests one URL beside a good one; the reason why it was left out, or 'kept'."""
 
     def ingest_one(url: str, config: IngestConfig = QUICK) -> str:
-        rows = [("a", "good", server.add_picture(0)), ("b", "asked", url)]
+        rows = [("a", "good", server.add_image(0)), ("b", "asked", url)]
         report = ingest(write_table(tmp_path / "items.csv", rows), tmp_path / "data", config)
         reasons = left_out(tmp_path / "data")
-        assert set(reasons) <= {"asked"}, "the good picture was lost too"
+        assert set(reasons) <= {"asked"}, "the good image was lost too"
         assert report["num_images"] + report["left_out"] == 2
         return reasons.get("asked", "kept")
 
@@ -161,7 +161,7 @@ def test_a_server_error_that_passes_is_overcome(server: HostileServer, outcome: 
         if server.requests["/flaky"] < 3:
             handler.reply(b"busy", status=500 if server.requests["/flaky"] == 1 else 429)
         else:
-            handler.reply(encoded(picture(1)))
+            handler.reply(encoded(random_image(1)))
 
     assert outcome(server.add("/flaky", answer)) == "kept"
     assert server.requests["/flaky"] == 3
@@ -182,7 +182,7 @@ def test_retry_after_is_waited_for(server: HostileServer, outcome: Any) -> None:
         if len(times) == 1:
             handler.reply(b"", status=503, Retry_After="1")
         else:
-            handler.reply(encoded(picture(1)))
+            handler.reply(encoded(random_image(1)))
 
     assert outcome(server.add("/later", answer)) == "kept"
     assert times[1] - times[0] >= 1
@@ -194,7 +194,7 @@ def test_a_refused_connection_and_an_unknown_host_are_left_out(outcome: Any) -> 
 
 
 def test_redirects_are_followed(server: HostileServer, outcome: Any) -> None:
-    server.add_picture(1)
+    server.add_image(1)
     server.add_bytes("/two", b"", status=301, Location="/1.jpg")
     assert outcome(server.add_bytes("/one", b"", status=302, Location=server.url("/two"))) == "kept"
 
@@ -209,7 +209,7 @@ def test_a_redirect_loop_ends(server: HostileServer, outcome: Any) -> None:
 def test_a_redirect_to_anything_but_the_web_is_refused(
     server: HostileServer, outcome: Any, tmp_path: Path, kind: str
 ) -> None:
-    picture(1).save(tmp_path / "secret.jpg")
+    random_image(1).save(tmp_path / "secret.jpg")
     target = {
         "file": (tmp_path / "secret.jpg").as_uri(),
         "ftp": "ftp://127.0.0.1/a.jpg",
@@ -229,7 +229,7 @@ def test_the_body_of_a_redirect_is_not_read(server: HostileServer, outcome: Any)
         while sent < 200_000_000:
             sent += handler.wfile.write(bytes(100_000))
 
-    server.add_picture(1)
+    server.add_image(1)
     assert outcome(server.add("/long-redirect", answer)) == "kept"
     assert sent < 50_000_000
 
@@ -285,14 +285,14 @@ def test_an_endless_body_is_read_up_to_the_limit(server: HostileServer, outcome:
 
 def test_a_body_that_breaks_off_is_asked_for_again(server: HostileServer, outcome: Any) -> None:
     def answer(handler: Handler) -> None:
-        whole = encoded(picture(1))
+        whole = encoded(random_image(1))
         half = whole[: len(whole) // 2] if server.requests["/broken"] == 1 else whole
         handler.reply(half, length=len(whole))
 
     assert outcome(server.add("/broken", answer)) == "kept"
-    body = encoded(picture(2))
+    body = encoded(random_image(2))
     assert "no proper answer" in outcome(server.add_bytes("/short", body[:500], length=len(body)))
-    # Where no length is told, only the picture can tell that it is not whole.
+    # Where no length is told, only the image can tell that it is not whole.
     assert "damaged" in outcome(server.add_bytes("/cut", body[:500], length=None))
 
 
@@ -304,12 +304,12 @@ def test_what_is_no_http_is_left_out(server: HostileServer, outcome: Any) -> Non
 def test_the_content_counts_and_not_its_declared_type(server: HostileServer, outcome: Any) -> None:
     page = b"<!DOCTYPE html><html>not found</html>"
     assert "an HTML page" in outcome(server.add_bytes("/a.jpg", page, Content_Type="image/jpeg"))
-    body = encoded(picture(1), "PNG")
+    body = encoded(random_image(1), "PNG")
     assert outcome(server.add_bytes("/b.html", body, Content_Type="text/html")) == "kept"
 
 
 def test_gzip_is_unpacked_up_to_the_limit(server: HostileServer, outcome: Any) -> None:
-    small = gzip.compress(encoded(picture(1)))
+    small = gzip.compress(encoded(random_image(1)))
     assert outcome(server.add_bytes("/packed", small, Content_Encoding="gzip")) == "kept"
     bomb = gzip.compress(bytes(100_000_000))
     assert len(bomb) < QUICK.limits.max_bytes
@@ -321,12 +321,12 @@ def test_gzip_is_unpacked_up_to_the_limit(server: HostileServer, outcome: Any) -
 
 
 def test_bytes_after_the_end_of_a_gzip_count_too(server: HostileServer, outcome: Any) -> None:
-    body = gzip.compress(encoded(picture(1))) + bytes(400_000)
+    body = gzip.compress(encoded(random_image(1))) + bytes(400_000)
     reason = outcome(server.add_bytes("/tail", body, length=None, Content_Encoding="gzip"))
     assert reason == "more than 300,000 bytes, which is the limit"
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
     server: HostileServer, outcome: Any
 ) -> None:
     body = encoded(Image.new("1", (12_000, 12_000)), "PNG")
@@ -342,7 +342,7 @@ def test_cookies_are_not_sent_back(server: HostileServer, outcome: Any) -> None:
 
     def last(handler: Handler) -> None:
         cookies.append(handler.headers["Cookie"])
-        handler.reply(encoded(picture(1)))
+        handler.reply(encoded(random_image(1)))
 
     server.add("/1.jpg", last)
     assert outcome(server.add("/cookie", answer)) == "kept"
@@ -383,17 +383,17 @@ def test_a_url_that_cannot_be_asked_for_is_left_out(outcome: Any, url: str) -> N
 
 def test_files_are_read_relative_to_the_table(tmp_path: Path) -> None:
     folder = tmp_path / "table"
-    (folder / "my pictures").mkdir(parents=True)
+    (folder / "my images").mkdir(parents=True)
     names = ["plain #1?.jpg", "100%25.jpg", "spaced é.jpg", "absolute.jpg"]
     for seed, name in enumerate(names):
-        picture(seed).save(folder / "my pictures" / name)
+        random_image(seed).save(folder / "my images" / name)
     table = write_table(
         folder / "items.csv",
         [
-            ("a", "0", "my pictures/plain #1?.jpg"),
-            ("a", "1", "my pictures/100%25.jpg"),
-            ("a", "2", "file:my%20pictures/spaced é.jpg"),
-            ("a", "3", (folder / "my pictures" / "absolute.jpg").as_uri()),
+            ("a", "0", "my images/plain #1?.jpg"),
+            ("a", "1", "my images/100%25.jpg"),
+            ("a", "2", "file:my%20images/spaced é.jpg"),
+            ("a", "3", (folder / "my images" / "absolute.jpg").as_uri()),
         ],
     )
     assert ingest(table, tmp_path / "data")["num_images"] == 4
@@ -403,10 +403,10 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
     table = write_table(tmp_path / "items.csv", [("a", "x", "x.png")])
     out = tmp_path / "data"
     assert ingest(table, out)["num_images"] == 0
-    picture(1).save(tmp_path / "x.png")
+    random_image(1).save(tmp_path / "x.png")
     assert ingest(table, out)["num_images"] == 1
     before = contents(out)
-    picture(2).save(tmp_path / "x.png")
+    random_image(2).save(tmp_path / "x.png")
     ingest(table, out)
     assert contents(out) != before
 
@@ -423,22 +423,26 @@ def test_a_drive_is_no_scheme(tmp_path: Path) -> None:
         resolve("javascript:alert(1)", tmp_path)
 
 
-# Pictures.
+# Images.
 
 
-def test_pictures_become_upright_jpegs_of_at_most_the_size(
+def test_images_become_upright_jpegs_of_at_most_the_size(
     server: HostileServer, tmp_path: Path
 ) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
-    glass = picture(1)
+    glass = random_image(1)
     glass.putalpha(0)
     rows = [
-        ("a", "wide", server.add_bytes("/wide", encoded(picture(2, (900, 300)), "PNG"))),
-        ("a", "small", server.add_bytes("/small", encoded(picture(3, (60, 40)), "WEBP"))),
-        ("a", "turned", server.add_bytes("/turned", encoded(picture(4, (300, 150)), exif=turned))),
+        ("a", "wide", server.add_bytes("/wide", encoded(random_image(2, (900, 300)), "PNG"))),
+        ("a", "small", server.add_bytes("/small", encoded(random_image(3, (60, 40)), "WEBP"))),
+        (
+            "a",
+            "turned",
+            server.add_bytes("/turned", encoded(random_image(4, (300, 150)), exif=turned)),
+        ),
         ("a", "glass", server.add_bytes("/glass", encoded(glass, "PNG"))),
-        ("a", "thin", server.add_bytes("/thin", encoded(picture(5, (2000, 1)), "PNG"))),
+        ("a", "thin", server.add_bytes("/thin", encoded(random_image(5, (2000, 1)), "PNG"))),
     ]
     ingest(write_table(tmp_path / "items.csv", rows), tmp_path / "data")
     found = {path.stem: Image.open(path) for path in (tmp_path / "data").glob("*/a/*.jpg")}
@@ -455,28 +459,28 @@ def test_pictures_become_upright_jpegs_of_at_most_the_size(
 def test_copies_are_left_out_and_the_first_in_the_table_stays(
     server: HostileServer, tmp_path: Path
 ) -> None:
-    original = picture(1, (400, 300))
+    original = random_image(1, (400, 300))
     brighter = original.point(lambda value: min(255, round(value * 1.05)))
     rows = [
         ("cat", "first", server.add_bytes("/first", encoded(original, "PNG"))),
         ("cat", "again", server.add_bytes("/again", encoded(original, "PNG"))),
         ("dog", "same-url", server.url("/first")),
-        ("cat", "other", server.add_picture(2)),
+        ("cat", "other", server.add_image(2)),
         ("cat", "small", server.add_bytes("/s", encoded(original.resize((200, 150)), quality=50))),
         ("dog", "bright", server.add_bytes("/bright", encoded(brighter))),
     ]
     report = ingest(write_table(tmp_path / "items.csv", rows), tmp_path / "data")
     assert report["num_images"] == 2
     assert left_out(tmp_path / "data") == {
-        "again": "the same picture as 'first' of line 2",
-        "same-url": "the same picture as 'first' of line 2, which has the label 'cat'",
-        "small": "nearly the same picture as 'first' of line 2",
-        "bright": "nearly the same picture as 'first' of line 2, which has the label 'cat'",
+        "again": "the same image as 'first' of line 2",
+        "same-url": "the same image as 'first' of line 2, which has the label 'cat'",
+        "small": "nearly the same image as 'first' of line 2",
+        "bright": "nearly the same image as 'first' of line 2, which has the label 'cat'",
     }
     assert server.requests["/first"] == 1
 
 
-def test_plain_pictures_of_other_colours_are_no_copies(tmp_path: Path) -> None:
+def test_plain_images_of_other_colours_are_no_copies(tmp_path: Path) -> None:
     """Their difference hashes are all the same."""
     rows = []
     for index, colour in enumerate(["red", "green", "blue", "white", "black", "yellow"]):
@@ -501,11 +505,11 @@ def test_a_chain_of_small_steps_does_not_take_all_of_a_series() -> None:
 
 @pytest.fixture
 def forty(server: HostileServer, tmp_path: Path) -> Path:
-    """A table of 40 pictures under two labels, with a few that are none."""
-    rows = [(("cat", "dög")[n % 2], f"p{n}", server.add_picture(n)) for n in range(40)]
+    """A table of 40 images under two labels, with a few that are none."""
+    rows = [(("cat", "dög")[n % 2], f"p{n}", server.add_image(n)) for n in range(40)]
     rows[10:10] = [("cat", "dead", server.add_bytes("/dead", b"", status=404))]
     rows[20:20] = [("cat", "page", server.add_bytes("/page", b"<html></html>"))]
-    rows[30:30] = [("dög", "copy", server.add_bytes("/copy", encoded(picture(3)), status=200))]
+    rows[30:30] = [("dög", "copy", server.add_bytes("/copy", encoded(random_image(3)), status=200))]
     return write_table(tmp_path / "items.csv", rows)
 
 
@@ -558,9 +562,9 @@ def test_the_seed_decides_the_division(forty: Path, tmp_path: Path) -> None:
 
 
 def test_what_keeps_a_training_from_starting_is_told(server: HostileServer, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "items.csv", [("a", "x", server.add_picture(1))])
+    table = write_table(tmp_path / "items.csv", [("a", "x", server.add_image(1))])
     assert ingest(table, tmp_path / "data")["warnings"] == [
-        "label 'a' has no picture for val; limelens train needs one",
+        "label 'a' has no image for val; limelens train needs one",
         "'a' is the only label; limelens train needs two",
     ]
 
@@ -586,7 +590,7 @@ def test_a_longer_table_fetches_what_was_added(
     out = tmp_path / "data"
     ingest(forty, out, QUICK)
     with forty.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(("cat", f"p{n}", server.add_picture(n)) for n in range(40, 50))
+        csv.writer(file).writerows(("cat", f"p{n}", server.add_image(n)) for n in range(40, 50))
     assert ingest(forty, out, QUICK)["num_images"] == 50
     assert set(server.requests.values()) == {1}
     once, twice = contents(tmp_path / "once"), contents(out)
@@ -595,7 +599,7 @@ def test_a_longer_table_fetches_what_was_added(
     assert once == twice
 
 
-def test_a_journal_that_was_cut_off_and_a_picture_that_was_lost_cost_one_request_each(
+def test_a_journal_that_was_cut_off_and_an_image_that_was_lost_cost_one_request_each(
     server: HostileServer, forty: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "data"
@@ -628,7 +632,7 @@ def test_what_may_pass_is_asked_for_again_and_the_rest_only_when_told(
     for _ in range(2):
         assert ingest(table, out, config)["num_images"] == 0
     assert server.requests == {"/down": 2, "/dead": 1, "/large": 1}
-    server.add_bytes("/dead", encoded(picture(1)))
+    server.add_bytes("/dead", encoded(random_image(1)))
     assert ingest(table, out, replace(config, retry_failed=True))["num_images"] == 1
     # With another limit the answer may be another.
     server.requests.clear()
@@ -637,7 +641,7 @@ def test_what_may_pass_is_asked_for_again_and_the_rest_only_when_told(
 
 
 def test_another_size_is_fetched_anew(server: HostileServer, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "items.csv", [("a", "x", server.add_picture(1))])
+    table = write_table(tmp_path / "items.csv", [("a", "x", server.add_image(1))])
     for size_px in (100, 50, 100):
         ingest(table, tmp_path / "data", replace(QUICK, size_px=size_px))
         (path,) = (tmp_path / "data").glob("*/a/x.jpg")
@@ -674,7 +678,7 @@ def test_a_run_that_gets_nothing_leaves_the_data_as_it_is(
     }
 
 
-def test_where_there_are_no_hard_links_pictures_are_copied(
+def test_where_there_are_no_hard_links_images_are_copied(
     forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -808,7 +812,7 @@ def test_a_table_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
 def test_nothing_is_fetched_for_a_table_that_is_refused(
     server: HostileServer, tmp_path: Path
 ) -> None:
-    url = server.add_picture(1)
+    url = server.add_image(1)
     table = write_table(tmp_path / "items.csv", [("a", "x", url), ("a", "x", url)])
     with pytest.raises(DataError):
         ingest(table, tmp_path / "data")

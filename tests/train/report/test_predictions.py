@@ -17,7 +17,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_picture_has_a_row_that_agrees_with_the_figures(
+def test_every_image_has_a_row_that_agrees_with_the_figures(
     trained_run: Path, divided: Path, tmp_path: Path
 ) -> None:
     evaluation = assess(trained_run, divided, split="test")

@@ -23,7 +23,7 @@ from limelens.train.report.page import report_on, write_report, write_run_report
 
 
 class _Page(HTMLParser):
-    """Checks that tags close as they opened, and remembers pictures."""
+    """Checks that tags close as they opened, and remembers images."""
 
     void = ("meta", "img", "br")
 
@@ -51,7 +51,7 @@ def _needs_nothing_else(text: str) -> bool:
 
 
 def _wrong_evaluation(run: Path, data: Path) -> Evaluation:
-    """What the run says, of labels that were swapped: every picture is a mistake."""
+    """What the run says, of labels that were swapped: every image is a mistake."""
     evaluation = assess(run, data, split="test")
     swapped = tuple(Example(example.path, (1 - example.target,)) for example in evaluation.examples)
     targets = np.array([example.target for example in swapped])
@@ -67,7 +67,7 @@ def test_a_run_leaves_a_page_that_needs_nothing_else(trained_run: Path, divided:
     text = path.read_text(encoding="utf-8")
     _Page(text)
     assert _needs_nothing_else(text)
-    for word in ("on val", "Training", "What is taken for what", "calibration", "16 pictures"):
+    for word in ("on val", "Training", "What is taken for what", "calibration", "16 images"):
         assert word in text
     given = write_run_report(trained_run, examples=read_dataset(divided).splits["val"])
     minute = re.compile(r"Written by limelens on [^.]*")
@@ -158,7 +158,7 @@ def test_a_page_without_mistakes_says_so(tmp_path: Path) -> None:
         return np.tile(np.array([0.9, 0.1], dtype=np.float32), (len(images), 1))
 
     write_report(evaluation, path, predict=predict, resize=ResizeRule(20, 20))
-    assert "There are none on these pictures" in path.read_text(encoding="utf-8")
+    assert "There are none on these images" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("num_labels", [2, 10, 122])

@@ -15,7 +15,7 @@ from limelens.train.synthetic.face import Face
 FACE = Face((85.0, 70.0), (125.0, 74.0))
 
 
-def picture(height: int = 200, width: int = 210) -> NDArray[np.uint8]:
+def drawn_image(height: int = 200, width: int = 210) -> NDArray[np.uint8]:
     rng = np.random.default_rng(5)
     return rng.integers(90, 220, (height, width, 3), dtype=np.uint8)
 
@@ -27,7 +27,7 @@ def around(point: tuple[float, float], half: int) -> tuple[slice, slice]:
 
 @pytest.mark.parametrize("kind", DISTRACTORS)
 def test_distractors_leave_the_eyes_and_those_said_to_leave_the_mouth(kind: Distractor) -> None:
-    image = picture()
+    image = drawn_image()
     changed_any = False
     for seed in range(12):
         drawn = draw_distractor(image, FACE, np.random.default_rng(seed), kind)
@@ -45,19 +45,19 @@ def test_distractors_leave_the_eyes_and_those_said_to_leave_the_mouth(kind: Dist
 
 def test_a_hand_hides_the_mouth() -> None:
     for seed in range(6):
-        drawn = draw_distractor(picture(), FACE, np.random.default_rng(seed), "hand")
+        drawn = draw_distractor(drawn_image(), FACE, np.random.default_rng(seed), "hand")
         mouth = around(FACE.mouth, 3)
-        assert not np.array_equal(drawn[mouth], picture()[mouth])
+        assert not np.array_equal(drawn[mouth], drawn_image()[mouth])
 
 
 def test_distractors_are_repeatable() -> None:
-    first = draw_distractor(picture(), FACE, np.random.default_rng(3))
-    assert np.array_equal(first, draw_distractor(picture(), FACE, np.random.default_rng(3)))
+    first = draw_distractor(drawn_image(), FACE, np.random.default_rng(3))
+    assert np.array_equal(first, draw_distractor(drawn_image(), FACE, np.random.default_rng(3)))
 
 
 def test_an_unknown_distractor_is_named() -> None:
     with pytest.raises(ValueError, match=r"'moustache'.*known are hand"):
-        draw_distractor(picture(), FACE, np.random.default_rng(0), "moustache")  # type: ignore[arg-type]
+        draw_distractor(drawn_image(), FACE, np.random.default_rng(0), "moustache")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", DISTRACTORS)
@@ -71,23 +71,23 @@ def test_an_unknown_distractor_is_named() -> None:
     ],
 )
 def test_a_face_partly_outside_gets_the_part_that_shows(kind: Distractor, face: Face) -> None:
-    drawn = draw_distractor(picture(), face, np.random.default_rng(0), kind)
+    drawn = draw_distractor(drawn_image(), face, np.random.default_rng(0), kind)
     assert drawn.shape == (200, 210, 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (16, 12)])
 @pytest.mark.parametrize("distance", [0.4, 3.0, 40.0])
-def test_tiny_pictures_work(shape: tuple[int, int], distance: float) -> None:
+def test_tiny_images_work(shape: tuple[int, int], distance: float) -> None:
     middle = shape[1] / 2
     face = Face((middle - distance / 2, shape[0] / 3), (middle + distance / 2, shape[0] / 3))
     for kind in DISTRACTORS:
-        drawn = draw_distractor(picture(*shape), face, np.random.default_rng(0), kind)
+        drawn = draw_distractor(drawn_image(*shape), face, np.random.default_rng(0), kind)
         assert drawn.shape == (*shape, 3)
 
 
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3))]
 )
-def test_what_is_no_rgb_picture_is_refused(image: NDArray[np.uint8]) -> None:
+def test_what_is_no_rgb_image_is_refused(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         draw_distractor(image, FACE, np.random.default_rng(0))

@@ -55,7 +55,7 @@ def test_an_empty_box_is_refused() -> None:
         Face.from_box(0, 0, 0, 10)
 
 
-def test_a_face_follows_its_picture_when_that_is_enlarged() -> None:
+def test_a_face_follows_its_image_when_that_is_enlarged() -> None:
     face = Face((80.0, 60.0), (118.0, 71.0), 0.3)
     larger = face.scaled(2.5)
     assert larger.yaw == face.yaw
@@ -63,7 +63,7 @@ def test_a_face_follows_its_picture_when_that_is_enlarged() -> None:
     assert larger.mouth == pytest.approx((2.5 * face.mouth[0], 2.5 * face.mouth[1]))
 
 
-def test_a_face_follows_its_picture_when_that_is_mirrored() -> None:
+def test_a_face_follows_its_image_when_that_is_mirrored() -> None:
     face = Face((80.0, 60.0), (118.0, 71.0), 0.3)
     mirrored = face.mirrored(200)
     assert mirrored.nose == pytest.approx((200 - face.nose[0], face.nose[1]))

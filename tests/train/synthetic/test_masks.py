@@ -10,7 +10,7 @@ from limelens.train.synthetic.masks import MASK_STYLES, MaskStyle, draw_mask, ra
 FACE = Face((85.0, 70.0), (125.0, 74.0))
 
 
-def picture(height: int = 200, width: int = 210) -> NDArray[np.uint8]:
+def drawn_image(height: int = 200, width: int = 210) -> NDArray[np.uint8]:
     rng = np.random.default_rng(5)
     return rng.integers(90, 220, (height, width, 3), dtype=np.uint8)
 
@@ -23,7 +23,7 @@ def value_at(region: NDArray[np.bool_], point: tuple[float, float]) -> bool:
 @pytest.mark.parametrize("yaw", [-0.6, 0.0, 0.4])
 def test_every_mask_covers_nose_mouth_and_chin_and_leaves_the_eyes(name: str, yaw: float) -> None:
     face = Face(FACE.left_eye, FACE.right_eye, yaw)
-    image = picture()
+    image = drawn_image()
     before = image.copy()
     for seed in range(4):
         drawn, region = draw_mask(image, face, MASK_STYLES[name], np.random.default_rng(seed))
@@ -46,9 +46,9 @@ def test_every_mask_covers_nose_mouth_and_chin_and_leaves_the_eyes(name: str, ya
 
 def test_the_same_seed_draws_the_same_mask_and_another_one_does_not() -> None:
     style = MASK_STYLES["cloth-floral"]
-    first, region = draw_mask(picture(), FACE, style, np.random.default_rng(1))
-    again, region_again = draw_mask(picture(), FACE, style, np.random.default_rng(1))
-    other, _ = draw_mask(picture(), FACE, style, np.random.default_rng(2))
+    first, region = draw_mask(drawn_image(), FACE, style, np.random.default_rng(1))
+    again, region_again = draw_mask(drawn_image(), FACE, style, np.random.default_rng(1))
+    other, _ = draw_mask(drawn_image(), FACE, style, np.random.default_rng(2))
     assert np.array_equal(first, again)
     assert np.array_equal(region, region_again)
     assert not np.array_equal(first, other)
@@ -64,15 +64,15 @@ def test_random_styles_are_varied_and_repeatable() -> None:
     assert colours.max() <= 255
 
 
-def test_a_mask_is_darker_in_a_darker_picture() -> None:
+def test_a_mask_is_darker_in_a_darker_image() -> None:
     style = MASK_STYLES["surgical-white"]
-    bright, region = draw_mask(picture(), FACE, style, np.random.default_rng(0))
-    dark, _ = draw_mask(picture() // 4, FACE, style, np.random.default_rng(0))
+    bright, region = draw_mask(drawn_image(), FACE, style, np.random.default_rng(0))
+    dark, _ = draw_mask(drawn_image() // 4, FACE, style, np.random.default_rng(0))
     assert dark[region].mean() < 0.7 * bright[region].mean()
 
 
-def test_a_grey_picture_stays_grey_under_a_blue_mask() -> None:
-    grey = np.repeat(picture()[..., :1], 3, axis=2)
+def test_a_grey_image_stays_grey_under_a_blue_mask() -> None:
+    grey = np.repeat(drawn_image()[..., :1], 3, axis=2)
     drawn, region = draw_mask(grey, FACE, MASK_STYLES["surgical-blue"], np.random.default_rng(0))
     spread = drawn[region].max(axis=1).astype(int) - drawn[region].min(axis=1)
     assert spread.max() <= 2
@@ -90,33 +90,35 @@ def test_a_grey_picture_stays_grey_under_a_blue_mask() -> None:
 )
 def test_a_face_partly_outside_gets_the_part_of_the_mask_that_shows(name: str, face: Face) -> None:
     style = MASK_STYLES.get(name, MaskStyle("cloth", (90, 90, 90), "noise"))
-    drawn, region = draw_mask(picture(), face, style, np.random.default_rng(0))
+    drawn, region = draw_mask(drawn_image(), face, style, np.random.default_rng(0))
     assert drawn.shape == (200, 210, 3)
     assert region.shape == (200, 210)
 
 
 def test_a_face_far_outside_changes_nothing() -> None:
     face = Face((900.0, 900.0), (940.0, 900.0))
-    drawn, region = draw_mask(picture(), face, MASK_STYLES["sport-black"], np.random.default_rng(0))
-    assert np.array_equal(drawn, picture())
+    drawn, region = draw_mask(
+        drawn_image(), face, MASK_STYLES["sport-black"], np.random.default_rng(0)
+    )
+    assert np.array_equal(drawn, drawn_image())
     assert not region.any()
 
 
 @pytest.mark.parametrize("name", ["surgical-blue", "cloth-floral", "cloth-teeth"])
-def test_a_face_larger_than_the_picture_gets_a_mask(name: str) -> None:
+def test_a_face_larger_than_the_image_gets_a_mask(name: str) -> None:
     face = Face((-120.0, -250.0), (310.0, -250.0))
-    drawn, region = draw_mask(picture(), face, MASK_STYLES[name], np.random.default_rng(0))
+    drawn, region = draw_mask(drawn_image(), face, MASK_STYLES[name], np.random.default_rng(0))
     assert region.all()
-    assert not np.array_equal(drawn, picture())
+    assert not np.array_equal(drawn, drawn_image())
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (16, 12)])
 @pytest.mark.parametrize("distance", [0.4, 3.0, 40.0])
-def test_tiny_pictures_work(shape: tuple[int, int], distance: float) -> None:
+def test_tiny_images_work(shape: tuple[int, int], distance: float) -> None:
     middle = shape[1] / 2
     face = Face((middle - distance / 2, shape[0] / 3), (middle + distance / 2, shape[0] / 3))
     for style in MASK_STYLES.values():
-        drawn, region = draw_mask(picture(*shape), face, style, np.random.default_rng(0))
+        drawn, region = draw_mask(drawn_image(*shape), face, style, np.random.default_rng(0))
         assert drawn.shape == (*shape, 3)
         assert region.shape == shape
 
@@ -124,6 +126,6 @@ def test_tiny_pictures_work(shape: tuple[int, int], distance: float) -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3))]
 )
-def test_what_is_no_rgb_picture_is_refused(image: NDArray[np.uint8]) -> None:
+def test_what_is_no_rgb_image_is_refused(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         draw_mask(image, FACE, MASK_STYLES["sport-black"], np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Rendered people: repeatable, of the size asked for, their faces in the picture."""
+"""Rendered people: repeatable, of the size asked for, their faces in the image."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_the_same_seed_renders_the_same_person() -> None:
 
 
 @pytest.mark.parametrize("size", [(160, 160), (160, 115), (115, 160)])
-def test_eyes_and_mouth_are_inside_of_the_picture(size: tuple[int, int]) -> None:
+def test_eyes_and_mouth_are_inside_of_the_image(size: tuple[int, int]) -> None:
     for seed in range(60):
         face = render_portrait(np.random.default_rng(seed), size).face
         for x, y in (face.left_eye, face.right_eye, face.mouth):
@@ -38,7 +38,7 @@ def test_a_face_is_as_large_as_asked_for(share: float) -> None:
         assert face.unit == pytest.approx(90 * share)
 
 
-def test_too_small_a_picture_is_refused() -> None:
+def test_too_small_an_image_is_refused() -> None:
     with pytest.raises(ValueError, match="8x8"):
         render_face(np.random.default_rng(0), 8)
     with pytest.raises(ValueError, match="40x15"):

@@ -112,10 +112,10 @@ def test_the_same_seed_sets_the_same_scene() -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train, validation and test; of the bare train pictures three are faces and one is broken."""
+    """Train, validation and test; of the bare train images three are faces and one is broken."""
     folder = tmp_path_factory.mktemp("data")
     whole = crop(100, 20, 340, 260)
-    pictures = {
+    images = {
         "train/without_mask/a.jpg": whole,
         "train/without_mask/a.png": whole[:, ::-1],
         "train/without_mask/more/a.jpg": crop(160, 50, 290, 180)[::2, ::2],
@@ -126,10 +126,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "test/without_mask/a.jpg": whole,
         "test/with_mask/a.jpg": whole[::-1],
     }
-    for name, pixels in pictures.items():
+    for name, pixels in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / name)
-    (folder / "train" / "without_mask" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "train" / "without_mask" / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -152,11 +152,11 @@ def test_every_face_that_is_found_comes_back_with_and_without_a_mask(
     made: tuple[Path, dict[str, Counts]],
 ) -> None:
     out, counts = made
-    assert counts == {"train": Counts(faces=3, pictures=18), "val": Counts(faces=1, pictures=6)}
+    assert counts == {"train": Counts(faces=3, images=18), "val": Counts(faces=1, images=6)}
     for split, count in counts.items():
         for label in ("with_mask", "without_mask"):
             added = sorted((out / split / label).glob("*-0*.jpg"))
-            assert len(added) == count.pictures // 2
+            assert len(added) == count.images // 2
             kinds = {path.name.split("-")[0] for path in added}
             first = "masked" if label == "with_mask" else "disturbed"
             assert kinds == {first, "scene0", "scene1"}
@@ -202,9 +202,9 @@ def test_two_workers_make_the_same_files_and_another_seed_others(
     assert changed == {name for name in one if "-0" in name} | {"scenes.json"}
 
 
-def test_without_scenes_there_are_two_pictures_of_a_face(data: Path, tmp_path: Path) -> None:
+def test_without_scenes_there_are_two_images_of_a_face(data: Path, tmp_path: Path) -> None:
     counts = add_scenes(data, tmp_path / "out", num_scenes=0)
-    assert counts["train"] == Counts(faces=3, pictures=6)
+    assert counts["train"] == Counts(faces=3, images=6)
 
 
 def test_hidden_segments_are_added_to_train_alone_and_change_nothing_else(
@@ -212,7 +212,7 @@ def test_hidden_segments_are_added_to_train_alone_and_change_nothing_else(
 ) -> None:
     out, counts = made
     more = add_scenes(data, tmp_path / "out", seed=5, hidden=True)
-    assert more["train"].pictures == counts["train"].pictures + 8 * counts["train"].faces
+    assert more["train"].images == counts["train"].images + 8 * counts["train"].faces
     assert more["val"] == counts["val"]
     before, after = contents(out), contents(tmp_path / "out")
     added = set(after) - set(before)

@@ -19,7 +19,7 @@ def test_a_sample_is_repeatable(label: Label) -> None:
     assert np.array_equal(first, again)
 
 
-def test_too_small_a_picture_and_an_unknown_label_are_refused() -> None:
+def test_too_small_an_image_and_an_unknown_label_are_refused() -> None:
     with pytest.raises(ValueError, match="8x8"):
         render_sample(np.random.default_rng(0), "with_mask", 8)
     with pytest.raises(ValueError, match="'mask'"):
@@ -91,7 +91,7 @@ def test_labels_share_aspect_ratio_and_brightness(tmp_path: Path) -> None:
                 means.append(np.asarray(image)[:8].mean())
         tall.append(float(np.mean(shapes)))
         bright.append(float(np.mean(means)))
-    # Six standard errors of a fair coin over 150 pictures; the upper rows hold no mask.
+    # Six standard errors of a fair coin over 150 images; the upper rows hold no mask.
     assert abs(tall[0] - tall[1]) < 0.35
     assert abs(bright[0] - bright[1]) < 25
 

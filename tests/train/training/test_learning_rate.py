@@ -19,8 +19,8 @@ def test_a_learning_rate_is_found_that_trains(
     folder: Path = request.getfixturevalue(data)
     found = find_learning_rate(folder, TINY, tmp_path / "rates.png")
     assert 1e-5 < found < 0.3
-    with Image.open(tmp_path / "rates.png") as picture:
-        assert min(picture.size) > 200
+    with Image.open(tmp_path / "rates.png") as image:
+        assert min(image.size) > 200
     if data == "divided":
         assert find_learning_rate(folder, TINY, tmp_path / "again.png") == found
         report = train(folder, tmp_path / "run", replace(TINY, learning_rate=found))

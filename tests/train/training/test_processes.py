@@ -52,7 +52,7 @@ def test_two_processes_give_one_run_and_one_document(divided: Path, tmp_path: Pa
     assert report["epochs"] == 3
     assert report["val"]["accuracy"] >= 0.75
     assert len(rows_of(run)) == 3
-    for line in ("2 labels; pictures", "epoch   1/3", "epoch   3/3"):
+    for line in ("2 labels; images", "epoch   1/3", "epoch   3/3"):
         assert found.stderr.count(line) == 1, found.stderr
     # Resumed by one process it is the finished run that it is.
     assert checkpoint.load(run / "last.pt").epoch == 3

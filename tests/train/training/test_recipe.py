@@ -56,7 +56,7 @@ def test_smoothing_draws_targets_towards_each_labels_share() -> None:
     smoothed = targets.numpy() * 0.8 + shares * 0.2
     p = torch.sigmoid(logits).numpy()
     assert found == pytest.approx(-(smoothed * np.log(p) + (1 - smoothed) * np.log(1 - p)).mean())
-    # The best that can be answered without a look at the picture stays the share itself.
+    # The best that can be answered without a look at the image stays the share itself.
     base = torch.logit(torch.tensor(shares, dtype=torch.float32)).expand(1000, 4).clone()
     drawn = (torch.rand((1000, 4), generator=torch.Generator().manual_seed(0)).numpy() < shares) * 1
     base.requires_grad_()
@@ -85,15 +85,15 @@ def test_the_loss_follows_task_and_balance() -> None:
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix", "both"])
-def test_mixed_targets_share_one_picture_between_two(mix: str) -> None:
+def test_mixed_targets_share_one_image_between_two(mix: str) -> None:
     torch.manual_seed(0)
     images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 16, 16).clone()
     mixed = build_mix(mix, 5, Task.MULTICLASS)
     assert mixed is not None
     seen = set()
     for _ in range(20):
-        pictures, targets = mixed(images, torch.arange(8) % 5)
-        assert pictures.shape == images.shape
+        blended, targets = mixed(images, torch.arange(8) % 5)
+        assert blended.shape == images.shape
         assert targets.shape == (8, 5)
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
         seen.add(round(float(targets.max()), 3))
@@ -109,7 +109,7 @@ def test_several_labels_are_mixed_as_they_are(mix: str) -> None:
     own = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
     for _ in range(10):
         _, targets = mixed(torch.rand((3, 3, 16, 16)), own.clone())
-        # Each is its own picture's share plus the one's before it.
+        # Each is its own image's share plus the one's before it.
         before = own.roll(1, 0)
         shared = targets[1, 0]
         torch.testing.assert_close(targets, own * (1 - shared) + before * shared)

@@ -43,8 +43,8 @@ def test_a_run_learns_and_leaves_its_record(trained_run: Path) -> None:
     assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     for name in ("curves.png", "confusion.png"):
-        with Image.open(trained_run / name) as picture:
-            assert min(picture.size) > 200
+        with Image.open(trained_run / name) as image:
+            assert min(image.size) > 200
     assert checkpoint.load(trained_run / "last.pt").epoch == 4
 
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_is_evaluated_on_the_test_split(trained_run: Path, divided:
     assert figures["skipped"] == []
 
 
-def test_unreadable_pictures_are_listed_and_left_out(trained_run: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_listed_and_left_out(trained_run: Path, tmp_path: Path) -> None:
     for label in ("green", "red"):
         (tmp_path / label).mkdir()
         Image.new("RGB", (20, 20), label).save(tmp_path / label / "a.png")
@@ -167,7 +167,7 @@ def test_evaluation_sees_the_pixels_that_serving_sees(divided: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", list(ResizeMode))
-def test_training_fits_pictures_as_serving_does(mode: ResizeMode) -> None:
+def test_training_fits_images_as_serving_does(mode: ResizeMode) -> None:
     # White, 30 high and 120 wide: padding adds grey above and below, cutting and stretching do not.
     pixels = np.full((30, 120, 3), 255, dtype=np.uint8)
     torch.manual_seed(0)
@@ -192,7 +192,7 @@ def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
     assert figures["split"] == "test"
     assert figures["num_images"] == len(held_back) < 10
     assert evaluate(tmp_path / "run", data, split="train")["num_images"] > 30
-    # Other pictures in the same layout are taken whole.
+    # Other images in the same layout are taken whole.
     next((data / "red").iterdir()).unlink()
     assert evaluate(tmp_path / "run", data)["split"] == "all"
     with pytest.raises(DataError, match="is not what the model was trained on"):
@@ -290,7 +290,7 @@ def test_reading_processes_change_nothing(divided: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("preset", ["light", "standard"])
-def test_a_crop_of_a_tall_picture_shows_its_ends_too(preset: str) -> None:
+def test_a_crop_of_a_tall_image_shows_its_ends_too(preset: str) -> None:
     # The upper and the lower quarter are white, as a bottle's ends would be.
     pixels = np.zeros((300, 100, 3), dtype=np.uint8)
     pixels[:75] = pixels[225:] = 255

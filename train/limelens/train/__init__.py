@@ -1,4 +1,4 @@
-"""Pictures in, checkpoint and report out, ONNX bundle written.
+"""Images in, checkpoint and report out, ONNX bundle written.
 
 The names below load on first use: torch is not imported before it is needed.
 """
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DataError": "examples",
-    "ExportError": "exporting",
+    "DataError": "data.examples",
+    "ExportError": "exporting.export",
     "TrainConfig": "config",
-    "evaluate": "evaluating",
-    "export": "exporting",
-    "read_dataset": "data",
-    "train": "training",
+    "evaluate": "evaluation.evaluate",
+    "export": "exporting.export",
+    "read_dataset": "data.dataset",
+    "train": "training.loop",
 }
 
 

@@ -190,7 +190,7 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
 
 
 def _check_forward(name: str, classifier: Classifier, input_size: tuple[int, int]) -> None:
-    """Sends one black picture through: what does not fit fails here, not in the first epoch."""
+    """Sends one black image through: what does not fit fails here, not in the first epoch."""
     classifier.eval()
     try:
         with torch.inference_mode():
@@ -199,7 +199,7 @@ def _check_forward(name: str, classifier: Classifier, input_size: tuple[int, int
     except Exception as error:
         height, width = input_size
         raise ArchitectureError(
-            f"{name} cannot take pictures of {height}x{width} ({error}); "
+            f"{name} cannot take images of {height}x{width} ({error}); "
             f"{default_input_size(name)} is its default"
         ) from error
     classifier.train()

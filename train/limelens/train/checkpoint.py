@@ -38,12 +38,12 @@ class Checkpoint:
     Args:
         model: In evaluation mode; its last layer holds the bias that was fitted on validation.
         labels: In the order of its outputs.
-        resize: How pictures are brought to its input.
+        resize: How images are brought to its input.
         epoch: Finished epochs.
         config: The training configuration, as `config.json` has it.
         data_digest: Of the training data.
         figures: Of the validation at that epoch.
-        task: Whether a picture has one label or any number.
+        task: Whether an image has one label or any number.
         macro_labels: Label to its coarser category; empty where there are none.
     """
 

@@ -38,7 +38,7 @@ class TrainConfig:
         val_from_train: Choose epoch and calibration on a tenth of train, and not on the data's val.
         arch: A name of `architectures()`.
         input_size: Height and width in pixels; None takes the architecture's.
-        resize_mode: How pictures of another shape are fitted.
+        resize_mode: How images of another shape are fitted.
         epochs: At least 1.
         batch_size: At least 2; of all processes together.
         learning_rate: The highest of the schedule.
@@ -49,9 +49,9 @@ class TrainConfig:
         ema_decay: Of the averaged weights that are evaluated and kept, per step; 0 for none.
         patience: Epochs without a better validation after which the run ends; 0 never ends it.
         augment: A preset of `augmentation`.
-        min_crop: The least share of a picture that a random crop keeps, up to 1; 0 takes the
+        min_crop: The least share of an image that a random crop keeps, up to 1; 0 takes the
             preset's. Small ones cut off what decides.
-        mix: Pictures mixed with others of the batch: `mixup`, `cutmix`, `both` (either, by
+        mix: Images mixed with others of the batch: `mixup`, `cutmix`, `both` (either, by
             chance) or `none`.
         balance: Against unbalanced labels: `sample` shows rare ones more often, `weight` gives
             them more weight in the loss.
@@ -62,7 +62,7 @@ class TrainConfig:
             be the same. With other labels, the last layer starts fresh.
         alert_labels: Labels that somebody must be told of.
         seed: Of the split, the weights, the order and the augmentation.
-        num_workers: Processes that read pictures; 0 reads in the training process.
+        num_workers: Processes that read images; 0 reads in the training process.
     """
 
     task: Task | None = None
@@ -125,7 +125,7 @@ class TrainConfig:
 
     @property
     def resize(self) -> ResizeRule:
-        """The input's size and how pictures are brought to it."""
+        """The input's size and how images are brought to it."""
         # Only torchvision knows what its networks need; checking settings does without torch.
         from limelens.train.architectures import default_input_size
 

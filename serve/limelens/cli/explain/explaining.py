@@ -1,4 +1,4 @@
-"""`limelens explain`: why one picture or many are what the model says."""
+"""`limelens explain`: why one image or many are what the model says."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from limelens.cli.classifying import (
     RegionOption,
     Server,
     Version,
+    image_of,
+    images_in,
     open_client,
     parse_region,
-    picture_of,
-    pictures_in,
     served_name,
 )
 from limelens.cli.explain.explanations import (
     SampleBar,
     explanation_document,
-    picture_document,
+    image_document,
     print_check,
     print_explanation,
     print_line,
 )
 from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
-from limelens.cli.terminal.printing import AsJson, PictureBar, err, out, print_json
+from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError
 from limelens.serve.files import write_whole, writing_whole
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _MOST: Final = 2**31 - 1
 _TIMEOUT_S: Final = 600.0
 AT_ONCE_HERE: Final = 2
-"""Pictures at a time in this process: one is read and cut while another has the cores."""
+"""Images at a time in this process: one is read and cut while another has the cores."""
 _AT_ONCE_THERE: Final = 4
 
 
@@ -103,7 +103,7 @@ def explain(
         Path | None,
         typer.Option(
             metavar="HTML",
-            help="Write a page of all pictures and why, mistakes first where folders are named "
+            help="Write a page of all images and why, mistakes first where folders are named "
             "like labels.",
         ),
     ] = None,
@@ -122,16 +122,14 @@ def explain(
     ] = None,
     segmentation: Annotated[
         Literal["slic", "quickshift", "felzenszwalb", "grid"] | None,
-        typer.Option(help="How the picture is cut.", show_default="slic"),
+        typer.Option(help="How the image is cut.", show_default="slic"),
     ] = None,
     num_segments: Annotated[
         int, typer.Option(min=0, max=_MOST, help="For slic and grid.", show_default="40")
     ] = 0,
     num_samples: Annotated[
         int,
-        typer.Option(
-            min=0, max=_MOST, help="Pictures that the model is shown.", show_default="1000"
-        ),
+        typer.Option(min=0, max=_MOST, help="Images that the model is shown.", show_default="1000"),
     ] = 0,
     stability: Annotated[
         float | None,
@@ -167,7 +165,7 @@ def explain(
     ] = None,
     distance: Annotated[
         Literal["cosine", "euclidean"] | None,
-        typer.Option(help="Of a sample from the picture.", show_default="cosine"),
+        typer.Option(help="Of a sample from the image.", show_default="cosine"),
     ] = None,
     feature_selection: Annotated[
         Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"] | None,
@@ -214,12 +212,12 @@ def explain(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Says why pictures are what the model says, with LIME or another --method.
+    """Says why images are what the model says, with LIME or another --method.
 
     Each weight is how much of the label's probability a segment brings, with its standard
     error; "stability" is how much of the top five would come again with another seed.
 
-    Of several pictures, or a folder, those that cannot be explained are listed, the others are
+    Of several images, or a folder, those that cannot be explained are listed, the others are
     answered, and the exit code is 1.
 
     Example: limelens explain door.jpg --out why.png --stability 0.9
@@ -234,12 +232,12 @@ def explain(
         for option, value in {**written, "--segments-in": segments_in}.items():
             if value is not None:
                 raise typer.BadParameter(
-                    f"{option} is for one picture; of several write a page with --report"
+                    f"{option} is for one image; of several write a page with --report"
                 )
     if STDIN in images and not (is_one and report is None):
-        raise typer.BadParameter("- is for one picture, without --report")
+        raise typer.BadParameter("- is for one image, without --report")
     if check and not (is_one and report is None):
-        raise typer.BadParameter("--check is for one picture, without --report")
+        raise typer.BadParameter("--check is for one image, without --report")
     if check and contrast and not label:
         raise typer.BadParameter("--check follows labels; name one with --label beside --contrast")
     try:
@@ -307,14 +305,14 @@ def _explain_one(
         drawn.append("heat_map")
     if written["--segments"] is not None:
         drawn.append("segments")
-    arguments = {**arguments, "pictures": drawn}
+    arguments = {**arguments, "renderings": drawn}
     beside = ByProducts()
     steps = written["--steps"]
     checked: tuple[Faithfulness, ...] = ()
     if steps is not None or check:
         here = _here(client, "--check" if check else "--steps")
         with SampleBar() as bar:
-            found, fully = here.explain_fully(picture_of(image), bar.told, **arguments)
+            found, fully = here.explain_fully(image_of(image), bar.told, **arguments)
         if steps is not None:
             with beside.writing(steps):
                 _draw_steps(here, fully, arguments, steps)
@@ -324,10 +322,10 @@ def _explain_one(
         found = _ask(client, image, arguments)
     if (path := written["--out"]) is not None:
         with beside.writing(path):
-            write_whole(path, _one_picture(found, "overlay_png"))
+            write_whole(path, _one_image(found, "overlay_png"))
     if (path := written["--heat-map"]) is not None:
         with beside.writing(path):
-            write_whole(path, _one_picture(found, "heat_map_png"))
+            write_whole(path, _one_image(found, "heat_map_png"))
     if (path := written["--segments"]) is not None:
         with beside.writing(path):
             write_whole(path, found.segments_png)
@@ -351,9 +349,9 @@ def _explain_one(
 
 def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExplanation:
     if not err.is_terminal:
-        return client.explain(picture_of(image), **arguments)
+        return client.explain(image_of(image), **arguments)
     with SampleBar() as bar:
-        for update in client.explain_stream(picture_of(image), **arguments):
+        for update in client.explain_stream(image_of(image), **arguments):
             bar.told(update)
     return update.explanation
 
@@ -395,7 +393,7 @@ def _explain_several(
     report: Path | None,
     beside: ByProducts,
 ) -> list[dict[str, Any]]:
-    """One answer for each picture, and the page where it is asked for."""
+    """One answer for each image, and the page where it is asked for."""
     from limelens.serve.client.in_process import LocalClient
     from limelens.serve.tools.explain_report.bulk import explain_many
     from limelens.serve.tools.explain_report.page import Gallery
@@ -406,17 +404,17 @@ def _explain_several(
             raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
         base = images[0] if len(images) == 1 and images[0].is_dir() else None
         colours = ("blue", "orange") if arguments["palette"] == "blue_orange" else ("green", "red")
-        gallery = Gallery(f"Why, for {base or f'{len(images)} pictures'}", base, colours)
-        arguments = {**arguments, "pictures": ["overlay"]}
+        gallery = Gallery(f"Why, for {base or f'{len(images)} images'}", base, colours)
+        arguments = {**arguments, "renderings": ["overlay"]}
     model = client.model(arguments["model"], arguments["version"])
     places = _places(images, frozenset(label.name for label in model.labels))
     answers: list[dict[str, Any]] = []
     at_once = AT_ONCE_HERE if isinstance(client, LocalClient) else _AT_ONCE_THERE
-    with PictureBar() as bar:
+    with ImageBar() as bar:
         for one in explain_many(client, places, at_once=at_once, **arguments):
             if gallery is not None:
                 gallery.add(one)
-            answers.append(picture_document(one))
+            answers.append(image_document(one))
             bar.done(len(answers), len(places))
     if gallery is not None and report is not None:
         with beside.writing(report):
@@ -425,7 +423,7 @@ def _explain_several(
 
 
 def _places(images: Sequence[Path], labels: frozenset[str]) -> list[Place]:
-    """The pictures, with their true label where a folder is named like one of the model's."""
+    """The images, with their true label where a folder is named like one of the model's."""
     from limelens.serve.tools.explain_report.bulk import Place
 
     found: list[Place] = []
@@ -434,9 +432,9 @@ def _places(images: Sequence[Path], labels: frozenset[str]) -> list[Place]:
             names = [image.absolute().parent.name]
             found.append(Place(image, next((name for name in names if name in labels), None)))
             continue
-        for picture in pictures_in(image):
-            path = image / picture.path
-            names = [picture.label, path.absolute().parent.name]
+        for one in images_in(image):
+            path = image / one.path
+            names = [one.label, path.absolute().parent.name]
             found.append(Place(path, next((name for name in names if name in labels), None)))
     return found
 
@@ -467,15 +465,15 @@ def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int
     return red, green, blue
 
 
-def _one_picture(found: ServedExplanation, kind: str) -> bytes:
-    """The picture of the explained label; of several labels, one above the other."""
+def _one_image(found: ServedExplanation, kind: str) -> bytes:
+    """The image of the explained label; of several labels, one above the other."""
     files = [getattr(one, kind) for one in found.explanations]
     if len(files) == 1:
         return bytes(files[0])
-    pictures = []
+    images = []
     for file in files:
-        with Image.open(io.BytesIO(file)) as picture:
-            pictures.append(np.asarray(picture.convert("RGB")))
+        with Image.open(io.BytesIO(file)) as image:
+            images.append(np.asarray(image.convert("RGB")))
     written = io.BytesIO()
-    Image.fromarray(np.concatenate(pictures)).save(written, "PNG")
+    Image.fromarray(np.concatenate(images)).save(written, "PNG")
     return written.getvalue()

@@ -18,13 +18,13 @@ from limelens.cli.terminal.printing import err, out, progress_bar
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
     from limelens.serve.client.results import ExplanationUpdate, LabelExplanation, ServedExplanation
-    from limelens.serve.tools.explain_report.bulk import ExplainedPicture
+    from limelens.serve.tools.explain_report.bulk import ExplainedImage
 
 _SHOWN_WEIGHTS: Final = 5
 
 
-def picture_document(one: ExplainedPicture) -> dict[str, Any]:
-    """What became of one picture of several, as JSON."""
+def image_document(one: ExplainedImage) -> dict[str, Any]:
+    """What became of one image of several, as JSON."""
     if one.explanation is None or one.prediction is None:
         return {"path": str(one.place.path), "error": one.error}
     return {
@@ -79,7 +79,7 @@ def explanation_document(image: Path, found: ServedExplanation) -> dict[str, Any
 
 
 def print_explanation(image: Path, found: ServedExplanation) -> None:
-    """One picture's explanation, for people."""
+    """One image's explanation, for people."""
     model = f"{escape(found.model.name)} version {found.model.version}"
     out.print(f"{escape(str(image))}, explained on {model} ({found.model.provider})")
     for one in found.explanations:
@@ -124,7 +124,7 @@ def print_check(one: Faithfulness) -> None:
 
 
 def print_line(answer: dict[str, Any]) -> None:
-    """One picture of several."""
+    """One image of several."""
     print_one(answer, alarming="mistake", more=partial(_reasons, answer))
 
 

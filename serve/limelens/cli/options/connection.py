@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE: Final = "LIMELENS_TOKEN"
 OF_THE_SERVER: Final = (UnavailableError, UnauthenticatedError, PermissionDeniedError)
-"""What is wrong for every picture alike."""
+"""What is wrong for every image alike."""
 _PANEL: Final = "A server beyond this machine"
 _PROBE_S: Final = 3.0
 # Where systems keep the authorities that they trust; gRPC by itself looks at none of them.

@@ -14,12 +14,10 @@ def _option(help_: str, least: int = 1) -> typer.models.OptionInfo:
     return found
 
 
-MaxBatchSize = Annotated[
-    int, _option("Pictures joined into one run on a GPU; on the CPU none are.")
-]
-MaxQueue = Annotated[int, _option("Pictures of requests that wait; more are refused.")]
-MaxImages = Annotated[int, _option("Pictures in one request.")]
-MaxPixels = Annotated[int, _option("Height times width of one picture.")]
+MaxBatchSize = Annotated[int, _option("Images joined into one run on a GPU; on the CPU none are.")]
+MaxQueue = Annotated[int, _option("Images of requests that wait; more are refused.")]
+MaxImages = Annotated[int, _option("Images in one request.")]
+MaxPixels = Annotated[int, _option("Height times width of one image.")]
 MaxDecodeS = Annotated[
     float,
     typer.Option(
@@ -28,9 +26,9 @@ MaxDecodeS = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-MaxSamples = Annotated[int, _option("Pictures shown to the model for one explanation.", 10)]
+MaxSamples = Annotated[int, _option("Images shown to the model for one explanation.", 10)]
 MaxMessageBytes = Annotated[int, _option("Of one request or answer.", 1024)]
-MaxWaitingBytes = Annotated[int, _option("Of all pictures that wait or are worked on.")]
+MaxWaitingBytes = Annotated[int, _option("Of all images that wait or are worked on.")]
 MaxCalls = Annotated[int, _option("Calls and streams at a time.")]
 MaxStreams = Annotated[int, _option("Cameras at a time.", 0)]
 MaxExplanations = Annotated[int, _option("Explanations at a time.")]

@@ -71,11 +71,11 @@ def progress_bar(noun: str, *columns: ProgressColumn) -> Progress:
     )
 
 
-class PictureBar:
-    """Shows how many pictures are done."""
+class ImageBar:
+    """Shows how many images are done."""
 
     def __init__(self) -> None:
-        self._bar = progress_bar("pictures")
+        self._bar = progress_bar("images")
         self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> Self:

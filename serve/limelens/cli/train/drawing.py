@@ -1,4 +1,4 @@
-"""`limelens synthesize` and `limelens scenes`: pictures drawn by code."""
+"""`limelens synthesize` and `limelens scenes`: images drawn by code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Made and filled.", show_default=False)],
     num_images: Annotated[
-        int, typer.Option(min=10, help="Pictures of each of the two labels, all splits together.")
+        int, typer.Option(min=10, help="Images of each of the two labels, all splits together.")
     ] = 500,
     num_workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     seed: Annotated[
@@ -32,7 +32,7 @@ def synthesize(
     if as_json:
         print_json({"data": str(folder), "num_images_per_label": num_images, "seed": seed})
     else:
-        out.print(f"Wrote {2 * num_images} pictures to {escape(str(folder))}.")
+        out.print(f"Wrote {2 * num_images} images to {escape(str(folder))}.")
 
 
 def scenes(
@@ -70,9 +70,9 @@ def scenes(
             {
                 "data": str(folder),
                 "seed": seed,
-                "added": {split: count.pictures for split, count in counts.items()},
+                "added": {split: count.images for split, count in counts.items()},
             }
         )
         return
     for split, count in counts.items():
-        out.print(f"{split}: {count.pictures} pictures of {count.faces} faces added")
+        out.print(f"{split}: {count.images} images of {count.faces} faces added")

@@ -45,7 +45,7 @@ def evaluate(
         typer.Option(min=0.0, max=1.0, help="Show the threshold at which so many are right."),
     ] = 0.95,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Also write a row for every picture.")
+        Path | None, typer.Option(metavar="CSV", help="Also write a row for every image.")
     ] = None,
     report: Annotated[
         Path | None,
@@ -55,7 +55,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measures a checkpoint or a bundle on pictures that have labels.
+    """Measures a checkpoint or a bundle on images that have labels.
 
     The undivided folder that a model was trained on is divided again as it was then: what is
     measured is the tenth that training never saw.
@@ -106,12 +106,12 @@ def calibrate(
     separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
-    """Makes a run's probabilities believable for other pictures than it was trained on.
+    """Makes a run's probabilities believable for other images than it was trained on.
 
     Fits temperature, label bias and thresholds of the run's best checkpoint anew, on some hundred
-    labelled pictures of the place where it will work. Then export it.
+    labelled images of the place where it will work. Then export it.
 
-    Example: limelens calibrate runs/photos PICTURES_OF_THE_PLACE
+    Example: limelens calibrate runs/photos IMAGES_OF_THE_PLACE
     """
     from limelens.train.runs import check_run, check_split
 
@@ -135,12 +135,12 @@ def print_figures(figures: Mapping[str, Any]) -> None:
         out.print(
             f"Macro AUC [bold]{_known(figures['macro_auc'])}[/], mean average precision "
             f"{_known(figures['mean_average_precision'])} on {figures['num_images']} "
-            f"pictures{where}; loss {figures['loss']:.4f} (base rates alone: "
+            f"images{where}; loss {figures['loss']:.4f} (base rates alone: "
             f"{figures['base_rate_loss']:.4f}), micro F1 {figures['micro_f1']:.3f}"
         )
     else:
         out.print(
-            f"[bold]{figures['accuracy']:.2%}[/] of {counted(figures['num_images'], 'picture')} "
+            f"[bold]{figures['accuracy']:.2%}[/] of {counted(figures['num_images'], 'image')} "
             f"right{where}; "
             f"loss {figures['loss']:.3f}, calibration error {figures['ece']:.3f}"
             + (
@@ -165,7 +165,7 @@ def print_figures(figures: Mapping[str, Any]) -> None:
     columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
     if figures["task"] == "multilabel":
         columns |= {"average_precision": "avg. precision", "auc": "AUC", "threshold": "threshold"}
-    for name in (*columns.values(), "pictures"):
+    for name in (*columns.values(), "images"):
         table.add_column(name, justify="right")
     for label, row in figures["per_class"].items():
         table.add_row(escape(label), *[_known(row[key]) for key in columns], str(row["support"]))

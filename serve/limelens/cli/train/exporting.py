@@ -29,7 +29,7 @@ def export(
     note: Annotated[str, typer.Option(help="A sentence for the model card.")] = "",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
-        typer.Option(help="int8 is calibrated on training pictures. Both are measured."),
+        typer.Option(help="int8 is calibrated on training images. Both are measured."),
     ] = "fp32",
     max_accuracy_drop: Annotated[
         float,
@@ -44,7 +44,7 @@ def export(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Abstain below the probability at which so many decided validation pictures "
+            help="Abstain below the probability at which so many decided validation images "
             "are right.",
             show_default="never abstain",
         ),
@@ -54,7 +54,7 @@ def export(
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
 
     The graph holds normalisation, softmax and calibration; it is compared with the PyTorch
-    network on the validation pictures and written only if they agree. fp16 and int8 are made of
+    network on the validation images and written only if they agree. fp16 and int8 are made of
     that graph, and written only if they keep its accuracy; size and speed are printed beside
     fp32's.
 

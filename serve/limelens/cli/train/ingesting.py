@@ -30,7 +30,7 @@ def ingest(
         Path, typer.Option("--out", help="The folder for limelens train; made and filled.")
     ],
     size: Annotated[
-        int, typer.Option(min=1, help="Longer side in pixels; smaller pictures stay as they are.")
+        int, typer.Option(min=1, help="Longer side in pixels; smaller images stay as they are.")
     ] = 224,
     concurrency: Annotated[
         int, typer.Option(min=1, max=256, help="URLs that are fetched at once.")
@@ -55,7 +55,7 @@ def ingest(
     seed: Annotated[int, typer.Option(min=0, help="Of the division into splits.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Fetches the pictures of a table into folders that limelens train takes as they are.
+    """Fetches the images of a table into folders that limelens train takes as they are.
 
     Broken files, copies and near-copies are left out; DATA/left_out.csv says which and why. The
     rest is divided into train, val and test. Stopped in the middle, or with a longer table, the
@@ -101,7 +101,7 @@ def _print_ingestion(report: Mapping[str, Any]) -> None:
         return
     counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items())
     out.print(
-        f"[bold]{report['num_images']}[/] pictures of "
+        f"[bold]{report['num_images']}[/] images of "
         f"{counted(len(report['labels']), 'label')} ({counts})"
     )
     if report["left_out"]:

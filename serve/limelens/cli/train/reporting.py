@@ -38,12 +38,12 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="RUN_OR_MODEL",
-            help="Judge labels by what this model sees in the pictures.",
+            help="Judge labels by what this model sees in the images.",
             show_default="by colours and gradients",
         ),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--out", metavar="HTML", help="Also write a page with pictures.")
+        Path | None, typer.Option("--out", metavar="HTML", help="Also write a page with images.")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
@@ -85,10 +85,10 @@ def _balance(inspection: Inspection) -> str:
 def _print_inspection(inspection: Inspection) -> None:
     counts = ", ".join(
         f"{count} {'undivided' if split == 'all' else split}"
-        for split, count in inspection.num_pictures.items()
+        for split, count in inspection.num_images.items()
     )
     out.print(
-        f"[bold]{sum(inspection.num_pictures.values())}[/] pictures ({counts}), "
+        f"[bold]{sum(inspection.num_images.values())}[/] images ({counts}), "
         f"{counted(len(inspection.labels), 'label')}: {_balance(inspection)}"
     )
     height, width = inspection.input_size
@@ -119,7 +119,7 @@ def _print_inspection(inspection: Inspection) -> None:
         err.print(f"and {len(inspection.unreadable) - _MOST_SHOWN} more that cannot be read")
     if inspection.unused:
         err.print(
-            f"{counted(len(inspection.unused), 'file')} not read as pictures, such as "
+            f"{counted(len(inspection.unused), 'file')} not read as images, such as "
             f"{escape(str(inspection.unused[0]))}"
         )
     _print_suspects(inspection)
@@ -127,7 +127,7 @@ def _print_inspection(inspection: Inspection) -> None:
 
 def _print_suspects(inspection: Inspection) -> None:
     if inspection.judge_accuracy is None:
-        out.print("Labels could not be judged: too few pictures, or too hard to tell apart")
+        out.print("Labels could not be judged: too few images, or too hard to tell apart")
         return
     out.print(
         f"Labels that look wrong: {len(inspection.suspects)}, judged by "
@@ -137,7 +137,7 @@ def _print_suspects(inspection: Inspection) -> None:
     if not inspection.suspects:
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("picture", "given", "looks like"):
+    for column in ("image", "given", "looks like"):
         table.add_column(column, overflow="fold")
     table.add_column("quality", justify="right")
     for suspect in inspection.suspects[:_MOST_SHOWN]:

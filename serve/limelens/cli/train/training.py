@@ -75,7 +75,7 @@ def train(
     ] = False,
     task: Annotated[
         Literal["multiclass", "multilabel"] | None,
-        typer.Option(help="One label a picture or several.", show_default="what DATA looks like"),
+        typer.Option(help="One label an image or several.", show_default="what DATA looks like"),
     ] = None,
     val_from_train: Annotated[
         bool,
@@ -93,10 +93,10 @@ def train(
     ] = None,
     resize_mode: Annotated[
         Literal["stretch", "crop", "pad"],
-        typer.Option(help="How pictures of another shape are fitted; crop takes the centre."),
+        typer.Option(help="How images of another shape are fitted; crop takes the centre."),
     ] = "stretch",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")] = 24,
-    batch_size: Annotated[int, typer.Option(min=2, help="Pictures in a step.")] = 32,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 24,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="The schedule's highest.")] = 2e-3,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
     schedule: Annotated[
@@ -115,7 +115,7 @@ def train(
     augment: Annotated[
         Literal["none", "light", "standard", "strong"],
         typer.Option(
-            help="strong is for models that meet pictures from other sources. Look at it with "
+            help="strong is for models that meet images from other sources. Look at it with "
             "--preview."
         ),
     ] = "standard",
@@ -124,13 +124,13 @@ def train(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Least share of a picture that a random crop keeps.",
+            help="Least share of an image that a random crop keeps.",
             show_default="the preset's",
         ),
     ] = 0.0,
     mix: Annotated[
         Literal["none", "mixup", "cutmix", "both"],
-        typer.Option(help="Mix pictures of a batch with each other."),
+        typer.Option(help="Mix images of a batch with each other."),
     ] = "none",
     balance: Annotated[
         Literal["none", "sample", "weight"],
@@ -155,12 +155,12 @@ def train(
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
     ] = 0,
     num_workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read pictures; 0 reads in this one.")
+        int, typer.Option(min=0, help="Processes that read images; 0 reads in this one.")
     ] = 0,
     preview: Annotated[
         Path | None,
         typer.Option(
-            metavar="PNG", help="Only write a sheet of augmented pictures, then look at it."
+            metavar="PNG", help="Only write a sheet of augmented images, then look at it."
         ),
     ] = None,
     find_learning_rate: Annotated[
@@ -171,11 +171,11 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Trains a classifier on pictures with labels.
+    """Trains a classifier on images with labels.
 
     DATA is a folder of label folders, a folder that holds train, val and test folders of them,
-    or a table (csv, tsv) of pictures and labels: one-hot columns, or a column with a list. Data
-    without val gets one: a tenth of the pictures, near-duplicates kept together. The run's folder
+    or a table (csv, tsv) of images and labels: one-hot columns, or a column with a list. Data
+    without val gets one: a tenth of the images, near-duplicates kept together. The run's folder
     holds best.pt, last.pt, metrics.csv, curves.png, confusion.png and config.json; Ctrl-C leaves
     a usable last.pt. Several processes or machines: torchrun --nproc-per-node 4 -m limelens.cli
     train ...
@@ -336,11 +336,11 @@ class Bar:
             for split in ("train", "val", "test")
             if split in dataset.splits
         )
-        err.print(f"{counted(len(dataset.labels), 'label')}; pictures: {counts}")
+        err.print(f"{counted(len(dataset.labels), 'label')}; images: {counts}")
         if dataset.crossing:
             path, twin = dataset.crossing[0]
             err.print(
-                f"[yellow]{len(dataset.crossing)} pictures of val or test have a near-duplicate in "
+                f"[yellow]{len(dataset.crossing)} images of val or test have a near-duplicate in "
                 f"train, such as {escape(str(path))} and {escape(str(twin))}: their figures flatter"
                 "[/]"
             )

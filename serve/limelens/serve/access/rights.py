@@ -29,7 +29,7 @@ _SERVICES: Final[Mapping[str, Mapping[str, Right | None]]] = {
         "Classify": Right.CLASSIFY,
         "ClassifyStream": Right.CLASSIFY,
         "Embed": Right.EMBED,
-        # Explanations show an attacker where to change a picture: a right of their own.
+        # Explanations show an attacker where to change an image: a right of their own.
         "Explain": Right.EXPLAIN,
         "ExplainStream": Right.EXPLAIN,
         "ListModels": Right.MODELS,

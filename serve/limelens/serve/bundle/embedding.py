@@ -1,6 +1,6 @@
 """Feature vectors: brought to length 1, and which model they are of.
 
-Plain arrays and a bundle's metadata. It knows nothing of messages, of indexes or of pictures.
+Plain arrays and a bundle's metadata. It knows nothing of messages, of indexes or of images.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Metadata:
         name: The model's name.
         task: Multiclass or multilabel.
         labels: In the order of the outputs; unique and not empty.
-        resize: How pictures are brought to the input.
+        resize: How images are brought to the input.
         golden: A test that every provider must pass.
         threshold: The least probability for a decision of a multiclass model; 0 never abstains.
         label_thresholds: For multilabel, by label; empty for multiclass.

@@ -1,8 +1,8 @@
-"""The client: pictures in, plain answers out, over gRPC.
+"""The client: images in, plain answers out, over gRPC.
 
-`Client` blocks, `AsyncClient` is for asyncio; both ask the same (`asking`), cut many pictures in
+`Client` blocks, `AsyncClient` is for asyncio; both ask the same (`asking`), cut many images in
 the same way (`bulk`), treat a camera's frames alike (`feeding`) and reach a server by the same
-settings (`connection`). It needs neither onnxruntime nor scikit-image, and leaves what pictures
+settings (`connection`). It needs neither onnxruntime nor scikit-image, and leaves what images
 mean to the server.
 """
 
@@ -19,8 +19,8 @@ from limelens.serve.client.requests import (
     ExplainArguments,
     Frame,
     Hide,
+    ImageInput,
     Method,
-    Picture,
     SegmentationMethod,
     StreamArguments,
     explain_request,
@@ -38,8 +38,8 @@ __all__ = [
     "ExplainArguments",
     "Frame",
     "Hide",
+    "ImageInput",
     "Method",
-    "Picture",
     "SegmentationMethod",
     "StreamArguments",
     "Tls",

@@ -1,7 +1,7 @@
 """The client for asyncio.
 
 The same calls as `Client` by the same names; only how they wait differs. Files are read, and
-pictures encoded, in threads, so that the event loop is never held up.
+images encoded, in threads, so that the event loop is never held up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from limelens.serve.client.requests import (
     EmbedArguments,
     ExplainArguments,
     Frame,
-    Picture,
+    ImageInput,
     StreamArguments,
     classify_request,
     embed_request,
@@ -64,9 +64,9 @@ from limelens.serve.client.results import (
     Embeddings,
     ExplanationUpdate,
     FrameAnswer,
+    ImageFailure,
     ModelInfo,
     PartialClassification,
-    PictureFailure,
     ServedExplanation,
 )
 from limelens.serve.decisions.decision import Prediction
@@ -134,7 +134,7 @@ class AsyncClient:
     @overload
     async def classify(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         on_error: Literal["raise"] = "raise",
         **arguments: Unpack[ClassifyArguments],
@@ -142,22 +142,22 @@ class AsyncClient:
     @overload
     async def classify(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         on_error: Literal["return"],
         **arguments: Unpack[ClassifyArguments],
     ) -> PartialClassification: ...
     async def classify(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         on_error: OnError = "raise",
         **arguments: Unpack[ClassifyArguments],
     ) -> Classification | PartialClassification:
-        """Classifies one picture or several; see `Client.classify`."""
-        pictures = several(images)
+        """Classifies one image or several; see `Client.classify`."""
+        inputs = several(images)
         if on_error == "raise":
-            first = list(itertools.islice(pictures, BATCH_SIZE + 1))
+            first = list(itertools.islice(inputs, BATCH_SIZE + 1))
             if len(first) <= BATCH_SIZE:
                 try:
                     request = await asyncio.to_thread(classify_request, first, **arguments)
@@ -165,51 +165,51 @@ class AsyncClient:
                 except InvalidRequestError as error:
                     if error.field != "images" or len(first) < 2:
                         raise  # else they are too many for this server
-            pictures = itertools.chain(first, pictures)
+            inputs = itertools.chain(first, inputs)
         patience_s = self._connection.timeout_of(arguments)
         async with aclosing(
-            self._parts(pictures, on_error, arguments, patience_s=patience_s)
+            self._parts(inputs, on_error, arguments, patience_s=patience_s)
         ) as answered:
             parts = [part async for part in answered]
         return merged(parts) if on_error == "raise" else partial(parts)
 
     async def classify_many(
         self,
-        images: Iterable[Picture],
+        images: Iterable[ImageInput],
         *,
         on_error: OnError = "return",
         batch_size: int = BATCH_SIZE,
         at_once: int = AT_ONCE,
         **arguments: Unpack[ClassifyArguments],
-    ) -> AsyncGenerator[Prediction | PictureFailure, None]:
-        """Classifies any number of pictures, each told as soon as those before it are.
+    ) -> AsyncGenerator[Prediction | ImageFailure, None]:
+        """Classifies any number of images, each told as soon as those before it are.
 
         See `Client.classify_many`.
         """
-        pictures = several(images)
+        inputs = several(images)
         async with aclosing(
-            self._parts(pictures, on_error, arguments, batch_size=batch_size, at_once=at_once)
+            self._parts(inputs, on_error, arguments, batch_size=batch_size, at_once=at_once)
         ) as answered:
             async for part in answered:
                 for result in part.results:
                     yield result
 
     async def embed(
-        self, images: Picture | Iterable[Picture], **arguments: Unpack[EmbedArguments]
+        self, images: ImageInput | Iterable[ImageInput], **arguments: Unpack[EmbedArguments]
     ) -> Embeddings:
-        """Feature vectors of one picture or several; see `Client.embed`."""
+        """Feature vectors of one image or several; see `Client.embed`."""
         request = await asyncio.to_thread(embed_request, images, **arguments)
         return embeddings(await self._call("Embed", request, arguments))
 
     async def explain(
-        self, image: Picture, **arguments: Unpack[ExplainArguments]
+        self, image: ImageInput, **arguments: Unpack[ExplainArguments]
     ) -> ServedExplanation:
-        """Explains what the model says of one picture; see `Client.explain`."""
+        """Explains what the model says of one image; see `Client.explain`."""
         request = await asyncio.to_thread(explain_request, image, **arguments)
         return served_explanation(await self._call("Explain", request, arguments))
 
     async def explain_stream(
-        self, image: Picture, **arguments: Unpack[ExplainArguments]
+        self, image: ImageInput, **arguments: Unpack[ExplainArguments]
     ) -> AsyncGenerator[ExplanationUpdate, None]:
         """Explanations from more and more samples; see `Client.explain_stream`."""
         request = await asyncio.to_thread(explain_request, image, **arguments)
@@ -226,7 +226,7 @@ class AsyncClient:
 
     async def stream(
         self,
-        frames: AsyncIterable[Frame | Picture] | Iterable[Frame | Picture],
+        frames: AsyncIterable[Frame | ImageInput] | Iterable[Frame | ImageInput],
         *,
         drop_old: bool = True,
         reconnect: bool = False,
@@ -375,7 +375,7 @@ class AsyncClient:
 
     async def _parts(
         self,
-        pictures: Iterator[Picture],
+        images: Iterator[ImageInput],
         on_error: OnError,
         arguments: ClassifyArguments,
         *,
@@ -383,12 +383,12 @@ class AsyncClient:
         at_once: int = AT_ONCE,
         patience_s: float | None = None,
     ) -> AsyncGenerator[Part, None]:
-        """What becomes of pictures, request by request, several under way."""
+        """What becomes of images, request by request, several under way."""
         check_sizes(batch_size, at_once)
         size = min(batch_size, await self._most_images(arguments))
         waiting: deque[asyncio.Task[Part]] = deque()
         try:
-            for job in jobs(pictures, size, arguments, on_error, patience_s):
+            for job in jobs(images, size, arguments, on_error, patience_s):
                 waiting.append(asyncio.create_task(self._part(job)))
                 if len(waiting) == at_once:
                     yield await waiting.popleft()
@@ -530,7 +530,7 @@ def _our_errors() -> Iterator[None]:
 
 
 async def _pull(
-    frames: AsyncIterable[Frame | Picture] | Iterable[Frame | Picture],
+    frames: AsyncIterable[Frame | ImageInput] | Iterable[Frame | ImageInput],
     feed: Feed,
     changed: _Changed,
 ) -> None:

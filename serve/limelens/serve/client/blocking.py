@@ -41,7 +41,7 @@ from limelens.serve.client.requests import (
     EmbedArguments,
     ExplainArguments,
     Frame,
-    Picture,
+    ImageInput,
     StreamArguments,
     classify_request,
     embed_request,
@@ -63,9 +63,9 @@ from limelens.serve.client.results import (
     Embeddings,
     ExplanationUpdate,
     FrameAnswer,
+    ImageFailure,
     ModelInfo,
     PartialClassification,
-    PictureFailure,
     ServedExplanation,
 )
 from limelens.serve.decisions.decision import Prediction
@@ -156,7 +156,7 @@ class Client:
     @overload
     def classify(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         on_error: Literal["raise"] = "raise",
         **arguments: Unpack[ClassifyArguments],
@@ -164,32 +164,32 @@ class Client:
     @overload
     def classify(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         on_error: Literal["return"],
         **arguments: Unpack[ClassifyArguments],
     ) -> PartialClassification: ...
     def classify(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         on_error: OnError = "raise",
         **arguments: Unpack[ClassifyArguments],
     ) -> Classification | PartialClassification:
-        """Classifies one picture or several; of many, files are read as their turn comes.
+        """Classifies one image or several; of many, files are read as their turn comes.
 
         Args:
             images: Paths, files' bytes or arrays, one or any number.
-            on_error: `return` puts a `PictureFailure` in the place of a picture that cannot be
+            on_error: `return` puts a `ImageFailure` in the place of an image that cannot be
                 used, and answers the others; `raise` raises what is wrong with it.
             arguments: Model, region, threshold and more; see `ClassifyArguments`. The deadline
-                is that of each request, of which many pictures need several.
+                is that of each request, of which many inputs need several.
 
         Returns:
-            The predictions, in the order of the pictures.
+            The predictions, in the order of the inputs.
 
         Raises:
-            InvalidRequestError: A picture or a parameter cannot be used; it names which.
+            InvalidRequestError: An image or a parameter cannot be used; it names which.
             NotFoundError: There is no such model or version.
             OverloadedError: The server is busy, even after trying again.
             ExpiredError: The deadline passed.
@@ -197,9 +197,9 @@ class Client:
             ServerError: The server failed.
             OSError: A file cannot be read.
         """
-        pictures = several(images)
+        inputs = several(images)
         if on_error == "raise":
-            first = list(itertools.islice(pictures, BATCH_SIZE + 1))
+            first = list(itertools.islice(inputs, BATCH_SIZE + 1))
             if len(first) <= BATCH_SIZE:
                 try:
                     request = classify_request(first, **arguments)
@@ -207,37 +207,37 @@ class Client:
                 except InvalidRequestError as error:
                     if error.field != "images" or len(first) < 2:
                         raise  # else they are too many for this server
-            pictures = itertools.chain(first, pictures)
+            inputs = itertools.chain(first, inputs)
         patience_s = self._connection.timeout_of(arguments)
-        parts = list(self._parts(pictures, on_error, arguments, patience_s=patience_s))
+        parts = list(self._parts(inputs, on_error, arguments, patience_s=patience_s))
         return merged(parts) if on_error == "raise" else partial(parts)
 
     def classify_many(
         self,
-        images: Iterable[Picture],
+        images: Iterable[ImageInput],
         *,
         on_error: OnError = "return",
         batch_size: int = BATCH_SIZE,
         at_once: int = AT_ONCE,
         **arguments: Unpack[ClassifyArguments],
-    ) -> Generator[Prediction | PictureFailure, None, None]:
-        """Classifies any number of pictures, each told as soon as those before it are.
+    ) -> Generator[Prediction | ImageFailure, None, None]:
+        """Classifies any number of images, each told as soon as those before it are.
 
-        Memory holds the pictures under way and no others. Where the server is busy they wait,
+        Memory holds the inputs under way and no others. Where the server is busy they wait,
         for ten minutes at most. Closing it sends no more.
 
         Args:
             images: Paths, files' bytes or arrays.
             on_error: As for `classify`.
-            batch_size: Pictures in one request; fewer where the server takes fewer.
+            batch_size: Images in one request; fewer where the server takes fewer.
             at_once: Requests under way at a time.
             arguments: As for `classify`.
 
         Yields:
-            One for each picture, in their order.
+            One for each image, in their order.
 
         Raises:
-            LimelensError: As `classify`, where no picture is to blame or failures are raised.
+            LimelensError: As `classify`, where no image is to blame or failures are raised.
             OSError: Likewise.
         """
         for part in self._parts(
@@ -246,16 +246,16 @@ class Client:
             yield from part.results
 
     def embed(
-        self, images: Picture | Iterable[Picture], **arguments: Unpack[EmbedArguments]
+        self, images: ImageInput | Iterable[ImageInput], **arguments: Unpack[EmbedArguments]
     ) -> Embeddings:
-        """Feature vectors of one picture or several, by which similar pictures are found.
+        """Feature vectors of one image or several, by which similar images are found.
 
         Args:
             images: Paths, files' bytes or arrays, one or several, in one request.
             arguments: See `EmbedArguments`.
 
         Returns:
-            One row for each picture, in their order.
+            One row for each image, in their order.
 
         Raises:
             LimelensError: As `classify`.
@@ -264,8 +264,10 @@ class Client:
         request = embed_request(images, **arguments)
         return embeddings(self._call("Embed", request, arguments))
 
-    def explain(self, image: Picture, **arguments: Unpack[ExplainArguments]) -> ServedExplanation:
-        """Explains what the model says of one picture.
+    def explain(
+        self, image: ImageInput, **arguments: Unpack[ExplainArguments]
+    ) -> ServedExplanation:
+        """Explains what the model says of one image.
 
         Args:
             image: A path, a file's bytes or an array.
@@ -279,7 +281,7 @@ class Client:
         return served_explanation(self._call("Explain", request, arguments))
 
     def explain_stream(
-        self, image: Picture, **arguments: Unpack[ExplainArguments]
+        self, image: ImageInput, **arguments: Unpack[ExplainArguments]
     ) -> Generator[ExplanationUpdate, None, None]:
         """The same with progress: explanations from more and more samples.
 
@@ -298,7 +300,7 @@ class Client:
 
     def stream(
         self,
-        frames: Iterable[Frame | Picture],
+        frames: Iterable[Frame | ImageInput],
         *,
         drop_old: bool = True,
         reconnect: bool = False,
@@ -312,7 +314,7 @@ class Client:
         the call.
 
         Args:
-            frames: Frames, or pictures that are numbered from 0.
+            frames: Frames, or images that are numbered from 0.
             drop_old: For a camera: a newer frame takes the place of an older that waits, here or
                 on the server, which is answered as superseded. False is for files: the next
                 frame is taken once the one before is answered, and none is dropped.
@@ -433,7 +435,7 @@ class Client:
 
     def _parts(
         self,
-        pictures: Iterator[Picture],
+        images: Iterator[ImageInput],
         on_error: OnError,
         arguments: ClassifyArguments,
         *,
@@ -441,13 +443,13 @@ class Client:
         at_once: int = AT_ONCE,
         patience_s: float | None = None,
     ) -> Generator[Part, None, None]:
-        """What becomes of pictures, request by request, several under way."""
+        """What becomes of images, request by request, several under way."""
         check_sizes(batch_size, at_once)
         size = min(batch_size, self._most_images(arguments))
         pool = ThreadPoolExecutor(at_once, "limelens-client")
         waiting: deque[Future[Part]] = deque()
         try:
-            for job in jobs(pictures, size, arguments, on_error, patience_s):
+            for job in jobs(images, size, arguments, on_error, patience_s):
                 waiting.append(pool.submit(self._part, job))
                 if len(waiting) == at_once:
                     yield waiting.popleft().result()
@@ -502,7 +504,7 @@ class Client:
     def _frame_answers(
         self,
         feed: Feed,
-        frames: Iterable[Frame | Picture],
+        frames: Iterable[Frame | ImageInput],
         config: service_pb2.ClassifyStreamRequest,
         arguments: CallArguments,
         reconnect: bool,
@@ -565,7 +567,7 @@ def _close(channel: Channel) -> None:
         channel.channel.close()
 
 
-def _pull(frames: Iterable[Frame | Picture], feed: Feed, changed: threading.Condition) -> None:
+def _pull(frames: Iterable[Frame | ImageInput], feed: Feed, changed: threading.Condition) -> None:
     """Reads the source, as far as its frames are wanted."""
     failure: Exception | None = None
     try:

@@ -1,4 +1,4 @@
-"""Many pictures in several requests: cut to what a server takes, broken ones kept apart.
+"""Many images in several requests: cut to what a server takes, broken ones kept apart.
 
 It knows what to ask next and what an answer means for it, and asks nobody: `answering` hands out
 requests and is sent their answers, so that both clients, who each ask in their own way, share it.
@@ -18,16 +18,16 @@ from typing import Final, Literal
 from limelens.serve.client.connection import MAX_REQUEST_BYTES
 from limelens.serve.client.requests import (
     ClassifyArguments,
-    Picture,
+    ImageInput,
     classify_request,
-    picture_message,
+    image_message,
 )
 from limelens.serve.client.responses import classification
 from limelens.serve.client.results import (
     Classification,
+    ImageFailure,
     ModelRef,
     PartialClassification,
-    PictureFailure,
     Timings,
 )
 from limelens.serve.decisions.decision import Prediction
@@ -43,7 +43,7 @@ from limelens.v1 import image_pb2
 OnError = Literal["raise", "return"]
 
 BATCH_SIZE: Final = 16
-"""Pictures in one request, where there are more: no server is much faster with more at a time,
+"""Images in one request, where there are more: no server is much faster with more at a time,
 and of a broken one fewer others are sent again."""
 AT_ONCE: Final = 4
 """Requests under way at a time."""
@@ -54,16 +54,16 @@ _AT: Final = re.compile(r"images\[(\d+)\](.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Job:
-    """Pictures for which one request is enough, as a rule.
+    """Images for which one request is enough, as a rule.
 
     Args:
-        pictures: Each with its place among all.
+        images: Each with its place among all.
         arguments: As of `Client.classify`.
-        on_error: Whether a broken picture ends it all, or becomes a `PictureFailure`.
-        patience_s: How long a busy server is asked again since it last took pictures.
+        on_error: Whether a broken image ends it all, or becomes a `ImageFailure`.
+        patience_s: How long a busy server is asked again since it last took images.
     """
 
-    pictures: Sequence[tuple[int, Picture]]
+    images: Sequence[tuple[int, ImageInput]]
     arguments: ClassifyArguments
     on_error: OnError
     patience_s: float
@@ -74,12 +74,12 @@ class Part:
     """What became of a job.
 
     Args:
-        results: One for each picture, in their order.
+        results: One for each image, in their order.
         model: Who answered; None where nobody was asked.
         timings_ms: Where the time went.
     """
 
-    results: tuple[Prediction | PictureFailure, ...]
+    results: tuple[Prediction | ImageFailure, ...]
     model: ModelRef | None
     timings_ms: Timings
 
@@ -92,40 +92,40 @@ and in the end returns what came of it."""
 
 
 def jobs(
-    pictures: Iterator[Picture],
+    images: Iterator[ImageInput],
     size: int,
     arguments: ClassifyArguments,
     on_error: OnError,
     patience_s: float | None = None,
 ) -> Iterator[Job]:
-    """Pictures by `size`; no more are taken from the source than a job needs."""
-    numbered = enumerate(pictures)
+    """Images by `size`; no more are taken from the source than a job needs."""
+    numbered = enumerate(images)
     while some := tuple(itertools.islice(numbered, size)):
         yield Job(some, arguments, on_error, _PATIENCE_S if patience_s is None else patience_s)
 
 
 def answering(job: Job) -> Answering:
-    """Gets one job's pictures answered.
+    """Gets one job's images answered.
 
     Raises:
-        LimelensError: As `Client.classify`; of a picture's own where they are not returned.
+        LimelensError: As `Client.classify`; of an image's own where they are not returned.
         OSError: Likewise.
     """
-    results: dict[int, Prediction | PictureFailure] = {}
-    pictures = dict(job.pictures)
+    results: dict[int, Prediction | ImageFailure] = {}
+    images = dict(job.images)
 
     def failed(index: int, error: Exception) -> None:
         if job.on_error == "raise":
             raise error
-        picture = pictures[index]
-        path = Path(picture) if isinstance(picture, str | os.PathLike) else None
-        results[index] = PictureFailure(index, path, error)
+        image = images[index]
+        path = Path(image) if isinstance(image, str | os.PathLike) else None
+        results[index] = ImageFailure(index, path, error)
 
     region = job.arguments.get("region")
     messages: dict[int, image_pb2.Image] = {}
-    for index, picture in job.pictures:
+    for index, image in job.images:
         try:
-            messages[index] = picture_message(picture, region, f"images[{index}]")
+            messages[index] = image_message(image, region, f"images[{index}]")
         except (InvalidRequestError, OSError) as error:
             failed(index, error)
     waiting = _groups(messages)
@@ -152,7 +152,7 @@ def answering(job: Job) -> Answering:
                 group.remove(index)
                 if group:
                     waiting.insert(0, group)
-            elif error.field not in ("", "images"):  # what is asked of all pictures alike
+            elif error.field not in ("", "images"):  # what is asked of all images alike
                 raise
             elif len(group) > 1:  # too many for this server, or too many bytes
                 half = len(group) // 2
@@ -165,7 +165,7 @@ def answering(job: Job) -> Answering:
             results.update(zip(group, answers[-1].predictions, strict=True))
             gives_up_at = time.monotonic() + job.patience_s
     return Part(
-        tuple(results[index] for index, _ in job.pictures),
+        tuple(results[index] for index, _ in job.images),
         answers[-1].model if answers else None,
         _sum([one.timings_ms for one in answers]),
     )
@@ -202,9 +202,9 @@ def check_sizes(batch_size: int, at_once: int) -> None:
 
 
 def merged(parts: Sequence[Part]) -> Classification:
-    """The parts as one answer; every picture has a prediction."""
+    """The parts as one answer; every image has a prediction."""
     whole = partial(parts)
-    assert whole.model is not None  # failures were raised, and no pictures are refused
+    assert whole.model is not None  # failures were raised, and no images are refused
     return Classification(
         tuple(one for one in whole.results if isinstance(one, Prediction)),
         whole.model,
@@ -223,7 +223,7 @@ def partial(parts: Sequence[Part]) -> PartialClassification:
 
 
 def _groups(messages: dict[int, image_pb2.Image]) -> list[list[int]]:
-    """Places of pictures that together are not too many bytes to be sent again."""
+    """Places of images that together are not too many bytes to be sent again."""
     groups: list[list[int]] = []
     size = 0
     for index, message in messages.items():
@@ -236,7 +236,7 @@ def _groups(messages: dict[int, image_pb2.Image]) -> list[list[int]]:
 
 
 def _moved(error: InvalidRequestError, field: str) -> InvalidRequestError:
-    """The same error, naming the picture by its place among all."""
+    """The same error, naming the image by its place among all."""
     if isinstance(error, InvalidImageError):
         return error.at(field)
     return InvalidRequestError(field, error.description)

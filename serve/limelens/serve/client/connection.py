@@ -30,7 +30,7 @@ LoadBalancing = Literal["pick_first", "round_robin"]
 Metadata = tuple[tuple[str, str], ...]
 
 MAX_REQUEST_BYTES: Final = 7 * 1024 * 1024
-"""Of the pictures in one request, where the client chooses: what gRPC can try again."""
+"""Of the images in one request, where the client chooses: what gRPC can try again."""
 _RETRY_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
 _SERVICE: Final = "limelens.v1.ClassifierService"
@@ -158,7 +158,7 @@ class Connection:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            # Requests above it are not tried again: the default would leave most pictures out.
+            # Requests above it are not tried again: the default would leave most images out.
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", 10_000),

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Final
 
-from limelens.serve.client.requests import Frame, Picture
+from limelens.serve.client.requests import Frame, ImageInput
 from limelens.serve.client.results import FrameAnswer, FrameStatus, ModelRef, Timings
 from limelens.serve.errors import (
     ExpiredError,
@@ -80,7 +80,7 @@ class Feed:
         """Whether all frames are sent."""
         return self.exhausted and self._next is None
 
-    def put(self, frame: Frame | Picture) -> bool:
+    def put(self, frame: Frame | ImageInput) -> bool:
         """Takes a frame of the source.
 
         Returns:

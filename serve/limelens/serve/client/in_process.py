@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.bundle.session import CPU, Device
-from limelens.serve.client import Client, ExplainArguments, Picture, explain_request
+from limelens.serve.client import Client, ExplainArguments, ImageInput, explain_request
 from limelens.serve.client.responses import explanation_update
 from limelens.serve.client.results import ExplanationUpdate, ServedExplanation
 from limelens.serve.decisions.decision import decide
 from limelens.serve.explaining.explain_image import (
     Explained,
     check_explained,
-    explain_picture,
-    explain_picture_progressively,
+    explain_image,
+    explain_image_progressively,
 )
-from limelens.serve.image.encoded import Picture as SentPicture
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_repository import Served
 from limelens.serve.rpc.requests.classify import Limits, read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
@@ -79,11 +79,11 @@ class LocalClient(Client):
 
     def explain_fully(
         self,
-        image: Picture,
+        image: ImageInput,
         told: Callable[[ExplanationUpdate], None] = lambda _: None,
         **arguments: Unpack[ExplainArguments],
     ) -> tuple[ServedExplanation, Explained]:
-        """Explains a picture, and gives away what it was explained from.
+        """Explains an image, and gives away what it was explained from.
 
         Args:
             image: As for `explain`.
@@ -144,7 +144,7 @@ class LocalStub:
     def explained(self, request: service_pb2.ExplainRequest, start: float) -> _Explaining:
         """Explanations from more and more samples, each also as a message."""
         question = read_explain(request, self.bundle.metadata, self._limits)
-        for update in explain_picture_progressively(self.bundle, question):
+        for update in explain_image_progressively(self.bundle, question):
             now = time.monotonic()
             yield update.explained, explain_stream_response(update, self._served, start, now)
 
@@ -154,8 +154,8 @@ class LocalStub:
         """See the contract."""
         start = time.monotonic()
         metadata = self._served.bundle.metadata
-        pictures, answering = read_classify(request, metadata, self._limits)
-        probabilities, embeddings, timings = self._run(pictures, start)
+        images, answering = read_classify(request, metadata, self._limits)
+        probabilities, embeddings, timings = self._run(images, start)
         return service_pb2.ClassifyResponse(
             predictions=[
                 prediction_message(
@@ -176,8 +176,8 @@ class LocalStub:
     def Embed(self, request: service_pb2.EmbedRequest, **_: Any) -> service_pb2.EmbedResponse:
         """See the contract."""
         start = time.monotonic()
-        pictures = read_embed(request, self._limits)
-        _probabilities, embeddings, timings = self._run(pictures, start)
+        images = read_embed(request, self._limits)
+        _probabilities, embeddings, timings = self._run(images, start)
         return embed_response(embeddings, self._served, timings, normalize=request.normalize)
 
     def Explain(self, request: service_pb2.ExplainRequest, **_: Any) -> service_pb2.ExplainResponse:
@@ -185,7 +185,7 @@ class LocalStub:
         start = time.monotonic()
         bundle = self._served.bundle
         question = read_explain(request, bundle.metadata, self._limits)
-        explained = explain_picture(bundle, question)
+        explained = explain_image(bundle, question)
         return explain_response(explained, self._served, start, time.monotonic())
 
     def ExplainStream(self, request: service_pb2.ExplainRequest, **_: Any) -> LocalStream:
@@ -207,13 +207,13 @@ class LocalStub:
         )
 
     def _run(
-        self, pictures: Sequence[SentPicture], start: float
+        self, encoded: Sequence[EncodedImage], start: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], prediction_pb2.Timings]:
-        """Probabilities and feature vectors of some pictures, and where the time went."""
+        """Probabilities and feature vectors of some images, and where the time went."""
         bundle = self._served.bundle
-        images = np.stack([p.fitted(bundle.metadata.resize) for p in pictures])
+        images = np.stack([p.fitted(bundle.metadata.resize) for p in encoded])
         decoded = time.monotonic()
-        # As the server does: on the CPU a picture's numbers do not depend on its companions.
+        # As the server does: on the CPU an image's numbers do not depend on its companions.
         step = 1 if bundle.provider == CPU else len(images)
         parts = [
             bundle.predict_and_embed(images[first : first + step])

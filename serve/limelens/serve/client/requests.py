@@ -1,6 +1,6 @@
 """What is asked: a call's arguments as a message of the contract.
 
-Both clients build their requests here. It knows pictures, arguments and messages, and nothing of
+Both clients build their requests here. It knows images, arguments and messages, and nothing of
 connections.
 """
 
@@ -25,7 +25,7 @@ from limelens.serve.image import Region
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, image_pb2
 
-Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """A file's path, a file's bytes, or `(H, W, 3)` uint8 RGB pixels."""
 
 SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
@@ -57,10 +57,10 @@ class ClassifyArguments(CallArguments, total=False):
     Args:
         model: Empty means the only one served.
         version: 0 means the newest.
-        top_k: Scores for each picture; 0 means 5 or all, whichever is less.
+        top_k: Scores for each image; 0 means 5 or all, whichever is less.
         threshold: The least probability for a decision, in place of the model's own.
         embedding: Whether to return the feature vectors.
-        region: The part of every picture that is looked at.
+        region: The part of every image that is looked at.
     """
 
     model: str
@@ -79,7 +79,7 @@ class EmbedArguments(CallArguments, total=False):
         version: 0 means the newest.
         normalize: Whether each vector is divided by its length, so that the dot product of two
             is their cosine similarity.
-        region: The part of every picture that is looked at.
+        region: The part of every image that is looked at.
     """
 
     model: str
@@ -98,26 +98,26 @@ class ExplainArguments(CallArguments, total=False):
         top_labels: How many of the most probable; 0 means 1, or none with `contrasts`.
         contrasts: Pairs of labels: why the first and not the second. They come after labels.
         method: None means lime.
-        segmentation: How the picture is cut; None is the server's default.
+        segmentation: How the image is cut; None is the server's default.
         num_segments: For slic and grid; 0 is the server's default.
         segmentation_options: The method's other parameters, by their names in the contract.
-        segments: The caller's own, as a 16-bit PNG or as an array, of the upright picture's size.
-        num_samples: Pictures that the model is shown; 0 means 1000.
+        segments: The caller's own, as a 16-bit PNG or as an array, of the upright image's size.
+        num_samples: Images that the model is shown; 0 means 1000.
         stability: Sample until this is reached, at most `max_samples`.
         max_samples: The cap on that; 0 means `num_samples`.
         deadline_ms: Explain from what there is after so many milliseconds; 0 is no limit.
             `timeout_s` in contrast ends the call without an answer.
         hide: What stands where a segment is hidden; a tuple is a colour, red, green, blue.
         kernel_width: Of the kernel that weighs near samples.
-        distance: Of a sample from the whole picture.
+        distance: Of a sample from the whole image.
         feature_selection: `none`, `auto`, `forward_selection`, `highest_weights` or `lasso_path`.
         num_features: Most segments in the surrogate; 0 means all.
         sampling: None is what suits.
         seed: None means that the server draws one.
         compat: `lime` for the algorithm of the `lime` package.
-        pictures: What to draw.
+        images: What to draw.
         palette: Its colours: `green_red`, or `blue_orange` for readers who cannot tell those.
-        region: The part of the picture that is looked at.
+        region: The part of the image that is looked at.
     """
 
     model: str
@@ -142,6 +142,7 @@ class ExplainArguments(CallArguments, total=False):
     sampling: Literal["paired", "independent"] | None
     seed: int | None
     compat: Literal["lime"] | None
+    renderings: Iterable[Drawn]
     pictures: Iterable[Drawn]
     palette: Palette | None
     region: Region | None
@@ -196,12 +197,12 @@ class Frame:
     """
 
     frame_id: int
-    image: Picture
+    image: ImageInput
     capture_time: datetime.datetime | None = None
 
 
-def several(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
-    """One picture or many as many."""
+def several(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:
+    """One image or many as many."""
     if isinstance(images, (str, bytes, os.PathLike)):
         return iter([images])
     if isinstance(images, np.ndarray) and images.ndim == 3:
@@ -209,41 +210,41 @@ def several(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
     return iter(images)
 
 
-def picture_message(picture: Picture, region: Region | None, name: str) -> image_pb2.Image:
-    """A picture as it is sent.
+def image_message(image: ImageInput, region: Region | None, name: str) -> image_pb2.Image:
+    """An image as it is sent.
 
     Args:
-        picture: The picture.
+        image: The image.
         region: The part of it that is looked at.
         name: By which an error names it.
 
     Raises:
-        InvalidRequestError: An array that is no picture.
+        InvalidRequestError: An array that is no image.
         OSError: The file cannot be read.
     """
-    image = image_pb2.Image()
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+    message = image_pb2.Image()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise InvalidRequestError(
-                name, f"{picture.dtype} {picture.shape}; expected uint8 (H, W, 3) RGB"
+                name, f"{image.dtype} {image.shape}; expected uint8 (H, W, 3) RGB"
             )
-        if 0 < picture.nbytes <= _MAX_RAW_BYTES:
-            image.raw.data = picture.tobytes()
-            image.raw.height, image.raw.width = picture.shape[:2]
-        elif picture.nbytes:
-            image.encoded = _png(Image.fromarray(picture))
-    elif isinstance(picture, bytes):
-        image.encoded = picture
+        if 0 < image.nbytes <= _MAX_RAW_BYTES:
+            message.raw.data = image.tobytes()
+            message.raw.height, message.raw.width = image.shape[:2]
+        elif image.nbytes:
+            message.encoded = _png(Image.fromarray(image))
+    elif isinstance(image, bytes):
+        message.encoded = image
     else:
-        image.encoded = read_file(picture, "a file that holds an image")
+        message.encoded = read_file(image, "a file that holds an image")
     if region is not None:
-        image.region_of_interest.CopyFrom(_region(region))
-    return image
+        message.region_of_interest.CopyFrom(_region(region))
+    return message
 
 
 @arguments_of("classify", ClassifyArguments)
 def classify_request(
-    images: Picture | Iterable[Picture],
+    images: ImageInput | Iterable[ImageInput],
     *,
     model: str = "",
     version: int = 0,
@@ -257,7 +258,7 @@ def classify_request(
     """What `Client.classify` asks.
 
     Raises:
-        InvalidRequestError: An array that is no picture.
+        InvalidRequestError: An array that is no image.
         UnreadableFileError: A file cannot be read.
     """
     del timeout_s, request_id  # the call's own, which travel beside the message
@@ -273,7 +274,7 @@ def classify_request(
 
 @arguments_of("embed", EmbedArguments)
 def embed_request(
-    images: Picture | Iterable[Picture],
+    images: ImageInput | Iterable[ImageInput],
     *,
     model: str = "",
     version: int = 0,
@@ -285,7 +286,7 @@ def embed_request(
     """What `Client.embed` asks.
 
     Raises:
-        InvalidRequestError: An array that is no picture.
+        InvalidRequestError: An array that is no image.
         UnreadableFileError: A file cannot be read.
     """
     del timeout_s, request_id
@@ -340,12 +341,12 @@ def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
     """Every other message of `Client.stream`.
 
     Raises:
-        InvalidRequestError: An array that is no picture.
+        InvalidRequestError: An array that is no image.
         OSError: The file cannot be read.
     """
     message = service_pb2.Frame(
         frame_id=frame.frame_id,
-        image=picture_message(frame.image, None, f"frame {frame.frame_id}"),
+        image=image_message(frame.image, None, f"frame {frame.frame_id}"),
     )
     if frame.capture_time is not None:
         captured = timestamp_pb2.Timestamp()
@@ -369,12 +370,12 @@ def _explain_on_change(
 
 @arguments_of("explain", ExplainArguments)
 def explain_request(
-    image: Picture, **arguments: Unpack[ExplainArguments]
+    image: ImageInput, **arguments: Unpack[ExplainArguments]
 ) -> service_pb2.ExplainRequest:
     """What `Client.explain` asks.
 
     Raises:
-        InvalidRequestError: A word that means nothing, or a picture that is none.
+        InvalidRequestError: A word that means nothing, or an image that is none.
         OSError: The file cannot be read.
     """
     for name in sorted(set(arguments) - ExplainArguments.__optional_keys__):
@@ -397,7 +398,7 @@ def explain_request(
         if name in fields:
             fields[name] = _value(kind, name, fields[name])
     return service_pb2.ExplainRequest(
-        image=picture_message(image, arguments.get("region"), "image"),
+        image=image_message(image, arguments.get("region"), "image"),
         segmentation=explanation_pb2.Segmentation(
             method=_value(
                 explanation_pb2.SegmentationMethod, "segmentation", arguments.get("segmentation")
@@ -411,8 +412,8 @@ def explain_request(
         ],
         hide=_hide(arguments.get("hide") or "mean"),
         pictures=[
-            _value(explanation_pb2.Picture, "pictures", one)
-            for one in arguments.get("pictures") or ()
+            _value(explanation_pb2.Picture, "renderings", one)
+            for one in arguments.get("renderings") or arguments.get("pictures") or ()
         ],
         **fields,
     )
@@ -430,6 +431,7 @@ _OWN_FIELDS: Final = frozenset(
         "num_segments",
         "pictures",
         "region",
+        "renderings",
         "request_id",
         "segmentation",
         "segmentation_options",
@@ -447,10 +449,10 @@ _ENUMS: Final[Mapping[str, Any]] = {
 }
 
 
-def _images(images: Picture | Iterable[Picture], region: Region | None) -> list[image_pb2.Image]:
-    return [
-        picture_message(image, region, f"images[{i}]") for i, image in enumerate(several(images))
-    ]
+def _images(
+    images: ImageInput | Iterable[ImageInput], region: Region | None
+) -> list[image_pb2.Image]:
+    return [image_message(image, region, f"images[{i}]") for i, image in enumerate(several(images))]
 
 
 def _region(region: Region) -> image_pb2.RegionOfInterest:

@@ -56,10 +56,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Classification(Sequence[Prediction]):
-    """The predictions for the pictures of one call, in their order.
+    """The predictions for the images of one call, in their order.
 
     Args:
-        predictions: One for each picture.
+        predictions: One for each image.
         model: Who answered.
         timings_ms: Where the time went.
     """
@@ -83,11 +83,11 @@ class Classification(Sequence[Prediction]):
 
 
 @dataclass(frozen=True, eq=False)
-class PictureFailure:
-    """A picture among many that could not be classified.
+class ImageFailure:
+    """An image among many that could not be classified.
 
     Args:
-        index: Its place among the pictures, from 0.
+        index: Its place among the images, from 0.
         path: Its file; None where it was given as bytes or pixels.
         error: What is wrong with it, an error of limelens or an `OSError`.
     """
@@ -107,46 +107,46 @@ class PictureFailure:
 
 
 @dataclass(frozen=True, eq=False)
-class PartialClassification(Sequence[Prediction | PictureFailure]):
-    """The answers for many pictures, in their order, of which some may have none.
+class PartialClassification(Sequence[Prediction | ImageFailure]):
+    """The answers for many images, in their order, of which some may have none.
 
     Args:
-        results: One for each picture.
+        results: One for each image.
         model: Who answered last; None where nobody was asked.
         timings_ms: Where the time went, of all requests together.
     """
 
-    results: tuple[Prediction | PictureFailure, ...]
+    results: tuple[Prediction | ImageFailure, ...]
     model: ModelRef | None
     timings_ms: Timings
 
     @property
-    def failures(self) -> tuple[PictureFailure, ...]:
-        """The pictures without an answer."""
-        return tuple(one for one in self.results if isinstance(one, PictureFailure))
+    def failures(self) -> tuple[ImageFailure, ...]:
+        """The images without an answer."""
+        return tuple(one for one in self.results if isinstance(one, ImageFailure))
 
     @overload
-    def __getitem__(self, index: int) -> Prediction | PictureFailure: ...
+    def __getitem__(self, index: int) -> Prediction | ImageFailure: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Prediction | PictureFailure]: ...
+    def __getitem__(self, index: slice) -> Sequence[Prediction | ImageFailure]: ...
     def __getitem__(
         self, index: int | slice
-    ) -> Prediction | PictureFailure | Sequence[Prediction | PictureFailure]:
+    ) -> Prediction | ImageFailure | Sequence[Prediction | ImageFailure]:
         return self.results[index]
 
     def __len__(self) -> int:
         return len(self.results)
 
-    def __iter__(self) -> Iterator[Prediction | PictureFailure]:
+    def __iter__(self) -> Iterator[Prediction | ImageFailure]:
         return iter(self.results)
 
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """The feature vectors of the pictures of one call, in their order.
+    """The feature vectors of the images of one call, in their order.
 
     Args:
-        vectors: `(N, D)` float32, one row for each picture; of length 1 where that was asked for.
+        vectors: `(N, D)` float32, one row for each image; of length 1 where that was asked for.
         model: Who answered.
         model_digest: Vectors can be compared where it is the same; see the contract.
         timings_ms: Where the time went.
@@ -235,13 +235,13 @@ class LabelExplanation:
 
     Args:
         label: Its name.
-        probability: The model's, for the whole picture; of a contrast the difference of the two.
+        probability: The model's, for the whole image; of a contrast the difference of the two.
         intercept: The surrogate's constant.
-        local_prediction: The surrogate's value for the whole picture.
+        local_prediction: The surrogate's value for the whole image.
         score: Weighted R² of the surrogate, at most 1.
         stability: Expected overlap of the strongest segments with another seed, 0 to 1.
         weights: Strongest first.
-        overlay_png: The picture with the strongest segments; empty unless it was asked for.
+        overlay_png: The image with the strongest segments; empty unless it was asked for.
         heat_map_png: The weight of every pixel as colours; empty unless it was asked for.
         against: Of a contrast the label that negative weights speak for; else None.
     """
@@ -264,7 +264,7 @@ class ExplanationTimings:
 
     Args:
         decode: Decoding and resizing.
-        segment: Cutting the picture into segments.
+        segment: Cutting the image into segments.
         predict: Building and classifying the samples.
         fit: Fitting the surrogate.
         total: From arrival to the answer.
@@ -279,16 +279,16 @@ class ExplanationTimings:
 
 @dataclass(frozen=True, eq=False)
 class ServedExplanation:
-    """Why the model says what it says of one picture.
+    """Why the model says what it says of one image.
 
     Args:
         explanations: One for each label, in the order asked for; top labels most probable first;
             contrasts after them.
-        num_segments: How many segments the picture was cut into.
-        num_samples: Pictures that the model was shown.
+        num_segments: How many segments the image was cut into.
+        num_samples: Images that the model was shown.
         seed: With it the same request gives the same answer.
         warnings: What speaks against trusting it.
-        segments_png: Segment ids of the upright picture's size, as a 16-bit PNG; 65535 where the
+        segments_png: Segment ids of the upright image's size, as a 16-bit PNG; 65535 where the
             model never saw the pixel. Empty unless it was asked for.
         model: Who answered.
         timings_ms: Where the time went.
@@ -306,7 +306,7 @@ class ServedExplanation:
     method: str = "lime"
 
     def segments(self) -> NDArray[np.uint16] | None:
-        """`(H, W)` segment ids of the upright picture; None unless they were asked for."""
+        """`(H, W)` segment ids of the upright image; None unless they were asked for."""
         if not self.segments_png:
             return None
         with Image.open(io.BytesIO(self.segments_png)) as image:
@@ -319,7 +319,7 @@ class ExplanationUpdate:
 
     Args:
         explanation: So far.
-        num_samples: Pictures that the model was shown so far.
+        num_samples: Images that the model was shown so far.
         max_samples: How many there will be at most.
         stability: The least of the labels explained so far.
         is_final: Whether it is the last, and what `explain` would give.
@@ -366,8 +366,8 @@ class ModelInfo:
         provider_reason: Why it runs there, where that is not what was asked for.
         precision: `fp32`, `fp16` or `int8`.
         embedding_size: Length of the feature vector.
-        max_pixels: Most pixels of a picture that is sent.
-        max_images: Most pictures in one request.
+        max_pixels: Most pixels of an image that is sent.
+        max_images: Most images in one request.
         card: The bundle's metadata; empty unless one model was asked for.
         state_reason: Why it does not answer, or why its file that is there now was refused while
             what was loaded before answers; empty where nothing was refused.

@@ -46,7 +46,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one picture.
+    """What a model says of one image.
 
     Args:
         decision: Whether the model decides or abstains.
@@ -78,7 +78,7 @@ def decide(
     threshold: float | None = None,
     embedding: NDArray[np.float32] | None = None,
 ) -> Prediction:
-    """Decides one picture.
+    """Decides one image.
 
     Args:
         probabilities: `(C,)`, in the order of the metadata's labels.

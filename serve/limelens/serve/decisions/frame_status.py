@@ -16,7 +16,7 @@ class FrameStatus(StrEnum):
     OUT_OF_ORDER = "out_of_order"
     """Its number is not above that of the frame before."""
     INVALID = "invalid"
-    """It is no picture that can be read."""
+    """It is no image that can be read."""
     FAILED = "failed"
     """The model gave no usable answer."""
     LOST = "lost"

@@ -1,6 +1,6 @@
 """One steady decision from a camera's flickering ones: k of the last n, with hysteresis.
 
-It knows labels and their order in time, and nothing of pictures, models or messages.
+It knows labels and their order in time, and nothing of images, models or messages.
 """
 
 from __future__ import annotations

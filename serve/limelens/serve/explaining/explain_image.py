@@ -1,4 +1,4 @@
-"""Explains one picture on a bundle, and draws what was asked for.
+"""Explains one image on a bundle, and draws what was asked for.
 
 It knows `limelens.explain` and bundles, and nothing of messages and threads.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from limelens.serve.bundle.execution.perturbing import Prepare, RowModel
 
 MAX_DRAWN: Final = 1024
-"""Longer side of the pictures that are drawn, in pixels."""
+"""Longer side of the images that are drawn, in pixels."""
 _FIELDS: Final = {
     "segments": "segmentation.segments_png",
     "segmentation_options": "segmentation",
@@ -47,17 +47,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """One picture's explanation, with the pictures that were asked for as PNG files.
+    """One image's explanation, with the images that were asked for as PNG files.
 
     Args:
         explanation: As `limelens.explain` gave it.
         answers: What was asked for: labels, then contrasts.
         overlays: One for each answer; empty where they were not asked for.
         heat_maps: The same.
-        segments: Ids of the upright picture's size, 16-bit greyscale; empty likewise.
+        segments: Ids of the upright image's size, 16-bit greyscale; empty likewise.
         warnings: What speaks against trusting it, naming labels.
         decode_s: Decoding and resizing, in seconds.
-        pixels: `(H, W, 3)` uint8, the picture as the model saw it.
+        pixels: `(H, W, 3)` uint8, the image as the model saw it.
         started_at: When its turn came, by `time.monotonic`.
     """
 
@@ -108,9 +108,9 @@ class _Model:
         """The same for images that the device makes."""
 
         def prepared(
-            picture: NDArray[np.uint8], canvas: NDArray[np.uint8], columns: NDArray[np.intp]
+            image: NDArray[np.uint8], canvas: NDArray[np.uint8], columns: NDArray[np.intp]
         ) -> RowModel:
-            of_rows = prepare(picture, canvas, columns)
+            of_rows = prepare(image, canvas, columns)
 
             def answer(
                 visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
@@ -123,12 +123,12 @@ class _Model:
         return prepared
 
 
-def explain_picture(
+def explain_image(
     bundle: Bundle,
     question: Question,
     check: Callable[[], None] = lambda: None,
 ) -> Explained:
-    """Explains one picture, in the calling thread.
+    """Explains one image, in the calling thread.
 
     Args:
         bundle: The model whose answer is explained.
@@ -137,7 +137,7 @@ def explain_picture(
             what it raises stops the work.
 
     Raises:
-        InvalidRequestError: The picture or a parameter cannot be used.
+        InvalidRequestError: The image or a parameter cannot be used.
         ModelOutputError: The model gave numbers that are not finite.
         MissingExtraError: `limelens[explain]` is not installed.
     """
@@ -150,26 +150,26 @@ def explain_picture(
         )
 
 
-def explain_picture_progressively(
+def explain_image_progressively(
     bundle: Bundle,
     question: Question,
     check: Callable[[], None] = lambda: None,
     *,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[Update]:
-    """Explains one picture in rounds, in the calling thread.
+    """Explains one image in rounds, in the calling thread.
 
     Args:
-        bundle: As for `explain_picture`.
-        question: As for `explain_picture`.
-        check: As for `explain_picture`.
+        bundle: As for `explain_image`.
+        question: As for `explain_image`.
+        check: As for `explain_image`.
         is_wanted: Where it says no, an explanation that is not the last is left out.
 
     Yields:
-        Explanations from more and more samples; the last is what `explain_picture` gives.
+        Explanations from more and more samples; the last is what `explain_image` gives.
 
     Raises:
-        LimelensError: As `explain_picture`.
+        LimelensError: As `explain_image`.
     """
     subject = _Subject(bundle, question, check)
     target = question.options.get("stability")
@@ -211,7 +211,7 @@ def check_explained(bundle: Bundle, explained: Explained) -> tuple[Faithfulness,
         One for each label that is explained by itself; none for contrasts.
 
     Raises:
-        LimelensError: As `explain_picture`.
+        LimelensError: As `explain_image`.
     """
     with _domain_errors():
         import limelens.explain as lime
@@ -225,7 +225,7 @@ def check_explained(bundle: Bundle, explained: Explained) -> tuple[Faithfulness,
 
 
 class _Subject:
-    """A picture as it is explained, and how what is found of it is drawn.
+    """An image as it is explained, and how what is found of it is drawn.
 
     Args:
         bundle: The model whose answer is explained.
@@ -236,15 +236,15 @@ class _Subject:
     def __init__(self, bundle: Bundle, question: Question, check: Callable[[], None]) -> None:
         check()
         self._started_at = began = time.monotonic()
-        self._upright = question.picture.read()
-        self.fitted = fit(self._upright, bundle.metadata.resize, question.picture.region)
+        self._upright = question.image.read()
+        self.fitted = fit(self._upright, bundle.metadata.resize, question.image.region)
         self.model = _Model(bundle, check)
         self._labels = bundle.labels
         self._question = question
         self._check = check
         self._own: NDArray[np.uint16] | None = None
         if question.segments_png:
-            size, most = self.fitted.source_size, question.picture.max_pixels
+            size, most = self.fitted.source_size, question.image.max_pixels
             own = read_segments(question.segments_png, size, most)
             self._own = self.fitted.from_source(own)
         self._decode_s = time.monotonic() - began
@@ -262,7 +262,7 @@ class _Subject:
         return options
 
     def drawn(self, explanation: Explanation) -> Explained:
-        """An explanation with the pictures that were asked for."""
+        """An explanation with the images that were asked for."""
         import limelens.explain as lime
 
         question, labels = self._question, self._labels
@@ -271,18 +271,18 @@ class _Subject:
         overlays: list[bytes] = []
         heat_maps: list[bytes] = []
         if question.overlay or question.heat_map:
-            picture, drawn = _at_most(self._upright, self.fitted, MAX_DRAWN)
+            image, drawn = _at_most(self._upright, self.fitted, MAX_DRAWN)
             segments = drawn.to_source(explanation.segments)
             for one in answers:
                 self._check()
                 if question.overlay:
                     overlays.append(
-                        _png(lime.overlay(picture, segments, one, palette=question.palette))
+                        _png(lime.overlay(image, segments, one, palette=question.palette))
                     )
                 if question.heat_map:
                     against = None if one.against is None else labels[one.against]
                     heat_map = lime.heat_map(
-                        picture,
+                        image,
                         segments,
                         one,
                         label_name=labels[one.label],
@@ -317,14 +317,14 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
 
     Args:
         data: A greyscale PNG of 16 bits.
-        size: Height and width of the upright picture.
+        size: Height and width of the upright image.
         max_pixels: Limit on height times width.
 
     Returns:
         `size` ids.
 
     Raises:
-        InvalidRequestError: Not such a picture, one of another size, or of too many segments.
+        InvalidRequestError: Not such an image, one of another size, or of too many segments.
     """
     name = "segmentation.segments_png"
     height, width = size
@@ -333,7 +333,7 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
             found = image.height, image.width
             if found != size:
                 raise InvalidRequestError(
-                    name, f"{found[0]}x{found[1]}; the upright picture is {height}x{width}"
+                    name, f"{found[0]}x{found[1]}; the upright image is {height}x{width}"
                 )
             if image.mode != "I;16":
                 raise InvalidRequestError(
@@ -396,7 +396,7 @@ def _field(argument: str, question: Question | None) -> str:
 def _at_most(
     upright: NDArray[np.uint8], fitted: Fitted, longest: int
 ) -> tuple[NDArray[np.uint8], Fitted]:
-    """The upright picture with its longer side at most `longest`, and where it was fitted from."""
+    """The upright image with its longer side at most `longest`, and where it was fitted from."""
     height, width = upright.shape[:2]
     scale = longest / max(height, width)
     if scale >= 1:

@@ -21,8 +21,8 @@ from limelens.serve.errors import ExpiredError, OverloadedError
 from limelens.serve.explaining.explain_image import (
     Explained,
     Update,
-    explain_picture,
-    explain_picture_progressively,
+    explain_image,
+    explain_image_progressively,
 )
 from limelens.serve.explaining.spec import Question
 
@@ -83,7 +83,7 @@ class Explainer:
         Raises:
             OverloadedError: Too many are waiting.
             ExpiredError: The deadline passed first.
-            InvalidRequestError: The picture or a parameter cannot be used.
+            InvalidRequestError: The image or a parameter cannot be used.
             ModelOutputError: The model gave numbers that are not finite.
             MissingExtraError: `limelens[explain]` is not installed.
         """
@@ -107,7 +107,7 @@ class Explainer:
         def work() -> Explained:
             stop.check()
             bundle, question = take()
-            return explain_picture(bundle, question, stop.check)
+            return explain_image(bundle, question, stop.check)
 
         future = self._submit(work)
         try:
@@ -146,7 +146,7 @@ class Explainer:
             something.set()
 
         def work() -> None:
-            updates = explain_picture_progressively(
+            updates = explain_image_progressively(
                 bundle,
                 question,
                 stop.check,

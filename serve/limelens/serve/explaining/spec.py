@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from limelens.serve.image.encoded import Picture
+from limelens.serve.image.encoded import EncodedImage
 
 MAX_SEGMENTS: Final = 1000
-"""More segments of a picture are not explained, whoever cut it."""
+"""More segments of an image are not explained, whoever cut it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,8 +17,8 @@ class Question:
     """What is to be explained, and how.
 
     Args:
-        picture: What is explained.
-        options: Arguments of `limelens.explain.explain`, without picture, model and deadline.
+        image: What is explained.
+        options: Arguments of `limelens.explain.explain`, without image, model and deadline.
         contrasts: Pairs of labels: why the first and not the second. They come after what is
             explained by itself.
         only_contrasts: Whether nothing is explained by itself: the labels in `options` are those
@@ -32,7 +32,7 @@ class Question:
         arrived_at: By `time.monotonic`.
     """
 
-    picture: Picture
+    image: EncodedImage
     options: Mapping[str, Any]
     contrasts: tuple[tuple[int, int], ...]
     only_contrasts: bool

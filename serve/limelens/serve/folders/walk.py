@@ -70,7 +70,7 @@ class Found:
         """The files that are no images by their names, and all else that was left out."""
         return (
             *(
-                LeftOut(path, f"{path.suffix} is no kind of picture that is read")
+                LeftOut(path, f"{path.suffix} is no kind of image that is read")
                 for path in self.files
                 if not could_be_image(path)
             ),

@@ -22,8 +22,8 @@ from limelens.serve.image.inspecting import MAX_DECODE_S, Source
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture that was sent and is not decoded yet.
+class EncodedImage:
+    """An image that was sent and is not decoded yet.
 
     Args:
         place: Where in the request it stands, such as `images[2]`.

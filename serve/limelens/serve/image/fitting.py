@@ -41,7 +41,7 @@ _TO_UPRIGHT: Final = {
 
 
 class ResizeMode(StrEnum):
-    """How a picture is fitted to a network's input."""
+    """How an image is fitted to a network's input."""
 
     STRETCH = "stretch"
     CROP = "crop"
@@ -50,7 +50,7 @@ class ResizeMode(StrEnum):
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle in fractions of an upright picture.
+    """A rectangle in fractions of an upright image.
 
     Args:
         left: 0 to 1 of the width, below `right`.
@@ -78,7 +78,7 @@ class Region:
             )
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in whole pixels of a picture; at least one pixel."""
+        """Left, top, right and bottom in whole pixels of an image; at least one pixel."""
         left = min(round(self.left * width), width - 1)
         top = min(round(self.top * height), height - 1)
         return (
@@ -91,12 +91,12 @@ class Region:
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """What a bundle does to make any picture fit its input.
+    """What a bundle does to make any image fit its input.
 
     Args:
         height: Of the input, in pixels.
         width: Of the input, in pixels.
-        mode: How the picture's shape is brought to the input's.
+        mode: How the image's shape is brought to the input's.
     """
 
     height: int
@@ -106,13 +106,13 @@ class ResizeRule:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A picture as the network sees it, and where each of its pixels came from.
+    """An image as the network sees it, and where each of its pixels came from.
 
     Args:
         pixels: `(H, W, 3)` uint8 RGB of the rule's size.
-        source_size: Height and width of the upright picture.
+        source_size: Height and width of the upright image.
         source_box: Left, top, right, bottom of the part that is seen, in pixels of the upright
-            picture.
+            image.
         target_box: Where that part lies in `pixels`: left, top, right, bottom.
     """
 
@@ -122,10 +122,10 @@ class Fitted:
     target_box: tuple[int, int, int, int]
 
     def to_source(self, segments: NDArray[np.integer]) -> NDArray[np.uint16]:
-        """Segment ids laid over the upright picture.
+        """Segment ids laid over the upright image.
 
         Args:
-            segments: `(H, W)` ids of the fitted picture, 0 to 65534.
+            segments: `(H, W)` ids of the fitted image, 0 to 65534.
 
         Returns:
             `source_size` ids; `UNSEEN` where the network saw nothing.
@@ -137,14 +137,14 @@ class Fitted:
         return whole
 
     def from_source(self, segments: NDArray[np.integer]) -> NDArray[np.uint16]:
-        """Segment ids of the upright picture, brought to the fitted one.
+        """Segment ids of the upright image, brought to the fitted one.
 
         Args:
             segments: `source_size` ids, 0 to 65534.
 
         Returns:
             `(H, W)` ids, each the one at its pixel's centre; the padding, where there is any,
-            belongs to the nearest pixel of the picture.
+            belongs to the nearest pixel of the image.
         """
         left, top, right, bottom = self.source_box
         seen = segments[top:bottom, left:right]
@@ -202,7 +202,7 @@ def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = Non
         region: What to look at; None is everything.
 
     Returns:
-        The picture for the network; its pixels are of the rule's size.
+        The image for the network; its pixels are of the rule's size.
     """
     height, width = pixels.shape[:2]
     box, target = _boxes(height, width, rule, region)
@@ -210,7 +210,7 @@ def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = Non
 
 
 def _boxes(height: int, width: int, rule: ResizeRule, region: Region | None) -> tuple[_Box, _Box]:
-    """What is seen of an upright picture, and where it goes in the network's input."""
+    """What is seen of an upright image, and where it goes in the network's input."""
     box = region.box(height, width) if region else (0, 0, width, height)
     target = (0, 0, rule.width, rule.height)
     if rule.mode is ResizeMode.CROP:

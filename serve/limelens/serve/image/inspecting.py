@@ -93,7 +93,7 @@ def inspect(
             long to decode.
     """
     if not data:
-        raise InvalidImageError("no bytes; expected an encoded picture")
+        raise InvalidImageError("no bytes; expected an encoded image")
     for start, read in _READERS:
         if start(data):
             try:
@@ -103,7 +103,7 @@ def inspect(
             break
     else:
         raise InvalidImageError(
-            f"not a picture that is read: {_looks_like(data)}; expected {', '.join(FORMATS)}"
+            f"not an image that is read: {_looks_like(data)}; expected {', '.join(FORMATS)}"
         )
     if source.memory > MAX_MEMORY:
         raise ImageTooLargeError(

@@ -1,7 +1,7 @@
 """Lines of the log, for people or for machines, each with the call that it belongs to.
 
 It sets up the logging of a process; who writes what is the others' business. The level holds for
-limelens alone: other libraries tell at DEBUG what they read in pictures.
+limelens alone: other libraries tell at DEBUG what they read in images.
 """
 
 from __future__ import annotations

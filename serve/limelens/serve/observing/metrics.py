@@ -61,8 +61,8 @@ _BYTES: Final = (
     "limelens_waiting_bytes",
     "Messages of requests that wait or are worked on.",
 )
-_WAITING: Final = ("limelens_queue_pictures", "Pictures of requests that wait.")
-_REFUSED: Final = ("limelens_refused_pictures", "Pictures refused because the queue was full.")
+_WAITING: Final = ("limelens_queue_pictures", "Images of requests that wait.")
+_REFUSED: Final = ("limelens_refused_pictures", "Images refused because the queue was full.")
 _OVERLOADED: Final = (
     "limelens_overloaded_calls",
     "Calls refused because there were too many at a time, or their client had its share.",
@@ -107,7 +107,7 @@ _FRAME_FATES: Final = (
     FrameStatus.INVALID,
     FrameStatus.FAILED,
 )
-_PICTURE_PRIORITIES: Final = {Priority.FRAME: "frame", Priority.REQUEST: "request"}
+_IMAGE_PRIORITIES: Final = {Priority.FRAME: "frame", Priority.REQUEST: "request"}
 
 
 class Metrics(Observer):
@@ -139,43 +139,43 @@ class Metrics(Observer):
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self._pictures = Counter(
+        self._images = Counter(
             "limelens_pictures",
-            "Pictures that left the queue, by how it ended.",
+            "Images that left the queue, by how it ended.",
             ("model", "priority", "fate"),
             registry=registry,
         )
         self._queue_s = Histogram(
             "limelens_queue_seconds",
-            "From a picture's arrival until its turn came.",
+            "From an image's arrival until its turn came.",
             ("model", "priority"),
             buckets=_WORK_S,
             registry=registry,
         )
         self._decode_s = Histogram(
             "limelens_decode_seconds",
-            "Decoding and resizing one picture.",
+            "Decoding and resizing one image.",
             ("model",),
             buckets=_WORK_S,
             registry=registry,
         )
         self._run_s = Histogram(
             "limelens_run_seconds",
-            "The run of the model that a picture was in; once for each picture.",
+            "The run of the model that an image was in; once for each image.",
             ("model",),
             buckets=_WORK_S,
             registry=registry,
         )
         self._batch = Histogram(
             "limelens_batch_pictures",
-            "Pictures in the run that a picture was in; once for each picture.",
+            "Images in the run that an image was in; once for each image.",
             ("model",),
             buckets=_BATCH,
             registry=registry,
         )
         self._not_finite = Counter(
             "limelens_not_finite",
-            "Pictures and explanations for which the model's numbers were unusable.",
+            "Images and explanations for which the model's numbers were unusable.",
             ("model",),
             registry=registry,
         )
@@ -200,19 +200,19 @@ class Metrics(Observer):
         )
         self._decisions = Counter(
             "limelens_decisions",
-            "Pictures and frames that were decided, by label; all labels of several.",
+            "Images and frames that were decided, by label; all labels of several.",
             ("model", "label"),
             registry=registry,
         )
         self._abstentions = Counter(
             "limelens_abstentions",
-            "Pictures and frames without a decision.",
+            "Images and frames without a decision.",
             ("model",),
             registry=registry,
         )
         self._alerts = Counter(
             "limelens_alerts",
-            "Pictures of requests decided as an alert label, and cameras' decisions that changed "
+            "Images of requests decided as an alert label, and cameras' decisions that changed "
             "to one.",
             ("model", "source"),
             registry=registry,
@@ -232,7 +232,7 @@ class Metrics(Observer):
         )
         self._samples = Counter(
             "limelens_explanation_samples",
-            "Pictures that models were shown for explanations that were made.",
+            "Images that models were shown for explanations that were made.",
             ("model",),
             registry=registry,
         )
@@ -287,10 +287,10 @@ class Metrics(Observer):
         histogram.observe(call.seconds)
         self._gauges[call.rpc].dec()
 
-    def picture_ended(self, ended: Ended) -> None:
+    def image_ended(self, ended: Ended) -> None:
         """See `Observer`."""
         model = self._by_bundle.get(ended.bundle) or self._of_bundle(ended.bundle)
-        fates, queue_s = model.pictures[ended.priority]
+        fates, queue_s = model.images[ended.priority]
         fates[ended.fate].inc()
         queue_s.observe(ended.waited_s)
         if ended.decode_s:
@@ -365,12 +365,12 @@ class _OfModel:
     """The series of one model, whatever its version, bound once."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
-        self.pictures = {
+        self.images = {
             priority: (
-                {fate: metrics._pictures.labels(name, of, fate.value) for fate in Fate},
+                {fate: metrics._images.labels(name, of, fate.value) for fate in Fate},
                 metrics._queue_s.labels(name, of),
             )
-            for priority, of in _PICTURE_PRIORITIES.items()
+            for priority, of in _IMAGE_PRIORITIES.items()
         }
         self.decode_s = metrics._decode_s.labels(name)
         self.run_s = metrics._run_s.labels(name)

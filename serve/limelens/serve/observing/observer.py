@@ -1,7 +1,7 @@
 """What may be told of a server's work, and telling several listeners at once.
 
 An observer is told of facts that have happened already; it cannot change an answer and may not
-raise. Only `picture_ended` is called from workers' threads, everything else on the event loop.
+raise. Only `image_ended` is called from workers' threads, everything else on the event loop.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class ExplanationFate(StrEnum):
     REFUSED = "refused"
     """Too many were waiting."""
     INVALID = "invalid"
-    """The picture or a parameter could not be used."""
+    """The image or a parameter could not be used."""
     FAILED = "failed"
     """Anything else."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:
-    """The pictures of one request have their answers.
+    """The images of one request have their answers.
 
     Args:
         served: The model that answered.
-        outcomes: One for each picture.
+        outcomes: One for each image.
         predictions: The same; empty where feature vectors alone were asked for.
         arrived_at: When the request came, by `time.monotonic`.
     """
@@ -114,11 +114,11 @@ class Observer:
     def call_ended(self, call: Call, code: str) -> None:
         """A call is about to be answered with a status of this name, or was left."""
 
-    def picture_ended(self, ended: Ended) -> None:
-        """A picture left an engine. Called from a worker's thread; must be quick."""
+    def image_ended(self, ended: Ended) -> None:
+        """An image left an engine. Called from a worker's thread; must be quick."""
 
     def answered(self, answered: Answered) -> None:
-        """The pictures of one request have their answers."""
+        """The images of one request have their answers."""
 
     def frame_ended(self, served: Served, fate: str) -> None:
         """A camera's frame has its answer; the fate is a name of `answers.FrameStatus`."""
@@ -159,10 +159,10 @@ class Observers(Observer):
         for one in self._listeners:
             one.call_ended(call, code)
 
-    def picture_ended(self, ended: Ended) -> None:
+    def image_ended(self, ended: Ended) -> None:
         """See `Observer`."""
         for one in self._listeners:
-            one.picture_ended(ended)
+            one.image_ended(ended)
 
     def answered(self, answered: Answered) -> None:
         """See `Observer`."""

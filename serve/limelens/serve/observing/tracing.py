@@ -1,7 +1,7 @@
 """Traces: a span for each call, within the trace of its caller, and one for each stage of the work.
 
 Spans are told to an OpenTelemetry collector in the background. They carry names, numbers and
-times, never pictures. A camera's stream is one span; each of its frames is a trace of its own
+times, never images. A camera's stream is one span; each of its frames is a trace of its own
 that points at it, because a stream goes on for weeks.
 
 It needs `limelens[tracing]`; whoever imports it without gets a `MissingExtraError`.
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from limelens.serve.scheduling.engine import Outcome
 
 MAX_TRACED: Final = 32
-"""Pictures of one request whose stages have spans; those of more are left out."""
+"""Images of one request whose stages have spans; those of more are left out."""
 _CLOSE_S: Final = 3.0
 _UNKNOWN: Final = "unknown_service"
 _Attributes = dict[str, str | int | float | bool]

@@ -32,12 +32,12 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.image.encoded import Picture
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.observing.observer import FrameClassified, Observer
 from limelens.serve.repository.model_repository import Served
 from limelens.serve.rpc.latest_value import Newest
 from limelens.serve.rpc.on_change import Change, Changes, Tell
-from limelens.serve.rpc.requests.classify import Limits, read_picture
+from limelens.serve.rpc.requests.classify import Limits, read_image
 from limelens.serve.rpc.requests.stream import StreamSettings, read_change
 from limelens.serve.rpc.responses import model_ref, prediction_message, timings_message
 from limelens.serve.rpc.slow_images import SlowImages
@@ -66,8 +66,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _Arrival:
-    message: service_pb2.Frame  # without its image, of which `picture` is a copy
-    picture: Picture
+    message: service_pb2.Frame  # without its image, of which `image` is a copy
+    image: EncodedImage
     arrived_at: float
 
 
@@ -206,11 +206,11 @@ class Camera:
             return
         self._last_id = frame.frame_id
         try:
-            picture = read_picture(frame.image, "image", self._limits, self._settings.region)
+            image = read_image(frame.image, "image", self._limits, self._settings.region)
         except InvalidRequestError as error:
             self._tell_invalid(frame, str(error))
             return
-        overtaken = self._newest.put(_Arrival(_without_image(frame), picture, time.monotonic()))
+        overtaken = self._newest.put(_Arrival(_without_image(frame), image, time.monotonic()))
         if overtaken is not None:
             self._num_dropped += 1
             self._tell(overtaken.message, service_pb2.FRAME_STATUS_SUPERSEDED)
@@ -282,14 +282,14 @@ class Camera:
         served = self._served
         bundle = served.bundle
 
-        def take() -> Picture:
+        def take() -> EncodedImage:
             frame = self._newest.take()
             assert frame is not None  # only this stream's one item takes frames
             taken.append(frame)
             age_s = time.monotonic() - frame.arrived_at
             if self._settings.max_age_s is not None and age_s > self._settings.max_age_s:
                 raise _StaleFrameError
-            return frame.picture
+            return frame.image
 
         decoded: list[NDArray[np.uint8]] = []
 
@@ -298,7 +298,7 @@ class Camera:
 
         try:
             newest = self._newest.look()
-            if self._slow is not None and newest is not None and not newest.picture.is_quick:
+            if self._slow is not None and newest is not None and not newest.image.is_quick:
                 # No worker waits for another process.
                 try:
                     decoded.append(await self._slow.fitted(take(), bundle.metadata.resize))
@@ -365,7 +365,7 @@ class Camera:
         if explaining.alerts_only and label not in metadata.alert_labels:
             return
         try:
-            question = read_change(explaining, metadata, self._limits, frame.picture, label)
+            question = read_change(explaining, metadata, self._limits, frame.image, label)
         except InvalidRequestError as error:
             # It was good for the version that the stream began with, and is not for this one.
             failed = self._changes.failed(label, str(error))

@@ -1,7 +1,7 @@
 """The RPCs: each reads its request, asks whoever does the work, and puts the answer.
 
 It knows the contract and who does what. Statuses are `limelens.serve.status`'s business, and
-pictures are decoded in the workers' threads, never on the event loop.
+images are decoded in the workers' threads, never on the event loop.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     Args:
         repository: What is served.
         settings: How much is taken on.
-        on_ended: Is told of every picture that leaves an engine; see `Ended`.
+        on_ended: Is told of every image that leaves an engine; see `Ended`.
         observer: Is told of answers, frames and explanations.
         budget: In which messages are counted before they come here; None is a new one.
     """
@@ -104,7 +104,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     @property
     def budget(self) -> Budget:
-        """Bytes of pictures that may wait, whichever service they came to."""
+        """Bytes of images that may wait, whichever service they came to."""
         return self._budget
 
     def engine(self, bundle: Bundle) -> Engine:
@@ -182,7 +182,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     @property
     def num_waiting_bytes(self) -> int:
-        """Of the pictures of all requests that wait or are worked on."""
+        """Of the images of all requests that wait or are worked on."""
         return self._budget.held
 
     @property
@@ -213,16 +213,16 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         arrived_at = time.monotonic()
         served = self._serving(request.model, request.version)
         metadata = served.bundle.metadata
-        pictures, answering = read_classify(request, metadata, self._limits)
-        del request  # the pictures are copies: holding both would take twice the memory
+        images, answering = read_classify(request, metadata, self._limits)
+        del request  # the images are copies: holding both would take twice the memory
         if answering.embed:
             require(Right.EMBED)
-        await charge(len(pictures) - 1)
+        await charge(len(images) - 1)
         deadline = _deadline(context, arrived_at)
-        with self._shares.holding(len(pictures)):
+        with self._shares.holding(len(images)):
             outcomes = await self.engine(served.bundle).classify(
                 served.bundle,
-                await self._slow.prepared(pictures, metadata.resize),
+                await self._slow.prepared(images, metadata.resize),
                 deadline=deadline,
                 embed=answering.embed,
             )
@@ -367,15 +367,15 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         arrived_at = time.monotonic()
         served = self._serving(request.model, request.version)
         bundle = served.bundle
-        pictures = read_embed(request, self._limits)
+        images = read_embed(request, self._limits)
         normalize = request.normalize
         del request  # as in Classify
-        await charge(len(pictures) - 1)
+        await charge(len(images) - 1)
         deadline = _deadline(context, arrived_at)
-        with self._shares.holding(len(pictures)):
+        with self._shares.holding(len(images)):
             outcomes = await self.engine(bundle).classify(
                 bundle,
-                await self._slow.prepared(pictures, bundle.metadata.resize),
+                await self._slow.prepared(images, bundle.metadata.resize),
                 deadline=deadline,
                 embed=True,
             )

@@ -60,7 +60,7 @@ which it was asked for; what ends the explanation is raised within."""
 @dataclass(frozen=True, eq=False)
 class _Waiting:
     change: Change
-    held: ExitStack  # the picture's bytes, in the budget
+    held: ExitStack  # the image's bytes, in the budget
 
 
 class Changes:
@@ -68,7 +68,7 @@ class Changes:
 
     Args:
         explainer: Whose threads explain.
-        budget: Pictures that wait are counted in it.
+        budget: Images that wait are counted in it.
         tell: Is told what came of each change.
         accounting: Whoever counts explanations learns of each by it.
     """
@@ -97,7 +97,7 @@ class Changes:
         """Explains a change when its turn comes, unless a newer one comes before."""
         held = ExitStack()
         try:
-            held.enter_context(self._budget.holding(change.question.picture.size_bytes))
+            held.enter_context(self._budget.holding(change.question.image.size_bytes))
         except OverloadedError as error:
             self._say(change, _OVERLOADED, str(error))
             return
@@ -116,7 +116,7 @@ class Changes:
     def was_read(self) -> None:
         """The last explanation is on its way: there may be another.
 
-        An explanation carries pictures, so that no more than one waits for a slow reader.
+        An explanation carries images, so that no more than one waits for a slow reader.
         """
         self._read.set()
 

@@ -43,7 +43,7 @@ _METHODS: Final = {
 
 
 def prediction_message(prediction: Prediction) -> prediction_pb2.Prediction:
-    """One picture's prediction."""
+    """One image's prediction."""
     return prediction_pb2.Prediction(
         decision=_DECISIONS[prediction.decision],
         label=prediction.label or "",
@@ -66,7 +66,7 @@ def embed_response(
     *,
     normalize: bool,
 ) -> service_pb2.EmbedResponse:
-    """The feature vectors of some pictures.
+    """The feature vectors of some images.
 
     Args:
         vectors: `(N, D)`, as the model gave them.
@@ -87,7 +87,7 @@ def embed_response(
 def timings_message(
     outcomes: Sequence[Outcome], arrived_at: float, now: float
 ) -> prediction_pb2.Timings:
-    """Where the time of some pictures that came together went."""
+    """Where the time of some images that came together went."""
     return prediction_pb2.Timings(
         queue_ms=1000 * max(0.0, min([one.started_at for one in outcomes]) - arrived_at),
         decode_ms=1000 * sum([one.decode_s for one in outcomes]),
@@ -153,7 +153,7 @@ def refused_message(refused: Refused) -> model_pb2.Model:
 def explain_response(
     explained: Explained, served: Served, arrived_at: float, now: float
 ) -> service_pb2.ExplainResponse:
-    """One picture's explanation."""
+    """One image's explanation."""
     explanation = explained.explanation
     labels = served.bundle.labels
     spent = explanation.timings_ms
@@ -198,7 +198,7 @@ def explain_response(
 def explain_stream_response(
     update: Update, served: Served, arrived_at: float, now: float
 ) -> service_pb2.ExplainStreamResponse:
-    """One picture's explanation so far."""
+    """One image's explanation so far."""
     explanation = explain_response(update.explained, served, arrived_at, now)
     return service_pb2.ExplainStreamResponse(
         explanation=explanation,
@@ -226,13 +226,13 @@ def _embedding_size(bundle: Bundle) -> int:
     for output in bundle.session.get_outputs():
         if output.name == "embedding" and isinstance(output.shape[-1], int):
             return int(output.shape[-1])
-    # The graph leaves it open: the golden picture tells.
+    # The graph leaves it open: the golden image tells.
     golden = bundle.metadata.golden.image
     return int(bundle.predict_and_embed(golden[np.newaxis])[1].shape[1])
 
 
 def _card(metadata: Metadata) -> str:
-    """The metadata as one document, without the golden picture, which says nothing to a reader."""
+    """The metadata as one document, without the golden image, which says nothing to a reader."""
     document = {
         "name": metadata.name,
         "task": metadata.task.value,

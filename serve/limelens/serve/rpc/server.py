@@ -169,7 +169,7 @@ class Server:
         self.service = ClassifierService(
             repository,
             config.service,
-            on_ended=_telling([self.counting.count, self._observer.picture_ended]),
+            on_ended=_telling([self.counting.count, self._observer.image_ended]),
             observer=self._observer,
             budget=budget,
         )

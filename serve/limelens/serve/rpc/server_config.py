@@ -30,9 +30,9 @@ class ServiceSettings:
 
     Args:
         limits: What one request may ask for.
-        max_queue: Pictures that wait.
-        max_waiting_bytes: Of the pictures of all requests that wait or are worked on.
-        max_batch_size: Pictures joined into one run on a GPU.
+        max_queue: Images that wait.
+        max_waiting_bytes: Of the images of all requests that wait or are worked on.
+        max_batch_size: Images joined into one run on a GPU.
         max_streams: Cameras at a time.
         stream_idle_s: A stream that sends or reads nothing for so long is ended.
         max_explanations: Explanations at a time.
@@ -50,7 +50,7 @@ class ServiceSettings:
 
     @property
     def request_limits(self) -> Limits:
-        """`limits`, with no more pictures in a request than the queue can ever take."""
+        """`limits`, with no more images in a request than the queue can ever take."""
         limits = self.limits
         return replace(limits, max_images=max(1, min(limits.max_images, self.max_queue)))
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from limelens.serve.access.shares import Holder, holder
 from limelens.serve.errors import OverloadedError
 from limelens.serve.image import ResizeRule
-from limelens.serve.image.encoded import Picture
+from limelens.serve.image.encoded import EncodedImage
 
 Prepare = Callable[[], NDArray[np.uint8]]
 _RETRY_AFTER_S: Final = 1.0
@@ -49,7 +49,7 @@ class SlowImages:
         """Images that wait for their turn."""
         return sum(map(len, self._waiting.values()))
 
-    async def prepared(self, images: Sequence[Picture], rule: ResizeRule) -> list[Prepare]:
+    async def prepared(self, images: Sequence[EncodedImage], rule: ResizeRule) -> list[Prepare]:
         """For each image what makes its pixels, quickly: slow ones are decoded before.
 
         Args:
@@ -73,7 +73,7 @@ class SlowImages:
                 prepared.append(_giving(await self.fitted(image, rule)))
         return prepared
 
-    async def fitted(self, image: Picture, rule: ResizeRule) -> NDArray[np.uint8]:
+    async def fitted(self, image: EncodedImage, rule: ResizeRule) -> NDArray[np.uint8]:
         """A slow image as the network sees it.
 
         Raises:
@@ -155,7 +155,7 @@ class SlowImages:
         self._admit()
 
 
-def _fitting(image: Picture, rule: ResizeRule) -> Prepare:
+def _fitting(image: EncodedImage, rule: ResizeRule) -> Prepare:
     return lambda: image.fitted(rule)
 
 

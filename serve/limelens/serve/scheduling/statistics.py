@@ -1,6 +1,6 @@
-"""What models have done since the server started: how many pictures, and where the time went.
+"""What models have done since the server started: how many images, and where the time went.
 
-It is told of every picture that leaves an engine, and adds up by model and version. It knows
+It is told of every image that leaves an engine, and adds up by model and version. It knows
 nothing of who asked, nor of how the sums are shown.
 """
 
@@ -17,15 +17,15 @@ from limelens.serve.scheduling.engine import Ended, Fate
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs that joined the same number of pictures.
+    """The runs that joined the same number of images.
 
     Args:
-        pictures: How many were answered.
+        images: How many were answered.
         decode_s: Preparing their pixels, in seconds.
-        run_s: The model, in seconds, told once for each picture of a run.
+        run_s: The model, in seconds, told once for each image of a run.
     """
 
-    pictures: int = 0
+    images: int = 0
     decode_s: float = 0.0
     run_s: float = 0.0
 
@@ -35,11 +35,11 @@ class Statistics:
     """What one version of a model has done.
 
     Args:
-        waited_s: Of the answered pictures, from their arrival until their turn, in seconds.
-        failed: Pictures that were not answered, whatever the reason.
+        waited_s: Of the answered images, from their arrival until their turn, in seconds.
+        failed: Images that were not answered, whatever the reason.
         failed_s: Until it was known, in seconds.
         last_answered_at: By `time.time`; 0 is never.
-        runs: By the number of pictures in a run.
+        runs: By the number of images in a run.
     """
 
     waited_s: float = 0.0
@@ -50,17 +50,17 @@ class Statistics:
 
     @property
     def answered(self) -> int:
-        """Pictures that were answered."""
-        return sum(runs.pictures for runs in self.runs.values())
+        """Images that were answered."""
+        return sum(runs.images for runs in self.runs.values())
 
     @property
     def decode_s(self) -> float:
-        """Preparing the pixels of the answered pictures, in seconds."""
+        """Preparing the pixels of the answered images, in seconds."""
         return sum(runs.decode_s for runs in self.runs.values())
 
     @property
     def run_s(self) -> float:
-        """The model, in seconds: for each answered picture that of its whole run."""
+        """The model, in seconds: for each answered image that of its whole run."""
         return sum(runs.run_s for runs in self.runs.values())
 
 
@@ -71,7 +71,7 @@ def total(many: Iterable[Statistics]) -> Statistics:
     for size, one in ((size, one) for each in found for size, one in each.runs.items()):
         so_far = runs.get(size, Runs())
         runs[size] = Runs(
-            so_far.pictures + one.pictures,
+            so_far.images + one.images,
             so_far.decode_s + one.decode_s,
             so_far.run_s + one.run_s,
         )
@@ -94,7 +94,7 @@ class _Sums:
         self.failed = 0
         self.failed_s = 0.0
         self.last_answered_at = 0.0
-        self.runs: dict[int, list[float]] = {}  # pictures, decode_s, run_s
+        self.runs: dict[int, list[float]] = {}  # images, decode_s, run_s
 
     def add(self, ended: Ended, now: float) -> None:
         if ended.fate is not Fate.ANSWERED:
@@ -126,7 +126,7 @@ class Counting:
         self._by_path: dict[Path, _Sums] = {}
 
     def count(self, ended: Ended) -> None:
-        """Counts one picture; meant as an engine's `on_ended`."""
+        """Counts one image; meant as an engine's `on_ended`."""
         now = time.time()
         # A version that is loaded again is another bundle of the same file.
         key = ended.bundle.path

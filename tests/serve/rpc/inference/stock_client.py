@@ -21,16 +21,16 @@ from tritonclient.utils import InferenceServerException
 
 
 def pixels(*colours: tuple[int, int, int], size: int = 32) -> np.ndarray:
-    """One picture of each colour."""
+    """One image of each colour."""
     return np.stack([np.full((size, size, 3), colour, np.uint8) for colour in colours])
 
 
-def encoded(*pictures: np.ndarray) -> np.ndarray:
-    """Pictures as PNG files."""
+def encoded(*images: np.ndarray) -> np.ndarray:
+    """Images as PNG files."""
     files = []
-    for picture in pictures:
+    for image in images:
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, "PNG")
+        Image.fromarray(image).save(file, "PNG")
         files.append(file.getvalue())
     return np.array(files, dtype=object)
 

@@ -46,7 +46,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def red(**fields: Any) -> pb2.ModelInferRequest:
-    """A good request for one red picture's probabilities."""
+    """A good request for one red image's probabilities."""
     return pb2.ModelInferRequest(
         inputs=[Tensor(name="images", datatype="UINT8", shape=[1, 32, 32, 3])],
         outputs=ONLY_PROBABILITIES,
@@ -238,10 +238,10 @@ def test_elements_given_one_by_one_are_read(stub: Any) -> None:
         (
             encoded([(struct.pack("<I", len(png(RED))) + png(RED)) + struct.pack("<I", 0)], 2),
             "images[1]",
-            "no bytes; expected an encoded picture",
+            "no bytes; expected an encoded image",
         ),
-        (encoded([b""], 0), "inputs[0].shape", "0 pictures; expected 1 to 64"),
-        (encoded([b""], -1), "inputs[0].shape", "-1 pictures; expected 1 to 64"),
+        (encoded([b""], 0), "inputs[0].shape", "0 images; expected 1 to 64"),
+        (encoded([b""], -1), "inputs[0].shape", "-1 images; expected 1 to 64"),
         (
             red(parameters={"timeout": pb2.InferParameter(string_param="soon")}),
             "parameters[timeout]",
@@ -340,7 +340,7 @@ def test_both_services_share_queue_and_budget(start_server: Callable[..., Any], 
         concurrent.futures.ThreadPoolExecutor(8) as pool,
     ):
         held = gate.close(lambda: pool.submit(client.classify, RED))
-        # Two messages of a picture of 3,072 bytes are held; a third fits, a fourth does not.
+        # Two messages of an image of 3,072 bytes are held; a third fits, a fourth does not.
         waiting = stub.ModelInfer.future(red())
         wait_until(lambda: num_held(server) == 3)
         error, details = refused(lambda: stub.ModelInfer(red()))
@@ -353,7 +353,7 @@ def test_both_services_share_queue_and_budget(start_server: Callable[..., Any], 
 
 
 def num_held(server: Any) -> int:
-    """Pictures of 32x32 pixels that the server's budget counts."""
+    """Images of 32x32 pixels that the server's budget counts."""
     return int(server.service.budget._held / RED.nbytes)
 
 
@@ -365,7 +365,7 @@ def test_the_limits_are_the_services_own(start_server: Callable[..., Any]) -> No
         assert details["ErrorInfo"].reason == "IMAGE_TOO_LARGE"
         assert str(error.details()) == "images[0]: 32x32 is 1,024 pixels; the limit is 100"
         error, _ = refused(lambda: stub.ModelInfer(encoded([data * 2], 2)))
-        assert "2 pictures; expected 1 to 1" in str(error.details())
+        assert "2 images; expected 1 to 1" in str(error.details())
 
 
 def test_calls_carry_the_callers_request_id(stub: Any, caplog: pytest.LogCaptureFixture) -> None:

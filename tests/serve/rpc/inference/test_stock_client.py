@@ -17,12 +17,12 @@ BLUE = np.full((32, 32, 3), (0, 0, 255), np.uint8)
 Stock = Callable[[str], Any]
 
 
-def probabilities(client: Client, *pictures: np.ndarray) -> list[list[float]]:
+def probabilities(client: Client, *images: np.ndarray) -> list[list[float]]:
     """What Classify says, in the order of the labels."""
     order = ("red", "green", "blue")
     answers = [
         {score.label: score.probability for score in one.scores}
-        for one in client.classify(list(pictures))
+        for one in client.classify(list(images))
     ]
     return [[answer[label] for label in order] for answer in answers]
 
@@ -83,13 +83,13 @@ def test_pixels_give_the_probabilities_that_classify_gives(stock: Stock, client:
     assert found == probabilities(client, RED, BLUE)
 
 
-def test_encoded_pictures_of_any_size_are_read_under_the_same_name(
+def test_encoded_images_of_any_size_are_read_under_the_same_name(
     stock: Stock, client: Client
 ) -> None:
     code = """
-    pictures = encoded(*pixels(RED, size=50), *pixels(BLUE, size=20))
-    flat = client.infer("colours", [tensor(pictures)])
-    column = client.infer("colours", [tensor(pictures.reshape(2, 1))])
+    images = encoded(*pixels(RED, size=50), *pixels(BLUE, size=20))
+    flat = client.infer("colours", [tensor(images)])
+    column = client.infer("colours", [tensor(images.reshape(2, 1))])
     return [numbers(flat), numbers(column)]
     """
     expected = probabilities(client, RED, BLUE)
@@ -183,7 +183,7 @@ def test_a_stream_is_answered_in_its_order_and_survives_bad_requests(stock: Stoc
     return found
     """
     found = stock(code)
-    assert "[1, 31, 31, 3]; the model expects [pictures, 32, 32, 3]" in found.pop(17)
+    assert "[1, 31, 31, 3]; the model expects [images, 32, 32, 3]" in found.pop(17)
     assert found == [[str(i), i % 3] for i in range(40) if i != 17]
 
 
@@ -244,32 +244,32 @@ def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) 
         (
             "client.infer('colours', [tensor(pixels(RED).astype(np.float32))])",
             "INVALID_ARGUMENT",
-            "inputs[0].datatype: 'FP32'; expected UINT8 (pixels) or BYTES (encoded pictures)",
+            "inputs[0].datatype: 'FP32'; expected UINT8 (pixels) or BYTES (encoded images)",
         ),
         (
             "client.infer('colours', [tensor(pixels(RED, size=31))])",
             "INVALID_ARGUMENT",
-            "inputs[0].shape: [1, 31, 31, 3]; the model expects [pictures, 32, 32, 3]",
+            "inputs[0].shape: [1, 31, 31, 3]; the model expects [images, 32, 32, 3]",
         ),
         (
             "client.infer('colours', [tensor(pixels(RED)[0])])",
             "INVALID_ARGUMENT",
-            "inputs[0].shape: [32, 32, 3]; the model expects [pictures, 32, 32, 3]",
+            "inputs[0].shape: [32, 32, 3]; the model expects [images, 32, 32, 3]",
         ),
         (
             "client.infer('colours', [tensor(pixels(*[RED] * 65))])",
             "INVALID_ARGUMENT",
-            "inputs[0].shape: 65 pictures; expected 1 to 64",
+            "inputs[0].shape: 65 images; expected 1 to 64",
         ),
         (
             "client.infer('colours', [tensor(encoded(*pixels(RED, RED)).reshape(1, 2))])",
             "INVALID_ARGUMENT",
-            "inputs[0].shape: [1, 2]; expected [pictures] or [pictures, 1]",
+            "inputs[0].shape: [1, 2]; expected [images] or [images, 1]",
         ),
         (
             "client.infer('colours', [tensor(np.array([b'<html>'], dtype=object))])",
             "INVALID_ARGUMENT",
-            "images[0]: not a picture that is read: an HTML page",
+            "images[0]: not an image that is read: an HTML page",
         ),
         (
             "client.infer('colours', [tensor(pixels(RED))], outputs=[wanted('logits')])",
@@ -331,7 +331,7 @@ def test_a_wrong_call_is_told_what_was_found_and_what_expected(
     assert (caught.value.status, said in caught.value.message) == (status, True), caught.value
 
 
-def test_pictures_in_shared_memory_are_refused(stock: Stock, stock_error: type[Any]) -> None:
+def test_images_in_shared_memory_are_refused(stock: Stock, stock_error: type[Any]) -> None:
     code = """
     shared = triton.InferInput("images", [1, 32, 32, 3], "UINT8")
     shared.set_shared_memory("mine", 3072)
@@ -342,7 +342,7 @@ def test_pictures_in_shared_memory_are_refused(stock: Stock, stock_error: type[A
     assert caught.value.status == "INVALID_ARGUMENT"
 
 
-def test_statistics_count_pictures_whoever_asked(stock: Stock, client: Client) -> None:
+def test_statistics_count_images_whoever_asked(stock: Stock, client: Client) -> None:
     client.classify([RED, BLUE])
     code = """
     try:

@@ -1,4 +1,4 @@
-"""Plain vectors of pictures, for when there is no trained network yet.
+"""Plain vectors of images, for when there is no trained network yet.
 
 It knows pixels, and nothing of networks or labels.
 """
@@ -18,10 +18,10 @@ _NUM_BINS: Final = 8
 
 
 def plain_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Where a picture has which colours and edges.
+    """Where an image has which colours and edges.
 
     Mean colours of 4x4 fields, a histogram of each channel, and histograms of oriented gradients
-    (Dalal and Triggs 2005) of the picture at 64x64.
+    (Dalal and Triggs 2005) of the image at 64x64.
 
     Args:
         pixels: `(H, W, 3)` uint8 RGB.

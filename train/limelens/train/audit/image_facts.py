@@ -22,16 +22,16 @@ from limelens.train.data.examples import Skipped
 
 
 @dataclass(frozen=True, eq=False)
-class PictureFacts:
+class ImageFacts:
     """What is known of a file that could be read.
 
     Args:
         path: Where it lies.
-        height: Of the upright picture, in pixels.
+        height: Of the upright image, in pixels.
         width: Likewise.
         size_bytes: Of the file.
         content: SHA-256 of the file.
-        pixels: SHA-256 of the upright picture.
+        pixels: SHA-256 of the upright image.
         look: By which near-copies are found.
         features: As `plain_features`; None where they were not asked for.
     """
@@ -46,7 +46,7 @@ class PictureFacts:
     features: NDArray[np.float32] | None
 
 
-def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[PictureFacts | Skipped]:
+def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts | Skipped]:
     """Reads files, in their order; those that cannot be read come as `Skipped`.
 
     Args:
@@ -54,7 +54,7 @@ def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[PictureFact
         features: Whether to compute plain features too.
     """
 
-    def read(path: Path) -> PictureFacts | Skipped:
+    def read(path: Path) -> ImageFacts | Skipped:
         try:
             encoded = path.read_bytes()
             pixels = read_image(encoded)
@@ -63,7 +63,7 @@ def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[PictureFact
         except InvalidImageError as error:
             return Skipped(path, str(error))
         shape = str(pixels.shape).encode()
-        return PictureFacts(
+        return ImageFacts(
             path,
             pixels.shape[0],
             pixels.shape[1],

@@ -1,6 +1,6 @@
 """What to fix in data before training: counts, sizes, shortcuts, twins, broken files, labels.
 
-It puts together what its neighbours find (`picture_facts`, `twins`, `shortcuts`, `label_errors`)
+It puts together what its neighbours find (`image_facts`, `twins`, `shortcuts`, `label_errors`)
 and draws nothing.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
-from limelens.train.audit.image_facts import PictureFacts, read_facts
+from limelens.train.audit.image_facts import ImageFacts, read_facts
 from limelens.train.audit.label_errors import LabelErrors, find_label_errors
 from limelens.train.audit.shortcuts import Shortcut, find_shortcuts
 from limelens.train.audit.twins import Place, Twins, find_twins
@@ -33,10 +33,10 @@ _ORDER: Final = ("train", "val", "test", "all")
 
 @dataclass(frozen=True)
 class Suspect:
-    """A picture whose label looks wrong.
+    """An image whose label looks wrong.
 
     Args:
-        place: The picture with the labels given.
+        place: The image with the labels given.
         suggested: What it seems to be.
         score: Quality of the given label, 0 (surely wrong) to 1.
     """
@@ -52,20 +52,20 @@ class Inspection:
 
     Args:
         data: Where it lies.
-        task: Whether a picture has one label or any number.
+        task: Whether an image has one label or any number.
         labels: Sorted.
-        counts: Pictures by split and label.
-        num_pictures: By split; those that can be read.
+        counts: Images by split and label.
+        num_images: By split; those that can be read.
         quantiles: Of width, height, aspect (width over height) and file size, at `QUANTILES`.
         input_size: Height and width that a network takes.
-        num_smaller: Pictures that are smaller than that in height or width.
+        num_smaller: Images that are smaller than that in height or width.
         shortcuts: What sizes alone say of the label.
         twins: Exact and near duplicates.
         unreadable: Files that could not be read, and why.
-        unused: Files beside the pictures that are no pictures.
+        unused: Files beside the images that are no images.
         judged_by: Whose vectors the suspects were found with.
         judge_accuracy: Of the classifier on these vectors; None where it could not be trained.
-        not_judged: Labels with too few pictures, or that the judge hardly knows.
+        not_judged: Labels with too few images, or that the judge hardly knows.
         suspects: The most suspicious first.
     """
 
@@ -73,7 +73,7 @@ class Inspection:
     task: Task
     labels: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]
-    num_pictures: Mapping[str, int]
+    num_images: Mapping[str, int]
     quantiles: Mapping[str, tuple[float, ...]]
     input_size: tuple[int, int]
     num_smaller: int
@@ -88,23 +88,23 @@ class Inspection:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Pictures by label, over all splits."""
+        """Images by label, over all splits."""
         return {label: sum(own[label] for own in self.counts.values()) for label in self.labels}
 
     @property
     def rarest(self) -> str:
-        """The label of the fewest pictures."""
+        """The label of the fewest images."""
         return min(self.labels, key=lambda label: self.totals[label])
 
     @property
     def commonest(self) -> str:
-        """The label of the most pictures."""
+        """The label of the most images."""
         return max(self.labels, key=lambda label: self.totals[label])
 
     @property
     def is_judge_weak(self) -> bool:
         """Whether so many labels look wrong that it is rather the judge that is."""
-        return len(self.suspects) > _MANY * sum(self.num_pictures.values())
+        return len(self.suspects) > _MANY * sum(self.num_images.values())
 
     def to_json(self) -> dict[str, Any]:
         """What `limelens inspect --json` prints."""
@@ -117,7 +117,7 @@ class Inspection:
             "data": str(self.data),
             "task": self.task.value,
             "labels": list(self.labels),
-            "num_pictures": dict(self.num_pictures),
+            "num_pictures": dict(self.num_images),
             "counts": {split: dict(own) for split, own in self.counts.items()},
             "balance": {
                 "rarest": {"label": self.rarest, "num_pictures": totals[self.rarest]},
@@ -171,13 +171,13 @@ def inspect(
 
     Args:
         data: As for `read_dataset`; here any share of it may be unreadable.
-        images: The folder of the pictures that a table names; None finds it.
+        images: The folder of the images that a table names; None finds it.
         run_or_model: Whose embeddings labels are judged by; it may know other labels. None takes
             plain colours and gradients.
         seed: Of the folds.
 
     Raises:
-        DataError: The data is missing or has no picture that can be read.
+        DataError: The data is missing or has no image that can be read.
         CheckpointError: The checkpoint cannot be used.
         BundleError: The bundle cannot be used.
     """
@@ -192,13 +192,13 @@ def inspect(
     readable = [
         (split, example, fact)
         for (split, example), fact in zip(listed, read, strict=True)
-        if isinstance(fact, PictureFacts)
+        if isinstance(fact, ImageFacts)
     ]
     skipped = tuple(fact for fact in read if isinstance(fact, Skipped))
     if not readable:
         first = skipped[0] if skipped else None
         raise DataError(
-            f"{data} has no picture that can be read"
+            f"{data} has no image that can be read"
             + (f"; the first is {first.path}: {first.reason}" if first else "")
         )
     examples = [example for _, example, _ in readable]
@@ -230,7 +230,7 @@ def inspect(
             )
             for split, own in sorted(by_split.items(), key=lambda item: _ORDER.index(item[0]))
         },
-        num_pictures={split: len(by_split[split]) for split in sorted(by_split, key=_ORDER.index)},
+        num_images={split: len(by_split[split]) for split in sorted(by_split, key=_ORDER.index)},
         quantiles={
             name: tuple(np.quantile(values, QUANTILES).tolist()) for name, values in sizes.items()
         },
@@ -249,7 +249,7 @@ def inspect(
     )
 
 
-def _sizes(facts: list[PictureFacts]) -> dict[str, NDArray[np.float64]]:
+def _sizes(facts: list[ImageFacts]) -> dict[str, NDArray[np.float64]]:
     width = np.array([fact.width for fact in facts], dtype=np.float64)
     height = np.array([fact.height for fact in facts], dtype=np.float64)
     return {
@@ -261,7 +261,7 @@ def _sizes(facts: list[PictureFacts]) -> dict[str, NDArray[np.float64]]:
 
 
 def _vectors(
-    model: Model | None, examples: list[Example], facts: list[PictureFacts]
+    model: Model | None, examples: list[Example], facts: list[ImageFacts]
 ) -> NDArray[np.float32]:
     if model is not None:
         return model.embeddings(examples)

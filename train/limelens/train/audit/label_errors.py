@@ -1,7 +1,7 @@
 """Labels that are probably wrong, by confident learning.
 
 A plain classifier is cross-validated on feature vectors; cleanlab compares what it says of each
-picture, never having seen it, with the label given. It knows vectors and labels, and no pictures.
+image, never having seen it, with the label given. It knows vectors and labels, and no images.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from sklearn.preprocessing import StandardScaler
 NUM_FOLDS: Final = 5
 _MOST_COMPONENTS: Final = 64
 _LEAST_AUC: Final = 0.75
-"""A classifier that ranks a label's pictures worse than this cannot judge them."""
+"""A classifier that ranks a label's images worse than this cannot judge them."""
 
 
 @dataclass(frozen=True)
 class LabelError:
-    """A picture whose label looks wrong.
+    """An image whose label looks wrong.
 
     Args:
-        index: Of the picture.
+        index: Of the image.
         given: Its labels.
         suggested: What it seems to be.
         score: cleanlab's quality of the given label, 0 (surely wrong) to 1.
@@ -48,9 +48,9 @@ class LabelErrors:
 
     Args:
         errors: The most suspicious first.
-        accuracy: Of the classifier on pictures it did not see (multilabel: mean over labels and
-            pictures); where it is low, the list says little.
-        left_out: Labels that were not judged: too few pictures, or (multilabel) a classifier that
+        accuracy: Of the classifier on images it did not see (multilabel: mean over labels and
+            images); where it is low, the list says little.
+        left_out: Labels that were not judged: too few images, or (multilabel) a classifier that
             hardly knows them.
     """
 
@@ -67,13 +67,13 @@ def find_label_errors(
     multilabel: bool,
     seed: int = 0,
 ) -> LabelErrors:
-    """Ranks the pictures whose labels disagree with pictures like them.
+    """Ranks the images whose labels disagree with images like them.
 
     Confident learning: Northcutt et al. 2021, as cleanlab has it.
 
     Args:
         vectors: `(N, D)`.
-        targets: The labels of each picture; exactly one where not multilabel.
+        targets: The labels of each image; exactly one where not multilabel.
         num_labels: C.
         multilabel: Whether each label is a question of its own.
         seed: Of the folds.
@@ -176,7 +176,7 @@ def _compressed(vectors: NDArray[np.floating], seed: int) -> NDArray[np.float64]
 def _out_of_sample(
     vectors: NDArray[np.float64], given: NDArray[np.int64], seed: int
 ) -> NDArray[np.float64]:
-    """Probabilities of pictures from models that did not see them, `(N, C)`."""
+    """Probabilities of images from models that did not see them, `(N, C)`."""
     classifier = LogisticRegression(C=0.1, max_iter=2000)
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed)
     found: NDArray[np.float64] = cross_val_predict(

@@ -1,6 +1,6 @@
-"""Whether a picture's size gives its label away, so that a network need not look at it.
+"""Whether an image's size gives its label away, so that a network need not look at it.
 
-It knows numbers and labels, and no pictures.
+It knows numbers and labels, and no images.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def find_shortcuts(
 
     Returns:
         One for each feature, the largest gain over the majority first; without those that could
-        not be tried because a label has fewer than five pictures or all have the same.
+        not be tried because a label has fewer than five images or all have the same.
     """
     found = []
     questions = (

@@ -1,4 +1,4 @@
-"""Pictures that are in the data more than once, exactly or nearly.
+"""Images that are in the data more than once, exactly or nearly.
 
 It knows facts about files, their labels and their splits, and reads nothing.
 """
@@ -13,17 +13,17 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.train.audit.image_facts import PictureFacts
+from limelens.train.audit.image_facts import ImageFacts
 from limelens.train.data.duplicates import MAX_DISTANCE, Look, differences
 
 Kind = Literal["bytes", "pixels", "near"]
 _MAX_DIFFERENCE: Final = 5.5
-"""Less than keeps pictures on one side of a split: people look at each of these."""
+"""Less than keeps images on one side of a split: people look at each of these."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A picture in the data.
+    """An image in the data.
 
     Args:
         path: Where it lies.
@@ -38,12 +38,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Twins:
-    """Two pictures that are the same or nearly so.
+    """Two images that are the same or nearly so.
 
     Args:
         first: The one that comes first in the data.
         second: The other.
-        kind: `bytes` (the same file), `pixels` (the same picture, written otherwise), `near`.
+        kind: `bytes` (the same file), `pixels` (the same image, written otherwise), `near`.
     """
 
     first: Place
@@ -61,12 +61,12 @@ class Twins:
         return self.first.labels != self.second.labels
 
 
-def find_twins(places: Sequence[Place], facts: Sequence[PictureFacts]) -> tuple[Twins, ...]:
-    """Each picture that comes again, with one before it: the first, or the nearest.
+def find_twins(places: Sequence[Place], facts: Sequence[ImageFacts]) -> tuple[Twins, ...]:
+    """Each image that comes again, with one before it: the first, or the nearest.
 
     Args:
         places: Those of `train` first.
-        facts: Of the same pictures.
+        facts: Of the same images.
 
     Returns:
         Those with different labels first, then those across splits; exact ones first in each.
@@ -104,7 +104,7 @@ def find_twins(places: Sequence[Place], facts: Sequence[PictureFacts]) -> tuple[
 
 
 def _nearest_before(looks: Sequence[Look]) -> NDArray[np.int64]:
-    """For each picture the nearest before it that is a near-copy, `(N,)`; -1 where none is."""
+    """For each image the nearest before it that is a near-copy, `(N,)`; -1 where none is."""
     hashes = np.array([look.gradients for look in looks], dtype=np.uint64)
     thumbnails = np.stack([look.thumbnail for look in looks])
     nearest = np.full(len(looks), -1)

@@ -1,6 +1,6 @@
-"""What is done to a picture before a network learns from it, by preset name.
+"""What is done to an image before a network learns from it, by preset name.
 
-Every preset takes an upright uint8 picture of any size and ends in one of the input's size.
+Every preset takes an upright uint8 image of any size and ends in one of the input's size.
 Evaluation has its own function, which is serving's.
 """
 
@@ -35,15 +35,15 @@ def _fitted(rule: ResizeRule, pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transform:
-    """A random variation of a picture.
+    """A random variation of an image.
 
     Args:
         preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
             colour; `strong`: free aspect ratios, zooming out over a plain ground, shear, colour,
-            grey, blur, noise, JPEG's traces, erasing: for models that meet pictures from other
+            grey, blur, noise, JPEG's traces, erasing: for models that meet images from other
             sources than they were trained on.
         rule: The input's size.
-        min_crop: The least share of the picture that a crop keeps; 0 takes the preset's.
+        min_crop: The least share of the image that a crop keeps; 0 takes the preset's.
 
     Returns:
         As `for_evaluation`, drawing from torch's global generator.
@@ -72,15 +72,15 @@ def _varied(chain: v2.Compose, larger: ResizeRule | None, pixels: NDArray[np.uin
 
 
 class RelativeCrop(v2.Transform):  # type: ignore[misc]
-    """A random crop, resized: of about the picture's own shape, as evaluation sees all of it.
+    """A random crop, resized: of about the image's own shape, as evaluation sees all of it.
 
     torchvision's RandomResizedCrop takes the shape for itself: of a bottle that is three times as
     high as wide it would never show more than the middle.
 
     Args:
         size: Height and width that come out.
-        least: The least share of the picture's area that is kept.
-        ratio: By how much the crop's aspect ratio may differ from the picture's, at least 1.
+        least: The least share of the image's area that is kept.
+        ratio: By how much the crop's aspect ratio may differ from the image's, at least 1.
     """
 
     def __init__(self, size: tuple[int, int], least: float, ratio: float) -> None:
@@ -126,7 +126,7 @@ def _strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
         v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
         v2.ToImage(),
         v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
-        # Of any shape, whatever the picture's own: shapes tell labels apart that should not.
+        # Of any shape, whatever the image's own: shapes tell labels apart that should not.
         v2.RandomResizedCrop(
             size, scale=(min_crop or 0.5, 1.0), ratio=(1 / 1.5, 1.5), antialias=True
         ),
@@ -140,10 +140,10 @@ def _strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
     ]
 
 
-def _jpeg(picture: Image.Image) -> Image.Image:
+def _jpeg(image: Image.Image) -> Image.Image:
     """The traces of a JPEG file of low quality; torchvision's own is deprecated."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=int(torch.randint(20, 80, ())))
+    image.save(file, "JPEG", quality=int(torch.randint(20, 80, ())))
     return Image.open(file)
 
 

@@ -1,6 +1,6 @@
 """Label folders or a table of labels, with or without splits, read as lists of examples.
 
-It knows where pictures lie and what their labels are, reads them once to find broken ones and
+It knows where images lie and what their labels are, reads them once to find broken ones and
 near-duplicates, and knows nothing of networks.
 """
 
@@ -49,11 +49,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listing:
-    """What data claims to hold, before a picture was read.
+    """What data claims to hold, before an image was read.
 
     Args:
         labels: Sorted.
-        task: Whether a picture has one label or any number.
+        task: Whether an image has one label or any number.
         splits: Examples by split; `all` where the data is not divided.
         skipped: What is known to be missing.
         others: Files in label folders that are no images by their names.
@@ -86,7 +86,7 @@ def read_dataset(
             becomes `val`. Near-duplicates (`duplicates`) stay on one
             side.
         seed: Of the division.
-        max_skipped_share: With a larger share of unreadable pictures, the data is refused. Files
+        max_skipped_share: With a larger share of unreadable images, the data is refused. Files
             of other kinds are listed as skipped and do not count.
         images: The folder of the images that a table names, or all that is said of the table;
             None finds it.
@@ -102,7 +102,7 @@ def read_dataset(
 
     Raises:
         DataError: The data is missing, has fewer than two labels, an empty label, or too many
-            unreadable files, or the task is multiclass and a picture has not exactly one label.
+            unreadable files, or the task is multiclass and an image has not exactly one label.
     """
     listing = for_task(data, list_data(data, images), task)
     labels = listing.labels
@@ -138,21 +138,21 @@ def read_dataset(
         listing.task,
         read_macro_labels(macro, labels) if macro else {},
     )
-    # Of several labels a picture, the rare ones may be missing from a small validation split.
+    # Of several labels an image, the rare ones may be missing from a small validation split.
     for split in ("train", "val") if listing.task is Task.MULTICLASS else ("train",):
         for label, count in dataset.counts(split).items():
             if count == 0:
                 raise DataError(
-                    f"label {label!r} of {data} has no readable picture for {split}; "
+                    f"label {label!r} of {data} has no readable image for {split}; "
                     "add some or take the label away"
                 )
     if not dataset.splits["val"]:
-        raise DataError(f"{data} has no readable picture for val; add some")
+        raise DataError(f"{data} has no readable image for val; add some")
     return dataset
 
 
 def list_data(data: Path, images: Images = None) -> Listing:
-    """Lists pictures and their labels, without reading a picture.
+    """Lists images and their labels, without reading an image.
 
     Args:
         data: As for `read_dataset`.
@@ -243,7 +243,7 @@ def find_split(
 def read_examples(
     data: Path, labels: Sequence[str], split: str | None = None, images: Images = None
 ) -> tuple[str, tuple[Example, ...]]:
-    """Lists the pictures of one split for an evaluation, without reading them.
+    """Lists the images of one split for an evaluation, without reading them.
 
     Args:
         data: As for `read_dataset`.
@@ -258,17 +258,17 @@ def read_examples(
     Raises:
         DataError: The split is missing, or a label is not the model's.
     """
-    name, pictures = find_split(data, split, images)
+    name, found = find_split(data, split, images)
     # A model of before labels had one form may have another one.
     indices = {label_name(label): index for index, label in enumerate(labels)}
-    unknown = sorted({label for _, own in pictures for label in own} - set(indices))
+    unknown = sorted({label for _, own in found for label in own} - set(indices))
     if unknown:
         raise DataError(
             f"{data} has the label {unknown[0]!r}, which the model does not know; "
             f"it knows {', '.join(labels)}"
         )
     return name, tuple(
-        Example(path, tuple(sorted(indices[label] for label in own))) for path, own in pictures
+        Example(path, tuple(sorted(indices[label] for label in own))) for path, own in found
     )
 
 
@@ -354,7 +354,7 @@ def _read_folders(data: Path, images: Images = None) -> _Folders:
         by_split,
         tuple(Skipped(one.path, one.reason) for one in found.unreachable),
         tuple(
-            Skipped(path, f"{path.suffix} is no kind of picture that is read")
+            Skipped(path, f"{path.suffix} is no kind of image that is read")
             for path in found.files
             if not could_be_image(path) and path.parent != data
         ),
@@ -437,7 +437,7 @@ def for_task(data: Path, listing: Listing, task: Task | None) -> Listing:
 
 def _check_splits(data: Path, found: Mapping[str, object]) -> None:
     if "all" in found and len(found) > 1:
-        raise DataError(f"{data} names the split of some pictures only; expected of all or none")
+        raise DataError(f"{data} names the split of some images only; expected of all or none")
     if "train" not in found and "all" not in found:
         raise DataError(f"{data} has the splits {sorted(found)}; expected train among them")
 
@@ -458,7 +458,7 @@ def _check_labels(
             raise DataError(f"{split} has the label {unknown[0]!r}, which train has not")
         for label, paths in by_label.items():
             if not paths and split in ("train", "all"):
-                raise DataError(f"the folder of label {label!r} in {folder} holds no picture")
+                raise DataError(f"the folder of label {label!r} in {folder} holds no image")
 
 
 def _hint(folder: Path, labels: Sequence[str]) -> str:
@@ -472,7 +472,7 @@ def _hint(folder: Path, labels: Sequence[str]) -> str:
 def _read_all(
     data: Path, listing: Listing
 ) -> tuple[dict[str, list[Example]], tuple[Skipped, ...], dict[Path, Look], str]:
-    """Reads every file once: what is readable, what not, looks of pictures, the digest."""
+    """Reads every file once: what is readable, what not, looks of images, the digest."""
 
     def read(example: Example) -> tuple[str, Look | None, str]:
         try:
@@ -503,7 +503,7 @@ def _read_all(
                 looks[example.path] = look
                 readable[split].append(example)
     if not any(readable.values()):
-        raise DataError(f"no picture in {data} can be read")
+        raise DataError(f"no image in {data} can be read")
     return readable, tuple(skipped), looks, digest.hexdigest()
 
 
@@ -515,7 +515,7 @@ def divide(
 ) -> dict[str, list[Example]]:
     """Divides by label; a group goes to one side as a whole.
 
-    A picture with several labels counts for the rarest of them.
+    An image with several labels counts for the rarest of them.
 
     Args:
         examples: Whose paths are distinct.
@@ -547,7 +547,7 @@ def divide(
     splits: dict[str, list[Example]] = {split: [] for split in shares}
     order = [members[key] for key in sorted(members)]
     shuffled = [order[int(index)] for index in rng.permutation(len(order))]
-    # The largest first, each to where most room is left: a burst of pictures goes to train.
+    # The largest first, each to where most room is left: a burst of images goes to train.
     for group_of in sorted(shuffled, key=len, reverse=True):
         target = stratum(group_of[0])
         split = max(shares, key=lambda split: room[split, target])

@@ -1,6 +1,6 @@
-"""Pictures that are nearly the same, found by a perceptual hash and a thumbnail.
+"""Images that are nearly the same, found by a perceptual hash and a thumbnail.
 
-Of bottles on white, the hash alone calls 45,000 pairs among 736 pictures near; the thumbnails leave
+Of bottles on white, the hash alone calls 45,000 pairs among 736 images near; the thumbnails leave
 77. It knows pixels, and nothing of labels or splits.
 """
 
@@ -26,7 +26,7 @@ _ROWS_AT_ONCE: Final = 512
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What of a picture is compared with others.
+    """What of an image is compared with others.
 
     Args:
         gradients: Its 64-bit difference hash.
@@ -38,13 +38,13 @@ class Look:
 
 
 def look_of(pixels: NDArray[np.uint8]) -> Look:
-    """The look of a picture, `(H, W, 3)` uint8."""
+    """The look of an image, `(H, W, 3)` uint8."""
     small = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BOX)
     return Look(difference_hash(pixels), np.asarray(small).reshape(-1, 3))
 
 
 def difference_hash(pixels: NDArray[np.uint8]) -> int:
-    """The 64-bit difference hash of a picture.
+    """The 64-bit difference hash of an image.
 
     Args:
         pixels: `(H, W, 3)` uint8.
@@ -56,7 +56,7 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
 
 
 def near_duplicate_groups(looks: Sequence[Look]) -> NDArray[np.int32]:
-    """Numbers pictures so that near-duplicates share a number.
+    """Numbers images so that near-duplicates share a number.
 
     Args:
         looks: As from `look_of`.

@@ -1,4 +1,4 @@
-"""What data is once it was read: pictures with their labels, by split.
+"""What data is once it was read: images with their labels, by split.
 
 It knows neither files nor networks.
 """
@@ -23,7 +23,7 @@ class DataError(LimelensError):
 
 @dataclass(frozen=True)
 class Example:
-    """One picture.
+    """One image.
 
     Args:
         path: Where it lies.
@@ -61,8 +61,8 @@ class Dataset:
         splits: `train`, `val` and `test`, as far as they are there.
         skipped: What could not be read.
         digest: SHA-256 over labels, splits and file contents, hexadecimal.
-        crossing: Pictures of val and test, each with a near-duplicate of it in train.
-        task: Whether a picture has one label or any number.
+        crossing: Images of val and test, each with a near-duplicate of it in train.
+        task: Whether an image has one label or any number.
         macro_labels: Label to its coarser category; empty where there are none.
     """
 

@@ -1,7 +1,7 @@
-"""Whether two pictures are so much the same that one of them may be thrown away.
+"""Whether two images are so much the same that one of them may be thrown away.
 
 A difference hash alone says so of different shirts before one background: of 167 such pairs among
-3,000 pictures of clothing none was a duplicate. So gradients, frequencies and colours must agree.
+3,000 images of clothing none was a duplicate. So gradients, frequencies and colours must agree.
 It knows pixels, and nothing of labels, files or splits.
 """
 
@@ -23,7 +23,7 @@ _GRID: Final = 4
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is compared of a picture.
+    """What is compared of an image.
 
     Args:
         gradients: The 64-bit difference hash.
@@ -58,7 +58,7 @@ RELATED: Final = Likeness(MAX_DISTANCE, 16, 32.0)
 
 
 def fingerprint(pixels: NDArray[np.uint8]) -> Fingerprint:
-    """The fingerprint of a picture.
+    """The fingerprint of an image.
 
     Args:
         pixels: `(H, W, 3)` uint8 RGB.
@@ -72,9 +72,9 @@ def fingerprint(pixels: NDArray[np.uint8]) -> Fingerprint:
 
 
 def first_of_kind(fingerprints: Sequence[Fingerprint], likeness: Likeness) -> NDArray[np.intp]:
-    """For each picture the first one that it is like.
+    """For each image the first one that it is like.
 
-    The first of a kind stands for it: a picture is compared with those alone, so that a chain of
+    The first of a kind stands for it: an image is compared with those alone, so that a chain of
     small steps does not make all of a series one kind.
 
     Args:

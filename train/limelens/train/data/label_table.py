@@ -34,9 +34,9 @@ class LabelTable:
     Args:
         labels: Sorted.
         task: Multilabel where a row may have any number of labels.
-        rows: By split (`all` where the table names none), pictures that are there with their
+        rows: By split (`all` where the table names none), images that are there with their
             labels.
-        missing: Rows whose picture is not there.
+        missing: Rows whose image is not there.
         notes: What was read as what, a line for each table.
     """
 
@@ -128,7 +128,7 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
 
     Raises:
         DataError: A table cannot be read, or can be read in several ways; a cell cannot be
-            understood; no picture is there; a picture comes twice. The message names file and
+            understood; no image is there; an image comes twice. The message names file and
             row.
     """
     options = images if isinstance(images, TableOptions) else TableOptions(images)
@@ -144,17 +144,17 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
         path = tables[split]
         for number, (identity, labels, own_split) in zip(table.numbers, table.rows, strict=True):
             found = find_image(table.folder, identity)
-            # An id with and without its suffix is the same picture.
-            picture = found or table.folder / identity
+            # An id with and without its suffix is the same image.
+            image = found or table.folder / identity
             here = f"{path}, row {number}"
-            if picture in seen:
+            if image in seen:
                 raise DataError(
-                    f"{here}: {identity!r} comes a second time, after {seen[picture]}; "
-                    "expected one row for each picture"
+                    f"{here}: {identity!r} comes a second time, after {seen[image]}; "
+                    "expected one row for each image"
                 )
-            seen[picture] = here
+            seen[image] = here
             if found is None:
-                missing.append(Skipped(picture, "the table names it, it is not there"))
+                missing.append(Skipped(image, "the table names it, it is not there"))
             else:
                 rows.setdefault(own_split or split, []).append((found, labels))
     return LabelTable(

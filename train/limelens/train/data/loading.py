@@ -23,7 +23,7 @@ from limelens.train.data.sampling import Draw, EpochBatches
 class Examples(Dataset[tuple[Tensor, Tensor]]):
     """Examples, read and transformed when they are asked for, by index or by draw.
 
-    A draw brings the seed of its own random numbers: its picture comes out the same in whichever
+    A draw brings the seed of its own random numbers: its image comes out the same in whichever
     process and order it is read.
 
     Args:
@@ -55,7 +55,7 @@ class Examples(Dataset[tuple[Tensor, Tensor]]):
 
 
 def read_pixels(example: Example) -> NDArray[np.uint8]:
-    """The upright picture of an example, `(H, W, 3)` uint8."""
+    """The upright image of an example, `(H, W, 3)` uint8."""
     return read_image(example.path.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Which pictures an epoch shows, in which order, and with which random numbers.
+"""Which images an epoch shows, in which order, and with which random numbers.
 
 It knows counts and seeds. Everything follows from the seed and the epoch's number, so that a run
 that was broken off, or that is shared by several processes, shows what one unbroken run shows.
@@ -26,7 +26,7 @@ def repeats(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]
     Examples with one label: every label is lifted to the count of the 98th percentile of labels;
     those above it stay. With several labels each: max over its labels of max(1, sqrt(t / f)),
     where f is the label's count and t that percentile (Gupta et al. 2019, LVIS, section 5.1),
-    because a picture that is shown again shows its common labels again too.
+    because an image that is shown again shows its common labels again too.
 
     Args:
         examples: At least one.

@@ -1,4 +1,4 @@
-"""Probabilities that can be believed: temperature, label bias and thresholds, fitted on pictures.
+"""Probabilities that can be believed: temperature, label bias and thresholds, fitted on images.
 
 It knows logits, figures and checkpoints, and nothing of how a network was trained.
 """
@@ -34,7 +34,7 @@ def calibrated_figures(
     task: Task,
     macro_labels: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Fits the calibration on pictures and gives their figures with it.
+    """Fits the calibration on images and gives their figures with it.
 
     Args:
         logits: `(N, C)`, as the network gives them.
@@ -71,9 +71,9 @@ def calibrated_figures(
 def calibrate(
     run: Path, data: Path, *, split: str | None = "val", images: Images = None
 ) -> dict[str, Any]:
-    """Fits the calibration of a run's best checkpoint again, on other pictures say.
+    """Fits the calibration of a run's best checkpoint again, on other images say.
 
-    Where a model will work among other pictures than it was trained on, some hundred labelled
+    Where a model will work among other images than it was trained on, some hundred labelled
     ones of the place make its probabilities believable there.
 
     Args:
@@ -83,7 +83,7 @@ def calibrate(
         images: As for `read_dataset`.
 
     Returns:
-        The figures on these pictures, as `calibrated_figures`.
+        The figures on these images, as `calibrated_figures`.
 
     Raises:
         CheckpointError: The run holds no checkpoint.

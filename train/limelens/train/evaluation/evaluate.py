@@ -1,4 +1,4 @@
-"""Figures of a checkpoint or of a bundle on a folder of pictures.
+"""Figures of a checkpoint or of a bundle on a folder of images.
 
 A bundle is run by onnxruntime, as it is served; a checkpoint by torch. Everything else is the
 same for both.
@@ -29,11 +29,11 @@ _BATCH: Final = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model says of labelled pictures.
+    """What a model says of labelled images.
 
     Args:
         figures: As `evaluate` returns them.
-        examples: The pictures.
+        examples: The images.
         probabilities: `(N, C)`.
         labels: C names.
         task: The model's.
@@ -56,23 +56,23 @@ def evaluate(
     images: Images = None,
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> dict[str, Any]:
-    """Classifies every picture of a split and compares with its labels.
+    """Classifies every image of a split and compares with its labels.
 
     Args:
         run_or_model: A run's folder, a .pt checkpoint, a .onnx bundle or a version's folder.
         data: As for `read_dataset`. Labels are matched by name. The undivided data that the model
             was trained on is divided as it was for training.
         split: None takes test, else val, else all of the data.
-        images: The folder of the pictures that a table names; None finds it.
+        images: The folder of the images that a table names; None finds it.
         wanted_accuracy: Of what is decided, for `at_wanted_accuracy`.
 
     Returns:
         The figures of `multiclass_metrics` or `multilabel_metrics`, with `split`, `chosen_on`
-        (whether epoch and calibration were chosen on these pictures, so that the figures
+        (whether epoch and calibration were chosen on these images, so that the figures
         flatter), `model` and `skipped` (path and reason of every file that could not be read).
 
     Raises:
-        DataError: The data has no such split, an unknown label, or no readable picture.
+        DataError: The data has no such split, an unknown label, or no readable image.
         CheckpointError: The checkpoint cannot be used.
         BundleError: The bundle cannot be used.
     """
@@ -89,7 +89,7 @@ def assess(
     images: Images = None,
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> Evaluation:
-    """As `evaluate`, with what was said of every single picture."""
+    """As `evaluate`, with what was said of every single image."""
     judge = _judge(run_or_model)
     name, examples, skipped, own = _readable(data, judge.labels, split, judge.source, images)
     # With `val_from_train` the epoch was chosen on a part of train, unless that is this val.
@@ -100,7 +100,7 @@ def assess(
 def assess_examples(
     run_or_model: Path, examples: Sequence[Example], *, split: str = "val"
 ) -> Evaluation:
-    """As `assess`, on pictures that were read before.
+    """As `assess`, on images that were read before.
 
     Args:
         run_or_model: As for `evaluate`.
@@ -244,7 +244,7 @@ class Source:
 def _readable(
     data: Path, labels: Sequence[str], split: str | None, source: Source, images: Images
 ) -> tuple[str, tuple[Example, ...], list[Skipped], bool]:
-    """The split's name, its pictures, the others, and whether training divided the data."""
+    """The split's name, its images, the others, and whether training divided the data."""
     name, examples = read_examples(data, labels, split, images)
     if name == "all":
         own = _divided_in_training(data, source, images)
@@ -270,6 +270,6 @@ def _readable(
             readable.append(example)
     if not readable:
         raise DataError(
-            f"{data} has no picture that can be read ({name}); expected a folder for each label"
+            f"{data} has no image that can be read ({name}); expected a folder for each label"
         )
     return name, tuple(readable), skipped, False

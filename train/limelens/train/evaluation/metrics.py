@@ -28,7 +28,7 @@ WANTED_ACCURACY: Final = 0.95
 _NUM_BINS: Final = 15
 _FEW_FOR_BIAS: Final = 30
 _FEW: Final = 10
-"""With fewer positive pictures a label gets no threshold of its own."""
+"""With fewer positive images a label gets no threshold of its own."""
 
 
 def figures_of(
@@ -136,11 +136,11 @@ def multilabel_metrics(
         thresholds: C; a label with at least its threshold is predicted.
 
     Returns:
-        `loss` (binary cross-entropy, mean over pictures and labels), `base_rate_loss` (that of
-        always answering these pictures' own shares: what a model must beat),
-        `mean_average_precision` and `macro_auc` (over labels that some pictures have and some
+        `loss` (binary cross-entropy, mean over images and labels), `base_rate_loss` (that of
+        always answering these images' own shares: what a model must beat),
+        `mean_average_precision` and `macro_auc` (over labels that some images have and some
         have not), `micro_f1`, `macro_f1` (over labels that are true or predicted of some
-        picture), `top3_accuracy` (a true label is among the three most probable, of pictures that
+        image), `top3_accuracy` (a true label is among the three most probable, of images that
         have one), `top3_recall` (share of all true labels found there), `ece` (over all labels)
         and the table `per_class`.
     """
@@ -195,7 +195,7 @@ def multilabel_metrics(
 
 
 def binary_cross_entropy(probabilities: NDArray[np.floating], targets: NDArray[Any]) -> float:
-    """Mean over pictures and labels; probabilities are kept 1e-12 off 0 and 1."""
+    """Mean over images and labels; probabilities are kept 1e-12 off 0 and 1."""
     p = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-12, 1 - 1e-12)
     return float(-np.where(targets, np.log(p), np.log1p(-p)).mean())
 
@@ -205,11 +205,11 @@ def fit_thresholds(
 ) -> tuple[float, ...]:
     """For each label the threshold of the highest F1.
 
-    A label with fewer than ten positive pictures takes the one of all labels together: its own
+    A label with fewer than ten positive images takes the one of all labels together: its own
     would be chance.
 
     Args:
-        probabilities: `(N, C)`, of validation pictures.
+        probabilities: `(N, C)`, of validation images.
         targets: `(N, C)`, 0 or 1.
 
     Returns:
@@ -340,7 +340,7 @@ def fit_label_bias(
     """What is added to the logits so that no label is said too often or too seldom.
 
     Bias-corrected temperature scaling (Alexandari et al. 2020, section 3.2), for a temperature
-    that is given. A label with fewer than thirty pictures, or data without a mistake, would make
+    that is given. A label with fewer than thirty images, or data without a mistake, would make
     it chance: then it is 0.
 
     Args:

@@ -18,7 +18,7 @@ from limelens.serve.image import ResizeRule, fit, read_image
 from limelens.train.data.examples import Example
 
 Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""From `(N, H, W, 3)` pixels of the input's size to a row for each picture."""
+"""From `(N, H, W, 3)` pixels of the input's size to a row for each image."""
 Rows = NDArray[np.float32]
 _BATCH: Final = 32
 
@@ -30,8 +30,8 @@ class Model:
     Args:
         name: What to call it.
         labels: In the order of the columns that `predict` returns.
-        task: Whether a picture has one label or any number.
-        resize: How pictures are brought to its input.
+        task: Whether an image has one label or any number.
+        resize: How images are brought to its input.
         predict: Gives probabilities, `(N, C)`.
         embed: Gives feature vectors, `(N, D)`.
     """

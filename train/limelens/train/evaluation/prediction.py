@@ -1,6 +1,6 @@
 """What a network says of examples, without augmentation.
 
-It knows networks and files of pictures, and nothing of training.
+It knows networks and files of images, and nothing of training.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def logits_of(
     Args:
         model: In whichever mode; it is left as it was.
         examples: At least one.
-        resize: How pictures are brought to its input.
+        resize: How images are brought to its input.
 
     Returns:
         `(N, C)`, in the order of the examples.

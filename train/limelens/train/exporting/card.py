@@ -26,7 +26,7 @@ def write_card(
     Args:
         path: The file.
         metadata: The bundle's.
-        metrics: The bundle's figures on the validation pictures.
+        metrics: The bundle's figures on the validation images.
         difference: Largest difference of probabilities from the PyTorch network.
         comparison: Of a variant with fp32.
     """
@@ -54,7 +54,7 @@ Trained by
 
     {_command(config)}
 
-## On the validation pictures ({metrics["num_images"]})
+## On the validation images ({metrics["num_images"]})
 
 {_figures(metrics)} Read them with care: the epoch, the temperature and the thresholds were chosen \
 on these.
@@ -91,7 +91,7 @@ def _table(metrics: Mapping[str, Any]) -> str:
     extra = ("average_precision", "auc", "threshold")
     shown = [key for key in extra if key in next(iter(metrics["per_class"].values()))]
     lines = [
-        "| " + " | ".join(["label", "precision", "recall", "F1", "pictures", *shown]) + " |",
+        "| " + " | ".join(["label", "precision", "recall", "F1", "images", *shown]) + " |",
         "|---" * (5 + len(shown)) + "|",
     ]
     for label, row in metrics["per_class"].items():
@@ -106,7 +106,7 @@ def _comparison(comparison: Comparison) -> str:
     precision, measure = comparison.precision, comparison.measure.replace("_", " ")
     lines = [
         f"\n## {precision} beside fp32\n",
-        "On the validation pictures, and timed in turns on the machine that exported, on one core "
+        "On the validation images, and timed in turns on the machine that exported, on one core "
         "or one GPU.\n",
         f"| | fp32 | {precision} |",
         "|---|---|---|",

@@ -87,8 +87,8 @@ def export(
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a card beside it.
 
-    The temperature, fitted on the validation pictures in training, becomes part of the graph.
-    Then the graph is compared with the network on those pictures. A variant in another precision
+    The temperature, fitted on the validation images in training, becomes part of the graph.
+    Then the graph is compared with the network on those images. A variant in another precision
     is made of that graph, fitted again, and compared with it. The version's folder appears whole
     or not at all.
 
@@ -100,13 +100,13 @@ def export(
         note: Put into the card, such as that the data is synthetic.
         precision: `fp32`, `fp16` or `int8`.
         max_accuracy_drop: By how many percentage points a variant's accuracy (multilabel: mean
-            average precision) on the validation pictures may lie below fp32's.
+            average precision) on the validation images may lie below fp32's.
         wanted_accuracy: Make a multiclass model abstain below the lowest probability at which so
-            many of the decided validation pictures are right, 0 to 1; None never abstains.
+            many of the decided validation images are right, 0 to 1; None never abstains.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
-        network), `threshold` and `metrics` (of the bundle on the validation pictures); for a
+        network), `threshold` and `metrics` (of the bundle on the validation images); for a
         variant also `fp32`, `speed` and `remarks`.
 
     Raises:
@@ -178,7 +178,7 @@ def export(
 
 @dataclass(frozen=True)
 class _Built:
-    """A bundle on disk and what it says of the validation pictures."""
+    """A bundle on disk and what it says of the validation images."""
 
     path: Path
     metadata: Metadata
@@ -202,7 +202,7 @@ class _Built:
             )
             if reached["threshold"] is None:
                 raise ExportError(
-                    f"no threshold makes {wanted_accuracy:.1%} of the decided validation pictures "
+                    f"no threshold makes {wanted_accuracy:.1%} of the decided validation images "
                     "right; lower the wanted accuracy or train a better model"
                 )
             metadata = replace(metadata, threshold=reached["threshold"])
@@ -260,7 +260,7 @@ def _compare(fp32: _Built, variant: _Built) -> Comparison:
 
 
 def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
-    """Smooth coloured blobs, always the same: a picture with no one in it.
+    """Smooth coloured blobs, always the same: an image with no one in it.
 
     Returns:
         `(H, W, 3)` uint8.
@@ -375,7 +375,7 @@ def _check_drop(
     # Not by less than what a float can tell apart: a drop of just the bound is accepted.
     if not (before - after) * 100 <= max_drop + 1e-9:
         raise ExportError(
-            f"{precision} has {key.replace('_', ' ')} {after:.2%} on the validation pictures, fp32 "
+            f"{precision} has {key.replace('_', ' ')} {after:.2%} on the validation images, fp32 "
             f"{before:.2%}: {(before - after) * 100:.2f} points less, {max_drop:g} are accepted "
             "(--max-accuracy-drop); nothing was written"
         )

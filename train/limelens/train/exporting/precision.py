@@ -29,7 +29,7 @@ PRECISIONS: Final = ("fp32", "fp16", "int8")
 TEMPERATURE: Final = "temperature"
 """The initializer by which a graph divides its logits."""
 CALIBRATION_SIZE: Final = 256
-"""Pictures that ranges are taken from; 64 and 512 gave the same figures."""
+"""Images that ranges are taken from; 64 and 512 gave the same figures."""
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
     # TF32 rounds what is multiplied to 10 bits: `benchmarks.device --only precision` shows how far
     # probabilities move.
@@ -39,7 +39,7 @@ TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
         "CUDAExecutionProvider+TF32": 1e-2,
     },
     # x86 keeps weights in half and computes in float32, ARM and CUDA compute in half: 3.4e-3
-    # apart on the worst of 320 pictures.
+    # apart on the worst of 320 images.
     "fp16": {
         "CPUExecutionProvider": 1e-2,
         "CUDAExecutionProvider": 1e-2,
@@ -47,7 +47,7 @@ TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
     },
     # Sums of 8-bit products are exact on every CPU. The layers in float32 between them, and on
     # CUDA all, may round the last bit otherwise, which now and then moves an activation by a step
-    # of its 256: 6e-4 on emulated CPUs without VNNI, 7e-3 on the worst of 1284 pictures with all
+    # of its 256: 6e-4 on emulated CPUs without VNNI, 7e-3 on the worst of 1284 images with all
     # sums in float32.
     "int8": {
         "CPUExecutionProvider": 2e-2,
@@ -74,14 +74,14 @@ def convert(
         model: `images` to `probabilities` and `embedding`, in float32, with an initializer
             `temperature`.
         precision: One of `PRECISIONS`.
-        calibration: `(N, H, W, 3)` training pictures; the ranges of activations are taken from
+        calibration: `(N, H, W, 3)` training images; the ranges of activations are taken from
             them.
 
     Returns:
         Another graph of the same inputs and outputs, without metadata.
 
     Raises:
-        PrecisionError: The precision is unknown, there are no pictures, activations are too large
+        PrecisionError: The precision is unknown, there are no images, activations are too large
             for fp16, or the graph has no layer that int8 helps.
     """
     if precision not in PRECISIONS:
@@ -89,7 +89,7 @@ def convert(
     own = onnx.ModelProto()
     own.CopyFrom(model)
     if precision != "fp32" and len(calibration) == 0:
-        raise PrecisionError(f"{precision} is calibrated on training pictures; there is none")
+        raise PrecisionError(f"{precision} is calibrated on training images; there is none")
     if precision != "fp32":
         try:
             with _quiet():
@@ -204,7 +204,7 @@ def _to_int8(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
     Weights have 7 bits: pairs of 8-bit products overflow on x86 without VNNI, where
     probabilities then differed by 0.08; with 7 they are the same there. Ranges are the least and
     greatest values seen (MinMax): entropy gave the same, percentiles the same accuracy or less,
-    and both hold the activations of all pictures in memory.
+    and both hold the activations of all images in memory.
     """
     from onnxruntime.quantization import (
         CalibrationMethod,
@@ -281,7 +281,7 @@ def _reader(images: NDArray[np.uint8]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands the pictures out in batches."""
+        """Hands the images out in batches."""
 
         def __init__(self) -> None:
             self._starts = iter(range(0, len(images), _CALIBRATION_BATCH))

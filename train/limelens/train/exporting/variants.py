@@ -54,7 +54,7 @@ class Speed:
 
     Args:
         provider: The execution provider of both.
-        batch_size: Pictures a call.
+        batch_size: Images a call.
         fp32_ms: Median of a call of the fp32 bundle.
         ms: Median of a call of the variant.
     """
@@ -82,7 +82,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside the bundle in fp32, on the validation pictures and on this machine.
+    """A variant beside the bundle in fp32, on the validation images and on this machine.
 
     Args:
         precision: Of the variant.
@@ -109,7 +109,7 @@ class Comparison:
         """What speaks against the variant, in sentences."""
         remarks = [
             f"{self.precision} is slower than fp32 here: {speed.ratio:.2f} times as long on "
-            f"{speed.provider} with {speed.batch_size} picture{'s' * (speed.batch_size > 1)} a call"
+            f"{speed.provider} with {speed.batch_size} image{'s' * (speed.batch_size > 1)} a call"
             for speed in self.speeds
             if speed.ratio >= _SLOWER
         ]
@@ -137,13 +137,13 @@ def measured(metrics: Mapping[str, Any]) -> tuple[str, float]:
     """What a variant must not lose: the figure's key and its value.
 
     Raises:
-        PrecisionError: The validation pictures do not give it.
+        PrecisionError: The validation images do not give it.
     """
     key = "mean_average_precision" if metrics["task"] == Task.MULTILABEL else "accuracy"
     value = metrics[key]
     if value is None:
         raise PrecisionError(
-            "no label is true of some validation pictures and not of others, so that precisions "
+            "no label is true of some validation images and not of others, so that precisions "
             "cannot be compared; export fp32"
         )
     return key, float(value)
@@ -287,5 +287,5 @@ def _sample(examples: Sequence[Example], resize: ResizeRule, seed: int) -> NDArr
 
 def _batches(examples: Sequence[Example], resize: ResizeRule) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(examples), _BATCH):
-        pictures = [read_pixels(example) for example in examples[start : start + _BATCH]]
-        yield np.stack([fit(pixels, resize).pixels for pixels in pictures])
+        images = [read_pixels(example) for example in examples[start : start + _BATCH]]
+        yield np.stack([fit(pixels, resize).pixels for pixels in images])

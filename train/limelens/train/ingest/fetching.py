@@ -1,6 +1,6 @@
 """One URL to bytes: deadlines, size limits, retries, redirects that stay on the web.
 
-It trusts nothing that a server says. It knows HTTP and files, and nothing of pictures or tables.
+It trusts nothing that a server says. It knows HTTP and files, and nothing of images or tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.redaction import image_address
 
 _WEB: Final = ("http", "https")
-# Two letters at least, so that the drive of C:/pictures is none.
+# Two letters at least, so that the drive of C:/images is none.
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GZIP: Final = frozenset({"gzip", "x-gzip"})

@@ -1,7 +1,7 @@
 """What was fetched, on disk, so that a run that was killed goes on where it was.
 
-Pictures lie under the digest of their content; a journal has a line for each URL that is done. A
-line that was cut off, or one whose picture is not there whole, counts for nothing. It knows
+Images lie under the digest of their content; a journal has a line for each URL that is done. A
+line that was cut off, or one whose image is not there whole, counts for nothing. It knows
 nothing of tables or splits.
 """
 
@@ -24,8 +24,8 @@ from limelens.train.data.fingerprints import Fingerprint
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that is there.
+class FetchedImage:
+    """An image that is there.
 
     Args:
         digest: SHA-256 of the JPEG, hexadecimal.
@@ -40,7 +40,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Failure:
-    """A URL that gave no picture.
+    """A URL that gave no image.
 
     Args:
         reason: Why, in words.
@@ -54,27 +54,27 @@ class Failure:
 class Fetched:
     """The folder of what was fetched; see `open_fetched`."""
 
-    def __init__(self, folder: Path, done: dict[tuple[str, str], Picture | Failure]) -> None:
+    def __init__(self, folder: Path, done: dict[tuple[str, str], FetchedImage | Failure]) -> None:
         self._folder = folder
         self._done = done
         self._journal = FileIO(folder / "journal.jsonl", "a")
 
-    def get(self, url: str, made_by: str) -> Picture | Failure | None:
+    def get(self, url: str, made_by: str) -> FetchedImage | Failure | None:
         """What a URL gave when it was fetched in this way; None if it was not."""
         found = self._done.get((url, made_by))
-        return found if not isinstance(found, Picture) or self._is_whole(found) else None
+        return found if not isinstance(found, FetchedImage) or self._is_whole(found) else None
 
-    def store(self, jpeg: bytes, fingerprint: Fingerprint) -> Picture:
-        """Writes a picture whole or not at all; may be called from any thread."""
-        picture = Picture(hashlib.sha256(jpeg).hexdigest(), len(jpeg), fingerprint)
-        if not self._is_whole(picture):
-            path = self.path(picture)
+    def store(self, jpeg: bytes, fingerprint: Fingerprint) -> FetchedImage:
+        """Writes an image whole or not at all; may be called from any thread."""
+        image = FetchedImage(hashlib.sha256(jpeg).hexdigest(), len(jpeg), fingerprint)
+        if not self._is_whole(image):
+            path = self.path(image)
             beside = path.with_suffix(f".{threading.get_ident()}.tmp")
             beside.write_bytes(jpeg)
             beside.replace(path)
-        return picture
+        return image
 
-    def record(self, url: str, made_by: str, outcome: Picture | Failure) -> None:
+    def record(self, url: str, made_by: str, outcome: FetchedImage | Failure) -> None:
         """Remembers what a URL gave; a failure that may pass is not remembered."""
         if isinstance(outcome, Failure) and outcome.transient:
             return
@@ -82,17 +82,17 @@ class Fetched:
         line = json.dumps({"url": url, "made_by": made_by, **_to_json(outcome)})
         self._journal.write(line.encode() + b"\n")
 
-    def path(self, picture: Picture) -> Path:
-        """Where a picture lies."""
-        return self._folder / "pictures" / f"{picture.digest}.jpg"
+    def path(self, image: FetchedImage) -> Path:
+        """Where an image lies."""
+        return self._folder / "pictures" / f"{image.digest}.jpg"
 
     def close(self) -> None:
         """Closes the journal."""
         self._journal.close()
 
-    def _is_whole(self, picture: Picture) -> bool:
+    def _is_whole(self, image: FetchedImage) -> bool:
         try:
-            return self.path(picture).stat().st_size == picture.size_bytes
+            return self.path(image).stat().st_size == image.size_bytes
         except FileNotFoundError:
             return False
 
@@ -107,15 +107,15 @@ def open_fetched(folder: Path) -> Iterator[Fetched]:
     Raises:
         DataError: Another process has it open.
     """
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    images = folder / "pictures"
+    images.mkdir(parents=True, exist_ok=True)
     try:
         # The system lets go of it when the process dies, however it dies.
         lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout:
         raise DataError(f"another ingest writes to {folder.parent}; wait for it to end") from None
     with lock:
-        for left_behind in pictures.glob("*.tmp"):
+        for left_behind in images.glob("*.tmp"):
             left_behind.unlink()
         fetched = Fetched(folder, _read_journal(folder / "journal.jsonl"))
         try:
@@ -124,10 +124,10 @@ def open_fetched(folder: Path) -> Iterator[Fetched]:
             fetched.close()
 
 
-def _read_journal(path: Path) -> dict[tuple[str, str], Picture | Failure]:
+def _read_journal(path: Path) -> dict[tuple[str, str], FetchedImage | Failure]:
     if not path.exists():
         return {}
-    done: dict[tuple[str, str], Picture | Failure] = {}
+    done: dict[tuple[str, str], FetchedImage | Failure] = {}
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
         # The next line must not be joined to one that was cut off.
@@ -142,18 +142,18 @@ def _read_journal(path: Path) -> dict[tuple[str, str], Picture | Failure]:
     return done
 
 
-def _to_json(outcome: Picture | Failure) -> dict[str, Any]:
+def _to_json(outcome: FetchedImage | Failure) -> dict[str, Any]:
     if isinstance(outcome, Failure):
         return {"failure": outcome.reason}
     prints = {**asdict(outcome.fingerprint), "colours": outcome.fingerprint.colours.hex()}
     return {"picture": outcome.digest, "size_bytes": outcome.size_bytes, "fingerprint": prints}
 
 
-def _from_json(entry: Mapping[str, Any]) -> Picture | Failure:
+def _from_json(entry: Mapping[str, Any]) -> FetchedImage | Failure:
     if "failure" in entry:
         return Failure(entry["failure"], transient=False)
     prints = entry["fingerprint"]
-    return Picture(
+    return FetchedImage(
         entry["picture"],
         entry["size_bytes"],
         Fingerprint(prints["gradients"], prints["frequencies"], bytes.fromhex(prints["colours"])),

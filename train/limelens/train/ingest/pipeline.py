@@ -29,13 +29,13 @@ from limelens.train.data.dataset import SHARES, divide
 from limelens.train.data.examples import DataError, Example
 from limelens.train.data.fingerprints import RELATED, SAME, fingerprint, first_of_kind
 from limelens.train.ingest.fetching import Fetcher, FetchError, FetchLimits, identity, resolve
-from limelens.train.ingest.journal import Failure, Fetched, Picture, open_fetched
+from limelens.train.ingest.journal import Failure, Fetched, FetchedImage, open_fetched
 from limelens.train.ingest.url_table import Row, read_table
 
 STATE: Final = ".ingest"
 LEFT_OUT: Final = "left_out.csv"
 _JPEG_QUALITY: Final = 90
-# Each may hold a picture of the most pixels that are read, so memory bounds them.
+# Each may hold an image of the most pixels that are read, so memory bounds them.
 _MOST_DECODERS: Final = 4
 
 
@@ -44,7 +44,7 @@ class IngestConfig:
     """How a table is ingested.
 
     Args:
-        size_px: Longer side of what is written; smaller pictures stay as they are.
+        size_px: Longer side of what is written; smaller images stay as they are.
         concurrency: URLs that are fetched at once.
         limits: For each URL.
         retry_failed: Ask again for what failed for good in an earlier run.
@@ -73,18 +73,18 @@ class Progress(Protocol):
         """The table was read; so many URLs are wanted, so many known from an earlier run."""
 
     def url_done(self, url: str, reason: str | None) -> None:
-        """A URL was fetched; the reason says why it gave no picture, None that it did."""
+        """A URL was fetched; the reason says why it gave no image, None that it did."""
 
 
 def ingest(
     table: Path, out: Path, config: IngestConfig | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Fetches the pictures of a table, cleans them and divides them into splits.
+    """Fetches the images of a table, cleans them and divides them into splits.
 
     `out` gets `train`, `val` and `test` (80:10:10 by label) with `LABEL/ID.jpg` in each, and
-    `left_out.csv`, the rows that gave no picture and why. Copies go (the first in the table's
-    order stays), pictures that are merely related stay on one side of the split. The result
-    depends on the table, the pictures and the seed, never on which answer came first.
+    `left_out.csv`, the rows that gave no image and why. Copies go (the first in the table's
+    order stays), images that are merely related stay on one side of the split. The result
+    depends on the table, the images and the seed, never on which answer came first.
 
     What was fetched is remembered in `out/.ingest`: a run after an interruption, or with a longer
     table, fetches what is missing and what failed in a way that may pass. A longer table is
@@ -97,9 +97,9 @@ def ingest(
         progress: Told of every URL.
 
     Returns:
-        `data`, `labels`, `num_images`, `splits` (pictures in each), `left_out` (how many rows),
+        `data`, `labels`, `num_images`, `splits` (images in each), `left_out` (how many rows),
         `table` (of what was left out), `warnings` (what would keep a training from starting).
-        Without any picture, what an earlier run wrote stays.
+        Without any image, what an earlier run wrote stays.
 
     Raises:
         DataError: The table or a setting cannot be used, `out` holds splits that are another's,
@@ -118,10 +118,10 @@ def ingest(
     try:
         with open_fetched(out / STATE) as fetched:
             outcomes = _fetch(rows, table.parent, fetched, config, progress)
-            pictures, reasons = _clean(rows, outcomes)
-            splits = _split(pictures, config.seed)
+            images, reasons = _clean(rows, outcomes)
+            splits = _split(images, config.seed)
             files = {
-                f"{split}/{row.label}/{row.id}.jpg": fetched.path(pictures[row])
+                f"{split}/{row.label}/{row.id}.jpg": fetched.path(images[row])
                 for split, members in splits.items()
                 for row in members
             }
@@ -132,8 +132,8 @@ def ingest(
         raise DataError(f"{error.filename or out}: {error.strerror}") from error
     return {
         "data": str(out),
-        "labels": sorted({row.label for row in pictures}),
-        "num_images": len(pictures),
+        "labels": sorted({row.label for row in images}),
+        "num_images": len(images),
         "splits": {split: len(members) for split, members in splits.items()},
         "left_out": len(reasons),
         "table": str(out / LEFT_OUT),
@@ -147,12 +147,12 @@ def _fetch(
     fetched: Fetched,
     config: IngestConfig,
     progress: Progress | None,
-) -> list[Picture | Failure]:
+) -> list[FetchedImage | Failure]:
     """What each row's URL gave; a URL that stands in several rows is fetched once."""
-    picture_way = f"JPEG {config.size_px} {_JPEG_QUALITY}"
+    image_way = f"JPEG {config.size_px} {_JPEG_QUALITY}"
     # A failure may be due to these, so that with others the URL is worth another request.
     failure_way = f"{config.limits.max_bytes} {config.limits.max_redirects}"
-    outcomes: dict[str, Picture | Failure] = {}
+    outcomes: dict[str, FetchedImage | Failure] = {}
     missing: dict[str, str] = {}
     for row in rows:
         if row.url in outcomes or row.url in missing:
@@ -162,7 +162,7 @@ def _fetch(
         except FetchError as error:
             outcomes[row.url] = Failure(str(error), transient=False)
             continue
-        known = fetched.get(identity(source), picture_way)
+        known = fetched.get(identity(source), image_way)
         if known is None and not config.retry_failed:
             known = fetched.get(identity(source), failure_way)
         if known is None:
@@ -172,12 +172,12 @@ def _fetch(
     if progress:
         progress.table_read(len(outcomes) + len(missing), len(outcomes))
 
-    def convert(data: bytes) -> Picture:
+    def convert(data: bytes) -> FetchedImage:
         return _convert(data, config.size_px, fetched)
 
     async def fetch_one(fetcher: Fetcher, pool: ThreadPoolExecutor, url: str) -> None:
         key = identity(missing[url])
-        outcome: Picture | Failure
+        outcome: FetchedImage | Failure
         try:
             data = await fetcher.fetch(missing[url])
             outcome = await asyncio.get_running_loop().run_in_executor(pool, convert, data)
@@ -185,11 +185,11 @@ def _fetch(
             outcome = Failure(str(error), error.transient)
         except InvalidImageError as error:
             outcome = Failure(str(error), transient=False)
-        is_picture = isinstance(outcome, Picture)
-        fetched.record(key, picture_way if is_picture else failure_way, outcome)
+        is_image = isinstance(outcome, FetchedImage)
+        fetched.record(key, image_way if is_image else failure_way, outcome)
         outcomes[url] = outcome
         if progress:
-            progress.url_done(url, None if isinstance(outcome, Picture) else outcome.reason)
+            progress.url_done(url, None if isinstance(outcome, FetchedImage) else outcome.reason)
 
     async def fetch_all() -> None:
         urls = iter(missing)
@@ -223,7 +223,7 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
         thread.submit(asyncio.run, coroutine).result()
 
 
-def _convert(data: bytes, size_px: int, fetched: Fetched) -> Picture:
+def _convert(data: bytes, size_px: int, fetched: Fetched) -> FetchedImage:
     image = Image.fromarray(read_image(data))
     image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -233,26 +233,26 @@ def _convert(data: bytes, size_px: int, fetched: Fetched) -> Picture:
 
 
 def _clean(
-    rows: Sequence[Row], outcomes: Sequence[Picture | Failure]
-) -> tuple[dict[Row, Picture], dict[Row, str]]:
-    """Pictures that are kept, in the table's order, and why each other row is left out."""
+    rows: Sequence[Row], outcomes: Sequence[FetchedImage | Failure]
+) -> tuple[dict[Row, FetchedImage], dict[Row, str]]:
+    """Images that are kept, in the table's order, and why each other row is left out."""
     reasons: dict[Row, str] = {}
     first_with: dict[str, Row] = {}
-    distinct: dict[Row, Picture] = {}
+    distinct: dict[Row, FetchedImage] = {}
     for row, outcome in zip(rows, outcomes, strict=True):
         if isinstance(outcome, Failure):
             reasons[row] = outcome.reason
         elif outcome.digest in first_with:
-            reasons[row] = f"the same picture as {_named(first_with[outcome.digest], row)}"
+            reasons[row] = f"the same image as {_named(first_with[outcome.digest], row)}"
         else:
             first_with[outcome.digest] = row
             distinct[row] = outcome
     order = list(distinct)
-    firsts = first_of_kind([picture.fingerprint for picture in distinct.values()], SAME)
+    firsts = first_of_kind([image.fingerprint for image in distinct.values()], SAME)
     for index, first in enumerate(firsts):
         if index != first:
             row = order[index]
-            reasons[row] = f"nearly the same picture as {_named(order[first], row)}"
+            reasons[row] = f"nearly the same image as {_named(order[first], row)}"
             del distinct[row]
     return distinct, {row: reasons[row] for row in rows if row in reasons}
 
@@ -262,11 +262,11 @@ def _named(first: Row, row: Row) -> str:
     return f"{first.id!r} of line {first.line}{other}"
 
 
-def _split(pictures: Mapping[Row, Picture], seed: int) -> dict[str, list[Row]]:
-    labels = sorted({row.label for row in pictures})
-    row_of = {Path(row.label, row.id): row for row in pictures}
+def _split(images: Mapping[Row, FetchedImage], seed: int) -> dict[str, list[Row]]:
+    labels = sorted({row.label for row in images})
+    row_of = {Path(row.label, row.id): row for row in images}
     examples = [Example(path, (labels.index(row.label),)) for path, row in row_of.items()]
-    groups = first_of_kind([picture.fingerprint for picture in pictures.values()], RELATED)
+    groups = first_of_kind([image.fingerprint for image in images.values()], RELATED)
     splits = divide(examples, groups, SHARES, seed)
     return {split: [row_of[example.path] for example in chosen] for split, chosen in splits.items()}
 
@@ -311,7 +311,7 @@ def _warnings(splits: Mapping[str, Sequence[Row]]) -> list[str]:
     counts = {split: Counter(row.label for row in members) for split, members in splits.items()}
     labels = sorted(set().union(*counts.values()))
     warnings = [
-        f"label {label!r} has no picture for {split}; limelens train needs one"
+        f"label {label!r} has no image for {split}; limelens train needs one"
         for label in labels
         for split in ("train", "val")
         if not counts[split][label]

@@ -23,7 +23,7 @@ _MOST_TOLD: Final = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One picture that is wanted.
+    """One image that is wanted.
 
     Args:
         line: Where its row begins in the table, from 1.
@@ -39,7 +39,7 @@ class Row:
 
 
 def read_table(path: Path) -> tuple[Row, ...]:
-    """Reads a table of pictures.
+    """Reads a table of images.
 
     Args:
         path: UTF-8, tabs (where the first line has one) or commas between columns; the first

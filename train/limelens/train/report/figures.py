@@ -126,7 +126,7 @@ def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) ->
 def coverage(
     confidence: NDArray[np.floating], correct: NDArray[np.bool_], reached: Mapping[str, Any]
 ) -> str:
-    """How right the model is on the share of pictures that it is surest of.
+    """How right the model is on the share of images that it is surest of.
 
     Args:
         confidence: `(N,)`, of the decided label.
@@ -173,7 +173,7 @@ def against_base_rates(
     Args:
         labels: Their names.
         average_precision: Of each.
-        base_rates: The share of pictures that have it: the average precision of chance.
+        base_rates: The share of images that have it: the average precision of chance.
     """
     places = np.arange(len(labels))
     labels = [short_label(label) for label in labels]
@@ -181,7 +181,7 @@ def against_base_rates(
     axes = figure.subplots()
     axes.barh(places, average_precision, color=_BLUE, alpha=0.75, label="average precision")
     axes.plot(base_rates, places, "|", color=_RED, markersize=11, markeredgewidth=2,
-              label="share of pictures (chance)")  # fmt: skip
+              label="share of images (chance)")  # fmt: skip
     axes.set_yticks(places, labels)
     axes.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6))
     _plain(axes)

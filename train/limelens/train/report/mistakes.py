@@ -1,4 +1,4 @@
-"""The mistakes that a model was surest of, each with the picture of why.
+"""The mistakes that a model was surest of, each with the image of why.
 
 It knows evaluations and explanations, and draws no page.
 """
@@ -25,15 +25,15 @@ from limelens.train.report.predictions import label_thresholds
 
 _NUM_SAMPLES: Final = 300
 _MAX_DRAWN: Final = 420
-"""Longer side of a picture on the page, in pixels."""
+"""Longer side of an image on the page, in pixels."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that a model got wrong.
+    """An image that a model got wrong.
 
     Args:
-        index: Of the picture in the evaluation.
+        index: Of the image in the evaluation.
         label: The label that is explained: predicted wrongly, or missed (multilabel).
         missed: Whether the label is true and was not predicted, though none was in its place.
     """
@@ -45,23 +45,23 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class ExplainedMistake:
-    """A mistake with its pictures.
+    """A mistake with its images.
 
     Args:
         mistake: Which.
-        picture: `(H, W, 3)` uint8, upright, for the page.
+        image: `(H, W, 3)` uint8, upright, for the page.
         overlay: The same size: green speaks for the label, red against it.
         score: R² of the explanation's linear surrogate.
     """
 
     mistake: Mistake
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     overlay: NDArray[np.uint8]
     score: float
 
 
 def worst_mistakes(evaluation: Evaluation, most: int) -> tuple[Mistake, ...]:
-    """The mistakes of the highest confidence, at most one a picture.
+    """The mistakes of the highest confidence, at most one an image.
 
     For multilabel, labels predicted wrongly and labels missed take turns: probabilities of rare
     labels are so low that those missed would fill the list.
@@ -108,7 +108,7 @@ def explain_mistakes(
         mistakes: Of the evaluation.
         evaluation: What was said.
         predict: The model's.
-        resize: How pictures are brought to its input.
+        resize: How images are brought to its input.
         hide: What a hidden segment looks like, see `limelens.explain`.
         seed: Of the samples.
     """
@@ -131,20 +131,20 @@ def _explained(
         hide=hide,
         seed=seed,
     )
-    picture = small(pixels)
+    image = small(pixels)
     segments = fitted.to_source(found.segments)
     rows, columns = (
         np.arange(shown) * whole // shown
-        for shown, whole in zip(picture.shape[:2], pixels.shape[:2], strict=True)
+        for shown, whole in zip(image.shape[:2], pixels.shape[:2], strict=True)
     )
     one = found.for_label(mistake.label)
     return ExplainedMistake(
-        mistake, picture, overlay(picture, segments[np.ix_(rows, columns)], one), one.score
+        mistake, image, overlay(image, segments[np.ix_(rows, columns)], one), one.score
     )
 
 
 def small(pixels: NDArray[np.uint8], longer_side: int = _MAX_DRAWN) -> NDArray[np.uint8]:
-    """A picture shrunk for a page; smaller ones stay as they are."""
+    """An image shrunk for a page; smaller ones stay as they are."""
     image = Image.fromarray(pixels)
     image.thumbnail((longer_side, longer_side), reducing_gap=3.0)
     return np.asarray(image)

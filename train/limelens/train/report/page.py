@@ -58,10 +58,10 @@ def write_report(
     """Writes the page of an evaluation.
 
     Args:
-        evaluation: What was said of labelled pictures.
+        evaluation: What was said of labelled images.
         path: The HTML file.
         predict: The model's, to explain mistakes.
-        resize: How pictures are brought to its input.
+        resize: How images are brought to its input.
         rows: Of the run's metrics.csv; with fewer than two there are no curves.
         inspection: Of the data; None leaves that part out.
         num_mistakes: How many of the most confident mistakes are shown and explained.
@@ -75,7 +75,7 @@ def write_report(
     is_multilabel = evaluation.task is Task.MULTILABEL
     _write(
         path,
-        title=f"{told.get('model', 'A model')} on {told.get('split', 'its pictures')}",
+        title=f"{told.get('model', 'A model')} on {told.get('split', 'its images')}",
         figures=told,
         base=str(base),
         headline=_headline(evaluation),
@@ -132,11 +132,11 @@ def report_on(
 def write_run_report(
     run: Path, *, examples: Sequence[Example] | None = None, num_mistakes: int = 12
 ) -> Path:
-    """Writes `report.html` into a run's folder: its best checkpoint on the validation pictures.
+    """Writes `report.html` into a run's folder: its best checkpoint on the validation images.
 
     Args:
         run: A finished run.
-        examples: The validation pictures; None reads the data that the run was trained on.
+        examples: The validation images; None reads the data that the run was trained on.
         num_mistakes: As for `write_report`.
 
     Returns:
@@ -217,7 +217,7 @@ def _headline(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             ),
             ("loss", _number(told["loss"], 4), f"base rates: {told['base_rate_loss']:.4f}"),
             ("micro F1", _number(told["micro_f1"]), f"macro: {_number(told['macro_f1'])}"),
-            ("a true label in top 3", _percent(told["top3_accuracy"]), "of pictures with one"),
+            ("a true label in top 3", _percent(told["top3_accuracy"]), "of images with one"),
         ]
     commonest = max(row["support"] for row in told["per_class"].values()) / told["num_images"]
     found = [
@@ -301,7 +301,7 @@ def _mistake_card(one: ExplainedMistake, evaluation: Evaluation, base: Path) -> 
     predicted = predicted[np.argsort(-row[predicted], kind="stable")]
     return {
         "name": _relative(example.path, base),
-        "picture": _data_url(one.picture),
+        "image": _data_url(one.image),
         "overlay": _data_url(one.overlay),
         "true": [(evaluation.labels[i], float(row[i])) for i in example.targets],
         "predicted": [(evaluation.labels[i], float(row[i])) for i in predicted[:_MOST_PREDICTED]],
@@ -329,7 +329,7 @@ def _inspection(inspection: Inspection) -> dict[str, Any]:
         "totals": sorted(totals.items(), key=lambda item: -item[1]),
         "largest": max(totals.values()) or 1,
         "smallest": min(totals.values()),
-        "num_pictures": sum(inspection.num_pictures.values()),
+        "num_pictures": sum(inspection.num_images.values()),
         "twins": [
             (title, word, len(pairs), [_pair(pair, base) for pair in pairs[:_MOST_TWINS]])
             for title, word, pairs in (
@@ -345,7 +345,7 @@ def _inspection(inspection: Inspection) -> dict[str, Any]:
         "suspects": [
             {
                 "name": _relative(suspect.place.path, base),
-                "picture": _thumbnail(suspect.place.path),
+                "image": _thumbnail(suspect.place.path),
                 "split": suspect.place.split,
                 "given": ", ".join(suspect.place.labels) or "none",
                 "suggested": ", ".join(suspect.suggested) or "none",
@@ -363,7 +363,7 @@ def _pair(twins: Twins, base: Path) -> dict[str, Any]:
         "sides": [
             {
                 "name": _relative(place.path, base),
-                "picture": _thumbnail(place.path),
+                "image": _thumbnail(place.path),
                 "words": ", ".join(
                     [*([] if place.split == "all" else [place.split]), *place.labels]
                 ),

@@ -1,4 +1,4 @@
-"""Pictures of a training run: its curves, its confusion matrix, its augmented images.
+"""Images of a training run: its curves, its confusion matrix, its augmented images.
 
 It draws figures that are handed to it and knows nothing of how they came about.
 """
@@ -129,19 +129,19 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def write_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None:
-    """Writes a sheet of pictures of one size: a row each, the first column set apart.
+    """Writes a sheet of images of one size: a row each, the first column set apart.
 
     Args:
-        rows: `(H, W, 3)` uint8 pictures; the first of a row is the original.
+        rows: `(H, W, 3)` uint8 images; the first of a row is the original.
         path: The PNG to write.
     """
     height, width = rows[0][0].shape[:2]
     gap = max(4, width // 16)
     columns = max(map(len, rows))
     sheet = np.full((len(rows) * (height + gap), columns * width + gap, 3), 255, dtype=np.uint8)
-    for r, pictures in enumerate(rows):
-        for c, picture in enumerate(pictures):
+    for r, images in enumerate(rows):
+        for c, image in enumerate(images):
             left = c * width + (gap if c else 0)
-            sheet[r * (height + gap) : r * (height + gap) + height, left : left + width] = picture
+            sheet[r * (height + gap) : r * (height + gap) + height, left : left + width] = image
     with writing_whole(path) as file:
         Image.fromarray(sheet[:-gap]).save(file, "PNG")

@@ -1,4 +1,4 @@
-"""A csv of what a model says of every single picture.
+"""A csv of what a model says of every single image.
 
 It writes down an evaluation and computes no figures.
 """
@@ -23,7 +23,7 @@ _MOST_PROBABLE: Final = 5
 
 
 def write_predictions(evaluation: Evaluation, path: Path, *, data: Path | None = None) -> None:
-    """Writes a row for each picture.
+    """Writes a row for each image.
 
     The columns are `id`, `label` (multilabel: joined by `|`), `predicted` likewise, `label_1`,
     `probability_1` and so on for the five most probable labels, `macro_label` of the prediction
@@ -32,7 +32,7 @@ def write_predictions(evaluation: Evaluation, path: Path, *, data: Path | None =
     Args:
         evaluation: What was said.
         path: The csv to write, in UTF-8.
-        data: Where the pictures were found. A table's pictures are named as the table names them,
+        data: Where the images were found. A table's images are named as the table names them,
             others by their path in this folder; None takes the path as it is.
     """
     labels = np.array(evaluation.labels)
@@ -67,7 +67,7 @@ def write_predictions(evaluation: Evaluation, path: Path, *, data: Path | None =
 
 
 def predicted_labels(evaluation: Evaluation) -> list[NDArray[np.intp]]:
-    """The labels decided for each picture: the most probable, or all over their thresholds."""
+    """The labels decided for each image: the most probable, or all over their thresholds."""
     probabilities = evaluation.probabilities
     if evaluation.task is Task.MULTICLASS:
         return list(probabilities.argmax(axis=1)[:, np.newaxis])

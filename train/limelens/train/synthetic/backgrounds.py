@@ -32,13 +32,13 @@ def random_background(rng: np.random.Generator, height: int, width: int) -> Pixe
         return _out_of_focus(rng, height, width, first)
     if kind == 4:
         return _grains(rng, height, width, first)
-    picture = Image.new("RGB", (width, height), first)
+    image = Image.new("RGB", (width, height), first)
     if kind == 5:
-        _draw_bricks(picture, rng, first, second)
+        _draw_bricks(image, rng, first, second)
     else:
-        _draw_room(picture, rng, second)
+        _draw_room(image, rng, second)
     blur = float(rng.uniform(0, 0.02)) * width
-    return np.asarray(picture.filter(ImageFilter.BoxBlur(blur)))
+    return np.asarray(image.filter(ImageFilter.BoxBlur(blur)))
 
 
 def _run_of_light(
@@ -70,10 +70,10 @@ def _grains(rng: np.random.Generator, height: int, width: int, colour: RGB) -> P
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _draw_bricks(picture: Image.Image, rng: np.random.Generator, colour: RGB, joint: RGB) -> None:
+def _draw_bricks(image: Image.Image, rng: np.random.Generator, colour: RGB, joint: RGB) -> None:
     """Bricks, or tiles."""
-    draw = ImageDraw.Draw(picture)
-    width, height = picture.size
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
     tall = max(3, round(height * float(rng.uniform(0.05, 0.16))))
     long = round(tall * float(rng.uniform(1.0, 2.6)))
     shifted = rng.random() < 0.6
@@ -85,10 +85,10 @@ def _draw_bricks(picture: Image.Image, rng: np.random.Generator, colour: RGB, jo
             draw.rectangle(brick, fill=varied(rng, colour, 14), outline=joint)
 
 
-def _draw_room(picture: Image.Image, rng: np.random.Generator, floor_colour: RGB) -> None:
+def _draw_room(image: Image.Image, rng: np.random.Generator, floor_colour: RGB) -> None:
     """Floor, windows, shelves, other people's clothes."""
-    draw = ImageDraw.Draw(picture)
-    width, height = picture.size
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
     floor = round(height * float(rng.uniform(0.55, 0.95)))
     draw.rectangle((0, floor, width, height), fill=floor_colour)
     for _ in range(int(rng.integers(3, 10))):

@@ -1,4 +1,4 @@
-"""What a camera and the way to us do to a picture, whatever it shows."""
+"""What a camera and the way to us do to an image, whatever it shows."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -7,7 +7,7 @@ from limelens.train.synthetic.painting import Pixels
 
 
 def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """The picture with a random exposure, tint, focus, noise, and perhaps no colours.
+    """The image with a random exposure, tint, focus, noise, and perhaps no colours.
 
     Args:
         image: `(H, W, 3)` uint8 RGB; left as it is.
@@ -17,15 +17,15 @@ def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
         `(H, W, 3)` uint8, of the same size.
     """
     height, width = image.shape[:2]
-    picture = Image.fromarray(image)
+    photo = Image.fromarray(image)
     if rng.random() < 0.35:  # enlarged from fewer pixels
         factor = float(rng.uniform(0.35, 0.9))
         fewer = (max(8, round(width * factor)), max(8, round(height * factor)))
-        picture = picture.resize(fewer, Image.Resampling.BILINEAR)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        photo = photo.resize(fewer, Image.Resampling.BILINEAR)
+        photo = photo.resize((width, height), Image.Resampling.BILINEAR)
     elif rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.BoxBlur(float(rng.uniform(0.2, 0.9)) * width / 160))
-    values = np.asarray(picture, dtype=np.float32)
+        photo = photo.filter(ImageFilter.BoxBlur(float(rng.uniform(0.2, 0.9)) * width / 160))
+    values = np.asarray(photo, dtype=np.float32)
     gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3)).astype(np.float32)
     contrast = float(rng.uniform(0.8, 1.15))
     values = (values - 118) * contrast + 118 + float(rng.normal(0, 8))

@@ -1,6 +1,6 @@
-"""A picture to draw on in face units (see `synthetic.face`), and the light that falls on it.
+"""An image to draw on in face units (see `synthetic.face`), and the light that falls on it.
 
-It knows where points of a face go in the picture, and nothing of what a person looks like.
+It knows where points of a face go in the image, and nothing of what a person looks like.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ _SHADE_SCALE = 4
 
 
 class FaceCanvas:
-    """Flat shapes on a picture, and one soft map of light and shade to lay over them.
+    """Flat shapes on an image, and one soft map of light and shade to lay over them.
 
     A `depth` is z in face units; without one, points lie on the face's surface.
 
     Args:
-        picture: RGB; it is drawn on.
+        image: RGB; it is drawn on.
         face: Where the face is in it.
     """
 
-    def __init__(self, picture: Image.Image, face: Face) -> None:
+    def __init__(self, image: Image.Image, face: Face) -> None:
         self.face = face
-        self._picture = picture
-        self._draw = ImageDraw.Draw(picture)
-        size = (max(1, picture.width // _SHADE_SCALE), max(1, picture.height // _SHADE_SCALE))
+        self._image = image
+        self._draw = ImageDraw.Draw(image)
+        size = (max(1, image.width // _SHADE_SCALE), max(1, image.height // _SHADE_SCALE))
         self._shade = Image.new("L", size, _NEUTRAL)
         self._shade_draw = ImageDraw.Draw(self._shade)
 
@@ -68,14 +68,14 @@ class FaceCanvas:
         depth: float,
     ) -> None:
         """Fills a polygon, and draws strands of other colours that end at its outline."""
-        outline = Image.new("1", self._picture.size, 0)
+        outline = Image.new("1", self._image.size, 0)
         ImageDraw.Draw(outline).polygon(self._placed(points, depth), fill=1)
-        mass = Image.new("RGB", self._picture.size, fill)
+        mass = Image.new("RGB", self._image.size, fill)
         draw = ImageDraw.Draw(mass)
         thick = max(1, round(width * self.face.unit))
         for strand, colour in strands:
             draw.line(self._placed(strand, depth), fill=colour, width=thick)
-        self._picture.paste(mass, (0, 0), outline)
+        self._image.paste(mass, (0, 0), outline)
 
     def tone(self, points: Points, value: int, depth: float | None = None) -> None:
         """Darkens (under 128) or lightens what lies below, softly, once `lit` is called."""
@@ -104,10 +104,10 @@ class FaceCanvas:
         values = values * light.clip(0.4, 1.5)
         values = values + grain.normal(0, 3.0, (height, width)).astype(np.float32)
         shade = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-        large = shade.resize(self._picture.size, Image.Resampling.BILINEAR)
+        large = shade.resize(self._image.size, Image.Resampling.BILINEAR)
         # The neutral tone leaves a pixel as it is: halve, multiply by two.
-        dark = ImageChops.multiply(self._picture, large.convert("RGB"))
-        self._picture.paste(ImageChops.add(dark, dark))
+        dark = ImageChops.multiply(self._image, large.convert("RGB"))
+        self._image.paste(ImageChops.add(dark, dark))
 
     def _placed(self, points: Points, depth: float | None) -> list[tuple[float, float]]:
         placed = self.face.to_pixels(np.asarray(points, dtype=np.float32), depth)

@@ -1,6 +1,6 @@
 """What the cloth of a mask looks like: what is printed on it, and how it lies on a face.
 
-It works on coordinates in face units (see `synthetic.face`) and knows nothing of the picture
+It works on coordinates in face units (see `synthetic.face`) and knows nothing of the image
 that the mask is drawn on, nor of its light.
 """
 

@@ -1,6 +1,6 @@
 """The cuts of masks: their outlines on a face, in face units (see `limelens.train.synthetic.face`).
 
-Nothing is known here of cloth, colours or pictures.
+Nothing is known here of cloth, colours or images.
 """
 
 from collections.abc import Mapping

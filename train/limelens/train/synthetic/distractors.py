@@ -1,4 +1,4 @@
-"""Draws things that are not worn masks on or near a face, onto a picture whose face is known.
+"""Draws things that are not worn masks on or near a face, onto an image whose face is known.
 
 They are what a network that looks for masks could mistake for one. Nothing is known here of
 labels, files or training. Everything random comes from the generator that is handed in.
@@ -67,11 +67,11 @@ def draw_distractor(
         rng: Where the choice and the shapes come from.
         kind: One of `DISTRACTORS`; a random one if None. `hand`, `cup`, `phone` and `microphone`
             hide the mouth wholly or in part; `beard` goes around it; `scarf` and `chin_mask` (a
-            mask pulled down) end below it; `caption` is a box of text at the picture's lower
+            mask pulled down) end below it; `caption` is a box of text at the image's lower
             edge and `blob` a plain shape, both kept off the mouth. None of them hides the eyes.
 
     Returns:
-        The new picture, `(H, W, 3)` uint8.
+        The new image, `(H, W, 3)` uint8.
 
     Raises:
         ValueError: The image is not `(H, W, 3)` uint8, or the kind is unknown.
@@ -231,10 +231,10 @@ def _paint_fingers(
 def _laid(
     image: Pixels, sheet: Sheet, softness: float, unit: float, rng: np.random.Generator
 ) -> Pixels:
-    """The picture under a coloured sheet, in the picture's light, with a shadow below it.
+    """The image under a coloured sheet, in the image's light, with a shadow below it.
 
     Args:
-        image: The picture.
+        image: The image.
         sheet: `RGBA`.
         softness: How much its shapes are blurred, in face units.
         unit: Pixels per face unit.
@@ -255,7 +255,7 @@ def _laid(
 
 
 def _skin(image: Pixels, face: Face, rng: np.random.Generator) -> RGB:
-    """The skin's colour beside the nose; a likely one if that is outside of the picture."""
+    """The skin's colour beside the nose; a likely one if that is outside of the image."""
     spots = np.array([[-0.45, 0.45], [0.45, 0.45], [0.0, 0.35], [0.0, -0.35], [0.0, 0.5]])
     height, width = image.shape[:2]
     found = [
@@ -326,8 +326,8 @@ def _draw_caption(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels
         top = max(top, ceil(lowest_lip))
     if height - top < 3:
         return image.copy()
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
     light = rng.random() < 0.7
     draw.rectangle((0, top, width, height), fill=(250, 250, 250) if light else (16, 16, 18))
     letters = "".join(chr(97 + int(k)) for k in rng.integers(0, 26, 14))
@@ -335,7 +335,7 @@ def _draw_caption(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels
     font = _font(max(4, min(40, round((height - top) * 0.55))))
     ink = (40, 40, 44) if light else (235, 235, 235)
     draw.text((width / 2, (top + height) / 2), text, fill=ink, font=font, anchor="mm")
-    return np.asarray(picture)
+    return np.asarray(canvas)
 
 
 @lru_cache(maxsize=32)

@@ -1,6 +1,6 @@
 """Where the parts of a face lie, from its two eyes and the turn of its head.
 
-It knows the shape of a head and how it is seen in a picture. It does not find faces (hand it
+It knows the shape of a head and how it is seen in an image. It does not find faces (hand it
 eyes, or a detector's box), and it draws nothing.
 
 Lengths named "face units" are multiples of the distance between the eyes of a face seen from the
@@ -28,9 +28,9 @@ class Face:
     """Where an upright face is: two eyes, from which nose, mouth, chin and cheeks follow.
 
     Attributes:
-        left_eye: x, y in pixels of the eye at the picture's left (the person's right eye).
+        left_eye: x, y in pixels of the eye at the image's left (the person's right eye).
         right_eye: x, y in pixels of the other eye.
-        yaw: Turn of the head, -1 to 1; positive when the nose points to the picture's right;
+        yaw: Turn of the head, -1 to 1; positive when the nose points to the image's right;
             1 is about 49 degrees.
     """
 
@@ -45,7 +45,7 @@ class Face:
         if self.left_eye[0] >= self.right_eye[0]:
             raise ValueError(
                 f"left_eye is {self.left_eye!r} and right_eye {self.right_eye!r}; left_eye is the"
-                " one at the picture's left: swap them"
+                " one at the image's left: swap them"
             )
         if not -1.0 <= self.yaw <= 1.0:
             raise ValueError(f"yaw is {self.yaw!r}; it goes from -1 to 1")
@@ -117,26 +117,26 @@ class Face:
         return 2.06 * self.unit
 
     def scaled(self, factor: float) -> "Face":
-        """The same face in the picture after both its sides were multiplied by a factor."""
+        """The same face in the image after both its sides were multiplied by a factor."""
         (lx, ly), (rx, ry) = self.left_eye, self.right_eye
         return Face((lx * factor, ly * factor), (rx * factor, ry * factor), self.yaw)
 
     def mirrored(self, width: int) -> "Face":
-        """The same face in the picture, `width` pixels wide, after left and right changed sides."""
+        """The same face in the image, `width` pixels wide, after left and right changed sides."""
         (lx, ly), (rx, ry) = self.left_eye, self.right_eye
         return Face((width - rx, ry), (width - lx, ly), -self.yaw)
 
     def to_pixels(
         self, points: NDArray[np.floating], depth: float | None = None
     ) -> NDArray[np.float32]:
-        """Where points of the face lie in the picture.
+        """Where points of the face lie in the image.
 
         Args:
             points: `(N, 2)` x and y in face units.
             depth: z in face units of all of them; on the face's surface if None.
 
         Returns:
-            `(N, 2)` float32 x and y in pixels; they may lie outside of the picture.
+            `(N, 2)` float32 x and y in pixels; they may lie outside of the image.
         """
         turn = self.yaw * MAX_YAW_RADIANS
         x = np.asarray(points[:, 0], dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Pictures with parts taken away, as LIME takes them away, so that a network learns what counts.
+"""Images with parts taken away, as LIME takes them away, so that a network learns what counts.
 
-A network that was only shown whole pictures may say "mask" of anything smooth, a hidden segment
+A network that was only shown whole images may say "mask" of anything smooth, a hidden segment
 included: then no segment matters and no explanation can point anywhere. Here segments are filled
-with their mean colour, with the blurred picture, or with patches from elsewhere in it. As long as
+with their mean colour, with the blurred image, or with patches from elsewhere in it. As long as
 the part that decides (a mask, or a bare mouth and nose) can be seen, the label stays; where it is
 hidden, nothing decides, and each label is given as often as the other. It knows pixels and
 regions, and neither files nor networks.
@@ -64,7 +64,7 @@ def _blurred(pixels: Pixels, segments: Segments, rng: np.random.Generator) -> Pi
 
 
 def _patches(pixels: Pixels, _segments: Segments, rng: np.random.Generator) -> Pixels:
-    """A mosaic of the picture's own colours, in another order."""
+    """A mosaic of the image's own colours, in another order."""
     height, width = pixels.shape[:2]
     cells = int(rng.integers(8, 20))
     coarse = np.asarray(Image.fromarray(pixels).resize((cells, cells), Image.Resampling.BOX))

@@ -1,7 +1,7 @@
-"""Draws a face mask onto a picture whose face is known.
+"""Draws a face mask onto an image whose face is known.
 
 It knows what masks are made of and how they sit, and makes them look as if they had been there
-when the picture was taken. It does not find faces, and it knows nothing of labels, files or
+when the image was taken. It does not find faces, and it knows nothing of labels, files or
 training. Everything random comes from the generator that is handed in.
 """
 
@@ -135,17 +135,17 @@ def draw_mask(
     """Puts a mask on a face.
 
     It covers the tip of the nose, the mouth and the chin, takes up the brightness and the tint
-    of the picture around it, and sits up to a few percent off its place.
+    of the image around it, and sits up to a few percent off its place.
 
     Args:
         image: `(H, W, 3)` RGB pixels, 0 to 255; left as it is.
-        face: Where the face is; parts outside of the picture are cut off.
+        face: Where the face is; parts outside of the image are cut off.
         style: What the mask is made of.
         rng: Where the placement, folds and prints come from.
 
     Returns:
-        The new picture, `(H, W, 3)` uint8, and the pixels that the mask covers, `(H, W)` bool
-        (its body, without the ear loops). Where the mask falls outside of the picture the
+        The new image, `(H, W, 3)` uint8, and the pixels that the mask covers, `(H, W)` bool
+        (its body, without the ear loops). Where the mask falls outside of the image the
         region is empty.
 
     Raises:
@@ -169,7 +169,7 @@ def put_on(
         rng: Where folds and prints come from.
 
     Returns:
-        The new picture and what is covered, as `draw_mask` does.
+        The new image and what is covered, as `draw_mask` does.
     """
     unit = face.unit
     region = np.zeros(image.shape[:2], dtype=np.bool_)
@@ -200,7 +200,7 @@ def put_on(
     # Cloth turns away from the viewer near its rim.
     shade *= 0.76 + 0.24 * np.clip(2 * blur(cover, 0.07 * unit) - 1, 0, 1) ** 0.7
     cloth = light.greyed(colours * (shade * light.run)[..., None] * light.tint * light.exposure)
-    # A sheen keeps black cloth from being a hole in the picture.
+    # A sheen keeps black cloth from being a hole in the image.
     cloth += (14 * light.exposure * light.run * np.clip(shade, 0, 1.2) ** 3)[..., None]
     if style.kind == "cup" and rng.random() >= 0.4:
         cloth = _with_valve(cloth, x, y, style.colour, rng)

@@ -1,4 +1,4 @@
-"""Paints on a part of a picture so that what is painted seems to have been there.
+"""Paints on a part of an image so that what is painted seems to have been there.
 
 Shapes are drawn smoothly, blurred like their surroundings and lit like them. Nothing is known
 here of faces or of what the shapes show.
@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a picture that is being painted on, in pixels; it is not empty."""
+    """The part of an image that is being painted on, in pixels; it is not empty."""
 
     left: int
     top: int
@@ -30,10 +30,10 @@ class Window:
 
     @classmethod
     def around(cls, image: Pixels, points: Floats, margin: float) -> "Window | None":
-        """The part around points and a margin; None if nothing of it is in the picture.
+        """The part around points and a margin; None if nothing of it is in the image.
 
         Args:
-            image: The picture.
+            image: The image.
             points: `(N, 2)` x and y in pixels.
             margin: Pixels.
         """
@@ -51,7 +51,7 @@ class Window:
 
     @property
     def supersampling(self) -> int:
-        """How many times finer than the picture shapes are drawn; large ones need it less."""
+        """How many times finer than the image shapes are drawn; large ones need it less."""
         width, height = self.size
         return 3 if width * height < 40_000 else 2 if width * height < 1_000_000 else 1
 
@@ -64,22 +64,22 @@ class Window:
 
     @property
     def index(self) -> tuple[slice, slice]:
-        """This part of any `(H, W, ...)` array of the picture's size."""
+        """This part of any `(H, W, ...)` array of the image's size."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def cut(self, image: Pixels) -> Floats:
-        """This part of a picture, `(h, w, 3)`, 0 to 255, a copy."""
+        """This part of an image, `(h, w, 3)`, 0 to 255, a copy."""
         return image[self.index].astype(np.float32)
 
     def pasted(self, image: Pixels, values: Floats) -> Pixels:
-        """A copy of the picture with `(h, w, 3)` values, about 0 to 255, in this part."""
+        """A copy of the image with `(h, w, 3)` values, about 0 to 255, in this part."""
         result = image.copy()
         result[self.index] = np.clip(values + 0.5, 0, 255).astype(np.uint8)
         return result
 
 
 class Sheet:
-    """A supersampled transparent sheet over a window; shapes are given in the picture's pixels."""
+    """A supersampled transparent sheet over a window; shapes are given in the image's pixels."""
 
     def __init__(self, window: Window, mode: Literal["L", "RGBA"]) -> None:
         self.window = window
@@ -93,7 +93,7 @@ class Sheet:
         self._draw.polygon(self._place(points), fill=fill)
 
     def line(self, points: Floats, fill: RGB | int, width: float, round_ends: bool = True) -> None:
-        """Draws a line through `(N, 2)` points, `width` of the picture's pixels thick."""
+        """Draws a line through `(N, 2)` points, `width` of the image's pixels thick."""
         placed = self._place(points)
         thick = max(1, round(width * self._factor))
         self._draw.line(placed, fill=fill, width=thick, joint="curve")
@@ -118,13 +118,13 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Light:
-    """How a part of a picture is lit.
+    """How a part of an image is lit.
 
     Attributes:
-        exposure: About 1 in a well-lit picture, less in a dark one.
+        exposure: About 1 in a well-lit image, less in a dark one.
         run: `(h, w)`, how light and shade run across it, about 1.
         tint: `(3,)`, the light's colour, about 1.
-        colourful: Whether the picture has colours at all.
+        colourful: Whether the image has colours at all.
     """
 
     exposure: float
@@ -155,7 +155,7 @@ class Light:
         return cls(exposure, run.astype(np.float32), tint.astype(np.float32), colourful)
 
     def greyed(self, colours: Floats) -> Floats:
-        """`(..., 3)` colours, turned to greys if the picture has no others."""
+        """`(..., 3)` colours, turned to greys if the image has no others."""
         if self.colourful:
             return colours
         return np.repeat(colours.mean(axis=-1, keepdims=True), 3, axis=-1)
@@ -184,7 +184,7 @@ def over(photo: Floats, colours: Floats, cover: Floats) -> Floats:
 
 
 def unsharpness(photo: Floats) -> float:
-    """0 for a crisp picture, up to 1 for one that was enlarged or out of focus."""
+    """0 for a crisp image, up to 1 for one that was enlarged or out of focus."""
     grey = photo.mean(axis=2)
     if min(grey.shape) < 3:
         return 0.0
@@ -202,15 +202,15 @@ def unsharpness(photo: Floats) -> float:
 
 def blur(values: Floats, radius: float) -> Floats:
     """A cheap blur of `(h, w)` values from 0 to 1."""
-    picture = Image.fromarray((values * 255).astype(np.uint8))
-    return np.asarray(picture.filter(ImageFilter.BoxBlur(radius)), dtype=np.float32) / 255.0
+    image = Image.fromarray((values * 255).astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.BoxBlur(radius)), dtype=np.float32) / 255.0
 
 
 def cloud(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> Floats:
     """Smooth noise about 0 with a deviation near 1, `(height, width)`; size is width, height."""
     grid = rng.normal(0.0, 1.0, (cells[1], cells[0])).astype(np.float32)
-    picture = Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(picture, dtype=np.float32)
+    image = Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.float32)
 
 
 def step(values: Floats, threshold: float, softness: float) -> Floats:
@@ -220,7 +220,7 @@ def step(values: Floats, threshold: float, softness: float) -> Floats:
 
 
 def check_image(image: Pixels) -> None:
-    """Raises ValueError where an array is no picture."""
+    """Raises ValueError where an array is no image."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(
             f"Image is {image.dtype} {image.shape!r}; expected uint8 (H, W, 3) RGB pixels"

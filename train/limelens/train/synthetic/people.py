@@ -1,7 +1,7 @@
 """Draws a person around a face: clothes, head, features, hair, hat and glasses.
 
 It knows what people look like, in face units (see `synthetic.face`). It knows nothing of
-where the picture is taken or by what camera.
+where the image is taken or by what camera.
 """
 
 from dataclasses import dataclass

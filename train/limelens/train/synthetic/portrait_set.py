@@ -1,6 +1,6 @@
-"""Renders folders of pictures of people, with and without face masks.
+"""Renders folders of images of people, with and without face masks.
 
-The pictures stand in for photographs where none can be had: in tests, in CI, in a first try. Both
+The images stand in for photographs where none can be had: in tests, in CI, in a first try. Both
 labels are drawn by the same code from the same distributions (people, framing, light, background,
 size, blur, things held before the mouth); the mask alone tells them apart. Nothing is known here
 of tensors or of training, nor of how people and masks are drawn.
@@ -40,10 +40,10 @@ _SHARED_DISTRACTORS: Final[tuple[Distractor, ...]] = ("blob", "caption")
 def render_sample(
     rng: np.random.Generator, label: Label, size: int | tuple[int, int] = 160
 ) -> Pixels:
-    """A picture for one of the two labels.
+    """An image for one of the two labels.
 
     Args:
-        rng: Where everything about the picture comes from.
+        rng: Where everything about the image comes from.
         label: `with_mask` or `without_mask`; the latter often has a hand, a cup, a beard or a
             mask below the chin. Scarves, captions and plain shapes come with both alike.
         size: Pixels of a square's side, or (height, width); 16 or more.
@@ -57,7 +57,7 @@ def render_sample(
     if label not in LABELS:
         raise ValueError(f"Label is {label!r}; expected one of {', '.join(LABELS)}")
     height, width = height_width(size)
-    # Collected pictures are often squeezed into another shape; some of ours are too.
+    # Collected images are often squeezed into another shape; some of ours are too.
     drawn_width = max(16, round(width * float(rng.uniform(0.82, 1.18))))
     portrait = draw_portrait(rng, (height, drawn_width))
     image, face = portrait.image, portrait.face
@@ -91,8 +91,8 @@ def write_dataset(
 
     Args:
         folder: Where to write; made if it is not there.
-        num_images_per_label: Pictures of each label over all splits, at least one a split.
-        seed: Seed of all pictures, 0 or more.
+        num_images_per_label: Images of each label over all splits, at least one a split.
+        seed: Seed of all images, 0 or more.
         size: The longer side in pixels, 16 or more.
         splits: Each split's share, by name; they sum to 1.
         quality: JPEG quality, 1 to 95.
@@ -100,10 +100,10 @@ def write_dataset(
             asks for them guards its own start by `if __name__ == "__main__"`.
 
     Returns:
-        How many pictures of each label went into each split.
+        How many images of each label went into each split.
 
     Raises:
-        ValueError: Too few pictures for the splits, or the shares do not sum to 1.
+        ValueError: Too few images for the splits, or the shares do not sum to 1.
     """
     if abs(sum(splits.values()) - 1) > 1e-6 or min(splits.values(), default=0) <= 0:
         raise ValueError(f"Splits are {dict(splits)!r}; the shares must be over 0 and sum to 1")
@@ -120,7 +120,7 @@ def write_dataset(
             target = folder / split / label
             target.mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                # A stream of its own for each picture: a larger set begins with a smaller one's.
+                # A stream of its own for each image: a larger set begins with a smaller one's.
                 stream = (seed, split_index, label_index, number)
                 jobs.append(_Job(target / f"{number:04d}.jpg", label, stream, size, quality))
     if num_workers > 1:

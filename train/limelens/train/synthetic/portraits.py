@@ -1,6 +1,6 @@
 """Renders portraits: a person before a background, as a camera sees them.
 
-It knows how people are framed in the pictures that others collect. What they look like, what is
+It knows how people are framed in the images that others collect. What they look like, what is
 behind them and what the camera does are drawn by `people`, `backgrounds` and `camera`. Everything
 random comes from the generator that is handed in.
 """
@@ -28,7 +28,7 @@ class Portrait:
 
     Attributes:
         image: `(H, W, 3)` uint8 RGB, 0 to 255.
-        face: Where the face is in it; the eyes are always inside of the picture.
+        face: Where the face is in it; the eyes are always inside of the image.
     """
 
     image: Pixels
@@ -36,10 +36,10 @@ class Portrait:
 
 
 def render_face(rng: np.random.Generator, size: int | tuple[int, int] = 160) -> Pixels:
-    """A picture of a person without a mask.
+    """An image of a person without a mask.
 
     Args:
-        rng: Where everything about the picture comes from.
+        rng: Where everything about the image comes from.
         size: Pixels of a square's side, or (height, width); 16 or more.
 
     Returns:
@@ -60,7 +60,7 @@ def render_portrait(
     """As `render_face`, together with where the face is.
 
     Args:
-        rng: Where everything about the picture comes from.
+        rng: Where everything about the image comes from.
         size: Pixels of a square's side, or (height, width); 16 or more.
         unit: Least and largest distance between the eyes, as a share of the shorter side; None
             lets it vary from half-length to a crop inside of the head.
@@ -78,7 +78,7 @@ def draw_portrait(
     """As `render_portrait`, before a camera saw it: evenly exposed, sharp and without noise.
 
     Args:
-        rng: Where everything about the picture comes from.
+        rng: Where everything about the image comes from.
         size: Height and width in pixels, 16 or more each.
         unit: As for `render_portrait`.
     """
@@ -96,7 +96,7 @@ def draw_portrait(
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Both sides of a picture in pixels.
+    """Both sides of an image in pixels.
 
     Raises:
         ValueError: A side is under 16 pixels.
@@ -110,9 +110,9 @@ def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
 def _pose(
     rng: np.random.Generator, height: int, width: int, share: tuple[float, float] | None
 ) -> Face:
-    """Framing from a crop inside of the head to half-length; the mouth is in the picture."""
+    """Framing from a crop inside of the head to half-length; the mouth is in the image."""
     side = min(height, width)
-    # As in the pictures that people collect, most faces fill the frame.
+    # As in the images that people collect, most faces fill the frame.
     low, high = share or ((0.28, 0.50) if rng.random() < 0.6 else (0.10, 0.28))
     unit = side * float(rng.uniform(low, high))
     yaw = float(np.clip(rng.normal(0, 0.3), -0.8, 0.8))

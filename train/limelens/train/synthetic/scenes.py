@@ -3,7 +3,7 @@
 In collected sets bare faces are mostly tight crops and masked ones are not, so that a network
 learns how much of a person it sees. Here every bare face that is found is seen again with a mask
 drawn on it, with a hand, a scarf or a cup before the mouth, and as the face of a person drawn at
-half length: the same picture, with and without. It knows the two labels of such a set and
+half length: the same image, with and without. It knows the two labels of such a set and
 nothing of networks.
 """
 
@@ -55,20 +55,20 @@ _SMALLEST_FACE_PX: Final = 24
 
 @dataclass(frozen=True)
 class Counts:
-    """How many pictures were added to one split.
+    """How many images were added to one split.
 
     Args:
         faces: Bare faces that were found.
-        pictures: All pictures that came of them, both labels.
+        images: All images that came of them, both labels.
     """
 
     faces: int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One bare picture, the split's folder for what comes of it, and how."""
+    """One bare image, the split's folder for what comes of it, and how."""
 
     path: Path
     number: int
@@ -87,7 +87,7 @@ def add_scenes(
     hidden: bool = False,
     num_workers: int = 1,
 ) -> dict[str, Counts]:
-    """Copies a face-mask set and adds pictures to its train and val splits; test stays as it is.
+    """Copies a face-mask set and adds images to its train and val splits; test stays as it is.
 
     The same arguments give the same files.
 
@@ -96,7 +96,7 @@ def add_scenes(
         out: Made; must not exist.
         seed: Of everything that is drawn, 0 or more.
         num_scenes: Half-length scenes of each face, each once with and once without a mask.
-        hidden: Whether pictures with hidden segments are added to train (see `hiding`), so that
+        hidden: Whether images with hidden segments are added to train (see `hiding`), so that
             the network looks at mask, mouth and nose. All others are the same either way.
         num_workers: Processes. More than one are spawned: a script that asks for them guards its
             own start by `if __name__ == "__main__"`.
@@ -149,8 +149,8 @@ def add_scenes(
     written = iter(_run([job for of_split in jobs.values() for job in of_split], num_workers))
     counts = {}
     for split, of_split in jobs.items():
-        pictures = [next(written) for _ in of_split]
-        counts[split] = Counts(sum(n > 0 for n in pictures), sum(pictures))
+        images = [next(written) for _ in of_split]
+        counts[split] = Counts(sum(n > 0 for n in images), sum(images))
     record = {"seed": seed, "num_scenes": num_scenes, "hidden": hidden}
     write_whole(out / RECORD, json.dumps(record) + "\n")
     return counts
@@ -159,7 +159,7 @@ def add_scenes(
 def find_face(pixels: Pixels) -> Face | None:
     """The largest frontal face, by scikit-image's cascade of local binary patterns.
 
-    Made for pictures of one person: a face that is narrower than about a third of the shorter
+    Made for images of one person: a face that is narrower than about a third of the shorter
     side is not looked for.
 
     Args:
@@ -169,7 +169,7 @@ def find_face(pixels: Pixels) -> Face | None:
         None where none is found.
     """
     shorter = min(pixels.shape[:2])
-    # A face that fills the picture is found once there is something around it.
+    # A face that fills the image is found once there is something around it.
     border = round(0.25 * shorter)
     padded = np.pad(pixels, ((border, border), (border, border), (0, 0)), mode="edge")
     smallest = max(_SMALLEST_FACE_PX, int(_SMALLEST_FACE * shorter))
@@ -232,7 +232,7 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
 
 
 def _run(jobs: list[_Job], num_workers: int) -> list[int]:
-    """Does the jobs; how many pictures each wrote, in their order."""
+    """Does the jobs; how many images each wrote, in their order."""
     if num_workers == 1:
         return [_write_variations(job) for job in jobs]
     # Forked processes could wait for ever on locks of threads that they do not have.
@@ -242,7 +242,7 @@ def _run(jobs: list[_Job], num_workers: int) -> list[int]:
 
 
 def _write_variations(job: _Job) -> int:
-    """Writes all variations of one picture; how many there were."""
+    """Writes all variations of one image; how many there were."""
     try:
         pixels = read_image(job.path.read_bytes())
     except InvalidImageError:
@@ -252,11 +252,11 @@ def _write_variations(job: _Job) -> int:
         return 0
     rng = np.random.default_rng(job.seed)
     count = 0
-    for label, kind, picture in _variations(pixels, face, job.num_scenes, job.hidden, rng):
-        # Stems alone may be those of several pictures, and too long with something before them.
+    for label, kind, image in _variations(pixels, face, job.num_scenes, job.hidden, rng):
+        # Stems alone may be those of several images, and too long with something before them.
         name = f"{kind}-{job.number:05d}-{job.path.stem[:40]}.jpg"
         quality = int(rng.integers(70, 95))
-        Image.fromarray(picture).save(job.folder / label / name, quality=quality)
+        Image.fromarray(image).save(job.folder / label / name, quality=quality)
         count += 1
     return count
 
@@ -264,7 +264,7 @@ def _write_variations(job: _Job) -> int:
 def _variations(
     pixels: Pixels, face: Face, num_scenes: int, hidden: bool, rng: np.random.Generator
 ) -> Iterator[tuple[Label, str, Pixels]]:
-    """Label, name and picture of every variation of a bare face."""
+    """Label, name and image of every variation of a bare face."""
     pixels, face = _large_enough(pixels, face)
     seen = [(pixels, face)]
     yield WITH_MASK, "masked", _masked(pixels, face, rng)
@@ -280,8 +280,8 @@ def _variations(
 
     if hidden:
         # The photo and its first scene.
-        for number, (picture, place) in enumerate(seen[:2]):
-            for label, kind, varied in _hidden(picture, place, rng):
+        for number, (image, place) in enumerate(seen[:2]):
+            for label, kind, varied in _hidden(image, place, rng):
                 yield label, f"{kind}{number}", varied
 
 
@@ -306,7 +306,7 @@ def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
 
 
 def _large_enough(pixels: Pixels, face: Face) -> tuple[Pixels, Face]:
-    """Enlarges small pictures, so that what is drawn is not coarser than a photo."""
+    """Enlarges small images, so that what is drawn is not coarser than a photo."""
     height, width = pixels.shape[:2]
     scale = _SHORTEST_SIDE / min(height, width)
     if scale <= 1:

@@ -71,11 +71,11 @@ def find_learning_rate(
     losses: list[float] = []
     average = 0.0
     while len(rates) < _NUM_STEPS:
-        for pictures, targets in batches:
+        for batch, targets in batches:
             rate = _LOWEST * (_HIGHEST / _LOWEST) ** (len(rates) / (_NUM_STEPS - 1))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = criterion(model(pictures.to(device)), targets.to(device))
+            loss = criterion(model(batch.to(device)), targets.to(device))
             average = _SMOOTHING * average + (1 - _SMOOTHING) * float(loss.detach())
             smoothed = average / (1 - _SMOOTHING ** (len(rates) + 1))
             if not math.isfinite(smoothed) or (losses and smoothed > _DIVERGED * min(losses)):

@@ -89,7 +89,7 @@ def train(
     """Trains on a folder or a table and writes a run.
 
     The run folder holds `config.json`, `metrics.csv`, `curves.png`, `confusion.png` (multiclass),
-    `report.json`, `report.html` (the best checkpoint on the validation pictures), `best.pt`
+    `report.json`, `report.html` (the best checkpoint on the validation images), `best.pt`
     (highest validation accuracy, for multilabel lowest loss) and `last.pt`. Under `torchrun` the
     processes share every batch, and the first one writes.
 
@@ -105,7 +105,7 @@ def train(
 
     Returns:
         `run`, `checkpoint`, `epochs` (finished ones), `val` (figures of the best checkpoint),
-        `seconds`, `interrupted` (whether Ctrl-C ended it), `skipped`, `crossing` (pictures of
+        `seconds`, `interrupted` (whether Ctrl-C ended it), `skipped`, `crossing` (images of
         val and test with the near-duplicate that each has in train).
 
     Raises:
@@ -284,7 +284,7 @@ class _Run:
         return patience > 0 and self.epoch - self.best_epoch >= patience
 
     def validate(self) -> dict[str, Any]:
-        """The figures of the network that is kept, calibrated on these very pictures."""
+        """The figures of the network that is kept, calibrated on these very images."""
         examples, labels = self.dataset.splits["val"], self.dataset.labels
         return calibrated_figures(
             logits_of(self.kept, examples, self.config.resize),
@@ -297,7 +297,7 @@ class _Run:
     def train_one_epoch(self) -> tuple[float, float | None]:
         """One pass over the training examples; its mean loss and accuracy."""
         self.shared.train()
-        # What is random in the network itself follows from the epoch, as the pictures do.
+        # What is random in the network itself follows from the epoch, as the images do.
         key = np.random.SeedSequence((self.config.seed, self.epoch, self.processes.rank))
         torch.manual_seed(int(key.generate_state(1)[0]))
         self.order.epoch = self.epoch
@@ -405,7 +405,7 @@ def _standing(figures: Mapping[str, Any]) -> tuple[float, ...]:
 def _check_data(data: Path, dataset: Dataset, config: TrainConfig) -> None:
     check_alert_labels(config.alert_labels, dataset.labels)
     if len(dataset.splits["train"]) < 2:
-        raise DataError(f"{data} has one picture for training; expected more")
+        raise DataError(f"{data} has one image for training; expected more")
 
 
 def _state_to_resume(out: Path) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
-"""A sheet of augmented pictures, to be looked at before a run.
+"""A sheet of augmented images, to be looked at before a run.
 
-It knows settings and pictures, and no network.
+It knows settings and images, and no network.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from limelens.train.report.plots import write_sheet
 def preview(
     data: Path, path: Path, config: TrainConfig, num_rows: int = 8, images: Images = None
 ) -> None:
-    """Writes a sheet: in each row a training picture as evaluation sees it, and variations.
+    """Writes a sheet: in each row a training image as evaluation sees it, and variations.
 
     Args:
         data: As for `train`.
         path: The PNG to write.
         config: Its augmentation, size and seed are used.
-        num_rows: How many pictures.
+        num_rows: How many images.
         images: As for `train`.
     """
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""The parts of a training step: loss, optimiser, schedule, averaged weights, mixed pictures.
+"""The parts of a training step: loss, optimiser, schedule, averaged weights, mixed images.
 
 It knows networks and settings, and neither data nor files.
 """
@@ -26,12 +26,12 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class SmoothedBinaryCrossEntropy(nn.Module):
-    """Binary cross-entropy with targets drawn towards each label's share of the pictures.
+    """Binary cross-entropy with targets drawn towards each label's share of the images.
 
     Args:
         shares: `(C,)`, 0 to 1.
         smoothing: 0 to below 1.
-        weights: `(C,)`, of the pictures that have the label; None for 1.
+        weights: `(C,)`, of the images that have the label; None for 1.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SmoothedBinaryCrossEntropy(nn.Module):
         )
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean over pictures and labels; logits and targets are `(N, C)`."""
+        """The mean over images and labels; logits and targets are `(N, C)`."""
         shares = cast(Tensor, self.shares)
         smoothed = targets * (1 - self.smoothing) + shares * self.smoothing
         return nn.functional.binary_cross_entropy_with_logits(
@@ -114,7 +114,7 @@ def averaged_weights(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def build_mix(mix: str, num_labels: int, task: Task) -> Mix | None:
-    """What mixes the pictures of a batch and their targets; None for `none`.
+    """What mixes the images of a batch and their targets; None for `none`.
 
     MixUp (Zhang et al. 2018) with alpha 0.2, CutMix (Yun et al. 2019) with alpha 1.
 
@@ -146,6 +146,6 @@ def mixed_precision(config: TrainConfig, device: torch.device) -> AbstractContex
 
 
 def num_correct(logits: Tensor, targets: Tensor) -> int:
-    """How many pictures of a batch are right; of mixed ones the larger part counts."""
+    """How many images of a batch are right; of mixed ones the larger part counts."""
     wanted = targets if targets.ndim == 1 else targets.argmax(dim=1)
     return int((logits.argmax(dim=1) == wanted).sum())

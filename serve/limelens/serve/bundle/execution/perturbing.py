@@ -30,7 +30,7 @@ _OWN: Final = "limelens_"
 """Begins every name that is added; the exporter's names do not."""
 _VISIBLE: Final = _OWN + "visible"
 _COLUMNS: Final = _OWN + "columns"
-_PICTURE: Final = _OWN + "picture"
+_IMAGE: Final = _OWN + "image"
 _CANVAS: Final = _OWN + "canvas"
 _PLACES: Final = _OWN + "places"
 _CORNERS: Final = _OWN + "corners"
@@ -56,7 +56,7 @@ def with_perturbation(data: bytes, height: int, width: int) -> bytes:
     """The graph of a bundle, with rows of segments in place of `images`.
 
     Its inputs are `visible` `(N, K + 1)` bool, the last column true; `columns` `(H, W, 1)` int32,
-    each pixel's column; `picture` `(1, H, W, 3)` uint8; `canvas` `(P, 3)` uint8, flat; `places`
+    each pixel's column; `image` `(1, H, W, 3)` uint8; `canvas` `(P, 3)` uint8, flat; `places`
     `(1, H, W)` int32, where in the canvas each pixel of a window lies; `corners` `(N, 1, 1)`
     int32, where the window of each sample begins. All of them begin with `limelens_`.
 
@@ -71,12 +71,12 @@ def with_perturbation(data: bytes, height: int, width: int) -> bytes:
         helper.make_node("Gather", [_VISIBLE, _COLUMNS], [_OWN + "shown"], axis=1),
         helper.make_node("Add", [_CORNERS, _PLACES], [_OWN + "window"]),
         helper.make_node("Gather", [_CANVAS, _OWN + "window"], [_OWN + "hidden"], axis=0),
-        helper.make_node("Where", [_OWN + "shown", _PICTURE, _OWN + "hidden"], ["images"]),
+        helper.make_node("Where", [_OWN + "shown", _IMAGE, _OWN + "hidden"], ["images"]),
     ]
     inputs: list[tuple[str, int, list[int | str]]] = [
         (_VISIBLE, TensorProto.BOOL, ["N", "columns"]),
         (_COLUMNS, TensorProto.INT32, [height, width, 1]),
-        (_PICTURE, TensorProto.UINT8, [1, height, width, 3]),
+        (_IMAGE, TensorProto.UINT8, [1, height, width, 3]),
         (_CANVAS, TensorProto.UINT8, ["pixels", 3]),
         (_PLACES, TensorProto.INT32, [1, height, width]),
         (_CORNERS, TensorProto.INT32, ["N", 1, 1]),
@@ -128,7 +128,7 @@ class RowRuns:
         self._open = open_session
         self._opened = open_session()
         self._shared = {
-            _PICTURE: place.empty((1, height, width, 3), np.uint8),
+            _IMAGE: place.empty((1, height, width, 3), np.uint8),
             _CANVAS: place.empty((CANVAS_SCALE * height * width, 3), np.uint8),
             _COLUMNS: place.empty((height, width, 1), np.int32),
             _PLACES: place.empty((1, height, width), np.int32),
@@ -187,14 +187,14 @@ class RowRuns:
 
     def prepare_rows(
         self,
-        picture: NDArray[np.uint8],
+        image: NDArray[np.uint8],
         canvas: NDArray[np.uint8],
         columns: NDArray[np.intp],
     ) -> RowModel:
         """Prepares what all samples of an explanation share.
 
         Args:
-            picture: `(H, W, 3)`.
+            image: `(H, W, 3)`.
             canvas: `(H', W', 3)`, of the image's size or larger, at most `CANVAS_SCALE` times.
             columns: `(H, W)`, K where nothing hides the pixel.
 
@@ -202,9 +202,9 @@ class RowRuns:
             The model of rows; may be called from several threads.
         """
         height, width = self._input_size
-        if picture.shape != (height, width, 3):
+        if image.shape != (height, width, 3):
             raise ValueError(
-                f"the image is {picture.shape}; the bundle expects ({height}, {width}, 3)"
+                f"the image is {image.shape}; the bundle expects ({height}, {width}, 3)"
             )
         flat = np.ascontiguousarray(canvas).reshape(-1, 3)
         if len(flat) > CANVAS_SCALE * height * width:
@@ -214,7 +214,7 @@ class RowRuns:
             )
         places = np.arange(height)[:, np.newaxis] * canvas.shape[1] + np.arange(width)
         shared = _Shared(
-            np.ascontiguousarray(picture[np.newaxis]),
+            np.ascontiguousarray(image[np.newaxis]),
             flat,
             np.ascontiguousarray(columns[..., np.newaxis], dtype=np.int32),
             np.ascontiguousarray(places[np.newaxis], dtype=np.int32),
@@ -263,7 +263,7 @@ class RowRuns:
     def _write(self, shared: _Shared) -> None:
         self._written = None
         self._canvas[: len(shared.canvas)] = shared.canvas
-        self._shared[_PICTURE].update_inplace(shared.image)
+        self._shared[_IMAGE].update_inplace(shared.image)
         self._shared[_CANVAS].update_inplace(self._canvas)
         self._shared[_COLUMNS].update_inplace(shared.columns)
         self._shared[_PLACES].update_inplace(shared.places)

@@ -114,8 +114,8 @@ def model_statistics(served: Served, found: Statistics) -> pb2.ModelStatistics:
         ),
     )
     for batch_size, runs in sorted(found.runs.items()):
-        # A run whose pictures are just being told one after the other counts from its first.
-        count = -(-runs.pictures // batch_size)
+        # A run whose images are just being told one after the other counts from its first.
+        count = -(-runs.images // batch_size)
         response.execution_count += count
         response.batch_stats.add(
             batch_size=batch_size,

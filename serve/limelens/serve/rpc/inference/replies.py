@@ -17,10 +17,10 @@ from limelens.serve.scheduling.engine import Outcome
 def infer_response(
     outcomes: Sequence[Outcome], wanted: Sequence[Wanted], served: Served, request_id: str
 ) -> pb2.ModelInferResponse:
-    """What a model said of some pictures.
+    """What a model said of some images.
 
     Args:
-        outcomes: One for each picture.
+        outcomes: One for each image.
         wanted: Which outputs, in which order.
         served: Who answered.
         request_id: The request's own.

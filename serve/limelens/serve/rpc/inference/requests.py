@@ -1,7 +1,7 @@
 """Requests of the protocol as they come in, checked field by field, as plain values.
 
 It knows the messages, their limits and what unset means. It runs and decodes nothing: that is
-left to whoever calls what prepares a picture, in a thread of its choice.
+left to whoever calls what prepares an image, in a thread of its choice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limelens.serve.access.rights import Right
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.image import ResizeRule
-from limelens.serve.image.encoded import Picture
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_repository import Served, ServedModels
 from limelens.serve.rpc.inference.tensors import LayoutError, unpack_elements
 from limelens.serve.rpc.requests.classify import Limits
@@ -62,7 +62,7 @@ class Question:
     prepare: Sequence[Prepare] = field(repr=False)
     size_bytes: int
     wanted: tuple[Wanted, ...]
-    encoded: Sequence[Picture] = field(default=(), repr=False)
+    encoded: Sequence[EncodedImage] = field(default=(), repr=False)
     unpacked_bytes: int = 0
 
     @property
@@ -132,7 +132,7 @@ def read_timeout(request: pb2.ModelInferRequest, now: float) -> float | None:
 
 
 def read_infer(request: pb2.ModelInferRequest, bundle: Bundle, limits: Limits) -> Question:
-    """The pictures, and what is wanted of them.
+    """The images, and what is wanted of them.
 
     Raises:
         InvalidRequestError: A tensor has another name, type, shape or length than the model's, or
@@ -145,7 +145,7 @@ def read_infer(request: pb2.ModelInferRequest, bundle: Bundle, limits: Limits) -
     if read is None:
         raise InvalidRequestError(
             "inputs[0].datatype",
-            f"{_shown(tensor.datatype)}; expected UINT8 (pixels) or BYTES (encoded pictures)",
+            f"{_shown(tensor.datatype)}; expected UINT8 (pixels) or BYTES (encoded images)",
         )
     wanted = _read_outputs(request)
     found: _Reading = read(request, tensor, bundle.metadata.resize, limits)
@@ -174,7 +174,7 @@ def _check_names(request: pb2.ModelInferRequest) -> None:
 class _Reading:
     prepare: Sequence[Prepare]
     size_bytes: int
-    encoded: Sequence[Picture] = ()
+    encoded: Sequence[EncodedImage] = ()
     unpacked_bytes: int = 0
 
 
@@ -186,7 +186,7 @@ def _read_pixels(
     if len(shape) != 4 or shape[1:] != size:
         raise InvalidRequestError(
             "inputs[0].shape",
-            f"{_listed(shape)}; the model expects [pictures, {rule.height}, {rule.width}, 3]",
+            f"{_listed(shape)}; the model expects [images, {rule.height}, {rule.width}, 3]",
         )
     count = _count(shape[0], limits)
     length = rule.height * rule.width * 3
@@ -216,7 +216,7 @@ def _read_encoded(
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
         raise InvalidRequestError(
             "inputs[0].shape",
-            f"{_listed(shape)}; expected [pictures] or [pictures, 1] of encoded pictures",
+            f"{_listed(shape)}; expected [images] or [images, 1] of encoded images",
         )
     count = _count(shape[0], limits)
     if request.raw_input_contents:
@@ -232,7 +232,7 @@ def _read_encoded(
                 f"{len(encoded)} elements; expected {count}, as the shape says",
             )
     images = [
-        Picture(
+        EncodedImage(
             f"{INPUT}[{i}]",
             data,
             None,
@@ -255,7 +255,7 @@ _READERS: Final[Mapping[str, Callable[..., _Reading]]] = {
 def _count(count: int, limits: Limits) -> int:
     if not 1 <= count <= limits.max_images:
         raise InvalidRequestError(
-            "inputs[0].shape", f"{count} pictures; expected 1 to {limits.max_images}"
+            "inputs[0].shape", f"{count} images; expected 1 to {limits.max_images}"
         )
     return count
 

@@ -1,6 +1,6 @@
 """The protocol's RPCs: each reads its request, asks whoever does the work, and puts the answer.
 
-It knows the contract and who does what. Pictures wait in the same queues, by the same limits, as
+It knows the contract and who does what. Images wait in the same queues, by the same limits, as
 those of our own service, and statuses are `limelens.serve.status`'s business.
 """
 
@@ -63,7 +63,7 @@ class Backing:
     Args:
         repository: What is served.
         engine: What runs a bundle.
-        budget: Bytes of pictures that may wait.
+        budget: Bytes of images that may wait.
         limits: What one request may ask for.
         statistics: What a version has done since the start, by its file.
         shares: Who has how many of the images that wait.

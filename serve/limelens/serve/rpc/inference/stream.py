@@ -114,7 +114,7 @@ class RequestStream:
             self._room.release()
 
     async def _respond(self, messages: list[pb2.ModelInferRequest]) -> pb2.ModelStreamInferResponse:
-        """Answers the one request of a list, which is taken out: the pictures are copies."""
+        """Answers the one request of a list, which is taken out: the images are copies."""
         own_id = messages[0].id
         try:
             response = await self._answer(messages.pop())

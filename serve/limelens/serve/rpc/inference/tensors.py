@@ -1,6 +1,6 @@
 """Tensors as the protocol puts them into bytes: elements of fixed size, and elements of any.
 
-It knows the layout, and nothing of pictures, models or messages.
+It knows the layout, and nothing of images, models or messages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests as they come in, checked field by field, as plain values.
 
 It knows the messages, their limits and what unset means. It runs nothing: decoding is left to
-whoever holds a `Picture`, in a thread of its choice.
+whoever holds a `EncodedImage`, in a thread of its choice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from limelens.serve.image import (
     Region,
     raw_image,
 )
-from limelens.serve.image.encoded import Picture
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.image.inspecting import MAX_DECODE_S
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
@@ -27,9 +27,9 @@ class Limits:
     """What one request may ask for.
 
     Args:
-        max_images: Pictures in one request.
-        max_pixels: Height times width of one picture.
-        max_samples: Pictures that the model is shown for one explanation.
+        max_images: Images in one request.
+        max_pixels: Height times width of one image.
+        max_samples: Images that the model is shown for one explanation.
         max_decode_s: Seconds of CPU that decoding one image may take, beside what its bytes take.
     """
 
@@ -44,7 +44,7 @@ class Answering:
     """How predictions are to be put.
 
     Args:
-        top_k: Scores for each picture; 0 means the default.
+        top_k: Scores for each image; 0 means the default.
         threshold: In place of the model's own; None means the model's own.
         embed: Whether feature vectors are wanted.
     """
@@ -56,25 +56,25 @@ class Answering:
 
 def read_classify(
     request: service_pb2.ClassifyRequest, metadata: Metadata, limits: Limits
-) -> tuple[list[Picture], Answering]:
-    """The pictures and what is wanted of them.
+) -> tuple[list[EncodedImage], Answering]:
+    """The images and what is wanted of them.
 
     Raises:
         InvalidRequestError: A field is not within its limits.
     """
     _check_count(request.images, limits)
     answering = read_answering(request, metadata, embed=request.return_embedding)
-    return _pictures(request.images, limits), answering
+    return _images(request.images, limits), answering
 
 
-def read_embed(request: service_pb2.EmbedRequest, limits: Limits) -> list[Picture]:
-    """The pictures whose feature vectors are wanted.
+def read_embed(request: service_pb2.EmbedRequest, limits: Limits) -> list[EncodedImage]:
+    """The images whose feature vectors are wanted.
 
     Raises:
         InvalidRequestError: A field is not within its limits.
     """
     _check_count(request.images, limits)
-    return _pictures(request.images, limits)
+    return _images(request.images, limits)
 
 
 def read_answering(
@@ -101,16 +101,16 @@ def read_answering(
     return Answering(request.top_k, threshold, embed)
 
 
-def read_picture(
+def read_image(
     image: image_pb2.Image, name: str, limits: Limits, region: Region | None = None
-) -> Picture:
-    """One picture, not decoded.
+) -> EncodedImage:
+    """One image, not decoded.
 
     Args:
         image: The message.
         name: The field that it stands in.
         limits: Of the server.
-        region: What is looked at where the picture names none itself.
+        region: What is looked at where the image names none itself.
 
     Raises:
         InvalidRequestError: Neither bytes nor pixels, pixels that do not fit their size, or an
@@ -122,16 +122,16 @@ def read_picture(
     if source == "encoded":
         encoded = image.encoded
         if not encoded:
-            raise InvalidImageError("no bytes; expected an encoded picture", f"{name}.encoded")
-        return Picture(name, encoded, None, region, limits.max_pixels, limits.max_decode_s)
+            raise InvalidImageError("no bytes; expected an encoded image", f"{name}.encoded")
+        return EncodedImage(name, encoded, None, region, limits.max_pixels, limits.max_decode_s)
     if source == "raw":
         raw = image.raw
         try:
             pixels = raw_image(raw.data, raw.height, raw.width, max_pixels=limits.max_pixels)
         except InvalidImageError as error:
             raise error.at(f"{name}.raw") from error
-        return Picture(name, b"", pixels, region, limits.max_pixels)
-    raise InvalidRequestError(name, "no picture; expected `encoded` or `raw` to be set")
+        return EncodedImage(name, b"", pixels, region, limits.max_pixels)
+    raise InvalidRequestError(name, "no image; expected `encoded` or `raw` to be set")
 
 
 def read_region(region: image_pb2.RegionOfInterest, name: str) -> Region:
@@ -149,9 +149,9 @@ def read_region(region: image_pb2.RegionOfInterest, name: str) -> Region:
 def _check_count(images: Sequence[image_pb2.Image], limits: Limits) -> None:
     if not 1 <= len(images) <= limits.max_images:
         raise InvalidRequestError(
-            "images", f"{len(images)} pictures; expected 1 to {limits.max_images}"
+            "images", f"{len(images)} images; expected 1 to {limits.max_images}"
         )
 
 
-def _pictures(images: Sequence[image_pb2.Image], limits: Limits) -> list[Picture]:
-    return [read_picture(image, f"images[{i}]", limits) for i, image in enumerate(images)]
+def _images(images: Sequence[image_pb2.Image], limits: Limits) -> list[EncodedImage]:
+    return [read_image(image, f"images[{i}]", limits) for i, image in enumerate(images)]

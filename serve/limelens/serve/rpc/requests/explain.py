@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.spec import MAX_SEGMENTS, Question
-from limelens.serve.image.encoded import Picture
-from limelens.serve.rpc.requests.classify import Limits, read_picture
+from limelens.serve.image.encoded import EncodedImage
+from limelens.serve.rpc.requests.classify import Limits, read_image
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2
 
@@ -40,14 +40,14 @@ def read_explain(
         InvalidRequestError: A field is not within its limits.
     """
     if not request.HasField("image"):
-        raise InvalidRequestError("image", "not set; expected a picture")
-    return read_question(request, metadata, limits, read_picture(request.image, "image", limits))
+        raise InvalidRequestError("image", "not set; expected an image")
+    return read_question(request, metadata, limits, read_image(request.image, "image", limits))
 
 
 def read_question(
-    request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits, picture: Picture
+    request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits, image: EncodedImage
 ) -> Question:
-    """What is to be explained of a picture, and how; the request's own picture is not looked at.
+    """What is to be explained of an image, and how; the request's own image is not looked at.
 
     Raises:
         InvalidRequestError: A field is not within its limits.
@@ -111,19 +111,19 @@ def read_question(
         options["stability"] = _number("stability", request.stability, over=0, most=1)
         options["max_samples"] = num_samples
         options["num_samples"] = min(num_samples, MIN_SAMPLES)
-    pictures = {
+    images = {
         _known(explanation_pb2.Picture, value, f"pictures[{i}]", may_be_unset=False)
         for i, value in enumerate(request.pictures)
     }
     return Question(
-        picture=picture,
+        image=image,
         options=options,
         contrasts=contrasts,
         only_contrasts=only_contrasts,
         segments_png=request.segmentation.segments_png,
-        overlay="overlay" in pictures,
-        heat_map="heat_map" in pictures,
-        segments="segments" in pictures,
+        overlay="overlay" in images,
+        heat_map="heat_map" in images,
+        segments="segments" in images,
         palette=_PALETTES[_known(explanation_pb2.Palette, request.palette, "palette")],
         deadline_ms=request.deadline_ms or None,
         arrived_at=arrived_at,

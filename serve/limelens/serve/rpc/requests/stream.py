@@ -14,13 +14,13 @@ from limelens.serve.explaining.spec import Question
 from limelens.serve.image import (
     Region,
 )
-from limelens.serve.image.encoded import Picture
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.requests.classify import Answering, Limits, read_answering, read_region
 from limelens.serve.rpc.requests.explain import read_question
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 _MAX_STREAM_SEGMENTS: Final = 1024 * 1024
-_NO_PICTURE: Final = Picture("", b"", None, None, 0)
+_NO_IMAGE: Final = EncodedImage("", b"", None, None, 0)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def read_stream_config(
     if config.HasField("explain_on_change"):
         explaining = config.explain_on_change
         # Only to find now what is wrong with it.
-        read_change(explaining, metadata, limits, _NO_PICTURE, metadata.labels[0])
+        read_change(explaining, metadata, limits, _NO_IMAGE, metadata.labels[0])
     return StreamSettings(
         camera_id=config.camera_id,
         answering=read_answering(config, metadata, "config."),
@@ -111,7 +111,7 @@ def read_change(
     explaining: service_pb2.ExplainOnChange,
     metadata: Metadata,
     limits: Limits,
-    picture: Picture,
+    image: EncodedImage,
     label: str,
 ) -> Question:
     """How a change of a camera's decision is to be explained.
@@ -120,7 +120,7 @@ def read_change(
         explaining: What the configuration says.
         metadata: Of the model that brought the change.
         limits: Of the server.
-        picture: The frame that brought it.
+        image: The frame that brought it.
         label: What it changed to.
 
     Raises:
@@ -140,7 +140,7 @@ def read_change(
                 f"{place}.{given.name}", "set; expected it to be unset: it is the stream's own"
             )
     try:
-        question = read_question(options, metadata, limits, picture)
+        question = read_question(options, metadata, limits, image)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{place}.{error.field}", error.description) from error
     if options.labels or options.top_labels or options.contrasts:

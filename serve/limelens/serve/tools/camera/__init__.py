@@ -1,10 +1,10 @@
-"""Cameras, videos and folders of pictures as frames for `Client.stream`.
+"""Cameras, videos and folders of images as frames for `Client.stream`.
 
     with Client("127.0.0.1:8500") as client, open_source("rtsp://door/live") as source:
         for seen in watch(client, source, camera_id="door", smoothing=(5, 3)):
             print(seen.answer.smoothed_label, seen.answer.alert)
 
-Reading videos and cameras needs `limelens[camera]`, folders of pictures do not. It knows where
+Reading videos and cameras needs `limelens[camera]`, folders of images do not. It knows where
 frames come from, and nothing of models and decisions.
 """
 

@@ -1,4 +1,4 @@
-"""What a source's name means: a device, an address, a video, pictures or standard input.
+"""What a source's name means: a device, an address, a video, images or standard input.
 
 It opens nothing.
 """
@@ -20,7 +20,7 @@ from limelens.serve.redaction import without_secrets
 _SCHEMES: Final = frozenset({"http", "https", "rtmp", "rtmps", "rtsp", "rtsps", "srt", "udp"})
 _EXPECTED: Final = (
     "expected a device's number, /dev/videoN, an address such as rtsp://…, a video, a folder of "
-    "pictures, or - for standard input"
+    "images, or - for standard input"
 )
 _MAY_BE_ADDRESS: Final = re.compile(r"@|://|^\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ADVICE: Final = "; in a password, / ? # [ and @ are written %2F %3F %23 %5B and %40"
@@ -36,7 +36,7 @@ class Kind(Enum):
     DEVICE = "device"
     ADDRESS = "address"
     VIDEO = "video"
-    PICTURES = "pictures"
+    IMAGES = "pictures"
     STDIN = "stdin"
 
 
@@ -79,7 +79,7 @@ def place(source: str) -> Place:
         return Place(source, Kind.DEVICE, source, format="v4l2")
     try:
         if path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES):
-            return Place(source, Kind.PICTURES, source)
+            return Place(source, Kind.IMAGES, source)
         if path.exists():
             return Place(source, Kind.VIDEO, source)
     except (OSError, ValueError):
@@ -90,7 +90,7 @@ def place(source: str) -> Place:
     raise SourceError(f"{shown}: there is no such file; {_EXPECTED}")
 
 
-def pictures(folder: Path) -> Found:
+def images(folder: Path) -> Found:
     """The images of a folder and of those in it, and what was left out; or the one file that it is.
 
     Raises:
@@ -103,7 +103,7 @@ def pictures(folder: Path) -> Found:
     except OSError as error:
         raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
     if not found.images:
-        raise SourceError(f"{folder}: no pictures in it; expected {', '.join(sorted(SUFFIXES))}")
+        raise SourceError(f"{folder}: no images in it; expected {', '.join(sorted(SUFFIXES))}")
     return found
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from limelens.serve.client import Frame
-from limelens.serve.tools.camera.places import Kind, Place, SourceError, pictures, place
+from limelens.serve.tools.camera.places import Kind, Place, SourceError, images, place
 from limelens.serve.tools.camera.timeline import Timeline
 from limelens.serve.tools.camera.video import Video, to_jpeg
 
@@ -203,7 +203,7 @@ class Source:
     def _read(self, video: Video | None) -> None:
         try:
             if video is None:
-                self._read_pictures()
+                self._read_images()
             else:
                 self._read_video(video)
         except Exception as error:
@@ -211,7 +211,7 @@ class Source:
         else:
             self._slot.end()
 
-    def _read_pictures(self) -> None:
+    def _read_images(self) -> None:
         for path in self._files:
             if self.is_stopped:
                 return
@@ -298,18 +298,18 @@ def open_source(
     quality: int = DEFAULT_QUALITY,
     tell: Callable[[str], object] = _log.warning,
 ) -> Source:
-    """Opens a camera, a video or a folder of pictures.
+    """Opens a camera, a video or a folder of images.
 
     A camera gives its newest frame, those that nobody took in time are counted; it is looked for
     again when it is lost, at growing intervals of up to half a minute. A file gives every frame.
 
     Args:
         source: A device's number, `/dev/videoN`, `rtsp://…`, `http(s)://…`, a video, a folder of
-            pictures or one picture, or `-` for a video on standard input.
+            images or one image, or `-` for a video on standard input.
         live: Whether only the newest frame counts; None is for cameras alone.
-        max_fps: Frames a second at most: of a file by its own time, pictures are not limited;
+        max_fps: Frames a second at most: of a file by its own time, images are not limited;
             None is no limit.
-        quality: Of the JPEGs that decoded frames are sent as, 1 to 95. Pictures are sent as they
+        quality: Of the JPEGs that decoded frames are sent as, 1 to 95. Images are sent as they
             are.
         tell: Is told when a camera is lost or found again, from another thread.
 
@@ -320,8 +320,8 @@ def open_source(
     where = place(str(source))
     video = None
     files: tuple[Path, ...] = ()
-    if where.kind is Kind.PICTURES:
-        found = pictures(Path(where.path))
+    if where.kind is Kind.IMAGES:
+        found = images(Path(where.path))
         files = found.images or found.files
         for one in found.unreachable[:1]:
             tell(f"{len(found.unreachable)} left out, such as {one.path}: {one.reason}")

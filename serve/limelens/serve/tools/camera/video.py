@@ -28,7 +28,7 @@ class Video:
     """One opened video or camera; read it to its end, once.
 
     Args:
-        place: What to open; not pictures.
+        place: What to open; not images.
 
     Raises:
         SourceError: It cannot be opened, or there is no video in it.
@@ -62,7 +62,7 @@ class Video:
             )
         except self._errors as error:
             raise self._lost(error) from error
-        # The first one may be the picture on a cover.
+        # The first one may be the image on a cover.
         stream = self._container.streams.best("video")
         if stream is None:
             self._container.close()

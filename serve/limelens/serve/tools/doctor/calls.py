@@ -35,7 +35,7 @@ _HEALTH: Final = "/grpc.health.v1.Health/Check"
 _NUM_ROUND_TRIPS: Final = 5
 _NUM_SAMPLES: Final = 10  # the fewest that a server takes
 _LARGE_BYTES: Final = 64 * 1024 * 1024
-_PICTURE: Final = np.full((16, 16, 3), 128, np.uint8)
+_IMAGE: Final = np.full((16, 16, 3), 128, np.uint8)
 
 
 def check_calls(
@@ -158,12 +158,12 @@ def _rights(
         return ", ".join(f"{one.name} {one.version}" for one in models)
 
     def classify() -> str:
-        found = client.classify(_PICTURE, model=models[0].name if models else "")
+        found = client.classify(_IMAGE, model=models[0].name if models else "")
         return f"{found.model.name} {found.model.version} in {found.timings_ms.total:.1f} ms"
 
     def explain() -> str:
         found = client.explain(
-            _PICTURE,
+            _IMAGE,
             model=models[0].name if models else "",
             segmentation="grid",
             num_segments=4,
@@ -258,7 +258,7 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
             yield warning(name, "it is there and does not answer", "look at the server's log")
             continue
         found = (
-            f"{one.provider}, {one.precision}, up to {one.max_images} pictures of "
+            f"{one.provider}, {one.precision}, up to {one.max_images} images of "
             f"{one.max_pixels:,} pixels in a request"
         )
         if one.provider_reason:

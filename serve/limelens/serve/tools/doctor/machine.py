@@ -229,7 +229,7 @@ def _fonts() -> Check:
         return warning(
             "fonts",
             f"not tried: {error.name} is not installed",
-            "pip install 'limelens[explain]' where pictures are to be explained",
+            "pip install 'limelens[explain]' where images are to be explained",
         )
     with warnings.catch_warnings(record=True, category=MissingFontWarning) as missing:
         warnings.simplefilter("always", MissingFontWarning)
@@ -237,7 +237,7 @@ def _fonts() -> Check:
     if missing:
         return warning(
             "fonts",
-            "none here has Chinese, Japanese and Korean labels; pictures show a stand-in",
+            "none here has Chinese, Japanese and Korean labels; images show a stand-in",
             "install one, such as fonts-noto-cjk (Debian, Ubuntu)",
         )
     return ok("fonts", "Chinese, Japanese and Korean labels can be drawn")

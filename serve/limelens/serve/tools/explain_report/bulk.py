@@ -1,6 +1,6 @@
-"""Many pictures explained, several at a time, in the order given.
+"""Many images explained, several at a time, in the order given.
 
-It knows files, and whom to blame for what fails: a picture, or the question that is asked of all.
+It knows files, and whom to blame for what fails: an image, or the question that is asked of all.
 Who explains, a server or this process, is the client's business.
 """
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from limelens.serve.client.results import ServedExplanation
 
 _LONGEST_WAIT_S: Final = 10.0
-_OF_A_PICTURE: Final = ("", "segmentation")
-"""Fields that one picture may be refused for, and the next one not: its bytes in the message, and
+_OF_A_IMAGE: Final = ("", "segmentation")
+"""Fields that one image may be refused for, and the next one not: its bytes in the message, and
 the number of segments that it falls into."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A picture that is to be explained.
+    """An image that is to be explained.
 
     Args:
         path: Its file.
@@ -49,11 +49,11 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class ExplainedPicture:
-    """What became of one picture.
+class ExplainedImage:
+    """What became of one image.
 
     Args:
-        place: The picture.
+        place: The image.
         prediction: What the model says of it; None where it could not be read.
         explanation: Why; None likewise.
         error: What is wrong with it; empty where nothing is.
@@ -83,12 +83,12 @@ def explain_many(
     *,
     at_once: int,
     **arguments: Unpack[ExplainArguments],
-) -> Generator[ExplainedPicture, None, None]:
-    """Explains pictures, and goes on where one cannot be.
+) -> Generator[ExplainedImage, None, None]:
+    """Explains images, and goes on where one cannot be.
 
     Args:
         client: Who explains; shared by threads.
-        places: The pictures.
+        places: The images.
         at_once: How many are asked about at a time, so that one is read and cut while another
             has the model.
         arguments: As for `Client.explain`.
@@ -97,16 +97,16 @@ def explain_many(
         One for each place, in their order.
 
     Raises:
-        LimelensError: As `Client.explain`, where no single picture is to blame.
+        LimelensError: As `Client.explain`, where no single image is to blame.
     """
 
-    def explained(place: Place) -> ExplainedPicture:
+    def explained(place: Place) -> ExplainedImage:
         return _explained(client, place, arguments)
 
     yield from in_order(explained, places, at_once)
 
 
-def _explained(client: Client, place: Place, arguments: ExplainArguments) -> ExplainedPicture:
+def _explained(client: Client, place: Place, arguments: ExplainArguments) -> ExplainedImage:
     try:
         data = place.path.read_bytes()
         while True:
@@ -117,11 +117,11 @@ def _explained(client: Client, place: Place, arguments: ExplainArguments) -> Exp
                     version=arguments.get("version", 0),
                     region=arguments.get("region"),
                 )
-                return ExplainedPicture(place, said[0], client.explain(data, **arguments))
+                return ExplainedImage(place, said[0], client.explain(data, **arguments))
             except OverloadedError as error:  # others are served too: it will be our turn
                 time.sleep(min(error.retry_after_s, _LONGEST_WAIT_S))
     except OSError as error:
-        return ExplainedPicture(place, None, None, str(error.strerror or error))
+        return ExplainedImage(place, None, None, str(error.strerror or error))
     except (
         UnavailableError,
         UnauthenticatedError,
@@ -132,9 +132,9 @@ def _explained(client: Client, place: Place, arguments: ExplainArguments) -> Exp
         raise
     except InvalidRequestError as error:
         if error.field.startswith("image"):
-            return ExplainedPicture(place, None, None, error.description)
-        if error.field in _OF_A_PICTURE:
-            return ExplainedPicture(place, None, None, str(error))
+            return ExplainedImage(place, None, None, error.description)
+        if error.field in _OF_A_IMAGE:
+            return ExplainedImage(place, None, None, str(error))
         raise
     except LimelensError as error:
-        return ExplainedPicture(place, None, None, str(error))
+        return ExplainedImage(place, None, None, str(error))

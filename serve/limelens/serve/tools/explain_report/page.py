@@ -1,6 +1,6 @@
-"""A page of explained pictures, mistakes first: one HTML file that needs nothing else.
+"""A page of explained images, mistakes first: one HTML file that needs nothing else.
 
-It knows what was said of pictures and where they lie, puts it on the page (`page.html.j2`),
+It knows what was said of images and where they lie, puts it on the page (`page.html.j2`),
 and asks nobody.
 """
 
@@ -22,22 +22,22 @@ from PIL import Image
 from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
-from limelens.serve.tools.explain_report.bulk import ExplainedPicture
+from limelens.serve.tools.explain_report.bulk import ExplainedImage
 
 _TEMPLATE: Final = "page.html.j2"
 _MAX_DRAWN: Final = 420
-"""Longer side of a picture on the page, in pixels."""
+"""Longer side of an image on the page, in pixels."""
 _MOST_SHOWN: Final = 500
 _MOST_LISTED: Final = 200
 
 
 @dataclass(frozen=True)
 class _Card:
-    """One picture on the page."""
+    """One image on the page."""
 
     rank: tuple[float, ...]
     name: str
-    picture: str
+    image: str
     overlay: str
     verdict: str
     label: str
@@ -48,11 +48,11 @@ class _Card:
 
 
 class Gallery:
-    """The page as it fills; each picture's large files can be let go once it is added.
+    """The page as it fills; each image's large files can be let go once it is added.
 
     Args:
         title: Above the page.
-        base: What names of pictures are relative to, where they lie below it.
+        base: What names of images are relative to, where they lie below it.
         colours: What speaks for a label in the overlays, and what against.
 
     Raises:
@@ -93,8 +93,8 @@ class Gallery:
         self._stabilities: list[float] = []
         self._model = ""
 
-    def add(self, one: ExplainedPicture) -> None:
-        """Puts one picture on the page, or among those that could not be read.
+    def add(self, one: ExplainedImage) -> None:
+        """Puts one image on the page, or among those that could not be read.
 
         Args:
             one: What became of it, with its overlay.
@@ -124,15 +124,15 @@ class Gallery:
         if len(self._cards) >= _MOST_SHOWN and place >= self._cards[-1].rank:
             return
         try:
-            picture = _data_url(Image.fromarray(read_image(one.place.path.read_bytes())))
+            image = _data_url(Image.fromarray(read_image(one.place.path.read_bytes())))
         except (OSError, LimelensError):  # it has gone since
-            picture = ""
+            image = ""
         with Image.open(io.BytesIO(explanation.explanations[0].overlay_png)) as drawn:
             overlay = _data_url(drawn.convert("RGB"))
         card = _Card(
             rank=place,
             name=name,
-            picture=picture,
+            image=image,
             overlay=overlay,
             verdict=verdict,
             label=", ".join(prediction.labels) or prediction.label or best.label,
@@ -179,7 +179,7 @@ class Gallery:
 
     def _headline(self) -> list[tuple[str, str, str]]:
         """Name, value and a word on each figure at the top."""
-        found = [("pictures explained", f"{self._num_explained}", "")]
+        found = [("images explained", f"{self._num_explained}", "")]
         if self._unreadable:
             found.append(("not explained", f"{len(self._unreadable)}", "listed at the end"))
         if self._num_judged:
@@ -194,10 +194,10 @@ class Gallery:
         return found
 
 
-def _data_url(picture: Image.Image) -> str:
-    picture.thumbnail((_MAX_DRAWN, _MAX_DRAWN), Image.Resampling.LANCZOS)
+def _data_url(image: Image.Image) -> str:
+    image.thumbnail((_MAX_DRAWN, _MAX_DRAWN), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from limelens.serve.tools.load.figures import KindFigures, LoadFigures, latency_figures
 from limelens.serve.tools.load.generate import generate
-from limelens.serve.tools.load.pictures import draw_picture, read_pictures
+from limelens.serve.tools.load.images import draw_image, read_images
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 from limelens.serve.tools.load.process import ServerProcess, Usage, Watch, local_server, started
 from limelens.serve.tools.load.raw import RawFigures, measure_raw
@@ -21,11 +21,11 @@ __all__ = [
     "ServerProcess",
     "Usage",
     "Watch",
-    "draw_picture",
+    "draw_image",
     "generate",
     "latency_figures",
     "local_server",
     "measure_raw",
-    "read_pictures",
+    "read_images",
     "started",
 ]

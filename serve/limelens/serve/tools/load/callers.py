@@ -94,9 +94,9 @@ class _Callers:
         self._noted = Noted({kind: Recording() for kind in Kind})
         self._begin = self._end = 0.0
         self._requests = list(plan.requests) or [
-            _classify_request(plan, data) for data in plan.pictures
+            _classify_request(plan, data) for data in plan.images
         ]
-        self._broken = _classify_request(plan, plan.pictures[0][: len(plan.pictures[0]) // 2])
+        self._broken = _classify_request(plan, plan.images[0][: len(plan.images[0]) // 2])
         self._turn = share.process
         self._channels: list[Any] = []
         self._reach = Reach(
@@ -193,7 +193,7 @@ class _Callers:
                 num_samples=plan.num_samples,
                 seed=self._turn,
             ).SerializeToString()
-            for data in plan.pictures
+            for data in plan.images
         ]
         while (now := time.monotonic()) < self._end:
             self._turn += 1
@@ -259,7 +259,7 @@ class _Callers:
             wait_s = due - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            data = plan.pictures[number % len(plan.pictures)]
+            data = plan.images[number % len(plan.images)]
             number += 1
             # The frame's number says when it was due: answers need no table.
             frame = service_pb2.Frame(

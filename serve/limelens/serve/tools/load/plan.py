@@ -1,4 +1,4 @@
-"""What load is put on a server. It knows numbers and pictures, and nothing of how it is done."""
+"""What load is put on a server. It knows numbers and images, and nothing of how it is done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LoadPlan:
 
     Args:
         server: `HOST:PORT`.
-        pictures: Encoded pictures, sent in turns; at least one.
+        images: Encoded images, sent in turns; at least one.
         tls: As for `Client`; None is plaintext.
         token: What every call shows; None is nothing.
         insecure_token: Whether the token may be sent in plaintext to other machines.
@@ -43,21 +43,21 @@ class LoadPlan:
         deadline_s: Of each call of Classify; None is none.
         explain_deadline_s: Of each call of Explain.
         calls_each: How many calls a caller makes at most; None is as many as there is time for.
-        broken: Share of calls of Classify whose picture is cut off, 0 to 1.
+        broken: Share of calls of Classify whose image is cut off, 0 to 1.
         processes: That send; no more are started than there is something to do for.
         connections: How many callers, cameras and explainers share, at least one for each
             process; None is one for up to 16 of them. A server of several processes gives each
             connection to one of them.
         method: The path of gRPC's method that callers ask in place of Classify.
-        requests: Whole messages for it, sent in turns in place of pictures; empty sends pictures.
-        seed: For intervals and for which pictures are broken.
+        requests: Whole messages for it, sent in turns in place of images; empty sends images.
+        seed: For intervals and for which images are broken.
 
     Raises:
         InvalidRequestError: A number that cannot be.
     """
 
     server: str
-    pictures: tuple[bytes, ...] = field(repr=False)
+    images: tuple[bytes, ...] = field(repr=False)
     tls: Tls | None = None
     token: str | None = field(default=None, repr=False)
     insecure_token: bool = False
@@ -81,8 +81,8 @@ class LoadPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.pictures:
-            raise InvalidRequestError("pictures", "none; expected at least one")
+        if not self.images:
+            raise InvalidRequestError("images", "none; expected at least one")
         for name in ("callers", "streams", "explainers", "num_samples"):
             if getattr(self, name) < 0:
                 raise InvalidRequestError(name, f"{getattr(self, name)}; expected at least 0")

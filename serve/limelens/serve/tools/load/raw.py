@@ -30,8 +30,8 @@ class RawFigures:
     """What decoding, resizing and the model alone take.
 
     Args:
-        per_s: Pictures a second, of all threads together.
-        cpu_ms: CPU of one picture.
+        per_s: Images a second, of all threads together.
+        cpu_ms: CPU of one image.
     """
 
     per_s: float
@@ -40,7 +40,7 @@ class RawFigures:
 
 def measure_raw(
     model: Path,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     seconds: float,
     *,
     num_threads: int = NUM_THREADS,
@@ -50,10 +50,10 @@ def measure_raw(
 
     Args:
         model: A bundle's file.
-        pictures: Encoded pictures, taken in turns.
+        images: Encoded images, taken in turns.
         seconds: For how long.
         num_threads: Each with one thread of onnxruntime's.
-        decoder: What reads and resizes the pictures: Pillow, as most would write it, or
+        decoder: What reads and resizes the images: Pillow, as most would write it, or
             limelens' own reader.
 
     Raises:
@@ -63,7 +63,7 @@ def measure_raw(
     ours, theirs = context.Pipe()
     process = context.Process(
         target=_measure,
-        args=(model, tuple(pictures), seconds, num_threads, decoder, theirs),
+        args=(model, tuple(images), seconds, num_threads, decoder, theirs),
         daemon=True,
     )
     process.start()
@@ -82,20 +82,20 @@ def measure_raw(
 
 def _measure(
     model: Path,
-    pictures: tuple[bytes, ...],
+    images: tuple[bytes, ...],
     seconds: float,
     num_threads: int,
     decoder: Decoder,
     connection: Connection,
 ) -> None:
     try:
-        connection.send(_loop(model, pictures, seconds, num_threads, decoder))
+        connection.send(_loop(model, images, seconds, num_threads, decoder))
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
 
 
 def _loop(
-    model: Path, pictures: tuple[bytes, ...], seconds: float, num_threads: int, decoder: Decoder
+    model: Path, images: tuple[bytes, ...], seconds: float, num_threads: int, decoder: Decoder
 ) -> RawFigures:
     from limelens.serve.bundle import load_bundle
 
@@ -106,8 +106,8 @@ def _loop(
     ended = threading.Event()
 
     def by_pillow(data: bytes) -> NDArray[np.uint8]:
-        with Image.open(io.BytesIO(data)) as picture:
-            seen = picture.convert("RGB").resize(
+        with Image.open(io.BytesIO(data)) as image:
+            seen = image.convert("RGB").resize(
                 (rule.width, rule.height), Image.Resampling.BILINEAR, reducing_gap=3.0
             )
         return np.asarray(seen)
@@ -122,11 +122,11 @@ def _loop(
 
     def work(number: int) -> None:
         for turn in range(_WARMUP):
-            one(pictures[turn % len(pictures)])
+            one(images[turn % len(images)])
         begin.wait()
         turn = number
         while not ended.is_set():
-            one(pictures[turn % len(pictures)])
+            one(images[turn % len(images)])
             turn += 1
         counts[number] = turn - number
 

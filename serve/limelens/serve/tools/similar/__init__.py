@@ -1,14 +1,14 @@
-"""Similar pictures: an index over feature vectors, made from a folder and searched by pictures.
+"""Similar images: an index over feature vectors, made from a folder and searched by images.
 
 Vectors come from whoever embeds (`Client.embed`); nearest neighbours are faiss' business, which
 is loaded when an index is built, read or searched (extra `similar`).
 """
 
 from limelens.serve.tools.similar.index import (
+    IndexedImage,
     IndexRefusedError,
     Made,
     Neighbour,
-    Pictured,
     SimilarIndex,
     build_index,
     load_index,
@@ -18,21 +18,21 @@ from limelens.serve.tools.similar.indexing import (
     Indexing,
     Skipped,
     embed_files,
-    find_pictures,
+    find_images,
     index_folder,
 )
 
 __all__ = [
     "IndexRefusedError",
+    "IndexedImage",
     "Indexing",
     "Made",
     "Neighbour",
-    "Pictured",
     "SimilarIndex",
     "Skipped",
     "build_index",
     "embed_files",
-    "find_pictures",
+    "find_images",
     "index_folder",
     "load_index",
     "save_index",

@@ -1,11 +1,11 @@
 """An index of feature vectors: built, searched by cosine similarity, written to one file and read.
 
 The file is a zip archive of two members: `index.json` says which model the vectors are of and
-which pictures they belong to, `vectors.faiss` holds the vectors with what faiss searches them by.
+which images they belong to, `vectors.faiss` holds the vectors with what faiss searches them by.
 The archive's checksums find damage; they do not prove who wrote the file, so read only indexes
 from people whose bundles you would run.
 
-It knows vectors and faiss, and nothing of how pictures become vectors.
+It knows vectors and faiss, and nothing of how images become vectors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from limelens.serve.errors import InvalidRequestError, LimelensError, MissingExt
 from limelens.serve.files import writing_whole
 
 EXACT_UP_TO: Final = 50_000
-"""More pictures are searched by a graph (HNSW), which may miss a neighbour now and then: measured
+"""More images are searched by a graph (HNSW), which may miss a neighbour now and then: measured
 on 50,000 vectors of 576 numbers, comparing with all of them takes 5 ms."""
 _FORMAT: Final = 1
 _NEIGHBOURS_IN_GRAPH: Final = 32
@@ -41,8 +41,8 @@ class IndexRefusedError(LimelensError):
 
 
 @dataclass(frozen=True, slots=True)
-class Pictured:
-    """One picture of an index.
+class IndexedImage:
+    """One image of an index.
 
     Args:
         path: Relative to the folder that was indexed, with forward slashes.
@@ -74,12 +74,12 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A picture that is similar to one that was asked about.
+    """An image that is similar to one that was asked about.
 
     Args:
-        path: As in `Pictured`.
-        label: As in `Pictured`.
-        similarity: Cosine of the angle between the vectors, -1 to 1; 1 for the same picture.
+        path: As in `IndexedImage`.
+        label: As in `IndexedImage`.
+        similarity: Cosine of the angle between the vectors, -1 to 1; 1 for the same image.
     """
 
     path: str
@@ -89,29 +89,29 @@ class Neighbour:
 
 @dataclass(frozen=True, eq=False)
 class SimilarIndex:
-    """Pictures that can be searched; see `build_index` and `load_index`.
+    """Images that can be searched; see `build_index` and `load_index`.
 
     Args:
         made: By which model.
-        pictures: In the order of the vectors.
+        images: In the order of the vectors.
         faiss_index: The vectors, of length 1, in an inner-product index of faiss.
     """
 
     made: Made
-    pictures: tuple[Pictured, ...]
+    images: tuple[IndexedImage, ...]
     faiss_index: Any = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def is_exact(self) -> bool:
-        """Whether a search compares with every picture, so that it misses none."""
+        """Whether a search compares with every image, so that it misses none."""
         return isinstance(self.faiss_index, load_faiss().IndexFlat)
 
     def label_counts(self) -> dict[str, int]:
-        """How many pictures each label has, by label; unlabelled ones are left out."""
-        return dict(sorted(Counter(one.label for one in self.pictures if one.label).items()))
+        """How many images each label has, by label; unlabelled ones are left out."""
+        return dict(sorted(Counter(one.label for one in self.images if one.label).items()))
 
     def check_model(self, model: str, version: int, digest: str) -> None:
         """Refuses vectors of another model, whose numbers mean something else.
@@ -133,11 +133,11 @@ class SimilarIndex:
             )
 
     def search(self, vectors: NDArray[np.float32], k: int = 5) -> list[tuple[Neighbour, ...]]:
-        """The pictures that are most similar to some others.
+        """The images that are most similar to some others.
 
         Args:
             vectors: `(N, D)` feature vectors of the index's model, of any length over 0.
-            k: How many neighbours of each, at least 1; an index with fewer pictures gives all.
+            k: How many neighbours of each, at least 1; an index with fewer images gives all.
 
         Returns:
             For each vector its neighbours, most similar first.
@@ -153,11 +153,11 @@ class SimilarIndex:
                 f"shape {vectors.shape}; the index expects (N, {self.made.embedding_size})",
             )
         similarities, rows = self.faiss_index.search(
-            np.ascontiguousarray(unit_length(vectors)), min(k, len(self.pictures))
+            np.ascontiguousarray(unit_length(vectors)), min(k, len(self.images))
         )
         return [
             tuple(
-                Neighbour(self.pictures[row].path, self.pictures[row].label, _cosine(similarity))
+                Neighbour(self.images[row].path, self.images[row].label, _cosine(similarity))
                 for similarity, row in zip(some_similarities, some_rows, strict=True)
                 if row >= 0  # a graph may find fewer than were asked for
             )
@@ -169,7 +169,7 @@ class SimilarIndex:
 
 def build_index(
     vectors: NDArray[np.float32],
-    pictures: Sequence[Pictured],
+    images: Sequence[IndexedImage],
     made: Made,
     *,
     exact: bool | None = None,
@@ -178,22 +178,22 @@ def build_index(
 
     Args:
         vectors: `(N, D)` feature vectors, finite, at least one.
-        pictures: What they are of, in their order.
+        images: What they are of, in their order.
         made: By which model.
-        exact: Whether a search compares with every picture; None does so up to `EXACT_UP_TO`.
+        exact: Whether a search compares with every image; None does so up to `EXACT_UP_TO`.
 
     Raises:
         MissingExtraError: faiss is not installed.
-        ValueError: The numbers of vectors, pictures and elements do not fit each other.
+        ValueError: The numbers of vectors, images and elements do not fit each other.
     """
-    if vectors.shape != (len(pictures), made.embedding_size) or not pictures:
+    if vectors.shape != (len(images), made.embedding_size) or not images:
         raise ValueError(
-            f"vectors of shape {vectors.shape} for {len(pictures)} pictures and an embedding of "
+            f"vectors of shape {vectors.shape} for {len(images)} images and an embedding of "
             f"{made.embedding_size}"
         )
     faiss = load_faiss()
     if exact is None:
-        exact = len(pictures) <= EXACT_UP_TO
+        exact = len(images) <= EXACT_UP_TO
     if exact:
         index = faiss.IndexFlatIP(made.embedding_size)
     else:
@@ -203,7 +203,7 @@ def build_index(
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         index.hnsw.efSearch = _EF_SEARCH
     index.add(np.ascontiguousarray(unit_length(vectors)))
-    return SimilarIndex(made, tuple(pictures), index)
+    return SimilarIndex(made, tuple(images), index)
 
 
 def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
@@ -223,7 +223,7 @@ def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
     document = {
         "format": _FORMAT,
         "made": asdict(index.made),
-        "pictures": [[one.path, one.label] for one in index.pictures],
+        "pictures": [[one.path, one.label] for one in index.images],
     }
     vectors = memoryview(load_faiss().serialize_index(index.faiss_index))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -263,19 +263,19 @@ def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
         )
     try:
         made = Made(**document["made"])
-        pictures = tuple(Pictured(str(one), str(label)) for one, label in document["pictures"])
+        images = tuple(IndexedImage(str(one), str(label)) for one, label in document["pictures"])
         index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
         found = index.ntotal, index.d
         if not isinstance(index, (faiss.IndexFlat, faiss.IndexHNSW)):
             raise ValueError(f"it is searched by {type(index).__name__}")
-        if found != (len(pictures), made.embedding_size) or not pictures:
+        if found != (len(images), made.embedding_size) or not images:
             raise ValueError(
-                f"{found[0]} vectors of {found[1]} numbers for {len(pictures)} pictures and an "
+                f"{found[0]} vectors of {found[1]} numbers for {len(images)} images and an "
                 f"embedding of {made.embedding_size}"
             )
     except Exception as error:
         raise _refused(path, error) from error
-    return SimilarIndex(made, pictures, index)
+    return SimilarIndex(made, images, index)
 
 
 def _refused(path: Path, error: Exception) -> IndexRefusedError:
@@ -305,7 +305,7 @@ def load_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise MissingExtraError(
-            "faiss, which searches similar pictures, is not installed; "
+            "faiss, which searches similar images, is not installed; "
             "pip install 'limelens[similar]'"
         ) from error
     return faiss

@@ -1,4 +1,4 @@
-"""From a folder of pictures to an index: finds them, has them embedded, keeps what was left out.
+"""From a folder of images to an index: finds them, has them embedded, keeps what was left out.
 
 It knows folders, labels and batches. Who embeds, a server or this process, is the client's
 business; it decodes nothing itself.
@@ -21,9 +21,9 @@ from limelens.serve.folders import label_name, split_name, walk
 from limelens.serve.image import SUFFIXES
 from limelens.serve.tools.ordered_prefetch import in_order
 from limelens.serve.tools.similar.index import (
+    IndexedImage,
     IndexRefusedError,
     Made,
-    Pictured,
     SimilarIndex,
     build_index,
     load_faiss,
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 _MAX_BATCH: Final = 32
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
-"""A picture larger than that travels alone."""
+"""An image larger than that travels alone."""
 _MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 _MAX_IN_FLIGHT: Final = 4
-_PICTURE_FIELD: Final = re.compile(r"images\[(\d+)\]")
+_IMAGE_FIELD: Final = re.compile(r"images\[(\d+)\]")
 
 Progress = Callable[[int, int], None]
-"""Is told how many pictures are done, and of how many."""
+"""Is told how many images are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Embedded:
     """The feature vectors of some files.
 
     Args:
-        vectors: `(N, D)` float32 of length 1, one for each of `pictures`.
-        pictures: Those that could be read.
+        vectors: `(N, D)` float32 of length 1, one for each of `images`.
+        images: Those that could be read.
         skipped: Those that could not.
         made: Who embedded them.
     """
 
     vectors: NDArray[np.float32]
-    pictures: tuple[Pictured, ...]
+    images: tuple[IndexedImage, ...]
     skipped: tuple[Skipped, ...]
     made: Made
 
@@ -79,7 +79,7 @@ class Indexing:
     """What became of a folder.
 
     Args:
-        index: Of the pictures that could be read.
+        index: Of the images that could be read.
         skipped: The others.
     """
 
@@ -95,7 +95,7 @@ def index_folder(
     version: int = 0,
     progress: Progress | None = None,
 ) -> Indexing:
-    """An index of every picture in a folder and the folders in it.
+    """An index of every image in a folder and the folders in it.
 
     Args:
         client: Who embeds.
@@ -105,36 +105,34 @@ def index_folder(
         progress: Is called after each batch.
 
     Raises:
-        IndexRefusedError: The folder is missing or holds no picture that can be read, or the
+        IndexRefusedError: The folder is missing or holds no image that can be read, or the
             model changed on the way.
         MissingExtraError: faiss is not installed.
-        LimelensError: As `Client.embed`, where no picture is to blame.
+        LimelensError: As `Client.embed`, where no image is to blame.
     """
-    load_faiss()  # its absence is better told before the pictures are embedded
-    pictures, others = find_pictures(folder)
-    embedded = embed_files(
-        client, folder, pictures, model=model, version=version, progress=progress
-    )
-    index = build_index(embedded.vectors, embedded.pictures, embedded.made)
+    load_faiss()  # its absence is better told before the images are embedded
+    images, others = find_images(folder)
+    embedded = embed_files(client, folder, images, model=model, version=version, progress=progress)
+    index = build_index(embedded.vectors, embedded.images, embedded.made)
     return Indexing(index, (*embedded.skipped, *others))
 
 
-def find_pictures(
+def find_images(
     folder: str | os.PathLike[str],
-) -> tuple[tuple[Pictured, ...], tuple[Skipped, ...]]:
-    """The pictures below a folder by their names, and files of other kinds.
+) -> tuple[tuple[IndexedImage, ...], tuple[Skipped, ...]]:
+    """The images below a folder by their names, and files of other kinds.
 
-    A picture's label is the first folder that it lies in, below a split folder (`train`, `val`,
+    An image's label is the first folder that it lies in, below a split folder (`train`, `val`,
     `test` or another name of `split_name`) where there is one. Hidden files are passed over, and so
-    is what lies beside the label folders without being a picture.
+    is what lies beside the label folders without being an image.
 
     Raises:
-        IndexRefusedError: The folder is missing or holds no pictures.
+        IndexRefusedError: The folder is missing or holds no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise IndexRefusedError(f"{folder} is no folder; expected one that holds pictures")
-    pictures: list[Pictured] = []
+        raise IndexRefusedError(f"{folder} is no folder; expected one that holds images")
+    images: list[IndexedImage] = []
     others: list[Skipped] = []
     try:
         found = walk(folder)
@@ -142,21 +140,21 @@ def find_pictures(
         raise IndexRefusedError(f"{folder} cannot be listed: {error.strerror}") from error
     for path in found.images:
         relative = path.relative_to(folder)
-        pictures.append(Pictured(relative.as_posix(), _label(relative)))
+        images.append(IndexedImage(relative.as_posix(), _label(relative)))
     for one in found.others:
         if one.path.parent != folder or not one.path.is_file():
             others.append(Skipped(one.path.relative_to(folder).as_posix(), one.reason))
-    if not pictures:
+    if not images:
         raise IndexRefusedError(
-            f"{folder} holds no pictures; expected files that end in {', '.join(sorted(SUFFIXES))}"
+            f"{folder} holds no images; expected files that end in {', '.join(sorted(SUFFIXES))}"
         )
-    return tuple(pictures), tuple(others)
+    return tuple(images), tuple(others)
 
 
 def embed_files(
     client: Client,
     folder: str | os.PathLike[str],
-    pictures: Sequence[Pictured],
+    images: Sequence[IndexedImage],
     *,
     model: str = "",
     version: int = 0,
@@ -166,24 +164,24 @@ def embed_files(
 
     Args:
         client: Who embeds.
-        folder: What the pictures' paths are relative to.
-        pictures: The files, at least one.
+        folder: What the images' paths are relative to.
+        images: The files, at least one.
         model: As for `Client.embed`.
         version: As for `Client.embed`.
         progress: Is called after each batch.
 
     Raises:
         IndexRefusedError: None of them can be read, or the model changed on the way.
-        LimelensError: As `Client.embed`, where no picture is to blame.
+        LimelensError: As `Client.embed`, where no image is to blame.
     """
     folder = Path(folder)
     info = client.model(model, version)
     asking = _Asking(client, folder, info.name, info.version)
     vectors: list[NDArray[np.float32]] = []
-    kept: list[Pictured] = []
+    kept: list[IndexedImage] = []
     skipped: list[Skipped] = []
     first: Embeddings | None = None
-    batches = _batches(folder, pictures, min(_MAX_BATCH, info.max_images))
+    batches = _batches(folder, images, min(_MAX_BATCH, info.max_images))
     num_done = 0
     for answer in in_order(asking.embed, batches, _at_once()):
         num_done += len(answer.kept) + len(answer.skipped)
@@ -198,10 +196,10 @@ def embed_files(
                 )
             vectors.append(found.vectors)
         if progress is not None:
-            progress(num_done, len(pictures))
+            progress(num_done, len(images))
     if first is None:
         raise IndexRefusedError(
-            f"{folder}: none of {len(pictures)} pictures can be read; the first is "
+            f"{folder}: none of {len(images)} images can be read; the first is "
             f"{skipped[0].path}: {skipped[0].reason}"
         )
     joined = np.concatenate(vectors)
@@ -220,7 +218,7 @@ class _Answer:
     """What became of one batch; `found` has a row for each of `kept`, in several parts or none."""
 
     found: tuple[Embeddings, ...]
-    kept: tuple[Pictured, ...]
+    kept: tuple[IndexedImage, ...]
     skipped: tuple[Skipped, ...]
 
 
@@ -231,16 +229,16 @@ class _Asking:
     model: str
     version: int
 
-    def embed(self, batch: Sequence[Pictured]) -> _Answer:
-        """Embeds one batch, without the pictures in it that cannot be read."""
-        waiting: list[tuple[Pictured, bytes]] = []
+    def embed(self, batch: Sequence[IndexedImage]) -> _Answer:
+        """Embeds one batch, without the images in it that cannot be read."""
+        waiting: list[tuple[IndexedImage, bytes]] = []
         skipped: list[Skipped] = []
-        for picture in batch:
+        for image in batch:
             try:
-                waiting.append((picture, _bytes(self.folder / picture.path)))
+                waiting.append((image, _bytes(self.folder / image.path)))
             except (OSError, LimelensError) as error:
                 reason = error.strerror if isinstance(error, OSError) else None
-                skipped.append(Skipped(picture.path, reason or str(error)))
+                skipped.append(Skipped(image.path, reason or str(error)))
         while waiting:
             try:
                 found = self.client.embed(
@@ -250,25 +248,25 @@ class _Asking:
                     normalize=True,
                 )
             except InvalidRequestError as error:
-                named = _PICTURE_FIELD.match(error.field)
+                named = _IMAGE_FIELD.match(error.field)
                 if named is not None and int(named[1]) < len(waiting):
-                    picture, _ = waiting.pop(int(named[1]))
+                    image, _ = waiting.pop(int(named[1]))
                 elif len(waiting) == 1 and not error.field:  # larger than the server's messages
-                    picture, _ = waiting.pop()
+                    image, _ = waiting.pop()
                 elif not error.field:
                     return self._one_by_one([one for one, _ in waiting], skipped)
                 else:
                     raise
-                skipped.append(Skipped(picture.path, error.description))
+                skipped.append(Skipped(image.path, error.description))
             else:
                 return _Answer((found,), tuple(one for one, _ in waiting), tuple(skipped))
         return _Answer((), (), tuple(skipped))
 
-    def _one_by_one(self, batch: Sequence[Pictured], skipped: Sequence[Skipped]) -> _Answer:
-        answers = [self.embed([picture]) for picture in batch]
+    def _one_by_one(self, batch: Sequence[IndexedImage], skipped: Sequence[Skipped]) -> _Answer:
+        answers = [self.embed([image]) for image in batch]
         return _Answer(
             tuple(found for one in answers for found in one.found),
-            tuple(picture for one in answers for picture in one.kept),
+            tuple(image for one in answers for image in one.kept),
             (*skipped, *(left_out for one in answers for left_out in one.skipped)),
         )
 
@@ -288,19 +286,19 @@ def _bytes(path: Path) -> bytes:
 
 
 def _batches(
-    folder: Path, pictures: Sequence[Pictured], most: int
-) -> Iterator[tuple[Pictured, ...]]:
-    batch: list[Pictured] = []
+    folder: Path, images: Sequence[IndexedImage], most: int
+) -> Iterator[tuple[IndexedImage, ...]]:
+    batch: list[IndexedImage] = []
     batch_bytes = 0
-    for picture in pictures:
+    for image in images:
         try:
-            size = (folder / picture.path).stat().st_size
+            size = (folder / image.path).stat().st_size
         except OSError:  # told of when it is read
             size = 0
         if batch and (len(batch) == most or batch_bytes + size > _MAX_BATCH_BYTES):
             yield tuple(batch)
             batch, batch_bytes = [], 0
-        batch.append(picture)
+        batch.append(image)
         batch_bytes += size
     if batch:
         yield tuple(batch)

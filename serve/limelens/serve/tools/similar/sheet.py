@@ -1,4 +1,4 @@
-"""A contact sheet: each picture that was asked about, and its neighbours beside it.
+"""A contact sheet: each image that was asked about, and its neighbours beside it.
 
 It knows pixels, captions and where they go, and nothing of vectors or models.
 """
@@ -32,7 +32,7 @@ _FRAME: Final = (30, 110, 200)
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Args:
         path: Its file.
@@ -99,10 +99,10 @@ def _thumbnail(path: Path) -> Image.Image | None:
         pixels: NDArray[np.uint8] = read_image(path.read_bytes())
     except (OSError, InvalidRequestError):
         return None
-    picture = Image.fromarray(pixels)
-    scale = _CELL / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    image = Image.fromarray(pixels)
+    scale = _CELL / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None:

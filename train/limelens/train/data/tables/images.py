@@ -56,8 +56,8 @@ def image_column(table: Table, options: TableOptions, taken: set[int | None]) ->
             )
         folder = options.images or table.path.parent
         raise DataError(
-            f"no picture that the table names is there, {folder / cell} for one; looked for the "
-            f"cells of {table.names(candidates)}; name the pictures' folder (--images) or the "
+            f"no image that the table names is there, {folder / cell} for one; looked for the "
+            f"cells of {table.names(candidates)}; name the images' folder (--images) or the "
             "column (--image-column)"
         )
     best = {place: files for place, files in found.items() if 2 * len(files) > most}
@@ -137,7 +137,7 @@ def _one_folder(table: Table, found: Mapping[Path, Mapping[int, Path]]) -> Path:
     if len(called) == 1:
         return called[0]
     raise DataError(
-        f"the pictures that {table.path} names are in {named([one.name for one in found])}; name "
+        f"the images that {table.path} names are in {named([one.name for one in found])}; name "
         "the folder that is meant (--images)"
     )
 

@@ -1,4 +1,4 @@
-"""Pictures to send: drawn ones of any size, or the caller's own."""
+"""Images to send: drawn ones of any size, or the caller's own."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PATCH: Final = 8
 _NOISE: Final = 9.0
 
 
-def draw_picture(height: int, width: int, seed: int = 0) -> bytes:
+def draw_image(height: int, width: int, seed: int = 0) -> bytes:
     """A JPEG that takes about as long to decode as a photograph of that size.
 
     Args:
         height: In pixels.
         width: In pixels.
-        seed: Another one is another picture.
+        seed: Another one is another image.
     """
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (max(1, height // _PATCH), max(1, width // _PATCH), 3))
@@ -39,8 +39,8 @@ def draw_picture(height: int, width: int, seed: int = 0) -> bytes:
     return file.getvalue()
 
 
-def read_pictures(paths: Iterable[Path], *, most: int = 256) -> tuple[bytes, ...]:
-    """The bytes of files, and of the picture files of folders.
+def read_images(paths: Iterable[Path], *, most: int = 256) -> tuple[bytes, ...]:
+    """The bytes of files, and of the image files of folders.
 
     Args:
         paths: Files and folders.
@@ -55,6 +55,6 @@ def read_pictures(paths: Iterable[Path], *, most: int = 256) -> tuple[bytes, ...
         files += find_images(path)
     if not files:
         raise InvalidRequestError(
-            "pictures", f"none found; expected files, or folders of {', '.join(FORMATS)}"
+            "images", f"none found; expected files, or folders of {', '.join(FORMATS)}"
         )
     return tuple(file.read_bytes() for file in files[:most])

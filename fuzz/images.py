@@ -1,4 +1,4 @@
-"""Small pictures made by code: every format that is read, every mode and orientation, and damage.
+"""Small images made by code: every format that is read, every mode and orientation, and damage.
 
 They are where fuzzing begins. It knows Pillow and the layout of PNG files.
 """
@@ -20,13 +20,13 @@ _ORIENTATION: Final = 0x0112
 _TRANSPARENT: Final = 77
 
 
-def good_pictures() -> dict[str, bytes]:
+def good_images() -> dict[str, bytes]:
     """Files that must be read, by what is special about them."""
     return {**_modes(), **_formats(), **_orientations(), **_odd_chunks()}
 
 
-def bad_pictures() -> dict[str, bytes]:
-    """Files that are cut short, or that are no picture."""
+def bad_images() -> dict[str, bytes]:
+    """Files that are cut short, or that are no image."""
     found: dict[str, bytes] = {}
     whole = _formats()
     for name in ("plain.jpg", "plain.png", "plain.webp", "plain.bmp", "plain.gif"):
@@ -37,7 +37,7 @@ def bad_pictures() -> dict[str, bytes]:
     found["bomb.png"] = png_file(
         struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0), zlib.compress(bytes(100_000), 9)
     )
-    found["text.jpg"] = b"no picture at all"
+    found["text.jpg"] = b"no image at all"
     found["page.jpg"] = b"<!DOCTYPE html><html><body>404</body></html>"
     found["tiff.jpg"] = _saved(_rgb(), "TIFF")
     return found
@@ -78,9 +78,9 @@ def _rgb() -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 
 
-def _saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 

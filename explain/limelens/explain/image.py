@@ -1,4 +1,4 @@
-"""The picture to be explained: checked, and brought to `(H, W, 3)` uint8 RGB.
+"""The image to be explained: checked, and brought to `(H, W, 3)` uint8 RGB.
 
 Knows array shapes and dtypes. Does not know files, decoding or resizing: the caller hands over
 exactly the pixels that the model sees.
@@ -15,7 +15,7 @@ _EXPECTED = "uint8 pixels, 0 to 255, of shape (H, W, 3) or (H, W)"
 
 
 def as_rgb(image: Any, argument: str = "image") -> NDArray[np.uint8]:
-    """The picture as RGB.
+    """The image as RGB.
 
     Args:
         image: `(H, W, 3)` RGB or `(H, W)` grey, uint8, 0 to 255, or a Pillow image of mode RGB
@@ -48,7 +48,7 @@ def as_rgb(image: Any, argument: str = "image") -> NDArray[np.uint8]:
         elif pixels.ndim == 3 and pixels.shape[2] == 1:
             advice = ": pass image[..., 0]"
         elif pixels.ndim == 4:
-            advice = ": explain one picture at a time"
+            advice = ": explain one image at a time"
         raise InvalidArgumentError(
             argument, f"{argument} has shape {pixels.shape}; expected {_EXPECTED}{advice}"
         )

@@ -39,20 +39,20 @@ def segments() -> NDArray[np.int64]:
 def test_overlay_is_green_for_and_red_against_and_dims_the_unseen(
     image: NDArray[np.uint8], segments: NDArray[np.int64]
 ) -> None:
-    picture = overlay(image, segments, WEIGHTS, num_features=2)
-    in_favour, against = picture[20, 20].astype(int), picture[20, 60].astype(int)
+    painted = overlay(image, segments, WEIGHTS, num_features=2)
+    in_favour, against = painted[20, 20].astype(int), painted[20, 60].astype(int)
     assert in_favour[1] > in_favour[0] + 60
     assert against[0] > against[1] + 30
-    assert picture[60, 60].tolist() == [128, 128, 128]
-    assert picture[85, 60].max() < 60
+    assert painted[60, 60].tolist() == [128, 128, 128]
+    assert painted[85, 60].max() < 60
 
 
 def test_the_blue_orange_palette_tells_signs_apart_without_red_and_green(
     image: NDArray[np.uint8], segments: NDArray[np.int64]
 ) -> None:
-    picture = overlay(image, segments, WEIGHTS, palette="blue-orange").astype(int)
-    assert picture[20, 20, 2] > picture[20, 20, 0] + 60
-    assert picture[20, 60, 0] > picture[20, 60, 2] + 30
+    painted = overlay(image, segments, WEIGHTS, palette="blue-orange").astype(int)
+    assert painted[20, 20, 2] > painted[20, 20, 0] + 60
+    assert painted[20, 60, 0] > painted[20, 60, 2] + 30
     with pytest.raises(InvalidArgumentError, match="expected one of green-red, blue-orange"):
         overlay(image, segments, WEIGHTS, palette="viridis")  # type: ignore[arg-type]
 
@@ -69,7 +69,7 @@ def test_heavier_segments_are_tinted_more_and_num_features_limits_them(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 600), (700, 2), (1500, 2000)])
-def test_pictures_of_any_size_are_drawn(size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_drawn(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     segments = (np.arange(size[1]) * 3 // size[1]) + np.zeros(size, dtype=np.int64)
     weights = [SegmentWeight(0, 0.2, 0.1), SegmentWeight(1, -0.1, 0.1)]
@@ -83,9 +83,9 @@ def test_pictures_of_any_size_are_drawn(size: tuple[int, int]) -> None:
 def test_segment_ids_of_any_range_are_painted(image: NDArray[np.uint8]) -> None:
     segments = np.full((90, 120), -(2**31))
     segments[:, 60:] = 2**31 - 1
-    picture = overlay(image, segments, {2**31 - 1: 1.0})
-    assert picture[10, 10].tolist() == [128] * 3
-    assert picture[10, 100, 1] > picture[10, 100, 0]
+    painted = overlay(image, segments, {2**31 - 1: 1.0})
+    assert painted[10, 10].tolist() == [128] * 3
+    assert painted[10, 100, 1] > painted[10, 100, 0]
 
 
 def test_a_heat_map_tells_of_the_label_and_its_scores(
@@ -110,7 +110,7 @@ def test_a_heat_map_tells_of_the_label_and_its_scores(
 
 
 def test_segments_of_another_size_are_refused(image: NDArray[np.uint8]) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"\(9, 9\); the picture is \(90, 120\)"):
+    with pytest.raises(InvalidArgumentError, match=r"\(9, 9\); the image is \(90, 120\)"):
         overlay(image, np.zeros((9, 9), int), WEIGHTS)
 
 
@@ -121,8 +121,8 @@ def test_both_flags_of_a_mask_contradict_each_other(
         image_and_mask(image, segments, WEIGHTS, negative_only=True)
 
 
-def test_no_pictures_side_by_side_is_an_error() -> None:
-    with pytest.raises(InvalidArgumentError, match="pictures is empty"):
+def test_no_images_side_by_side_is_an_error() -> None:
+    with pytest.raises(InvalidArgumentError, match="images is empty"):
         side_by_side([])
 
 
