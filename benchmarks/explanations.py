@@ -40,7 +40,9 @@ def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
-    parser.add_argument("--images", "--pictures", type=int, default=112, help="how many, spread over the set")
+    parser.add_argument(
+        "--images", "--pictures", type=int, default=112, help="how many, spread over the set"
+    )
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--hide", choices=get_args(HideName), nargs="+", default=["mean"])
     parser.add_argument("--method", choices=get_args(ExplainMethod), default="lime")

@@ -39,7 +39,7 @@ from limelens.serve.decisions.decision import decide
 from limelens.serve.observing.metrics import Metrics
 from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.scheduling.engine import Ended, Fate, Outcome, Priority
+from limelens.serve.scheduling.engine import Completion, InferenceResult, InferenceStatus, Priority
 
 _ROUNDS_A_SCRAPE = 5
 _SCRAPES = 100
@@ -183,8 +183,10 @@ def _counting_s(times: int = 20_000) -> float:
     served = repository.served[0]
     probabilities = np.full(len(served.bundle.labels), 0.01, np.float32)
     probabilities[0] = 0.99
-    outcome = Outcome(probabilities, None, 0.0, 0.001, 0.001)
-    ended = Ended(served.bundle, Priority.REQUEST, Fate.ANSWERED, 0.0001, 0.001, 0.001, 1)
+    outcome = InferenceResult(probabilities, None, 0.0, 0.001, 0.001)
+    ended = Completion(
+        served.bundle, Priority.REQUEST, InferenceStatus.ANSWERED, 0.0001, 0.001, 0.001, 1
+    )
     answered = Answered(served, [outcome], [decide(probabilities, served.bundle.metadata)], 0.0)
     call = Call("limelens.v1.ClassifierService", "Classify", "a", 0.0, seconds=0.004)
 

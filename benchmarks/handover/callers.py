@@ -25,7 +25,7 @@ from benchmarks.untrained import smooth_images
 from limelens.serve.bundle import Bundle, load_bundle, read_metadata
 from limelens.serve.image import read_fitted
 from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Ended, Engine
+from limelens.serve.scheduling.engine import Completion, Engine
 from limelens.serve.scheduling.gpu import GpuEngine
 
 _NUM_JPEGS: Final = 32
@@ -114,7 +114,7 @@ def run_independent(pipe: Connection, job: Job) -> None:
     bundle = load_bundle(job.model, job.device, num_threads=job.num_threads)
     batch_sizes: list[int] = []
 
-    def note(ended: Ended) -> None:
+    def note(ended: Completion) -> None:
         batch_sizes.append(ended.batch_size)
 
     engine: Engine

@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.scheduling.engine import Outcome
-from limelens.serve.scheduling.queue import Item, QueueingEngine
+from limelens.serve.scheduling.engine import InferenceResult
+from limelens.serve.scheduling.queue import QueueingEngine, WorkItem
 
 _PAGE: Final = 4096
 
@@ -157,10 +157,10 @@ class FrontEngine(QueueingEngine):
         self._slots = Slots(plan)
         self._mine = slice(first, first + plan.num_each)
         self._free = deque(range(first, first + plan.num_each))
-        self._handed: dict[int, Item] = {}
+        self._handed: dict[int, WorkItem] = {}
         self._start()
 
-    def _respond(self, item: Item) -> None:
+    def _respond(self, item: WorkItem) -> None:
         assert item.pixels is not None  # it was prepared
         item.ticket.bundle.check_images(item.pixels[np.newaxis])
         with self._lock:
@@ -186,7 +186,7 @@ class FrontEngine(QueueingEngine):
             self._free.extend(slots)
             self._leave_queue(items)
         outcomes = [
-            Outcome(row, None, item.started_at, item.decode_s, 0.0)
+            InferenceResult(row, None, item.started_at, item.decode_s, 0.0)
             for item, row in zip(items, probabilities, strict=True)
         ]
         self._finish(items, outcomes)

@@ -21,7 +21,7 @@ from tests.conftest import BundleMaker
 from limelens.serve.bundle.signatures import check_public_keys, check_signature, sign_bundle
 from limelens.serve.errors import BundleError, MissingExtraError, SigningError
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.repository.validation import Judge
+from limelens.serve.repository.validation import Validator
 
 
 def make_keys(folder: Path, name: str, *, other_kind: bool = False) -> tuple[Path, Path]:
@@ -132,9 +132,9 @@ def test_a_judge_asks_for_the_signature_too(tmp_path: Path, bundles: BundleMaker
     private, public = make_keys(tmp_path, "ours")
     path = bundles.save(tmp_path, bundles.metadata())
     with pytest.raises(BundleError, match="not signed"):
-        Judge([public])(path)
+        Validator([public])(path)
     sign_bundle(path, private)
-    assert Judge([public])(path).metadata.name == "colours"
+    assert Validator([public])(path).metadata.name == "colours"
 
 
 def test_the_command_signs_and_a_server_asks_for_it(tmp_path: Path, bundles: BundleMaker) -> None:

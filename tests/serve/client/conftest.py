@@ -25,7 +25,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.errors import LimelensError
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService, ServiceSettings
-from limelens.serve.rpc.interceptor import Calls
+from limelens.serve.rpc.interceptor import CallInterceptor
 from limelens.serve.rpc.server import MAX_MESSAGE_BYTES
 from limelens.serve.status import to_abort
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -158,7 +158,10 @@ class WitnessedServer:
 
         async def start() -> int:
             self._server = grpc.aio.server(
-                interceptors=[self.witness, Calls([SERVICE_NAME], Guard(Access(AccessConfig())))],
+                interceptors=[
+                    self.witness,
+                    CallInterceptor([SERVICE_NAME], Guard(Access(AccessConfig()))),
+                ],
                 options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)],
             )
             service_grpc.add_ClassifierServiceServicer_to_server(  # type: ignore[no-untyped-call]

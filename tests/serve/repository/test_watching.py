@@ -11,7 +11,7 @@ from tests.conftest import BundleMaker
 
 from limelens.serve.errors import BundleError, UnavailableError
 from limelens.serve.repository.reload import Quiet
-from limelens.serve.repository.validation import Judge, read_judged
+from limelens.serve.repository.validation import Validator, read_judged
 
 
 def test_a_file_is_quiet_once_it_looked_the_same_for_long_enough() -> None:
@@ -41,19 +41,19 @@ def test_what_is_no_longer_asked_for_is_forgotten() -> None:
 
 def test_a_judge_says_what_loading_would_say(tmp_path: Path, bundles: BundleMaker) -> None:
     good = bundles.save(tmp_path, bundles.metadata())
-    judged = Judge()(good)
+    judged = Validator()(good)
     data, metadata = read_judged(good, judged)
     assert data == good.read_bytes()
     assert metadata.to_props() == bundles.metadata().to_props()
     bad = bundles.save(tmp_path, bundles.metadata("bad"))
     bad.write_bytes(bad.read_bytes()[:300])
     with pytest.raises(BundleError, match=r"bad/1/model\.onnx: not an ONNX file"):
-        Judge()(bad)
+        Validator()(bad)
 
 
 def test_other_bytes_than_those_judged_are_not_loaded(tmp_path: Path, bundles: BundleMaker) -> None:
     path = bundles.save(tmp_path, bundles.metadata())
-    judged = Judge(run=False)(path)
+    judged = Validator(run=False)(path)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(BundleError, match="changed while it was checked"):
         read_judged(path, judged)
@@ -62,7 +62,7 @@ def test_other_bytes_than_those_judged_are_not_loaded(tmp_path: Path, bundles: B
 def test_a_judge_that_is_stopped_leaves_what_it_reads(tmp_path: Path) -> None:
     pipe = tmp_path / "model.onnx"
     pipe.write_bytes(b"not looked at")
-    judge = Judge()
+    judge = Validator()
     errors: list[Exception] = []
 
     def ask() -> None:
@@ -90,7 +90,7 @@ def test_a_judge_that_dies_speaks_against_the_file(tmp_path: Path) -> None:
 
     pipe = tmp_path / "model.onnx"
     pipe.write_bytes(b"not looked at")
-    judge = Judge()
+    judge = Validator()
     errors: list[Exception] = []
 
     def ask() -> None:

@@ -17,7 +17,7 @@ from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
 from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Ended, Fate, Priority
+from limelens.serve.scheduling.engine import Completion, InferenceStatus, Priority
 
 
 class Gate:
@@ -317,7 +317,7 @@ async def queued_once(coroutine: Any) -> list[asyncio.Task[Any]]:
 
 
 async def test_tells_how_it_ended_for_every_image(engines: Any, bundle: Bundle, gate: Gate) -> None:
-    told: list[Ended] = []
+    told: list[Completion] = []
     engine = engines(on_ended=told.append)
     pixels = np.zeros((*bundle.input_size, 3), np.uint8)
 
@@ -338,8 +338,15 @@ async def test_tells_how_it_ended_for_every_image(engines: Any, bundle: Bundle, 
     engine.close()
 
     by_fate = {one.fate: one for one in told}
-    assert sorted(by_fate) == [Fate.ANSWERED, Fate.DROPPED, Fate.UNREADABLE]
-    assert (by_fate[Fate.ANSWERED].batch_size, by_fate[Fate.DROPPED].batch_size) == (1, 0)
-    assert by_fate[Fate.DROPPED].waited_s >= 0.05
-    assert by_fate[Fate.UNREADABLE].priority is Priority.FRAME
-    assert all(one.run_s == 0 for one in told if one.fate is not Fate.ANSWERED)
+    assert sorted(by_fate) == [
+        InferenceStatus.ANSWERED,
+        InferenceStatus.DROPPED,
+        InferenceStatus.UNREADABLE,
+    ]
+    assert (
+        by_fate[InferenceStatus.ANSWERED].batch_size,
+        by_fate[InferenceStatus.DROPPED].batch_size,
+    ) == (1, 0)
+    assert by_fate[InferenceStatus.DROPPED].waited_s >= 0.05
+    assert by_fate[InferenceStatus.UNREADABLE].priority is Priority.FRAME
+    assert all(one.run_s == 0 for one in told if one.fate is not InferenceStatus.ANSWERED)

@@ -26,7 +26,7 @@ from limelens.serve.errors import (
     ModelOutputError,
     OverloadedError,
 )
-from limelens.serve.scheduling.engine import Ended, Fate, Priority
+from limelens.serve.scheduling.engine import Completion, InferenceStatus, Priority
 from limelens.serve.scheduling.gpu import GpuEngine
 
 
@@ -313,7 +313,7 @@ async def test_closing_loses_no_image_that_is_being_prepared(
 async def test_every_image_is_reported_once(
     engines: Any, thread: DeviceThread, model: Path
 ) -> None:
-    reported: list[Ended] = []
+    reported: list[Completion] = []
     bundle = stand_in(model, thread=thread)
     engine = engines(on_ended=reported.append)
 
@@ -324,9 +324,9 @@ async def test_every_image_is_reported_once(
     with pytest.raises(ValueError, match="no image"):
         await engine.classify(bundle, [unreadable], priority=Priority.FRAME)
     fates = [one.fate for one in reported]
-    assert fates.count(Fate.ANSWERED) == 20
-    assert fates.count(Fate.UNREADABLE) == 1
-    assert all(1 <= one.batch_size <= 8 for one in reported if one.fate is Fate.ANSWERED)
+    assert fates.count(InferenceStatus.ANSWERED) == 20
+    assert fates.count(InferenceStatus.UNREADABLE) == 1
+    assert all(1 <= one.batch_size <= 8 for one in reported if one.fate is InferenceStatus.ANSWERED)
 
 
 async def test_chunks_of_explanations_run_between_batches_and_are_not_starved(

@@ -13,7 +13,7 @@ from tests.serve.stand_in import stand_in
 
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.repository.model_repository import Served
+from limelens.serve.repository.model_repository import ModelVersion
 from limelens.serve.rpc.inference.describing import model_statistics
 from limelens.serve.scheduling.cpu import CpuEngine
 from limelens.serve.scheduling.gpu import GpuEngine
@@ -44,7 +44,7 @@ def ask(
 def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
     found = Counting().of(bundle.path)
     assert (found.answered, found.failed, found.last_answered_at) == (0, 0, 0)
-    message = model_statistics(Served("colours", 1, bundle), found)
+    message = model_statistics(ModelVersion("colours", 1, bundle), found)
     assert (message.inference_count, message.execution_count) == (0, 0)
     assert not message.batch_stats
 
@@ -56,7 +56,7 @@ def test_the_runs_of_joined_images_are_counted_once_each(bundle: Bundle) -> None
     assert found.answered == 20
     assert sum(runs.images for runs in found.runs.values()) == 20
     assert all(runs.images % size == 0 for size, runs in found.runs.items())
-    message = model_statistics(Served("colours", 1, bundle), found)
+    message = model_statistics(ModelVersion("colours", 1, bundle), found)
     assert message.inference_count == 20
     sizes = {batch.batch_size: batch.compute_infer.count for batch in message.batch_stats}
     assert sum(size * count for size, count in sizes.items()) == 20

@@ -84,7 +84,7 @@ class Part:
     timings_ms: Timings
 
 
-Answering = Generator[
+ClassifyOptions = Generator[
     service_pb2.ClassifyRequest | float, service_pb2.ClassifyResponse | None, Part
 ]
 """Hands out a request, whose answer is sent or whose error is thrown into it, or seconds to wait,
@@ -104,7 +104,7 @@ def jobs(
         yield Job(some, arguments, on_error, _PATIENCE_S if patience_s is None else patience_s)
 
 
-def answering(job: Job) -> Answering:
+def answering(job: Job) -> ClassifyOptions:
     """Gets one job's images answered.
 
     Raises:
@@ -172,7 +172,7 @@ def answering(job: Job) -> Answering:
 
 
 def advance(
-    steps: Answering,
+    steps: ClassifyOptions,
     response: service_pb2.ClassifyResponse | None = None,
     error: LimelensError | None = None,
 ) -> service_pb2.ClassifyRequest | float | Part:

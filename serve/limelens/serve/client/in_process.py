@@ -22,13 +22,13 @@ from limelens.serve.client.responses import explanation_update
 from limelens.serve.client.results import ExplanationUpdate, ServedExplanation
 from limelens.serve.decisions.decision import decide
 from limelens.serve.explaining.explain_image import (
-    Explained,
+    RenderedExplanation,
     check_explained,
     explain_image,
     explain_image_progressively,
 )
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.repository.model_repository import Served
+from limelens.serve.repository.model_repository import ModelVersion
 from limelens.serve.rpc.requests.classify import Limits, read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
 from limelens.serve.rpc.responses import (
@@ -45,7 +45,7 @@ from limelens.v1 import prediction_pb2
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
 
-_Explaining = Generator[tuple[Explained, service_pb2.ExplainStreamResponse], None, None]
+_Explaining = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamResponse], None, None]
 
 
 def local_client(path: str | os.PathLike[str], device: Device = "auto") -> LocalClient:
@@ -82,7 +82,7 @@ class LocalClient(Client):
         image: ImageInput,
         told: Callable[[ExplanationUpdate], None] = lambda _: None,
         **arguments: Unpack[ExplainArguments],
-    ) -> tuple[ServedExplanation, Explained]:
+    ) -> tuple[ServedExplanation, RenderedExplanation]:
         """Explains an image, and gives away what it was explained from.
 
         Args:
@@ -104,7 +104,7 @@ class LocalClient(Client):
             told(update)
         return update.explanation, found[0]
 
-    def check(self, explained: Explained) -> tuple[Faithfulness, ...]:
+    def check(self, explained: RenderedExplanation) -> tuple[Faithfulness, ...]:
         """Whether the model follows an explanation; see `check_explained`."""
         return check_explained(self.bundle, explained)
 
@@ -138,7 +138,7 @@ class LocalStub:
 
     def __init__(self, path: Path, device: Device, limits: Limits | None = None) -> None:
         self.bundle = bundle = load_bundle(path, device)
-        self._served = Served(bundle.name, bundle.version, bundle)
+        self._served = ModelVersion(bundle.name, bundle.version, bundle)
         self._limits = limits or Limits()
 
     def explained(self, request: service_pb2.ExplainRequest, start: float) -> _Explaining:

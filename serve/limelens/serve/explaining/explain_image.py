@@ -27,7 +27,7 @@ from limelens.serve.errors import (
     ModelOutputError,
     OverloadedError,
 )
-from limelens.serve.explaining.spec import MAX_SEGMENTS, Question
+from limelens.serve.explaining.spec import MAX_SEGMENTS, ExplainSpec
 from limelens.serve.image import UNSEEN, Fitted, fit, shrink
 from limelens.serve.image.decoding import open_checked
 
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class RenderedExplanation:
     """One image's explanation, with the images that were asked for as PNG files.
 
     Args:
@@ -73,7 +73,7 @@ class Explained:
 
 
 @dataclass(frozen=True, eq=False)
-class Update:
+class ExplanationProgress:
     """An explanation that is still becoming better.
 
     Args:
@@ -83,7 +83,7 @@ class Update:
         is_final: Whether it is the last.
     """
 
-    explained: Explained
+    explained: RenderedExplanation
     max_samples: int
     stability: float
     is_final: bool
@@ -125,9 +125,9 @@ class _Model:
 
 def explain_image(
     bundle: Bundle,
-    question: Question,
+    question: ExplainSpec,
     check: Callable[[], None] = lambda: None,
-) -> Explained:
+) -> RenderedExplanation:
     """Explains one image, in the calling thread.
 
     Args:
@@ -152,11 +152,11 @@ def explain_image(
 
 def explain_image_progressively(
     bundle: Bundle,
-    question: Question,
+    question: ExplainSpec,
     check: Callable[[], None] = lambda: None,
     *,
     is_wanted: Callable[[], bool] = lambda: True,
-) -> Iterator[Update]:
+) -> Iterator[ExplanationProgress]:
     """Explains one image in rounds, in the calling thread.
 
     Args:
@@ -178,9 +178,9 @@ def explain_image_progressively(
     def progress(_num_done: int, max_samples: int) -> None:
         most[:] = [max_samples]
 
-    def update(found: Explanation, *, is_final: bool) -> Update:
+    def update(found: Explanation, *, is_final: bool) -> ExplanationProgress:
         stability = min(one.stability for one in found.explanations)
-        return Update(subject.drawn(found), most[0], stability, is_final)
+        return ExplanationProgress(subject.drawn(found), most[0], stability, is_final)
 
     with _domain_errors(question):
         import limelens.explain as lime
@@ -200,7 +200,7 @@ def explain_image_progressively(
             yield update(found, is_final=True)
 
 
-def check_explained(bundle: Bundle, explained: Explained) -> tuple[Faithfulness, ...]:
+def check_explained(bundle: Bundle, explained: RenderedExplanation) -> tuple[Faithfulness, ...]:
     """Whether the model follows the segments in the order that an explanation gives.
 
     Args:
@@ -233,7 +233,7 @@ class _Subject:
         check: May stop the work.
     """
 
-    def __init__(self, bundle: Bundle, question: Question, check: Callable[[], None]) -> None:
+    def __init__(self, bundle: Bundle, question: ExplainSpec, check: Callable[[], None]) -> None:
         check()
         self._started_at = began = time.monotonic()
         self._upright = question.image.read()
@@ -261,7 +261,7 @@ class _Subject:
             options["deadline_ms"] = max(1, question.deadline_ms - spent)
         return options
 
-    def drawn(self, explanation: Explanation) -> Explained:
+    def drawn(self, explanation: Explanation) -> RenderedExplanation:
         """An explanation with the images that were asked for."""
         import limelens.explain as lime
 
@@ -290,7 +290,7 @@ class _Subject:
                         palette=question.palette,
                     )
                     heat_maps.append(_png(heat_map))
-        return Explained(
+        return RenderedExplanation(
             explanation=explanation,
             answers=answers,
             overlays=tuple(overlays),
@@ -362,7 +362,7 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
 
 
 @contextmanager
-def _domain_errors(question: Question | None = None) -> Iterator[None]:
+def _domain_errors(question: ExplainSpec | None = None) -> Iterator[None]:
     """The errors of `limelens.explain` as those of serving, naming what was sent."""
     try:
         import limelens.explain as lime
@@ -385,7 +385,7 @@ def _domain_errors(question: Question | None = None) -> Iterator[None]:
         raise OverloadedError("the device has no memory left", 1.0) from error
 
 
-def _field(argument: str, question: Question | None) -> str:
+def _field(argument: str, question: ExplainSpec | None) -> str:
     """The field of a request that an argument of `limelens.explain` came from."""
     options = question.options.get("segmentation_options") if question is not None else None
     if argument in ("segmentation_options", "max_segments") and options and len(options) == 1:

@@ -19,12 +19,12 @@ from typing import Final, TypeVar
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, OverloadedError
 from limelens.serve.explaining.explain_image import (
-    Explained,
-    Update,
+    ExplanationProgress,
+    RenderedExplanation,
     explain_image,
     explain_image_progressively,
 )
-from limelens.serve.explaining.spec import Question
+from limelens.serve.explaining.spec import ExplainSpec
 
 _NICENESS: Final = 19
 _T = TypeVar("_T")
@@ -71,8 +71,8 @@ class Explainer:
         self._seconds_each = 2.0
 
     async def explain(
-        self, bundle: Bundle, question: Question, *, deadline: float | None = None
-    ) -> Explained:
+        self, bundle: Bundle, question: ExplainSpec, *, deadline: float | None = None
+    ) -> RenderedExplanation:
         """Waits for an explanation. If the waiting is cancelled, the work stops.
 
         Args:
@@ -90,8 +90,8 @@ class Explainer:
         return await self.explain_newest(lambda: (bundle, question), deadline=deadline)
 
     async def explain_newest(
-        self, take: Callable[[], tuple[Bundle, Question]], *, deadline: float | None = None
-    ) -> Explained:
+        self, take: Callable[[], tuple[Bundle, ExplainSpec]], *, deadline: float | None = None
+    ) -> RenderedExplanation:
         """Waits for an explanation of what is the newest once its turn has come.
 
         Args:
@@ -104,7 +104,7 @@ class Explainer:
         """
         stop = _Stop(deadline)
 
-        def work() -> Explained:
+        def work() -> RenderedExplanation:
             stop.check()
             bundle, question = take()
             return explain_image(bundle, question, stop.check)
@@ -117,8 +117,8 @@ class Explainer:
             raise
 
     async def explain_progressively(
-        self, bundle: Bundle, question: Question, *, deadline: float | None = None
-    ) -> AsyncGenerator[Update, None]:
+        self, bundle: Bundle, question: ExplainSpec, *, deadline: float | None = None
+    ) -> AsyncGenerator[ExplanationProgress, None]:
         """Explanations that become better, the last of them always.
 
         The work never waits for its reader: while one waits to be read, no other is made but the
@@ -134,10 +134,10 @@ class Explainer:
         """
         loop = asyncio.get_running_loop()
         something = asyncio.Event()
-        newest: list[Update] = []
+        newest: list[ExplanationProgress] = []
         ended: list[bool] = []
 
-        def put(update: Update) -> None:
+        def put(update: ExplanationProgress) -> None:
             newest[:] = [update]
             something.set()
 

@@ -13,7 +13,7 @@ MAX_SEGMENTS: Final = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class ExplainSpec:
     """What is to be explained, and how.
 
     Args:

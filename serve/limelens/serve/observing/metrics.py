@@ -39,18 +39,18 @@ from limelens.serve.observing.observer import (
     Metadata,
     Observer,
 )
-from limelens.serve.scheduling.engine import Fate, Priority
+from limelens.serve.scheduling.engine import InferenceStatus, Priority
 
 if TYPE_CHECKING:
     from limelens.serve.access.shares import Shares
     from limelens.serve.bundle import Bundle
     from limelens.serve.call_context import Call
     from limelens.serve.decisions.decision import Prediction
-    from limelens.serve.explaining.explain_image import Explained
+    from limelens.serve.explaining.explain_image import RenderedExplanation
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.observing.pauses import Pauses
-    from limelens.serve.repository.model_repository import Served, ServedModels
-    from limelens.serve.scheduling.engine import Ended, Engine
+    from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
+    from limelens.serve.scheduling.engine import Completion, Engine
 
 MAX_LABELS: Final = 200
 """Labels of one model that are counted by name; the decisions for all others are `other`."""
@@ -118,7 +118,7 @@ class Metrics(Observer):
         max_labels: Labels of one model that are counted by name.
     """
 
-    def __init__(self, repository: ServedModels, *, max_labels: int = MAX_LABELS) -> None:
+    def __init__(self, repository: ModelVersions, *, max_labels: int = MAX_LABELS) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -287,7 +287,7 @@ class Metrics(Observer):
         histogram.observe(call.seconds)
         self._gauges[call.rpc].dec()
 
-    def image_ended(self, ended: Ended) -> None:
+    def image_ended(self, ended: Completion) -> None:
         """See `Observer`."""
         model = self._by_bundle.get(ended.bundle) or self._of_bundle(ended.bundle)
         fates, queue_s = model.images[ended.priority]
@@ -295,7 +295,7 @@ class Metrics(Observer):
         queue_s.observe(ended.waited_s)
         if ended.decode_s:
             model.decode_s.observe(ended.decode_s)
-        if ended.fate is Fate.ANSWERED:
+        if ended.fate is InferenceStatus.ANSWERED:
             model.run_s.observe(ended.run_s)
             model.batch.observe(ended.batch_size)
         elif isinstance(ended.error, ModelOutputError):
@@ -309,7 +309,7 @@ class Metrics(Observer):
             if prediction.alert:
                 model.alerts_of_requests.inc()
 
-    def frame_ended(self, served: Served, fate: str) -> None:
+    def frame_ended(self, served: ModelVersion, fate: str) -> None:
         """See `Observer`."""
         self._of(served).frames[fate].inc()
 
@@ -321,11 +321,11 @@ class Metrics(Observer):
         answered_at = outcome.started_at + outcome.decode_s + outcome.run_s
         model.frame_s.observe(answered_at - classified.arrived_at)
 
-    def camera_alerted(self, served: Served) -> None:
+    def camera_alerted(self, served: ModelVersion) -> None:
         """See `Observer`."""
         self._of(served).alerts_of_cameras.inc()
 
-    def answers_lost(self, served: Served, count: int) -> None:
+    def answers_lost(self, served: ModelVersion, count: int) -> None:
         """See `Observer`."""
         self._of(served).lost.inc(count)
 
@@ -341,7 +341,7 @@ class Metrics(Observer):
                 model.explanation_s.observe(ended.ended - ended.began)
                 model.stability.observe(_least_stability(ended.explained))
 
-    def _of(self, served: Served) -> _OfModel:
+    def _of(self, served: ModelVersion) -> _OfModel:
         found = self._by_bundle.get(served.bundle)
         return found if found is not None else self._bind(served.name, served.bundle)
 
@@ -367,7 +367,7 @@ class _OfModel:
     def __init__(self, metrics: Metrics, name: str) -> None:
         self.images = {
             priority: (
-                {fate: metrics._images.labels(name, of, fate.value) for fate in Fate},
+                {fate: metrics._images.labels(name, of, fate.value) for fate in InferenceStatus},
                 metrics._queue_s.labels(name, of),
             )
             for priority, of in _IMAGE_PRIORITIES.items()
@@ -426,7 +426,7 @@ class ModelsCollector(Collector):
         models: Where that is known.
     """
 
-    def __init__(self, models: ServedModels) -> None:
+    def __init__(self, models: ModelVersions) -> None:
         self._repository = models
 
     def describe(self) -> Iterable[Metric]:
@@ -562,5 +562,5 @@ class ServiceSamples(Collector):
         self._counted[key] = total
 
 
-def _least_stability(explained: Explained) -> float:
+def _least_stability(explained: RenderedExplanation) -> float:
     return min(one.stability for one in explained.explanation.explanations)

@@ -24,12 +24,12 @@ from limelens.serve.errors import (
 if TYPE_CHECKING:
     from limelens.serve.call_context import Call
     from limelens.serve.decisions.decision import Prediction
-    from limelens.serve.explaining.explain_image import Explained
-    from limelens.serve.repository.model_repository import Served
-    from limelens.serve.scheduling.engine import Ended, Outcome
+    from limelens.serve.explaining.explain_image import RenderedExplanation
+    from limelens.serve.repository.model_repository import ModelVersion
+    from limelens.serve.scheduling.engine import Completion, InferenceResult
 
 Metadata = Iterable[tuple[str, str | bytes]]
-Told = Callable[["Explained"], "Explained"]
+Told = Callable[["RenderedExplanation"], "RenderedExplanation"]
 """Is handed an explanation that was made, and gives it back."""
 
 
@@ -61,8 +61,8 @@ class Answered:
         arrived_at: When the request came, by `time.monotonic`.
     """
 
-    served: Served
-    outcomes: Sequence[Outcome]
+    served: ModelVersion
+    outcomes: Sequence[InferenceResult]
     predictions: Sequence[Prediction]
     arrived_at: float
 
@@ -78,8 +78,8 @@ class FrameClassified:
         arrived_at: When the frame came, by `time.monotonic`.
     """
 
-    served: Served
-    outcome: Outcome
+    served: ModelVersion
+    outcome: InferenceResult
     prediction: Prediction
     arrived_at: float
 
@@ -97,9 +97,9 @@ class ExplanationEnded:
         not_finite: Whether it ended because the model's numbers were unusable.
     """
 
-    served: Served
+    served: ModelVersion
     fate: ExplanationFate
-    explained: Explained | None
+    explained: RenderedExplanation | None
     began: float
     ended: float
     not_finite: bool = False
@@ -114,22 +114,22 @@ class Observer:
     def call_ended(self, call: Call, code: str) -> None:
         """A call is about to be answered with a status of this name, or was left."""
 
-    def image_ended(self, ended: Ended) -> None:
+    def image_ended(self, ended: Completion) -> None:
         """An image left an engine. Called from a worker's thread; must be quick."""
 
     def answered(self, answered: Answered) -> None:
         """The images of one request have their answers."""
 
-    def frame_ended(self, served: Served, fate: str) -> None:
+    def frame_ended(self, served: ModelVersion, fate: str) -> None:
         """A camera's frame has its answer; the fate is a name of `answers.FrameStatus`."""
 
     def frame_classified(self, classified: FrameClassified) -> None:
         """A camera's frame was classified; `frame_ended` is told as well."""
 
-    def camera_alerted(self, served: Served) -> None:
+    def camera_alerted(self, served: ModelVersion) -> None:
         """A camera's decision changed to a label that somebody must be told of."""
 
-    def answers_lost(self, served: Served, count: int) -> None:
+    def answers_lost(self, served: ModelVersion, count: int) -> None:
         """Answers were thrown away because their camera does not read."""
 
     def explained(self, ended: ExplanationEnded) -> None:
@@ -159,7 +159,7 @@ class Observers(Observer):
         for one in self._listeners:
             one.call_ended(call, code)
 
-    def image_ended(self, ended: Ended) -> None:
+    def image_ended(self, ended: Completion) -> None:
         """See `Observer`."""
         for one in self._listeners:
             one.image_ended(ended)
@@ -169,7 +169,7 @@ class Observers(Observer):
         for one in self._listeners:
             one.answered(answered)
 
-    def frame_ended(self, served: Served, fate: str) -> None:
+    def frame_ended(self, served: ModelVersion, fate: str) -> None:
         """See `Observer`."""
         for one in self._listeners:
             one.frame_ended(served, fate)
@@ -179,12 +179,12 @@ class Observers(Observer):
         for one in self._listeners:
             one.frame_classified(classified)
 
-    def camera_alerted(self, served: Served) -> None:
+    def camera_alerted(self, served: ModelVersion) -> None:
         """See `Observer`."""
         for one in self._listeners:
             one.camera_alerted(served)
 
-    def answers_lost(self, served: Served, count: int) -> None:
+    def answers_lost(self, served: ModelVersion, count: int) -> None:
         """See `Observer`."""
         for one in self._listeners:
             one.answers_lost(served, count)
@@ -201,7 +201,9 @@ class Observers(Observer):
 
 
 @contextmanager
-def explaining(observer: Observer, served: Served, began: float | None = None) -> Iterator[Told]:
+def explaining(
+    observer: Observer, served: ModelVersion, began: float | None = None
+) -> Iterator[Told]:
     """Tells an observer how an explanation ended.
 
     Args:
@@ -213,9 +215,9 @@ def explaining(observer: Observer, served: Served, began: float | None = None) -
         Is handed every explanation that is made, and gives it back.
     """
     began = time.monotonic() if began is None else began
-    made: list[Explained] = []
+    made: list[RenderedExplanation] = []
 
-    def told(explained: Explained) -> Explained:
+    def told(explained: RenderedExplanation) -> RenderedExplanation:
         made[:] = [explained]
         return explained
 

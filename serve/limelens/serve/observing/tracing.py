@@ -47,7 +47,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from limelens.serve.scheduling.engine import Outcome
+    from limelens.serve.scheduling.engine import InferenceResult
 
 MAX_TRACED: Final = 32
 """Images of one request whose stages have spans; those of more are left out."""
@@ -219,7 +219,7 @@ def _collector(target: str) -> str:
     return f"{scheme or 'http'}://{address}"
 
 
-def _stages(outcome: Outcome, arrived_at: float) -> list[tuple[str, float, float]]:
+def _stages(outcome: InferenceResult, arrived_at: float) -> list[tuple[str, float, float]]:
     """Name, beginning and end by `time.monotonic`."""
     started = outcome.started_at
     decoded = started + outcome.decode_s

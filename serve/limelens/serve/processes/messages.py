@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limelens.serve.repository.model_repository import Refused, Swaps
+from limelens.serve.repository.model_repository import RejectedVersion, Swaps
 from limelens.serve.rpc.server_config import ServerConfig
 
 
@@ -48,6 +48,6 @@ class Stage:
 
     epoch: int
     served: Mapping[tuple[str, int], int]
-    refused: tuple[Refused, ...]
+    refused: tuple[RejectedVersion, ...]
     swaps: Swaps
     on_trial: frozenset[int] = field(default_factory=frozenset)

@@ -22,7 +22,7 @@ from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.messages import Loaded, Stage
 from limelens.serve.processes.process import WorkerProcess
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.repository.validation import Judge, read_judged
+from limelens.serve.repository.validation import Validator, read_judged
 
 _MOST_LOST = 2
 """So many workers may be lost over a bundle before it is refused."""
@@ -39,7 +39,7 @@ class Rollout:
         num_threads: Of all of them, on the CPU.
     """
 
-    def __init__(self, epoch: Epoch, judge: Judge, count: int, num_threads: int) -> None:
+    def __init__(self, epoch: Epoch, judge: Validator, count: int, num_threads: int) -> None:
         self._epoch = epoch
         self._judge = judge
         self._count = count
@@ -67,7 +67,7 @@ class Rollout:
 
     # From the repository's threads.
 
-    def load(self, path: Path, judge: Judge | None) -> Bundle:
+    def load(self, path: Path, judge: Validator | None) -> Bundle:
         """Has all workers load a file; see `limelens.serve.repository.model_repository.Load`.
 
         Raises:

@@ -15,9 +15,9 @@ from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.messages import Stage
 from limelens.serve.repository.model_repository import (
     ModelState,
-    Refused,
-    Served,
-    ServedModels,
+    ModelVersion,
+    ModelVersions,
+    RejectedVersion,
     Snapshot,
     Swaps,
 )
@@ -31,7 +31,7 @@ class _Staged:
     swaps: Swaps = field(default_factory=Swaps)
 
 
-class StagedModels(ServedModels):
+class StagedModels(ModelVersions):
     """What answers in this worker.
 
     Args:
@@ -47,7 +47,7 @@ class StagedModels(ServedModels):
         self._latest = _Staged()
         self._stages: Mapping[int, _Staged] = {0: self._latest}
         self._on_trial: Mapping[Bundle, int] = {}
-        self._served: dict[tuple[str, int, int], Served] = {}
+        self._served: dict[tuple[str, int, int], ModelVersion] = {}
 
     def add(self, number: int, bundle: Bundle) -> None:
         """Keeps a bundle at hand for the states to come."""
@@ -63,14 +63,14 @@ class StagedModels(ServedModels):
 
     def stage(self, stage: Stage) -> None:
         """Lays a state ready. It holds once the shared number is its own."""
-        served: dict[str, dict[int, Served]] = {}
+        served: dict[str, dict[int, ModelVersion]] = {}
         kept = {}
         for (name, version), number in stage.served.items():
             key = name, version, number
             # What stays is the same object: open streams see by that that nothing changed.
-            one = self._served.get(key) or Served(name, version, self._bundles[number])
+            one = self._served.get(key) or ModelVersion(name, version, self._bundles[number])
             kept[key] = served.setdefault(name, {})[version] = one
-        refused: dict[str, dict[int, Refused]] = {}
+        refused: dict[str, dict[int, RejectedVersion]] = {}
         for refusal in stage.refused:
             refused.setdefault(refusal.name, {})[refusal.version] = refusal
         snapshot = {
@@ -97,16 +97,16 @@ class StagedModels(ServedModels):
 
     @property
     def snapshot(self) -> Snapshot:
-        """See `ServedModels`."""
+        """See `ModelVersions`."""
         return self._now.snapshot
 
     @property
     def swaps(self) -> Swaps:
-        """See `ServedModels`."""
+        """See `ModelVersions`."""
         return self._now.swaps
 
     def note(self, bundle: Bundle, *, ok: bool) -> None:
-        """See `ServedModels`."""
+        """See `ModelVersions`."""
         number = self._on_trial.get(bundle)
         if number is not None:  # seldom
             self._note(number, ok)

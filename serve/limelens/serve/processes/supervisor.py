@@ -32,7 +32,7 @@ from limelens.serve.processes.process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.processes.rollout import Rollout
 from limelens.serve.repository.model_repository import Repository, ready_line
 from limelens.serve.repository.reload import Watcher, watcher_for
-from limelens.serve.repository.validation import Judge
+from limelens.serve.repository.validation import Validator
 from limelens.serve.rpc.server_config import ServerConfig
 from limelens.serve.rpc.signals import Signals
 from limelens.serve.rpc.starting import announce_to, log_start
@@ -115,7 +115,7 @@ class Supervisor:
         self._epoch = Epoch()
         self._limiter = Limiter()
         # At the start nobody waits, and workers run a model before they serve it.
-        self._judge = Judge(config.public_keys, run=False)
+        self._judge = Validator(config.public_keys, run=False)
         self._rollout = Rollout(self._epoch, self._judge, config.processes, num_threads_of(config))
         self._repository: Repository | None = None
         self._watcher: Watcher | None = None

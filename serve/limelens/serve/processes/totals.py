@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from limelens.serve.observing.metrics import ModelsCollector
-from limelens.serve.repository.model_repository import ServedModels
+from limelens.serve.repository.model_repository import ModelVersions
 
 _CPU: Final = "process_cpu_seconds"
 _OF_ALL: Final = (
@@ -59,7 +59,7 @@ class Totals:
     def __init__(
         self,
         folder: Path,
-        models: ServedModels,
+        models: ModelVersions,
         *,
         sample: Callable[[], None],
         workers: Callable[[], Iterable[int]],

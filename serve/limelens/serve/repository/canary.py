@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
-    from limelens.serve.repository.model_repository import Served
+    from limelens.serve.repository.model_repository import ModelVersion
 
 PROVEN: Final = 100
 """Answers after which a version is trusted, and the one before may be freed."""
@@ -21,18 +21,18 @@ TOO_MANY: Final = 5
 
 
 @dataclass(eq=False)
-class _Trial:
-    before: Served
+class _Canary:
+    before: ModelVersion
     answered: int = 0
     failed_in_a_row: int = 0
 
 
-class Trials:
+class Canaries:
     """Versions that must still prove themselves. Any thread may call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._trials: dict[Bundle, _Trial] = {}
+        self._trials: dict[Bundle, _Canary] = {}
 
     @property
     def bundles(self) -> frozenset[Bundle]:
@@ -40,7 +40,7 @@ class Trials:
         with self._lock:
             return frozenset(self._trials)
 
-    def begin(self, bundle: Bundle, before: Served) -> None:
+    def begin(self, bundle: Bundle, before: ModelVersion) -> None:
         """Puts a version on trial.
 
         Args:
@@ -48,9 +48,9 @@ class Trials:
             before: What answered so far.
         """
         with self._lock:
-            self._trials[bundle] = _Trial(before)
+            self._trials[bundle] = _Canary(before)
 
-    def before(self, bundle: Bundle) -> Served | None:
+    def before(self, bundle: Bundle) -> ModelVersion | None:
         """What a version on trial took over from; None where it is not on trial."""
         with self._lock:
             trial = self._trials.get(bundle)
@@ -62,7 +62,7 @@ class Trials:
             for bundle in self._trials.keys() - bundles:
                 del self._trials[bundle]
 
-    def note(self, bundle: Bundle, *, ok: bool) -> Served | None:
+    def note(self, bundle: Bundle, *, ok: bool) -> ModelVersion | None:
         """Counts one answer.
 
         Args:

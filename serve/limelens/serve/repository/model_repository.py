@@ -26,8 +26,8 @@ from limelens.serve.bundle.session import CPU
 from limelens.serve.bundle.signatures import SIGNATURE_NAME, check_public_keys
 from limelens.serve.bundle.warming import warm_up
 from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, UnavailableError
-from limelens.serve.repository.canary import Trials
-from limelens.serve.repository.validation import Judge, read_checked, read_judged
+from limelens.serve.repository.canary import Canaries
+from limelens.serve.repository.validation import Validator, read_checked, read_judged
 from limelens.serve.repository.version_policy import ALL, VersionPolicy
 
 WHOLE: Final = 0
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
+class ModelVersion:
     """One version of one model that answers.
 
     Args:
@@ -52,7 +52,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedVersion:
     """One version of one model that is there and does not answer.
 
     Where the same version answers all the same, it is what was loaded before its file changed.
@@ -91,23 +91,23 @@ Stamp = tuple[int, ...]
 class ModelState:
     """All versions of one model; replaced whole."""
 
-    served: Mapping[int, Served] = field(default_factory=dict)
-    refused: Mapping[int, Refused] = field(default_factory=dict)
+    served: Mapping[int, ModelVersion] = field(default_factory=dict)
+    refused: Mapping[int, RejectedVersion] = field(default_factory=dict)
     stamps: Mapping[int, Stamp] = field(default_factory=dict)
 
     @cached_property
-    def newest(self) -> Served | None:
+    def newest(self) -> ModelVersion | None:
         """What answers whoever names no version."""
         return self.served[max(self.served)] if self.served else None
 
 
 Snapshot = Mapping[str, ModelState]
 """The state of all models at one moment, by name."""
-Load = Callable[[Path, "Judge | None"], Bundle]
+Load = Callable[[Path, "Validator | None"], Bundle]
 """Loads a file, warm and ready to answer; a judge checks it first where one is given."""
 
 
-class ServedModels(abc.ABC):
+class ModelVersions(abc.ABC):
     """What answers now, as those see it who are asked. Readers never wait."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class ServedModels(abc.ABC):
         """
 
     @property
-    def served(self) -> tuple[Served, ...]:
+    def served(self) -> tuple[ModelVersion, ...]:
         """By name, then version."""
         models = self.snapshot
         return tuple(
@@ -143,7 +143,7 @@ class ServedModels(abc.ABC):
         )
 
     @property
-    def refused(self) -> tuple[Refused, ...]:
+    def refused(self) -> tuple[RejectedVersion, ...]:
         """By name, then version."""
         models = self.snapshot
         return tuple(
@@ -171,7 +171,7 @@ class ServedModels(abc.ABC):
         """How often a file was refused, those refused since then once more included."""
         return self.swaps.refused
 
-    def get(self, name: str = "", version: int = 0) -> Served:
+    def get(self, name: str = "", version: int = 0) -> ModelVersion:
         """The model that is meant.
 
         Args:
@@ -218,7 +218,7 @@ class ServedModels(abc.ABC):
             on_change()
 
 
-class Repository(ServedModels):
+class Repository(ModelVersions):
     """What is served from one folder. Readers never wait, whatever is loaded beside them.
 
     Args:
@@ -260,7 +260,7 @@ class Repository(ServedModels):
         self._looking = threading.Lock()  # one look at a time
         self._lock = threading.Lock()  # held for the moment of a swap
         self._models: Mapping[str, ModelState] = {}
-        self._trials = Trials()
+        self._trials = Canaries()
         self._swaps = Swaps()
         self._is_starting = True
         self._load = load or self._load_here
@@ -276,12 +276,12 @@ class Repository(ServedModels):
 
     @property
     def snapshot(self) -> Snapshot:
-        """See `ServedModels`."""
+        """See `ModelVersions`."""
         return self._models
 
     @property
     def swaps(self) -> Swaps:
-        """See `ServedModels`."""
+        """See `ModelVersions`."""
         return self._swaps
 
     @property
@@ -289,15 +289,15 @@ class Repository(ServedModels):
         """Versions that must still prove themselves."""
         return self._trials.bundles
 
-    def judge(self) -> Judge:
+    def judge(self) -> Validator:
         """A judge of this repository's rules, for `refresh`."""
         runs_on_cpu = all(one.bundle.provider == CPU for one in self.served)
-        return Judge(self._public_keys, run=runs_on_cpu)
+        return Validator(self._public_keys, run=runs_on_cpu)
 
     def refresh(
         self,
         *,
-        judge: Judge | None = None,
+        judge: Validator | None = None,
         is_quiet: Callable[[Path, Stamp], bool] = lambda _path, _stamp: True,
     ) -> bool:
         """Loads what is new or changed, forgets what is gone.
@@ -334,7 +334,7 @@ class Repository(ServedModels):
                 entry = found.get(name, Entry())
                 # Of what cannot be read now, nothing is known to be gone.
                 kept = {version: self._path(name, version) for version in before.served}
-                look = _Look(before, entry.versions if entry.is_readable else kept)
+                look = _Scan(before, entry.versions if entry.is_readable else kept)
                 try:
                     look.meet(name, entry.problem, functools.partial(is_quiet, self._folder / name))
                     if entry.is_readable:
@@ -349,7 +349,7 @@ class Repository(ServedModels):
         return changed
 
     def note(self, bundle: Bundle, *, ok: bool) -> None:
-        """See `ServedModels`."""
+        """See `ModelVersions`."""
         back = self._trials.note(bundle, ok=ok)
         if back is not None:
             self._take_out(bundle, back)
@@ -357,8 +357,8 @@ class Repository(ServedModels):
     def _look_at(
         self,
         name: str,
-        look: _Look,
-        judge: Judge | None,
+        look: _Scan,
+        judge: Validator | None,
         is_quiet: Callable[[Path, Stamp], bool],
     ) -> None:
         """Loads what is wanted of one model, best first."""
@@ -379,19 +379,19 @@ class Repository(ServedModels):
                     # again. What it said of a file that changed meanwhile is no verdict.
                     if stamp_of(path) == stamp:
                         look.refuse(
-                            Refused(name, version, str(error)),
+                            RejectedVersion(name, version, str(error)),
                             stamp if isinstance(error, BundleError) else None,
                         )
                         failure = failure if isinstance(error, BundleError) else error
                 else:
-                    look.serve(Served(name, version, bundle), stamp)
+                    look.serve(ModelVersion(name, version, bundle), stamp)
             if version in look.served:
                 wanted.add(version)
         look.leave_only(wanted)
         if failure is not None:
             raise failure
 
-    def _load_here(self, path: Path, judge: Judge | None) -> Bundle:
+    def _load_here(self, path: Path, judge: Validator | None) -> Bundle:
         if judge is None:
             data, metadata = read_checked(path, self._public_keys)
         else:
@@ -406,7 +406,7 @@ class Repository(ServedModels):
             is_starting=judge is None,
         )
 
-    def _swap(self, name: str, before: ModelState, look: _Look) -> bool:
+    def _swap(self, name: str, before: ModelState, look: _Scan) -> bool:
         """Puts the findings in place by one assignment: a reader sees the old state or the new."""
         with self._lock:
             now = self._models.get(name, ModelState())
@@ -427,7 +427,7 @@ class Repository(ServedModels):
             self._tell()
         return changed
 
-    def _log(self, name: str, before: ModelState, after: ModelState, look: _Look) -> None:
+    def _log(self, name: str, before: ModelState, after: ModelState, look: _Scan) -> None:
         """What changes under a server that answers is news to whoever runs it; a start is not."""
         level = logging.INFO if self._is_starting else logging.WARNING
         for served in look.loaded:
@@ -442,7 +442,7 @@ class Repository(ServedModels):
         for version in sorted(before.served.keys() - after.served.keys()):
             _log.log(level, "%s version %d is no longer served", name, version)
 
-    def _put_on_trial(self, now: ModelState, after: ModelState, look: _Look) -> None:
+    def _put_on_trial(self, now: ModelState, after: ModelState, look: _Scan) -> None:
         """Whatever takes calls over from another must prove itself; the lock is held."""
         serving = {one.bundle for model in self._models.values() for one in model.served.values()}
         for served in look.loaded:
@@ -458,7 +458,7 @@ class Repository(ServedModels):
             self._trials.begin(served.bundle, last)
         self._trials.keep(serving)
 
-    def _take_out(self, bundle: Bundle, back: Served) -> None:
+    def _take_out(self, bundle: Bundle, back: ModelVersion) -> None:
         with self._lock:
             model = self._models.get(back.name, ModelState())
             failed = next((one for one in model.served.values() if one.bundle is bundle), None)
@@ -473,7 +473,7 @@ class Repository(ServedModels):
                 served[back.version] = back
             refused = {
                 **model.refused,
-                failed.version: Refused(failed.name, failed.version, reason),
+                failed.version: RejectedVersion(failed.name, failed.version, reason),
             }
             self._models = {
                 **self._models,
@@ -495,7 +495,7 @@ class Repository(ServedModels):
             raise BundleError(f"{error}; what is loaded serves on") from error
 
 
-class _Look:
+class _Scan:
     """What one look found out about one model.
 
     Args:
@@ -508,8 +508,8 @@ class _Look:
         self.served = {key: one for key, one in before.served.items() if key in found}
         self.refused = dict(before.refused)
         self.stamps = dict(before.stamps)
-        self.loaded: list[Served] = []
-        self.verdicts: list[Refused] = []
+        self.loaded: list[ModelVersion] = []
+        self.verdicts: list[RejectedVersion] = []
         self._before = before
 
     def needs(self, version: int, stamp: Stamp) -> bool:
@@ -517,13 +517,13 @@ class _Look:
         is_known = version in self.served or version in self.refused
         return not is_known or self.stamps.get(version) != stamp
 
-    def serve(self, served: Served, stamp: Stamp) -> None:
+    def serve(self, served: ModelVersion, stamp: Stamp) -> None:
         self.served[served.version] = served
         self.stamps[served.version] = stamp
         self.refused.pop(served.version, None)
         self.loaded.append(served)
 
-    def refuse(self, refused: Refused, stamp: Stamp | None) -> None:
+    def refuse(self, refused: RejectedVersion, stamp: Stamp | None) -> None:
         if self.refused.get(refused.version) != refused:
             self.verdicts.append(refused)
         self.refused[refused.version] = refused
@@ -542,7 +542,7 @@ class _Look:
         if not problem:
             self.refused.pop(WHOLE, None)
         elif (known is None or known.reason != problem) and is_quiet((hash(problem),)):
-            self.refuse(Refused(name, WHOLE, problem), None)
+            self.refuse(RejectedVersion(name, WHOLE, problem), None)
 
     def leave_only(self, wanted: set[int]) -> None:
         """Drops what is not wanted, but never the last that answers while files are there."""
@@ -562,7 +562,7 @@ class _Look:
         return ModelState(served, refused, self.stamps)
 
 
-def ready_line(address: str, repository: ServedModels, processes: int = 1) -> str:
+def ready_line(address: str, repository: ModelVersions, processes: int = 1) -> str:
     """What is served, where and on what.
 
     Args:

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class ValidationResult:
     """A file that may be served.
 
     Args:
@@ -48,7 +48,7 @@ class Judged:
     metadata: Metadata
 
 
-class Judge:
+class Validator:
     """Starts a process for each file that is to be judged, one at a time.
 
     Args:
@@ -64,7 +64,7 @@ class Judge:
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def __call__(self, path: Path) -> Judged:
+    def __call__(self, path: Path) -> ValidationResult:
         """Judges one file.
 
         Args:
@@ -126,7 +126,7 @@ class Judge:
         return command
 
 
-def read_judged(path: Path, judged: Judged) -> tuple[bytes, Metadata]:
+def read_judged(path: Path, judged: ValidationResult) -> tuple[bytes, Metadata]:
     """Reads the bytes that were judged.
 
     Raises:
@@ -146,7 +146,7 @@ def read_checked(path: Path, public_keys: Sequence[Path] = ()) -> tuple[bytes, M
 
     Args:
         path: The bundle.
-        public_keys: As for `Judge`.
+        public_keys: As for `Validator`.
 
     Raises:
         BundleError: It is refused; the message says why.
@@ -157,7 +157,7 @@ def read_checked(path: Path, public_keys: Sequence[Path] = ()) -> tuple[bytes, M
     return data, metadata
 
 
-def _verdict(path: Path, returncode: int, said: str, errors: str) -> Judged:
+def _verdict(path: Path, returncode: int, said: str, errors: str) -> ValidationResult:
     if returncode < 0:
         raise BundleError(
             f"{path}: the process that checked it was ended by signal {-returncode}: the file may "
@@ -170,7 +170,7 @@ def _verdict(path: Path, returncode: int, said: str, errors: str) -> Judged:
         raise BundleError(f"{path}: could not be checked: {last[0]}") from None
     if "refused" in found:
         raise BundleError(found["refused"])
-    return Judged(found["digest"], Metadata.from_props(found["props"]))
+    return ValidationResult(found["digest"], Metadata.from_props(found["props"]))
 
 
 def _stopped() -> UnavailableError:

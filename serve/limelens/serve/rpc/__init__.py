@@ -1,1 +1,1 @@
-"""Calls: what comes in by gRPC, before it is somebody's request."""
+"""What arrives by gRPC: interceptor, services, requests, responses and the server itself."""

@@ -34,14 +34,14 @@ from limelens.serve.errors import (
 )
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.observing.observer import FrameClassified, Observer
-from limelens.serve.repository.model_repository import Served
-from limelens.serve.rpc.latest_value import Newest
+from limelens.serve.repository.model_repository import ModelVersion
+from limelens.serve.rpc.latest_value import LatestValue
 from limelens.serve.rpc.on_change import Change, Changes, Tell
 from limelens.serve.rpc.requests.classify import Limits, read_image
 from limelens.serve.rpc.requests.stream import StreamSettings, read_change
 from limelens.serve.rpc.responses import model_ref, prediction_message, timings_message
 from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduling.engine import Engine, Outcome, Priority
+from limelens.serve.scheduling.engine import Engine, InferenceResult, Priority
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 END: Final = grpc.aio.EOF
@@ -95,12 +95,12 @@ class Camera:
     def __init__(
         self,
         settings: StreamSettings,
-        served: Served,
+        served: ModelVersion,
         engine: Callable[[Bundle], Engine],
         limits: Limits,
         *,
         idle_s: float,
-        newest: Callable[[], Served],
+        newest: Callable[[], ModelVersion],
         changes: Callable[[Tell], Changes] | None = None,
         observer: Observer | None = None,
         slow: SlowImages | None = None,
@@ -117,7 +117,7 @@ class Camera:
         self._smoothing = Smoothing(
             settings.window, settings.required, required_to_alert=settings.required_to_alert
         )
-        self._newest: Newest[_Arrival] = Newest()
+        self._newest: LatestValue[_Arrival] = LatestValue()
         self._classified_at = 0.0
         self._classified_id = -1
         self._ended_at = 0.0
@@ -334,7 +334,9 @@ class Camera:
         _log.info("camera %s follows to version %d", self._settings.camera_id, served.version)
         self._served = served
 
-    def _tell_classified(self, frame: _Arrival, outcome: Outcome, served: Served) -> None:
+    def _tell_classified(
+        self, frame: _Arrival, outcome: InferenceResult, served: ModelVersion
+    ) -> None:
         answering = self._settings.answering
         metadata = served.bundle.metadata
         prediction = decide(
@@ -357,7 +359,7 @@ class Camera:
         if label is not None and label != before:
             self._explain(frame, label, served)
 
-    def _explain(self, frame: _Arrival, label: str, served: Served) -> None:
+    def _explain(self, frame: _Arrival, label: str, served: ModelVersion) -> None:
         explaining = self._settings.explaining
         if self._changes is None or explaining is None:
             return
@@ -379,7 +381,7 @@ class Camera:
     def _tell_of_change(
         self,
         frame: service_pb2.Frame,
-        served: Served,
+        served: ModelVersion,
         explanation: service_pb2.ChangeExplanation,
     ) -> None:
         answer = self._message(frame, service_pb2.FRAME_STATUS_EXPLANATION)

@@ -33,7 +33,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.explaining.pool import Explainer
 from limelens.serve.observing.observer import Answered, Observer, Told, explaining
-from limelens.serve.repository.model_repository import Served, ServedModels
+from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
 from limelens.serve.rpc.camera_stream import END, Camera
 from limelens.serve.rpc.on_change import Changes, Tell
 from limelens.serve.rpc.requests.classify import read_classify, read_embed
@@ -52,7 +52,7 @@ from limelens.serve.rpc.responses import (
 from limelens.serve.rpc.server_config import ServiceSettings as ServiceSettings
 from limelens.serve.rpc.slow_images import SlowImages
 from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Ended, Engine, Fate
+from limelens.serve.scheduling.engine import Completion, Engine, InferenceStatus
 from limelens.serve.scheduling.gpu import GpuEngine
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -67,16 +67,16 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     Args:
         repository: What is served.
         settings: How much is taken on.
-        on_ended: Is told of every image that leaves an engine; see `Ended`.
+        on_ended: Is told of every image that leaves an engine; see `Completion`.
         observer: Is told of answers, frames and explanations.
         budget: In which messages are counted before they come here; None is a new one.
     """
 
     def __init__(
         self,
-        repository: ServedModels,
+        repository: ModelVersions,
         settings: ServiceSettings,
-        on_ended: Callable[[Ended], None] | None = None,
+        on_ended: Callable[[Completion], None] | None = None,
         observer: Observer | None = None,
         budget: Budget | None = None,
     ) -> None:
@@ -134,10 +134,10 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             return bundle.num_threads
         return self._settings.max_batch_size + _num_decoders()
 
-    def _ended(self, ended: Ended) -> None:
+    def _ended(self, ended: Completion) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
-        if ended.fate in (Fate.ANSWERED, Fate.FAILED):
-            self._repository.note(ended.bundle, ok=ended.fate is Fate.ANSWERED)
+        if ended.fate in (InferenceStatus.ANSWERED, InferenceStatus.FAILED):
+            self._repository.note(ended.bundle, ok=ended.fate is InferenceStatus.ANSWERED)
         if self._on_ended is not None:
             self._on_ended(ended)
 
@@ -157,7 +157,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._repository.note(bundle, ok=True)
 
     @contextmanager
-    def _accounting(self, served: Served, began: float | None = None) -> Iterator[Told]:
+    def _accounting(self, served: ModelVersion, began: float | None = None) -> Iterator[Told]:
         """Around every explanation, whatever asked for it; see `explaining`."""
         with (
             self._noting(served.bundle),
@@ -346,7 +346,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                         explain_stream_response(update, served, arrived_at, time.monotonic()),
                     )
 
-    def _serving(self, model: str, version: int) -> Served:
+    def _serving(self, model: str, version: int) -> ModelVersion:
         """The model that is meant; the call is known to be answered by it."""
         served = self._repository.get(model, version)
         answered_by(served.name, served.version)

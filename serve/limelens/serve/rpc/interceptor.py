@@ -51,7 +51,7 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 """The id of the call that is being answered: the caller's own, or one that was drawn."""
 
 
-class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
     """Wraps the handlers of limelens' services; others (health, reflection) pass as they are.
 
     Args:
@@ -102,7 +102,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no 
     async def take_leave(self, most_s: float) -> None:
         """Lets in what is on its way, then refuses what comes, until nothing has come for a while.
 
-        Refused calls are not waited for: callers who retry would keep a server for ever.
+        RejectedVersion calls are not waited for: callers who retry would keep a server for ever.
 
         Args:
             most_s: How long at most, in seconds.

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 
-class Newest(Generic[_T]):
+class LatestValue(Generic[_T]):
     """Holds one thing: the newest. One thread may put while others take."""
 
     def __init__(self) -> None:

@@ -19,9 +19,9 @@ from typing import Final
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError
 from limelens.serve.explaining.pool import Explainer
-from limelens.serve.explaining.spec import Question
+from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.observing.observer import Told
-from limelens.serve.repository.model_repository import Served
+from limelens.serve.repository.model_repository import ModelVersion
 from limelens.serve.rpc.responses import explain_response
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -46,13 +46,13 @@ class Change:
 
     frame: service_pb2.Frame
     label: str
-    question: Question
-    served: Served
+    question: ExplainSpec
+    served: ModelVersion
 
 
 Tell = Callable[[Change, service_pb2.ChangeExplanation], None]
 """Is told of every change once; called on the event loop."""
-Accounting = Callable[[Served, float], AbstractContextManager[Told]]
+Accounting = Callable[[ModelVersion, float], AbstractContextManager[Told]]
 """Is entered for every explanation that began, or was refused, with the model and the time at
 which it was asked for; what ends the explanation is raised within."""
 
@@ -151,7 +151,7 @@ class Changes:
             self._task = None
 
     async def _explain_newest(self) -> None:
-        def take() -> tuple[Bundle, Question]:
+        def take() -> tuple[Bundle, ExplainSpec]:
             with self._lock:
                 waiting, self._newest = self._newest, None
                 self._under_way = waiting

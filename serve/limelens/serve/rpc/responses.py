@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Bundle, Metadata, Task
 from limelens.serve.bundle.embedding import model_digest, unit_length
 from limelens.serve.decisions.decision import Decision, Prediction
-from limelens.serve.explaining.explain_image import Explained, Update
+from limelens.serve.explaining.explain_image import ExplanationProgress, RenderedExplanation
 from limelens.serve.image import ResizeMode
-from limelens.serve.repository.model_repository import Refused, Served
+from limelens.serve.repository.model_repository import ModelVersion, RejectedVersion
 from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.scheduling.engine import Outcome
+from limelens.serve.scheduling.engine import InferenceResult
 from limelens.serve.status import without_paths
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2
@@ -61,7 +61,7 @@ def prediction_message(prediction: Prediction) -> prediction_pb2.Prediction:
 
 def embed_response(
     vectors: NDArray[np.float32],
-    served: Served,
+    served: ModelVersion,
     timings: prediction_pb2.Timings,
     *,
     normalize: bool,
@@ -85,7 +85,7 @@ def embed_response(
 
 
 def timings_message(
-    outcomes: Sequence[Outcome], arrived_at: float, now: float
+    outcomes: Sequence[InferenceResult], arrived_at: float, now: float
 ) -> prediction_pb2.Timings:
     """Where the time of some images that came together went."""
     return prediction_pb2.Timings(
@@ -96,7 +96,7 @@ def timings_message(
     )
 
 
-def model_ref(served: Served) -> model_pb2.ModelRef:
+def model_ref(served: ModelVersion) -> model_pb2.ModelRef:
     """Who answered."""
     return model_pb2.ModelRef(
         name=served.name, version=served.version, provider=served.bundle.provider
@@ -104,7 +104,11 @@ def model_ref(served: Served) -> model_pb2.ModelRef:
 
 
 def model_message(
-    served: Served, limits: Limits, *, with_card: bool = False, refused: Refused | None = None
+    served: ModelVersion,
+    limits: Limits,
+    *,
+    with_card: bool = False,
+    refused: RejectedVersion | None = None,
 ) -> model_pb2.Model:
     """One version that answers.
 
@@ -140,7 +144,7 @@ def model_message(
     )
 
 
-def refused_message(refused: Refused) -> model_pb2.Model:
+def refused_message(refused: RejectedVersion) -> model_pb2.Model:
     """One version that does not answer."""
     return model_pb2.Model(
         name=refused.name,
@@ -151,7 +155,7 @@ def refused_message(refused: Refused) -> model_pb2.Model:
 
 
 def explain_response(
-    explained: Explained, served: Served, arrived_at: float, now: float
+    explained: RenderedExplanation, served: ModelVersion, arrived_at: float, now: float
 ) -> service_pb2.ExplainResponse:
     """One image's explanation."""
     explanation = explained.explanation
@@ -196,7 +200,7 @@ def explain_response(
 
 
 def explain_stream_response(
-    update: Update, served: Served, arrived_at: float, now: float
+    update: ExplanationProgress, served: ModelVersion, arrived_at: float, now: float
 ) -> service_pb2.ExplainStreamResponse:
     """One image's explanation so far."""
     explanation = explain_response(update.explained, served, arrived_at, now)

@@ -30,18 +30,18 @@ from limelens.serve.access.policy import Access
 from limelens.serve.addresses import is_unix
 from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.observing.pauses import Pauses
-from limelens.serve.repository.model_repository import Repository, ServedModels
+from limelens.serve.repository.model_repository import ModelVersions, Repository
 from limelens.serve.repository.model_repository import ready_line as ready_line
 from limelens.serve.repository.reload import Watcher, watcher_for
 from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService
 from limelens.serve.rpc.inference.service import SERVICE_NAME as INFERENCE_NAME
-from limelens.serve.rpc.inference.service import Backing, InferenceService
-from limelens.serve.rpc.interceptor import Calls
+from limelens.serve.rpc.inference.service import Dependencies, InferenceService
+from limelens.serve.rpc.interceptor import CallInterceptor
 from limelens.serve.rpc.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from limelens.serve.rpc.server_config import ServerConfig as ServerConfig
 from limelens.serve.rpc.transport.cutting import cut
 from limelens.serve.rpc.transport.listening import bind
-from limelens.serve.scheduling.engine import Ended
+from limelens.serve.scheduling.engine import Completion
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.serve.scheduling.statistics import Counting, Statistics
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -94,7 +94,7 @@ class Server:
     def __init__(
         self,
         config: ServerConfig,
-        repository: ServedModels,
+        repository: ModelVersions,
         *,
         observers: Iterable[Observer] = (),
         siblings: Siblings | None = None,
@@ -122,7 +122,7 @@ class Server:
         self._access = Access(config.access)
         guard = Guard(self._access, siblings.limiter if siblings is not None else None)
         budget = Budget(config.service.max_waiting_bytes)
-        self._calls = Calls(
+        self._calls = CallInterceptor(
             [SERVICE_NAME, INFERENCE_NAME],
             guard,
             self._observer,
@@ -155,7 +155,7 @@ class Server:
                 ReflectionGuard(guard),
                 WatcherLimit(max(1, config.max_calls // 2)),
             ],
-            # How many calls there may be is `Calls`' business, which tells who may try again when.
+            # The interceptor limits calls and streams: it says when to try again.
             options=[
                 *_options(config.max_message_bytes, shares_port=siblings is not None),
                 *_burst_options(),
@@ -300,9 +300,9 @@ class Server:
             return None
         return functools.partial(asyncio.to_thread, self._watcher.look_at_once)
 
-    def _backing(self) -> Backing:
+    def _backing(self) -> Dependencies:
         settings = self._config.service
-        return Backing(
+        return Dependencies(
             repository=self._repository,
             engine=self.service.engine,
             budget=self.service.budget,
@@ -345,10 +345,10 @@ def open_repository(config: ServerConfig) -> Repository:
     )
 
 
-def _telling(listeners: Sequence[Callable[[Ended], None]]) -> Callable[[Ended], None]:
+def _telling(listeners: Sequence[Callable[[Completion], None]]) -> Callable[[Completion], None]:
     """One listener that tells several."""
 
-    def tell(ended: Ended) -> None:
+    def tell(ended: Completion) -> None:
         for listener in listeners:
             listener(ended)
 
@@ -368,7 +368,7 @@ def allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _metrics(config: ServerConfig, repository: ServedModels) -> Metrics | None:
+def _metrics(config: ServerConfig, repository: ModelVersions) -> Metrics | None:
     if config.http is None:
         return None
     # Loaded only where they are asked for: a server without them starts sooner and is smaller.

@@ -13,8 +13,8 @@ import numpy as np
 
 from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
 from limelens.serve.errors import OverloadedError
-from limelens.serve.scheduling.engine import Ended, Outcome
-from limelens.serve.scheduling.queue import Item, QueueingEngine
+from limelens.serve.scheduling.engine import Completion, InferenceResult
+from limelens.serve.scheduling.queue import QueueingEngine, WorkItem
 
 _log = logging.getLogger(__name__)
 
@@ -33,19 +33,19 @@ class CpuEngine(QueueingEngine):
         *,
         num_threads: int,
         max_queue: int = 256,
-        on_ended: Callable[[Ended], None] | None = None,
+        on_ended: Callable[[Completion], None] | None = None,
     ) -> None:
         super().__init__(num_threads=num_threads, max_queue=max_queue, on_ended=on_ended)
         self._start()
 
-    def _take(self) -> list[Item] | None:
+    def _take(self) -> list[WorkItem] | None:
         items = super()._take()
         if items:
             with self._lock:
                 self._leave_queue(items)
         return items
 
-    def _respond(self, item: Item) -> None:
+    def _respond(self, item: WorkItem) -> None:
         try:
             outcome = _outcome(item)
         # Nothing that a model answers may end the thread that asked it.
@@ -58,7 +58,7 @@ class CpuEngine(QueueingEngine):
         self._finish([item], [outcome])
 
 
-def _outcome(item: Item) -> Outcome:
+def _outcome(item: WorkItem) -> InferenceResult:
     ticket, pixels = item.ticket, item.pixels
     assert pixels is not None  # it was prepared
     images = pixels[np.newaxis]
@@ -70,4 +70,6 @@ def _outcome(item: Item) -> Outcome:
     else:
         probabilities = ticket.bundle.predict(images)
     run_s = time.monotonic() - begun
-    return Outcome(probabilities[0], embedding, item.started_at, item.decode_s, run_s, begun)
+    return InferenceResult(
+        probabilities[0], embedding, item.started_at, item.decode_s, run_s, begun
+    )

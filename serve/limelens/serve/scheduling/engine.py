@@ -31,7 +31,7 @@ class Priority(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class InferenceResult:
     """The model's numbers for one image.
 
     Args:
@@ -51,7 +51,7 @@ class Outcome:
     run_at: float = 0.0
 
 
-class Fate(StrEnum):
+class InferenceStatus(StrEnum):
     """How it ended for one image."""
 
     ANSWERED = "answered"
@@ -65,7 +65,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ended:
+class Completion:
     """One image that left an engine, for whoever counts.
 
     Args:
@@ -81,7 +81,7 @@ class Ended:
 
     bundle: Bundle
     priority: Priority
-    fate: Fate
+    fate: InferenceStatus
     waited_s: float
     decode_s: float
     run_s: float
@@ -120,7 +120,7 @@ class Engine(Protocol):
         priority: Priority = Priority.REQUEST,
         deadline: float | None = None,
         embed: bool = False,
-    ) -> list[Outcome]:
+    ) -> list[InferenceResult]:
         """Waits for the model's numbers for some images.
 
         If the wait is cancelled, images that have not run are dropped.

@@ -23,8 +23,8 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.execution.batch_sizes import BatchRuns, is_out_of_memory
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.errors import InvalidRequestError, ModelOutputError, OverloadedError
-from limelens.serve.scheduling.engine import Ended, Outcome
-from limelens.serve.scheduling.queue import Item, QueueingEngine
+from limelens.serve.scheduling.engine import Completion, InferenceResult
+from limelens.serve.scheduling.queue import QueueingEngine, WorkItem
 
 _AHEAD: Final = 2
 """Full batches that may wait for the device; more images stay in the queue, in its order."""
@@ -48,7 +48,7 @@ class _Batch:
     bundle: Bundle
     images: NDArray[np.uint8]
     staging: NDArray[np.uint8]
-    items: list[Item] = field(default_factory=list)
+    items: list[WorkItem] = field(default_factory=list)
     num_writing: int = 0
 
     @property
@@ -72,7 +72,7 @@ class GpuEngine(QueueingEngine):
         *,
         num_threads: int,
         max_queue: int = 256,
-        on_ended: Callable[[Ended], None] | None = None,
+        on_ended: Callable[[Completion], None] | None = None,
     ) -> None:
         super().__init__(num_threads=num_threads, max_queue=max_queue, on_ended=on_ended)
         self._thread = thread
@@ -92,10 +92,10 @@ class GpuEngine(QueueingEngine):
     def _num_at_once(self) -> int:
         return max(1, min(_MOST_AT_ONCE, len(self._arrivals) // self._num_threads))
 
-    def _staged(self) -> Iterable[Item]:
+    def _staged(self) -> Iterable[WorkItem]:
         return (item for batch in self._batches for item in batch.items)
 
-    def _respond(self, item: Item) -> None:
+    def _respond(self, item: WorkItem) -> None:
         """Writes an item's image into a batch, and sees to it that the batch runs."""
         pixels = item.pixels
         assert pixels is not None  # it was prepared
@@ -117,7 +117,7 @@ class GpuEngine(QueueingEngine):
         if not is_queued:
             self._thread.submit(self._run_next)
 
-    def _slot(self, item: Item) -> tuple[_Batch | None, int]:
+    def _slot(self, item: WorkItem) -> tuple[_Batch | None, int]:
         """A row for an item in a batch that waits for the device; None when it is over."""
         runs = item.ticket.bundle.runs
         assert runs is not None  # bundles of this engine are on its device
@@ -205,7 +205,7 @@ class GpuEngine(QueueingEngine):
     def _hand_out(
         self,
         bundle: Bundle,
-        items: Sequence[Item],
+        items: Sequence[WorkItem],
         outputs: Sequence[str],
         results: Sequence[NDArray[np.float32]],
         begun: float,
@@ -219,7 +219,7 @@ class GpuEngine(QueueingEngine):
         self._finish(
             [items[row] for row in rows],
             [
-                Outcome(
+                InferenceResult(
                     results[0][row],
                     results[1][row] if items[row].ticket.embed else None,
                     items[row].started_at,
@@ -234,7 +234,7 @@ class GpuEngine(QueueingEngine):
     def _usable(
         self,
         bundle: Bundle,
-        items: Sequence[Item],
+        items: Sequence[WorkItem],
         outputs: Sequence[str],
         results: Sequence[NDArray[np.float32]],
     ) -> list[int]:
@@ -250,9 +250,9 @@ class GpuEngine(QueueingEngine):
         return rows
 
 
-def _compacted(batch: _Batch, is_waited_for: Callable[[Item], bool]) -> list[Item]:
+def _compacted(batch: _Batch, is_waited_for: Callable[[WorkItem], bool]) -> list[WorkItem]:
     """The items that are still worth running, in the first rows of their batch."""
-    kept: list[Item] = []
+    kept: list[WorkItem] = []
     for row, item in enumerate(batch.items):
         if is_waited_for(item):
             if row != len(kept):

@@ -24,7 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
-from limelens.serve.scheduling.engine import Counts, Ended, Fate, Outcome, Prepare, Priority
+from limelens.serve.scheduling.engine import (
+    Completion,
+    Counts,
+    InferenceResult,
+    InferenceStatus,
+    Prepare,
+    Priority,
+)
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
@@ -34,7 +41,7 @@ _STRIDE: Final = 8
 _log = logging.getLogger(__name__)
 
 
-class Ticket:
+class QueuedRequest:
     """One caller's images; every field but the first six is guarded by the engine's lock."""
 
     __slots__ = (
@@ -58,7 +65,7 @@ class Ticket:
         deadline: float | None,
         embed: bool,
         loop: asyncio.AbstractEventLoop,
-        on_done: Callable[[Ticket], None],
+        on_done: Callable[[QueuedRequest], None],
     ) -> None:
         self.bundle = bundle
         self.prepare = prepare
@@ -66,7 +73,7 @@ class Ticket:
         self.embed = embed
         self.loop = loop
         self.on_done = on_done
-        self.outcomes: list[Outcome | None] = [None] * len(prepare)
+        self.outcomes: list[InferenceResult | None] = [None] * len(prepare)
         self.missing = len(prepare)
         self.waiting = len(prepare)
         self.error: Exception | None = None
@@ -74,18 +81,18 @@ class Ticket:
 
 
 @dataclass(slots=True, eq=False)
-class Item:
+class WorkItem:
     """`urgency` is the priority, the turn and, so that no two are equal, a serial number."""
 
     urgency: tuple[Priority, int, int]
-    ticket: Ticket
+    ticket: QueuedRequest
     index: int
     arrived_at: float
     pixels: NDArray[np.uint8] | None = None
     started_at: float = 0.0
     decode_s: float = 0.0
 
-    def __lt__(self, other: Item) -> bool:
+    def __lt__(self, other: WorkItem) -> bool:
         return self.urgency < other.urgency
 
 
@@ -139,14 +146,14 @@ class QueueingEngine(ABC):
         *,
         num_threads: int,
         max_queue: int = 256,
-        on_ended: Callable[[Ended], None] | None = None,
+        on_ended: Callable[[Completion], None] | None = None,
     ) -> None:
         self._on_ended = on_ended
         self._max_queue = max_queue
         self._num_threads = num_threads
         self._lock = threading.Lock()
         self._idle = IdleThreads(self._lock)
-        self._arrivals: list[Item] = []
+        self._arrivals: list[WorkItem] = []
         self._requests_waiting = 0
         self._turn = 0
         self._serial = 0
@@ -181,12 +188,12 @@ class QueueingEngine(ABC):
         priority: Priority = Priority.REQUEST,
         deadline: float | None = None,
         embed: bool = False,
-    ) -> list[Outcome]:
+    ) -> list[InferenceResult]:
         """See `Engine`."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Outcome]] = loop.create_future()
+        future: asyncio.Future[list[InferenceResult]] = loop.create_future()
 
-        def settle(ticket: Ticket) -> None:
+        def settle(ticket: QueuedRequest) -> None:
             if future.done():
                 return
             if ticket.error is not None:
@@ -194,7 +201,7 @@ class QueueingEngine(ABC):
             else:
                 future.set_result([one for one in ticket.outcomes if one is not None])
 
-        ticket = Ticket(bundle, prepare, deadline, embed, loop, settle)
+        ticket = QueuedRequest(bundle, prepare, deadline, embed, loop, settle)
         self._submit(ticket, priority)
         try:
             return await future
@@ -215,7 +222,7 @@ class QueueingEngine(ABC):
         self._drain()
 
     @abstractmethod
-    def _respond(self, item: Item) -> None:
+    def _respond(self, item: WorkItem) -> None:
         """Takes an item whose pixels are ready; from a worker's thread."""
 
     def _has_room(self) -> bool:
@@ -226,7 +233,7 @@ class QueueingEngine(ABC):
         """How many items a worker takes at once; the lock is held."""
         return 1
 
-    def _staged(self) -> Iterable[Item]:
+    def _staged(self) -> Iterable[WorkItem]:
         """Items beyond the queue that have not run yet; the lock is held."""
         return ()
 
@@ -237,7 +244,7 @@ class QueueingEngine(ABC):
         for ticket in left:
             self._fail(ticket, _going_down())
 
-    def _submit(self, ticket: Ticket, priority: Priority) -> None:
+    def _submit(self, ticket: QueuedRequest, priority: Priority) -> None:
         count = len(ticket.prepare)
         arrived_at = time.monotonic()
         with self._lock:
@@ -259,7 +266,7 @@ class QueueingEngine(ABC):
             for index in range(count):
                 self._serial += 1
                 turn = self._turn + index * _STRIDE
-                item = Item((priority, turn, self._serial), ticket, index, arrived_at)
+                item = WorkItem((priority, turn, self._serial), ticket, index, arrived_at)
                 heapq.heappush(self._arrivals, item)
             self._idle.notify(count)
 
@@ -272,11 +279,11 @@ class QueueingEngine(ABC):
             item = None  # type: ignore[assignment]
             items.clear()
 
-    def _take(self) -> list[Item] | None:
+    def _take(self) -> list[WorkItem] | None:
         """The most urgent items; waits for one. None when it is over."""
-        taken: list[Item] = []
-        dropped: list[Item] = []
-        expired: list[Ticket] = []
+        taken: list[WorkItem] = []
+        dropped: list[WorkItem] = []
+        expired: list[QueuedRequest] = []
         with self._lock:
             while not self._closed and not taken and not dropped:
                 now = time.monotonic()
@@ -298,21 +305,21 @@ class QueueingEngine(ABC):
         for ticket in expired:
             self._fail(ticket, ExpiredError("the deadline passed before the work began"))
         for item in dropped:
-            self._notify(item, Fate.DROPPED)
+            self._notify(item, InferenceStatus.DROPPED)
         if closed:
             for item in taken:
                 self._fail(item.ticket, _going_down())
             return None
         return taken
 
-    def _leave_queue(self, items: Sequence[Item]) -> None:
+    def _leave_queue(self, items: Sequence[WorkItem]) -> None:
         """Counts items as no longer waiting; the lock is held."""
         for item in items:
             if item.ticket.waiting:
                 item.ticket.waiting -= 1
                 self._requests_waiting -= 1
 
-    def _prepare(self, item: Item) -> bool:
+    def _prepare(self, item: WorkItem) -> bool:
         """Whether the item's pixels are there, and still waited for."""
         ticket = item.ticket
         item.started_at = time.monotonic()
@@ -326,13 +333,13 @@ class QueueingEngine(ABC):
             return self._drop(item)
         except Exception as error:
             item.decode_s = time.monotonic() - item.started_at
-            self._notify(item, Fate.UNREADABLE, error=error)
+            self._notify(item, InferenceStatus.UNREADABLE, error=error)
             self._fail(ticket, error)
             return False
         item.decode_s = time.monotonic() - item.started_at
         return self._is_waited_for(item)
 
-    def _is_waited_for(self, item: Item) -> bool:
+    def _is_waited_for(self, item: WorkItem) -> bool:
         """Whether it is still worth running; what is not is dropped."""
         ticket = item.ticket
         if ticket.over:
@@ -342,16 +349,16 @@ class QueueingEngine(ABC):
             return self._drop(item)
         return True
 
-    def _drop(self, item: Item) -> bool:
+    def _drop(self, item: WorkItem) -> bool:
         with self._lock:
             self._dropped += 1
-        self._notify(item, Fate.DROPPED)
+        self._notify(item, InferenceStatus.DROPPED)
         return False
 
     def _notify(
         self,
-        item: Item,
-        fate: Fate,
+        item: WorkItem,
+        fate: InferenceStatus,
         run_s: float = 0.0,
         batch_size: int = 0,
         error: Exception | None = None,
@@ -360,7 +367,7 @@ class QueueingEngine(ABC):
             return
         waited_s = (item.started_at or time.monotonic()) - item.arrived_at
         self._on_ended(
-            Ended(
+            Completion(
                 item.ticket.bundle,
                 item.urgency[0],
                 fate,
@@ -372,12 +379,12 @@ class QueueingEngine(ABC):
             )
         )
 
-    def _finish(self, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
+    def _finish(self, items: Sequence[WorkItem], outcomes: Sequence[InferenceResult]) -> None:
         """Hands out what the model gave for the items of one run."""
         for item, outcome in zip(items, outcomes, strict=True):
             # Counted first, so that a client that sees its response sees the metric.
-            self._notify(item, Fate.ANSWERED, outcome.run_s, len(items))
-        done: list[Ticket] = []
+            self._notify(item, InferenceStatus.ANSWERED, outcome.run_s, len(items))
+        done: list[QueuedRequest] = []
         with self._lock:
             for item, outcome in zip(items, outcomes, strict=True):
                 ticket = item.ticket
@@ -393,15 +400,15 @@ class QueueingEngine(ABC):
         for loop in {ticket.loop for ticket in done}:
             _settle(loop, [ticket for ticket in done if ticket.loop is loop])
 
-    def _fail_run(self, item: Item, error: Exception, batch_size: int = 1) -> None:
+    def _fail_run(self, item: WorkItem, error: Exception, batch_size: int = 1) -> None:
         """Ends an item that a model was run for in vain."""
         with self._lock:
             self._run += 1
             self._not_finite += isinstance(error, ModelOutputError)
-        self._notify(item, Fate.FAILED, batch_size=batch_size, error=error)
+        self._notify(item, InferenceStatus.FAILED, batch_size=batch_size, error=error)
         self._fail(item.ticket, error)
 
-    def _fail(self, ticket: Ticket, error: Exception) -> None:
+    def _fail(self, ticket: QueuedRequest, error: Exception) -> None:
         with self._lock:
             if ticket.over:
                 return
@@ -409,7 +416,7 @@ class QueueingEngine(ABC):
             ticket.error = error
         _settle(ticket.loop, [ticket])
 
-    def _end(self, ticket: Ticket) -> None:
+    def _end(self, ticket: QueuedRequest) -> None:
         """Marks a ticket as one that nobody waits for; the lock is held."""
         if ticket.over:
             return
@@ -430,7 +437,7 @@ def _going_down() -> OverloadedError:
     return OverloadedError("the server is going down", 1.0)
 
 
-def _settle(loop: asyncio.AbstractEventLoop, tickets: list[Ticket]) -> None:
+def _settle(loop: asyncio.AbstractEventLoop, tickets: list[QueuedRequest]) -> None:
     """Wakes those who wait for tickets, all at once: each wake of a loop costs a system call."""
 
     def settle() -> None:

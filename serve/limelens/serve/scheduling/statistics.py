@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limelens.serve.scheduling.engine import Ended, Fate
+from limelens.serve.scheduling.engine import Completion, InferenceStatus
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class _Sums:
         self.last_answered_at = 0.0
         self.runs: dict[int, list[float]] = {}  # images, decode_s, run_s
 
-    def add(self, ended: Ended, now: float) -> None:
-        if ended.fate is not Fate.ANSWERED:
+    def add(self, ended: Completion, now: float) -> None:
+        if ended.fate is not InferenceStatus.ANSWERED:
             self.failed += 1
             self.failed_s += ended.waited_s + ended.decode_s + ended.run_s
             return
@@ -125,7 +125,7 @@ class Counting:
         self._lock = threading.Lock()
         self._by_path: dict[Path, _Sums] = {}
 
-    def count(self, ended: Ended) -> None:
+    def count(self, ended: Completion) -> None:
         """Counts one image; meant as an engine's `on_ended`."""
         now = time.time()
         # A version that is loaded again is another bundle of the same file.

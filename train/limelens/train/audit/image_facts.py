@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import read_image
 from limelens.train.audit.feature_vectors import plain_features
-from limelens.train.data.duplicates import Look, look_of
+from limelens.train.data.duplicates import PerceptualHash, look_of
 from limelens.train.data.examples import Skipped
 
 
@@ -42,7 +42,7 @@ class ImageFacts:
     size_bytes: int
     content: str
     pixels: str
-    look: Look
+    look: PerceptualHash
     features: NDArray[np.float32] | None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.train.audit.image_facts import ImageFacts
-from limelens.train.data.duplicates import MAX_DISTANCE, Look, differences
+from limelens.train.data.duplicates import MAX_DISTANCE, PerceptualHash, differences
 
 Kind = Literal["bytes", "pixels", "near"]
 _MAX_DIFFERENCE: Final = 5.5
@@ -103,7 +103,7 @@ def find_twins(places: Sequence[Place], facts: Sequence[ImageFacts]) -> tuple[Tw
     )
 
 
-def _nearest_before(looks: Sequence[Look]) -> NDArray[np.int64]:
+def _nearest_before(looks: Sequence[PerceptualHash]) -> NDArray[np.int64]:
     """For each image the nearest before it that is a near-copy, `(N,)`; -1 where none is."""
     hashes = np.array([look.gradients for look in looks], dtype=np.uint64)
     thumbnails = np.stack([look.thumbnail for look in looks])

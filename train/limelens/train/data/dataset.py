@@ -31,7 +31,7 @@ from limelens.serve.folders import (
 )
 from limelens.serve.image import read_image
 from limelens.serve.wording import counted
-from limelens.train.data.duplicates import Look, look_of, near_duplicate_groups
+from limelens.train.data.duplicates import PerceptualHash, look_of, near_duplicate_groups
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped, label_counts
 from limelens.train.data.label_table import (
     Images,
@@ -401,7 +401,7 @@ def _warn_of_look_alikes(labels: Sequence[str]) -> None:
 
 
 def _crossing(
-    splits: Mapping[str, Sequence[Example]], looks: Mapping[Path, Look]
+    splits: Mapping[str, Sequence[Example]], looks: Mapping[Path, PerceptualHash]
 ) -> tuple[tuple[Path, Path], ...]:
     paths = [example.path for examples in splits.values() for example in examples]
     groups = near_duplicate_groups([looks[path] for path in paths])
@@ -471,10 +471,10 @@ def _hint(folder: Path, labels: Sequence[str]) -> str:
 
 def _read_all(
     data: Path, listing: Listing
-) -> tuple[dict[str, list[Example]], tuple[Skipped, ...], dict[Path, Look], str]:
+) -> tuple[dict[str, list[Example]], tuple[Skipped, ...], dict[Path, PerceptualHash], str]:
     """Reads every file once: what is readable, what not, looks of images, the digest."""
 
-    def read(example: Example) -> tuple[str, Look | None, str]:
+    def read(example: Example) -> tuple[str, PerceptualHash | None, str]:
         try:
             encoded = example.path.read_bytes()
         except OSError as error:
@@ -488,7 +488,7 @@ def _read_all(
     digest = hashlib.sha256("\0".join(listing.labels).encode())
     readable: dict[str, list[Example]] = {}
     skipped: list[Skipped] = []
-    looks: dict[Path, Look] = {}
+    looks: dict[Path, PerceptualHash] = {}
     with ThreadPoolExecutor() as pool:
         for split, examples in listing.splits.items():
             readable[split] = []
@@ -560,5 +560,5 @@ def divide(
     }
 
 
-def _groups(examples: Sequence[Example], looks: Mapping[Path, Look]) -> NDArray[np.int32]:
+def _groups(examples: Sequence[Example], looks: Mapping[Path, PerceptualHash]) -> NDArray[np.int32]:
     return near_duplicate_groups([looks[example.path] for example in examples])

@@ -25,7 +25,7 @@ _ROWS_AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class PerceptualHash:
     """What of an image is compared with others.
 
     Args:
@@ -37,10 +37,10 @@ class Look:
     thumbnail: NDArray[np.uint8]
 
 
-def look_of(pixels: NDArray[np.uint8]) -> Look:
+def look_of(pixels: NDArray[np.uint8]) -> PerceptualHash:
     """The look of an image, `(H, W, 3)` uint8."""
     small = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    return Look(difference_hash(pixels), np.asarray(small).reshape(-1, 3))
+    return PerceptualHash(difference_hash(pixels), np.asarray(small).reshape(-1, 3))
 
 
 def difference_hash(pixels: NDArray[np.uint8]) -> int:
@@ -55,7 +55,7 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
     return int(str(imagehash.dhash(Image.fromarray(pixels))), 16)
 
 
-def near_duplicate_groups(looks: Sequence[Look]) -> NDArray[np.int32]:
+def near_duplicate_groups(looks: Sequence[PerceptualHash]) -> NDArray[np.int32]:
     """Numbers images so that near-duplicates share a number.
 
     Args:

@@ -14,7 +14,12 @@ from limelens.inference import model_config_pb2 as config_pb2
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import CPU
-from limelens.serve.repository.model_repository import FILE_NAME, WHOLE, Refused, Served
+from limelens.serve.repository.model_repository import (
+    FILE_NAME,
+    WHOLE,
+    ModelVersion,
+    RejectedVersion,
+)
 from limelens.serve.rpc.inference.requests import EMBEDDING, INPUT, PROBABILITIES
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.scheduling.statistics import Statistics
@@ -35,7 +40,7 @@ def server_metadata() -> pb2.ServerMetadataResponse:
     )
 
 
-def model_metadata(served: Served, versions: Sequence[int]) -> pb2.ModelMetadataResponse:
+def model_metadata(served: ModelVersion, versions: Sequence[int]) -> pb2.ModelMetadataResponse:
     """What a model takes and gives.
 
     Args:
@@ -56,7 +61,7 @@ def model_metadata(served: Served, versions: Sequence[int]) -> pb2.ModelMetadata
     )
 
 
-def model_config(served: Served, limits: Limits) -> config_pb2.ModelConfig:
+def model_config(served: ModelVersion, limits: Limits) -> config_pb2.ModelConfig:
     """How a model is set up."""
     bundle = served.bundle
     height, width = bundle.input_size
@@ -97,7 +102,7 @@ def model_config(served: Served, limits: Limits) -> config_pb2.ModelConfig:
     )
 
 
-def model_statistics(served: Served, found: Statistics) -> pb2.ModelStatistics:
+def model_statistics(served: ModelVersion, found: Statistics) -> pb2.ModelStatistics:
     """What one version has done."""
     answered = found.answered
     response = pb2.ModelStatistics(
@@ -126,7 +131,7 @@ def model_statistics(served: Served, found: Statistics) -> pb2.ModelStatistics:
 
 
 def repository_index(
-    served: Sequence[Served], refused: Sequence[Refused], *, only_ready: bool
+    served: Sequence[ModelVersion], refused: Sequence[RejectedVersion], *, only_ready: bool
 ) -> pb2.RepositoryIndexResponse:
     """What lies in the folder of models.
 

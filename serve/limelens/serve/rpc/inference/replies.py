@@ -8,14 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.inference import inference_service_pb2 as pb2
-from limelens.serve.repository.model_repository import Served
+from limelens.serve.repository.model_repository import ModelVersion
 from limelens.serve.rpc.inference.requests import EMBEDDING, PROBABILITIES, Wanted
 from limelens.serve.rpc.inference.tensors import pack_elements, pack_floats
-from limelens.serve.scheduling.engine import Outcome
+from limelens.serve.scheduling.engine import InferenceResult
 
 
 def infer_response(
-    outcomes: Sequence[Outcome], wanted: Sequence[Wanted], served: Served, request_id: str
+    outcomes: Sequence[InferenceResult],
+    wanted: Sequence[Wanted],
+    served: ModelVersion,
+    request_id: str,
 ) -> pb2.ModelInferResponse:
     """What a model said of some images.
 

@@ -20,7 +20,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.image import ResizeRule
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.repository.model_repository import Served, ServedModels
+from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
 from limelens.serve.rpc.inference.tensors import LayoutError, unpack_elements
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.scheduling.engine import Prepare
@@ -48,7 +48,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class InferSpec:
     """What a model is asked.
 
     Args:
@@ -76,7 +76,7 @@ class Question:
         return any(one.name == EMBEDDING for one in self.wanted)
 
 
-def find(repository: ServedModels, name: str, version: str, prefix: str = "") -> Served:
+def find(repository: ModelVersions, name: str, version: str, prefix: str = "") -> ModelVersion:
     """The model that is meant.
 
     Args:
@@ -131,7 +131,7 @@ def read_timeout(request: pb2.ModelInferRequest, now: float) -> float | None:
     return now + value / _MICROSECONDS if value else None
 
 
-def read_infer(request: pb2.ModelInferRequest, bundle: Bundle, limits: Limits) -> Question:
+def read_infer(request: pb2.ModelInferRequest, bundle: Bundle, limits: Limits) -> InferSpec:
     """The images, and what is wanted of them.
 
     Raises:
@@ -149,7 +149,7 @@ def read_infer(request: pb2.ModelInferRequest, bundle: Bundle, limits: Limits) -
         )
     wanted = _read_outputs(request)
     found: _Reading = read(request, tensor, bundle.metadata.resize, limits)
-    return Question(found.prepare, found.size_bytes, wanted, found.encoded, found.unpacked_bytes)
+    return InferSpec(found.prepare, found.size_bytes, wanted, found.encoded, found.unpacked_bytes)
 
 
 def _check_names(request: pb2.ModelInferRequest) -> None:

@@ -29,7 +29,7 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.observing.observer import Answered, Observer
-from limelens.serve.repository.model_repository import Served, ServedModels
+from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
 from limelens.serve.rpc.inference.describing import (
     model_config,
     model_metadata,
@@ -40,7 +40,7 @@ from limelens.serve.rpc.inference.describing import (
 from limelens.serve.rpc.inference.replies import infer_response
 from limelens.serve.rpc.inference.requests import (
     PROBABILITIES,
-    Question,
+    InferSpec,
     find,
     read_infer,
     read_timeout,
@@ -49,7 +49,7 @@ from limelens.serve.rpc.inference.requests import (
 from limelens.serve.rpc.inference.stream import RequestStream
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduling.engine import Engine, Outcome
+from limelens.serve.scheduling.engine import Engine, InferenceResult
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.serve.scheduling.statistics import Statistics
 
@@ -57,7 +57,7 @@ SERVICE_NAME: Final = "inference.GRPCInferenceService"
 
 
 @dataclass(frozen=True, eq=False)
-class Backing:
+class Dependencies:
     """What the service shares with our own.
 
     Args:
@@ -74,7 +74,7 @@ class Backing:
         observer: Is told of answers.
     """
 
-    repository: ServedModels
+    repository: ModelVersions
     engine: Callable[[Bundle], Engine]
     budget: Budget
     limits: Limits
@@ -94,7 +94,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         backing: What it shares with our own service.
     """
 
-    def __init__(self, backing: Backing) -> None:
+    def __init__(self, backing: Dependencies) -> None:
         self._backing = backing
         self._repository = backing.repository
         self._streams: set[RequestStream] = set()
@@ -260,7 +260,11 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         return infer_response(outcomes, question.wanted, served, own_id)
 
     def _tell(
-        self, served: Served, question: Question, outcomes: list[Outcome], arrived_at: float
+        self,
+        served: ModelVersion,
+        question: InferSpec,
+        outcomes: list[InferenceResult],
+        arrived_at: float,
     ) -> None:
         """Whoever asks for probabilities decides alone; counted is what the model would say."""
         predictions = [
@@ -271,8 +275,8 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         self._backing.observer.answered(Answered(served, outcomes, predictions, arrived_at))
 
     async def _classify(
-        self, served: Served, question: Question, deadline: float | None
-    ) -> list[Outcome]:
+        self, served: ModelVersion, question: InferSpec, deadline: float | None
+    ) -> list[InferenceResult]:
         prepare = question.prepare or await self._backing.slow_images.prepared(
             question.encoded, served.bundle.metadata.resize
         )
@@ -280,7 +284,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             served.bundle, prepare, deadline=deadline, embed=question.embed
         )
 
-    def _chosen(self, request: pb2.ModelStatisticsRequest) -> list[Served]:
+    def _chosen(self, request: pb2.ModelStatisticsRequest) -> list[ModelVersion]:
         """The versions that statistics are wanted of."""
         if request.version:
             read_version(request.version, "version")

@@ -40,7 +40,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Answering:
+class ClassifyOptions:
     """How predictions are to be put.
 
     Args:
@@ -56,7 +56,7 @@ class Answering:
 
 def read_classify(
     request: service_pb2.ClassifyRequest, metadata: Metadata, limits: Limits
-) -> tuple[list[EncodedImage], Answering]:
+) -> tuple[list[EncodedImage], ClassifyOptions]:
     """The images and what is wanted of them.
 
     Raises:
@@ -83,7 +83,7 @@ def read_answering(
     prefix: str = "",
     *,
     embed: bool = False,
-) -> Answering:
+) -> ClassifyOptions:
     """The wanted number of scores and the threshold.
 
     Raises:
@@ -98,7 +98,7 @@ def read_answering(
     threshold = request.threshold if request.HasField("threshold") else None
     if threshold is not None and not 0 <= threshold <= 1:  # NaN fails too
         raise InvalidRequestError(f"{prefix}threshold", f"{threshold:g}; expected 0 to 1")
-    return Answering(request.top_k, threshold, embed)
+    return ClassifyOptions(request.top_k, threshold, embed)
 
 
 def read_image(

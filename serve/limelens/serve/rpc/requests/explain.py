@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.explaining.spec import MAX_SEGMENTS, Question
+from limelens.serve.explaining.spec import MAX_SEGMENTS, ExplainSpec
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.requests.classify import Limits, read_image
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -33,7 +33,7 @@ _PALETTES: Final[Mapping[str | None, Literal["green-red", "blue-orange"]]] = {
 
 def read_explain(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits
-) -> Question:
+) -> ExplainSpec:
     """What is to be explained, and how.
 
     Raises:
@@ -46,7 +46,7 @@ def read_explain(
 
 def read_question(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits, image: EncodedImage
-) -> Question:
+) -> ExplainSpec:
     """What is to be explained of an image, and how; the request's own image is not looked at.
 
     Raises:
@@ -115,7 +115,7 @@ def read_question(
         _known(explanation_pb2.Picture, value, f"pictures[{i}]", may_be_unset=False)
         for i, value in enumerate(request.pictures)
     }
-    return Question(
+    return ExplainSpec(
         image=image,
         options=options,
         contrasts=contrasts,

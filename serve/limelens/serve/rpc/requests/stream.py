@@ -10,12 +10,17 @@ from typing import Final
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.explaining.spec import Question
+from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.image import (
     Region,
 )
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.rpc.requests.classify import Answering, Limits, read_answering, read_region
+from limelens.serve.rpc.requests.classify import (
+    ClassifyOptions,
+    Limits,
+    read_answering,
+    read_region,
+)
 from limelens.serve.rpc.requests.explain import read_question
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
@@ -41,7 +46,7 @@ class StreamSettings:
     """
 
     camera_id: str
-    answering: Answering
+    answering: ClassifyOptions
     region: Region | None
     window: int
     required: int
@@ -113,7 +118,7 @@ def read_change(
     limits: Limits,
     image: EncodedImage,
     label: str,
-) -> Question:
+) -> ExplainSpec:
     """How a change of a camera's decision is to be explained.
 
     Args:
