@@ -88,12 +88,15 @@ class Caller:
         replies: list[Any] = []
         try:
             if method.client_streaming:
+                call: grpc.StreamStreamMultiCallable[bytes, Any]
                 call = self._channel.stream_stream(path, None, reply.FromString)
                 replies.extend(call(iter(sent), timeout=TIMEOUT_S))
             elif method.server_streaming:
+                streaming: grpc.UnaryStreamMultiCallable[bytes, Any]
                 streaming = self._channel.unary_stream(path, None, reply.FromString)
                 replies.extend(streaming(sent[0], timeout=TIMEOUT_S))
             else:
+                unary: grpc.UnaryUnaryMultiCallable[bytes, Any]
                 unary = self._channel.unary_unary(path, None, reply.FromString)
                 replies.append(unary(sent[0], timeout=TIMEOUT_S))
         except grpc.RpcError as error:

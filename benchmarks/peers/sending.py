@@ -64,6 +64,7 @@ async def ask_once(target: Target) -> bytes:
     """
     if target.method:
         async with grpc.aio.insecure_channel(target.address) as channel:
+            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
             method = channel.unary_unary(target.method)
             try:
                 answer: bytes = await method(target.requests[0], timeout=5)

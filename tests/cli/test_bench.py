@@ -138,7 +138,7 @@ def test_callers_cameras_and_explainers_are_dealt_among_the_processes() -> None:
     assert [at_a_rate.share(one) for one in range(2)] == [(Kind.STREAM,), ()]
 
 
-class Noting(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+class Noting(grpc.GenericRpcHandler):
     """Answers any call with its request, and notes who asked what."""
 
     def __init__(self) -> None:

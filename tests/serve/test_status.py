@@ -28,7 +28,7 @@ from limelens.serve.errors import (
 from limelens.serve.status import from_call, is_internal, to_abort
 
 
-class Failed(grpc.RpcError):  # type: ignore[misc]
+class Failed(grpc.RpcError):
     """A call that failed as `to_abort` says."""
 
     def __init__(self, error: BaseException) -> None:

@@ -28,9 +28,9 @@ class _Details(NamedTuple):
 
 
 class _Adding(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]  # grpcio has no types
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Adds metadata to every call."""
 
@@ -44,8 +44,8 @@ class _Adding(
         )
         return continuation(more, request)
 
-    intercept_unary_stream = intercept_unary_unary
-    intercept_stream_stream = intercept_unary_unary
+    intercept_unary_stream: Any = intercept_unary_unary
+    intercept_stream_stream: Any = intercept_unary_unary
 
 
 class Callers:

@@ -120,7 +120,7 @@ def connect(kind: str, request: pytest.FixtureRequest) -> Iterator[Callable[...,
         client.close()
 
 
-class Witness(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+class Witness(grpc.aio.ServerInterceptor):
     """Sees every call before the service does, and refuses those that it is told to."""
 
     def __init__(self) -> None:

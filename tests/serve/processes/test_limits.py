@@ -24,7 +24,7 @@ def test_a_rate_counts_calls_to_all_processes(fleet: Callable[..., Fleet]) -> No
         with pytest.raises(grpc.RpcError) as caught:
             stub.ListModels(service_pb2.ListModelsRequest())
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        trailing = dict(caught.value.trailing_metadata())
+        trailing = {one.key: one.value for one in caught.value.trailing_metadata()}
         assert int(trailing["grpc-retry-pushback-ms"]) > 1_000_000
 
 

@@ -109,7 +109,7 @@ def test_a_flood_never_holds_the_event_loop(start_server: Callable[..., Any]) ->
     }
     with grpc.insecure_channel(server.address) as channel:
         for kind, data, _ in FLOODS.values():
-            call = channel.unary_unary(paths[kind])
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(paths[kind])
             with pytest.raises(grpc.RpcError) as caught:
                 call(data, compression=grpc.Compression.Gzip)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -132,6 +132,7 @@ def test_a_message_that_unpacks_beyond_the_limit_is_refused(
     server = start_server(max_message_bytes=1_000_000)
     request = pb2.ClassifyRequest(images=[image_pb2.Image(encoded=bytes(5_000_000))])
     with grpc.insecure_channel(server.address) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
         call = channel.unary_unary("/limelens.v1.ClassifierService/Classify")
         with pytest.raises(grpc.RpcError) as caught:
             call(request.SerializeToString(), compression=grpc.Compression.Gzip)

@@ -148,7 +148,7 @@ class Guard:
                     await self._access.changed()
 
 
-class ReflectionGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+class ReflectionGuard(grpc.aio.ServerInterceptor):
     """Lets those alone ask for the contract who may ask what is served.
 
     Args:
@@ -186,7 +186,7 @@ class ReflectionGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         )
 
 
-class WatcherLimit(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class WatcherLimit(grpc.aio.ServerInterceptor):
     """Bounds those who watch the health, whom nobody asks who they are.
 
     Without it they could take every place that the server has for calls.

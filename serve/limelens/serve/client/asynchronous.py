@@ -465,7 +465,7 @@ class _Ending:
         return error
 
 
-class _Status(grpc.RpcError):  # type: ignore[misc]  # grpcio has no types
+class _Status(grpc.RpcError):
     """The end of a call, as it was at one moment."""
 
     def __init__(self, code: Any, details: str, trailing: Any) -> None:

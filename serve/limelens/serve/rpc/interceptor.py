@@ -51,7 +51,7 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 """The id of the call that is being answered: the caller's own, or one that was drawn."""
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of limelens' services; others (health, reflection) pass as they are.
 
     Args:

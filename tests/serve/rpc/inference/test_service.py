@@ -272,6 +272,7 @@ def test_unknown_parameters_have_no_effect(stub: Any) -> None:
 
 def test_messages_that_are_none_are_told_with_an_id(server: Any) -> None:
     with grpc.insecure_channel(server.address) as channel:
+        call: grpc.StreamUnaryMultiCallable[bytes, bytes]
         call = channel.stream_unary(f"/{NAME}/ModelInfer")
         error, details = refused(lambda: call(iter([b"\xff\xff\xff"])))
     assert error.code() is grpc.StatusCode.INTERNAL
