@@ -237,7 +237,7 @@ def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
 
     yield start
     for server in started:
-        server.stop()
+        server.stop(0)  # no call is left that a graceful stop would serve
 
 
 @dataclass

@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from benchmarks.traffic import ServerProcess
+from tests.waiting import until
 
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -35,15 +36,6 @@ def request_of(colour: tuple[int, int, int], **fields: Any) -> service_pb2.Class
 
 RED = request_of((255, 0, 0))
 GREEN = request_of((0, 255, 0))
-
-
-def until(is_so: Callable[[], bool]) -> float:
-    """Waits for what other processes bring about; how long, in seconds."""
-    began = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - began < _PATIENCE_S, "it never came to that"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 @dataclass(frozen=True)

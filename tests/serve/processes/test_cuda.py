@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import onnxruntime
 import pytest
-from tests.serve.processes.conftest import GREEN, Fleet, until
+from tests.serve.processes.conftest import GREEN, Fleet
+from tests.waiting import until
 
 from limelens.cli.serving import default_models
 from limelens.v1 import classifier_service_pb2 as service_pb2

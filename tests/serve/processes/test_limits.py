@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.serve.processes.conftest import GREEN, Fleet, until
+from tests.serve.processes.conftest import GREEN, Fleet
+from tests.waiting import until
 
 from limelens.v1 import classifier_service_pb2 as service_pb2
 

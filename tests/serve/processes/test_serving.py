@@ -16,7 +16,8 @@ import grpc
 import pytest
 from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, run_to_its_end, until
+from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, run_to_its_end
+from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc

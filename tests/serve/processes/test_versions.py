@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pytest
 from tests.conftest import BundleMaker
-from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, until
+from tests.serve.processes.conftest import GREEN, RED, Fleet, Load
 from tests.serve.rpc.test_swapping import graph_that_fails_for_red, put
+from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc

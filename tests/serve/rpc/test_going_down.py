@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +16,7 @@ from typing import IO, Any
 import grpc
 import numpy as np
 import pytest
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -27,13 +27,6 @@ _PATIENCE_S = 60.0
 _RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 _IMAGE = image_pb2.Image(raw=image_pb2.RawImage(width=8, height=8, data=_RED.tobytes()))
 _REQUEST = service_pb2.ClassifyRequest(images=[_IMAGE])
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - began < _PATIENCE_S, "it never came to that"
-        time.sleep(0.01)
 
 
 class Command:

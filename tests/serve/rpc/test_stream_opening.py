@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
+from tests.waiting import until
 
 from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -49,13 +49,6 @@ def open_stream() -> Iterator[Callable[[Any], Quiet]]:
     yield one
     for stream in opened:
         stream.end()
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < ends, "it never came to that"
-        time.sleep(0.02)
 
 
 def test_a_stream_has_its_place_before_its_configuration_came(

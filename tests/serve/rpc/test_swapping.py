@@ -25,6 +25,7 @@ from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import BundleMaker
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Task
@@ -37,14 +38,6 @@ GREEN = np.full((8, 8, 3), (0, 255, 0), np.uint8)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _PATIENCE_S = 60.0
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Waits for something that other threads bring about."""
-    ends = time.monotonic() + _PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < ends, "it never came to that"
-        time.sleep(0.02)
 
 
 def put(folder: Path, bundles: BundleMaker, version: int, **changes: Any) -> Path:

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
+from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
@@ -125,14 +126,6 @@ def calling(server: Any) -> Iterator[Any]:
 def stub(server: Any) -> Iterator[Any]:
     with calling(server) as stub:
         yield stub
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if holds():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came")
 
 
 def test_client_and_stock_client_live_in_one_process() -> None:
@@ -319,7 +312,7 @@ def test_a_timeout_ends_the_waiting_and_the_model_never_runs(
         (found,) = stub.ModelStatistics(pb2.ModelStatisticsRequest()).model_stats
         return found.inference_count, found.inference_stats.fail.count
 
-    wait_until(lambda: counted() == (3, 11))
+    until(lambda: counted() == (3, 11))
 
 
 def test_a_deadline_of_the_call_is_honoured_too(server: Any, stub: Any, gate: Gate) -> None:
@@ -343,7 +336,7 @@ def test_both_services_share_queue_and_budget(start_server: Callable[..., Any], 
         held = gate.close(lambda: pool.submit(client.classify, RED))
         # Two messages of an image of 3,072 bytes are held; a third fits, a fourth does not.
         waiting = stub.ModelInfer.future(red())
-        wait_until(lambda: num_held(server) == 3)
+        until(lambda: num_held(server) == 3)
         error, details = refused(lambda: stub.ModelInfer(red()))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert re.match(r"requests of 9,[23]\d\d bytes are waiting", str(error.details()))
@@ -390,7 +383,7 @@ def test_a_stream_takes_in_no_more_than_it_works_on(server: Any, stub: Any, gate
     gate.opened.clear()
     ids = [str(i) for i in range(3 * IN_FLIGHT)]
     answers = stub.ModelStreamInfer(red(id=own) for own in ids)
-    wait_until(lambda: num_held(server) == IN_FLIGHT)
+    until(lambda: num_held(server) == IN_FLIGHT)
     time.sleep(0.2)
     assert num_held(server) == IN_FLIGHT
     gate.opened.set()
@@ -425,7 +418,7 @@ def test_a_caller_that_never_reads_is_ended(start_server: Callable[..., Any]) ->
     with calling(server) as stub:
         answers = stub.ModelStreamInfer(requests())
         next(answers)
-        wait_until(lambda: not server.server.inference._streams)
+        until(lambda: not server.server.inference._streams)
         over.set()
         error, details = refused(lambda: list(answers))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -465,7 +458,7 @@ def test_a_server_going_down_answers_what_a_stream_has_asked(
     assert gate.entered.acquire(timeout=10)
     stopping = threading.Thread(target=server.stop)
     stopping.start()
-    wait_until(lambda: server.server.inference._stopping)
+    until(lambda: server.server.inference._stopping)
     gate.opened.set()
     assert next(answers).infer_response.id == "one"
     error, _ = refused(lambda: next(answers))

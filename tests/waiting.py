@@ -1,0 +1,41 @@
+"""Waits for what other threads and processes bring about. It knows nothing of limelens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE_S = 60.0
+"""As long as a very busy machine may take."""
+_POLL_S = 0.01
+
+
+def until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> float:
+    """Waits until a condition holds.
+
+    Args:
+        condition: Called again and again; anything true ends the wait.
+        timeout_s: How long to wait at most.
+
+    Returns:
+        How long it took, in seconds.
+
+    Raises:
+        AssertionError: It did not hold in time.
+    """
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s, f"not so after {timeout_s:g} s"
+        time.sleep(_POLL_S)
+    return time.monotonic() - began
+
+
+async def until_async(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> float:
+    """The same on an event loop, which goes on meanwhile."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s, f"not so after {timeout_s:g} s"
+        await asyncio.sleep(_POLL_S)
+    return time.monotonic() - began
