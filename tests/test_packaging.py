@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import limelens.serve
 
 ROOT = Path(__file__).parent.parent
 ROOTS = ("train", "serve", "explain", "proto")
@@ -18,13 +22,28 @@ ROOTS = ("train", "serve", "explain", "proto")
 def test_no_root_hides_the_others() -> None:
     assert not [root for root in ROOTS if (ROOT / root / "limelens" / "__init__.py").exists()]
     assert not (ROOT / "proto" / "__init__.py").exists()
-    for name in ("train", "serve", "cli", "explain", "inference", "v1"):
+    for name in ("train", "serve", "cli", "errors", "explain", "inference", "v1"):
         assert importlib.util.find_spec(f"limelens.{name}") is not None
+
+
+@pytest.mark.parametrize("part", ["serve", "explain", "train"])
+def test_every_exported_name_is_there_and_listed(part: str) -> None:
+    module = importlib.import_module(f"limelens.{part}")
+    assert module.__all__ == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None, name
+    if part != "explain":
+        assert dir(module) == module.__all__
+
+
+def test_the_version_is_that_of_the_installed_distribution() -> None:
+    assert limelens.serve.__version__ == metadata.version("limelens")
 
 
 def test_the_client_needs_nothing_heavy() -> None:
     code = (
-        "import sys; from limelens.serve import Client; import limelens.cli; "
+        "import sys; from limelens.serve import Client, LimelensError, ModelInfo, Tls; "
+        "import limelens.cli; "
         "heavy = {'onnxruntime', 'onnx', 'skimage', 'scipy', 'sklearn', 'torch', 'matplotlib', "
         "'cryptography', 'jwt', 'limits', 'av', 'simplejpeg'}; "
         "found = heavy & set(sys.modules); assert not found, found"
@@ -53,6 +72,8 @@ def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path
         "limelens/serve/client/__init__.py",
         "limelens/serve/py.typed",
         "limelens/cli/app.py",
+        "limelens/errors/__init__.py",
+        "limelens/errors/py.typed",
         "limelens/train/training/loop.py",
         "limelens/explain/__init__.py",
         "limelens/v1/classifier_service_pb2_grpc.py",

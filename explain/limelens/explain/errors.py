@@ -1,16 +1,19 @@
 """Every error that explaining can raise.
 
-    ExplainError
-    ├── InvalidArgumentError(ValueError)      a value the caller gave; `.argument` names it
-    │   └── UnknownLabelError(KeyError)       a label the model or the explanation does not have
-    ├── PredictionError                       predict answered with something unusable
-    └── MissingPackageError(ImportError)      an optional package is not installed
+    LimelensError
+    └── ExplainError
+        ├── InvalidArgumentError(ValueError)      a value the caller gave; `.argument` names it
+        │   └── UnknownLabelError(KeyError)       a label the model or explanation does not have
+        ├── PredictionError                       predict answered with something unusable
+        └── MissingPackageError(ImportError)      an optional package is not installed
 
 What `predict` itself raises is passed on untouched. Nothing here knows gRPC status codes.
 """
 
+from limelens.errors import LimelensError
 
-class ExplainError(Exception):
+
+class ExplainError(LimelensError):
     """Base of every error raised by `limelens.explain`."""
 
 

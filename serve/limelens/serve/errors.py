@@ -1,50 +1,62 @@
 """Every error of serving, as a caller of the library sees it.
 
     LimelensError
-    ├── InvalidRequestError       what was asked for cannot be: names the field
-    │   └── InvalidImageError     the bytes are no image that is read
-    │       └── ImageTooLargeError
-    ├── NotFoundError             no such model, version or label
-    ├── BundleError               the model file is refused
-    ├── ProviderError             the device that was asked for is not there
-    ├── OverloadedError           come back later
-    ├── UnauthenticatedError      no token, or one that is not good (any more)
-    ├── PermissionDeniedError     the caller is known and may not do this
-    ├── AccessPolicyError         who may call is not said in a way that can be used
-    ├── ExpiredError              the deadline passed before the work began
-    ├── ModelOutputError          the model gave numbers that are no probabilities
-    ├── MalformedMessageError     the bytes are no message of the contract
-    ├── SigningError              a key or what it should sign cannot be used
-    ├── ListenError               the server may not or cannot listen where it was told to
-    ├── UnreadableFileError       a file that the caller named; also an OSError
-    │   └── MissingFileError      it is not there; also a FileNotFoundError
-    ├── UnavailableError          nobody answers there, or the server is going down
-    ├── ServerError               the server failed; it names an id to look up in its log
-    ├── NotOfferedError           a call of the contract that this server does not answer
-    └── MissingExtraError         a part of limelens is not installed
+    ├── InvalidRequestError         INVALID_ARGUMENT     a field of the request cannot be used
+    │   └── InvalidImageError       INVALID_ARGUMENT     the bytes are not a readable image
+    │       └── ImageTooLargeError  INVALID_ARGUMENT     more pixels than the limit
+    ├── NotFoundError               NOT_FOUND            no such model, version or label
+    ├── OverloadedError             RESOURCE_EXHAUSTED   try again later
+    ├── UnauthenticatedError        UNAUTHENTICATED      no valid token or certificate
+    ├── PermissionDeniedError       PERMISSION_DENIED    the caller lacks a right
+    ├── ExpiredError                DEADLINE_EXCEEDED    the deadline passed before the work ended
+    ├── UnavailableError            UNAVAILABLE          no server there, or it is going down
+    ├── NotOfferedError             UNIMPLEMENTED        this server does not do that
+    ├── MissingExtraError           UNIMPLEMENTED        a part of limelens is not installed
+    ├── BundleError                 FAILED_PRECONDITION  the model file is refused
+    ├── ProviderError               FAILED_PRECONDITION  the device is not there
+    ├── ListenError                 FAILED_PRECONDITION  the server cannot listen at the address
+    ├── ModelOutputError            INTERNAL             the model's output is unusable
+    ├── MalformedMessageError       INTERNAL             the bytes are not a message of the contract
+    │
+    │   never sent by a server:
+    ├── ServerError                 how a client sees a server's own failure
+    ├── AccessPolicyError           a file of clients, keys or certificates cannot be used
+    ├── SigningError                a signing key, or the file to sign, cannot be used
+    └── UnreadableFileError         a file that the caller named; also an OSError
+        └── MissingFileError        it does not exist; also a FileNotFoundError
 
-It knows nothing of gRPC: `limelens.serve.status` turns these into status codes.
+Each class carries its status by name. `limelens.serve.status` alone turns these classes into
+replies and replies into these classes; nothing here imports gRPC.
 """
 
 from __future__ import annotations
 
+from limelens.errors import LimelensError
 
-class LimelensError(Exception):
-    """Whatever limelens refuses or fails to do; the message is meant for people."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # As it is, not by calling the class again: some take more than their message.
-        return _restored, (type(self), self.args, self.__dict__)
-
-
-def _restored(
-    kind: type[LimelensError], args: tuple[object, ...], state: dict[str, object]
-) -> LimelensError:
-    """An error that comes from another process."""
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+__all__ = [
+    "AccessPolicyError",
+    "BundleError",
+    "ExpiredError",
+    "ImageTooLargeError",
+    "InvalidImageError",
+    "InvalidRequestError",
+    "LimelensError",
+    "ListenError",
+    "MalformedMessageError",
+    "MissingExtraError",
+    "MissingFileError",
+    "ModelOutputError",
+    "NotFoundError",
+    "NotOfferedError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "ProviderError",
+    "ServerError",
+    "SigningError",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnreadableFileError",
+]
 
 
 class InvalidRequestError(LimelensError):
@@ -52,8 +64,11 @@ class InvalidRequestError(LimelensError):
 
     Args:
         field: Path of the field, such as `images[2].encoded`.
-        description: What was found, what was expected.
+        description: What was found and what was expected.
     """
+
+    grpc_status = "INVALID_ARGUMENT"
+    grpc_reason = "INVALID_REQUEST"
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__(f"{field}: {description}" if field else description)
@@ -62,7 +77,9 @@ class InvalidRequestError(LimelensError):
 
 
 class InvalidImageError(InvalidRequestError):
-    """The bytes are not an image, or not one of the formats that are read."""
+    """The bytes are not an image, or not in a format that limelens reads."""
+
+    grpc_reason = "INVALID_IMAGE"
 
     def __init__(self, description: str, field: str = "") -> None:
         super().__init__(field, description)
@@ -73,11 +90,16 @@ class InvalidImageError(InvalidRequestError):
 
 
 class ImageTooLargeError(InvalidImageError):
-    """The image has more pixels than the limit; it was refused before it was decoded."""
+    """The image has more pixels than the limit; it is refused before it is decoded."""
+
+    grpc_reason = "IMAGE_TOO_LARGE"
 
 
 class NotFoundError(LimelensError):
-    """There is no such model, version or label; the message names those there are."""
+    """There is no such model, version or label; the message names those that exist."""
+
+    grpc_status = "NOT_FOUND"
+    grpc_reason = "NOT_FOUND"
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
         super().__init__(message)
@@ -85,21 +107,16 @@ class NotFoundError(LimelensError):
         self.name = name
 
 
-class BundleError(LimelensError):
-    """A model file is refused: the message says which file and why."""
-
-
-class ProviderError(LimelensError):
-    """The device that was asked for cannot be used; the message says why."""
-
-
 class OverloadedError(LimelensError):
-    """The queue is full.
+    """The server has too much to do.
 
     Args:
         message: What is full.
-        retry_after_s: When it is worth trying again, in seconds.
+        retry_after_s: Seconds after which to try again.
     """
+
+    grpc_status = "RESOURCE_EXHAUSTED"
+    grpc_reason = "OVERLOADED"
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -107,68 +124,87 @@ class OverloadedError(LimelensError):
 
 
 class UnauthenticatedError(LimelensError):
-    """The caller showed no token or certificate that is known, or one that has expired."""
+    """The caller's token or certificate is missing, unknown or expired."""
+
+    grpc_status = "UNAUTHENTICATED"
+    grpc_reason = "UNAUTHENTICATED"
 
 
 class PermissionDeniedError(LimelensError):
-    """The caller is known and has no right to do this; the message names the right."""
+    """The caller is known but lacks a right; the message names it."""
 
-
-class AccessPolicyError(LimelensError):
-    """A file of clients, keys or certificates cannot be used, or one is missing."""
+    grpc_status = "PERMISSION_DENIED"
+    grpc_reason = "PERMISSION_DENIED"
 
 
 class ExpiredError(LimelensError):
-    """The caller's deadline passed, or the caller left, before the work was done."""
+    """The deadline passed, or the caller left, before the work was done."""
 
-
-class ModelOutputError(LimelensError):
-    """The model's output is not finite, or not of the shape that it must have."""
-
-
-class MalformedMessageError(LimelensError):
-    """The bytes that came are no message of the contract."""
-
-
-class SigningError(LimelensError):
-    """A key, or what it should sign, cannot be used; the message says what is expected."""
-
-
-class ListenError(LimelensError):
-    """The server may not or cannot listen where it was told to; the message says what to do."""
-
-
-class UnreadableFileError(LimelensError, OSError):
-    """A file that the caller named cannot be read; `errno`, `strerror` and `filename` say more.
-
-    Args:
-        error: Why.
-        expected: What the file should be.
-    """
-
-    def __init__(self, error: OSError, expected: str) -> None:
-        super().__init__(error.errno, error.strerror, error.filename)
-        self._expected = expected
-
-    def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror}; {self._expected}"
-
-
-class MissingFileError(UnreadableFileError, FileNotFoundError):
-    """A file that the caller named is not there."""
+    grpc_status = "DEADLINE_EXCEEDED"
+    grpc_reason = "EXPIRED"
 
 
 class UnavailableError(LimelensError):
-    """Nobody answers there, or the server is going down."""
+    """No server answers at the address, or it is going down."""
+
+    grpc_status = "UNAVAILABLE"
+    grpc_reason = "UNAVAILABLE"
+
+
+class NotOfferedError(LimelensError):
+    """This server does not do what the call asks for; the message names what does."""
+
+    grpc_status = "UNIMPLEMENTED"
+    grpc_reason = "NOT_OFFERED"
+
+
+class MissingExtraError(LimelensError):
+    """A part of limelens that is needed is not installed; the message names it."""
+
+    grpc_status = "UNIMPLEMENTED"
+    grpc_reason = "MISSING_EXTRA"
+
+
+class BundleError(LimelensError):
+    """A model file is refused; the message says which file and why."""
+
+    grpc_status = "FAILED_PRECONDITION"
+    grpc_reason = "BUNDLE_REFUSED"
+
+
+class ProviderError(LimelensError):
+    """The requested device cannot be used; the message says why."""
+
+    grpc_status = "FAILED_PRECONDITION"
+    grpc_reason = "PROVIDER_UNUSABLE"
+
+
+class ListenError(LimelensError):
+    """The server may not, or cannot, listen at its address; the message says what to do."""
+
+    grpc_status = "FAILED_PRECONDITION"
+    grpc_reason = "CANNOT_LISTEN"
+
+
+class ModelOutputError(LimelensError):
+    """The model's output is not finite or has the wrong shape."""
+
+    grpc_reason = "MODEL_OUTPUT_NOT_FINITE"
+
+
+class MalformedMessageError(LimelensError):
+    """The bytes are not a message of the contract."""
+
+    grpc_reason = "MALFORMED_MESSAGE"
 
 
 class ServerError(LimelensError):
-    """The server failed in a way that its caller can do nothing about.
+    """The server failed, and its caller can do nothing about it.
 
     Args:
-        message: What the server says of it.
+        message: The server's own words.
         code: Name of the gRPC status, such as `INTERNAL`.
-        request_id: To look up in the server's log; empty where it gave none.
+        request_id: The call's id in the server's log; empty if unknown.
     """
 
     def __init__(self, message: str, *, code: str = "INTERNAL", request_id: str = "") -> None:
@@ -177,9 +213,34 @@ class ServerError(LimelensError):
         self.request_id = request_id
 
 
-class NotOfferedError(LimelensError):
-    """This server does not do what the call asks for; the message says what does."""
+class AccessPolicyError(LimelensError):
+    """A file of clients, keys or certificates is missing or cannot be used."""
 
 
-class MissingExtraError(LimelensError):
-    """A command needs a part of limelens that is not installed; the message names it."""
+class SigningError(LimelensError):
+    """A signing key, or the file to sign, cannot be used; the message says what is expected."""
+
+
+class UnreadableFileError(LimelensError, OSError):
+    """A file that the caller named cannot be read; `errno`, `strerror` and `filename` say more.
+
+    Args:
+        error: The system's error.
+        expected: What the file should be.
+    """
+
+    def __init__(self, error: OSError, expected: str) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self._expected = expected
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The attributes of an OSError are not in its __dict__.
+        error = OSError(self.errno, self.strerror, self.filename)
+        return type(self), (error, self._expected)
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}; {self._expected}"
+
+
+class MissingFileError(UnreadableFileError, FileNotFoundError):
+    """A file that the caller named does not exist."""

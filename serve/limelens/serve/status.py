@@ -13,19 +13,16 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
+from limelens.serve import errors
 from limelens.serve.errors import (
     BundleError,
     ExpiredError,
-    ImageTooLargeError,
     InvalidImageError,
     InvalidRequestError,
     LimelensError,
-    ListenError,
-    MalformedMessageError,
     MissingExtraError,
-    ModelOutputError,
     NotFoundError,
     NotOfferedError,
     OverloadedError,
@@ -41,26 +38,11 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 _MAX_TEXT: Final = 1000  # trailers are limited to 8 KiB, and the text travels twice
 
-# The first that fits: subclasses before their parents. Code, and the reason by which the client
-# finds the class again.
-_ON_THE_WIRE: Final[tuple[tuple[type[LimelensError], int, str], ...]] = (
-    (ImageTooLargeError, code_pb2.INVALID_ARGUMENT, "IMAGE_TOO_LARGE"),
-    (InvalidImageError, code_pb2.INVALID_ARGUMENT, "INVALID_IMAGE"),
-    (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
-    (NotFoundError, code_pb2.NOT_FOUND, "NOT_FOUND"),
-    (OverloadedError, code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
-    (UnauthenticatedError, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
-    (PermissionDeniedError, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED"),
-    (ExpiredError, code_pb2.DEADLINE_EXCEEDED, "EXPIRED"),
-    (UnavailableError, code_pb2.UNAVAILABLE, "UNAVAILABLE"),
-    (MissingExtraError, code_pb2.UNIMPLEMENTED, "MISSING_EXTRA"),
-    (NotOfferedError, code_pb2.UNIMPLEMENTED, "NOT_OFFERED"),
-    (ModelOutputError, code_pb2.INTERNAL, "MODEL_OUTPUT_NOT_FINITE"),
-    (MalformedMessageError, code_pb2.INTERNAL, "MALFORMED_MESSAGE"),  # as gRPC itself does
-    (BundleError, code_pb2.FAILED_PRECONDITION, "BUNDLE_REFUSED"),
-    (ProviderError, code_pb2.FAILED_PRECONDITION, "PROVIDER_UNUSABLE"),
-    (ListenError, code_pb2.FAILED_PRECONDITION, "CANNOT_LISTEN"),
-)
+_BY_REASON: Final = {
+    kind.grpc_reason: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, LimelensError) and "grpc_reason" in vars(kind)
+}
 _PLAIN: Final = (
     ExpiredError,
     UnavailableError,
@@ -71,7 +53,6 @@ _PLAIN: Final = (
     BundleError,
     ProviderError,
 )
-_UNEXPECTED: Final = "UNEXPECTED"
 _MAX_CHAIN: Final = 100
 _FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -86,7 +67,7 @@ _TOO_LARGE: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 def is_internal(error: BaseException) -> bool:
     """Whether the caller can do nothing about it, so that the log must tell all."""
-    return bool(_code_and_reason(error)[0] == code_pb2.INTERNAL)
+    return _kind(error).grpc_status == "INTERNAL"
 
 
 def code_name(code: Any) -> str:
@@ -135,13 +116,13 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     Returns:
         Code, message and details.
     """
-    code, reason = _code_and_reason(error)
-    details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
-    if reason == _UNEXPECTED:
+    kind = _kind(error)
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=kind.grpc_reason, domain=DOMAIN)]
+    if kind.grpc_reason == LimelensError.grpc_reason:
         message = f"the server failed; its log tells more under request id {request_id}"
     else:
         message = _short(without_paths(str(error)))
-    if code == code_pb2.INTERNAL:
+    if kind.grpc_status == "INTERNAL":
         details.append(error_details_pb2.RequestInfo(request_id=request_id))
     if isinstance(error, InvalidRequestError):
         violation = error_details_pb2.BadRequest.FieldViolation(
@@ -162,7 +143,7 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    return status_pb2.Status(code=code, message=message, details=packed)
+    return status_pb2.Status(code=code_number(kind.grpc_status), message=message, details=packed)
 
 
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
@@ -213,7 +194,7 @@ def from_call(error: grpc.RpcError) -> LimelensError:
     found = _details(error.trailing_metadata() or ())
     info = found.get("ErrorInfo")
     reason = info.reason if info is not None and info.domain == DOMAIN else ""
-    kind = next((kind for kind, _, known in _ON_THE_WIRE if known == reason), None)
+    kind = _BY_REASON.get(reason)
     if kind is not None and issubclass(kind, InvalidRequestError) and "BadRequest" in found:
         violation = found["BadRequest"].field_violations[0]
         if issubclass(kind, InvalidImageError):
@@ -249,11 +230,9 @@ def from_call(error: grpc.RpcError) -> LimelensError:
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def _code_and_reason(error: BaseException) -> tuple[int, str]:
-    for kind, code, reason in _ON_THE_WIRE:
-        if isinstance(error, kind):
-            return code, reason
-    return code_pb2.INTERNAL, _UNEXPECTED
+def _kind(error: BaseException) -> type[LimelensError]:
+    """The class whose status and reason the error has on the wire."""
+    return type(error) if isinstance(error, LimelensError) else LimelensError
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Images in, checkpoint and report out, ONNX bundle written.
+"""Trains classifiers on images, evaluates them and exports bundles: the public names of this part.
 
-The names below load on first use: torch is not imported before it is needed.
+They load on first use, so that torch is not imported before it is needed.
 """
 
 from __future__ import annotations
@@ -8,20 +8,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import limelens.serve  # noqa: F401  # before onnxruntime: switches off what that would report
+import limelens.serve  # noqa: F401  # before onnxruntime: switches its usage reports off
 
 if TYPE_CHECKING:
-    from limelens.train.config import TrainConfig
+    from limelens.train.architectures import ArchitectureError
+    from limelens.train.config import ConfigError, TrainConfig
     from limelens.train.data.dataset import read_dataset
     from limelens.train.data.examples import DataError
     from limelens.train.evaluation.evaluate import evaluate
     from limelens.train.exporting.export import ExportError, export
-    from limelens.train.training.loop import train
+    from limelens.train.exporting.precision import PrecisionError
+    from limelens.train.ingest.fetching import FetchError
+    from limelens.train.runs import CheckpointError
+    from limelens.train.training.loop import TrainingError, train
 
 __all__ = [
+    "ArchitectureError",
+    "CheckpointError",
+    "ConfigError",
     "DataError",
     "ExportError",
+    "FetchError",
+    "PrecisionError",
     "TrainConfig",
+    "TrainingError",
     "evaluate",
     "export",
     "read_dataset",
@@ -29,9 +39,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ArchitectureError": "architectures",
+    "CheckpointError": "runs",
+    "ConfigError": "config",
     "DataError": "data.examples",
     "ExportError": "exporting.export",
+    "FetchError": "ingest.fetching",
+    "PrecisionError": "exporting.precision",
     "TrainConfig": "config",
+    "TrainingError": "training.loop",
     "evaluate": "evaluation.evaluate",
     "export": "exporting.export",
     "read_dataset": "data.dataset",
