@@ -29,11 +29,10 @@ def test_no_root_hides_the_others() -> None:
 @pytest.mark.parametrize("part", ["serve", "explain", "train"])
 def test_every_exported_name_is_there_and_listed(part: str) -> None:
     module = importlib.import_module(f"limelens.{part}")
-    assert module.__all__ == sorted(module.__all__)
     for name in module.__all__:
         assert getattr(module, name) is not None, name
     if part != "explain":
-        assert dir(module) == module.__all__
+        assert dir(module) == sorted(module.__all__)
 
 
 def test_the_version_is_that_of_the_installed_distribution() -> None:
