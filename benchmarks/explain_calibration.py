@@ -26,7 +26,7 @@ from rich.table import Table
 
 from limelens.cli.serving import default_models
 from limelens.explain import Explanation, LabelExplanation, explain
-from limelens.explain.fit import fit_labels
+from limelens.explain.surrogate.fit import fit_labels
 from limelens.serve import load_bundle
 from limelens.serve.image import fit, read_image
 

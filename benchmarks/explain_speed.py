@@ -33,8 +33,8 @@ from skimage.data import astronaut
 from benchmarks.speed_models import BUILT, NETWORKS, network_model, run_of, shipped_model
 from benchmarks.speed_peers import missing, peers
 from limelens.explain import Explanation, explain
-from limelens.explain.neighbourhood import fill, perturbation
-from limelens.explain.segments import Method, known
+from limelens.explain.sampling.perturbation import fill, perturbation
+from limelens.explain.segmentation.segments import Method, known
 from limelens.serve import Region, load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.image import fit

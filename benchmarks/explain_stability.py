@@ -33,8 +33,8 @@ from rich.table import Table
 from benchmarks.explain_calibration import agreement, real_images
 from limelens.cli.serving import default_models
 from limelens.explain import explain
-from limelens.explain.fit import fit_labels
-from limelens.explain.segments import cut
+from limelens.explain.segmentation.segments import cut
+from limelens.explain.surrogate.fit import fit_labels
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.image import fit, read_image

@@ -26,9 +26,9 @@ from rich.table import Table
 
 from limelens.cli.serving import default_models
 from limelens.explain import check, explain
-from limelens.explain.methods import ExplainMethod
-from limelens.explain.neighbourhood import HideName
-from limelens.explain.segments import Method
+from limelens.explain.sampling.perturbation import HideName
+from limelens.explain.segmentation.segments import Method
+from limelens.explain.surrogate.methods import ExplainMethod
 from limelens.serve import load_bundle
 from limelens.serve.image import fit, read_image
 

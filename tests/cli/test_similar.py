@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.explain.fonts import MissingFontWarning, font_for
+from limelens.explain.drawing.fonts import MissingFontWarning, font_for
 
 Run = Callable[..., Any]
 

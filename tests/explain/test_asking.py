@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from limelens.explain import UNSEEN, check, explain
-from limelens.explain.neighbourhood import Sampling, draw, fill, perturbation
-from limelens.explain.segments import Segmentation, given
+from limelens.explain.sampling.perturbation import Sampling, draw, fill, perturbation
+from limelens.explain.segmentation.segments import Segmentation, given
 from limelens.explain.settings import ExplainOptions
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -12,12 +12,12 @@ from limelens.explain import (
     LabelExplanation,
     MissingFontWarning,
     SegmentWeight,
-    fonts,
     heat_map,
     image_and_mask,
     overlay,
     side_by_side,
 )
+from limelens.explain.drawing import fonts
 
 WEIGHTS = {3: 0.5, 8: -0.25, 1: 0.01}
 

@@ -16,7 +16,7 @@ from limelens.explain import (
     explain,
     explain_progressively,
 )
-from limelens.explain.methods import ExplainMethod, shap_design
+from limelens.explain.surrogate.methods import ExplainMethod, shap_design
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 METHODS: tuple[Any, ...] = get_args(ExplainMethod)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.explain import segments as segments_module
+from limelens.explain.segmentation import segments as segments_module
 
 pytest.importorskip("skimage")
 

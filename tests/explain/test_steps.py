@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from limelens.explain import InvalidArgumentError, contrast, explain
-from limelens.explain.colours import signs
-from limelens.explain.steps import SampleImages, steps
+from limelens.explain.drawing.colours import signs
+from limelens.explain.drawing.steps import SampleImages, steps
 
 pytest.importorskip("skimage")
 

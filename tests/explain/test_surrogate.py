@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from limelens.explain.explanation import LabelExplanation, Samples
-from limelens.explain.fit import fit_labels
-from limelens.explain.neighbourhood import draw
-from limelens.explain.proximity import distances, proximity
-from limelens.explain.stability import ties
-from limelens.explain.surrogate import ridge
+from limelens.explain.sampling.perturbation import draw
+from limelens.explain.sampling.proximity import distances, proximity
+from limelens.explain.surrogate.fit import fit_labels
+from limelens.explain.surrogate.ridge import ridge
+from limelens.explain.surrogate.stability import ties
 
 NUM_SEGMENTS = 30
 

@@ -1,6 +1,10 @@
 """LIME for image classifiers: an image and a predict function in, an explanation out."""
 
-from limelens.explain.curves import draw_curves
+from limelens.explain.drawing.curves import draw_curves
+from limelens.explain.drawing.fonts import MissingFontWarning
+from limelens.explain.drawing.heat_map import heat_map, side_by_side
+from limelens.explain.drawing.masks import image_and_mask
+from limelens.explain.drawing.overlay import overlay
 from limelens.explain.errors import (
     ExplainError,
     InvalidArgumentError,
@@ -17,13 +21,9 @@ from limelens.explain.explanation import (
     Timings,
 )
 from limelens.explain.faithfulness import Faithfulness, check
-from limelens.explain.fit import contrast
-from limelens.explain.fonts import MissingFontWarning
-from limelens.explain.heat_map import heat_map, side_by_side
-from limelens.explain.masks import image_and_mask
-from limelens.explain.overlay import overlay
-from limelens.explain.segments import UNSEEN
+from limelens.explain.segmentation.segments import UNSEEN
 from limelens.explain.settings import ExplainOptions
+from limelens.explain.surrogate.fit import contrast
 
 __all__ = [
     "UNSEEN",

@@ -15,26 +15,26 @@ from typing import Any, Unpack, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain import neighbourhood
-from limelens.explain import segments as cutting
 from limelens.explain.errors import InvalidArgumentError, UnknownLabelError
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, Timings
-from limelens.explain.fit import fit_labels
 from limelens.explain.image import as_rgb
-from limelens.explain.methods import (
+from limelens.explain.sampling import perturbation as neighbourhood
+from limelens.explain.sampling.perturbation import Sampling
+from limelens.explain.sampling.prediction import Predict, Predictions, Progress, liked_batch_size
+from limelens.explain.sampling.proximity import Distance, distances, effective_samples, proximity
+from limelens.explain.segmentation import segments as cutting
+from limelens.explain.segmentation.segments import Method, Segmentation
+from limelens.explain.settings import Compat, ExplainOptions, SamplingChoice, Settings, settle
+from limelens.explain.stopping import Check, go_on
+from limelens.explain.surrogate.fit import fit_labels
+from limelens.explain.surrogate.methods import (
     Design,
     ExplainMethod,
     occlusion_design,
     rise_design,
     shap_design,
 )
-from limelens.explain.neighbourhood import Sampling
-from limelens.explain.prediction import Predict, Predictions, Progress, liked_batch_size
-from limelens.explain.proximity import Distance, distances, effective_samples, proximity
-from limelens.explain.segments import Method, Segmentation
-from limelens.explain.selection import FeatureSelection
-from limelens.explain.settings import Compat, ExplainOptions, SamplingChoice, Settings, settle
-from limelens.explain.stopping import Check, go_on
+from limelens.explain.surrogate.selection import FeatureSelection
 
 PAIRED_FROM = 5
 """Samples per segment from which "auto" draws pairs: below, half as many distinct rows are too
@@ -82,7 +82,8 @@ def explain(
         image: `(H, W, 3)` RGB or `(H, W)` grey pixels, uint8, of the size that the model sees.
         predict: `(N, H, W, 3)` uint8 -> `(N, C)` probabilities. An integer attribute
             `max_concurrency` above 1 lets it be called from that many threads at once; the answer
-            stays the same. `limelens.explain.prediction` names what else it may say of itself.
+            stays the same. `limelens.explain.sampling.prediction` names what else it may say of
+            itself.
         method: how segments are weighed: "lime"; "kernel_shap" (Shapley values: intercept plus
             weights equal the probability; exact where `num_samples` reaches 2^K for K segments);
             "occlusion" (how far the probability drops when one segment is hidden: K + 1 samples,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.errors import UnknownLabelError
-from limelens.explain.methods import ExplainMethod
-from limelens.explain.neighbourhood import Hide, Sampling
+from limelens.explain.sampling.perturbation import Hide, Sampling
+from limelens.explain.surrogate.methods import ExplainMethod
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
 from limelens.explain.image import as_rgb
-from limelens.explain.neighbourhood import Hide, fill, perturbation
-from limelens.explain.prediction import Predict, Predictions, liked_batch_size
-from limelens.explain.segments import known
+from limelens.explain.sampling.perturbation import Hide, fill, perturbation
+from limelens.explain.sampling.prediction import Predict, Predictions, liked_batch_size
+from limelens.explain.segmentation.segments import known
 from limelens.explain.stopping import Check, go_on
 
 

@@ -11,13 +11,13 @@ from typing import Any, Literal, TypedDict, TypeVar, cast, get_args
 import numpy as np
 
 from limelens.explain.errors import InvalidArgumentError
-from limelens.explain.methods import ExplainMethod
-from limelens.explain.neighbourhood import Hide, HideName
-from limelens.explain.prediction import Progress
-from limelens.explain.proximity import Distance
-from limelens.explain.segments import Method
-from limelens.explain.selection import FeatureSelection
+from limelens.explain.sampling.perturbation import Hide, HideName
+from limelens.explain.sampling.prediction import Progress
+from limelens.explain.sampling.proximity import Distance
+from limelens.explain.segmentation.segments import Method
 from limelens.explain.stopping import Check
+from limelens.explain.surrogate.methods import ExplainMethod
+from limelens.explain.surrogate.selection import FeatureSelection
 
 Compat = Literal["lime"]
 SamplingChoice = Literal["auto", "paired", "independent"]

@@ -193,7 +193,7 @@ def _answer(
 
 
 def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
-    from limelens.explain.fonts import MissingFontWarning
+    from limelens.explain.drawing.fonts import MissingFontWarning
     from limelens.serve.tools.similar.sheet import Panel, write_sheet
 
     rows = [

@@ -359,7 +359,7 @@ def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExpl
 def _draw_steps(
     here: LocalClient, fully: RenderedExplanation, arguments: ExplainArguments, path: Path
 ) -> None:
-    from limelens.explain.steps import steps
+    from limelens.explain.drawing.steps import steps
 
     why, labels = fully.answers[0], here.bundle.labels
     sheet = steps(

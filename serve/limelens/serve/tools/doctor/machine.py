@@ -224,7 +224,7 @@ def _torch() -> Check:
 
 def _fonts() -> Check:
     try:
-        from limelens.explain.fonts import MissingFontWarning, font_for
+        from limelens.explain.drawing.fonts import MissingFontWarning, font_for
     except ImportError as error:
         return warning(
             "fonts",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain.fonts import font_for
+from limelens.explain.drawing.fonts import font_for
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.files import writing_whole
 from limelens.serve.image import read_image

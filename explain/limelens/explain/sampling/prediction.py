@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.errors import PredictionError
-from limelens.explain.neighbourhood import Perturbation
+from limelens.explain.sampling.perturbation import Perturbation
 from limelens.explain.stopping import Check
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]

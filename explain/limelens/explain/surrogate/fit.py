@@ -6,14 +6,14 @@ Knows samples. Does not know images, nor asks the model.
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain import methods
 from limelens.explain.errors import UnknownLabelError
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, SegmentWeight
-from limelens.explain.methods import Estimate
-from limelens.explain.neighbourhood import Sampling
-from limelens.explain.selection import FeatureSelection, select
-from limelens.explain.stability import expected_agreement, ties, top_k
+from limelens.explain.sampling.perturbation import Sampling
 from limelens.explain.stopping import Check, go_on
+from limelens.explain.surrogate import methods
+from limelens.explain.surrogate.methods import Estimate
+from limelens.explain.surrogate.selection import FeatureSelection, select
+from limelens.explain.surrogate.stability import expected_agreement, ties, top_k
 
 _JUDGING_SEED = 20160813  # stability is judged by the same draws in every run and round
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain.colours import Palette, signs
+from limelens.explain.drawing.colours import Palette, signs
+from limelens.explain.drawing.fonts import font_for
 from limelens.explain.faithfulness import Faithfulness
-from limelens.explain.fonts import font_for
 
 _PLOT = (360, 270)  # width, height of one pair of axes, in pixels
 _LEFT, _TOP, _BOTTOM, _GAP = 48, 70, 56, 28

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain.colours import Palette, signs
+from limelens.explain.drawing.colours import Palette, signs
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Weights, ranked
 from limelens.explain.image import as_rgb
-from limelens.explain.segments import UNSEEN, checked
+from limelens.explain.segmentation.segments import UNSEEN, checked
 
 _PALE = 190.0
 _BAND_PIXELS = 1 << 20  # rows are painted in bands of about this, to bound memory

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain.colours import Palette, names, signs
+from limelens.explain.drawing.colours import Palette, names, signs
+from limelens.explain.drawing.fonts import font_for
+from limelens.explain.drawing.overlay import paint
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import LabelExplanation, Weights, ranked
-from limelens.explain.fonts import font_for
 from limelens.explain.image import as_rgb
-from limelens.explain.overlay import paint
-from limelens.explain.segments import checked
+from limelens.explain.segmentation.segments import checked
 
 _SHORTEST, _LONGEST, _NARROWEST = 480, 1600, 48  # sides of an image, in pixels
 _PAPER, _INK, _PALE_INK = (255, 255, 255), (25, 25, 25), (95, 95, 95)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Weights, ranked
 from limelens.explain.image import as_rgb
-from limelens.explain.segments import checked
+from limelens.explain.segmentation.segments import checked
 
 
 def image_and_mask(

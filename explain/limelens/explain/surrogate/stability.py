@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.stopping import Check, go_on
-from limelens.explain.surrogate import Surrogate, block_rows, blocks
+from limelens.explain.surrogate.ridge import Surrogate, block_rows, blocks
 
 TOP_K = 5
 """How many of the heaviest segments two runs are compared by."""

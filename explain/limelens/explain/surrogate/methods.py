@@ -19,10 +19,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain.neighbourhood import Sampling, draw
-from limelens.explain.stability import covariance
+from limelens.explain.sampling.perturbation import Sampling, draw
 from limelens.explain.stopping import Check, go_on
-from limelens.explain.surrogate import Surrogate, blocks, ridge
+from limelens.explain.surrogate.ridge import Surrogate, blocks, ridge
+from limelens.explain.surrogate.stability import covariance
 
 ExplainMethod = Literal["lime", "kernel_shap", "occlusion", "rise"]
 

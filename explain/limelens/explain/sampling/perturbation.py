@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from limelens.explain.segments import Segmentation, distinct
+from limelens.explain.segmentation.segments import Segmentation, distinct
 
 Sampling = Literal["paired", "independent"]
 HideName = Literal["mean", "blur", "shuffle"]

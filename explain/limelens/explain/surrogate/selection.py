@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from limelens.explain.errors import MissingPackageError
 from limelens.explain.stopping import Check, go_on
-from limelens.explain.surrogate import moments
+from limelens.explain.surrogate.ridge import moments
 
 FeatureSelection = Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"]
 

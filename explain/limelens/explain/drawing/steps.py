@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain import neighbourhood
-from limelens.explain.colours import Palette, signs
+from limelens.explain.drawing.colours import Palette, signs
+from limelens.explain.drawing.fonts import Font, font_for
+from limelens.explain.drawing.overlay import overlay
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation, LabelExplanation
-from limelens.explain.fonts import Font, font_for
 from limelens.explain.image import as_rgb
-from limelens.explain.overlay import overlay
-from limelens.explain.proximity import Distance, distances
-from limelens.explain.segments import known
+from limelens.explain.sampling import perturbation as neighbourhood
+from limelens.explain.sampling.proximity import Distance, distances
+from limelens.explain.segmentation.segments import known
 
 _WIDTH, _MARGIN, _GAP = 1360, 36, 24
 _LARGE, _SMALL = 416, 194  # longer side of a panel

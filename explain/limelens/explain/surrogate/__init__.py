@@ -1,0 +1,1 @@
+"""From samples to weights: the surrogate, other methods, feature selection and stability."""
