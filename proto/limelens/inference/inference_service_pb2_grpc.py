@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """The models of the server as tensors go in and out. Errors carry google.rpc details, as those of
-    limelens.v1.ClassifierService do. What Triton has beside these (shared memory, tracing, log
-    settings) is answered with UNIMPLEMENTED.
+    """Runs the server's models on tensors. Errors carry google.rpc details like those of
+    limelens.v1.ClassifierService. Triton's other calls (shared memory, tracing, log settings) are
+    UNIMPLEMENTED.
     """
 
     def __init__(self, channel):
@@ -100,41 +100,41 @@ class GRPCInferenceServiceStub:
 
 
 class GRPCInferenceServiceServicer:
-    """The models of the server as tensors go in and out. Errors carry google.rpc details, as those of
-    limelens.v1.ClassifierService do. What Triton has beside these (shared memory, tracing, log
-    settings) is answered with UNIMPLEMENTED.
+    """Runs the server's models on tensors. Errors carry google.rpc details like those of
+    limelens.v1.ClassifierService. Triton's other calls (shared memory, tracing, log settings) are
+    UNIMPLEMENTED.
     """
 
     def ServerLive(self, request, context):
-        """Whether the process answers.
+        """Says that the process runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Whether it takes calls: false once it is going down.
+        """Says whether the server accepts calls: false when it is going down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Whether a model answers. One that is unknown is not ready, which is no error.
+        """Says whether a model answers. An unknown model is not ready; that is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """What the server is.
+        """Describes the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelMetadata(self, request, context):
-        """What a model takes and gives. NOT_FOUND names what is served.
+        """Describes a model's inputs and outputs. NOT_FOUND lists the models that are served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,44 +148,44 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """The same for many requests on one stream. Answers come in the order of the requests; a request
-        that fails is answered with an error message, and the stream goes on.
+        """Runs models for many requests on one stream. Responses come in the order of the requests; a
+        request that fails gets an error message, and the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelConfig(self, request, context):
-        """How a model is set up, in Triton's words.
+        """Describes a model as Triton's configuration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelStatistics(self, request, context):
-        """What models have done since the server started, whoever asked.
+        """Counts what models have done since the server started, for all callers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryIndex(self, request, context):
-        """What lies in the folder of models, served or refused.
+        """Lists the model repository: every version, whether it answers or was refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Looks at the folder of models now, not only when it is time. UNIMPLEMENTED on a server that
-        does not look for new versions by itself.
+        """Reads the model repository now instead of at the next interval. UNIMPLEMENTED if the server
+        runs with `--reload off`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """UNIMPLEMENTED: what is served follows from what lies in the folder.
+        """UNIMPLEMENTED: remove the version's folder instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,9 +263,9 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """The models of the server as tensors go in and out. Errors carry google.rpc details, as those of
-    limelens.v1.ClassifierService do. What Triton has beside these (shared memory, tracing, log
-    settings) is answered with UNIMPLEMENTED.
+    """Runs the server's models on tensors. Errors carry google.rpc details like those of
+    limelens.v1.ClassifierService. Triton's other calls (shared memory, tracing, log settings) are
+    UNIMPLEMENTED.
     """
 
     @staticmethod

@@ -84,23 +84,23 @@ class ClassifierServiceServicer:
 
     def Classify(self, request, context):
         """Classifies one or more images. INVALID_ARGUMENT names the image or field that is wrong,
-        NOT_FOUND what is served instead of the model that was asked for.
+        NOT_FOUND lists the models that are served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """Classifies the frames of one camera. The newest frame is classified, older ones that wait
-        are answered as dropped. The first message must be the configuration. Once the camera has
-        said all, what is still being explained is waited for, ten seconds at most.
+        """Classifies the frames of one camera. The newest frame is classified; older frames that wait
+        are answered as dropped. The first message must be the configuration. When the camera ends
+        its side, the server finishes a running explanation first, for at most ten seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Explains what the model says of one image.
+        """Explains the model's prediction for one image.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -108,9 +108,9 @@ class ClassifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainStream(self, request, context):
-        """The same with progress: each message is a usable explanation from more samples than the one
-        before, and the last equals what Explain gives for the same request and seed. Who reads
-        slowly gets fewer messages, the last one always. Cancelling stops the work.
+        """Explains with progress: each message is a usable explanation from more samples than the one
+        before, and the last one equals Explain's for the same request and seed. A slow reader gets
+        fewer messages, but always the last. Cancelling the call stops the work.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
@@ -119,15 +119,15 @@ class ClassifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Turns one or more images into feature vectors, by which similar images are found. Limits
-        and errors are those of Classify.
+        """Turns one or more images into feature vectors for a search of similar images. Limits and
+        errors are those of Classify.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists what is served.
+        """Lists every model and version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
