@@ -1,19 +1,19 @@
-# Everything runs in .venv, which the first command makes.
+# Everything runs in .venv, which the first command creates.
 
-# onnxruntime reports to nobody, in whatever is run from here.
+# Switches off onnxruntime's usage reports.
 export ORT_DISABLE_TELEMETRY := 1
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# serve-gpu where there is an NVIDIA driver, else serve-cpu; `make … ACCEL=cpu` decides otherwise.
+# gpu on a machine with an NVIDIA driver, else cpu; `make … ACCEL=cpu` overrides it.
 ACCEL ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-# The two builds of onnxruntime own the same folder: the other one goes first.
+# The two builds of onnxruntime own the same folder, so the other one is removed first.
 OTHER_RUNTIME := $(if $(filter gpu,$(ACCEL)),onnxruntime,onnxruntime-gpu)
 
-# What is installed is known by contents and by the checkout's path, not by times: an environment
-# from a cache is taken as it is where both fit.
+# The names of the stamps hold a checksum of contents and of the checkout's path, not times, so that
+# an environment from a cache is used if both match.
 KEY := $(shell { pwd -P; $(BIN)/python -V 2>/dev/null || $(PYTHON) -V; cat pyproject.toml constraints.txt; } | cksum | tr ' ' '-')
 SERVES := $(VENV)/.installed-serve-$(ACCEL)-$(KEY)
 ALL := $(VENV)/.installed-all-$(ACCEL)-$(KEY)
@@ -22,13 +22,13 @@ PROTOS := $(wildcard proto/limelens/*/*.proto)
 SERVICES := $(wildcard proto/limelens/*/*_service.proto)
 CODE := train serve explain proto tests benchmarks examples fuzz
 
-# What `make export` trains on and writes; without DATA a synthetic set is rendered.
+# What `make export` trains on and the model's name; without DATA it draws faces.
 DATA ?=
 NAME ?= $(if $(DATA),$(shell basename "$(DATA)" | tr -c 'A-Za-z0-9._\n-' '_'),facemask-synthetic)
-# The small network at 64 pixels learns the drawn faces in a fraction of the time of the default.
+# A small network at 64 pixels learns drawn faces in a fraction of the default's time.
 DRAWN_OPTIONS := --arch cnn3 --input-size 64 --epochs 14 --learning-rate 3e-3 --augment light --alert-label without_mask
 TRAIN_OPTIONS ?= $(if $(DATA),,$(DRAWN_OPTIONS))
-# Of each of the two labels.
+# Faces to draw for each of the two labels.
 NUM_DRAWN ?= 1200
 SYNTHETIC := build/data/facemask-synthetic
 
@@ -38,7 +38,7 @@ SYNTHETIC := build/data/facemask-synthetic
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-install: $(ALL) ## Install everything for developing (with torch, several GB)
+install: $(ALL) ## Install everything for development (with torch, several GB)
 
 demo: $(SERVES) ## Serve the shipped model, classify and explain a portrait (no torch)
 	$(BIN)/limelens demo
@@ -52,12 +52,12 @@ test: $(ALL) ## Run the tests
 test-slow: $(ALL) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-# Requests take about as long as the image reader.
+# Seconds for each of requests, images and costly images.
 FUZZ_S ?= 300
-fuzz: $(ALL) ## Try random requests, images and costly images, each about FUZZ_S=300 s
+fuzz: $(ALL) ## Try random requests, images and costly images, FUZZ_S=300 s each
 	LIMELENS_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest tests/fuzz
 
-check: $(ALL) ## Lint, types, imports, contract
+check: $(ALL) ## Check format, lint, types, imports and the contract
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy train serve explain tests benchmarks examples fuzz
@@ -70,7 +70,7 @@ check: $(ALL) ## Lint, types, imports, contract
 	    || { echo "$$stub is not what 'make proto' makes; run it and commit"; exit 1; }; \
 	done
 
-format: $(ALL) ## Put the code into its standard form
+format: $(ALL) ## Format the code
 	$(BIN)/ruff check --fix-only $(CODE)
 	$(BIN)/ruff format $(CODE)
 
@@ -83,7 +83,7 @@ stubs:
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) $(PROTOS)
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --grpc_python_out=$(PROTO_OUT) $(SERVICES)
 
-export: $(ALL) ## Train on DATA=… and export as NAME=…; without DATA on drawn faces
+export: $(ALL) ## Train on DATA=… and export as NAME=…; without DATA, on drawn faces
 ifeq ($(DATA),)
 	rm -rf $(SYNTHETIC) build/runs/$(NAME)
 	@echo "Drawing $$((2 * $(NUM_DRAWN))) faces, NUM_DRAWN=$(NUM_DRAWN) of each label ..."
@@ -98,24 +98,24 @@ else
 	$(BIN)/limelens export "build/runs/$(NAME)" --name "$(NAME)"
 endif
 
-bench: $(ALL) ## Measure explanations against the bare model and against lime
+bench: $(ALL) ## Measure explanations against the bare model and other packages
 	$(BIN)/python -m benchmarks.explain_speed
 
-# One of the sets, or all of them where it is empty.
+# One of the sets; empty means all.
 SET ?=
-results: $(ALL) ## Train and measure every set of LIMELENS_DATA (hours; SET=wine for one)
+results: $(ALL) ## Train and measure the sets in LIMELENS_DATA (hours; SET=wine for one)
 	$(BIN)/python -m benchmarks.results $(if $(SET),--set $(SET))
 
-# Which of the two is there, unless it is named: make image ENGINE=podman
+# The first of the two that is installed; `make image ENGINE=podman` overrides it.
 ENGINE ?= $(firstword $(foreach one,docker podman,$(if $(shell command -v $(one)),$(one))))
 IMAGE ?= limelens
 image: ## Build the container image of the server (IMAGE=name, ACCEL=gpu for CUDA)
 	@[ -n "$(ENGINE)" ] || { echo "make image needs docker or podman, and neither is installed here"; exit 1; }
 	@$(ENGINE) info >/dev/null 2>&1 \
-	  || { echo "make image: $(ENGINE) is installed and does not answer; start it ($(ENGINE) info says more)"; exit 1; }
+	  || { echo "make image: $(ENGINE) is installed but does not answer; start it ($(ENGINE) info says more)"; exit 1; }
 	$(ENGINE) build --file deploy/Dockerfile --build-arg EXTRAS=serve-$(ACCEL),explain --tag $(IMAGE) .
 
-clean: ## Remove what was built, but not .venv, runs and models
+clean: ## Remove build output, but not .venv, runs and models
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find train serve explain proto tests benchmarks fuzz -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -123,7 +123,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "limelens needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
-	  || { echo "this Python cannot make environments; install its venv package (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	  || { echo "this Python cannot create environments; install its venv package (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
 $(SERVES): | $(VENV)/bin/python
