@@ -84,15 +84,16 @@ def cost_of(data: bytes) -> Cost:
     """
     from limelens.serve.errors import InvalidImageError
     from limelens.serve.image import ResizeRule, read_fitted
-    from limelens.serve.image.apart import is_quick
-    from limelens.serve.image.child import limit_memory, limit_time
-    from limelens.serve.image.inspecting import allowed_s, inspect
+    from limelens.serve.image.decoder_process import limit_memory, limit_time
+    from limelens.serve.image.encoded import EncodedImage
+    from limelens.serve.image.inspecting import inspect
+    from limelens.serve.image.limits import allowed_s
 
     def nothing() -> bool:
         return True
 
     def look() -> bool:
-        return is_quick(data)
+        return EncodedImage("image", data).is_quick
 
     def read() -> bool:
         try:

@@ -39,10 +39,10 @@ def check(data: bytes) -> bool:
     """
     # Here and not above: coverage is measured of what is loaded under the fuzzer's eyes.
     from limelens.serve.errors import InvalidImageError
-    from limelens.serve.image import Region, ResizeMode, ResizeRule, fit, read_image
+    from limelens.serve.image import DecodeLimits, Region, ResizeMode, ResizeRule, fit, read_image
 
     try:
-        pixels = read_image(data, max_pixels=MAX_PIXELS)
+        pixels = read_image(data, DecodeLimits(MAX_PIXELS))
     except InvalidImageError as error:
         _require(bool(str(error)), "a reason is given")
         str(error).encode()  # it can be sent
@@ -51,7 +51,7 @@ def check(data: bytes) -> bool:
     _require(pixels.ndim == 3 and pixels.shape[2] == 3, "pixels are (H, W, 3)")
     height, width = pixels.shape[:2]
     _require(1 <= height * width <= MAX_PIXELS, "the image is within the limit")
-    again = read_image(data, max_pixels=MAX_PIXELS)
+    again = read_image(data, DecodeLimits(MAX_PIXELS))
     _require(np.array_equal(pixels, again), "the same bytes give the same pixels")
     # Any region, but the same one for the same bytes.
     edges = np.frombuffer(zlib.crc32(data).to_bytes(4, "big"), np.uint8) / 256

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from limelens.serve.image.apart import warm
+from limelens.serve.image.decoder_client import start_decoder
 from limelens.serve.repository.model_repository import Repository, ready_line
 from limelens.serve.rpc.server import Server, allow_many_connections, loop_factory, open_repository
 from limelens.serve.rpc.server_config import ServerConfig
@@ -76,7 +76,7 @@ async def _run(
     if server.http is not None:
         _log.info("metrics and probes on http://%s", server.http.address)
     announce_to(announce, line)
-    warming = asyncio.create_task(asyncio.to_thread(warm))  # for the first slow image
+    warming = asyncio.create_task(asyncio.to_thread(start_decoder))  # for the first slow image
     await told.wait()
     await warming
     _log.info("told to stop; calls under way have %g seconds", config.grace_s)

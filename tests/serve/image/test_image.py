@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageOps
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError
 from limelens.serve.image import (
     UNSEEN,
+    DecodeLimits,
     Region,
     ResizeMode,
     ResizeRule,
@@ -183,9 +184,9 @@ def test_every_file_of_the_bad_set_is_read_or_refused(data_folder: Path) -> None
 
 def test_pixel_limit_is_checked_before_decoding() -> None:
     data = encode(np.zeros((100, 101, 3), np.uint8))
-    assert read_image(data, max_pixels=10_100).shape == (100, 101, 3)
+    assert read_image(data, DecodeLimits(10_100)).shape == (100, 101, 3)
     with pytest.raises(ImageTooLargeError, match=r"100x101 is 10,100 pixels; the limit is 10,099"):
-        read_image(data, max_pixels=10_099)
+        read_image(data, DecodeLimits(10_099))
 
 
 @pytest.mark.parametrize(
@@ -468,4 +469,4 @@ def test_without_simplejpeg_pillow_reads_all(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_jpeg_of_the_networks_size_may_have_too_many_pixels() -> None:
     data = _saved(Image.new("RGB", (64, 48)))
     with pytest.raises(ImageTooLargeError):
-        read_fitted(data, ResizeRule(48, 64), max_pixels=64 * 48 - 1)
+        read_fitted(data, ResizeRule(48, 64), limits=DecodeLimits(64 * 48 - 1))

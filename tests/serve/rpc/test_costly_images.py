@@ -24,10 +24,19 @@ from fuzz.costly_images import MAKERS, chunk, empty_scans, segment
 from fuzz.decode_cost import cost_of
 from limelens.serve import Client
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError
-from limelens.serve.image import Region, ResizeMode, ResizeRule, apart, read_fitted, read_image
-from limelens.serve.image.apart import is_quick, read_fitted_apart, read_image_apart, upright
+from limelens.serve.image import (
+    DecodeLimits,
+    Region,
+    ResizeMode,
+    ResizeRule,
+    read_fitted,
+    read_image,
+)
+from limelens.serve.image.decoder_client import decode_apart, start_decoder, upright
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.image.fitting import Pixels, resized
-from limelens.serve.image.inspecting import MAX_SIDE, inspect
+from limelens.serve.image.inspecting import inspect
+from limelens.serve.image.limits import MAX_SIDE
 
 RULE = ResizeRule(48, 32)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="images are decoded here then")
@@ -104,7 +113,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_what_costs_more_than_its_bytes_is_refused_before_it_is_decoded(name: str) -> None:
-    for read in (read_image, read_image_apart):
+    for read in (read_image, decode_apart):
         with pytest.raises(InvalidImageError):
             read(COSTLY[name])
 
@@ -148,23 +157,23 @@ def test_another_process_gives_the_same_pixels(
     exif[0x0112] = orientation
     data = saved(noise(480, 640).convert(mode), kind, exif=exif.tobytes(), **options)
     whole = read_image(data)
-    assert np.array_equal(read_image_apart(data), whole)
+    assert np.array_equal(decode_apart(data), whole)
     for region in (None, Region(0.1, 0.2, 0.7, 0.9)):
         for rule in (RULE, ResizeRule(48, 32, ResizeMode.PAD), ResizeRule(640, 480)):
             assert np.array_equal(
-                read_fitted_apart(data, rule, region), read_fitted(data, rule, region)
+                decode_apart(data, rule=rule, region=region), read_fitted(data, rule, region)
             )
 
 
 @needs_fork
 def test_another_process_says_why_it_refuses() -> None:
     with pytest.raises(ImageTooLargeError, match="the limit is 100"):
-        read_fitted_apart(GOOD_PNG, RULE, max_pixels=100)
+        decode_apart(GOOD_PNG, DecodeLimits(100), RULE)
     with pytest.raises(InvalidImageError, match="not an image that is read: text"):
-        read_image_apart(b"just words")
+        decode_apart(b"just words")
     half = saved(noise(640, 480), "JPEG")
     with pytest.raises(InvalidImageError, match="damaged: "):
-        read_image_apart(half[: len(half) // 2])
+        decode_apart(half[: len(half) // 2])
 
 
 @needs_fork
@@ -172,18 +181,18 @@ def test_a_decoder_that_takes_too_long_is_ended_and_the_next_is_not() -> None:
     slow = saved(noise(3000, 4000), "PNG", compress_level=1)
     with pytest.raises(InvalidImageError, match="takes too long"):
         # Its bytes pay for the rest; so few are left that it cannot be done.
-        read_fitted_apart(slow[: len(slow)], RULE, max_decode_s=-len(slow) * 30e-9 + 0.05)
-    assert read_fitted_apart(GOOD_PNG, RULE).shape == (48, 32, 3)
+        decode_apart(slow, DecodeLimits(max_decode_s=-len(slow) * 30e-9 + 0.05), RULE)
+    assert decode_apart(GOOD_PNG, rule=RULE).shape == (48, 32, 3)
 
 
 @needs_fork
 def test_a_helper_that_was_ended_is_begun_again() -> None:
-    read_fitted_apart(GOOD_PNG, RULE)
-    process = apart._HELPER._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert read_fitted_apart(GOOD_PNG, RULE).shape == (48, 32, 3)
+    decode_apart(GOOD_PNG, rule=RULE)
+    pid = start_decoder()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert decode_apart(GOOD_PNG, rule=RULE).shape == (48, 32, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -206,10 +215,10 @@ def test_resizing_by_strips_gives_what_pillow_gives(
 
 def test_quick_images_are_those_of_cameras_and_networks() -> None:
     for image in (noise(224, 224), noise(720, 1280), noise(1080, 1920)):
-        assert is_quick(saved(image, "JPEG"))
-    assert is_quick(saved(noise(224, 224), "PNG"))
-    assert not is_quick(saved(noise(3000, 4000), "JPEG"))
-    assert not is_quick(bytes(3_000_000))
+        assert EncodedImage("image", saved(image, "JPEG")).is_quick
+    assert EncodedImage("image", saved(noise(224, 224), "PNG")).is_quick
+    assert not EncodedImage("image", saved(noise(3000, 4000), "JPEG")).is_quick
+    assert not EncodedImage("image", bytes(3_000_000)).is_quick
 
 
 @pytest.fixture

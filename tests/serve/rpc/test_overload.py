@@ -213,7 +213,7 @@ def test_those_with_slow_images_come_in_turn() -> None:
 
         async def ask(who: str, place: str) -> None:
             holders[asyncio.current_task()] = (who, "")
-            await slow.fitted(Slow(place, b"", None, None, 0), rule)
+            await slow.fitted(Slow(place, b""), rule)
 
         tasks = [asyncio.create_task(ask("many", f"many {i}")) for i in range(5)]
         tasks.append(asyncio.create_task(ask("one", "one 0")))

@@ -244,7 +244,7 @@ class _Subject:
         self._check = check
         self._own: NDArray[np.uint16] | None = None
         if question.segments_png:
-            size, most = self.fitted.source_size, question.image.max_pixels
+            size, most = self.fitted.source_size, question.image.limits.max_pixels
             own = read_segments(question.segments_png, size, most)
             self._own = self.fitted.from_source(own)
         self._decode_s = time.monotonic() - began

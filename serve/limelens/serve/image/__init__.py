@@ -1,10 +1,15 @@
 """From bytes to the pixels that a network sees: the one place where this is done.
 
-Training, serving and the command line all call `read_image` and `fit`, or `read_fitted`, which
-gives the same bytes sooner, so that they cannot disagree about orientation, colour or resizing.
-Before anything is decoded, `inspecting` looks at what a decoder would be asked to do, and refuses
-what costs far more than its bytes; a server decodes what is not plainly quick in a process that
-can be ended (`apart`). The package knows nothing of models or of requests.
+    encoded          EncodedImage: within limits, in this thread or in a process   servers, clients
+    decoding         read_image, read_fitted: the same in this thread              training
+      inspecting     refuses what costs far more than its bytes
+      formats        walks the structure of five formats
+      fitting        region, orientation, colour, resizing
+      limits         what decoding may cost
+    decoder_client   the process for slow images, and decoder_process what runs in it
+
+All of them end in `decoding.decode`, so that training, serving and the command line cannot disagree
+about orientation, colour or resizing. The package knows nothing of models or of requests.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from limelens.serve.image.fitting import ResizeRule as ResizeRule
 from limelens.serve.image.fitting import fit as fit
 from limelens.serve.image.fitting import raw_image as raw_image
 from limelens.serve.image.fitting import shrink as shrink
-from limelens.serve.image.inspecting import FORMATS as FORMATS
-from limelens.serve.image.inspecting import MAX_PIXELS as MAX_PIXELS
-from limelens.serve.image.names import SPLIT_NAMES as SPLIT_NAMES
-from limelens.serve.image.names import SUFFIXES as SUFFIXES
+from limelens.serve.image.formats import FORMATS as FORMATS
+from limelens.serve.image.formats import SUFFIXES as SUFFIXES
+from limelens.serve.image.limits import MAX_PIXELS as MAX_PIXELS
+from limelens.serve.image.limits import DecodeLimits as DecodeLimits

@@ -1,10 +1,10 @@
-"""Decoding in a process that can be ended, for images that are not plainly quick.
+"""Decodes in a process that can be ended, for images that are not plainly quick.
 
-One helper process, begun when it is first needed, forks for every image; the child has its seconds
-of CPU (a timer of the operating system ends it within the decoder) and its bytes of memory, and
-whatever it leaves is gone with it. Callers block until it is done: call from a thread that may.
-Where processes cannot be forked (Windows) the image is decoded in the calling thread, after the
-same look at its structure. It knows nothing of requests.
+One decoder process, started when it is first needed, forks for every image. The child has limited
+seconds of CPU (a timer of the operating system ends it within the decoder) and bytes of memory, and
+all that it holds is gone with it. Callers block until it is done: call from a thread that may.
+Where processes cannot fork (Windows) the image is decoded in the calling thread, after the same
+inspection.
 """
 
 from __future__ import annotations
@@ -19,96 +19,64 @@ import struct
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError, UnavailableError
-from limelens.serve.image.decoding import decoded, source_fitted
-from limelens.serve.image.fitting import Pixels, Region, ResizeRule
-from limelens.serve.image.inspecting import (
-    MAX_DECODE_S,
-    MAX_PIXELS,
-    Source,
-    inspect,
-    too_slow,
-)
+from limelens.serve.image.decoding import decode
+from limelens.serve.image.fitting import Region, ResizeRule
+from limelens.serve.image.inspecting import inspect
+from limelens.serve.image.limits import DEFAULT_LIMITS, DecodeLimits, too_slow
 
-MAX_QUICK_BYTES: Final = 2 * 1024 * 1024
-"""Files over this are never looked at in the calling thread, let alone decoded."""
 LENGTHS: Final = struct.Struct("<II")
-"""Of the question and of the file; in an answer, of its words and of the pixels behind them."""
+"""Sizes of the request's JSON and of the file; of a reply's JSON and of the pixels behind it."""
 _MAX_WAIT_S: Final = 60.0
-"""Without a word of the child's: it has a few seconds of CPU, but others may have the machine."""
-_BEGIN: Final = (
+"""How long a child may be silent: it has a few seconds of CPU, but others may have the machine."""
+_START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from limelens.serve.image.child import main; main(int(sys.argv[1]))"
+    "from limelens.serve.image.decoder_process import main; main(int(sys.argv[1]))"
 )
 
 
 class DecoderLostError(UnavailableError):
-    """The process that decodes cannot be begun, or was ended by somebody else."""
+    """The decoder process cannot be started, or something else ended it."""
 
 
-def quick_source(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, max_decode_s: float = MAX_DECODE_S
-) -> Source | None:
-    """An image that was looked at and may be decoded in the calling thread, else None.
-
-    Args:
-        data: As for `read_image`.
-        max_pixels: As for `read_image`.
-        max_decode_s: As for `allowed_s`.
-
-    Raises:
-        InvalidImageError: It is refused at once.
-    """
-    if len(data) > MAX_QUICK_BYTES:
-        return None
-    source = inspect(data, max_pixels=max_pixels, max_decode_s=max_decode_s)
-    return source if source.is_quick else None
-
-
-def is_quick(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, max_decode_s: float = MAX_DECODE_S
-) -> bool:
-    """Whether an image is decoded, or refused, in a few hundredths of a second.
-
-    Args:
-        data: As for `read_image`.
-        max_pixels: As for `read_image`.
-        max_decode_s: As for `allowed_s`.
-    """
-    try:
-        return quick_source(data, max_pixels=max_pixels, max_decode_s=max_decode_s) is not None
-    except InvalidImageError:
-        return True
-
-
-def read_image_apart(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, max_decode_s: float = MAX_DECODE_S
+def decode_apart(
+    data: bytes,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+    rule: ResizeRule | None = None,
+    region: Region | None = None,
 ) -> NDArray[np.uint8]:
-    """What `read_image` gives, decoded by a process that can be ended.
+    """Inspects and decodes a file in a process of its own.
 
     Args:
-        data: As for `read_image`.
-        max_pixels: As for `read_image`.
-        max_decode_s: As for `allowed_s`.
+        data: A file of one of `FORMATS`.
+        limits: What decoding may cost.
+        rule: As for `decode`.
+        region: As for `decode`.
 
     Returns:
-        `(H, W, 3)` uint8; perhaps a view of pixels that lie in another order.
+        As `decode`; perhaps a view of pixels that are stored in another order.
 
     Raises:
-        InvalidImageError: As `read_image`, or it took too long.
-        DecoderLostError: It was not decoded, and that is not the image's fault.
+        InvalidImageError: As `decode`, or it took too long.
+        DecoderLostError: It was not decoded, and the image is not the reason.
     """
-    question = {"max_pixels": max_pixels, "max_decode_s": max_decode_s}
-    answer = _HELPER.ask(question, data)
-    if answer is None:
-        source = inspect(data, max_pixels=max_pixels, max_decode_s=max_decode_s)
-        return decoded(source, max_pixels, Pixels.array)
-    words, _, file = answer
+    request = {
+        "limits": asdict(limits),
+        "rule": rule and asdict(rule),
+        "region": region and asdict(region),
+    }
+    reply = _DECODER.ask(request, data, limits)
+    if reply is None:
+        return decode(inspect(data, limits), rule, region)
+    words, pixels, file = reply
+    if rule is not None:
+        return np.frombuffer(pixels, np.uint8).reshape(rule.height, rule.width, 3)
     assert file is not None
     with os.fdopen(file, "r+b", buffering=0) as shared:
         shape = words["shape"]
@@ -116,52 +84,22 @@ def read_image_apart(
     return upright(whole.reshape(shape), words["orientation"])
 
 
-def read_fitted_apart(
-    data: bytes,
-    rule: ResizeRule,
-    region: Region | None = None,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    max_decode_s: float = MAX_DECODE_S,
-) -> NDArray[np.uint8]:
-    """What `read_fitted` gives, decoded by a process that can be ended.
+def start_decoder() -> int | None:
+    """Starts the decoder process ahead of the first image.
 
-    Args:
-        data: As for `read_image`.
-        rule: The bundle's.
-        region: What to look at; None is everything.
-        max_pixels: As for `read_image`.
-        max_decode_s: As for `allowed_s`.
-
-    Raises:
-        LimelensError: As `read_image_apart`.
+    Returns:
+        Its process id; None where there can be none.
     """
-    question = {
-        "max_pixels": max_pixels,
-        "max_decode_s": max_decode_s,
-        "rule": [rule.height, rule.width, rule.mode.value],
-        "region": None
-        if region is None
-        else [region.left, region.top, region.right, region.bottom],
-    }
-    answer = _HELPER.ask(question, data)
-    if answer is None:
-        source = inspect(data, max_pixels=max_pixels, max_decode_s=max_decode_s)
-        return source_fitted(source, rule, region, max_pixels)
-    return np.frombuffer(answer[1], np.uint8).reshape(rule.height, rule.width, 3)
-
-
-def warm() -> None:
-    """Begins the helper process, so that the first image need not wait for it."""
     with contextlib.suppress(DecoderLostError):
-        _HELPER.begin()
+        return _DECODER.start()
+    return None
 
 
 def upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """A view of stored pixels that stands upright.
 
     Args:
-        stored: `(H, W, 3)`.
+        stored: `(H, W, 3)` uint8.
         orientation: As EXIF counts it, 1 to 8.
     """
     if orientation >= 5:
@@ -174,8 +112,8 @@ def upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return stored
 
 
-class _Helper:
-    """The process that forks, and the way to it."""
+class _Decoder:
+    """The decoder process, and the socket to it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -184,20 +122,25 @@ class _Helper:
         self._owner = 0
         self._is_possible = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
-    def begin(self) -> None:
-        """Begins the process where it is not there."""
-        if self._is_possible:
-            with self._lock:
-                self._ready()
+    def start(self) -> int | None:
+        """Starts the process unless it runs; its id, or None where there can be none."""
+        if not self._is_possible:
+            return None
+        with self._lock:
+            self._ready()
+            return None if self._process is None else self._process.pid
 
-    def ask(self, question: dict[str, Any], data: bytes) -> tuple[Any, bytes, int | None] | None:
-        """What a child answers to a question: words, bytes, and perhaps an open file.
+    def ask(
+        self, request: dict[str, Any], data: bytes, limits: DecodeLimits
+    ) -> tuple[Any, bytes, int | None] | None:
+        """Has a new child decode a file.
 
         Returns:
-            None where there can be no child.
+            The reply's JSON, its pixels, and perhaps an open file; None where there can be no
+            child.
 
         Raises:
-            InvalidImageError: What the child found, or it was ended because it took too long.
+            InvalidImageError: The child refused the file, or was ended because it took too long.
             DecoderLostError: There is no child, or it ended otherwise.
         """
         if not self._is_possible:
@@ -205,17 +148,17 @@ class _Helper:
         connection = self._connect()
         try:
             connection.settimeout(_MAX_WAIT_S)
-            asked = json.dumps(question).encode()
+            encoded = json.dumps(request).encode()
             try:
-                connection.sendall(LENGTHS.pack(len(asked), len(data)) + asked)
+                connection.sendall(LENGTHS.pack(len(encoded), len(data)) + encoded)
                 connection.sendall(data)
-                return self._answer(connection)
+                return self._reply(connection)
             except (TimeoutError, ConnectionError):
-                raise too_slow(question["max_decode_s"]) from None
+                raise too_slow(limits.max_decode_s) from None
         finally:
             connection.close()
 
-    def _answer(self, connection: socket.socket) -> tuple[Any, bytes, int | None]:
+    def _reply(self, connection: socket.socket) -> tuple[Any, bytes, int | None]:
         start, files, _, _ = socket.recv_fds(connection, LENGTHS.size, 1)
         file = files[0] if files else None
         try:
@@ -225,7 +168,7 @@ class _Helper:
                     break
                 start += more
             if len(start) < LENGTHS.size:
-                # Nothing was said: the operating system ended it, as it was told to.
+                # The operating system ended it before it replied: its time was up.
                 raise ConnectionResetError
             num_words, num_bytes = LENGTHS.unpack(start)
             words = json.loads(_received(connection, num_words))
@@ -242,7 +185,7 @@ class _Helper:
                 os.close(file)
 
     def _connect(self) -> socket.socket:
-        """A way to a new child."""
+        """A socket to a new child."""
         ours, theirs = socket.socketpair()
         try:
             with self._lock:
@@ -251,11 +194,11 @@ class _Helper:
                     try:
                         socket.send_fds(control, [b"1"], [theirs.fileno()])
                         return ours
-                    except OSError as error:  # it was ended; another is begun, once
+                    except OSError as error:  # it ended; another is started, once
                         self._forget()
                         if is_last:
                             raise DecoderLostError(
-                                f"the process that decodes cannot be reached: {error}"
+                                f"the decoder process cannot be reached: {error}"
                             ) from error
                 raise AssertionError
         except BaseException:
@@ -265,17 +208,17 @@ class _Helper:
             theirs.close()
 
     def _ready(self) -> socket.socket:
-        """The way to the process, which is begun where it is not there; the lock is held."""
+        """The socket to the process, which is started unless it runs; the lock is held."""
         if self._control is not None and self._owner == os.getpid():
             return self._control
-        self._control = self._process = None  # of another process, which forked this one
+        self._control = self._process = None  # inherited by a fork: they are the parent's
         ours, theirs = socket.socketpair()
-        # Threads of libraries that only forks without them can do without.
+        # A fork copies no threads, so libraries must start none.
         one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         arguments = [str(theirs.fileno()), json.dumps(sys.path)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BEGIN, *arguments],
+                [sys.executable, "-c", _START, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -283,14 +226,14 @@ class _Helper:
             )
         except OSError as error:
             ours.close()
-            raise DecoderLostError(f"no process can be begun that decodes: {error}") from error
+            raise DecoderLostError(f"the decoder process cannot be started: {error}") from error
         finally:
             theirs.close()
         self._control, self._owner = ours, os.getpid()
         return ours
 
     def _forget(self) -> None:
-        """Ends the process, which goes when nobody is left to ask; the lock is held."""
+        """Ends the process, which exits when its socket closes; the lock is held."""
         control, process = self._control, self._process
         self._control = self._process = None
         if control is not None:
@@ -320,5 +263,5 @@ def _received(connection: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
-_HELPER: Final = _Helper()
-atexit.register(_HELPER.close)
+_DECODER: Final = _Decoder()
+atexit.register(_DECODER.close)

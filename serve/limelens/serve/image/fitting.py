@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
-from limelens.serve.image.inspecting import check_size
+from limelens.serve.image.limits import check_size
 
 UNSEEN: Final = 65535
 """The segment id of a pixel that the model never saw."""

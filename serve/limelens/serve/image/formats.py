@@ -1,9 +1,9 @@
-"""What a decoder would be asked to do, found out from an image's structure before it is asked.
+"""Walks the structure of JPEG, PNG, GIF, WebP and BMP files in bounded time.
 
-A decoder cannot be interrupted, and a few bytes can ask much of it: scans without content, chunks
-without end, rows that are padded one by one. So the structure is walked here in bounded time.
-What costs far more than its bytes and pixels is refused; parts that no pixel depends on (comments,
-profiles, further frames) are left out, so that no decoder ever reads them. It decodes nothing.
+A few bytes can ask much of a decoder: scans without content, chunks without end, rows padded one
+by one. Each walker finds the size and the orientation, estimates the cost, and leaves out the
+parts that no pixel depends on (comments, profiles, further frames), so that no decoder reads them.
+It decodes no pixel.
 """
 
 from __future__ import annotations
@@ -12,25 +12,18 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from limelens.serve.errors import ImageTooLargeError, InvalidImageError
+from limelens.serve.errors import InvalidImageError
+from limelens.serve.image.limits import Source, check_size
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-MAX_PIXELS: Final = 50_000_000
-MAX_SIDE: Final = 65_535
-"""Of height and width: what JPEG can hold at most."""
-MAX_DECODE_S: Final = 0.4
-"""Seconds of CPU that decoding one image may take beside what its bytes take; see `allowed_s`."""
-MAX_MEMORY: Final = 256 * 1024 * 1024
-"""Bytes that decoding one image may take."""
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
+"""Names of files in these formats end so, in lower case."""
 
 _QUICK_S: Final = 0.04
 _QUICK_MEMORY: Final = 64 * 1024 * 1024
 _QUICK_LOSSLESS: Final = 300 * 300
-_PER_BYTE_S: Final = 30e-9
-_PER_PLAIN_PIXEL_S: Final = 15e-9
 
 _MAX_PARTS: Final = 1000
 """Segments of a JPEG before its first scan, chunks of a PNG or WebP beside those of pixels."""
@@ -46,108 +39,6 @@ _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION: Final = 0x0112
 _XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _MAX_XMP: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """An image that may be decoded.
-
-    Args:
-        format: One of `FORMATS`.
-        height: As it is stored, in pixels.
-        width: As it is stored, in pixels.
-        data: The file without what no pixel depends on.
-        orientation: As EXIF counts it, 1 to 8; 1 is upright.
-        seconds: Of CPU that decoding takes, about; rather too few than too many.
-        memory: Bytes that decoding takes, about.
-        is_plain: Whether it is a JPEG of one scan, as cameras make them: its cost grows with its
-            pixels and bytes, and with nothing else.
-        is_quick: Whether it may be decoded where others wait for the thread.
-    """
-
-    format: str
-    height: int
-    width: int
-    data: bytes
-    orientation: int
-    seconds: float
-    memory: int
-    is_plain: bool
-    is_quick: bool
-
-
-def inspect(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, max_decode_s: float = MAX_DECODE_S
-) -> Source:
-    """Looks at an image's structure; takes a few milliseconds at most.
-
-    Args:
-        data: The file.
-        max_pixels: Limit on height times width.
-        max_decode_s: As for `allowed_s`.
-
-    Raises:
-        ImageTooLargeError: More pixels than `max_pixels`, a side over `MAX_SIDE`, or more memory
-            than `MAX_MEMORY`.
-        InvalidImageError: Not an image of a known format, a damaged one, or one that takes too
-            long to decode.
-    """
-    if not data:
-        raise InvalidImageError("no bytes; expected an encoded image")
-    for start, read in _READERS:
-        if start(data):
-            try:
-                source = read(data, max_pixels)
-            except (IndexError, struct.error):
-                _refuse("damaged: it ends within its header")
-            break
-    else:
-        raise InvalidImageError(
-            f"not an image that is read: {_looks_like(data)}; expected {', '.join(FORMATS)}"
-        )
-    if source.memory > MAX_MEMORY:
-        raise ImageTooLargeError(
-            f"{source.height}x{source.width} of this kind of {source.format} takes "
-            f"{source.memory / 2**20:,.0f} MiB to decode; the limit is {MAX_MEMORY / 2**20:,.0f}: "
-            "send it smaller, or as a baseline JPEG"
-        )
-    if source.seconds > allowed_s(source, len(data), max_decode_s):
-        raise too_slow(max_decode_s)
-    return source
-
-
-def allowed_s(source: Source, num_bytes: int, max_decode_s: float = MAX_DECODE_S) -> float:
-    """Seconds of CPU that decoding may take: what is wasted is bounded, what is sent is paid for.
-
-    Args:
-        source: The image.
-        num_bytes: Of the file that was sent.
-        max_decode_s: Beside what its bytes take, and for a plain JPEG its pixels.
-    """
-    pixels = source.height * source.width if source.is_plain else 0
-    return max_decode_s + _PER_BYTE_S * num_bytes + _PER_PLAIN_PIXEL_S * pixels
-
-
-def too_slow(max_decode_s: float) -> InvalidImageError:
-    """The error of an image that takes too long."""
-    return InvalidImageError(
-        f"takes too long to decode: more than {max_decode_s:g} s and what its size explains; "
-        "send it smaller, or as a baseline JPEG"
-    )
-
-
-def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Passes where an image is not too large.
-
-    Raises:
-        ImageTooLargeError: It has more than `max_pixels`, or a side over `MAX_SIDE`.
-    """
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"{height}x{width} is {height * width:,} pixels; the limit is {max_pixels:,}"
-        )
-    if max(height, width) > MAX_SIDE:
-        raise ImageTooLargeError(f"{height}x{width}; the limit on each side is {MAX_SIDE:,}")
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -507,15 +398,6 @@ def _bmp(data: bytes, max_pixels: int) -> Source:
     return Source("BMP", height, width, data, 1, seconds, each * pixels, False, quick)
 
 
-_READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes, int], Source]], ...]] = (
-    (lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
-    (lambda data: data.startswith(_PNG_START), _png),
-    (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
-    (lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp),
-    (lambda data: data.startswith(b"BM"), _bmp),
-)
-
-
 def _orientation(exif: bytes) -> int:
     """What the first directory of an EXIF block says; 0 where it says nothing that can be."""
     try:
@@ -541,19 +423,11 @@ def _xmp_orientation(xmp: bytes) -> int:
     return number if 1 <= number <= 8 else 0
 
 
-def _looks_like(data: bytes) -> str:
-    start = data[:512].lstrip()
-    lower = start.lower()
-    if lower.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
-    if lower.startswith(b"<svg") or b"<svg" in lower:
-        return "an SVG drawing"
-    if start.startswith(b"%PDF"):
-        return "a PDF document"
-    if start.startswith((b"II*\0", b"MM\0*")):
-        return "a TIFF file"
-    if start.startswith(b"\x1f\x8b"):
-        return "a gzip file"
-    if start.isascii() and bytes(start).decode("ascii").isprintable():
-        return "text"
-    return f"{len(data):,} bytes that begin with {data[:8].hex(' ')}"
+READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes, int], Source]], ...]] = (
+    (lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
+    (lambda data: data.startswith(_PNG_START), _png),
+    (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
+    (lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp),
+    (lambda data: data.startswith(b"BM"), _bmp),
+)
+"""Tells a format by its first bytes, and walks a file within a limit of pixels."""

@@ -232,15 +232,7 @@ def _read_encoded(
                 f"{len(encoded)} elements; expected {count}, as the shape says",
             )
     images = [
-        EncodedImage(
-            f"{INPUT}[{i}]",
-            data,
-            None,
-            None,
-            limits.max_pixels,
-            limits.max_decode_s,
-            is_message=False,
-        )
+        EncodedImage(f"{INPUT}[{i}]", data, limits=limits.decoding, is_message=False)
         for i, data in enumerate(encoded)
     ]
     return _Reading((), sum(map(len, encoded)), images)

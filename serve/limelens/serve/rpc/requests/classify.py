@@ -17,7 +17,7 @@ from limelens.serve.image import (
     raw_image,
 )
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.image.inspecting import MAX_DECODE_S
+from limelens.serve.image.limits import MAX_DECODE_S, DecodeLimits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
@@ -37,6 +37,11 @@ class Limits:
     max_pixels: int = MAX_PIXELS
     max_samples: int = 10_000
     max_decode_s: float = MAX_DECODE_S
+
+    @property
+    def decoding(self) -> DecodeLimits:
+        """What decoding one image may cost."""
+        return DecodeLimits(self.max_pixels, self.max_decode_s)
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,14 @@ def read_image(
         encoded = image.encoded
         if not encoded:
             raise InvalidImageError("no bytes; expected an encoded image", f"{name}.encoded")
-        return EncodedImage(name, encoded, None, region, limits.max_pixels, limits.max_decode_s)
+        return EncodedImage(name, encoded, None, region, limits.decoding)
     if source == "raw":
         raw = image.raw
         try:
             pixels = raw_image(raw.data, raw.height, raw.width, max_pixels=limits.max_pixels)
         except InvalidImageError as error:
             raise error.at(f"{name}.raw") from error
-        return EncodedImage(name, b"", pixels, region, limits.max_pixels)
+        return EncodedImage(name, b"", pixels, region)
     raise InvalidRequestError(name, "no image; expected `encoded` or `raw` to be set")
 
 

@@ -25,7 +25,7 @@ from limelens.serve.rpc.requests.explain import read_question
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 _MAX_STREAM_SEGMENTS: Final = 1024 * 1024
-_NO_IMAGE: Final = EncodedImage("", b"", None, None, 0)
+_NO_IMAGE: Final = EncodedImage("", b"")
 
 
 @dataclass(frozen=True)
