@@ -39,7 +39,12 @@ from limelens.serve.decisions.decision import decide
 from limelens.serve.observing.metrics import Metrics
 from limelens.serve.observing.observer import Answered, Observer
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.scheduling.engine import Completion, InferenceResult, InferenceStatus, Priority
+from limelens.serve.scheduling.inference import (
+    Completion,
+    InferenceResult,
+    InferenceStatus,
+    Priority,
+)
 
 _ROUNDS_A_SCRAPE = 5
 _SCRAPES = 100

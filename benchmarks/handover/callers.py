@@ -25,8 +25,9 @@ from benchmarks.untrained import smooth_images
 from limelens.serve.bundle import Bundle, load_bundle, read_metadata
 from limelens.serve.image import read_fitted
 from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Completion, Engine
+from limelens.serve.scheduling.engine import Engine
 from limelens.serve.scheduling.gpu import GpuEngine
+from limelens.serve.scheduling.inference import Completion
 
 _NUM_JPEGS: Final = 32
 _SIDE: Final = 224
@@ -119,13 +120,13 @@ def run_independent(pipe: Connection, job: Job) -> None:
 
     engine: Engine
     if bundle.gpu is None:
-        engine = CpuEngine(num_threads=job.num_threads, max_queue=job.max_queue, on_ended=note)
+        engine = CpuEngine(num_threads=job.num_threads, max_queue=job.max_queue, on_completion=note)
     else:
         engine = GpuEngine(
             bundle.gpu.thread,
             num_threads=job.num_threads,
             max_queue=job.max_queue,
-            on_ended=note,
+            on_completion=note,
         )
     asyncio.run(_follow(pipe, job, bundle, engine, batch_sizes))
 

@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.scheduling.engine import InferenceResult
-from limelens.serve.scheduling.queue import QueueingEngine, WorkItem
+from limelens.serve.scheduling.engine import Engine, WorkItem
+from limelens.serve.scheduling.inference import InferenceResult
 
 _PAGE: Final = 4096
 
@@ -127,7 +127,7 @@ class Slots:
         return found
 
 
-class FrontEngine(QueueingEngine):
+class FrontEngine(Engine):
     """An engine that prepares images itself and has another process run them.
 
     Args:
@@ -136,7 +136,7 @@ class FrontEngine(QueueingEngine):
         wake: Of the engine process.
         answered: Is sent when numbers are there; then call `take_answers` from the event loop.
         num_threads: Threads that prepare images.
-        max_queue: See `QueueingEngine`.
+        max_queue: See `Engine`.
     """
 
     def __init__(
@@ -158,11 +158,10 @@ class FrontEngine(QueueingEngine):
         self._mine = slice(first, first + plan.num_each)
         self._free = deque(range(first, first + plan.num_each))
         self._handed: dict[int, WorkItem] = {}
-        self._start()
 
-    def _respond(self, item: WorkItem) -> None:
+    def _run_item(self, item: WorkItem) -> None:
         assert item.pixels is not None  # it was prepared
-        item.ticket.bundle.check_images(item.pixels[np.newaxis])
+        item.request.bundle.check_images(item.pixels[np.newaxis])
         with self._lock:
             slot = self._free.pop()  # used last: it may still be in a cache
             self._handed[slot] = item

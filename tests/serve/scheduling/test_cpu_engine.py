@@ -17,11 +17,11 @@ from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
 from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Completion, InferenceStatus, Priority
+from limelens.serve.scheduling.inference import Completion, InferenceStatus, Priority
 
 
 class Gate:
-    """A session that waits until it is opened, and notes what it ran."""
+    """A session that waits until it is opened, and records what it ran."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
@@ -61,7 +61,7 @@ def engines(gate: Gate) -> Iterator[Any]:
 
 
 def image(value: int) -> Any:
-    """Prepares an image of one colour, which tells in `Gate.batches` who ran."""
+    """Prepares an image of one colour, which `Gate.batches` records when it runs."""
     return lambda: np.full((32, 32, 3), value, np.uint8)
 
 
@@ -74,23 +74,23 @@ async def occupied(engine: CpuEngine, bundle: Bundle, gate: Gate) -> asyncio.Tas
 
 async def queued(*coroutines: Any) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.create_task(one) for one in coroutines]
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)  # they put their images into the queue
     return tasks
 
 
-async def test_answers_keep_the_order_of_the_images(
+async def test_results_keep_the_order_of_the_images(
     engines: Any, bundle: Bundle, gate: Gate
 ) -> None:
     gate.opened.set()
     engine = engines(num_threads=3)
     values = list(range(0, 250, 5))
-    outcomes = await engine.classify(bundle, [image(v) for v in values], embed=True)
-    found = [outcome.embedding[0] * 255 for outcome in outcomes]
+    results = await engine.classify(bundle, [image(v) for v in values], embed=True)
+    found = [one.embedding[0] * 255 for one in results]
     np.testing.assert_allclose(found, values, atol=0.01)
     assert engine.counts.run == len(values)
 
 
-async def test_calls_that_come_one_by_one_stay_on_the_thread_that_was_last_at_work(
+async def test_calls_that_come_one_by_one_stay_on_one_thread(
     engines: Any, bundle: Bundle, gate: Gate
 ) -> None:
     gate.opened.set()
@@ -146,7 +146,7 @@ async def test_what_expired_in_the_queue_never_runs(
         *(engine.classify(bundle, [image(i)], deadline=deadline) for i in range(1, 31)),
         engine.classify(bundle, [image(77)]),
     )
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(max(0.0, deadline - time.monotonic()))
     gate.opened.set()
     results = await asyncio.gather(first, *tasks, return_exceptions=True)
     assert sum(isinstance(one, ExpiredError) for one in results) == 30
@@ -209,18 +209,18 @@ async def test_one_bad_image_fails_its_request_alone(
         await engine.classify(bundle, [image(1)] * 8)
 
 
-async def test_companions_do_not_change_an_answer(engines: Any, bundle: Bundle, gate: Gate) -> None:
+async def test_companions_do_not_change_a_result(engines: Any, bundle: Bundle, gate: Gate) -> None:
     gate.opened.set()
     engine = engines(num_threads=2)
     pixels = np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     (alone,) = await engine.classify(bundle, [lambda: pixels])
     calls = [engine.classify(bundle, [lambda: pixels, *[image(i)] * (i % 4)]) for i in range(40)]
-    for outcomes in await asyncio.gather(*calls):
-        assert outcomes[0].probabilities.tobytes() == alone.probabilities.tobytes()
+    for results in await asyncio.gather(*calls):
+        assert results[0].probabilities.tobytes() == alone.probabilities.tobytes()
 
 
 class Picky:
-    """A session that fails for batches with a poisonous image, or with more than it can hold."""
+    """A session that fails for a poisonous image, or for more images than it can hold."""
 
     def __init__(self, session: Any, most: int, message: str) -> None:
         self.session, self.most, self.message = session, most, message
@@ -258,7 +258,7 @@ class Short:
         return np.ones((self.num_rows, 3), np.float32)
 
 
-async def test_no_answer_of_a_model_ends_a_thread(engines: Any, bundle: Bundle, gate: Gate) -> None:
+async def test_no_output_of_a_model_ends_a_thread(engines: Any, bundle: Bundle, gate: Gate) -> None:
     gate.opened.set()
     engine = engines(num_threads=1)
     async with asyncio.timeout(5):
@@ -281,12 +281,12 @@ async def test_a_lack_of_memory_is_an_overload(engines: Any, bundle: Bundle, gat
         await engine.classify(none, [image(1)])
 
 
-async def test_closing_answers_what_still_waits(engines: Any, bundle: Bundle, gate: Gate) -> None:
+async def test_closing_ends_what_still_waits(engines: Any, bundle: Bundle, gate: Gate) -> None:
     engine = engines()
     first = await occupied(engine, bundle, gate)
     tasks = await queued(engine.classify(bundle, [image(1)]))
     closing = asyncio.create_task(asyncio.to_thread(engine.close))
-    await asyncio.sleep(0.05)
+    await asyncio.wait(tasks)
     gate.opened.set()
     await closing
     results = await asyncio.gather(first, *tasks, return_exceptions=True)
@@ -301,24 +301,18 @@ async def test_a_flood_of_cancelled_calls_keeps_memory_bounded(
     engine = engines(max_queue=16)
     first = await occupied(engine, bundle, gate)
     for _ in range(400):
-        (task,) = await queued_once(engine.classify(bundle, [image(1)] * 16))
+        (task,) = await queued(engine.classify(bundle, [image(1)] * 16))
         task.cancel()
         await asyncio.sleep(0)
-    assert len(engine._arrivals) < 3 * 16 + 1100
+    assert engine.num_queued < 3 * 16 + 1100
     gate.opened.set()
     await first
     assert gate.batches == [[0]]
 
 
-async def queued_once(coroutine: Any) -> list[asyncio.Task[Any]]:
-    task = asyncio.create_task(coroutine)
-    await asyncio.sleep(0)
-    return [task]
-
-
-async def test_tells_how_it_ended_for_every_image(engines: Any, bundle: Bundle, gate: Gate) -> None:
-    told: list[Completion] = []
-    engine = engines(on_ended=told.append)
+async def test_how_each_image_ended_is_reported(engines: Any, bundle: Bundle, gate: Gate) -> None:
+    reported: list[Completion] = []
+    engine = engines(on_completion=reported.append)
     pixels = np.zeros((*bundle.input_size, 3), np.uint8)
 
     def unreadable() -> np.ndarray:
@@ -337,16 +331,16 @@ async def test_tells_how_it_ended_for_every_image(engines: Any, bundle: Bundle, 
         await broken
     engine.close()
 
-    by_fate = {one.fate: one for one in told}
-    assert sorted(by_fate) == [
+    by_status = {one.status: one for one in reported}
+    assert sorted(by_status) == [
         InferenceStatus.ANSWERED,
         InferenceStatus.DROPPED,
         InferenceStatus.UNREADABLE,
     ]
     assert (
-        by_fate[InferenceStatus.ANSWERED].batch_size,
-        by_fate[InferenceStatus.DROPPED].batch_size,
+        by_status[InferenceStatus.ANSWERED].batch_size,
+        by_status[InferenceStatus.DROPPED].batch_size,
     ) == (1, 0)
-    assert by_fate[InferenceStatus.DROPPED].waited_s >= 0.05
-    assert by_fate[InferenceStatus.UNREADABLE].priority is Priority.FRAME
-    assert all(one.run_s == 0 for one in told if one.fate is not InferenceStatus.ANSWERED)
+    assert by_status[InferenceStatus.DROPPED].waited_s >= 0.05
+    assert by_status[InferenceStatus.UNREADABLE].priority is Priority.FRAME
+    assert all(one.run_s == 0 for one in reported if one.status is not InferenceStatus.ANSWERED)

@@ -1,4 +1,4 @@
-"""Joined batches, on a session that stands in for a GPU's; see `tests.serve.stand_in`."""
+"""Batches of images, on a session that stands in for a GPU's; see `tests.serve.stand_in`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from limelens.serve.errors import (
     ModelOutputError,
     OverloadedError,
 )
-from limelens.serve.scheduling.engine import Completion, InferenceStatus, Priority
 from limelens.serve.scheduling.gpu import GpuEngine
+from limelens.serve.scheduling.inference import Completion, InferenceStatus, Priority
 
 
 @pytest.fixture
@@ -54,33 +54,33 @@ def engines(thread: DeviceThread) -> Iterator[Any]:
 
 
 def image(value: int) -> Any:
-    """Prepares an image of one colour, which tells who ran."""
+    """Prepares an image of one colour, that its session records when it runs."""
     return lambda: np.full((32, 32, 3), value, np.uint8)
 
 
 class Busy:
-    """Keeps the device's thread busy until it is told to go on."""
+    """Keeps the device's thread busy until `end`."""
 
     def __init__(self, thread: DeviceThread) -> None:
-        self._go_on, entered = threading.Event(), threading.Event()
+        self.go_on, entered = threading.Event(), threading.Event()
 
         def work() -> None:
             entered.set()
-            assert self._go_on.wait(20)
+            assert self.go_on.wait(20)
 
         thread.submit(work)
         assert entered.wait(20)
 
     def end(self) -> None:
-        self._go_on.set()
+        self.go_on.set()
 
 
 async def begun(engine: GpuEngine, *coroutines: Any) -> list[asyncio.Task[Any]]:
     """Tasks whose images are all in batches that wait for the device."""
-    before = sum(1 for _ in engine._staged())
+    before = engine.num_staged
     tasks = [asyncio.create_task(one) for one in coroutines]
     async with asyncio.timeout(20):
-        while sum(1 for _ in engine._staged()) < before + len(tasks):
+        while engine.num_staged < before + len(tasks):
             await asyncio.sleep(0.001)
     return tasks
 
@@ -95,12 +95,12 @@ async def test_images_that_wait_run_as_one_batch_padded_to_a_prepared_size(
     busy = Busy(thread)
     tasks = await begun(engine, *(engine.classify(bundle, [image(i)]) for i in range(1, 6)))
     busy.end()
-    outcomes = [one for (one,) in await asyncio.gather(*tasks)]
+    results = [one for (one,) in await asyncio.gather(*tasks)]
     assert [len(batch) for batch in seen] == [8]
     assert {1, 2, 3, 4, 5} <= set(seen[0])
     expected = load_bundle(model, "cpu").predict(np.stack([image(i)() for i in range(1, 6)]))
-    for outcome, row in zip(outcomes, expected, strict=True):
-        np.testing.assert_allclose(outcome.probabilities, row, atol=1e-5)
+    for result, row in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result.probabilities, row, atol=1e-5)
     assert engine.counts.run == 5
 
 
@@ -110,8 +110,8 @@ async def test_responses_keep_the_order_of_the_images(
     bundle = stand_in(model, thread=thread)
     engine = engines(num_threads=3)
     values = list(range(0, 250, 5))
-    outcomes = await engine.classify(bundle, [image(v) for v in values], embed=True)
-    np.testing.assert_allclose([one.embedding[0] * 255 for one in outcomes], values, atol=0.01)
+    results = await engine.classify(bundle, [image(v) for v in values], embed=True)
+    np.testing.assert_allclose([one.embedding[0] * 255 for one in results], values, atol=0.01)
 
 
 async def test_embeddings_reach_only_those_who_asked(
@@ -172,7 +172,7 @@ async def test_camera_frames_go_before_requests_that_wait(
     frame = engine.classify(bundle, [image(99)], priority=Priority.FRAME)
     rest.append(asyncio.create_task(frame))
     async with asyncio.timeout(20):
-        while len(engine._arrivals) < len(rest):
+        while engine.num_queued < len(rest):
             await asyncio.sleep(0.001)
     busy.end()
     await asyncio.gather(*first, *rest)
@@ -242,7 +242,7 @@ async def test_an_image_with_unusable_numbers_fails_alone_in_its_batch(
     assert engine.counts.not_finite == 1
 
 
-async def test_a_batch_too_large_for_memory_is_halved_once_and_the_session_rebuilt(
+async def test_a_batch_too_large_for_memory_is_halved_and_the_session_rebuilt(
     engines: Any, thread: DeviceThread, model: Path
 ) -> None:
     bundle, kind = broken(model, thread, most=4)
@@ -315,7 +315,7 @@ async def test_every_image_is_reported_once(
 ) -> None:
     reported: list[Completion] = []
     bundle = stand_in(model, thread=thread)
-    engine = engines(on_ended=reported.append)
+    engine = engines(on_completion=reported.append)
 
     def unreadable() -> NDArray[np.uint8]:
         raise ValueError("no image")
@@ -323,10 +323,12 @@ async def test_every_image_is_reported_once(
     await engine.classify(bundle, [image(i) for i in range(20)])
     with pytest.raises(ValueError, match="no image"):
         await engine.classify(bundle, [unreadable], priority=Priority.FRAME)
-    fates = [one.fate for one in reported]
-    assert fates.count(InferenceStatus.ANSWERED) == 20
-    assert fates.count(InferenceStatus.UNREADABLE) == 1
-    assert all(1 <= one.batch_size <= 8 for one in reported if one.fate is InferenceStatus.ANSWERED)
+    statuses = [one.status for one in reported]
+    assert statuses.count(InferenceStatus.ANSWERED) == 20
+    assert statuses.count(InferenceStatus.UNREADABLE) == 1
+    assert all(
+        1 <= one.batch_size <= 8 for one in reported if one.status is InferenceStatus.ANSWERED
+    )
 
 
 async def test_chunks_of_explanations_run_between_batches_and_are_not_starved(
@@ -380,15 +382,15 @@ async def test_random_traffic_gets_the_numbers_of_a_plain_session(
             await asyncio.sleep(rng.uniform(0, 0.05))
             task.cancel()
         try:
-            outcomes = await task
+            results = await task
         except (asyncio.CancelledError, LimelensError):
             return
         numbers, vectors = plain.predict_and_embed(pixels)
-        for outcome, row, vector in zip(outcomes, numbers, vectors, strict=True):
-            np.testing.assert_allclose(outcome.probabilities, row, atol=1e-5)
-            assert (outcome.embedding is not None) == embed
-            if outcome.embedding is not None:
-                np.testing.assert_allclose(outcome.embedding, vector, atol=1e-5)
+        for result, row, vector in zip(results, numbers, vectors, strict=True):
+            np.testing.assert_allclose(result.probabilities, row, atol=1e-5)
+            assert (result.embedding is not None) == embed
+            if result.embedding is not None:
+                np.testing.assert_allclose(result.embedding, vector, atol=1e-5)
         num_right += 1
 
     async def explanations() -> None:

@@ -17,7 +17,7 @@ from limelens.serve.repository.model_repository import ModelVersion
 from limelens.serve.rpc.inference.describing import model_statistics
 from limelens.serve.scheduling.cpu import CpuEngine
 from limelens.serve.scheduling.gpu import GpuEngine
-from limelens.serve.scheduling.statistics import Counting, Runs, Statistics, total
+from limelens.serve.scheduling.statistics import Runs, Statistics, StatisticsCollector, total
 
 PIXELS = np.full((32, 32, 3), 200, np.uint8)
 
@@ -28,13 +28,16 @@ def bundle(one_model: Path) -> Bundle:
 
 
 def ask(
-    bundle: Bundle, counting: Counting, prepare: list[Callable[[], Any]], **deadline: Any
+    bundle: Bundle,
+    collector: StatisticsCollector,
+    prepare: list[Callable[[], Any]],
+    **deadline: Any,
 ) -> Any:
     engine: CpuEngine | GpuEngine
     if bundle.gpu is None:
-        engine = CpuEngine(num_threads=2, on_ended=counting.count)
+        engine = CpuEngine(num_threads=2, on_completion=collector.record)
     else:
-        engine = GpuEngine(bundle.gpu.thread, num_threads=2, on_ended=counting.count)
+        engine = GpuEngine(bundle.gpu.thread, num_threads=2, on_completion=collector.record)
     try:
         return asyncio.run(engine.classify(bundle, prepare, **deadline))
     finally:
@@ -42,7 +45,7 @@ def ask(
 
 
 def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
-    found = Counting().of(bundle.path)
+    found = StatisticsCollector().of(bundle.path)
     assert (found.answered, found.failed, found.last_answered_at) == (0, 0, 0)
     message = model_statistics(ModelVersion("colours", 1, bundle), found)
     assert (message.inference_count, message.execution_count) == (0, 0)
@@ -50,9 +53,9 @@ def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
 
 
 def test_the_runs_of_joined_images_are_counted_once_each(bundle: Bundle) -> None:
-    counting = Counting()
-    ask(stand_in(bundle.path), counting, [lambda: PIXELS] * 20)
-    found = counting.of(bundle.path)
+    collector = StatisticsCollector()
+    ask(stand_in(bundle.path), collector, [lambda: PIXELS] * 20)
+    found = collector.of(bundle.path)
     assert found.answered == 20
     assert sum(runs.images for runs in found.runs.values()) == 20
     assert all(runs.images % size == 0 for size, runs in found.runs.items())
@@ -67,24 +70,24 @@ def test_the_runs_of_joined_images_are_counted_once_each(bundle: Bundle) -> None
 
 
 def test_images_that_cannot_be_read_are_failures(bundle: Bundle) -> None:
-    counting = Counting()
+    collector = StatisticsCollector()
 
     def unreadable() -> np.ndarray:
         raise InvalidImageError("damaged")
 
     with pytest.raises(InvalidImageError):
-        ask(bundle, counting, [unreadable])
-    found = counting.of(bundle.path)
+        ask(bundle, collector, [unreadable])
+    found = collector.of(bundle.path)
     assert (found.answered, found.failed) == (0, 1)
     assert found.failed_s > 0
 
 
 def test_a_version_loaded_again_goes_on_counting(bundle: Bundle) -> None:
-    counting = Counting()
-    ask(bundle, counting, [lambda: PIXELS])
+    collector = StatisticsCollector()
+    ask(bundle, collector, [lambda: PIXELS])
     again = load_bundle(bundle.path, "cpu")
-    ask(again, counting, [lambda: PIXELS])
-    assert counting.of(bundle.path).answered == counting.of(again.path).answered == 2
+    ask(again, collector, [lambda: PIXELS])
+    assert collector.of(bundle.path).answered == collector.of(again.path).answered == 2
 
 
 def test_what_several_processes_did_adds_up() -> None:

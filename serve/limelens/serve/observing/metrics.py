@@ -39,7 +39,7 @@ from limelens.serve.observing.observer import (
     Metadata,
     Observer,
 )
-from limelens.serve.scheduling.engine import InferenceStatus, Priority
+from limelens.serve.scheduling.inference import InferenceStatus, Priority
 
 if TYPE_CHECKING:
     from limelens.serve.access.shares import Shares
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.observing.pauses import Pauses
     from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
-    from limelens.serve.scheduling.engine import Completion, Engine
+    from limelens.serve.scheduling.engine import Engine
+    from limelens.serve.scheduling.inference import Completion
 
 MAX_LABELS: Final = 200
 """Labels of one model that are counted by name; the decisions for all others are `other`."""
@@ -291,11 +292,11 @@ class Metrics(Observer):
         """See `Observer`."""
         model = self._by_bundle.get(ended.bundle) or self._of_bundle(ended.bundle)
         fates, queue_s = model.images[ended.priority]
-        fates[ended.fate].inc()
+        fates[ended.status].inc()
         queue_s.observe(ended.waited_s)
         if ended.decode_s:
             model.decode_s.observe(ended.decode_s)
-        if ended.fate is InferenceStatus.ANSWERED:
+        if ended.status is InferenceStatus.ANSWERED:
             model.run_s.observe(ended.run_s)
             model.batch.observe(ended.batch_size)
         elif isinstance(ended.error, ModelOutputError):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from limelens.serve.decisions.decision import Prediction
     from limelens.serve.explaining.explain_image import RenderedExplanation
     from limelens.serve.repository.model_repository import ModelVersion
-    from limelens.serve.scheduling.engine import Completion, InferenceResult
+    from limelens.serve.scheduling.inference import Completion, InferenceResult
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Told = Callable[["RenderedExplanation"], "RenderedExplanation"]

@@ -47,7 +47,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from limelens.serve.scheduling.engine import InferenceResult
+    from limelens.serve.scheduling.inference import InferenceResult
 
 MAX_TRACED: Final = 32
 """Images of one request whose stages have spans; those of more are left out."""

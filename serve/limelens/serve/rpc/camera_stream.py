@@ -41,7 +41,8 @@ from limelens.serve.rpc.requests.classify import Limits, read_image
 from limelens.serve.rpc.requests.stream import StreamSettings, read_change
 from limelens.serve.rpc.responses import model_ref, prediction_message, timings_message
 from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduling.engine import Engine, InferenceResult, Priority
+from limelens.serve.scheduling.engine import Engine
+from limelens.serve.scheduling.inference import InferenceResult, Priority
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 END: Final = grpc.aio.EOF

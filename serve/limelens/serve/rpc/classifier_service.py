@@ -52,8 +52,9 @@ from limelens.serve.rpc.responses import (
 from limelens.serve.rpc.server_config import ServiceSettings as ServiceSettings
 from limelens.serve.rpc.slow_images import SlowImages
 from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.engine import Completion, Engine, InferenceStatus
+from limelens.serve.scheduling.engine import Engine
 from limelens.serve.scheduling.gpu import GpuEngine
+from limelens.serve.scheduling.inference import Completion, InferenceStatus
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -119,13 +120,13 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         max_queue = self._settings.max_queue
         if bundle.gpu is None:
             return CpuEngine(
-                num_threads=bundle.num_threads, max_queue=max_queue, on_ended=self._ended
+                num_threads=bundle.num_threads, max_queue=max_queue, on_completion=self._ended
             )
         return GpuEngine(
             bundle.gpu.thread,
             num_threads=_num_decoders(),
             max_queue=max_queue,
-            on_ended=self._ended,
+            on_completion=self._ended,
         )
 
     def _num_at_a_time(self, bundle: Bundle) -> int:
@@ -136,8 +137,8 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def _ended(self, ended: Completion) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
-        if ended.fate in (InferenceStatus.ANSWERED, InferenceStatus.FAILED):
-            self._repository.note(ended.bundle, ok=ended.fate is InferenceStatus.ANSWERED)
+        if ended.status in (InferenceStatus.ANSWERED, InferenceStatus.FAILED):
+            self._repository.note(ended.bundle, ok=ended.status is InferenceStatus.ANSWERED)
         if self._on_ended is not None:
             self._on_ended(ended)
 

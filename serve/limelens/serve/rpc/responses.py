@@ -16,7 +16,7 @@ from limelens.serve.explaining.explain_image import ExplanationProgress, Rendere
 from limelens.serve.image import ResizeMode
 from limelens.serve.repository.model_repository import ModelVersion, RejectedVersion
 from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.scheduling.engine import InferenceResult
+from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.status import without_paths
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2

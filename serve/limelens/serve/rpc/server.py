@@ -41,9 +41,9 @@ from limelens.serve.rpc.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BY
 from limelens.serve.rpc.server_config import ServerConfig as ServerConfig
 from limelens.serve.rpc.transport.cutting import cut
 from limelens.serve.rpc.transport.listening import bind
-from limelens.serve.scheduling.engine import Completion
+from limelens.serve.scheduling.inference import Completion
 from limelens.serve.scheduling.memory_budget import Budget
-from limelens.serve.scheduling.statistics import Counting, Statistics
+from limelens.serve.scheduling.statistics import Statistics, StatisticsCollector
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 if TYPE_CHECKING:
@@ -165,11 +165,11 @@ class Server:
         undoing.callback(_give_back, self._server)
         is_socket = is_unix(config.listen)
         self.address = config.listen if is_socket else f"{config.listen.rpartition(':')[0]}:{port}"
-        self.counting = Counting()
+        self.counting = StatisticsCollector()
         self.service = ClassifierService(
             repository,
             config.service,
-            on_ended=_telling([self.counting.count, self._observer.image_ended]),
+            on_ended=_telling([self.counting.record, self._observer.image_ended]),
             observer=self._observer,
             budget=budget,
         )

@@ -1,7 +1,9 @@
-"""What runs the models: one engine a device, each with a queue, its threads and its sessions.
+"""What runs the models: one engine for each device.
 
-engine      the interface, and the values that go in and come out
-queue       who is next, and what is dropped; what both engines share
-cpu         worker threads that run one image each
-gpu         images joined into prepared batches
+inference      the values that go in and come out
+engine         the queue and its worker threads; what both engines share
+  cpu          worker threads that run one image each
+  gpu          images joined into prepared batches
+statistics     what each model has done
+memory_budget  bytes of requests that may wait
 """

@@ -1,42 +1,25 @@
-"""The engine of the CPU: each image runs by itself on its worker's thread.
+"""The engine of the CPU: each image runs by itself, in the worker thread that prepared it.
 
-So an answer is the same, byte for byte, whoever else is there, and nothing waits for a batch.
+So its result is the same, byte for byte, whatever else runs, and nothing waits for a batch.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 import numpy as np
 
 from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
 from limelens.serve.errors import OverloadedError
-from limelens.serve.scheduling.engine import Completion, InferenceResult
-from limelens.serve.scheduling.queue import QueueingEngine, WorkItem
+from limelens.serve.scheduling.engine import Engine, WorkItem
+from limelens.serve.scheduling.inference import InferenceResult
 
 _log = logging.getLogger(__name__)
 
 
-class CpuEngine(QueueingEngine):
-    """Worker threads that take an image, prepare it and run it.
-
-    Args:
-        num_threads: Worker threads.
-        max_queue: Most images of requests that wait; more are refused.
-        on_ended: See `QueueingEngine`.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_threads: int,
-        max_queue: int = 256,
-        on_ended: Callable[[Completion], None] | None = None,
-    ) -> None:
-        super().__init__(num_threads=num_threads, max_queue=max_queue, on_ended=on_ended)
-        self._start()
+class CpuEngine(Engine):
+    """Worker threads that prepare an image and run it."""
 
     def _take(self) -> list[WorkItem] | None:
         items = super()._take()
@@ -45,31 +28,31 @@ class CpuEngine(QueueingEngine):
                 self._leave_queue(items)
         return items
 
-    def _respond(self, item: WorkItem) -> None:
+    def _run_item(self, item: WorkItem) -> None:
         try:
-            outcome = _outcome(item)
-        # Nothing that a model answers may end the thread that asked it.
+            result = _result(item)
+        # No output of a model may end the thread that ran it.
         except Exception as error:
             if is_out_of_memory(error):
                 _log.error("there is no memory left for one image: %s", error)
                 error = OverloadedError("the device has no memory left", 1.0)
             self._fail_run(item, error)
             return
-        self._finish([item], [outcome])
+        self._finish([item], [result])
 
 
-def _outcome(item: WorkItem) -> InferenceResult:
-    ticket, pixels = item.ticket, item.pixels
+def _result(item: WorkItem) -> InferenceResult:
+    bundle, pixels = item.request.bundle, item.pixels
     assert pixels is not None  # it was prepared
     images = pixels[np.newaxis]
-    begun = time.monotonic()
+    began = time.monotonic()
     embedding = None
-    if ticket.embed:
-        probabilities, embeddings = ticket.bundle.predict_and_embed(images)
+    if item.request.embed:
+        probabilities, embeddings = bundle.predict_and_embed(images)
         embedding = embeddings[0]
     else:
-        probabilities = ticket.bundle.predict(images)
-    run_s = time.monotonic() - begun
+        probabilities = bundle.predict(images)
+    run_s = time.monotonic() - began
     return InferenceResult(
-        probabilities[0], embedding, item.started_at, item.decode_s, run_s, begun
+        probabilities[0], embedding, item.started_at, item.decode_s, run_s, began
     )

@@ -1,116 +1,152 @@
-"""The interface of what runs models, and the values that pass through it.
+"""The engine of one device: a work-conserving queue, and threads that prepare pixels.
 
-In front of an engine stands what speaks gRPC, checks rights, decides and responds; behind it are
-queues, threads, devices and sessions. It knows neither.
+Each image of each request is one work item. Worker threads take the most urgent item and prepare
+its pixels; nothing waits for a batch to fill. Camera frames go first. Requests run in the order of
+their arrival, except that the images of a large request let a few later requests pass between them.
+An item whose caller left, or whose deadline passed, is dropped when its turn comes and never runs.
+
+`cpu` and `gpu` say how prepared pixels are run. The engine knows deadlines and order, and nothing
+of gRPC, rights, encodings or decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import heapq
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
+from limelens.serve.scheduling.idle_threads import IdleThreads
+from limelens.serve.scheduling.inference import (
+    Completion,
+    Counts,
+    InferenceResult,
+    InferenceStatus,
+    Prepare,
+    Priority,
+)
+
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
 
-Prepare = Callable[[], NDArray[np.uint8]]
-"""Makes the pixels that the model sees; runs in a worker's thread when the item's turn has come."""
+_STRIDE: Final = 8
+"""How many later requests may pass between two images of one request."""
+_log = logging.getLogger(__name__)
 
 
-class Priority(IntEnum):
-    """What goes first."""
-
-    FRAME = 0
-    """A camera's frame. One for each stream at a time, so it is never refused for a full queue."""
-    REQUEST = 1
-    """An image of a request."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class InferenceResult:
-    """The model's numbers for one image.
-
-    Args:
-        probabilities: `(C,)` float32.
-        embedding: `(D,)` float32 where it was asked for.
-        started_at: When its turn came, by `time.monotonic`.
-        decode_s: Preparing its pixels, in seconds.
-        run_s: The model, in seconds; on a GPU that of the whole batch.
-        run_at: When the model was begun, by `time.monotonic`.
-    """
-
-    probabilities: NDArray[np.float32]
-    embedding: NDArray[np.float32] | None
-    started_at: float
-    decode_s: float
-    run_s: float
-    run_at: float = 0.0
-
-
-class InferenceStatus(StrEnum):
-    """How it ended for one image."""
-
-    ANSWERED = "answered"
-    """The model was run and its numbers are usable."""
-    FAILED = "failed"
-    """The model was run, and failed or gave numbers that are no probabilities."""
-    UNREADABLE = "unreadable"
-    """Its pixels could not be prepared; the model was not run."""
-    DROPPED = "dropped"
-    """Nobody waited for it any more when its turn came; the model was not run."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Completion:
-    """One image that left an engine, for whoever counts.
-
-    Args:
-        bundle: The model.
-        priority: What it was.
-        fate: How it ended.
-        waited_s: From its arrival until its turn came, in seconds.
-        decode_s: Preparing its pixels, in seconds; 0 where that was not begun.
-        run_s: The model, in seconds, that of the whole batch; 0 where it was not run.
-        batch_size: Images in the run, padding not counted; 0 where there was none.
-        error: Why it failed or could not be read; else None.
-    """
+@dataclass(slots=True, eq=False)
+class QueuedRequest:
+    """One caller's images; all fields after `future` are guarded by the engine's lock."""
 
     bundle: Bundle
-    priority: Priority
-    fate: InferenceStatus
-    waited_s: float
-    decode_s: float
-    run_s: float
-    batch_size: int
+    prepare: Sequence[Prepare]
+    deadline: float | None
+    embed: bool
+    future: asyncio.Future[list[InferenceResult]]
+    results: list[InferenceResult | None]
+    num_missing: int
+    num_waiting: int
     error: Exception | None = None
+    is_over: bool = False
+
+    def settle(self) -> None:
+        """Wakes the caller, on its loop."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result([one for one in self.results if one is not None])
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What an engine has done so far.
+@dataclass(slots=True, eq=False)
+class WorkItem:
+    """One image of a request.
 
     Args:
-        run: Images that a model was run for.
-        dropped: Images that nobody waited for any more when their turn came.
-        refused: Images refused because the queue was full.
-        not_finite: Images for which the model's numbers were unusable.
-        overdue: Images that a model was run for although their deadline had passed when the run
-            began.
+        urgency: Its priority, its turn, and a serial number, so that no two are equal.
+        request: The request that it belongs to.
+        index: Its place there.
+        arrived_at: By `time.monotonic`, as `started_at`.
+        pixels: `(H, W, 3)` uint8 once they are prepared.
+        started_at: When its turn came.
+        decode_s: Time to prepare the pixels, in seconds.
     """
 
-    run: int
-    dropped: int
-    refused: int
-    not_finite: int
-    overdue: int = 0
+    urgency: tuple[Priority, int, int]
+    request: QueuedRequest
+    index: int
+    arrived_at: float
+    pixels: NDArray[np.uint8] | None = None
+    started_at: float = 0.0
+    decode_s: float = 0.0
+
+    def __lt__(self, other: WorkItem) -> bool:
+        return self.urgency < other.urgency
 
 
-class Engine(Protocol):
-    """Runs the models of one device."""
+class Engine(ABC):
+    """Runs the models of one device.
+
+    Args:
+        num_threads: Worker threads.
+        max_queue: Images of requests that may wait; more are refused.
+        on_completion: Called for every image that leaves, in the thread that had it; must be quick
+            and may not raise.
+
+    The threads start at once: a subclass first sets what `_has_room` and `_num_at_once` read.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_threads: int,
+        max_queue: int = 256,
+        on_completion: Callable[[Completion], None] | None = None,
+    ) -> None:
+        self._on_completion = on_completion
+        self._max_queue = max_queue
+        self._num_threads = num_threads
+        self._lock = threading.Lock()
+        self._idle = IdleThreads(self._lock)
+        self._arrivals: list[WorkItem] = []
+        self._requests_waiting = 0
+        self._turn = 0
+        self._serial = 0
+        self._closed = False
+        self._seconds_each = 0.01
+        self._run = self._dropped = self._refused = self._not_finite = self._overdue = 0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"limelens-worker-{i}", daemon=True)
+            for i in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def counts(self) -> Counts:
+        """What it has done so far."""
+        with self._lock:
+            return Counts(self._run, self._dropped, self._refused, self._not_finite, self._overdue)
+
+    @property
+    def num_waiting(self) -> int:
+        """Images of requests that wait."""
+        return self._requests_waiting
+
+    @property
+    def num_queued(self) -> int:
+        """Work items in the queue, camera frames and items to be dropped included."""
+        return len(self._arrivals)
 
     async def classify(
         self,
@@ -121,7 +157,7 @@ class Engine(Protocol):
         deadline: float | None = None,
         embed: bool = False,
     ) -> list[InferenceResult]:
-        """Waits for the model's numbers for some images.
+        """Waits for the model's output for some images.
 
         If the wait is cancelled, images that have not run are dropped.
 
@@ -129,29 +165,258 @@ class Engine(Protocol):
             bundle: The model to run.
             prepare: One for each image.
             priority: What goes first.
-            deadline: By `time.monotonic`; images whose turn comes later are not run.
+            deadline: By `time.monotonic`; images whose turn comes later do not run.
             embed: Whether feature vectors are wanted.
 
         Returns:
-            One outcome for each image, in the order given.
+            One result for each image, in the order given.
 
         Raises:
             OverloadedError: The queue is full, or the device has no memory left.
             ExpiredError: The deadline passed first.
             Exception: Whatever `prepare` or the bundle raised for the first image that failed.
         """
-        ...
-
-    @property
-    def counts(self) -> Counts:
-        """What was done so far."""
-        ...
-
-    @property
-    def num_waiting(self) -> int:
-        """Images of requests that wait."""
-        ...
+        count = len(prepare)
+        future: asyncio.Future[list[InferenceResult]] = asyncio.get_running_loop().create_future()
+        request = QueuedRequest(
+            bundle, prepare, deadline, embed, future, [None] * count, count, count
+        )
+        self._submit(request, priority)
+        try:
+            return await future
+        finally:
+            # Has no effect if the results have come.
+            with self._lock:
+                self._end(request)
 
     def close(self) -> None:
         """Ends the threads. What still waits ends with `OverloadedError`."""
-        ...
+        with self._lock:
+            self._closed = True
+            self._idle.notify_all()
+        self._drain()
+        for thread in self._threads:
+            thread.join()
+        # Items whose pixels were being prepared in the meantime.
+        self._drain()
+
+    @abstractmethod
+    def _run_item(self, item: WorkItem) -> None:
+        """Runs an item whose pixels are ready, or sees to it; in a worker thread."""
+
+    def _has_room(self) -> bool:
+        """Whether more items may be prepared; the lock is held."""
+        return True
+
+    def _num_at_once(self) -> int:
+        """How many items a worker takes at once; the lock is held."""
+        return 1
+
+    def _staged(self) -> Iterable[WorkItem]:
+        """Items that left the queue and have not run yet; the lock is held."""
+        return ()
+
+    def _drain(self) -> None:
+        with self._lock:
+            left = [item.request for item in (*self._arrivals, *self._staged())]
+            self._arrivals.clear()
+        for request in left:
+            self._fail(request, going_down())
+
+    def _submit(self, request: QueuedRequest, priority: Priority) -> None:
+        count = len(request.prepare)
+        arrived_at = time.monotonic()
+        with self._lock:
+            if self._closed:
+                raise going_down()
+            if priority is Priority.REQUEST:
+                if self._requests_waiting + count > self._max_queue:
+                    self._refused += count
+                    raise OverloadedError(
+                        f"{self._requests_waiting} images are waiting and {count} more do not "
+                        f"fit; the queue holds {self._max_queue}",
+                        max(0.05, self._requests_waiting * self._seconds_each / self._num_threads),
+                    )
+                self._requests_waiting += count
+            else:
+                # The number of streams bounds frames: they do not count as waiting.
+                request.num_waiting = 0
+            self._turn += 1
+            for index in range(count):
+                self._serial += 1
+                turn = self._turn + index * _STRIDE
+                item = WorkItem((priority, turn, self._serial), request, index, arrived_at)
+                heapq.heappush(self._arrivals, item)
+            self._idle.notify(count)
+
+    def _work(self) -> None:
+        while (items := self._take()) is not None:
+            for item in items:
+                if self._prepare(item):
+                    self._run_item(item)
+            # A thread that waits must not hold the image, nor a model that was replaced.
+            item = None  # type: ignore[assignment]
+            items.clear()
+
+    def _take(self) -> list[WorkItem] | None:
+        """Waits for the most urgent items; None once the engine is closed."""
+        taken: list[WorkItem] = []
+        dropped: list[WorkItem] = []
+        expired: list[QueuedRequest] = []
+        with self._lock:
+            while not self._closed and not taken and not dropped:
+                now = time.monotonic()
+                limit = self._num_at_once() if self._has_room() else 0
+                while self._arrivals and len(taken) < limit:
+                    item = heapq.heappop(self._arrivals)
+                    request = item.request
+                    if request.is_over:
+                        dropped.append(item)
+                    elif request.deadline is not None and request.deadline <= now:
+                        dropped.append(item)
+                        expired.append(request)
+                    else:
+                        taken.append(item)
+                if not taken and not dropped:
+                    self._idle.wait()
+            self._dropped += len(dropped)
+            closed = self._closed
+        for request in expired:
+            self._fail(request, ExpiredError("the deadline passed before the work began"))
+        for item in dropped:
+            self._report(item, InferenceStatus.DROPPED)
+        if closed:
+            for item in taken:
+                self._fail(item.request, going_down())
+            return None
+        return taken
+
+    def _leave_queue(self, items: Sequence[WorkItem]) -> None:
+        """Counts items as no longer waiting; the lock is held."""
+        for item in items:
+            if item.request.num_waiting:
+                item.request.num_waiting -= 1
+                self._requests_waiting -= 1
+
+    def _prepare(self, item: WorkItem) -> bool:
+        """Prepares an item's pixels; whether they are there and still wanted."""
+        request = item.request
+        item.started_at = time.monotonic()
+        prepare = request.prepare
+        if not prepare:  # the caller left after the item was taken
+            return self._drop(item)
+        try:
+            item.pixels = prepare[item.index]()
+        except ExpiredError as error:
+            self._fail(request, error)
+            return self._drop(item)
+        except Exception as error:
+            item.decode_s = time.monotonic() - item.started_at
+            self._report(item, InferenceStatus.UNREADABLE, error=error)
+            self._fail(request, error)
+            return False
+        item.decode_s = time.monotonic() - item.started_at
+        return self._is_wanted(item)
+
+    def _is_wanted(self, item: WorkItem) -> bool:
+        """Whether an item is still worth running; drops it if not."""
+        request = item.request
+        if request.is_over:
+            return self._drop(item)
+        if request.deadline is not None and request.deadline <= time.monotonic():
+            self._fail(request, ExpiredError("the deadline passed before the model was run"))
+            return self._drop(item)
+        return True
+
+    def _drop(self, item: WorkItem) -> bool:
+        with self._lock:
+            self._dropped += 1
+        self._report(item, InferenceStatus.DROPPED)
+        return False
+
+    def _report(
+        self,
+        item: WorkItem,
+        status: InferenceStatus,
+        run_s: float = 0.0,
+        batch_size: int = 0,
+        error: Exception | None = None,
+    ) -> None:
+        if self._on_completion is None:
+            return
+        waited_s = (item.started_at or time.monotonic()) - item.arrived_at
+        bundle, priority = item.request.bundle, item.urgency[0]
+        self._on_completion(
+            Completion(bundle, priority, status, waited_s, item.decode_s, run_s, batch_size, error)
+        )
+
+    def _finish(self, items: Sequence[WorkItem], results: Sequence[InferenceResult]) -> None:
+        """Hands out the results of one run."""
+        for item, result in zip(items, results, strict=True):
+            # Count first, so that a client that sees its response sees the metric.
+            self._report(item, InferenceStatus.ANSWERED, result.run_s, len(items))
+        done: list[QueuedRequest] = []
+        with self._lock:
+            for item, result in zip(items, results, strict=True):
+                request = item.request
+                self._run += 1
+                self._overdue += request.deadline is not None and request.deadline <= result.run_at
+                spent = result.decode_s + result.run_s / len(items)
+                self._seconds_each += 0.05 * (spent - self._seconds_each)
+                request.results[item.index] = result
+                request.num_missing -= 1
+                if not request.num_missing and not request.is_over:
+                    request.is_over = True
+                    done.append(request)
+        for loop in {request.future.get_loop() for request in done}:
+            _settle(loop, [request for request in done if request.future.get_loop() is loop])
+
+    def _fail_run(self, item: WorkItem, error: Exception, batch_size: int = 1) -> None:
+        """Ends an item for which a run failed."""
+        with self._lock:
+            self._run += 1
+            self._not_finite += isinstance(error, ModelOutputError)
+        self._report(item, InferenceStatus.FAILED, batch_size=batch_size, error=error)
+        self._fail(item.request, error)
+
+    def _fail(self, request: QueuedRequest, error: Exception) -> None:
+        with self._lock:
+            if request.is_over:
+                return
+            self._end(request)
+            request.error = error
+        _settle(request.future.get_loop(), [request])
+
+    def _end(self, request: QueuedRequest) -> None:
+        """Marks a request as over; the lock is held."""
+        if request.is_over:
+            return
+        request.is_over = True
+        request.prepare = ()  # frees the images at once; the items go when their turn comes
+        self._requests_waiting -= request.num_waiting
+        request.num_waiting = 0
+        # A flood of cancelled calls must not grow the heap while the workers are busy.
+        heap = self._arrivals
+        if len(heap) > 2 * self._max_queue + 1024:
+            kept = [item for item in heap if not item.request.is_over]
+            self._dropped += len(heap) - len(kept)
+            heap[:] = kept
+            heapq.heapify(heap)
+
+
+def going_down() -> OverloadedError:
+    """The error of what an engine that is closed does not run any more."""
+    return OverloadedError("the server is going down", 1.0)
+
+
+def _settle(loop: asyncio.AbstractEventLoop, requests: list[QueuedRequest]) -> None:
+    """Wakes the callers of a loop all at once: each wake of a loop costs a system call."""
+
+    def settle() -> None:
+        for request in requests:
+            request.settle()
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:  # the loop was closed, and its callers are gone
+        _log.debug("a result came after the server stopped")

@@ -1,9 +1,9 @@
 """The engine of a GPU: images are joined into batches of prepared sizes.
 
 Worker threads prepare images and write each once, into the page-locked memory that the device
-copies from. The device's own thread takes the batch that has waited longest when its turn comes,
-with all that came in meanwhile; chunks of explanations run between batches. It knows slots and
-batches, and nothing of sessions.
+copies from. When the device is free, its own thread runs the batch that has waited longest, with
+all images that joined it meanwhile; chunks of explanations run between batches. It knows batches
+and their rows, and nothing of sessions.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.execution.batch_sizes import BatchRuns, is_out_of_memory
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.errors import InvalidRequestError, ModelOutputError, OverloadedError
-from limelens.serve.scheduling.engine import Completion, InferenceResult
-from limelens.serve.scheduling.queue import QueueingEngine, WorkItem
+from limelens.serve.scheduling.engine import Engine, WorkItem, going_down
+from limelens.serve.scheduling.inference import Completion, InferenceResult
 
 _AHEAD: Final = 2
 """Full batches that may wait for the device; more images stay in the queue, in its order."""
 _MOST_AT_ONCE: Final = 8
-"""Items that a worker takes at once where many wait."""
+"""Items that a worker takes at once if many wait."""
 _log = logging.getLogger(__name__)
 
 
@@ -39,10 +39,10 @@ class _Batch:
 
     Args:
         bundle: The model.
-        images: `(size, H, W, 3)` page-locked memory, the largest batch that may run.
-        staging: What was borrowed for it.
-        items: Whose images lie there, in the order of the rows.
-        num_writing: How many of them are still being written.
+        images: `(size, H, W, 3)` uint8, page-locked: room for the largest batch that may run.
+        staging: The borrowed memory that `images` is a part of.
+        items: Those whose images lie there, in the order of the rows.
+        num_writing: How many of the images are still being written.
     """
 
     bundle: Bundle
@@ -56,14 +56,14 @@ class _Batch:
         return len(self.items) == len(self.images)
 
 
-class GpuEngine(QueueingEngine):
-    """Joins what is prepared into batches, for one device.
+class GpuEngine(Engine):
+    """Joins prepared images into batches, for one device.
 
     Args:
-        thread: The device's.
+        thread: The thread of the device.
         num_threads: Threads that prepare images.
-        max_queue: Most images of requests that wait; more are refused.
-        on_ended: See `QueueingEngine`.
+        max_queue: As for `Engine`.
+        on_completion: As for `Engine`.
     """
 
     def __init__(
@@ -72,19 +72,24 @@ class GpuEngine(QueueingEngine):
         *,
         num_threads: int,
         max_queue: int = 256,
-        on_ended: Callable[[Completion], None] | None = None,
+        on_completion: Callable[[Completion], None] | None = None,
     ) -> None:
-        super().__init__(num_threads=num_threads, max_queue=max_queue, on_ended=on_ended)
         self._thread = thread
         self._batches: deque[_Batch] = deque()
         self._is_queued = False
+        super().__init__(num_threads=num_threads, max_queue=max_queue, on_completion=on_completion)
         self._written = threading.Condition(self._lock)
-        self._start()
+
+    @property
+    def num_staged(self) -> int:
+        """Images in batches that wait for the device."""
+        with self._lock:
+            return sum(len(batch.items) for batch in self._batches)
 
     def close(self) -> None:
         """See `Engine`."""
         super().close()
-        self._thread.call(lambda: None)  # what was queued there has run
+        self._thread.call(lambda: None)  # waits for the batches that are queued there
 
     def _has_room(self) -> bool:
         return sum(batch.is_full for batch in self._batches) < _AHEAD
@@ -95,14 +100,14 @@ class GpuEngine(QueueingEngine):
     def _staged(self) -> Iterable[WorkItem]:
         return (item for batch in self._batches for item in batch.items)
 
-    def _respond(self, item: WorkItem) -> None:
-        """Writes an item's image into a batch, and sees to it that the batch runs."""
+    def _run_item(self, item: WorkItem) -> None:
+        """Writes an item's image into a batch, and has the batch run."""
         pixels = item.pixels
         assert pixels is not None  # it was prepared
         try:
-            item.ticket.bundle.check_images(pixels[np.newaxis])
+            item.request.bundle.check_images(pixels[np.newaxis])
         except InvalidRequestError as error:
-            self._fail(item.ticket, error)
+            self._fail(item.request, error)
             return
         batch, row = self._slot(item)
         if batch is None:
@@ -118,8 +123,8 @@ class GpuEngine(QueueingEngine):
             self._thread.submit(self._run_next)
 
     def _slot(self, item: WorkItem) -> tuple[_Batch | None, int]:
-        """A row for an item in a batch that waits for the device; None when it is over."""
-        runs = item.ticket.bundle.runs
+        """A row for an item in a batch that waits for the device; None if the engine is closed."""
+        runs = item.request.bundle.runs
         assert runs is not None  # bundles of this engine are on its device
         spare: NDArray[np.uint8] | None = None
         try:
@@ -127,32 +132,32 @@ class GpuEngine(QueueingEngine):
                 with self._lock:
                     if self._closed:
                         break
-                    batch = self._open_batch(item.ticket.bundle)
+                    batch = self._open_batch(item.request.bundle)
                     if batch is None and spare is not None:
-                        batch = _Batch(item.ticket.bundle, spare[: runs.sizes[-1]], spare)
+                        batch = _Batch(item.request.bundle, spare[: runs.sizes[-1]], spare)
                         self._batches.append(batch)
                         spare = None
                     if batch is not None:
                         batch.items.append(item)
                         batch.num_writing += 1
                         return batch, len(batch.items) - 1
-                # Where none is left, the device's thread makes one, and it may need the lock.
+                # Without the lock: if none is left, the device's thread makes one and may need it.
                 spare = runs.borrow_staging()
         finally:
             if spare is not None:
                 runs.return_staging(spare)
-        self._fail(item.ticket, OverloadedError("the server is going down", 1.0))
+        self._fail(item.request, going_down())
         return None, 0
 
     def _open_batch(self, bundle: Bundle) -> _Batch | None:
-        """A batch of that model that has room; the lock is held."""
+        """A batch of a model that has room; the lock is held."""
         for batch in self._batches:
             if batch.bundle is bundle and not batch.is_full:
                 return batch
         return None
 
     def _run_next(self) -> None:
-        """Runs the batch that has waited longest; on the device's thread."""
+        """Runs the batch that has waited longest; in the device's thread."""
         with self._lock:
             if not self._batches:
                 self._is_queued = False
@@ -165,11 +170,11 @@ class GpuEngine(QueueingEngine):
                 self._idle.notify_all()
         try:
             self._run_batch(batch)
-        # Nothing may end the thread of the device.
+        # Nothing may end the device's thread.
         except Exception:
             _log.exception("a batch could not be run")
             for item in batch.items:
-                self._fail(item.ticket, OverloadedError("the batch could not be run", 1.0))
+                self._fail(item.request, OverloadedError("the batch could not be run", 1.0))
         runs = batch.bundle.runs
         if runs is not None:
             runs.return_staging(batch.staging)
@@ -180,19 +185,19 @@ class GpuEngine(QueueingEngine):
             self._thread.submit(self._run_next)
 
     def _run_batch(self, batch: _Batch) -> None:
-        items = _compacted(batch, self._is_waited_for)
+        items = _compacted(batch, self._is_wanted)
         if not items:
             return
         runs = batch.bundle.runs
         assert runs is not None
         outputs = ["probabilities"]
-        if any(item.ticket.embed for item in items):
+        if any(item.request.embed for item in items):
             outputs.append("embedding")
         try:
-            begun = time.monotonic()
+            began = time.monotonic()
             results = _run_halved(runs, outputs, batch.staging, len(items))
-            run_s = time.monotonic() - begun
-        # Whatever a runtime may raise.
+            run_s = time.monotonic() - began
+        # A runtime may raise anything.
         except Exception as error:
             if is_out_of_memory(error):
                 _log.error("the device has no memory left for %d images: %s", len(items), error)
@@ -200,7 +205,7 @@ class GpuEngine(QueueingEngine):
             for item in items:
                 self._fail_run(item, error, len(items))
             return
-        self._hand_out(batch.bundle, items, outputs, results, begun, run_s)
+        self._hand_out(batch.bundle, items, outputs, results, began, run_s)
 
     def _hand_out(
         self,
@@ -208,7 +213,7 @@ class GpuEngine(QueueingEngine):
         items: Sequence[WorkItem],
         outputs: Sequence[str],
         results: Sequence[NDArray[np.float32]],
-        begun: float,
+        began: float,
         run_s: float,
     ) -> None:
         rows: Sequence[int] = range(len(items))
@@ -221,11 +226,11 @@ class GpuEngine(QueueingEngine):
             [
                 InferenceResult(
                     results[0][row],
-                    results[1][row] if items[row].ticket.embed else None,
+                    results[1][row] if items[row].request.embed else None,
                     items[row].started_at,
                     items[row].decode_s,
                     run_s,
-                    begun,
+                    began,
                 )
                 for row in rows
             ],
@@ -238,7 +243,7 @@ class GpuEngine(QueueingEngine):
         outputs: Sequence[str],
         results: Sequence[NDArray[np.float32]],
     ) -> list[int]:
-        """The rows whose numbers are usable; the others' items end here."""
+        """The rows whose output is usable; ends the items of the others."""
         rows = []
         for row, item in enumerate(items):
             try:
@@ -250,11 +255,11 @@ class GpuEngine(QueueingEngine):
         return rows
 
 
-def _compacted(batch: _Batch, is_waited_for: Callable[[WorkItem], bool]) -> list[WorkItem]:
-    """The items that are still worth running, in the first rows of their batch."""
+def _compacted(batch: _Batch, is_wanted: Callable[[WorkItem], bool]) -> list[WorkItem]:
+    """The items that are still wanted, moved to the first rows of their batch."""
     kept: list[WorkItem] = []
     for row, item in enumerate(batch.items):
-        if is_waited_for(item):
+        if is_wanted(item):
             if row != len(kept):
                 np.copyto(batch.images[len(kept)], batch.images[row])
             kept.append(item)
@@ -264,7 +269,7 @@ def _compacted(batch: _Batch, is_waited_for: Callable[[WorkItem], bool]) -> list
 def _run_halved(
     runs: BatchRuns, outputs: Sequence[str], images: NDArray[np.uint8], count: int
 ) -> list[NDArray[np.float32]]:
-    """Runs a batch, in halves where the device has no memory for the whole."""
+    """Runs a batch; in halves if the device has no memory for the whole."""
     try:
         return runs.run_staged(outputs, images, count)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""How many bytes of requests may wait at a time. It knows nothing of what waits, or for what."""
+"""How many bytes of requests may wait at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Budget:
     """Bytes that are held for callers who wait; for one event loop.
 
     Args:
-        most: How many at a time. One request alone may be larger: messages have a limit of their
-            own.
+        most: Limit on all requests together. One request alone may be larger: messages have a
+            limit of their own.
     """
 
     def __init__(self, most: int) -> None:
@@ -27,11 +27,11 @@ class Budget:
 
     @contextmanager
     def holding(self, count: int, *, beside: int = 0) -> Iterator[None]:
-        """Counts bytes in for as long as the context lasts.
+        """Holds bytes for as long as the context lasts.
 
         Args:
             count: How many.
-            beside: How many the same request holds already.
+            beside: How many the same request already holds.
 
         Raises:
             OverloadedError: They do not fit.

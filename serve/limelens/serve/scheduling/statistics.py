@@ -1,18 +1,19 @@
 """What models have done since the server started: how many images, and where the time went.
 
-It is told of every image that leaves an engine, and adds up by model and version. It knows
-nothing of who asked, nor of how the sums are shown.
+It adds up, by file, every image that leaves an engine. It knows nothing of callers, nor of how the
+sums are shown.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limelens.serve.scheduling.engine import Completion, InferenceStatus
+from limelens.serve.scheduling.inference import Completion, InferenceStatus
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Runs:
 
     Args:
         images: How many were answered.
-        decode_s: Preparing their pixels, in seconds.
-        run_s: The model, in seconds, told once for each image of a run.
+        decode_s: Time to prepare their pixels, in seconds.
+        run_s: Time of the model, in seconds; each image of a run adds that of the whole run.
     """
 
     images: int = 0
@@ -35,9 +36,9 @@ class Statistics:
     """What one version of a model has done.
 
     Args:
-        waited_s: Of the answered images, from their arrival until their turn, in seconds.
+        waited_s: Time that answered images waited for their turn, in seconds.
         failed: Images that were not answered, whatever the reason.
-        failed_s: Until it was known, in seconds.
+        failed_s: Time until that was known, in seconds.
         last_answered_at: By `time.time`; 0 is never.
         runs: By the number of images in a run.
     """
@@ -55,25 +56,25 @@ class Statistics:
 
     @property
     def decode_s(self) -> float:
-        """Preparing the pixels of the answered images, in seconds."""
+        """Time to prepare the pixels of answered images, in seconds."""
         return sum(runs.decode_s for runs in self.runs.values())
 
     @property
     def run_s(self) -> float:
-        """The model, in seconds: for each answered image that of its whole run."""
+        """Time of the model, in seconds: for each answered image that of its whole run."""
         return sum(runs.run_s for runs in self.runs.values())
 
 
-def total(many: Iterable[Statistics]) -> Statistics:
-    """What one version has done in several processes."""
-    found = tuple(many)
+def total(several: Iterable[Statistics]) -> Statistics:
+    """Adds up what one version did in several processes."""
+    found = tuple(several)
     runs: dict[int, Runs] = {}
     for size, one in ((size, one) for each in found for size, one in each.runs.items()):
-        so_far = runs.get(size, Runs())
+        before = runs.get(size, Runs())
         runs[size] = Runs(
-            so_far.images + one.images,
-            so_far.decode_s + one.decode_s,
-            so_far.run_s + one.run_s,
+            before.images + one.images,
+            before.decode_s + one.decode_s,
+            before.run_s + one.run_s,
         )
     return Statistics(
         sum(one.waited_s for one in found),
@@ -85,7 +86,7 @@ def total(many: Iterable[Statistics]) -> Statistics:
 
 
 class _Sums:
-    """Of one version; guarded by the lock of who has it."""
+    """Sums of one version, that grow in place; guarded by the collector's lock."""
 
     __slots__ = ("failed", "failed_s", "last_answered_at", "runs", "waited_s")
 
@@ -96,48 +97,38 @@ class _Sums:
         self.last_answered_at = 0.0
         self.runs: dict[int, list[float]] = {}  # images, decode_s, run_s
 
-    def add(self, ended: Completion, now: float) -> None:
-        if ended.fate is not InferenceStatus.ANSWERED:
+    def add(self, one: Completion, now: float) -> None:
+        if one.status is not InferenceStatus.ANSWERED:
             self.failed += 1
-            self.failed_s += ended.waited_s + ended.decode_s + ended.run_s
+            self.failed_s += one.waited_s + one.decode_s + one.run_s
             return
-        self.waited_s += ended.waited_s
+        self.waited_s += one.waited_s
         self.last_answered_at = now
-        runs = self.runs.setdefault(ended.batch_size, [0, 0.0, 0.0])
+        runs = self.runs.setdefault(one.batch_size, [0, 0.0, 0.0])
         runs[0] += 1
-        runs[1] += ended.decode_s
-        runs[2] += ended.run_s
-
-    def told(self) -> Statistics:
-        return Statistics(
-            self.waited_s,
-            self.failed,
-            self.failed_s,
-            self.last_answered_at,
-            {size: Runs(int(count), *spent) for size, (count, *spent) in self.runs.items()},
-        )
+        runs[1] += one.decode_s
+        runs[2] += one.run_s
 
 
-class Counting:
+class StatisticsCollector:
     """Adds up what engines report; from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_path: dict[Path, _Sums] = {}
-
-    def count(self, ended: Completion) -> None:
-        """Counts one image; meant as an engine's `on_ended`."""
-        now = time.time()
         # A version that is loaded again is another bundle of the same file.
-        key = ended.bundle.path
+        self._by_path: dict[Path, _Sums] = defaultdict(_Sums)
+
+    def record(self, completion: Completion) -> None:
+        """Counts one image; meant as an engine's `on_completion`."""
+        now = time.time()
         with self._lock:
-            sums = self._by_path.get(key)
-            if sums is None:
-                sums = self._by_path[key] = _Sums()
-            sums.add(ended, now)
+            self._by_path[completion.bundle.path].add(completion, now)
 
     def of(self, path: Path) -> Statistics:
-        """What a version has done, whichever of its bundles did it; found by its file."""
+        """What the version in a file has done, with whichever of its bundles."""
         with self._lock:
-            sums = self._by_path.get(path)
-            return Statistics() if sums is None else sums.told()
+            sums = self._by_path.get(path, _Sums())
+            runs = {size: Runs(int(count), *spent) for size, (count, *spent) in sums.runs.items()}
+            return Statistics(
+                sums.waited_s, sums.failed, sums.failed_s, sums.last_answered_at, runs
+            )

@@ -23,7 +23,7 @@ from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
 from limelens.serve.rpc.inference.tensors import LayoutError, unpack_elements
 from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.scheduling.engine import Prepare
+from limelens.serve.scheduling.inference import Prepare
 
 INPUT: Final = "images"
 PROBABILITIES: Final = "probabilities"

@@ -49,7 +49,8 @@ from limelens.serve.rpc.inference.requests import (
 from limelens.serve.rpc.inference.stream import RequestStream
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduling.engine import Engine, InferenceResult
+from limelens.serve.scheduling.engine import Engine
+from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.serve.scheduling.statistics import Statistics
 

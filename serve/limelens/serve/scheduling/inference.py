@@ -1,0 +1,104 @@
+"""The values that go into an engine and come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from limelens.serve.bundle import Bundle
+
+Prepare = Callable[[], NDArray[np.uint8]]
+"""Makes the pixels that the model sees; called in a worker thread when the image's turn comes."""
+
+
+class Priority(IntEnum):
+    """What goes first."""
+
+    FRAME = 0
+    """A camera's frame. Each stream has one at a time, so a full queue never refuses it."""
+    REQUEST = 1
+    """An image of a request."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferenceResult:
+    """The model's output for one image.
+
+    Args:
+        probabilities: `(C,)` float32.
+        embedding: `(D,)` float32 if requested.
+        started_at: When its turn came, by `time.monotonic`.
+        decode_s: Time to prepare its pixels, in seconds.
+        run_s: Time of the model, in seconds; on a GPU that of the whole batch.
+        run_at: When the model started, by `time.monotonic`.
+    """
+
+    probabilities: NDArray[np.float32]
+    embedding: NDArray[np.float32] | None
+    started_at: float
+    decode_s: float
+    run_s: float
+    run_at: float = 0.0
+
+
+class InferenceStatus(StrEnum):
+    """How it ended for one image."""
+
+    ANSWERED = "answered"
+    """The model ran and its output is usable."""
+    FAILED = "failed"
+    """The model ran, and failed or gave an unusable output."""
+    UNREADABLE = "unreadable"
+    """Its pixels could not be prepared; the model did not run."""
+    DROPPED = "dropped"
+    """Its caller had left or its deadline passed before its turn; the model did not run."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One image that left an engine, for metrics.
+
+    Args:
+        bundle: The model.
+        priority: Of the image.
+        status: How it ended.
+        waited_s: From its arrival until its turn, in seconds.
+        decode_s: Time to prepare its pixels, in seconds; 0 if that did not start.
+        run_s: Time of the model for the whole batch, in seconds; 0 if it did not run.
+        batch_size: Images in the run, without padding; 0 if there was none.
+        error: Why it failed or could not be read; else None.
+    """
+
+    bundle: Bundle
+    priority: Priority
+    status: InferenceStatus
+    waited_s: float
+    decode_s: float
+    run_s: float
+    batch_size: int
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an engine has done so far.
+
+    Args:
+        run: Images that a model ran for.
+        dropped: Images whose caller had left or whose deadline had passed before their turn.
+        refused: Images refused because the queue was full.
+        not_finite: Images for which the model's output was unusable.
+        overdue: Images that a model ran for although their deadline had passed when the run began.
+    """
+
+    run: int
+    dropped: int
+    refused: int
+    not_finite: int
+    overdue: int = 0
