@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 COLOURS = {"green": (40, 170, 60), "red": (200, 50, 40)}
@@ -87,3 +89,13 @@ def between(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (label, colour) in enumerate({"green": (95, 130, 55), "red": (140, 95, 45)}.items()):
         write_images(folder / "val" / label, colour, 40, 100 + seed)
     return folder
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves figures blank: drawing them takes most of the time of a tiny run."""
+
+    def savefig(_: Figure, file: IO[Any], *, format: str, **_options: object) -> None:
+        file.write("<svg/>" if format == "svg" else b"")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable
@@ -34,6 +35,7 @@ RESIZE = ResizeRule(SIZE, SIZE, ResizeMode.STRETCH)
 _FLOAT, _FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
+@functools.cache  # exporting takes seconds; nobody changes what comes out
 def _graph(arch: str, task: Task, temperature: float = 1.0) -> onnx.ModelProto:
     torch.manual_seed(0)
     classifier = build(arch, 3, input_size=(SIZE, SIZE))

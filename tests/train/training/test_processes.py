@@ -63,7 +63,7 @@ import sys
 from pathlib import Path
 from torch import nn
 from limelens.train import TrainConfig
-from limelens.train.training.loop import loop as training
+from limelens.train.training import loop as training
 build_model = training.build_model
 
 def without_dropout(config, dataset):

@@ -18,6 +18,8 @@ from limelens.train import TrainConfig, checkpoint, train
 from limelens.train.config import ConfigError
 from limelens.train.data.examples import Dataset
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 # All that draws random numbers or keeps a state: dropout, averaged weights, mixing, augmentation.
 CONFIG = TrainConfig(
     arch="cnn3", input_size=(32, 32), epochs=4, batch_size=8, learning_rate=1e-3, dropout=0.1,

@@ -48,6 +48,7 @@ def test_a_run_learns_and_leaves_its_record(trained_run: Path) -> None:
     assert checkpoint.load(trained_run / "last.pt").epoch == 4
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_same_seed_gives_the_same_network(divided: Path, tmp_path: Path) -> None:
     states = []
     for name in "ab":
@@ -76,6 +77,7 @@ def test_unreadable_images_are_listed_and_left_out(trained_run: Path, tmp_path: 
     assert "PDF" in figures["skipped"][0]["reason"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_figures_that_cannot_be_written_do_not_end_a_training(
     divided: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(divided: Path, trained_run
         train(divided, trained_run, TINY)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_may_start_from_another(divided: Path, trained_run: Path, tmp_path: Path) -> None:
     config = replace(TINY, epochs=1, learning_rate=1e-5, start_from=str(trained_run))
     report = train(divided, tmp_path / "run", config)
@@ -180,6 +183,7 @@ def test_training_fits_images_as_serving_does(mode: ResizeMode) -> None:
     assert trained == pytest.approx(served, abs=0.1)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
     divided: Path, tmp_path: Path
 ) -> None:
@@ -199,6 +203,7 @@ def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
         evaluate(tmp_path / "run", data, split="val")
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("val_from_train", [False, True])
 def test_figures_say_whether_the_epoch_was_chosen_on_them(
     divided: Path, tmp_path: Path, val_from_train: bool
@@ -252,12 +257,14 @@ def test_several_labels_are_trained_evaluated_and_exported(tagged: Path, tmp_pat
         assert of_bundle[name] == pytest.approx(of_run[name], abs=1e-4), name
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_label_folders_may_be_trained_as_several_labels(divided: Path, tmp_path: Path) -> None:
     report = train(divided, tmp_path / "run", replace(TINY, task=Task.MULTILABEL))
     assert report["val"]["task"] == "multilabel"
     assert checkpoint.load(tmp_path / "run").task is Task.MULTILABEL
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_patience_ends_a_run_that_gets_no_better(divided: Path, tmp_path: Path) -> None:
     config = replace(TINY, epochs=9, learning_rate=1e-30, patience=2)
     report = train(divided, tmp_path / "run", config)
@@ -265,6 +272,7 @@ def test_patience_ends_a_run_that_gets_no_better(divided: Path, tmp_path: Path) 
     assert report["interrupted"] is False
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_other_labels_keep_the_backbone_of_another_run(
     tagged: Path, trained_run: Path, tmp_path: Path
 ) -> None:
@@ -278,6 +286,7 @@ def test_other_labels_keep_the_backbone_of_another_run(
         train(tagged, tmp_path / "other", replace(config, input_size=(64, 64)))
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_reading_processes_change_nothing(divided: Path, tmp_path: Path) -> None:
     states = []
