@@ -33,7 +33,7 @@ NUM_DRAWN ?= 1200
 SYNTHETIC := build/data/facemask-synthetic
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow fuzz check format proto export bench results image clean
+.PHONY: help install demo serve test test-ci test-slow fuzz check format proto export bench results image clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,11 +46,16 @@ demo: $(SERVES) ## Serve the shipped model, classify and explain a portrait (no 
 serve: $(SERVES) ## Serve ./models on 127.0.0.1:8500
 	$(BIN)/limelens serve
 
-test: $(ALL) ## Run the tests
-	$(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: $(ALL) ## Run the tests that take long
-	$(BIN)/python -m pytest -m slow
+test: $(ALL) ## Run the tests, without those that take long
+	$(PYTEST)
+
+test-ci: $(ALL) ## Run the long tests that CI runs too
+	$(PYTEST) -m ci
+
+test-slow: $(ALL) ## Run all tests that take long
+	$(PYTEST) -m "slow or ci"
 
 # Seconds for each of requests, images and costly images.
 FUZZ_S ?= 300

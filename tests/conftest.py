@@ -35,6 +35,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: many tests wait, so one process more than there are cores."""
+    return (os.cpu_count() or 1) + 1
+
+
 LABELS = ("red", "green", "blue")
 SIZE = 32
 _GAIN = 6.0
