@@ -17,6 +17,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import until, until_async
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
@@ -379,10 +380,8 @@ async def test_a_reader_that_never_reads_is_ended_with_bounded_memory(
 
         writing = asyncio.create_task(flood())
         async with asyncio.timeout(20):
-            while not num_kept[-1]:
-                await asyncio.sleep(0.01)
-            while server.service._cameras:
-                await asyncio.sleep(0.01)
+            await until_async(lambda: num_kept[-1])
+            await until_async(lambda: not server.service.num_streams)
             # The reason lies behind the answers that nobody fetched.
             with pytest.raises(grpc.RpcError) as caught:
                 await drain(call)
@@ -404,13 +403,10 @@ async def test_a_half_closed_stream_that_is_never_read_is_ended(
         for _ in range(1500):
             await call.write(frame(7))
         await call.done_writing()
-        assert server.service._cameras
-        async with asyncio.timeout(5):
-            while server.service._cameras:
-                await asyncio.sleep(0.01)
-            # The call is over for the server too, though nobody fetches the reason.
-            while server.server._calls._count:
-                await asyncio.sleep(0.01)
+        assert server.service.num_streams
+        await until_async(lambda: not server.service.num_streams, 5)
+        # The call is over for the server too, though nobody fetches the reason.
+        await until_async(lambda: not server.server.num_calls, 5)
         with pytest.raises(grpc.RpcError) as caught:
             await drain(call)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -428,10 +424,7 @@ def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Any) ->
     moment = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
     camera.send(Frame(2, GREEN, moment))
     (held,) = server.service._cameras
-    for _ in range(200):
-        if not held._newest.is_empty:
-            break
-        time.sleep(0.01)
+    until(lambda: not held._newest.is_empty)
     waiting = held._newest._held
     assert waiting.message.frame_id == 2
     assert not waiting.message.HasField("image")
@@ -444,11 +437,7 @@ def test_a_camera_that_vanishes_leaves_nothing_behind(server: Any) -> None:
     call = server.stub().ClassifyStream(iter([CONFIG, frame(0)]))
     next(call)
     call.cancel()
-    for _ in range(100):
-        if not server.service._cameras:
-            break
-        time.sleep(0.02)
-    assert not server.service._cameras
+    until(lambda: not server.service.num_streams)
 
 
 def test_streams_end_when_the_server_goes_down(server: Any, client: Client) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
@@ -239,7 +240,7 @@ def test_frames_that_wait_to_be_explained_count_among_the_bytes_that_wait(
         assert "at most 3,172 are held" in change.reason
         gate.opened.set()
         camera.end()
-        assert server.service._budget._held == 0
+        assert server.service.num_waiting_bytes == 0
 
 
 def test_a_change_that_cannot_be_explained_says_why(client: Client) -> None:
@@ -300,9 +301,9 @@ def test_but_not_for_ever(
         assert one.explanation is not None
         assert one.explanation.status is ChangeStatus.UNFINISHED
     gate.opened.set()
-    assert is_soon(lambda: server.service._explainer._count == 0)
+    until(lambda: server.service._explainer._count == 0)
     assert gate.num_runs == 1
-    assert server.service._budget._held == 0
+    assert server.service.num_waiting_bytes == 0
 
 
 def test_a_camera_that_vanishes_leaves_no_work_behind(
@@ -315,12 +316,12 @@ def test_a_camera_that_vanishes_leaves_no_work_behind(
     assert gate.entered.acquire(timeout=30)
     camera(GREEN)
     camera.leave()
-    assert is_soon(lambda: not server.service._cameras)
+    until(lambda: not server.service.num_streams)
     gate.opened.set()
-    assert is_soon(lambda: server.service._explainer._count == 0)
+    until(lambda: server.service._explainer._count == 0)
     # A chunk on each of its two threads, of several hundred.
     assert gate.num_runs <= 2
-    assert server.service._budget._held == 0
+    assert server.service.num_waiting_bytes == 0
 
 
 def test_a_server_that_goes_down_waits_for_no_camera(
@@ -424,18 +425,5 @@ def test_a_decision_that_nothing_renews_becomes_unknown(client: Client) -> None:
 def test_frames_that_are_no_images_do_not_keep_a_decision_alive(client: Client) -> None:
     camera = Camera(client, max_decision_age_s=0.3)
     assert camera(RED).smoothed_label == "red"
-    for _ in range(60):
-        time.sleep(0.02)
-        if camera(b"no image").smoothed_label is None:
-            break
-    else:
-        pytest.fail("the decision never became unknown")
+    until(lambda: camera(b"no image").smoothed_label is None)
     camera.end()
-
-
-def is_soon(condition: Callable[[], bool]) -> bool:
-    for _ in range(3000):
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False

@@ -57,7 +57,7 @@ def test_a_stream_has_its_place_before_its_configuration_came(
     server = start_server(service=ServiceSettings(max_streams=2))
     stub = server.stub()
     streams = [open_stream(stub) for _ in range(2)]
-    until(lambda: server.server._calls.num_open == 2)
+    until(lambda: server.server.num_calls == 2)
     third = open_stream(stub)
     third.say(CONFIG, FRAME)
     with pytest.raises(grpc.RpcError) as refused:
@@ -77,9 +77,9 @@ def test_a_stream_that_leaves_without_a_configuration_gives_its_place_back(
     server = start_server(service=ServiceSettings(max_streams=1))
     stub = server.stub()
     silent = open_stream(stub)
-    until(lambda: server.server._calls.num_open == 1)
+    until(lambda: server.server.num_calls == 1)
     silent.call.cancel()
-    until(lambda: server.server._calls.num_open == 0)
+    until(lambda: server.server.num_calls == 0)
     other = open_stream(stub)
     other.say(CONFIG, FRAME)
     assert next(other.call).frame_id == 0
@@ -90,7 +90,7 @@ def test_a_silent_stream_does_not_hold_a_server_that_goes_down(
 ) -> None:
     server = start_server()
     silent = open_stream(server.stub())
-    until(lambda: server.server._calls.num_open == 1)
+    until(lambda: server.server.num_calls == 1)
     # Were it waited for, the server would end it only after this time, as CANCELLED.
     stopping = threading.Thread(target=server.stop, args=[25.0])
     stopping.start()

@@ -255,6 +255,11 @@ class Server:
         if self.http is not None:
             await asyncio.to_thread(self.http.close)
 
+    @property
+    def num_calls(self) -> int:
+        """Calls and streams under way."""
+        return self._calls.num_open
+
     def cut(self) -> None:
         """Ends all connections; calls under way end UNAVAILABLE. May be called from any thread."""
         for address in (self.address, self.health_address):
