@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from limelens.serve import Client
-from limelens.serve.client.bulk import answering, jobs
+from limelens.serve.client.bulk import batches, classify_batch
 from limelens.serve.client.in_process import local_client
 from limelens.serve.client.results import ImageFailure
 from limelens.serve.decisions.decision import Prediction
@@ -25,7 +26,6 @@ from limelens.serve.errors import (
 )
 from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.requests.classify import Limits
-from limelens.v1 import classifier_service_pb2 as service_pb2
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 IMAGES = {name: np.full((8, 8, 3), colour, np.uint8) for name, colour in COLOURS.items()}
@@ -257,11 +257,18 @@ def test_types_tell_predictions_from_failures(
     assert labels == ["red", "green", tmp_path / "nothing.png"]
 
 
-def test_a_busy_server_is_asked_again_for_as_long_as_a_call_may_take() -> None:
-    (job,) = jobs(iter([np.zeros((8, 8, 3), np.uint8)]), 16, {}, "raise", patience_s=5.0)
-    steps = answering(job)
-    assert isinstance(next(steps), service_pb2.ClassifyRequest)
-    assert steps.throw(OverloadedError("busy", 4.0)) == 4.0
-    assert isinstance(next(steps), service_pb2.ClassifyRequest)
-    with pytest.raises(OverloadedError):  # the next pause would take it beyond
-        steps.throw(OverloadedError("busy", 6.0))
+async def test_a_busy_server_is_asked_again_while_the_deadline_allows() -> None:
+    (batch,) = batches(iter([np.zeros((8, 8, 3), np.uint8)]), 16, {}, "raise", patience_s=5.0)
+    delays_s = [4.0, 6.0]  # the second pause would end after the deadline
+    pauses: list[float] = []
+
+    async def classify(_request: object) -> Any:
+        raise OverloadedError("busy", delays_s.pop(0))
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    with pytest.raises(OverloadedError):
+        await classify_batch(batch, classify, asyncio.to_thread, sleep)
+    assert pauses == [4.0]
+    assert delays_s == []

@@ -25,10 +25,10 @@ def test_the_snippets_of_the_page_run(
     snippet: str, start_server: Callable[..., Any], certificates: Path, tmp_path: Path
 ) -> None:
     red = np.full((20, 20, 3), (255, 0, 0), np.uint8)
-    (tmp_path / "pictures").mkdir()
-    for name in ("door.jpg", "hall.png", *(f"pictures/{number}.png" for number in range(40))):
+    (tmp_path / "images").mkdir()
+    for name in ("door.jpg", "hall.png", *(f"images/{number}.png" for number in range(40))):
         Image.fromarray(red).save(tmp_path / name)
-    (tmp_path / "pictures" / "broken.jpg").write_bytes(b"nothing")
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"nothing")
     for name in ("ca.pem", "client.pem", "client.key"):
         shutil.copy(certificates / name, tmp_path)
     places: dict[str, Callable[[], str]] = {

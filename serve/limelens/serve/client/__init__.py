@@ -1,9 +1,8 @@
-"""The client: images in, plain answers out, over gRPC.
+"""The client: images in, plain results out, over gRPC.
 
-`Client` blocks, `AsyncClient` is for asyncio; both ask the same (`asking`), cut many images in
-the same way (`bulk`), treat a camera's frames alike (`feeding`) and reach a server by the same
-settings (`connection`). It needs neither onnxruntime nor scikit-image, and leaves what images
-mean to the server.
+`Client` blocks, `AsyncClient` is for asyncio; `calls` is what both do, `bulk` cuts many images into
+requests, `feeding` keeps a camera's frames, `connection` holds the settings. The client needs
+neither onnxruntime nor scikit-image, and leaves what images mean to the server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Many images in several requests: cut to what a server takes, broken ones kept apart.
 
-It knows what to ask next and what an answer means for it, and asks nobody: `answering` hands out
-requests and is sent their answers, so that both clients, who each ask in their own way, share it.
+It knows which request comes next and what a response or an error means for it; how to send one and
+how to wait is handed in.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from limelens.serve.client.connection import MAX_REQUEST_BYTES
 from limelens.serve.client.requests import (
@@ -34,7 +34,6 @@ from limelens.serve.decisions.decision import Prediction
 from limelens.serve.errors import (
     InvalidImageError,
     InvalidRequestError,
-    LimelensError,
     OverloadedError,
 )
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -43,8 +42,8 @@ from limelens.v1 import image_pb2
 OnError = Literal["raise", "return"]
 
 BATCH_SIZE: Final = 16
-"""Images in one request, where there are more: no server is much faster with more at a time,
-and of a broken one fewer others are sent again."""
+"""Most images in one request: no server is much faster with more at a time, and if one is broken
+fewer others are sent again."""
 AT_ONCE: Final = 4
 """Requests under way at a time."""
 _LONGEST_PAUSE_S: Final = 10.0
@@ -53,14 +52,14 @@ _AT: Final = re.compile(r"images\[(\d+)\](.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Job:
+class Batch:
     """Images for which one request is enough, as a rule.
 
     Args:
         images: Each with its place among all.
         arguments: As of `Client.classify`.
-        on_error: Whether a broken image ends it all, or becomes a `ImageFailure`.
-        patience_s: How long a busy server is asked again since it last took images.
+        on_error: Whether a broken image ends it all, or becomes an `ImageFailure`.
+        patience_s: How long to ask a busy server again after it last took images.
     """
 
     images: Sequence[tuple[int, ImageInput]]
@@ -70,13 +69,13 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What became of a job.
+class BatchResult:
+    """The results of one batch.
 
     Args:
         results: One for each image, in their order.
-        model: Who answered; None where nobody was asked.
-        timings_ms: Where the time went.
+        model: The model that classified; None if no request succeeded.
+        timings_ms: The time of all requests together.
     """
 
     results: tuple[Prediction | ImageFailure, ...]
@@ -84,65 +83,73 @@ class Part:
     timings_ms: Timings
 
 
-ClassifyOptions = Generator[
-    service_pb2.ClassifyRequest | float, service_pb2.ClassifyResponse | None, Part
-]
-"""Hands out a request, whose answer is sent or whose error is thrown into it, or seconds to wait,
-and in the end returns what came of it."""
-
-
-def jobs(
+def batches(
     images: Iterator[ImageInput],
     size: int,
     arguments: ClassifyArguments,
     on_error: OnError,
     patience_s: float | None = None,
-) -> Iterator[Job]:
-    """Images by `size`; no more are taken from the source than a job needs."""
+) -> Iterator[Batch]:
+    """Groups images by `size`; takes no more from the source than a batch needs."""
     numbered = enumerate(images)
     while some := tuple(itertools.islice(numbered, size)):
-        yield Job(some, arguments, on_error, _PATIENCE_S if patience_s is None else patience_s)
+        yield Batch(some, arguments, on_error, _PATIENCE_S if patience_s is None else patience_s)
 
 
-def answering(job: Job) -> ClassifyOptions:
-    """Gets one job's images answered.
+async def classify_batch(
+    batch: Batch,
+    classify: Callable[[service_pb2.ClassifyRequest], Awaitable[service_pb2.ClassifyResponse]],
+    in_thread: Callable[..., Awaitable[Any]],
+    sleep: Callable[[float], Awaitable[None]],
+) -> BatchResult:
+    """Classifies the images of one batch.
+
+    Args:
+        batch: The images.
+        classify: Sends one request.
+        in_thread: Calls a function that reads files.
+        sleep: Waits for some seconds.
 
     Raises:
-        LimelensError: As `Client.classify`; of an image's own where they are not returned.
+        LimelensError: As `Client.classify`; an image's own only if failures are raised.
         OSError: Likewise.
     """
     results: dict[int, Prediction | ImageFailure] = {}
-    images = dict(job.images)
+    images = dict(batch.images)
 
     def failed(index: int, error: Exception) -> None:
-        if job.on_error == "raise":
+        if batch.on_error == "raise":
             raise error
         image = images[index]
         path = Path(image) if isinstance(image, str | os.PathLike) else None
         results[index] = ImageFailure(index, path, error)
 
-    region = job.arguments.get("region")
-    messages: dict[int, image_pb2.Image] = {}
-    for index, image in job.images:
-        try:
-            messages[index] = image_message(image, region, f"images[{index}]")
-        except (InvalidRequestError, OSError) as error:
-            failed(index, error)
+    def read() -> dict[int, image_pb2.Image]:
+        messages = {}
+        region = batch.arguments.get("region")
+        for index, image in batch.images:
+            try:
+                messages[index] = image_message(image, region, f"images[{index}]")
+            except (InvalidRequestError, OSError) as error:
+                failed(index, error)
+        return messages
+
+    messages = await in_thread(read)
     waiting = _groups(messages)
-    answers: list[Classification] = []
-    gives_up_at = time.monotonic() + job.patience_s
+    found: list[Classification] = []
+    gives_up_at = time.monotonic() + batch.patience_s
     while waiting:
         group = waiting.pop(0)
-        request = classify_request((), **job.arguments)
+        request = classify_request((), **batch.arguments)
         request.images.extend(messages[index] for index in group)
         try:
-            response = yield request
+            response = await classify(request)
         except OverloadedError as error:
-            # Others are served too: it will be our turn.
+            # The server is busy with others: a later request gets through.
             pause_s = min(error.retry_after_s, _LONGEST_PAUSE_S)
             if time.monotonic() + pause_s > gives_up_at:
                 raise
-            yield pause_s
+            await sleep(pause_s)
             waiting.insert(0, group)
         except InvalidRequestError as error:
             at = _AT.match(error.field)
@@ -152,7 +159,7 @@ def answering(job: Job) -> ClassifyOptions:
                 group.remove(index)
                 if group:
                     waiting.insert(0, group)
-            elif error.field not in ("", "images"):  # what is asked of all images alike
+            elif error.field not in ("", "images"):  # wrong with the arguments, not an image
                 raise
             elif len(group) > 1:  # too many for this server, or too many bytes
                 half = len(group) // 2
@@ -160,38 +167,18 @@ def answering(job: Job) -> ClassifyOptions:
             else:
                 failed(group[0], error)
         else:
-            assert response is not None  # only a pause is answered by nothing
-            answers.append(classification(response))
-            results.update(zip(group, answers[-1].predictions, strict=True))
-            gives_up_at = time.monotonic() + job.patience_s
-    return Part(
-        tuple(results[index] for index, _ in job.images),
-        answers[-1].model if answers else None,
-        _sum([one.timings_ms for one in answers]),
+            found.append(classification(response))
+            results.update(zip(group, found[-1].predictions, strict=True))
+            gives_up_at = time.monotonic() + batch.patience_s
+    return BatchResult(
+        tuple(results[index] for index, _ in batch.images),
+        found[-1].model if found else None,
+        _sum([one.timings_ms for one in found]),
     )
 
 
-def advance(
-    steps: ClassifyOptions,
-    response: service_pb2.ClassifyResponse | None = None,
-    error: LimelensError | None = None,
-) -> service_pb2.ClassifyRequest | float | Part:
-    """The next step of `answering`, or what came of it all.
-
-    Args:
-        steps: Where it stands.
-        response: What its last request was answered.
-        error: How its last request failed.
-    """
-    try:
-        return steps.send(response) if error is None else steps.throw(error)
-    except StopIteration as stopped:
-        part: Part = stopped.value
-        return part
-
-
 def check_sizes(batch_size: int, at_once: int) -> None:
-    """Refuses what no batch can be made of.
+    """Refuses sizes below 1.
 
     Raises:
         InvalidRequestError: One of them is below 1.
@@ -201,10 +188,10 @@ def check_sizes(batch_size: int, at_once: int) -> None:
             raise InvalidRequestError(name, f"{value}; expected 1 or more")
 
 
-def merged(parts: Sequence[Part]) -> Classification:
-    """The parts as one answer; every image has a prediction."""
+def merged(parts: Sequence[BatchResult]) -> Classification:
+    """The parts as one result; every image has a prediction."""
     whole = partial(parts)
-    assert whole.model is not None  # failures were raised, and no images are refused
+    assert whole.model is not None  # failures were raised, and a call without images is refused
     return Classification(
         tuple(one for one in whole.results if isinstance(one, Prediction)),
         whole.model,
@@ -212,8 +199,8 @@ def merged(parts: Sequence[Part]) -> Classification:
     )
 
 
-def partial(parts: Sequence[Part]) -> PartialClassification:
-    """The parts as one answer, with failures among the predictions."""
+def partial(parts: Sequence[BatchResult]) -> PartialClassification:
+    """The parts as one result, with failures among the predictions."""
     models = [part.model for part in parts if part.model is not None]
     return PartialClassification(
         tuple(one for part in parts for one in part.results),
@@ -223,7 +210,7 @@ def partial(parts: Sequence[Part]) -> PartialClassification:
 
 
 def _groups(messages: dict[int, image_pb2.Image]) -> list[list[int]]:
-    """Places of images that together are not too many bytes to be sent again."""
+    """Indices of images that together are few enough bytes for gRPC to retry."""
     groups: list[list[int]] = []
     size = 0
     for index, message in messages.items():
@@ -236,7 +223,7 @@ def _groups(messages: dict[int, image_pb2.Image]) -> list[list[int]]:
 
 
 def _moved(error: InvalidRequestError, field: str) -> InvalidRequestError:
-    """The same error, naming the image by its place among all."""
+    """The same error with the image's place among all."""
     if isinstance(error, InvalidImageError):
         return error.at(field)
     return InvalidRequestError(field, error.description)
@@ -244,8 +231,8 @@ def _moved(error: InvalidRequestError, field: str) -> InvalidRequestError:
 
 def _sum(timings: Sequence[Timings]) -> Timings:
     return Timings(
-        sum(one.queue for one in timings),
-        sum(one.decode for one in timings),
-        sum(one.run for one in timings),
-        sum(one.total for one in timings),
+        *(
+            sum(getattr(one, name) for one in timings)
+            for name in ("queue", "decode", "run", "total")
+        )
     )

@@ -1,9 +1,8 @@
-"""Which of a client's connections takes the next call, and when another one is opened.
+"""Which of a client's connections takes the next call, and when to open another one.
 
-A server of several processes gives each connection to one of them: calls that are under way at
-once are spread over several connections. One caller has one. It is plain state for threads and for
-an event loop alike, and knows nothing of gRPC: both clients open, connect and close by functions of
-their own.
+A server of several processes gives each connection to one of them, so calls that are under way at
+once are spread over several connections; one caller has one. It is plain state for threads and
+event loops alike, and knows nothing of gRPC.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 MAX_CONNECTIONS: Final = 8
-"""Of a client, unless it is told otherwise."""
-CONNECT_S: Final = 10.0
-"""How long a further connection may take to come about."""
+"""The default of a client."""
 _PAUSE_S: Final = 30.0
 
 
@@ -26,8 +23,8 @@ class Channel:
     """One connection.
 
     Args:
-        channel: Of gRPC's; None where there is nothing to close.
-        stub: What is called.
+        channel: gRPC's channel; None if there is nothing to close.
+        stub: Its methods are the calls.
         busy: Calls and streams under way.
         is_ready: Whether calls may go there.
     """
@@ -41,14 +38,13 @@ class Channel:
 class Channels:
     """The connections of one client; may be shared by threads.
 
-    No call waits for a further connection: it is used once it stands. One that cannot be had, or
-    fails, is left out, and for a while none is tried: whoever limits connections is not asked
-    with every call.
+    No call waits for a further connection; it is used once it is connected. One that cannot be
+    connected, or fails, is left out, and for a while no other is tried: a proxy may limit them.
 
     Args:
         most: How many at most, 1 or more.
         open_one: Makes one without connecting it.
-        connect: Begins to connect a further one, and has `connected` called once that is decided.
+        connect: Begins to connect a further one and calls `connected` with the result.
         clock: Seconds.
     """
 
@@ -56,7 +52,7 @@ class Channels:
         self,
         most: int,
         open_one: Callable[[], Channel],
-        connect: Callable[[Channel], None],
+        connect: Callable[[Channel], Any],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,14 +67,11 @@ class Channels:
         self._is_closed = False
 
     def take(self) -> Channel:
-        """The least busy connection, for one call; the first of those that are equally busy.
-
-        The call ends with `give_back`.
-        """
+        """The least busy connection, for one call that ends with `give_back`."""
         opened = None
         with self._lock:
             if not self._all:
-                # It is used as it is: gRPC connects it, and says so where it cannot.
+                # Calls may go there at once: gRPC connects it, and they fail if it cannot.
                 self._all.append(self._open_one())
                 self._all[0].is_ready = True
             best = self._all[0]
@@ -99,29 +92,25 @@ class Channels:
         return best
 
     def give_back(self, channel: Channel, *, is_lost: bool = False) -> bool:
-        """A call ended.
+        """Notes the end of a call.
 
         Args:
-            channel: That it went to.
-            is_lost: Whether nobody answered there.
+            channel: The channel of the call.
+            is_lost: Whether no server answered there.
 
         Returns:
-            Whether the channel is to be closed, now that its last call is over.
+            Whether to close the channel, now that its last call is over.
         """
         with self._lock:
             self._num_under_way -= 1
             channel.busy -= 1
-            # The first stays: without any there would be nothing to call.
+            # The first stays, so that there is always one to call.
             if is_lost and channel in self._all[1:]:
                 self._leave_out(channel)
             return not channel.busy and channel not in self._all and not self._is_closed
 
     def connected(self, channel: Channel, is_connected: bool) -> bool:
-        """A further connection stands, or cannot be had.
-
-        Returns:
-            Whether the channel is to be closed.
-        """
+        """Notes whether a further connection could be made; returns whether to close it."""
         with self._lock:
             if self._is_closed:
                 return False
@@ -132,11 +121,7 @@ class Channels:
             return not is_connected
 
     def close(self) -> list[Channel]:
-        """No more are opened from now on.
-
-        Returns:
-            Those to close.
-        """
+        """Opens no more from now on, and returns those to close."""
         with self._lock:
             self._is_closed = True
             return list(self._all)

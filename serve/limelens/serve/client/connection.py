@@ -1,12 +1,10 @@
-"""How a server is reached: its address, who proves what to whom, retries and keepalive.
+"""How a server is reached: its address, TLS, token, retries and keepalive.
 
-It knows what gRPC must be told, and opens nothing itself: the two clients do, each its own kind
-of channel.
+It knows gRPC's options and opens nothing: each of the two clients opens its own kind of channel.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -24,17 +22,17 @@ from limelens.serve.errors import ExpiredError, InvalidRequestError
 from limelens.serve.redaction import without_secrets
 
 Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
-"""What the server knows the caller by, or what gives a fresh one for each call. An awaitable is
-for `AsyncClient` alone."""
+"""A token, or a function that gives a fresh one for each call. Only `AsyncClient` takes one that
+returns an awaitable."""
 LoadBalancing = Literal["pick_first", "round_robin"]
 Metadata = tuple[tuple[str, str], ...]
 
 MAX_REQUEST_BYTES: Final = 7 * 1024 * 1024
-"""Of the images in one request, where the client chooses: what gRPC can try again."""
+"""Most bytes of images in one request that the client puts together: gRPC can retry so many."""
 _RETRY_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
 _SERVICE: Final = "limelens.v1.ClassifierService"
-# Not the cameras' stream: frames that were sent once are old when they are sent again.
+# Not the cameras' stream: frames would be old when they are sent again.
 _RETRIED: Final = ("Classify", "Embed", "Explain", "ExplainStream", "ListModels", "GetModel")
 _MAX_RECONNECT_MS: Final = 10_000
 _MOST_CONNECTIONS: Final = 64
@@ -45,13 +43,14 @@ _REQUEST_ID: Final = re.compile(r"[ -~]{1,64}")
 
 @dataclass(frozen=True)
 class Tls:
-    """How the server proves who it is, and the client too where it must.
+    """Certificates of a TLS connection.
 
     Args:
-        ca: Who signs servers' certificates, a PEM file; None is the system's authorities.
-        certificate: The client's own chain, a PEM file.
+        ca: The authority that signs servers' certificates, a PEM file; None is the system's
+            authorities.
+        certificate: The client's own chain, a PEM file, if the server asks for one.
         key: Its private key, a PEM file.
-        server_name: The name in the server's certificate, where it is not the one dialled.
+        server_name: The name in the server's certificate, if it differs from the address.
     """
 
     ca: Path | None = None
@@ -81,19 +80,18 @@ class Connection:
         address: `HOST:PORT`, or another of gRPC's names: `dns:///HOST:PORT` for all addresses of
             a host, `ipv4:A:PORT,B:PORT` for a list, `unix:PATH` for a socket of this machine.
         tls: None is plaintext.
-        token: Sent with each call as `authorization: Bearer …`; a function is asked for each.
+        token: Sent with each call as `authorization: Bearer …`; a function is called for each.
         insecure_token: Whether the token may be sent in plaintext to other machines.
         timeout_s: Deadline of a call that names none itself; None is no deadline.
         max_attempts: How often a call is tried, 1 to 5.
-        keepalive_s: After so long a silence the server is asked whether it is still there; the
-            server allows 10 or more.
+        keepalive_s: After so long a silence the client pings the server, which allows 10 or more.
         load_balancing: `pick_first` stays with one address, `round_robin` takes them in turn.
-        max_connections: How many connections calls that are under way at once are spread over,
-            1 to 64; as long as one call follows the other there is one.
+        max_connections: Over how many connections to spread calls that are under way at once,
+            1 to 64; there is only one while calls follow one another.
 
     Raises:
         InvalidRequestError: The address is a web address, the token would be sent in plaintext
-            to another machine, a certificate lacks its key, or the number of connections cannot be.
+            to another machine, a certificate lacks its key, or `max_connections` is out of range.
     """
 
     address: str
@@ -136,7 +134,7 @@ class Connection:
             )
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """What gRPC needs for TLS; None is plaintext.
+        """Credentials for TLS; None is plaintext.
 
         Raises:
             UnreadableFileError: A certificate cannot be read.
@@ -151,14 +149,14 @@ class Connection:
         )
 
     def options(self) -> list[tuple[str, Any]]:
-        """Arguments of the channel."""
+        """Options of the channel."""
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps(self._service_config())),
-            # Else all channels of this process to one address would share one connection.
+            # Otherwise all channels of this process to one address would share one connection.
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            # Requests above it are not tried again: the default would leave most images out.
+            # Larger requests are not retried: the default would leave out most images.
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", 10_000),
@@ -170,14 +168,14 @@ class Connection:
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
         ]
-        return [*options, *way_options(self.address, self.tls)]
+        return [*options, *address_options(self.address, self.tls)]
 
     def timeout_of(self, arguments: CallArguments) -> float | None:
         """The deadline of one call, in seconds from now; None is no deadline.
 
         Raises:
-            ExpiredError: It has passed: gRPC for asyncio takes 0 for no deadline at all, and the
-                blocking one may have an answer before it looks.
+            ExpiredError: It has passed. grpc.aio would take 0 for no deadline at all, and the
+                blocking gRPC may have a response before it checks.
         """
         timeout_s = arguments.get("timeout_s")
         if timeout_s is None:
@@ -187,11 +185,11 @@ class Connection:
         return timeout_s
 
     def metadata(self, token: str | None, request_id: str | None) -> Metadata | None:
-        """What goes with a call beside its message; None where that is nothing.
+        """The headers of a call; None if there are none.
 
         Args:
-            token: As `token` or `fresh_token` gave it.
-            request_id: By which the server's log knows the call.
+            token: The token itself.
+            request_id: The id of the call in the server's log.
 
         Raises:
             InvalidRequestError: One of them has a character that no header may have.
@@ -211,25 +209,6 @@ class Connection:
             found.append(("x-request-id", request_id))
         return tuple(found) or None
 
-    def ask_token(self) -> str | Awaitable[str] | None:
-        """The token for one call; may take as long as the function that gives it."""
-        return self.token() if callable(self.token) else self.token
-
-    def ask_token_now(self) -> str | None:
-        """The same for who cannot wait for an awaitable.
-
-        Raises:
-            InvalidRequestError: It is one.
-        """
-        token = self.ask_token()
-        if token is None or isinstance(token, str):
-            return token
-        if inspect.iscoroutine(token):
-            token.close()
-        raise InvalidRequestError(
-            "token", "its function is asynchronous; expected a plain one, or an AsyncClient"
-        )
-
     def _service_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {"loadBalancingConfig": [{self.load_balancing: {}}]}
         if self.max_attempts > 1:
@@ -246,13 +225,13 @@ class Connection:
                     },
                 }
             ]
-            # Where most calls fail, trying each again would keep a server from recovering.
+            # If most calls fail, retrying each would keep a server from recovering.
             config["retryThrottling"] = {"maxTokens": 20, "tokenRatio": 0.2}
         return config
 
 
-def way_options(address: str, tls: Tls | None = None) -> list[tuple[str, Any]]:
-    """Arguments of every channel to an address, whatever else it is for.
+def address_options(address: str, tls: Tls | None = None) -> list[tuple[str, Any]]:
+    """Options that every channel to an address needs.
 
     Args:
         address: One of gRPC's names.
@@ -260,7 +239,7 @@ def way_options(address: str, tls: Tls | None = None) -> list[tuple[str, Any]]:
     """
     options: list[tuple[str, Any]] = []
     if is_loopback(address):
-        # What stays on this machine goes through no proxy, a token least of all.
+        # Nothing that stays on this machine may go through a proxy, least of all a token.
         options.append(("grpc.enable_http_proxy", 0))
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))

@@ -1,4 +1,4 @@
-"""Files that a caller names: read, or an error that says what was expected there."""
+"""Reads files that a caller names; an error says what was expected."""
 
 from __future__ import annotations
 

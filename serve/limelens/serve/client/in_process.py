@@ -1,7 +1,7 @@
-"""A model file answered in this process, through the same messages as over the wire.
+"""A client whose model runs in this process, through the same messages as over the wire.
 
-It stands where a gRPC stub stands in `Client`, so that a file and a server give the same answers.
-It knows bundles and messages, and nothing of threads, queues or connections.
+Its stub takes the place of gRPC's, so that a file and a server give the same results. It knows
+bundles and messages, and nothing of threads, queues or connections.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from limelens.v1 import prediction_pb2
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
 
-_Explaining = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamResponse], None, None]
+_Explanations = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamResponse], None, None]
 
 
 def local_client(path: str | os.PathLike[str], device: Device = "auto") -> LocalClient:
-    """A client that answers by itself with one bundle.
+    """A client that runs one bundle itself.
 
     Args:
         path: `model.onnx`, or the folder of a version that holds it.
@@ -64,34 +64,37 @@ def local_client(path: str | os.PathLike[str], device: Device = "auto") -> Local
         ProviderError: As `load_bundle`.
         MissingExtraError: As `load_bundle`.
     """
-    return LocalClient.over(LocalStub(Path(path), device))
+    stub = LocalStub(Path(path), device)
+    client = LocalClient.over(stub)
+    client.stub = stub
+    return client
 
 
 class LocalClient(Client):
     """A client whose model is in this process; see `local_client`."""
 
-    _stub: LocalStub
+    stub: LocalStub
 
     @property
     def bundle(self) -> Bundle:
         """The model."""
-        return self._stub.bundle
+        return self.stub.bundle
 
     def explain_fully(
         self,
         image: ImageInput,
-        told: Callable[[ExplanationUpdate], None] = lambda _: None,
+        notify: Callable[[ExplanationUpdate], None] = lambda _: None,
         **arguments: Unpack[ExplainArguments],
     ) -> tuple[ServedExplanation, RenderedExplanation]:
-        """Explains an image, and gives away what it was explained from.
+        """Explains an image and also returns the samples and pixels behind the explanation.
 
         Args:
             image: As for `explain`.
-            told: Is given each explanation on the way, and the last.
+            notify: Called with each explanation on the way, and the last.
             arguments: As for `explain`.
 
         Returns:
-            What `explain` gives, and the samples and pixels behind it.
+            The result of `explain`, and the samples and pixels behind it.
 
         Raises:
             LimelensError: As `explain`.
@@ -99,9 +102,9 @@ class LocalClient(Client):
         """
         arguments.pop("timeout_s", None)
         request = explain_request(image, **arguments)
-        for found in self._stub.explained(request, time.monotonic()):
+        for found in self.stub.explanations(request, time.monotonic()):
             update = explanation_update(found[1])
-            told(update)
+            notify(update)
         return update.explanation, found[0]
 
     def check(self, explained: RenderedExplanation) -> tuple[Faithfulness, ...]:
@@ -110,41 +113,40 @@ class LocalClient(Client):
 
 
 class LocalStream:
-    """Messages that are made while they are read, where gRPC has a call.
+    """Messages that are made while they are read, in place of a gRPC call.
 
     Args:
-        explained: What makes them.
+        explanations: Makes them.
     """
 
-    def __init__(self, explained: _Explaining) -> None:
-        self._explained = explained
+    def __init__(self, explanations: _Explanations) -> None:
+        self._explanations = explanations
 
     def __iter__(self) -> Iterator[service_pb2.ExplainStreamResponse]:
-        return (response for _, response in self._explained)
+        return (response for _, response in self._explanations)
 
     def cancel(self) -> None:
         """Stops the work."""
-        self._explained.close()
+        self._explanations.close()
 
 
 class LocalStub:
-    """The calls of `ClassifierService` but the cameras' on one bundle, in the caller's thread.
+    """The calls of `ClassifierService`, except the camera stream, on one bundle.
 
     Args:
         path: As for `load_bundle`.
         device: As for `load_bundle`.
-        limits: What one request may ask for.
     """
 
-    def __init__(self, path: Path, device: Device, limits: Limits | None = None) -> None:
+    def __init__(self, path: Path, device: Device) -> None:
         self.bundle = bundle = load_bundle(path, device)
         self._served = ModelVersion(bundle.name, bundle.version, bundle)
-        self._limits = limits or Limits()
+        self._limits = Limits()
 
-    def explained(self, request: service_pb2.ExplainRequest, start: float) -> _Explaining:
+    def explanations(self, request: service_pb2.ExplainRequest, start: float) -> _Explanations:
         """Explanations from more and more samples, each also as a message."""
-        question = read_explain(request, self.bundle.metadata, self._limits)
-        for update in explain_image_progressively(self.bundle, question):
+        spec = read_explain(request, self.bundle.metadata, self._limits)
+        for update in explain_image_progressively(self.bundle, spec):
             now = time.monotonic()
             yield update.explained, explain_stream_response(update, self._served, start, now)
 
@@ -154,7 +156,7 @@ class LocalStub:
         """See the contract."""
         start = time.monotonic()
         metadata = self._served.bundle.metadata
-        images, answering = read_classify(request, metadata, self._limits)
+        images, options = read_classify(request, metadata, self._limits)
         probabilities, embeddings, timings = self._run(images, start)
         return service_pb2.ClassifyResponse(
             predictions=[
@@ -162,9 +164,9 @@ class LocalStub:
                     decide(
                         row,
                         metadata,
-                        top_k=answering.top_k,
-                        threshold=answering.threshold,
-                        embedding=embedding if answering.embed else None,
+                        top_k=options.top_k,
+                        threshold=options.threshold,
+                        embedding=embedding if options.embed else None,
                     )
                 )
                 for row, embedding in zip(probabilities, embeddings, strict=True)
@@ -184,13 +186,13 @@ class LocalStub:
         """See the contract."""
         start = time.monotonic()
         bundle = self._served.bundle
-        question = read_explain(request, bundle.metadata, self._limits)
-        explained = explain_image(bundle, question)
+        spec = read_explain(request, bundle.metadata, self._limits)
+        explained = explain_image(bundle, spec)
         return explain_response(explained, self._served, start, time.monotonic())
 
     def ExplainStream(self, request: service_pb2.ExplainRequest, **_: Any) -> LocalStream:
         """See the contract."""
-        return LocalStream(self.explained(request, time.monotonic()))
+        return LocalStream(self.explanations(request, time.monotonic()))
 
     def ListModels(
         self, _request: service_pb2.ListModelsRequest, **_: Any
@@ -209,11 +211,11 @@ class LocalStub:
     def _run(
         self, encoded: Sequence[EncodedImage], start: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], prediction_pb2.Timings]:
-        """Probabilities and feature vectors of some images, and where the time went."""
+        """Probabilities and feature vectors of some images, and the time they took."""
         bundle = self._served.bundle
-        images = np.stack([p.fitted(bundle.metadata.resize) for p in encoded])
+        images = np.stack([one.fitted(bundle.metadata.resize) for one in encoded])
         decoded = time.monotonic()
-        # As the server does: on the CPU an image's numbers do not depend on its companions.
+        # As the server: on the CPU an image's numbers must not depend on the rest of its batch.
         step = 1 if bundle.provider == CPU else len(images)
         parts = [
             bundle.predict_and_embed(images[first : first + step])

@@ -1,12 +1,12 @@
-"""What is asked: a call's arguments as a message of the contract.
+"""Requests: a call's arguments as a message of the contract.
 
-Both clients build their requests here. It knows images, arguments and messages, and nothing of
-connections.
+It knows images, arguments and messages, and nothing of connections.
 """
 
 from __future__ import annotations
 
 import datetime
+import difflib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 import numpy as np
-from google.protobuf import timestamp_pb2
 from numpy.typing import NDArray
 from PIL import Image
 
-from limelens.serve.client.arguments import arguments_of
 from limelens.serve.client.files import read_file
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.image import Region
@@ -43,85 +41,83 @@ class CallArguments(TypedDict, total=False):
 
     Args:
         timeout_s: Deadline; None is the client's.
-        request_id: By which the server's log knows the call, 1 to 64 printable ASCII characters;
-            None means that the server draws one.
+        request_id: The id of the call in the server's log, 1 to 64 printable ASCII characters;
+            with None the server makes one.
     """
 
     timeout_s: float | None
     request_id: str | None
 
 
-class ClassifyArguments(CallArguments, total=False):
-    """The keyword arguments of `Client.classify`.
+class ModelArguments(CallArguments, total=False):
+    """The keyword arguments of every call on images.
 
     Args:
         model: Empty means the only one served.
         version: 0 means the newest.
+        region: The part of every image that the model sees.
+    """
+
+    model: str
+    version: int
+    region: Region | None
+
+
+class ClassifyArguments(ModelArguments, total=False):
+    """The keyword arguments of `Client.classify`, with those of `ModelArguments`.
+
+    Args:
         top_k: Scores for each image; 0 means 5 or all, whichever is less.
         threshold: The least probability for a decision, in place of the model's own.
         embedding: Whether to return the feature vectors.
-        region: The part of every image that is looked at.
     """
 
-    model: str
-    version: int
     top_k: int
     threshold: float | None
     embedding: bool
-    region: Region | None
 
 
-class EmbedArguments(CallArguments, total=False):
-    """The keyword arguments of `Client.embed`.
+class EmbedArguments(ModelArguments, total=False):
+    """The keyword arguments of `Client.embed`, with those of `ModelArguments`.
 
     Args:
-        model: Empty means the only one served.
-        version: 0 means the newest.
-        normalize: Whether each vector is divided by its length, so that the dot product of two
+        normalize: Whether to divide each vector by its length, so that the dot product of two
             is their cosine similarity.
-        region: The part of every image that is looked at.
     """
 
-    model: str
-    version: int
     normalize: bool
-    region: Region | None
 
 
-class ExplainArguments(CallArguments, total=False):
-    """The keyword arguments of `Client.explain`.
+class ExplainArguments(ModelArguments, total=False):
+    """The keyword arguments of `Client.explain`, with those of `ModelArguments`.
 
     Args:
-        model: Empty means the only one served.
-        version: 0 means the newest.
-        labels: To explain, by name; empty means the most probable.
+        labels: The labels to explain, by name; empty means the most probable.
         top_labels: How many of the most probable; 0 means 1, or none with `contrasts`.
         contrasts: Pairs of labels: why the first and not the second. They come after labels.
         method: None means lime.
-        segmentation: How the image is cut; None is the server's default.
+        segmentation: How to cut the image; None is the server's default.
         num_segments: For slic and grid; 0 is the server's default.
         segmentation_options: The method's other parameters, by their names in the contract.
         segments: The caller's own, as a 16-bit PNG or as an array, of the upright image's size.
-        num_samples: Images that the model is shown; 0 means 1000.
+        num_samples: Images to run the model on; 0 means 1000.
         stability: Sample until this is reached, at most `max_samples`.
         max_samples: The cap on that; 0 means `num_samples`.
-        deadline_ms: Explain from what there is after so many milliseconds; 0 is no limit.
-            `timeout_s` in contrast ends the call without an answer.
-        hide: What stands where a segment is hidden; a tuple is a colour, red, green, blue.
+        deadline_ms: Explain from the samples there are after so many milliseconds; 0 is no limit.
+            `timeout_s` in contrast ends the call without a result.
+        hide: What replaces a hidden segment; a tuple is a colour, red, green, blue.
         kernel_width: Of the kernel that weighs near samples.
         distance: Of a sample from the whole image.
         feature_selection: `none`, `auto`, `forward_selection`, `highest_weights` or `lasso_path`.
         num_features: Most segments in the surrogate; 0 means all.
         sampling: None is what suits.
-        seed: None means that the server draws one.
+        seed: With None the server draws one.
         compat: `lime` for the algorithm of the `lime` package.
-        images: What to draw.
-        palette: Its colours: `green_red`, or `blue_orange` for readers who cannot tell those.
-        region: The part of the image that is looked at.
+        renderings: The images to draw.
+        pictures: An older name of `renderings`.
+        palette: Their colours: `green_red`, or `blue_orange` for readers who cannot tell those.
     """
 
-    model: str
-    version: int
     labels: Sequence[str]
     top_labels: int
     contrasts: Sequence[tuple[str, str]]
@@ -145,30 +141,29 @@ class ExplainArguments(CallArguments, total=False):
     renderings: Iterable[Drawn]
     pictures: Iterable[Drawn]
     palette: Palette | None
-    region: Region | None
 
 
 class StreamArguments(TypedDict, total=False):
-    """The keyword arguments of `Client.stream` that the server is told.
+    """The keyword arguments of `Client.stream` that go to the server.
 
     Args:
         camera_id: The camera's name in the server's log.
         model: Empty means the only one served.
         version: 0 means the newest.
-        region: The part of every frame that is looked at.
+        region: The part of every frame that the model sees.
         smoothing: (window, required): how many of the last frames must agree.
-        max_frame_age_s: Older frames are dropped by the server; 0 means no limit.
+        max_frame_age_s: The server drops older frames; 0 means no limit.
         top_k: Scores for each frame; 0 means 5 or all, whichever is less.
         threshold: The least probability for a decision, in place of the model's own.
-        required_to_alert: With smoothing: how many frames must agree on a label that somebody
-            must be told of; 0 means as many as on others.
-        max_decision_age_s: A decision becomes unknown once no frame was classified for so long,
-            and an answer tells so; 0 means no limit.
+        required_to_alert: With smoothing: how many frames must agree on an alert label; 0 means
+            as many as on others.
+        max_decision_age_s: A decision becomes unknown, and an answer says so, once no frame was
+            classified for so long; 0 means no limit.
         explain_on_change: Arguments of `explain`, without model, version, region, timeout_s and
-            request_id. With them, even none, each change of the decision is explained, and an
-            answer brings that later. Labels not given: the one that it changed to.
-        explain_alerts_only: Whether only changes to labels that somebody must be told of are
-            explained.
+            request_id. With them, even an empty mapping, each change of the decision is
+            explained, and a later answer brings the explanation. Without labels, the label that
+            it changed to.
+        explain_alerts_only: Whether to explain only changes to alert labels.
     """
 
     camera_id: str
@@ -201,11 +196,30 @@ class Frame:
     capture_time: datetime.datetime | None = None
 
 
+def check_arguments(method: str, given: Iterable[str], accepted: type[Any]) -> None:
+    """Refuses keyword arguments that a method does not have, and names the one that was meant.
+
+    Args:
+        method: The method that callers know.
+        given: The names that were given.
+        accepted: A typed dictionary of the names it has.
+
+    Raises:
+        TypeError: As Python raises it for any function.
+    """
+    known = sorted(accepted.__optional_keys__)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"
+            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}; {meant}")
+
+
 def several(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """One image or many as many."""
-    if isinstance(images, (str, bytes, os.PathLike)):
-        return iter([images])
-    if isinstance(images, np.ndarray) and images.ndim == 3:
+    """One image or many, as many."""
+    if isinstance(images, (str, bytes, os.PathLike)) or (
+        isinstance(images, np.ndarray) and images.ndim == 3
+    ):
         return iter([images])
     return iter(images)
 
@@ -215,14 +229,14 @@ def image_message(image: ImageInput, region: Region | None, name: str) -> image_
 
     Args:
         image: The image.
-        region: The part of it that is looked at.
-        name: By which an error names it.
+        region: The part of it that the model sees.
+        name: What an error calls it.
 
     Raises:
         InvalidRequestError: An array that is no image.
         OSError: The file cannot be read.
     """
-    message = image_pb2.Image()
+    message = image_pb2.Image(region_of_interest=_region(region))
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise InvalidRequestError(
@@ -237,108 +251,78 @@ def image_message(image: ImageInput, region: Region | None, name: str) -> image_
         message.encoded = image
     else:
         message.encoded = read_file(image, "a file that holds an image")
-    if region is not None:
-        message.region_of_interest.CopyFrom(_region(region))
     return message
 
 
-@arguments_of("classify", ClassifyArguments)
 def classify_request(
-    images: ImageInput | Iterable[ImageInput],
-    *,
-    model: str = "",
-    version: int = 0,
-    top_k: int = 0,
-    threshold: float | None = None,
-    embedding: bool = False,
-    region: Region | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
+    images: ImageInput | Iterable[ImageInput], **arguments: Unpack[ClassifyArguments]
 ) -> service_pb2.ClassifyRequest:
-    """What `Client.classify` asks.
+    """The request of `Client.classify`.
 
     Raises:
         InvalidRequestError: An array that is no image.
         UnreadableFileError: A file cannot be read.
     """
-    del timeout_s, request_id  # the call's own, which travel beside the message
+    check_arguments("classify", arguments, ClassifyArguments)
     return service_pb2.ClassifyRequest(
-        model=model,
-        version=version,
-        images=_images(images, region),
-        top_k=top_k,
-        threshold=threshold,
-        return_embedding=embedding,
+        model=arguments.get("model"),
+        version=arguments.get("version"),
+        images=_images(images, arguments.get("region")),
+        top_k=arguments.get("top_k"),
+        threshold=arguments.get("threshold"),
+        return_embedding=arguments.get("embedding"),
     )
 
 
-@arguments_of("embed", EmbedArguments)
 def embed_request(
-    images: ImageInput | Iterable[ImageInput],
-    *,
-    model: str = "",
-    version: int = 0,
-    normalize: bool = False,
-    region: Region | None = None,
-    timeout_s: float | None = None,
-    request_id: str | None = None,
+    images: ImageInput | Iterable[ImageInput], **arguments: Unpack[EmbedArguments]
 ) -> service_pb2.EmbedRequest:
-    """What `Client.embed` asks.
+    """The request of `Client.embed`.
 
     Raises:
         InvalidRequestError: An array that is no image.
         UnreadableFileError: A file cannot be read.
     """
-    del timeout_s, request_id
+    check_arguments("embed", arguments, EmbedArguments)
     return service_pb2.EmbedRequest(
-        model=model,
-        version=version,
-        images=_images(images, region),
-        normalize=normalize,
+        model=arguments.get("model"),
+        version=arguments.get("version"),
+        images=_images(images, arguments.get("region")),
+        normalize=arguments.get("normalize"),
     )
 
 
-@arguments_of("stream", StreamArguments)
-def stream_config(
-    *,
-    camera_id: str = "camera",
-    model: str = "",
-    version: int = 0,
-    region: Region | None = None,
-    smoothing: tuple[int, int] | None = None,
-    max_frame_age_s: float = 0.0,
-    top_k: int = 0,
-    threshold: float | None = None,
-    required_to_alert: int = 0,
-    max_decision_age_s: float = 0.0,
-    explain_on_change: ExplainArguments | None = None,
-    explain_alerts_only: bool = False,
-) -> service_pb2.ClassifyStreamRequest:
+def stream_config(**arguments: Unpack[StreamArguments]) -> service_pb2.ClassifyStreamRequest:
     """The first message of `Client.stream`."""
+    check_arguments("stream", arguments, StreamArguments)
     config = service_pb2.StreamConfig(
-        camera_id=camera_id,
-        model=model,
-        version=version,
-        max_frame_age_ms=round(max_frame_age_s * 1000),
-        max_decision_age_ms=round(max_decision_age_s * 1000),
-        top_k=top_k,
-        threshold=threshold,
+        camera_id=arguments.get("camera_id", "camera"),
+        model=arguments.get("model"),
+        version=arguments.get("version"),
+        region_of_interest=_region(arguments.get("region")),
+        max_frame_age_ms=round(arguments.get("max_frame_age_s", 0.0) * 1000),
+        max_decision_age_ms=round(arguments.get("max_decision_age_s", 0.0) * 1000),
+        top_k=arguments.get("top_k"),
+        threshold=arguments.get("threshold"),
     )
-    if region is not None:
-        config.region_of_interest.CopyFrom(_region(region))
-    if smoothing is not None:
+    if (smoothing := arguments.get("smoothing")) is not None:
         config.smoothing.window, config.smoothing.required = smoothing
-    if required_to_alert:
+    if required_to_alert := arguments.get("required_to_alert"):
         config.smoothing.required_to_alert = required_to_alert
-    if explain_on_change is not None:
-        config.explain_on_change.CopyFrom(
-            _explain_on_change(explain_on_change, alerts_only=explain_alerts_only)
-        )
+    if (explain := arguments.get("explain_on_change")) is not None:
+        for name in ("model", "version", "region", "timeout_s", "request_id"):
+            if explain.get(name):
+                raise InvalidRequestError(
+                    f"explain_on_change.{name}", "given; expected none: it is the stream's own"
+                )
+        config.explain_on_change.options.CopyFrom(explain_request(b"", **explain))
+        config.explain_on_change.options.ClearField("image")
+        config.explain_on_change.alerts_only = arguments.get("explain_alerts_only", False)
     return service_pb2.ClassifyStreamRequest(config=config)
 
 
 def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
-    """Every other message of `Client.stream`.
+    """Any other message of `Client.stream`.
 
     Raises:
         InvalidRequestError: An array that is no image.
@@ -349,37 +333,20 @@ def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
         image=image_message(frame.image, None, f"frame {frame.frame_id}"),
     )
     if frame.capture_time is not None:
-        captured = timestamp_pb2.Timestamp()
-        captured.FromDatetime(frame.capture_time)
-        message.capture_time.CopyFrom(captured)
+        message.capture_time.FromDatetime(frame.capture_time)
     return service_pb2.ClassifyStreamRequest(frame=message)
 
 
-def _explain_on_change(
-    arguments: ExplainArguments, *, alerts_only: bool
-) -> service_pb2.ExplainOnChange:
-    for name in ("model", "version", "region", "timeout_s", "request_id"):
-        if arguments.get(name):
-            raise InvalidRequestError(
-                f"explain_on_change.{name}", "given; expected none: it is the stream's own"
-            )
-    options = explain_request(b"", **arguments)
-    options.ClearField("image")
-    return service_pb2.ExplainOnChange(options=options, alerts_only=alerts_only)
-
-
-@arguments_of("explain", ExplainArguments)
 def explain_request(
     image: ImageInput, **arguments: Unpack[ExplainArguments]
 ) -> service_pb2.ExplainRequest:
-    """What `Client.explain` asks.
+    """The request of `Client.explain`.
 
     Raises:
-        InvalidRequestError: A word that means nothing, or an image that is none.
+        InvalidRequestError: An unknown word, or an array that is no image.
         OSError: The file cannot be read.
     """
-    for name in sorted(set(arguments) - ExplainArguments.__optional_keys__):
-        raise TypeError(f"explain() got an unexpected keyword argument {name!r}")
+    check_arguments("explain", arguments, ExplainArguments)
     cut: dict[str, Any] = dict(arguments.get("segmentation_options") or {})
     unknown = sorted(set(cut) - _SEGMENTATION_FIELDS)
     if unknown:
@@ -390,7 +357,7 @@ def explain_request(
     segments = arguments.get("segments")
     if segments is not None:
         cut["segments_png"] = segments if isinstance(segments, bytes) else _ids_png(segments)
-    # What is left is a field by the same name, or an enum by the same name.
+    # The other arguments have the names of fields.
     fields: dict[str, Any] = {
         name: value for name, value in arguments.items() if name not in _OWN_FIELDS
     }
@@ -455,7 +422,9 @@ def _images(
     return [image_message(image, region, f"images[{i}]") for i, image in enumerate(several(images))]
 
 
-def _region(region: Region) -> image_pb2.RegionOfInterest:
+def _region(region: Region | None) -> image_pb2.RegionOfInterest | None:
+    if region is None:
+        return None
     return image_pb2.RegionOfInterest(
         left=region.left, top=region.top, right=region.right, bottom=region.bottom
     )
@@ -464,10 +433,8 @@ def _region(region: Region) -> image_pb2.RegionOfInterest:
 def _hide(hide: Hide) -> explanation_pb2.Hide:
     if hide == "mean":
         return explanation_pb2.Hide()
-    if hide == "blur":
-        return explanation_pb2.Hide(blur=True)
-    if hide == "shuffle":
-        return explanation_pb2.Hide(shuffle=True)
+    if hide == "blur" or hide == "shuffle":
+        return explanation_pb2.Hide(**{hide: True})
     try:
         red, green, blue = hide
         fits = all(0 <= value <= 255 for value in (red, green, blue))
@@ -481,7 +448,7 @@ def _hide(hide: Hide) -> explanation_pb2.Hide:
 
 
 def _value(kind: Any, name: str, word: str | None) -> Any:
-    """The enum value that a word such as `paired` stands for."""
+    """The value of an enum that a word such as `paired` stands for."""
     names: list[str] = kind.keys()
     prefix = names[0].removesuffix("UNSPECIFIED")
     if word is None:

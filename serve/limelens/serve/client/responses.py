@@ -1,13 +1,10 @@
-"""What the messages of a server say, as plain values.
-
-It knows the contract's messages and nothing of connections.
-"""
+"""A server's messages as plain values. It knows nothing of connections."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from typing import Final
+from typing import Any
 
 import numpy as np
 
@@ -32,39 +29,9 @@ from limelens.serve.decisions.decision import Decision, Prediction, Score
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, model_pb2, prediction_pb2
 
-_TASKS: Final = {model_pb2.TASK_MULTICLASS: "multiclass", model_pb2.TASK_MULTILABEL: "multilabel"}
-_RESIZE_MODES: Final = {
-    model_pb2.RESIZE_MODE_STRETCH: "stretch",
-    model_pb2.RESIZE_MODE_CROP: "crop",
-    model_pb2.RESIZE_MODE_PAD: "pad",
-}
-_METHODS: Final = {
-    explanation_pb2.EXPLAIN_METHOD_LIME: "lime",
-    explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP: "kernel_shap",
-    explanation_pb2.EXPLAIN_METHOD_OCCLUSION: "occlusion",
-    explanation_pb2.EXPLAIN_METHOD_RISE: "rise",
-}
-_STATUSES: Final = {
-    service_pb2.FRAME_STATUS_CLASSIFIED: FrameStatus.CLASSIFIED,
-    service_pb2.FRAME_STATUS_SUPERSEDED: FrameStatus.SUPERSEDED,
-    service_pb2.FRAME_STATUS_STALE: FrameStatus.STALE,
-    service_pb2.FRAME_STATUS_OUT_OF_ORDER: FrameStatus.OUT_OF_ORDER,
-    service_pb2.FRAME_STATUS_INVALID: FrameStatus.INVALID,
-    service_pb2.FRAME_STATUS_FAILED: FrameStatus.FAILED,
-    service_pb2.FRAME_STATUS_EXPLANATION: FrameStatus.EXPLANATION,
-    service_pb2.FRAME_STATUS_DECISION_EXPIRED: FrameStatus.DECISION_EXPIRED,
-}
-_CHANGE_STATUSES: Final = {
-    service_pb2.CHANGE_EXPLANATION_STATUS_EXPLAINED: ChangeStatus.EXPLAINED,
-    service_pb2.CHANGE_EXPLANATION_STATUS_SUPERSEDED: ChangeStatus.SUPERSEDED,
-    service_pb2.CHANGE_EXPLANATION_STATUS_OVERLOADED: ChangeStatus.OVERLOADED,
-    service_pb2.CHANGE_EXPLANATION_STATUS_FAILED: ChangeStatus.FAILED,
-    service_pb2.CHANGE_EXPLANATION_STATUS_UNFINISHED: ChangeStatus.UNFINISHED,
-}
-
 
 def classification(response: service_pb2.ClassifyResponse) -> Classification:
-    """What `Classify` answered."""
+    """The result of `Classify`."""
     return Classification(
         tuple(_prediction(one) for one in response.predictions),
         _ref(response.model),
@@ -73,7 +40,7 @@ def classification(response: service_pb2.ClassifyResponse) -> Classification:
 
 
 def embeddings(response: service_pb2.EmbedResponse) -> Embeddings:
-    """What `Embed` answered."""
+    """The result of `Embed`."""
     return Embeddings(
         np.array([one.values for one in response.embeddings], dtype=np.float32),
         _ref(response.model),
@@ -83,15 +50,13 @@ def embeddings(response: service_pb2.EmbedResponse) -> Embeddings:
 
 
 def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
-    """What `ClassifyStream` answered to one frame."""
-    captured = None
-    if response.HasField("capture_time"):
-        captured = response.capture_time.ToDatetime(tzinfo=datetime.UTC)
+    """One message of `ClassifyStream`."""
+    has = response.HasField
     return FrameAnswer(
         frame_id=response.frame_id,
-        # A status that only newer servers know says no more than that there is no prediction.
-        status=_STATUSES.get(response.status, FrameStatus.FAILED),
-        prediction=_prediction(response.prediction) if response.HasField("prediction") else None,
+        # A status that only newer servers know means no more than that there is no prediction.
+        status=FrameStatus(_word(service_pb2.FrameStatus, response.status, "failed")),
+        prediction=_prediction(response.prediction) if has("prediction") else None,
         smoothed_label=response.smoothed_label or None,
         changed=response.changed,
         alert=response.alert,
@@ -99,15 +64,15 @@ def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
         reason=response.reason,
         model=_ref(response.model),
         timings_ms=_timings(response.timings),
-        capture_time=captured,
-        explanation=_change_explanation(response.explanation)
-        if response.HasField("explanation")
+        capture_time=response.capture_time.ToDatetime(tzinfo=datetime.UTC)
+        if has("capture_time")
         else None,
+        explanation=_change_explanation(response.explanation) if has("explanation") else None,
     )
 
 
 def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanation:
-    """What `Explain` answered."""
+    """The result of `Explain`."""
     spent = response.timings
     return ServedExplanation(
         explanations=tuple(_label_explanation(one) for one in response.explanations),
@@ -120,8 +85,8 @@ def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanati
         timings_ms=ExplanationTimings(
             spent.decode_ms, spent.segment_ms, spent.predict_ms, spent.fit_ms, spent.total_ms
         ),
-        # Servers that do not tell know LIME alone.
-        method=_METHODS.get(response.method, "lime"),
+        # Servers that do not say know LIME alone.
+        method=_word(explanation_pb2.ExplainMethod, response.method, "lime"),
     )
 
 
@@ -142,13 +107,13 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         name=model.name,
         version=model.version,
         ready=model.state == model_pb2.MODEL_STATE_READY,
-        task=_TASKS.get(model.task, ""),
+        task=_word(model_pb2.Task, model.task),
         labels=tuple(
             LabelInfo(label.name, label.threshold, label.alert, label.macro_label or None)
             for label in model.labels
         ),
         input_size=(model.input_height, model.input_width),
-        resize_mode=_RESIZE_MODES.get(model.resize_mode, ""),
+        resize_mode=_word(model_pb2.ResizeMode, model.resize_mode),
         threshold=model.threshold,
         provider=model.provider,
         provider_reason=model.provider_reason,
@@ -167,7 +132,7 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
 def _change_explanation(message: service_pb2.ChangeExplanation) -> ChangeExplanation:
     explained = message.HasField("explanation")
     return ChangeExplanation(
-        status=_CHANGE_STATUSES.get(message.status, ChangeStatus.FAILED),
+        status=ChangeStatus(_word(service_pb2.ChangeExplanationStatus, message.status, "failed")),
         label=message.label,
         explanation=served_explanation(message.explanation) if explained else None,
         reason=message.reason,
@@ -212,3 +177,17 @@ def _ref(model: model_pb2.ModelRef) -> ModelRef:
 
 def _timings(timings: prediction_pb2.Timings) -> Timings:
     return Timings(timings.queue_ms, timings.decode_ms, timings.run_ms, timings.total_ms)
+
+
+def _word(kind: Any, value: int, default: str = "") -> str:
+    """The word for an enum's value, such as `stretch` for `RESIZE_MODE_STRETCH`.
+
+    Args:
+        kind: The enum.
+        value: The value.
+        default: For one that is unspecified or unknown here.
+    """
+    names: list[str] = kind.keys()
+    if value == 0 or value not in kind.values():
+        return default
+    return kind.Name(value).removeprefix(names[0].removesuffix("UNSPECIFIED")).lower()  # type: ignore[no-any-return]

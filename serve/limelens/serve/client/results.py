@@ -1,7 +1,4 @@
-"""What the client gives back: plain values, finished at birth.
-
-It knows nothing of messages and connections.
-"""
+"""The client's results: plain values. It knows nothing of messages and connections."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from limelens.serve.errors import InvalidRequestError
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Who answered.
+    """The model that gave a result.
 
     Args:
         name: The model's name.
@@ -39,13 +36,13 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of an answer went on the server, in milliseconds.
+    """The time that a result took on the server, in milliseconds.
 
     Args:
         queue: From arrival to the start of the work.
         decode: Decoding and resizing.
         run: The model itself.
-        total: From arrival to the answer.
+        total: From arrival to the response.
     """
 
     queue: float
@@ -60,8 +57,8 @@ class Classification(Sequence[Prediction]):
 
     Args:
         predictions: One for each image.
-        model: Who answered.
-        timings_ms: Where the time went.
+        model: The model.
+        timings_ms: The time it took.
     """
 
     predictions: tuple[Prediction, ...]
@@ -88,7 +85,7 @@ class ImageFailure:
 
     Args:
         index: Its place among the images, from 0.
-        path: Its file; None where it was given as bytes or pixels.
+        path: Its file; None if it was given as bytes or pixels.
         error: What is wrong with it, an error of limelens or an `OSError`.
     """
 
@@ -98,7 +95,7 @@ class ImageFailure:
 
     @property
     def reason(self) -> str:
-        """What is wrong with it, without the place, which is told apart."""
+        """What is wrong with it, without its place."""
         if isinstance(self.error, InvalidRequestError):
             return self.error.description
         if isinstance(self.error, OSError) and self.error.strerror:
@@ -108,12 +105,12 @@ class ImageFailure:
 
 @dataclass(frozen=True, eq=False)
 class PartialClassification(Sequence[Prediction | ImageFailure]):
-    """The answers for many images, in their order, of which some may have none.
+    """The results for many images, in their order; some may be failures.
 
     Args:
         results: One for each image.
-        model: Who answered last; None where nobody was asked.
-        timings_ms: Where the time went, of all requests together.
+        model: The model; None if no request succeeded.
+        timings_ms: The time of all requests together.
     """
 
     results: tuple[Prediction | ImageFailure, ...]
@@ -122,7 +119,7 @@ class PartialClassification(Sequence[Prediction | ImageFailure]):
 
     @property
     def failures(self) -> tuple[ImageFailure, ...]:
-        """The images without an answer."""
+        """The images without a prediction."""
         return tuple(one for one in self.results if isinstance(one, ImageFailure))
 
     @overload
@@ -146,10 +143,10 @@ class Embeddings:
     """The feature vectors of the images of one call, in their order.
 
     Args:
-        vectors: `(N, D)` float32, one row for each image; of length 1 where that was asked for.
-        model: Who answered.
-        model_digest: Vectors can be compared where it is the same; see the contract.
-        timings_ms: Where the time went.
+        vectors: `(N, D)` float32, one row for each image; of length 1 if requested.
+        model: The model.
+        model_digest: Vectors can be compared if it is the same; see the contract.
+        timings_ms: The time it took.
     """
 
     vectors: NDArray[np.float32]
@@ -163,13 +160,13 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class ChangeExplanation:
-    """Why a camera's decision changed, or why that is not explained.
+    """Why a camera's decision changed, or why there is no explanation.
 
     Args:
-        status: What came of it.
+        status: How explaining it ended.
         label: What the decision changed to.
-        explanation: Of the frame that brought the change; None unless there is one.
-        reason: Why there is none; empty where there is one.
+        explanation: Of the frame that brought the change; None without one.
+        reason: Why there is none; empty if there is one.
         superseded_changes: Changes of this stream so far that gave way to a newer one.
     """
 
@@ -182,22 +179,22 @@ class ChangeExplanation:
 
 @dataclass(frozen=True)
 class FrameAnswer:
-    """The answer to one frame of a camera, or news that came without one: see `FrameStatus`.
+    """The answer to one frame of a camera, or other news of the stream: see `FrameStatus`.
 
     Args:
-        frame_id: The frame that is answered; of an explanation the frame that is explained, of
-            an expired decision the last frame that was classified.
-        status: What became of it.
+        frame_id: The frame; for an explanation the one that is explained, for an expired decision
+            the last that was classified.
+        status: What happened to it.
         prediction: The frame's own; None unless it was classified.
         smoothed_label: The decision over the last frames; None while it is unknown.
-        changed: Whether that is another than at the last answer.
-        alert: Whether somebody must be told of it.
+        changed: Whether it differs from the previous answer.
+        alert: Whether it is an alert label.
         dropped_frames: Frames of this stream dropped so far.
-        reason: What was wrong with the frame; empty where nothing was.
-        model: Who answered.
-        timings_ms: Where the time went.
-        capture_time: As the frame gave it; None where it gave none.
-        explanation: Of an earlier change; None unless the status says that there is one.
+        reason: What was wrong with the frame; empty if nothing was.
+        model: The model.
+        timings_ms: The time it took.
+        capture_time: As the frame gave it; None if it gave none.
+        explanation: Of an earlier change; None unless the status is `EXPLANATION`.
     """
 
     frame_id: int
@@ -220,7 +217,7 @@ class SegmentWeight:
 
     Args:
         segment: Its id.
-        weight: Change of the probability when it is shown instead of hidden.
+        weight: Change of the probability when it is visible instead of hidden.
         std_error: Standard error of the weight.
     """
 
@@ -231,19 +228,19 @@ class SegmentWeight:
 
 @dataclass(frozen=True)
 class LabelExplanation:
-    """Which segments count in favour of one label and which against.
+    """Which segments speak for one label and which against it.
 
     Args:
         label: Its name.
-        probability: The model's, for the whole image; of a contrast the difference of the two.
+        probability: The model's, for the whole image; for a contrast the difference of the two.
         intercept: The surrogate's constant.
         local_prediction: The surrogate's value for the whole image.
         score: Weighted R² of the surrogate, at most 1.
         stability: Expected overlap of the strongest segments with another seed, 0 to 1.
         weights: Strongest first.
-        overlay_png: The image with the strongest segments; empty unless it was asked for.
-        heat_map_png: The weight of every pixel as colours; empty unless it was asked for.
-        against: Of a contrast the label that negative weights speak for; else None.
+        overlay_png: The image with the strongest segments; empty unless requested.
+        heat_map_png: The weight of every pixel as colours; empty unless requested.
+        against: For a contrast the label that negative weights speak for; otherwise None.
     """
 
     label: str
@@ -260,14 +257,14 @@ class LabelExplanation:
 
 @dataclass(frozen=True, slots=True)
 class ExplanationTimings:
-    """Where the time of an explanation went on the server, in milliseconds.
+    """The time that an explanation took on the server, in milliseconds.
 
     Args:
         decode: Decoding and resizing.
         segment: Cutting the image into segments.
         predict: Building and classifying the samples.
         fit: Fitting the surrogate.
-        total: From arrival to the answer.
+        total: From arrival to the response.
     """
 
     decode: float
@@ -285,14 +282,14 @@ class ServedExplanation:
         explanations: One for each label, in the order asked for; top labels most probable first;
             contrasts after them.
         num_segments: How many segments the image was cut into.
-        num_samples: Images that the model was shown.
-        seed: With it the same request gives the same answer.
-        warnings: What speaks against trusting it.
+        num_samples: Images that the model was run on.
+        seed: With it the same request gives the same result.
+        warnings: Reasons not to trust it.
         segments_png: Segment ids of the upright image's size, as a 16-bit PNG; 65535 where the
-            model never saw the pixel. Empty unless it was asked for.
-        model: Who answered.
-        timings_ms: Where the time went.
-        method: How segments were weighed: `lime`, `kernel_shap`, `occlusion` or `rise`.
+            model never saw the pixel. Empty unless requested.
+        model: The model.
+        timings_ms: The time it took.
+        method: How segments were weighted: `lime`, `kernel_shap`, `occlusion` or `rise`.
     """
 
     explanations: tuple[LabelExplanation, ...]
@@ -306,7 +303,7 @@ class ServedExplanation:
     method: str = "lime"
 
     def segments(self) -> NDArray[np.uint16] | None:
-        """`(H, W)` segment ids of the upright image; None unless they were asked for."""
+        """`(H, W)` segment ids of the upright image; None unless requested."""
         if not self.segments_png:
             return None
         with Image.open(io.BytesIO(self.segments_png)) as image:
@@ -315,11 +312,11 @@ class ServedExplanation:
 
 @dataclass(frozen=True, eq=False)
 class ExplanationUpdate:
-    """An explanation that is still becoming better.
+    """An explanation that is still improving.
 
     Args:
         explanation: So far.
-        num_samples: Images that the model was shown so far.
+        num_samples: Images that the model was run on so far.
         max_samples: How many there will be at most.
         stability: The least of the labels explained so far.
         is_final: Whether it is the last, and what `explain` would give.
@@ -339,8 +336,8 @@ class LabelInfo:
     Args:
         name: Its name.
         threshold: For multilabel models, the label is given from this probability on.
-        alert: Whether somebody must be told of it.
-        macro_label: The coarser category that it belongs to; None where there is none.
+        alert: Whether it is an alert label.
+        macro_label: Its superclass; None without one.
     """
 
     name: str
@@ -356,24 +353,24 @@ class ModelInfo:
     Args:
         name: The model's name.
         version: Its version.
-        ready: Whether it answers; where it does not, what follows is empty.
+        ready: Whether it is served; otherwise what follows is empty.
         task: `multiclass` or `multilabel`.
         labels: In the order of the model's outputs.
         input_size: Height and width that the network sees, in pixels.
         resize_mode: `stretch`, `crop` or `pad`.
         threshold: The least probability for a decision; 0 never abstains.
         provider: The onnxruntime execution provider that it runs on.
-        provider_reason: Why it runs there, where that is not what was asked for.
+        provider_reason: Why it runs there, if that is not what was configured.
         precision: `fp32`, `fp16` or `int8`.
         embedding_size: Length of the feature vector.
-        max_pixels: Most pixels of an image that is sent.
+        max_pixels: Most pixels of one image.
         max_images: Most images in one request.
-        card: The bundle's metadata; empty unless one model was asked for.
-        state_reason: Why it does not answer, or why its file that is there now was refused while
-            what was loaded before answers; empty where nothing was refused.
-        batch_sizes: On a GPU, the sizes of batches that are prepared, ascending; else empty.
-        no_graph_reason: Why a GPU replays no CUDA graphs, which would be faster; else empty.
-        tf32: Whether a GPU rounds what it multiplies to 10 bits.
+        card: The bundle's metadata; empty unless one model was requested.
+        state_reason: Why it is not served, or why its present file was rejected while the one
+            loaded before is served; empty if nothing was rejected.
+        batch_sizes: On a GPU, the prepared batch sizes, ascending; otherwise empty.
+        no_graph_reason: Why a GPU replays no CUDA graphs, which are faster; otherwise empty.
+        tf32: Whether a GPU rounds factors to 10 bits (TF32).
     """
 
     name: str

@@ -15,7 +15,7 @@ import numpy as np
 
 from limelens.serve.about import UNKNOWN, package_version
 from limelens.serve.client import Client, Tls, Token
-from limelens.serve.client.connection import way_options
+from limelens.serve.client.connection import address_options
 from limelens.serve.client.results import ModelInfo
 from limelens.serve.errors import (
     ExpiredError,
@@ -86,7 +86,7 @@ def _channel(address: str, tls: Tls | None) -> Any:
     options: list[tuple[str, Any]] = [
         ("grpc.enable_retries", 0),
         ("grpc.max_send_message_length", -1),
-        *way_options(address, tls),
+        *address_options(address, tls),
     ]
     if tls is None:
         return grpc.insecure_channel(address, options)

@@ -21,7 +21,7 @@ import grpc.aio
 import numpy as np
 
 from limelens.serve.client.connection import Connection as Reach
-from limelens.serve.client.connection import way_options
+from limelens.serve.client.connection import address_options
 from limelens.serve.tools.load.figures import Recording
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -281,7 +281,7 @@ def _channel(reach: Reach) -> Any:
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-        *way_options(reach.address, reach.tls),
+        *address_options(reach.address, reach.tls),
     ]
     credentials = reach.credentials()
     if credentials is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from limelens.serve.addresses import is_loopback
-from limelens.serve.client.connection import way_options
+from limelens.serve.client.connection import address_options
 from limelens.serve.errors import LimelensError, MissingExtraError, UnavailableError
 
 _START_S: Final = 120.0
@@ -176,7 +176,7 @@ def _wait_until_serving(address: str, deadline: float) -> None:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     serving = health_pb2.HealthCheckResponse.SERVING
-    with grpc.insecure_channel(address, way_options(address)) as channel:
+    with grpc.insecure_channel(address, address_options(address)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline:
             try:

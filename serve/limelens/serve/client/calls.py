@@ -1,0 +1,642 @@
+"""What both clients do, written once: requests, batches, reconnects, errors.
+
+It awaits everything that may take time through a `Transport`, and knows neither threads nor event
+loops. `AsyncClient` runs it on asyncio; `Client` runs it in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Any, Final, Literal, Protocol, Unpack, overload
+
+import grpc
+
+from limelens.serve.client.bulk import (
+    AT_ONCE,
+    BATCH_SIZE,
+    Batch,
+    BatchResult,
+    OnError,
+    batches,
+    check_sizes,
+    classify_batch,
+    merged,
+    partial,
+)
+from limelens.serve.client.channels import Channel, Channels
+from limelens.serve.client.connection import Connection
+from limelens.serve.client.feeding import PAUSE_S, Feed
+from limelens.serve.client.requests import (
+    CallArguments,
+    ClassifyArguments,
+    EmbedArguments,
+    ExplainArguments,
+    Frame,
+    ImageInput,
+    StreamArguments,
+    classify_request,
+    embed_request,
+    explain_request,
+    frame_request,
+    several,
+    stream_config,
+)
+from limelens.serve.client.responses import (
+    classification,
+    embeddings,
+    explanation_update,
+    frame_answer,
+    model_info,
+    served_explanation,
+)
+from limelens.serve.client.results import (
+    Classification,
+    Embeddings,
+    ExplanationUpdate,
+    FrameAnswer,
+    ImageFailure,
+    ModelInfo,
+    PartialClassification,
+    ServedExplanation,
+)
+from limelens.serve.decisions.decision import Prediction
+from limelens.serve.errors import (
+    InvalidRequestError,
+    LimelensError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from limelens.serve.status import from_call
+from limelens.v1 import classifier_service_pb2 as service_pb2
+
+_CONNECT_S: Final = 10.0
+"""How long a further connection may take to come about."""
+
+
+class Transport(Protocol):
+    """How a client waits: all that `Client` and `AsyncClient` do not share."""
+
+    def open(self, connection: Connection) -> Channel:
+        """Makes a channel without connecting it."""
+
+    async def is_ready(self, channel: Channel, timeout_s: float) -> bool:
+        """Connects a channel; False if that fails or takes longer than `timeout_s`."""
+
+    async def close(self, channel: Channel) -> None:
+        """Closes a channel, connected or not; its calls are cancelled."""
+
+    async def token(self, give: Callable[[], Any]) -> str | None:
+        """Calls the caller's function that gives a fresh token."""
+
+    async def unary(self, method: Any, request: Any, **options: Any) -> Any:
+        """Sends one request and waits for its response."""
+
+    def responses(self, call: Any) -> AsyncGenerator[Any, None]:
+        """Yields the responses of a stream as they come."""
+
+    def requests(self, messages: AsyncGenerator[Any, None]) -> Any:
+        """Turns the messages of a stream into what gRPC reads."""
+
+    def items(self, source: Any) -> AsyncIterator[Any]:
+        """Reads a caller's iterable without holding anything else up."""
+
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Calls a function that reads files or encodes images."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+
+    def signal(self) -> Any:
+        """A lock for the state of one stream, entered by `with`.
+
+        While it is entered, `notify_all()` wakes those who wait for a change, and
+        `await until(condition)` waits until a condition holds.
+        """
+
+    def start(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+        """Runs a coroutine in the background; the handle is for `result` and `stop`."""
+
+    async def result(self, handle: Any) -> Any:
+        """Waits for the result of what was started."""
+
+    async def stop(self, handles: Sequence[Any], *, may_hang: bool) -> None:
+        """Ends what was started.
+
+        Args:
+            handles: From `start`.
+            may_hang: Whether it may wait for a camera for ever; it is then only asked to end.
+        """
+
+
+class Calls:
+    """The calls of `ClassifierService`.
+
+    Args:
+        connection: How the server is reached.
+        transport: How to wait for it.
+    """
+
+    def __init__(self, connection: Connection, transport: Transport) -> None:
+        self._connection, self._transport = connection, transport
+        self._max_images: dict[tuple[str, int], int] = {}
+        self._channels = Channels(
+            connection.max_connections,
+            lambda: transport.open(connection),
+            lambda channel: transport.start(self._connect, channel),
+        )
+
+    async def close(self) -> None:
+        """Closes the connections; calls under way are cancelled."""
+        for channel in self._channels.close():
+            await self._transport.close(channel)
+
+    @overload
+    async def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: Literal["raise"] = "raise",
+        **arguments: Unpack[ClassifyArguments],
+    ) -> Classification: ...
+    @overload
+    async def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: Literal["return"],
+        **arguments: Unpack[ClassifyArguments],
+    ) -> PartialClassification: ...
+    async def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        **arguments: Unpack[ClassifyArguments],
+    ) -> Classification | PartialClassification:
+        """Classifies one image or several; see `Client.classify`."""
+        inputs = several(images)
+        if on_error == "raise":
+            first = list(itertools.islice(inputs, BATCH_SIZE + 1))
+            if len(first) <= BATCH_SIZE:
+                try:
+                    request = await self._transport.in_thread(classify_request, first, **arguments)
+                    return classification(await self._call("Classify", request, arguments))
+                except InvalidRequestError as error:
+                    if error.field != "images" or len(first) < 2:
+                        raise  # else they are too many for this server
+            inputs = itertools.chain(first, inputs)
+        patience_s = self._connection.timeout_of(arguments)
+        async with aclosing(
+            self._batch_results(inputs, on_error, arguments, patience_s=patience_s)
+        ) as results:
+            parts = [part async for part in results]
+        return merged(parts) if on_error == "raise" else partial(parts)
+
+    async def classify_many(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        on_error: OnError = "return",
+        batch_size: int = BATCH_SIZE,
+        at_once: int = AT_ONCE,
+        **arguments: Unpack[ClassifyArguments],
+    ) -> AsyncGenerator[Prediction | ImageFailure, None]:
+        """Classifies any number of images and yields each result as soon as its turn comes.
+
+        Memory holds only the images under way. While the server is busy they wait, for ten
+        minutes at most. Closing the generator sends no more.
+
+        Args:
+            images: Paths, files' bytes or arrays.
+            on_error: As for `classify`.
+            batch_size: Images in one request; fewer if the server takes fewer.
+            at_once: Requests under way at a time.
+            arguments: As for `classify`.
+
+        Yields:
+            One result for each image, in their order.
+
+        Raises:
+            LimelensError: As `classify`, if no image is to blame or failures are raised.
+            OSError: Likewise.
+        """
+        async with aclosing(
+            self._batch_results(
+                several(images), on_error, arguments, batch_size=batch_size, at_once=at_once
+            )
+        ) as results:
+            async for part in results:
+                for result in part.results:
+                    yield result
+
+    async def embed(
+        self, images: ImageInput | Iterable[ImageInput], **arguments: Unpack[EmbedArguments]
+    ) -> Embeddings:
+        """Feature vectors of one image or several, for finding similar images.
+
+        Args:
+            images: Paths, files' bytes or arrays, one or several, in one request.
+            arguments: See `EmbedArguments`.
+
+        Returns:
+            One row for each image, in their order.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: A file cannot be read.
+        """
+        request = await self._transport.in_thread(embed_request, images, **arguments)
+        return embeddings(await self._call("Embed", request, arguments))
+
+    async def explain(
+        self, image: ImageInput, **arguments: Unpack[ExplainArguments]
+    ) -> ServedExplanation:
+        """Explains what the model says of one image.
+
+        Args:
+            image: A path, a file's bytes or an array.
+            arguments: See `ExplainArguments`.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: The file cannot be read.
+        """
+        request = await self._transport.in_thread(explain_request, image, **arguments)
+        return served_explanation(await self._call("Explain", request, arguments))
+
+    async def explain_stream(
+        self, image: ImageInput, **arguments: Unpack[ExplainArguments]
+    ) -> AsyncGenerator[ExplanationUpdate, None]:
+        """The same with progress: explanations from more and more samples.
+
+        Each can be used; the last is what `explain` gives for the same arguments and seed. A slow
+        reader gets fewer of them. Closing the generator stops the work.
+
+        Args:
+            image: As for `explain`.
+            arguments: As for `explain`.
+
+        Raises:
+            LimelensError: As `classify`.
+            OSError: The file cannot be read.
+        """
+        request = await self._transport.in_thread(explain_request, image, **arguments)
+        async with aclosing(self.explanation_updates(request, arguments)) as updates:
+            async for update in updates:
+                yield update
+
+    async def explanation_updates(
+        self, request: service_pb2.ExplainRequest, arguments: CallArguments
+    ) -> AsyncGenerator[ExplanationUpdate, None]:
+        """The same for a request that is already built."""
+        metadata = await self._metadata(arguments)
+        async with self._stub() as stub:
+            call = stub.ExplainStream(
+                request, timeout=self._connection.timeout_of(arguments), metadata=metadata
+            )
+            try:
+                async with aclosing(self._transport.responses(call)) as responses:
+                    async for response in responses:
+                        yield explanation_update(response)
+            finally:
+                call.cancel()
+
+    def stream(
+        self,
+        frames: AsyncIterable[Frame | ImageInput] | Iterable[Frame | ImageInput],
+        *,
+        drop_old: bool = True,
+        reconnect: bool = False,
+        wait_for_ready: bool = True,
+        request_id: str | None = None,
+        **arguments: Unpack[StreamArguments],
+    ) -> AsyncGenerator[FrameAnswer, None]:
+        """Classifies a camera's frames as they come.
+
+        `frames` is read in a thread. At most one frame waits to be sent. Closing the generator
+        ends the call.
+
+        Args:
+            frames: Frames, or images that are numbered from 0.
+            drop_old: For a camera: a newer frame replaces an older one that waits, here or on
+                the server; the older one is answered as superseded. False is for files: the next
+                frame is taken once the one before is answered, and none is dropped.
+            reconnect: Whether to open the stream again for the next frame if the server goes
+                down, is full, or ended the stream because no frame came for long. Frames that
+                were under way are answered as lost; without `drop_old` they are sent again. The
+                smoothed decision starts anew.
+            wait_for_ready: Whether to wait, with a frame in hand, for a server that is not there
+                yet; False raises `UnavailableError` instead.
+            request_id: As for `classify`.
+            arguments: Camera, model, smoothing and more; see `StreamArguments`.
+
+        Yields:
+            One answer for each frame, as soon as it is known. Of frames that were given up before
+            they were sent, a reader who is far behind gets the last 256.
+
+        Raises:
+            LimelensError: As `classify`; a frame that cannot be read is an answer, not an error.
+            OSError: A frame's file cannot be read.
+            Exception: Whatever `frames` raises, after the answers to the frames before.
+        """
+        return self._frame_answers(
+            Feed(drop_old),
+            frames,
+            stream_config(**arguments),
+            {"request_id": request_id},
+            reconnect,
+            wait_for_ready,
+        )
+
+    async def models(
+        self, *, timeout_s: float | None = None, request_id: str | None = None
+    ) -> tuple[ModelInfo, ...]:
+        """What is served, by name and version; without cards.
+
+        Args:
+            timeout_s: Deadline; None is the client's.
+            request_id: As for `classify`.
+
+        Raises:
+            LimelensError: As `classify`.
+        """
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
+        response = await self._call("ListModels", service_pb2.ListModelsRequest(), arguments)
+        return tuple(model_info(model) for model in response.models)
+
+    async def model(
+        self,
+        name: str = "",
+        version: int = 0,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> ModelInfo:
+        """One model with its card.
+
+        Args:
+            name: Empty means the only one served.
+            version: 0 means the newest.
+            timeout_s: Deadline; None is the client's.
+            request_id: As for `classify`.
+
+        Raises:
+            LimelensError: As `classify`.
+        """
+        arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
+        request = service_pb2.GetModelRequest(model=name, version=version)
+        return model_info((await self._call("GetModel", request, arguments)).model)
+
+    async def _connect(self, channel: Channel) -> None:
+        is_connected = await self._transport.is_ready(channel, _CONNECT_S)
+        if self._channels.connected(channel, is_connected):
+            await self._transport.close(channel)
+
+    @asynccontextmanager
+    async def _stub(self) -> AsyncIterator[Any]:
+        """The stub for one call; gRPC's errors become limelens' own."""
+        channel = self._channels.take()
+        is_lost = False
+        try:
+            with _own_errors():
+                yield channel.stub
+        except UnavailableError:
+            is_lost = True
+            raise
+        finally:
+            if self._channels.give_back(channel, is_lost=is_lost):
+                await self._transport.close(channel)
+
+    async def _call(self, name: str, request: Any, arguments: CallArguments) -> Any:
+        metadata = await self._metadata(arguments)
+        async with self._stub() as stub:
+            return await self._transport.unary(
+                getattr(stub, name),
+                request,
+                timeout=self._connection.timeout_of(arguments),
+                metadata=metadata,
+            )
+
+    async def _metadata(self, arguments: CallArguments) -> Any:
+        token: Any = self._connection.token
+        if callable(token):
+            token = await self._transport.token(token)
+        return self._connection.metadata(token, arguments.get("request_id"))
+
+    async def _batch_results(
+        self,
+        images: Iterator[ImageInput],
+        on_error: OnError,
+        arguments: ClassifyArguments,
+        *,
+        batch_size: int = BATCH_SIZE,
+        at_once: int = AT_ONCE,
+        patience_s: float | None = None,
+    ) -> AsyncGenerator[BatchResult, None]:
+        """Classifies images batch by batch, several under way."""
+        check_sizes(batch_size, at_once)
+        size = min(batch_size, await self._most_images(arguments))
+        under_way: deque[Any] = deque()
+
+        async def classify(batch: Batch) -> BatchResult:
+            return await classify_batch(
+                batch,
+                lambda request: self._call("Classify", request, arguments),
+                self._transport.in_thread,
+                self._transport.sleep,
+            )
+
+        try:
+            for batch in batches(images, size, arguments, on_error, patience_s):
+                under_way.append(self._transport.start(classify, batch))
+                if len(under_way) == at_once:
+                    yield await self._transport.result(under_way[0])
+                    under_way.popleft()
+            while under_way:
+                yield await self._transport.result(under_way[0])
+                under_way.popleft()
+        finally:
+            await self._transport.stop(under_way, may_hang=False)
+
+    async def _most_images(self, arguments: ClassifyArguments) -> int:
+        """Classifies one image or several; of many, files are read as their turn comes.
+
+        Args:
+            images: Paths, files' bytes or arrays, one or any number.
+            on_error: `return` puts an `ImageFailure` in the place of an image that cannot be
+                used, and classifies the others; `raise` raises what is wrong with it.
+            arguments: Model, region, threshold and more; see `ClassifyArguments`. The deadline
+                holds for each request; many images need several.
+
+        Returns:
+            The predictions, in the order of the images.
+
+        Raises:
+            InvalidRequestError: An image or a parameter cannot be used; the error names it.
+            NotFoundError: There is no such model or version.
+            OverloadedError: The server is busy, even after trying again.
+            ExpiredError: The deadline passed.
+            UnavailableError: No server answers there.
+            ServerError: The server failed.
+            OSError: A file cannot be read.
+        """
+        key = arguments.get("model", ""), arguments.get("version", 0)
+        if key not in self._max_images:
+            request = service_pb2.GetModelRequest(model=key[0], version=key[1])
+            try:
+                response = await self._call("GetModel", request, arguments)
+                self._max_images[key] = response.model.max_images or 1
+            except PermissionDeniedError:  # a caller who may classify need not see the models
+                self._max_images[key] = BATCH_SIZE
+        return self._max_images[key]
+
+    async def _frame_answers(
+        self,
+        feed: Feed,
+        frames: Any,
+        config: service_pb2.ClassifyStreamRequest,
+        arguments: CallArguments,
+        reconnect: bool,
+        wait_for_ready: bool,
+    ) -> AsyncGenerator[FrameAnswer, None]:
+        changed = self._transport.signal()
+        reading = self._transport.start(self._read_frames, frames, feed, changed)
+        try:
+            while True:
+                failure: LimelensError | None = None
+                connected = self._one_connection(feed, changed, config, arguments, wait_for_ready)
+                try:
+                    async with aclosing(connected) as answers:
+                        async for answer in answers:
+                            yield answer
+                except LimelensError as error:
+                    failure = error
+                with changed:
+                    pause_s = feed.pause_after(failure) if reconnect and failure else None
+                    given_up = feed.take_given_up()
+                for answer in given_up:
+                    yield answer
+                if feed.error is not None:
+                    raise feed.error
+                if failure is not None and pause_s is None:
+                    raise failure
+                if pause_s is None:
+                    return
+                await self._transport.sleep(pause_s)
+                with changed:
+                    await changed.until(lambda: feed.closed or feed.has_next or feed.is_empty)
+                if feed.is_empty:
+                    if feed.error is not None:
+                        raise feed.error
+                    return
+        finally:
+            with changed:
+                feed.closed = True
+                changed.notify_all()
+            await self._transport.stop([reading], may_hang=True)
+
+    async def _one_connection(
+        self,
+        feed: Feed,
+        changed: Any,
+        config: service_pb2.ClassifyStreamRequest,
+        arguments: CallArguments,
+        wait_for_ready: bool,
+    ) -> AsyncGenerator[FrameAnswer, None]:
+        """The answers that come over one connection, until it ends or fails."""
+        metadata = await self._metadata(arguments)
+        ended = False
+
+        async def messages() -> AsyncGenerator[service_pb2.ClassifyStreamRequest, None]:
+            """What is sent; gRPC takes the next message once the last is on its way."""
+            yield config
+            while True:
+                with changed:
+                    await changed.until(
+                        lambda: feed.closed or ended or feed.has_next or feed.is_empty
+                    )
+                    if feed.closed or ended or not feed.has_next:
+                        return
+                    frame = feed.take()
+                    changed.notify_all()
+                try:
+                    message = await self._transport.in_thread(frame_request, frame)
+                except Exception as error:  # gRPC would end the stream and hide why
+                    with changed:
+                        feed.end(error)
+                    return
+                yield message
+
+        async with self._stub() as stub:
+            call = stub.ClassifyStream(
+                self._transport.requests(messages()),
+                wait_for_ready=wait_for_ready,
+                metadata=metadata,
+            )
+            try:
+                async with aclosing(self._transport.responses(call)) as responses:
+                    async for response in responses:
+                        with changed:
+                            answers = feed.received(frame_answer(response))
+                            changed.notify_all()
+                        for answer in answers:
+                            yield answer
+            finally:
+                call.cancel()
+                with changed:
+                    ended = True
+                    changed.notify_all()
+
+    async def _read_frames(self, frames: Any, feed: Feed, changed: Any) -> None:
+        """Reads the camera while its frames are wanted."""
+        failure: Exception | None = None
+        try:
+            source = self._transport.items(frames)
+            while True:
+                with changed:
+                    await changed.until(lambda: feed.closed or feed.wants)
+                    if feed.closed:
+                        return
+                try:
+                    frame = await anext(source)
+                except StopAsyncIteration:
+                    return
+                with changed:
+                    overtook = feed.put(frame)
+                    changed.notify_all()
+                # A source that never waits must keep neither the sender nor a core busy.
+                await self._transport.sleep(PAUSE_S if overtook else 0)
+        except Exception as error:
+            failure = error
+        finally:
+            with changed:
+                feed.end(failure)
+                changed.notify_all()
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raises what gRPC raises as an error of limelens."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_call(error) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # By gRPC: the channel was closed, and nobody cancelled this task.
+        raise UnavailableError("the client was closed before the server answered") from None
