@@ -43,17 +43,17 @@ def test_what_was_spoilt_is_found(spoilt: Path) -> None:
     assert "damaged" in found.unreadable[0].reason
     assert [path.name for path in found.unused] == ["notes.txt"]
 
-    kinds = {twins.second.path.name: twins.kind for twins in found.twins}
+    kinds = {pair.second.path.name: pair.kind for pair in found.duplicates}
     assert kinds["again.png"] == "bytes"
     # Split by split: the copy of the test image is the first of the two.
-    contradicting = [twins for twins in found.twins if twins.differ_in_label]
-    assert [twins.first.path.name for twins in contradicting] == ["wrong.png"]
-    assert found.twins[0] is contradicting[0]
+    contradicting = [pair for pair in found.duplicates if pair.differ_in_label]
+    assert [pair.first.path.name for pair in contradicting] == ["wrong.png"]
+    assert found.duplicates[0] is contradicting[0]
     assert {kinds.get("002.png"), kinds.get("002-again.bmp")} == {"pixels", None}
-    (darker,) = [twins for twins in found.twins if twins.second.path.name == "darker.png"]
+    (darker,) = [pair for pair in found.duplicates if pair.second.path.name == "darker.png"]
     assert darker.kind == "near"
     assert darker.cross_splits
-    assert len(found.twins) == 4
+    assert len(found.duplicates) == 4
 
 
 def test_a_wrong_label_comes_first_with_and_without_a_model(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.train.data.dataset import find_splits, list_data, read_dataset, read_examples
-from limelens.train.data.duplicates import look_of, near_duplicate_groups
+from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
+from limelens.train.data.listing import list_data, read_examples
+from limelens.train.data.near_duplicates import near_duplicate_groups, perceptual_hash
 
 
 def write(path: Path, seed: int, size: tuple[int, int] = (40, 40)) -> None:
@@ -174,7 +175,7 @@ def test_both_names_of_validation_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "validation"):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match="both val and validation"):
-        find_splits(tmp_path)
+        list_data(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_a_photo_and_its_smaller_copy_are_near_duplicates() -> None:
         for _ in range(3)
     ]
     pixels = [np.asarray(p) for p in (*images, images[1].resize((64, 64)))]
-    groups = near_duplicate_groups([look_of(p) for p in pixels])
+    groups = near_duplicate_groups([perceptual_hash(p) for p in pixels])
     assert groups[3] == groups[1]
     assert len({int(group) for group in groups[:3]}) == 3
 
@@ -289,6 +290,6 @@ def test_bottles_of_one_shape_are_not_near_duplicates() -> None:
         labelled = bottle.copy()
         labelled[40:70, 13:27] = rng.integers(0, 256, 3)
         bottles.append(labelled)
-    looks = [look_of(image) for image in bottles]
-    assert len({look.gradients for look in looks}) < 4
-    assert len(set(near_duplicate_groups(looks).tolist())) == 4
+    hashes = [perceptual_hash(image) for image in bottles]
+    assert len({one.gradients for one in hashes}) < 4
+    assert len(set(near_duplicate_groups(hashes).tolist())) == 4

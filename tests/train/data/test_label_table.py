@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from limelens.serve.bundle import Task
-from limelens.train.data.dataset import read_dataset, read_examples
+from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
 from limelens.train.data.label_table import find_tables, read_label_tables, read_macro_labels
+from limelens.train.data.listing import read_examples
 
 
 def draw(folder: Path, *names: str) -> None:

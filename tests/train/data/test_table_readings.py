@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from limelens.serve.bundle import Task
-from limelens.train.data.dataset import list_data, read_examples
 from limelens.train.data.examples import DataError
 from limelens.train.data.label_table import (
     LabelTable,
@@ -17,6 +16,7 @@ from limelens.train.data.label_table import (
     table_options,
     table_settings,
 )
+from limelens.train.data.listing import list_data, read_examples
 from limelens.train.data.tables.table import TableOptions
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
-from limelens.train.data.fingerprints import SAME, fingerprint, first_of_kind
+from limelens.train.data.near_duplicates import COPY, first_of_kind, perceptual_hash
 from limelens.train.ingest.fetching import FetchError, FetchLimits, resolve
 from limelens.train.ingest.pipeline import IngestConfig, ingest
 from limelens.train.ingest.url_table import read_table
@@ -494,10 +494,11 @@ def test_plain_images_of_other_colours_are_no_copies(tmp_path: Path) -> None:
 def test_a_chain_of_small_steps_does_not_take_all_of_a_series() -> None:
     black = Image.new("RGB", (64, 64))
     steps = [Image.blend(black, Image.new("RGB", (64, 64), "white"), k / 20) for k in range(21)]
-    firsts = first_of_kind([fingerprint(np.asarray(step)) for step in steps], SAME)
+    hashes = [perceptual_hash(np.asarray(step), grid=4, frequencies=True) for step in steps]
+    firsts = first_of_kind(hashes, COPY)
     assert firsts[1] == 0
     assert len(set(firsts.tolist())) > 5
-    assert first_of_kind([], SAME).tolist() == []
+    assert first_of_kind([], COPY).tolist() == []
 
 
 # Splits.

@@ -12,8 +12,8 @@ from typing import Final
 from limelens.serve.errors import LimelensError
 from limelens.serve.folders import label_name
 from limelens.train.config import ConfigError, TrainConfig
-from limelens.train.data.dataset import find_split, for_task, list_data
 from limelens.train.data.label_table import Images, read_macro_labels
+from limelens.train.data.listing import find_split, list_data
 
 BEST: Final = "best.pt"
 LAST: Final = "last.pt"
@@ -79,7 +79,7 @@ def check_training(
     check_out(out, resume=resume)
     if config.start_from is not None:
         check_run(Path(config.start_from))
-    listing = for_task(data, list_data(data, images), config.task)
+    listing = list_data(data, images).for_task(data, config.task)
     check_alert_labels(config.alert_labels, listing.labels)
     if macro is not None:
         read_macro_labels(macro, listing.labels)

@@ -100,7 +100,7 @@ def _print_inspection(inspection: Inspection) -> None:
                 f"[yellow]The {shortcut.feature} alone tells the label{of}: "
                 f"{shortcut.accuracy:.1%} right, the commonest answer {shortcut.majority:.1%}[/]"
             )
-    twins = inspection.twins
+    twins = inspection.duplicates
     exact = sum(pair.kind != "near" for pair in twins)
     out.print(
         f"Duplicates: {exact} exact, {len(twins) - exact} near; "

@@ -1,6 +1,6 @@
-"""What a single file tells before any training: its size, its bytes, its look.
+"""Reads from each file what an audit compares: its size, its digests, its perceptual hash.
 
-It knows files and pixels, and nothing of labels or splits.
+Knows files and pixels; does not know labels or splits.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from numpy.typing import NDArray
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.image import read_image
 from limelens.train.audit.feature_vectors import plain_features
-from limelens.train.data.duplicates import PerceptualHash, look_of
 from limelens.train.data.examples import Skipped
+from limelens.train.data.near_duplicates import PerceptualHash, perceptual_hash
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFacts:
-    """What is known of a file that could be read.
+    """What is known of a readable file.
 
     Args:
-        path: Where it lies.
+        path: The file.
         height: Of the upright image, in pixels.
-        width: Likewise.
+        width: Of the upright image, in pixels.
         size_bytes: Of the file.
         content: SHA-256 of the file.
         pixels: SHA-256 of the upright image.
-        look: By which near-copies are found.
-        features: As `plain_features`; None where they were not asked for.
+        hash: By which near duplicates are found.
+        features: As `plain_features`; None if not asked for.
     """
 
     path: Path
@@ -42,12 +42,12 @@ class ImageFacts:
     size_bytes: int
     content: str
     pixels: str
-    look: PerceptualHash
+    hash: PerceptualHash
     features: NDArray[np.float32] | None
 
 
 def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts | Skipped]:
-    """Reads files, in their order; those that cannot be read come as `Skipped`.
+    """Reads files, in their order; an unreadable one gives a `Skipped`.
 
     Args:
         paths: The files.
@@ -70,7 +70,7 @@ def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts 
             len(encoded),
             hashlib.sha256(encoded).hexdigest(),
             hashlib.sha256(shape + pixels.tobytes()).hexdigest(),
-            look_of(pixels),
+            perceptual_hash(pixels),
             plain_features(pixels) if features else None,
         )
 

@@ -1,7 +1,6 @@
-"""What to fix in data before training: counts, sizes, shortcuts, twins, broken files, labels.
+"""Inspects data before training: counts, sizes, shortcuts, duplicates, broken files, labels.
 
-It puts together what its neighbours find (`image_facts`, `twins`, `shortcuts`, `label_errors`)
-and draws nothing.
+Combines what `image_facts`, `duplicates`, `shortcuts` and `label_errors` find; draws nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
+from limelens.train.audit.duplicates import Duplicate, Place, find_duplicates
 from limelens.train.audit.image_facts import ImageFacts, read_facts
 from limelens.train.audit.label_errors import LabelErrors, find_label_errors
 from limelens.train.audit.shortcuts import Shortcut, find_shortcuts
-from limelens.train.audit.twins import Place, Twins, find_twins
 from limelens.train.config import TrainConfig
-from limelens.train.data.dataset import list_data
 from limelens.train.data.examples import DataError, Example, Skipped, label_counts, targets_of
 from limelens.train.data.label_table import Images
+from limelens.train.data.listing import list_data
 from limelens.train.evaluation.model import Model, load_model
 
 QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -60,7 +59,7 @@ class Inspection:
         input_size: Height and width that a network takes.
         num_smaller: Images that are smaller than that in height or width.
         shortcuts: What sizes alone say of the label.
-        twins: Exact and near duplicates.
+        duplicates: Exact and near.
         unreadable: Files that could not be read, and why.
         unused: Files beside the images that are no images.
         judged_by: Whose vectors the suspects were found with.
@@ -78,7 +77,7 @@ class Inspection:
     input_size: tuple[int, int]
     num_smaller: int
     shortcuts: tuple[Shortcut, ...]
-    twins: tuple[Twins, ...]
+    duplicates: tuple[Duplicate, ...]
     unreadable: tuple[Skipped, ...]
     unused: tuple[Path, ...]
     judged_by: str
@@ -146,7 +145,7 @@ class Inspection:
                     "cross_splits": one.cross_splits,
                     "differ_in_label": one.differ_in_label,
                 }
-                for one in self.twins
+                for one in self.duplicates
             ],
             "unreadable": [
                 {"path": str(one.path), "reason": one.reason} for one in self.unreadable
@@ -239,7 +238,7 @@ def inspect(
         shortcuts=find_shortcuts(
             sizes, targets_of(examples, len(listing.labels), listing.task), listing.labels, seed
         ),
-        twins=find_twins(places, facts),
+        duplicates=find_duplicates(places, facts),
         unreadable=(*listing.skipped, *skipped),
         unused=tuple(one.path for one in listing.others),
         judged_by=model.name if model else PLAIN,

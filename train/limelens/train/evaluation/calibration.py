@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.train import checkpoint
-from limelens.train.data.dataset import read_examples
 from limelens.train.data.examples import targets_of
 from limelens.train.data.label_table import Images
+from limelens.train.data.listing import read_examples
 from limelens.train.evaluation.metrics import (
     figures_of,
     fit_label_bias,

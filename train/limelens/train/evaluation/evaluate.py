@@ -18,9 +18,10 @@ from limelens.serve.bundle import Bundle, Task, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.folders import split_name
 from limelens.serve.image import fit, read_image
-from limelens.train.data.dataset import read_dataset, read_examples
+from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped, targets_of
 from limelens.train.data.label_table import Images, find_tables, read_label_tables
+from limelens.train.data.listing import read_examples
 from limelens.train.evaluation.metrics import WANTED_ACCURACY, figures_of
 from limelens.train.evaluation.model import is_bundle
 

@@ -12,15 +12,19 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from limelens.train.data.examples import DataError
-from limelens.train.data.fingerprints import Fingerprint
+from limelens.train.data.near_duplicates import PerceptualHash
+
+GRID: Final = 4
+"""Fields along each side of an image whose colours the journal keeps."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,12 @@ class FetchedImage:
     Args:
         digest: SHA-256 of the JPEG, hexadecimal.
         size_bytes: Of the JPEG.
-        fingerprint: Of its pixels.
+        hash: Of its pixels, with frequencies and a grid of `GRID`.
     """
 
     digest: str
     size_bytes: int
-    fingerprint: Fingerprint
+    hash: PerceptualHash
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ class Fetched:
         found = self._done.get((url, made_by))
         return found if not isinstance(found, FetchedImage) or self._is_whole(found) else None
 
-    def store(self, jpeg: bytes, fingerprint: Fingerprint) -> FetchedImage:
+    def store(self, jpeg: bytes, hash: PerceptualHash) -> FetchedImage:
         """Writes an image whole or not at all; may be called from any thread."""
-        image = FetchedImage(hashlib.sha256(jpeg).hexdigest(), len(jpeg), fingerprint)
+        image = FetchedImage(hashlib.sha256(jpeg).hexdigest(), len(jpeg), hash)
         if not self._is_whole(image):
             path = self.path(image)
             beside = path.with_suffix(f".{threading.get_ident()}.tmp")
@@ -145,16 +149,21 @@ def _read_journal(path: Path) -> dict[tuple[str, str], FetchedImage | Failure]:
 def _to_json(outcome: FetchedImage | Failure) -> dict[str, Any]:
     if isinstance(outcome, Failure):
         return {"failure": outcome.reason}
-    prints = {**asdict(outcome.fingerprint), "colours": outcome.fingerprint.colours.hex()}
-    return {"picture": outcome.digest, "size_bytes": outcome.size_bytes, "fingerprint": prints}
+    compared = {
+        "gradients": outcome.hash.gradients,
+        "frequencies": outcome.hash.frequencies,
+        "colours": outcome.hash.colours.tobytes().hex(),
+    }
+    return {"picture": outcome.digest, "size_bytes": outcome.size_bytes, "fingerprint": compared}
 
 
 def _from_json(entry: Mapping[str, Any]) -> FetchedImage | Failure:
     if "failure" in entry:
         return Failure(entry["failure"], transient=False)
-    prints = entry["fingerprint"]
+    compared = entry["fingerprint"]
+    colours = np.frombuffer(bytes.fromhex(compared["colours"]), np.uint8).reshape(GRID * GRID, 3)
     return FetchedImage(
         entry["picture"],
         entry["size_bytes"],
-        Fingerprint(prints["gradients"], prints["frequencies"], bytes.fromhex(prints["colours"])),
+        PerceptualHash(compared["gradients"], colours, compared["frequencies"]),
     )

@@ -25,11 +25,11 @@ from limelens.serve.errors import InvalidImageError
 from limelens.serve.files import write_whole
 from limelens.serve.folders import split_name, subfolders
 from limelens.serve.image import read_image
-from limelens.train.data.dataset import SHARES, divide
 from limelens.train.data.examples import DataError, Example
-from limelens.train.data.fingerprints import RELATED, SAME, fingerprint, first_of_kind
+from limelens.train.data.near_duplicates import COPY, RELATED, first_of_kind, perceptual_hash
+from limelens.train.data.splitting import SHARES, divide
 from limelens.train.ingest.fetching import Fetcher, FetchError, FetchLimits, identity, resolve
-from limelens.train.ingest.journal import Failure, Fetched, FetchedImage, open_fetched
+from limelens.train.ingest.journal import GRID, Failure, Fetched, FetchedImage, open_fetched
 from limelens.train.ingest.url_table import Row, read_table
 
 STATE: Final = ".ingest"
@@ -228,8 +228,9 @@ def _convert(data: bytes, size_px: int, fetched: Fetched) -> FetchedImage:
     image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_JPEG_QUALITY)
-    # What is compared is what is written, as whoever reads it will see it.
-    return fetched.store(file.getvalue(), fingerprint(read_image(file.getvalue())))
+    jpeg = file.getvalue()
+    # The written image is compared, not the one it was made from.
+    return fetched.store(jpeg, perceptual_hash(read_image(jpeg), grid=GRID, frequencies=True))
 
 
 def _clean(
@@ -248,7 +249,7 @@ def _clean(
             first_with[outcome.digest] = row
             distinct[row] = outcome
     order = list(distinct)
-    firsts = first_of_kind([image.fingerprint for image in distinct.values()], SAME)
+    firsts = first_of_kind([image.hash for image in distinct.values()], COPY)
     for index, first in enumerate(firsts):
         if index != first:
             row = order[index]
@@ -266,7 +267,7 @@ def _split(images: Mapping[Row, FetchedImage], seed: int) -> dict[str, list[Row]
     labels = sorted({row.label for row in images})
     row_of = {Path(row.label, row.id): row for row in images}
     examples = [Example(path, (labels.index(row.label),)) for path, row in row_of.items()]
-    groups = first_of_kind([image.fingerprint for image in images.values()], RELATED)
+    groups = first_of_kind([image.hash for image in images.values()], RELATED)
     splits = divide(examples, groups, SHARES, seed)
     return {split: [row_of[example.path] for example in chosen] for split, chosen in splits.items()}
 

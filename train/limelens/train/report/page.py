@@ -25,8 +25,8 @@ from PIL import Image
 from limelens.serve.bundle import Task
 from limelens.serve.files import write_whole
 from limelens.serve.image import ResizeRule, read_image
+from limelens.train.audit.duplicates import Duplicate
 from limelens.train.audit.inspection import Inspection
-from limelens.train.audit.twins import Twins
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.evaluation.evaluate import Evaluation, assess, assess_examples
 from limelens.train.evaluation.model import Answer, is_bundle, load_model
@@ -316,13 +316,11 @@ def _mistake_card(one: ExplainedMistake, evaluation: Evaluation, base: Path) -> 
 def _inspection(inspection: Inspection) -> dict[str, Any]:
     """What the page shows of an inspection, with thumbnails."""
     base = inspection.data if inspection.data.is_dir() else inspection.data.parent
-    contradicting = [twins for twins in inspection.twins if twins.differ_in_label]
-    crossing = [
-        twins for twins in inspection.twins if twins.cross_splits and not twins.differ_in_label
-    ]
-    inside = [
-        twins for twins in inspection.twins if not twins.cross_splits and not twins.differ_in_label
-    ]
+    pairs = inspection.duplicates
+    contradicting = [pair for pair in pairs if pair.differ_in_label]
+    agreeing = [pair for pair in pairs if not pair.differ_in_label]
+    crossing = [pair for pair in agreeing if pair.cross_splits]
+    inside = [pair for pair in agreeing if not pair.cross_splits]
     totals = inspection.totals
     return {
         "told": inspection,
@@ -356,10 +354,10 @@ def _inspection(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _pair(twins: Twins, base: Path) -> dict[str, Any]:
+def _pair(pair: Duplicate, base: Path) -> dict[str, Any]:
     kinds = {"bytes": "the same file", "pixels": "the same pixels", "near": "nearly the same"}
     return {
-        "kind": kinds[twins.kind],
+        "kind": kinds[pair.kind],
         "sides": [
             {
                 "name": _relative(place.path, base),
@@ -368,7 +366,7 @@ def _pair(twins: Twins, base: Path) -> dict[str, Any]:
                     [*([] if place.split == "all" else [place.split]), *place.labels]
                 ),
             }
-            for place in (twins.first, twins.second)
+            for place in (pair.first, pair.second)
         ],
     }
 

@@ -27,8 +27,8 @@ from PIL import Image, ImageFilter
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
-from limelens.train.data.dataset import find_splits
 from limelens.train.data.examples import DataError
+from limelens.train.data.label_folders import read_label_folders
 from limelens.train.synthetic.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.hiding import hide_around
@@ -113,8 +113,8 @@ def add_scenes(
             f"seed is {seed}, num_scenes {num_scenes}, num_workers {num_workers}; "
             "expected at least 0, 0 and 1"
         )
-    splits = find_splits(data)
-    if not splits or "train" not in splits or any({*s} != {*LABELS} for s in splits.values()):
+    splits = read_label_folders(data).by_split
+    if "train" not in splits or any({*s} != {*LABELS} for s in splits.values()):
         raise DataError(
             f"{data}: expected the folders train, val and test, train at least, each with "
             f"{WITH_MASK} and {WITHOUT_MASK} and no other label"

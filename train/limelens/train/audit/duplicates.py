@@ -1,0 +1,97 @@
+"""Finds images that are in the data more than once, exactly or nearly.
+
+Knows facts about files, their labels and their splits; reads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from limelens.train.audit.image_facts import ImageFacts
+from limelens.train.data.near_duplicates import LISTED, nearest_before
+
+Kind = Literal["bytes", "pixels", "near"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """An image in the data.
+
+    Args:
+        path: Its file.
+        split: `train`, `val`, `test`, or `all` if the data is not divided.
+        labels: Its own.
+    """
+
+    path: Path
+    split: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two images that are the same or nearly so.
+
+    Args:
+        first: The one that comes first in the data.
+        second: The other.
+        kind: `bytes` (the same file), `pixels` (the same pixels, encoded differently) or `near`.
+    """
+
+    first: Place
+    second: Place
+    kind: Kind
+
+    @property
+    def cross_splits(self) -> bool:
+        """Whether they are in two splits, so that metrics are too good."""
+        return self.first.split != self.second.split
+
+    @property
+    def differ_in_label(self) -> bool:
+        """Whether their labels contradict each other."""
+        return self.first.labels != self.second.labels
+
+
+def find_duplicates(places: Sequence[Place], facts: Sequence[ImageFacts]) -> tuple[Duplicate, ...]:
+    """Pairs each repeated image with one before it: the first copy, or the nearest.
+
+    Args:
+        places: Those of `train` first.
+        facts: Of the same images.
+
+    Returns:
+        Those with different labels first, then those across splits; exact ones first in each.
+    """
+    found: dict[int, Duplicate] = {}
+    kinds: tuple[tuple[Kind, list[str]], ...] = (
+        ("bytes", [fact.content for fact in facts]),
+        ("pixels", [fact.pixels for fact in facts]),
+    )
+    for kind, keys in kinds:
+        first_with: dict[str, int] = {}
+        for index, key in enumerate(keys):
+            first = first_with.setdefault(key, index)
+            if first != index and index not in found:
+                found[index] = Duplicate(places[first], places[index], kind)
+    # An exact copy is listed once: it is not compared again as a near duplicate.
+    single = [index for index in range(len(facts)) if index not in found]
+    nearest = nearest_before([facts[index].hash for index in single], LISTED)
+    for index, before in zip(single, nearest.tolist(), strict=True):
+        if before >= 0:
+            found[index] = Duplicate(places[single[before]], places[index], "near")
+    order = ("bytes", "pixels", "near")
+    return tuple(
+        sorted(
+            found.values(),
+            key=lambda pair: (
+                not pair.differ_in_label,
+                not pair.cross_splits,
+                order.index(pair.kind),
+                str(pair.second.path),
+            ),
+        )
+    )

@@ -1,0 +1,168 @@
+"""Lists the images of label folders or of a label table, with their labels and splits.
+
+Reads no image.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from limelens.serve.bundle import Task
+from limelens.serve.folders import label_name, look_alikes, split_name
+from limelens.serve.wording import counted
+from limelens.train.data.examples import DataError, Example, Skipped
+from limelens.train.data.label_folders import LabelFolders, check_labels, read_label_folders
+from limelens.train.data.label_table import Images, LabelTable, find_tables, read_label_tables
+from limelens.train.data.tables.table import TableOptions
+
+Rows = Sequence[tuple[Path, tuple[str, ...]]]
+"""Images with the names of their labels."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What data claims to hold, before an image is read.
+
+    Args:
+        labels: Sorted.
+        task: Whether an image has one label or any number.
+        splits: Examples by split; `all` if the data is not divided.
+        skipped: What is known to be missing.
+        others: Files in label folders that are no images by their names.
+    """
+
+    labels: tuple[str, ...]
+    task: Task
+    splits: Mapping[str, tuple[Example, ...]]
+    skipped: tuple[Skipped, ...] = ()
+    others: tuple[Skipped, ...] = ()
+
+    def for_task(self, data: Path, task: Task | None) -> Listing:
+        """The same for a task that was asked for.
+
+        Raises:
+            DataError: The task is multiclass, and an image has not exactly one label.
+        """
+        if task is None or task is self.task:
+            return self
+        if task is Task.MULTICLASS:
+            for example in (one for examples in self.splits.values() for one in examples):
+                if len(example.targets) != 1:
+                    raise DataError(
+                        f"{example.path} has {len(example.targets)} labels in {data}; "
+                        "multiclass expects one each"
+                    )
+        return replace(self, task=task)
+
+
+def list_data(data: Path, images: Images = None) -> Listing:
+    """Lists all images and their labels.
+
+    Args:
+        data: As for `read_dataset`.
+        images: As for `read_dataset`.
+
+    Raises:
+        DataError: The data is missing or cannot be trained on.
+    """
+    found = _read(data, images)
+    if "all" in found.rows and len(found.rows) > 1:
+        raise DataError(f"{data} names the split of some images only; expected of all or none")
+    if not {"train", "all"} & {*found.rows}:
+        raise DataError(f"{data} has the splits {sorted(found.rows)}; expected train among them")
+    others: tuple[Skipped, ...] = ()
+    if isinstance(found, LabelTable):
+        labels, task = found.labels, found.task
+        if len(labels) < 2:
+            raise DataError(
+                f"{data} has {counted(len(labels), 'label')} {list(labels)}; expected at least two"
+            )
+    else:
+        task, others = Task.MULTICLASS, found.others
+        labels = tuple(sorted(found.by_split["train" if "train" in found.by_split else "all"]))
+        check_labels(data, labels, found.by_split)
+    for group in look_alikes(labels):
+        _log.warning(
+            f"the labels {', '.join(map(repr, group))} differ only in case, blanks or hyphens; "
+            "rename them if they are one"
+        )
+    splits = {split: _examples(rows, labels) for split, rows in found.rows.items()}
+    return Listing(labels, task, splits, found.missing, others)
+
+
+def find_split(data: Path, split: str | None = None, images: Images = None) -> tuple[str, Rows]:
+    """The images of one split with the names of their labels, whatever a model knows.
+
+    Args:
+        data: As for `read_examples`.
+        split: As for `read_examples`.
+        images: As for `read_dataset`.
+
+    Returns:
+        The split's name (`all` for data without splits) and its images.
+
+    Raises:
+        DataError: The split is missing, or the data cannot be read.
+    """
+    by_split = _read(data, images).rows
+    if "all" in by_split:
+        return "all", by_split["all"]
+    name = split or next((s for s in ("test", "val", "train") if s in by_split), "")
+    name = split_name(name) or name
+    if name not in by_split:
+        raise DataError(f"{data} has the splits {sorted(by_split)}; expected {split!r}")
+    return name, by_split[name]
+
+
+def read_examples(
+    data: Path, labels: Sequence[str], split: str | None = None, images: Images = None
+) -> tuple[str, tuple[Example, ...]]:
+    """Lists the images of one split for an evaluation.
+
+    Args:
+        data: As for `read_dataset`.
+        labels: The model's; the data's are matched by name.
+        split: `train`, `val` or `test`. None takes test, else val. Data without splits is taken
+            whole, whatever the split.
+        images: As for `read_dataset`.
+
+    Returns:
+        The split's name (`all` for data without splits) and its examples.
+
+    Raises:
+        DataError: The split is missing, or the model does not know a label.
+    """
+    name, rows = find_split(data, split, images)
+    # Models trained before labels had one Unicode form may have another one.
+    known = [label_name(label) for label in labels]
+    unknown = sorted({label for _, own in rows for label in own} - {*known})
+    if unknown:
+        raise DataError(
+            f"{data} has the label {unknown[0]!r}, which the model does not know; "
+            f"it knows {', '.join(labels)}"
+        )
+    return name, _examples(rows, known)
+
+
+def _read(data: Path, images: Images) -> LabelTable | LabelFolders:
+    tables = find_tables(data)
+    if tables:
+        table = read_label_tables(tables, images)
+        for note in table.notes:
+            _log.info(note)
+        return table
+    if isinstance(images, TableOptions) and images != TableOptions(images.images):
+        raise DataError(
+            f"{data} has no table; --image-column, --label-column, --columns and --separator are "
+            "for data in a csv or tsv file"
+        )
+    return read_label_folders(data)
+
+
+def _examples(rows: Rows, labels: Sequence[str]) -> tuple[Example, ...]:
+    index = {label: number for number, label in enumerate(labels)}
+    return tuple(Example(path, tuple(sorted(index[label] for label in own))) for path, own in rows)

@@ -1,0 +1,170 @@
+"""Finds images that are nearly the same, by their perceptual hashes.
+
+A difference hash alone is not enough: of 736 bottles on white it calls 45,000 pairs near, of
+different shirts before one background 167, none of them a duplicate. So colours, and where one of
+two images is thrown away also frequencies, must agree. Knows pixels; does not know files, labels or
+splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_PAIRS_AT_ONCE: Final = 512
+
+
+@dataclass(frozen=True, eq=False)
+class PerceptualHash:
+    """What is compared of an image.
+
+    Args:
+        gradients: 64-bit difference hash.
+        colours: `(P, 3)` uint8, the mean RGB of each field of a grid.
+        frequencies: 64-bit hash of the lowest frequencies; 0 if it is not compared.
+    """
+
+    gradients: int
+    colours: NDArray[np.uint8]
+    frequencies: int = 0
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """How far the hashes of two near duplicates may be apart.
+
+    Args:
+        colours: Mean difference of the fields, 0 to 255.
+        frequencies: Bits of 64.
+        ignores_tint: Whether each image's mean colour is subtracted first.
+        gradients: Bits of 64.
+    """
+
+    colours: float
+    frequencies: int = 64
+    ignores_tint: bool = False
+    gradients: int = 4
+
+
+COPY: Final = Threshold(16.0, 6)
+"""One of the two can go: a copy at another size, quality or brightness."""
+RELATED: Final = Threshold(32.0, 16)
+"""Not on both sides of a split: another crop, a frame of the same scene."""
+ONE_SIDE: Final = Threshold(8.0, ignores_tint=True)
+"""Not on both sides of a split, by hashes without frequencies."""
+LISTED: Final = Threshold(5.5, ignores_tint=True)
+"""Stricter than `ONE_SIDE`: people look at each pair."""
+
+
+def perceptual_hash(
+    pixels: NDArray[np.uint8], *, grid: int = 16, frequencies: bool = False
+) -> PerceptualHash:
+    """The perceptual hash of an image; only hashes made with the same options compare.
+
+    Args:
+        pixels: `(H, W, 3)` uint8 RGB.
+        grid: Fields along each side.
+        frequencies: Whether to hash the frequencies too, which takes longer.
+    """
+    # Imported here: an evaluation needs no hashes.
+    import imagehash
+
+    image = Image.fromarray(pixels)
+    return PerceptualHash(
+        int(str(imagehash.dhash(image)), 16),
+        np.asarray(image.resize((grid, grid), Image.Resampling.BOX)).reshape(-1, 3),
+        int(str(imagehash.phash(image)), 16) if frequencies else 0,
+    )
+
+
+def near_duplicate_groups(
+    hashes: Sequence[PerceptualHash], threshold: Threshold = ONE_SIDE
+) -> NDArray[np.intp]:
+    """Groups images so that near duplicates, and theirs in turn, are in one group.
+
+    Returns:
+        `(N,)` the index of the first image of each one's group.
+    """
+    comparison = _Comparison(hashes, threshold)
+    groups = np.arange(len(hashes))
+    for index in range(1, len(hashes)):
+        near, _ = comparison.near_before(index)
+        if len(near):
+            joined = np.append(groups[near], index)
+            groups[: index + 1][np.isin(groups[: index + 1], joined)] = joined.min()
+    return groups
+
+
+def first_of_kind(hashes: Sequence[PerceptualHash], threshold: Threshold) -> NDArray[np.intp]:
+    """For each image the first one that it is near to.
+
+    An image is compared only with those that are the first of their kind, so that a chain of
+    small steps does not make a whole series one kind.
+
+    Args:
+        hashes: In the order of preference.
+        threshold: Of near duplicates.
+
+    Returns:
+        `(N,)` indices, each at most its own; the first of a kind has its own index.
+    """
+    comparison = _Comparison(hashes, threshold)
+    firsts = np.arange(len(hashes))
+    is_first = np.ones(len(hashes), dtype=np.bool_)
+    for index in range(1, len(hashes)):
+        near, _ = comparison.near_before(index, is_first)
+        if len(near):
+            firsts[index], is_first[index] = near[0], False
+    return firsts
+
+
+def nearest_before(hashes: Sequence[PerceptualHash], threshold: Threshold) -> NDArray[np.intp]:
+    """For each image the nearest near duplicate before it, `(N,)`; -1 if there is none."""
+    comparison = _Comparison(hashes, threshold)
+    nearest = np.full(len(hashes), -1)
+    for index in range(1, len(hashes)):
+        near, difference = comparison.near_before(index)
+        if len(near):
+            nearest[index] = near[difference.argmin()]
+    return nearest
+
+
+class _Comparison:
+    """Compares each image with those before it."""
+
+    def __init__(self, hashes: Sequence[PerceptualHash], threshold: Threshold) -> None:
+        self._gradients = np.array([one.gradients for one in hashes], dtype=np.uint64)
+        self._frequencies = np.array([one.frequencies for one in hashes], dtype=np.uint64)
+        self._colours = [one.colours for one in hashes]
+        self._threshold = threshold
+
+    def near_before(
+        self, index: int, among: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """The indices of near duplicates before an image, and how far their colours differ."""
+        bits = np.bitwise_count(self._gradients[:index] ^ self._gradients[index])
+        near = np.flatnonzero(bits <= self._threshold.gradients)
+        if among is not None:
+            near = near[among[near]]
+        bits = np.bitwise_count(self._frequencies[near] ^ self._frequencies[index])
+        near = near[bits <= self._threshold.frequencies]
+        difference = np.empty(len(near), dtype=np.float32)
+        for start in range(0, len(near), _PAIRS_AT_ONCE):
+            part = slice(start, start + _PAIRS_AT_ONCE)
+            difference[part] = self._difference(near[part].tolist(), index)
+        is_near = difference <= self._threshold.colours
+        return near[is_near], difference[is_near]
+
+    def _difference(self, others: Sequence[int], index: int) -> NDArray[np.float32]:
+        """How far the colours of others differ from an image's, `(M,)`, 0 to 255."""
+        colours = np.stack([self._colours[other] for other in others]).astype(np.float32)
+        colours -= self._colours[index]
+        if self._threshold.ignores_tint:
+            colours -= colours.mean(axis=1, keepdims=True)
+        difference: NDArray[np.float32] = np.abs(colours).mean(axis=(1, 2))
+        return difference
