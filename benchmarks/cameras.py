@@ -39,8 +39,7 @@ from skimage.data import astronaut
 
 from limelens.cli.serving import default_models
 from limelens.serve.image import Region
-from limelens.train.synthetic.face import Face
-from limelens.train.synthetic.masks import MASK_STYLES, draw_mask
+from limelens.train.synthetic import MASK_STYLES, Face, draw_mask
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import explanation_pb2, image_pb2

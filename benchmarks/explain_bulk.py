@@ -23,7 +23,7 @@ from benchmarks.speed_models import shipped_model
 from limelens.cli.explain.explaining import AT_ONCE_HERE
 from limelens.serve.client.in_process import local_client
 from limelens.serve.tools.explain_report.bulk import Place, explain_many
-from limelens.train.synthetic.portrait_set import write_dataset
+from limelens.train.synthetic import write_dataset
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from rich.console import Console
 from limelens.cli.train.training import Bar
 from limelens.train import checkpoint, evaluate, train
 from limelens.train.config import TrainConfig, read_config
-from limelens.train.synthetic.scenes import add_scenes
+from limelens.train.synthetic import add_scenes
 
 CONFIGS: Final = Path("configs")
 ROWS: Final = Path("docs/results")

@@ -40,7 +40,7 @@ def network_model(network: str) -> Path:
     """
     # Imported here: those who only measure the shipped model need no torch.
     from limelens.train import TrainConfig, export, train
-    from limelens.train.synthetic.portrait_set import write_dataset
+    from limelens.train.synthetic import write_dataset
 
     folder = BUILT / "models" / network / "1"
     if (folder / "model.onnx").exists():

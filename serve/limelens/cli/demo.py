@@ -98,8 +98,7 @@ def _portrait() -> NDArray[np.uint8]:
 
 def _masked(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # Drawn by the code that makes training images; it needs neither torch nor a detector.
-    from limelens.train.synthetic.face import Face
-    from limelens.train.synthetic.masks import MASK_STYLES, draw_mask
+    from limelens.train.synthetic import MASK_STYLES, Face, draw_mask
 
     face = Face(_LEFT_EYE, _RIGHT_EYE, _YAW)
     style = MASK_STYLES["surgical-blue"]

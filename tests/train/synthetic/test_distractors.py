@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from limelens.train.synthetic import Face
 from limelens.train.synthetic.distractors import (
     DISTRACTORS,
     DISTRACTORS_CLEAR_OF_MOUTH,
     Distractor,
     draw_distractor,
 )
-from limelens.train.synthetic.face import Face
 
 FACE = Face((85.0, 70.0), (125.0, 74.0))
 

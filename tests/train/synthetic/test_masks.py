@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from limelens.train.synthetic.face import Face
-from limelens.train.synthetic.masks import MASK_STYLES, MaskStyle, draw_mask, random_style
+from limelens.train.synthetic import MASK_STYLES, Face, MaskStyle, draw_mask
+from limelens.train.synthetic.masks import random_style
 
 FACE = Face((85.0, 70.0), (125.0, 74.0))
 

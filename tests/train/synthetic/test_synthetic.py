@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.train.synthetic.portrait_set import LABELS, Label, render_sample, write_dataset
+from limelens.train.synthetic import LABELS, write_dataset
+from limelens.train.synthetic.portraits import Label, render_sample
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -99,7 +100,7 @@ def test_labels_share_aspect_ratio_and_brightness(tmp_path: Path) -> None:
 def test_drawing_needs_numpy_and_pillow_alone() -> None:
     heavy = {"torch", "torchvision", "scipy", "sklearn", "skimage", "matplotlib", "onnx", "grpc"}
     code = (
-        "import sys, limelens.train.synthetic.portrait_set; "
+        "import sys; from limelens.train.synthetic import draw_mask, write_dataset; "
         f"loaded = {heavy!r} & {{*sys.modules}}; sys.exit(str(loaded) if loaded else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

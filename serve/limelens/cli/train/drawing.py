@@ -26,7 +26,7 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Draws faces with and without masks, for trying out the whole chain without any data."""
-    from limelens.train.synthetic.portrait_set import write_dataset
+    from limelens.train.synthetic import write_dataset
 
     write_dataset(folder, num_images, seed, num_workers=num_workers)
     if as_json:
@@ -60,7 +60,7 @@ def scenes(
     person it sees. Each bare face that is found is added again, with and without a drawn mask,
     to train and val; test stays as it is.
     """
-    from limelens.train.synthetic.scenes import add_scenes
+    from limelens.train.synthetic import add_scenes
 
     counts = add_scenes(
         data, folder, seed=seed, num_scenes=num_scenes, hidden=hidden, num_workers=num_workers

@@ -1,25 +1,15 @@
-"""What is behind a person: a wall, a run of light, a blur, gravel, bricks, a room."""
+"""Draws what is behind a person: a wall, a gradient, a blur, gravel, bricks, a room."""
 
 from math import ceil, cos, sin
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from limelens.train.synthetic.colours import RGB, any_colour, dimmed, muted, varied
-from limelens.train.synthetic.painting import Pixels
+from limelens.train.synthetic.painting import RGB, Pixels, any_colour, dimmed, muted, varied
 
 
 def random_background(rng: np.random.Generator, height: int, width: int) -> Pixels:
-    """A background.
-
-    Args:
-        rng: Where everything about it comes from.
-        height: In pixels.
-        width: In pixels.
-
-    Returns:
-        `(height, width, 3)` RGB, 0 to 255.
-    """
+    """`(height, width, 3)` RGB, 0 to 255, of any kind."""
     kind = int(rng.integers(7))
     first, second = muted(any_colour(rng)), muted(any_colour(rng))
     if kind == 0:  # a studio's wall
@@ -27,7 +17,7 @@ def random_background(rng: np.random.Generator, height: int, width: int) -> Pixe
         first = varied(rng, (grey, grey, grey), 8)
         second = dimmed(first, float(rng.uniform(0.8, 1.0)))
     if kind <= 1:
-        return _run_of_light(rng, height, width, first, second)
+        return _gradient(rng, height, width, first, second)
     if kind <= 3:
         return _out_of_focus(rng, height, width, first)
     if kind == 4:
@@ -41,9 +31,7 @@ def random_background(rng: np.random.Generator, height: int, width: int) -> Pixe
     return np.asarray(image.filter(ImageFilter.BoxBlur(blur)))
 
 
-def _run_of_light(
-    rng: np.random.Generator, height: int, width: int, first: RGB, second: RGB
-) -> Pixels:
+def _gradient(rng: np.random.Generator, height: int, width: int, first: RGB, second: RGB) -> Pixels:
     angle = float(rng.uniform(0, 2 * np.pi))
     down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
     across = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :]
@@ -62,7 +50,7 @@ def _out_of_focus(rng: np.random.Generator, height: int, width: int, colour: RGB
 
 
 def _grains(rng: np.random.Generator, height: int, width: int, colour: RGB) -> Pixels:
-    """Gravel, leaves, a crowd far away."""
+    """Gravel, leaves, a distant crowd."""
     grain = int(rng.integers(2, 9))
     shape = (max(2, height // grain), max(2, width // grain), 1)
     noise = rng.normal(0, 28, shape) + np.asarray(colour)

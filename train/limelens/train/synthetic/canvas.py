@@ -1,6 +1,6 @@
-"""An image to draw on in face units (see `synthetic.face`), and the light that falls on it.
+"""Draws shapes on an image in face units (see `synthetic.face`), and light and shade over them.
 
-It knows where points of a face go in the image, and nothing of what a person looks like.
+Knows where points of a face lie in the image; does not know what a person looks like.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from limelens.train.synthetic.colours import RGB
 from limelens.train.synthetic.face import Face
+from limelens.train.synthetic.painting import RGB
 
 Points = NDArray[np.floating] | Sequence[tuple[float, float]]
 """`(N, 2)` x and y in face units."""
@@ -23,11 +23,11 @@ _SHADE_SCALE = 4
 class FaceCanvas:
     """Flat shapes on an image, and one soft map of light and shade to lay over them.
 
-    A `depth` is z in face units; without one, points lie on the face's surface.
+    A `depth` is z in face units; None puts points on the face's surface.
 
     Args:
-        image: RGB; it is drawn on.
-        face: Where the face is in it.
+        image: RGB; drawn on.
+        face: Where the face is.
     """
 
     def __init__(self, image: Image.Image, face: Face) -> None:
@@ -47,51 +47,35 @@ class FaceCanvas:
         thick = max(1, round(width * self.face.unit))
         self._draw.line(self._placed(points, depth), fill=fill, width=thick, joint="curve")
 
-    def oval(
-        self,
-        x: float,
-        y: float,
-        half_x: float,
-        half_y: float,
-        fill: RGB,
-        depth: float | None = None,
-    ) -> None:
-        """Fills an ellipse around x, y."""
-        self.polygon(ellipse(x, y, half_x, half_y), fill, depth)
-
     def strands(
-        self,
-        points: Points,
-        fill: RGB,
-        strands: Sequence[tuple[Points, RGB]],
-        width: float,
+        self, points: Points, fill: RGB, lines: Sequence[tuple[Points, RGB]], width: float,
         depth: float,
-    ) -> None:
-        """Fills a polygon, and draws strands of other colours that end at its outline."""
+    ) -> None:  # fmt: skip
+        """Fills a polygon, and draws lines of other colours that end at its outline."""
         outline = Image.new("1", self._image.size, 0)
         ImageDraw.Draw(outline).polygon(self._placed(points, depth), fill=1)
         mass = Image.new("RGB", self._image.size, fill)
         draw = ImageDraw.Draw(mass)
         thick = max(1, round(width * self.face.unit))
-        for strand, colour in strands:
-            draw.line(self._placed(strand, depth), fill=colour, width=thick)
+        for line, colour in lines:
+            draw.line(self._placed(line, depth), fill=colour, width=thick)
         self._image.paste(mass, (0, 0), outline)
 
     def tone(self, points: Points, value: int, depth: float | None = None) -> None:
-        """Darkens (under 128) or lightens what lies below, softly, once `lit` is called."""
+        """Darkens (under 128) or lightens a polygon, softly, once `lit` is called."""
         placed = [(x / _SHADE_SCALE, y / _SHADE_SCALE) for x, y in self._placed(points, depth)]
         self._shade_draw.polygon(placed, fill=value)
 
     def lit(
         self, lamp: float, from_above: float, hardness: float, grain: np.random.Generator
     ) -> None:
-        """Lays the tones, a lamp from one side and some grain over all that is drawn so far.
+        """Lays the tones, a lamp and some grain over the drawing so far.
 
         Args:
-            lamp: How much brighter each face unit further right is, as a share.
-            from_above: The same for each face unit further up.
-            hardness: What the tones are multiplied by.
-            grain: Where the grain comes from.
+            lamp: Brightness added for each face unit further right, as a share.
+            from_above: Brightness added for each face unit further up, as a share.
+            hardness: Contrast of the tones.
+            grain: Of the grain.
         """
         radius = 0.075 * self.face.unit / _SHADE_SCALE
         soft = self._shade.filter(ImageFilter.GaussianBlur(radius))
@@ -105,7 +89,7 @@ class FaceCanvas:
         values = values + grain.normal(0, 3.0, (height, width)).astype(np.float32)
         shade = Image.fromarray(values.clip(0, 255).astype(np.uint8))
         large = shade.resize(self._image.size, Image.Resampling.BILINEAR)
-        # The neutral tone leaves a pixel as it is: halve, multiply by two.
+        # Half of it, twice: the neutral tone keeps a pixel as it is.
         dark = ImageChops.multiply(self._image, large.convert("RGB"))
         self._image.paste(ImageChops.add(dark, dark))
 
@@ -117,18 +101,15 @@ class FaceCanvas:
 def ellipse(
     x: float, y: float, half_x: float, half_y: float, power: float = 2.0
 ) -> NDArray[np.float64]:
-    """`(24, 2)` points around x, y; a power over 2 bends the ellipse towards a rectangle."""
+    """`(24, 2)` points around x, y; a power over 2 makes the ellipse squarer."""
     t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     c, s = np.cos(t), np.sin(t)
-    bent = 2 / power
-    return np.stack(
-        [x + half_x * np.sign(c) * np.abs(c) ** bent, y + half_y * np.sign(s) * np.abs(s) ** bent],
-        axis=1,
-    )
+    across, down = (np.sign(v) * np.abs(v) ** (2 / power) for v in (c, s))
+    return np.stack([x + half_x * across, y + half_y * down], axis=1)
 
 
 def dome(wide: float, base: float, high: float) -> NDArray[np.float64]:
-    """`(25, 2)` points of the upper half of a broad ellipse, from the left to the right."""
+    """`(25, 2)` points of the upper half of a broad ellipse, from left to right."""
     t = np.linspace(np.pi, 2 * np.pi, 25)
     c, s = np.cos(t), np.sin(t)
     return np.stack([wide * np.sign(c) * np.abs(c) ** 0.78, base - high * np.abs(s) ** 0.85], 1)

@@ -1,20 +1,102 @@
-"""What the cloth of a mask looks like: what is printed on it, and how it lies on a face.
+"""The cloth of a mask: how it is cut, what is printed on it, how it lies on a face.
 
-It works on coordinates in face units (see `synthetic.face`) and knows nothing of the image
-that the mask is drawn on, nor of its light.
+Works on coordinates in face units (see `synthetic.face`); does not know the image that the mask is
+drawn on, nor its light.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import cos, sin
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from limelens.train.synthetic.colours import RGB, varied
-from limelens.train.synthetic.cuts import Cut, MaskKind
-from limelens.train.synthetic.painting import Floats, cloud, step
+from limelens.train.synthetic.painting import RGB, Floats, cloud, step, varied
 
 Pattern = Literal["plain", "stripes", "dots", "checks", "floral", "noise", "teeth"]
+MaskKind = Literal["surgical", "cloth", "cup", "sport", "bandana", "gaiter"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An upper and a lower edge, both bent, joined by two bent sides.
+
+    Args:
+        top: y of the upper edge on the nose.
+        top_side: y of the upper edge at the cheeks.
+        top_half: Half the width at the upper corners.
+        bottom: y of the lower edge in the middle.
+        bottom_side: y of the lower edge at the cheeks.
+        bottom_half: Half the width at the lower corners.
+        top_power: How late the upper edge bends; 1 is straight down from the nose.
+        bottom_power: How late the lower edge bends.
+        bulge: How far the sides bend outwards.
+        loops: Whether it is held by ear loops or headbands.
+    """
+
+    top: float
+    top_side: float
+    top_half: float
+    bottom: float
+    bottom_side: float
+    bottom_half: float
+    top_power: float = 1.6
+    bottom_power: float = 2.2
+    bulge: float = 0.0
+    loops: bool = True
+
+    def varied(self, rng: np.random.Generator) -> "Cut":
+        """One from another maker, worn a little higher or lower."""
+        width = float(rng.uniform(0.96, 1.05))
+        return replace(
+            self,
+            top=self.top + float(rng.uniform(-0.02, 0.06)),
+            top_side=self.top_side + float(rng.uniform(-0.04, 0.06)),
+            bottom=self.bottom + float(rng.uniform(-0.04, 0.08)),
+            top_half=self.top_half * width,
+            bottom_half=self.bottom_half * width,
+        )
+
+    def top_at(self, x: Floats) -> Floats:
+        """The upper edge's y at x, of the same shape."""
+        bend = np.minimum(np.abs(x) / self.top_half, 1.2) ** self.top_power
+        return (self.top + (self.top_side - self.top) * bend).astype(np.float32)
+
+    def bottom_at(self, x: Floats) -> Floats:
+        """The lower edge's y at x, of the same shape."""
+        bend = np.minimum(np.abs(x) / self.bottom_half, 1.2) ** self.bottom_power
+        return (self.bottom - (self.bottom - self.bottom_side) * bend).astype(np.float32)
+
+    def outline(self) -> Floats:
+        """`(N, 2)` corners, clockwise from the upper left one."""
+        upper = np.linspace(-self.top_half, self.top_half, 25, dtype=np.float32)
+        lower = np.linspace(self.bottom_half, -self.bottom_half, 25, dtype=np.float32)
+        along = np.linspace(0, 1, 12, dtype=np.float32)[1:-1]
+        side_x = self.top_half + (self.bottom_half - self.top_half) * along
+        side_x = side_x + self.bulge * np.sin(np.pi * along)
+        side_y = self.top_side + (self.bottom_side - self.top_side) * along
+        x = np.concatenate([upper, side_x, lower, -side_x[::-1]])
+        y = np.concatenate([self.top_at(upper), side_y, self.bottom_at(lower), side_y[::-1]])
+        return np.stack([x, y], 1).astype(np.float32)
+
+
+CUTS: Final[Mapping[MaskKind, Cut]] = {
+    "surgical": Cut(0.36, 0.60, 0.94, 1.93, 1.42, 0.82, bulge=-0.02),
+    "cloth": Cut(0.33, 0.70, 0.99, 1.93, 1.16, 0.97, top_power=1.5, bottom_power=2.3),
+    "cup": Cut(0.31, 0.98, 0.84, 1.92, 1.14, 0.84, top_power=2.3, bottom_power=2.6, bulge=0.02),
+    "sport": Cut(0.34, 0.56, 1.03, 1.88, 0.98, 1.01, top_power=1.5, bottom_power=1.9),
+    "bandana": Cut(0.38, 0.42, 1.06, 2.75, 1.15, 1.06, 1.8, bottom_power=0.9, loops=False),
+    "gaiter": Cut(0.40, 0.46, 1.06, 2.62, 2.36, 0.80, top_power=1.8, bulge=-0.03, loops=False),
+}
+"""Masks as they are worn."""
+
+CHIN_CUT: Final = Cut(1.38, 1.12, 0.90, 2.06, 1.45, 0.84, bottom_power=2.0)
+"""A mask that was pulled down below the mouth."""
+
+SCARF_CUT: Final = Cut(1.74, 1.40, 0.98, 2.75, 2.35, 1.28, bulge=0.16, loops=False)
+"""A scarf around the neck, up to the chin."""
 
 # A drawn print lies over the face from this corner on and is this large.
 _PRINT_X, _PRINT_Y = -1.25, 0.2
@@ -30,7 +112,7 @@ def printed(
     unit: float,
     rng: np.random.Generator,
 ) -> Floats:
-    """The colours of the cloth as it lies flat in even white light.
+    """The colours of the cloth, flat in even white light.
 
     Args:
         pattern: What is printed on it.
@@ -39,7 +121,7 @@ def printed(
         x: `(h, w)` in face units, of each pixel.
         y: `(h, w)` in face units.
         unit: Pixels per face unit.
-        rng: Where the size and the place of the print come from.
+        rng: Of the size and place of the print.
 
     Returns:
         `(h, w, 3)`, 0 to 255.
@@ -75,20 +157,19 @@ def printed(
         other = np.asarray(varied(rng, colour, 40), dtype=np.float32)
         base = base + (other - base) * step(third, 0.5, 0.2)[..., None]
         mix = step(second, 0.3, 0.2)
-    return (base + (np.asarray(accent, dtype=np.float32) - base) * mix[..., None]).astype(
-        np.float32
-    )
+    colours = base + (np.asarray(accent, dtype=np.float32) - base) * mix[..., None]
+    return colours.astype(np.float32)
 
 
 def folded(kind: MaskKind, cut: Cut, x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
-    """How bright white cloth is over the face: roundness, pleats, seams and creases.
+    """The brightness of white cloth over the face: roundness, pleats, seams and creases.
 
     Args:
-        kind: What kind of mask it is.
+        kind: Of the mask.
         cut: Its outline.
         x: `(h, w)` in face units, of each pixel.
         y: `(h, w)` in face units.
-        rng: Where the creases come from.
+        rng: Of the creases.
 
     Returns:
         `(h, w)`, about 1.
@@ -98,55 +179,53 @@ def folded(kind: MaskKind, cut: Cut, x: Floats, y: Floats, rng: np.random.Genera
     round_off = np.abs(x / max(cut.top_half, cut.bottom_half)).clip(0, 1.2)
     shade = 1.05 - 0.30 * round_off**2.4
     shade -= 0.24 * np.clip((v - 0.72) / 0.28, 0, 1.2) ** 1.5
-    size = (x.shape[1], x.shape[0])
-    shade += 0.025 * cloud(rng, size, (6, 6))
+    shade += 0.025 * cloud(rng, (x.shape[1], x.shape[0]), (6, 6))
     if kind in ("surgical", "sport", "cloth", "bandana", "gaiter"):
-        along_nose = np.exp(-(((y - cut.top - 0.22) / 0.26) ** 2))
-        shade += 0.07 * np.exp(-((x / 0.15) ** 2)) * along_nose
-        shade -= 0.08 * np.exp(-(((np.abs(x) - 0.33) / 0.13) ** 2)) * along_nose
+        along_nose = _bump(y - cut.top - 0.22, 0.26)
+        shade += 0.07 * _bump(x, 0.15) * along_nose
+        shade -= 0.08 * _bump(np.abs(x) - 0.33, 0.13) * along_nose
     if kind == "surgical":
         offset = float(rng.uniform(-0.03, 0.03))
         for fold in (0.36, 0.52, 0.68):
             away = v - fold - offset - 0.01 * np.sin(3 * x + 9 * fold)
-            shade -= 0.17 * np.exp(-((away / 0.018) ** 2))
-            shade += 0.07 * np.exp(-(((away + 0.045) / 0.03) ** 2))
-        wire = np.exp(-(((v - 0.075) / 0.022) ** 4)) * (np.abs(x) < 0.42)
-        shade += 0.09 * wire
+            shade -= 0.17 * _bump(away, 0.018)
+            shade += 0.07 * _bump(away + 0.045, 0.03)
+        shade += 0.09 * np.exp(-(((v - 0.075) / 0.022) ** 4)) * (np.abs(x) < 0.42)
         for hem in (0.13, 0.93):
-            shade -= 0.06 * np.exp(-(((v - hem) / 0.010) ** 2))
-        shade -= 0.10 * np.exp(-(((np.abs(x) - cut.top_half * 0.92) / 0.02) ** 2))
+            shade -= 0.06 * _bump(v - hem, 0.010)
+        shade -= 0.10 * _bump(np.abs(x) - cut.top_half * 0.92, 0.02)
     elif kind in ("cloth", "sport"):
-        shade -= 0.16 * np.exp(-((x / 0.018) ** 2))
-        shade += 0.04 * np.exp(-(((np.abs(x) - 0.06) / 0.04) ** 2))
+        shade -= 0.16 * _bump(x, 0.018)
+        shade += 0.04 * _bump(np.abs(x) - 0.06, 0.04)
         if kind == "cloth":
-            shade -= 0.07 * np.exp(-(((v - 0.06) / 0.010) ** 2))
-            shade -= 0.07 * np.exp(-(((v - 0.94) / 0.010) ** 2))
+            for hem in (0.06, 0.94):
+                shade -= 0.07 * _bump(v - hem, 0.010)
     elif kind == "cup":
         shade += 0.10 * np.exp(-(((x + 0.15) / 0.4) ** 2 + ((y - 0.9) / 0.35) ** 2))
         rim = ((x / 0.84) ** 2 + ((y - 1.1) / 0.78) ** 2).clip(0, 2)
-        shade -= 0.12 * np.exp(-(((rim - 0.80) / 0.05) ** 2))
+        shade -= 0.12 * _bump(rim - 0.80, 0.05)
         if rng.random() < 0.6:
-            shade -= 0.14 * np.exp(-(((y - 1.12 - 0.08 * x * x) / 0.02) ** 2))
+            shade -= 0.14 * _bump(y - 1.12 - 0.08 * x * x, 0.02)
     else:
         tilt = float(rng.uniform(-0.4, 0.4))
         for _ in range(5):
             at = float(rng.uniform(0.9, 2.5))
             bend = float(rng.uniform(0.1, 0.45))
             away = y + bend * x * x + tilt * x - at
-            shade -= 0.12 * np.exp(-((away / 0.05) ** 2))
-            shade += 0.07 * np.exp(-(((away + 0.09) / 0.06) ** 2))
-    shaded: Floats = shade.astype(np.float32)
-    return shaded
+            shade -= 0.12 * _bump(away, 0.05)
+            shade += 0.07 * _bump(away + 0.09, 0.06)
+    return np.asarray(shade, dtype=np.float32)
+
+
+def _bump(away: NDArray[np.floating], width: float) -> NDArray[np.floating]:
+    """1 where `away` is 0, falling to nothing over a few widths."""
+    return np.asarray(np.exp(-((away / width) ** 2)))
 
 
 def _drawn(
-    pattern: Literal["floral", "teeth"],
-    colour: RGB,
-    accent: RGB,
-    unit: float,
-    rng: np.random.Generator,
+    pattern: Pattern, colour: RGB, accent: RGB, unit: float, rng: np.random.Generator
 ) -> Floats:
-    """A print that is too intricate for a formula, `(H, W, 3)`, 0 to 255; see `_sampled`."""
+    """A print too intricate for a formula, `(H, W, 3)`, 0 to 255; see `_sampled`."""
     scale = int(np.clip(unit, 12, 160)) * 2  # its pixels per face unit
     width, height = _PRINT_WIDTH * scale, _PRINT_HEIGHT * scale
     texture = Image.new("RGB", (round(width), round(height)), colour)
@@ -157,8 +236,7 @@ def _drawn(
         lips = varied(rng, (170, 40, 50), 40)
         draw.ellipse((cx - a, cy - b, cx + a, cy + b), fill=lips)
         inner_a, inner_b = a * 0.86, b * 0.68
-        opening = (cx - inner_a, cy - inner_b, cx + inner_a, cy + inner_b)
-        draw.ellipse(opening, fill=(30, 12, 14))
+        draw.ellipse((cx - inner_a, cy - inner_b, cx + inner_a, cy + inner_b), fill=(30, 12, 14))
         num_teeth = int(rng.integers(5, 9))
         for side in (-1, 1):
             for k in range(num_teeth):
@@ -179,7 +257,7 @@ def _drawn(
                 draw.ellipse((px - petal, py - petal, px + petal, py + petal), fill=leaf)
             middle = (236, 200, 80) if sum(leaf) < 600 else colour
             draw.ellipse((cx - r / 2, cy - r / 2, cx + r / 2, cy + r / 2), fill=middle)
-    # On a face that is larger than the print it is enlarged, and needs no blur.
+    # A print that is enlarged needs no blur.
     blurred = texture.filter(ImageFilter.BoxBlur(max(0.0, scale / unit / 2 - 0.5)))
     return np.asarray(blurred, dtype=np.float32)
 
@@ -189,5 +267,4 @@ def _sampled(texture: Floats, x: Floats, y: Floats) -> Floats:
     height, width = texture.shape[:2]
     column = ((x - _PRINT_X) / _PRINT_WIDTH * width).astype(np.int32).clip(0, width - 1)
     row = ((y - _PRINT_Y) / _PRINT_HEIGHT * height).astype(np.int32).clip(0, height - 1)
-    sampled: Floats = texture[row, column]
-    return sampled
+    return np.asarray(texture[row, column])

@@ -1,34 +1,35 @@
-"""Draws things that are not worn masks on or near a face, onto an image whose face is known.
+"""Draws things on or near a face that a network could mistake for a worn mask.
 
-They are what a network that looks for masks could mistake for one. Nothing is known here of
-labels, files or training. Everything random comes from the generator that is handed in.
+Knows shapes in face units (see `synthetic.face`); does not know labels, files or training.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from math import ceil, cos, hypot, sin
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from limelens.train.synthetic.colours import RGB, cloth_colour, dimmed, varied
-from limelens.train.synthetic.cuts import CHIN_CUT, SCARF_CUT
+from limelens.train.synthetic.cloth import CHIN_CUT, SCARF_CUT
 from limelens.train.synthetic.face import FRONT, Face
 from limelens.train.synthetic.masks import put_on, random_style
 from limelens.train.synthetic.painting import (
+    RGB,
     Floats,
     Light,
     Pixels,
     Sheet,
-    Window,
     blur,
     check_image,
+    cloth_colour,
     cloud,
+    dimmed,
     over,
     shadowed,
     step,
+    varied,
 )
 
 Distractor = Literal[
@@ -37,21 +38,11 @@ Distractor = Literal[
 Points = Sequence[tuple[float, float]]
 Placing = Callable[[Points], Floats]
 
-DISTRACTORS: tuple[Distractor, ...] = (
-    "hand",
-    "scarf",
-    "chin_mask",
-    "beard",
-    "cup",
-    "phone",
-    "microphone",
-    "caption",
-    "blob",
-)
+DISTRACTORS: Final[tuple[Distractor, ...]] = get_args(Distractor)
 """Every kind that `draw_distractor` draws."""
 
 DISTRACTORS_CLEAR_OF_MOUTH: tuple[Distractor, ...] = ("scarf", "chin_mask", "caption", "blob")
-"""The kinds that never touch the mouth; all but `chin_mask` may go with a mask as well."""
+"""The kinds that never touch the mouth; all but `chin_mask` may go with a mask."""
 
 _HAIR: tuple[RGB, ...] = ((28, 22, 20), (52, 36, 28), (92, 62, 40), (150, 140, 132), (126, 74, 44))
 
@@ -59,19 +50,16 @@ _HAIR: tuple[RGB, ...] = ((28, 22, 20), (52, 36, 28), (92, 62, 40), (150, 140, 1
 def draw_distractor(
     image: Pixels, face: Face, rng: np.random.Generator, kind: Distractor | None = None
 ) -> Pixels:
-    """Puts something on or near a face that is no worn mask.
+    """A copy of an image with something on or near its face that is no worn mask.
 
     Args:
-        image: `(H, W, 3)` RGB pixels, 0 to 255; left as it is.
+        image: `(H, W, 3)` uint8 RGB.
         face: Where the face is.
-        rng: Where the choice and the shapes come from.
-        kind: One of `DISTRACTORS`; a random one if None. `hand`, `cup`, `phone` and `microphone`
-            hide the mouth wholly or in part; `beard` goes around it; `scarf` and `chin_mask` (a
-            mask pulled down) end below it; `caption` is a box of text at the image's lower
-            edge and `blob` a plain shape, both kept off the mouth. None of them hides the eyes.
-
-    Returns:
-        The new image, `(H, W, 3)` uint8.
+        rng: Of the choice and the shapes.
+        kind: One of `DISTRACTORS`; None takes any. `hand`, `cup`, `phone` and `microphone` hide
+            all or part of the mouth; `beard` goes around it; `scarf` and `chin_mask` (a mask
+            pulled down) end below it; `caption` is a box of text at the image's lower edge and
+            `blob` a plain shape, both kept off the mouth. None of them hides the eyes.
 
     Raises:
         ValueError: The image is not `(H, W, 3)` uint8, or the kind is unknown.
@@ -126,10 +114,10 @@ def _draw_hand(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
         moved = (np.asarray(points) + shift) * (side, 1.0)
         return face.to_pixels(moved, FRONT)
 
-    window = Window.around(image, placed([wrist, palm, *tips, *roots, *thumb]), 0.6 * unit)
-    if window is None:
+    corners = placed([wrist, palm, *tips, *roots, *thumb])
+    sheet = Sheet.around(image, corners, 0.6 * unit, "RGBA")
+    if sheet is None:
         return image.copy()
-    sheet = Sheet(window, "RGBA")
     dark = dimmed(skin, 0.72)
     sheet.line(placed([wrist, palm]), dark, 0.80 * unit)
     sheet.line(placed([wrist, palm]), skin, 0.76 * unit)
@@ -163,10 +151,9 @@ def _draw_object(
     colour = cloth_colour(rng)
     half, top, bottom = (0.4, 0.8, 3.4) if kind == "microphone" else (0.7, 0.7, 2.8)
     corners = placed([(-half, top), (half, top), (-half, bottom), (half, bottom)])
-    window = Window.around(image, corners, 0.2 * unit)
-    if window is None:
+    sheet = Sheet.around(image, corners, 0.2 * unit, "RGBA")
+    if sheet is None:
         return image.copy()
-    sheet = Sheet(window, "RGBA")
     if kind == "microphone":
         _paint_microphone(sheet, placed, unit, colour, rng)
     elif kind == "cup":
@@ -234,15 +221,15 @@ def _laid(
     """The image under a coloured sheet, in the image's light, with a shadow below it.
 
     Args:
-        image: The image.
+        image: `(H, W, 3)` uint8 RGB.
         sheet: `RGBA`.
         softness: How much its shapes are blurred, in face units.
         unit: Pixels per face unit.
-        rng: Where the grain comes from.
+        rng: Of the grain.
     """
     layer = sheet.finished(softness * unit)
     cover = blur(layer[..., 3], 0.3 + 0.006 * unit)
-    # Pixels at the rim are mixed with the empty sheet's black; take that out again.
+    # The rim's pixels are mixed with the empty sheet's black: remove it.
     opacity: Floats = np.maximum(layer[..., 3:], 0.05)
     colours = layer[..., :3] * 255 / opacity
     photo = sheet.window.cut(image)
@@ -255,7 +242,7 @@ def _laid(
 
 
 def _skin(image: Pixels, face: Face, rng: np.random.Generator) -> RGB:
-    """The skin's colour beside the nose; a likely one if that is outside of the image."""
+    """The skin's colour beside the nose; a likely one if that is outside the image."""
     spots = np.array([[-0.45, 0.45], [0.45, 0.45], [0.0, 0.35], [0.0, -0.35], [0.0, 0.5]])
     height, width = image.shape[:2]
     found = [
@@ -272,12 +259,17 @@ def _skin(image: Pixels, face: Face, rng: np.random.Generator) -> RGB:
 def _draw_beard(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
     unit = face.unit
     full = rng.random() < 0.6
-    points = face.to_pixels(_full_beard(float(rng.uniform(0.0, 0.25))) if full else _goatee())
-    window = Window.around(image, points, 0.1 * unit)
-    if window is None:
+    outline = (
+        _beard((1.0, 0.35, 1.42 + float(rng.uniform(0.0, 0.25)), 0.75), (0.92, 0.30, 0.55, 0.5))
+        if full
+        else _beard((0.5, 0.95, 0.85, 0.6), (0.46, 0.86, -0.04, 1.0))
+    )
+    points = face.to_pixels(outline)
+    sheet = Sheet.around(image, points, 0.1 * unit, "L")
+    if sheet is None:
         return image.copy()
-    sheet = Sheet(window, "L")
     sheet.polygon(points, 255)
+    window = sheet.window
     x, y = face.from_pixels(*window.centres)
     cover = blur(sheet.finished(), 0.06 * unit)
     # Lips and the spot below the nose stay bare.
@@ -295,26 +287,19 @@ def _draw_beard(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
     return window.pasted(image, over(photo, hair, cover))
 
 
-def _full_beard(long: float) -> Floats:
-    """`(N, 2)` outline, in face units, of a beard that goes down to `long` below the chin."""
-    t = np.linspace(-1, 1, 41, dtype=np.float32)
-    jaw_x = 1.0 * np.sin(t * np.pi / 2)
-    jaw_y = 0.35 + (1.42 + long) * np.cos(t * np.pi / 2).clip(0) ** 0.75
-    inner = t[::-1]
-    cheek_x = 0.92 * np.sin(inner * np.pi / 2)
-    cheek_y = 0.30 + 0.55 * np.cos(inner * np.pi / 2).clip(0) ** 0.5
-    return np.stack([np.r_[jaw_x, cheek_x], np.r_[jaw_y, cheek_y]], 1)
+def _beard(jaw: tuple[float, ...], cheek: tuple[float, ...]) -> Floats:
+    """`(82, 2)` outline in face units between two arcs.
 
-
-def _goatee() -> Floats:
-    """`(N, 2)` outline, in face units, of a beard around the mouth only."""
-    t = np.linspace(-1, 1, 41, dtype=np.float32)
-    jaw_x = 0.5 * np.sin(t * np.pi / 2)
-    jaw_y = 0.95 + 0.85 * np.cos(t * np.pi / 2).clip(0) ** 0.6
-    inner = t[::-1]
-    cheek_x = 0.46 * np.sin(inner * np.pi / 2)
-    cheek_y = 0.86 - 0.04 * np.cos(inner * np.pi / 2)
-    return np.stack([np.r_[jaw_x, cheek_x], np.r_[jaw_y, cheek_y]], 1)
+    Args:
+        jaw: Of the lower arc: half its width, its ends' y, how far it drops, its power.
+        cheek: Of the upper arc.
+    """
+    t = np.linspace(-np.pi / 2, np.pi / 2, 41, dtype=np.float32)
+    arcs = [
+        (half * np.sin(at), y + drop * np.cos(at).clip(0) ** power)
+        for at, (half, y, drop, power) in ((t, jaw), (t[::-1], cheek))
+    ]
+    return np.concatenate(arcs, axis=1).T
 
 
 def _draw_caption(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
@@ -363,9 +348,8 @@ def _draw_blob(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
         t = t[::10] + np.float32(np.pi / 4)
         half_w, half_h = half_w * 1.2, half_h * 1.2
     points = np.stack([cx + half_w * np.cos(t), cy + half_h * np.sin(t)], 1).astype(np.float32)
-    window = Window.around(image, points, 2)
-    if window is None:
+    sheet = Sheet.around(image, points, 2, "RGBA")
+    if sheet is None:
         return image.copy()
-    sheet = Sheet(window, "RGBA")
     sheet.polygon(points, cloth_colour(rng))
     return _laid(image, sheet, 0.0, unit, rng)

@@ -1,9 +1,8 @@
 """Where the parts of a face lie, from its two eyes and the turn of its head.
 
-It knows the shape of a head and how it is seen in an image. It does not find faces (hand it
-eyes, or a detector's box), and it draws nothing.
+Knows the shape of a head and its projection; does not find faces and draws nothing.
 
-Lengths named "face units" are multiples of the distance between the eyes of a face seen from the
+Lengths in "face units" are multiples of the distance between the eyes of a face seen from the
 front: x to the right, y down, z towards the viewer, the origin midway between the eyes.
 """
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_YAW_RADIANS: Final = 0.85
-"""How far a head is turned whose yaw is 1."""
+"""The turn of a head whose yaw is 1."""
 FRONT: Final = 0.30
 """z in face units of the face's surface on the line through nose and chin."""
 
@@ -25,13 +24,16 @@ _CURVE: Final = 0.75
 
 @dataclass(frozen=True)
 class Face:
-    """Where an upright face is: two eyes, from which nose, mouth, chin and cheeks follow.
+    """Where an upright face is: two eyes, from which nose, mouth and chin follow.
 
-    Attributes:
+    Args:
         left_eye: x, y in pixels of the eye at the image's left (the person's right eye).
         right_eye: x, y in pixels of the other eye.
-        yaw: Turn of the head, -1 to 1; positive when the nose points to the image's right;
+        yaw: Turn of the head, -1 to 1; positive if the nose points to the image's right;
             1 is about 49 degrees.
+
+    Raises:
+        ValueError: A number is not finite, the eyes are swapped, or the yaw is out of range.
     """
 
     left_eye: tuple[float, float]
@@ -39,7 +41,6 @@ class Face:
     yaw: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError where no face can be laid through the eyes."""
         if not all(isfinite(v) for v in (*self.left_eye, *self.right_eye, self.yaw)):
             raise ValueError(f"Face needs finite numbers; got {self!r}")
         if self.left_eye[0] >= self.right_eye[0]:
@@ -72,29 +73,20 @@ class Face:
     @property
     def centre(self) -> tuple[float, float]:
         """x, y in pixels of the point midway between the eyes."""
-        return (
-            (self.left_eye[0] + self.right_eye[0]) / 2,
-            (self.left_eye[1] + self.right_eye[1]) / 2,
-        )
+        (left_x, left_y), (right_x, right_y) = self.left_eye, self.right_eye
+        return (left_x + right_x) / 2, (left_y + right_y) / 2
 
     @property
     def roll(self) -> float:
         """Angle of the line through the eyes in radians; positive when the right one is lower."""
-        return float(
-            np.arctan2(
-                self.right_eye[1] - self.left_eye[1],
-                self.right_eye[0] - self.left_eye[0],
-            )
-        )
+        (left_x, left_y), (right_x, right_y) = self.left_eye, self.right_eye
+        return float(np.arctan2(right_y - left_y, right_x - left_x))
 
     @property
     def unit(self) -> float:
-        """Pixels per face unit: what lies between the eyes if the head looked straight ahead."""
-        seen = hypot(
-            self.right_eye[0] - self.left_eye[0],
-            self.right_eye[1] - self.left_eye[1],
-        )
-        return seen / cos(self.yaw * MAX_YAW_RADIANS)
+        """Pixels per face unit: the distance of the eyes if the head looked straight ahead."""
+        (left_x, left_y), (right_x, right_y) = self.left_eye, self.right_eye
+        return hypot(right_x - left_x, right_y - left_y) / cos(self.yaw * MAX_YAW_RADIANS)
 
     @property
     def nose(self) -> tuple[float, float]:
@@ -111,18 +103,13 @@ class Face:
         """x, y in pixels of the lowest point of the chin."""
         return self._pixel(0.0, 1.75, FRONT - 0.1)
 
-    @property
-    def cheek_width(self) -> float:
-        """Pixels across the face at the cheeks, as if it looked straight ahead."""
-        return 2.06 * self.unit
-
     def scaled(self, factor: float) -> "Face":
-        """The same face in the image after both its sides were multiplied by a factor."""
+        """The same face in an image resized by a factor."""
         (lx, ly), (rx, ry) = self.left_eye, self.right_eye
         return Face((lx * factor, ly * factor), (rx * factor, ry * factor), self.yaw)
 
     def mirrored(self, width: int) -> "Face":
-        """The same face in the image, `width` pixels wide, after left and right changed sides."""
+        """The same face in the image, `width` pixels wide, after mirroring."""
         (lx, ly), (rx, ry) = self.left_eye, self.right_eye
         return Face((width - rx, ry), (width - lx, ly), -self.yaw)
 
@@ -133,17 +120,17 @@ class Face:
 
         Args:
             points: `(N, 2)` x and y in face units.
-            depth: z in face units of all of them; on the face's surface if None.
+            depth: z in face units of all of them; None puts them on the face's surface.
 
         Returns:
-            `(N, 2)` float32 x and y in pixels; they may lie outside of the image.
+            `(N, 2)` float32 x and y in pixels; they may lie outside the image.
         """
         turn = self.yaw * MAX_YAW_RADIANS
         x = np.asarray(points[:, 0], dtype=np.float32)
         y = np.asarray(points[:, 1], dtype=np.float32)
         if depth is None:
             if abs(turn) > 1e-3:
-                # Beyond the silhouette the surface turns away and would fold back over itself.
+                # Beyond the silhouette the surface would fold back over itself.
                 rim = cos(turn) / (2 * _CURVE * abs(sin(turn)))
                 x = np.minimum(x, rim) if turn > 0 else np.maximum(x, -rim)
             z = FRONT - _CURVE * x * x
@@ -152,13 +139,9 @@ class Face:
         across = x * cos(turn) + z * sin(turn)
         c, s = cos(self.roll), sin(self.roll)
         centre_x, centre_y = self.centre
-        return np.stack(
-            [
-                centre_x + self.unit * (across * c - y * s),
-                centre_y + self.unit * (across * s + y * c),
-            ],
-            axis=1,
-        ).astype(np.float32)
+        column = centre_x + self.unit * (across * c - y * s)
+        row = centre_y + self.unit * (across * s + y * c)
+        return np.stack([column, row], axis=1).astype(np.float32)
 
     def from_pixels(
         self, x: NDArray[np.float32], y: NDArray[np.float32]
@@ -181,10 +164,7 @@ class Face:
         # across = x cos(turn) + (FRONT - _CURVE x^2) sin(turn), solved for the visible root.
         rest = FRONT * sin(turn) - across
         root = np.sqrt(np.maximum(cos(turn) ** 2 + 4 * _CURVE * sin(turn) * rest, 0.0))
-        return (
-            (-2 * rest / (cos(turn) + root)).astype(np.float32),
-            down.astype(np.float32),
-        )
+        return (-2 * rest / (cos(turn) + root)).astype(np.float32), down.astype(np.float32)
 
     def _pixel(self, x: float, y: float, z: float) -> tuple[float, float]:
         point = self.to_pixels(np.array([[x, y]]), z)[0]

@@ -1,11 +1,9 @@
-"""Images with parts taken away, as LIME takes them away, so that a network learns what counts.
+"""Hides segments of training images as LIME hides them, so that a network learns what matters.
 
-A network that was only shown whole images may say "mask" of anything smooth, a hidden segment
-included: then no segment matters and no explanation can point anywhere. Here segments are filled
-with their mean colour, with the blurred image, or with patches from elsewhere in it. As long as
-the part that decides (a mask, or a bare mouth and nose) can be seen, the label stays; where it is
-hidden, nothing decides, and each label is given as often as the other. It knows pixels and
-regions, and neither files nor networks.
+A network trained on whole images may take anything smooth for a mask, a hidden segment included:
+then no segment matters and no explanation can point anywhere. Here segments are filled with their
+mean colour, the blurred image or shuffled patches of it. Knows pixels and regions; does not know
+labels, files or networks.
 """
 
 from __future__ import annotations
@@ -22,24 +20,24 @@ Segments = NDArray[np.integer[Any]]
 
 _NUM_SEGMENTS: Final = (20, 80)
 _LEAST_SHARE: Final = 0.25
-"""A segment is part of a region from this share of its pixels on."""
+"""Of a segment's pixels, for it to belong to a region."""
 
 
 def hide_around(
     pixels: Pixels, region: NDArray[np.bool_], rng: np.random.Generator, *, hide_region: bool
 ) -> Pixels:
-    """Fills random segments with something that says nothing.
+    """A copy of an image with random segments filled.
 
     Args:
         pixels: `(H, W, 3)` uint8.
-        region: `(H, W)`, the part that decides.
-        rng: Chooses the number of segments, which are hidden, and what fills them.
+        region: `(H, W)`, the part that decides the label.
+        rng: Of the number of segments, which are hidden, and their fill.
         hide_region: Whether all of the region is hidden, or all of it shown.
-
-    Returns:
-        `(H, W, 3)` uint8; a new array.
     """
-    segments = _cut(pixels, int(rng.integers(*_NUM_SEGMENTS)))
+    from skimage.segmentation import slic
+
+    num = int(rng.integers(*_NUM_SEGMENTS))
+    segments = slic(pixels, n_segments=num, compactness=10, start_label=0, channel_axis=-1)
     num_segments = int(segments.max()) + 1
     sizes = np.bincount(segments.ravel(), minlength=num_segments)
     inside = np.bincount(segments[region], minlength=num_segments)
@@ -69,18 +67,8 @@ def _patches(pixels: Pixels, _segments: Segments, rng: np.random.Generator) -> P
     cells = int(rng.integers(8, 20))
     coarse = np.asarray(Image.fromarray(pixels).resize((cells, cells), Image.Resampling.BOX))
     shuffled = rng.permutation(coarse.reshape(-1, 3)).reshape(coarse.shape)
-    mosaic = Image.fromarray(shuffled).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(mosaic)
+    return np.asarray(Image.fromarray(shuffled).resize((width, height), Image.Resampling.NEAREST))
 
 
 _FILLS: Final = (_means, _blurred, _patches)
 _SHARES: Final = (0.4, 0.4, 0.2)
-
-
-def _cut(pixels: Pixels, num_segments: int) -> Segments:
-    from skimage.segmentation import slic
-
-    segments: Segments = slic(
-        pixels, n_segments=num_segments, compactness=10, start_label=0, channel_axis=-1
-    )
-    return segments

@@ -1,34 +1,33 @@
 """Draws a face mask onto an image whose face is known.
 
-It knows what masks are made of and how they sit, and makes them look as if they had been there
-when the image was taken. It does not find faces, and it knows nothing of labels, files or
-training. Everything random comes from the generator that is handed in.
+Knows what masks are made of, how they sit and how they take up the image's light; does not find
+faces, and does not know labels, files or training.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from limelens.train.synthetic.cloth import Pattern, folded, printed
-from limelens.train.synthetic.colours import RGB, cloth_colour, varied
-from limelens.train.synthetic.cuts import CUTS, Cut, MaskKind
+from limelens.train.synthetic.cloth import CUTS, Cut, MaskKind, Pattern, folded, printed
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.painting import (
+    RGB,
     Floats,
     Light,
     Pixels,
     Sheet,
-    Window,
     blur,
     check_image,
+    cloth_colour,
     over,
     shadowed,
     step,
     unsharpness,
+    varied,
 )
 
 
@@ -36,7 +35,7 @@ from limelens.train.synthetic.painting import (
 class MaskStyle:
     """What a mask is made of.
 
-    Attributes:
+    Args:
         kind: Its cut: `surgical` (pleats, wire over the nose), `cloth` (seam in the middle),
             `cup` (N95/FFP2 with a valve), `sport` (tight, foam), `bandana`, `gaiter`.
         colour: RGB, 0 to 255, as in even white light.
@@ -72,40 +71,24 @@ MASK_STYLES: Final[Mapping[str, MaskStyle]] = {
     "bandana-red": MaskStyle("bandana", (170, 34, 40), "floral", (238, 232, 226)),
     "gaiter-black": MaskStyle("gaiter", (42, 44, 52)),
 }
-"""Ready styles by name, one of everything that this module can draw."""
+"""Ready styles by name, one of everything that can be drawn."""
 
-_KINDS: tuple[MaskKind, ...] = ("surgical", "cloth", "cup", "sport", "bandana", "gaiter")
+_KINDS: tuple[MaskKind, ...] = get_args(MaskKind)
 _KIND_SHARES = (0.36, 0.24, 0.11, 0.19, 0.04, 0.06)
-_PATTERNS: tuple[Pattern, ...] = (
-    "plain", "stripes", "dots", "checks", "floral", "noise", "teeth",
-)  # fmt: skip
+_PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 _PATTERN_SHARES = (0.4, 0.11, 0.11, 0.1, 0.14, 0.1, 0.04)
 _SURGICAL: tuple[RGB, ...] = (
-    (142, 190, 220),
-    (120, 178, 222),
-    (176, 208, 226),
-    (236, 238, 240),
-    (226, 230, 234),
-    (150, 208, 190),
-    (96, 160, 150),
-    (240, 184, 200),
-    (190, 180, 220),
-    (46, 46, 50),
-    (60, 72, 110),
-)
+    (142, 190, 220), (120, 178, 222), (176, 208, 226), (236, 238, 240), (226, 230, 234),
+    (150, 208, 190), (96, 160, 150), (240, 184, 200), (190, 180, 220), (46, 46, 50), (60, 72, 110),
+)  # fmt: skip
 _SPORT: tuple[RGB, ...] = (
-    (30, 30, 34),
-    (52, 54, 58),
-    (92, 94, 98),
-    (130, 132, 136),
-    (60, 66, 92),
-    (196, 130, 140),
+    (30, 30, 34), (52, 54, 58), (92, 94, 98), (130, 132, 136), (60, 66, 92), (196, 130, 140),
     (224, 196, 178),
-)
+)  # fmt: skip
 
 
 def random_style(rng: np.random.Generator) -> MaskStyle:
-    """A mask as one may meet it in the street: surgical ones often, teeth seldom."""
+    """A mask as worn in the street: surgical ones often, teeth seldom."""
     kind = _KINDS[int(rng.choice(len(_KINDS), p=_KIND_SHARES))]
     if kind == "surgical":
         colour = varied(rng, _SURGICAL[int(rng.integers(len(_SURGICAL)))], 12)
@@ -134,19 +117,18 @@ def draw_mask(
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """Puts a mask on a face.
 
-    It covers the tip of the nose, the mouth and the chin, takes up the brightness and the tint
+    The mask covers the tip of the nose, the mouth and the chin, takes up the brightness and tint
     of the image around it, and sits up to a few percent off its place.
 
     Args:
-        image: `(H, W, 3)` RGB pixels, 0 to 255; left as it is.
-        face: Where the face is; parts outside of the image are cut off.
+        image: `(H, W, 3)` uint8 RGB.
+        face: Where the face is; parts outside the image are cut off.
         style: What the mask is made of.
-        rng: Where the placement, folds and prints come from.
+        rng: Of placement, folds and prints.
 
     Returns:
-        The new image, `(H, W, 3)` uint8, and the pixels that the mask covers, `(H, W)` bool
-        (its body, without the ear loops). Where the mask falls outside of the image the
-        region is empty.
+        A copy of the image with the mask, and the `(H, W)` bool region that the mask covers
+        without its ear loops; empty if the mask falls outside the image.
 
     Raises:
         ValueError: The image is not `(H, W, 3)` uint8.
@@ -159,27 +141,15 @@ def draw_mask(
 def put_on(
     image: Pixels, face: Face, style: MaskStyle, cut: Cut, rng: np.random.Generator
 ) -> tuple[Pixels, NDArray[np.bool_]]:
-    """As `draw_mask`, of a cut of one's own and exactly where the face is.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB; left as it is.
-        face: Where the face is.
-        style: What the mask is made of; of its kind, folds and fittings.
-        cut: Its outline.
-        rng: Where folds and prints come from.
-
-    Returns:
-        The new image and what is covered, as `draw_mask` does.
-    """
+    """As `draw_mask`, but with a given cut and exactly where the face is."""
     unit = face.unit
     region = np.zeros(image.shape[:2], dtype=np.bool_)
     body = face.to_pixels(cut.outline())
     loops = _loops(face, style.kind, cut) if cut.loops else []
-    window = Window.around(image, np.concatenate([body, *loops]), 0.12 * unit + 1)
-    if window is None:
+    sheet = Sheet.around(image, np.concatenate([body, *loops]), 0.12 * unit + 1, "L")
+    if sheet is None:
         return image.copy(), region
-
-    sheet = Sheet(window, "L")
+    window = sheet.window
     sheet.polygon(body, 255)
     cover = sheet.finished()
     photo = window.cut(image)
@@ -191,7 +161,7 @@ def put_on(
         strap = Sheet(window, "L")
         for loop in loops:
             strap.line(loop, 255, max(width, 1.0), round_ends=False)
-        # Towards the ears they go behind hair and head.
+        # Near the ears they go behind hair and head.
         fade = 1 - step(np.abs(x), 1.03, 0.14)
         photo = _strapped(photo, strap.finished() * fade * 0.92, style.strap, light, unit)
 
@@ -214,10 +184,10 @@ def put_on(
 
 
 def _misplaced(face: Face, rng: np.random.Generator) -> Face:
-    """The face as somebody in a hurry would see it."""
+    """The face slightly off its place, as for a mask put on in a hurry."""
     jitter = rng.normal(0.0, 0.02, 4).clip(-0.04, 0.04) * face.unit
     (lx, ly), (rx, ry) = face.left_eye, face.right_eye
-    # Down rather than up, so that the eyes stay free.
+    # Only downwards, so that the eyes stay free.
     return Face(
         (lx + float(jitter[0]), ly + abs(float(jitter[1]))),
         (rx + float(jitter[2]), ry + abs(float(jitter[3]))),
@@ -252,7 +222,7 @@ def _loops(face: Face, kind: MaskKind, cut: Cut) -> list[Floats]:
 
 
 def _strapped(photo: Floats, cover: Floats, colour: RGB, light: Light, unit: float) -> Floats:
-    """`(h, w, 3)` photo with loops or headbands and their shadow where `(h, w)` `cover` is."""
+    """`(h, w, 3)` photo with loops or headbands over their `(h, w)` cover, and their shadow."""
     alpha = cover[..., None]
     strap = np.asarray(colour, dtype=np.float32) * light.tint * light.exposure
     photo = photo * (1 - 0.3 * blur(cover, 0.04 * unit)[..., None])
@@ -262,7 +232,7 @@ def _strapped(photo: Floats, cover: Floats, colour: RGB, light: Light, unit: flo
 def _with_valve(
     cloth: Floats, x: Floats, y: Floats, colour: RGB, rng: np.random.Generator
 ) -> Floats:
-    """A cup's `(h, w, 3)` colours with an exhalation valve on one side."""
+    """The `(h, w, 3)` colours of a cup with an exhalation valve on one side."""
     side = float(rng.choice((-0.34, 0.34)))
     away = np.hypot(x - side, y - 1.2)
     inside = 1 - step(away, 0.17, 0.03)

@@ -1,7 +1,6 @@
-"""Paints on a part of an image so that what is painted seems to have been there.
+"""Paints shapes on a part of an image, as sharp and as lit as their surroundings.
 
-Shapes are drawn smoothly, blurred like their surroundings and lit like them. Nothing is known
-here of faces or of what the shapes show.
+Knows colours, shapes and light; does not know faces or what the shapes show.
 """
 
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from limelens.train.synthetic.colours import RGB
-
+RGB = tuple[int, int, int]
+"""Red, green and blue, 0 to 255 each."""
 Pixels = NDArray[np.uint8]
 """`(H, W, 3)` RGB, 0 to 255."""
 Floats = NDArray[np.float32]
@@ -21,7 +20,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Window:
-    """The part of an image that is being painted on, in pixels; it is not empty."""
+    """The part of an image that is painted on, in pixels; never empty."""
 
     left: int
     top: int
@@ -30,13 +29,7 @@ class Window:
 
     @classmethod
     def around(cls, image: Pixels, points: Floats, margin: float) -> "Window | None":
-        """The part around points and a margin; None if nothing of it is in the image.
-
-        Args:
-            image: The image.
-            points: `(N, 2)` x and y in pixels.
-            margin: Pixels.
-        """
+        """The part around `(N, 2)` points and a margin in pixels; None if it is outside."""
         height, width = image.shape[:2]
         left = max(0, floor(float(points[:, 0].min()) - margin))
         top = max(0, floor(float(points[:, 1].min()) - margin))
@@ -51,13 +44,13 @@ class Window:
 
     @property
     def supersampling(self) -> int:
-        """How many times finer than the image shapes are drawn; large ones need it less."""
+        """How many times finer than the image shapes are drawn; large ones less."""
         width, height = self.size
         return 3 if width * height < 40_000 else 2 if width * height < 1_000_000 else 1
 
     @property
     def centres(self) -> tuple[Floats, Floats]:
-        """The columns' middles in x, `(1, w)`, and the rows' in y, `(h, 1)`."""
+        """The x of the columns' middles, `(1, w)`, and the y of the rows', `(h, 1)`."""
         x = np.arange(self.left, self.right, dtype=np.float32) + 0.5
         y = np.arange(self.top, self.bottom, dtype=np.float32) + 0.5
         return x[None, :], y[:, None]
@@ -87,6 +80,14 @@ class Sheet:
         size = (window.size[0] * self._factor, window.size[1] * self._factor)
         self._sheet = Image.new(mode, size, 0 if mode == "L" else (0, 0, 0, 0))
         self._draw = ImageDraw.Draw(self._sheet)
+
+    @classmethod
+    def around(
+        cls, image: Pixels, points: Floats, margin: float, mode: Literal["L", "RGBA"]
+    ) -> "Sheet | None":
+        """A sheet over `Window.around`; None if that is outside the image."""
+        window = Window.around(image, points, margin)
+        return None if window is None else cls(window, mode)
 
     def polygon(self, points: Floats, fill: RGB | int) -> None:
         """Fills the polygon through `(N, 2)` points."""
@@ -120,10 +121,10 @@ class Sheet:
 class Light:
     """How a part of an image is lit.
 
-    Attributes:
+    Args:
         exposure: About 1 in a well-lit image, less in a dark one.
-        run: `(h, w)`, how light and shade run across it, about 1.
-        tint: `(3,)`, the light's colour, about 1.
+        run: `(h, w)` light and shade, about 1.
+        tint: `(3,)` colour of the light, about 1.
         colourful: Whether the image has colours at all.
     """
 
@@ -134,12 +135,12 @@ class Light:
 
     @classmethod
     def falling_on(cls, photo: Floats, cover: Floats, radius: float) -> "Light":
-        """The light on what is about to be painted.
+        """The light on what will be painted.
 
         Args:
-            photo: `(h, w, 3)`, 0 to 255, what is there.
-            cover: `(h, w)`, 0 to 1, how much of it will be painted over.
-            radius: Pixels; what is finer belongs to the things that are there, not to the light.
+            photo: `(h, w, 3)` pixels, 0 to 255.
+            cover: `(h, w)`, 0 to 1, how much of them will be painted over.
+            radius: Pixels; finer shades belong to the objects in the photo, not to the light.
         """
         grey = photo.mean(axis=2)
         bright = float(np.percentile(grey[::2, ::2], 85))
@@ -155,14 +156,14 @@ class Light:
         return cls(exposure, run.astype(np.float32), tint.astype(np.float32), colourful)
 
     def greyed(self, colours: Floats) -> Floats:
-        """`(..., 3)` colours, turned to greys if the image has no others."""
+        """`(..., 3)` colours, or their greys if the image has no colours."""
         if self.colourful:
             return colours
         return np.repeat(colours.mean(axis=-1, keepdims=True), 3, axis=-1)
 
 
 def shadowed(photo: Floats, cover: Floats, softness: float, drop: int) -> Floats:
-    """A photo with the shadow of what will cover it.
+    """A photo with the shadow of a cover.
 
     Args:
         photo: `(h, w, 3)`, 0 to 255.
@@ -178,25 +179,18 @@ def shadowed(photo: Floats, cover: Floats, softness: float, drop: int) -> Floats
 
 
 def over(photo: Floats, colours: Floats, cover: Floats) -> Floats:
-    """`(h, w, 3)` colours laid over a photo where `(h, w)` `cover` is 1, mixed where it is less."""
+    """`(h, w, 3)` colours over a photo, by their `(h, w)` cover from 0 to 1."""
     alpha = cover[..., None]
     return photo * (1 - alpha) + colours * alpha
 
 
 def unsharpness(photo: Floats) -> float:
-    """0 for a crisp image, up to 1 for one that was enlarged or out of focus."""
+    """0 for a sharp image, up to 1 for one that was enlarged or out of focus."""
     grey = photo.mean(axis=2)
     if min(grey.shape) < 3:
         return 0.0
-    detail = float(
-        np.abs(
-            4 * grey[1:-1, 1:-1]
-            - grey[:-2, 1:-1]
-            - grey[2:, 1:-1]
-            - grey[1:-1, :-2]
-            - grey[1:-1, 2:]
-        ).mean()
-    )
+    inner = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1]
+    detail = float(np.abs(inner - grey[1:-1, :-2] - grey[1:-1, 2:]).mean())
     return float(np.clip(1 - detail / 9.0, 0, 1))
 
 
@@ -207,21 +201,65 @@ def blur(values: Floats, radius: float) -> Floats:
 
 
 def cloud(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> Floats:
-    """Smooth noise about 0 with a deviation near 1, `(height, width)`; size is width, height."""
+    """`(height, width)` smooth noise, mean 0, deviation near 1; size is width, height."""
     grid = rng.normal(0.0, 1.0, (cells[1], cells[0])).astype(np.float32)
     image = Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.float32)
 
 
 def step(values: Floats, threshold: float, softness: float) -> Floats:
-    """0 below the threshold, 1 above it, a straight line over `softness` between."""
-    stepped: Floats = np.clip((values - threshold) / max(softness, 1e-6) + 0.5, 0, 1)
-    return stepped
+    """0 below the threshold, 1 above it, linear over `softness` between."""
+    return np.asarray(np.clip((values - threshold) / max(softness, 1e-6) + 0.5, 0, 1))
 
 
 def check_image(image: Pixels) -> None:
-    """Raises ValueError where an array is no image."""
+    """Raises ValueError if an array is no image."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(
             f"Image is {image.dtype} {image.shape!r}; expected uint8 (H, W, 3) RGB pixels"
         )
+
+
+def cloth_colour(rng: np.random.Generator) -> RGB:
+    """A colour of cloth or plastic: greys and muted ones oftener than bright ones."""
+    hue = float(rng.uniform(0, 6))
+    strength = float(rng.beta(1.2, 1.4))
+    value = float(rng.uniform(0.12, 0.98))
+    r, g, b = (
+        int(255 * value * (1 - strength * min(max(min(k, 4 - k), 0.0), 1.0)))
+        for k in ((5 + hue) % 6, (3 + hue) % 6, (1 + hue) % 6)
+    )
+    return (r, g, b)
+
+
+def any_colour(rng: np.random.Generator) -> RGB:
+    """A grey with some of any colour in it, seldom a pure one."""
+    grey = float(rng.uniform(20, 245))
+    strength = float(rng.beta(1.0, 1.5))
+    r, g, b = (int(v) for v in grey * (1 - strength) + rng.uniform(0, 255, 3) * strength)
+    return (r, g, b)
+
+
+def varied(rng: np.random.Generator, colour: RGB, amount: int) -> RGB:
+    """The colour, each channel up to `amount` brighter or darker."""
+    shifts = rng.integers(-amount, amount + 1, 3)
+    r, g, b = (max(0, min(255, v + int(d))) for v, d in zip(colour, shifts, strict=True))
+    return (r, g, b)
+
+
+def dimmed(colour: RGB, factor: float) -> RGB:
+    """The colour times a factor: darker below 1, lighter above."""
+    r, g, b = (max(0, min(255, round(v * factor))) for v in colour)
+    return (r, g, b)
+
+
+def mixed(first: RGB, second: RGB, share: float) -> RGB:
+    """The first colour with a share, 0 to 1, of the second."""
+    r, g, b = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return (r, g, b)
+
+
+def muted(colour: RGB) -> RGB:
+    """The colour, halfway to grey."""
+    grey = sum(colour) // 3
+    return mixed(colour, (grey, grey, grey), 0.5)

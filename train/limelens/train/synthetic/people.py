@@ -1,7 +1,7 @@
 """Draws a person around a face: clothes, head, features, hair, hat and glasses.
 
-It knows what people look like, in face units (see `synthetic.face`). It knows nothing of
-where the image is taken or by what camera.
+Knows what people look like, in face units (see `synthetic.face`); does not know the place or the
+camera.
 """
 
 from dataclasses import dataclass
@@ -10,32 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.train.synthetic.canvas import FaceCanvas, dome, ellipse
-from limelens.train.synthetic.colours import RGB, any_colour, dimmed, mixed, varied
+from limelens.train.synthetic.painting import RGB, any_colour, dimmed, mixed, varied
+
+Doubles = NDArray[np.float64]
 
 _SKIN: tuple[RGB, ...] = (
-    (246, 216, 196),
-    (236, 196, 170),
-    (224, 178, 146),
-    (202, 152, 118),
-    (172, 122, 90),
-    (138, 92, 66),
-    (104, 68, 50),
-    (74, 50, 40),
-)
+    (246, 216, 196), (236, 196, 170), (224, 178, 146), (202, 152, 118), (172, 122, 90),
+    (138, 92, 66), (104, 68, 50), (74, 50, 40),
+)  # fmt: skip
 _HAIR: tuple[RGB, ...] = (
-    (22, 18, 18),
-    (34, 26, 22),
-    (52, 38, 30),
-    (84, 58, 40),
-    (128, 88, 54),
-    (196, 160, 104),
-    (150, 70, 40),
-    (150, 148, 146),
-    (216, 212, 206),
-)
+    (22, 18, 18), (34, 26, 22), (52, 38, 30), (84, 58, 40), (128, 88, 54), (196, 160, 104),
+    (150, 70, 40), (150, 148, 146), (216, 212, 206),
+)  # fmt: skip
 _HAIR_SHARES = (0.24, 0.2, 0.16, 0.12, 0.08, 0.07, 0.05, 0.05, 0.03)
-
-
 _EYES: tuple[RGB, ...] = ((52, 34, 24), (70, 46, 30), (90, 120, 140), (84, 104, 70))
 _EYE_SHARES = (0.5, 0.25, 0.15, 0.1)
 # Depth of the tip of the nose.
@@ -46,7 +33,7 @@ _NOSE = 0.40
 class Looks:
     """What does not change about a person.
 
-    Attributes:
+    Args:
         skin: Its colour.
         hair: Its colour.
         jaw_power: How square the jaw is; 2 is round.
@@ -64,7 +51,7 @@ class Looks:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Looks":
-        """Anybody's."""
+        """Any person's."""
         tone = float(rng.uniform(0, len(_SKIN) - 1))
         below = int(tone)
         skin = mixed(_SKIN[below], _SKIN[min(below + 1, len(_SKIN) - 1)], tone - below)
@@ -79,11 +66,11 @@ class Looks:
 
 
 def draw_person(canvas: FaceCanvas, rng: np.random.Generator) -> None:
-    """Draws somebody around the canvas's face, from the back to the front.
+    """Draws a person around the canvas's face, from the back to the front.
 
     Args:
         canvas: With the background on it.
-        rng: Where looks, clothes, expression and light come from.
+        rng: Of looks, clothes, expression and light.
     """
     looks = Looks.random(rng)
     hat = rng.random() < 0.16
@@ -136,13 +123,8 @@ def _draw_body(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> No
         canvas.line([(0.0, 3.0), (0.0, 9.0)], dimmed(colour, 0.75), 0.05, -0.35)
     elif kind == 2:  # a jacket over it
         for side in (-1, 1):
-            front = [
-                (side * neck, 2.4),
-                (side * 0.35, 9.0),
-                (side * wide, 9.0),
-                (side * wide, 3.6),
-            ]
-            canvas.polygon(front, dimmed(colour, 0.55), -0.3)
+            inner, outer = [(side * neck, 2.4), (side * 0.35, 9.0)], side * wide
+            canvas.polygon([*inner, (outer, 9.0), (outer, 3.6)], dimmed(colour, 0.55), -0.3)
     for side in (-1, 1):
         sleeve = [(side * wide * 0.72, 3.6), (side * wide * 0.8, 9.0)]
         canvas.line(sleeve, dimmed(colour, 0.7), 0.08, -0.35)
@@ -152,12 +134,16 @@ def _draw_head(canvas: FaceCanvas, looks: Looks) -> None:
     skin = looks.skin
     for side in (-1, 1):
         if side * canvas.face.yaw < 0.35:  # else the ear is behind the head
-            canvas.oval(side * 1.06 * looks.broad, 0.32, 0.14, 0.36, dimmed(skin, 0.9), -0.75)
-            canvas.oval(side * 1.07 * looks.broad, 0.32, 0.07, 0.22, dimmed(skin, 0.72), -0.75)
+            canvas.polygon(
+                ellipse(side * 1.06 * looks.broad, 0.32, 0.14, 0.36), dimmed(skin, 0.9), -0.75
+            )
+            canvas.polygon(
+                ellipse(side * 1.07 * looks.broad, 0.32, 0.07, 0.22), dimmed(skin, 0.72), -0.75
+            )
     canvas.polygon(_outline(looks), skin, -0.25)
 
 
-def _outline(looks: Looks) -> NDArray[np.float64]:
+def _outline(looks: Looks) -> Doubles:
     """The head from the forehead around the chin, `(N, 2)` in face units."""
     t = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     c, s = np.cos(t), np.sin(t)
@@ -199,11 +185,11 @@ def _draw_eyes(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> No
         inner, outer = x - side * 0.27, x + side * 0.32
         arch = [(inner, -0.24 + lift), (x + side * 0.02, -0.34 + lift), (outer, -0.22 + lift)]
         canvas.line(arch, brow, thick)
-        canvas.oval(x, 0.0, half, openness, white)
+        canvas.polygon(ellipse(x, 0.0, half, openness), white)
         seen = min(0.105, openness * 1.15)
-        canvas.oval(x + look, 0.0, seen, seen, iris)
-        canvas.oval(x + look, 0.0, seen * 0.5, seen * 0.5, (14, 12, 12))
-        canvas.oval(x + look + 0.03, -0.035, 0.022, 0.022, (250, 250, 250))
+        canvas.polygon(ellipse(x + look, 0.0, seen, seen), iris)
+        canvas.polygon(ellipse(x + look, 0.0, seen * 0.5, seen * 0.5), (14, 12, 12))
+        canvas.polygon(ellipse(x + look + 0.03, -0.035, 0.022, 0.022), (250, 250, 250))
         t = np.linspace(-1, 1, 9)
         lid = np.stack([x + half * 1.08 * t, -openness * np.sqrt(1 - t * t) - 0.005], 1)
         lash = (24, 18, 18) if looks.feminine else dimmed(skin, 0.4)
@@ -216,7 +202,9 @@ def _draw_nose(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> No
     skin = looks.skin
     broad = float(rng.uniform(0.16, 0.25))
     for side in (-1, 1):
-        canvas.oval(side * broad * 0.55, 0.655, broad * 0.3, 0.035, dimmed(skin, 0.45), _NOSE)
+        canvas.polygon(
+            ellipse(side * broad * 0.55, 0.655, broad * 0.3, 0.035), dimmed(skin, 0.45), _NOSE
+        )
         wing = [(side * broad * 1.05, 0.52), (side * broad * 1.2, 0.62), (side * broad, 0.68)]
         canvas.line(wing, dimmed(skin, 0.75), 0.03, _NOSE - 0.08)
 
@@ -238,24 +226,20 @@ def _draw_mouth(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> N
     lower = middle + full * 1.25 * arch + gape * arch
     canvas.polygon(_between(x, upper, lower), lips)
     if gape > 0.03:
-        inside_up = middle - gape * 0.3 * arch
-        inside_low = middle + gape * arch
-        canvas.polygon(_between(x * 0.92, inside_up, inside_low), (60, 22, 24))
-        teeth_low = middle + gape * 0.5 * arch
-        canvas.polygon(_between(x * 0.86, inside_up + 0.01, teeth_low), (236, 230, 222))
+        top = middle - gape * 0.3 * arch
+        canvas.polygon(_between(x * 0.92, top, middle + gape * arch), (60, 22, 24))
+        teeth = _between(x * 0.86, top + 0.01, middle + gape * 0.5 * arch)
+        canvas.polygon(teeth, (236, 230, 222))
     else:
         canvas.line(np.stack([x, middle], 1), dimmed(lips, 0.55), 0.03)
     if smile > 0.05:
         for side in (-1, 1):
-            low, lowest = side * (wide + 0.1), side * (wide + 0.12)
-            fold = [(side * 0.3, 0.66), (low, 0.84), (lowest, 1.02)]
+            fold = [(side * 0.3, 0.66), (side * (wide + 0.1), 0.84), (side * (wide + 0.12), 1.02)]
             canvas.line(fold, dimmed(skin, 0.84), 0.03)
 
 
-def _between(
-    x: NDArray[np.float64], upper: NDArray[np.float64], lower: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """`(2N, 2)` outline of what lies between two lines over the same `(N,)` x."""
+def _between(x: Doubles, upper: Doubles, lower: Doubles) -> Doubles:
+    """`(2N, 2)` outline between two lines over the same `(N,)` x."""
     return np.concatenate([np.stack([x, upper], 1), np.stack([x[::-1], lower[::-1]], 1)])
 
 
@@ -287,11 +271,7 @@ def _draw_hair(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> No
 
 
 def _draw_strands(
-    canvas: FaceCanvas,
-    looks: Looks,
-    outline: NDArray[np.float64],
-    depth: float,
-    rng: np.random.Generator,
+    canvas: FaceCanvas, looks: Looks, outline: Doubles, depth: float, rng: np.random.Generator
 ) -> None:
     """A mass of hair with lighter and darker strands."""
     low, high = outline.min(axis=0), outline.max(axis=0)
@@ -301,8 +281,7 @@ def _draw_strands(
         x0, x1 = (float(v) for v in rng.uniform(low[0], high[0], 2))
         x1 = x0 + 0.25 * (x1 - x0)
         curve = [(x0 * 0.7, float(low[1])), (x0, float(low[1] * 0.5)), (x1, float(high[1]))]
-        colour = dimmed(looks.hair, 1 + contrast * float(rng.uniform(-0.8, 1.2)))
-        strands.append((curve, colour))
+        strands.append((curve, dimmed(looks.hair, 1 + contrast * float(rng.uniform(-0.8, 1.2)))))
     canvas.strands(outline, looks.hair, strands, 0.05, depth)
 
 

@@ -1,54 +1,59 @@
-"""Renders portraits: a person before a background, as a camera sees them.
+"""Renders portraits, and folders of them with and without face masks.
 
-It knows how people are framed in the images that others collect. What they look like, what is
-behind them and what the camera does are drawn by `people`, `backgrounds` and `camera`. Everything
-random comes from the generator that is handed in.
+The images stand in for photographs in tests, in CI, in a first try. Both labels come from the same
+code and the same distributions (people, framing, light, background, size, blur, things before the
+mouth); only the mask tells them apart. Knows nothing of training; `people`, `backgrounds`, `masks`
+and `distractors` know what things look like.
 """
 
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import cos, sin
+from pathlib import Path
+from typing import Final, Literal, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from limelens.train.synthetic.backgrounds import random_background
-from limelens.train.synthetic.camera import photograph
 from limelens.train.synthetic.canvas import FaceCanvas
-from limelens.train.synthetic.distractors import draw_distractor
+from limelens.train.synthetic.distractors import Distractor, draw_distractor
 from limelens.train.synthetic.face import MAX_YAW_RADIANS, Face
+from limelens.train.synthetic.masks import draw_mask, random_style
 from limelens.train.synthetic.painting import Pixels
 from limelens.train.synthetic.people import draw_person
 
-_SUPERSAMPLING = 2
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Label = Literal["with_mask", "without_mask"]
+
+LABELS: Final[tuple[Label, Label]] = ("with_mask", "without_mask")
+"""The folders that `write_dataset` makes, in the order of class indices."""
+
+_SUPERSAMPLING: Final = 2
+_CHUNK: Final = 8
+_SPLITS: Final[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}
+# Bare mouths are covered often enough that a model does not learn "no skin there" for a mask.
+_BARE_DISTRACTORS: Final[tuple[Distractor, ...]] = (
+    "hand", "chin_mask", "cup", "phone", "microphone", "beard",
+)  # fmt: skip
+# These come with both labels alike.
+_SHARED_DISTRACTORS: Final[tuple[Distractor, ...]] = ("blob", "caption")
 
 
 @dataclass(frozen=True)
 class Portrait:
     """A rendered person.
 
-    Attributes:
+    Args:
         image: `(H, W, 3)` uint8 RGB, 0 to 255.
-        face: Where the face is in it; the eyes are always inside of the image.
+        face: Where the face is; the eyes are always inside the image.
     """
 
     image: Pixels
     face: Face
-
-
-def render_face(rng: np.random.Generator, size: int | tuple[int, int] = 160) -> Pixels:
-    """An image of a person without a mask.
-
-    Args:
-        rng: Where everything about the image comes from.
-        size: Pixels of a square's side, or (height, width); 16 or more.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB, 0 to 255.
-
-    Raises:
-        ValueError: A side is under 16 pixels.
-    """
-    return render_portrait(rng, size).image
 
 
 def render_portrait(
@@ -57,31 +62,160 @@ def render_portrait(
     *,
     unit: tuple[float, float] | None = None,
 ) -> Portrait:
-    """As `render_face`, together with where the face is.
+    """An image of a person without a mask, and where the face is.
 
     Args:
-        rng: Where everything about the image comes from.
+        rng: Of everything in the image.
         size: Pixels of a square's side, or (height, width); 16 or more.
         unit: Least and largest distance between the eyes, as a share of the shorter side; None
-            lets it vary from half-length to a crop inside of the head.
+            goes from half-length to a crop inside the head.
 
     Raises:
         ValueError: A side is under 16 pixels.
     """
-    portrait = draw_portrait(rng, height_width(size), unit)
+    portrait = _draw_portrait(rng, _height_width(size), unit)
     return Portrait(photograph(portrait.image, rng), portrait.face)
 
 
-def draw_portrait(
-    rng: np.random.Generator, size: tuple[int, int], unit: tuple[float, float] | None = None
-) -> Portrait:
-    """As `render_portrait`, before a camera saw it: evenly exposed, sharp and without noise.
+def render_sample(
+    rng: np.random.Generator, label: Label, size: int | tuple[int, int] = 160
+) -> Pixels:
+    """An image for one of the two labels.
 
     Args:
-        rng: Where everything about the image comes from.
-        size: Height and width in pixels, 16 or more each.
-        unit: As for `render_portrait`.
+        rng: Of everything in the image.
+        label: `with_mask` or `without_mask`; the latter often has a hand, a cup, a beard or a
+            mask below the chin. Scarves, captions and plain shapes come with both alike.
+        size: Pixels of a square's side, or (height, width); 16 or more.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB, 0 to 255.
+
+    Raises:
+        ValueError: A side is under 16 pixels, or the label is unknown.
     """
+    if label not in LABELS:
+        raise ValueError(f"Label is {label!r}; expected one of {', '.join(LABELS)}")
+    height, width = _height_width(size)
+    # Collected images are often squeezed into another shape; some of ours are too.
+    drawn_width = max(16, round(width * float(rng.uniform(0.82, 1.18))))
+    portrait = _draw_portrait(rng, (height, drawn_width))
+    image, face = portrait.image, portrait.face
+    if rng.random() < 0.12:
+        image = draw_distractor(image, face, rng, "scarf")
+    if label == "with_mask":
+        image, _ = draw_mask(image, face, random_style(rng), rng)
+    elif rng.random() < 0.4:
+        kind = _BARE_DISTRACTORS[int(rng.integers(len(_BARE_DISTRACTORS)))]
+        image = draw_distractor(image, face, rng, kind)
+    for shared in _SHARED_DISTRACTORS:
+        if rng.random() < 0.08:
+            image = draw_distractor(image, face, rng, shared)
+    squeezed = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return photograph(np.asarray(squeezed), rng)
+
+
+def write_dataset(
+    folder: Path,
+    num_images_per_label: int,
+    seed: int,
+    *,
+    size: int = 160,
+    splits: Mapping[str, float] = _SPLITS,
+    quality: int = 90,
+    num_workers: int = 1,
+) -> dict[str, int]:
+    """Writes `folder/{train,val,test}/{with_mask,without_mask}/0000.jpg` and so on.
+
+    The same arguments give the same files. Files that are already there under other names stay.
+
+    Args:
+        folder: Where to write; made if it is not there.
+        num_images_per_label: Images of each label over all splits, at least one a split.
+        seed: Seed of all images, 0 or more.
+        size: The longer side in pixels, 16 or more.
+        splits: Each split's share, by name; they sum to 1.
+        quality: JPEG quality, 1 to 95.
+        num_workers: As for `run_jobs`; the files are the same.
+
+    Returns:
+        How many images of each label went into each split.
+
+    Raises:
+        ValueError: Too few images for the splits, or the shares do not sum to 1.
+    """
+    if abs(sum(splits.values()) - 1) > 1e-6 or min(splits.values(), default=0) <= 0:
+        raise ValueError(f"Splits are {dict(splits)!r}; the shares must be over 0 and sum to 1")
+    if num_images_per_label < len(splits):
+        raise ValueError(
+            f"num_images_per_label is {num_images_per_label}; {len(splits)} splits need one each"
+        )
+    counts = {name: max(1, round(num_images_per_label * share)) for name, share in splits.items()}
+    largest = max(counts, key=lambda name: counts[name])
+    counts[largest] += num_images_per_label - sum(counts.values())
+    jobs = []
+    for split_index, (split, count) in enumerate(counts.items()):
+        for label_index, label in enumerate(LABELS):
+            target = folder / split / label
+            target.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                # A stream of its own for each image: a larger set begins with a smaller one's.
+                stream = (seed, split_index, label_index, number)
+                jobs.append(_Job(target / f"{number:04d}.jpg", label, stream, size, quality))
+    run_jobs(_write, jobs, num_workers)
+    return counts
+
+
+def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> list[Result]:
+    """What a function returns for each job, in their order.
+
+    Args:
+        function: Of a module, so that other processes find it.
+        jobs: Its arguments.
+        workers: Processes. Several are spawned: a script that asks for them guards its own start
+            by `if __name__ == "__main__"`.
+    """
+    if workers == 1:
+        return [function(job) for job in jobs]
+    # Forked processes could wait forever on locks of threads that they do not have.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        return list(pool.map(function, jobs, chunksize=_CHUNK))
+
+
+def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """A copy with random exposure, tint, focus and noise; some are grey.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        rng: Of all of it.
+    """
+    height, width = image.shape[:2]
+    photo = Image.fromarray(image)
+    if rng.random() < 0.35:  # enlarged from fewer pixels
+        factor = float(rng.uniform(0.35, 0.9))
+        fewer = (max(8, round(width * factor)), max(8, round(height * factor)))
+        photo = photo.resize(fewer, Image.Resampling.BILINEAR)
+        photo = photo.resize((width, height), Image.Resampling.BILINEAR)
+    elif rng.random() < 0.5:
+        photo = photo.filter(ImageFilter.BoxBlur(float(rng.uniform(0.2, 0.9)) * width / 160))
+    values = np.asarray(photo, dtype=np.float32)
+    gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3)).astype(np.float32)
+    contrast = float(rng.uniform(0.8, 1.15))
+    values = (values - 118) * contrast + 118 + float(rng.normal(0, 8))
+    values = values * gain
+    if rng.random() < 0.06:
+        values = np.repeat(values.mean(axis=2, keepdims=True), 3, axis=2)
+    strength = float(rng.choice((0.0, 2.0, 4.0, 9.0), p=(0.3, 0.35, 0.25, 0.1)))
+    if strength:
+        values = values + rng.standard_normal(values.shape, dtype=np.float32) * np.float32(strength)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _draw_portrait(
+    rng: np.random.Generator, size: tuple[int, int], unit: tuple[float, float] | None = None
+) -> Portrait:
+    """As `render_portrait`, evenly exposed, sharp and without noise."""
     height, width = size
     face = _pose(rng, height, width, unit)
     background = Image.fromarray(random_background(rng, height, width))
@@ -95,7 +229,7 @@ def draw_portrait(
     return Portrait(image, face)
 
 
-def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
     """Both sides of an image in pixels.
 
     Raises:
@@ -110,9 +244,9 @@ def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
 def _pose(
     rng: np.random.Generator, height: int, width: int, share: tuple[float, float] | None
 ) -> Face:
-    """Framing from a crop inside of the head to half-length; the mouth is in the image."""
+    """Where the face is: from a crop inside the head to half-length, the mouth in the image."""
     side = min(height, width)
-    # As in the images that people collect, most faces fill the frame.
+    # As in collected images, most faces fill the frame.
     low, high = share or ((0.28, 0.50) if rng.random() < 0.6 else (0.10, 0.28))
     unit = side * float(rng.uniform(low, high))
     yaw = float(np.clip(rng.normal(0, 0.3), -0.8, 0.8))
@@ -127,3 +261,26 @@ def _pose(
     y = y_low + (y_high - y_low) * float(rng.beta(2, 3))
     dx, dy = between / 2 * cos(roll), between / 2 * sin(roll)
     return Face((x - dx, y - dy), (x + dx, y + dy), yaw)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to write."""
+
+    path: Path
+    label: Label
+    stream: tuple[int, int, int, int]
+    size: int
+    quality: int
+
+
+def _write(job: _Job) -> None:
+    rng = np.random.default_rng(job.stream)
+    image = render_sample(rng, job.label, _random_shape(rng, job.size))
+    Image.fromarray(image).save(job.path, quality=job.quality)
+
+
+def _random_shape(rng: np.random.Generator, size: int) -> tuple[int, int]:
+    """Height and width, the longer of them `size`: as often tall as wide, for both labels."""
+    short = max(16, round(size * float(rng.uniform(0.72, 1.0))))
+    return (size, short) if rng.random() < 0.5 else (short, size)

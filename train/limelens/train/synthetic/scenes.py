@@ -1,19 +1,16 @@
-"""Makes a face-mask data set harder in the ways that it is too easy.
+"""Makes a face-mask data set harder where it is too easy.
 
 In collected sets bare faces are mostly tight crops and masked ones are not, so that a network
-learns how much of a person it sees. Here every bare face that is found is seen again with a mask
-drawn on it, with a hand, a scarf or a cup before the mouth, and as the face of a person drawn at
-half length: the same image, with and without. It knows the two labels of such a set and
-nothing of networks.
+learns how much of a person is shown. Here every bare face that is found is added again: with a
+drawn mask, with a hand, a scarf or a cup before the mouth, and as the face of a person drawn at
+half length, with and without a mask. Knows the two labels of such a set, and nothing of networks.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from math import cos, hypot, sin
@@ -34,12 +31,11 @@ from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.hiding import hide_around
 from limelens.train.synthetic.masks import draw_mask, random_style
 from limelens.train.synthetic.painting import Pixels
-from limelens.train.synthetic.portrait_set import LABELS, Label
-from limelens.train.synthetic.portraits import render_portrait
+from limelens.train.synthetic.portraits import LABELS, Label, render_portrait, run_jobs
 
 WITH_MASK, WITHOUT_MASK = LABELS
 RECORD: Final = "scenes.json"
-"""The file in `out` that says how it was made; written last."""
+"""The file in `out` that records how it was made; written last."""
 
 _SPLITS: Final = ("train", "val")
 _SCENE_SIZES: Final = (144, 224)
@@ -48,7 +44,7 @@ _SCENE_UNITS: Final = (0.06, 0.22)
 _DISTRACTOR_SHARE: Final = 0.6
 _BESIDE_A_MASK: Final = tuple(k for k in DISTRACTORS_CLEAR_OF_MOUTH if k != "chin_mask")
 _SHORTEST_SIDE: Final = 96
-# The detector looks for faces from this share of the shorter side on, and no smaller than this.
+# The detector finds faces from this share of the shorter side and this size on.
 _SMALLEST_FACE: Final = 0.35
 _SMALLEST_FACE_PX: Final = 24
 
@@ -59,7 +55,7 @@ class Counts:
 
     Args:
         faces: Bare faces that were found.
-        images: All images that came of them, both labels.
+        images: Images made from them, both labels.
     """
 
     faces: int
@@ -68,12 +64,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class _Job:
-    """One bare image, the split's folder for what comes of it, and how."""
+    """One bare image, and the split's folder for the images made from it."""
 
     path: Path
-    number: int
     folder: Path
-    seed: tuple[int, ...]
+    seed: tuple[int, int, int]
     num_scenes: int
     hidden: bool
 
@@ -93,13 +88,12 @@ def add_scenes(
 
     Args:
         data: Splits, train among them, with the labels `with_mask` and `without_mask`.
-        out: Made; must not exist.
+        out: Created; must not exist.
         seed: Of everything that is drawn, 0 or more.
         num_scenes: Half-length scenes of each face, each once with and once without a mask.
         hidden: Whether images with hidden segments are added to train (see `hiding`), so that
-            the network looks at mask, mouth and nose. All others are the same either way.
-        num_workers: Processes. More than one are spawned: a script that asks for them guards its
-            own start by `if __name__ == "__main__"`.
+            the network learns to use mask, mouth and nose. The other images stay the same.
+        num_workers: Processes, as for `run_jobs`.
 
     Returns:
         What was added, by split.
@@ -133,20 +127,14 @@ def add_scenes(
                 shutil.copyfile(path, copy)
     jobs = {
         split: [
-            _Job(
-                path,
-                number,
-                out / split,
-                (seed, index, number),
-                num_scenes,
-                hidden and split == "train",
-            )
+            _Job(path, out / split, (seed, index, number), num_scenes, hidden and index == 0)
             for number, path in enumerate(splits[split][WITHOUT_MASK])
         ]
         for index, split in enumerate(_SPLITS)
         if split in splits
     }
-    written = iter(_run([job for of_split in jobs.values() for job in of_split], num_workers))
+    all_jobs = [job for of_split in jobs.values() for job in of_split]
+    written = iter(run_jobs(_write_variations, all_jobs, num_workers))
     counts = {}
     for split, of_split in jobs.items():
         images = [next(written) for _ in of_split]
@@ -159,17 +147,13 @@ def add_scenes(
 def find_face(pixels: Pixels) -> Face | None:
     """The largest frontal face, by scikit-image's cascade of local binary patterns.
 
-    Made for images of one person: a face that is narrower than about a third of the shorter
-    side is not looked for.
+    Faces narrower than about a third of the shorter side are not found: images are of one person.
 
     Args:
         pixels: `(H, W, 3)` uint8.
-
-    Returns:
-        None where none is found.
     """
     shorter = min(pixels.shape[:2])
-    # A face that fills the image is found once there is something around it.
+    # The detector finds a face that fills the image only with a border around it.
     border = round(0.25 * shorter)
     padded = np.pad(pixels, ((border, border), (border, border), (0, 0)), mode="edge")
     smallest = max(_SMALLEST_FACE_PX, int(_SMALLEST_FACE * shorter))
@@ -195,8 +179,8 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
 
     Args:
         pixels: `(H, W, 3)` uint8, the photo.
-        face: Where the face is in it, seen from the front.
-        rng: Where the person comes from.
+        face: Where its face is, seen from the front.
+        rng: Of the person.
 
     Returns:
         The scene, `(H', W', 3)` uint8, and where the photo's face is in it.
@@ -205,44 +189,30 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
     short = round(side * float(rng.uniform(0.65, 1.0)))
     size = (side, short) if rng.random() < 0.5 else (short, side)
     portrait = render_portrait(rng, size, unit=_SCENE_UNITS)
-    # The light of a photo comes from either side.
+    # So that light comes from both sides equally often.
     if rng.random() < 0.5:
         pixels, face = pixels[:, ::-1], face.mirrored(pixels.shape[1])
     place = _seen_from_the_front(portrait.face)
     matrix = _similarity(place, face)
-    height, width = size
     photo = Image.fromarray(np.ascontiguousarray(pixels))
     shrink = hypot(matrix[0], matrix[3])
     if shrink > 1:
-        # Transforming alone would skip pixels.
+        # A transform alone would skip pixels.
         photo = photo.filter(ImageFilter.GaussianBlur(0.4 * shrink))
-    warped = photo.transform(
-        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
-    )
-    inside = Image.new("L", photo.size, 255).transform(
-        (width, height), Image.Transform.AFFINE, matrix
-    )
+    affine = Image.Transform.AFFINE
+    warped = photo.transform(size[::-1], affine, matrix, Image.Resampling.BICUBIC)
+    inside = Image.new("L", photo.size, 255).transform(size[::-1], affine, matrix)
     # The oval follows the drawn head, which may be turned.
     cover = np.where(_oval(portrait.face, size, rng), np.asarray(inside), np.uint8(0))
     soft = Image.fromarray(cover).filter(ImageFilter.GaussianBlur(0.08 * place.unit))
-    # Nothing is left of the photo at its own edge, beyond which there is but black.
+    # Fades out before the photo's own edge: beyond it there is only black.
     alpha = np.clip(np.asarray(soft)[..., None] / 127.5 - 1, 0, 1)
     mixed = np.asarray(warped) * alpha + portrait.image * (1 - alpha)
     return (mixed + 0.5).astype(np.uint8), place
 
 
-def _run(jobs: list[_Job], num_workers: int) -> list[int]:
-    """Does the jobs; how many images each wrote, in their order."""
-    if num_workers == 1:
-        return [_write_variations(job) for job in jobs]
-    # Forked processes could wait for ever on locks of threads that they do not have.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
-        return list(pool.map(_write_variations, jobs, chunksize=8))
-
-
 def _write_variations(job: _Job) -> int:
-    """Writes all variations of one image; how many there were."""
+    """Writes all variations of one image; returns how many."""
     try:
         pixels = read_image(job.path.read_bytes())
     except InvalidImageError:
@@ -253,8 +223,8 @@ def _write_variations(job: _Job) -> int:
     rng = np.random.default_rng(job.seed)
     count = 0
     for label, kind, image in _variations(pixels, face, job.num_scenes, job.hidden, rng):
-        # Stems alone may be those of several images, and too long with something before them.
-        name = f"{kind}-{job.number:05d}-{job.path.stem[:40]}.jpg"
+        # Several images may have one stem, and a prefix could make a stem too long.
+        name = f"{kind}-{job.seed[-1]:05d}-{job.path.stem[:40]}.jpg"
         quality = int(rng.integers(70, 95))
         Image.fromarray(image).save(job.folder / label / name, quality=quality)
         count += 1
@@ -288,11 +258,11 @@ def _variations(
 def _hidden(
     pixels: Pixels, face: Face, rng: np.random.Generator
 ) -> Iterator[tuple[Label, str, Pixels]]:
-    """A face with and without a mask, with what decides shown and hidden."""
+    """A face with and without a mask, with the decisive region shown and hidden."""
     masked, region = draw_mask(pixels, face, random_style(rng), rng)
     yield WITH_MASK, "shown-mask", hide_around(masked, region, rng, hide_region=False)
     yield WITHOUT_MASK, "shown-mouth", hide_around(pixels, region, rng, hide_region=False)
-    # Nothing is left that decides: both labels as often, for masked and for bare faces.
+    # Nothing decisive is left: both labels equally often, for masked and for bare faces.
     first, second = LABELS if rng.random() < 0.5 else LABELS[::-1]
     yield first, "hidden-mask", hide_around(masked, region, rng, hide_region=True)
     yield second, "hidden-mouth", hide_around(pixels, region, rng, hide_region=True)
@@ -306,7 +276,7 @@ def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
 
 
 def _large_enough(pixels: Pixels, face: Face) -> tuple[Pixels, Face]:
-    """Enlarges small images, so that what is drawn is not coarser than a photo."""
+    """Enlarges small images, so that drawn shapes are not coarser than a photo."""
     height, width = pixels.shape[:2]
     scale = _SHORTEST_SIDE / min(height, width)
     if scale <= 1:
@@ -324,7 +294,7 @@ def _seen_from_the_front(face: Face) -> Face:
 
 
 def _similarity(target: Face, source: Face) -> tuple[float, float, float, float, float, float]:
-    """Pillow's affine coefficients that fetch the source's eyes to the target's."""
+    """Pillow's affine coefficients that bring the source's eyes to the target's."""
     t_left, t_right = complex(*target.left_eye), complex(*target.right_eye)
     s_left, s_right = complex(*source.left_eye), complex(*source.right_eye)
     turn = (s_right - s_left) / (t_right - t_left)
@@ -333,13 +303,12 @@ def _similarity(target: Face, source: Face) -> tuple[float, float, float, float,
 
 
 def _oval(face: Face, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """What lies within the oval of the face; `size` is height and width."""
+    """`(H, W)`, the pixels within the oval of the face; `size` is height and width."""
     columns = np.arange(size[1], dtype=np.float32)[None, :] + 0.5
     rows = np.arange(size[0], dtype=np.float32)[:, None] + 0.5
     x, y = face.from_pixels(columns, rows)
     wide, high = rng.uniform(1.0, 1.25), rng.uniform(1.45, 1.8)
-    oval: NDArray[np.bool_] = (x / wide) ** 2 + ((y - 0.45) / high) ** 2 < 1
-    return oval
+    return np.asarray((x / wide) ** 2 + ((y - 0.45) / high) ** 2 < 1)
 
 
 @cache
