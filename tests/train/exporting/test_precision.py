@@ -347,7 +347,7 @@ def test_speed_is_measured_for_both_batch_sizes(reports: dict[str, Any]) -> None
 def test_a_server_serves_every_precision(
     reports: dict[str, Any], divided: Path, start_server: Callable[..., Any]
 ) -> None:
-    server = start_server(Path(reports["fp32"]["path"]).parents[3])
+    server = start_server(Path(reports["fp32"]["path"]).parents[2])
     paths = sorted((divided / "test").rglob("*.png"))
     with Client(server.address) as client:
         for precision in ("fp32", "fp16", "int8"):
