@@ -14,8 +14,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from limelens.serve import AsyncClient, LimelensError
-from limelens.serve.client import Frame
+from limelens.serve import AsyncClient, Frame, LimelensError
 
 
 async def new_images(folder: Path, look_every_s: float = 0.2) -> AsyncIterator[Frame]:
