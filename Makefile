@@ -60,7 +60,7 @@ test-slow: $(ALL) ## Run all tests that take long
 # Seconds for each of requests, images and costly images.
 FUZZ_S ?= 300
 fuzz: $(ALL) ## Try random requests, images and costly images, FUZZ_S=300 s each
-	LIMELENS_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest tests/fuzz
+	LIMELENS_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest -m "not slow" tests/fuzz
 
 check: $(ALL) ## Check format, lint, types, imports and the contract
 	$(BIN)/ruff format --check $(CODE)

@@ -43,6 +43,7 @@ def test_a_reader_that_breaks_a_rule_is_found_out(monkeypatch: pytest.MonkeyPatc
         check(good_images()["plain.png"])
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not HAS_FUZZER, reason="atheris is not installed; it exists for Linux alone")
 def test_no_bytes_break_the_image_reader(tmp_path: Path) -> None:
     corpus, findings = tmp_path / "corpus", tmp_path / "findings"

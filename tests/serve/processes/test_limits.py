@@ -61,6 +61,7 @@ class Camera:
         self.call.cancel()
 
 
+@pytest.mark.ci
 def test_calls_at_a_time_are_counted_over_all_processes(fleet: Callable[..., Fleet]) -> None:
     server = fleet("--max-calls-per-client", "3")
     cameras: list[Camera] = []
@@ -96,6 +97,7 @@ def test_calls_at_a_time_are_counted_over_all_processes(fleet: Callable[..., Fle
         one.end()
 
 
+@pytest.mark.ci
 def test_a_call_waits_for_its_turn_wherever_the_others_run(fleet: Callable[..., Fleet]) -> None:
     server = fleet("--max-calls-per-client", "1", "--max-waiting-per-client", "1")
     camera = Camera(server.stub())
@@ -109,6 +111,7 @@ def test_a_call_waits_for_its_turn_wherever_the_others_run(fleet: Callable[..., 
     assert answered.result().predictions[0].label == "green"
 
 
+@pytest.mark.ci
 def test_a_caller_who_leaves_takes_no_place(fleet: Callable[..., Fleet]) -> None:
     server = fleet("--max-calls-per-client", "1", "--max-waiting-per-client", "9")
     camera = Camera(server.stub())

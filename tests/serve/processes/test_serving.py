@@ -56,6 +56,7 @@ def test_one_line_says_that_all_answer_and_all_answer_the_same(fleet: Callable[.
     assert lines[-1]["message"] == "stopped"
 
 
+@pytest.mark.ci
 def test_no_call_is_lost_when_the_server_goes_down(fleet: Callable[..., Fleet]) -> None:
     server = fleet("--grace-s", "20")
     with Load(server, until_error=True) as load:
@@ -66,6 +67,7 @@ def test_no_call_is_lost_when_the_server_goes_down(fleet: Callable[..., Fleet]) 
     assert not [one for one in load.calls if one.code is not None and one.began < told]
 
 
+@pytest.mark.ci
 def test_health_is_told_by_whoever_is_asked_and_none_serves_while_it_goes_down(
     fleet: Callable[..., Fleet],
 ) -> None:
@@ -81,6 +83,7 @@ def test_health_is_told_by_whoever_is_asked_and_none_serves_while_it_goes_down(
     assert server.end() == (0, "")
 
 
+@pytest.mark.ci
 def test_ctrl_c_of_a_terminal_drains_and_a_second_one_ends_at_once(
     fleet: Callable[..., Fleet],
 ) -> None:
@@ -160,6 +163,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(one_model: Path) -> Non
     assert len(found.stderr.splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., Fleet]) -> None:
     import urllib.request
 
@@ -221,6 +225,7 @@ def _free_port() -> int:
         return port
 
 
+@pytest.mark.ci
 def test_a_worker_that_is_killed_loses_its_own_calls_alone_and_is_replaced(
     fleet: Callable[..., Fleet],
 ) -> None:
@@ -237,6 +242,7 @@ def test_a_worker_that_is_killed_loses_its_own_calls_alone_and_is_replaced(
     assert errors.count("ended: signal SIGKILL; another starts") == 2
 
 
+@pytest.mark.ci
 def test_a_worker_that_is_told_to_stop_finishes_its_calls(fleet: Callable[..., Fleet]) -> None:
     server = fleet()
     stopped = server.workers[1]
@@ -247,6 +253,7 @@ def test_a_worker_that_is_told_to_stop_finishes_its_calls(fleet: Callable[..., F
     assert not [one for one in load.calls if one.code is not None and one.began < told]
 
 
+@pytest.mark.ci
 def test_workers_whose_supervisor_is_killed_finish_and_free_the_port(
     fleet: Callable[..., Fleet], one_model: Path
 ) -> None:
@@ -264,6 +271,7 @@ def test_workers_whose_supervisor_is_killed_finish_and_free_the_port(
         assert anew.end() == (0, "")
 
 
+@pytest.mark.ci
 def test_workers_that_die_at_once_end_the_server_with_a_reason(
     one_model: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ def listed(stubs: list[Any]) -> set[bytes]:
     }
 
 
+@pytest.mark.ci
 def test_nobody_sees_an_old_version_after_a_new_one(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:
@@ -49,6 +50,7 @@ def test_nobody_sees_an_old_version_after_a_new_one(
     assert server.versions(server.stubs()) == {4}
 
 
+@pytest.mark.ci
 def test_a_bad_version_is_refused_by_all_with_one_reason(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:
@@ -63,6 +65,7 @@ def test_a_bad_version_is_refused_by_all_with_one_reason(
     assert server.versions(stubs) == {1}
 
 
+@pytest.mark.ci
 def test_a_version_that_fails_anywhere_is_taken_out_everywhere(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:
@@ -104,6 +107,7 @@ def test_asked_of_one_all_look_for_new_versions(
     assert len(listed(stubs)) == 1
 
 
+@pytest.mark.ci
 def test_a_worker_that_starts_later_serves_what_the_others_do(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:

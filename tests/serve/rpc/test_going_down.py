@@ -134,7 +134,7 @@ def calling(address: str, num_callers: int, *, again: bool) -> Iterator[list[Any
             one.join(_PATIENCE_S)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 def test_callers_who_never_stop_retrying_get_unavailable_and_nothing_else(
     command: Callable[..., Command], processes: int
 ) -> None:
@@ -146,7 +146,7 @@ def test_callers_who_never_stop_retrying_get_unavailable_and_nothing_else(
         assert {*statuses} == {None, grpc.StatusCode.UNAVAILABLE}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -185,7 +185,7 @@ def _counted_in(pid: int) -> set[Path]:
     return {Path(one).parent for one in maps if "/limelens-metrics-" in one}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("loaded", ["", "onnxruntime", "grpc"])
 def test_a_server_that_is_told_to_stop_before_it_is_ready_does(
@@ -198,7 +198,7 @@ def test_a_server_that_is_told_to_stop_before_it_is_ready_does(
     assert server.end() == (0, "")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 def test_being_asked_for_new_versions_ends_no_server_that_starts(
     command: Callable[..., Command], processes: int
 ) -> None:
@@ -220,7 +220,7 @@ def _children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 def test_a_server_whose_ready_line_cannot_be_written_serves(
     command: Callable[..., Command], processes: int
 ) -> None:
@@ -235,7 +235,7 @@ def test_a_server_whose_ready_line_cannot_be_written_serves(
     assert server.end() == (0, "")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 def test_a_log_that_cannot_be_written_ends_no_server(one_model: Path, processes: int) -> None:
     with Path("/dev/full").open("w") as full:
         process = subprocess.Popen(

@@ -604,7 +604,7 @@ def test_a_server_stops_though_a_file_is_being_judged(
     assert not server.repository.refused
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 def test_what_was_begun_before_sigterm_is_answered_under_load(
     tmp_path: Path, bundles: BundleMaker, processes: int
 ) -> None:

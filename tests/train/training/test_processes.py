@@ -44,6 +44,7 @@ def rows_of(run: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+@pytest.mark.ci
 def test_two_processes_give_one_run_and_one_document(divided: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     found = torchrun("-m", "limelens.cli", "train", divided, "--out", run, *_OPTIONS)
