@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 LIMELENS = (sys.executable, "-m", "limelens.cli")
@@ -28,6 +29,7 @@ def run(*arguments: object) -> Any:
     return json.loads(found.stdout)
 
 
+@pytest.mark.ci
 def test_synthetic_faces_are_trained_exported_served_classified_and_explained(
     tmp_path: Path,
 ) -> None:
