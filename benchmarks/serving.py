@@ -32,7 +32,7 @@ from limelens.serve.tools.load import (
     Watch,
     draw_image,
     generate,
-    measure_raw,
+    measure_floor,
     started,
 )
 
@@ -128,12 +128,12 @@ def cost(setting: _Setting) -> list[Row]:
     with _server(setting.models) as server:
         for _ in range(setting.rounds):
             for callers in _CALLERS:
-                before = measure_raw(model, setting.images, setting.seconds / 2)
+                before = measure_floor(model, setting.images, setting.seconds / 2)
                 watch = Watch(server.pid)
                 plan = setting.plan(server, callers=callers)
                 figures = generate(plan, watch.begin, watch.end)
-                after = measure_raw(model, setting.images, setting.seconds / 2)
-                own = measure_raw(model, setting.images, setting.seconds / 2, decoder="limelens")
+                after = measure_floor(model, setting.images, setting.seconds / 2)
+                own = measure_floor(model, setting.images, setting.seconds / 2, decoder="limelens")
                 found = figures.kinds[Kind.CLASSIFY]
                 floor_ms = (before.cpu_ms + after.cpu_ms) / 2
                 each_ms = 1000 * watch.usage.cpu_s / watch.usage.seconds / found.per_s

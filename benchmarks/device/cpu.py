@@ -14,7 +14,7 @@ from benchmarks.device.report import Row
 from benchmarks.device.setting import Layout, Setting, models, serving
 from benchmarks.untrained import repository_of
 from limelens.serve.errors import LimelensError
-from limelens.serve.tools.load import Kind, Watch, draw_image, generate, measure_raw
+from limelens.serve.tools.load import Kind, Watch, draw_image, generate, measure_floor
 
 _SHARES: Final = (0.25, 0.5, 0.75)
 _SIDE: Final = 224
@@ -42,7 +42,7 @@ def throughput(setting: Setting) -> None:
     for count in counts_of(num_cores):
 
         def floor(count: int = count) -> float:
-            return measure_raw(
+            return measure_floor(
                 model, sent, setting.seconds / 2, num_threads=count, decoder="limelens"
             ).per_s
 

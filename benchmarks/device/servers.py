@@ -24,7 +24,7 @@ from limelens.serve.bundle import read_metadata
 from limelens.serve.errors import LimelensError
 from limelens.serve.tools.load import (
     Kind,
-    KindFigures,
+    KindMetrics,
     ServerProcess,
     Watch,
     draw_image,
@@ -135,12 +135,12 @@ def _bounds(
     return (required, wanted) if counts else (None, None)
 
 
-def _errors(found: KindFigures) -> str:
+def _errors(found: KindMetrics) -> str:
     errors = ", ".join(f"{count} {code}" for code, count in found.errors.items())
     return f"errors: {errors}" if errors else ""
 
 
-def _spread(found: KindFigures) -> str:
+def _spread(found: KindMetrics) -> str:
     """Percentiles and errors, for a note."""
     latency = found.latency_ms
     shown = f"p50 {latency['p50']:.3g}, p99 {latency['p99']:.3g} ms" if latency else "no answer"

@@ -34,7 +34,7 @@ from benchmarks import network
 from benchmarks.peers.sending import Target, ask_once, http_request, send
 from limelens.cli.bench import serve_command
 from limelens.serve.errors import LimelensError
-from limelens.serve.tools.load import Watch, draw_image, measure_raw, started
+from limelens.serve.tools.load import Watch, draw_image, measure_floor, started
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
@@ -146,7 +146,7 @@ def _measure(
     callers: int,
     seconds: float,
 ) -> None:
-    floor = measure_raw(model, images, seconds)
+    floor = measure_floor(model, images, seconds)
     for one in servers:
         sent = send(one.target, callers, seconds, one.watch.begin, one.watch.end)
         usage = one.watch.usage

@@ -22,7 +22,7 @@ from limelens.serve.tools.load import (
     LoadPlan,
     draw_image,
     generate,
-    latency_figures,
+    latency_metrics,
     started,
 )
 
@@ -185,24 +185,6 @@ def test_callers_use_all_the_connections_that_they_are_given(
     assert len({peer for peer, _, _ in handler.calls}) == expected
 
 
-def test_callers_send_prepared_messages_to_any_method(noting: tuple[str, Noting]) -> None:
-    address, handler = noting
-    generate(
-        LoadPlan(
-            address,
-            (b"",),
-            callers=1,
-            calls_each=4,
-            method="/some.Service/Method",
-            requests=(b"one", b"two"),
-            duration_s=20.0,
-            warmup_s=0.0,
-        )
-    )
-    assert {method for _, method, _ in handler.calls} == {"/some.Service/Method"}
-    assert sorted(request for _, _, request in handler.calls) == [b"one", b"one", b"two", b"two"]
-
-
 def test_a_server_that_does_not_start_says_so_in_its_log(one_model: Path, tmp_path: Path) -> None:
     command = serve_command(one_model, "--num-threads", "0")
     log = tmp_path / "server.log"
@@ -268,11 +250,11 @@ def test_a_plan_that_cannot_be_is_refused(server: Any) -> None:
 
 
 def test_percentiles_are_those_of_the_latencies() -> None:
-    found = latency_figures(np.arange(1, 1001) / 1000)
+    found = latency_metrics(np.arange(1, 1001) / 1000)
     assert found["p50"] == pytest.approx(500.5)
     assert found["p99_9"] == pytest.approx(999.001)
     assert found["max"] == pytest.approx(1000)
-    assert latency_figures(np.empty(0)) == {}
+    assert latency_metrics(np.empty(0)) == {}
 
 
 def test_drawn_images_are_jpegs_of_their_size() -> None:

@@ -17,7 +17,7 @@ from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
-    from limelens.serve.tools.load import LoadFigures, LoadPlan, RawFigures, Usage
+    from limelens.serve.tools.load import FloorMetrics, LoadMetrics, LoadPlan, Usage
 
 _LOAD, _IMAGES, _FLOOR = "Load", "Images", "Compared with"
 
@@ -185,7 +185,7 @@ def serve_command(models: Path, *options: str) -> list[str]:
 
 def measure(
     plan: LoadPlan, pid: int | None, floor_model: Path | None
-) -> tuple[LoadFigures, Usage | None, RawFigures | None]:
+) -> tuple[LoadMetrics, Usage | None, FloorMetrics | None]:
     """Load on a server, what that took, and the floor before and after it.
 
     Args:
@@ -193,24 +193,24 @@ def measure(
         pid: The server's process, where it is on this machine.
         floor_model: The model for the floor; None measures none.
     """
-    from limelens.serve.tools.load import RawFigures, Watch, generate, measure_raw
+    from limelens.serve.tools.load import FloorMetrics, Watch, generate, measure_floor
 
     part_s = min(5.0, max(0.5, plan.duration_s / 4))
-    before = measure_raw(floor_model, plan.images, part_s) if floor_model else None
+    before = measure_floor(floor_model, plan.images, part_s) if floor_model else None
     watch = None if pid is None else Watch(pid)
     figures = generate(plan, watch.begin, watch.end) if watch else generate(plan)
     if before is None or floor_model is None:
         return figures, watch.usage if watch else None, None
-    after = measure_raw(floor_model, plan.images, part_s)
-    raw = RawFigures((before.per_s + after.per_s) / 2, (before.cpu_ms + after.cpu_ms) / 2)
+    after = measure_floor(floor_model, plan.images, part_s)
+    raw = FloorMetrics((before.per_s + after.per_s) / 2, (before.cpu_ms + after.cpu_ms) / 2)
     return figures, watch.usage if watch else None, raw
 
 
 def _document(
     plan: LoadPlan,
-    figures: LoadFigures,
+    figures: LoadMetrics,
     usage: Usage | None,
-    raw: RawFigures | None,
+    raw: FloorMetrics | None,
     start_s: float | None,
 ) -> dict[str, Any]:
     kinds = {kind.value: asdict(one) for kind, one in figures.kinds.items()}

@@ -1,31 +1,31 @@
-"""Load on a server, and what it did to it: plans, callers in processes of their own, figures.
+"""Load on a server: plans, callers in processes of their own, metrics, and the floor beside them.
 
-It speaks the contract like any other client and knows nothing of what is inside a server.
+It is a client like any other and knows nothing of what is inside a server.
 """
 
 from __future__ import annotations
 
-from limelens.serve.tools.load.figures import KindFigures, LoadFigures, latency_figures
+from limelens.serve.tools.load.floor import FloorMetrics, measure_floor
 from limelens.serve.tools.load.generate import generate
 from limelens.serve.tools.load.images import draw_image, read_images
+from limelens.serve.tools.load.metrics import KindMetrics, LoadMetrics, latency_metrics
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 from limelens.serve.tools.load.process import ServerProcess, Usage, Watch, local_server, started
-from limelens.serve.tools.load.raw import RawFigures, measure_raw
 
 __all__ = [
+    "FloorMetrics",
     "Kind",
-    "KindFigures",
-    "LoadFigures",
+    "KindMetrics",
+    "LoadMetrics",
     "LoadPlan",
-    "RawFigures",
     "ServerProcess",
     "Usage",
     "Watch",
     "draw_image",
     "generate",
-    "latency_figures",
+    "latency_metrics",
     "local_server",
-    "measure_raw",
+    "measure_floor",
     "read_images",
     "started",
 ]

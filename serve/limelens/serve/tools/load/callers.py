@@ -1,7 +1,7 @@
-"""One process of callers: keeps to its share of a plan and notes what becomes of each call.
+"""One process of callers: does its share of a plan and records how each call ends.
 
-Requests are put into bytes once and answers are hardly looked at, so that the callers cost little
-beside the server that they are to measure.
+Requests are serialized once and most responses are not parsed, so that the callers cost little
+beside the server that they measure.
 """
 
 from __future__ import annotations
@@ -20,48 +20,25 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from limelens.serve.client.connection import Connection as Reach
-from limelens.serve.client.connection import address_options
-from limelens.serve.tools.load.figures import Recording
+from limelens.serve.client.connection import Connection as ClientConnection
+from limelens.serve.tools.load.metrics import Recording
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
-_EXPLAIN: Final = "/limelens.v1.ClassifierService/Explain"
-_CLASSIFY_STREAM: Final = "/limelens.v1.ClassifierService/ClassifyStream"
+_SERVICE: Final = "/limelens.v1.ClassifierService/"
 _CALLERS_A_CHANNEL: Final = 16
-_MOST_UNDER_WAY: Final = 4096
+_MAX_UNDER_WAY: Final = 4096
 _CLASSIFIED: Final = service_pb2.FRAME_STATUS_CLASSIFIED
-_MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one of several processes does of a plan.
-
-    Args:
-        plan: The whole.
-        process: Which process this is, from 0.
-    """
-
-    plan: LoadPlan
-    process: int
-
-    def num_connections(self, num_loops: int) -> int:
-        """How many connections this process opens for so many loops, at least one."""
-        connections = self.plan.connections
-        if connections is None:
-            return 1 + num_loops // _CALLERS_A_CHANNEL
-        return max(1, len(range(self.process, connections, self.plan.num_processes)))
 
 
 @dataclass(eq=False)
-class Noted:
-    """What a process brings back.
+class Recorded:
+    """The records of one process.
 
     Args:
         recordings: By kind.
-        cpu_s: That this process took while calls were counted.
+        cpu_s: CPU time of this process while calls counted.
         lateness_s: How long after they were due calls of an open loop were sent.
     """
 
@@ -70,42 +47,40 @@ class Noted:
     lateness_s: list[float] = field(default_factory=list)
 
 
-def call_in_process(share: Share, connection: Connection) -> None:
-    """The whole life of a process of callers: tells when it is ready, is told when to begin.
+def call_in_process(plan: LoadPlan, process: int, connection: Connection) -> None:
+    """The main function of a process of callers.
 
     Args:
-        share: What it is to do.
-        connection: Sends `ready`, receives by `time.monotonic` when counting begins, sends `Noted`,
-            or the sentence of what went wrong.
+        plan: The whole plan.
+        process: Which of its processes this is, from 0.
+        connection: Sends `ready`, receives by `time.monotonic` when counting begins, sends
+            `Recorded`, or a sentence if it failed.
     """
     try:
-        noted = asyncio.run(_Callers(share).run(connection))
+        recorded = asyncio.run(_Callers(plan, process).run(connection))
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
     else:
-        connection.send(noted)
+        connection.send(recorded)
 
 
 class _Callers:
-    def __init__(self, share: Share) -> None:
-        self._share = share
-        self._plan = plan = share.plan
-        self._rng = np.random.default_rng((plan.seed, share.process))
-        self._noted = Noted({kind: Recording() for kind in Kind})
+    def __init__(self, plan: LoadPlan, process: int) -> None:
+        self._plan, self._process = plan, process
+        self._rng = np.random.default_rng((plan.seed, process))
+        self._recorded = Recorded({kind: Recording() for kind in Kind})
         self._begin = self._end = 0.0
-        self._requests = list(plan.requests) or [
-            _classify_request(plan, data) for data in plan.images
-        ]
+        self._requests = [_classify_request(plan, data) for data in plan.images]
         self._broken = _classify_request(plan, plan.images[0][: len(plan.images[0]) // 2])
-        self._turn = share.process
+        self._turn = process
         self._channels: list[Any] = []
-        self._reach = Reach(
+        self._connection = ClientConnection(
             plan.server, tls=plan.tls, token=plan.token, insecure_token=plan.insecure_token
         )
-        self._metadata = self._reach.metadata(plan.token, None)
+        self._metadata = self._connection.metadata(plan.token, None)
 
-    async def run(self, connection: Connection) -> Noted:
-        plan, share = self._plan, self._share
+    async def run(self, connection: Connection) -> Recorded:
+        plan = self._plan
         loops = {
             Kind.CLASSIFY: self._caller,
             Kind.STREAM: self._camera,
@@ -113,10 +88,13 @@ class _Callers:
         }
         calls: list[Callable[[], Any]] = [self._open_loop] if plan.is_open else []
         calls += [
-            partial(loops[kind], place) for place, kind in enumerate(plan.share(share.process))
+            partial(loops[kind], place) for place, kind in enumerate(plan.share(self._process))
         ]
-        channels = share.num_connections(len(calls))
-        self._channels = [_channel(self._reach) for _ in range(channels)]
+        if plan.connections is None:
+            num_channels = 1 + len(calls) // _CALLERS_A_CHANNEL
+        else:  # dealt among the processes, at least one each
+            num_channels = max(1, len(range(self._process, plan.connections, plan.num_processes)))
+        self._channels = [_channel(self._connection) for _ in range(num_channels)]
         try:
             await asyncio.gather(*(one.channel_ready() for one in self._channels))
             connection.send("ready")
@@ -129,16 +107,16 @@ class _Callers:
             await asyncio.sleep(max(0.0, self._begin - time.monotonic()))
             cpu_before = time.process_time()
             await asyncio.wait(tasks, timeout=max(0.0, self._end - time.monotonic()))
-            self._noted.cpu_s = time.process_time() - cpu_before
+            self._recorded.cpu_s = time.process_time() - cpu_before
             await asyncio.gather(*tasks)
         finally:
             for channel in self._channels:
                 await channel.close()
-        return self._noted
+        return self._recorded
 
-    def _channel_of(self, place: int) -> Any:
-        """Loops next to each other are on different connections."""
-        return self._channels[place % len(self._channels)]
+    def _method(self, place: int, name: str) -> Any:
+        """A unary method; neighbouring loops are on different connections."""
+        return self._channels[place % len(self._channels)].unary_unary(_SERVICE + name)
 
     def _next(self) -> bytes:
         if self._plan.broken and self._rng.random() < self._plan.broken:
@@ -147,9 +125,9 @@ class _Callers:
         return self._requests[self._turn % len(self._requests)]
 
     async def _caller(self, place: int) -> None:
-        """Closed loop: asks, is answered, asks again."""
+        """Closed loop: each call begins when the last has ended."""
         self._turn += 1
-        method = self._channel_of(place).unary_unary(self._plan.method)
+        method = self._method(place, "Classify")
         most = self._plan.calls_each
         if most is not None or not self._plan.warmup_s:
             await asyncio.sleep(max(0.0, self._begin - time.monotonic()))
@@ -159,12 +137,14 @@ class _Callers:
             await self._call(Kind.CLASSIFY, method, self._next(), self._plan.deadline_s, now)
 
     async def _open_loop(self) -> None:
-        """Sends when it is time to, and counts from then: waiting callers are not forgotten."""
+        """Sends each call when it is due and counts from then, so that waiting shows as latency."""
         plan = self._plan
         assert plan.rate is not None
         mean_gap_s = plan.num_processes / plan.rate
-        in_turn = itertools.cycle([one.unary_unary(plan.method) for one in self._channels])
-        room = asyncio.Semaphore(_MOST_UNDER_WAY)
+        in_turn = itertools.cycle(
+            [self._method(place, "Classify") for place in range(len(self._channels))]
+        )
+        room = asyncio.Semaphore(_MAX_UNDER_WAY)
         under_way: set[asyncio.Task[bool]] = set()
         due = self._begin - plan.warmup_s
         while (due := due + self._rng.exponential(mean_gap_s)) < self._end:
@@ -173,7 +153,7 @@ class _Callers:
                 await asyncio.sleep(wait_s)
             await room.acquire()
             if due >= self._begin:
-                self._noted.lateness_s.append(time.monotonic() - due)
+                self._recorded.lateness_s.append(time.monotonic() - due)
             method = next(in_turn)
             call = self._call(Kind.CLASSIFY, method, self._next(), plan.deadline_s, due)
             task = asyncio.create_task(call)
@@ -185,7 +165,7 @@ class _Callers:
     async def _explainer(self, place: int) -> None:
         plan = self._plan
         self._turn += 1
-        method = self._channel_of(place).unary_unary(_EXPLAIN)
+        method = self._method(place, "Explain")
         requests = [
             service_pb2.ExplainRequest(
                 model=plan.model,
@@ -199,40 +179,40 @@ class _Callers:
             self._turn += 1
             request = requests[self._turn % len(requests)]
             if not await self._call(Kind.EXPLAIN, method, request, plan.explain_deadline_s, now):
-                await asyncio.sleep(0.05)  # refused at once: a flood would measure the refusals
+                await asyncio.sleep(0.05)  # refused at once: do not flood the server
 
     async def _call(
         self, kind: Kind, method: Any, request: bytes, timeout_s: float | None, due: float
     ) -> bool:
-        """One call; whether it was answered."""
+        """Makes one call; returns whether it succeeded."""
         code = ""
         try:
             await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             code = error.code().name
         now = time.monotonic()
-        # Explanations take long: those that were begun in the warm-up count by their end.
+        # Explanations take long: those begun in the warm-up count by their end.
         if due >= self._begin or (kind is Kind.EXPLAIN and now >= self._begin):
-            recording = self._noted.recordings[kind]
+            recording = self._recorded.recordings[kind]
             if code:
-                recording.codes[code] += 1
+                recording.errors[code] += 1
             else:
                 recording.latencies_s.append(now - due)
                 recording.num_in_time += now < self._end
         return not code
 
     async def _camera(self, place: int) -> None:
-        """One camera: a frame at each of its times, answers as they come."""
+        """One camera: sends each frame when it is due, reads answers as they come."""
         plan = self._plan
-        number = plan.num_processes * place + self._share.process
-        call = self._channel_of(place).stream_stream(
-            _CLASSIFY_STREAM,
+        number = plan.num_processes * place + self._process
+        call = self._channels[place % len(self._channels)].stream_stream(
+            _SERVICE + "ClassifyStream",
             response_deserializer=service_pb2.ClassifyStreamResponse.FromString,
         )(
             self._frames(number, phase=float(self._rng.random()) / plan.fps),
             metadata=self._metadata,
         )
-        recording = self._noted.recordings[Kind.STREAM]
+        recording = self._recorded.recordings[Kind.STREAM]
         first_due = self._begin - plan.warmup_s
         try:
             async for answer in call:
@@ -245,9 +225,9 @@ class _Callers:
                     recording.num_in_time += now < self._end
                 else:
                     name = service_pb2.FrameStatus.Name(answer.status)
-                    recording.codes[name.removeprefix("FRAME_STATUS_")] += 1
+                    recording.errors[name.removeprefix("FRAME_STATUS_")] += 1
         except grpc.aio.AioRpcError as error:
-            recording.codes[error.code().name] += 1
+            recording.errors[error.code().name] += 1
 
     async def _frames(self, number: int, phase: float) -> AsyncIterator[bytes]:
         plan = self._plan
@@ -261,7 +241,7 @@ class _Callers:
                 await asyncio.sleep(wait_s)
             data = plan.images[number % len(plan.images)]
             number += 1
-            # The frame's number says when it was due: answers need no table.
+            # The frame's number encodes when it was due.
             frame = service_pb2.Frame(
                 frame_id=round((due - first_due) * 1e6), image=image_pb2.Image(encoded=data)
             )
@@ -274,16 +254,9 @@ def _classify_request(plan: LoadPlan, data: bytes) -> bytes:
     return request.SerializeToString()
 
 
-def _channel(reach: Reach) -> Any:
-    options: list[tuple[str, Any]] = [
-        ("grpc.enable_retries", 0),
-        # Else channels to one address would share one connection.
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-        *address_options(reach.address, reach.tls),
-    ]
-    credentials = reach.credentials()
+def _channel(connection: ClientConnection) -> Any:
+    options = [*connection.options(), ("grpc.enable_retries", 0)]
+    credentials = connection.credentials()
     if credentials is None:
-        return grpc.aio.insecure_channel(reach.address, options)
-    return grpc.aio.secure_channel(reach.address, credentials, options)
+        return grpc.aio.insecure_channel(connection.address, options)
+    return grpc.aio.secure_channel(connection.address, credentials, options)

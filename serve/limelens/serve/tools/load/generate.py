@@ -1,4 +1,4 @@
-"""Puts a plan's load on a server: processes of callers begin together, their notes are joined."""
+"""Puts a plan's load on a server: processes of callers begin together, their records are joined."""
 
 from __future__ import annotations
 
@@ -6,107 +6,100 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from limelens.serve.errors import LimelensError, UnavailableError
-from limelens.serve.tools.load.callers import Noted, Share, call_in_process
-from limelens.serve.tools.load.figures import LoadFigures, kind_figures
+from limelens.serve.tools.load.callers import call_in_process
+from limelens.serve.tools.load.metrics import LoadMetrics, kind_metrics
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 
 _CONNECT_S: Final = 15.0
-_LAST_ANSWERS_S: Final = 300.0
+_LAST_RESPONSES_S: Final = 300.0
 
 
 def generate(
     plan: LoadPlan,
     on_begin: Callable[[], None] = lambda: None,
     on_end: Callable[[], None] = lambda: None,
-) -> LoadFigures:
-    """Sends what a plan says, from processes of their own.
+) -> LoadMetrics:
+    """Makes the calls of a plan from processes of their own.
 
     Args:
         plan: The load.
         on_begin: Called when counting begins.
-        on_end: Called when no more calls are begun.
+        on_end: Called when no more calls begin.
 
     Raises:
         UnavailableError: The server could not be reached.
         LimelensError: A process of callers failed.
     """
-    # Forked processes would inherit gRPC's threads half alive.
+    # Forked processes would inherit broken halves of gRPC's threads.
     context = multiprocessing.get_context("spawn")
-    started: list[tuple[BaseProcess, Connection]] = []
+    processes: list[Any] = []
+    connections: list[Connection] = []
     try:
         for number in range(plan.num_processes):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=call_in_process, args=(Share(plan, number), theirs), daemon=True
+                target=call_in_process, args=(plan, number, theirs), daemon=True
             )
             process.start()
             theirs.close()
-            started.append((process, ours))
-        deadline = time.monotonic() + _CONNECT_S
-        for _, connection in started:
-            if not connection.poll(max(0.0, deadline - time.monotonic())):
+            processes.append(process)
+            connections.append(ours)
+        connected_by = time.monotonic() + _CONNECT_S
+        for connection in connections:
+            if not connection.poll(_until(connected_by)):
                 spoken = "plaintext" if plan.tls is None else "TLS"
                 raise UnavailableError(
-                    f"nobody answers on {plan.server} in {spoken}; expected a limelens server "
+                    f"no server answers on {plan.server} in {spoken}; expected a limelens server "
                     f"that speaks it; limelens doctor --server {plan.server} looks closer"
                 )
             _received(connection)
         begin = time.monotonic() + plan.warmup_s + 0.05
-        for _, connection in started:
+        for connection in connections:
             connection.send(begin)
-        time.sleep(max(0.0, begin - time.monotonic()))
+        time.sleep(_until(begin))
         on_begin()
-        time.sleep(_until_over(plan, begin, [connection for _, connection in started]))
+        end = begin + plan.duration_s
+        if plan.calls_each is None:
+            time.sleep(_until(end))
+        else:
+            for connection in connections:  # callers may be done sooner
+                connection.poll(_until(end))
         on_end()
-        last = max(_LAST_ANSWERS_S, plan.explain_deadline_s)
-        noted: list[Noted] = []
-        for _, connection in started:
-            if not connection.poll(last):
-                raise LimelensError(f"calls were not answered within {last:g} s after the last")
-            found = _received(connection)
-            assert isinstance(found, Noted)
-            noted.append(found)
+        last_s = max(_LAST_RESPONSES_S, plan.explain_deadline_s)
+        found = []
+        for connection in connections:
+            if not connection.poll(last_s):
+                raise LimelensError(f"calls did not end within {last_s:g} s after the last began")
+            found.append(_received(connection))
     finally:
-        for one, connection in started:
+        for process, connection in zip(processes, connections, strict=True):
             connection.close()
-            one.terminate()
-            one.join()
-    duration_s = plan.duration_s
-    lateness = np.concatenate([np.asarray(one.lateness_s, np.float64) for one in noted])
-    asked = {
-        Kind.CLASSIFY: bool(plan.callers or plan.rate),
-        Kind.STREAM: bool(plan.streams),
-        Kind.EXPLAIN: bool(plan.explainers),
-    }
-    return LoadFigures(
+            process.terminate()
+            process.join()
+    lateness = np.concatenate([np.asarray(one.lateness_s, np.float64) for one in found])
+    kinds = {*plan.closed_loops, *([Kind.CLASSIFY] if plan.is_open else [])}
+    return LoadMetrics(
         kinds={
-            kind: kind_figures([one.recordings[kind] for one in noted], duration_s)
+            kind: kind_metrics([one.recordings[kind] for one in found], plan.duration_s)
             for kind in Kind
-            if asked[kind]
+            if kind in kinds
         },
-        duration_s=duration_s,
-        generator_cpu=sum(one.cpu_s for one in noted) / duration_s,
+        duration_s=plan.duration_s,
+        generator_cpu=sum(one.cpu_s for one in found) / plan.duration_s,
         late_p99_ms=float(np.percentile(1000 * lateness, 99)) if lateness.size else 0.0,
     )
 
 
-def _until_over(plan: LoadPlan, begin: float, connections: list[Connection]) -> float:
-    """Seconds until no more calls are begun; waits itself where callers may be done sooner."""
-    end = begin + plan.duration_s
-    if plan.calls_each is None:
-        return max(0.0, end - time.monotonic())
-    for connection in connections:
-        connection.poll(max(0.0, end - time.monotonic()))
-    return 0.0
+def _until(moment: float) -> float:
+    return max(0.0, moment - time.monotonic())
 
 
-def _received(connection: Connection) -> object:
+def _received(connection: Connection) -> Any:
     try:
         found = connection.recv()
     except EOFError:

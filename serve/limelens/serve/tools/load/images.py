@@ -1,4 +1,4 @@
-"""Images to send: drawn ones of any size, or the caller's own."""
+"""Images to send: synthetic ones of any size, or the caller's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_image(height: int, width: int, seed: int = 0) -> bytes:
     Args:
         height: In pixels.
         width: In pixels.
-        seed: Another one is another image.
+        seed: Each gives another image.
     """
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (max(1, height // _PATCH), max(1, width // _PATCH), 3))
@@ -40,14 +40,14 @@ def draw_image(height: int, width: int, seed: int = 0) -> bytes:
 
 
 def read_images(paths: Iterable[Path], *, most: int = 256) -> tuple[bytes, ...]:
-    """The bytes of files, and of the image files of folders.
+    """The bytes of files, and of the image files in folders.
 
     Args:
         paths: Files and folders.
-        most: How many are read.
+        most: How many to read.
 
     Raises:
-        InvalidRequestError: There is none.
+        InvalidRequestError: There are none.
         OSError: One cannot be read.
     """
     files: list[Path] = []

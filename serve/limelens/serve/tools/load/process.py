@@ -1,4 +1,4 @@
-"""The process of a server on this machine: starting one, and what it takes of CPU and memory."""
+"""The process of a server on this machine: starting one, and its CPU time and memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _STOP_S: Final = 30.0
 
 @dataclass(frozen=True)
 class Usage:
-    """What a server's process took.
+    """CPU time and memory of a server.
 
     Args:
-        cpu_s: Seconds of all cores together.
-        seconds: In how long.
-        pss_mb: Memory at the end, shared pages divided among those who share them, in MB.
+        cpu_s: CPU time of all cores together.
+        seconds: The time it was measured for.
+        pss_mb: Memory at the end, with shared pages divided among their users (PSS), in MB.
     """
 
     cpu_s: float
@@ -40,9 +40,9 @@ class ServerProcess:
 
     Args:
         address: `HOST:PORT`.
-        pid: Of the process.
-        start_s: From the start until it said SERVING.
-        process: Itself.
+        pid: Its process id.
+        start_s: From the start until it reported SERVING.
+        process: The process.
     """
 
     address: str
@@ -52,10 +52,10 @@ class ServerProcess:
 
 
 class Watch:
-    """Looks at one process and those that it started.
+    """Measures one process and its descendants.
 
     Args:
-        pid: Of the process.
+        pid: The process id.
 
     Raises:
         MissingExtraError: psutil is not installed.
@@ -66,17 +66,17 @@ class Watch:
         self._psutil = psutil = _psutil()
         try:
             self._process = psutil.Process(pid)
-            self._cpu_s, self._began = self._cpu(), time.monotonic()
+            self.begin()
         except psutil.Error as error:
-            raise LimelensError(f"process {pid} cannot be looked at: {error}") from error
+            raise LimelensError(f"process {pid} cannot be measured: {error}") from error
         self._usage: Usage | None = None
 
     def begin(self) -> None:
-        """Counts from now on."""
+        """Measures from now on."""
         self._cpu_s, self._began = self._cpu(), time.monotonic()
 
     def end(self) -> None:
-        """Counts until now."""
+        """Measures until now."""
         cpu_s = self._cpu() - self._cpu_s
         self._usage = Usage(cpu_s, time.monotonic() - self._began, self.pss_mb())
 
@@ -89,7 +89,7 @@ class Watch:
         return self._usage
 
     def pss_mb(self) -> float:
-        """Memory now, in MB; where the system does not tell it as PSS, what is resident."""
+        """Memory now, in MB: PSS, or resident memory where the system has no PSS."""
         total = 0
         for one in self._family():
             with contextlib.suppress(self._psutil.Error):
@@ -110,9 +110,9 @@ class Watch:
 
 
 def local_server(address: str) -> int | None:
-    """The process that listens on an address of this machine; None where that cannot be told.
+    """The process that listens on an address of this machine; None if that is unknown.
 
-    Where several do, it is the one that started them.
+    If several processes do, it is their parent.
 
     Raises:
         MissingExtraError: psutil is not installed.
@@ -141,13 +141,13 @@ def started(command: Sequence[str], *, log: Path | None = None) -> Iterator[Serv
 
     Args:
         command: Starts one and prints `… on HOST:PORT …` once it listens.
-        log: Where its stderr goes; None leaves it to this process's own.
+        log: Where its stderr goes; None is this process's own.
 
     Raises:
-        UnavailableError: It did not start, or never said SERVING.
+        UnavailableError: It did not start, or never reported SERVING.
     """
     began = time.monotonic()
-    # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
+    # In a session of its own Ctrl-C does not reach the server: this process stops it.
     with contextlib.nullcontext() if log is None else log.open("w") as stderr:
         process = subprocess.Popen(
             list(command), stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
@@ -185,7 +185,7 @@ def _wait_until_serving(address: str, deadline: float) -> None:
             except grpc.RpcError:
                 pass
             time.sleep(0.01)
-    raise UnavailableError(f"the server on {address} never said SERVING")
+    raise UnavailableError(f"the server on {address} never reported SERVING")
 
 
 def _psutil() -> Any:
