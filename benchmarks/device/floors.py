@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.untrained import smooth_images
 from limelens.serve.bundle import read_metadata
-from limelens.serve.bundle.session import CPU, CUDA
+from limelens.serve.bundle.devices import CPU, CUDA
 
 Device = Literal["cpu", "cuda"]
 _CAPTURING_RUNS: Final = 5

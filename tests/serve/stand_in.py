@@ -19,10 +19,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, load_bundle
+from limelens.serve.bundle.devices import CUDA
 from limelens.serve.bundle.execution.batch_sizes import BatchRuns, OpenedSession, batch_sizes
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.bundle.execution.prepared import Place
-from limelens.serve.bundle.session import CUDA, Gpu, rows_of
+from limelens.serve.bundle.loading import rows_of
+from limelens.serve.bundle.session import Gpu
 
 OnRun = Callable[[dict[str, NDArray[Any]]], None]
 
@@ -111,7 +113,7 @@ def on_gpu(
     thread: DeviceThread | None = None,
     open_session: Callable[[bytes], Any] | None = None,
 ) -> tuple[Gpu, BatchRuns, str]:
-    """As `limelens.serve.bundle.session._on_gpu`."""
+    """As `_on_gpu` of `limelens.serve.bundle.loading`."""
     thread = thread or DeviceThread("stand-in")
     place = Place("cpu", 0)
 

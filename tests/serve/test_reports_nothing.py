@@ -29,7 +29,7 @@ def files(home: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["limelens.serve", "limelens.cli.app", "limelens.train", "limelens.serve.bundle.session"],
+    ["limelens.serve", "limelens.cli.app", "limelens.train", "limelens.serve.bundle.loading"],
 )
 def test_reporting_is_off_before_anything_can_load_onnxruntime(module: str, tmp_path: Path) -> None:
     code = (

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from limelens.serve.image.decoder_client import start_decoder
-from limelens.serve.repository.model_repository import Repository, ready_line
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.repository.registry import ready_line
 from limelens.serve.rpc.server import Server, allow_many_connections, loop_factory, open_repository
 from limelens.serve.rpc.server_config import ServerConfig
 from limelens.serve.rpc.signals import Signals

@@ -1,4 +1,4 @@
-"""Numbers with the right form of their noun."""
+"""Small pieces of messages."""
 
 from __future__ import annotations
 
@@ -11,3 +11,10 @@ def counted(number: int, noun: str) -> str:
         noun: In the singular; its plural ends in s.
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, its reason alone if it comes from the system."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,9 +18,9 @@ import pytest
 from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
 
 from limelens.serve import load_bundle
+from limelens.serve.bundle.devices import gpu_index
 from limelens.serve.bundle.execution.batch_sizes import batch_sizes, first_sizes
 from limelens.serve.bundle.execution.device_thread import DeviceThread
-from limelens.serve.bundle.session import gpu_index
 from limelens.serve.errors import InvalidRequestError
 
 has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()

@@ -15,8 +15,9 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from limelens.serve import load_bundle
-from limelens.serve.bundle import Golden, Metadata, Task, check_model, seal, session
+from limelens.serve.bundle import Golden, Metadata, Task, check_model, seal
 from limelens.serve.bundle.checks import MAX_BYTES
+from limelens.serve.bundle.devices import CUDA, TF32
 from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError, ProviderError
 
 SHIPPED = Path(__file__).parents[3] / "models" / "facemask" / "1" / "model.onnx"
@@ -425,8 +426,8 @@ def test_cuda_is_refused_where_there_is_none(one_model: Path) -> None:
 
 
 def test_tf32_may_miss_the_golden_vector_by_more_unless_the_bundle_says(bundles: Any) -> None:
-    metadata = bundles.metadata()
-    assert session._tolerance(metadata, session.CUDA, tf32=False) == 1e-3
-    assert session._tolerance(metadata, session.CUDA, tf32=True) == pytest.approx(1e-2)
-    golden = replace(metadata.golden, tolerance={**metadata.golden.tolerance, session.TF32: 0.02})
-    assert session._tolerance(replace(metadata, golden=golden), session.CUDA, tf32=True) == 0.02
+    golden = bundles.metadata().golden
+    assert golden.tolerance_for(CUDA, tf32=False) == 1e-3
+    assert golden.tolerance_for(CUDA, tf32=True) == pytest.approx(1e-2)
+    named = replace(golden, tolerance={**golden.tolerance, TF32: 0.02})
+    assert named.tolerance_for(CUDA, tf32=True) == 0.02

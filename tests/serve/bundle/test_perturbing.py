@@ -18,7 +18,7 @@ from limelens.cli.serving import default_models
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.execution.perturbing import with_perturbation
-from limelens.serve.bundle.session import rows_of
+from limelens.serve.bundle.loading import rows_of
 from limelens.serve.errors import ModelOutputError
 
 pytest.importorskip("skimage")

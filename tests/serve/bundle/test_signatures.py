@@ -117,12 +117,12 @@ def test_a_repository_serves_only_what_is_signed(tmp_path: Path, bundles: Bundle
     sign_bundle(path, private)
     repository = Repository(models, "cpu", public_keys=[public])
     second = bundles.save(models, bundles.metadata(), 2)
-    judge = repository.judge()
-    assert repository.refresh(judge=judge)
+    judge = repository.validator()
+    assert repository.refresh(validator=judge)
     assert repository.get().version == 1
-    assert "not signed" in repository.refused[0].reason
+    assert "not signed" in repository.rejected[0].reason
     sign_bundle(second, private)
-    assert repository.refresh(judge=judge)  # that it was signed since is noticed
+    assert repository.refresh(validator=judge)  # that it was signed since is noticed
     assert repository.get().version == 2
     with pytest.raises(SigningError, match="no public key"):
         Repository(models, "cpu", public_keys=[private])

@@ -370,7 +370,7 @@ def test_explanations_of_a_cameras_changes_are_counted_and_noted_as_all_others(
 ) -> None:
     watched = watch(afraid_of_the_dark)
     noted: list[bool] = []
-    note = watched.server.repository.note
+    note = watched.server.repository.record
 
     def noting(bundle: Any, *, ok: bool) -> None:
         noted.append(ok)

@@ -12,9 +12,9 @@ from limelens.serve.addresses import parse_address
 from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.errors import InvalidRequestError, ListenError
 from limelens.serve.processes import layout
-from limelens.serve.processes.epoch import Epoch
 from limelens.serve.processes.layout import default_processes, share_of
-from limelens.serve.processes.ports import held
+from limelens.serve.processes.messages import Epoch
+from limelens.serve.processes.port import held
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.rpc.server_config import ServerConfig, ServiceSettings
 

@@ -12,7 +12,8 @@ from onnx import TensorProto
 
 from limelens.serve import load_bundle
 from limelens.serve.errors import BundleError, InvalidRequestError, NotFoundError, ProviderError
-from limelens.serve.repository.model_repository import WHOLE, Repository
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.repository.model_version import WHOLE
 
 
 def test_the_newest_version_is_the_default(models: Path) -> None:
@@ -36,7 +37,7 @@ def test_versions_are_numbers_not_words(tmp_path: Path, bundles: Any) -> None:
     repository = Repository(tmp_path, "cpu")
     assert [one.version for one in repository.served] == [9, 10]
     assert repository.get().version == 10
-    [ignored] = repository.refused
+    [ignored] = repository.rejected
     assert (ignored.name, ignored.version) == ("colours", WHOLE)
     assert "colours: ignored: 011, latest; a version is a folder whose name is" in ignored.reason
 
@@ -77,7 +78,7 @@ def test_a_bad_version_is_refused_and_the_others_serve(tmp_path: Path, bundles: 
     (tmp_path / "colours" / "3").mkdir()
     repository = Repository(tmp_path, "cpu")
     assert repository.get("colours").version == 1
-    assert [(one.version, str(bad) in one.reason) for one in repository.refused] == [
+    assert [(one.version, str(bad) in one.reason) for one in repository.rejected] == [
         (2, True),
         (3, False),
     ]
@@ -102,17 +103,17 @@ def test_a_new_version_takes_over_and_a_bad_one_does_not(tmp_path: Path, bundles
     half.write_bytes(first.read_bytes()[:700])
     assert repository.refresh()
     assert repository.get().version == 1
-    assert repository.refused[0].version == 2
+    assert repository.rejected[0].version == 2
 
     half.write_bytes(first.read_bytes())
     assert repository.refresh()
     assert repository.get().version == 2
-    assert not repository.refused
+    assert not repository.rejected
 
     half.write_bytes(b"spoilt")
     assert repository.refresh()
     assert repository.get().version == 2  # what was loaded serves on
-    assert "not an ONNX file" in repository.refused[0].reason
+    assert "not an ONNX file" in repository.rejected[0].reason
 
     shutil.rmtree(half.parent)
     assert repository.refresh()
@@ -150,7 +151,7 @@ def test_one_corrupt_file_neither_stops_the_server_nor_freezes_it(
     bundles.save(tmp_path, bundles.metadata(), 2)
     assert repository.refresh()
     assert repository.get().version == 2
-    assert [one.name for one in repository.refused] == ["another", "first"]
+    assert [one.name for one in repository.rejected] == ["another", "first"]
     assert not repository.refresh()
 
 
@@ -166,17 +167,17 @@ def test_what_is_no_verdict_on_a_file_is_tried_again(
             raise ProviderError("the device is busy")
         return load_bundle(path, *args, **settings)
 
-    monkeypatch.setattr("limelens.serve.repository.model_repository.load_bundle", load)
+    monkeypatch.setattr("limelens.serve.repository.loading.load_bundle", load)
     repository = Repository(tmp_path, "cpu")
     bundles.save(tmp_path, bundles.metadata(), 2)
     bundles.save(tmp_path, bundles.metadata("other"), 1)
     assert repository.refresh()
-    assert [one.reason for one in repository.refused] == ["the device is busy"]
+    assert [one.reason for one in repository.rejected] == ["the device is busy"]
     assert repository.get("other").version == 1
     assert not repository.refresh()
     assert repository.refresh()
     assert repository.get("colours").version == 2
-    assert not repository.refused
+    assert not repository.rejected
     tired.append(True)
     shutil.rmtree(tmp_path / "colours" / "1")
     shutil.rmtree(tmp_path / "other")
@@ -223,7 +224,7 @@ def test_odd_entries_are_named_once_and_stop_nothing(
     repository = Repository(tmp_path, "cpu")
     for _ in range(2):
         assert [(one.name, one.version) for one in repository.served] == [("colours", 1)]
-        found = {one.name: one.reason for one in repository.refused}
+        found = {one.name: one.reason for one in repository.rejected}
         assert found.keys() == expected.keys()
         assert all(expected[name] in reason for name, reason in found.items())
         assert not repository.refresh()
@@ -242,11 +243,11 @@ def test_a_problem_that_is_mended_is_no_longer_told(tmp_path: Path, bundles: Any
     wrong.mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     repository = Repository(tmp_path, "cpu")
-    assert len(repository.refused) == 2
+    assert len(repository.rejected) == 2
     wrong.rmdir()
     (tmp_path / "loop").unlink()
     assert repository.refresh()
-    assert not repository.refused
+    assert not repository.rejected
 
 
 def test_a_model_whose_folder_cannot_be_read_any_more_serves_on(
@@ -262,13 +263,13 @@ def test_a_model_whose_folder_cannot_be_read_any_more_serves_on(
     assert repository.refresh()
     assert repository.get("colours").version == 2
     assert repository.get("other").bundle is before
-    assert [(one.name, one.version) for one in repository.refused] == [("other", WHOLE)]
+    assert [(one.name, one.version) for one in repository.rejected] == [("other", WHOLE)]
 
     (tmp_path / "other").unlink()
     (tmp_path / ".other").rename(tmp_path / "other")
     assert repository.refresh()
     assert repository.get("other").bundle is before
-    assert not repository.refused
+    assert not repository.rejected
 
 
 def test_a_folder_in_the_making_is_not_judged(tmp_path: Path, bundles: Any) -> None:
@@ -277,6 +278,6 @@ def test_a_folder_in_the_making_is_not_judged(tmp_path: Path, bundles: Any) -> N
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "card.json").write_text("{}")
     assert not repository.refresh(is_quiet=lambda _path, _stamp: False)
-    assert not repository.refused
+    assert not repository.rejected
     assert repository.refresh()
-    assert "no version in it" in repository.refused[0].reason
+    assert "no version in it" in repository.rejected[0].reason

@@ -80,9 +80,9 @@ def test_a_pinned_version_that_is_not_there_is_told(tmp_path: Path, bundles: Bun
     fill(tmp_path, bundles, 1, 2)
     repository = Repository(tmp_path, "cpu", versions=parse_versions(["colours=1,3"]))
     assert numbers(repository) == [1]
-    assert [one.version for one in repository.refused] == [3]
-    assert "No such file" in repository.refused[0].reason
+    assert [one.version for one in repository.rejected] == [3]
+    assert "No such file" in repository.rejected[0].reason
     fill(tmp_path, bundles, 3, 4)
     assert repository.refresh()
     assert numbers(repository) == [1, 3]
-    assert not repository.refused
+    assert not repository.rejected

@@ -11,7 +11,7 @@ from tests.conftest import BundleMaker
 
 from limelens.serve.errors import BundleError, UnavailableError
 from limelens.serve.repository.reload import Quiet
-from limelens.serve.repository.validation import Validator, read_judged
+from limelens.serve.repository.validation import Validator, read_validated
 
 
 def test_a_file_is_quiet_once_it_looked_the_same_for_long_enough() -> None:
@@ -42,7 +42,7 @@ def test_what_is_no_longer_asked_for_is_forgotten() -> None:
 def test_a_judge_says_what_loading_would_say(tmp_path: Path, bundles: BundleMaker) -> None:
     good = bundles.save(tmp_path, bundles.metadata())
     judged = Validator()(good)
-    data, metadata = read_judged(good, judged)
+    data, metadata = read_validated(good, judged)
     assert data == good.read_bytes()
     assert metadata.to_props() == bundles.metadata().to_props()
     bad = bundles.save(tmp_path, bundles.metadata("bad"))
@@ -56,7 +56,7 @@ def test_other_bytes_than_those_judged_are_not_loaded(tmp_path: Path, bundles: B
     judged = Validator(run=False)(path)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(BundleError, match="changed while it was checked"):
-        read_judged(path, judged)
+        read_validated(path, judged)
 
 
 def test_a_judge_that_is_stopped_leaves_what_it_reads(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_bad_files_are_refused_with_their_reasons_and_the_old_version_serves_on(
         folder.mkdir()
         (folder / "model.onnx").write_bytes(data)
     with Client(server.address, max_attempts=1) as client:
-        until(lambda: len(server.repository.refused) == len(bad))
+        until(lambda: len(server.repository.rejected) == len(bad))
         assert version_of(client) == 1
         models = listed(client)
         assert [models[version].ready for version in range(1, 7)] == [True] + [False] * 5
@@ -224,13 +224,13 @@ def test_a_refusal_is_logged_once_and_not_at_every_look(
     server = start_server(tmp_path, reload_s=0.02)
     (tmp_path / "colours" / "2").mkdir()
     (tmp_path / "colours" / "2" / "model.onnx").write_bytes(b"no model")
-    until(lambda: bool(server.repository.refused))
+    until(lambda: bool(server.repository.rejected))
     put(tmp_path, bundles, 3)
     until(lambda: server.repository.get().version == 3)
     told = [one for one in caplog.records if "refused colours version 2" in one.getMessage()]
     assert len(told) == 1
-    assert server.repository.swaps.refused == 1
-    assert server.repository.swaps.loaded == 2
+    assert server.repository.load_counts.rejected == 1
+    assert server.repository.load_counts.loaded == 2
 
 
 def test_a_bad_file_in_place_of_a_good_one_is_told_beside_what_serves_on(
@@ -239,7 +239,7 @@ def test_a_bad_file_in_place_of_a_good_one_is_told_beside_what_serves_on(
     path = put(tmp_path, bundles, 1)
     server = start_server(tmp_path, reload_s=0.05)
     path.write_bytes(b"spoilt")
-    until(lambda: bool(server.repository.refused))
+    until(lambda: bool(server.repository.rejected))
     with Client(server.address, max_attempts=1) as client:
         model = listed(client)[1]
         assert model.ready
@@ -261,7 +261,7 @@ def test_a_file_that_is_still_written_is_not_judged_until_it_is_quiet(
             file.flush()
             time.sleep(0.05)
     until(lambda: server.repository.get().version == 2)
-    assert server.repository.swaps.refused == 0
+    assert server.repository.load_counts.rejected == 0
 
 
 def test_a_version_that_is_removed_leaves_its_calls_to_the_one_before(
@@ -338,8 +338,8 @@ def test_a_version_that_fails_after_it_took_over_is_taken_out_again(
         model = listed(client)[2]
         assert not model.ready
         assert "failed several times in a row; version 1" in model.state_reason
-        assert server.repository.swaps.taken_out == 1
-        assert caplog.text.count("it was taken out again") == 1
+        assert server.repository.load_counts.rolled_back == 1
+        assert caplog.text.count("it was rolled back") == 1
         time.sleep(0.3)  # looks go on, and leave it out
         assert version_of(client) == 1
         put(tmp_path, bundles, 3)
@@ -361,7 +361,7 @@ def test_the_version_before_is_at_hand_until_the_new_one_has_proved_itself(
     assert [one.version for one in repository.served] == before
     second = repository.get()
     for _ in range(TOO_MANY):
-        repository.note(second.bundle, ok=False)
+        repository.record(second.bundle, ok=False)
     assert [one.version for one in repository.served] == [1]
     assert not repository.refresh()
     assert repository.get().version == 1
@@ -371,9 +371,9 @@ def test_the_version_before_is_at_hand_until_the_new_one_has_proved_itself(
     second = repository.get()
     assert second.version == 2
     for _ in range(PROVEN):
-        repository.note(second.bundle, ok=True)
+        repository.record(second.bundle, ok=True)
     for _ in range(TOO_MANY):
-        repository.note(second.bundle, ok=False)
+        repository.record(second.bundle, ok=False)
     assert repository.get() is second  # proven: what fails now is told, not taken out
 
 
@@ -388,9 +388,9 @@ def test_a_changed_file_that_fails_gives_way_to_what_it_replaced(
     assert repository.refresh()
     assert repository.get() is not first
     for _ in range(TOO_MANY):
-        repository.note(repository.get().bundle, ok=False)
+        repository.record(repository.get().bundle, ok=False)
     assert repository.get() is first
-    assert "version 1 as it was before" in repository.refused[0].reason
+    assert "version 1 as it was before" in repository.rejected[0].reason
     assert not repository.refresh()
 
 
@@ -409,18 +409,18 @@ def test_what_is_taken_out_during_a_look_stays_out(
 
     def fails_now(path: Path, _stamp: Any) -> bool:
         for _ in range(TOO_MANY):
-            repository.note(second.bundle, ok=False)
+            repository.record(second.bundle, ok=False)
         return path.parent.name == "3"
 
     assert repository.refresh(is_quiet=fails_now)
     third = repository.get()
     assert third.version == 3
-    assert [one.version for one in repository.refused] == [2]
+    assert [one.version for one in repository.rejected] == [2]
     for _ in range(TOO_MANY):
-        repository.note(third.bundle, ok=False)
+        repository.record(third.bundle, ok=False)
     assert repository.get().version == 1
-    assert [one.version for one in repository.refused] == [2, 3]
-    assert repository.swaps.taken_out == 2
+    assert [one.version for one in repository.rejected] == [2, 3]
+    assert repository.load_counts.rolled_back == 2
 
 
 def test_explanations_that_fail_count_against_a_version_too(
@@ -601,7 +601,7 @@ def test_a_server_stops_though_a_file_is_being_judged(
     until(lambda: bool(judges()))
     server.stop()
     until(lambda: not judges())
-    assert not server.repository.refused
+    assert not server.repository.rejected
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])

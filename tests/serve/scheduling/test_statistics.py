@@ -13,7 +13,7 @@ from tests.serve.stand_in import stand_in
 
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
-from limelens.serve.repository.model_repository import ModelVersion
+from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.inference.describing import model_statistics
 from limelens.serve.scheduling.cpu import CpuEngine
 from limelens.serve.scheduling.gpu import GpuEngine

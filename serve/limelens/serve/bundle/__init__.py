@@ -1,12 +1,13 @@
 """A bundle: one ONNX file that holds a classifier with all that is needed to use it.
 
 The graph takes `images: uint8 (N, H, W, 3)` RGB and returns `probabilities: float32 (N, C)` and
-`embedding: float32 (N, D)`. What else there is to know lies in the file's metadata.
+`embedding: float32 (N, D)`. Everything else is in the file's metadata.
 """
 
 from limelens.serve.bundle.checks import check_model, read_metadata, seal
+from limelens.serve.bundle.loading import load_bundle
 from limelens.serve.bundle.metadata import Golden, Metadata, Task
-from limelens.serve.bundle.session import Bundle, load_bundle
+from limelens.serve.bundle.session import Bundle
 
 __all__ = [
     "Bundle",

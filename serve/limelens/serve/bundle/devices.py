@@ -1,6 +1,6 @@
-"""Which devices a server runs on, as an operator writes them: `auto`, `cpu`, `cuda`, `cuda:0,1`.
+"""The names of devices, as operators and onnxruntime write them.
 
-It knows the words, and nothing of what is in the machine.
+It knows names, and nothing of what is in the machine.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from typing import Final
 
 from limelens.serve.errors import InvalidRequestError
 
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+TF32: Final = CUDA + "+TF32"
+"""Names, in a golden vector, the tolerance of CUDA if products round their inputs to 10 bits."""
 _LISTED: Final = re.compile(r"cuda:(\d{1,3}(?:,\d{1,3})*)")
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
-    """The devices that are meant, each as one process is given it.
+    """Reads the option `--device`.
 
     Args:
-        text: `auto`, `cpu`, `cuda`, or `cuda:` and numbers of GPUs with commas between.
+        text: `auto`, `cpu`, `cuda`, or `cuda:` and the numbers of GPUs, separated by commas.
 
     Returns:
-        One of the first three words alone, or `cuda:N` for each GPU.
+        The devices, one for a process: one of the first three words, or `cuda:N` for each GPU.
 
     Raises:
-        InvalidRequestError: It is none of these, or names a GPU twice.
+        InvalidRequestError: None of these, or a GPU is named twice.
     """
     if text in ("auto", "cpu", "cuda"):
         return (text,)
@@ -36,3 +40,19 @@ def parse_devices(text: str) -> tuple[str, ...]:
             "cuda:0,1",
         )
     return devices
+
+
+def gpu_index(device: str) -> int | None:
+    """The number of a GPU, from 0; None for `cpu`.
+
+    Raises:
+        InvalidRequestError: There is no such kind of device.
+    """
+    if device in ("auto", "cuda"):
+        return 0
+    if device == "cpu":
+        return None
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and number.isascii() and number.isdecimal() and len(number) <= 3:
+        return int(number)
+    raise InvalidRequestError("device", f"{device!r}; expected auto, cpu, cuda or cuda:K")

@@ -117,6 +117,12 @@ def _look_at(model: Path) -> Entry | None:
     return Entry(versions, problem)
 
 
+def version_of(path: Path) -> int:
+    """The version of a bundle by its folder's name; 0 if it is not in a model repository."""
+    name = path.parent.name
+    return int(name) if name.isdecimal() else 0
+
+
 def _is_left_out(name: str) -> bool:
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 

@@ -16,12 +16,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.serve.bundle.devices import TF32
 from limelens.serve.errors import BundleError
 from limelens.serve.image import ResizeMode, ResizeRule
 
 _PREFIX: Final = "limelens."
 FORMAT_VERSION: Final = 1
 MAX_TOLERANCE: Final = 0.1
+_TF32_SCALE: Final = 10.0
+"""With TF32 the tolerance is so much larger, unless the golden vector names one for it."""
 
 
 class Task(StrEnum):
@@ -59,6 +62,20 @@ class Golden:
                 raise BundleError(
                     f"the tolerance for {provider} is {value!r}; expected 0 to {MAX_TOLERANCE}"
                 )
+
+    def tolerance_for(self, provider: str, *, tf32: bool) -> float:
+        """The largest difference that is accepted on an execution provider.
+
+        Args:
+            provider: Its name.
+            tf32: Whether products round their inputs to 10 bits.
+
+        Raises:
+            KeyError: There is none for that provider.
+        """
+        if tf32 and TF32 in self.tolerance:
+            return self.tolerance[TF32]
+        return self.tolerance[provider] * (_TF32_SCALE if tf32 else 1.0)
 
 
 @dataclass(frozen=True)

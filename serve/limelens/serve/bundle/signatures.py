@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from limelens.serve.errors import BundleError, MissingExtraError, SigningError
 from limelens.serve.files import write_whole
+from limelens.serve.wording import first_line
 
 SIGNATURE_NAME: Final = "model.sig"
 _FILE_NAME: Final = "model.onnx"
@@ -105,7 +106,7 @@ def check_signature(data: bytes, path: Path, public_keys: Sequence[Path]) -> Non
                     verifier.verify(copy, copied)
             # Whatever a parser may raise for a file that is no signature.
             except Exception as error:
-                reasons.append(f"{key.name}: {_one_line(error)}")
+                reasons.append(f"{key.name}: {first_line(error)}")
             else:
                 return
     raise BundleError(
@@ -136,13 +137,7 @@ def _library(part: str) -> Any:
 
 def _bad_key(key: Path, kind: str, error: Exception) -> str:
     return (
-        f"{key}: no {kind} key that can be used ({_one_line(error)}); expected a PEM file without "
+        f"{key}: no {kind} key that can be used ({first_line(error)}); expected a PEM file without "
         "a password of an elliptic curve, such as `openssl genpkey -algorithm EC -pkeyopt "
         f"ec_paramgen_curve:P-256` makes"
     )
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, load_bundle
-from limelens.serve.bundle.session import CPU, Device
+from limelens.serve.bundle.devices import CPU
 from limelens.serve.client import Client, ExplainArguments, ImageInput, explain_request
 from limelens.serve.client.responses import explanation_update
 from limelens.serve.client.results import ExplanationUpdate, ServedExplanation
@@ -28,7 +28,7 @@ from limelens.serve.explaining.explain_image import (
     explain_image_progressively,
 )
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.repository.model_repository import ModelVersion
+from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.requests.classify import Limits, read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
 from limelens.serve.rpc.responses import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _Explanations = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamResponse], None, None]
 
 
-def local_client(path: str | os.PathLike[str], device: Device = "auto") -> LocalClient:
+def local_client(path: str | os.PathLike[str], device: str = "auto") -> LocalClient:
     """A client that runs one bundle itself.
 
     Args:
@@ -138,7 +138,7 @@ class LocalStub:
         device: As for `load_bundle`.
     """
 
-    def __init__(self, path: Path, device: Device) -> None:
+    def __init__(self, path: Path, device: str) -> None:
         self.bundle = bundle = load_bundle(path, device)
         self._served = ModelVersion(bundle.name, bundle.version, bundle)
         self._limits = Limits()

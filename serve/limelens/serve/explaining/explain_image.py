@@ -33,7 +33,7 @@ from limelens.serve.image.decoding import open_checked
 
 if TYPE_CHECKING:
     from limelens.explain import Explanation, Faithfulness, LabelExplanation
-    from limelens.serve.bundle.execution.perturbing import Prepare, RowModel
+    from limelens.serve.bundle.execution.perturbing import PreparePerturbed, RowModel
 
 MAX_DRAWN: Final = 1024
 """Longer side of the images that are drawn, in pixels."""
@@ -104,7 +104,7 @@ class _Model:
         self._check()
         return self._bundle.predict(images)
 
-    def _checked(self, prepare: Prepare) -> Prepare:
+    def _checked(self, prepare: PreparePerturbed) -> PreparePerturbed:
         """The same for images that the device makes."""
 
         def prepared(

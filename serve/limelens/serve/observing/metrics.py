@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from limelens.serve.explaining.explain_image import RenderedExplanation
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.observing.pauses import Pauses
-    from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
+    from limelens.serve.repository.model_version import ModelVersion
+    from limelens.serve.repository.registry import ModelRegistry
     from limelens.serve.scheduling.engine import Engine
     from limelens.serve.scheduling.inference import Completion
 
@@ -119,7 +120,7 @@ class Metrics(Observer):
         max_labels: Labels of one model that are counted by name.
     """
 
-    def __init__(self, repository: ModelVersions, *, max_labels: int = MAX_LABELS) -> None:
+    def __init__(self, repository: ModelRegistry, *, max_labels: int = MAX_LABELS) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -427,7 +428,7 @@ class ModelsCollector(Collector):
         models: Where that is known.
     """
 
-    def __init__(self, models: ModelVersions) -> None:
+    def __init__(self, models: ModelRegistry) -> None:
         self._repository = models
 
     def describe(self) -> Iterable[Metric]:
@@ -456,7 +457,7 @@ class ModelsCollector(Collector):
             labels=("model",),
         )
         counts = {served.name: 0 for served in repository.served}
-        for one in repository.refused:
+        for one in repository.rejected:
             counts[one.name] = counts.get(one.name, 0) + 1
         for name, count in counts.items():
             refused.add_metric((name,), count)
@@ -464,7 +465,7 @@ class ModelsCollector(Collector):
         yield CounterMetricFamily(
             "limelens_load_failures",
             "How often a model's file was refused.",
-            value=repository.num_failures,
+            value=repository.load_counts.rejected,
         )
 
 

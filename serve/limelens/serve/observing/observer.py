@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from limelens.serve.call_context import Call
     from limelens.serve.decisions.decision import Prediction
     from limelens.serve.explaining.explain_image import RenderedExplanation
-    from limelens.serve.repository.model_repository import ModelVersion
+    from limelens.serve.repository.model_version import ModelVersion
     from limelens.serve.scheduling.inference import Completion, InferenceResult
 
 Metadata = Iterable[tuple[str, str | bytes]]

@@ -1,11 +1,15 @@
 """Several ordinary servers behind one port, and the small process that looks after them.
 
-    supervisor   starts workers, restarts them, passes signals on         `limelens serve`
-      rollout    one state of versions for all of them
-      admission  one count of each client's calls
-      totals     one page of metrics
-    worker       a `limelens.serve.rpc.server.Server` with its share of the machine
+    supervisor         starts workers, restarts them, passes signals on       `limelens serve`
+      worker_process   one worker, as the supervisor sees it
+      rollout          one state of versions for all workers
+      metrics_page     one page of metrics for all workers
+    worker             a `limelens.serve.rpc.server.Server` with its share of the machine
+      staged_registry  the versions that it serves
+    admission          one count of each client's calls; both sides
+    channel, messages  what the two processes say to each other, and how
+    layout, port       shares of the machine; the address that all listen on
 
 Workers are started anew, never forked: threads and CUDA do not survive a fork. They listen on the
-same address by SO_REUSEPORT, so the kernel spreads connections over them.
+same address with SO_REUSEPORT, so the kernel spreads connections over them.
 """

@@ -1,7 +1,7 @@
-"""One count of each client's calls, whichever worker they come to.
+"""One count of each client's calls, whichever worker they reach.
 
-Workers ask the supervisor, whose limiter is the same as that of a server alone, but only about
-clients that have a limit: nobody else waits for it.
+Workers ask the supervisor, which has the limiter of a single server, but only about clients that
+have a limit: other calls do not wait for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from limelens.serve.processes.channel import Channel
 
 
 class SharedLimiter(Limiter):
-    """A worker's side.
+    """The side of a worker.
 
     Args:
         channel: To the supervisor.
@@ -27,7 +27,7 @@ class SharedLimiter(Limiter):
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
-        self._tickets = itertools.count()
+        self._numbers = itertools.count()
 
     def admitted(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """See `Limiter`."""
@@ -38,24 +38,24 @@ class SharedLimiter(Limiter):
     async def charge(self, caller: Caller, cost: int) -> None:
         """See `Limiter`."""
         if caller.limits.rate is not None:
-            await self._channel.ask("charge", replace(caller, rights=frozenset()), cost)
+            await self._channel.request("charge", replace(caller, rights=frozenset()), cost)
 
     @asynccontextmanager
     async def _admitted(self, caller: Caller) -> AsyncIterator[None]:
-        ticket = next(self._tickets)
+        number = next(self._numbers)
         try:
-            await self._channel.ask("admit", ticket, caller)
+            await self._channel.request("admit", number, caller)
             yield
         finally:
             if caller.limits.max_calls is not None:
-                self._channel.tell("leave", ticket)
+                self._channel.send("leave", number)
 
 
 class Admissions:
-    """The supervisor's side, for one worker.
+    """The side of the supervisor, for one worker.
 
     Args:
-        limiter: Of all workers.
+        limiter: Shared by all workers.
     """
 
     def __init__(self, limiter: Limiter) -> None:
@@ -63,34 +63,34 @@ class Admissions:
         self._places: dict[int, AbstractAsyncContextManager[None]] = {}
         self._leaving: set[asyncio.Task[object]] = set()
 
-    async def admit(self, ticket: int, caller: Caller) -> None:
-        """Gives a call its place, when there is one.
+    async def admit(self, number: int, caller: Caller) -> None:
+        """Waits until a call may run, and gives it a place.
 
         Raises:
-            OverloadedError: As of `Limiter.admitted`.
+            OverloadedError: As `Limiter.admitted`.
         """
         place = self._limiter.admitted(caller)
         await place.__aenter__()
         if caller.limits.max_calls is not None:
-            self._places[ticket] = place
+            self._places[number] = place
 
     async def charge(self, caller: Caller, cost: int) -> None:
         """Counts what a call costs beyond one.
 
         Raises:
-            OverloadedError: As of `Limiter.charge`.
+            OverloadedError: As `Limiter.charge`.
         """
         await self._limiter.charge(caller, cost)
 
-    def leave(self, ticket: int) -> None:
-        """Takes a call's place back, if it has one."""
-        place = self._places.pop(ticket, None)
+    def leave(self, number: int) -> None:
+        """Frees the place of a call, if it has one."""
+        place = self._places.pop(number, None)
         if place is not None:
             task = asyncio.ensure_future(place.__aexit__(None, None, None))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
     def close(self) -> None:
-        """Takes all places back: the worker is gone."""
-        for ticket in tuple(self._places):
-            self.leave(ticket)
+        """Frees all places: the worker is gone."""
+        for number in tuple(self._places):
+            self.leave(number)

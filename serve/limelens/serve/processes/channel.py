@@ -1,8 +1,8 @@
 """Messages between the supervisor and a worker, over a pair of connected sockets.
 
-Each side tells the other something, or asks and waits for what comes back, errors included.
-Messages are pickles: both ends are the same program, and nobody else holds an end. It knows
-nothing of what is said.
+Each side sends messages, or requests and waits for the reply, errors included. Messages are
+pickles: both ends are the same program, and no other process holds an end. It knows nothing of what
+the messages mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 from limelens.serve.errors import LimelensError, UnavailableError
 
 Handler = Callable[..., Any]
-"""Takes what was said; may be a coroutine function, whose result then answers who asked."""
+"""Takes the content of a message; what it returns, or its coroutine does, is the reply."""
 
 _SIZE: Final = struct.Struct("!Q")
 _log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ class Channel:
 
     Args:
         reader: From the other end.
-        writer: To it.
-        handlers: By the word with which a message begins.
+        writer: To the other end.
+        handlers: By the first word of a message.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Channel:
         self._writer = writer
         self._handlers = handlers
         self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._answering: dict[int, asyncio.Task[None]] = {}
-        self._over = False
+        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._replying: dict[int, asyncio.Task[None]] = {}
+        self._is_over = False
 
     @classmethod
     async def over(cls, end: socket.socket, handlers: Mapping[str, Handler]) -> Channel:
@@ -54,100 +54,100 @@ class Channel:
         return cls(*await asyncio.open_connection(sock=end), handlers)
 
     async def run(self) -> None:
-        """Hears the other end out, until it is gone."""
+        """Receives messages until the other end is gone."""
         try:
             while True:
                 size = _SIZE.unpack(await self._reader.readexactly(_SIZE.size))[0]
                 number, word, content = pickle.loads(await self._reader.readexactly(size))
-                self._hear(number, word, content)
+                self._receive(number, word, content)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            self._over = True
+            self._is_over = True
             self._writer.close()
-            for task in self._answering.values():
+            for task in self._replying.values():
                 task.cancel()
-            for asked in self._asked.values():
-                if not asked.done():
-                    asked.set_exception(_gone())
+            for request in self._requests.values():
+                if not request.done():
+                    request.set_exception(_gone())
 
-    def tell(self, word: str, *content: object) -> None:
-        """Says something that needs no answer; where the other end is gone, nobody hears it."""
-        self._send(None, word, content)
+    def send(self, word: str, *content: object) -> None:
+        """Sends a message that needs no reply; it is lost if the other end is gone."""
+        self._write(None, word, content)
 
-    async def ask(self, word: str, *content: object) -> Any:
-        """Says something and waits for the answer; to be asked no longer is told too.
+    async def request(self, word: str, *content: object) -> Any:
+        """Sends a message and waits for the reply; cancelling the wait cancels the handler.
 
         Raises:
             UnavailableError: The other end is gone.
-            LimelensError: What the other end raised.
+            LimelensError: What the handler raised.
         """
-        if self._over:
+        if self._is_over:
             raise _gone()
         number = next(self._numbers)
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        reply = self._requests[number] = asyncio.get_running_loop().create_future()
         try:
-            self._send(number, word, content)
-            return await answer
+            self._write(number, word, content)
+            return await reply
         except asyncio.CancelledError:
-            self._send(number, "", ("cancelled", None))
+            self._write(number, "", ("cancelled", None))
             raise
         finally:
-            del self._asked[number]
+            del self._requests[number]
 
-    def _send(self, number: int | None, word: str, content: tuple[object, ...]) -> None:
-        if self._over or self._writer.is_closing():
+    def _write(self, number: int | None, word: str, content: tuple[object, ...]) -> None:
+        if self._is_over or self._writer.is_closing():
             return
         data = pickle.dumps((number, word, content), protocol=pickle.HIGHEST_PROTOCOL)
         self._writer.writelines((_SIZE.pack(len(data)), data))
 
-    def _hear(self, number: int | None, word: str, content: tuple[Any, ...]) -> None:
-        if not word:
-            self._hear_answer(number, *content)
-        elif number is None:
+    def _receive(self, number: int | None, word: str, content: tuple[Any, ...]) -> None:
+        if number is None:
             self._handlers[word](*content)
+        elif not word:
+            self._receive_reply(number, *content)
         else:
-            task = asyncio.create_task(self._answer(number, word, content))
-            self._answering[number] = task
-            task.add_done_callback(lambda _: self._answering.pop(number, None))
+            task = asyncio.create_task(self._reply(number, word, content))
+            self._replying[number] = task
+            task.add_done_callback(lambda _: self._replying.pop(number, None))
 
-    def _hear_answer(self, number: int | None, how: str, what: Any) -> None:
-        if how == "cancelled":
-            task = self._answering.get(number) if number is not None else None
+    def _receive_reply(self, number: int, kind: str, value: Any) -> None:
+        if kind == "cancelled":
+            task = self._replying.get(number)
             if task is not None:
                 task.cancel()
             return
-        asked = self._asked.get(number) if number is not None else None
-        if asked is None or asked.done():
+        request = self._requests.get(number)
+        if request is None or request.done():
             return
-        if how == "raised":
-            asked.set_exception(what)
+        if kind == "raised":
+            request.set_exception(value)
         else:
-            asked.set_result(what)
+            request.set_result(value)
 
-    async def _answer(self, number: int, word: str, content: tuple[Any, ...]) -> None:
+    async def _reply(self, number: int, word: str, content: tuple[Any, ...]) -> None:
         try:
-            found = self._handlers[word](*content)
-            if isinstance(found, Awaitable):
-                found = await found
+            value = self._handlers[word](*content)
+            if isinstance(value, Awaitable):
+                value = await value
         except LimelensError as error:
-            self._send(number, "", ("raised", error))
+            self._write(number, "", ("raised", error))
         except Exception as error:
-            _log.exception("%r could not be answered", word)
+            _log.exception("%r failed", word)
             text = f"{type(error).__name__}: {error}"
-            self._send(number, "", ("raised", LimelensError(text)))
+            self._write(number, "", ("raised", LimelensError(text)))
         else:
-            self._send(number, "", ("returned", found))
+            self._write(number, "", ("returned", value))
 
 
 def send_first(end: socket.socket, message: object) -> None:
-    """Sends what the other process reads before it has a loop; it fits into a socket's buffer."""
+    """Sends what the other process reads before it has a loop; it must fit a socket's buffer."""
     data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     end.sendall(_SIZE.pack(len(data)) + data)
 
 
 def receive_first(end: socket.socket) -> Any:
-    """Reads that.
+    """Receives what `send_first` sent.
 
     Raises:
         UnavailableError: The other end is gone.

@@ -1,8 +1,7 @@
-"""How many processes serve, and which part of the machine and of the limits each of them gets.
+"""How many processes serve, and which share of the machine and of the limits each gets.
 
-It knows numbers, and nothing of processes that run. Two kinds of limits are told apart: what is
-promised about a client is counted for the whole server (`limelens.serve.processes.admission`);
-what bounds memory or work is divided here.
+Limits on one client are counted for the whole server (`limelens.serve.processes.admission`); limits
+on memory or work are divided here. It knows numbers, and nothing of running processes.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.rpc.server_config import ServerConfig
 
 CORES_FOR_ONE: Final = 4
-"""So many cores one process can keep busy; Python's lock ends its gain soon after."""
+"""Cores that one process can keep busy; with more, Python's lock limits it."""
 CORES_EACH: Final = 2
 MOST_ON_GPU: Final = 6
-"""More processes than these only share one device's time."""
+"""More processes than these gain nothing: they share the time of one device."""
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by affinity, and by its control group's quota."""
+    """Cores that this process may use: by affinity, and by the quota of its control group."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         quota, period = _CGROUP_LIMIT.read_text().split()
@@ -39,12 +38,12 @@ def usable_cores() -> int:
 
 
 def default_processes(listen: str, device: str, num_threads: int | None) -> int:
-    """How many processes serve where nobody says it.
+    """How many processes serve by default.
 
     Args:
-        listen: Where; a socket of the file system has one listener.
-        device: As of `ServerConfig`.
-        num_threads: Of all together; None is one for each core.
+        listen: The address; a socket of the file system has one listener.
+        device: As in `ServerConfig`.
+        num_threads: Of all processes together; None is one for each core.
     """
     if sys.platform != "linux" or is_unix(listen):
         return 1
@@ -55,11 +54,11 @@ def default_processes(listen: str, device: str, num_threads: int | None) -> int:
 
 
 def share_of(config: ServerConfig, number: int) -> ServerConfig:
-    """What one of the processes is told.
+    """The configuration of one process.
 
     Args:
-        config: Of all of them.
-        number: Which it is, from 1.
+        config: Of all processes together.
+        number: Of the process, from 1.
     """
     count, devices = config.processes, parse_devices(config.device)
     threads = num_threads_of(config)
@@ -74,7 +73,7 @@ def share_of(config: ServerConfig, number: int) -> ServerConfig:
         max_calls=_part(config.max_calls, count),
         service=replace(
             service,
-            # A few of the largest requests fit into each queue: connections are dealt out unevenly.
+            # A few of the largest requests fit into each queue: connections spread unevenly.
             max_queue=min(service.max_queue, max(4 * images, _part(service.max_queue, count))),
             max_waiting_bytes=_part(service.max_waiting_bytes, count),
             max_streams=_part(service.max_streams, count),
@@ -85,7 +84,7 @@ def share_of(config: ServerConfig, number: int) -> ServerConfig:
 
 
 def num_threads_of(config: ServerConfig) -> int:
-    """Threads of all the processes together, on the CPU; each has one at least."""
+    """Threads of all processes together, on the CPU; at least one each."""
     return config.num_threads or max(config.processes, usable_cores())
 
 
@@ -94,7 +93,7 @@ def _part(whole: int, count: int) -> int:
 
 
 def _may_have_cuda() -> bool:
-    """Whether a GPU and an onnxruntime for it seem to be there; loading that would take long."""
+    """Whether a GPU and an onnxruntime for it seem to be there; loading that takes too long."""
     found = importlib.util.find_spec("onnxruntime")
     if found is None or found.origin is None or not any(Path("/dev").glob("nvidia[0-9]*")):
         return False

@@ -1,23 +1,25 @@
-"""What the supervisor and its workers tell each other: plain values, on which others act."""
+"""What the supervisor and its workers share: the values they send, and the number of an epoch."""
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limelens.serve.repository.model_repository import RejectedVersion, Swaps
+from limelens.serve.repository.model_version import LoadCounts, RejectedVersion
 from limelens.serve.rpc.server_config import ServerConfig
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is told before anything else.
+    """The first message to a worker.
 
     Args:
-        number: Which it is, from 1.
+        number: Of the worker, from 1.
         config: How its server is set up.
-        metrics: The folder into which it counts; None is not at all.
+        metrics: The folder that it counts into; None if metrics are off.
     """
 
     number: int
@@ -36,18 +38,44 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Stage:
-    """The state of all models.
+    """A state of all models, staged before it is served.
 
     Args:
         epoch: Its number.
-        served: By name and version, the number of the bundle that answers.
-        refused: What does not answer, and why.
-        swaps: What became of versions so far.
-        on_trial: Numbers of bundles whose answers are to be told of.
+        served: By name and version, the number of the bundle.
+        rejected: The rejected versions.
+        load_counts: What became of versions so far.
+        canaries: Numbers of the bundles whose results are reported.
     """
 
     epoch: int
     served: Mapping[tuple[str, int], int]
-    refused: tuple[RejectedVersion, ...]
-    swaps: Swaps
-    on_trial: frozenset[int] = field(default_factory=frozenset)
+    rejected: tuple[RejectedVersion, ...]
+    load_counts: LoadCounts
+    canaries: frozenset[int] = field(default_factory=frozenset)
+
+
+class Epoch:
+    """The number of the state that is served, in memory that all processes share.
+
+    One process writes it, in one store of eight bytes: every reader sees the number before or the
+    number after.
+
+    Args:
+        file: Descriptor of the memory, to be passed on to other processes; None allocates some.
+    """
+
+    def __init__(self, file: int | None = None) -> None:
+        if file is None:
+            file = os.memfd_create("limelens-epoch")  # not a file that others could open or fill
+            os.ftruncate(file, mmap.PAGESIZE)
+        self.file = file
+        self._memory = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("Q")
+
+    def read(self) -> int:
+        """The number now."""
+        return self._memory[0]
+
+    def write(self, number: int) -> None:
+        """Replaces it, for all processes at once."""
+        self._memory[0] = number

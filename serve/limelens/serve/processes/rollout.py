@@ -1,8 +1,8 @@
-"""One state of versions for all workers: loaded by all, then held by all from one moment on.
+"""One state of versions for all workers: all load it, then all serve it from one moment on.
 
-The supervisor's repository finds and judges versions and decides what is served, as a server alone
-does; but its bundles are only described here, and run in the workers. It asks for a bundle to be
-loaded (`load`), and tells when its state changed (`publish`); both wait until it is so.
+The supervisor's repository finds, validates and swaps versions, as in a single server; but its
+bundles are only descriptions, and run in the workers. It calls `load` for a bundle and `publish`
+when its state changed; both return when the workers have followed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.session import CPU
+from limelens.serve.bundle.devices import CPU
+from limelens.serve.bundle.folder import version_of
 from limelens.serve.errors import BundleError, LimelensError, UnavailableError
-from limelens.serve.processes.epoch import Epoch
-from limelens.serve.processes.messages import Loaded, Stage
-from limelens.serve.processes.process import WorkerProcess
+from limelens.serve.processes.messages import Epoch, Loaded, Stage
+from limelens.serve.processes.worker_process import WorkerProcess
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.repository.validation import Validator, read_judged
+from limelens.serve.repository.validation import Validator, read_validated
 
 _MOST_LOST = 2
-"""So many workers may be lost over a bundle before it is refused."""
+"""A bundle is refused once so many workers ended while they loaded it."""
 _log = logging.getLogger(__name__)
 
 
@@ -33,15 +33,15 @@ class Rollout:
     """Brings bundles and states to the workers.
 
     Args:
-        epoch: Is read by every worker for every call.
-        judge: Checks files where the repository names nobody.
-        count: How many workers there are to be; nothing is loaded before all of them are.
-        num_threads: Of all of them, on the CPU.
+        epoch: The number that every worker reads for every call.
+        validator: Checks files while the server starts, when the repository gives no validator.
+        count: Number of workers; nothing is loaded before all of them have joined.
+        num_threads: Of all workers together, on the CPU.
     """
 
-    def __init__(self, epoch: Epoch, judge: Validator, count: int, num_threads: int) -> None:
+    def __init__(self, epoch: Epoch, validator: Validator, count: int, num_threads: int) -> None:
         self._epoch = epoch
-        self._judge = judge
+        self._validator = validator
         self._count = count
         self._num_threads = num_threads
         self._closed = False
@@ -51,45 +51,45 @@ class Rollout:
         self._joined = asyncio.Condition()
         self._was_complete = False
         self._stage: Stage | None = None
-        self._held: tuple[Bundle, ...] = ()  # what the stage names, while it holds
-        self._on_trial: frozenset[int] = frozenset()
+        self._served: tuple[Bundle, ...] = ()  # keeps the bundles of the stage alive
+        self._canaries: frozenset[int] = frozenset()
         self._chunks: dict[int, int] = {}  # by the bundle's number
         self._choosing: asyncio.Task[None] | None = None
-        self._changing = asyncio.Lock()  # held from deciding what the state is until it holds
+        self._changing = asyncio.Lock()  # held from reading the state until it is served
         self._numbers = itertools.count(1)
-        # What the repository lets go, neither served nor to go back to, the workers let go too.
+        # Workers release the bundles that the repository no longer holds.
         self._bundles: weakref.WeakValueDictionary[int, Bundle] = weakref.WeakValueDictionary()
 
     @property
     def members(self) -> tuple[WorkerProcess, ...]:
-        """Workers that have what is served."""
+        """The workers that have loaded what is served."""
         return tuple(self._members)
 
-    # From the repository's threads.
+    # Called in the repository's threads.
 
-    def load(self, path: Path, judge: Validator | None) -> Bundle:
+    def load(self, path: Path, validator: Validator | None) -> Bundle:
         """Has all workers load a file; see `limelens.serve.repository.model_repository.Load`.
 
         Raises:
-            BundleError: A judge or one of them refuses it.
+            BundleError: The validator or a worker refuses it.
             ProviderError: A worker's device cannot be used.
-            UnavailableError: There are no workers any more.
+            UnavailableError: The server is going down.
         """
-        data, metadata = read_judged(path, (judge or self._judge)(path))
-        found = Bundle(metadata, _version(path), path, "", "", 0, session=None, file=data)
+        data, metadata = read_validated(path, (validator or self._validator)(path))
+        found = Bundle(metadata, version_of(path), path, "", "", 0, session=None, file=data)
         return asyncio.run_coroutine_threadsafe(self._load(found), self._loop).result()
 
     def publish_from_thread(self) -> None:
-        """Has all workers change to the repository's state; returns when they have."""
+        """Has all workers serve the repository's state; returns when they do."""
         asyncio.run_coroutine_threadsafe(self.publish(), self._loop).result()
 
-    # On the loop.
+    # Called on the loop.
 
     async def begin(self, repository: Repository) -> None:
         """Publishes a repository's state from now on."""
         self._repository = repository
         await self.publish()
-        # A server that starts serves meanwhile; whoever wants an explanation waits.
+        # The server starts meanwhile; only explanations wait.
         self._choosing = asyncio.create_task(self._choose_chunks())
 
     async def _choose_chunks(self) -> None:
@@ -97,12 +97,12 @@ class Rollout:
             await self._choose_chunk(number, bundle)
 
     async def join(self, worker: WorkerProcess) -> None:
-        """Gives a worker what the others have. From then on it takes part in every change.
+        """Has a worker load what the others have; from then on it takes part in every change.
 
         Raises:
-            LimelensError: It cannot have it.
+            LimelensError: It cannot load that.
         """
-        await self._catch_up(worker)  # takes long, and must not hold up a change
+        await self._catch_up(worker)  # takes long, and must not delay a change
         async with self._changing:
             await self._catch_up(worker)
             if self._stage is not None:
@@ -113,12 +113,12 @@ class Rollout:
             self._joined.notify_all()
 
     def leave(self, worker: WorkerProcess) -> None:
-        """A worker is gone."""
+        """Removes a worker that is gone."""
         if worker in self._members:
             self._members.remove(worker)
 
     async def close(self) -> None:
-        """Nothing is loaded any more; who waits for that is told."""
+        """Ends all waits for workers; nothing is loaded any more."""
         if self._choosing is not None:
             self._choosing.cancel()
         self._closed = True
@@ -126,7 +126,7 @@ class Rollout:
             self._joined.notify_all()
 
     async def publish(self) -> None:
-        """Has all workers change to the repository's state at one moment."""
+        """Has all workers serve the repository's state from one moment on."""
         assert self._repository is not None
         async with self._changing:
             repository, snapshot = self._repository, self._repository.snapshot
@@ -135,43 +135,43 @@ class Rollout:
             stage = Stage(
                 self._epoch.read() + 1,
                 {(one.name, one.version): numbers[one.bundle] for one in served},
-                tuple(one for model in snapshot.values() for one in model.refused.values()),
-                repository.swaps,
-                self._numbers_of(repository.on_trial),
+                tuple(one for model in snapshot.values() for one in model.rejected.values()),
+                repository.load_counts,
+                self._numbers_of(repository.canaries),
             )
-            await asyncio.gather(*(self._bring(worker, stage) for worker in self._members))
+            await asyncio.gather(*(self._stage_on(worker, stage) for worker in self._members))
             self._epoch.write(stage.epoch)
-            self._stage, self._held = stage, tuple(one.bundle for one in served)
-            self._on_trial = stage.on_trial
+            self._stage, self._served = stage, tuple(one.bundle for one in served)
+            self._canaries = stage.canaries
             for worker in self._members:
-                worker.tell("settle", stage.epoch, stage.on_trial)
+                worker.send("settle", stage.epoch, stage.canaries)
 
-    def noted(self) -> None:
-        """Answers were counted: of a version that has proved itself workers tell no more."""
+    def follow_canaries(self) -> None:
+        """Has workers report the results of current canaries only."""
         assert self._repository is not None
-        on_trial = self._numbers_of(self._repository.on_trial)
-        if on_trial != self._on_trial:
-            self._on_trial = on_trial
+        canaries = self._numbers_of(self._repository.canaries)
+        if canaries != self._canaries:
+            self._canaries = canaries
             for worker in self._members:
-                worker.tell("follow", on_trial)
+                worker.send("follow", canaries)
 
     def bundle(self, number: int) -> Bundle | None:
-        """The bundle of a number; None where it was let go."""
+        """The bundle of a number; None if it was released."""
         return self._bundles.get(number)
 
     async def _load(self, found: Bundle) -> Bundle:
         number = next(self._numbers)
-        # At the start nothing but the start is lost with a worker.
+        # At the start no calls are lost with a worker, so that all may load at once.
         first = None if self._stage is None else await self._load_on_one(number, found)
         if first is None:
-            await self._members_are_there()
-        answers = await asyncio.gather(
+            await self._wait_for_members()
+        outcomes = await asyncio.gather(
             *(self._load_on(worker, number, found) for worker in self._members),
             return_exceptions=True,
         )
-        for one in answers:
+        for one in outcomes:
             if isinstance(one, UnavailableError) and first is not None:
-                # Another takes its place, and catches up; at the end none does.
+                # Its replacement catches up; when the server ends there is none.
                 _log.log(logging.DEBUG if self._closed else logging.WARNING, "%s", one)
             elif isinstance(one, BaseException):
                 self._release(number)
@@ -190,16 +190,16 @@ class Rollout:
             file=found.file,
         )
         self._bundles[number] = bundle
-        weakref.finalize(bundle, self._let_go, number).atexit = False
+        weakref.finalize(bundle, self._release_from_thread, number).atexit = False
         if self._stage is not None:
             await self._choose_chunk(number, bundle)
         return bundle
 
     async def _choose_chunk(self, number: int, bundle: Bundle) -> None:
-        """Has one worker choose the chunk of explanations by its device, and the others take it.
+        """Has one worker choose the chunk of explanations, and the others take it.
 
-        Each for itself would choose by how busy the device was at that moment, and explanations of
-        two workers would differ in their last digits.
+        If each chose for itself, by how busy the device is at that moment, explanations of two
+        workers would differ in their last digits.
         """
         if bundle.provider == CPU:
             return
@@ -213,10 +213,10 @@ class Rollout:
         )
 
     async def _load_on_one(self, number: int, found: Bundle) -> Loaded:
-        """One worker tries it before the others: what it is lost over does not reach them."""
+        """Tries a bundle on one worker first: a bundle that ends it does not reach the others."""
         lost: list[str] = []
         while len(lost) < _MOST_LOST:
-            await self._members_are_there()
+            await self._wait_for_members()
             try:
                 loaded = await self._load_on(self._members[0], number, found)
             except UnavailableError as error:
@@ -224,13 +224,15 @@ class Rollout:
             else:
                 assert loaded is not None
                 return loaded
-        raise BundleError(f"{found.path}: {len(lost)} workers were lost that loaded it: {lost[-1]}")
+        raise BundleError(
+            f"{found.path}: {len(lost)} workers ended while they loaded it: {lost[-1]}"
+        )
 
-    async def _members_are_there(self) -> None:
-        """Waits until all workers have been there, and some are.
+    async def _wait_for_members(self) -> None:
+        """Waits until all workers have joined once, and at least one is there.
 
         Raises:
-            UnavailableError: Nothing is loaded any more.
+            UnavailableError: The server is going down.
         """
         async with self._joined:
             await self._joined.wait_for(
@@ -252,8 +254,8 @@ class Rollout:
             if number in self._chunks:
                 await worker.choose_chunk(number, self._chunks[number])
 
-    async def _bring(self, worker: WorkerProcess, stage: Stage) -> None:
-        """Lays a state ready in a worker; one that fails is ended, for it would answer the old."""
+    async def _stage_on(self, worker: WorkerProcess, stage: Stage) -> None:
+        """Stages a state in a worker; ends one that fails, which would serve an old state."""
         try:
             await self._catch_up(worker)
             await worker.stage(stage)
@@ -267,7 +269,7 @@ class Rollout:
         wanted = {id(bundle) for bundle in bundles}
         return frozenset(one for one, bundle in self._bundles.items() if id(bundle) in wanted)
 
-    def _let_go(self, number: int) -> None:
+    def _release_from_thread(self, number: int) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed, and the workers are gone
             self._loop.call_soon_threadsafe(self._release, number)
 
@@ -275,8 +277,3 @@ class Rollout:
         self._chunks.pop(number, None)
         for worker in self._members:
             worker.release(number)
-
-
-def _version(path: Path) -> int:
-    name = path.parent.name
-    return int(name) if name.isdecimal() else 0

@@ -1,8 +1,8 @@
 """A process that serves: `python -m limelens.serve.processes.worker`, started by a supervisor.
 
-It is `limelens.serve.rpc.server.Server` with a share of the machine. The supervisor says what is
-served and when it stops. The worker watches the channel to it: when that is gone, it finishes its
-calls and ends, so that whoever looks after the supervisor can start everything anew.
+It is `limelens.serve.rpc.server.Server` with a share of the machine. The supervisor decides what is
+served and when it stops. If the channel to the supervisor closes, the worker finishes its calls and
+ends, so that an init system that restarts the supervisor finds the port free.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from limelens.serve.bundle import Metadata
 from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.processes.admission import SharedLimiter
 from limelens.serve.processes.channel import Channel, receive_first
-from limelens.serve.processes.epoch import Epoch
-from limelens.serve.processes.messages import Assignment, Loaded
-from limelens.serve.processes.staged import StagedModels
-from limelens.serve.repository.model_repository import load_and_warm
+from limelens.serve.processes.messages import Assignment, Epoch, Loaded
+from limelens.serve.processes.staged_registry import StagedRegistry
+from limelens.serve.repository.loading import load_and_warm
 from limelens.serve.rpc.server import Server, Siblings, allow_many_connections, loop_factory
 from limelens.serve.scheduling.statistics import Statistics, total
 
@@ -39,27 +38,27 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One server, as the supervisor wants it.
+    """One server that follows its supervisor.
 
     Args:
-        assignment: What it is.
-        epoch: Says which state of the models holds.
+        assignment: The first message of the supervisor.
+        epoch: The state of the models that is served.
     """
 
     def __init__(self, assignment: Assignment, epoch: Epoch) -> None:
         self._config = assignment.config
         self._counted = assignment.metrics
         self._loop = asyncio.get_running_loop()
-        self._told = asyncio.Event()
-        self._models = StagedModels(epoch, self._note)
+        self._stopping = asyncio.Event()
+        self._models = StagedRegistry(epoch, self._report)
         self._metrics = _metrics(self._models, assignment)
         self._server: Server | None = None
-        # One at a time; once calls are answered, behind those who answer them.
+        # One bundle at a time; with lower priority once calls are served.
         self._loading = ThreadPoolExecutor(1, "limelens-loading")
-        self._loading_quietly = ThreadPoolExecutor(1, "limelens-models", _step_back)
+        self._loading_behind = ThreadPoolExecutor(1, "limelens-models", _lower_priority)
 
     async def run(self, end: socket.socket) -> None:
-        """Does as it is told until it is told to stop, or nobody is left to tell it."""
+        """Serves until the supervisor has it stop, or is gone."""
         self._channel = await Channel.over(
             end,
             {
@@ -73,25 +72,25 @@ class Worker:
                 "sample": self._sample,
                 "statistics": self._own_statistics,
                 "ping": lambda: None,
-                "stop": self._told.set,
+                "stop": self._stopping.set,
             },
         )
-        self._loop.add_signal_handler(signal.SIGTERM, self._told.set)
-        hearing = asyncio.create_task(self._channel.run())
-        stopping = asyncio.create_task(self._told.wait())
-        await asyncio.wait((hearing, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if hearing.done():
-            _log.error("the supervisor is gone; finishing what is under way")
-        # The channel goes on: calls under way may ask it.
+        self._loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        receiving = asyncio.create_task(self._channel.run())
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((receiving, stop), return_when=asyncio.FIRST_COMPLETED)
+        if receiving.done():
+            _log.error("the supervisor is gone; finishing the calls under way")
+        # The channel stays open: calls under way may need it.
         if self._server is not None:
             await self._server.stop()
-        if hearing.done() and self._counted is not None:
-            shutil.rmtree(self._counted, ignore_errors=True)  # nobody else is left to do it
-        for task in (hearing, stopping):
+        if receiving.done() and self._counted is not None:
+            shutil.rmtree(self._counted, ignore_errors=True)  # no other process is left to do it
+        for task in (receiving, stop):
             task.cancel()
 
     async def _prepare(self, number: int, path: Path, data: bytes, props: dict[str, str]) -> Loaded:
-        """Loads a bundle beside what is served."""
+        """Loads a bundle while others are served."""
 
         def load() -> Loaded:
             bundle = load_and_warm(
@@ -107,14 +106,14 @@ class Worker:
             self._models.add(number, bundle)
             return Loaded(bundle.provider, bundle.provider_reason, bundle.num_threads)
 
-        executor = self._loading if self._server is None else self._loading_quietly
+        executor = self._loading if self._server is None else self._loading_behind
         return await self._loop.run_in_executor(executor, load)
 
     async def _choose_chunk(self, number: int, chunk: int) -> int:
         bundle = self._models.bundle(number)
         if bundle is None:
             return 0
-        return await self._loop.run_in_executor(self._loading_quietly, bundle.prepare, chunk)
+        return await self._loop.run_in_executor(self._loading_behind, bundle.prepare, chunk)
 
     async def _serve(self) -> None:
         siblings = Siblings(
@@ -124,10 +123,10 @@ class Worker:
         await self._server.start()
 
     async def _refresh(self) -> None:
-        await self._channel.ask("refresh")
+        await self._channel.request("refresh")
 
     async def _statistics(self, path: Path) -> Statistics:
-        return total(await self._channel.ask("statistics", path))
+        return total(await self._channel.request("statistics", path))
 
     def _own_statistics(self, path: Path) -> Statistics:
         return Statistics() if self._server is None else self._server.counting.of(path)
@@ -136,15 +135,15 @@ class Worker:
         if self._metrics is not None:
             self._metrics.sample()
 
-    def _note(self, number: int, ok: bool) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody counts any more
-            self._loop.call_soon_threadsafe(self._channel.tell, "note", number, ok)
+    def _report(self, number: int, ok: bool) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nothing counts any more
+            self._loop.call_soon_threadsafe(self._channel.send, "result", number, ok)
 
 
-def _metrics(models: StagedModels, assignment: Assignment) -> Metrics | None:
+def _metrics(models: StagedRegistry, assignment: Assignment) -> Metrics | None:
     if assignment.metrics is None:
         return None
-    from limelens.serve.processes.totals import count_into
+    from limelens.serve.processes.metrics_page import count_into
 
     count_into(assignment.metrics, assignment.number)
     from limelens.serve.observing.metrics import Metrics
@@ -152,16 +151,16 @@ def _metrics(models: StagedModels, assignment: Assignment) -> Metrics | None:
     return Metrics(models)
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def main() -> None:
-    """Serves until it is told to stop."""
-    # Ctrl-C and SIGHUP are the supervisor's business, should they come here at all.
+    """Runs the worker."""
+    # The supervisor handles Ctrl-C and SIGHUP.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP))  # of our children
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP))  # for our children
     end = socket.socket(fileno=int(sys.argv[1]))
     epoch = Epoch(int(sys.argv[2]))
     assignment: Assignment = receive_first(end)

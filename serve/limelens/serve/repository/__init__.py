@@ -1,1 +1,12 @@
-"""The model repository: its versions, their validation, canaries, rollback and reload."""
+"""The model repository: which versions are served, and how they come and go.
+
+model_repository   scans a folder, swaps versions, rolls them back
+  registry         the versions that are served, as requests see them
+  scan             what one scan found out about one model
+  loading          loads a version and makes its first runs
+  canary           counts the first results of a version that took over
+reload             when to scan
+validation         checks a file in a process of its own
+version_policy     which versions are wanted
+model_version      the values that pass between them
+"""

@@ -1,91 +1,90 @@
-"""The first answers of a version that just took over: does it hold, or is it taken out again?
+"""Canaries: versions that took over and have yet to prove themselves.
 
-Golden vector and warm-up cannot show everything. It counts answers and failures, and keeps the
-version before at hand until enough was answered. It knows nothing of files, calls or gRPC.
+The golden vector and the first runs cannot show everything. Results are counted, and the version
+before is kept until enough of them were usable. It knows nothing of files or calls.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from limelens.serve.bundle import Bundle
-    from limelens.serve.repository.model_repository import ModelVersion
+from limelens.serve.bundle import Bundle
+from limelens.serve.repository.model_version import ModelVersion
 
 PROVEN: Final = 100
-"""Answers after which a version is trusted, and the one before may be freed."""
+"""Usable results after which a version is trusted and its predecessor may be freed."""
 TOO_MANY: Final = 5
-"""Failures in a row that end a trial."""
+"""Failures in a row after which a version is rolled back."""
 
 
 @dataclass(eq=False)
 class _Canary:
-    before: ModelVersion
-    answered: int = 0
-    failed_in_a_row: int = 0
+    predecessor: ModelVersion
+    num_usable: int = 0
+    num_failed_in_a_row: int = 0
 
 
 class Canaries:
-    """Versions that must still prove themselves. Any thread may call."""
+    """The versions that are canaries now. Any thread may call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._trials: dict[Bundle, _Canary] = {}
+        self._canaries: dict[Bundle, _Canary] = {}
 
     @property
     def bundles(self) -> frozenset[Bundle]:
-        """Those on trial."""
+        """All of them."""
         with self._lock:
-            return frozenset(self._trials)
+            return frozenset(self._canaries)
 
-    def begin(self, bundle: Bundle, before: ModelVersion) -> None:
-        """Puts a version on trial.
+    def begin(self, bundle: Bundle, predecessor: ModelVersion) -> None:
+        """Makes a version a canary.
 
         Args:
-            bundle: What answers from now on.
-            before: What answered so far.
+            bundle: The version that takes over.
+            predecessor: The version that served so far.
         """
         with self._lock:
-            self._trials[bundle] = _Canary(before)
+            self._canaries[bundle] = _Canary(predecessor)
 
-    def before(self, bundle: Bundle) -> ModelVersion | None:
-        """What a version on trial took over from; None where it is not on trial."""
+    def predecessor(self, bundle: Bundle) -> ModelVersion | None:
+        """The version that a canary took over from; None if it is no canary."""
         with self._lock:
-            trial = self._trials.get(bundle)
-            return None if trial is None else trial.before
+            canary = self._canaries.get(bundle)
+            return None if canary is None else canary.predecessor
 
     def keep(self, bundles: set[Bundle]) -> None:
-        """Forgets trials of versions that answer no more."""
+        """Forgets canaries that are not among these, because they are no longer served."""
         with self._lock:
-            for bundle in self._trials.keys() - bundles:
-                del self._trials[bundle]
+            for bundle in self._canaries.keys() - bundles:
+                del self._canaries[bundle]
 
-    def note(self, bundle: Bundle, *, ok: bool) -> ModelVersion | None:
-        """Counts one answer.
+    def record(self, bundle: Bundle, *, ok: bool) -> ModelVersion | None:
+        """Counts one result.
 
         Args:
-            bundle: Who was asked.
-            ok: Whether it gave usable numbers.
+            bundle: The model that ran.
+            ok: Whether its output was usable.
 
         Returns:
-            Where its trial ends here because it failed too often: who is to answer again.
+            The version to roll back to if this one has failed too often; else None.
         """
-        if bundle not in self._trials:  # as nearly always
+        if bundle not in self._canaries:  # as nearly always
             return None
         with self._lock:
-            trial = self._trials.get(bundle)
-            if trial is None:
+            canary = self._canaries.get(bundle)
+            if canary is None:
                 return None
             if ok:
-                trial.failed_in_a_row = 0
-                trial.answered += 1
-                if trial.answered >= PROVEN:
-                    del self._trials[bundle]
+                canary.num_failed_in_a_row = 0
+                canary.num_usable += 1
+                if canary.num_usable >= PROVEN:
+                    del self._canaries[bundle]
                 return None
-            trial.failed_in_a_row += 1
-            if trial.failed_in_a_row < TOO_MANY:
+            canary.num_failed_in_a_row += 1
+            if canary.num_failed_in_a_row < TOO_MANY:
                 return None
-            del self._trials[bundle]
-            return trial.before
+            del self._canaries[bundle]
+            return canary.predecessor

@@ -1,9 +1,8 @@
-"""When to look for new versions: every few seconds, or when asked.
+"""When to scan for new versions: every few seconds, or on request.
 
-It looks by itself in a thread that steps back behind those who answer. Looking costs a few file
-attributes, works on every kind of mount, and sees what was written before it was there to notice;
-notifications of the file system do neither. It knows when files were left alone, and nothing of
-what is in them.
+A thread of lower priority scans. A scan reads a few file attributes, works on every kind of mount,
+and finds what was written before the server started; notifications of the file system do neither.
+This module knows when files were last changed, and nothing of their contents.
 """
 
 from __future__ import annotations
@@ -18,23 +17,24 @@ from pathlib import Path
 from typing import Final, Literal
 
 from limelens.serve.errors import LimelensError, UnavailableError
-from limelens.serve.repository.model_repository import Repository, Stamp
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.repository.model_version import Stamp
 
 Reload = Literal["watch", "request", "off"]
-"""`watch` looks every few seconds and when asked, `request` when asked, `off` never."""
+"""`watch` scans every few seconds and on request, `request` on request only, `off` never."""
 
 _NICENESS: Final = 10
 _AGAIN_S: Final = 30.0
-"""What was no fault of the file is tried again after so long."""
+"""A load that failed, but not because of the file, is tried again after so long."""
 _log = logging.getLogger(__name__)
 
 
 class Quiet:
-    """Tells which files have been left alone for a while.
+    """Tells which files have not changed for a while.
 
     Args:
-        seconds: How long a file must look the same before it is judged.
-        now: A clock that only goes forward, in seconds.
+        seconds: How long a file must have stayed the same.
+        now: A monotonic clock, in seconds.
     """
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -45,12 +45,12 @@ class Quiet:
         self.pending = False
 
     def begin(self) -> None:
-        """A look begins."""
+        """Begins a scan."""
         self._asked.clear()
         self.pending = False
 
     def __call__(self, path: Path, stamp: Stamp) -> bool:
-        """Whether a file looks as it did a while ago; when it said so, not again at once."""
+        """Whether a file has not changed for a while; after a yes, no for a time."""
         now = self._now()
         last, since = self._seen.get(path, (None, now))
         if last != stamp:
@@ -60,22 +60,22 @@ class Quiet:
         is_quiet = now - since >= self._seconds
         self.pending |= not is_quiet
         if is_quiet:
-            # Asked for again as it is, it could not be judged for want of memory, say.
+            # If the same file is asked for again, loading failed (no memory, say): not at once.
             self._seen[path] = stamp, now + _AGAIN_S - self._seconds
         return is_quiet
 
     def end(self) -> None:
-        """A look ended: what it did not ask for is forgotten."""
+        """Ends a scan; forgets the files that it did not ask for."""
         self._seen = {path: one for path, one in self._seen.items() if path in self._asked}
 
 
 def watcher_for(repository: Repository, reload: Reload, reload_s: float) -> Watcher | None:
-    """Who looks after a repository, not yet begun; None where nobody does.
+    """A watcher that is not started yet; None if `reload` is `off`.
 
     Args:
-        repository: What is looked after.
-        reload: When.
-        reload_s: How often where it looks by itself, in seconds; 0 is only when asked.
+        repository: What it scans.
+        reload: When to scan.
+        reload_s: Seconds between scans of `watch`; 0 scans on request only.
     """
     if reload == "off":
         return None
@@ -84,12 +84,12 @@ def watcher_for(repository: Repository, reload: Reload, reload_s: float) -> Watc
 
 
 class Watcher:
-    """The thread that looks for new versions.
+    """The thread that scans for new versions.
 
     Args:
-        repository: What is looked after.
-        every_s: How often it looks by itself; None is only when asked.
-        quiet_s: How long a file must have been left alone before it is judged.
+        repository: What it scans.
+        every_s: Seconds between scans; None scans on request only.
+        quiet_s: How long a file must have stayed the same before it is loaded.
     """
 
     def __init__(
@@ -99,60 +99,60 @@ class Watcher:
         self._every_s = every_s
         self._quiet_s = quiet_s
         self._quiet = Quiet(quiet_s)
-        self._judge = repository.judge()
+        self._validator = repository.validator()
         self._wake = threading.Event()
         self._stopped = False
-        self._trouble = ""
+        self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="limelens-models", daemon=True)
 
     def start(self) -> None:
-        """Begins to look."""
+        """Starts the thread."""
         self._thread.start()
 
-    def look_now(self) -> None:
-        """Asks for a look; what is not quiet yet is looked at until it is."""
+    def request_scan(self) -> None:
+        """Has the thread scan soon, and again until every file is quiet."""
         self._wake.set()
 
-    def look_at_once(self) -> None:
-        """Looks in the caller's thread and takes files as they are, once they are written."""
-        self._repository.refresh(judge=self._judge)
+    def scan(self) -> None:
+        """Scans in the caller's thread, and loads files that have only just been written too."""
+        self._repository.refresh(validator=self._validator)
 
     def stop(self) -> None:
-        """Ends the thread; a file that is being judged is left."""
+        """Ends the thread; a file that is being validated is left."""
         self._stopped = True
-        self._judge.stop()
+        self._validator.stop()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def kill(self) -> None:
-        """Ends the process that judges, for a server that leaves at once; waits for nothing."""
-        self._judge.kill()
+        """Ends the process that validates, for a server that exits at once; waits for nothing."""
+        self._validator.kill()
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # elsewhere it would be the process's
+        if sys.platform == "linux":  # elsewhere it would be the process's priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._stopped:
             self._wake.wait(self._quiet_s if self._quiet.pending else self._every_s)
             self._wake.clear()
             if not self._stopped:
-                self._look()
+                self._scan_quiet_files()
 
-    def _look(self) -> None:
+    def _scan_quiet_files(self) -> None:
         self._quiet.begin()
         try:
-            self._repository.refresh(judge=self._judge, is_quiet=self._quiet)
+            self._repository.refresh(validator=self._validator, is_quiet=self._quiet)
         except UnavailableError:
             return
-        # Whatever is wrong with the folder, what is loaded serves on. Told once, not every time.
+        # Whatever is wrong with the folder, loaded versions serve on. Logged once.
         except Exception as error:
-            trouble = f"{type(error).__name__}: {error}"
-            if trouble != self._trouble:
-                # What is known says all in a sentence.
-                unknown = None if isinstance(error, LimelensError) else error
-                text = "the models could not be looked at again: %s"
-                _log.error(text, error, exc_info=unknown)
-            self._trouble = trouble
+            message = f"{type(error).__name__}: {error}"
+            if message != self._last_error:
+                # An error of ours needs no traceback.
+                unexpected = None if isinstance(error, LimelensError) else error
+                text = "the models could not be scanned: %s"
+                _log.error(text, error, exc_info=unexpected)
+            self._last_error = message
         else:
-            self._trouble = ""
+            self._last_error = ""
             self._quiet.end()

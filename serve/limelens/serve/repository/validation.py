@@ -1,9 +1,8 @@
-"""Judges a bundle's file in a process of its own, so that nobody who is answered notices.
+"""Validates a bundle's file in a process of its own, so that no request is delayed.
 
-Parsing and checking a model holds Python's lock for as long as it takes (a tenth of a second for
-45 MB), and a file that was made for it may crash or exhaust a parser. Both happen elsewhere: here
-a process is started that steps back behind all others, checks the file and prints a verdict with
-the digest of the bytes that it is about. It knows files, and nothing of what is served.
+Parsing and checking a model holds Python's lock throughout (a tenth of a second for 45 MB), and a
+malicious file may crash or exhaust a parser. So a process of lower priority checks the file and
+prints the result, with the digest of the bytes that it checked. It knows nothing of what is served.
 """
 
 from __future__ import annotations
@@ -25,23 +24,22 @@ from typing import Any, Final
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.bundle.checks import read_bundle_file
-from limelens.serve.bundle.session import load_bundle
+from limelens.serve.bundle.loading import load_bundle
 from limelens.serve.bundle.signatures import check_signature
-from limelens.serve.bundle.warming import warm_up
 from limelens.serve.errors import BundleError, LimelensError, UnavailableError
 
-_NICENESS: Final = 10  # at 19 a busy machine would never come to it
+_NICENESS: Final = 10  # at 19 it would get no time on a busy machine
 _PATIENCE_S: Final = 600.0
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationResult:
-    """A file that may be served.
+    """A valid bundle.
 
     Args:
         digest: SHA-256 of the bytes that were checked, hexadecimal.
-        metadata: What they say of themselves.
+        metadata: Their metadata.
     """
 
     digest: str
@@ -49,12 +47,12 @@ class ValidationResult:
 
 
 class Validator:
-    """Starts a process for each file that is to be judged, one at a time.
+    """Starts a process for each file, one at a time.
 
     Args:
-        public_keys: Who may have signed; empty is anybody, and unsigned too.
-        run: Whether the model is also run there, on the CPU. For bundles that will run on a GPU
-            it is not: they are run where they will be.
+        public_keys: A bundle must be signed with one of these; empty accepts unsigned bundles.
+        run: Whether the process also runs the model, on the CPU. Bundles for a GPU are run on
+            their GPU, when they are loaded.
     """
 
     def __init__(self, public_keys: Sequence[Path] = (), *, run: bool = True) -> None:
@@ -65,14 +63,11 @@ class Validator:
         self._stopped = False
 
     def __call__(self, path: Path) -> ValidationResult:
-        """Judges one file.
-
-        Args:
-            path: The bundle.
+        """Validates one file.
 
         Raises:
             BundleError: It is refused; the message says why.
-            UnavailableError: The judge was stopped first.
+            UnavailableError: The validator was stopped first.
         """
         began = time.monotonic()
         with self._lock:
@@ -83,14 +78,14 @@ class Validator:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                process_group=0,  # Ctrl-C is the server's, and says nothing of the file
+                process_group=0,  # Ctrl-C ends the server, and is no fault of the file
                 text=True,
                 encoding="utf-8",
                 errors="replace",
             )
         with process:
             try:
-                said, errors = process.communicate(timeout=_PATIENCE_S)
+                output, errors = process.communicate(timeout=_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise BundleError(
@@ -101,24 +96,24 @@ class Validator:
                     self._process = None
         if self._stopped:
             raise _stopped()
-        _log.debug("judged %s in %.2f s", path, time.monotonic() - began)
-        return _verdict(path, process.returncode, said, errors)
+        _log.debug("validated %s in %.2f s", path, time.monotonic() - began)
+        return _result(path, process.returncode, output, errors)
 
     def stop(self) -> None:
-        """Ends the process that is judging; no more are started."""
+        """Ends the process; no more are started."""
         with self._lock:
             self._stopped = True
             if self._process is not None:
                 self._process.kill()
 
     def kill(self) -> None:
-        """Ends the process that is judging; for signal handlers, which can wait for no lock."""
+        """Ends the process; for signal handlers, which cannot wait for a lock."""
         process = self._process
         if process is not None:
             process.kill()
 
     def _command(self, path: Path) -> list[str]:
-        # -P: modules that happen to lie in the working folder are not run.
+        # -P: does not import modules from the working folder.
         command = [sys.executable, "-P", "-m", __name__, str(path.absolute())]
         command += ["--run"] if self._run else []
         for key in self._public_keys:
@@ -126,26 +121,26 @@ class Validator:
         return command
 
 
-def read_judged(path: Path, judged: ValidationResult) -> tuple[bytes, Metadata]:
-    """Reads the bytes that were judged.
+def read_validated(path: Path, result: ValidationResult) -> tuple[bytes, Metadata]:
+    """Reads the bytes that were validated.
 
     Raises:
-        BundleError: The file holds others by now.
+        BundleError: The file cannot be read, or has changed since.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; expected a bundle (model.onnx)") from error
-    if hashlib.sha256(data).hexdigest() != judged.digest:
+    if hashlib.sha256(data).hexdigest() != result.digest:
         raise BundleError(f"{path}: was changed while it was checked")
-    return data, judged.metadata
+    return data, result.metadata
 
 
 def read_checked(path: Path, public_keys: Sequence[Path] = ()) -> tuple[bytes, Metadata]:
     """Reads a bundle's bytes and checks them, in this process.
 
     Args:
-        path: The bundle.
+        path: The file.
         public_keys: As for `Validator`.
 
     Raises:
@@ -157,14 +152,14 @@ def read_checked(path: Path, public_keys: Sequence[Path] = ()) -> tuple[bytes, M
     return data, metadata
 
 
-def _verdict(path: Path, returncode: int, said: str, errors: str) -> ValidationResult:
+def _result(path: Path, returncode: int, output: str, errors: str) -> ValidationResult:
     if returncode < 0:
         raise BundleError(
             f"{path}: the process that checked it was ended by signal {-returncode}: the file may "
-            "be made to crash its reader, or memory ran out"
+            "be malicious, or memory ran out"
         )
     try:
-        found: dict[str, Any] = json.loads(said)
+        found: dict[str, Any] = json.loads(output)
     except ValueError:
         last = errors.strip().splitlines()[-1:] or [f"exit code {returncode}"]
         raise BundleError(f"{path}: could not be checked: {last[0]}") from None
@@ -177,19 +172,23 @@ def _stopped() -> UnavailableError:
     return UnavailableError("the server is going down")
 
 
-def _judge_here(path: Path, public_keys: Sequence[Path], *, run: bool) -> dict[str, Any]:
-    """What the process prints."""
+def _validate(path: Path, public_keys: Sequence[Path], *, run: bool) -> dict[str, Any]:
+    """Validates a file in this process.
+
+    Returns:
+        What the process prints, as JSON.
+    """
     try:
         data, metadata = read_checked(path, public_keys)
         if run:
-            warm_up(load_bundle(path, "cpu", num_threads=1, read=lambda _: (data, metadata)))
+            load_bundle(path, "cpu", num_threads=1, read=lambda _: (data, metadata)).warm_up()
     except LimelensError as error:
         return {"refused": str(error)}
     return {"digest": hashlib.sha256(data).hexdigest(), "props": metadata.to_props()}
 
 
-def _step_back() -> None:
-    """Behind all others for the processor, and before all others when memory runs out."""
+def _lower_priority() -> None:
+    """Others go first, and if memory runs out, this process is ended."""
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICENESS)
     with contextlib.suppress(OSError):
@@ -202,8 +201,8 @@ def _main() -> None:
     parser.add_argument("--key", type=Path, action="append", default=[])
     parser.add_argument("--run", action="store_true")
     arguments = parser.parse_args()
-    _step_back()
-    print(json.dumps(_judge_here(arguments.path, arguments.key, run=arguments.run)))
+    _lower_priority()
+    print(json.dumps(_validate(arguments.path, arguments.key, run=arguments.run)))
 
 
 if __name__ == "__main__":

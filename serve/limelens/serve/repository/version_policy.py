@@ -1,4 +1,4 @@
-"""Which versions of a model are loaded: all, the newest few, or those that were pinned.
+"""Which versions of a model are loaded: all, the newest few, or pinned ones.
 
 It knows numbers and names, and nothing of files or sessions.
 """
@@ -15,27 +15,27 @@ _EXPECTED = "expected all, latest, a number of newest versions, or NAME=VERSION[
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which versions are wanted.
+    """The versions that are wanted.
 
     Args:
-        newest: How many of the newest that can be loaded; None is all.
-        pinned: By model, the versions that alone are wanted of it.
+        newest: How many, the newest that can be loaded; None is all.
+        pinned: By model, the only versions that are wanted of it.
     """
 
     newest: int | None = None
     pinned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def candidates(self, name: str, found: Iterable[int]) -> list[int]:
-        """What may be loaded of a model, best first.
+        """The versions of a model that may be loaded, best first.
 
         Args:
-            name: The model's.
-            found: Versions that are there. Pinned ones are wanted whether they are or not.
+            name: Of the model.
+            found: The versions in the folder. Pinned ones are wanted even if they are missing.
         """
         return sorted(self.pinned.get(name, found), reverse=True)
 
     def is_enough(self, name: str, count: int) -> bool:
-        """Whether so many answering versions of a model leave none to be wanted."""
+        """Whether no more versions of a model are wanted once `count` are loaded."""
         return name not in self.pinned and self.newest is not None and count >= self.newest
 
 
@@ -43,13 +43,13 @@ ALL = VersionPolicy()
 
 
 def parse_versions(words: Iterable[str]) -> VersionPolicy:
-    """Reads a policy as it is given on the command line.
+    """Reads the option `--versions`.
 
     Args:
         words: Each `all`, `latest`, a number, or `NAME=VERSION[,VERSION …]`.
 
     Raises:
-        InvalidRequestError: One is none of these, or two contradict each other.
+        InvalidRequestError: None of these, or two contradict each other.
     """
     newest: list[int | None] = []
     pinned: dict[str, tuple[int, ...]] = {}

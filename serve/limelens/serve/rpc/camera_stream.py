@@ -34,7 +34,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.observing.observer import FrameClassified, Observer
-from limelens.serve.repository.model_repository import ModelVersion
+from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.latest_value import LatestValue
 from limelens.serve.rpc.on_change import Change, Changes, Tell
 from limelens.serve.rpc.requests.classify import Limits, read_image

@@ -33,7 +33,8 @@ from limelens.serve.errors import (
 )
 from limelens.serve.explaining.pool import Explainer
 from limelens.serve.observing.observer import Answered, Observer, Told, explaining
-from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
+from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.repository.registry import ModelRegistry
 from limelens.serve.rpc.camera_stream import END, Camera
 from limelens.serve.rpc.on_change import Changes, Tell
 from limelens.serve.rpc.requests.classify import read_classify, read_embed
@@ -75,7 +76,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def __init__(
         self,
-        repository: ModelVersions,
+        repository: ModelRegistry,
         settings: ServiceSettings,
         on_ended: Callable[[Completion], None] | None = None,
         observer: Observer | None = None,
@@ -138,7 +139,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     def _ended(self, ended: Completion) -> None:
         """The repository takes a version back that fails; whoever counts is told as well."""
         if ended.status in (InferenceStatus.ANSWERED, InferenceStatus.FAILED):
-            self._repository.note(ended.bundle, ok=ended.status is InferenceStatus.ANSWERED)
+            self._repository.record(ended.bundle, ok=ended.status is InferenceStatus.ANSWERED)
         if self._on_ended is not None:
             self._on_ended(ended)
 
@@ -148,14 +149,14 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         try:
             yield
         except ModelOutputError:
-            self._repository.note(bundle, ok=False)
+            self._repository.record(bundle, ok=False)
             raise
         except (LimelensError, grpc.aio.BaseError):  # the caller's fault, or it cannot be told
             raise
         except Exception:
-            self._repository.note(bundle, ok=False)
+            self._repository.record(bundle, ok=False)
             raise
-        self._repository.note(bundle, ok=True)
+        self._repository.record(bundle, ok=True)
 
     @contextmanager
     def _accounting(self, served: ModelVersion, began: float | None = None) -> Iterator[Told]:
@@ -389,7 +390,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self, _request: service_pb2.ListModelsRequest, _context: Any
     ) -> service_pb2.ListModelsResponse:
         """See the contract."""
-        reasons = {(one.name, one.version): one for one in self._repository.refused}
+        reasons = {(one.name, one.version): one for one in self._repository.rejected}
         served = [
             model_message(one, self._limits, refused=reasons.pop((one.name, one.version), None))
             for one in self._repository.served

@@ -21,7 +21,7 @@ from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError
 from limelens.serve.explaining.pool import Explainer
 from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.observing.observer import Told
-from limelens.serve.repository.model_repository import ModelVersion
+from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.responses import explain_response
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.v1 import classifier_service_pb2 as service_pb2

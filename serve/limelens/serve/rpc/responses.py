@@ -14,7 +14,7 @@ from limelens.serve.bundle.embedding import model_digest, unit_length
 from limelens.serve.decisions.decision import Decision, Prediction
 from limelens.serve.explaining.explain_image import ExplanationProgress, RenderedExplanation
 from limelens.serve.image import ResizeMode
-from limelens.serve.repository.model_repository import ModelVersion, RejectedVersion
+from limelens.serve.repository.model_version import ModelVersion, RejectedVersion
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.status import without_paths

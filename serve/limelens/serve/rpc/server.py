@@ -30,8 +30,9 @@ from limelens.serve.access.policy import Access
 from limelens.serve.addresses import is_unix
 from limelens.serve.observing.observer import Observer, Observers
 from limelens.serve.observing.pauses import Pauses
-from limelens.serve.repository.model_repository import ModelVersions, Repository
-from limelens.serve.repository.model_repository import ready_line as ready_line
+from limelens.serve.repository.model_repository import Repository
+from limelens.serve.repository.registry import ModelRegistry
+from limelens.serve.repository.registry import ready_line as ready_line
 from limelens.serve.repository.reload import Watcher, watcher_for
 from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService
 from limelens.serve.rpc.inference.service import SERVICE_NAME as INFERENCE_NAME
@@ -94,7 +95,7 @@ class Server:
     def __init__(
         self,
         config: ServerConfig,
-        repository: ModelVersions,
+        repository: ModelRegistry,
         *,
         observers: Iterable[Observer] = (),
         siblings: Siblings | None = None,
@@ -220,7 +221,7 @@ class Server:
         if self._watcher is None:
             _log.warning("asked to look for new models, which is switched off")
         else:
-            self._watcher.look_now()
+            self._watcher.request_scan()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Reports NOT_SERVING and takes no more calls; those under way go on for a while.
@@ -281,7 +282,7 @@ class Server:
     async def _tell_health(self) -> None:
         """To whoever asks for health, each model is a service of its name."""
         answering = {one.name for one in self._repository.served}
-        self._named |= answering | {one.name for one in self._repository.refused}
+        self._named |= answering | {one.name for one in self._repository.rejected}
         states = {name: name in answering for name in self._named}
         states |= dict.fromkeys(
             (health.OVERALL_HEALTH, SERVICE_NAME, INFERENCE_NAME), bool(answering)
@@ -303,7 +304,7 @@ class Server:
             return self._siblings.refresh
         if self._watcher is None:
             return None
-        return functools.partial(asyncio.to_thread, self._watcher.look_at_once)
+        return functools.partial(asyncio.to_thread, self._watcher.scan)
 
     def _backing(self) -> Dependencies:
         settings = self._config.service
@@ -373,7 +374,7 @@ def allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _metrics(config: ServerConfig, repository: ModelVersions) -> Metrics | None:
+def _metrics(config: ServerConfig, repository: ModelRegistry) -> Metrics | None:
     if config.http is None:
         return None
     # Loaded only where they are asked for: a server without them starts sooner and is smaller.

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from limelens.serve.repository.model_repository import ModelVersions
+from limelens.serve.repository.registry import ModelRegistry
 from limelens.serve.rpc.server_config import ServerConfig
 
 _NVIDIA: Final = Path("/proc/driver/nvidia")
 _log = logging.getLogger(__name__)
 
 
-def log_start(config: ServerConfig, models: ModelVersions) -> None:
+def log_start(config: ServerConfig, models: ModelRegistry) -> None:
     """Logs what is odd about what is served, and how.
 
     Args:

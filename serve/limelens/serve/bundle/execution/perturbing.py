@@ -37,7 +37,7 @@ _CORNERS: Final = _OWN + "corners"
 
 RowModel = Callable[[NDArray[np.bool_], "NDArray[np.intp] | None"], NDArray[np.float32]]
 """`(B, K)` bool and `(B, 2)` corners of windows, or None -> `(B, C)` probabilities."""
-Prepare = Callable[[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.intp]], RowModel]
+PreparePerturbed = Callable[[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.intp]], RowModel]
 """See `RowRuns.prepare_rows`."""
 CHUNK_S: Final = 0.008
 """How long a chunk of an explanation may take, in seconds: others wait that long at most."""

@@ -13,13 +13,9 @@ from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import model_config_pb2 as config_pb2
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.session import CPU
-from limelens.serve.repository.model_repository import (
-    FILE_NAME,
-    WHOLE,
-    ModelVersion,
-    RejectedVersion,
-)
+from limelens.serve.bundle.devices import CPU
+from limelens.serve.bundle.folder import FILE_NAME
+from limelens.serve.repository.model_version import WHOLE, ModelVersion, RejectedVersion
 from limelens.serve.rpc.inference.requests import EMBEDDING, INPUT, PROBABILITIES
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.scheduling.statistics import Statistics

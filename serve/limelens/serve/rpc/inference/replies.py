@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.inference import inference_service_pb2 as pb2
-from limelens.serve.repository.model_repository import ModelVersion
+from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.inference.requests import EMBEDDING, PROBABILITIES, Wanted
 from limelens.serve.rpc.inference.tensors import pack_elements, pack_floats
 from limelens.serve.scheduling.inference import InferenceResult

@@ -20,7 +20,8 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.image import ResizeRule
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
+from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.repository.registry import ModelRegistry
 from limelens.serve.rpc.inference.tensors import LayoutError, unpack_elements
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.scheduling.inference import Prepare
@@ -76,7 +77,7 @@ class InferSpec:
         return any(one.name == EMBEDDING for one in self.wanted)
 
 
-def find(repository: ModelVersions, name: str, version: str, prefix: str = "") -> ModelVersion:
+def find(repository: ModelRegistry, name: str, version: str, prefix: str = "") -> ModelVersion:
     """The model that is meant.
 
     Args:

@@ -29,7 +29,8 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.observing.observer import Answered, Observer
-from limelens.serve.repository.model_repository import ModelVersion, ModelVersions
+from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.repository.registry import ModelRegistry
 from limelens.serve.rpc.inference.describing import (
     model_config,
     model_metadata,
@@ -75,7 +76,7 @@ class Dependencies:
         observer: Is told of answers.
     """
 
-    repository: ModelVersions
+    repository: ModelRegistry
     engine: Callable[[Bundle], Engine]
     budget: Budget
     limits: Limits
@@ -166,7 +167,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         """See the contract."""
         _check_folder(request.repository_name)
         repository = self._repository
-        return repository_index(repository.served, repository.refused, only_ready=request.ready)
+        return repository_index(repository.served, repository.rejected, only_ready=request.ready)
 
     async def RepositoryModelLoad(
         self, request: pb2.RepositoryModelLoadRequest, _context: Any
@@ -299,7 +300,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         try:
             self._repository.get(name)
         except NotFoundError:
-            for refused in self._repository.refused:
+            for refused in self._repository.rejected:
                 if refused.name == name:
                     raise NotFoundError(
                         f"{name!r} version {refused.version} was refused: {refused.reason}",

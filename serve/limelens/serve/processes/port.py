@@ -1,8 +1,8 @@
-"""Takes an address for several processes that will listen on it side by side.
+"""Reserves an address for several processes that will listen on it side by side.
 
-SO_REUSEPORT lets every process of a user join, those of another server too, and nobody would
-notice. So it is first proved that nobody listens there; from then on a socket that is bound and
-never listens keeps other servers, which prove the same, away. It knows no gRPC.
+SO_REUSEPORT lets every process of a user join, those of another server too, unnoticed. So this
+module first proves that nothing listens there; then a socket that is bound and never listens keeps
+out other servers, which try the same proof. It knows no gRPC.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from limelens.serve.rpc.transport.listening import cannot_listen
 
 @contextlib.contextmanager
 def held(listen: str, *, option: str = "--listen") -> Iterator[str]:
-    """Keeps an address for as long as the context lasts.
+    """Reserves an address for as long as the context lasts.
 
     Args:
         listen: `HOST:PORT`; port 0 takes a free one.
-        option: By which it was given, for messages.
+        option: The command's option for it, named in errors.
 
     Yields:
-        The same with the port's number.
+        The address with the number of its port.
 
     Raises:
-        ListenError: It is taken, or not this machine's.
+        ListenError: The address is taken, or not this machine's.
     """
     host, port = parse_address(listen)
     with contextlib.ExitStack() as holding:
@@ -44,12 +44,12 @@ def held(listen: str, *, option: str = "--listen") -> Iterator[str]:
 
 def _hold(family: int, address: tuple[object, ...]) -> socket.socket:
     with socket.socket(family, socket.SOCK_STREAM) as proof, contextlib.ExitStack() as undoing:
-        # SO_REUSEADDR: connections of a server that is gone do not count as somebody.
+        # SO_REUSEADDR: lingering connections of a server that is gone do not count.
         proof.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             proof.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         proof.bind(address)
-        proof.listen()  # binding alone would also succeed beside a socket that is only bound
+        proof.listen()  # binding alone would succeed beside a socket that is only bound
         holder = undoing.enter_context(socket.socket(family, socket.SOCK_STREAM))
         if family == socket.AF_INET6:
             holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,8 +1,8 @@
 """One page of metrics for all workers.
 
-Workers count into files that outlive them, in the multi-process mode of prometheus-client, so that
-nothing that was counted is lost with a worker, and one that is started in its place counts on. What
-is true of the moment (queues, streams) is asked of the workers when somebody reads.
+Workers count into files that outlive them, in the multi-process mode of prometheus-client: no count
+is lost with a worker, and its replacement counts on. Gauges (queues, streams) are sampled by the
+workers when the page is read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from limelens.serve.observing.metrics import ModelsCollector
-from limelens.serve.repository.model_repository import ModelVersions
+from limelens.serve.repository.registry import ModelRegistry
 
 _CPU: Final = "process_cpu_seconds"
 _OF_ALL: Final = (
@@ -30,43 +30,43 @@ _OF_ALL: Final = (
 
 
 def count_into(folder: Path, number: int) -> None:
-    """Has the metrics that this process makes from now on counted in files.
+    """Has metrics that this process creates from now on count into files.
 
     Args:
-        folder: Where.
-        number: Of the worker. One that takes another's place has its number, and counts on.
+        folder: Of the files.
+        number: Of the worker; a replacement has the same and counts on.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
 def forget_state(folder: Path, number: int) -> None:
-    """Drops what was true of a moment in a worker that is gone; what it counted stays."""
+    """Drops the gauges of a worker that is gone; its counts stay."""
     mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
 
 
-class Totals:
-    """What is told of all workers; `registry` is what is read.
+class MetricsPage:
+    """The metrics of all workers, in `registry`.
 
     Args:
-        folder: Into which they count.
+        folder: That they count into.
         models: What they serve.
-        sample: Has them note the state of this moment, and waits for it; from any thread.
-        workers: The process ids of those that answer.
-        restarts: How often one was started in place of another.
+        sample: Has the workers set their gauges, and waits for it; called in any thread.
+        workers: Returns the process ids of the workers that serve.
+        restarts: Returns how often a worker was replaced.
     """
 
     def __init__(
         self,
         folder: Path,
-        models: ModelVersions,
+        models: ModelRegistry,
         *,
         sample: Callable[[], None],
         workers: Callable[[], Iterable[int]],
         restarts: Callable[[], int],
     ) -> None:
         self.registry = CollectorRegistry()
-        # In this order: the others read what the first had noted.
+        # Sampling first: the others read the gauges.
         self.registry.register(_Sampling(sample))
         MultiProcessCollector(self.registry, str(folder))  # type: ignore[no-untyped-call]
         self.registry.register(ModelsCollector(models))
@@ -76,7 +76,7 @@ class Totals:
 
 class _Lazy(Collector):
     def describe(self) -> Iterable[Metric]:
-        """Nothing is looked up when it is registered."""
+        """Collects nothing when it is registered."""
         return ()
 
 
@@ -90,7 +90,7 @@ class _Sampling(_Lazy):
 
 
 class _Processes(_Lazy):
-    """The machine's side: memory, files and CPU of this process and the workers together."""
+    """Memory, files and CPU of this process and the workers together."""
 
     def __init__(self, workers: Callable[[], Iterable[int]], restarts: Callable[[], int]) -> None:
         self._workers = workers
@@ -98,7 +98,7 @@ class _Processes(_Lazy):
 
     def collect(self) -> Iterator[Metric]:
         workers = tuple(self._workers())
-        # The processor's time of those that are gone is this process's children's.
+        # The CPU time of workers that are gone counts as that of this process's children.
         gone = resource.getrusage(resource.RUSAGE_CHILDREN)
         sums = {_CPU: gone.ru_utime + gone.ru_stime}
         own = {one.name: one for one in ProcessCollector(registry=None).collect()}
@@ -111,7 +111,7 @@ class _Processes(_Lazy):
                 yield CounterMetricFamily(name, family.documentation, value=sums[name])
             elif name in _OF_ALL:
                 yield GaugeMetricFamily(name, family.documentation, value=sums[name])
-            else:  # when it was started, and how many files each may open
+            else:  # its start time, and how many files each process may open
                 yield family
         yield GaugeMetricFamily(
             "limelens_workers", "Processes that answer calls.", value=len(workers)

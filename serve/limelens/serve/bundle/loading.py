@@ -1,0 +1,251 @@
+"""Loads a bundle onto a device, and proves that it works there.
+
+It knows how onnxruntime's sessions are set up on the CPU and on GPUs, and how well the golden
+vector must be met.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from limelens.serve.bundle.checks import read_bundle_file
+from limelens.serve.bundle.devices import CPU, CUDA, gpu_index
+from limelens.serve.bundle.execution.batch_sizes import (
+    MAX_BATCH_SIZE,
+    BatchRuns,
+    OpenedSession,
+    batch_sizes,
+    first_sizes,
+)
+from limelens.serve.bundle.execution.device_thread import device_thread
+from limelens.serve.bundle.execution.perturbing import (
+    RowRuns,
+    open_row_runs,
+    with_perturbation,
+)
+from limelens.serve.bundle.execution.prepared import Place
+from limelens.serve.bundle.folder import FILE_NAME, version_of
+from limelens.serve.bundle.metadata import Metadata, Task
+from limelens.serve.bundle.session import Bundle, ExplanationRows, Gpu, refusing_failures
+from limelens.serve.errors import BundleError, MissingExtraError, ProviderError
+from limelens.serve.wording import first_line
+
+_NEAR_ONE: Final = 1e-3
+_log = logging.getLogger(__name__)
+
+
+def load_bundle(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    num_threads: int | None = None,
+    tf32: bool = False,
+    max_batch_size: int = MAX_BATCH_SIZE,
+    few_sizes: bool = False,
+    chunk: int | None = 0,
+    read: Callable[[Path], tuple[bytes, Metadata]] = read_bundle_file,
+) -> Bundle:
+    """Loads a bundle and proves that it works here.
+
+    Args:
+        path: `model.onnx`, or the folder of a version that holds it.
+        device: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:K` (GPU number K). `auto` uses a GPU
+            if one works; `cuda` is an error if none does.
+        num_threads: How many threads will call `predict` on the CPU at once; each call runs in
+            its caller's thread alone. None means one per core that this process may use.
+        tf32: Whether a GPU may round what it multiplies to 10 bits (TensorFloat-32): faster, and
+            probabilities change a little. The CPU never does.
+        max_batch_size: Largest batch that a GPU prepares; `predict` splits larger ones.
+        few_sizes: Whether a GPU prepares only a few batch sizes, to start sooner;
+            `Bundle.prepare` adds the others.
+        chunk: Samples of an explanation in a run on a GPU; 0 chooses what suits the device, None
+            leaves that to `Bundle.prepare`.
+        read: Reads the file and checks it; its errors go to the caller.
+
+    Returns:
+        The bundle; it met its golden vector on this device.
+
+    Raises:
+        BundleError: The file is missing, is no bundle, or misses its golden vector.
+        InvalidRequestError: There is no such kind of device.
+        ProviderError: `cuda` was asked for and cannot be used.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    index = gpu_index(device)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "onnxruntime is not installed; pip install 'limelens[serve-cpu]' or "
+            "'limelens[serve-gpu]'"
+        ) from error
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    data, metadata = read(path)
+    size = metadata.resize.height, metadata.resize.width
+    gpu, runs, reason = None, None, ""
+    if index is not None:
+        gpu, runs, reason = _on_gpu(onnxruntime, data, size, index, tf32=tf32)
+        if runs is None and device != "auto":
+            raise ProviderError(f"CUDA was asked for and cannot be used: {reason}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    bundle = Bundle(
+        metadata=metadata,
+        version=version_of(path),
+        path=path,
+        provider=CPU if runs is None else CUDA,
+        provider_reason=reason,
+        num_threads=(num_threads or cores or 1) if runs is None else 1,
+        session=_cpu_session(onnxruntime, data, path) if runs is None else runs.session,
+        runs=runs,
+        rows=None if gpu is None or runs is None else rows_of(metadata, runs, gpu, chunk=chunk),
+        gpu=gpu,
+    )
+    if runs is not None:
+        _prepare(bundle, runs, (first_sizes if few_sizes else batch_sizes)(max_batch_size))
+    _check_golden(bundle)
+    return bundle
+
+
+def rows_of(
+    metadata: Metadata, runs: BatchRuns, gpu: Gpu, *, chunk: int | None = 0
+) -> ExplanationRows:
+    """What makes a bundle's perturbed images on its GPU, opened when it is first needed.
+
+    Args:
+        metadata: Of the bundle.
+        runs: Its prepared batch sizes.
+        gpu: How it uses the GPU.
+        chunk: As for `load_bundle`.
+    """
+
+    def open_rows(chunk: int) -> RowRuns | None:
+        largest = runs.sizes[-1]
+        each_s = runs.seconds(largest) / largest
+        try:
+            height, width = metadata.resize.height, metadata.resize.width
+            derived = with_perturbation(gpu.file, height, width)
+            return open_row_runs(
+                metadata,
+                open_session=lambda: gpu.open(derived),
+                thread=gpu.thread,
+                place=gpu.place,
+                tolerance=metadata.golden.tolerance_for(CUDA, tf32=gpu.tf32),
+                estimate_s=lambda size: size * each_s,
+                chunk=chunk,
+            )
+        except BundleError as error:
+            _log.warning("%s: perturbed images are made on the CPU: %s", metadata.name, error)
+            return None
+
+    return ExplanationRows(open_rows, chunk)
+
+
+def _prepare(bundle: Bundle, runs: BatchRuns, sizes: Sequence[int]) -> None:
+    with refusing_failures(bundle.path):
+        runs.prepare_all(sizes)
+    if runs.no_graph_reason:
+        _log.warning("%s runs without CUDA graphs: %s", bundle.name, runs.no_graph_reason)
+
+
+def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:
+    try:
+        return ort.InferenceSession(data, _options(ort), providers=[CPU])
+    except Exception as error:
+        raise BundleError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
+
+
+def _on_gpu(
+    ort: Any, data: bytes, size: tuple[int, int], index: int, *, tf32: bool
+) -> tuple[Gpu | None, BatchRuns | None, str]:
+    """How a graph runs on a GPU, or why it does not: onnxruntime would fall back silently."""
+    if CUDA not in ort.get_available_providers():
+        return None, None, "this onnxruntime was built without CUDA (install limelens[serve-gpu])"
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        preload(directory="")
+    thread, place = device_thread(f"cuda:{index}"), Place("cuda", index)
+
+    def opened(graph: bytes) -> OpenedSession:
+        return _cuda_session(ort, graph, index, tf32=tf32)
+
+    try:
+        runs = BatchRuns(lambda: opened(data), size, thread, place)
+    except Exception as error:
+        return None, None, first_line(error)
+    return Gpu(index, thread, place, data, opened, tf32), runs, ""
+
+
+def _cuda_session(ort: Any, data: bytes, index: int, *, tf32: bool) -> OpenedSession:
+    """Opens a session whose runs are CUDA graphs, or else one that says why they are not."""
+    settings = {
+        "device_id": str(index),
+        # TF32 rounds inputs to 10 bits: the result differs from the CPU's.
+        "use_tf32": str(int(tf32)),
+        # An exhaustive search would prepare sizes much more slowly.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+
+    def session(more: Mapping[str, str]) -> Any:
+        found = ort.InferenceSession(data, _options(ort), providers=[(CUDA, {**settings, **more})])
+        if found.get_providers()[0] != CUDA:
+            raise ProviderError(
+                "onnxruntime could not start it (driver, CUDA or cuDNN libraries missing)"
+            )
+        return found
+
+    try:
+        return OpenedSession(session({"enable_cuda_graph": "1"}))
+    except ProviderError:
+        raise
+    # Some of its nodes have no kernel on the GPU.
+    except Exception as error:
+        return OpenedSession(session({}), first_line(error))
+
+
+def _options(ort: Any) -> Any:
+    options = ort.SessionOptions()
+    # One thread a call: the callers' threads run side by side on one session. That costs less CPU
+    # an image than one call spread over cores, and nothing spins while it waits.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _check_golden(bundle: Bundle) -> None:
+    golden = bundle.metadata.golden
+    tf32 = bundle.gpu is not None and bundle.gpu.tf32
+    try:
+        tolerance = golden.tolerance_for(bundle.provider, tf32=tf32)
+    except KeyError:
+        raise BundleError(
+            f"{bundle.path}: the golden vector has no tolerance for {bundle.provider}"
+        ) from None
+    with refusing_failures(bundle.path):
+        found, _ = bundle.predict_and_embed(np.stack([golden.image, golden.image]))
+    difference = float(np.abs(found - golden.probabilities).max())
+    if not difference <= tolerance:
+        raise BundleError(
+            f"{bundle.path}: the golden vector is missed by {difference:.2g} on "
+            f"{bundle.provider}; {tolerance:.2g} is accepted"
+        )
+    sums = found.sum(axis=1)
+    if found.min() < 0 or found.max() > 1 + _NEAR_ONE:
+        raise BundleError(
+            f"{bundle.path}: it answers {found.min():.3g} to {found.max():.3g}; "
+            "expected probabilities, 0 to 1"
+        )
+    if bundle.task is Task.MULTICLASS and np.abs(sums - 1).max() > _NEAR_ONE:
+        raise BundleError(
+            f"{bundle.path}: its probabilities add up to {sums.max():.4g}; "
+            "expected 1 of a multiclass bundle"
+        )
