@@ -93,7 +93,7 @@ def _beginning(run: Explanation, size: int) -> LabelExplanation:
         probabilities=run.samples.probabilities[:size],
         weights=run.samples.weights[:size],
     )
-    (found,) = fit_labels(samples, (run.explanations[0].label,), sampling=run.sampling)
+    (found,) = fit_labels(samples, (run.explanations[0].label,))
     return found
 
 

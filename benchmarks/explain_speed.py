@@ -33,8 +33,9 @@ from skimage.data import astronaut
 from benchmarks.speed_models import BUILT, NETWORKS, network_model, run_of, shipped_model
 from benchmarks.speed_peers import missing, peers
 from limelens.explain import Explanation, explain
-from limelens.explain.sampling.perturbation import fill, perturbation
-from limelens.explain.segmentation.segments import Method, known
+from limelens.explain.sampling.perturbation import perturbation
+from limelens.explain.segmentation.segments import known
+from limelens.explain.settings import SegmentationMethod
 from limelens.serve import Region, load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.image import fit
@@ -105,7 +106,7 @@ def main() -> None:
 def _candidates(bundle: Bundle, *, with_peers: bool) -> list[_Candidate]:
     portrait = fit(astronaut(), bundle.metadata.resize, _PORTRAIT).pixels  # type: ignore[no-untyped-call]
 
-    def ours(segmentation: Method) -> Callable[[int], Explanation]:
+    def ours(segmentation: SegmentationMethod) -> Callable[[int], Explanation]:
         return lambda num_samples: explain(
             portrait, bundle.predict, num_samples=num_samples, segmentation=segmentation, seed=0
         )
@@ -197,8 +198,9 @@ def _stages(bundle: Bundle, found: Sequence[Explanation]) -> tuple[str, ...]:
     visible = last.samples.visible
     cut = known(last.segments, last.samples.columns)
     image = np.zeros((*last.image_size, 3), dtype=np.uint8)
-    filled = fill(image, cut, "mean", num_samples=last.num_samples)
-    perturbed = perturbation(image, filled, cut, paired=last.sampling == "paired")
+    perturbed = perturbation(
+        image, cut, "mean", num_samples=last.num_samples, sampling=last.sampling
+    )
     size = bundle.batch_size
     start = time.perf_counter()
     for first in range(0, last.num_samples, size):

@@ -32,8 +32,8 @@ from rich.table import Table
 
 from benchmarks.explain_calibration import agreement, real_images
 from limelens.cli.serving import default_models
-from limelens.explain import explain
-from limelens.explain.segmentation.segments import cut
+from limelens.explain import Settings, explain
+from limelens.explain.segmentation.cutting import cut
 from limelens.explain.surrogate.fit import fit_labels
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
@@ -169,7 +169,7 @@ def _our_tops(
             probabilities=run.samples.probabilities[:size],
             weights=run.samples.weights[:size],
         )
-        (one,) = fit_labels(samples, (run.explanations[0].label,), sampling=run.sampling)
+        (one,) = fit_labels(samples, (run.explanations[0].label,))
         found.append({weight.segment for weight in one.weights[:_TOP]})
     return found
 
@@ -179,7 +179,7 @@ _Segment = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 
 def _slic(image: NDArray[np.uint8]) -> NDArray[np.int64]:
     """As limelens cuts by default."""
-    return cut(image, "slic").labels.astype(np.int64)
+    return cut(image, Settings()).labels.astype(np.int64)
 
 
 def _lime(

@@ -26,9 +26,7 @@ from rich.table import Table
 
 from limelens.cli.serving import default_models
 from limelens.explain import check, explain
-from limelens.explain.sampling.perturbation import HideName
-from limelens.explain.segmentation.segments import Method
-from limelens.explain.surrogate.methods import ExplainMethod
+from limelens.explain.settings import ExplainMethod, HideName, SegmentationMethod
 from limelens.serve import load_bundle
 from limelens.serve.image import fit, read_image
 
@@ -46,7 +44,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--hide", choices=get_args(HideName), nargs="+", default=["mean"])
     parser.add_argument("--method", choices=get_args(ExplainMethod), default="lime")
-    parser.add_argument("--segmentation", choices=get_args(Method), default="slic")
+    parser.add_argument("--segmentation", choices=get_args(SegmentationMethod), default="slic")
     parser.add_argument("--segments", type=int, help="how many slic and grid aim for")
     parser.add_argument(
         "--curves", choices=get_args(HideName), help="deletion and insertion too, hiding all so"

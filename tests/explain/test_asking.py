@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from limelens.explain import UNSEEN, check, explain
-from limelens.explain.sampling.perturbation import Sampling, draw, fill, perturbation
-from limelens.explain.segmentation.segments import Segmentation, given
-from limelens.explain.settings import ExplainOptions
+from limelens.explain import UNSEEN, ExplainOptions, Settings, check, explain
+from limelens.explain.sampling.design import draw
+from limelens.explain.sampling.perturbation import perturbation
+from limelens.explain.segmentation.cutting import segment
+from limelens.explain.segmentation.segments import Segmentation
+from limelens.explain.settings import Sampling
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 MakePredict = Callable[[tuple[int, int]], Predict]
@@ -29,7 +31,7 @@ def cut(photo: NDArray[np.uint8]) -> Segmentation:
     """A grid of 30 cells and a strip that is never hidden."""
     rows, cols = np.indices(photo.shape[:2])
     segments = np.where(cols < 70, rows // 16 * 5 + cols // 16, UNSEEN)
-    return given(segments, *photo.shape[:2])
+    return segment(photo, Settings(segments=segments))
 
 
 @pytest.mark.parametrize("hide", ["mean", "shuffle"])
@@ -43,8 +45,8 @@ def test_every_image_is_the_one_its_row_describes(
     batch_size: int,
 ) -> None:
     visible = draw(np.random.default_rng(0), 21, cut.num_segments, sampling)
-    filled = fill(photo, cut, hide, num_samples=21, sampling=sampling)
-    perturbed = perturbation(photo, filled, cut, paired=sampling == "paired")
+    perturbed = perturbation(photo, cut, hide, num_samples=21, sampling=sampling)
+    filled = perturbed.fill
     for start in range(0, 21, batch_size):
         images = perturbed.images(visible[start : start + batch_size], start)
         for place, image in enumerate(images, start):

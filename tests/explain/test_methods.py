@@ -16,7 +16,8 @@ from limelens.explain import (
     explain,
     explain_progressively,
 )
-from limelens.explain.surrogate.methods import ExplainMethod, shap_design
+from limelens.explain.sampling.design import shap_design
+from limelens.explain.settings import ExplainMethod
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 METHODS: tuple[Any, ...] = get_args(ExplainMethod)
@@ -278,7 +279,7 @@ def test_a_deadline_leaves_finite_weights(photo: NDArray[np.uint8], method: Any)
         photo, predict, method=method, batch_size=1, deadline_ms=1e-6, hide=(0, 0, 0), seed=0
     )
     assert found.num_samples <= 2
-    assert any("deadline" in warning for warning in found.warnings)
+    assert any("deadline" in str(warning) for warning in found.warnings)
     for one in found.explanations[0].weights:
         assert np.isfinite([one.weight, one.std_error]).all()
 
@@ -287,7 +288,7 @@ def test_a_deadline_leaves_finite_weights(photo: NDArray[np.uint8], method: Any)
     ("arguments", "sentence"),
     [
         ({"method": "gradcam"}, "expected one of 'lime', 'kernel_shap', 'occlusion', 'rise'"),
-        ({"method": "rise", "compat": "lime"}, "which compat='lime' does not have"),
+        ({"method": "rise", "compat": "lime"}, "which compat='lime' lacks"),
         ({"method": "rise", "num_features": 3}, "weighs every segment"),
         ({"method": "kernel_shap", "feature_selection": "auto"}, "weighs every segment"),
         ({"hide": "shuffle", "compat": "lime"}, "'shuffle' needs compat=None"),

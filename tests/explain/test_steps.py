@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.explain import InvalidArgumentError, contrast, explain
+from limelens.explain import InvalidArgumentError, contrast, explain, steps
 from limelens.explain.drawing.colours import signs
-from limelens.explain.drawing.steps import SampleImages, steps
+from limelens.explain.drawing.steps import perturbation_of
 
 pytest.importorskip("skimage")
 
@@ -44,10 +44,10 @@ def test_the_samples_drawn_are_those_that_the_model_was_shown(method: Any, hide:
         scene(), model, method=method, hide=hide, segmentation="grid", num_segments=12,
         num_samples=100, seed=5,
     )  # fmt: skip
-    made = SampleImages(scene(), found)
+    made = perturbation_of(scene(), found)
     assert len(model.shown) == found.num_samples
     for row, shown in enumerate(model.shown):
-        assert np.array_equal(made.image(found.samples.visible[row], row), shown)
+        assert np.array_equal(made.images(found.samples.visible[[row]], row)[0], shown)
 
 
 @pytest.mark.parametrize("method", ["lime", "kernel_shap", "occlusion", "rise"])
@@ -96,7 +96,7 @@ def test_own_segments_keep_their_numbers_and_what_is_unseen_has_none() -> None:
 
 def test_another_image_is_refused() -> None:
     found = explain(scene(), Redness(), num_segments=12, num_samples=50, seed=5)
-    with pytest.raises(InvalidArgumentError, match="image is 10x10; the explanation is of one of"):
+    with pytest.raises(InvalidArgumentError, match="image is 10x10; the explanation is of 60x80"):
         steps(scene(10, 10), found)
 
 

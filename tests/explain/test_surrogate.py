@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from limelens.explain.explanation import LabelExplanation, Samples
-from limelens.explain.sampling.perturbation import draw
+from limelens.explain.sampling.design import draw
 from limelens.explain.sampling.proximity import distances, proximity
 from limelens.explain.surrogate.fit import fit_labels
 from limelens.explain.surrogate.ridge import ridge
@@ -35,8 +35,9 @@ def fitted(seed: int, num_samples: int, sampling: Any) -> LabelExplanation:
         weights=proximity(distances(visible, "cosine"), 0.25),
         columns=np.arange(NUM_SEGMENTS, dtype=np.int32),
         alpha=1.0,
+        sampling=sampling,
     )
-    (found,) = fit_labels(samples, (0,), sampling=sampling)
+    (found,) = fit_labels(samples, (0,))
     return found
 
 

@@ -5,6 +5,7 @@ from limelens.explain.drawing.fonts import MissingFontWarning
 from limelens.explain.drawing.heat_map import heat_map, side_by_side
 from limelens.explain.drawing.masks import image_and_mask
 from limelens.explain.drawing.overlay import overlay
+from limelens.explain.drawing.steps import steps
 from limelens.explain.errors import (
     ExplainError,
     InvalidArgumentError,
@@ -22,14 +23,16 @@ from limelens.explain.explanation import (
 )
 from limelens.explain.faithfulness import Faithfulness, check
 from limelens.explain.segmentation.segments import UNSEEN
-from limelens.explain.settings import ExplainOptions
+from limelens.explain.settings import ExplainOptions, Settings
 from limelens.explain.surrogate.fit import contrast
+from limelens.explain.warning import ExplanationWarning, WarningKind
 
 __all__ = [
     "UNSEEN",
     "ExplainError",
     "ExplainOptions",
     "Explanation",
+    "ExplanationWarning",
     "Faithfulness",
     "InvalidArgumentError",
     "LabelExplanation",
@@ -38,8 +41,10 @@ __all__ = [
     "PredictionError",
     "Samples",
     "SegmentWeight",
+    "Settings",
     "Timings",
     "UnknownLabelError",
+    "WarningKind",
     "check",
     "contrast",
     "draw_curves",
@@ -49,4 +54,5 @@ __all__ = [
     "image_and_mask",
     "overlay",
     "side_by_side",
+    "steps",
 ]

@@ -7,7 +7,7 @@
         ├── PredictionError                       predict answered with something unusable
         └── MissingPackageError(ImportError)      an optional package is not installed
 
-What `predict` itself raises is passed on untouched. Nothing here knows gRPC status codes.
+Exceptions of `predict` itself pass through unchanged. Nothing here knows gRPC status codes.
 """
 
 from limelens.errors import LimelensError
@@ -21,7 +21,8 @@ class InvalidArgumentError(ExplainError, ValueError):
     """A value that the caller gave cannot be used.
 
     Attributes:
-        argument: the name of the argument.
+        argument: The name of the argument.
+        message: What was found and what was expected.
     """
 
     def __init__(self, argument: str, message: str) -> None:
@@ -34,11 +35,11 @@ class InvalidArgumentError(ExplainError, ValueError):
 
 
 class UnknownLabelError(InvalidArgumentError, KeyError):
-    """A label index that the model, or the explanation, does not have."""
+    """A label index that the model, or the explanation, lacks."""
 
 
 class PredictionError(ExplainError):
-    """`predict` answered with a wrong shape or with numbers that are not finite."""
+    """`predict` returned a wrong shape or numbers that are not finite."""
 
 
 class MissingPackageError(ExplainError, ImportError):

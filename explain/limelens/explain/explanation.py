@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.errors import UnknownLabelError
-from limelens.explain.sampling.perturbation import Hide, Sampling
-from limelens.explain.surrogate.methods import ExplainMethod
+from limelens.explain.settings import ExplainMethod, Hide, Sampling
+from limelens.explain.warning import ExplanationWarning
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,8 @@ class Samples:
         columns: `(K,)` int32, the segment id of each column of `visible`.
         alpha: the ridge penalty of lime's fits.
         method: what they were drawn for.
-        exact: every seed gives these samples and answers.
+        sampling: how the rows were drawn.
+        exact: every seed gives these samples and predictions.
     """
 
     visible: NDArray[np.bool_]
@@ -99,6 +100,7 @@ class Samples:
     columns: NDArray[np.int32]
     alpha: float
     method: ExplainMethod = "lime"
+    sampling: Sampling = "independent"
     exact: bool = False
 
 
@@ -111,23 +113,25 @@ class Explanation:
         segments: `(H, W)` int32 segment ids.
         num_segments: K.
         num_samples: N, rows of `samples`, the unperturbed image among them.
-        seed: gives the same answer again; None when a RandomState was handed in.
-        sampling: "paired" or "independent", as it was done.
+        max_samples: how many samples there could have been at most.
+        is_final: whether no round with more samples follows.
+        seed: gives the same explanation again; None when a RandomState was handed in.
         explanations: one for each label asked for, most probable first where `top_labels` chose.
-        warnings: sentences that a reader of the explanation should see.
+        warnings: what a reader of the explanation should know; `str` makes sentences of them.
         timings_ms: where the time went.
-        samples: the raw material, for further labels or contrasts without asking the model again.
-        hide: what hidden segments looked like.
+        samples: the raw material, for further labels or contrasts without further predictions.
+        hide: how hidden segments looked.
     """
 
     image_size: tuple[int, int]
     segments: NDArray[np.int32]
     num_segments: int
     num_samples: int
+    max_samples: int
+    is_final: bool
     seed: int | None
-    sampling: Sampling
     explanations: tuple[LabelExplanation, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[ExplanationWarning, ...]
     timings_ms: Timings
     samples: Samples = field(repr=False)
     hide: Hide = "mean"
@@ -136,6 +140,11 @@ class Explanation:
     def method(self) -> ExplainMethod:
         """How the segments were weighed."""
         return self.samples.method
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the samples were drawn: "paired" or "independent"."""
+        return self.samples.sampling
 
     def for_label(self, label: int) -> LabelExplanation:
         """The explanation of one label.

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
 from limelens.explain.image import as_rgb
-from limelens.explain.sampling.perturbation import Hide, fill, perturbation
-from limelens.explain.sampling.prediction import Predict, Predictions, liked_batch_size
+from limelens.explain.sampling.perturbation import perturbation
+from limelens.explain.sampling.prediction import Predict, Predictions
 from limelens.explain.segmentation.segments import known
-from limelens.explain.stopping import Check, go_on
+from limelens.explain.settings import Check, Hide, Settings, go_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,7 @@ def check(
         UnknownLabelError: a label that was not explained.
         PredictionError: `predict` answered with a wrong shape or with non-finite numbers.
     """
-    pixels = as_rgb(image)
-    if pixels.shape[:2] != explanation.image_size:
-        raise InvalidArgumentError(
-            "image",
-            f"image is {pixels.shape[0]}x{pixels.shape[1]}; the explanation is of "
-            f"{explanation.image_size[0]}x{explanation.image_size[1]} pixels: give the image "
-            f"that was explained",
-        )
+    pixels = as_rgb(image, size=explanation.image_size)
     if num_random < 2:
         raise InvalidArgumentError(
             "num_random", f"num_random is {num_random}; expected at least 2, to know their spread"
@@ -158,22 +151,14 @@ def check(
     sizes = np.bincount(segmentation.columns.ravel(), minlength=columns.size + 1)[:-1]
     shares = _from_zero(np.cumsum(sizes[orders], axis=1) / sizes.sum())
     visible = np.concatenate([rows for order in orders for rows in _steps(order)])
-    predictions = Predictions(
-        predict,
-        perturbation(
-            pixels,
-            fill(pixels, segmentation, hide, num_samples=visible.shape[0], seed=seed),
-            segmentation,
-        ),
-        visible,
-        batch_size=batch_size or liked_batch_size(predict),
-        check_labels=lambda _: None,
-        check=check,
-        progress=None,
+    settings = Settings(batch_size=batch_size, hide=hide, check=check)
+    perturbed = perturbation(
+        pixels, segmentation, settings.hide, num_samples=visible.shape[0], seed=seed
     )
+    predictions = Predictions(predict, perturbed, visible, settings)
     predictions.advance(visible.shape[0])
-    answers = predictions.probabilities[:, label].astype(np.float64)
-    curves = answers.reshape(orders.shape[0], 2, columns.size + 1)
+    probabilities = predictions.probabilities[:, label].astype(np.float64)
+    curves = probabilities.reshape(orders.shape[0], 2, columns.size + 1)
     areas = np.asarray(np.trapezoid(curves, shares[:, np.newaxis, :], axis=2))
     at_ours = np.stack(
         [

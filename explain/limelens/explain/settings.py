@@ -1,44 +1,57 @@
-"""What the caller asked for, checked, with every default filled in.
+"""The options of an explanation: one frozen value, checked when it is made.
 
-Knows the arguments of `explain` and what lime's defaults are. Does not know the image.
+Names every option and the values that it takes. Does not know the image or the model.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, TypeVar, cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
 from limelens.explain.errors import InvalidArgumentError
-from limelens.explain.sampling.perturbation import Hide, HideName
-from limelens.explain.sampling.prediction import Progress
-from limelens.explain.sampling.proximity import Distance
-from limelens.explain.segmentation.segments import Method
-from limelens.explain.stopping import Check
-from limelens.explain.surrogate.methods import ExplainMethod
-from limelens.explain.surrogate.selection import FeatureSelection
 
-Compat = Literal["lime"]
+ExplainMethod = Literal["lime", "kernel_shap", "occlusion", "rise"]
+SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
+HideName = Literal["mean", "blur", "shuffle"]
+Hide = str | Sequence[int]
+"""One of `HideName`, or a colour `(r, g, b)`."""
+Distance = Literal["cosine", "euclidean", "l2"]
+FeatureSelection = Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"]
+Sampling = Literal["paired", "independent"]
 SamplingChoice = Literal["auto", "paired", "independent"]
+Compat = Literal["lime"]
 
+Check = Callable[[], None]
+"""Called between the steps of long work, at least every few tenths of a second. Raising stops the
+work."""
+Progress = Callable[[int, int], None]
+"""Called after each chunk with the number of samples predicted and the most there can be. Raising
+stops the work."""
+
+MAX_SEGMENTS = 4096
+"""More segments need more memory and samples than an explanation is worth."""
 _DEFAULT_MAX_SAMPLES = 4000
-_T = TypeVar("_T", bound=str)
+
+
+def go_on() -> None:
+    """The check that never stops the work."""
 
 
 class ExplainOptions(TypedDict, total=False):
-    """The keyword arguments of `explain`, which says what each of them means."""
+    """The fields of `Settings` as keyword arguments of `explain`."""
 
     method: ExplainMethod
     labels: Sequence[int] | None
     top_labels: int | None
-    segmentation: Method | None
+    segmentation: SegmentationMethod | None
     num_segments: int | None
     segmentation_options: Mapping[str, Any] | None
     segments: Any
     max_segments: int
     num_samples: int
-    hide: str | Sequence[int]
+    hide: Hide
     kernel_width: float
     distance: Distance
     feature_selection: FeatureSelection | None
@@ -51,240 +64,235 @@ class ExplainOptions(TypedDict, total=False):
     stability: float | None
     max_samples: int | None
     deadline_ms: float | None
+    started_at: float | None
     progress: Progress | None
     check: Check
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Settings:
-    """The arguments of `explain`, all of them decided.
+    """How to explain. Fields left at None take a default that depends on the others.
 
     Attributes:
-        method: how segments are weighed.
-        labels: the labels to explain, or None for the `top_labels` most probable.
-        top_labels: how many, where `labels` is None.
-        segmentation: the algorithm, unless `segments` is given.
-        num_segments: its target, or None for its default.
-        segmentation_options: its other arguments.
-        segments: the caller's own segments.
-        max_segments: how many there may be.
-        num_samples: how many samples to draw at most.
-        hide: what hidden segments look like.
-        kernel_width: width of the proximity kernel.
-        distance: its distance.
-        feature_selection: how the surrogate's segments are chosen.
-        num_features: how many, or None for all.
-        sampling: how rows are drawn.
-        seed: reproduces the run; None when `state` was handed in.
-        state: lime's random stream, in compat mode only.
-        alpha: ridge penalty.
-        batch_size: images per call of `predict`; None for what it likes.
-        like_lime: do as lime does throughout.
-        stability: stop once every label reaches it; None to draw all samples.
-        deadline_ms: stop drawing after that long; None for no limit.
-        progress: told after each chunk.
-        check: may stop the work.
-    """
-
-    method: ExplainMethod
-    labels: tuple[int, ...] | None
-    top_labels: int
-    segmentation: Method
-    num_segments: int | None
-    segmentation_options: Mapping[str, Any] | None
-    segments: Any
-    max_segments: int
-    num_samples: int
-    hide: Hide
-    kernel_width: float
-    distance: Distance
-    feature_selection: FeatureSelection
-    num_features: int | None
-    sampling: SamplingChoice
-    seed: int | None
-    state: np.random.RandomState | None
-    alpha: float
-    batch_size: int | None
-    like_lime: bool
-    stability: float | None
-    deadline_ms: float | None
-    progress: Progress | None
-    check: Check
-
-
-def settle(options: ExplainOptions) -> Settings:
-    """Check the arguments of `explain` and decide what was left open.
-
-    Args:
-        options: all of them.
+        method: How segments are weighed: "lime"; "kernel_shap" (Shapley values: intercept plus
+            weights equal the probability; exact where `num_samples` reaches 2^K for K segments);
+            "occlusion" (how far the probability drops when one segment is hidden: K + 1 samples,
+            with "shuffle" as many rounds of K as `num_samples` holds); "rise" (mean probability
+            over random masks that show a segment, less that over those that hide it). The others
+            ignore kernel_width, distance and alpha.
+        labels: Columns of `predict` to explain; None: the `top_labels` most probable.
+        top_labels: How many of the most probable labels to explain; None: 1, or 5 in compat mode.
+        segmentation: How to cut the image: "slic" (the default), "quickshift" (compat mode's
+            default), "felzenszwalb" or "grid".
+        num_segments: How many segments slic and grid aim for; None: 40.
+        segmentation_options: Further arguments of the scikit-image function of that name.
+        segments: `(H, W)` integers, the caller's own segments under any ids; 65535 marks pixels
+            that are never hidden.
+        max_segments: Refuse an image with more segments.
+        num_samples: Perturbed images to predict, including the unperturbed one. With `stability`
+            see `max_samples`.
+        hide: How a hidden segment looks: "mean" (its mean colour), "blur", "shuffle" (soft tiles
+            from anywhere in the image, different for each sample) or `(r, g, b)`.
+        kernel_width: Width of the proximity kernel, in units of `distance`.
+        distance: "cosine", or "euclidean" alias "l2" (the square root of the number of hidden
+            segments: raise kernel_width to match).
+        feature_selection: "none" (the default), "auto" (compat mode's default),
+            "forward_selection", "highest_weights" or "lasso_path" (needs scikit-learn).
+        num_features: How many segments to select at most; None: all.
+        sampling: "independent" rows, "paired" rows (each followed by its complement, which halves
+            the samples needed), or "auto": paired from 5 samples per segment.
+        seed: The same seed gives the same explanation; None: drawn from the operating system and
+            reported. Compat mode also takes a RandomState and continues its stream from call to
+            call, as a lime explainer does.
+        alpha: Ridge penalty.
+        batch_size: Images per call of `predict`; None: its attribute of that name, else 32; 10 in
+            compat mode.
+        compat: "lime" has the algorithm and the defaults of lime 0.2.0.1, faults included.
+        stability: Draw samples only until every label's `stability` reaches this.
+        max_samples: The cap with `stability`; None: the larger of 4000 and `num_samples`.
+        deadline_ms: Start no further chunk after that long, and explain from the samples so far.
+        started_at: The `time.monotonic()` from which `deadline_ms` counts; None: the call.
+        progress: Called with (samples predicted, most samples) after each chunk, in the caller's
+            thread; raising stops the work.
+        check: Called after every chunk, between the stages and within the long ones, in the
+            caller's thread; raising stops the work.
 
     Raises:
-        InvalidArgumentError: a value out of its range, or two that contradict each other.
+        InvalidArgumentError: A value is out of its range, or two contradict each other.
     """
-    labels, top_labels = options["labels"], options["top_labels"]
-    segmentation, num_segments = options["segmentation"], options["num_segments"]
-    segments, segmentation_options = options["segments"], options["segmentation_options"]
-    hide, sampling, compat = options["hide"], options["sampling"], options["compat"]
-    stability, max_samples = options["stability"], options["max_samples"]
-    num_features, batch_size = options["num_features"], options["batch_size"]
-    deadline_ms = options["deadline_ms"]
-    if compat not in (None, "lime"):
-        raise InvalidArgumentError("compat", f"compat is {compat!r}; expected None or 'lime'")
-    like_lime = compat == "lime"
-    if labels is not None and top_labels is not None:
-        raise InvalidArgumentError(
-            "labels", "labels and top_labels are both given: give one of them"
-        )
-    if segments is not None and (
-        segmentation is not None or num_segments is not None or segmentation_options is not None
-    ):
-        raise InvalidArgumentError(
+
+    method: ExplainMethod = "lime"
+    labels: Sequence[int] | None = None
+    top_labels: int | None = None
+    segmentation: SegmentationMethod | None = None
+    num_segments: int | None = None
+    segmentation_options: Mapping[str, Any] | None = None
+    segments: Any = None
+    max_segments: int = MAX_SEGMENTS
+    num_samples: int = 1000
+    hide: Hide = "mean"
+    kernel_width: float = 0.25
+    distance: Distance = "cosine"
+    feature_selection: FeatureSelection | None = None
+    num_features: int | None = None
+    sampling: SamplingChoice = "auto"
+    seed: int | np.random.RandomState | None = None
+    alpha: float = 1.0
+    batch_size: int | None = None
+    compat: Compat | None = None
+    stability: float | None = None
+    max_samples: int | None = None
+    deadline_ms: float | None = None
+    started_at: float | None = None
+    progress: Progress | None = None
+    check: Check = go_on
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            if (valid := _VALID.get(field.name)) is not None:
+                object.__setattr__(self, field.name, valid(field.name, value))
+        _check_together(self)
+
+    @property
+    def like_lime(self) -> bool:
+        """Whether to do as lime does throughout."""
+        return self.compat == "lime"
+
+    @property
+    def sample_limit(self) -> int:
+        """How many samples are drawn at most."""
+        if self.stability is None:
+            return self.num_samples
+        return self.max_samples or max(self.num_samples, _DEFAULT_MAX_SAMPLES)
+
+
+def _check_together(settings: Settings) -> None:
+    """Raise where two options contradict each other."""
+
+    def refuse(argument: str, message: str) -> None:
+        raise InvalidArgumentError(argument, message)
+
+    if settings.labels is not None and settings.top_labels is not None:
+        refuse("labels", "labels and top_labels are both given: give one of them")
+    how = (settings.segmentation, settings.num_segments, settings.segmentation_options)
+    if settings.segments is not None and how != (None, None, None):
+        refuse(
             "segments",
             "segments are given together with segmentation, num_segments or "
             "segmentation_options: give either the segments or how to find them",
         )
-    if like_lime and sampling == "paired":
-        raise InvalidArgumentError("sampling", "lime draws independent rows: leave sampling unset")
-    if like_lime and hide in ("blur", "shuffle"):
-        raise InvalidArgumentError(
-            "hide", f"lime hides with 'mean' or a colour; {hide!r} needs compat=None"
+    if settings.max_samples is not None and settings.stability is None:
+        refuse(
+            "max_samples",
+            "max_samples caps a stability target: set stability too, or use num_samples",
         )
-    method = _choice("method", options["method"], get_args(ExplainMethod))
-    if like_lime and method != "lime":
-        raise InvalidArgumentError(
-            "method", f"method is {method!r}, which compat='lime' does not have: set one of them"
-        )
-    if method != "lime" and (
-        num_features is not None or options["feature_selection"] not in (None, "none")
-    ):
-        raise InvalidArgumentError(
+    method = settings.method
+    selects = settings.num_features is not None or settings.feature_selection not in (None, "none")
+    if method != "lime" and selects:
+        refuse(
             "feature_selection",
             f"method {method!r} weighs every segment: leave feature_selection and num_features "
             f"unset, or use method 'lime'",
         )
-    if max_samples is not None and stability is None:
-        raise InvalidArgumentError(
-            "max_samples",
-            "max_samples caps a stability target: set stability too, or use num_samples",
-        )
-    count = _whole("num_samples", options["num_samples"], 2)
-    if stability is not None:
-        if not 0.0 < stability <= 1.0:
+    seed = settings.seed
+    if not settings.like_lime:
+        if isinstance(seed, np.random.RandomState):
+            refuse("seed", "seed is a RandomState, which only compat='lime' takes: give an integer")
+        return
+    if method != "lime":
+        refuse("method", f"method is {method!r}, which compat='lime' lacks: set one of them")
+    if settings.sampling == "paired":
+        refuse("sampling", "lime draws independent rows: leave sampling unset")
+    if settings.hide in ("blur", "shuffle"):
+        refuse("hide", f"lime hides with 'mean' or a colour; {settings.hide!r} needs compat=None")
+    if isinstance(seed, int) and seed >= 2**32:
+        refuse("seed", f"seed is {seed}; lime's random numbers take 0 to 2**32 - 1")
+
+
+def _at_least(least: int) -> Callable[[str, Any], int]:
+    def valid(argument: str, value: Any) -> int:
+        try:
+            number = operator.index(value)
+        except TypeError:
             raise InvalidArgumentError(
-                "stability", f"stability is {stability}; expected above 0 and at most 1, e.g. 0.9"
+                argument, f"{argument} is {value!r}; expected an integer"
+            ) from None
+        if number < least:
+            raise InvalidArgumentError(
+                argument, f"{argument} is {number}; expected at least {least}"
             )
-        count = (
-            max(count, _DEFAULT_MAX_SAMPLES)
-            if max_samples is None
-            else _whole("max_samples", max_samples, 2)
-        )
-    if deadline_ms is not None and not deadline_ms > 0:
-        raise InvalidArgumentError("deadline_ms", f"deadline_ms is {deadline_ms}; expected above 0")
-    settled_seed, state = _seed(options["seed"], like_lime)
-    default_method = "quickshift" if like_lime else "slic"
-    default_selection = "auto" if like_lime else "none"
-    return Settings(
-        method=method,
-        labels=None if labels is None else _labels(labels),
-        top_labels=_whole(
-            "top_labels", (5 if like_lime else 1) if top_labels is None else top_labels, 1
-        ),
-        segmentation=_choice("segmentation", segmentation or default_method, get_args(Method)),
-        num_segments=None if num_segments is None else _whole("num_segments", num_segments, 1),
-        segmentation_options=segmentation_options,
-        segments=segments,
-        max_segments=_whole("max_segments", options["max_segments"], 1),
-        num_samples=count,
-        hide=_hide(hide),
-        kernel_width=_positive("kernel_width", options["kernel_width"]),
-        distance=_choice("distance", options["distance"], get_args(Distance)),
-        feature_selection=_choice(
-            "feature_selection",
-            options["feature_selection"] or default_selection,
-            get_args(FeatureSelection),
-        ),
-        num_features=None if num_features is None else _whole("num_features", num_features, 1),
-        sampling=_choice("sampling", sampling, get_args(SamplingChoice)),
-        seed=settled_seed,
-        state=state,
-        alpha=_positive("alpha", options["alpha"]),
-        batch_size=(10 if like_lime else None)
-        if batch_size is None
-        else _whole("batch_size", batch_size, 1),
-        like_lime=like_lime,
-        stability=stability,
-        deadline_ms=deadline_ms,
-        progress=options["progress"],
-        check=options["check"],
-    )
+        return number
+
+    return valid
 
 
-def _whole(argument: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InvalidArgumentError(
-            argument, f"{argument} is {value!r}; expected an integer"
-        ) from None
-    if number < least:
-        raise InvalidArgumentError(argument, f"{argument} is {number}; expected at least {least}")
-    return number
+def _above_zero(most: float, expected: str) -> Callable[[str, float], float]:
+    def valid(argument: str, value: float) -> float:
+        if not 0 < value <= most:
+            raise InvalidArgumentError(argument, f"{argument} is {value}; expected {expected}")
+        return float(value)
+
+    return valid
 
 
-def _positive(argument: str, value: float) -> float:
-    if not (np.isfinite(value) and value > 0):
-        raise InvalidArgumentError(
-            argument, f"{argument} is {value}; expected a finite number above 0"
-        )
-    return float(value)
+def _one_of(*choices: str) -> Callable[[str, str], str]:
+    def valid(argument: str, value: str) -> str:
+        if value not in choices:
+            names = ", ".join(map(repr, choices))
+            expected = f"one of {names}" if len(choices) > 1 else f"None or {names}"
+            raise InvalidArgumentError(argument, f"{argument} is {value!r}; expected {expected}")
+        return value
+
+    return valid
 
 
-def _choice(argument: str, value: str, choices: tuple[_T, ...]) -> _T:
-    for choice in choices:
-        if choice == value:
-            return choice
-    raise InvalidArgumentError(
-        argument, f"{argument} is {value!r}; expected one of {', '.join(map(repr, choices))}"
-    )
-
-
-def _labels(labels: Sequence[int]) -> tuple[int, ...]:
+def _labels(argument: str, labels: Sequence[int]) -> tuple[int, ...]:
     if len(labels) == 0:
         raise InvalidArgumentError(
-            "labels", "labels is empty; name at least one label, or leave it unset"
+            argument, "labels is empty; name at least one label, or leave it unset"
         )
-    return tuple(dict.fromkeys(_whole("labels", label, 0) for label in labels))
+    return tuple(dict.fromkeys(_at_least(0)(argument, label) for label in labels))
 
 
-def _hide(hide: str | Sequence[int]) -> Hide:
-    for name in get_args(HideName):
-        if hide == name:
-            return cast(HideName, name)
+def _hide(argument: str, hide: Hide) -> Hide:
+    if isinstance(hide, str) and hide in get_args(HideName):
+        return hide
     expected = "expected 'mean', 'blur', 'shuffle' or three integers (r, g, b) from 0 to 255"
     if isinstance(hide, str) or len(hide) != 3:
-        raise InvalidArgumentError("hide", f"hide is {hide!r}; {expected}")
-    red, green, blue = (_whole("hide", value, 0) for value in hide)
-    if max(red, green, blue) > 255:
-        raise InvalidArgumentError("hide", f"hide is {hide!r}; {expected}")
-    return red, green, blue
+        raise InvalidArgumentError(argument, f"hide is {hide!r}; {expected}")
+    colour = tuple(_at_least(0)(argument, value) for value in hide)
+    if max(colour) > 255:
+        raise InvalidArgumentError(argument, f"hide is {hide!r}; {expected}")
+    return colour
 
 
-def _seed(
-    seed: int | np.random.RandomState | None, like_lime: bool
-) -> tuple[int | None, np.random.RandomState | None]:
-    if isinstance(seed, np.random.RandomState):
-        if not like_lime:
-            raise InvalidArgumentError(
-                "seed", "seed is a RandomState, which only compat='lime' takes: give an integer"
-            )
-        return None, seed
-    if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-    number = _whole("seed", seed, 0)
-    if not like_lime:
-        return number, None
-    if number >= 2**32:
-        raise InvalidArgumentError(
-            "seed", f"seed is {number}; lime's random numbers take 0 to 2**32 - 1"
-        )
-    return number, np.random.RandomState(number)
+def _seed(argument: str, seed: int | np.random.RandomState) -> int | np.random.RandomState:
+    return seed if isinstance(seed, np.random.RandomState) else _at_least(0)(argument, seed)
+
+
+_finite = _above_zero(float(np.finfo(np.float64).max), "a finite number above 0")
+_VALID: Mapping[str, Callable[[str, Any], Any]] = {
+    "method": _one_of(*get_args(ExplainMethod)),
+    "labels": _labels,
+    "top_labels": _at_least(1),
+    "segmentation": _one_of(*get_args(SegmentationMethod)),
+    "num_segments": _at_least(1),
+    "max_segments": _at_least(1),
+    "num_samples": _at_least(2),
+    "hide": _hide,
+    "kernel_width": _finite,
+    "distance": _one_of(*get_args(Distance)),
+    "feature_selection": _one_of(*get_args(FeatureSelection)),
+    "num_features": _at_least(1),
+    "sampling": _one_of(*get_args(SamplingChoice)),
+    "seed": _seed,
+    "alpha": _finite,
+    "batch_size": _at_least(1),
+    "compat": _one_of("lime"),
+    "stability": _above_zero(1.0, "above 0 and at most 1, e.g. 0.9"),
+    "max_samples": _at_least(2),
+    "deadline_ms": _above_zero(np.inf, "above 0"),
+}

@@ -1,6 +1,6 @@
-"""Two palettes, and how large a weight becomes how strong a tint.
+"""The colours of drawings: two palettes for the sign of a weight, paper and ink.
 
-Knows numbers and colours. Does not know images or segments.
+Knows colours. Does not know images or segments.
 """
 
 from typing import Literal
@@ -10,9 +10,11 @@ from limelens.explain.errors import InvalidArgumentError
 Palette = Literal["green-red", "blue-orange"]
 Colour = tuple[int, int, int]
 
+PAPER, INK, PALE_INK = (255, 255, 255), (25, 25, 25), (95, 95, 95)
+
 _PALETTES: dict[str, tuple[Colour, Colour]] = {
     "green-red": ((0, 158, 60), (214, 39, 40)),
-    "blue-orange": ((0, 98, 178), (230, 120, 0)),  # told apart in all common colour blindness
+    "blue-orange": ((0, 98, 178), (230, 120, 0)),  # distinguishable in all common colour blindness
 }
 
 

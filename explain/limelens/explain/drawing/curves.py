@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain.drawing.colours import Palette, signs
-from limelens.explain.drawing.fonts import font_for
+from limelens.explain.drawing.colours import PAPER, Palette, signs
+from limelens.explain.drawing.text import write
 from limelens.explain.faithfulness import Faithfulness
 
 _PLOT = (360, 270)  # width, height of one pair of axes, in pixels
 _LEFT, _TOP, _BOTTOM, _GAP = 48, 70, 56, 28
 _FINE = 3  # lines are drawn so many times larger and scaled down, which smooths them
-_PAPER, _INK, _PALE_INK, _GRID = (255, 255, 255), (25, 25, 25), (110, 110, 110), (225, 225, 225)
+_PALE_INK, _GRID = (110, 110, 110), (225, 225, 225)
 
 
 def draw_curves(
@@ -57,23 +57,23 @@ def draw_curves(
     )
     width, height = _PLOT
     step = _LEFT + width + _GAP
-    canvas = Image.new("RGB", (2 * step, _TOP + height + _BOTTOM), _PAPER)
+    canvas = Image.new("RGB", (2 * step, _TOP + height + _BOTTOM), PAPER)
     pen = ImageDraw.Draw(canvas)
     for place, (title, verb, colour, (curve, area), (random, mean, spread)) in enumerate(panels):
         left = place * step + _LEFT
         plot = _plot(found.changed_share, ((random, _PALE_INK), (curve, colour)))
         canvas.paste(plot, (left, _TOP))
         pen.rectangle((left, _TOP, left + width, _TOP + height), outline=_PALE_INK)
-        _write(pen, (left, 8), title, 18, _INK)
-        _write(pen, (left, 32), f"explanation: area {area:.3f}", 14, colour)
-        _write(pen, (left, 50), f"random order: {mean:.3f} ± {spread:.3f}", 14, _PALE_INK)
+        write(pen, (left, 8), title, 18)
+        write(pen, (left, 32), f"explanation: area {area:.3f}", 14, colour)
+        write(pen, (left, 50), f"random order: {mean:.3f} ± {spread:.3f}", 14, _PALE_INK)
         for share in (0.0, 0.5, 1.0):
             y = _TOP + round((1 - share) * height)
-            _write(pen, (left - 6, y), f"{share:.1f}", 13, _PALE_INK, "rm")
+            write(pen, (left - 6, y), f"{share:.1f}", 13, _PALE_INK, anchor="rm")
             x = left + round(share * width)
-            _write(pen, (x, _TOP + height + 6), f"{share:.0%}", 13, _PALE_INK, "ma")
+            write(pen, (x, _TOP + height + 6), f"{share:.0%}", 13, _PALE_INK, anchor="ma")
         below = (left + width // 2, _TOP + height + 28)
-        _write(pen, below, f"probability of {name} by share {verb}", 13, _INK, "ma")
+        write(pen, below, f"probability of {name} by share {verb}", 13, anchor="ma")
     return np.asarray(canvas)
 
 
@@ -81,7 +81,7 @@ def _plot(
     shares: tuple[float, ...], lines: tuple[tuple[tuple[float, ...], tuple[int, int, int]], ...]
 ) -> Image.Image:
     width, height = _PLOT[0] * _FINE, _PLOT[1] * _FINE
-    plot = Image.new("RGB", (width, height), _PAPER)
+    plot = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(plot)
     for share in (0.25, 0.5, 0.75):
         pen.line((0, share * height, width, share * height), fill=_GRID, width=_FINE)
@@ -90,15 +90,3 @@ def _plot(
         points = [(x * width, (1 - y) * height) for x, y in zip(shares, curve, strict=True)]
         pen.line(points, fill=colour, width=2 * _FINE, joint="curve")
     return plot.resize(_PLOT, Image.Resampling.BOX)
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    size: int,
-    colour: tuple[int, int, int],
-    anchor: str = "la",
-) -> None:
-    font, drawable = font_for(text, size)
-    pen.text(at, drawable, fill=colour, font=font, anchor=anchor)

@@ -1,4 +1,4 @@
-"""Images that explain themselves: a heat map with scale and legend, images side by side.
+"""Images that need no text around them: a heat map with scale and legend, images side by side.
 
 Knows layout and text. Does not know the model; the caller names the labels.
 """
@@ -10,18 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain.drawing.colours import Palette, names, signs
-from limelens.explain.drawing.fonts import font_for
+from limelens.explain.drawing.colours import PALE_INK, PAPER, Palette, names, signs
 from limelens.explain.drawing.overlay import paint
+from limelens.explain.drawing.text import Paragraph, write
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import LabelExplanation, Weights, ranked
 from limelens.explain.image import as_rgb
-from limelens.explain.segmentation.segments import checked
+from limelens.explain.segmentation.segments import checked, stretched
 
 _SHORTEST, _LONGEST, _NARROWEST = 480, 1600, 48  # sides of an image, in pixels
-_PAPER, _INK, _PALE_INK = (255, 255, 255), (25, 25, 25), (95, 95, 95)
 _STRENGTH = (0.0, 0.85)
-_IDEOGRAPHIC = 0x2E80  # from here on scripts write no spaces
+_SIZE = 18  # pixels per em, and the margin
 
 
 def heat_map(
@@ -56,12 +55,10 @@ def heat_map(
     labels = checked(segments, *pixels.shape[:2])
     width, height = _report_size(pixels.shape[1], pixels.shape[0])
     large = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-    rows = np.arange(height) * labels.shape[0] // height
-    cols = np.arange(width) * labels.shape[1] // width
     pairs = ranked(weights)
     painted = paint(
         large,
-        labels[rows[:, np.newaxis], cols],
+        stretched(labels, height, width),
         pairs,
         palette=palette,
         borders=False,
@@ -72,50 +69,31 @@ def heat_map(
     largest = max((abs(weight) for _, weight in pairs), default=0.0)
     title, facts = _words(weights, label_name, against_name)
     in_favour, against = names(palette)
+    room = max(width, 480)
+    heading = Paragraph(title, _SIZE + 4, room)
+    details = Paragraph(facts, _SIZE - 3, room)
     legend = f"{in_favour}: speaks for it     {against}: speaks against it"
-    size = 18
-    margin = size
-    canvas_width = max(width, 480) + 2 * margin
-    room = canvas_width - 2 * margin
-    heading = _Text(title, size + 4, room)
-    details = _Text(facts, size - 3, room)
-    key = _Text(legend, size - 3, room)
-    bar_height = size
-    canvas_height = (
-        margin
-        + heading.height
-        + (details.height + 4 if facts else 0)
-        + margin // 2
-        + height
-        + margin
-        + bar_height
-        + 4
-        + size
-        + margin // 2
-        + key.height
-        + margin
-    )
-    canvas = Image.new("RGB", (canvas_width, canvas_height), _PAPER)
+    key = Paragraph(legend, _SIZE - 3, room)
+    texts_height = heading.height + (details.height + 4 if facts else 0) + key.height
+    canvas_height = texts_height + height + 5 * _SIZE + 2 * (_SIZE // 2) + 4
+    canvas = Image.new("RGB", (room + 2 * _SIZE, canvas_height), PAPER)
     pen = ImageDraw.Draw(canvas)
-    y = margin
-    y = heading.draw(pen, margin, y, _INK)
+    y = heading.draw(pen, _SIZE, _SIZE)
     if facts:
-        y = details.draw(pen, margin, y + 4, _PALE_INK)
-    y += margin // 2
-    canvas.paste(Image.fromarray(painted), ((canvas_width - width) // 2, y))
-    y += height + margin
-    canvas.paste(_scale_bar(room, bar_height, palette), (margin, y))
-    pen.rectangle((margin, y, margin + room - 1, y + bar_height - 1), outline=_PALE_INK)
-    y += bar_height + 4
-    for position, anchor, text in (
-        (margin, "la", f"-{largest:.3g}" if largest else ""),
-        (margin + room // 2, "ma", "0"),
-        (margin + room, "ra", f"+{largest:.3g}" if largest else ""),
+        y = details.draw(pen, _SIZE, y + 4, PALE_INK)
+    y += _SIZE // 2
+    canvas.paste(Image.fromarray(painted), (_SIZE + (room - width) // 2, y))
+    y += height + _SIZE
+    canvas.paste(_scale_bar(room, _SIZE, palette), (_SIZE, y))
+    pen.rectangle((_SIZE, y, _SIZE + room - 1, y + _SIZE - 1), outline=PALE_INK)
+    y += _SIZE + 4
+    for x, anchor, text in (
+        (_SIZE, "la", f"-{largest:.3g}" if largest else ""),
+        (_SIZE + room // 2, "ma", "0"),
+        (_SIZE + room, "ra", f"+{largest:.3g}" if largest else ""),
     ):
-        font, text = font_for(text, size - 3)
-        pen.text((position, y), text, fill=_INK, font=font, anchor=anchor)
-    y += size + margin // 2
-    key.draw(pen, margin, y, _INK)
+        write(pen, (x, y), text, _SIZE - 3, anchor=anchor)
+    key.draw(pen, _SIZE, y + _SIZE + _SIZE // 2)
     return np.asarray(canvas)
 
 
@@ -141,64 +119,20 @@ def side_by_side(images: Sequence[tuple[str, Any]]) -> NDArray[np.uint8]:
     for caption, image in loaded:
         width = min(4 * _LONGEST, max(_NARROWEST, round(image.width * height / image.height)))
         enlarged = image.resize((width, height), Image.Resampling.BICUBIC)
-        scaled.append((_Text(caption, max(15, height // 28), max(width, 120)), enlarged))
+        scaled.append((Paragraph(caption, max(15, height // 28), max(width, 120)), enlarged))
     gap = max(8, height // 30)
     top = max(text.height for text, _ in scaled)
     widths = [max(image.width, 120) for _, image in scaled]
     canvas = Image.new(
-        "RGB", (sum(widths) + gap * (len(scaled) + 1), top + height + 5 * gap // 2), _PAPER
+        "RGB", (sum(widths) + gap * (len(scaled) + 1), top + height + 5 * gap // 2), PAPER
     )
     pen = ImageDraw.Draw(canvas)
     x = gap
     for (text, image), width in zip(scaled, widths, strict=True):
-        text.draw(pen, x, gap + top - text.height, _INK)
+        text.draw(pen, x, gap + top - text.height)
         canvas.paste(image, (x, gap + top + gap // 2))
         x += width + gap
     return np.asarray(canvas)
-
-
-class _Text:
-    """Words broken into lines that fit a width."""
-
-    def __init__(self, text: str, size: int, width: int) -> None:
-        self._font, drawable = font_for(text, size)
-        self._size = size
-        self._lines: list[str] = []
-        line = ""
-        for piece in _pieces(drawable):
-            if line and self._font.getlength(line + piece.rstrip()) > width:
-                self._lines.append(line.rstrip())
-                line = piece.lstrip()
-            else:
-                line += piece
-        if line.strip():
-            self._lines.append(line.rstrip())
-
-    @property
-    def height(self) -> int:
-        return len(self._lines) * round(1.3 * self._size)
-
-    def draw(self, pen: ImageDraw.ImageDraw, x: int, y: int, colour: tuple[int, int, int]) -> int:
-        for line in self._lines:
-            pen.text((x, y), line, fill=colour, font=self._font, anchor="la")
-            y += round(1.3 * self._size)
-        return y
-
-
-def _pieces(text: str) -> list[str]:
-    """Where a line may break: after spaces, and around every character of scripts without them."""
-    pieces: list[str] = []
-    for character in text:
-        ideographic = ord(character) >= _IDEOGRAPHIC
-        if not pieces:
-            pieces.append(character)
-        elif character == " ":
-            pieces[-1] += character
-        elif ideographic or pieces[-1].endswith(" ") or ord(pieces[-1][-1]) >= _IDEOGRAPHIC:
-            pieces.append(character)
-        else:
-            pieces[-1] += character
-    return pieces
 
 
 def _report_size(width: int, height: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from limelens.explain.drawing.colours import Palette, signs
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Weights, ranked
 from limelens.explain.image import as_rgb
-from limelens.explain.segmentation.segments import UNSEEN, checked
+from limelens.explain.segmentation.segments import UNSEEN, checked, distinct
 
 _PALE = 190.0
 _BAND_PIXELS = 1 << 20  # rows are painted in bands of about this, to bound memory
@@ -118,20 +118,12 @@ def thickness(height: int, width: int) -> int:
 
 def _places(labels: NDArray[np.int64], chosen: list[int]) -> NDArray[np.intp]:
     """Each pixel's position among the chosen ids, their number for others, one more unseen."""
-    ids, index = _unique(labels)
+    ids, index = distinct(labels)
     place = np.full(ids.size, len(chosen), dtype=np.intp)
     place[ids == UNSEEN] = len(chosen) + 1
     for position, segment in enumerate(chosen):
         place[ids == segment] = position
     return place[index]
-
-
-def _unique(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    low, high = int(labels.min()), int(labels.max())
-    if high - low <= UNSEEN:  # count instead of sorting: a photograph has millions of pixels
-        return np.arange(low, high + 1), labels - low
-    ids, index = np.unique(labels, return_inverse=True)
-    return ids, index.reshape(labels.shape)
 
 
 def _edges(place: NDArray[np.intp], reach: int) -> NDArray[np.bool_]:

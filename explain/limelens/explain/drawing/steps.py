@@ -2,7 +2,7 @@
 
 The image and its numbered segments, perturbed samples, the samples nearest to the image and
 what they count, the weights, and the overlay that follows. Knows layout and text, and makes the
-samples' images again from the explanation. Does not ask the model.
+samples' images again from the explanation. Does not know the model.
 """
 
 from typing import Any
@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain.drawing.colours import Palette, signs
-from limelens.explain.drawing.fonts import Font, font_for
+from limelens.explain.drawing.colours import INK, PALE_INK, PAPER, Palette, signs
+from limelens.explain.drawing.fonts import font_for
 from limelens.explain.drawing.overlay import overlay
-from limelens.explain.errors import InvalidArgumentError
+from limelens.explain.drawing.text import write
 from limelens.explain.explanation import Explanation, LabelExplanation
 from limelens.explain.image import as_rgb
-from limelens.explain.sampling import perturbation as neighbourhood
-from limelens.explain.sampling.proximity import Distance, distances
-from limelens.explain.segmentation.segments import known
+from limelens.explain.sampling.perturbation import Perturbation, perturbation
+from limelens.explain.sampling.proximity import distances
+from limelens.explain.segmentation.segments import known, stretched
+from limelens.explain.settings import Distance
 
 _WIDTH, _MARGIN, _GAP = 1360, 36, 24
 _LARGE, _SMALL = 416, 194  # longer side of a panel
 _NUM_SAMPLES, _NUM_NEAREST, _NUM_FEATURES = 6, 3, 8
 _TITLE, _HEADING, _TEXT, _NUMBER = 28, 21, 16, 15
 _LINE = 1.4
-_PAPER, _INK, _PALE_INK, _RULE = (255, 255, 255), (25, 25, 25), (95, 95, 95), (215, 220, 226)
-_BORDER, _OUTLINE = (255, 214, 0), (0, 0, 0)
+_RULE, _BORDER, _OUTLINE = (215, 220, 226), (255, 214, 0), (0, 0, 0)
 _MAX_NUMBERED = 250  # more numbers would hide the image
 
 _FITS = {
@@ -67,24 +67,20 @@ def steps(
     Raises:
         InvalidArgumentError: the image is not of the explanation's size, or an unknown palette.
     """
-    pixels = as_rgb(image)
-    if pixels.shape[:2] != explanation.image_size:
-        height, width = explanation.image_size
-        raise InvalidArgumentError(
-            "image",
-            f"image is {pixels.shape[0]}x{pixels.shape[1]}; the explanation is of one of "
-            f"{height}x{width}: give the image that was explained",
-        )
+    pixels = as_rgb(image, size=explanation.image_size)
     one = one or explanation.explanations[0]
     name = label_name or f"label {one.label}"
     if one.against is not None:
         name += f" rather than {against_name or f'label {one.against}'}"
     samples = explanation.samples
-    answers = samples.probabilities[:, one.label].astype(np.float64)
+    predicted = samples.probabilities[:, one.label].astype(np.float64)
     if one.against is not None:
-        answers = answers - samples.probabilities[:, one.against]
-    alone = samples.method == "occlusion"
-    made = SampleImages(pixels, explanation)
+        predicted = predicted - samples.probabilities[:, one.against]
+    perturbed = perturbation_of(pixels, explanation)
+
+    def sample(visible: NDArray[np.bool_], row: int) -> Image.Image:
+        return Image.fromarray(perturbed.images(visible[np.newaxis], row)[0])
+
     away = distances(samples.visible, distance)
     sheet = _Sheet()
     share = f"{one.probability:.1%}" if one.against is None else f"{one.probability:+.1%}"
@@ -96,26 +92,26 @@ def steps(
 
     sheet.heading(1, f"The image is cut into {explanation.num_segments} segments")
     numbered = _numbered(pixels, explanation.segments, samples.columns)
-    hidden = made.image(np.zeros(samples.columns.size, dtype=np.bool_), 0)
+    hidden = sample(np.zeros(samples.columns.size, dtype=np.bool_), 0)
     sheet.panels(
         [
             (Image.fromarray(pixels), ["what the model sees"]),
             (numbered, ["its segments"]),
-            (Image.fromarray(hidden), ["with every segment hidden"]),
+            (hidden, ["with every segment hidden"]),
         ],
         _LARGE,
     )
 
-    how = "Each segment is hidden alone" if alone else "Segments are hidden by lot"
-    sheet.heading(2, f"{how}, and the model is asked about every sample")
-    shown = _typical(samples.visible)
+    alone = samples.method == "occlusion"
+    how = "Each segment is hidden alone" if alone else "Segments are hidden at random"
+    sheet.heading(2, f"{how}, and the model predicts every sample")
     sheet.panels(
         [
             (
-                Image.fromarray(made.image(samples.visible[row], row)),
-                [f"sample {row}", f"says {answers[row]:.3f}"],
+                sample(samples.visible[row], row),
+                [f"sample {row}", f"predicted {predicted[row]:.3f}"],
             )
-            for row in shown
+            for row in _typical(samples.visible)
         ],
         _SMALL,
     )
@@ -125,12 +121,12 @@ def steps(
     sheet.panels(
         [
             (
-                Image.fromarray(made.image(samples.visible[row], row)),
+                sample(samples.visible[row], row),
                 [
                     f"sample {row}",
                     f"distance {away[row]:.3f}",
                     f"weight {samples.weights[row]:.3f}",
-                    f"says {answers[row]:.3f}",
+                    f"predicted {predicted[row]:.3f}",
                     f"{np.count_nonzero(samples.visible[row])} of {explanation.num_segments} shown",
                 ],
             )
@@ -147,38 +143,21 @@ def steps(
     return sheet.finished()
 
 
-class SampleImages:
+def perturbation_of(pixels: NDArray[np.uint8], explanation: Explanation) -> Perturbation:
     """Makes the images that the model was shown once more.
 
     Args:
         pixels: `(H, W, 3)` uint8, the image that was explained.
-        explanation: of it.
+        explanation: Of it.
     """
-
-    def __init__(self, pixels: NDArray[np.uint8], explanation: Explanation) -> None:
-        segmentation = known(explanation.segments, explanation.samples.columns)
-        fill = neighbourhood.fill(
-            pixels,
-            segmentation,
-            explanation.hide,
-            num_samples=explanation.num_samples,
-            sampling=explanation.sampling,
-            seed=explanation.seed or 0,
-        )
-        self._perturbation = neighbourhood.perturbation(pixels, fill, segmentation)
-
-    def image(self, visible: NDArray[np.bool_], row: int) -> NDArray[np.uint8]:
-        """One image.
-
-        Args:
-            visible: `(K,)` bool, the segments it shows.
-            row: which sample it is; what hides may depend on it.
-
-        Returns:
-            `(H, W, 3)` uint8.
-        """
-        made = self._perturbation.images(visible[np.newaxis], row)
-        return np.asarray(made[0])
+    return perturbation(
+        pixels,
+        known(explanation.segments, explanation.samples.columns),
+        explanation.hide,
+        num_samples=explanation.num_samples,
+        sampling=explanation.sampling,
+        seed=explanation.seed or 0,
+    )
 
 
 def _typical(visible: NDArray[np.bool_]) -> list[int]:
@@ -210,9 +189,7 @@ def _numbered(
     """The segments' borders and ids, large enough to be read."""
     width, height = _fitting(pixels.shape[1], pixels.shape[0], _LARGE)
     image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-    rows = np.arange(height) * segments.shape[0] // height
-    cols = np.arange(width) * segments.shape[1] // width
-    labels = segments[rows[:, np.newaxis], cols]
+    labels = stretched(segments, height, width)
     edge = np.zeros(labels.shape, dtype=np.bool_)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
@@ -229,7 +206,7 @@ def _numbered(
         y, x = np.nonzero(labels == segment)
         if y.size == 0:
             continue
-        # The segment's own pixel that is nearest to its middle: a bent one is not met in between.
+        # The segment's own pixel nearest to its middle, which lies outside of a bent segment.
         place = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
         reach = font.getlength(str(segment)) / 2 + 3
         at = min(max(float(x[place]), reach), width - reach)
@@ -237,7 +214,7 @@ def _numbered(
         pen.text(
             (at, below),
             str(segment),
-            fill=_PAPER,
+            fill=PAPER,
             font=font,
             anchor="mm",
             stroke_width=2,
@@ -250,7 +227,7 @@ def _bars(one: LabelExplanation, palette: Palette) -> Image.Image:
     """The heaviest segments' weights as bars with their standard errors."""
     chosen = one.weights[:_NUM_FEATURES]
     width, row = _WIDTH - 2 * _MARGIN - _LARGE - 2 * _GAP, 42
-    image = Image.new("RGB", (width, max(1, len(chosen)) * row), _PAPER)
+    image = Image.new("RGB", (width, max(1, len(chosen)) * row), PAPER)
     pen = ImageDraw.Draw(image)
     in_favour, against = signs(palette)
     largest = max((abs(w.weight) + w.std_error for w in chosen), default=0.0) or 1.0
@@ -265,17 +242,11 @@ def _bars(one: LabelExplanation, palette: Palette) -> Image.Image:
         colour = in_favour if weight.weight > 0 else against
         pen.rectangle((min(zero, end), top, max(zero, end), top + row - 17), fill=colour)
         error = weight.std_error * scale
-        pen.line((end - error, middle, end + error, middle), fill=_INK, width=2)
-        _write(pen, (0, middle), f"segment {weight.segment}", _TEXT, _INK, anchor="lm")
-        _write(
-            pen,
-            (right + 16, middle),
-            f"{weight.weight:+{style}} ± {weight.std_error:{style}}",
-            _TEXT,
-            _INK,
-            anchor="lm",
-        )
-    pen.line((zero, 0, zero, image.height), fill=_PALE_INK)
+        pen.line((end - error, middle, end + error, middle), fill=INK, width=2)
+        write(pen, (0, middle), f"segment {weight.segment}", _TEXT, anchor="lm")
+        value = f"{weight.weight:+{style}} ± {weight.std_error:{style}}"
+        write(pen, (right + 16, middle), value, _TEXT, anchor="lm")
+    pen.line((zero, 0, zero, image.height), fill=PALE_INK)
     return image
 
 
@@ -288,14 +259,14 @@ class _Sheet:
 
     def title(self, text: str, below: str) -> None:
         block, pen = self._block(round(_LINE * (_TITLE + _TEXT)))
-        _write(pen, (_MARGIN, 0), text, _TITLE, _INK)
-        _write(pen, (_MARGIN, round(_LINE * _TITLE)), below, _TEXT, _PALE_INK)
+        write(pen, (_MARGIN, 0), text, _TITLE, room=_WIDTH - 2 * _MARGIN)
+        write(pen, (_MARGIN, round(_LINE * _TITLE)), below, _TEXT, PALE_INK)
         self._add(block)
 
     def heading(self, number: int, text: str) -> None:
         block, pen = self._block(round(_LINE * _HEADING) + 2 * _GAP)
         pen.line((_MARGIN, _GAP // 2, _WIDTH - _MARGIN, _GAP // 2), fill=_RULE, width=2)
-        _write(pen, (_MARGIN, _GAP), f"{number}.  {text}", _HEADING, _INK)
+        write(pen, (_MARGIN, _GAP), f"{number}.  {text}", _HEADING)
         self._add(block)
 
     def panels(
@@ -320,7 +291,7 @@ class _Sheet:
                     at = (left + image.width + 14, count * line)
                 else:
                     at = (left, image.height + 6 + count * line)
-                _write(pen, at, text, _TEXT, _INK if count == 0 else _PALE_INK)
+                write(pen, at, text, _TEXT, INK if count == 0 else PALE_INK)
         self._add(block)
 
     def bars_and_overlay(self, bars: Image.Image, drawn: Image.Image, stability: float) -> None:
@@ -331,45 +302,22 @@ class _Sheet:
         left = _WIDTH - _MARGIN - _LARGE
         block.paste(image, (left, 0))
         text = f"5.  The heaviest segments; stability {stability:.2f}"
-        _write(pen, (left, image.height + 6), text, _TEXT, _INK)
+        write(pen, (left, image.height + 6), text, _TEXT)
         self._add(block)
 
     def finished(self) -> NDArray[np.uint8]:
-        page = Image.new("RGB", (_WIDTH, self._y + _MARGIN), _PAPER)
+        page = Image.new("RGB", (_WIDTH, self._y + _MARGIN), PAPER)
         for top, block in self._blocks:
             page.paste(block, (0, top))
         return np.asarray(page)
 
     def _block(self, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-        block = Image.new("RGB", (_WIDTH, height), _PAPER)
+        block = Image.new("RGB", (_WIDTH, height), PAPER)
         return block, ImageDraw.Draw(block)
 
     def _add(self, block: Image.Image) -> None:
         self._blocks.append((self._y, block))
         self._y += block.height
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    place: tuple[float, float],
-    text: str,
-    size: int,
-    colour: tuple[int, int, int],
-    *,
-    anchor: str = "la",
-) -> None:
-    """One line, shortened where it would leave the page."""
-    font, text = font_for(text, size)
-    text = _shortened(text, font, _WIDTH - _MARGIN - place[0])
-    pen.text(place, text, fill=colour, font=font, anchor=anchor)
-
-
-def _shortened(text: str, font: Font, room: float) -> str:
-    if font.getlength(text) <= room:
-        return text
-    while len(text) > 1 and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text + "..."
 
 
 def _scaled(image: Image.Image, longest: int) -> Image.Image:

@@ -1,64 +1,20 @@
-"""The neighbourhood: which segments each sample shows, and the images that follow (section 3.3).
+"""Perturbed images: what hides a segment, and the image that each sample shows (section 3.3).
 
-Knows random numbers, segments and pixels. Does not know the model.
+Knows segments and pixels. Does not know the model.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from limelens.explain.segmentation.segments import Segmentation, distinct
-
-Sampling = Literal["paired", "independent"]
-HideName = Literal["mean", "blur", "shuffle"]
-Hide = HideName | tuple[int, int, int]
+from limelens.explain.settings import Hide, Sampling
 
 _TILES = 18  # of a shuffled image, along its shorter side
 _CANVAS = 3  # times the image's sides: windows of two samples then seldom share much
-
-
-def draw(
-    rng: np.random.Generator, num_samples: int, num_segments: int, sampling: Sampling
-) -> NDArray[np.bool_]:
-    """Which segments each sample shows, each with probability 1/2.
-
-    The rows of a smaller draw are the first rows of a larger one from the same seed.
-
-    Args:
-        rng: the source of randomness.
-        num_samples: N.
-        num_segments: K.
-        sampling: "paired" follows each row z by 1 - z, so that rows 2i and 2i+1 complement each
-            other and odd errors of the surrogate cancel.
-
-    Returns:
-        `(N, K)` bool, true where the segment is visible. Row 0 shows the whole image; of pairs,
-        row 1 hides it all.
-    """
-    if sampling == "independent":
-        visible = rng.integers(0, 2, size=(num_samples, num_segments), dtype=np.bool_)
-        visible[0] = True
-        return visible
-    half = rng.integers(0, 2, size=((num_samples + 1) // 2, num_segments), dtype=np.bool_)
-    half[0] = True
-    visible = np.empty((num_samples, num_segments), dtype=np.bool_)
-    visible[0::2] = half
-    visible[1::2] = ~half[: num_samples // 2]
-    return visible
-
-
-def draw_like_lime(
-    state: np.random.RandomState, num_samples: int, num_segments: int
-) -> NDArray[np.bool_]:
-    """The same from lime's random stream: `(N, K)` bool, row 0 all true."""
-    visible = state.randint(0, 2, num_samples * num_segments).astype(np.bool_)
-    visible = visible.reshape(num_samples, num_segments)
-    visible[0] = True
-    return visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,76 +31,6 @@ class Fill:
     corners: NDArray[np.intp] | None = None
 
 
-def fill(
-    image: NDArray[np.uint8],
-    segmentation: Segmentation,
-    hide: Hide,
-    *,
-    num_samples: int,
-    sampling: Sampling = "independent",
-    seed: int = 0,
-    truncate: bool = False,
-) -> Fill:
-    """What hidden segments show, for every sample.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        segmentation: its segments.
-        hide: "mean" paints each segment in its mean colour, "blur" blurs away what is as small as
-            a segment, `(r, g, b)` paints that colour, and "shuffle" puts soft tiles from anywhere
-            in the image there, others for each sample.
-        num_samples: N.
-        sampling: the two rows of a pair get the same tiles.
-        seed: of the tiles. A smaller number of samples gets the first of a larger one's.
-        truncate: round means down, as lime does, instead of to the nearest.
-    """
-    if hide == "shuffle":
-        # Apart from the stream of the rows: they are then the same whatever hides.
-        rng = np.random.default_rng([seed, _TILES])
-        return _shuffled(image, num_samples, sampling, rng)
-    if hide == "mean":
-        ids, index = distinct(segmentation.labels)
-        flat = index.ravel()
-        counts = np.bincount(flat, minlength=ids.size)
-        sums = [np.bincount(flat, image[..., c].ravel(), minlength=ids.size) for c in range(3)]
-        means = np.stack(sums, axis=1) / counts[:, np.newaxis]
-        colours = (means if truncate else np.rint(means)).astype(np.uint8)
-        return Fill(np.ascontiguousarray(colours[flat].reshape(image.shape)))
-    if hide == "blur":
-        height, width = image.shape[:2]
-        return Fill(_blurred(image, 0.8 * (height * width / segmentation.num_segments) ** 0.5))
-    return Fill(np.broadcast_to(np.array(hide, dtype=np.uint8), image.shape).copy())
-
-
-def _shuffled(
-    image: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
-) -> Fill:
-    """Tiles from anywhere in the image, softened so that no edge between them is seen.
-
-    One canvas much larger than the image, of which each sample sees a window of its own: moving
-    a window is free, laying tiles anew costs as much as asking a small model.
-    """
-    height, width = image.shape[:2]
-    side = max(1, round(min(height, width) / _TILES))
-    rows, cols = -(-_CANVAS * height // side), -(-_CANVAS * width // side)
-    top = rng.integers(0, height - side + 1, size=(rows, cols))
-    left = rng.integers(0, width - side + 1, size=(rows, cols))
-    within = np.arange(side)
-    y = top[:, np.newaxis, :, np.newaxis] + within[:, np.newaxis, np.newaxis]
-    x = left[:, np.newaxis, :, np.newaxis] + within
-    canvas = image[y, x].reshape(rows * side, cols * side, 3)
-    num_windows = num_samples if sampling == "independent" else (num_samples + 1) // 2
-    spare = (canvas.shape[0] - height + 1, canvas.shape[1] - width + 1)
-    corners = rng.integers(0, spare, size=(num_windows, 2))
-    if sampling == "paired":
-        corners = np.repeat(corners, 2, axis=0)[:num_samples]
-    return Fill(_blurred(canvas, side / 4), corners)
-
-
-def _blurred(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
-
-
 @dataclass(frozen=True, eq=False)
 class Perturbation:
     """Turns rows of the design matrix into images.
@@ -154,12 +40,12 @@ class Perturbation:
 
     Attributes:
         image: `(H, W, 3)` uint8, the image.
-        fill: what stands where it is hidden.
+        fill: What stands where it is hidden.
         columns: `(H, W)` intp, each pixel's column, K where nothing hides it.
-        run_columns: `(R,)` the column of each run.
-        run_lengths: `(R,)` its length in bytes.
+        run_columns: `(R,)` The column of each run.
+        run_lengths: `(R,)` Its length in bytes.
         hideable: `(H, W, 1)` uint8, 255 where a column hides the pixel, else 0.
-        paired: rows 2i and 2i+1 complement each other and share what hides.
+        paired: Whether rows 2i and 2i+1 complement each other and share what hides.
     """
 
     image: NDArray[np.uint8]
@@ -168,7 +54,7 @@ class Perturbation:
     run_columns: NDArray[np.intp]
     run_lengths: NDArray[np.intp]
     hideable: NDArray[np.uint8]
-    paired: bool = False
+    paired: bool
 
     def images(self, visible: NDArray[np.bool_], first: int = 0) -> NDArray[np.uint8]:
         """One image per row.
@@ -178,7 +64,7 @@ class Perturbation:
 
         Args:
             visible: `(B, K)` bool.
-            first: which sample the first of these rows is.
+            first: Which sample the first of these rows is.
 
         Returns:
             `(B, H, W, 3)` uint8, a new array.
@@ -201,15 +87,15 @@ class Perturbation:
         return images
 
     @cached_property
-    def _differing_always(self) -> NDArray[np.uint8]:
+    def _differing_shared(self) -> NDArray[np.uint8]:
         differing: NDArray[np.uint8] = (self.image ^ self.fill.canvas) & self.hideable
         return differing
 
     def _differing(self, first: int, count: int, step: int) -> NDArray[np.uint8]:
-        """What tells image and hidden apart: `(H, W, 3)`, or one for each window."""
+        """Where image and fill differ, as bits: `(H, W, 3)`, or one for each window."""
         corners = self.fill.corners
         if corners is None:
-            return self._differing_always
+            return self._differing_shared
         height, width = self.image.shape[:2]
         differing = np.empty((count, *self.image.shape), dtype=np.uint8)
         windows = corners[first : first + step * count : step].tolist()
@@ -221,16 +107,38 @@ class Perturbation:
 
 
 def perturbation(
-    image: NDArray[np.uint8], fill: Fill, segmentation: Segmentation, *, paired: bool = False
+    image: NDArray[np.uint8],
+    segmentation: Segmentation,
+    hide: Hide,
+    *,
+    num_samples: int,
+    sampling: Sampling = "independent",
+    seed: int = 0,
+    truncate: bool = False,
 ) -> Perturbation:
     """Prepare, once per image, what every sample needs.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        fill: what hidden segments show.
-        segmentation: the segments.
-        paired: rows 2i and 2i+1 will complement each other, and their windows be the same.
+        segmentation: Its segments.
+        hide: "mean" paints each segment in its mean colour, "blur" blurs away what is as small as
+            a segment, `(r, g, b)` paints that colour, and "shuffle" puts soft tiles from anywhere
+            in the image there, different for each sample.
+        num_samples: N.
+        sampling: "paired": rows 2i and 2i+1 will complement each other, and get the same tiles.
+        seed: Of the tiles. A smaller number of samples gets the first of a larger one's.
+        truncate: Round means down, as lime does, instead of to the nearest.
     """
+    if hide == "shuffle":
+        # Not the stream of the rows: these stay the same whatever hides.
+        fill = _shuffled(image, num_samples, sampling, np.random.default_rng([seed, _TILES]))
+    elif hide == "mean":
+        fill = Fill(_means(image, segmentation, truncate=truncate))
+    elif hide == "blur":
+        height, width = image.shape[:2]
+        fill = Fill(_blurred(image, 0.8 * (height * width / segmentation.num_segments) ** 0.5))
+    else:
+        fill = Fill(np.broadcast_to(np.array(hide, dtype=np.uint8), image.shape).copy())
     columns = segmentation.columns.ravel()
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
     lengths = np.diff(starts, append=columns.size)
@@ -242,5 +150,47 @@ def perturbation(
         run_columns=columns[starts],
         run_lengths=(lengths * 3).astype(np.intp),
         hideable=hideable.astype(np.uint8)[..., np.newaxis],
-        paired=paired,
+        paired=sampling == "paired",
     )
+
+
+def _means(
+    image: NDArray[np.uint8], segmentation: Segmentation, *, truncate: bool
+) -> NDArray[np.uint8]:
+    """Each segment in its mean colour."""
+    ids, index = distinct(segmentation.labels)
+    flat = index.ravel()
+    counts = np.bincount(flat, minlength=ids.size)
+    sums = [np.bincount(flat, image[..., c].ravel(), minlength=ids.size) for c in range(3)]
+    means = np.stack(sums, axis=1) / counts[:, np.newaxis]
+    colours = (means if truncate else np.rint(means)).astype(np.uint8)
+    return np.ascontiguousarray(colours[flat].reshape(image.shape))
+
+
+def _shuffled(
+    image: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
+) -> Fill:
+    """Tiles from anywhere in the image, softened so that no edge between them is seen.
+
+    One canvas is much larger than the image, and each sample sees its own window of it: moving a
+    window is free, while laying new tiles costs as much as a run of a small model.
+    """
+    height, width = image.shape[:2]
+    side = max(1, round(min(height, width) / _TILES))
+    rows, cols = -(-_CANVAS * height // side), -(-_CANVAS * width // side)
+    top = rng.integers(0, height - side + 1, size=(rows, cols))
+    left = rng.integers(0, width - side + 1, size=(rows, cols))
+    within = np.arange(side)
+    y = top[:, np.newaxis, :, np.newaxis] + within[:, np.newaxis, np.newaxis]
+    x = left[:, np.newaxis, :, np.newaxis] + within
+    canvas = image[y, x].reshape(rows * side, cols * side, 3)
+    num_windows = num_samples if sampling == "independent" else (num_samples + 1) // 2
+    spare = (canvas.shape[0] - height + 1, canvas.shape[1] - width + 1)
+    corners = rng.integers(0, spare, size=(num_windows, 2))
+    if sampling == "paired":
+        corners = np.repeat(corners, 2, axis=0)[:num_samples]
+    return Fill(_blurred(canvas, side / 4), corners)
+
+
+def _blurred(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))

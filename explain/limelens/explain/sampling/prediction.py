@@ -1,4 +1,4 @@
-"""Asking the model: perturbed images in, probabilities out, in chunks and in order.
+"""The model's probabilities for the perturbed images, in chunks and in order.
 
 Knows `predict`, threads and deadlines. Does not know segments' meaning or what is fitted.
 Memory holds one chunk per thread, whatever the number of samples.
@@ -14,15 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain.errors import PredictionError
+from limelens.explain.errors import PredictionError, UnknownLabelError
 from limelens.explain.sampling.perturbation import Perturbation
-from limelens.explain.stopping import Check
+from limelens.explain.settings import Settings
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
-"""`(N, H, W, 3)` uint8 -> `(N, C)` probabilities. It may say more of itself: an integer attribute
-`max_concurrency` above 1, that so many threads may call it at once; `batch_size`, how many images
-it likes in a call; a method `prepare_perturbed`, that its device makes the perturbed images, see
-`MakesImages`. Of a bound method, its object may say so."""
+"""`(N, H, W, 3)` uint8 -> `(N, C)` probabilities. It, or the object of a bound method, may have
+attributes: `max_concurrency`, how many threads may call it at once; `batch_size`, the preferred
+number of images in a call; `prepare_perturbed`, see `MakesImages`, if its device makes images."""
 
 _BATCH_SIZE = 32  # of a `predict` that does not say
 
@@ -54,22 +53,18 @@ class MakesImages(Protocol):
         ...
 
 
-Progress = Callable[[int, int], None]
-"""Called after each chunk with how many samples are predicted, and how many there will be at
-most. What it raises stops the run."""
-
-
 class Predictions:
-    """The model's answers, gathered as far as they have been asked for.
+    """The model's probabilities, for as many rows as were asked for so far.
 
     Args:
-        predict: the model.
-        perturbation: makes images of rows.
+        predict: The model.
+        perturbation: Makes images of rows.
         visible: `(N, K)` bool, all rows that may be asked for.
-        batch_size: rows per call.
-        check_labels: called once with C, as soon as it is known; raises if that is not enough.
-        check: called after each chunk; what it raises stops the run.
-        progress: told after each chunk.
+        settings: The labels that must exist, the batch size, and what to call after each chunk.
+
+    Attributes:
+        num_done: How many rows are predicted.
+        batch_size: Rows per call.
     """
 
     def __init__(
@@ -77,53 +72,52 @@ class Predictions:
         predict: Predict,
         perturbation: Perturbation,
         visible: NDArray[np.bool_],
-        *,
-        batch_size: int,
-        check_labels: Callable[[int], None],
-        check: Check,
-        progress: Progress | None,
+        settings: Settings,
     ) -> None:
         self.num_done = 0
-        self._answer = _answering(predict, perturbation)
+        default = 10 if settings.like_lime else _positive(predict, "batch_size", _BATCH_SIZE)
+        # KernelSHAP needs the image and its absence, deadline or not.
+        fewest = 2 if settings.method == "kernel_shap" else 1
+        self.batch_size = max(settings.batch_size or default, fewest)
+        self._predict_rows = _row_model(predict, perturbation)
         self._visible = visible
-        self._batch_size = batch_size
-        self._check_labels = check_labels
-        self._check = check
-        self._progress = progress
-        self._answers: NDArray[np.floating] | None = None
+        self._settings = settings
+        self._found: NDArray[np.floating] | None = None
         self._lock = Lock()
         self._num_threads = _positive(predict, "max_concurrency", 1)
 
     @property
     def probabilities(self) -> NDArray[np.floating]:
-        """`(num_done, C)` answers so far: float64 where `predict` gives it, else float32."""
-        if self._answers is None:
+        """`(num_done, C)` so far: float64 where `predict` gives it, else float32."""
+        if self._found is None:
             return np.empty((0, 0), dtype=np.float32)
-        return self._answers[: self.num_done]
+        return self._found[: self.num_done]
 
     def advance(self, target: int, deadline: float | None = None) -> None:
         """Predict rows up to `target`; the very first chunk always, others before the deadline.
 
         Args:
-            target: how many rows shall be done.
+            target: How many rows shall be done.
             deadline: `time.monotonic()` after which no further chunk starts; `num_done` then
                 stays below the target.
 
         Raises:
-            PredictionError: the answer has a wrong shape or is not finite.
-            Exception: whatever `predict`, a check or the progress callback raises.
+            PredictionError: The probabilities have a wrong shape or are not finite.
+            UnknownLabelError: The model lacks a label of the settings.
+            Exception: Whatever `predict`, a check or the progress callback raises.
         """
-        starts = range(self.num_done, target, self._batch_size)
-        chunks = [(start, min(start + self._batch_size, target)) for start in starts]
+        settings = self._settings
+        starts = range(self.num_done, target, self.batch_size)
+        chunks = [(start, min(start + self.batch_size, target)) for start in starts]
         finished: dict[int, int] = {}
         num_before = num_predicted = self.num_done
         for start, stop in self._run(chunks, deadline):
             finished[start] = stop
             num_predicted += stop - start
-            if self._progress is not None:
-                self._progress(num_predicted, self._visible.shape[0])
-            self._check()
-        while num_before in finished:  # what lies beyond a gap came too late
+            if settings.progress is not None:
+                settings.progress(num_predicted, self._visible.shape[0])
+            settings.check()
+        while num_before in finished:  # chunks beyond a gap came too late
             num_before = finished[num_before]
         self.num_done = num_before
 
@@ -148,9 +142,9 @@ class Predictions:
             if late or stopped.is_set():
                 return False
             try:
-                self._store(start, self._answer(self._visible[start:stop], start), stop)
+                self._store(start, self._predict_rows(self._visible[start:stop], start), stop)
             except BaseException:
-                stopped.set()  # at once: the caller's thread may take a while to learn of it
+                stopped.set()  # at once: the caller's thread may take a while to notice
                 raise
             done.append((start, stop))
             return True
@@ -178,12 +172,12 @@ class Predictions:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _store(self, start: int, answer: Any, stop: int) -> None:
-        found = np.asarray(answer)
-        expected = f"expected ({stop - start}, number of labels)"
+    def _store(self, start: int, returned: Any, stop: int) -> None:
+        found = np.asarray(returned)
         if found.ndim != 2 or found.shape[0] != stop - start or found.shape[1] == 0:
             raise PredictionError(
-                f"predict returned shape {found.shape} for {stop - start} images; {expected}"
+                f"predict returned shape {found.shape} for {stop - start} images; expected "
+                f"({stop - start}, number of labels)"
             )
         if found.dtype.kind not in "fiub":
             raise PredictionError(f"predict returned {found.dtype}; expected float32")
@@ -193,48 +187,48 @@ class Predictions:
                 f"predict returned a number that is not finite for sample {row}; expected "
                 f"probabilities: check the model's outputs for NaN and infinity"
             )
+        num_labels = found.shape[1]
         with self._lock:
-            if self._answers is None:
-                self._check_labels(found.shape[1])
+            if self._found is None:
+                for label in self._settings.labels or ():
+                    if label >= num_labels:
+                        raise UnknownLabelError(
+                            "labels",
+                            f"labels names {label}; predict has labels 0 to {num_labels - 1}",
+                        )
                 precision = np.float64 if found.dtype == np.float64 else np.float32
-                self._answers = np.empty((self._visible.shape[0], found.shape[1]), precision)
-        if found.shape[1] != self._answers.shape[1]:
+                self._found = np.empty((self._visible.shape[0], num_labels), precision)
+        if num_labels != self._found.shape[1]:
             raise PredictionError(
-                f"predict returned {found.shape[1]} labels for one chunk and "
-                f"{self._answers.shape[1]} for another; expected the same number each time"
+                f"predict returned {num_labels} labels for one chunk and "
+                f"{self._found.shape[1]} for another; expected the same number each time"
             )
-        self._answers[start:stop] = found
+        self._found[start:stop] = found
 
 
-def liked_batch_size(predict: Predict) -> int:
-    """How many images a model likes in a call."""
-    return _positive(predict, "batch_size", _BATCH_SIZE)
-
-
-def _answering(
+def _row_model(
     predict: Predict, perturbation: Perturbation
 ) -> Callable[[NDArray[np.bool_], int], NDArray[np.floating]]:
-    """From rows, and which sample the first of them is, to answers."""
-    prepare = _said(predict, "prepare_perturbed")
+    """From rows, and which sample the first of them is, to probabilities."""
+    prepare = _attribute(predict, "prepare_perturbed")
     if prepare is None:
         return lambda visible, first: predict(perturbation.images(visible, first))
     fill = perturbation.fill
     of_rows: PredictRows = prepare(perturbation.image, fill.canvas, perturbation.columns)
 
-    def answer(visible: NDArray[np.bool_], first: int) -> NDArray[np.floating]:
-        corners = fill.corners
-        if corners is not None:
-            corners = corners[first : first + visible.shape[0]]
-        return of_rows(visible, corners)
+    def predict_rows(visible: NDArray[np.bool_], first: int) -> NDArray[np.floating]:
+        if fill.corners is None:
+            return of_rows(visible, None)
+        return of_rows(visible, fill.corners[first : first + len(visible)])
 
-    return answer
+    return predict_rows
 
 
-def _positive(predict: Predict, attribute: str, default: int) -> int:
-    value = _said(predict, attribute)
+def _positive(predict: Predict, name: str, default: int) -> int:
+    value = _attribute(predict, name)
     return value if isinstance(value, int) and value > 0 else default
 
 
-def _said(predict: Predict, attribute: str) -> Any:
-    said = getattr(predict, attribute, None)
-    return getattr(getattr(predict, "__self__", None), attribute, None) if said is None else said
+def _attribute(predict: Predict, name: str) -> Any:
+    value = getattr(predict, name, None)
+    return getattr(getattr(predict, "__self__", None), name, None) if value is None else value

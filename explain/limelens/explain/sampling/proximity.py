@@ -3,12 +3,10 @@
 Knows rows of the design matrix. Does not know pixels or predictions.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-Distance = Literal["cosine", "euclidean", "l2"]
+from limelens.explain.settings import Distance
 
 
 def distances(visible: NDArray[np.bool_], distance: Distance) -> NDArray[np.float64]:

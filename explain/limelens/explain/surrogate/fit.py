@@ -1,69 +1,53 @@
 """From samples to finished label explanations, for any label or difference of two.
 
-Knows samples. Does not know images, nor asks the model.
+Knows samples. Does not know images, and makes no predictions.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.errors import UnknownLabelError
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, SegmentWeight
-from limelens.explain.sampling.perturbation import Sampling
-from limelens.explain.stopping import Check, go_on
-from limelens.explain.surrogate import methods
-from limelens.explain.surrogate.methods import Estimate
-from limelens.explain.surrogate.selection import FeatureSelection, select
+from limelens.explain.settings import Settings
+from limelens.explain.surrogate.methods import Estimate, estimate
+from limelens.explain.surrogate.selection import select
 from limelens.explain.surrogate.stability import expected_agreement, ties, top_k
 
-_JUDGING_SEED = 20160813  # stability is judged by the same draws in every run and round
+_STABILITY_SEED = 20160813  # stability is estimated from the same draws in every run and round
+_DEFAULTS = Settings()
 
 
 def fit_labels(
-    samples: Samples,
-    labels: tuple[int, ...],
-    *,
-    sampling: Sampling,
-    feature_selection: FeatureSelection = "none",
-    num_features: int | None = None,
-    check: Check = go_on,
+    samples: Samples, labels: Sequence[int], settings: Settings = _DEFAULTS
 ) -> tuple[LabelExplanation, ...]:
     """Explain labels from samples already predicted.
 
     Args:
-        samples: the neighbourhood.
-        labels: columns of its probabilities.
-        sampling: how its rows were drawn.
-        feature_selection: how each label's segments are chosen.
-        num_features: how many at most; None for all.
-        check: may stop the work.
+        samples: The neighbourhood.
+        labels: Columns of its probabilities.
+        settings: How each label's segments are selected, and a check that may stop the work.
     """
     targets = samples.probabilities[:, list(labels)].astype(np.float64)
-    return _fit_targets(
-        samples,
-        targets,
-        [(label, None) for label in labels],
-        sampling=sampling,
-        feature_selection=feature_selection,
-        num_features=num_features,
-        check=check,
-    )
+    return _fit_targets(samples, targets, [(label, None) for label in labels], settings)
 
 
 def contrast(explanation: Explanation, label: int, against: int) -> LabelExplanation:
     """Why one label rather than another: the surrogate of the difference of probabilities.
 
-    Costs a fit; the model is not asked again.
+    Costs a fit and no predictions.
 
     Args:
-        explanation: any explanation of the image, whichever labels it explains.
-        label: the label that positive weights speak for.
-        against: the label that negative weights speak for.
+        explanation: Any explanation of the image, whichever labels it explains.
+        label: The label that positive weights speak for.
+        against: The label that negative weights speak for.
 
     Returns:
         An explanation whose probability is the difference of the two, with all segments used.
 
     Raises:
-        UnknownLabelError: the model has no such label.
+        UnknownLabelError: The model has no such label.
     """
     samples = explanation.samples
     num_labels = samples.probabilities.shape[1]
@@ -73,14 +57,7 @@ def contrast(explanation: Explanation, label: int, against: int) -> LabelExplana
                 argument, f"{argument} is {value}; the model has labels 0 to {num_labels - 1}"
             )
     both = samples.probabilities[:, [label, against]].astype(np.float64)
-    (found,) = _fit_targets(
-        samples,
-        both[:, :1] - both[:, 1:],
-        [(label, against)],
-        sampling=explanation.sampling,
-        feature_selection="none",
-        num_features=None,
-    )
+    (found,) = _fit_targets(samples, both[:, :1] - both[:, 1:], [(label, against)], _DEFAULTS)
     return found
 
 
@@ -88,51 +65,28 @@ def _fit_targets(
     samples: Samples,
     targets: NDArray[np.float64],
     names: list[tuple[int, int | None]],
-    *,
-    sampling: Sampling,
-    feature_selection: FeatureSelection,
-    num_features: int | None,
-    check: Check = go_on,
+    settings: Settings,
 ) -> tuple[LabelExplanation, ...]:
-    num_segments = samples.visible.shape[1]
-    num_kept = num_segments if num_features is None else min(num_features, num_segments)
-    # Whoever keeps every segment need not choose; the lasso alone may still leave some out.
-    if feature_selection == "none" or (
-        num_kept == num_segments and feature_selection != "lasso_path"
-    ):
+    visible, check = samples.visible, settings.check
+    num_segments = visible.shape[1]
+    num_kept = min(settings.num_features or num_segments, num_segments)
+    selection = settings.feature_selection or ("auto" if settings.like_lime else "none")
+    # Keeping every segment needs no selection; only the lasso may still leave some out.
+    if selection == "none" or (num_kept == num_segments and selection != "lasso_path"):
         every = np.arange(num_segments)
-        estimates = _estimates(samples, samples.visible, targets, sampling, check)
         return tuple(
-            _finish(samples, estimate, every, float(targets[0, place]), name)
-            for place, (estimate, name) in enumerate(zip(estimates, names, strict=True))
+            _finish(samples, one, every, float(targets[0, place]), name)
+            for place, (one, name) in enumerate(
+                zip(estimate(samples, visible, targets, check), names, strict=True)
+            )
         )
     found = []
     for place, name in enumerate(names):
         target = targets[:, place : place + 1]
-        chosen = select(
-            feature_selection, samples.visible, target[:, 0], samples.weights, num_kept, check
-        )
-        visible = samples.visible[:, chosen]
-        (estimate,) = _estimates(samples, visible, target, sampling, check)
-        found.append(_finish(samples, estimate, chosen, float(target[0, 0]), name))
+        chosen = select(selection, visible, target[:, 0], samples.weights, num_kept, check)
+        (one,) = estimate(samples, visible[:, chosen], target, check)
+        found.append(_finish(samples, one, chosen, float(target[0, 0]), name))
     return tuple(found)
-
-
-def _estimates(
-    samples: Samples,
-    visible: NDArray[np.bool_],
-    targets: NDArray[np.float64],
-    sampling: Sampling,
-    check: Check,
-) -> list[Estimate]:
-    weights = samples.weights
-    if samples.method == "kernel_shap":
-        return methods.kernel_shap(visible, targets, weights, sampling=sampling, check=check)
-    if samples.method == "occlusion":
-        return methods.occlusion(visible, targets)
-    if samples.method == "rise":
-        return methods.rise(visible, targets, weights, sampling=sampling, check=check)
-    return methods.lime(visible, targets, weights, samples.alpha, sampling=sampling, check=check)
 
 
 def _finish(
@@ -146,10 +100,10 @@ def _finish(
     if samples.exact:
         spread = np.zeros_like(spread)
     k = top_k(coefficients.size)
-    judge = np.random.default_rng(_JUDGING_SEED)
+    rng = np.random.default_rng(_STABILITY_SEED)
     order = np.argsort(-np.abs(coefficients), kind="stable")
     weights = coefficients[order]
-    # From hardly any samples a variance of nothing may come out below it, by rounding.
+    # With hardly any samples, rounding may leave a variance below 0.
     std_errors = np.sqrt(np.maximum(np.diag(spread), 0.0))[order]
     segments = samples.columns[chosen][order]
     return LabelExplanation(
@@ -159,7 +113,7 @@ def _finish(
         intercept=estimate.intercept,
         local_prediction=float(estimate.intercept + coefficients.sum()),
         score=estimate.score,
-        stability=1.0 if samples.exact else expected_agreement(coefficients, spread, k, judge),
+        stability=1.0 if samples.exact else expected_agreement(coefficients, spread, k, rng),
         top_k=k,
         ties=() if samples.exact else tuple(segments[ties(weights, std_errors, k)].tolist()),
         weights=tuple(map(SegmentWeight, segments.tolist(), weights.tolist(), std_errors.tolist())),

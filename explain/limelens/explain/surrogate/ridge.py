@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain.stopping import Check, go_on
+from limelens.explain.settings import Check, go_on
 
 _BLOCK_ELEMENTS = 1 << 20  # 8 MiB of float64
 _UNTHREADED = 1 << 18  # multiplications up to which OpenBLAS uses the calling thread alone
@@ -146,15 +146,26 @@ def ridge(
     residuals = targets - known.target_mean
     for rows, design in blocks(visible, known.centre, check):
         residuals[rows] -= design @ coefficients
-    unexplained = weights @ residuals**2
-    varies = known.total > _NOISE * weights.sum() * known.target_mean**2
-    score = np.where(varies, 1.0 - unexplained / np.where(varies, known.total, 1.0), 0.0)
     return Surrogate(
         coefficients=coefficients,
         intercept=known.target_mean - known.centre @ coefficients,
-        score=score,
+        score=r_squared(residuals, targets, weights),
         residuals=residuals,
         centre=known.centre,
         inverse=inverse,
         degrees=float(np.sum(inverse * known.gram)) + 1.0,
     )
+
+
+def r_squared(
+    residuals: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted R² of each target, `(L,)`; 0 where the target does not vary."""
+    total_weight = weights.sum()
+    if total_weight == 0:
+        return np.zeros(targets.shape[1])
+    mean = weights @ targets / total_weight
+    total = weights @ (targets - mean) ** 2
+    varies = total > _NOISE * total_weight * mean**2
+    unexplained = weights @ residuals**2
+    return np.where(varies, 1.0 - unexplained / np.where(varies, total, 1.0), 0.0)

@@ -3,16 +3,12 @@
 Knows one target's samples. Does not know images or labels.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from limelens.explain.errors import MissingPackageError
-from limelens.explain.stopping import Check, go_on
+from limelens.explain.settings import Check, FeatureSelection, go_on
 from limelens.explain.surrogate.ridge import moments
-
-FeatureSelection = Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"]
 
 _ALPHA = 0.01  # the ridge penalty with which highest_weights ranks
 

@@ -8,7 +8,7 @@ know images, nor how far the surrogate is from the model (that is the score).
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain.stopping import Check, go_on
+from limelens.explain.settings import Check, go_on
 from limelens.explain.surrogate.ridge import Surrogate, block_rows, blocks
 
 TOP_K = 5
@@ -56,15 +56,20 @@ def covariance(
     influence = weights * surrogate.residuals[:, target]
     influence[: 2 if paired else 1] = 0.0
     for rows, design in blocks(visible, surrogate.centre, check):
-        scores = design * influence[rows, np.newaxis]
-        if paired:
-            whole = scores.shape[0] // 2 * 2
-            pairs = scores[:whole].reshape(-1, 2, scores.shape[1]).sum(axis=1)
-            scores = np.concatenate([pairs, scores[whole:]])
+        scores = in_clusters(design * influence[rows, np.newaxis], paired=paired)
         meat += scores.T @ scores
     num_clusters = (visible.shape[0] + 1) // 2 if paired else visible.shape[0]
     correction = num_clusters / max(1.0, num_clusters - surrogate.degrees)
     return np.asarray(surrogate.inverse @ meat @ surrogate.inverse * correction)
+
+
+def in_clusters(scores: NDArray[np.float64], *, paired: bool) -> NDArray[np.float64]:
+    """Scores `(B, K)`, those of a pair added up where rows are paired."""
+    if not paired:
+        return scores
+    whole = scores.shape[0] // 2 * 2
+    pairs = scores[:whole].reshape(-1, 2, scores.shape[1]).sum(axis=1)
+    return np.concatenate([pairs, scores[whole:]])
 
 
 def expected_agreement(
