@@ -260,7 +260,7 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
         ({"segmentation": cut(method=9)}, "segmentation.method", "SEGMENTATION_METHOD_SLIC"),
         ({"segmentation": cut(num_segments=1)}, "segmentation.num_segments", "2 to 1000"),
         ({"segmentation": cut(num_segments=1001)}, "segmentation.num_segments", "2 to 1000"),
-        ({"segmentation": cut(ratio=0.5)}, "segmentation.ratio", "no parameter of slic"),
+        ({"segmentation": cut(ratio=0.5)}, "segmentation.ratio", "not a parameter of slic"),
         ({"segmentation": cut(compactness=NAN)}, "segmentation.compactness", "nan"),
         (
             {"segmentation": cut(method="SEGMENTATION_METHOD_QUICKSHIFT", kernel_size=500)},
@@ -272,7 +272,7 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
             "segmentation.num_segments",
             "quickshift finds its own",
         ),
-        ({"segmentation": cut(segments_png=b"x")}, "segmentation.segments_png", "no PNG"),
+        ({"segmentation": cut(segments_png=b"x")}, "segmentation.segments_png", "not a PNG"),
         (
             {"segmentation": cut(segments_png=b"x", num_segments=4)},
             "segmentation.segments_png",
@@ -305,7 +305,7 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
                 "feature_selection": "FEATURE_SELECTION_FORWARD_SELECTION",
             },
             "num_features",
-            "of which there are 2; expected at most 1000 together",
+            "each of 2 labels; expected at most 1000 together",
         ),
         (
             {"compat": "COMPAT_LIME", "sampling": "SAMPLING_PAIRED"},

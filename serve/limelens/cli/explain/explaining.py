@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from limelens.serve.client import Client, ExplainArguments
     from limelens.serve.client.in_process import LocalClient
     from limelens.serve.client.results import ServedExplanation
-    from limelens.serve.explaining.explain_image import RenderedExplanation
+    from limelens.serve.explaining.rendering import RenderedExplanation
     from limelens.serve.tools.explain_report.bulk import Place
 
 _MOST: Final = 2**31 - 1
@@ -359,9 +359,9 @@ def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExpl
 def _draw_steps(
     here: LocalClient, fully: RenderedExplanation, arguments: ExplainArguments, path: Path
 ) -> None:
-    from limelens.explain.drawing.steps import steps
+    from limelens.explain import steps
 
-    why, labels = fully.answers[0], here.bundle.labels
+    why, labels = fully.label_explanations[0], here.bundle.labels
     sheet = steps(
         fully.pixels,
         fully.explanation,

@@ -22,11 +22,11 @@ from limelens.serve.client.responses import explanation_update
 from limelens.serve.client.results import ExplanationUpdate, ServedExplanation
 from limelens.serve.decisions.decision import decide
 from limelens.serve.explaining.explain_image import (
-    RenderedExplanation,
     check_explained,
     explain_image,
     explain_image_progressively,
 )
+from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.requests.classify import Limits, read_classify, read_embed
@@ -148,7 +148,7 @@ class LocalStub:
         spec = read_explain(request, self.bundle.metadata, self._limits)
         for update in explain_image_progressively(self.bundle, spec):
             now = time.monotonic()
-            yield update.explained, explain_stream_response(update, self._served, start, now)
+            yield update, explain_stream_response(update, self._served, start, now)
 
     def Classify(
         self, request: service_pb2.ClassifyRequest, **_: Any

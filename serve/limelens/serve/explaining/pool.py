@@ -1,8 +1,8 @@
-"""The threads that explain, without getting in the way of those who classify.
+"""The threads that explain, at a lower priority than classification.
 
-Few explanations run at a time, in threads which the operating system schedules after everybody
-else's; they stop within one chunk when nobody waits any more. It knows nothing of messages, and
-leaves what an explanation is to `limelens.serve.explaining.explain_image`.
+Few explanations run at a time, in threads that the operating system schedules last; they stop
+within one chunk when no caller waits. Knows nothing of messages, and leaves what an explanation is
+to `limelens.serve.explaining.explain_image`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ from typing import Final, TypeVar
 
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, OverloadedError
-from limelens.serve.explaining.explain_image import (
-    ExplanationProgress,
-    RenderedExplanation,
-    explain_image,
-    explain_image_progressively,
-)
+from limelens.serve.explaining.explain_image import explain_image, explain_image_progressively
+from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.explaining.spec import ExplainSpec
 
 _NICENESS: Final = 19
@@ -31,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class _Stop:
-    """Whether anybody still waits."""
+    """Whether a caller still waits."""
 
     def __init__(self, deadline: float | None) -> None:
         self._deadline = deadline
@@ -54,8 +50,8 @@ class Explainer:
         max_running: Explanations at a time; each uses as many threads for the model as its
             bundle has.
         max_waiting: Explanations that wait; more are refused.
-        step_back: Whether the threads have a lower priority than all others, as is best where
-            models run on the CPU. On a GPU what such a thread holds, others would wait for.
+        step_back: Whether the threads have a lower priority than all others, which suits models
+            on the CPU. On a GPU, others would wait for what such a thread holds.
     """
 
     def __init__(
@@ -71,32 +67,32 @@ class Explainer:
         self._seconds_each = 2.0
 
     async def explain(
-        self, bundle: Bundle, question: ExplainSpec, *, deadline: float | None = None
+        self, bundle: Bundle, spec: ExplainSpec, *, deadline: float | None = None
     ) -> RenderedExplanation:
-        """Waits for an explanation. If the waiting is cancelled, the work stops.
+        """Waits for an explanation. Cancelling stops the work.
 
         Args:
-            bundle: The model whose answer is explained.
-            question: What is asked.
-            deadline: By `time.monotonic`; work that is not done by then stops.
+            bundle: The model whose prediction is explained.
+            spec: What to explain, and how.
+            deadline: By `time.monotonic`; unfinished work stops then.
 
         Raises:
             OverloadedError: Too many are waiting.
             ExpiredError: The deadline passed first.
-            InvalidRequestError: The image or a parameter cannot be used.
-            ModelOutputError: The model gave numbers that are not finite.
-            MissingExtraError: `limelens[explain]` is not installed.
+            InvalidRequestError: The image or an option cannot be used.
+            ModelOutputError: The model returned numbers that are not finite.
+            MissingExtraError: A package of `limelens[explain]` is not installed.
         """
-        return await self.explain_newest(lambda: (bundle, question), deadline=deadline)
+        return await self.explain_newest(lambda: (bundle, spec), deadline=deadline)
 
     async def explain_newest(
         self, take: Callable[[], tuple[Bundle, ExplainSpec]], *, deadline: float | None = None
     ) -> RenderedExplanation:
-        """Waits for an explanation of what is the newest once its turn has come.
+        """Waits for an explanation of the newest image at the time when its turn comes.
 
         Args:
-            take: Gives the model and the question when the work begins; called once, in the
-                thread that explains, or never.
+            take: Gives the model and the specification when the work begins; called at most once,
+                in the thread that explains.
             deadline: As for `explain`.
 
         Raises:
@@ -106,8 +102,7 @@ class Explainer:
 
         def work() -> RenderedExplanation:
             stop.check()
-            bundle, question = take()
-            return explain_image(bundle, question, stop.check)
+            return explain_image(*take(), stop.check)
 
         future = self._submit(work)
         try:
@@ -117,51 +112,48 @@ class Explainer:
             raise
 
     async def explain_progressively(
-        self, bundle: Bundle, question: ExplainSpec, *, deadline: float | None = None
-    ) -> AsyncGenerator[ExplanationProgress, None]:
-        """Explanations that become better, the last of them always.
+        self, bundle: Bundle, spec: ExplainSpec, *, deadline: float | None = None
+    ) -> AsyncGenerator[RenderedExplanation, None]:
+        """Better and better explanations, always including the final one.
 
-        The work never waits for its reader: while one waits to be read, no other is made but the
-        last, which takes its place. Closing the iterator stops the work.
+        The work never waits for its reader: while one explanation is unread, no other is rendered
+        but the final one, which replaces it. Closing the iterator stops the work.
 
         Args:
             bundle: As for `explain`.
-            question: As for `explain`.
+            spec: As for `explain`.
             deadline: As for `explain`.
 
         Raises:
             LimelensError: As `explain`.
         """
         loop = asyncio.get_running_loop()
-        something = asyncio.Event()
-        newest: list[ExplanationProgress] = []
-        ended: list[bool] = []
+        changed = asyncio.Event()
+        newest: list[RenderedExplanation] = []
+        is_done = False
 
-        def put(update: ExplanationProgress) -> None:
-            newest[:] = [update]
-            something.set()
+        def put(found: RenderedExplanation) -> None:
+            newest[:] = [found]
+            changed.set()
 
-        def end() -> None:
-            ended.append(True)
-            something.set()
+        def finish() -> None:
+            nonlocal is_done
+            is_done = True
+            changed.set()
 
         def work() -> None:
-            updates = explain_image_progressively(
-                bundle,
-                question,
-                stop.check,
-                is_wanted=lambda: not newest,
-            )
-            for update in updates:
-                loop.call_soon_threadsafe(put, update)
+            for found in explain_image_progressively(
+                bundle, spec, stop.check, is_wanted=lambda: not newest
+            ):
+                loop.call_soon_threadsafe(put, found)
 
         stop = _Stop(deadline)
         future = self._submit(work)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(end))
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(finish))
         try:
-            while newest or not ended:
-                await something.wait()
-                something.clear()
+            while newest or not is_done:
+                await changed.wait()
+                changed.clear()
                 if newest:
                     yield newest.pop()
             future.result()
@@ -170,14 +162,14 @@ class Explainer:
             future.cancel()
 
     def close(self) -> None:
-        """Ends the threads, once what is running is done."""
+        """Ends the threads after the running explanations are done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, work: Callable[[], _T]) -> Future[_T]:
         with self._lock:
             if self._count >= self._most:
                 raise OverloadedError(
-                    f"{self._count} explanations are running or waiting, which is the most",
+                    f"limit reached: {self._count} explanations are running or waiting",
                     self._seconds_each * self._count / self._max_running,
                 )
             self._count += 1
@@ -198,7 +190,7 @@ class Explainer:
 
 
 def _step_back() -> None:
-    """Lets every other thread go first. Threads that this one starts inherit it."""
+    """Lowers this thread's priority below all others. Threads that it starts inherit it."""
     # Only Linux gives each thread a niceness of its own; elsewhere it would be the process's.
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,39 +1,38 @@
-"""What is to be explained, and how: plain values that were checked where they arrived."""
+"""What to explain, and how: plain values that were checked on arrival."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from limelens.explain import Settings
 from limelens.serve.image.encoded import EncodedImage
 
 MAX_SEGMENTS: Final = 1000
-"""More segments of an image are not explained, whoever cut it."""
+"""Images with more segments are refused, also where the caller cut them."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainSpec:
-    """What is to be explained, and how.
+    """What to explain, and how.
 
     Args:
-        image: What is explained.
-        options: Arguments of `limelens.explain.explain`, without image, model and deadline.
-        contrasts: Pairs of labels: why the first and not the second. They come after what is
-            explained by itself.
-        only_contrasts: Whether nothing is explained by itself: the labels in `options` are those
+        image: The image.
+        settings: How to explain it; its deadline counts from the arrival.
+        contrasts: Pairs of labels: why the first and not the second. They come after the labels
+            that are explained by themselves.
+        only_contrasts: Whether no label is explained by itself: the labels in `settings` are those
             of the contrasts.
         segments_png: The caller's own segments; empty where a method finds them.
-        overlay: Whether overlays are wanted.
-        heat_map: Whether heat maps are wanted.
-        segments: Whether the segments are wanted.
-        palette: The colours of what is drawn, as `limelens.explain` names them.
-        deadline_ms: After so long from arrival nothing more begins; None is no limit.
+        overlay: Whether to render overlays.
+        heat_map: Whether to render heat maps.
+        segments: Whether to return the segments.
+        palette: The colours of renderings.
         arrived_at: By `time.monotonic`.
     """
 
     image: EncodedImage
-    options: Mapping[str, Any]
+    settings: Settings
     contrasts: tuple[tuple[int, int], ...]
     only_contrasts: bool
     segments_png: bytes = field(repr=False)
@@ -41,10 +40,9 @@ class ExplainSpec:
     heat_map: bool
     segments: bool
     palette: Literal["green-red", "blue-orange"]
-    deadline_ms: int | None
     arrived_at: float
 
     @property
     def num_samples(self) -> int:
-        """How many images the model is shown, at most."""
-        return int(self.options.get("max_samples") or self.options["num_samples"])
+        """How many images the model predicts at most."""
+        return self.settings.sample_limit

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
     from limelens.serve.call_context import Call
     from limelens.serve.decisions.decision import Prediction
-    from limelens.serve.explaining.explain_image import RenderedExplanation
+    from limelens.serve.explaining.rendering import RenderedExplanation
     from limelens.serve.observing.observer import ExplanationEnded
     from limelens.serve.observing.pauses import Pauses
     from limelens.serve.repository.model_version import ModelVersion

@@ -24,7 +24,7 @@ from limelens.serve.errors import (
 if TYPE_CHECKING:
     from limelens.serve.call_context import Call
     from limelens.serve.decisions.decision import Prediction
-    from limelens.serve.explaining.explain_image import RenderedExplanation
+    from limelens.serve.explaining.rendering import RenderedExplanation
     from limelens.serve.repository.model_version import ModelVersion
     from limelens.serve.scheduling.inference import Completion, InferenceResult
 

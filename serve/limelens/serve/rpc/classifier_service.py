@@ -337,7 +337,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             is_first = True
             async with aclosing(updates) as reading:
                 async for update in reading:
-                    told(update.explained)
+                    told(update)
                     if is_first:
                         # Apart from the first message, for the reason that cameras do it; but
                         # no sooner: what is refused before it is tried again by clients.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Bundle, Metadata, Task
 from limelens.serve.bundle.embedding import model_digest, unit_length
 from limelens.serve.decisions.decision import Decision, Prediction
-from limelens.serve.explaining.explain_image import ExplanationProgress, RenderedExplanation
+from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.image import ResizeMode
 from limelens.serve.repository.model_version import ModelVersion, RejectedVersion
 from limelens.serve.rpc.requests.classify import Limits
@@ -180,12 +180,12 @@ def explain_response(
                 heat_map_png=explained.heat_maps[i] if explained.heat_maps else b"",
                 against="" if one.against is None else labels[one.against],
             )
-            for i, one in enumerate(explained.answers)
+            for i, one in enumerate(explained.label_explanations)
         ],
         num_segments=explanation.num_segments,
         num_samples=explanation.num_samples,
         seed=explanation.seed or 0,
-        warnings=explained.warnings,
+        warnings=[warning.sentence(labels) for warning in explanation.warnings],
         segments_png=explained.segments,
         model=model_ref(served),
         timings=explanation_pb2.ExplanationTimings(
@@ -200,16 +200,16 @@ def explain_response(
 
 
 def explain_stream_response(
-    update: ExplanationProgress, served: ModelVersion, arrived_at: float, now: float
+    explained: RenderedExplanation, served: ModelVersion, arrived_at: float, now: float
 ) -> service_pb2.ExplainStreamResponse:
     """One image's explanation so far."""
-    explanation = explain_response(update.explained, served, arrived_at, now)
+    explanation = explained.explanation
     return service_pb2.ExplainStreamResponse(
-        explanation=explanation,
+        explanation=explain_response(explained, served, arrived_at, now),
         num_samples=explanation.num_samples,
-        max_samples=update.max_samples,
-        stability=update.stability,
-        final=update.is_final,
+        max_samples=explanation.max_samples,
+        stability=min(one.stability for one in explanation.explanations),
+        final=explanation.is_final,
     )
 
 

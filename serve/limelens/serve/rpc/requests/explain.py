@@ -1,6 +1,6 @@
-"""Requests for explanations as they come in, checked field by field, as plain values.
+"""Explain requests as they come in, checked field by field, as plain values.
 
-It knows what unset means and the words of `limelens.explain`. It runs nothing.
+Knows what unset means and the options of `limelens.explain`. Runs nothing.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from limelens.explain import ExplainOptions, Settings
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
+from limelens.serve.explaining.errors import serving_errors
 from limelens.serve.explaining.spec import MAX_SEGMENTS, ExplainSpec
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.requests.classify import Limits, read_image
@@ -24,114 +26,110 @@ _MAX_CONTRASTS: Final = 100
 _DEFAULT_SEGMENTS: Final = 40
 _DEFAULT_SAMPLES: Final = 1000
 _MAX_LABEL_LENGTH: Final = 100
-_PALETTES: Final[Mapping[str | None, Literal["green-red", "blue-orange"]]] = {
-    None: "green-red",
-    "green_red": "green-red",
-    "blue_orange": "blue-orange",
+_ENUMS: Final[Mapping[str, Any]] = {
+    "method": explanation_pb2.ExplainMethod,
+    "distance": explanation_pb2.Distance,
+    "feature_selection": explanation_pb2.FeatureSelection,
+    "sampling": explanation_pb2.Sampling,
+    "compat": explanation_pb2.Compat,
 }
 
 
 def read_explain(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits
 ) -> ExplainSpec:
-    """What is to be explained, and how.
+    """What to explain, and how.
 
     Raises:
         InvalidRequestError: A field is not within its limits.
     """
     if not request.HasField("image"):
         raise InvalidRequestError("image", "not set; expected an image")
-    return read_question(request, metadata, limits, read_image(request.image, "image", limits))
+    return read_spec(request, metadata, limits, read_image(request.image, "image", limits))
 
 
-def read_question(
+def read_spec(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits, image: EncodedImage
 ) -> ExplainSpec:
-    """What is to be explained of an image, and how; the request's own image is not looked at.
+    """What to explain of an image, and how; ignores the request's own image.
 
     Raises:
         InvalidRequestError: A field is not within its limits.
     """
     arrived_at = time.monotonic()
-    method = _known(explanation_pb2.ExplainMethod, request.method, "method")
-    num_samples = _num_samples(request, limits)
-    if request.num_features < 0:
-        raise InvalidRequestError("num_features", f"{request.num_features}; expected 0 or more")
-    if request.deadline_ms < 0:
-        raise InvalidRequestError("deadline_ms", f"{request.deadline_ms}; expected 0 or more")
+    for name in ("num_features", "deadline_ms"):
+        if (value := getattr(request, name)) < 0:
+            raise InvalidRequestError(name, f"{value}; expected 0 or more")
     contrasts = _contrasts(request.contrasts, metadata)
     only_contrasts = bool(contrasts) and not request.labels and not request.top_labels
     labels, top_labels = _labels(request, metadata)
     if only_contrasts:
-        labels, top_labels = (
-            list(dict.fromkeys(label for pair in contrasts for label in pair)),
-            None,
-        )
-    compat = _known(explanation_pb2.Compat, request.compat, "compat")
-    options: dict[str, Any] = {
-        "labels": labels,
-        "top_labels": top_labels,
-        "num_samples": num_samples,
-        "num_features": request.num_features or None,
-        "seed": request.seed if request.HasField("seed") else None,
-        "compat": "lime" if compat == "lime" else None,
-        "hide": _hide(request.hide),
-        **_segmentation(request.segmentation, is_lime=compat == "lime"),
-    }
-    for name, kind, value in (
-        ("distance", explanation_pb2.Distance, request.distance),
-        ("feature_selection", explanation_pb2.FeatureSelection, request.feature_selection),
-        ("sampling", explanation_pb2.Sampling, request.sampling),
-    ):
-        chosen = _known(kind, value, name)
-        if chosen:
-            options[name] = chosen
-    if method not in (None, "lime"):
-        options["method"] = method
-    # To ask for few segments is to ask for a selection.
-    if request.num_features and options.setdefault("feature_selection", "auto") == "none":
-        raise InvalidRequestError(
-            "num_features",
-            f"{request.num_features} with feature_selection NONE, which takes all; "
-            "expected 0, or a selection",
-        )
-    num_labels = len(labels or ()) or top_labels or 1
-    if (
-        options.get("feature_selection") == "forward_selection"
-        and request.num_features * num_labels > _MAX_SELECTED
-    ):
-        raise InvalidRequestError(
-            "num_features",
-            f"{request.num_features} to be selected one after the other for each label, of which "
-            f"there are {num_labels}; expected at most {_MAX_SELECTED} together, or 0 for all",
-        )
-    if request.HasField("kernel_width"):
-        options["kernel_width"] = _number("kernel_width", request.kernel_width, over=0, most=1e6)
+        labels = list(dict.fromkeys(label for pair in contrasts for label in pair))
+        top_labels = None
+    options = ExplainOptions(
+        labels=labels,
+        top_labels=top_labels,
+        num_features=request.num_features or None,
+        seed=request.seed if request.HasField("seed") else None,
+        hide=_hide(request.hide),
+        max_segments=MAX_SEGMENTS,
+        deadline_ms=request.deadline_ms or None,
+        started_at=arrived_at,
+    )
+    for name, kind in _ENUMS.items():
+        if chosen := _enum_name(kind, getattr(request, name), name):
+            options[name] = chosen  # type: ignore[literal-required]
+    options |= _segmentation(request.segmentation, is_lime="compat" in options)
+    num_samples = _num_samples(request, limits)
     if request.HasField("stability"):
         options["stability"] = _number("stability", request.stability, over=0, most=1)
         options["max_samples"] = num_samples
-        options["num_samples"] = min(num_samples, MIN_SAMPLES)
-    images = {
-        _known(explanation_pb2.Picture, value, f"pictures[{i}]", may_be_unset=False)
+    else:
+        options["num_samples"] = num_samples
+    if request.HasField("kernel_width"):
+        options["kernel_width"] = _number("kernel_width", request.kernel_width, over=0, most=1e6)
+    if request.num_features:
+        _check_selection(request.num_features, len(labels or ()) or top_labels or 1, options)
+    with serving_errors():
+        settings = Settings(**options)
+    renderings = {
+        _enum_name(explanation_pb2.Picture, value, f"pictures[{i}]", may_be_unset=False)
         for i, value in enumerate(request.pictures)
     }
+    palette = _enum_name(explanation_pb2.Palette, request.palette, "palette")
     return ExplainSpec(
         image=image,
-        options=options,
+        settings=settings,
         contrasts=contrasts,
         only_contrasts=only_contrasts,
         segments_png=request.segmentation.segments_png,
-        overlay="overlay" in images,
-        heat_map="heat_map" in images,
-        segments="segments" in images,
-        palette=_PALETTES[_known(explanation_pb2.Palette, request.palette, "palette")],
-        deadline_ms=request.deadline_ms or None,
+        overlay="overlay" in renderings,
+        heat_map="heat_map" in renderings,
+        segments="segments" in renderings,
+        palette="blue-orange" if palette == "blue_orange" else "green-red",
         arrived_at=arrived_at,
     )
 
 
+def _check_selection(num_features: int, num_labels: int, options: ExplainOptions) -> None:
+    # Asking for few segments implies a selection.
+    selection = options.setdefault("feature_selection", "auto")
+    if selection == "none":
+        raise InvalidRequestError(
+            "num_features",
+            f"{num_features} with feature_selection NONE, which takes all; expected 0, or a "
+            "selection",
+        )
+    if selection == "forward_selection" and num_features * num_labels > _MAX_SELECTED:
+        raise InvalidRequestError(
+            "num_features",
+            f"{num_features} to be selected one after the other for each of {num_labels} labels; "
+            f"expected at most {_MAX_SELECTED} together, or 0 for all",
+        )
+
+
 def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
-    """How many samples at most."""
+    """How many samples to draw at most."""
     name, given = "num_samples", request.num_samples
     if request.max_samples:
         if not request.HasField("stability"):
@@ -164,25 +162,25 @@ def _contrasts(
         )
     found: list[tuple[int, int]] = []
     for i, message in enumerate(messages):
-        place = f"contrasts[{i}]"
+        field = f"contrasts[{i}]"
         pair = (
-            _label(message.label, metadata, f"{place}.label"),
-            _label(message.against, metadata, f"{place}.against"),
+            _label(message.label, metadata, f"{field}.label"),
+            _label(message.against, metadata, f"{field}.against"),
         )
         if pair[0] == pair[1]:
             raise InvalidRequestError(
-                f"{place}.against", f"{message.against!r} like label; expected another label"
+                f"{field}.against", f"{message.against!r} like label; expected another label"
             )
         if pair in found:
-            raise InvalidRequestError(place, "a second time")
+            raise InvalidRequestError(field, "a second time")
         found.append(pair)
     return tuple(found)
 
 
-def _label(name: str, metadata: Metadata, place: str) -> int:
+def _label(name: str, metadata: Metadata, field: str) -> int:
     if name not in metadata.labels:
         raise InvalidRequestError(
-            place, f"{name[:_MAX_LABEL_LENGTH]!r}; expected one of {', '.join(metadata.labels)}"
+            field, f"{name[:_MAX_LABEL_LENGTH]!r}; expected one of {', '.join(metadata.labels)}"
         )
     return metadata.labels.index(name)
 
@@ -221,61 +219,56 @@ def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int]:
     return "mean" if fill in (None, "segment_mean") else fill
 
 
-# Which options a method takes: (name in scikit-image, least, most); over the least where it
-# says so. The upper bounds keep one request from holding a thread for minutes.
-_OPTIONS: Final[Mapping[str, Mapping[str, tuple[str, float, float]]]] = {
-    "slic": {"compactness": ("compactness", 1e-6, 1e6), "sigma": ("sigma", 0, 100)},
-    "quickshift": {
-        "kernel_size": ("kernel_size", 0.5, 10),
-        "max_dist": ("max_dist", 1e-6, 1e6),
-        "ratio": ("ratio", 0, 1),
-    },
-    "felzenszwalb": {
-        "scale": ("scale", 1e-6, 1e9),
-        "min_size": ("min_size", 1, 1e9),
-        "sigma": ("sigma", 0, 100),
-    },
+# The parameters of each method, named as in scikit-image: least and most. The upper bounds keep one
+# request from occupying a thread for minutes.
+_PARAMETERS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
+    "slic": {"compactness": (1e-6, 1e6), "sigma": (0, 100)},
+    "quickshift": {"kernel_size": (0.5, 10), "max_dist": (1e-6, 1e6), "ratio": (0, 1)},
+    "felzenszwalb": {"scale": (1e-6, 1e9), "min_size": (1, 1e9), "sigma": (0, 100)},
     "grid": {},
 }
 
 
-def _segmentation(message: explanation_pb2.Segmentation, *, is_lime: bool) -> dict[str, Any]:
-    prefix = "segmentation."
-    given = _known(explanation_pb2.SegmentationMethod, message.method, f"{prefix}method")
+def _segmentation(message: explanation_pb2.Segmentation, *, is_lime: bool) -> ExplainOptions:
+    given: Any = _enum_name(
+        explanation_pb2.SegmentationMethod, message.method, "segmentation.method"
+    )
     set_fields = [descriptor.name for descriptor, _ in message.ListFields()]
     if message.segments_png:
         if len(set_fields) > 1:
             others = ", ".join(name for name in set_fields if name != "segments_png")
             raise InvalidRequestError(
-                f"{prefix}segments_png", f"given together with {others}; expected it alone"
+                "segmentation.segments_png", f"given together with {others}; expected it alone"
             )
         return {}
     method = given or ("quickshift" if is_lime else "slic")
-    options: dict[str, Any] = {}
+    limits = _PARAMETERS[method]
+    parameters: dict[str, float] = {}
     for name in set_fields:
         if name in ("method", "num_segments"):
             continue
-        if name not in _OPTIONS[method]:
-            takes = ", ".join(_OPTIONS[method]) or "none"
+        field = f"segmentation.{name}"
+        if name not in limits:
+            takes = ", ".join(limits) or "none"
             raise InvalidRequestError(
-                prefix + name, f"no parameter of {method}, whose parameters are: {takes}"
+                field, f"not a parameter of {method}, whose parameters are: {takes}"
             )
-        argument, least, most = _OPTIONS[method][name]
-        options[argument] = _number(prefix + name, getattr(message, name), least=least, most=most)
-    arguments: dict[str, Any] = {"segmentation": given, "segmentation_options": options or None}
+        least, most = limits[name]
+        parameters[name] = _number(field, getattr(message, name), least=least, most=most)
+    options = ExplainOptions(segmentation=given, segmentation_options=parameters or None)
+    num_segments = message.num_segments
     if method in ("slic", "grid"):
-        if message.num_segments != 0 and not 2 <= message.num_segments <= MAX_SEGMENTS:
+        if num_segments != 0 and not 2 <= num_segments <= MAX_SEGMENTS:
             raise InvalidRequestError(
-                f"{prefix}num_segments",
-                f"{message.num_segments}; expected 2 to {MAX_SEGMENTS}, or 0 for "
-                f"{_DEFAULT_SEGMENTS}",
+                "segmentation.num_segments",
+                f"{num_segments}; expected 2 to {MAX_SEGMENTS}, or 0 for {_DEFAULT_SEGMENTS}",
             )
-        arguments["num_segments"] = message.num_segments or _DEFAULT_SEGMENTS
-    elif message.num_segments:
+        options["num_segments"] = num_segments or _DEFAULT_SEGMENTS
+    elif num_segments:
         raise InvalidRequestError(
-            f"{prefix}num_segments", f"{method} finds its own number; expected 0"
+            "segmentation.num_segments", f"{method} finds its own number; expected 0"
         )
-    return arguments
+    return options
 
 
 def _number(
@@ -288,8 +281,8 @@ def _number(
     return value
 
 
-def _known(kind: Any, value: int, name: str, *, may_be_unset: bool = True) -> str | None:
-    """An enum's value in the words of `limelens.explain`; None where it is unset."""
+def _enum_name(kind: Any, value: int, name: str, *, may_be_unset: bool = True) -> str | None:
+    """An enum's value as an option of `limelens.explain`; None where it is unset."""
     names: Sequence[str] = kind.keys()
     prefix = names[0].removesuffix("UNSPECIFIED")
     if value not in kind.values() or (value == 0 and not may_be_unset):

@@ -21,7 +21,7 @@ from limelens.serve.rpc.requests.classify import (
     read_answering,
     read_region,
 )
-from limelens.serve.rpc.requests.explain import read_question
+from limelens.serve.rpc.requests.explain import read_spec
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 _MAX_STREAM_SEGMENTS: Final = 1024 * 1024
@@ -145,10 +145,10 @@ def read_change(
                 f"{place}.{given.name}", "set; expected it to be unset: it is the stream's own"
             )
     try:
-        question = read_question(options, metadata, limits, image)
+        spec = read_spec(options, metadata, limits, image)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{place}.{error.field}", error.description) from error
     if options.labels or options.top_labels or options.contrasts:
-        return question
-    own = {"labels": [metadata.labels.index(label)], "top_labels": None}
-    return replace(question, options={**question.options, **own})
+        return spec
+    own = replace(spec.settings, labels=[metadata.labels.index(label)], top_labels=None)
+    return replace(spec, settings=own)
