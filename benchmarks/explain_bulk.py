@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed_models import shipped_model
-from limelens.cli.explain.explaining import AT_ONCE_HERE
+from limelens.cli.explain.explaining import NUM_PARALLEL_LOCALLY
 from limelens.serve.client.in_process import local_client
-from limelens.serve.tools.explain_report.bulk import Place, explain_many
+from limelens.serve.tools.explain_report.bulk import LabeledFile, explain_many
 from limelens.train.synthetic import write_dataset
 
 
@@ -38,19 +38,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), max(3, arguments.images), seed=0, size=640)
         paths = sorted(Path(folder).rglob("*.jpg"))[: arguments.images]
-        places = [Place(path) for path in paths]
+        places = [LabeledFile(path) for path in paths]
 
-        def explained(at_once: int) -> Callable[[], None]:
+        def explained(num_parallel: int) -> Callable[[], None]:
             def run() -> None:
                 for one in explain_many(
-                    client, places, at_once=at_once, num_samples=arguments.samples, seed=0
+                    client, places, num_parallel=num_parallel, num_samples=arguments.samples, seed=0
                 ):
                     if one.error:
                         raise RuntimeError(one.error)
 
             return run
 
-        candidates = {"one by one": explained(1), "as a folder": explained(AT_ONCE_HERE)}
+        candidates = {"one by one": explained(1), "as a folder": explained(NUM_PARALLEL_LOCALLY)}
         times: dict[str, list[float]] = {name: [] for name in candidates}
         for round_ in range(arguments.rounds + 1):
             # In turns, and now one and now the other first.

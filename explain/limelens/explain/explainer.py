@@ -56,7 +56,7 @@ def explain(
         InvalidArgumentError: An argument that cannot be used; it says which.
         UnknownLabelError: A label beyond those that `predict` has.
         PredictionError: `predict` returned a wrong shape or non-finite numbers.
-        MissingPackageError: scikit-image, or scikit-learn for "lasso_path", is not installed.
+        MissingPackageError: Scikit-image, or scikit-learn for "lasso_path", is not installed.
         Exception: Whatever `predict`, `progress` or `check` raises, once no thread is left running.
     """
     settings = _settings(settings, options)

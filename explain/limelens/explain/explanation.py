@@ -19,9 +19,9 @@ class SegmentWeight:
     """What one segment does for a label.
 
     Attributes:
-        segment: its id in `Explanation.segments`.
-        weight: how much showing it raises the label's probability in the linear surrogate.
-        std_error: by how much the weight would vary with another seed, one standard deviation; 0
+        segment: Its id in `Explanation.segments`.
+        weight: How much showing it raises the label's probability in the linear surrogate.
+        std_error: By how much the weight would vary with another seed, one standard deviation; 0
             where every seed gives the same.
     """
 
@@ -35,19 +35,19 @@ class LabelExplanation:
     """The surrogate of one label (or of the difference between two).
 
     Attributes:
-        label: column of `predict`.
-        against: the label that was subtracted, for a contrast; else None.
-        probability: what the model says of the unperturbed image (their difference, for a
+        label: Column of `predict`.
+        against: The label that was subtracted, for a contrast; else None.
+        probability: What the model says of the unperturbed image (their difference, for a
             contrast).
-        intercept: the surrogate's value with every segment hidden.
-        local_prediction: the surrogate's value with every segment visible.
-        score: weighted R² of the surrogate on the samples, at most 1.
-        stability: the Jaccard index of the `top_k` heaviest segments to be expected between this
+        intercept: The surrogate's value with every segment hidden.
+        local_prediction: The surrogate's value with every segment visible.
+        score: Weighted R² of the surrogate on the samples, at most 1.
+        stability: The Jaccard index of the `top_k` heaviest segments to be expected between this
             run and one with another seed, 0 to 1.
-        top_k: how many segments stability and ties are about.
-        ties: ids of the segments that may as well be inside as outside of the top k, at 95 %
+        top_k: How many segments stability and ties are about.
+        ties: Ids of the segments that may as well be inside as outside of the top k, at 95 %
             confidence; empty when the cut is clear.
-        weights: the segments by falling size of their weight.
+        weights: The segments by falling size of their weight.
     """
 
     label: int
@@ -67,10 +67,10 @@ class Timings:
     """Milliseconds spent, by stage.
 
     Attributes:
-        segment: cutting the image.
-        predict: making the perturbed images and waiting for the model.
-        fit: the surrogate and its uncertainty.
-        total: all of it, checks included.
+        segment: Cutting the image.
+        predict: Making the perturbed images and waiting for the model.
+        fit: The surrogate and its uncertainty.
+        total: All of it, checks included.
     """
 
     segment: float
@@ -88,10 +88,10 @@ class Samples:
         probabilities: `(N, C)` float, the model's answers for all labels.
         weights: `(N,)` float64, what each sample counts: for lime its proximity, 0 to 1.
         columns: `(K,)` int32, the segment id of each column of `visible`.
-        alpha: the ridge penalty of lime's fits.
-        method: what they were drawn for.
-        sampling: how the rows were drawn.
-        exact: every seed gives these samples and predictions.
+        alpha: The ridge penalty of lime's fits.
+        method: What they were drawn for.
+        sampling: How the rows were drawn.
+        exact: Every seed gives these samples and predictions.
     """
 
     visible: NDArray[np.bool_]
@@ -113,14 +113,14 @@ class Explanation:
         segments: `(H, W)` int32 segment ids.
         num_segments: K.
         num_samples: N, rows of `samples`, the unperturbed image among them.
-        max_samples: how many samples there could have been at most.
-        is_final: whether no round with more samples follows.
-        seed: gives the same explanation again; None when a RandomState was handed in.
-        explanations: one for each label asked for, most probable first where `top_labels` chose.
-        warnings: what a reader of the explanation should know; `str` makes sentences of them.
-        timings_ms: where the time went.
-        samples: the raw material, for further labels or contrasts without further predictions.
-        hide: how hidden segments looked.
+        max_samples: How many samples there could have been at most.
+        is_final: Whether no round with more samples follows.
+        seed: Gives the same explanation again; None when a RandomState was handed in.
+        explanations: One for each label asked for, most probable first where `top_labels` chose.
+        warnings: What a reader of the explanation should know; `str` makes sentences of them.
+        timings_ms: Where the time went.
+        samples: The raw material, for further labels or contrasts without further predictions.
+        hide: How hidden segments looked.
     """
 
     image_size: tuple[int, int]
@@ -150,7 +150,7 @@ class Explanation:
         """The explanation of one label.
 
         Raises:
-            UnknownLabelError: the label was not explained.
+            UnknownLabelError: The label was not explained.
         """
         for explanation in self.explanations:
             if explanation.label == label and explanation.against is None:

@@ -29,23 +29,23 @@ class Faithfulness:
     """Deletion and insertion curves of one label, and those of random orders.
 
     Attributes:
-        label: column of `predict`.
-        hide: what hidden segments looked like.
+        label: Column of `predict`.
+        hide: What hidden segments looked like.
         changed_share: K + 1 numbers from 0 to 1, the share of the segments' pixels that have been
             hidden (deletion) or shown (insertion) at each point of the curves.
         deletion: K + 1 probabilities, from the whole image to nothing.
         insertion: K + 1 probabilities, from nothing to the whole image.
-        random_deletion: the mean over random orders, at the same shares.
-        random_insertion: likewise.
-        deletion_area: area under `deletion`; small is good.
-        insertion_area: area under `insertion`; large is good.
-        random_deletion_area: the mean over random orders.
-        random_insertion_area: likewise.
-        random_deletion_spread: the standard deviation over random orders.
-        random_insertion_spread: likewise.
-        num_random: how many random orders there were.
-        num_samples: how many images the model was shown.
-        seed: of the random orders.
+        random_deletion: The mean over random orders, at the same shares.
+        random_insertion: Likewise.
+        deletion_area: Area under `deletion`; small is good.
+        insertion_area: Area under `insertion`; large is good.
+        random_deletion_area: The mean over random orders.
+        random_insertion_area: Likewise.
+        random_deletion_spread: The standard deviation over random orders.
+        random_insertion_spread: Likewise.
+        num_random: How many random orders there were.
+        num_samples: How many images the model was shown.
+        seed: Of the random orders.
     """
 
     label: int
@@ -114,19 +114,19 @@ def check(
     `4 num_random (K + 1)`.
 
     Args:
-        explanation: what to check; segments that it does not weigh count as 0.
-        predict: the model that it explains.
-        image: the image that it explains, `(H, W, 3)` or `(H, W)` uint8.
-        label: the label to check; unset: the first explained.
-        hide: what hidden segments look like; unset: as the explanation hid them.
-        num_random: how many random orders, 2 or more.
-        seed: of the random orders, and of what "shuffle" hides with.
-        batch_size: images per call of `predict`; unset: as for `explain`.
-        check: called after every chunk; raising stops the run.
+        explanation: What to check; segments that it does not weigh count as 0.
+        predict: The model that it explains.
+        image: The image that it explains, `(H, W, 3)` or `(H, W)` uint8.
+        label: The label to check; unset: the first explained.
+        hide: What hidden segments look like; unset: as the explanation hid them.
+        num_random: How many random orders, 2 or more.
+        seed: Of the random orders, and of what "shuffle" hides with.
+        batch_size: Images per call of `predict`; unset: as for `explain`.
+        check: Called after every chunk; raising stops the run.
 
     Raises:
-        InvalidArgumentError: another image's size, or fewer than two random orders.
-        UnknownLabelError: a label that was not explained.
+        InvalidArgumentError: Another image's size, or fewer than two random orders.
+        UnknownLabelError: A label that was not explained.
         PredictionError: `predict` answered with a wrong shape or with non-finite numbers.
     """
     pixels = as_rgb(image, size=explanation.image_size)

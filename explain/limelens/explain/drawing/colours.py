@@ -22,7 +22,7 @@ def signs(palette: Palette) -> tuple[Colour, Colour]:
     """The colours for and against.
 
     Raises:
-        InvalidArgumentError: there is no such palette.
+        InvalidArgumentError: There is no such palette.
     """
     if palette not in _PALETTES:
         raise InvalidArgumentError(

@@ -26,15 +26,15 @@ def draw_curves(
     """Both curves beside those of random orders, with the areas under them.
 
     Args:
-        faithfulness: what was measured.
-        label_name: what to call the label; unset: its number.
+        faithfulness: What was measured.
+        label_name: What to call the label; unset: its number.
         palette: "green-red" or "blue-orange"; the first colour is the insertion's.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        InvalidArgumentError: unknown palette.
+        InvalidArgumentError: Unknown palette.
     """
     found = faithfulness
     name = label_name or f"label {found.label}"

@@ -46,8 +46,8 @@ def font_for(text: str, size: int) -> tuple[Font, str]:
     """A font for a text, and the text as it can be drawn.
 
     Args:
-        text: one line, any script.
-        size: pixels per em.
+        text: One line, any script.
+        size: Pixels per em.
 
     Returns:
         The font, and the text; where no font has all its characters, those missing lose their

@@ -37,11 +37,11 @@ def heat_map(
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
         segments: `(H, W)` integer ids; pixels of 65535, which the model never saw, are dimmed.
-        weights: one label's explanation (its probability and scores are then written beside it),
+        weights: One label's explanation (its probability and scores are then written beside it),
             or weights by segment id.
-        label_name: what to call the label, in any script that a font on the system has; unset:
+        label_name: What to call the label, in any script that a font on the system has; unset:
             its number.
-        against_name: the same for the label that a contrast subtracts.
+        against_name: The same for the label that a contrast subtracts.
         palette: "green-red", or "blue-orange" for colour-blind readers.
 
     Returns:
@@ -49,7 +49,7 @@ def heat_map(
         side.
 
     Raises:
-        InvalidArgumentError: segments of another size than the image, unknown palette.
+        InvalidArgumentError: Segments of another size than the image, unknown palette.
     """
     pixels = as_rgb(image)
     labels = checked(segments, *pixels.shape[:2])
@@ -101,14 +101,14 @@ def side_by_side(images: Sequence[tuple[str, Any]]) -> NDArray[np.uint8]:
     """Images in a row, all of one height, each under its caption.
 
     Args:
-        images: captions, in any script that a font on the system has, and images, `(H, W, 3)`
+        images: Captions, in any script that a font on the system has, and images, `(H, W, 3)`
             or `(H, W)` uint8.
 
     Returns:
         `(H', W', 3)` uint8 RGB.
 
     Raises:
-        InvalidArgumentError: no images, or one that is not uint8 RGB or grey.
+        InvalidArgumentError: No images, or one that is not uint8 RGB or grey.
     """
     if not images:
         raise InvalidArgumentError("images", "images is empty; expected at least one")

@@ -35,18 +35,18 @@ def image_and_mask(
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
         segments: `(H, W)` integer ids.
-        weights: one label's explanation, or weights by segment id.
-        positive_only: only segments that speak for the label.
-        negative_only: only segments that speak against it.
-        hide_rest: black out all other segments.
-        num_features: how many segments at most.
-        min_weight: how large a weight must be.
+        weights: One label's explanation, or weights by segment id.
+        positive_only: Only segments that speak for the label.
+        negative_only: Only segments that speak against it.
+        hide_rest: Black out all other segments.
+        num_features: How many segments at most.
+        min_weight: How large a weight must be.
 
     Returns:
         `(H, W, 3)` uint8, and `(H, W)` int64: 1 for, -1 against (1 with `negative_only`), else 0.
 
     Raises:
-        InvalidArgumentError: both flags, or segments of another size than the shown.
+        InvalidArgumentError: Both flags, or segments of another size than the shown.
     """
     if positive_only and negative_only:
         raise InvalidArgumentError(

@@ -33,17 +33,17 @@ def overlay(
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
         segments: `(H, W)` integer ids; pixels of 65535, which the model never saw, are dimmed.
-        weights: one label's explanation, or weights by segment id.
-        num_features: how many of the heaviest segments to paint; None for all.
+        weights: One label's explanation, or weights by segment id.
+        num_features: How many of the heaviest segments to paint; None for all.
         palette: "green-red", or "blue-orange" for colour-blind readers; the first colour speaks
             for the label, the second against it.
-        borders: outline the painted segments.
+        borders: Outline the painted segments.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        InvalidArgumentError: segments of another size than the image, unknown palette.
+        InvalidArgumentError: Segments of another size than the image, unknown palette.
     """
     if num_features is not None and num_features < 1:
         raise InvalidArgumentError(
@@ -69,12 +69,12 @@ def paint(
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
         segments: `(H, W)` integer ids.
-        pairs: segment ids and weights, all of them painted.
-        palette: the colours.
-        borders: outline them.
-        fade: how grey the painted becomes, 0 to 1.
-        lift: how far it becomes pale, 0 to 1, so that tints show on black.
-        strength: opacity of the tint for a weight of nothing and for the largest.
+        pairs: Segment ids and weights, all of them painted.
+        palette: The colours.
+        borders: Outline them.
+        fade: How grey the painted becomes, 0 to 1.
+        lift: How far it becomes pale, 0 to 1, so that tints show on black.
+        strength: Opacity of the tint for a weight of nothing and for the largest.
     """
     pixels = as_rgb(image)
     height, width = pixels.shape[:2]

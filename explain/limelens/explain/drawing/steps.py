@@ -52,20 +52,20 @@ def steps(
 
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8, the image that was explained.
-        explanation: of it.
-        one: the label, or the contrast, that weights and probabilities are shown of; unset: the
+        explanation: Of it.
+        one: The label, or the contrast, that weights and probabilities are shown of; unset: the
             first.
-        label_name: what to call the label, in any script that a font on the system has; unset:
+        label_name: What to call the label, in any script that a font on the system has; unset:
             its number.
-        against_name: the same for the label that a contrast subtracts.
-        distance: by which samples are near the image: the one of the explanation.
+        against_name: The same for the label that a contrast subtracts.
+        distance: By which samples are near the image: the one of the explanation.
         palette: "green-red", or "blue-orange" for colour-blind readers.
 
     Returns:
         `(H', 1360, 3)` uint8 RGB.
 
     Raises:
-        InvalidArgumentError: the image is not of the explanation's size, or an unknown palette.
+        InvalidArgumentError: The image is not of the explanation's size, or an unknown palette.
     """
     pixels = as_rgb(image, size=explanation.image_size)
     one = one or explanation.explanations[0]

@@ -25,7 +25,7 @@ def write(
 
     Args:
         pen: Draws on the image.
-        place: x and y of the anchor, in pixels.
+        place: X and y of the anchor, in pixels.
         text: One line, any script.
         size: Pixels per em.
         colour: Of the text.

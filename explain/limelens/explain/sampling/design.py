@@ -47,7 +47,7 @@ def design_for(
         settings: The method, and how to draw how many samples.
         num_segments: K.
         seed: Of the rows, unless `state` is given.
-        state: lime's random stream.
+        state: Lime's random stream.
     """
     num_samples, rng = settings.sample_limit, np.random.default_rng(seed)
     sampling: Sampling = "independent"

@@ -32,7 +32,7 @@ def proximity(distance: NDArray[np.float64], kernel_width: float) -> NDArray[np.
 
     Args:
         distance: `(N,)`.
-        kernel_width: the distance at which a sample counts `exp(-1/2)`.
+        kernel_width: The distance at which a sample counts `exp(-1/2)`.
 
     Returns:
         `(N,)` float64, 0 to 1.

@@ -39,12 +39,12 @@ def segment(image: NDArray[np.uint8], settings: Settings, seed: int = 42) -> Seg
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        settings: how to cut it.
-        seed: breaks quickshift's ties.
+        settings: How to cut it.
+        seed: Breaks quickshift's ties.
 
     Raises:
-        InvalidArgumentError: an unknown option, unusable segments, or too many of them.
-        MissingPackageError: scikit-image is not installed.
+        InvalidArgumentError: An unknown option, unusable segments, or too many of them.
+        MissingPackageError: Scikit-image is not installed.
     """
     if settings.segments is not None:
         own = checked(settings.segments, *image.shape[:2])
@@ -67,15 +67,15 @@ def cut(image: NDArray[np.uint8], settings: Settings, seed: int = 42) -> Segment
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        settings: the method, its target and its options.
-        seed: breaks quickshift's ties.
+        settings: The method, its target and its options.
+        seed: Breaks quickshift's ties.
 
     Returns:
         Segments with ids 0 to K-1, all of which can be hidden. Images of few pixels, and images
         that come out as a single segment, are cut into a grid instead, and `warnings` says so.
 
     Raises:
-        InvalidArgumentError: an unknown option, or too many segments.
+        InvalidArgumentError: An unknown option, or too many segments.
     """
     method = settings.segmentation or "slic"
     target = _target(method, settings)

@@ -25,7 +25,7 @@ class Segmentation:
         ids: `(K,)` int32, the id that column j of the design matrix stands for.
         columns: `(H, W)` intp, each pixel's column, 0 to K; K stands for pixels that no column
             hides.
-        warnings: what the caller should know about how the image was cut.
+        warnings: What the caller should know about how the image was cut.
     """
 
     labels: NDArray[np.int32]

@@ -47,7 +47,7 @@ class Surrogate:
         residuals: `(N, L)` prediction less model.
         centre: `(K,)` weighted mean of the design rows.
         inverse: `(K, K)` inverse of gram + alpha I.
-        degrees: the degrees of freedom that the fit uses, intercept included.
+        degrees: The degrees of freedom that the fit uses, intercept included.
     """
 
     coefficients: NDArray[np.float64]
@@ -95,7 +95,7 @@ def moments(
         visible: `(N, K)` bool design.
         targets: `(N, L)` float64.
         weights: `(N,)` float64, at least one of them positive.
-        check: may stop the work.
+        check: May stop the work.
     """
     total_weight = weights.sum()
     centre = np.zeros(visible.shape[1])
@@ -135,8 +135,8 @@ def ridge(
         visible: `(N, K)` bool design.
         targets: `(N, L)` float64.
         weights: `(N,)` float64 sample weights.
-        alpha: the penalty, above 0.
-        check: may stop the work.
+        alpha: The penalty, above 0.
+        check: May stop the work.
     """
     known = moments(visible, targets, weights, check)
     identity = np.eye(visible.shape[1])

@@ -29,11 +29,11 @@ def select(
         visible: `(N, K)` bool design; row 0 all true.
         target: `(N,)` float64.
         weights: `(N,)` float64.
-        num_features: how many to keep at most.
-        check: may stop the work.
+        num_features: How many to keep at most.
+        check: May stop the work.
 
     Raises:
-        MissingPackageError: lasso_path without scikit-learn.
+        MissingPackageError: Lasso_path without scikit-learn.
     """
     num_features = min(num_features, visible.shape[1])
     if method == "none":

@@ -42,12 +42,12 @@ def covariance(
     (MacKinnon and White's HC1).
 
     Args:
-        surrogate: the fit.
-        target: the column to treat.
+        surrogate: The fit.
+        target: The column to treat.
         visible: `(N, K)` bool design.
         weights: `(N,)` sample weights.
-        paired: rows 2i and 2i+1 complement each other.
-        check: may stop the work.
+        paired: Rows 2i and 2i+1 complement each other.
+        check: May stop the work.
 
     Returns:
         `(K, K)` float64.
@@ -83,8 +83,8 @@ def expected_agreement(
     Args:
         coefficients: `(K,)`.
         covariance: `(K, K)`.
-        k: how many of the heaviest to compare.
-        rng: the source of randomness for the 200 vectors drawn from N(coefficients, covariance).
+        k: How many of the heaviest to compare.
+        rng: The source of randomness for the 200 vectors drawn from N(coefficients, covariance).
 
     Returns:
         0 to 1.
@@ -130,7 +130,7 @@ def ties(
     Args:
         coefficients: `(K,)` sorted by size, largest first.
         std_errors: `(K,)` in the same order.
-        k: where the cut lies.
+        k: Where the cut lies.
 
     Returns:
         Positions, ascending: those above the cut that cannot be told (at 95 %) from the first

@@ -1,11 +1,11 @@
-"""`limelens explain`: why one image or many are what the model says."""
+"""`limelens explain`: why the model says what it says of one image or many."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import numpy as np
 import typer
@@ -45,13 +45,18 @@ if TYPE_CHECKING:
     from limelens.serve.client.in_process import LocalClient
     from limelens.serve.client.results import ServedExplanation
     from limelens.serve.explaining.rendering import RenderedExplanation
-    from limelens.serve.tools.explain_report.bulk import Place
+    from limelens.serve.tools.explain_report.bulk import LabeledFile
 
 _MOST: Final = 2**31 - 1
 _TIMEOUT_S: Final = 600.0
-AT_ONCE_HERE: Final = 2
+NUM_PARALLEL_LOCALLY: Final = 2
 """Images at a time in this process: one is read and cut while another has the cores."""
-_AT_ONCE_THERE: Final = 4
+_NUM_PARALLEL_CALLS: Final = 4
+_RENDERINGS: Final[Mapping[str, Literal["overlay", "heat_map", "segments"]]] = {
+    "--out": "overlay",
+    "--heat-map": "heat_map",
+    "--segments": "segments",
+}
 
 
 @securely
@@ -96,7 +101,7 @@ def explain(
         Path | None,
         typer.Option(
             metavar="PNG",
-            help="Draw how the explanation came about, step by step; needs --model FILE.",
+            help="Draw the steps that led to the explanation; needs --model FILE.",
         ),
     ] = None,
     report: Annotated[
@@ -111,8 +116,8 @@ def explain(
         bool,
         typer.Option(
             "--check",
-            help="Also measure how far the model follows the explanation, beside a random order; "
-            "needs --model FILE.",
+            help="Also measure how far the model follows the explanation, compared with a random "
+            "order; needs --model FILE.",
         ),
     ] = False,
     region: RegionOption = None,
@@ -129,12 +134,12 @@ def explain(
     ] = 0,
     num_samples: Annotated[
         int,
-        typer.Option(min=0, max=_MOST, help="Images that the model is shown.", show_default="1000"),
+        typer.Option(min=0, max=_MOST, help="Images that the model predicts.", show_default="1000"),
     ] = 0,
     stability: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=1.0, help="Sample until the top segments are this sure to come again."
+            min=0.0, max=1.0, help="Sample until this share of the top segments would recur."
         ),
     ] = None,
     max_samples: Annotated[
@@ -157,15 +162,17 @@ def explain(
     ] = 0,
     hide: Annotated[
         str,
-        typer.Option(help="mean, blur, shuffle, or a colour such as 000000 instead of a segment."),
+        typer.Option(help="Hides a segment: mean, blur, shuffle, or a colour such as 000000."),
     ] = "mean",
     kernel_width: Annotated[
         float | None,
-        typer.Option(help="Of the kernel that weighs near samples more.", show_default="0.25"),
+        typer.Option(
+            help="Width of the proximity kernel.", show_default="0.25"
+        ),
     ] = None,
     distance: Annotated[
         Literal["cosine", "euclidean"] | None,
-        typer.Option(help="Of a sample from the image.", show_default="cosine"),
+        typer.Option(help="Measure from a sample to the image.", show_default="cosine"),
     ] = None,
     feature_selection: Annotated[
         Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"] | None,
@@ -184,8 +191,8 @@ def explain(
     palette: Annotated[
         Literal["green_red", "blue_orange"] | None,
         typer.Option(
-            help="Of what is drawn: what speaks for the label and what against; blue_orange for "
-            "readers who cannot tell green from red.",
+            help="Colours for and against a label; blue_orange for readers who cannot tell green "
+            "from red.",
             show_default="green_red",
         ),
     ] = None,
@@ -198,13 +205,15 @@ def explain(
         typer.Option(
             min=0,
             max=2**32 - 1,
-            help="Of the samples; the same seed gives the same answer.",
-            show_default="drawn, and told",
+            help="Seed of the samples; the same seed gives the same explanation.",
+            show_default="random, and reported",
         ),
     ] = None,
     segments: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Write the segment ids, 16 bit; 65535: never seen."),
+        typer.Option(
+            metavar="PNG", help="Write the segment ids, 16 bit; 65535: not seen."
+        ),
     ] = None,
     segments_in: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Use these segments: 8 or 16 bit ids.")
@@ -212,13 +221,13 @@ def explain(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Says why images are what the model says, with LIME or another --method.
+    """Says why the model says what it says of images, with LIME or another --method.
 
-    Each weight is how much of the label's probability a segment brings, with its standard
-    error; "stability" is how much of the top five would come again with another seed.
+    Each weight is how much of the label's probability a segment contributes, with its standard
+    error; "stability" is the share of the top five that would recur with another seed.
 
     Of several images, or a folder, those that cannot be explained are listed, the others are
-    answered, and the exit code is 1.
+    explained, and the exit code is 1.
 
     Example: limelens explain door.jpg --out why.png --stability 0.9
 
@@ -232,7 +241,7 @@ def explain(
         for option, value in {**written, "--segments-in": segments_in}.items():
             if value is not None:
                 raise typer.BadParameter(
-                    f"{option} is for one image; of several write a page with --report"
+                    f"{option} is for one image; for several write a page with --report"
                 )
     if STDIN in images and not (is_one and report is None):
         raise typer.BadParameter("- is for one image, without --report")
@@ -240,6 +249,7 @@ def explain(
         raise typer.BadParameter("--check is for one image, without --report")
     if check and contrast and not label:
         raise typer.BadParameter("--check follows labels; name one with --label beside --contrast")
+    by_products = ByProducts()
     try:
         arguments: ExplainArguments = {
             "model": served_name(server, model),
@@ -269,23 +279,25 @@ def explain(
         }
         with open_client(server, model, device, credentials) as client:
             if is_one and report is None:
-                _explain_one(client, images[0], arguments, written, check=check, as_json=as_json)
-                return
-            beside = ByProducts()
-            answers = _explain_several(client, images, arguments, report, beside)
+                _explain_one(
+                    client, images[0], arguments, written, by_products, check=check, as_json=as_json
+                )
+                documents = []
+            else:
+                documents = _explain_several(client, images, arguments, report, by_products)
     except LimelensError:
         raise
     except OSError as error:
         raise LimelensError(f"{error.filename}: {error.strerror}") from error
-    if as_json:
-        print_json(answers[0] if is_one else answers)
-    else:
-        for answer in answers:
-            print_line(answer)
-        for path in beside.written:
+    if as_json and documents:
+        print_json(documents[0] if is_one else documents)
+    if not as_json:
+        for document in documents:
+            print_line(document)
+        for path in by_products.written:
             out.print(f"Wrote {escape(str(path))}")
-    beside.check()
-    if any("error" in answer for answer in answers):
+    by_products.check()
+    if any("error" in document for document in documents):
         raise typer.Exit(1)
 
 
@@ -294,41 +306,38 @@ def _explain_one(
     image: Path,
     arguments: ExplainArguments,
     written: dict[str, Path | None],
+    by_products: ByProducts,
     *,
     check: bool,
     as_json: bool,
 ) -> None:
-    drawn: list[Literal["overlay", "heat_map", "segments"]] = []
-    if written["--out"] is not None:
-        drawn.append("overlay")
-    if written["--heat-map"] is not None:
-        drawn.append("heat_map")
-    if written["--segments"] is not None:
-        drawn.append("segments")
-    arguments = {**arguments, "renderings": drawn}
-    beside = ByProducts()
+    arguments = {
+        **arguments,
+        "renderings": [kind for option, kind in _RENDERINGS.items() if written[option] is not None],
+    }
     steps = written["--steps"]
     checked: tuple[Faithfulness, ...] = ()
     if steps is not None or check:
-        here = _here(client, "--check" if check else "--steps")
+        local = _local_client(client, "--check" if check else "--steps")
         with SampleBar() as bar:
-            found, fully = here.explain_fully(image_of(image), bar.told, **arguments)
+            found, rendered = local.explain_fully(image_of(image), bar.update, **arguments)
         if steps is not None:
-            with beside.writing(steps):
-                _draw_steps(here, fully, arguments, steps)
+            with by_products.writing(steps):
+                _draw_steps(local, rendered, arguments, steps)
         if check:
-            checked = here.check(fully)
+            checked = local.check(rendered)
+    elif not err.is_terminal:
+        found = client.explain(image_of(image), **arguments)
     else:
-        found = _ask(client, image, arguments)
-    if (path := written["--out"]) is not None:
-        with beside.writing(path):
-            write_whole(path, _one_image(found, "overlay_png"))
-    if (path := written["--heat-map"]) is not None:
-        with beside.writing(path):
-            write_whole(path, _one_image(found, "heat_map_png"))
-    if (path := written["--segments"]) is not None:
-        with beside.writing(path):
-            write_whole(path, found.segments_png)
+        with SampleBar() as bar:
+            for update in client.explain_stream(image_of(image), **arguments):
+                bar.update(update)
+        found = update.explanation
+    for option, kind in _RENDERINGS.items():
+        if (path := written[option]) is not None:
+            with by_products.writing(path):
+                png = found.segments_png if kind == "segments" else _stacked(found, f"{kind}_png")
+                write_whole(path, png)
     if as_json:
         document = explanation_document(image, found)
         if check:
@@ -342,29 +351,17 @@ def _explain_one(
         print_explanation(image, found)
         for one in checked:
             print_check(one)
-        for path in beside.written:
-            out.print(f"Wrote {escape(str(path))}")
-    beside.check()
-
-
-def _ask(client: Client, image: Path, arguments: ExplainArguments) -> ServedExplanation:
-    if not err.is_terminal:
-        return client.explain(image_of(image), **arguments)
-    with SampleBar() as bar:
-        for update in client.explain_stream(image_of(image), **arguments):
-            bar.told(update)
-    return update.explanation
 
 
 def _draw_steps(
-    here: LocalClient, fully: RenderedExplanation, arguments: ExplainArguments, path: Path
+    local: LocalClient, rendered: RenderedExplanation, arguments: ExplainArguments, path: Path
 ) -> None:
     from limelens.explain import steps
 
-    why, labels = fully.label_explanations[0], here.bundle.labels
+    why, labels = rendered.label_explanations[0], local.bundle.labels
     sheet = steps(
-        fully.pixels,
-        fully.explanation,
+        rendered.pixels,
+        rendered.explanation,
         why,
         label_name=labels[why.label],
         against_name=None if why.against is None else labels[why.against],
@@ -375,8 +372,8 @@ def _draw_steps(
         Image.fromarray(sheet).save(file, "PNG")
 
 
-def _here(client: Client, option: str) -> LocalClient:
-    """The client, where its model is in this process."""
+def _local_client(client: Client, option: str) -> LocalClient:
+    """The client, if its model is in this process."""
     from limelens.serve.client.in_process import LocalClient
 
     if not isinstance(client, LocalClient):
@@ -391,9 +388,9 @@ def _explain_several(
     images: Sequence[Path],
     arguments: ExplainArguments,
     report: Path | None,
-    beside: ByProducts,
+    by_products: ByProducts,
 ) -> list[dict[str, Any]]:
-    """One answer for each image, and the page where it is asked for."""
+    """One document for each image, and the page if there is to be one."""
     from limelens.serve.client.in_process import LocalClient
     from limelens.serve.tools.explain_report.bulk import explain_many
     from limelens.serve.tools.explain_report.page import Gallery
@@ -407,35 +404,34 @@ def _explain_several(
         gallery = Gallery(f"Why, for {base or f'{len(images)} images'}", base, colours)
         arguments = {**arguments, "renderings": ["overlay"]}
     model = client.model(arguments["model"], arguments["version"])
-    places = _places(images, frozenset(label.name for label in model.labels))
-    answers: list[dict[str, Any]] = []
-    at_once = AT_ONCE_HERE if isinstance(client, LocalClient) else _AT_ONCE_THERE
+    files = _labeled_files(images, frozenset(label.name for label in model.labels))
+    documents: list[dict[str, Any]] = []
+    num_parallel = NUM_PARALLEL_LOCALLY if isinstance(client, LocalClient) else _NUM_PARALLEL_CALLS
     with ImageBar() as bar:
-        for one in explain_many(client, places, at_once=at_once, **arguments):
+        for one in explain_many(client, files, num_parallel=num_parallel, **arguments):
             if gallery is not None:
                 gallery.add(one)
-            answers.append(image_document(one))
-            bar.done(len(answers), len(places))
+            documents.append(image_document(one))
+            bar.done(len(documents), len(files))
     if gallery is not None and report is not None:
-        with beside.writing(report):
+        with by_products.writing(report):
             gallery.write(report)
-    return answers
+    return documents
 
 
-def _places(images: Sequence[Path], labels: frozenset[str]) -> list[Place]:
+def _labeled_files(images: Sequence[Path], labels: frozenset[str]) -> list[LabeledFile]:
     """The images, with their true label where a folder is named like one of the model's."""
-    from limelens.serve.tools.explain_report.bulk import Place
+    from limelens.serve.tools.explain_report.bulk import LabeledFile
 
-    found: list[Place] = []
+    found: list[LabeledFile] = []
     for image in images:
-        if not image.is_dir():
-            names = [image.absolute().parent.name]
-            found.append(Place(image, next((name for name in names if name in labels), None)))
-            continue
-        for one in images_in(image):
-            path = image / one.path
-            names = [one.label, path.absolute().parent.name]
-            found.append(Place(path, next((name for name in names if name in labels), None)))
+        if image.is_dir():
+            files = [(image / one.path, one.label) for one in images_in(image)]
+        else:
+            files = [(image, "")]
+        for path, label in files:
+            names = (label, path.absolute().parent.name)
+            found.append(LabeledFile(path, next((name for name in names if name in labels), None)))
     return found
 
 
@@ -450,12 +446,8 @@ def _contrast(text: str) -> tuple[str, str]:
 
 def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int, int]:
     """Reads `--hide`: a word, or a colour as six hexadecimal digits."""
-    if text == "mean":
-        return "mean"
-    if text == "blur":
-        return "blur"
-    if text == "shuffle":
-        return "shuffle"
+    if text in ("mean", "blur", "shuffle"):
+        return cast(Literal["mean", "blur", "shuffle"], text)
     try:
         red, green, blue = bytes.fromhex(text.removeprefix("#"))
     except ValueError:
@@ -465,8 +457,8 @@ def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int
     return red, green, blue
 
 
-def _one_image(found: ServedExplanation, kind: str) -> bytes:
-    """The image of the explained label; of several labels, one above the other."""
+def _stacked(found: ServedExplanation, kind: str) -> bytes:
+    """The rendering of the explained label; those of several labels, one above the other."""
     files = [getattr(one, kind) for one in found.explanations]
     if len(files) == 1:
         return bytes(files[0])

@@ -1,10 +1,11 @@
 """Explanations on the terminal and as JSON.
 
-It knows what they say, and nothing of how they were asked for.
+Knows what they say. Does not know how they were requested.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,18 +22,22 @@ if TYPE_CHECKING:
     from limelens.serve.tools.explain_report.bulk import ExplainedImage
 
 _SHOWN_WEIGHTS: Final = 5
+_LABEL_KEYS: Final = (
+    "label", "against", "probability", "intercept", "local_prediction", "score", "stability",
+)  # fmt: skip
+_TIMING_KEYS: Final = ("segment", "predict", "fit", "total")
 
 
 def image_document(one: ExplainedImage) -> dict[str, Any]:
-    """What became of one image of several, as JSON."""
+    """One image of several, as JSON."""
     if one.explanation is None or one.prediction is None:
-        return {"path": str(one.place.path), "error": one.error}
+        return {"path": str(one.file.path), "error": one.error}
     return {
-        **explanation_document(one.place.path, one.explanation),
+        **explanation_document(one.file.path, one.explanation),
         "decision": one.prediction.decision.value,
         "label": one.prediction.label,
         "labels": list(one.prediction.labels),
-        "true_label": one.place.true_label,
+        "true_label": one.file.true_label,
         "mistake": one.is_mistake,
     }
 
@@ -44,37 +49,16 @@ def explanation_document(image: Path, found: ServedExplanation) -> dict[str, Any
         "model": found.model.name,
         "version": found.model.version,
         "provider": found.model.provider,
-        "method": found.method,
-        "num_segments": found.num_segments,
-        "num_samples": found.num_samples,
-        "seed": found.seed,
+        **{key: getattr(found, key) for key in ("method", "num_segments", "num_samples", "seed")},
         "warnings": list(found.warnings),
         "explanations": [
             {
-                "label": one.label,
-                "against": one.against,
-                "probability": one.probability,
-                "intercept": one.intercept,
-                "local_prediction": one.local_prediction,
-                "score": one.score,
-                "stability": one.stability,
-                "weights": [
-                    {
-                        "segment": weight.segment,
-                        "weight": weight.weight,
-                        "std_error": weight.std_error,
-                    }
-                    for weight in one.weights
-                ],
+                **{key: getattr(one, key) for key in _LABEL_KEYS},
+                "weights": [asdict(weight) for weight in one.weights],
             }
             for one in found.explanations
         ],
-        "timings_ms": {
-            "segment": found.timings_ms.segment,
-            "predict": found.timings_ms.predict,
-            "fit": found.timings_ms.fit,
-            "total": found.timings_ms.total,
-        },
+        "timings_ms": {key: getattr(found.timings_ms, key) for key in _TIMING_KEYS},
     }
 
 
@@ -110,7 +94,7 @@ def _print_label(one: LabelExplanation) -> None:
 
 def print_check(one: Faithfulness) -> None:
     """Whether the model follows the explanation, for people."""
-    verdict = (
+    result = (
         "the model follows it better than a random order"
         if one.better_than_random
         else "[yellow]no better than a random order[/]"
@@ -119,23 +103,23 @@ def print_check(one: Faithfulness) -> None:
         f"check: deletion {one.deletion_area:.3f} (random order {one.random_deletion_area:.3f} "
         f"± {one.random_deletion_spread:.3f}, less is better), insertion "
         f"{one.insertion_area:.3f} (random order {one.random_insertion_area:.3f} "
-        f"± {one.random_insertion_spread:.3f}, more is better): {verdict}"
+        f"± {one.random_insertion_spread:.3f}, more is better): {result}"
     )
 
 
-def print_line(answer: dict[str, Any]) -> None:
+def print_line(document: dict[str, Any]) -> None:
     """One image of several."""
-    print_one(answer, alarming="mistake", more=partial(_reasons, answer))
+    print_one(document, alarming="mistake", more=partial(_reasons, document))
 
 
-def _reasons(answer: dict[str, Any]) -> str:
-    truth = f" [red](true: {escape(answer['true_label'])})[/]" if answer["mistake"] else ""
+def _reasons(document: dict[str, Any]) -> str:
+    truth = f" [red](true: {escape(document['true_label'])})[/]" if document["mistake"] else ""
     reasons = "; ".join(
         f"{escape(_named(one['label'], one['against']))} {one['probability']:.3f}, "
         f"R2 {one['score']:.2f}, stability {one['stability']:.2f}"
-        for one in answer["explanations"]
+        for one in document["explanations"]
     )
-    count = len(answer["warnings"])
+    count = len(document["warnings"])
     warned = f"  [yellow]{count} warning{'s' if count > 1 else ''}[/]" if count else ""
     return f"{truth}   {reasons}{warned}"
 
@@ -145,7 +129,7 @@ def _named(label: str, against: str | None) -> str:
 
 
 class SampleBar:
-    """Shows how far one explanation is, and how stable, on a terminal."""
+    """Shows the progress and stability of one explanation on a terminal."""
 
     def __init__(self) -> None:
         self._bar = progress_bar("samples", TextColumn("stability {task.fields[stability]}"))
@@ -158,8 +142,8 @@ class SampleBar:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def told(self, update: ExplanationUpdate) -> None:
-        """Shows what an update says."""
+    def update(self, update: ExplanationUpdate) -> None:
+        """Shows the numbers of an update."""
         self._bar.update(
             self._task,
             completed=update.num_samples,

@@ -49,7 +49,7 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
     except InvalidRequestError:
         raise
     except UnidentifiedImageError as error:
-        raise InvalidRequestError(_FIELD, f"not a PNG; {expected}") from error
+        raise InvalidRequestError(_FIELD, f"not a readable PNG; {expected}") from error
     # A decoder may raise almost anything on broken bytes.
     except Exception as error:
         raise InvalidRequestError(_FIELD, f"not a readable PNG: {error}; {expected}") from error

@@ -1,7 +1,7 @@
 """Many images explained, several at a time, in the order given.
 
-It knows files, and whom to blame for what fails: an image, or the question that is asked of all.
-Who explains, a server or this process, is the client's business.
+Knows files, and whether an error concerns one image or all. Does not know whether a server or this
+process explains.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from limelens.serve.client.results import ServedExplanation
 
 _LONGEST_WAIT_S: Final = 10.0
-_OF_A_IMAGE: Final = ("", "segmentation")
-"""Fields that one image may be refused for, and the next one not: its bytes in the message, and
-the number of segments that it falls into."""
+_FIELDS_OF_ONE_IMAGE: Final = ("", "segmentation")
+"""Fields that only one image may be refused for: its size in the message, and its number of
+segments."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """An image that is to be explained.
+class LabeledFile:
+    """An image to explain.
 
     Args:
         path: Its file.
-        true_label: What it shows, where that is known.
+        true_label: What it shows, if known.
     """
 
     path: Path
@@ -50,78 +50,76 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class ExplainedImage:
-    """What became of one image.
+    """The result for one image.
 
     Args:
-        place: The image.
-        prediction: What the model says of it; None where it could not be read.
-        explanation: Why; None likewise.
-        error: What is wrong with it; empty where nothing is.
+        file: The image.
+        prediction: The model's; None if the image was refused.
+        explanation: Of the prediction; None likewise.
+        error: Why the image was refused; else empty.
     """
 
-    place: Place
+    file: LabeledFile
     prediction: Prediction | None
     explanation: ServedExplanation | None
     error: str = ""
 
     @property
     def is_mistake(self) -> bool | None:
-        """Whether the model says something else than the true label; None where that is open.
+        """Whether the prediction differs from the true label; None if unknown or abstained.
 
-        An answer that abstains is none, and a multilabel model is right where the true label is
-        among those it gives.
+        A multilabel model is right if the true label is among those it gives.
         """
-        truth, said = self.place.true_label, self.prediction
-        if truth is None or said is None or not (said.label or said.labels):
+        truth, found = self.file.true_label, self.prediction
+        if truth is None or found is None or not (found.label or found.labels):
             return None
-        return truth not in (said.labels or (said.label,))
+        return truth not in (found.labels or (found.label,))
 
 
 def explain_many(
     client: Client,
-    places: Sequence[Place],
+    files: Sequence[LabeledFile],
     *,
-    at_once: int,
+    num_parallel: int,
     **arguments: Unpack[ExplainArguments],
 ) -> Generator[ExplainedImage, None, None]:
-    """Explains images, and goes on where one cannot be.
+    """Explains images, and continues after one that is refused.
 
     Args:
-        client: Who explains; shared by threads.
-        places: The images.
-        at_once: How many are asked about at a time, so that one is read and cut while another
-            has the model.
+        client: Explains; shared by threads.
+        files: The images.
+        num_parallel: How many at a time, so that one is read and cut while another has the model.
         arguments: As for `Client.explain`.
 
     Yields:
-        One for each place, in their order.
+        One for each file, in their order.
 
     Raises:
-        LimelensError: As `Client.explain`, where no single image is to blame.
+        LimelensError: As `Client.explain`, if it concerns all images.
     """
 
-    def explained(place: Place) -> ExplainedImage:
-        return _explained(client, place, arguments)
+    def explained(file: LabeledFile) -> ExplainedImage:
+        return _explained(client, file, arguments)
 
-    yield from in_order(explained, places, at_once)
+    yield from in_order(explained, files, num_parallel)
 
 
-def _explained(client: Client, place: Place, arguments: ExplainArguments) -> ExplainedImage:
+def _explained(client: Client, file: LabeledFile, arguments: ExplainArguments) -> ExplainedImage:
     try:
-        data = place.path.read_bytes()
+        data = file.path.read_bytes()
         while True:
             try:
-                said = client.classify(
+                found = client.classify(
                     data,
                     model=arguments.get("model", ""),
                     version=arguments.get("version", 0),
                     region=arguments.get("region"),
                 )
-                return ExplainedImage(place, said[0], client.explain(data, **arguments))
-            except OverloadedError as error:  # others are served too: it will be our turn
+                return ExplainedImage(file, found[0], client.explain(data, **arguments))
+            except OverloadedError as error:
                 time.sleep(min(error.retry_after_s, _LONGEST_WAIT_S))
     except OSError as error:
-        return ExplainedImage(place, None, None, str(error.strerror or error))
+        return ExplainedImage(file, None, None, str(error.strerror or error))
     except (
         UnavailableError,
         UnauthenticatedError,
@@ -132,9 +130,9 @@ def _explained(client: Client, place: Place, arguments: ExplainArguments) -> Exp
         raise
     except InvalidRequestError as error:
         if error.field.startswith("image"):
-            return ExplainedImage(place, None, None, error.description)
-        if error.field in _OF_A_IMAGE:
-            return ExplainedImage(place, None, None, str(error))
+            return ExplainedImage(file, None, None, error.description)
+        if error.field in _FIELDS_OF_ONE_IMAGE:
+            return ExplainedImage(file, None, None, str(error))
         raise
     except LimelensError as error:
-        return ExplainedImage(place, None, None, str(error))
+        return ExplainedImage(file, None, None, str(error))

@@ -1,7 +1,6 @@
 """A page of explained images, mistakes first: one HTML file that needs nothing else.
 
-It knows what was said of images and where they lie, puts it on the page (`page.html.j2`),
-and asks nobody.
+Knows results and files, and fills the template `page.html.j2`. Makes no calls.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class _Card:
     name: str
     image: str
     overlay: str
-    verdict: str
+    result: str
     label: str
     probability: float
     true_label: str | None
@@ -48,12 +47,12 @@ class _Card:
 
 
 class Gallery:
-    """The page as it fills; each image's large files can be let go once it is added.
+    """The page while it fills; it keeps no large files of the images added.
 
     Args:
-        title: Above the page.
-        base: What names of images are relative to, where they lie below it.
-        colours: What speaks for a label in the overlays, and what against.
+        title: Of the page.
+        base: The folder that names of images are relative to, if they lie below it.
+        colours: Those for and against a label in the overlays.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -84,9 +83,9 @@ class Gallery:
         self._title = title
         self._base = base
         self._cards: list[_Card] = []
-        self._unreadable: list[tuple[str, str]] = []
+        self._refused: list[tuple[str, str]] = []
         self._num_explained = 0
-        self._num_judged = 0
+        self._num_labeled = 0
         self._num_mistakes = 0
         self._num_abstained = 0
         self._num_warned = 0
@@ -94,14 +93,14 @@ class Gallery:
         self._model = ""
 
     def add(self, one: ExplainedImage) -> None:
-        """Puts one image on the page, or among those that could not be read.
+        """Puts one image on the page, or among those that were refused.
 
         Args:
-            one: What became of it, with its overlay.
+            one: Its result, with an overlay.
         """
-        name = _relative(one.place.path, self._base)
+        name = _relative(one.file.path, self._base)
         if one.explanation is None or one.prediction is None:
-            self._unreadable.append((name, one.error))
+            self._refused.append((name, one.error))
             return
         explanation, prediction = one.explanation, one.prediction
         self._model = f"{explanation.model.name} version {explanation.model.version}"
@@ -110,34 +109,34 @@ class Gallery:
         self._num_warned += bool(explanation.warnings)
         is_abstained = not (prediction.label or prediction.labels)
         self._num_abstained += is_abstained
-        self._num_judged += one.is_mistake is not None
+        self._num_labeled += one.is_mistake is not None
         self._num_mistakes += one.is_mistake is True
         best = prediction.scores[0]
-        # Mistakes, the surest first; then what abstained; then the rest, the least sure first.
+        # Mistakes, the most confident first; abstentions; then the rest, the least confident first.
         if one.is_mistake:
-            rank, verdict = (0.0, -best.probability), "mistake"
+            order, result = (0.0, -best.probability), "mistake"
         elif is_abstained:
-            rank, verdict = (1.0, best.probability), "abstained"
+            order, result = (1.0, best.probability), "abstained"
         else:
-            rank, verdict = (2.0, best.probability), "right" if one.is_mistake is False else ""
-        place = (*rank, self._num_explained)
-        if len(self._cards) >= _MOST_SHOWN and place >= self._cards[-1].rank:
+            order, result = (2.0, best.probability), "right" if one.is_mistake is False else ""
+        rank = (*order, self._num_explained)
+        if len(self._cards) >= _MOST_SHOWN and rank >= self._cards[-1].rank:
             return
         try:
-            image = _data_url(Image.fromarray(read_image(one.place.path.read_bytes())))
-        except (OSError, LimelensError):  # it has gone since
+            image = _data_url(Image.fromarray(read_image(one.file.path.read_bytes())))
+        except (OSError, LimelensError):  # deleted in the meantime
             image = ""
         with Image.open(io.BytesIO(explanation.explanations[0].overlay_png)) as drawn:
             overlay = _data_url(drawn.convert("RGB"))
         card = _Card(
-            rank=place,
+            rank=rank,
             name=name,
             image=image,
             overlay=overlay,
-            verdict=verdict,
+            result=result,
             label=", ".join(prediction.labels) or prediction.label or best.label,
             probability=best.probability,
-            true_label=one.place.true_label,
+            true_label=one.file.true_label,
             reasons=[
                 (
                     why.label if why.against is None else f"{why.label} rather than {why.against}",
@@ -169,21 +168,20 @@ class Gallery:
             headline=self._headline(),
             cards=self._cards,
             num_explained=self._num_explained,
-            has_truth=self._num_judged > 0,
-            unreadable=self._unreadable[:_MOST_LISTED],
-            num_unreadable=len(self._unreadable),
+            has_truth=self._num_labeled > 0,
+            refused=self._refused[:_MOST_LISTED],
+            num_refused=len(self._refused),
             written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         )
-        # Names of files may hold bytes that are no text.
         write_whole(path, page)
 
     def _headline(self) -> list[tuple[str, str, str]]:
-        """Name, value and a word on each figure at the top."""
+        """Name, value and a note of each number at the top."""
         found = [("images explained", f"{self._num_explained}", "")]
-        if self._unreadable:
-            found.append(("not explained", f"{len(self._unreadable)}", "listed at the end"))
-        if self._num_judged:
-            share = self._num_mistakes / self._num_judged
+        if self._refused:
+            found.append(("not explained", f"{len(self._refused)}", "listed at the end"))
+        if self._num_labeled:
+            share = self._num_mistakes / self._num_labeled
             found.append(("mistakes", f"{self._num_mistakes}", f"{share:.1%} of those decided"))
         if self._num_abstained:
             found.append(("abstained", f"{self._num_abstained}", "below the threshold"))

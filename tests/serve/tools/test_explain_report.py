@@ -17,7 +17,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import InvalidRequestError, NotFoundError, UnavailableError
 from limelens.serve.rpc.classifier_service import ServiceSettings
-from limelens.serve.tools.explain_report.bulk import Place, explain_many
+from limelens.serve.tools.explain_report.bulk import LabeledFile, explain_many
 
 pytest.importorskip("skimage")
 
@@ -25,41 +25,41 @@ OPTIONS: dict[str, Any] = {"segmentation": "grid", "num_segments": 6, "num_sampl
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> list[Place]:
+def files(tmp_path: Path) -> list[LabeledFile]:
     """Twelve red images; the fourth is a text."""
     found = []
     for number in range(12):
         path = tmp_path / f"{number:02}.png"
         Image.fromarray(np.full((40, 50, 3), (200 + number, 0, 0), np.uint8)).save(path)
-        found.append(Place(path))
+        found.append(LabeledFile(path))
     found[3].path.write_text("no image")
     return found
 
 
 def test_images_come_in_their_order_and_a_bad_one_stops_nothing(
-    client: Client, places: list[Place]
+    client: Client, files: list[LabeledFile]
 ) -> None:
-    found = list(explain_many(client, places, at_once=4, **OPTIONS))
-    assert [one.place for one in found] == places
+    found = list(explain_many(client, files, num_parallel=4, **OPTIONS))
+    assert [one.file for one in found] == files
     assert [bool(one.error) for one in found] == [number == 3 for number in range(12)]
     for one in found:
         if not one.error:
             assert one.explanation is not None
-            alone = client.explain(one.place.path, **OPTIONS)
+            alone = client.explain(one.file.path, **OPTIONS)
             assert one.explanation.explanations == alone.explanations
 
 
-def test_a_busy_server_is_asked_again(
-    start_server: Callable[..., Any], places: list[Place]
+def test_a_busy_server_is_called_again(
+    start_server: Callable[..., Any], files: list[LabeledFile]
 ) -> None:
     server = start_server(service=ServiceSettings(max_explanations=1, max_waiting_explanations=0))
     with Client(server.address, max_attempts=1) as client:
-        found = list(explain_many(client, places[4:8], at_once=3, **OPTIONS))
+        found = list(explain_many(client, files[4:8], num_parallel=3, **OPTIONS))
     assert not [one for one in found if one.error]
 
 
-def test_two_images_are_worked_on_at_a_time(
-    one_model: Path, places: list[Place], monkeypatch: pytest.MonkeyPatch
+def test_two_images_are_explained_at_a_time(
+    one_model: Path, files: list[LabeledFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict, lock = Bundle.predict, threading.Lock()
     inside: list[int] = []
@@ -76,7 +76,7 @@ def test_two_images_are_worked_on_at_a_time(
 
     monkeypatch.setattr(Bundle, "predict", slowly)
     client = local_client(one_model / "colours" / "1", "cpu")
-    assert len(list(explain_many(client, places[4:8], at_once=2, **OPTIONS))) == 4
+    assert len(list(explain_many(client, files[4:8], num_parallel=2, **OPTIONS))) == 4
     assert max(map(len, together)) == 2
 
 
@@ -88,20 +88,20 @@ def test_two_images_are_worked_on_at_a_time(
         (NotFoundError, {"model": "elsewhere"}),
     ],
 )
-def test_what_holds_for_all_images_is_raised(
-    client: Client, places: list[Place], error: type[Exception], arguments: dict[str, Any]
+def test_an_error_that_concerns_all_images_is_raised(
+    client: Client, files: list[LabeledFile], error: type[Exception], arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(error):
-        list(explain_many(client, places, at_once=2, **{**OPTIONS, **arguments}))
+        list(explain_many(client, files, num_parallel=2, **{**OPTIONS, **arguments}))
 
 
-def test_where_nobody_answers_it_ends(places: list[Place]) -> None:
+def test_an_unreachable_server_ends_it(files: list[LabeledFile]) -> None:
     with Client("127.0.0.1:1", max_attempts=1) as client, pytest.raises(UnavailableError):
-        list(explain_many(client, places, at_once=2, **OPTIONS))
+        list(explain_many(client, files, num_parallel=2, **OPTIONS))
 
 
-def test_stopped_in_the_middle_the_rest_never_begins(
-    one_model: Path, places: list[Place], monkeypatch: pytest.MonkeyPatch
+def test_closing_the_iterator_starts_no_further_image(
+    one_model: Path, files: list[LabeledFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict, began = Bundle.predict, []
 
@@ -111,7 +111,7 @@ def test_stopped_in_the_middle_the_rest_never_begins(
 
     monkeypatch.setattr(Bundle, "predict", counted)
     client = local_client(one_model / "colours" / "1", "cpu")
-    reading = explain_many(client, places[4:], at_once=1, **OPTIONS)
+    reading = explain_many(client, files[4:], num_parallel=1, **OPTIONS)
     next(reading)
     reading.close()
     num_calls = len(began)
