@@ -272,7 +272,11 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
             "segmentation.num_segments",
             "quickshift finds its own",
         ),
-        ({"segmentation": cut(segments_png=b"x")}, "segmentation.segments_png", "not a readable PNG"),
+        (
+            {"segmentation": cut(segments_png=b"x")},
+            "segmentation.segments_png",
+            "not a readable PNG",
+        ),
         (
             {"segmentation": cut(segments_png=b"x", num_segments=4)},
             "segmentation.segments_png",

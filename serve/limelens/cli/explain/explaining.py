@@ -166,9 +166,7 @@ def explain(
     ] = "mean",
     kernel_width: Annotated[
         float | None,
-        typer.Option(
-            help="Width of the proximity kernel.", show_default="0.25"
-        ),
+        typer.Option(help="Width of the proximity kernel.", show_default="0.25"),
     ] = None,
     distance: Annotated[
         Literal["cosine", "euclidean"] | None,
@@ -211,9 +209,7 @@ def explain(
     ] = None,
     segments: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PNG", help="Write the segment ids, 16 bit; 65535: not seen."
-        ),
+        typer.Option(metavar="PNG", help="Write the segment ids, 16 bit; 65535: not seen."),
     ] = None,
     segments_in: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Use these segments: 8 or 16 bit ids.")
