@@ -376,7 +376,7 @@ def test_explanations_of_a_cameras_changes_are_counted_and_noted_as_all_others(
         noted.append(ok)
         note(bundle, ok=ok)
 
-    monkeypatch.setattr(watched.server.repository, "note", noting)
+    monkeypatch.setattr(watched.server.repository, "record", noting)
     reddish = colour(250, 9, 9)
     options: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
     with Client(watched.address, max_attempts=1) as client:

@@ -126,7 +126,7 @@ def test_a_folder_of_models_that_goes_away_is_told_in_a_line_and_may_come_back(
     bundles.save(models, bundles.metadata("a"), 1)
     server = serving(models)
     models.rename(tmp_path / "elsewhere")
-    until(lambda: "could not be looked at again" in server.log)
+    until(lambda: "could not be scanned" in server.log)
     assert server.listed() == {("a", 1): ""}
     (tmp_path / "elsewhere").rename(models)
     bundles.save(models, bundles.metadata("a"), 2)

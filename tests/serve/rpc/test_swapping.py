@@ -287,7 +287,7 @@ def test_a_folder_that_went_away_leaves_everything_as_it_was(
     put(models, bundles, 1)
     server = start_server(models, reload_s=0.02)
     models.rename(tmp_path / "elsewhere")
-    until(lambda: "could not be looked at" in caplog.text)
+    until(lambda: "could not be scanned" in caplog.text)
     models.mkdir()
     until(lambda: "no models in it any more" in caplog.text)
     with Client(server.address, max_attempts=1) as client:

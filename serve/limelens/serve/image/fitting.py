@@ -1,7 +1,7 @@
-"""Where each pixel of a network's input comes from, and bringing an image there.
+"""Cuts a region out of an image, makes it upright RGB, and resizes it to a network's input.
 
-It knows sizes, regions and pixels, whether they are held by Pillow or NumPy, and nothing of how
-files are decoded.
+It also maps segments between the input and the image. It knows pixels of Pillow and NumPy, and
+nothing of how files are decoded.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from PIL import Image
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
 from limelens.serve.image.limits import check_size
 
+_Box = tuple[int, int, int, int]
 UNSEEN: Final = 65535
-"""The segment id of a pixel that the model never saw."""
+"""The segment id of a pixel outside the input region."""
 
 _MODES_OF_16_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _8_OF_16_BITS: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)
@@ -37,7 +38,7 @@ _TO_UPRIGHT: Final = {
     7: _Transpose.TRANSVERSE,
     8: _Transpose.ROTATE_90,
 }
-"""By the EXIF orientation: what makes the image stand upright."""
+"""By EXIF orientation: the transposition that makes the image upright."""
 
 
 class ResizeMode(StrEnum):
@@ -77,7 +78,7 @@ class Region:
                 "0 <= top < bottom <= 1",
             )
 
-    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def box(self, height: int, width: int) -> _Box:
         """Left, top, right and bottom in whole pixels of an image; at least one pixel."""
         left = min(round(self.left * width), width - 1)
         top = min(round(self.top * height), height - 1)
@@ -91,13 +92,7 @@ class Region:
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """What a bundle does to make any image fit its input.
-
-    Args:
-        height: Of the input, in pixels.
-        width: Of the input, in pixels.
-        mode: How the image's shape is brought to the input's.
-    """
+    """How a bundle fits any image to its input, of `height` x `width` pixels."""
 
     height: int
     width: int
@@ -111,60 +106,43 @@ class Fitted:
     Args:
         pixels: `(H, W, 3)` uint8 RGB of the rule's size.
         source_size: Height and width of the upright image.
-        source_box: Left, top, right, bottom of the part that is seen, in pixels of the upright
-            image.
-        target_box: Where that part lies in `pixels`: left, top, right, bottom.
+        source_box: Left, top, right, bottom of the input region in the upright image.
+        target_box: Left, top, right, bottom of that region in `pixels`.
     """
 
     pixels: NDArray[np.uint8]
     source_size: tuple[int, int]
-    source_box: tuple[int, int, int, int]
-    target_box: tuple[int, int, int, int]
+    source_box: _Box
+    target_box: _Box
 
     def to_source(self, segments: NDArray[np.integer]) -> NDArray[np.uint16]:
-        """Segment ids laid over the upright image.
-
-        Args:
-            segments: `(H, W)` ids of the fitted image, 0 to 65534.
+        """Maps `(H, W)` segment ids, 0 to 65534, to the upright image.
 
         Returns:
-            `source_size` ids; `UNSEEN` where the network saw nothing.
+            Ids of `source_size`; `UNSEEN` outside the input region.
         """
         left, top, right, bottom = self.source_box
-        rows, columns = self._rows_and_columns()
+        t_left, t_top, t_right, t_bottom = self.target_box
+        rows = t_top + _centres(bottom - top, t_bottom - t_top)
+        columns = t_left + _centres(right - left, t_right - t_left)
         whole = np.full(self.source_size, UNSEEN, dtype=np.uint16)
         whole[top:bottom, left:right] = segments[np.ix_(rows, columns)]
         return whole
 
     def from_source(self, segments: NDArray[np.integer]) -> NDArray[np.uint16]:
-        """Segment ids of the upright image, brought to the fitted one.
-
-        Args:
-            segments: `source_size` ids, 0 to 65534.
+        """Maps segment ids of `source_size`, 0 to 65534, to the fitted image.
 
         Returns:
-            `(H, W)` ids, each the one at its pixel's centre; the padding, where there is any,
-            belongs to the nearest pixel of the image.
+            `(H, W)` ids, each from its pixel's centre; padding gets the id of the nearest pixel.
         """
         left, top, right, bottom = self.source_box
-        seen = segments[top:bottom, left:right]
+        region = segments[top:bottom, left:right]
         t_left, t_top, t_right, t_bottom = self.target_box
-        rows = _centres(t_bottom - t_top, seen.shape[0])
-        columns = _centres(t_right - t_left, seen.shape[1])
+        rows = _centres(t_bottom - t_top, region.shape[0])
+        columns = _centres(t_right - t_left, region.shape[1])
         height, width = self.pixels.shape[:2]
-        inner = seen[np.ix_(rows, columns)].astype(np.uint16)
+        inner = region[np.ix_(rows, columns)].astype(np.uint16)
         return np.pad(inner, ((t_top, height - t_bottom), (t_left, width - t_right)), mode="edge")
-
-    def _rows_and_columns(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        left, top, right, bottom = self.source_box
-        t_left, t_top, t_right, t_bottom = self.target_box
-        return (
-            t_top + _centres(bottom - top, t_bottom - t_top),
-            t_left + _centres(right - left, t_right - t_left),
-        )
-
-
-_Box = tuple[int, int, int, int]
 
 
 def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArray[np.uint8]:
@@ -172,9 +150,9 @@ def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArr
 
     Args:
         data: `height * width * 3` bytes, rows from the top, R, G, B of each pixel.
-        height: In pixels, at least 1.
-        width: In pixels, at least 1.
-        max_pixels: Limit on height times width.
+        height: At least 1.
+        width: At least 1.
+        max_pixels: As in `DecodeLimits`.
 
     Returns:
         `(height, width, 3)` uint8, read-only.
@@ -194,15 +172,12 @@ def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArr
 
 
 def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = None) -> Fitted:
-    """Cuts the region of interest out and brings it to the network's input size.
+    """Fits a region of an image, None is all of it, to a network's input.
 
     Args:
         pixels: `(H, W, 3)` uint8 RGB, upright.
-        rule: The bundle's.
-        region: What to look at; None is everything.
-
-    Returns:
-        The image for the network; its pixels are of the rule's size.
+        rule: Of the bundle.
+        region: The input region.
     """
     height, width = pixels.shape[:2]
     box, target = _boxes(height, width, rule, region)
@@ -210,7 +185,7 @@ def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = Non
 
 
 def _boxes(height: int, width: int, rule: ResizeRule, region: Region | None) -> tuple[_Box, _Box]:
-    """What is seen of an upright image, and where it goes in the network's input."""
+    """The input region in an upright image, and its place in the network's input."""
     box = region.box(height, width) if region else (0, 0, width, height)
     target = (0, 0, rule.width, rule.height)
     if rule.mode is ResizeMode.CROP:
@@ -223,19 +198,19 @@ def _boxes(height: int, width: int, rule: ResizeRule, region: Region | None) -> 
 def _placed(pixels: Pixels, box: _Box, rule: ResizeRule, target: _Box) -> NDArray[np.uint8]:
     """A part of an image resized to its place in the network's input."""
     left, top, right, bottom = target
-    seen = resized(pixels, box, (right - left, bottom - top))
+    resized_part = resized(pixels, box, (right - left, bottom - top))
     if target == (0, 0, rule.width, rule.height):
-        return np.asarray(seen)
+        return np.asarray(resized_part)
     fitted = np.full((rule.height, rule.width, 3), _PAD_GREY, dtype=np.uint8)
-    fitted[top:bottom, left:right] = np.asarray(seen)
+    fitted[top:bottom, left:right] = np.asarray(resized_part)
     return fitted
 
 
 class Pixels:
-    """Decoded pixels that are made upright RGB part by part: never a second whole image.
+    """Decoded pixels, made upright RGB part by part to save memory.
 
     Args:
-        stored: As they were decoded: Pillow's image, or `(H, W, 3)` uint8 RGB.
+        stored: Pillow's image, or `(H, W, 3)` uint8 RGB, in stored orientation.
         orientation: As EXIF counts it.
     """
 
@@ -268,11 +243,9 @@ class Pixels:
         return part if method is None else part.transpose(method)
 
     def strips(self, box: _Box, multiple: int = 1) -> Iterator[tuple[int, Image.Image]]:
-        """Parts of the upright image from its top: their first row within the box, and RGB.
+        """Strips of a part of the upright image: the first row of each, and its RGB pixels.
 
-        Args:
-            box: What is wanted.
-            multiple: Of rows in each but the last.
+        All but the last have a multiple of `multiple` rows.
         """
         left, top, right, bottom = box
         num_rows = max(1, _STRIP_PIXELS // (right - left) // multiple) * multiple
@@ -280,7 +253,7 @@ class Pixels:
             yield start - top, self.part((left, start, right, min(start + num_rows, bottom)))
 
     def array(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """All of it, `(H, W, 3)` uint8, in `out` where that is given."""
+        """The whole upright image, `(H, W, 3)` uint8; in `out` if given."""
         height, width = self.size
         if out is None and height * width <= _STRIP_PIXELS:
             return np.asarray(self.part((0, 0, width, height)))
@@ -290,7 +263,7 @@ class Pixels:
         return whole
 
     def _stored_box(self, box: _Box) -> _Box:
-        """Where a part of the upright image lies in the stored one."""
+        """The place of a part of the upright image in the stored one."""
         left, top, right, bottom = box
         height, width = self._height, self._width
         if self._orientation in (2, 3):
@@ -307,15 +280,10 @@ class Pixels:
 
 
 def resized(pixels: Pixels, box: _Box, size: tuple[int, int]) -> Image.Image:
-    """A part of an image in another size.
+    """Resizes a part of an image to a width and height.
 
-    What Pillow's `resize(size, BILINEAR, reducing_gap=3)` of the part gives, to the byte. Where
-    that reduces by whole numbers first, it is done strip by strip here.
-
-    Args:
-        pixels: The image.
-        box: The part.
-        size: Width and height.
+    Gives the same bytes as Pillow's `resize(size, BILINEAR, reducing_gap=3)` of the part. If that
+    first reduces by whole numbers, it is done here strip by strip.
     """
     width, height = box[2] - box[0], box[3] - box[1]
     across = int(width / size[0] / _REDUCING_GAP) or 1
@@ -330,20 +298,14 @@ def resized(pixels: Pixels, box: _Box, size: tuple[int, int]) -> Image.Image:
 
 
 def fitted(pixels: Pixels, rule: ResizeRule, region: Region | None) -> NDArray[np.uint8]:
-    """What `fit` makes of the upright pixels, `(H, W, 3)` uint8 of the rule's size."""
+    """The pixels that `fit` returns."""
     height, width = pixels.size
     box, target = _boxes(height, width, rule, region)
     return _placed(pixels, box, rule, target)
 
 
 def shrink(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """An image in another size, without a second copy of all its pixels.
-
-    Args:
-        pixels: `(H, W, 3)` uint8.
-        height: Of what is wanted.
-        width: Of what is wanted.
-    """
+    """Resizes `(H, W, 3)` uint8 pixels without copying all of them."""
     box = (0, 0, pixels.shape[1], pixels.shape[0])
     return np.asarray(resized(Pixels(pixels), box, (width, height)))
 
@@ -363,7 +325,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _centred(box: tuple[int, int, int, int], rule: ResizeRule) -> tuple[int, int, int, int]:
+def _centred(box: _Box, rule: ResizeRule) -> _Box:
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     kept_width = min(width, max(1, round(height * rule.width / rule.height)))
@@ -373,7 +335,7 @@ def _centred(box: tuple[int, int, int, int], rule: ResizeRule) -> tuple[int, int
     return left, top, left + kept_width, top + kept_height
 
 
-def _padded(box: tuple[int, int, int, int], rule: ResizeRule) -> tuple[int, int, int, int]:
+def _padded(box: _Box, rule: ResizeRule) -> _Box:
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(rule.width / width, rule.height / height)
     kept_width = min(rule.width, max(1, round(width * scale)))

@@ -26,7 +26,7 @@ _QUICK_MEMORY: Final = 64 * 1024 * 1024
 _QUICK_LOSSLESS: Final = 300 * 300
 
 _MAX_PARTS: Final = 1000
-"""Segments of a JPEG before its first scan, chunks of a PNG or WebP beside those of pixels."""
+"""Segments of a JPEG before its first scan, chunks of a PNG or WebP other than pixels."""
 _MAX_FILL: Final = 64
 _MAX_SCANS: Final = 100
 _MAX_DATA_CHUNKS: Final = 8192
@@ -80,7 +80,7 @@ def _is_quick(seconds: float, memory: int) -> bool:
 _START_OF_SCAN: Final = 0xDA
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
-# Tables, the frame, restart intervals, and the two APPn that tell how colours are meant.
+# Tables, the frame, restart intervals, and the two APPn that define colours.
 _JPEG_KEPT: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 _ARITHMETIC: Final = frozenset({0xC9, 0xCA})
@@ -97,7 +97,7 @@ def _jpeg(data: bytes, max_pixels: int) -> Source:
     exif = xmp = b""
     while True:
         if data[at] != 0xFF:
-            _refuse("damaged: no marker where one must be")
+            _refuse("damaged: a marker is missing")
         marker = data[at + 1]
         if marker == 0xFF:  # may be repeated before a marker
             at, fill = at + 1, fill + 1
@@ -134,12 +134,12 @@ def _jpeg(data: bytes, max_pixels: int) -> Source:
     kind, place = frame
     height, width, num_components = struct.unpack_from(">HHB", data, place + 1)
     if kind not in _READ_FRAMES or num_components not in (1, 3, 4):
-        _refuse("a JPEG of a kind that is not read (lossless, hierarchical or of odd colours)")
+        _refuse("a JPEG of a kind that is not supported (lossless, hierarchical or of odd colours)")
     _check_found(height, width, max_pixels)
     factors = [data[place + 7 + 3 * i] for i in range(num_components)]
     across, down = max(one >> 4 for one in factors), max(one & 15 for one in factors)
     if not all(1 <= one >> 4 <= 4 and 1 <= one & 15 <= 4 for one in factors):
-        _refuse("damaged: sampling factors that cannot be")
+        _refuse("damaged: impossible sampling factors")
     # Of all components, padded to whole units.
     units = -(-width // (8 * across)) * -(-height // (8 * down))
     blocks = units * sum((one >> 4) * (one & 15) for one in factors)
@@ -173,12 +173,12 @@ def _png(data: bytes, max_pixels: int) -> Source:
     kept = _Kept(data)
     kept.keep(0, 8)
     if data[12:16] != b"IHDR":
-        _refuse("damaged: it does not begin with its header")
+        _refuse("damaged: its header is not first")
     width, height, depth, colour, _, _, _ = struct.unpack_from(">IIBBBBB", data, 16)
     _check_found(height, width, max_pixels)
     channels = _CHANNELS.get(colour)
     if channels is None or depth not in (1, 2, 4, 8, 16):
-        _refuse("damaged: a depth or kind of colour that cannot be")
+        _refuse("damaged: an impossible depth or kind of colour")
     at, num_data, num_others, left = 8, 0, 0, _MAX_INFLATED
     exif = xmp = b""
     while at + 8 <= len(data):
@@ -225,7 +225,7 @@ _PACKED: Final = frozenset({b"zTXt", b"iTXt", b"iCCP"})
 
 
 def _unpacked(kind: bytes, body: bytes, most: int) -> bytes:
-    """The text or profile of a chunk, which may be packed; what is broken is empty."""
+    """The text or profile of a chunk, unpacked to `most` bytes; empty if it is broken."""
     _, _, rest = body.partition(b"\0")
     if kind == b"iTXt":
         is_packed = rest[:1] == b"\1"
@@ -247,7 +247,7 @@ def _unpacked(kind: bytes, body: bytes, most: int) -> bytes:
 
 
 def _from_hex(text: bytes) -> bytes:
-    """What ImageMagick writes: three lines, then hexadecimal digits."""
+    """EXIF as ImageMagick writes it: three lines, then hexadecimal digits."""
     try:
         return bytes.fromhex(b"".join(text[:_MAX_XMP].split(b"\n")[3:]).decode("ascii"))
     except ValueError:
@@ -298,7 +298,7 @@ def _gif(data: bytes, max_pixels: int) -> Source:
 _VP8X: Final = b"VP8X"
 _WEBP_KEPT: Final = frozenset({b"VP8X", b"ANIM", b"ALPH"})
 _PER_WEBP_PIXEL: Final = 20
-"""Two canvases of libwebp's, its bytes, and Pillow's image, of 4 bytes each, and one to pass on."""
+"""Bytes: two canvases of libwebp, its output, Pillow's image and a copy, of 4 bytes each."""
 
 
 def _webp(data: bytes, max_pixels: int) -> Source:
@@ -318,7 +318,7 @@ def _webp(data: bytes, max_pixels: int) -> Source:
         if kind == _VP8X and not parts:
             is_extended = True
             size = _u24(data, body + 7) + 1, _u24(data, body + 4) + 1
-            # What the left-out chunks would be announced by.
+            # Clears the flags of the chunks that are left out.
             parts.append(data[at:body] + bytes([data[body] & 0x12]) + data[body + 1 : end])
         elif kind == b"EXIF":
             exif = exif or data[body:end]
@@ -330,7 +330,7 @@ def _webp(data: bytes, max_pixels: int) -> Source:
             has_image = True
             parts.append(data[at:end])
             first = data[body + 16 : body + 20] if kind == b"ANMF" else kind
-            # After a plane of alpha, which is lossless as well, comes the image.
+            # A plane of alpha is lossless too, and comes before the image.
             is_lossless = first != b"VP8 " or any(part[:4] == b"ALPH" for part in parts)
             if size is None:
                 size = _webp_size(data, kind, body)
@@ -355,7 +355,7 @@ def _webp(data: bytes, max_pixels: int) -> Source:
 
 
 def _webp_size(data: bytes, kind: bytes, body: int) -> tuple[int, int]:
-    """Height and width that the first bytes of an image say."""
+    """Height and width in the first bytes of an image."""
     if kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, body + 1)
         return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
@@ -399,7 +399,7 @@ def _bmp(data: bytes, max_pixels: int) -> Source:
 
 
 def _orientation(exif: bytes) -> int:
-    """What the first directory of an EXIF block says; 0 where it says nothing that can be."""
+    """The orientation in the first directory of an EXIF block; 0 if there is no valid one."""
     try:
         order = {b"II": "<", b"MM": ">"}[exif[:2]]
         (at,) = struct.unpack_from(f"{order}I", exif, 4)
@@ -411,7 +411,7 @@ def _orientation(exif: bytes) -> int:
                 layout = f"{order}I" if kind == 4 else f"{order}H"
                 (found,) = struct.unpack_from(layout, exif, place + 8)
                 return int(found) if 1 <= found <= 8 else 0
-    # A broken EXIF block says nothing about the pixels.
+    # A broken EXIF block is no fault of the pixels.
     except (KeyError, struct.error):
         return 0
     return 0
