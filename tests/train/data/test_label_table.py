@@ -88,9 +88,7 @@ def test_an_empty_cell_among_lists_is_an_image_without_labels(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("label", ["N/A", "NA", "null", "nan", "``1``", "1", "(other)", "('a')"])
-def test_a_column_of_single_labels_is_multiclass_and_takes_them_as_they_are(
-    tmp_path: Path, label: str
-) -> None:
+def test_single_labels_are_multiclass_and_taken_as_they_are(tmp_path: Path, label: str) -> None:
     draw(tmp_path, "1.jpg", "2.jpg")
     path = table(tmp_path, f"file,kind,label\n1.jpg,x,{label}\n2.jpg,y,0\n")
     assert labels_of(path) == {"1.jpg": (label,), "2.jpg": ("0",)}

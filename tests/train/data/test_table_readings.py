@@ -61,7 +61,7 @@ def test_minus_one_beside_zero_is_refused(folder: Path, rows: tuple[str, str]) -
     assert "-1 could mean no, or that nobody knows" in refused(folder, "image,A,B", *rows)
 
 
-def test_a_column_named_for_labels_goes_before_flags_that_say_something_else(folder: Path) -> None:
+def test_a_label_column_goes_before_flags_that_say_something_else(folder: Path) -> None:
     found = read(folder, "filename,category,verified,cropped", "cat,1,0", "dog,0,1", "cat,0,0")
     assert (found.task, found.labels) == (Task.MULTICLASS, ("cat", "dog"))
     assert "not read: 'verified', 'cropped'" in found.notes[0]

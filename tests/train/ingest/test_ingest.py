@@ -536,14 +536,21 @@ def test_the_data_is_ready_for_training(forty: Path, tmp_path: Path) -> None:
 def test_the_result_does_not_depend_on_which_answer_comes_first(
     server: HostileServer, forty: Path, tmp_path: Path
 ) -> None:
-    for path in server.answers:
-        original = server.answers[path]
+    overtaken = threading.Semaphore(0)
+    concurrency = 1
 
-        def late(handler: Handler, original: Answer = original) -> None:
-            time.sleep(hash(handler.path) % 7 / 200)
+    def overtake(original: Answer, is_late: bool) -> Answer:
+        def answer(handler: Handler) -> None:
+            if not is_late:
+                overtaken.release()
+            elif concurrency > 1:
+                overtaken.acquire(timeout=0.05)
             original(handler)
 
-        server.answers[path] = late
+        return answer
+
+    for number, (path, original) in enumerate(sorted(server.answers.items())):
+        server.answers[path] = overtake(original, number % 2 == 0)
     results = []
     for concurrency in (1, 3, 16):
         out = tmp_path / f"data{concurrency}"
@@ -600,7 +607,7 @@ def test_a_longer_table_fetches_what_was_added(
     assert once == twice
 
 
-def test_a_journal_that_was_cut_off_and_an_image_that_was_lost_cost_one_request_each(
+def test_a_truncated_journal_and_a_lost_image_cost_one_request_each(
     server: HostileServer, forty: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "data"

@@ -1,14 +1,14 @@
-"""Folders of images: which files are found in them, and what the folders' names mean.
+"""Finds the images in folders, and the meaning of the folders' names.
 
 Every command that takes a folder finds its files here, so that all of them see the same images.
-It knows names of files and folders and reads no image.
+Knows names of files and folders; reads no image.
 """
 
 from limelens.serve.folders.labels import label_name, look_alikes
 from limelens.serve.folders.splits import SPLITS, split_name
 from limelens.serve.folders.walk import (
     Found,
-    LeftOut,
+    Skipped,
     could_be_image,
     find_images,
     subfolders,
@@ -18,7 +18,7 @@ from limelens.serve.folders.walk import (
 __all__ = [
     "SPLITS",
     "Found",
-    "LeftOut",
+    "Skipped",
     "could_be_image",
     "find_images",
     "label_name",

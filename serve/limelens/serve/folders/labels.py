@@ -1,4 +1,4 @@
-"""Names of labels: one Unicode form for all of them, and which ones only look different."""
+"""Names of labels: one Unicode form for all, and which ones are easily confused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _BETWEEN_WORDS: Final = re.compile(r"[\s_-]+")
 def label_name(text: str) -> str:
     """A label in Unicode's composed form (NFC).
 
-    macOS hands out names of files in the decomposed form, most other systems as they were typed.
+    macOS returns file names in the decomposed form, most other systems as they were typed.
     """
     return unicodedata.normalize("NFC", text)
 
 
 def look_alikes(labels: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of labels that differ only in case, blanks, hyphens or characters nobody sees."""
+    """Groups of labels that differ only in case, blanks, hyphens or invisible characters."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(_plain(label), []).append(label)

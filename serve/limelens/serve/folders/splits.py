@@ -1,4 +1,4 @@
-"""The names of splits: what people call them, and what they are called here."""
+"""Maps the usual names of splits to `train`, `val` and `test`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 SPLITS: Final = ("train", "val", "test")
-"""What splits are called here."""
+"""All splits, by the names used here."""
 _NAMES: Final = {
     "train": "train",
     "training": "train",
@@ -20,7 +20,7 @@ _ENDING: Final = re.compile(r"[ _-]*(set|data|split|images)$")
 
 
 def split_name(name: str) -> str | None:
-    """The split that a folder, a table or a cell names; None where it names none.
+    """The split that a folder, a table or a cell names; None if it names none.
 
     Args:
         name: In any case: `train` or `training`, `val`, `valid` or `validation`, `test` or

@@ -1,7 +1,7 @@
-"""The one walk through a folder: its files, and what was left out with the reason.
+"""Walks through a folder: its files, and what was left out with the reason.
 
-Hidden files and what operating systems leave behind are passed over. Links to folders are
-followed, each folder once. It reads no file.
+Skips hidden files and those of operating systems. Follows links to folders, each folder once.
+Reads no file.
 """
 
 from __future__ import annotations
@@ -16,29 +16,19 @@ from typing import Final
 
 from limelens.serve.image import SUFFIXES
 
-_OF_SYSTEMS: Final = frozenset(
-    {
-        "#recycle",
-        "$recycle.bin",
-        "@eadir",
-        "__macosx",
-        "desktop.ini",
-        "ehthumbs.db",
-        "icon\r",
-        "lost+found",
-        "system volume information",
-        "thumbs.db",
-    }
-)
-"""What Windows, macOS and network disks put among people's files, in lower case."""
+_OF_SYSTEMS: Final = (
+    "#recycle", "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "icon\r",
+    "lost+found", "system volume information", "thumbs.db",
+)  # fmt: skip
+"""Files and folders of Windows, macOS and network disks, in lower case."""
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Something in a folder that is not read.
+class Skipped:
+    """A file or folder that was left out.
 
     Args:
-        path: Where it lies.
+        path: Of it.
         reason: Why, in words.
     """
 
@@ -52,13 +42,14 @@ class Found:
 
     Args:
         files: Every file in it and below, sorted; paths begin with the folder's own.
-        unreachable: Links to what is not there, and folders that cannot be listed.
-        not_followed: Links to folders that are read anyway, and what is neither file nor folder.
+        unreachable: Broken links, and folders that cannot be listed.
+        not_followed: Links to folders that are read anyway, and entries that are neither file nor
+            folder.
     """
 
     files: tuple[Path, ...]
-    unreachable: tuple[LeftOut, ...]
-    not_followed: tuple[LeftOut, ...]
+    unreachable: tuple[Skipped, ...]
+    not_followed: tuple[Skipped, ...]
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -66,11 +57,11 @@ class Found:
         return tuple(path for path in self.files if could_be_image(path))
 
     @property
-    def others(self) -> tuple[LeftOut, ...]:
+    def others(self) -> tuple[Skipped, ...]:
         """The files that are no images by their names, and all else that was left out."""
         return (
             *(
-                LeftOut(path, f"{path.suffix} is no kind of image that is read")
+                Skipped(path, f"{path.suffix} is no kind of image that is read")
                 for path in self.files
                 if not could_be_image(path)
             ),
@@ -82,18 +73,18 @@ class Found:
 def walk(folder: Path) -> Found:
     """All files of a folder and of the folders in it.
 
-    A link to a folder is followed unless that folder is read anyway or holds the link itself. So
-    every folder is read once, and a loop of links ends.
+    A link to a folder is followed unless that folder is read anyway or holds the link itself, so
+    that every folder is read once and a loop of links ends.
 
     Args:
-        folder: It may be a link itself, and its own name may be hidden.
+        folder: May be a link itself, or have a hidden name.
 
     Raises:
-        OSError: It cannot be listed.
+        OSError: The folder cannot be listed.
     """
     files: list[Path] = []
-    unreachable: list[LeftOut] = []
-    not_followed: list[LeftOut] = []
+    unreachable: list[Skipped] = []
+    not_followed: list[Skipped] = []
     links: deque[Path] = deque()
     seen = {_identity(folder.stat())}
 
@@ -106,19 +97,19 @@ def walk(folder: Path) -> Found:
             except OSError as error:
                 if current == folder:
                     raise
-                unreachable.append(LeftOut(current, f"cannot be listed: {error.strerror}"))
+                unreachable.append(Skipped(current, f"cannot be listed: {error.strerror}"))
                 continue
             for entry in entries:
                 path = current / entry.name
                 try:
                     status = path.stat()
                 except OSError as error:
-                    unreachable.append(LeftOut(path, _unreachable(path, error)))
+                    unreachable.append(Skipped(path, _unreachable(path, error)))
                     continue
                 if stat.S_ISREG(status.st_mode):
                     files.append(path)
                 elif not stat.S_ISDIR(status.st_mode):
-                    not_followed.append(LeftOut(path, "neither a file nor a folder"))
+                    not_followed.append(Skipped(path, "neither a file nor a folder"))
                 elif entry.is_symlink():
                     links.append(path)
                 elif _identity(status) not in seen:
@@ -126,15 +117,15 @@ def walk(folder: Path) -> Found:
                     waiting.append(path)
 
     read(folder)
-    # Links come last, so that a folder is named by its own path where it has one.
+    # Links come last, so that a folder goes by its own path if it has one.
     while links:
         link = min(links)
         links.remove(link)
         target = link.resolve()
         if folder.resolve().is_relative_to(target) or link.parent.resolve().is_relative_to(target):
-            not_followed.append(LeftOut(link, f"a link to {target}, which holds it"))
+            not_followed.append(Skipped(link, f"a link to {target}, which holds it"))
         elif (identity := _identity(link.stat())) in seen:
-            not_followed.append(LeftOut(link, f"a link to {target}, which is read already"))
+            not_followed.append(Skipped(link, f"a link to {target}, which is read already"))
         else:
             seen.add(identity)
             read(link)
@@ -146,7 +137,7 @@ def walk(folder: Path) -> Found:
 
 
 def find_images(path: Path) -> tuple[Path, ...]:
-    """The images of a folder by their names, or the one file that is named itself.
+    """The images of a folder by their names, or the given file itself.
 
     Raises:
         OSError: The folder cannot be listed.
@@ -155,16 +146,16 @@ def find_images(path: Path) -> tuple[Path, ...]:
 
 
 def subfolders(folder: Path) -> tuple[Path, ...]:
-    """The folders directly in a folder, links to folders among them, by name.
+    """The folders directly in a folder, linked ones included, by name.
 
     Raises:
-        OSError: It cannot be listed.
+        OSError: The folder cannot be listed.
     """
     return tuple(sorted(folder / entry.name for entry in _visible(folder) if entry.is_dir()))
 
 
 def could_be_image(path: Path) -> bool:
-    """Whether a file's name is that of an image; without a suffix only the content tells."""
+    """Whether a file's name may be that of an image; without a suffix only the content tells."""
     return not path.suffix or path.suffix.lower() in SUFFIXES
 
 

@@ -1,1 +1,1 @@
-"""What to fix in data before training."""
+"""Finds what to fix in data before training."""

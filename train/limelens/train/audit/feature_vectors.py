@@ -1,6 +1,6 @@
-"""Plain vectors of images, for when there is no trained network yet.
+"""Computes plain feature vectors of images, for data without a trained network.
 
-It knows pixels, and nothing of networks or labels.
+Knows pixels; does not know networks or labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NUM_BINS: Final = 8
 
 
 def plain_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Where an image has which colours and edges.
+    """Describes an image's colours and edges.
 
     Mean colours of 4x4 fields, a histogram of each channel, and histograms of oriented gradients
     (Dalal and Triggs 2005) of the image at 64x64.

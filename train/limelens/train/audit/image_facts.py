@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import read_image
 from limelens.train.audit.feature_vectors import plain_features
 from limelens.train.data.examples import Skipped
 from limelens.train.data.near_duplicates import PerceptualHash, perceptual_hash
+from limelens.train.data.reading import read_each
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +24,22 @@ class ImageFacts:
     """What is known of a readable file.
 
     Args:
-        path: The file.
         height: Of the upright image, in pixels.
         width: Of the upright image, in pixels.
         size_bytes: Of the file.
         content: SHA-256 of the file.
         pixels: SHA-256 of the upright image.
         hash: By which near duplicates are found.
-        features: As `plain_features`; None if not asked for.
+        features: As `plain_features`; empty if not asked for.
     """
 
-    path: Path
     height: int
     width: int
     size_bytes: int
     content: str
     pixels: str
     hash: PerceptualHash
-    features: NDArray[np.float32] | None
+    features: NDArray[np.float32]
 
 
 def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts | Skipped]:
@@ -54,25 +50,16 @@ def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts 
         features: Whether to compute plain features too.
     """
 
-    def read(path: Path) -> ImageFacts | Skipped:
-        try:
-            encoded = path.read_bytes()
-            pixels = read_image(encoded)
-        except OSError as error:
-            return Skipped(path, str(error.strerror))
-        except InvalidImageError as error:
-            return Skipped(path, str(error))
-        shape = str(pixels.shape).encode()
+    def describe(encoded: bytes, pixels: NDArray[np.uint8]) -> ImageFacts:
+        height, width = pixels.shape[:2]
         return ImageFacts(
-            path,
-            pixels.shape[0],
-            pixels.shape[1],
+            height,
+            width,
             len(encoded),
             hashlib.sha256(encoded).hexdigest(),
-            hashlib.sha256(shape + pixels.tobytes()).hexdigest(),
+            hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
             perceptual_hash(pixels),
-            plain_features(pixels) if features else None,
+            plain_features(pixels) if features else np.empty(0, np.float32),
         )
 
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(read, paths)
+    return read_each(paths, describe)

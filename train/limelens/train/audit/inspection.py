@@ -6,7 +6,7 @@ Combines what `image_facts`, `duplicates`, `shortcuts` and `label_errors` find; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Task
 from limelens.train.audit.duplicates import Duplicate, Place, find_duplicates
 from limelens.train.audit.image_facts import ImageFacts, read_facts
-from limelens.train.audit.label_errors import LabelErrors, find_label_errors
+from limelens.train.audit.label_errors import find_label_errors
 from limelens.train.audit.shortcuts import Shortcut, find_shortcuts
 from limelens.train.config import TrainConfig
 from limelens.train.data.examples import DataError, Example, Skipped, label_counts, targets_of
 from limelens.train.data.label_table import Images
 from limelens.train.data.listing import list_data
-from limelens.train.evaluation.model import Model, load_model
+from limelens.train.evaluation.model import load_model
 
 QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 PLAIN: Final = "colours and gradients"
@@ -50,21 +50,21 @@ class Inspection:
     """What was found in data.
 
     Args:
-        data: Where it lies.
+        data: Folder or table.
         task: Whether an image has one label or any number.
         labels: Sorted.
         counts: Images by split and label.
-        num_images: By split; those that can be read.
+        num_images: Readable ones by split.
         quantiles: Of width, height, aspect (width over height) and file size, at `QUANTILES`.
-        input_size: Height and width that a network takes.
-        num_smaller: Images that are smaller than that in height or width.
-        shortcuts: What sizes alone say of the label.
+        input_size: Height and width of a network's input.
+        num_smaller: Images smaller than that in height or width.
+        shortcuts: How well sizes alone predict the label.
         duplicates: Exact and near.
         unreadable: Files that could not be read, and why.
-        unused: Files beside the images that are no images.
-        judged_by: Whose vectors the suspects were found with.
-        judge_accuracy: Of the classifier on these vectors; None where it could not be trained.
-        not_judged: Labels with too few images, or that the judge hardly knows.
+        unused: Files that are no images.
+        judged_by: The source of the vectors that suspects were found with.
+        judge_accuracy: Of the classifier on these vectors; None if it could not be trained.
+        not_judged: Labels with too few images, or that the classifier hardly knows.
         suspects: The most suspicious first.
     """
 
@@ -102,7 +102,7 @@ class Inspection:
 
     @property
     def is_judge_weak(self) -> bool:
-        """Whether so many labels look wrong that it is rather the judge that is."""
+        """Whether so many labels look wrong that the classifier is more likely at fault."""
         return len(self.suspects) > _MANY * sum(self.num_images.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -128,16 +128,7 @@ class Inspection:
                 "input_size": list(self.input_size),
                 "num_smaller": self.num_smaller,
             },
-            "shortcuts": [
-                {
-                    "feature": one.feature,
-                    "label": one.label or None,
-                    "accuracy": one.accuracy,
-                    "majority": one.majority,
-                    "telling": one.telling,
-                }
-                for one in self.shortcuts
-            ],
+            "shortcuts": [{**asdict(one), "label": one.label or None} for one in self.shortcuts],
             "duplicates": [
                 {
                     "kind": one.kind,
@@ -166,13 +157,13 @@ class Inspection:
 def inspect(
     data: Path, *, images: Images = None, run_or_model: Path | None = None, seed: int = 0
 ) -> Inspection:
-    """Looks through data, all splits together.
+    """Inspects data, all splits together.
 
     Args:
-        data: As for `read_dataset`; here any share of it may be unreadable.
-        images: The folder of the images that a table names; None finds it.
-        run_or_model: Whose embeddings labels are judged by; it may know other labels. None takes
-            plain colours and gradients.
+        data: As for `read_dataset`, but any share may be unreadable.
+        images: As for `read_dataset`.
+        run_or_model: Its embeddings judge the labels; it may know other labels. None takes plain
+            colours and gradients.
         seed: Of the folds.
 
     Raises:
@@ -182,95 +173,62 @@ def inspect(
     """
     model = load_model(run_or_model) if run_or_model else None
     listing = list_data(data, images)
-    listed = [
-        (split, example)
-        for split in sorted(listing.splits, key=_ORDER.index)
-        for example in listing.splits[split]
-    ]
+    labels = listing.labels
+    order = sorted(listing.splits, key=_ORDER.index)
+    listed = [(split, example) for split in order for example in listing.splits[split]]
     read = list(read_facts([example.path for _, example in listed], features=model is None))
-    readable = [
-        (split, example, fact)
-        for (split, example), fact in zip(listed, read, strict=True)
-        if isinstance(fact, ImageFacts)
-    ]
-    skipped = tuple(fact for fact in read if isinstance(fact, Skipped))
-    if not readable:
-        first = skipped[0] if skipped else None
-        raise DataError(
-            f"{data} has no image that can be read"
-            + (f"; the first is {first.path}: {first.reason}" if first else "")
-        )
-    examples = [example for _, example, _ in readable]
-    facts = [fact for _, _, fact in readable]
-    places = [
-        Place(example.path, split, tuple(listing.labels[target] for target in example.targets))
-        for split, example, _ in readable
-    ]
+    skipped = [fact for fact in read if isinstance(fact, Skipped)]
+    by_split: dict[str, list[Example]] = {split: [] for split in order}
+    places, facts = [], []
+    for (split, example), fact in zip(listed, read, strict=True):
+        if isinstance(fact, ImageFacts):
+            by_split[split].append(example)
+            places.append(Place(example.path, split, tuple(labels[one] for one in example.targets)))
+            facts.append(fact)
+    if not facts:
+        first = f"; the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"{data} has no image that can be read{first}")
+    examples = [example for own in by_split.values() for example in own]
     sizes = _sizes(facts)
     resize = model.resize if model else TrainConfig().resize
-    size = (resize.height, resize.width)
     errors = find_label_errors(
-        _vectors(model, examples, facts),
+        model.embeddings(examples) if model else np.stack([fact.features for fact in facts]),
         [example.targets for example in examples],
-        len(listing.labels),
+        len(labels),
         multilabel=listing.task is Task.MULTILABEL,
         seed=seed,
     )
-    by_split = {
-        split: [example for own, example, _ in readable if own == split] for split in listing.splits
-    }
     return Inspection(
         data=data,
         task=listing.task,
-        labels=listing.labels,
+        labels=labels,
         counts={
-            split: dict(
-                zip(listing.labels, label_counts(own, len(listing.labels)).tolist(), strict=True)
-            )
-            for split, own in sorted(by_split.items(), key=lambda item: _ORDER.index(item[0]))
+            split: dict(zip(labels, label_counts(own, len(labels)).tolist(), strict=True))
+            for split, own in by_split.items()
         },
-        num_images={split: len(by_split[split]) for split in sorted(by_split, key=_ORDER.index)},
+        num_images={split: len(own) for split, own in by_split.items()},
         quantiles={
             name: tuple(np.quantile(values, QUANTILES).tolist()) for name, values in sizes.items()
         },
-        input_size=size,
-        num_smaller=sum(fact.height < size[0] or fact.width < size[1] for fact in facts),
+        input_size=(resize.height, resize.width),
+        num_smaller=sum(fact.height < resize.height or fact.width < resize.width for fact in facts),
         shortcuts=find_shortcuts(
-            sizes, targets_of(examples, len(listing.labels), listing.task), listing.labels, seed
+            sizes, targets_of(examples, len(labels), listing.task), labels, seed
         ),
         duplicates=find_duplicates(places, facts),
         unreadable=(*listing.skipped, *skipped),
         unused=tuple(one.path for one in listing.others),
         judged_by=model.name if model else PLAIN,
         judge_accuracy=errors.accuracy,
-        not_judged=tuple(listing.labels[index] for index in errors.left_out),
-        suspects=_suspects(errors, places, listing.labels),
+        not_judged=tuple(labels[index] for index in errors.left_out),
+        suspects=tuple(
+            Suspect(places[one.index], tuple(labels[index] for index in one.suggested), one.score)
+            for one in errors.errors
+        ),
     )
 
 
 def _sizes(facts: list[ImageFacts]) -> dict[str, NDArray[np.float64]]:
-    width = np.array([fact.width for fact in facts], dtype=np.float64)
-    height = np.array([fact.height for fact in facts], dtype=np.float64)
-    return {
-        "width": width,
-        "height": height,
-        "aspect": width / height,
-        "file size": np.array([fact.size_bytes for fact in facts], dtype=np.float64),
-    }
-
-
-def _vectors(
-    model: Model | None, examples: list[Example], facts: list[ImageFacts]
-) -> NDArray[np.float32]:
-    if model is not None:
-        return model.embeddings(examples)
-    return np.stack([fact.features for fact in facts if fact.features is not None])
-
-
-def _suspects(
-    errors: LabelErrors, places: list[Place], labels: tuple[str, ...]
-) -> tuple[Suspect, ...]:
-    return tuple(
-        Suspect(places[error.index], tuple(labels[index] for index in error.suggested), error.score)
-        for error in errors.errors
-    )
+    sizes = [(fact.width, fact.height, fact.size_bytes) for fact in facts]
+    width, height, size_bytes = np.array(sizes, dtype=np.float64).T
+    return {"width": width, "height": height, "aspect": width / height, "file size": size_bytes}

@@ -1,7 +1,7 @@
-"""Labels that are probably wrong, by confident learning.
+"""Finds labels that are probably wrong, by confident learning.
 
-A plain classifier is cross-validated on feature vectors; cleanlab compares what it says of each
-image, never having seen it, with the label given. It knows vectors and labels, and no images.
+Cross-validates a plain classifier on feature vectors; cleanlab compares its prediction for each
+unseen image with the given label. Knows vectors and labels, not images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 NUM_FOLDS: Final = 5
 _MOST_COMPONENTS: Final = 64
 _LEAST_AUC: Final = 0.75
-"""A classifier that ranks a label's images worse than this cannot judge them."""
+"""Below this, a classifier knows a label too little to judge it."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class LabelErrors:
 
     Args:
         errors: The most suspicious first.
-        accuracy: Of the classifier on images it did not see (multilabel: mean over labels and
-            images); where it is low, the list says little.
-        left_out: Labels that were not judged: too few images, or (multilabel) a classifier that
-            hardly knows them.
+        accuracy: Of the classifier on unseen images (multilabel: mean over labels and images);
+            if it is low, the errors mean little.
+        left_out: Labels that were not judged: too few images, or (multilabel) hardly known to the
+            classifier.
     """
 
     errors: tuple[LabelError, ...]
@@ -69,13 +69,13 @@ def find_label_errors(
 ) -> LabelErrors:
     """Ranks the images whose labels disagree with images like them.
 
-    Confident learning: Northcutt et al. 2021, as cleanlab has it.
+    Confident learning: Northcutt et al. 2021, as implemented by cleanlab.
 
     Args:
         vectors: `(N, D)`.
-        targets: The labels of each image; exactly one where not multilabel.
+        targets: The labels of each image; exactly one if not multilabel.
         num_labels: C.
-        multilabel: Whether each label is a question of its own.
+        multilabel: Whether each label is judged alone.
         seed: Of the folds.
     """
     find = _multilabel if multilabel else _multiclass
@@ -85,10 +85,6 @@ def find_label_errors(
 def _multiclass(
     vectors: NDArray[np.float64], targets: Sequence[tuple[int, ...]], num_labels: int, seed: int
 ) -> LabelErrors:
-    # Imported here: it takes seconds.
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
     given = np.array([own[0] for own in targets], dtype=np.int64)
     counts = np.bincount(given, minlength=num_labels)
     judged = np.flatnonzero(counts >= NUM_FOLDS)
@@ -98,10 +94,7 @@ def _multiclass(
     rows = np.flatnonzero(np.isin(given, judged))
     compact = np.searchsorted(judged, given[rows])
     probabilities = _out_of_sample(vectors[rows], compact, seed)
-    scores = get_label_quality_scores(compact, probabilities)
-    flagged = find_label_issues(
-        compact, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
+    flagged, scores = _flagged(compact, probabilities)
     suggested = probabilities.argmax(axis=1)
     return LabelErrors(
         tuple(
@@ -122,9 +115,6 @@ def _multiclass(
 def _multilabel(
     vectors: NDArray[np.float64], targets: Sequence[tuple[int, ...]], num_labels: int, seed: int
 ) -> LabelErrors:
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
     table = np.zeros((len(targets), num_labels), dtype=np.int64)
     for row, own in zip(table, targets, strict=True):
         row[list(own)] = 1
@@ -134,7 +124,7 @@ def _multilabel(
     score_of: dict[int, float] = {}
     right: list[float] = []
     unclear: list[int] = []
-    # As cleanlab.multilabel_classification does it: label by label, each against the rest.
+    # Label by label, each against the rest, as cleanlab.multilabel_classification.
     for label in np.setdiff1d(np.arange(num_labels), left_out).tolist():
         given = table[:, label]
         probabilities = _out_of_sample(vectors, given, seed)
@@ -142,11 +132,8 @@ def _multilabel(
             unclear.append(label)
             continue
         right.append(float((probabilities.argmax(axis=1) == given).mean()))
-        scores = get_label_quality_scores(given, probabilities)
-        flagged = find_label_issues(
-            given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
-        )
-        for index in flagged.tolist():
+        flagged, scores = _flagged(given, probabilities)
+        for index in flagged:
             flips.setdefault(index, set()).add(label)
             score_of[index] = min(score_of.get(index, 1.0), float(scores[index]))
     return LabelErrors(
@@ -164,8 +151,22 @@ def _multilabel(
     )
 
 
+def _flagged(
+    given: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> tuple[list[int], NDArray[np.float64]]:
+    """The images whose labels look wrong, the worst first, and the quality of all labels."""
+    # Imported here: it takes seconds.
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    flagged = find_label_issues(
+        given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    return flagged.tolist(), get_label_quality_scores(given, probabilities)
+
+
 def _compressed(vectors: NDArray[np.floating], seed: int) -> NDArray[np.float64]:
-    """The main components, once for all folds: labels have no part in them."""
+    """The main components, computed once for all folds: they do not depend on labels."""
     most = min(_MOST_COMPONENTS, *vectors.shape)
     components: NDArray[np.float64] = make_pipeline(
         StandardScaler(), PCA(most, random_state=seed)
@@ -176,7 +177,7 @@ def _compressed(vectors: NDArray[np.floating], seed: int) -> NDArray[np.float64]
 def _out_of_sample(
     vectors: NDArray[np.float64], given: NDArray[np.int64], seed: int
 ) -> NDArray[np.float64]:
-    """Probabilities of images from models that did not see them, `(N, C)`."""
+    """`(N, C)` probabilities, each from a model that did not see the image."""
     classifier = LogisticRegression(C=0.1, max_iter=2000)
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed)
     found: NDArray[np.float64] = cross_val_predict(

@@ -1,6 +1,6 @@
-"""Whether an image's size gives its label away, so that a network need not look at it.
+"""Finds whether an image's size gives its label away, so that a network need not look at it.
 
-It knows numbers and labels, and no images.
+Knows numbers and labels, not images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _LEAST_GAIN: Final = 0.02
 
 @dataclass(frozen=True)
 class Shortcut:
-    """What one number alone says of the label.
+    """How well one number predicts the label.
 
     Args:
         feature: The number's name.
-        label: The label that it is about; empty where it is about all of them.
+        label: The label that it predicts; empty for all of them.
         accuracy: Of a decision stump on it, cross-validated.
-        majority: Of always answering the commonest label.
+        majority: Accuracy of always predicting the commonest label.
         telling: Whether the stump is better by more than chance.
     """
 
@@ -44,34 +44,25 @@ def find_shortcuts(
     labels: Sequence[str],
     seed: int = 0,
 ) -> tuple[Shortcut, ...]:
-    """How well a stump (a tree of one question) on each number alone finds the label.
+    """Fits a decision stump (a tree with one split) to each number alone.
 
     Args:
         features: `(N,)` each, by name.
-        targets: `(N,)` indices, or `(N, C)` of 0 and 1: then each label is a question of its own,
-            and the label that a number tells most about is returned.
+        targets: `(N,)` indices, or `(N, C)` of 0 and 1: then each label is tried alone, and the
+            one that a number predicts best is returned.
         labels: C names.
         seed: Of the folds.
 
     Returns:
-        One for each feature, the largest gain over the majority first; without those that could
-        not be tried because a label has fewer than five images or all have the same.
+        One for each feature, the largest gain over the majority first; none for a feature that
+        could not be tried, because labels have fewer than five images or all are the same.
     """
+    by_label = dict(zip(labels, targets.T, strict=True)) if targets.ndim > 1 else {"": targets}
     found = []
-    questions = (
-        {"": targets}
-        if targets.ndim == 1
-        else {label: targets[:, column] for column, label in enumerate(labels)}
-    )
     for name, values in features.items():
-        tried = [
-            shortcut
-            for label, target in questions.items()
-            if (shortcut := _try(name, values, label, target, seed)) is not None
-        ]
-        if tried:
-            found.append(max(tried, key=_gain))
-    return tuple(sorted(found, key=_gain, reverse=True))
+        tried = [_try(name, values, label, target, seed) for label, target in by_label.items()]
+        found.append(max(filter(None, tried), key=_gain, default=None))
+    return tuple(sorted(filter(None, found), key=_gain, reverse=True))
 
 
 def _gain(shortcut: Shortcut) -> float:
@@ -79,15 +70,10 @@ def _gain(shortcut: Shortcut) -> float:
 
 
 def _try(
-    name: str,
-    values: NDArray[np.floating],
-    label: str,
-    target: NDArray[np.integer],
-    seed: int,
+    name: str, values: NDArray[np.floating], label: str, target: NDArray[np.integer], seed: int
 ) -> Shortcut | None:
-    counts = np.bincount(target)
-    # Labels too rare for the folds cannot be learnt by a stump anyway.
-    kept = counts[target] >= _NUM_FOLDS
+    # A stump could not learn labels too rare for the folds anyway.
+    kept = np.bincount(target)[target] >= _NUM_FOLDS
     target, values = target[kept], values[kept]
     if len(np.unique(target)) < 2:
         return None

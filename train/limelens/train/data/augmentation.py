@@ -1,15 +1,13 @@
-"""What is done to an image before a network learns from it, by preset name.
+"""Turns an image into a network's input, with random variations for training.
 
-Every preset takes an upright uint8 image of any size and ends in one of the input's size.
-Evaluation has its own function, which is serving's.
+Evaluation does what serving does. Knows pixels; does not know files or labels.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,34 +17,52 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from limelens.serve.image import ResizeMode, ResizeRule, fit
+from limelens.serve.image import ResizeMode, ResizeRule, fit, read_fitted, read_image
 from limelens.train.config import PRESETS
 
-Transform = Callable[[NDArray[np.uint8]], Tensor]
+
+@dataclass(frozen=True)
+class Transform:
+    """Turns an image of any size into a `(3, H, W)` uint8 tensor of the input's size.
+
+    Args:
+        rule: How the image is fitted first; None keeps its size.
+        variation: What follows, drawing from torch's global generator; None for evaluation.
+    """
+
+    rule: ResizeRule | None
+    variation: v2.Compose | None = None
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """The input for upright pixels, `(H, W, 3)` uint8."""
+        return self._varied(fit(pixels, self.rule).pixels if self.rule else pixels)
+
+    def read(self, encoded: bytes) -> Tensor:
+        """The input for a file's content; decodes no more of it than needed."""
+        return self._varied(read_fitted(encoded, self.rule) if self.rule else read_image(encoded))
+
+    def _varied(self, pixels: NDArray[np.uint8]) -> Tensor:
+        if self.variation is None:
+            return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        image: Tensor = self.variation(Image.fromarray(pixels))
+        return image.as_subclass(Tensor)
 
 
 def for_evaluation(rule: ResizeRule) -> Transform:
-    """What serving does: `(H, W, 3)` uint8 of any size to `(3, rule.height, rule.width)` uint8."""
-    return partial(_fitted, rule)
-
-
-def _fitted(rule: ResizeRule, pixels: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(fit(pixels, rule).pixels.copy()).permute(2, 0, 1)
+    """Fits an image as serving does."""
+    return Transform(rule)
 
 
 def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transform:
-    """A random variation of an image.
+    """Varies an image at random.
 
     Args:
         preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
             colour; `strong`: free aspect ratios, zooming out over a plain ground, shear, colour,
             grey, blur, noise, JPEG's traces, erasing: for models that meet images from other
-            sources than they were trained on.
+            sources than their training images.
         rule: The input's size.
-        min_crop: The least share of the image that a crop keeps; 0 takes the preset's.
-
-    Returns:
-        As `for_evaluation`, drawing from torch's global generator.
+        min_crop: Least share of the image that a crop keeps; 0 takes the preset's.
 
     Raises:
         ValueError: There is no such preset.
@@ -55,32 +71,25 @@ def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transf
         raise ValueError(f"no augmentation preset {preset!r}; there are {', '.join(PRESETS)}")
     if preset == "none":
         return for_evaluation(rule)
-    size = (rule.height, rule.width)
-    # Padded or cut as evaluation does it, with pixels to spare for crops and rotations.
+    steps = _STEPS[preset]((rule.height, rule.width), min_crop)
+    # Padded or cut as for evaluation, with pixels to spare for crops and rotations.
     larger = ResizeRule(2 * rule.height, 2 * rule.width, rule.mode)
-    chain = v2.Compose([*_STEPS[preset](size, min_crop), v2.ToDtype(torch.uint8)])
-
-    # A partial and no closure: where processes are spawned, readers get it pickled.
-    return partial(_varied, chain, None if rule.mode is ResizeMode.STRETCH else larger)
-
-
-def _varied(chain: v2.Compose, larger: ResizeRule | None, pixels: NDArray[np.uint8]) -> Tensor:
-    if larger is not None:
-        pixels = fit(pixels, larger).pixels
-    image: Tensor = chain(Image.fromarray(pixels))
-    return image.as_subclass(Tensor)
+    return Transform(
+        None if rule.mode is ResizeMode.STRETCH else larger,
+        v2.Compose([*steps, v2.ToDtype(torch.uint8)]),
+    )
 
 
 class RelativeCrop(v2.Transform):  # type: ignore[misc]
-    """A random crop, resized: of about the image's own shape, as evaluation sees all of it.
+    """A random crop of about the image's own shape, resized.
 
-    torchvision's RandomResizedCrop takes the shape for itself: of a bottle that is three times as
-    high as wide it would never show more than the middle.
+    torchvision's RandomResizedCrop has a shape of its own: of a bottle three times as high as wide
+    it would never show more than the middle.
 
     Args:
-        size: Height and width that come out.
-        least: The least share of the image's area that is kept.
-        ratio: By how much the crop's aspect ratio may differ from the image's, at least 1.
+        size: Height and width of the result.
+        least: Least share of the image's area that is kept.
+        ratio: Largest ratio of the crop's aspect ratio to the image's, at least 1.
     """
 
     def __init__(self, size: tuple[int, int], least: float, ratio: float) -> None:
@@ -126,7 +135,7 @@ def _strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
         v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
         v2.ToImage(),
         v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
-        # Of any shape, whatever the image's own: shapes tell labels apart that should not.
+        # Not of the image's own shape: a shape must not give the label away.
         v2.RandomResizedCrop(
             size, scale=(min_crop or 0.5, 1.0), ratio=(1 / 1.5, 1.5), antialias=True
         ),
@@ -141,7 +150,7 @@ def _strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
-    """The traces of a JPEG file of low quality; torchvision's own is deprecated."""
+    """Adds the traces of a low-quality JPEG; torchvision's own is deprecated."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(torch.randint(20, 80, ())))
     return Image.open(file)

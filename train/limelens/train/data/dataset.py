@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from limelens.serve.bundle import Task
-from limelens.serve.errors import InvalidImageError
-from limelens.serve.image import read_image
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped
 from limelens.train.data.label_table import Images, read_macro_labels
 from limelens.train.data.listing import Listing, list_data
@@ -21,6 +21,7 @@ from limelens.train.data.near_duplicates import (
     near_duplicate_groups,
     perceptual_hash,
 )
+from limelens.train.data.reading import read_each
 from limelens.train.data.splitting import SHARES, crossing, divide
 
 
@@ -63,7 +64,7 @@ def read_dataset(
     labels = listing.labels
     readable, skipped, hashes, digest = _read_all(data, listing)
     num_found = sum(len(examples) for examples in listing.splits.values()) + len(listing.skipped)
-    skipped = (*listing.skipped, *skipped)
+    skipped = [*listing.skipped, *skipped]
     if len(skipped) > max_skipped_share * num_found:
         first = skipped[0]
         raise DataError(
@@ -108,37 +109,27 @@ def read_dataset(
 
 def _read_all(
     data: Path, listing: Listing
-) -> tuple[dict[str, list[Example]], tuple[Skipped, ...], dict[Path, PerceptualHash], str]:
+) -> tuple[dict[str, list[Example]], list[Skipped], dict[Path, PerceptualHash], str]:
     """Reads every file once: readable examples, skipped files, perceptual hashes, the digest."""
 
-    def read(example: Example) -> tuple[str, PerceptualHash | None, str]:
-        try:
-            encoded = example.path.read_bytes()
-        except OSError as error:
-            return "", None, str(error.strerror)
-        content = hashlib.sha256(encoded).hexdigest()
-        try:
-            return content, perceptual_hash(read_image(encoded)), ""
-        except InvalidImageError as error:
-            return content, None, str(error)
+    def describe(encoded: bytes, pixels: NDArray[np.uint8]) -> tuple[str, PerceptualHash]:
+        return hashlib.sha256(encoded).hexdigest(), perceptual_hash(pixels)
 
     digest = hashlib.sha256("\0".join(listing.labels).encode())
     readable: dict[str, list[Example]] = {}
     skipped: list[Skipped] = []
     hashes: dict[Path, PerceptualHash] = {}
-    with ThreadPoolExecutor() as pool:
-        for split, examples in listing.splits.items():
-            readable[split] = []
-            for example, (content, found, reason) in zip(
-                examples, pool.map(read, examples), strict=True
-            ):
-                if found is None:
-                    skipped.append(Skipped(example.path, reason))
-                    continue
-                targets = ",".join(map(str, example.targets))
-                digest.update(f"{split}\0{targets}\0{content}\n".encode())
-                hashes[example.path] = found
-                readable[split].append(example)
-    if not any(readable.values()):
+    for split, examples in listing.splits.items():
+        readable[split] = []
+        found = read_each((example.path for example in examples), describe)
+        for example, one in zip(examples, found, strict=True):
+            if isinstance(one, Skipped):
+                skipped.append(one)
+                continue
+            content, hashes[example.path] = one
+            targets = ",".join(map(str, example.targets))
+            digest.update(f"{split}\0{targets}\0{content}\n".encode())
+            readable[split].append(example)
+    if not hashes:
         raise DataError(f"no image in {data} can be read")
-    return readable, tuple(skipped), hashes, digest.hexdigest()
+    return readable, skipped, hashes, digest.hexdigest()

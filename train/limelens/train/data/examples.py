@@ -1,6 +1,6 @@
-"""What data is once it was read: images with their labels, by split.
+"""Images with their labels, by split: what data is once it was read.
 
-It knows neither files nor networks.
+Knows neither files nor networks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
+from limelens.serve.folders import Skipped as Skipped
 
 
 class DataError(LimelensError):
@@ -26,8 +27,8 @@ class Example:
     """One image.
 
     Args:
-        path: Where it lies.
-        targets: Indices of its labels, ascending; exactly one where the task is multiclass.
+        path: The file.
+        targets: Indices of its labels, ascending; exactly one if the task is multiclass.
     """
 
     path: Path
@@ -40,30 +41,17 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A file that was left out.
-
-    Args:
-        path: Where it lies.
-        reason: Why, in words.
-    """
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
 class Dataset:
     """Examples by split.
 
     Args:
         labels: Sorted; an example's targets are indices into them.
-        splits: `train`, `val` and `test`, as far as they are there.
+        splits: Those of `train`, `val` and `test` that exist.
         skipped: What could not be read.
         digest: SHA-256 over labels, splits and file contents, hexadecimal.
-        crossing: Images of val and test, each with a near-duplicate of it in train.
+        crossing: Images of val and test, each with its near duplicate in train.
         task: Whether an image has one label or any number.
-        macro_labels: Label to its coarser category; empty where there are none.
+        macro_labels: Label to its coarser category; empty if there are none.
     """
 
     labels: tuple[str, ...]

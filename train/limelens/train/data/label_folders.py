@@ -68,7 +68,7 @@ def read_label_folders(data: Path) -> LabelFolders:
         _log.warning(f"{one.path} is left out: {one.reason}")
     return LabelFolders(
         by_split,
-        tuple(Skipped(one.path, one.reason) for one in found.unreachable),
+        found.unreachable,
         tuple(
             Skipped(path, f"{path.suffix} is no kind of image that is read")
             for path in found.files

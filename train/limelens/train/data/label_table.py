@@ -1,6 +1,6 @@
-"""Tables of images and their labels: columns of yes and no, or one column with one or a list.
+"""Reads tables of images and their labels: columns of yes and no, or one column of labels.
 
-It puts rows together; what a column means, `tables.columns` decides. It reads no image.
+Combines rows; `tables.columns` decides what a column means. Reads no image.
 """
 
 from __future__ import annotations
@@ -17,61 +17,58 @@ from limelens.train.data.examples import DataError, Skipped
 from limelens.train.data.tables.cells import is_yes, read_labels
 from limelens.train.data.tables.columns import choose_columns
 from limelens.train.data.tables.images import find_image
-from limelens.train.data.tables.lines import read_lines
+from limelens.train.data.tables.lines import Lines, read_lines
 from limelens.train.data.tables.table import TableOptions
 
-_WHOLE: Final = ("labels",)
-"""Stems of a table in a data folder that is no split."""
+_SUFFIXES: Final = (".csv", ".tsv")
+_TEXTS: Final = ("image_column", "label_column", "separator")
 
 Images = Path | TableOptions | None
-"""The folder of the images that a table names, or all that is said of the table; None finds it."""
+"""The folder of the images that a table names, or all options of the table; None finds it."""
+Rows = Sequence[tuple[Path, tuple[str, ...]]]
+"""Images with the names of their labels."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a table says.
+    """The content of a table.
 
     Args:
         labels: Sorted.
-        task: Multilabel where a row may have any number of labels.
-        rows: By split (`all` where the table names none), images that are there with their
-            labels.
-        missing: Rows whose image is not there.
-        notes: What was read as what, a line for each table.
+        task: Multilabel if a row may have any number of labels.
+        rows: Existing images by split (`all` if the table names none).
+        missing: Rows without an image file.
+        notes: How each table was read, a line each.
     """
 
     labels: tuple[str, ...]
     task: Task
-    rows: Mapping[str, tuple[tuple[Path, tuple[str, ...]], ...]]
+    rows: Mapping[str, Rows]
     missing: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
 
 
 def table_settings(images: Images) -> dict[str, str | None]:
-    """What was said of a table, as a run keeps it; what was left open is not in it."""
-    options = images if isinstance(images, TableOptions) else TableOptions(images)
-    said = {
-        "image_column": options.image_column,
-        "label_column": options.label_column,
-        "columns": ",".join(options.columns),
-        "separator": options.separator,
-    }
-    return {
-        "images": None if options.images is None else str(options.images.resolve()),
-        **{name: value for name, value in said.items() if value},
-    }
+    """The options of a table as a run stores them; unset ones are left out."""
+    options = _options(images)
+    settings = {name: getattr(options, name) for name in _TEXTS}
+    settings["columns"] = ",".join(options.columns)
+    folder = options.images and str(options.images.resolve())
+    return {"images": folder, **{name: value for name, value in settings.items() if value}}
 
 
 def table_options(settings: Mapping[str, Any]) -> TableOptions:
-    """What a run kept of its table."""
+    """The options of a table from what a run stored."""
     images, columns = settings.get("images"), settings.get("columns")
     return TableOptions(
-        Path(images) if images else None,
-        settings.get("image_column", ""),
-        settings.get("label_column", ""),
-        tuple(columns.split(",")) if columns else (),
-        settings.get("separator", ""),
+        images=Path(images) if images else None,
+        columns=tuple(columns.split(",")) if columns else (),
+        **{name: settings.get(name, "") for name in _TEXTS},
     )
+
+
+def _options(images: Images) -> TableOptions:
+    return images if isinstance(images, TableOptions) else TableOptions(images)
 
 
 def find_tables(data: Path) -> dict[str, Path]:
@@ -82,19 +79,17 @@ def find_tables(data: Path) -> dict[str, Path]:
             `validation.csv`) and `test.csv`, or with `labels.csv`; `.tsv` likewise.
 
     Returns:
-        Tables by `train`, `val` and `test`; a lone table is `all`. Empty where there is none.
+        Tables by `train`, `val` and `test`; a single table is `all`. Empty if there is none.
 
     Raises:
         DataError: A split has two tables.
     """
     if data.is_file():
-        return {"all": data} if data.suffix.lower() in (".csv", ".tsv") else {}
+        return {"all": data} if data.suffix.lower() in _SUFFIXES else {}
     found: dict[str, Path] = {}
-    if not data.is_dir():
-        return found
-    for path in sorted(data.iterdir()):
-        split = "all" if path.stem.lower() in _WHOLE else split_name(path.stem)
-        if path.suffix.lower() not in (".csv", ".tsv") or path.name.startswith(".") or not split:
+    for path in sorted(data.iterdir()) if data.is_dir() else ():
+        split = "all" if path.stem.lower() == "labels" else split_name(path.stem)
+        if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or not split:
             continue
         if split in found:
             raise DataError(f"{data} has {found[split].name} and {path.name}; expected one of them")
@@ -110,29 +105,26 @@ def find_tables(data: Path) -> dict[str, Path]:
 def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> LabelTable:
     """Reads the tables of a data set.
 
-    A table's first line names its columns. The image is named by the column whose cells are files
-    below the folder of images, with or without their suffix; one called `id`, `image`, `image_id`,
-    `path`, `file`, `filename`, `file_name` or `name` goes first. Labels are the columns of yes and
-    no that say yes; or the cells of a column called `label`, `genre`, `tag`, `class`, `category`
-    or `target` (or their plurals), or of the only other column: one label, a list as Python or
-    JSON writes it, or names separated by `|` or `;`. A column `split` may name the split. `N/A`
-    is a label like any other; an empty cell is none, and refused where no cell has several.
+    A table's first line names its columns. The image column holds file names below the folder of
+    images, with or without suffix; `id`, `image`, `image_id`, `path`, `file`, `filename`,
+    `file_name` and `name` are tried first. Labels are the names of the columns of yes and no; or
+    the cells of a column called `label`, `genre`, `tag`, `class`, `category` or `target` (or their
+    plurals), or of the only other column: one label, a Python or JSON list, or names separated by
+    `|` or `;`. A column `split` may name the split. `N/A` is a label like any other; an empty cell
+    is no label, and refused if no cell has several.
 
-    Where two readings are possible the table is refused, and the message names the options that
-    settle it.
+    A table that can be read in two ways is refused; the message names the options that decide.
 
     Args:
         tables: As `find_tables` gives them.
-        images: The images' folder, or all that is said of the tables. None takes the table's own
+        images: The images' folder, or all options of the tables. None takes the table's own
             folder, or one beside the table that holds the images.
 
     Raises:
         DataError: A table cannot be read, or can be read in several ways; a cell cannot be
-            understood; no image is there; an image comes twice. The message names file and
-            row.
+            understood; there is no image; an image comes twice. The message names file and row.
     """
-    options = images if isinstance(images, TableOptions) else TableOptions(images)
-    parsed = {split: _read(path, options) for split, path in tables.items()}
+    parsed = {split: _read(path, _options(images)) for split, path in tables.items()}
     _check_alike(tables, parsed)
     multi = any(table.multi for table in parsed.values())
     names = {name for table in parsed.values() for _, labels, _ in table.rows for name in labels}
@@ -144,7 +136,7 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
         path = tables[split]
         for number, (identity, labels, own_split) in zip(table.numbers, table.rows, strict=True):
             found = find_image(table.folder, identity)
-            # An id with and without its suffix is the same image.
+            # An id is the same image with and without its suffix.
             image = found or table.folder / identity
             here = f"{path}, row {number}"
             if image in seen:
@@ -170,7 +162,7 @@ def read_macro_labels(path: Path, labels: Sequence[str]) -> dict[str, str]:
     """Reads a table of label and macro label; the first line names the columns.
 
     Args:
-        path: csv or tsv; its first two columns are taken.
+        path: csv or tsv; only its first two columns are read.
         labels: Those of the data; each must be in the table.
 
     Raises:
@@ -197,7 +189,7 @@ def read_macro_labels(path: Path, labels: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Parsed:
-    """One table: rows of identity, labels and split, and the labels that are columns."""
+    """One table: rows of identity, labels and split, and labels that are columns."""
 
     rows: tuple[tuple[str, tuple[str, ...], str | None], ...]
     numbers: tuple[int, ...]
@@ -232,9 +224,7 @@ def _read(path: Path, options: TableOptions) -> _Parsed:
     if found.label is None:
         _check_gaps(path, header, lines[1:], found.flags)
         multi = True
-        labels = [
-            tuple(header[column] for column in found.flags if is_yes(row[column])) for row in body
-        ]
+        labels = [tuple(header[one] for one in found.flags if is_yes(row[one])) for row in body]
     else:
         listed = [
             read_labels(f"{path}, row {number}", row[found.label], found.separator)
@@ -254,12 +244,12 @@ def _read(path: Path, options: TableOptions) -> _Parsed:
         tuple(header[column] for column in found.flags),
         multi,
         found.folder,
-        found.said,
+        found.summary,
     )
 
 
 def _check_alike(tables: Mapping[str, Path], parsed: Mapping[str, _Parsed]) -> None:
-    """Refuses tables of one data set that are read in different ways."""
+    """Refuses tables of one data set that are read differently."""
     (first, one), *others = parsed.items()
     for split, other in others:
         if {*one.columns} != {*other.columns}:
@@ -270,13 +260,8 @@ def _check_alike(tables: Mapping[str, Path], parsed: Mapping[str, _Parsed]) -> N
             )
 
 
-def _check_gaps(
-    path: Path,
-    header: Sequence[str],
-    lines: Sequence[tuple[int, list[str]]],
-    columns: Sequence[int],
-) -> None:
-    """Refuses an empty cell among 0 and 1: it may mean either, or that nobody looked."""
+def _check_gaps(path: Path, header: list[str], lines: Lines, columns: tuple[int, ...]) -> None:
+    """Refuses an empty cell among 0 and 1: it could be either, or unknown."""
     for number, row in lines:
         for column in columns:
             if not row[column].strip():

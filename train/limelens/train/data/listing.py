@@ -15,11 +15,15 @@ from limelens.serve.folders import label_name, look_alikes, split_name
 from limelens.serve.wording import counted
 from limelens.train.data.examples import DataError, Example, Skipped
 from limelens.train.data.label_folders import LabelFolders, check_labels, read_label_folders
-from limelens.train.data.label_table import Images, LabelTable, find_tables, read_label_tables
+from limelens.train.data.label_table import (
+    Images,
+    LabelTable,
+    Rows,
+    find_tables,
+    read_label_tables,
+)
 from limelens.train.data.tables.table import TableOptions
 
-Rows = Sequence[tuple[Path, tuple[str, ...]]]
-"""Images with the names of their labels."""
 _log = logging.getLogger(__name__)
 
 

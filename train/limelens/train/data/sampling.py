@@ -1,7 +1,7 @@
-"""Which images an epoch shows, in which order, and with which random numbers.
+"""Chooses which images an epoch shows, in which order, and with which random numbers.
 
-It knows counts and seeds. Everything follows from the seed and the epoch's number, so that a run
-that was broken off, or that is shared by several processes, shows what one unbroken run shows.
+Knows counts and seeds. Everything follows from the seed and the epoch's number, so that a resumed
+run, or one of several processes, shows the same images as one unbroken run.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PERCENTILE: Final = 98.0
 def repeats(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]:
     """How often a balanced epoch shows each example.
 
-    Examples with one label: every label is lifted to the count of the 98th percentile of labels;
-    those above it stay. With several labels each: max over its labels of max(1, sqrt(t / f)),
-    where f is the label's count and t that percentile (Gupta et al. 2019, LVIS, section 5.1),
-    because an image that is shown again shows its common labels again too.
+    With one label each, every label is raised to the 98th percentile of the labels' counts; those
+    above it stay. With several labels each: max over its labels of max(1, sqrt(t / f)), where f is
+    the label's count and t that percentile (Gupta et al. 2019, LVIS, section 5.1), because a
+    repeated image repeats its common labels too.
 
     Args:
         examples: At least one.
@@ -44,7 +44,7 @@ def repeats(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]
 
 
 def label_weights(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]:
-    """Weights for the loss, inverse to the labels' counts, with mean 1 over the examples.
+    """Loss weights inverse to the labels' counts, with mean 1 over the examples.
 
     Args:
         examples: At least one.
@@ -61,12 +61,12 @@ def label_weights(examples: Sequence[Example], num_labels: int) -> NDArray[np.fl
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """Batches of an epoch, in an order of its own; `epoch` says which.
+    """Batches of one epoch in its own order; set `epoch` to choose it.
 
     Args:
         repeats: How often an epoch shows each example, on average; whole numbers are exact.
-        batch_size: Of all processes together. An incomplete batch is left out where there is a
-            whole one.
+        batch_size: Of all processes together. An incomplete batch is dropped if there is a whole
+            one.
         seed: Of everything.
         rank: Of this process, 0 to `world_size` - 1; it gets every `world_size`-th of a batch.
         world_size: Processes.
@@ -95,7 +95,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng((self._seed, self.epoch))
-        # Systematic sampling: each example floor or ceil of its share, the total always the same.
+        # Systematic sampling: each example floor or ceil of its share, with a fixed total.
         points = (rng.random() + np.arange(self._num_draws)) * (self._edges[-1] / self._num_draws)
         drawn = np.minimum(np.searchsorted(self._edges, points, "right"), len(self._edges) - 1)
         order = rng.permutation(drawn)

@@ -21,9 +21,8 @@ from onnx import TensorProto, helper
 
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, load_bundle
 from limelens.serve.errors import ProviderError
-from limelens.serve.image import ResizeRule, fit
+from limelens.serve.image import ResizeRule, read_fitted
 from limelens.train.data.examples import Example, targets_of
-from limelens.train.data.loading import read_pixels
 from limelens.train.evaluation.metrics import (
     fit_temperature,
     fit_temperature_multilabel,
@@ -287,5 +286,5 @@ def _sample(examples: Sequence[Example], resize: ResizeRule, seed: int) -> NDArr
 
 def _batches(examples: Sequence[Example], resize: ResizeRule) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(examples), _BATCH):
-        images = [read_pixels(example) for example in examples[start : start + _BATCH]]
-        yield np.stack([fit(pixels, resize).pixels for pixels in images])
+        paths = [example.path for example in examples[start : start + _BATCH]]
+        yield np.stack([read_fitted(path.read_bytes(), resize) for path in paths])

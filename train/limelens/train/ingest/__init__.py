@@ -1,1 +1,1 @@
-"""From a table of labelled URLs to a folder that `limelens train` takes."""
+"""Turns a table of labelled URLs into folders that `limelens train` takes."""

@@ -1,6 +1,6 @@
-"""One URL to bytes: deadlines, size limits, retries, redirects that stay on the web.
+"""Fetches URLs within deadlines and size limits, with retries and redirects.
 
-It trusts nothing that a server says. It knows HTTP and files, and nothing of images or tables.
+Trusts nothing that a server sends. Knows HTTP and files; does not know images or tables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import zlib
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -28,7 +27,7 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.redaction import image_address
 
 _WEB: Final = ("http", "https")
-# Two letters at least, so that the drive of C:/images is none.
+# Two letters at least: C:/images has a drive, not a scheme.
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
@@ -38,12 +37,12 @@ _LONGEST_WAIT_S: Final = 30.0
 
 
 class FetchError(LimelensError):
-    """A URL gave nothing.
+    """A URL could not be fetched.
 
     Args:
         message: Why.
-        transient: Whether it may succeed at another time.
-        retry_after_s: When the server wants to be asked again.
+        transient: Whether a later attempt may succeed.
+        retry_after_s: The wait that the server asked for.
     """
 
     def __init__(
@@ -59,13 +58,13 @@ class FetchLimits:
     """What one URL may cost.
 
     Args:
-        timeout_s: For one attempt from the look-up of the name to the last byte, redirects
-            included. Connecting may take 10 s of it.
-        max_bytes: Of the answer, as claimed, as sent and as unpacked.
+        timeout_s: For one attempt from the name's look-up to the last byte, redirects included.
+            Connecting may take 10 s of it.
+        max_bytes: Of the response, as claimed, sent and unpacked.
         max_redirects: How many are followed.
-        num_retries: Further attempts after a failure that may pass.
-        backoff_s: The wait before the first retry is up to this, before each next up to twice as
-            long, never over 30 s. A server's Retry-After is waited for, within the same bound.
+        num_retries: Further attempts after a transient failure.
+        backoff_s: The longest wait before the first retry; doubles with each retry, up to 30 s. A
+            server's Retry-After is obeyed within the same bound.
     """
 
     timeout_s: float = 30.0
@@ -80,13 +79,10 @@ def resolve(url: str, folder: Path) -> str:
 
     Args:
         url: http, https or file; `file:name` and a plain path are relative to `folder`.
-        folder: Where the table lies.
-
-    Returns:
-        An http, https or file URL.
+        folder: Of the table.
 
     Raises:
-        FetchError: Nothing is there, or it is of another scheme.
+        FetchError: The URL is empty or has another scheme.
     """
     if not url:
         raise FetchError("no URL")
@@ -113,7 +109,7 @@ def resolve(url: str, folder: Path) -> str:
 
 
 def identity(url: str) -> str:
-    """What an absolute URL is remembered by: a file that was changed since is another."""
+    """The journal's key for an absolute URL; a changed file gets another one."""
     if not url.startswith("file:"):
         return url
     try:
@@ -126,7 +122,7 @@ def identity(url: str) -> str:
 class Fetcher:
     """Fetches many URLs at once; an asynchronous context manager.
 
-    Cookies are not kept, so that no answer depends on the one before.
+    Keeps no cookies, so that no response depends on an earlier one.
 
     Args:
         limits: For each URL.
@@ -141,10 +137,10 @@ class Fetcher:
                 "Accept-Encoding": "identity",
             },
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            # The whole of an attempt has a deadline of its own, which trickling cannot stretch.
+            # Each attempt has a deadline of its own, which a trickling server cannot stretch.
             timeout=httpx.Timeout(None, connect=min(limits.timeout_s, _LONGEST_CONNECT_S)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            # httpx reads the bodies of redirects that it follows, however long they are.
+            # httpx would read the body of each redirect, however long.
             follow_redirects=False,
         )
         self._backoff = wait_random_exponential(multiplier=limits.backoff_s, max=_LONGEST_WAIT_S)
@@ -153,13 +149,8 @@ class Fetcher:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._client.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
 
     async def fetch(self, url: str) -> bytes:
         """The content of a URL.
@@ -168,7 +159,7 @@ class Fetcher:
             url: As from `resolve`.
 
         Raises:
-            FetchError: There is none within the limits; the last attempt's reason.
+            FetchError: No attempt succeeded within the limits; the last one's reason.
         """
         if url.startswith("file:"):
             return await asyncio.to_thread(_read_file, _path(url), self._limits.max_bytes)
@@ -195,13 +186,13 @@ class Fetcher:
             ) from None
         except httpx.ConnectTimeout:
             raise FetchError("no connection in time", transient=True) from None
-        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
+        # ValueError: names that only the look-up refuses, such as those with too long a part.
+        except (
+            httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, ValueError,
+        ) as error:  # fmt: skip
             raise FetchError(f"not a URL that can be asked for: {error}") from error
         except httpx.TransportError as error:
-            raise FetchError(_told(error), transient=not _is_final(error)) from error
-        # Names that only the look-up refuses, such as those with too long a part.
-        except ValueError as error:
-            raise FetchError(f"not a URL that can be asked for: {error}") from error
+            raise FetchError(_reason(error), transient=not _is_final(error)) from error
 
     async def _follow(self, url: str) -> bytes:
         target = _web_url(httpx.URL(url))
@@ -232,7 +223,7 @@ class Fetcher:
         async for chunk in response.aiter_raw():
             num_received += len(chunk)
             try:
-                # One byte over the limit tells enough, whatever else is in the chunk.
+                # One byte over the limit is enough to refuse.
                 body += unpacker.decompress(chunk, limit + 1 - len(body)) if unpacker else chunk
             except zlib.error as error:
                 raise FetchError(f"damaged gzip: {error}") from error
@@ -248,7 +239,7 @@ def _web_url(url: httpx.URL) -> httpx.URL:
         raise FetchError(
             f"{_shown_url(str(url))} is not of the web; expected http or https and a host"
         )
-    # The socket would only find out deep below, with an error that says nothing.
+    # The socket's own error would not name the port.
     if url.port is not None and url.port > _LARGEST_PORT:
         raise FetchError(f"port {url.port}; expected at most {_LARGEST_PORT}")
     return url
@@ -264,7 +255,7 @@ def _redirected(response: httpx.Response) -> httpx.URL:
 
 def _read_file(path: Path, max_bytes: int) -> bytes:
     try:
-        # A pipe or a device could be read for ever.
+        # Reading a pipe or a device might never end.
         if path.exists() and not path.is_file():
             raise FetchError(f"{path} is not a file")
         with path.open("rb") as file:
@@ -286,10 +277,10 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _is_final(error: httpx.TransportError) -> bool:
-    """Whether the cause will be there the next second too."""
+    """Whether a retry cannot help."""
     cause: BaseException | None = error
     while cause is not None:
-        # An invalid URL to redirect to is such an error of httpx too.
+        # httpx wraps a redirect to an invalid URL in such an error.
         if isinstance(cause, (ssl.SSLCertVerificationError, httpx.InvalidURL)):
             return True
         if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
@@ -298,23 +289,21 @@ def _is_final(error: httpx.TransportError) -> bool:
     return False
 
 
-def _told(error: httpx.TransportError) -> str:
-    match error:
-        case httpx.ConnectError():
-            kind = "no connection"
-        case httpx.RemoteProtocolError():
-            kind = "no proper answer"
-        case _:
-            kind = "the connection broke"
+def _reason(error: httpx.TransportError) -> str:
+    kinds = {
+        httpx.ConnectError: "no connection",
+        httpx.RemoteProtocolError: "no proper answer",
+    }
+    kind = kinds.get(type(error), "the connection broke")
     return f"{kind}: {str(error) or type(error).__name__}"
 
 
 def _shown_url(url: str) -> str:
-    """An address, fit for a message: one of the web without what may be a password."""
+    """A URL for a message: one of the web without what may be a password."""
     match = _SCHEME.match(url)
     return _shown(image_address(url) if match and match[1].lower() in _WEB else url)
 
 
 def _shown(text: str) -> str:
-    """Text from elsewhere, fit for a message: no control characters, not too long."""
+    """Foreign text for a message: no control characters, not too long."""
     return repr(text if len(text) <= 100 else text[:100] + "…")

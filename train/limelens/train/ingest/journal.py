@@ -1,8 +1,8 @@
-"""What was fetched, on disk, so that a run that was killed goes on where it was.
+"""Keeps what was fetched on disk, so that a killed run can resume.
 
-Images lie under the digest of their content; a journal has a line for each URL that is done. A
-line that was cut off, or one whose image is not there whole, counts for nothing. It knows
-nothing of tables or splits.
+Images are stored under the digest of their content; a journal has a line for each URL that is
+done. A truncated line, or one whose image is incomplete, is ignored. Does not know tables or
+splits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GRID: Final = 4
 
 @dataclass(frozen=True)
 class FetchedImage:
-    """An image that is there.
+    """A stored image.
 
     Args:
         digest: SHA-256 of the JPEG, hexadecimal.
@@ -48,28 +48,32 @@ class Failure:
 
     Args:
         reason: Why, in words.
-        transient: Whether the next run should ask again.
+        transient: Whether the next run should try again.
     """
 
     reason: str
     transient: bool
 
 
-class Fetched:
-    """The folder of what was fetched; see `open_fetched`."""
+_Key = tuple[str, str]
+_Result = FetchedImage | Failure
 
-    def __init__(self, folder: Path, done: dict[tuple[str, str], FetchedImage | Failure]) -> None:
+
+class Fetched:
+    """The folder of fetched images; see `open_fetched`."""
+
+    def __init__(self, folder: Path, done: dict[_Key, _Result], journal: FileIO) -> None:
         self._folder = folder
         self._done = done
-        self._journal = FileIO(folder / "journal.jsonl", "a")
+        self._journal = journal
 
-    def get(self, url: str, made_by: str) -> FetchedImage | Failure | None:
-        """What a URL gave when it was fetched in this way; None if it was not."""
+    def get(self, url: str, made_by: str) -> _Result | None:
+        """The result of a URL fetched with these settings; None if there is none."""
         found = self._done.get((url, made_by))
         return found if not isinstance(found, FetchedImage) or self._is_whole(found) else None
 
     def store(self, jpeg: bytes, hash: PerceptualHash) -> FetchedImage:
-        """Writes an image whole or not at all; may be called from any thread."""
+        """Writes an image completely or not at all; may be called from any thread."""
         image = FetchedImage(hashlib.sha256(jpeg).hexdigest(), len(jpeg), hash)
         if not self._is_whole(image):
             path = self.path(image)
@@ -78,21 +82,17 @@ class Fetched:
             beside.replace(path)
         return image
 
-    def record(self, url: str, made_by: str, outcome: FetchedImage | Failure) -> None:
-        """Remembers what a URL gave; a failure that may pass is not remembered."""
-        if isinstance(outcome, Failure) and outcome.transient:
+    def record(self, url: str, made_by: str, result: _Result) -> None:
+        """Writes the result of a URL to the journal, unless it is a transient failure."""
+        if isinstance(result, Failure) and result.transient:
             return
-        self._done[url, made_by] = outcome
-        line = json.dumps({"url": url, "made_by": made_by, **_to_json(outcome)})
+        self._done[url, made_by] = result
+        line = json.dumps({"url": url, "made_by": made_by, **_to_json(result)})
         self._journal.write(line.encode() + b"\n")
 
     def path(self, image: FetchedImage) -> Path:
-        """Where an image lies."""
+        """The file of an image."""
         return self._folder / "pictures" / f"{image.digest}.jpg"
-
-    def close(self) -> None:
-        """Closes the journal."""
-        self._journal.close()
 
     def _is_whole(self, image: FetchedImage) -> bool:
         try:
@@ -103,10 +103,10 @@ class Fetched:
 
 @contextmanager
 def open_fetched(folder: Path) -> Iterator[Fetched]:
-    """Opens the folder of what was fetched, for one process at a time.
+    """Opens the folder of fetched images, for one process at a time.
 
     Args:
-        folder: Made where it is missing.
+        folder: Created if missing.
 
     Raises:
         DataError: Another process has it open.
@@ -114,27 +114,26 @@ def open_fetched(folder: Path) -> Iterator[Fetched]:
     images = folder / "pictures"
     images.mkdir(parents=True, exist_ok=True)
     try:
-        # The system lets go of it when the process dies, however it dies.
+        # The system releases it however the process ends.
         lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout:
         raise DataError(f"another ingest writes to {folder.parent}; wait for it to end") from None
     with lock:
         for left_behind in images.glob("*.tmp"):
             left_behind.unlink()
-        fetched = Fetched(folder, _read_journal(folder / "journal.jsonl"))
-        try:
-            yield fetched
-        finally:
-            fetched.close()
+        path = folder / "journal.jsonl"
+        done = _read_journal(path)
+        with FileIO(path, "a") as journal:
+            yield Fetched(folder, done, journal)
 
 
-def _read_journal(path: Path) -> dict[tuple[str, str], FetchedImage | Failure]:
+def _read_journal(path: Path) -> dict[_Key, _Result]:
     if not path.exists():
         return {}
-    done: dict[tuple[str, str], FetchedImage | Failure] = {}
+    done: dict[_Key, _Result] = {}
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
-        # The next line must not be joined to one that was cut off.
+        # The next line must not be joined to a truncated one.
         with path.open("ab") as file:
             file.write(b"\n")
     for line in content.splitlines():
@@ -146,18 +145,18 @@ def _read_journal(path: Path) -> dict[tuple[str, str], FetchedImage | Failure]:
     return done
 
 
-def _to_json(outcome: FetchedImage | Failure) -> dict[str, Any]:
-    if isinstance(outcome, Failure):
-        return {"failure": outcome.reason}
+def _to_json(result: _Result) -> dict[str, Any]:
+    if isinstance(result, Failure):
+        return {"failure": result.reason}
     compared = {
-        "gradients": outcome.hash.gradients,
-        "frequencies": outcome.hash.frequencies,
-        "colours": outcome.hash.colours.tobytes().hex(),
+        "gradients": result.hash.gradients,
+        "frequencies": result.hash.frequencies,
+        "colours": result.hash.colours.tobytes().hex(),
     }
-    return {"picture": outcome.digest, "size_bytes": outcome.size_bytes, "fingerprint": compared}
+    return {"picture": result.digest, "size_bytes": result.size_bytes, "fingerprint": compared}
 
 
-def _from_json(entry: Mapping[str, Any]) -> FetchedImage | Failure:
+def _from_json(entry: Mapping[str, Any]) -> _Result:
     if "failure" in entry:
         return Failure(entry["failure"], transient=False)
     compared = entry["fingerprint"]

@@ -1,7 +1,7 @@
-"""From a table of labelled URLs to cleaned folders that `limelens train` takes as they are.
+"""Turns a table of labelled URLs into cleaned, divided folders for `limelens train`.
 
-It puts fetching, reading and comparing together: what is kept, what is left out and why, and where
-it is written. How a URL becomes bytes, or bytes become pixels, is known elsewhere.
+Decides what is kept, what is left out and why, and where it is written. `fetching` turns a URL
+into bytes, `limelens.serve.image` bytes into pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from limelens.train.ingest.url_table import Row, read_table
 STATE: Final = ".ingest"
 LEFT_OUT: Final = "left_out.csv"
 _JPEG_QUALITY: Final = 90
-# Each may hold an image of the most pixels that are read, so memory bounds them.
+# Each may hold an image of the largest size, so memory bounds them.
 _MOST_DECODERS: Final = 4
 
 
@@ -44,10 +44,10 @@ class IngestConfig:
     """How a table is ingested.
 
     Args:
-        size_px: Longer side of what is written; smaller images stay as they are.
+        size_px: Longer side of the written images; smaller ones keep their size.
         concurrency: URLs that are fetched at once.
         limits: For each URL.
-        retry_failed: Ask again for what failed for good in an earlier run.
+        retry_failed: Try URLs again that failed for good in an earlier run.
         seed: Of the division into splits.
 
     Raises:
@@ -67,13 +67,13 @@ class IngestConfig:
 
 
 class Progress(Protocol):
-    """Whoever wants to follow an ingestion."""
+    """Follows an ingestion."""
 
     def table_read(self, num_urls: int, num_known: int) -> None:
-        """The table was read; so many URLs are wanted, so many known from an earlier run."""
+        """The table was read: its URLs, and those known from an earlier run."""
 
     def url_done(self, url: str, reason: str | None) -> None:
-        """A URL was fetched; the reason says why it gave no image, None that it did."""
+        """A URL was tried; the reason is None if it gave an image."""
 
 
 def ingest(
@@ -82,27 +82,26 @@ def ingest(
     """Fetches the images of a table, cleans them and divides them into splits.
 
     `out` gets `train`, `val` and `test` (80:10:10 by label) with `LABEL/ID.jpg` in each, and
-    `left_out.csv`, the rows that gave no image and why. Copies go (the first in the table's
-    order stays), images that are merely related stay on one side of the split. The result
-    depends on the table, the images and the seed, never on which answer came first.
+    `left_out.csv`, the rows without an image and why. Of copies only the first in the table stays;
+    related images stay on one side of the split. The result depends on the table, the images and
+    the seed, never on the order of responses.
 
-    What was fetched is remembered in `out/.ingest`: a run after an interruption, or with a longer
-    table, fetches what is missing and what failed in a way that may pass. A longer table is
-    divided anew. Files in `out` that no run wrote are left alone.
+    Fetched images are kept in `out/.ingest`: the next run fetches only what is missing or failed
+    in a way that may pass. A longer table is divided anew. Other files in `out` stay.
 
     Args:
         table: As for `read_table`; `file:` and plain paths are relative to its folder.
-        out: Made where it is missing.
+        out: Created if missing.
         config: None takes the defaults.
-        progress: Told of every URL.
+        progress: Notified of every URL.
 
     Returns:
-        `data`, `labels`, `num_images`, `splits` (images in each), `left_out` (how many rows),
-        `table` (of what was left out), `warnings` (what would keep a training from starting).
-        Without any image, what an earlier run wrote stays.
+        `data`, `labels`, `num_images`, `splits` (images in each), `left_out` (number of rows),
+        `table` (of the rows left out), `warnings` (what would keep training from starting).
+        Without any image, the files of an earlier run stay.
 
     Raises:
-        DataError: The table or a setting cannot be used, `out` holds splits that are another's,
+        DataError: The table or a setting cannot be used, `out` holds splits that no ingest wrote,
             another process writes to it, or it cannot be written.
     """
     config = config or IngestConfig()
@@ -117,8 +116,8 @@ def ingest(
         raise DataError(f"{out} holds {others[0]}, which no ingest wrote; expected a new folder")
     try:
         with open_fetched(out / STATE) as fetched:
-            outcomes = _fetch(rows, table.parent, fetched, config, progress)
-            images, reasons = _clean(rows, outcomes)
+            results = _fetch(rows, table.parent, fetched, config, progress)
+            images, reasons = _clean(rows, results)
             splits = _split(images, config.seed)
             files = {
                 f"{split}/{row.label}/{row.id}.jpg": fetched.path(images[row])
@@ -148,19 +147,19 @@ def _fetch(
     config: IngestConfig,
     progress: Progress | None,
 ) -> list[FetchedImage | Failure]:
-    """What each row's URL gave; a URL that stands in several rows is fetched once."""
+    """The result of each row's URL; a URL in several rows is fetched once."""
     image_way = f"JPEG {config.size_px} {_JPEG_QUALITY}"
-    # A failure may be due to these, so that with others the URL is worth another request.
+    # A failure may be due to these limits: with others the URL is tried again.
     failure_way = f"{config.limits.max_bytes} {config.limits.max_redirects}"
-    outcomes: dict[str, FetchedImage | Failure] = {}
+    results: dict[str, FetchedImage | Failure] = {}
     missing: dict[str, str] = {}
     for row in rows:
-        if row.url in outcomes or row.url in missing:
+        if row.url in results or row.url in missing:
             continue
         try:
             source = resolve(row.url, folder)
         except FetchError as error:
-            outcomes[row.url] = Failure(str(error), transient=False)
+            results[row.url] = Failure(str(error), transient=False)
             continue
         known = fetched.get(identity(source), image_way)
         if known is None and not config.retry_failed:
@@ -168,28 +167,27 @@ def _fetch(
         if known is None:
             missing[row.url] = source
         else:
-            outcomes[row.url] = known
+            results[row.url] = known
     if progress:
-        progress.table_read(len(outcomes) + len(missing), len(outcomes))
-
-    def convert(data: bytes) -> FetchedImage:
-        return _convert(data, config.size_px, fetched)
+        progress.table_read(len(results) + len(missing), len(results))
 
     async def fetch_one(fetcher: Fetcher, pool: ThreadPoolExecutor, url: str) -> None:
         key = identity(missing[url])
-        outcome: FetchedImage | Failure
+        result: FetchedImage | Failure
         try:
             data = await fetcher.fetch(missing[url])
-            outcome = await asyncio.get_running_loop().run_in_executor(pool, convert, data)
+            result = await asyncio.get_running_loop().run_in_executor(
+                pool, _convert, data, config.size_px, fetched
+            )
         except FetchError as error:
-            outcome = Failure(str(error), error.transient)
+            result = Failure(str(error), error.transient)
         except InvalidImageError as error:
-            outcome = Failure(str(error), transient=False)
-        is_image = isinstance(outcome, FetchedImage)
-        fetched.record(key, image_way if is_image else failure_way, outcome)
-        outcomes[url] = outcome
+            result = Failure(str(error), transient=False)
+        reason = result.reason if isinstance(result, Failure) else None
+        fetched.record(key, image_way if reason is None else failure_way, result)
+        results[url] = result
         if progress:
-            progress.url_done(url, None if isinstance(outcome, FetchedImage) else outcome.reason)
+            progress.url_done(url, reason)
 
     async def fetch_all() -> None:
         urls = iter(missing)
@@ -207,13 +205,13 @@ def _fetch(
         try:
             _run(fetch_all())
         except ExceptionGroup as group:
-            # Whatever stopped one (a full disk) stops all; the first says it.
+            # What stops one (a full disk) stops all; report the first.
             raise group.exceptions[0] from None
-    return [outcomes[row.url] for row in rows]
+    return [results[row.url] for row in rows]
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Runs to the end, also where a loop runs already, as in a notebook."""
+    """Runs a coroutine, even if a loop runs already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -234,20 +232,20 @@ def _convert(data: bytes, size_px: int, fetched: Fetched) -> FetchedImage:
 
 
 def _clean(
-    rows: Sequence[Row], outcomes: Sequence[FetchedImage | Failure]
+    rows: Sequence[Row], results: Sequence[FetchedImage | Failure]
 ) -> tuple[dict[Row, FetchedImage], dict[Row, str]]:
-    """Images that are kept, in the table's order, and why each other row is left out."""
+    """Images to keep, in the table's order, and why each other row is left out."""
     reasons: dict[Row, str] = {}
     first_with: dict[str, Row] = {}
     distinct: dict[Row, FetchedImage] = {}
-    for row, outcome in zip(rows, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            reasons[row] = outcome.reason
-        elif outcome.digest in first_with:
-            reasons[row] = f"the same image as {_named(first_with[outcome.digest], row)}"
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, Failure):
+            reasons[row] = result.reason
+        elif result.digest in first_with:
+            reasons[row] = f"the same image as {_named(first_with[result.digest], row)}"
         else:
-            first_with[outcome.digest] = row
-            distinct[row] = outcome
+            first_with[result.digest] = row
+            distinct[row] = result
     order = list(distinct)
     firsts = first_of_kind([image.hash for image in distinct.values()], COPY)
     for index, first in enumerate(firsts):
@@ -281,10 +279,10 @@ def _write_left_out(path: Path, reasons: Mapping[Row, str]) -> None:
 
 
 def _publish(out: Path, files: Mapping[str, Path]) -> None:
-    """Makes the split folders hold these files, and none that an earlier run wrote."""
+    """Makes the split folders hold these files and no others of an earlier run."""
     written = out / STATE / "written.json"
     before = set(json.loads(written.read_bytes())) if written.exists() else set()
-    # First of all: whatever is killed below, the next run knows what to take away.
+    # Written first: if this run is killed, the next one knows what to remove.
     write_whole(written, json.dumps(sorted(before | set(files))))
     for name in sorted(before - set(files)):
         path = out / name
@@ -300,8 +298,8 @@ def _publish(out: Path, files: Mapping[str, Path]) -> None:
         path.unlink(missing_ok=True)
         try:
             path.hardlink_to(source)
-        # Not every file system has hard links.
         except OSError:
+            # Not every file system has hard links.
             beside = out / STATE / "copy.tmp"
             shutil.copyfile(source, beside)
             beside.replace(path)

@@ -1,6 +1,6 @@
-"""A table of labelled URLs, read and checked before anything is fetched.
+"""Reads a table of labelled URLs and checks it before anything is fetched.
 
-It knows columns, lines and which names can be folders and files, and nothing of the web.
+Knows columns, lines and valid names of folders and files; does not know the web.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from limelens.train.data.examples import DataError
 
 COLUMNS: Final = ("label", "id", "url")
 _LONGEST_NAME: Final = 255
-"""Bytes of a file's name on the usual file systems."""
-_MOST_TOLD: Final = 5
+"""Bytes of a file's name on common file systems."""
+_MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image that is wanted.
+    """One wanted image.
 
     Args:
         line: Where its row begins in the table, from 1.
         label: The folder's name.
-        id: The file's name, without its suffix; no other row has it.
-        url: As it stands in the table; nothing is known of it yet.
+        id: The file's name without suffix; unique.
+        url: As in the table, not checked.
     """
 
     line: int
@@ -42,13 +42,13 @@ def read_table(path: Path) -> tuple[Row, ...]:
     """Reads a table of images.
 
     Args:
-        path: UTF-8, tabs (where the first line has one) or commas between columns; the first
+        path: UTF-8, with tabs (if the first line has one) or commas between columns; the first
             line names them, `label`, `id` and `url` among them, in any order. Labels and ids are
-            brought to Unicode's composed form, so that what looks the same is the same.
+            brought to Unicode's composed form, so that equal looks mean equal names.
 
     Raises:
         DataError: The file cannot be read, lacks a column or has no row; a row has too few or
-            too many cells, a label or id that cannot name a folder or file, or another's id.
+            too many cells, a label or id that cannot name a folder or file, or a repeated id.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -90,12 +90,9 @@ def read_table(path: Path) -> tuple[Row, ...]:
         lines_of.setdefault(row.id, line)
         rows.append(row)
     if problems:
-        more = len(problems) - _MOST_TOLD
-        raise DataError(
-            f"{path} "
-            + "; ".join(problems[:_MOST_TOLD])
-            + (f"; and {more} more lines" if more > 0 else "")
-        )
+        more = len(problems) - _MOST_NAMED
+        named = "; ".join(problems[:_MOST_NAMED])
+        raise DataError(f"{path} {named}" + (f"; and {more} more lines" if more > 0 else ""))
     return tuple(rows)
 
 
@@ -130,7 +127,7 @@ def _columns(path: Path, line: int, header: list[str]) -> dict[str, int]:
 
 
 def _name_problem(what: str, name: str, suffix: str = "") -> str | None:
-    """Why a name cannot be that of a folder, or of a file with a suffix; None if it can."""
+    """Why a name cannot be that of a folder, or of a file with a suffix; None if it can be."""
     kind = "file" if suffix else "folder"
     shown = repr(name if len(name) <= 60 else name[:60] + "…")
     refused = f"{what} {shown} cannot name a {kind}"

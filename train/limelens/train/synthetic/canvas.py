@@ -14,6 +14,7 @@ from limelens.train.synthetic.painting import RGB
 
 Points = NDArray[np.floating] | Sequence[tuple[float, float]]
 """`(N, 2)` x and y in face units."""
+Lines = Sequence[tuple[Points, RGB]]
 
 _NEUTRAL = 128
 # Shade is soft: a quarter of the resolution is plenty.
@@ -47,10 +48,7 @@ class FaceCanvas:
         thick = max(1, round(width * self.face.unit))
         self._draw.line(self._placed(points, depth), fill=fill, width=thick, joint="curve")
 
-    def strands(
-        self, points: Points, fill: RGB, lines: Sequence[tuple[Points, RGB]], width: float,
-        depth: float,
-    ) -> None:  # fmt: skip
+    def strands(self, points: Points, fill: RGB, lines: Lines, width: float, depth: float) -> None:
         """Fills a polygon, and draws lines of other colours that end at its outline."""
         outline = Image.new("1", self._image.size, 0)
         ImageDraw.Draw(outline).polygon(self._placed(points, depth), fill=1)

@@ -14,7 +14,6 @@ from limelens.train.config import TrainConfig
 from limelens.train.data.augmentation import for_evaluation, for_training
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.label_table import Images
-from limelens.train.data.loading import read_pixels
 from limelens.train.report.plots import write_sheet
 
 
@@ -46,6 +45,6 @@ def preview(
     ]
     rows = []
     for index in chosen:
-        pixels = read_pixels(examples[int(index)])
-        rows.append([transform(pixels).permute(1, 2, 0).numpy() for transform in transforms])
+        encoded = examples[int(index)].path.read_bytes()
+        rows.append([one.read(encoded).permute(1, 2, 0).numpy() for one in transforms])
     write_sheet(rows, path)

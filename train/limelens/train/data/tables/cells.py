@@ -1,4 +1,4 @@
-"""What single cells hold: yes or no, one label, or a list of labels."""
+"""Reads single cells: yes or no, one label, or a list of labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FLAGS: Final = {
     "0": False, "1": True, "0.0": False, "1.0": True, "-1": False, "-1.0": False,
     "false": False, "true": True, "no": False, "yes": True, "n": False, "y": True,
 }  # fmt: skip
-"""What cells of yes and no hold, in lower case, as spreadsheets, pandas and people write them."""
+"""Cells of yes and no in lower case, as spreadsheets, pandas and people write them."""
 ONE_LABEL: Final = "none"
-"""The separator that takes a cell as one label, whatever is in it."""
+"""The separator that takes any cell as one label."""
 _CERTAIN: Final = ("|", ";")
 _UNCERTAIN: Final = (",", "/", "+", "&", " ")
 _MOST_COMPARED: Final = 500
@@ -26,13 +26,13 @@ _BRACKETS: Final = ("[]", "()")
 
 
 def is_flags(cells: Sequence[str]) -> bool:
-    """Whether a column holds nothing but yes and no; empty cells may be among them."""
+    """Whether a column holds only yes and no, and maybe empty cells."""
     found = {cell.strip().lower() for cell in cells} - {""}
     return bool(found) and found <= {*FLAGS}
 
 
 def is_yes(cell: str) -> bool:
-    """What a flag says."""
+    """Whether a flag is yes."""
     return FLAGS.get(cell.strip().lower(), False)
 
 
@@ -47,7 +47,7 @@ def has_zero(cells: Sequence[str]) -> bool:
 
 
 def separator_of(cells: Sequence[str]) -> str:
-    """The separator in cells that certainly hold lists; empty where they hold none.
+    """The separator in cells that certainly hold lists; empty if there are none.
 
     Raises:
         ValueError: Cells use both `|` and `;`.
@@ -59,14 +59,11 @@ def separator_of(cells: Sequence[str]) -> str:
 
 
 def looks_like_lists(cells: Sequence[str], *, is_plural: bool) -> tuple[str, str] | None:
-    """Whether cells look as if a separator were between labels, without being sure of it.
+    """What may separate labels in cells, and a cell that has it; None if nothing suggests lists.
 
     Args:
         cells: Of the column of labels.
-        is_plural: Whether the column's name speaks of several labels.
-
-    Returns:
-        The separator and a cell that has it; None where nothing points to lists.
+        is_plural: Whether the column's name is a plural.
     """
     # A list of one is one label: `cat` beside `cat, dog`.
     distinct = {label_name(cell.strip()) for cell in cells if not _is_list(cell)} - {""}
@@ -81,9 +78,7 @@ def looks_like_lists(cells: Sequence[str], *, is_plural: bool) -> tuple[str, str
             return separator, first
         of_parts = [other for cell, parts in split.items() for other in {*parts} if cell in several]
         is_repeated = len({*of_parts}) < len(of_parts)
-        is_contained = any(
-            {*parts} < {*others} for parts in split.values() for others in several.values()
-        )
+        is_contained = any({*a} < {*b} for a in split.values() for b in several.values())
         is_turned = len({frozenset(parts) for parts in several.values()}) < len(several)
         if is_contained or is_turned or (is_repeated and (is_plural or separator != " ")):
             return separator, first
@@ -91,7 +86,7 @@ def looks_like_lists(cells: Sequence[str], *, is_plural: bool) -> tuple[str, str
 
 
 def divide(cell: str, separator: str) -> list[str]:
-    """The parts of a cell, without blanks around them and without empty ones."""
+    """The parts of a cell that are not empty, stripped."""
     parts = cell.split() if separator == " " else cell.split(separator)
     return [part.strip() for part in parts if part.strip()]
 
@@ -105,7 +100,7 @@ def read_labels(where: str, cell: str, separator: str) -> tuple[tuple[str, ...],
         separator: Between labels; empty for none, `ONE_LABEL` to take the cell as it is.
 
     Raises:
-        DataError: It begins as a list and cannot be read as one.
+        DataError: The cell begins like a list and cannot be read as one.
     """
     text = cell.strip()
     values: Sequence[object] | None = None
@@ -114,7 +109,7 @@ def read_labels(where: str, cell: str, separator: str) -> tuple[tuple[str, ...],
     if _is_list(text):
         values = _literal(text)
         if values is None and text.startswith("["):
-            # As some write it, without quotes; numpy's, without commas, would be one long label.
+            # Some write no quotes; numpy's lists, without commas, would be one long label.
             if re.search(r"""['"]""", text):
                 raise DataError(
                     f"{where} has the labels {text}; expected a list as Python or JSON writes it, "
@@ -141,7 +136,7 @@ def _literal(text: str) -> list[object] | tuple[object, ...] | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        # Strings side by side are one string in Python, and two labels to numpy, which wrote them.
+        # To Python, strings side by side are one; numpy writes two labels so.
         if re.search(r"""(['"])\s+['"]""", text):
             return None
         try:

@@ -1,12 +1,12 @@
-"""Which column names the images, and which hold the labels: certain, said by options, or asked.
+"""Decides which column of a table names the images and which hold the labels.
 
-Where two readings are possible it stops and names the options that settle it.
+If two readings are possible, it refuses the table and names the options that decide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +41,12 @@ class Columns:
 
     Args:
         image: The number of the column that names the images.
-        folder: Where the images lie.
-        split: The column that names the split; None where there is none.
-        label: The column of labels; None where they are columns themselves.
+        folder: Of the images.
+        split: The column that names the split, if any.
+        label: The column of labels; None if labels are columns themselves.
         flags: The columns whose names are the labels.
-        separator: Between the labels of a cell, as `read_labels` takes it.
-        said: All of this in one line, for people.
+        separator: Between the labels of a cell, as for `read_labels`.
+        summary: All of this in one line, for people.
     """
 
     image: int
@@ -55,7 +55,7 @@ class Columns:
     label: int | None
     flags: tuple[int, ...]
     separator: str
-    said: str
+    summary: str = ""
 
 
 def choose_columns(
@@ -67,11 +67,11 @@ def choose_columns(
         path: The table.
         header: The names of its columns.
         body: Its rows, each as long as the header; at least one.
-        options: They go before what the table looks like.
+        options: They override what the table looks like.
 
     Raises:
-        DataError: An option names no column, the first line is no header, no column names images
-            or holds labels, or several could.
+        DataError: An option names no column, the first line is no header, or no column or several
+            could name the images or hold the labels.
     """
     table = Table(path, header, body)
     if options.columns and options.label_column:
@@ -79,13 +79,13 @@ def choose_columns(
     if options.columns and options.separator:
         raise DataError("--columns and --separator; a separator is for cells of --label-column")
     split = _split_column(table)
-    named = (
-        {table.column(options.label_column, "--label-column")} if options.label_column else {*()}
-    )
+    named: set[int | None] = {split}
+    if options.label_column:
+        named.add(table.column(options.label_column, "--label-column"))
     for name in options.columns:
         if name != _ALL_FLAGS or _ALL_FLAGS in header:
             named.add(table.column(name, "--columns"))
-    image, folder = image_column(table, options, {split, *named})
+    image, folder = image_column(table, options, named)
     others = [column for column in range(len(header)) if column not in (image, split)]
     if not others:
         raise DataError(f"{path} has the columns {list(header)}; expected one with labels")
@@ -100,17 +100,8 @@ def choose_columns(
     if label is not None:
         check_header(table, label)
     separator = "" if label is None else _separator(table, label, options)
-    read = {image, split, label, *flags}
-    unread = [column for column in range(len(header)) if column not in read]
-    return Columns(
-        image,
-        folder,
-        split,
-        label,
-        flags,
-        separator,
-        _in_one_line(table, image, folder, split, label, flags, separator, unread),
-    )
+    found = Columns(image, folder, split, label, flags, separator)
+    return replace(found, summary=_summary(table, found))
 
 
 def _split_column(table: Table) -> int | None:
@@ -137,7 +128,7 @@ def _label_columns(
     if len(called) > 1:
         called = _one_of(table, called)
     if len(called) == 1:
-        # Flags beside it may be anything, unless they only repeat what it says.
+        # Flags beside it may mean anything, unless they only repeat its labels.
         if len(flags) >= 2 and called[0] not in flags and _agree(table, called[0], flags):
             return None, _checked_flags(table, flags)
         return called[0], ()
@@ -183,19 +174,19 @@ def _checked_flags(table: Table, flags: Sequence[int]) -> tuple[int, ...]:
 
 
 def _one_of(table: Table, called: list[int]) -> list[int]:
-    """One of several columns of labels, where they say the same in other words."""
+    """One of several columns of labels, if they are equivalent."""
     first, *others = called
     for other in others:
         pairs = {*zip(table.cells[first], table.cells[other], strict=True)}
         is_same = len(pairs) == len({*table.cells[first]}) == len({*table.cells[other]})
         if not is_same:
             return called
-    # A name says more than a number.
+    # A name tells more than a number.
     return [next((one for one in called if not table.cells[one][0].isdecimal()), first)]
 
 
 def _agree(table: Table, label: int, flags: Sequence[int]) -> bool:
-    """Whether flags only repeat what a column of labels says."""
+    """Whether flags only repeat a column of labels."""
     try:
         separator = separator_of(table.cells[label])
     except ValueError:
@@ -209,7 +200,7 @@ def _agree(table: Table, label: int, flags: Sequence[int]) -> bool:
 
 
 def _separator(table: Table, label: int, options: TableOptions) -> str:
-    """What separates labels in the cells of a column."""
+    """The separator of labels in the cells of a column."""
     if options.separator:
         return {"tab": "\t", "blank": " ", "space": " "}.get(options.separator, options.separator)
     cells, name = table.cells[label], table.header[label]
@@ -245,27 +236,21 @@ def _unsure(table: Table, labels: Sequence[int], flags: Sequence[int]) -> DataEr
     )
 
 
-def _in_one_line(
-    table: Table,
-    image: int,
-    folder: Path,
-    split: int | None,
-    label: int | None,
-    flags: Sequence[int],
-    separator: str,
-    unread: Sequence[int],
-) -> str:
-    said = [f"images by {table.header[image]!r} in {folder}"]
-    if label is None:
-        minus = any(has_minus_one(table.cells[column]) for column in flags)
-        of_what = ", -1 is no" if minus else ""
-        said.append(f"labels are the {len(flags)} columns {table.names(flags)}{of_what}")
+def _summary(table: Table, found: Columns) -> str:
+    parts = [f"images by {table.header[found.image]!r} in {found.folder}"]
+    if found.label is None:
+        minus = any(has_minus_one(table.cells[column]) for column in found.flags)
+        names = table.names(found.flags) + (", -1 is no" if minus else "")
+        parts.append(f"labels are the {len(found.flags)} columns {names}")
     else:
-        listed = separator not in ("", ONE_LABEL)
-        each = f", separated by {'blanks' if separator == ' ' else separator}" if listed else ""
-        said.append(f"labels in {table.header[label]!r}{each}")
-    if split is not None:
-        said.append(f"splits in {table.header[split]!r}")
+        listed = found.separator not in ("", ONE_LABEL)
+        between = "blanks" if found.separator == " " else found.separator
+        each = f", separated by {between}" if listed else ""
+        parts.append(f"labels in {table.header[found.label]!r}{each}")
+    if found.split is not None:
+        parts.append(f"splits in {table.header[found.split]!r}")
+    read = {found.image, found.split, found.label, *found.flags}
+    unread = [column for column in range(len(table.header)) if column not in read]
     if unread:
-        said.append(f"not read: {table.names(unread)}")
-    return f"{table.path}: {'; '.join(said)}"
+        parts.append(f"not read: {table.names(unread)}")
+    return f"{table.path}: {'; '.join(parts)}"

@@ -1,6 +1,6 @@
-"""Which column of a table names the images, and in which folder they lie.
+"""Finds which column of a table names the images, and which folder holds them.
 
-It looks for the files before it chooses, and reads none of them.
+Looks for the files before it chooses; reads none of them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from limelens.train.data.tables.table import (
     no_header,
 )
 
-_MOST_LOOKED_AT: Final = 100
-_FEWER_LOOKED_AT: Final = 10
+_MOST_TRIED: Final = 100
+_FEWER_TRIED: Final = 10
 _MANY_FOLDERS: Final = 20
 
 
 def image_column(table: Table, options: TableOptions, taken: set[int | None]) -> tuple[int, Path]:
-    """The column whose cells name files that are there, and their folder."""
+    """The column whose cells name existing files, and their folder."""
     if options.image_column:
         candidates = [table.column(options.image_column, "--image-column")]
     else:
@@ -43,7 +43,7 @@ def image_column(table: Table, options: TableOptions, taken: set[int | None]) ->
         ]
         candidates = [one for one in dict.fromkeys((*known, *unknown)) if one not in taken]
         candidates = candidates or [0]
-    found = _look(table, candidates, options.images)
+    found = _find_files(table, candidates, options.images)
     most = max((len(files) for files in found.values()), default=0)
     if not most:
         check_header(table, None)
@@ -79,17 +79,17 @@ def image_column(table: Table, options: TableOptions, taken: set[int | None]) ->
 
 
 def _preferred(table: Table, columns: list[int]) -> list[int]:
-    """Of several columns of images, the one that is called so; all of them where that is none."""
+    """Of several columns of images, the one with a usual name; else all of them."""
     called = [column for column in columns if table.lower[column] in IMAGE_NAMES]
     return called if len(called) == 1 else columns
 
 
-def _look(
+def _find_files(
     table: Table, candidates: Sequence[int], images: Path | None
 ) -> dict[tuple[int, Path], dict[int, Path]]:
-    """The files that some rows name, by column and folder."""
+    """Files that some rows name, by row, for each column and folder."""
 
-    def look(folder: Path, most: int) -> dict[tuple[int, Path], dict[int, Path]]:
+    def found_in(folder: Path, most: int) -> dict[tuple[int, Path], dict[int, Path]]:
         found = {}
         for column in candidates:
             cells = table.cells[column]
@@ -100,31 +100,26 @@ def _look(
         return found
 
     if images is not None:
-        return look(images, _MOST_LOOKED_AT)
+        return found_in(images, _MOST_TRIED)
     beside = table.path.parent
-    found = look(beside, _MOST_LOOKED_AT)
+    found = found_in(beside, _MOST_TRIED)
     num_rows = len(table.cells[0])
-    if any(2 * len(files) > min(num_rows, _MOST_LOOKED_AT) for files in found.values()):
+    if any(2 * len(files) > min(num_rows, _MOST_TRIED) for files in found.values()):
         return found
     folders = subfolders(beside)
-    most = _MOST_LOOKED_AT if len(folders) <= _MANY_FOLDERS else _FEWER_LOOKED_AT
+    most = _MOST_TRIED if len(folders) <= _MANY_FOLDERS else _FEWER_TRIED
     for folder in folders:
-        found |= look(folder, most)
+        found |= found_in(folder, most)
     return found
 
 
 def _same_files(
     found: Mapping[tuple[int, Path], Mapping[int, Path]], columns: Sequence[int]
 ) -> bool:
-    of_columns = [
-        {
-            row: file
-            for (one, _), files in found.items()
-            if one == column
-            for row, file in files.items()
-        }
-        for column in columns
-    ]
+    of_columns: list[dict[int, Path]] = [{} for _ in columns]
+    for (column, _), files in found.items():
+        if column in columns:
+            of_columns[columns.index(column)] |= files
     rows = set.intersection(*(set(files) for files in of_columns))
     return bool(rows) and all(len({files[row] for files in of_columns}) == 1 for row in rows)
 
@@ -132,7 +127,7 @@ def _same_files(
 def _one_folder(table: Table, found: Mapping[Path, Mapping[int, Path]]) -> Path:
     if len(found) == 1 or table.path.parent in found:
         return table.path.parent if table.path.parent in found else next(iter(found))
-    # train.csv speaks of the folder train, whatever else has files of these names.
+    # train.csv means the folder train, even if another has files of these names.
     called = [folder for folder in found if folder.name.lower() == table.path.stem.lower()]
     if len(called) == 1:
         return called[0]
@@ -143,7 +138,7 @@ def _one_folder(table: Table, found: Mapping[Path, Mapping[int, Path]]) -> Path:
 
 
 def find_image(folder: Path, identity: str) -> Path | None:
-    """The file that a cell names, with or without its suffix; None where it is not there."""
+    """The file that a cell names, with or without suffix; None if there is none."""
     if not identity:
         return None
     for spelled in dict.fromkeys((identity, identity.replace("\\", "/"))):
@@ -161,9 +156,6 @@ def find_image(folder: Path, identity: str) -> Path | None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:
-        # A text too long for a name, say.
-        return False
-    except ValueError:
-        # One with a zero byte.
+    except (OSError, ValueError):
+        # Too long for a name, or with a zero byte.
         return False

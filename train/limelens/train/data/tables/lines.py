@@ -1,4 +1,4 @@
-"""The lines of a csv or tsv file, whatever separates its cells."""
+"""Reads the lines of a csv or tsv file, whatever separates its cells."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Final
 
 from limelens.train.data.examples import DataError
 
+Lines = list[tuple[int, list[str]]]
+"""The number of each line and its cells."""
 _SEPARATORS: Final = (",", "\t", ";")
 
 
-def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """The lines that are not empty, each with the number of the line on which it ends.
+def read_lines(path: Path) -> Lines:
+    """The lines that are not empty, each with the number of its last line in the file.
 
-    Cells are separated as the file's suffix says (commas, tabs for `.tsv`), or where the first
-    line has none of these, by the commas, tabs or semicolons that it has.
+    The suffix gives the separator (tabs for `.tsv`, else commas); a first line without it may have
+    commas, tabs or semicolons.
 
     Raises:
         DataError: The file cannot be read as a table in UTF-8.

@@ -1,6 +1,6 @@
-"""A table as it lies there: its cells by column, and what is said of it.
+"""A table's cells by column, and the options that say how to read it.
 
-It knows names of columns and no meaning of theirs.
+Knows the usual names of columns; `columns` decides what they mean.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _ENOUGH_ROWS: Final = 10
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What somebody says of a table, in place of what it looks like.
+    """How to read a table; what is left open is found out from the table.
 
     Args:
         images: The folder of the images; None finds it.
         image_column: The column that names the image; empty finds it.
         label_column: The column that holds one label or a list; empty finds it.
-        columns: The columns of yes and no whose names are the labels, or `("all",)` for all of
-            them; empty finds them.
+        columns: The columns of yes and no whose names are the labels, or `("all",)`; empty finds
+            them.
         separator: Between the labels of a cell; `none` takes a cell as one label; empty finds it.
     """
 
@@ -45,7 +45,7 @@ class TableOptions:
 
 
 class Table:
-    """A table's cells by column, and how to stop where its meaning is not certain."""
+    """A table's cells by column."""
 
     def __init__(self, path: Path, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
         self.path = path
@@ -68,11 +68,11 @@ class Table:
         return named([self.header[column] for column in columns])
 
     def is_distinct(self, column: int) -> bool:
-        """Whether hardly a cell of a column comes twice, as with names of files."""
+        """Whether hardly any cell of a column repeats, as with file names."""
         return len({*self.cells[column]}) >= _ALMOST * len(self.cells[column])
 
     def is_of_each_row(self, column: int) -> bool:
-        """Whether a column differs from row to row, as titles and numbers do: it is no label."""
+        """Whether a column differs from row to row, as titles and numbers do: not a label."""
         return len(self.cells[column]) >= _ENOUGH_ROWS and self.is_distinct(column)
 
 
@@ -86,7 +86,7 @@ def check_header(table: Table, label: int | None) -> None:
 
 
 def no_header(table: Table) -> DataError:
-    """What is said of a table whose first line is no header."""
+    """The error for a table whose first line is no header."""
     return DataError(
         f"{table.path} begins with {', '.join(table.header)[:120]!r}, which is an image and its "
         "label and no header; expected names of columns in the first line: put a line such as "
@@ -95,6 +95,6 @@ def no_header(table: Table) -> DataError:
 
 
 def named(names: Sequence[str]) -> str:
-    """Names as messages list them, the first few."""
+    """The first few names, for a message."""
     shown = ", ".join(repr(name[:40]) for name in names[:_MOST_NAMED])
     return shown + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
