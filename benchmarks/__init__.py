@@ -1,1 +1,1 @@
-"""Measurements, each run by `python -m benchmarks.NAME`; all compared in one run."""
+"""Measurements, each run by `python -m benchmarks.NAME`; comparisons are made within one run."""

@@ -1,13 +1,13 @@
-"""Many cameras on one server: does each get its share, how old are answers, and beside what.
+"""Many cameras on one server: whether each gets its share, and how old responses are.
 
-Each camera sends a portrait at its own pace, with a mask and without by turns, and reads its
-answers. The server is a process of its own, the cameras share another. Rows: the cameras alone,
-beside callers that explain without pause, with every change explained on the stream, and sending
-more than the server can do, where frames must be dropped and each camera should lose as many.
+Each camera sends a portrait at its own pace, alternating with and without a mask, and reads its
+responses. The server is one process, the cameras share another. Rows: the cameras alone; beside
+callers that explain without pause; with every change explained on the stream; and sending more than
+the server can do, so that each camera should lose equally many frames.
 
-The age of an answer is from sending the frame to having its answer. Jain's index of the frames
-classified is 1 where all cameras get the same and 1/n where one gets all. Each row begins after one
-explanation, for which the server loads what it needs.
+The age of a response counts from sending the frame. Jain's index of the classified frames is 1 if
+all cameras get the same number and 1/n if one gets all. Each row begins after one explanation, for
+which the server loads what it needs.
 
     python -m benchmarks.cameras [--cameras 50] [--fps 5] [--seconds 10] [--overload 6]
 """
@@ -47,13 +47,13 @@ from limelens.v1 import explanation_pb2, image_pb2
 _SIZE: Final = 224
 _MODEL: Final = "facemask"
 _TURN_S: Final = 3.0
-"""How long somebody stands at the door with a mask, and then without."""
+"""How long somebody stands at the door with a mask, then without."""
 _CLASSIFIED: Final = service_pb2.FRAME_STATUS_CLASSIFIED
 
 
 @dataclass
 class _Camera:
-    """What one camera saw of its stream."""
+    """What one camera counted on its stream."""
 
     num_sent: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ class _Camera:
 
 @dataclass(frozen=True)
 class _Load:
-    """What happens in one row of the table."""
+    """The load of one row of the table."""
 
     name: str
     fps: float

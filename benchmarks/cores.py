@@ -1,9 +1,9 @@
-"""What a server gets out of 4, 8 and 12 threads on 16 cores (as large a share of fewer), no GPU.
+"""What a server makes of 4, 8 and 12 threads on 16 cores (the same shares of fewer), without a GPU.
 
     python -m benchmarks.cores [--processes default,1,2,4] [--seconds 3] [--json FILE]
 
-MobileNetV3-small at 224 px, JPEG of 224 px, in each layout of processes; the floor is decoding and
-onnxruntime alone, in as many threads, before and after. It is the CPU half of `benchmarks.device`.
+MobileNetV3-small and JPEGs at 224 px, in each layout of processes. The floor is decoding and
+onnxruntime alone in as many threads, before and after. It is the CPU half of `benchmarks.device`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether a server that is told to stop answers what it began: SIGTERM under load, many times.
+"""Whether a stopping server answers the calls that it began: SIGTERM under load, many times.
 
-Each time a server is started in a process of its own and called without pause; then it gets
-SIGTERM. Calls that began before must all be answered, later ones answered or told UNAVAILABLE, and
-the exit code must be 0.
+Each time a server starts in its own process, is called without pause and gets SIGTERM. Calls that
+began before the signal must be answered; later ones must be answered or get UNAVAILABLE; the exit
+code must be 0.
 
     python -m benchmarks.drains [--drains 20] [--model MODEL.onnx] [--processes 2]
 """
@@ -31,15 +31,15 @@ _REFUSED = UnavailableError.__name__
 
 @dataclass(frozen=True)
 class Drain:
-    """One server's end.
+    """How one server stopped.
 
     Args:
-        under_way: Calls that had begun before the signal and were not answered by then.
-        later: Calls that began after it.
-        answered: How many calls were answered before.
-        exit_code: Of the server.
-        seconds: From the signal until it was gone.
-        errors: What it said on stderr.
+        under_way: Calls that began before the signal and were unanswered then.
+        later: Calls that began after the signal.
+        answered: How many calls were answered before the signal.
+        exit_code: The server's.
+        seconds: From the signal to the server's exit.
+        errors: The server's stderr.
     """
 
     under_way: list[Call]
@@ -51,7 +51,7 @@ class Drain:
 
     @property
     def failed(self) -> list[Call]:
-        """Calls that should have been answered and were not, or were refused in another way."""
+        """Calls that were lost: unanswered, or refused otherwise than by UNAVAILABLE."""
         lost = [one for one in self.later if one.error and not one.error.startswith(_REFUSED)]
         return [one for one in self.under_way if one.error] + lost
 
@@ -65,15 +65,15 @@ def drain_under_load(
     num_samples: int = 1000,
     processes: int = 1,
 ) -> Drain:
-    """Starts a server, calls it, tells it to stop.
+    """Starts a server, calls it and stops it.
 
     Args:
-        models: What it serves.
-        image: What is asked about.
-        callers: How many classify.
-        images_each: In one call of theirs.
-        num_samples: Of each explanation.
-        processes: That serve.
+        models: The model repository.
+        image: The image of every call.
+        callers: Number of callers that classify.
+        images_each: Images in each of their calls.
+        num_samples: Samples of each explanation.
+        processes: Processes of the server.
     """
     options = ("--reload", "off", "--grace-s", "60", "--processes", f"{processes}")
     with ServerProcess(models, *options) as server:
@@ -103,7 +103,7 @@ def drain_under_load(
 
 
 def main() -> None:
-    """Measures and prints one line for all; exit code 1 where a call was lost."""
+    """Measures and prints a summary; exit code 1 if a call was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=default_models() / "facemask/1/model.onnx")
     parser.add_argument("--drains", type=int, default=20)

@@ -1,6 +1,6 @@
 """What explaining a folder gains over explaining its images one by one.
 
-Both in turns in one run, on the same session: one by one as `limelens explain IMAGE` does it in
+Both alternate in one run, on the same session: one by one as `limelens explain IMAGE` does it in
 a loop, and as `limelens explain FOLDER` does it, where one image is read, classified and cut
 while another has the model.
 

@@ -1,4 +1,4 @@
-"""How much memory an explanation takes, by the number of samples, beside what lime takes.
+"""How much memory an explanation takes, by the number of samples, compared with lime.
 
 Each figure is the growth of the largest resident set from before the explanation, in a process
 of its own that has explained with few samples before.

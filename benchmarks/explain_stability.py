@@ -55,7 +55,7 @@ class _Predict:
 
 
 class _Recording(lime_base.LimeBase):  # type: ignore[misc]
-    """lime's regression, which keeps what it was given."""
+    """lime's regression, which records its input."""
 
     given: tuple[Any, ...] = ()
 

@@ -1,7 +1,7 @@
 """The model that servers are compared with: MobileNetV3-small at 224 px, as small services use.
 
-It is trained for one pass on drawn faces and exported, by the public commands: how fast a network
-runs does not depend on what it learnt. Made once, under build/, which takes half a minute.
+The public commands train it for one epoch on drawn faces and export it, because a network's speed
+does not depend on what it learnt. It is made once, under build/, in half a minute.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAME: Final = "mobilenet"
 
 
 def made() -> Path:
-    """The folder of models that holds it alone, and nothing else."""
+    """A model repository with this model only."""
     if not (MODELS / _NAME / "1" / "model.onnx").exists():
         data, run = MODELS.parent / "data", MODELS.parent / "run"
         for line in (
@@ -30,5 +30,5 @@ def made() -> Path:
 
 
 def model_file(models: Path) -> Path:
-    """The one model of a folder."""
+    """The model file of a repository with one model."""
     return next(iter(sorted(models.glob("*/*/model.onnx"))))

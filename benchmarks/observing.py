@@ -1,10 +1,10 @@
-"""What it costs a server to be watched: CPU per image with metrics or traces, over that without.
+"""What metrics and traces cost: a server's CPU per image with them, relative to without.
 
-Four servers are asked in turns for the same image by the same callers: one that nobody watches,
-another of the kind, by which one sees what chance does, one with metrics, which are read every few
-rounds, and one that sends a trace of every call to a receiver here. Beside that stands the CPU of
-the counting and of one reading alone, measured by doing nothing else: on a shared machine the
-ratios waver by a few percent, these do not.
+The same callers ask four servers in turn to classify the same image: one without metrics and
+traces, a second one like it (to see the effect of chance), one with metrics that are read every few
+rounds, and one that sends a trace of every call to a receiver here. The CPU of counting alone, and
+of one read alone, is measured separately, because the ratios vary by a few percent on a shared
+machine.
 
     python -m benchmarks.observing [--rounds 40] [--images 200] [--callers 8]
 """
@@ -70,7 +70,7 @@ class _Server:
 
 
 class _Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """An OpenTelemetry collector that forgets."""
+    """An OpenTelemetry collector that discards everything."""
 
     def Export(self, _request: Any, _context: Any) -> Any:  # the contract's name
         return trace_service_pb2.ExportTraceServiceResponse()
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def _counting_s(times: int = 20_000) -> float:
-    """CPU of all that is told of one call with one image, beyond telling it to nobody."""
+    """CPU of counting one call with one image: with metrics, less without."""
     repository = Repository(default_models(), "cpu", num_threads=1)
     metrics = Metrics(repository)
     served = repository.served[0]
@@ -195,7 +195,7 @@ def _counting_s(times: int = 20_000) -> float:
     answered = Answered(served, [outcome], [decide(probabilities, served.bundle.metadata)], 0.0)
     call = Call("limelens.v1.ClassifierService", "Classify", "a", 0.0, seconds=0.004)
 
-    def told(observer: Observer) -> float:
+    def reporting_s(observer: Observer) -> float:
         began = time.process_time()
         for _ in range(times):
             observer.call_began(call, ())
@@ -204,7 +204,9 @@ def _counting_s(times: int = 20_000) -> float:
             observer.call_ended(call, "OK")
         return (time.process_time() - began) / times
 
-    return min(told(metrics) for _ in range(5)) - min(told(Observer()) for _ in range(5))
+    return min(reporting_s(metrics) for _ in range(5)) - min(
+        reporting_s(Observer()) for _ in range(5)
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Trains every set with its committed settings and writes docs/results.md.
 
-A set's rows are finished one at a time and kept (docs/results/SET.json, with the run's
-metrics.csv and curves.png beside it); a finished set is left alone unless `--again` is given.
-Epoch, temperature and thresholds are chosen on images taken from train; the split in the table
-is read once, at the end. Hours on two cores:
+Each finished set is kept in docs/results/SET.json, with the run's metrics.csv and curves.png beside
+it, and is skipped later unless `--again` is given. Epoch, temperature and thresholds are chosen on
+images taken from train; the split in the table is read once, at the end. It takes hours on two
+cores:
 
     LIMELENS_DATA=… python -m benchmarks.results [--set wine] [--again]
 """
@@ -39,9 +39,9 @@ class Stage:
 
     Args:
         config: Stem of a file in configs/.
-        scenes: Train on drawn scenes beside the set's own images: None for the images alone,
-            else whether segments are hidden in some of them.
-        of: The set that is trained on, where it is another; its run is taken where it is there.
+        scenes: Whether to hide segments in some of the drawn scenes that are added to the set's
+            images; None adds no scenes.
+        of: Another set to train on; its run is reused if it exists.
     """
 
     config: str
@@ -51,14 +51,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Set:
-    """A set of images and what its article says.
+    """A set of images and the result that its article reports.
 
     Args:
-        stages: The runs; the last one is measured.
-        split: What is measured; None takes what training held back.
-        article: The article's figure.
-        table: The table's file in the set's folder, if it is one.
-        remark: What a reader must know of the row.
+        stages: The training runs; the last one is measured.
+        split: The split to measure; None is the split that training held back.
+        article: The article's result.
+        table: File of the set's table, if the set is a table.
+        remark: What a reader must know about the row.
     """
 
     stages: tuple[Stage, ...]
@@ -105,10 +105,10 @@ SETS: Final = {
 
 
 def main() -> None:
-    """Does what is missing and writes the table."""
+    """Trains the missing sets and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--set", choices=SETS, help="only this one")
-    parser.add_argument("--again", action="store_true", help="also what is finished")
+    parser.add_argument("--set", choices=SETS, help="train only this set")
+    parser.add_argument("--again", action="store_true", help="also train finished sets")
     arguments = parser.parse_args()
     folder = os.environ.get("LIMELENS_DATA")
     if not folder:
@@ -116,7 +116,7 @@ def main() -> None:
     for name in [arguments.set] if arguments.set else SETS:
         path = ROWS / f"{name}.json"
         if path.exists() and not arguments.again:
-            print(f"{name} is finished: {path}; --again does it once more", file=sys.stderr)
+            print(f"{name} is finished: {path}; --again trains it again", file=sys.stderr)
             continue
         row = measure(name, SETS[name], Path(folder) / name, arguments.again)
         ROWS.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
-    """Trains a set's stages, as far as their runs are not there, and reads its split once."""
+    """Trains a set's missing stages and reads its split once."""
     run = RUNS / name
     seconds, epochs = 0.0, 0
     for stage in task.stages:

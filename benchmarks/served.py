@@ -1,4 +1,4 @@
-"""A server as `limelens serve` runs it that also tells, when it ends, what its engine did.
+"""Runs a server like `limelens serve`, and prints at its end what its engine did.
 
     python -m benchmarks.served MODELS [--max-queue 1000]
 
@@ -30,15 +30,15 @@ def main() -> None:
 
 
 async def _serve(models: Path, max_queue: int) -> None:
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     settings = ServiceSettings(max_queue=max_queue)
     config = ServerConfig(models, listen="127.0.0.1:0", device="cpu", service=settings)
     repository = Repository(models, "cpu")
     server = Server(config, repository)
     await server.start()
     print(ready_line(server.address, repository), flush=True)
-    await told.wait()
+    await stopping.wait()
     engine = server.service.engine(repository.served[0].bundle)
     print(json.dumps(asdict(engine.counts)), flush=True)
     await server.stop()

@@ -1,4 +1,4 @@
-"""What serving costs beside decoding and the model alone, and whether latency holds under load.
+"""What serving costs beyond decoding and the model alone, and whether latency holds under load.
 
 Everything of one row is measured in turns in one run, and the median over rounds is taken: on a
 shared machine ratios can be trusted, milliseconds cannot. The floor is Pillow and onnxruntime in
@@ -46,7 +46,7 @@ _SETTLING: Final = 2_000
 
 @dataclass(frozen=True)
 class Row:
-    """One figure beside what is required and what is wanted; empty where nothing is."""
+    """One metric with its required and wanted values; empty if there are none."""
 
     what: str
     required: str
@@ -100,7 +100,7 @@ def _server(models: Path) -> Iterator[ServerProcess]:
 
 
 def start(setting: _Setting) -> list[Row]:
-    """How soon a server with the shipped model answers, and what it holds by then and later."""
+    """How soon a server with the shipped model answers, and its memory then and later."""
     starts, sizes, later = [], [], []
     for _ in range(setting.rounds):
         with _server(packaged_models()) as server:
@@ -118,7 +118,7 @@ def start(setting: _Setting) -> list[Row]:
 
 
 def cost(setting: _Setting) -> list[Row]:
-    """CPU and throughput beside the floor's."""
+    """CPU and throughput relative to the floor."""
     cpu: dict[int, list[float]] = {callers: [] for callers in _CALLERS}
     own_cpu: dict[int, list[float]] = {callers: [] for callers in _CALLERS}
     throughput: dict[int, list[float]] = {callers: [] for callers in _CALLERS}
@@ -158,7 +158,7 @@ def cost(setting: _Setting) -> list[Row]:
 
 
 def explain(setting: _Setting) -> list[Row]:
-    """Latency of few calls and cameras, alone and beside explanations without pause."""
+    """Latency of a few calls and cameras, alone and beside explanations without pause."""
     idle: list[float] = []
     busy: list[float] = []
     ratios: list[float] = []

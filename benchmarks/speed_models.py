@@ -1,7 +1,7 @@
 """The models that explanations are timed on: the shipped one, and two well-known networks.
 
-The two go the whole way, trained for one epoch on a handful of drawn faces and exported: speed
-does not depend on what the weights have learned, only on their being neither zero nor denormal.
+Both are trained for one epoch on a handful of drawn faces and exported: speed depends on weights
+only if they are zero or denormal.
 They are made once and kept under `build/`. Knows training and export. Does not know explanations.
 """
 

@@ -19,7 +19,7 @@ from limelens.serve.bundle import Bundle
 
 _CAPTUM_BATCH = 32
 Explains = Callable[[int], int | None]
-"""Explains with that many samples; returns the number of segments where it can be known."""
+"""Explains with this many samples; returns the number of segments if it is known."""
 
 
 def peers(

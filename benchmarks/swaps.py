@@ -41,7 +41,7 @@ class SwapsRun:
         swaps: Versions that took over.
         calls: Every call from the first swap on.
         calm: Calls before it.
-        seconds: From publishing a version until it answered, one for each swap.
+        seconds: From publishing a version to its first answers, one for each swap.
         pss_bytes: Of the server, before the first swap and after each.
     """
 
@@ -53,12 +53,12 @@ class SwapsRun:
 
     @property
     def failed(self) -> list[Call]:
-        """Calls that got no answer."""
+        """Calls that failed."""
         return [one for one in [*self.calm, *self.calls] if one.error]
 
 
 def publish(models: Path, bundle: Path, version: int) -> None:
-    """Puts a version into a repository as `limelens export` does: written beside, then renamed."""
+    """Publishes a version as `limelens export` does: writes it beside, then renames it."""
     beside = models / _NAME / f".{version}"
     beside.mkdir(parents=True)
     shutil.copyfile(bundle, beside / "model.onnx")
@@ -79,7 +79,7 @@ def swap_under_load(
 
     Args:
         bundle: The file; every version is a copy.
-        image: What is asked about.
+        image: The image of every call.
         swaps: How often.
         callers: How many classify.
         num_samples: Of each explanation.

@@ -72,13 +72,13 @@ class ServerProcess:
         return at
 
     def end(self) -> tuple[int, str]:
-        """Waits until it is gone: its exit code and what it said on stderr."""
+        """Waits for its exit; returns the exit code and its stderr."""
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
     @property
     def workers(self) -> tuple[int, ...]:
-        """Ids of the processes that it started for `--processes`; none where it serves alone."""
+        """Ids of its worker processes (`--processes`); empty without workers."""
         pid = self.process.pid
         return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
@@ -89,7 +89,7 @@ class ServerProcess:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             found = [line for line in rollup.splitlines() if line.startswith("Pss:")]
             if not found:
-                raise LimelensError("the kernel tells no PSS")
+                raise LimelensError("the kernel reports no PSS")
             total += int(found[0].split()[1]) * 1024
         return total
 
@@ -102,7 +102,7 @@ class Call:
         kind: `classify`, `explain` or `frame`.
         began: By `time.monotonic`.
         ended: The same.
-        version: Who answered; 0 where nobody did.
+        version: The version that answered; 0 if none did.
         error: What went wrong; empty where nothing did.
     """
 
@@ -153,7 +153,7 @@ class Traffic:
 
     @property
     def calls(self) -> list[Call]:
-        """All that ended so far, in the order in which they did."""
+        """All calls that ended so far, in that order."""
         return list(self._calls)
 
     def __enter__(self) -> Self:
@@ -176,7 +176,7 @@ class Traffic:
             thread.join(_TIMEOUT_S)
 
     def wait_for(self, version: int, kinds: set[str], timeout_s: float = 60.0) -> float:
-        """Waits until a version answered calls of all the kinds; how long, in seconds.
+        """Waits until a version answered calls of all the kinds; returns the seconds it took.
 
         Raises:
             LimelensError: It did not come to that.
@@ -253,6 +253,6 @@ class Traffic:
 
 
 def percentile_ms(calls: list[Call], kind: str, share: float) -> float:
-    """A percentile of how long answered calls of a kind took, in milliseconds."""
+    """A percentile of the latency of answered calls of a kind, in milliseconds."""
     spent = [1000 * (one.ended - one.began) for one in calls if one.kind == kind and not one.error]
     return float(np.percentile(spent, 100 * share)) if spent else float("nan")

@@ -96,11 +96,11 @@ def _made(network: str) -> onnx.ModelProto:
     images = torch.from_numpy(smooth_images(_FITTED_ON, SIDE, SIDE)).permute(0, 3, 1, 2)
     for module in classifier.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean of what it sees
+            module.momentum = None  # a plain mean over all batches
     with torch.inference_mode():
         classifier.train()(images)
         logits = classifier.eval()(images)
-        # Nor may all images look alike to it.
+        # Its outputs must differ between images.
         difference = logits[:, 0] - logits[:, 1]
         scale = _SPREAD / float(difference.std())
         classifier.head.weight *= scale

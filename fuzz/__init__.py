@@ -1,1 +1,1 @@
-"""What random input is made of, and the fuzzer of the image reader. Tests, not product code."""
+"""Random input for tests, and the fuzzer of the image reader. Not product code."""

@@ -1,6 +1,6 @@
-"""Calls a server with any bytes, and judges what comes back.
+"""Calls a server with arbitrary bytes and checks what comes back.
 
-It knows gRPC and google.rpc's details, and of the contract only its messages' descriptors.
+It knows gRPC and google.rpc's details, but of the contract only the messages' descriptors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 TIMEOUT_S: Final = 60.0
-"""Nothing that is sent here takes a hundredth of it, but a machine may be busy."""
+"""No request here takes a hundredth of it, but a machine may be busy."""
 _STEP: Final = re.compile(r"(\w+)(?:\[[^\]]*\])?\Z")
 _OPTIONS: Final = [
     ("grpc.enable_retries", 0),
@@ -36,9 +36,9 @@ class Outcome:
     Args:
         code: Name of the status, such as `OK`.
         message: The status' text.
-        reason: By which the server's clients know the error; empty where it gave none.
-        fields: Of the request, which the server says are wrong.
-        replies: What was answered before the end.
+        reason: The reason in ErrorInfo; empty without one.
+        fields: Paths of the request's fields that the server calls wrong.
+        replies: Responses before the end.
     """
 
     code: str
@@ -71,16 +71,16 @@ class Caller:
         self._channel.close()
 
     def is_serving(self) -> bool:
-        """What the server says of its health."""
+        """Whether the server reports that it is serving."""
         reply = self._health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     def call(self, method: MethodDescriptor, sent: Sequence[bytes]) -> Outcome:
-        """Calls a method with messages that need not be any.
+        """Calls a method with bytes that need not be a valid message.
 
         Args:
             method: Of the contract.
-            sent: One message; for methods that take a stream any number.
+            sent: One message, or any number for a method that takes a stream.
         """
         path = f"/{method.containing_service.full_name}/{method.name}"
         kind: Any = method.output_type
@@ -105,7 +105,7 @@ class Caller:
 
 
 def can_be_parsed(kind: Any, data: bytes) -> bool:
-    """Whether bytes are a message at all."""
+    """Whether bytes can be parsed as a message."""
     try:
         kind.FromString(data)
     except DecodeError:
@@ -128,15 +128,15 @@ def names_a_field(kind: Descriptor, path: str) -> bool:
 
 
 def is_finite(message: Message) -> bool:
-    """Whether every number in a message, at any depth, is one."""
+    """Whether every number in a message, at any depth, is finite."""
     for field, value in message.ListFields():
         values = value if field.is_repeated else [value]
-        judge: Any = None
+        check: Any = None
         if field.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
-            judge = math.isfinite
+            check = math.isfinite
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
-            judge = is_finite
-        if judge is not None and not all(map(judge, values)):
+            check = is_finite
+        if check is not None and not all(map(check, values)):
             return False
     return True
 

@@ -1,6 +1,6 @@
-"""Images that ask much of a decoder for few bytes: every trick of every format that is read.
+"""Images that cost a decoder much for few bytes: every trick of every supported format.
 
-They are where the search for costly images begins. It knows the layout of the formats.
+The search for costly images starts from them. This module knows the layout of the formats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 Make = Callable[[random.Random], bytes]
 _SIDES: Final = (1, 2, 7, 64, 224, 300, 720, 1280, 2000, 4000, 7000, 16_383, 65_535)
 _MOST_PIXELS: Final = 12_000_000
-"""Of images that are made by encoding: larger ones take the fuzzer's time, not the reader's."""
+"""Largest image made by encoding: a larger one would take the fuzzer's time, not the reader's."""
 
 
 def size(rng: random.Random, most: int = 60_000_000) -> tuple[int, int]:
@@ -42,7 +42,7 @@ def _saved(rng: random.Random, kind: str, mode: str = "RGB", **options: Any) -> 
     width, height = size(rng, _MOST_PIXELS)
     width, height = min(width, 16_000), min(height, 16_000)
     image = Image.new(mode, (width, height), rng.randrange(200))
-    if rng.random() < 0.5:  # with something in it
+    if rng.random() < 0.5:  # not a plain colour
         noise = Image.frombytes("L", (64, 64), rng.randbytes(4096)).convert(mode)
         image.paste(noise.resize((min(width, 640), min(height, 640))))
     file = io.BytesIO()
@@ -51,7 +51,7 @@ def _saved(rng: random.Random, kind: str, mode: str = "RGB", **options: Any) -> 
 
 
 def empty_scans(rng: random.Random) -> bytes:
-    """A grey progressive JPEG whose scans say nothing of any block."""
+    """A grey progressive JPEG whose scans are empty."""
     width, height = size(rng)
     num_scans = rng.choice((1, 5, 20, 60, 99, 101, 1000))
     blocks = -(-width // 8) * -(-height // 8)
@@ -101,7 +101,7 @@ def _frame(data: bytearray) -> int:
 
 
 def flooded_jpeg(rng: random.Random) -> bytes:
-    """A JPEG behind many segments that say nothing."""
+    """A JPEG behind many meaningless segments."""
     count = rng.choice((10, 900, 5000, 100_000))
     body = rng.choice(
         (b"", b"x", b"Exif\0\0" + exif(rng)[:60_000], b"http://ns.adobe.com/xap/1.0/\0")
@@ -123,7 +123,7 @@ def exif(rng: random.Random) -> bytes:
 
 
 def png(rng: random.Random) -> bytes:
-    """A PNG of any size, depth and filter, of which little or all is there."""
+    """A PNG of any size, depth and filter, complete or cut short."""
     width, height = size(rng)
     depth, colour = rng.choice(
         ((1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 3), (8, 4), (8, 6), (16, 6))
@@ -165,7 +165,7 @@ def _png_flood(rng: random.Random) -> list[bytes]:
 
 
 def gif(rng: random.Random) -> bytes:
-    """A GIF of many blocks, whose codes say little or clear the table again and again."""
+    """A GIF of many blocks, whose codes produce little or clear the table repeatedly."""
     width, height = size(rng)
     width, height = min(width, 65_535), min(height, 65_535)
     flood = rng.choice(
@@ -218,7 +218,7 @@ def webp(rng: random.Random) -> bytes:
 
 
 def _animated(still: bytes, num_frames: int) -> bytes:
-    """The chunks of an animation, all of whose frames are one image."""
+    """The chunks of an animation whose frames are all one image."""
     image = Image.open(io.BytesIO(b"RIFF" + struct.pack("<I", len(still) + 4) + b"WEBP" + still))
     edges = struct.pack("<I", image.width - 1)[:3] + struct.pack("<I", image.height - 1)[:3]
     at = still.find(b"VP8L") if b"VP8L" in still[:64] else still.find(b"VP8 ")
@@ -230,7 +230,7 @@ def _animated(still: bytes, num_frames: int) -> bytes:
 
 
 def bmp(rng: random.Random) -> bytes:
-    """A BMP of runs that skip, pad and say nothing, or of a size whose pixels are not there."""
+    """A BMP of runs that skip, pad and produce nothing, or whose pixels are missing."""
     width, height = size(rng)
     compression = rng.choice((0, 1, 2))
     bits = {0: rng.choice((1, 8, 24, 32)), 1: 8, 2: 4}[compression]

@@ -1,6 +1,6 @@
-"""Small images made by code: every format that is read, every mode and orientation, and damage.
+"""Small images made by code: every supported format, mode and orientation, and damaged files.
 
-They are where fuzzing begins. It knows Pillow and the layout of PNG files.
+Fuzzing starts from them. This module knows Pillow and the layout of PNG files.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _TRANSPARENT: Final = 77
 
 
 def good_images() -> dict[str, bytes]:
-    """Files that must be read, by what is special about them."""
+    """Files that must be readable, named by what is special about them."""
     return {**_modes(), **_formats(), **_orientations(), **_odd_chunks()}
 
 
 def bad_images() -> dict[str, bytes]:
-    """Files that are cut short, or that are no image."""
+    """Files that are cut short or not an image."""
     found: dict[str, bytes] = {}
     whole = _formats()
     for name in ("plain.jpg", "plain.png", "plain.webp", "plain.bmp", "plain.gif"):
@@ -44,16 +44,16 @@ def bad_images() -> dict[str, bytes]:
 
 
 def png_file(header: bytes, pixels: bytes) -> bytes:
-    """A PNG of a header and compressed pixels, whatever they say."""
+    """A PNG of the given header and compressed pixels, valid or not."""
     chunks = (b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")
     return _PNG_START + b"".join(_chunk(kind, body) for kind, body in chunks)
 
 
 def with_checksums(data: bytes) -> bytes:
-    """The bytes of a PNG with the checksum of each chunk made right; anything else as it is.
+    """Repairs the checksum of each chunk of a PNG; returns other bytes unchanged.
 
-    Without this almost every change to a PNG would be found out by its checksums, and nothing
-    behind them would ever be tried.
+    Otherwise checksums would catch almost every change to a PNG, and later code would never be
+    exercised.
     """
     if not data.startswith(_PNG_START):
         return data

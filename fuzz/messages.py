@@ -1,7 +1,7 @@
-"""Protobuf messages at random, made from their descriptors: usable ones, spoilt ones, broken bytes.
+"""Random protobuf messages, made from their descriptors: usable ones, spoilt ones, broken bytes.
 
-It knows protobuf and Hypothesis. What a usable value of a field is, a table says; it knows none of
-the contract's messages itself.
+It knows protobuf and Hypothesis, but none of the contract's messages: a table gives the usable
+values of fields.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ _TEXTS: Final = (
 
 
 class Usable:
-    """What somebody who knows the contract puts into its fields.
+    """Values that a caller who knows the contract puts into its fields.
 
     Args:
-        values: By a field's or a message's full name, None for unset. A field that is not named
-            stays unset, or is a usable message.
+        values: Values by a field's or message's full name; None means unset. A field that is not
+            named stays unset, or is a usable message.
     """
 
     def __init__(self, values: Mapping[str, st.SearchStrategy[Any]]) -> None:
         self.values = values
 
     def __repr__(self) -> str:
-        return "usable values"  # all of them would hide what failed
+        return "usable values"  # listing all of them would hide what failed
 
 
 def choice(values: Sequence[_T]) -> st.SearchStrategy[_T]:
-    """One of some values, which may be large: a failure names them by their number."""
+    """One of some values, which may be large, so a failure names it by its number."""
     return st.integers(0, len(values) - 1).map(lambda number: values[number])
 
 
 def messages(kind: type[_M], usable: Usable) -> st.SearchStrategy[_M]:
-    """Messages as somebody might send them who knows the contract."""
+    """Messages that a caller who knows the contract might send."""
     return _messages(kind, usable)
 
 
 @st.composite
 def spoilt(draw: st.DrawFn, kind: type[_M], usable: Usable) -> _M:
-    """The same with up to three fields, at any depth, cleared or set to anything at all."""
+    """Usable messages with up to three fields, at any depth, cleared or set to any value."""
     message = draw(_messages(kind, usable))
     for _ in range(draw(st.integers(0, _MOST_SPOILT))):
         _spoil(draw, message, usable)
@@ -73,7 +73,7 @@ def spoilt(draw: st.DrawFn, kind: type[_M], usable: Usable) -> _M:
 
 @st.composite
 def broken(draw: st.DrawFn, kind: type[_M], usable: Usable) -> bytes:
-    """Bytes of a message with some changed, left out, put in, said twice, or of two messages."""
+    """Bytes of a message with some changed, removed, inserted or repeated, or of two messages."""
     data = bytearray(draw(_messages(kind, usable)).SerializeToString())
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
@@ -95,7 +95,7 @@ def broken(draw: st.DrawFn, kind: type[_M], usable: Usable) -> bytes:
 
 
 def anything(field: Any) -> st.SearchStrategy[Any]:
-    """Values that a field which is no message can hold on the wire, the odd ones first of all."""
+    """Values that a scalar field can hold on the wire, odd ones first."""
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         known = [value.number for value in field.enum_type.values]
@@ -120,7 +120,7 @@ def _messages(draw: st.DrawFn, kind: type[_M], usable: Usable) -> _M:
     named = usable.values.get(kind.DESCRIPTOR.full_name)
     if named is not None:
         copy = kind()
-        copy.CopyFrom(draw(named))  # what was drawn may be drawn again, and is not to be spoilt
+        copy.CopyFrom(draw(named))  # it may be drawn again, so it must not be spoilt
         return copy
     message = kind()
     for field in _fields(message):
@@ -136,7 +136,7 @@ def _usable_value(draw: st.DrawFn, field: Any, usable: Usable) -> Any:
         return draw(named)
     if field.message_type is None:
         return None
-    # A map holds what is usable there only where the table says so.
+    # A map gets usable values only from the table.
     if field.message_type.GetOptions().map_entry or not draw(st.booleans()):
         return None
     inner = _message(draw, field, usable)
@@ -158,7 +158,7 @@ def _spoil(draw: st.DrawFn, message: Message, usable: Usable) -> None:
             message.ClearField(field.name)
         elif _is_repeated(field):
             _set(message, field, draw(st.lists(anything(field), max_size=4)))
-            if draw(st.booleans()):  # over any limit on their number, but not on bytes
+            if draw(st.booleans()):  # above every limit on their number, but not on bytes
                 found = getattr(message, field.name)
                 found.extend(list(found[:1]) * (2000 if _is_short(found[:1]) else 20))
         else:

@@ -1,7 +1,7 @@
 """All figures of one machine: what its GPU and its cores do with limelens, by what they can do.
 
-Every figure stands beside its floor, measured in the same run: onnxruntime alone on the same
-device. Parts that fail are told and the others go on. Without a GPU only the CPU half is done.
+Each metric is compared with its floor in the same run: onnxruntime alone on the same device. A part
+that fails is reported and the others continue. Without a GPU only the CPU half runs.
 
     python -m benchmarks.device [--only sizes explain …] [--processes 1,4,8] [--seconds 3]
         [--json FILE] [--device cuda] [--limit 460]
@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--processes",
         type=_numbers,
         metavar="N,…",
-        help="layouts of servers to compare; default is what the server does by itself",
+        help="layouts of servers to compare; `default` is the server's own choice",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go too")
     parser.add_argument(
@@ -91,7 +91,7 @@ def run(
         report,
         began + arguments.limit,
     )
-    report.note("making the networks, where they are not there yet …")
+    report.note("making missing networks …")
     with report.surviving("making the networks"):
         models()
     for name in () if report.failures else only:

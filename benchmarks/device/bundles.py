@@ -123,7 +123,7 @@ def random_sizes(model: Path, device: Device, seconds: float) -> Sizes:
 
 
 def explanations(setting: Setting) -> None:
-    """What an explanation takes, by what the model alone takes for as many images."""
+    """An explanation's time relative to the model's alone for as many images."""
     for name, model in models().items():
         with setting.report.surviving(f"explain, {name}"):
             _explanations_of(setting, name, model)
@@ -182,11 +182,11 @@ def _explanations_of(setting: Setting, name: str, model: Path) -> None:
 
 @dataclass(frozen=True)
 class Explained:
-    """Explanations in turns with their floor; medians.
+    """Explanations alternating with their floor; medians.
 
     Args:
         provider: That they ran on.
-        total_ms: From the call to the answer.
+        total_ms: The whole call.
         segment_ms: Of that, cutting.
         predict_ms: Of that, making images and the model.
         fit_ms: Of that, the surrogate.
@@ -229,7 +229,7 @@ def portrait(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def explained(model: Path, device: Device, seconds: float) -> Explained:
-    """Explains one image again and again, in turns with the floor."""
+    """Explains one image repeatedly, alternating with the floor."""
     from limelens.explain import explain
     from limelens.serve import load_bundle
 

@@ -1,4 +1,4 @@
-"""What the driver tells of the GPU; needs nothing but `nvidia-smi`."""
+"""What the driver reports about the GPU; needs only `nvidia-smi`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 
 def gpu_memory_mb() -> float | None:
-    """Memory in use on the first GPU, in MiB; None where nobody tells."""
+    """Memory in use on the first GPU, in MiB; None if unknown."""
     try:
         found = subprocess.run(
             ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
@@ -21,7 +21,7 @@ def gpu_memory_mb() -> float | None:
 
 
 def gpu_name() -> str:
-    """Of all of them, a line each; empty where nobody tells."""
+    """A line for each GPU; empty if unknown."""
     try:
         return subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],

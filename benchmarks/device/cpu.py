@@ -1,4 +1,4 @@
-"""The CPU half: what a server gets out of so many threads, by what they can do.
+"""The CPU half: a server's throughput by threads, relative to what the threads can do.
 
 The floor is decoding and onnxruntime in as many threads, before and after. Neither is held to
 cores of its own: what speaks gRPC, and the callers, use those that are left.

@@ -1,4 +1,4 @@
-"""Work in a process of its own, on cores of choice: what it loads and breaks stays there."""
+"""Runs work in its own process, on chosen cores, so that what it loads or breaks stays there."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def isolated(
 
     Args:
         timeout_s: For how long it may work.
-        work: A function of a module; what it takes and gives can be pickled.
+        work: A function of a module; its arguments and result can be pickled.
         arguments: Its arguments.
         named: Its arguments by name.
 
     Raises:
-        LimelensError: It raised, ended without a word, or took too long.
+        LimelensError: The work raised, its process died, or it took too long.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -41,7 +41,7 @@ def isolated(
     except EOFError:
         process.join()
         raise LimelensError(
-            f"the process of {work.__name__} ended without a word (exit {process.exitcode})"
+            f"the process of {work.__name__} died (exit {process.exitcode})"
         ) from None
     finally:
         ours.close()

@@ -1,4 +1,4 @@
-"""What was measured, beside what is required: printed as it comes, as one table, and as JSON.
+"""Measurements and requirements: printed one by one, as a table, and as JSON.
 
 It knows numbers and their bounds, and nothing of how they were measured.
 """
@@ -28,9 +28,9 @@ class Row:
         what: Its name.
         measured: The figure itself; None where only a ratio makes sense.
         unit: Of what was measured and of the floor.
-        floor: What the machine does without limelens, in the same run; None where there is none.
-        ratio: What was measured by the floor, or another ratio that the name tells.
-        required: The bound that must be met; None where there is none.
+        floor: The same without limelens, in the same run; None if there is none.
+        ratio: The value divided by the floor, or another ratio that the name gives.
+        required: The bound that must be met; None if there is none.
         wanted: The bound that would be better still.
         judged: What the bounds are of.
         more_is_better: Whether a bound is met from above.
@@ -90,7 +90,7 @@ class Report:
     began: float = field(default_factory=time.monotonic)
 
     def note(self, text: str) -> None:
-        """Prints what is no figure."""
+        """Prints a note."""
         print(f"[{time.monotonic() - self.began:5.0f} s] {text}", flush=True)
 
     def add(self, row: Row) -> None:
@@ -109,7 +109,7 @@ class Report:
 
     @contextmanager
     def surviving(self, part: str) -> Iterator[None]:
-        """What fails in it is told and kept, and does not reach the caller.
+        """Reports and keeps errors of the block instead of raising them.
 
         Args:
             part: Its name.
@@ -155,7 +155,7 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one; fails where there is none."""
+    """The median; fails without values."""
     import statistics
 
     return float(statistics.median(values))

@@ -92,7 +92,7 @@ def _classify_in(setting: Setting, layout: Layout, model: Path, rate: float) -> 
 
 
 def networks(setting: Setting) -> None:
-    """The networks at 224 px behind a server; with TF32 too, where it has an option for that."""
+    """The networks at 224 px behind a server, with and without TF32."""
     for name, model in list(models().items())[1:]:
         with setting.report.surviving(f"server, {name}"):
             _network(setting, name, model)
@@ -247,7 +247,7 @@ def _in_one_request(
 
 
 def _beside(setting: Setting, server: ServerProcess, layout: Layout) -> None:
-    """Latency of few calls and cameras, alone and beside explanations without pause."""
+    """Latency of a few calls and cameras, alone and beside explanations without pause."""
     sent = [draw_image(_SIDE, _SIDE, seed) for seed in range(8)]
     load = {
         "rate": 200.0 if setting.device == "cuda" else 50.0,
@@ -308,7 +308,7 @@ def _mixed(
     before_mb: float | None,
     started_mb: float | None,
 ) -> None:
-    """Everything at once: memory stays, and one seed gives one answer whatever else runs."""
+    """Everything at once: memory stays, and one seed gives one explanation whatever else runs."""
     rule = read_metadata(model).resize
     image = jpeg(portrait(rule.height, rule.width))
     _explain(setting, server, layout, "shipped", model)

@@ -1,6 +1,6 @@
-"""What all parts are told: the device, for how long, which layouts of processes; and servers.
+"""The settings of all parts: device, durations, layouts of processes; and their servers.
 
-It knows the command line of `limelens serve`, of which an option may not be there yet.
+It knows the command line of `limelens serve`; older versions may lack an option.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all parts are told.
+    """The settings of all parts.
 
     Args:
         device: Where models run.
@@ -75,7 +75,7 @@ class Setting:
         return max(1.0, self.deadline - time.monotonic())
 
     def check_time(self) -> None:
-        """Fails when there is no time for another measurement.
+        """Fails if there is no time for another measurement.
 
         Raises:
             LimelensError: It is so.
@@ -155,8 +155,8 @@ def known_layouts(wanted: Sequence[int | None], report: Report) -> tuple[Layout,
     """The layouts that this limelens can do; says which it cannot.
 
     Args:
-        wanted: Numbers of processes; None is what the server does by itself.
-        report: Is told.
+        wanted: Numbers of processes; None is the server's own choice.
+        report: Gets notes.
     """
     found: list[Layout] = []
     for processes in wanted:

@@ -9,8 +9,8 @@ front processes, whose threads decode them to the shipped model's size.
     independent  each front has sessions of its own
     engine       one more process has the sessions; images reach it through shared memory
 
-Each caller waits for its answer before it sends again, and calls half a second before a measurement
-begins. All answers are compared with those of a plain session on the CPU. It needs Linux and
+Each caller waits for its result before it sends again, and starts half a second before a
+measurement. All results are compared with those of a plain session on the CPU. It needs Linux and
 x86-64, no installed limelens and no data; of packages numpy, onnx, onnxruntime, Pillow, simplejpeg.
 """
 
@@ -55,9 +55,9 @@ class Row:
         processes: Fronts.
         callers: Of all fronts together.
         per_s: Images a second.
-        p50_ms: Of latencies; NaN without answers.
+        p50_ms: Median latency; NaN without results.
         p99_ms: Likewise.
-        cores: CPU of the fronts; with sessions, where they have them.
+        cores: CPU of the fronts, including their sessions if they have them.
         engine_cores: CPU of the engine process.
         mean_batch: Images in a run of the model.
         gpu_mb: Memory of the GPU that all processes took until they were ready, in MiB.
@@ -80,7 +80,7 @@ class Row:
 
 
 def main() -> None:
-    """Measures and prints; exit code 1 where a layout failed or an answer was wrong."""
+    """Measures and prints; exit code 1 if a layout failed or a result was wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -155,7 +155,7 @@ def _measured(
             cpu_s[1] += team.cpu_s(engine)
             found: list[Figures] = team.gather(fronts)
             if not all(one.num_answers for one, share in zip(found, shares, strict=True) if share):
-                raise LimelensError("a front gave no answer; give it more --seconds")
+                raise LimelensError("a front gave no result; give it more --seconds")
             latencies_ms = 1e3 * np.concatenate([one.latencies_s for one in found])
             p50, p99 = np.percentile(latencies_ms, [50, 99]) if len(latencies_ms) else [np.nan] * 2
             yield Row(
@@ -212,7 +212,7 @@ def _name(row: Row) -> str:
 
 
 def _line(row: Row, rows: Sequence[Row]) -> str:
-    """A measurement in words; of the second layout by the first one's, where that is known."""
+    """A measurement in words; the second layout's is also compared with the first one's."""
     memory = "" if row.gpu_mb is None else f", GPU {row.gpu_mb:,.0f} MiB"
     engine = f" + {row.engine_cores:.2f}" if row.engine_cores else ""
     ratio = "".join(

@@ -58,7 +58,7 @@ def run_engine(
 
 
 def _runs_on_cpu(bundle: Bundle) -> BatchRuns:
-    """The same code for the CPU, where it gains nothing, so that it can be tried there."""
+    """The same code for the CPU, where it gains nothing but can be tested."""
     opened = OpenedSession(bundle.session)
     thread = device_thread("cpu")
     runs = BatchRuns(lambda: opened, bundle.input_size, thread, Place("cpu", 0))
@@ -74,7 +74,7 @@ class Batching:
         runs: Its runs.
         plan: Of the slots.
         answered: One for each front.
-        on_failure: Is told what ended it, from the device's thread.
+        on_failure: Called with the error that ended it, on the device's thread.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Batching:
         self._is_queued = False
 
     def fill(self) -> None:
-        """Copies what is ready, and sees to it that it runs."""
+        """Copies ready slots and has them run."""
         with self._lock:
             self._fill()
             if self._is_queued or not self._count:
@@ -113,13 +113,13 @@ class Batching:
         if not len(taken):
             return
         count = self._count + len(taken)
-        # Other modes than `raise` write where they are told to, without a copy between.
+        # Modes other than `raise` write into `out` without a copy.
         np.take(self._slots.pixels, taken, 0, self._staging[self._count : count], mode="clip")
         self._filled.append(taken)
         self._count = count
 
     def _run_next(self) -> None:
-        """Runs what is there; on the device's thread."""
+        """Runs the copied slots; on the device's thread."""
         try:
             with self._lock:
                 self._fill()  # what had no room before

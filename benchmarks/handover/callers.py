@@ -35,7 +35,7 @@ _SIDE: Final = 224
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What all processes are told.
+    """The settings of all processes.
 
     Args:
         model: A `model.onnx`.
@@ -72,10 +72,10 @@ class Figures:
     """What the callers of one front saw.
 
     Args:
-        latencies_s: Of all answers between begin and end.
-        num_runs: Of the model, for all answers; a run that was shared counts in parts.
-        num_answers: All answers.
-        difference: Largest one of a probability from what was expected; NaN without answers.
+        latencies_s: Latencies of all results between begin and end.
+        num_runs: Runs of the model for all results; a shared run counts in parts.
+        num_answers: Number of all results.
+        difference: Largest difference of a probability from the expected one; NaN without results.
     """
 
     latencies_s: NDArray[np.float64]
@@ -115,8 +115,8 @@ def run_independent(pipe: Connection, job: Job) -> None:
     bundle = load_bundle(job.model, job.device, num_threads=job.num_threads)
     batch_sizes: list[int] = []
 
-    def note(ended: Completion) -> None:
-        batch_sizes.append(ended.batch_size)
+    def note(completion: Completion) -> None:
+        batch_sizes.append(completion.batch_size)
 
     engine: Engine
     if bundle.gpu is None:
@@ -142,7 +142,7 @@ def run_front(
         plan: Of the memory.
         index: Which of the fronts this is.
         wake: Of the engine process.
-        answered: Is sent when numbers are there.
+        answered: Is sent when results are ready.
     """
     # It has no session and is never run here.
     bundle = Bundle(read_metadata(job.model), 0, job.model, job.device, "", 1, session=None)
@@ -187,9 +187,9 @@ async def _call(
             begun = time.monotonic()
             if begun >= order.end:
                 return
-            (outcome,) = await engine.classify(bundle, [prepare[index]])
+            (result,) = await engine.classify(bundle, [prepare[index]])
             ended = time.monotonic()
-            answers.append((index, outcome.probabilities))
+            answers.append((index, result.probabilities))
             if order.begin <= ended < order.end:
                 latencies_s.append(ended - begun)
 

@@ -76,7 +76,7 @@ class Processes:
             pipes: Of the processes that are to send one.
 
         Raises:
-            LimelensError: A process failed or ended, also one that nothing was expected of, or
+            LimelensError: A process failed or ended, expected or not, or
                 there was no time left.
         """
         found: dict[Connection, Any] = {}

@@ -37,7 +37,7 @@ class Wake:
         return _received, (DupFd(self.fd),)
 
     def send(self) -> None:
-        """Wakes whoever waits, or makes the next `wait` return at once."""
+        """Wakes the waiting thread, or makes the next `wait` return at once."""
         os.eventfd_write(self.fd, 1)
 
     def wait(self) -> None:
@@ -87,7 +87,7 @@ class Plan:
 
 
 class Slots:
-    """The memory as arrays, one row a slot; whoever made it unlinks it.
+    """The memory as arrays, one row per slot; its creator unlinks it.
 
     Args:
         plan: Its layout, with its name.
@@ -134,7 +134,7 @@ class FrontEngine(Engine):
         plan: Of the memory; a slot for each image that may be under way, and for each thread.
         index: Which of the fronts this is.
         wake: Of the engine process.
-        answered: Is sent when numbers are there; then call `take_answers` from the event loop.
+        answered: Is sent when results are ready; then call `take_answers` from the event loop.
         num_threads: Threads that prepare images.
         max_queue: See `Engine`.
     """
@@ -171,7 +171,7 @@ class FrontEngine(Engine):
         self._wake.send()
 
     def take_answers(self) -> None:
-        """Hands out all numbers that are there; waits where there are none."""
+        """Hands out all results that are ready; waits if there are none."""
         self.answered.wait()
         found = np.flatnonzero(self._slots.done[self._mine]) + self._mine.start
         if not len(found):  # an earlier call took what this one was woken for

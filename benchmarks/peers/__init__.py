@@ -1,1 +1,1 @@
-"""The same handler behind other servers, measured beside limelens in one run."""
+"""The same handler behind limelens and other servers, measured in one run."""

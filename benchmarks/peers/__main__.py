@@ -1,4 +1,4 @@
-"""limelens beside other model servers: the same handler, the same model, rounds in turns.
+"""limelens and other model servers: the same handler, the same model, in alternating rounds.
 
 Each peer is installed from the package index into an environment of its own under build/peers/
 (together up to 3 GB; --clean removes them afterwards). What cannot be installed or started is
@@ -55,7 +55,7 @@ class Peer:
 
     Args:
         packages: What is installed; the first gives the version.
-        over_grpc: Whether it is asked by the Open Inference Protocol; else over HTTP.
+        over_grpc: Whether it is called by the Open Inference Protocol; else over HTTP.
         path: Of HTTP.
         as_form: Whether HTTP carries a form; else the image itself.
     """
@@ -97,7 +97,7 @@ class Measured:
 
 
 def main() -> None:
-    """Installs, starts, measures in turns, prints one table."""
+    """Installs, starts, measures in alternating rounds and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")

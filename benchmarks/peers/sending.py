@@ -39,7 +39,7 @@ class Sent:
 
     Args:
         per_s: Answers a second.
-        failed: Calls that were not answered.
+        failed: Calls without a response.
     """
 
     per_s: float
@@ -56,7 +56,7 @@ def http_request(address: str, path: str, body: bytes, content_type: str) -> byt
 
 
 async def ask_once(target: Target) -> bytes:
-    """One answer.
+    """One response.
 
     Raises:
         LimelensError: It was refused.
@@ -169,7 +169,7 @@ async def _post(
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     _, found, rest = head.partition(b"content-length:")
     if not found:
-        raise LimelensError("an answer without its length")
+        raise LimelensError("a response without its length")
     body = await reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
     if not head.startswith(b"http/1.1 200"):
         raise LimelensError(f"{head.splitlines()[0].decode()}: {body[:200]!r}")

@@ -1,6 +1,6 @@
 """LitServe: two worker processes, images as form data.
 
-LitServe looks at the annotations themselves: they must not be put off to strings.
+LitServe reads the annotations as objects, so they must not be postponed to strings.
 """
 
 import sys

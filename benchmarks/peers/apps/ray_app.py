@@ -26,11 +26,11 @@ class Classifier:
 
 
 if __name__ == "__main__":
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
     serve.run(Classifier.bind())
-    told.wait()
+    stopping.wait()
     serve.shutdown()
     ray.shutdown()
