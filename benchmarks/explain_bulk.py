@@ -1,8 +1,8 @@
 """What explaining a folder gains over explaining its images one by one.
 
 Both alternate in one run, on the same session: one by one as `limelens explain IMAGE` does it in
-a loop, and as `limelens explain FOLDER` does it, where one image is read, classified and cut
-while another has the model.
+a loop, and as `limelens explain FOLDER` does it, where one image is read, classified and
+segmented while another uses the model.
 
     python -m benchmarks.explain_bulk [--model FILE] [--images 12] [--rounds 5]
 """

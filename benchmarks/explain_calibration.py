@@ -1,9 +1,9 @@
-"""Whether the stability that an explanation states is the stability that comes.
+"""Whether the stability that an explanation states is right.
 
-An explanation says how much of its five strongest segments would come again with another seed.
-Here other seeds are taken: over real images and several numbers of samples, the stated figure
-beside the mean Jaccard index of the top five between seeds. Each seed's run is predicted once, at
-the largest number of samples: a smaller run is its beginning.
+An explanation states how much of its five strongest segments another seed would find again. This
+benchmark uses other seeds: over real images and several numbers of samples, it compares the stated
+value with the mean Jaccard index of the top five between seeds. Each seed runs once, with the
+largest number of samples; a smaller run is its beginning.
 
     LIMELENS_DATA=… python -m benchmarks.explain_calibration [--images 16] [--hide mean]
 """

@@ -1,7 +1,7 @@
 """How much memory an explanation takes, by the number of samples, compared with lime.
 
-Each figure is the growth of the largest resident set from before the explanation, in a process
-of its own that has explained with few samples before.
+Each value is the growth of the largest resident set during the explanation, in a separate process
+that has explained with few samples before.
 
     python -m benchmarks.explain_memory [--model FILE] [--samples 1000 10000]
 """

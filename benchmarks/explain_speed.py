@@ -1,17 +1,17 @@
-"""How much an explanation costs beyond the model itself, and what other packages' cost.
+"""How much an explanation costs beyond the model itself, and how much other packages cost.
 
-The floor is the raw session on as many images: the best over chunk sizes and over one calling
-thread and one per core. Everything is measured in turns in one run, each round in another order.
-A ratio is the median over the rounds of the time by the floor's time in the same round: on a shared
-machine ratios can be trusted, milliseconds cannot. The time that all threads spent on the
-processor is hardly disturbed by others, but does not show who left a core idle.
+The floor is the raw session on as many images: the fastest over chunk sizes, with one calling
+thread or one per core. All rows alternate in one run, in another order each round. A ratio is the
+median over rounds of a row's time divided by the floor's in the same round: on a shared machine
+ratios can be trusted, milliseconds cannot. CPU time is hardly disturbed by other programs, but does
+not show idle cores.
 
     python -m benchmarks.explain_speed [--model FILE …] [--samples 1000] [--rounds 5]
         [--seconds S] [--no-peers]
 
 Without --model: the shipped model, and two networks at 224 pixels that are made on the first run.
-After --seconds no further round of a model begins. Peers beside lime are
-measured where `pip install 'limelens[peers]'` was done.
+No further round of a model begins after --seconds. Peers other than lime need `pip install
+'limelens[peers]'`.
 """
 
 from __future__ import annotations

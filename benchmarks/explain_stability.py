@@ -1,12 +1,12 @@
-"""How long until an explanation would come out the same: limelens against the lime package.
+"""How long until explanations are stable: limelens and the lime package.
 
 Stable means that the five strongest segments of two seeds have a Jaccard index of 0.9, in the
-mean over pairs of seeds and images. Each seed of each tool is run once at the most samples; its
-beginnings say from how many samples on it is stable (each tool draws the same first samples
-whatever their number). Both then explain the images with as many samples as they need, in turns
-on the same onnxruntime session. limelens draws paired rows, as it does by itself from 5 samples
-a segment. lime comes twice: with its own segments, which are fewer and so easier to tell apart, and
-with limelens' (slic), cut within its time, which asks both the same question.
+mean over pairs of seeds and images. Each seed of each tool runs once with the most samples; its
+beginnings show how many samples are enough (each tool draws the same first samples whatever their
+number). Both then explain the images with as many samples as they need, alternating on the same
+onnxruntime session. limelens draws paired rows, its default from 5 samples per segment. lime runs
+twice: with its own segments, which are fewer and so easier to tell apart, and with limelens'
+(slic), whose segmentation counts in its time.
 
     LIMELENS_DATA=… python -m benchmarks.explain_stability [--images 8] [--seeds 4]
 """

@@ -1,9 +1,9 @@
 """Whether explanations point at the mask: on faces where the masked pixels are known.
 
-Over the images of the set `mask_regions`, for the label with_mask: does the segment that
-supports it most lie on the mask (at least half of it), how much of the positive weight lies
-there, and how well do the five strongest supporting segments cover it. Beside limelens, the lime
-package on the same model, and segments drawn at random.
+For the label with_mask, over the images of the set `mask_regions`: whether the strongest supporting
+segment lies on the mask (at least half of it), how much of the positive weight lies there, and how
+well the five strongest supporting segments cover it. Compared with the lime package on the same
+model, and with random segments.
 
     LIMELENS_DATA=… python -m benchmarks.explanations [--hide mean blur shuffle] [--images 112]
 """

@@ -1,4 +1,4 @@
-"""The model that servers are compared with: MobileNetV3-small at 224 px, as small services use.
+"""The model for comparing servers: MobileNetV3-small at 224 px, typical of small services.
 
 The public commands train it for one epoch on drawn faces and export it, because a network's speed
 does not depend on what it learnt. It is made once, under build/, in half a minute.

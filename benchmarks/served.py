@@ -3,7 +3,7 @@
     python -m benchmarks.served MODELS [--max-queue 1000]
 
 It prints the ready line, and after SIGTERM one line of JSON: images run, dropped, refused,
-and run although their deadline had passed.
+and run after their deadline.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What serving costs beyond decoding and the model alone, and whether latency holds under load.
 
-Everything of one row is measured in turns in one run, and the median over rounds is taken: on a
-shared machine ratios can be trusted, milliseconds cannot. The floor is Pillow and onnxruntime in
-two threads of a process of their own; a second one reads images as limelens does.
+The parts of a row alternate in one run, and the table shows the median over rounds: on a shared
+machine ratios can be trusted, milliseconds cannot. The floor is Pillow and onnxruntime in two
+threads of a separate process; a second floor reads images as limelens does.
 
     python -m benchmarks.serving [--rounds 5] [--seconds 3] [--long] [--only cost explain …]
 """

@@ -1,10 +1,10 @@
 """Whether a model's embedding finds images of the same label, and what a search costs.
 
-Every image of val is searched for among those of train: precision@5 is the share of its five
-nearest neighbours that have its label; macro is the mean over labels, micro over images. The
-share of neighbours that chance would give, the label's share of train, stands beside it. Searches
-are timed one image at a time, in turns with brute force in numpy in the same run: on a shared
-machine ratios can be trusted, milliseconds cannot.
+It searches the images of train for each image of val. precision@5 is the share of the five nearest
+neighbours that have its label; macro is the mean over labels, micro over images. The table also
+shows what chance would give, the label's share of train. Searches are timed one image at a time,
+alternating with brute force in numpy in the same run: on a shared machine ratios can be trusted,
+milliseconds cannot.
 
     python -m benchmarks.similar MODEL DATA [--k 5] [--rounds 5] [--json]
 """

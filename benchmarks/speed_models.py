@@ -1,8 +1,8 @@
 """The models that explanations are timed on: the shipped one, and two well-known networks.
 
 Both are trained for one epoch on a handful of drawn faces and exported: speed depends on weights
-only if they are zero or denormal.
-They are made once and kept under `build/`. Knows training and export. Does not know explanations.
+only if they are zero or denormal. They are made once, under build/. It knows training and export,
+but not explanations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Other packages' LIME, on the same image and the same weights, for the sake of comparison.
+"""Other packages' LIME on the same image and weights, for comparison.
 
-Knows how lime, dianna and captum are called. Does not know how time is taken.
+It knows how to call lime, dianna and captum, but not how to measure time.
 """
 
 from __future__ import annotations

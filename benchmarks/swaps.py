@@ -1,8 +1,8 @@
-"""Whether new versions take over unnoticed: calls that fail, latency and memory while they do.
+"""Whether new versions take over unnoticed: failed calls, latency and memory during swaps.
 
-A server runs in a process of its own and is called without pause: several callers classify, one
-explains, a camera streams. Meanwhile one version after the other appears, and the one before the
-last is removed. Latencies with and without swaps are of the same run, on the same machine.
+A server runs in a separate process and is called without pause: several callers classify, one
+explains, a camera streams. Meanwhile one version after the other appears, and the last but one is
+removed. Latencies with and without swaps come from the same run.
 
     python -m benchmarks.swaps [--swaps 100] [--memory-swaps 30] [--model MODEL.onnx]
         [--processes 2]

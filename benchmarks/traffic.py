@@ -1,7 +1,7 @@
-"""A real server in a process of its own, and callers that leave it no rest.
+"""A real server in a separate process, and callers that call it without pause.
 
-They note of each call when it began, how long it took, which version answered, and what went
-wrong. Shared by the measurements of swaps and drains, and by their tests.
+They record when each call began, how long it took, which version answered, and what went wrong.
+Shared by the measurements of swaps and drains, and by their tests.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Well-known networks with random weights, as bundles: how fast they run needs no training.
+"""Well-known networks with random weights, as bundles, because their speed needs no training.
 
-Only their normalisation is fitted, to random images, so that activations stay as small as those of
-a trained network: else rounding would decide the probabilities. Made once, under build/. It needs
-torch, torchvision, onnx and onnxscript, and nothing else of what training needs.
+Only their normalisation is fitted, to random images, so that activations stay as small as a trained
+network's; otherwise rounding would decide the probabilities. Made once, under build/. It needs
+torch, torchvision, onnx and onnxscript, but nothing else of the extra `train`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Looks for images that cost a server time or memory: `python -m fuzz.decode_cost --seconds 600`.
+"""Searches for images that cost a server much: `python -m fuzz.decode_cost --seconds 600`.
 
-Whatever the bytes: to look whether an image is quick takes a few hundredths of a second; what is
-taken for quick is, and takes little memory; everything else is read or refused by a process that
-ends in time. Images that cost much are changed further. What breaks a rule is left in
-`--findings`; give it as an argument to see its cost. Each image is tried in a process of its own.
+The rules, for any bytes: inspecting an image takes a few hundredths of a second; an image that is
+called quick is quick and takes little memory; everything else is read or refused by a process that
+ends in time. The search changes costly images further. A file that breaks a rule is left in
+`--findings`; give it as an argument to see its cost. Each image is tried in a separate process.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _MAX_BYTES: Final = 8_000_000
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image took.
+    """The cost of one image.
 
     Args:
-        look_s: CPU until it was known whether it is quick.
-        is_quick: Whether it was taken for quick.
-        read_s: CPU of reading or refusing it.
-        memory_mb: By which the process grew.
+        look_s: CPU for inspecting it.
+        is_quick: Whether the inspection called it quick.
+        read_s: CPU for reading or refusing it.
+        memory_mb: Growth of the process.
         was_read: Whether it was an image.
-        allowed_s: CPU that it may take.
+        allowed_s: CPU that it may use.
     """
 
     look_s: float
@@ -60,7 +60,7 @@ class Cost:
 
     @property
     def broken(self) -> str:
-        """The rule that it breaks; empty where it breaks none."""
+        """The rule that it breaks; empty if none."""
         if self.look_s > MAX_LOOK_S:
             return f"looking took {self.look_s:.3f} s"
         if self.read_s > self.allowed_s:
@@ -71,16 +71,16 @@ class Cost:
 
     @property
     def badness(self) -> float:
-        """How near it comes to breaking a rule; 1 breaks it."""
+        """How close it comes to breaking a rule; 1 breaks it."""
         shares = self.look_s / MAX_LOOK_S, self.read_s / self.allowed_s
         return max(*shares, self.memory_mb / MAX_MEMORY_MB)
 
 
 def cost_of(data: bytes) -> Cost:
-    """Tries an image, each step in a process of its own.
+    """Tries an image, each step in a separate process.
 
     Raises:
-        RuntimeError: A process ended in a way that it must not.
+        RuntimeError: A process ended in a forbidden way.
     """
     from limelens.serve.errors import InvalidImageError
     from limelens.serve.image import ResizeRule, read_fitted
@@ -144,7 +144,7 @@ class _Run:
 
 
 def _run(work: Callable[[], bool]) -> _Run:
-    """What a process answers that does some work, and what it took."""
+    """Runs work in a separate process; returns its result and its cost."""
     child = os.fork()
     if child == 0:
         code = 2
@@ -162,14 +162,14 @@ def _run(work: Callable[[], bool]) -> _Run:
 
 
 def images(rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """One of each kind of costly image, again and again."""
+    """One of each kind of costly image, repeatedly."""
     while True:
         for name, make in MAKERS.items():
             yield name, make(rng)
 
 
 def changed(data: bytes, rng: random.Random) -> bytes:
-    """An image with some bytes changed, left out or said many times."""
+    """An image with some bytes changed, removed or repeated."""
     found = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(found) + 1)
@@ -194,9 +194,9 @@ def search(
 
     Args:
         seconds: How long.
-        seed: The same one tries the same images, as far as they cost the same.
-        findings: What breaks a rule is left there.
-        most: How many images at most; None is as many as there is time for.
+        seed: The same seed tries the same images, as far as their costs are the same.
+        findings: Folder for files that break a rule.
+        most: Most images to try; None is as many as there is time for.
 
     Returns:
         The worst of each kind.
@@ -235,7 +235,7 @@ def search(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tries the given files once, or searches for a while; 1 where a rule was broken."""
+    """Tries the given files once, or searches for a while; exit code 1 if a rule was broken."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.decode_cost", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="try these once, and do not search")
     parser.add_argument("--seconds", type=float, default=60)

@@ -1,4 +1,4 @@
-"""How long to try: a few seconds and always the same in a test run, else as long as is wanted.
+"""How long to fuzz: a few seconds with fixed input in a test run, else as long as requested.
 
 It knows one environment variable and Hypothesis' settings.
 """
@@ -20,7 +20,7 @@ def seconds() -> int:
 
 
 def is_long() -> bool:
-    """Whether somebody asked for more than a test run does."""
+    """Whether more than a test run was requested."""
     return bool(os.environ.get(_VARIABLE))
 
 
@@ -28,11 +28,11 @@ def examples(number: int) -> settings:
     """Settings of one property.
 
     Args:
-        number: Examples in a test run, which are always the same ones. Where somebody asked for
-            more time there are more, and others each time.
+        number: Examples in a test run, always the same. If more time was requested there are more,
+            different ones each time.
 
     Returns:
-        To be used as a decorator.
+        A decorator.
     """
     factor = max(1.0, seconds() / _USUAL_S)
     return settings(

@@ -1,10 +1,10 @@
 """Fuzzes the image reader, guided by coverage: `python -m fuzz.image_reader --seconds 600`.
 
-Whatever the bytes, `read_image` gives upright RGB pixels within the limit, or raises
-InvalidImageError; the same bytes give the same pixels again, and these can be fitted to any input.
-The fuzzer (Atheris, libFuzzer underneath) is loaded only where this module is run; `check` alone
-needs nothing but the reader. A file that breaks a rule is left in `--findings`; give it as an
-argument to see the error.
+The rules: for any bytes, `read_image` returns upright RGB pixels within the limit or raises
+InvalidImageError; the same bytes give the same pixels again; the pixels can be fitted to any input.
+The fuzzer (Atheris with libFuzzer) is loaded only when this module runs; `check` alone needs only
+the reader. A file that breaks a rule is left in `--findings`; give it as an argument to see the
+error.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def check(data: bytes) -> bool:
     """Reads bytes as an image.
 
     Returns:
-        Whether they were one.
+        Whether they are an image.
 
     Raises:
-        BrokenRuleError: The reader gave what it must not give.
-        Exception: Whatever the reader raised that it must not raise.
+        BrokenRuleError: The reader broke a rule.
+        Exception: The reader raised a forbidden error.
     """
     # Here and not above: coverage is measured of what is loaded under the fuzzer's eyes.
     from limelens.serve.errors import InvalidImageError
@@ -67,15 +67,15 @@ def check(data: bytes) -> bool:
 
 
 class BrokenRuleError(Exception):
-    """The reader gave what it must not give."""
+    """The reader broke a rule."""
 
 
 def write_corpus(folder: Path) -> int:
-    """Puts the images that fuzzing begins with into a folder.
+    """Writes the images that fuzzing starts from into a folder.
 
     Returns:
-        How many there are: those made by code, and the small ones of the bad set in the folder
-        that LIMELENS_DATA names, where it is set.
+        How many there are: those made by code, and small ones of the bad set in LIMELENS_DATA,
+        if that is set.
     """
     from fuzz.images import bad_images, good_images
 
@@ -92,7 +92,7 @@ def write_corpus(folder: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the given files once, or fuzzes for a while; ends with another code than 0 if wrong."""
+    """Reads the given files once, or fuzzes for a while; exit code 0 only if no rule was broken."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.image_reader", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="read these once, and do not fuzz")
     parser.add_argument("--seconds", type=int, default=60)

@@ -1,4 +1,4 @@
-"""All figures of one machine, its GPU and its cores, each with the floor of the same run.
+"""Metrics of one machine, its GPU and its cores, each with its floor in the same run.
 
 `python -m benchmarks.device` measures them; the CPU half alone is `python -m benchmarks.cores`.
 """

@@ -1,4 +1,4 @@
-"""All figures of one machine: what its GPU and its cores do with limelens, by what they can do.
+"""Metrics of one machine: what its GPU and cores do with limelens, relative to what they can do.
 
 Each metric is compared with its floor in the same run: onnxruntime alone on the same device. A part
 that fails is reported and the others continue. Without a GPU only the CPU half runs.
@@ -6,7 +6,7 @@ that fails is reported and the others continue. Without a GPU only the CPU half 
     python -m benchmarks.device [--only sizes explain …] [--processes 1,4,8] [--seconds 3]
         [--json FILE] [--device cuda] [--limit 460]
 
-It needs neither an installed limelens nor the data sets: a checkout and PYTHONPATH will do. The
+It needs neither an installed limelens nor the data sets: a checkout and PYTHONPATH are enough. The
 networks are made on the first run (torch, torchvision, onnxscript), under build/.
 """
 

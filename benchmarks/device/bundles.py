@@ -1,4 +1,4 @@
-"""Figures of bundles by themselves: random batch sizes, explanations, precisions. No server."""
+"""Metrics of bundles without a server: random batch sizes, explanations, precisions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PREDICT: Final = {
 
 
 def sizes(setting: Setting) -> None:
-    """How much slower a run may be because its size is another than the last run's."""
+    """How much a change of the batch size slows a run."""
     for name, model in models().items():
         with setting.report.surviving(f"sizes, {name}"):
             _sizes_of(setting, name, model)
@@ -67,13 +67,13 @@ class Sizes:
     """Runs of random sizes.
 
     Args:
-        provider: That they ran on.
+        provider: The execution provider.
         first_ms: The very first run after loading.
         largest_ms: A run of the largest size.
         slowest_ms: The slowest run of a round, the median over rounds.
         worst_ms: The slowest of all.
-        runs: In a round.
-        rounds: How many there was time for.
+        runs: Runs in a round.
+        rounds: Rounds that there was time for.
     """
 
     provider: str
@@ -86,7 +86,7 @@ class Sizes:
 
 
 def random_sizes(model: Path, device: Device, seconds: float) -> Sizes:
-    """Runs a bundle with batches of random sizes, as requests come."""
+    """Runs a bundle on batches of random sizes, as requests would."""
     from limelens.serve import load_bundle
 
     bundle = load_bundle(model.parent, device)
@@ -185,19 +185,19 @@ class Explained:
     """Explanations alternating with their floor; medians.
 
     Args:
-        provider: That they ran on.
+        provider: The execution provider.
         total_ms: The whole call.
-        segment_ms: Of that, cutting.
-        predict_ms: Of that, making images and the model.
-        fit_ms: Of that, the surrogate.
-        floor_ms: As many images and a few more, already on the device, by onnxruntime alone.
-        floor_runs: Of 256 images.
+        segment_ms: Segmentation.
+        predict_ms: Perturbing images and running the model.
+        fit_ms: Fitting the surrogate.
+        floor_ms: onnxruntime alone on as many images, or a few more, already on the device.
+        floor_runs: Runs of 256 images.
         by_graph: Whether the floor replays a CUDA graph.
         num_segments: K.
-        rounds: How many.
-        difference: Largest, of a weight from the CPU's for the same seed.
-        largest_weight: Of the CPU's.
-        cpu_ms: What the CPU takes.
+        rounds: Number of rounds.
+        difference: Largest difference of a weight from the CPU's for the same seed.
+        largest_weight: Largest weight on the CPU.
+        cpu_ms: Time on the CPU.
         repeated: Largest difference of a weight between explanations of one seed on the device.
     """
 
@@ -287,7 +287,7 @@ def _weights(found: Any) -> NDArray[np.float64]:
 
 
 def precisions(setting: Setting) -> None:
-    """What fewer bits gain, and how far they move a probability."""
+    """What fewer bits gain, and how much they change a probability."""
     for name, model in models().items():
         with setting.report.surviving(f"precision, {name}"):
             _precisions_of(setting, name, model)
@@ -323,8 +323,8 @@ class Precisions:
     """One model in several precisions, by their names.
 
     Args:
-        ms: Of a run of 64.
-        change: Largest, of a probability from fp32's on the device.
+        ms: Time of a run of 64 images.
+        change: Largest difference of a probability from fp32's on the device.
         remarks: What could not be measured.
     """
 

@@ -1,7 +1,7 @@
 """The CPU half: a server's throughput by threads, relative to what the threads can do.
 
-The floor is decoding and onnxruntime in as many threads, before and after. Neither is held to
-cores of its own: what speaks gRPC, and the callers, use those that are left.
+The floor is decoding and onnxruntime in as many threads, before and after. Nothing is pinned to
+cores: gRPC and the callers use the remaining ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a model takes with onnxruntime alone: nothing of limelens but the file is in the way.
+"""A model's time with onnxruntime alone, without any code of limelens.
 
-The functions load onnxruntime when they are called, in processes of their own.
+The functions load onnxruntime when they are called, in separate processes.
 """
 
 from __future__ import annotations

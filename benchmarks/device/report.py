@@ -1,6 +1,6 @@
 """Measurements and requirements: printed one by one, as a table, and as JSON.
 
-It knows numbers and their bounds, and nothing of how they were measured.
+It knows numbers and their bounds, but not how they were measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of servers on the device: latency, throughput, large requests, mixed load, start."""
+"""Metrics of servers on the device: latency, throughput, large requests, mixed load, start."""
 
 from __future__ import annotations
 

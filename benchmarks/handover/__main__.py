@@ -3,15 +3,15 @@
     python -m benchmarks.handover [--processes 4,8] [--callers 8,32,128] [--seconds 1.5]
         [--threads 2] [--device auto] [--json FILE] [--limit 280]
 
-Both layouts as the server does it, but for gRPC: callers in a closed loop send JPEGs of 224 px to
+Both layouts work like the server, without gRPC: callers in a closed loop send JPEGs of 224 px to
 front processes, whose threads decode them to the shipped model's size.
 
-    independent  each front has sessions of its own
-    engine       one more process has the sessions; images reach it through shared memory
+    independent  each front has its own sessions
+    engine       another process has the sessions; images reach it through shared memory
 
 Each caller waits for its result before it sends again, and starts half a second before a
 measurement. All results are compared with those of a plain session on the CPU. It needs Linux and
-x86-64, no installed limelens and no data; of packages numpy, onnx, onnxruntime, Pillow, simplejpeg.
+x86-64, numpy, onnx, onnxruntime, Pillow and simplejpeg, but no installed limelens and no data.
 """
 
 from __future__ import annotations

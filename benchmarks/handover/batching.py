@@ -1,7 +1,7 @@
-"""The engine process: takes images out of slots, runs them in batches, writes numbers back.
+"""The engine process: takes images out of slots, runs them in batches, writes results back.
 
-Its main thread copies images into the memory that the device copies from, while the device's
-thread runs the batch before; that takes what is there when it is free, and never waits for more.
+Its main thread copies images into page-locked memory while the device's thread runs the previous
+batch. The device's thread takes what is ready when it is free, and never waits for more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The front processes: callers in a closed loop, who decode JPEGs and wait for probabilities.
+"""The front processes: callers in a closed loop that decode JPEGs and wait for probabilities.
 
-All of a front is as in the server but for gRPC: an event loop, and worker threads that decode.
+A front works like the server without gRPC: an event loop, and worker threads that decode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Spawned processes that end with the one that started them, and what they send back.
+"""Spawned processes that end with the one that started them, and their results.
 
-It knows nothing of what they do.
+It does not know what they do.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Images handed to another process through shared memory, and the numbers that come back.
+"""Images handed to another process through shared memory, and the results that come back.
 
 A front writes pixels into one of its own slots, then the time into `ready_at`, then wakes the
-engine process; that takes what is ready, oldest first, runs it, writes the numbers into the slots,
-then `done`, then wakes their fronts. So at any time one side alone writes to a slot and no lock is
-shared. Wakes are eventfds: one write wakes for however many slots are ready, and what is woken for
-can only be seen earlier, never later. It counts on a machine that keeps the order of writes
-(x86-64). It knows nothing of sessions.
+engine process. The engine takes ready slots, oldest first, runs them, writes the results into the
+slots, then `done`, then wakes their fronts. So only one side writes to a slot at any time, and no
+lock is shared. Wakes are eventfds: one write covers any number of ready slots, and a slot may be
+seen before its wake, never after. It relies on a machine that keeps the order of writes (x86-64).
+It does not know sessions.
 """
 
 from __future__ import annotations

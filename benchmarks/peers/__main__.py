@@ -1,8 +1,8 @@
 """limelens and other model servers: the same handler, the same model, in alternating rounds.
 
-Each peer is installed from the package index into an environment of its own under build/peers/
-(together up to 3 GB; --clean removes them afterwards). What cannot be installed or started is
-left out, with the reason.
+Each peer is installed from the package index into its own environment under build/peers/ (up to
+3 GB together; --clean removes them afterwards). A peer that cannot be installed or started is left
+out, with the reason.
 
     python -m benchmarks.peers [--rounds 5] [--seconds 3] [--peers litserve mlserver …] [--clean]
 """

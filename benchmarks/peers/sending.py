@@ -1,4 +1,4 @@
-"""Callers for servers of any make: prepared bytes over HTTP or gRPC, asked again once answered."""
+"""Callers for any server, which send prepared bytes over HTTP or gRPC in a closed loop."""
 
 from __future__ import annotations
 
