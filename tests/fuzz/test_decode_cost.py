@@ -15,6 +15,7 @@ _USUAL = 60
 """Images in a test run, which end before its seconds do on any machine."""
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
 def test_a_search_finds_no_image_that_costs_too_much(tmp_path: Path) -> None:
     most = None if is_long() else _USUAL

@@ -34,6 +34,7 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.ci
 def test_the_examples_are_typed_for_who_uses_the_package(tmp_path: Path) -> None:
     """As a user checks them: strictly, without this project's settings for mypy."""
     roots = os.pathsep.join(str(ROOT / root) for root in ("serve", "explain", "proto"))

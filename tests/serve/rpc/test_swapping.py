@@ -151,6 +151,7 @@ def health(address: str, service: str = "") -> Any:
         return stub.Check(health_pb2.HealthCheckRequest(service=service)).status
 
 
+@pytest.mark.ci
 def test_versions_take_over_under_load_without_a_failed_call(
     tmp_path: Path, bundles: BundleMaker
 ) -> None:

@@ -280,6 +280,7 @@ def test_activations_beyond_half_precision_are_refused(trained_run: Path, tmp_pa
     assert not models.exists()
 
 
+@pytest.mark.ci
 def test_a_variant_that_loses_too_much_is_refused_and_nothing_is_left(
     trained_run: Path, tmp_path: Path
 ) -> None:
@@ -307,6 +308,7 @@ def test_an_unknown_precision_is_refused(trained_run: Path, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_multilabel_variant_gets_thresholds_of_its_own(
     bundles: Any, divided: Path, precision: str

@@ -139,6 +139,7 @@ def test_a_damaged_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "nothing.pt")
 
 
+@pytest.mark.ci
 def test_ctrl_c_leaves_a_usable_last_checkpoint(divided: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code = (
