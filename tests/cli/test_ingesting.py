@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import until
 
 Run = Callable[..., Any]
 
@@ -178,11 +178,8 @@ def test_a_killed_run_goes_on_where_it_was(
         stderr=subprocess.PIPE,
         text=True,
     ) as killed:
-        deadline = time.monotonic() + 20
         # The dead link is remembered too.
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 9:
-            assert time.monotonic() < deadline, "nothing was fetched"
-            time.sleep(0.02)
+        until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 9)
         killed.send_signal(how)
         _, stderr = killed.communicate(timeout=10)
     assert killed.returncode == (-9 if how == signal.SIGKILL else 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 import pytest
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.client.results import FrameAnswer
@@ -127,17 +127,9 @@ def camera() -> Iterator[Callable[..., Paced]]:
         one._frames.put(None)
 
 
-def eventually(happens: Callable[[], bool]) -> None:
-    """Waits, for as long as a very busy machine may take."""
-    end = time.monotonic() + 60
-    while not happens():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
-
-
-@pytest.fixture(name="eventually")
-def eventually_fixture() -> Callable[[Callable[[], bool]], None]:
-    return eventually
+@pytest.fixture
+def eventually() -> Callable[..., float]:
+    return until
 
 
 def credentials(ca: Path, chain: Path | None = None, key: Path | None = None) -> Any:

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
@@ -105,8 +106,7 @@ def test_a_server_that_waits_for_nobody_still_tells_a_slow_reader_the_last(
     server: Any, slow: list[float]
 ) -> None:
     call = server.stub().ExplainStream(request(num_samples=2000))
-    while len(slow) < 2000 / 32:
-        time.sleep(0.02)
+    until(lambda: len(slow) >= 2000 / 32)
     time.sleep(0.3)
     messages = list(call)
     assert messages[-1].final
@@ -221,8 +221,7 @@ def test_time_spent_waiting_counts_against_the_deadline(
     server = start_server(service=ServiceSettings(max_explanations=1))
     stub = server.stub()
     running = stub.Explain.future(request(num_samples=1600))
-    while not slow:
-        time.sleep(0.01)
+    until(lambda: slow)
     found = stub.Explain(request(num_samples=1600, deadline_ms=300))
     assert running.result().num_samples == 1600
     assert found.num_samples == 32

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
@@ -150,10 +150,7 @@ def test_ctrl_c_leaves_a_usable_last_checkpoint(divided: Path, tmp_path: Path) -
         "assert report['interrupted']\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.csv").exists() and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.05)
+    until(lambda: (run / "metrics.csv").exists() or process.poll() is not None, 120)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
