@@ -2,18 +2,16 @@
 
 Deletion hides the segments that speak most for the label first; the faster the probability falls,
 the better. Insertion begins with nothing and shows them first; the faster it rises, the better.
-Both are put beside random orders on the same model and fill, without which an area says nothing.
+An area means nothing alone, so both are compared with random orders on the same model and fill.
 Knows explanations and the model. Does not know how the weights were found.
 
     Petsiuk, Das, Saenko: RISE, BMVC 2018, section 4.1. https://arxiv.org/abs/1806.07421
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
@@ -30,7 +28,7 @@ class Faithfulness:
 
     Attributes:
         label: Column of `predict`.
-        hide: What hidden segments looked like.
+        hide: How hidden segments looked.
         changed_share: K + 1 numbers from 0 to 1, the share of the segments' pixels that have been
             hidden (deletion) or shown (insertion) at each point of the curves.
         deletion: K + 1 probabilities, from the whole image to nothing.
@@ -44,7 +42,7 @@ class Faithfulness:
         random_deletion_spread: The standard deviation over random orders.
         random_insertion_spread: Likewise.
         num_random: How many random orders there were.
-        num_samples: How many images the model was shown.
+        num_samples: How many images were predicted.
         seed: Of the random orders.
     """
 
@@ -84,7 +82,7 @@ class Faithfulness:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as what `json.dumps` takes."""
+        """All of it in types that `json.dumps` takes."""
         gains = {
             "deletion_gain": self.deletion_gain,
             "insertion_gain": self.insertion_gain,
@@ -110,15 +108,14 @@ def check(
 ) -> Faithfulness:
     """Measure how faithful an explanation is.
 
-    Asks the model for `2 (num_random + 1) (K + 1)` images, with "shuffle" for
-    `4 num_random (K + 1)`.
+    Predicts `2 (num_random + 1) (K + 1)` images, with "shuffle" `4 num_random (K + 1)`.
 
     Args:
         explanation: What to check; segments that it does not weigh count as 0.
         predict: The model that it explains.
         image: The image that it explains, `(H, W, 3)` or `(H, W)` uint8.
         label: The label to check; unset: the first explained.
-        hide: What hidden segments look like; unset: as the explanation hid them.
+        hide: How hidden segments look; unset: as in the explanation.
         num_random: How many random orders, 2 or more.
         seed: Of the random orders, and of what "shuffle" hides with.
         batch_size: Images per call of `predict`; unset: as for `explain`.
@@ -127,7 +124,7 @@ def check(
     Raises:
         InvalidArgumentError: Another image's size, or fewer than two random orders.
         UnknownLabelError: A label that was not explained.
-        PredictionError: `predict` answered with a wrong shape or with non-finite numbers.
+        PredictionError: `predict` returned a wrong shape or non-finite numbers.
     """
     pixels = as_rgb(image, size=explanation.image_size)
     if num_random < 2:
@@ -142,15 +139,17 @@ def check(
     rng = np.random.default_rng(seed)
     best = np.argsort(-by_column, kind="stable")
     hide = explanation.hide if hide is None else hide
-    # Tiles that differ from image to image make curves jump: a mean over several does not.
+    # Tiles that differ from image to image make curves jump; a mean over several is smooth.
     times = num_random if hide == "shuffle" else 1
     random = [rng.permutation(columns.size) for _ in range(num_random)]
     orders = np.stack([best] * times + random)
 
     segmentation = known(explanation.segments, columns)
     sizes = np.bincount(segmentation.columns.ravel(), minlength=columns.size + 1)[:-1]
-    shares = _from_zero(np.cumsum(sizes[orders], axis=1) / sizes.sum())
-    visible = np.concatenate([rows for order in orders for rows in _steps(order)])
+    shares = np.pad(np.cumsum(sizes[orders], axis=1) / sizes.sum(), ((0, 0), (1, 0)))
+    places = np.argsort(orders, axis=1)[:, np.newaxis]
+    changed = places < np.arange(columns.size + 1)[:, np.newaxis]  # (orders, K + 1, K)
+    visible = np.stack([~changed, changed], axis=1).reshape(-1, columns.size)
     settings = Settings(batch_size=batch_size, hide=hide, check=check)
     perturbed = perturbation(
         pixels, segmentation, settings.hide, num_samples=visible.shape[0], seed=seed
@@ -187,16 +186,3 @@ def check(
         num_samples=visible.shape[0],
         seed=seed,
     )
-
-
-def _steps(order: NDArray[np.intp]) -> Iterator[NDArray[np.bool_]]:
-    """The rows of deletion and of insertion, `(K + 1, K)` each."""
-    place = np.empty(order.size, dtype=np.intp)
-    place[order] = np.arange(order.size)
-    changed = place < np.arange(order.size + 1)[:, np.newaxis]
-    yield ~changed
-    yield changed
-
-
-def _from_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([np.zeros((values.shape[0], 1)), values], axis=1)

@@ -16,25 +16,12 @@ from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Plain sans-serif families that cover much, tried before whatever else is there.
+# Plain sans-serif families with many characters, tried before all others.
 _PREFERRED = (
-    "notosanscjk",
-    "notosans-regular",
-    "sourcehansans",
-    "wqy",
-    "droidsansfallback",
-    "pingfang",
-    "hiragino",
-    "applesdgothic",
-    "msyh",
-    "yugoth",
-    "meiryo",
-    "malgun",
-    "simhei",
-    "nanumgothic",
-    "arialuni",
-    "dejavusans",
-)
+    "notosanscjk", "notosans-regular", "sourcehansans", "wqy", "droidsansfallback", "pingfang",
+    "hiragino", "applesdgothic", "msyh", "yugoth", "meiryo", "malgun", "simhei", "nanumgothic",
+    "arialuni", "dejavusans",
+)  # fmt: skip
 _NO_SUCH_CHARACTER = "\U0010ffff"
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from limelens.explain.drawing.colours import PALE_INK, PAPER, Palette, names, signs
 from limelens.explain.drawing.overlay import paint
-from limelens.explain.drawing.text import Paragraph, write
+from limelens.explain.drawing.text import Paragraph, title_of, write
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import LabelExplanation, Weights, ranked
 from limelens.explain.image import as_rgb
@@ -67,7 +67,10 @@ def heat_map(
         strength=_STRENGTH,
     )
     largest = max((abs(weight) for _, weight in pairs), default=0.0)
-    title, facts = _words(weights, label_name, against_name)
+    title, facts = label_name or "Weights by segment", ""
+    if isinstance(weights, LabelExplanation):
+        title = title_of(weights, label_name, against_name)
+        facts = f"fit (R2) {weights.score:.2f}     stability {weights.stability:.2f}"
     in_favour, against = names(palette)
     room = max(width, 480)
     heading = Paragraph(title, _SIZE + 4, room)
@@ -139,17 +142,6 @@ def _report_size(width: int, height: int) -> tuple[int, int]:
     longest = max(width, height)
     scale = min(_LONGEST, max(_SHORTEST, longest)) / longest
     return max(_NARROWEST, round(width * scale)), max(_NARROWEST, round(height * scale))
-
-
-def _words(weights: Weights, label_name: str | None, against_name: str | None) -> tuple[str, str]:
-    if not isinstance(weights, LabelExplanation):
-        return label_name or "Weights by segment", ""
-    name = label_name or f"label {weights.label}"
-    facts = f"fit (R2) {weights.score:.2f}     stability {weights.stability:.2f}"
-    if weights.against is None:
-        return f"{name}: {weights.probability:.1%}", facts
-    rival = against_name or f"label {weights.against}"
-    return f"{name} rather than {rival}: {weights.probability:+.1%}", facts
 
 
 def _scale_bar(width: int, height: int, palette: Palette) -> Image.Image:

@@ -72,9 +72,9 @@ def paint(
         pairs: Segment ids and weights, all of them painted.
         palette: The colours.
         borders: Outline them.
-        fade: How grey the painted becomes, 0 to 1.
-        lift: How far it becomes pale, 0 to 1, so that tints show on black.
-        strength: Opacity of the tint for a weight of nothing and for the largest.
+        fade: How grey the image becomes, 0 to 1.
+        lift: How pale it becomes, 0 to 1, so that tints show on black.
+        strength: Opacity of the tint for a weight of 0 and for the largest.
     """
     pixels = as_rgb(image)
     height, width = pixels.shape[:2]
@@ -93,7 +93,8 @@ def paint(
         dtype=np.float32,
     )
     greyness = np.array([fade] * len(pairs) + [fade, 1.0], dtype=np.float32)
-    edge = _edges(place, thickness(height, width)) if borders else None
+    thickness = max(1, round(min(height, width) / 250))  # visible, and hides little
+    edge = _edges(place, thickness) if borders else None
     painted = np.empty_like(pixels)
     band = max(1, _BAND_PIXELS // width)
     for start in range(0, height, band):
@@ -111,13 +112,8 @@ def paint(
     return painted
 
 
-def thickness(height: int, width: int) -> int:
-    """Pixels of a line that is seen, and does not hide much, at this resolution."""
-    return max(1, round(min(height, width) / 250))
-
-
 def _places(labels: NDArray[np.int64], chosen: list[int]) -> NDArray[np.intp]:
-    """Each pixel's position among the chosen ids, their number for others, one more unseen."""
+    """Each pixel's position among the M chosen ids; M for other ids, M + 1 if never seen."""
     ids, index = distinct(labels)
     place = np.full(ids.size, len(chosen), dtype=np.intp)
     place[ids == UNSEEN] = len(chosen) + 1

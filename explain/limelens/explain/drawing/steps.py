@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from limelens.explain.drawing.colours import INK, PALE_INK, PAPER, Palette, signs
 from limelens.explain.drawing.fonts import font_for
 from limelens.explain.drawing.overlay import overlay
-from limelens.explain.drawing.text import write
+from limelens.explain.drawing.text import title_of, write
 from limelens.explain.explanation import Explanation, LabelExplanation
 from limelens.explain.image import as_rgb
 from limelens.explain.sampling.perturbation import Perturbation, perturbation
@@ -52,13 +52,12 @@ def steps(
 
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8, the image that was explained.
-        explanation: Of it.
-        one: The label, or the contrast, that weights and probabilities are shown of; unset: the
-            first.
+        explanation: Its explanation.
+        one: The label or the contrast to show; unset: the first.
         label_name: What to call the label, in any script that a font on the system has; unset:
             its number.
         against_name: The same for the label that a contrast subtracts.
-        distance: By which samples are near the image: the one of the explanation.
+        distance: The one that the explanation used.
         palette: "green-red", or "blue-orange" for colour-blind readers.
 
     Returns:
@@ -69,9 +68,6 @@ def steps(
     """
     pixels = as_rgb(image, size=explanation.image_size)
     one = one or explanation.explanations[0]
-    name = label_name or f"label {one.label}"
-    if one.against is not None:
-        name += f" rather than {against_name or f'label {one.against}'}"
     samples = explanation.samples
     predicted = samples.probabilities[:, one.label].astype(np.float64)
     if one.against is not None:
@@ -83,9 +79,8 @@ def steps(
 
     away = distances(samples.visible, distance)
     sheet = _Sheet()
-    share = f"{one.probability:.1%}" if one.against is None else f"{one.probability:+.1%}"
     sheet.title(
-        f"{name}: {share}",
+        title_of(one, label_name, against_name),
         f"{explanation.num_samples} samples, {explanation.num_segments} segments, "
         f"method {samples.method}",
     )
@@ -144,11 +139,11 @@ def steps(
 
 
 def perturbation_of(pixels: NDArray[np.uint8], explanation: Explanation) -> Perturbation:
-    """Makes the images that the model was shown once more.
+    """Makes the images of the samples again.
 
     Args:
         pixels: `(H, W, 3)` uint8, the image that was explained.
-        explanation: Of it.
+        explanation: Its explanation.
     """
     return perturbation(
         pixels,
@@ -254,20 +249,17 @@ class _Sheet:
     """A page that grows downwards."""
 
     def __init__(self) -> None:
-        self._blocks: list[tuple[int, Image.Image]] = []
-        self._y = _MARGIN
+        self._blocks: list[Image.Image] = []
 
     def title(self, text: str, below: str) -> None:
-        block, pen = self._block(round(_LINE * (_TITLE + _TEXT)))
+        _, pen = self._block(round(_LINE * (_TITLE + _TEXT)))
         write(pen, (_MARGIN, 0), text, _TITLE, room=_WIDTH - 2 * _MARGIN)
         write(pen, (_MARGIN, round(_LINE * _TITLE)), below, _TEXT, PALE_INK)
-        self._add(block)
 
     def heading(self, number: int, text: str) -> None:
-        block, pen = self._block(round(_LINE * _HEADING) + 2 * _GAP)
+        _, pen = self._block(round(_LINE * _HEADING) + 2 * _GAP)
         pen.line((_MARGIN, _GAP // 2, _WIDTH - _MARGIN, _GAP // 2), fill=_RULE, width=2)
         write(pen, (_MARGIN, _GAP), f"{number}.  {text}", _HEADING)
-        self._add(block)
 
     def panels(
         self, panels: list[tuple[Image.Image, list[str]]], longest: int, *, beside: bool = False
@@ -292,7 +284,6 @@ class _Sheet:
                 else:
                     at = (left, image.height + 6 + count * line)
                 write(pen, at, text, _TEXT, INK if count == 0 else PALE_INK)
-        self._add(block)
 
     def bars_and_overlay(self, bars: Image.Image, drawn: Image.Image, stability: float) -> None:
         image = _scaled(drawn, _LARGE)
@@ -303,21 +294,15 @@ class _Sheet:
         block.paste(image, (left, 0))
         text = f"5.  The heaviest segments; stability {stability:.2f}"
         write(pen, (left, image.height + 6), text, _TEXT)
-        self._add(block)
 
     def finished(self) -> NDArray[np.uint8]:
-        page = Image.new("RGB", (_WIDTH, self._y + _MARGIN), PAPER)
-        for top, block in self._blocks:
-            page.paste(block, (0, top))
-        return np.asarray(page)
+        margin = np.full((_MARGIN, _WIDTH, 3), PAPER, dtype=np.uint8)
+        return np.concatenate([margin, *map(np.asarray, self._blocks), margin])
 
     def _block(self, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
         block = Image.new("RGB", (_WIDTH, height), PAPER)
+        self._blocks.append(block)
         return block, ImageDraw.Draw(block)
-
-    def _add(self, block: Image.Image) -> None:
-        self._blocks.append((self._y, block))
-        self._y += block.height
 
 
 def _scaled(image: Image.Image, longest: int) -> Image.Image:

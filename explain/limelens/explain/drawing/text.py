@@ -7,8 +7,17 @@ from PIL import ImageDraw
 
 from limelens.explain.drawing.colours import INK, Colour
 from limelens.explain.drawing.fonts import font_for
+from limelens.explain.explanation import LabelExplanation
 
 _IDEOGRAPHIC = 0x2E80  # from here on scripts write no spaces
+
+
+def title_of(one: LabelExplanation, label_name: str | None, against_name: str | None) -> str:
+    """A label or a contrast with its probability; unnamed labels are called by their number."""
+    name = label_name or f"label {one.label}"
+    if one.against is None:
+        return f"{name}: {one.probability:.1%}"
+    return f"{name} rather than {against_name or f'label {one.against}'}: {one.probability:+.1%}"
 
 
 def write(

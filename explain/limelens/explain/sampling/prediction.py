@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,36 +21,16 @@ from limelens.explain.settings import Settings
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 """`(N, H, W, 3)` uint8 -> `(N, C)` probabilities. It, or the object of a bound method, may have
 attributes: `max_concurrency`, how many threads may call it at once; `batch_size`, the preferred
-number of images in a call; `prepare_perturbed`, see `MakesImages`, if its device makes images."""
-
-_BATCH_SIZE = 32  # of a `predict` that does not say
-
+number of images in a call; `prepare_perturbed`, a `Prepare`, if its device makes the images."""
 PredictRows = Callable[[NDArray[np.bool_], NDArray[np.intp] | None], NDArray[np.floating]]
 """`(B, K)` bool, what each sample shows, and `(B, 2)` where its window of the canvas begins, None
-where the canvas has no windows -> `(B, C)` probabilities."""
+where the canvas has no windows -> `(B, C)` probabilities. As many threads call it as `Predict`."""
+Prepare = Callable[[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.intp]], PredictRows]
+"""Takes what all samples share: the image, `(H, W, 3)` RGB; the canvas, `(H', W', 3)` RGB, which
+stands where segments are hidden, or from which windows of the image's size are cut; `(H, W)` the
+column of each pixel, K for those that are never hidden."""
 
-
-class MakesImages(Protocol):
-    """A `predict` whose device makes the perturbed images, so that only rows travel there."""
-
-    def prepare_perturbed(
-        self,
-        image: NDArray[np.uint8],
-        canvas: NDArray[np.uint8],
-        columns: NDArray[np.intp],
-    ) -> PredictRows:
-        """Take over what all samples share.
-
-        Args:
-            image: `(H, W, 3)` RGB.
-            canvas: `(H', W', 3)` RGB, what stands where segments are hidden, or what windows of
-                the image's size are cut from.
-            columns: `(H, W)`, the column of each pixel, K for those that are never hidden.
-
-        Returns:
-            The model of rows; called from as many threads as `predict`.
-        """
-        ...
+_BATCH_SIZE = 32  # of a `predict` without a preference
 
 
 class Predictions:
@@ -210,11 +190,11 @@ def _row_model(
     predict: Predict, perturbation: Perturbation
 ) -> Callable[[NDArray[np.bool_], int], NDArray[np.floating]]:
     """From rows, and which sample the first of them is, to probabilities."""
-    prepare = _attribute(predict, "prepare_perturbed")
+    prepare: Prepare | None = _attribute(predict, "prepare_perturbed")
     if prepare is None:
         return lambda visible, first: predict(perturbation.images(visible, first))
     fill = perturbation.fill
-    of_rows: PredictRows = prepare(perturbation.image, fill.canvas, perturbation.columns)
+    of_rows = prepare(perturbation.image, fill.canvas, perturbation.columns)
 
     def predict_rows(visible: NDArray[np.bool_], first: int) -> NDArray[np.floating]:
         if fill.corners is None:

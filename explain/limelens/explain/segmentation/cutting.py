@@ -155,7 +155,14 @@ def _check_options(
 def _run(
     method: SegmentationMethod, image: NDArray[np.uint8], arguments: dict[str, Any]
 ) -> NDArray[np.int64]:
-    function = _function(method)
+    try:
+        from skimage import segmentation
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{method} needs scikit-image: pip install 'limelens[explain]', or use "
+            f"segmentation='grid' or segments="
+        ) from error
+    function = getattr(segmentation, method)
     known = [name for name in inspect.signature(function).parameters if name != "image"]
     _check_options(method, arguments, known)
     try:
@@ -261,18 +268,6 @@ def _melting(
 
 def _off(labels: NDArray[np.int64], target: int) -> float:
     return abs(float(np.log(distinct(labels)[0].size / target)))
-
-
-def _function(method: SegmentationMethod) -> Callable[..., Any]:
-    try:
-        from skimage import segmentation
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{method} needs scikit-image: pip install 'limelens[explain]', or use "
-            f"segmentation='grid' or segments="
-        ) from error
-    function: Callable[..., Any] = getattr(segmentation, method)
-    return function
 
 
 def _at_working_size(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

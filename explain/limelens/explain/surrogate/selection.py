@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from limelens.explain.errors import MissingPackageError
 from limelens.explain.settings import Check, FeatureSelection, go_on
-from limelens.explain.surrogate.ridge import moments
+from limelens.explain.surrogate.ridge import Moments, moments
 
 _ALPHA = 0.01  # the ridge penalty with which highest_weights ranks
 
@@ -33,31 +33,27 @@ def select(
         check: May stop the work.
 
     Raises:
-        MissingPackageError: Lasso_path without scikit-learn.
+        MissingPackageError: "lasso_path" without scikit-learn.
     """
     num_features = min(num_features, visible.shape[1])
     if method == "none":
         return np.arange(visible.shape[1])
-    if method == "forward_selection" or (method == "auto" and num_features <= 6):
-        return _forward_selection(visible, target, weights, num_features, check)
     if method == "lasso_path":
         return _lasso_path(visible, target, weights, num_features)
-    return _highest_weights(visible, target, weights, num_features)
+    known = moments(visible, target[:, np.newaxis], weights, check)
+    if method == "forward_selection" or (method == "auto" and num_features <= 6):
+        return _forward_selection(known, num_features, check)
+    system = known.gram + _ALPHA * np.eye(visible.shape[1])
+    coefficients = np.linalg.solve(system, known.cross)[:, 0]
+    return np.argsort(-np.abs(coefficients), kind="stable")[:num_features]
 
 
-def _forward_selection(
-    visible: NDArray[np.bool_],
-    target: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    num_features: int,
-    check: Check,
-) -> NDArray[np.intp]:
+def _forward_selection(known: Moments, num_features: int, check: Check) -> NDArray[np.intp]:
     """Greedy by weighted R² of ordinary least squares; among equals the lowest column.
 
     Each choice is swept out of the moments (Gram-Schmidt), so what is left of a column is what
     it would add; one sweep replaces K regressions.
     """
-    known = moments(visible, target[:, np.newaxis], weights, check)
     gram, cross = known.gram.copy(), known.cross[:, 0].copy()
     size = np.diag(gram).copy()
     unexplained = total = float(known.total[0])
@@ -77,18 +73,6 @@ def _forward_selection(
             cross -= column * (cross[best] / pivot)
             gram -= np.outer(column, column / pivot)
     return np.array(chosen, dtype=np.intp)
-
-
-def _highest_weights(
-    visible: NDArray[np.bool_],
-    target: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    num_features: int,
-) -> NDArray[np.intp]:
-    known = moments(visible, target[:, np.newaxis], weights)
-    system = known.gram + _ALPHA * np.eye(visible.shape[1])
-    coefficients = np.linalg.solve(system, known.cross)[:, 0]
-    return np.argsort(-np.abs(coefficients), kind="stable")[:num_features]
 
 
 def _lasso_path(

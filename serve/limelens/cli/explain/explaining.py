@@ -59,6 +59,18 @@ _RENDERINGS: Final[Mapping[str, Literal["overlay", "heat_map", "segments"]]] = {
 }
 
 
+def _option(text: str, default: str) -> Any:
+    return typer.Option(help=text, show_default=default)
+
+
+def _count(text: str, default: str) -> Any:
+    return typer.Option(min=0, max=_MOST, help=text, show_default=default)
+
+
+def _png(text: str) -> Any:
+    return typer.Option(metavar="PNG", help=text)
+
+
 @securely
 def explain(
     images: Annotated[
@@ -78,12 +90,7 @@ def explain(
         list[str] | None,
         typer.Option(help="A label to explain; may be repeated.", show_default="the most probable"),
     ] = None,
-    top_labels: Annotated[
-        int,
-        typer.Option(
-            min=0, max=_MOST, help="Explain this many of the most probable.", show_default="1"
-        ),
-    ] = 0,
+    top_labels: Annotated[int, _count("Explain this many of the most probable.", "1")] = 0,
     contrast: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,15 +101,9 @@ def explain(
         Path | None,
         typer.Option("--out", metavar="PNG", help="Write the overlay: green for, red against."),
     ] = None,
-    heat_map: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Write the weight of every pixel.")
-    ] = None,
+    heat_map: Annotated[Path | None, _png("Write the weight of every pixel.")] = None,
     steps: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PNG",
-            help="Draw the steps that led to the explanation; needs --model FILE.",
-        ),
+        Path | None, _png("Draw the steps that led to the explanation; needs --model FILE.")
     ] = None,
     report: Annotated[
         Path | None,
@@ -123,19 +124,14 @@ def explain(
     region: RegionOption = None,
     method: Annotated[
         Literal["lime", "kernel_shap", "occlusion", "rise"] | None,
-        typer.Option(help="How segments are weighed.", show_default="lime"),
+        _option("How segments are weighed.", "lime"),
     ] = None,
     segmentation: Annotated[
         Literal["slic", "quickshift", "felzenszwalb", "grid"] | None,
-        typer.Option(help="How the image is cut.", show_default="slic"),
+        _option("How the image is cut.", "slic"),
     ] = None,
-    num_segments: Annotated[
-        int, typer.Option(min=0, max=_MOST, help="For slic and grid.", show_default="40")
-    ] = 0,
-    num_samples: Annotated[
-        int,
-        typer.Option(min=0, max=_MOST, help="Images that the model predicts.", show_default="1000"),
-    ] = 0,
+    num_segments: Annotated[int, _count("For slic and grid.", "40")] = 0,
+    num_samples: Annotated[int, _count("Images that the model predicts.", "1000")] = 0,
     stability: Annotated[
         float | None,
         typer.Option(
@@ -143,56 +139,31 @@ def explain(
         ),
     ] = None,
     max_samples: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=_MOST,
-            help="The most samples for --stability.",
-            show_default="as --num-samples",
-        ),
+        int, _count("The most samples for --stability.", "as --num-samples")
     ] = 0,
     deadline_ms: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=_MOST,
-            help="The best explanation in so many milliseconds.",
-            show_default="none",
-        ),
+        int, _count("The best explanation in so many milliseconds.", "none")
     ] = 0,
     hide: Annotated[
         str,
-        typer.Option(help="Hides a segment: mean, blur, shuffle, or a colour such as 000000."),
+        typer.Option(help="Fill of hidden segments: mean, blur, shuffle, or a colour (000000)."),
     ] = "mean",
-    kernel_width: Annotated[
-        float | None,
-        typer.Option(help="Width of the proximity kernel.", show_default="0.25"),
-    ] = None,
+    kernel_width: Annotated[float | None, _option("Width of the proximity kernel.", "0.25")] = None,
     distance: Annotated[
-        Literal["cosine", "euclidean"] | None,
-        typer.Option(help="Measure from a sample to the image.", show_default="cosine"),
+        Literal["cosine", "euclidean"] | None, _option("From a sample to the image.", "cosine")
     ] = None,
     feature_selection: Annotated[
         Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"] | None,
-        typer.Option(help="Which segments the surrogate may use.", show_default="none"),
+        _option("Which segments the surrogate may use.", "none"),
     ] = None,
-    num_features: Annotated[
-        int,
-        typer.Option(min=0, max=_MOST, help="Most segments in the surrogate.", show_default="all"),
-    ] = 0,
+    num_features: Annotated[int, _count("Most segments in the surrogate.", "all")] = 0,
     sampling: Annotated[
         Literal["paired", "independent"] | None,
-        typer.Option(
-            help="paired: every sample with its complement.", show_default="paired where that helps"
-        ),
+        _option("paired: every sample with its complement.", "paired where that helps"),
     ] = None,
     palette: Annotated[
         Literal["green_red", "blue_orange"] | None,
-        typer.Option(
-            help="Colours for and against a label; blue_orange for readers who cannot tell green "
-            "from red.",
-            show_default="green_red",
-        ),
+        _option("Colours for and against; blue_orange suits colour-blind readers.", "green_red"),
     ] = None,
     compat: Annotated[
         Literal["lime"] | None,
@@ -208,12 +179,9 @@ def explain(
         ),
     ] = None,
     segments: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", help="Write the segment ids, 16 bit; 65535: not seen."),
+        Path | None, _png("Write the segment ids, 16 bit; 65535: not seen.")
     ] = None,
-    segments_in: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Use these segments: 8 or 16 bit ids.")
-    ] = None,
+    segments_in: Annotated[Path | None, _png("Use these segments: 8 or 16 bit ids.")] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:

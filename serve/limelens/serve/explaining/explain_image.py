@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.image import fit
 
 if TYPE_CHECKING:
-    from limelens.serve.bundle.execution.perturbing import PreparePerturbed, RowModel
+    from limelens.serve.bundle.execution.perturbing import PreparePerturbed
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def explain_image(
@@ -122,29 +125,18 @@ class _Model:
     def __init__(self, bundle: Bundle, check: Callable[[], None]) -> None:
         self.max_concurrency = bundle.max_concurrency
         self.batch_size = bundle.batch_size
-        prepare = bundle.prepare_perturbed
-        self.prepare_perturbed = None if prepare is None else self._checked(prepare)
-        self._bundle = bundle
-        self._check = check
+        self.prepare_perturbed: PreparePerturbed | None = None
+        self._predict = _checked(bundle.predict, check)
+        if (prepare := bundle.prepare_perturbed) is not None:
+            self.prepare_perturbed = lambda *shared: _checked(prepare(*shared), check)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._check()
-        return self._bundle.predict(images)
+        return self._predict(images)
 
-    def _checked(self, prepare: PreparePerturbed) -> PreparePerturbed:
-        """The same for images that the device makes."""
 
-        def prepared(
-            image: NDArray[np.uint8], canvas: NDArray[np.uint8], columns: NDArray[np.intp]
-        ) -> RowModel:
-            of_rows = prepare(image, canvas, columns)
+def _checked(function: Callable[_P, _T], check: Callable[[], None]) -> Callable[_P, _T]:
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        check()
+        return function(*args, **kwargs)
 
-            def predict_rows(
-                visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
-            ) -> NDArray[np.float32]:
-                self._check()
-                return of_rows(visible, corners)
-
-            return predict_rows
-
-        return prepared
+    return checked
