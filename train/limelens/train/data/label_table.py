@@ -17,7 +17,7 @@ from limelens.train.data.examples import DataError, Skipped
 from limelens.train.data.tables.cells import is_yes, read_labels
 from limelens.train.data.tables.columns import choose_columns
 from limelens.train.data.tables.images import find_image
-from limelens.train.data.tables.lines import Lines, read_lines
+from limelens.train.data.tables.lines import read_lines
 from limelens.train.data.tables.table import TableOptions
 
 _SUFFIXES: Final = (".csv", ".tsv")
@@ -125,34 +125,30 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
             understood; there is no image; an image comes twice. The message names file and row.
     """
     parsed = {split: _read(path, _options(images)) for split, path in tables.items()}
-    _check_alike(tables, parsed)
-    multi = any(table.multi for table in parsed.values())
-    names = {name for table in parsed.values() for _, labels, _ in table.rows for name in labels}
-    names |= {name for table in parsed.values() for name in table.columns}
+    _check_alike(parsed)
+    names = {label for table in parsed.values() for row in table.rows for label in row.labels}
     rows: dict[str, list[tuple[Path, tuple[str, ...]]]] = {}
     missing: list[Skipped] = []
     seen: dict[Path, str] = {}
     for split, table in parsed.items():
-        path = tables[split]
-        for number, (identity, labels, own_split) in zip(table.numbers, table.rows, strict=True):
-            found = find_image(table.folder, identity)
+        for row in table.rows:
+            found = find_image(table.folder, row.identity)
             # An id is the same image with and without its suffix.
-            image = found or table.folder / identity
-            here = f"{path}, row {number}"
+            image = found or table.folder / row.identity
             if image in seen:
                 raise DataError(
-                    f"{here}: {identity!r} comes a second time, after {seen[image]}; "
+                    f"{row.where}: {row.identity!r} comes a second time, after {seen[image]}; "
                     "expected one row for each image"
                 )
-            seen[image] = here
+            seen[image] = row.where
             if found is None:
                 missing.append(Skipped(image, "the table names it, it is not there"))
             else:
-                rows.setdefault(own_split or split, []).append((found, labels))
+                rows.setdefault(row.split or split, []).append((found, row.labels))
     return LabelTable(
-        tuple(sorted(names)),
-        Task.MULTILABEL if multi else Task.MULTICLASS,
-        {split: tuple(found) for split, found in rows.items()},
+        tuple(sorted(names.union(*(table.columns for table in parsed.values())))),
+        Task.MULTILABEL if any(table.multi for table in parsed.values()) else Task.MULTICLASS,
+        rows,
         tuple(missing),
         tuple(table.note for table in parsed.values()),
     )
@@ -188,12 +184,20 @@ def read_macro_labels(path: Path, labels: Sequence[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Parsed:
-    """One table: rows of identity, labels and split, and labels that are columns."""
+class _Row:
+    where: str
+    identity: str
+    labels: tuple[str, ...]
+    split: str | None
 
-    rows: tuple[tuple[str, tuple[str, ...], str | None], ...]
-    numbers: tuple[int, ...]
-    columns: tuple[str, ...]
+
+@dataclass(frozen=True)
+class _Parsed:
+    """One table; `columns` are the labels that are columns."""
+
+    path: Path
+    rows: tuple[_Row, ...]
+    columns: frozenset[str]
     multi: bool
     folder: Path
     note: str
@@ -206,73 +210,63 @@ def _read(path: Path, options: TableOptions) -> _Parsed:
             f"{path} has {counted(len(lines), 'row')}; expected names of columns and a row each"
         )
     header = [label_name(name.strip()) for name in lines[0][1]]
-    numbers, body = zip(*lines[1:], strict=True)
-    for number, row in lines[1:]:
-        if len(row) != len(header):
+    for number, cells in lines[1:]:
+        if len(cells) != len(header):
             raise DataError(
-                f"{path}, row {number} has {counted(len(row), 'cell')}; expected {len(header)} as "
-                "the header"
+                f"{path}, row {number} has {counted(len(cells), 'cell')}; expected {len(header)} "
+                "as the header"
             )
-    found = choose_columns(path, header, body, options)
-    if len({header[column] for column in found.flags}) < len(found.flags):
+    found = choose_columns(path, header, [cells for _, cells in lines[1:]], options)
+    columns = frozenset(header[column] for column in found.flags)
+    if len(columns) < len(found.flags):
         raise DataError(f"{path} names a column twice; expected a name of its own for each label")
-    splits = [
-        None if found.split is None else _split_name(path, number, row[found.split])
-        for number, row in lines[1:]
-    ]
-    identities = [row[found.image].strip() for row in body]
-    if found.label is None:
-        _check_gaps(path, header, lines[1:], found.flags)
-        multi = True
-        labels = [tuple(header[one] for one in found.flags if is_yes(row[one])) for row in body]
-    else:
-        listed = [
-            read_labels(f"{path}, row {number}", row[found.label], found.separator)
-            for number, row in lines[1:]
-        ]
-        multi = any(is_list for _, is_list in listed)
-        labels = [own for own, _ in listed]
-        for number, own in zip(numbers, labels, strict=True):
-            if not own and not multi:
-                raise DataError(
-                    f"{path}, row {number} has no label; expected one (or [] where other rows "
-                    "have several)"
-                )
-    return _Parsed(
-        tuple(zip(identities, labels, splits, strict=True)),
-        numbers,
-        tuple(header[column] for column in found.flags),
-        multi,
-        found.folder,
-        found.summary,
-    )
+    multi = found.label is None
+    rows = []
+    for number, cells in lines[1:]:
+        where = f"{path}, row {number}"
+        if found.label is None:
+            labels = _flagged(where, header, cells, found.flags)
+        else:
+            labels, is_list = read_labels(where, cells[found.label], found.separator)
+            multi = multi or is_list
+        split = None if found.split is None else _split_name(where, cells[found.split])
+        rows.append(_Row(where, cells[found.image].strip(), labels, split))
+    unlabelled = next((row for row in rows if not row.labels), None)
+    if unlabelled and not multi:
+        raise DataError(
+            f"{unlabelled.where} has no label; expected one (or [] where other rows have several)"
+        )
+    return _Parsed(path, tuple(rows), columns, multi, found.folder, found.summary)
 
 
-def _check_alike(tables: Mapping[str, Path], parsed: Mapping[str, _Parsed]) -> None:
-    """Refuses tables of one data set that are read differently."""
-    (first, one), *others = parsed.items()
-    for split, other in others:
-        if {*one.columns} != {*other.columns}:
-            differing = sorted({*one.columns} ^ {*other.columns})[0]
+def _flagged(
+    where: str, header: Sequence[str], cells: Sequence[str], flags: Sequence[int]
+) -> tuple[str, ...]:
+    """The names of the columns that say yes."""
+    for column in flags:
+        # It could be either, or unknown.
+        if not cells[column].strip():
             raise DataError(
-                f"{tables[first]} and {tables[split]} are read differently: only one has the "
-                f"label column {differing!r}; say what to read (--columns or --label-column)"
+                f"{where} has nothing in column {header[column]!r}; expected 0 or 1 as in the "
+                "other rows"
+            )
+    return tuple(header[column] for column in flags if is_yes(cells[column]))
+
+
+def _check_alike(parsed: Mapping[str, _Parsed]) -> None:
+    """Refuses tables of one data set that are read differently."""
+    first, *others = parsed.values()
+    for other in others:
+        if first.columns != other.columns:
+            raise DataError(
+                f"{first.path} and {other.path} are read differently: only one has the label "
+                f"column {min(first.columns ^ other.columns)!r}; say what to read (--columns or "
+                "--label-column)"
             )
 
 
-def _check_gaps(path: Path, header: list[str], lines: Lines, columns: tuple[int, ...]) -> None:
-    """Refuses an empty cell among 0 and 1: it could be either, or unknown."""
-    for number, row in lines:
-        for column in columns:
-            if not row[column].strip():
-                raise DataError(
-                    f"{path}, row {number} has nothing in column {header[column]!r}; expected 0 "
-                    "or 1 as in the other rows"
-                )
-
-
-def _split_name(path: Path, number: int, cell: str) -> str:
+def _split_name(where: str, cell: str) -> str:
     name = split_name(cell)
     if name is None:
-        raise DataError(f"{path}, row {number} has the split {cell!r}; expected train, val or test")
+        raise DataError(f"{where} has the split {cell!r}; expected train, val or test")
     return name

@@ -52,15 +52,14 @@ class Face:
             raise ValueError(f"yaw is {self.yaw!r}; it goes from -1 to 1")
 
     @classmethod
-    def from_box(cls, x: float, y: float, width: float, height: float, yaw: float = 0.0) -> "Face":
+    def from_box(cls, x: float, y: float, width: float, height: float) -> "Face":
         """A level face inside a frontal-face detector's box.
 
         Args:
-            x: Left edge of the box in pixels.
+            x: Left edge in pixels.
             y: Top edge in pixels.
-            width: Width in pixels, over 0.
-            height: Height in pixels, over 0.
-            yaw: As in `Face`.
+            width: In pixels, over 0.
+            height: In pixels, over 0.
 
         Raises:
             ValueError: The box is empty.
@@ -68,7 +67,7 @@ class Face:
         if width <= 0 or height <= 0:
             raise ValueError(f"Box is {width!r}x{height!r} pixels; both must be over 0")
         eyes_y = y + 0.385 * height
-        return cls((x + 0.295 * width, eyes_y), (x + 0.715 * width, eyes_y), yaw)
+        return cls((x + 0.295 * width, eyes_y), (x + 0.715 * width, eyes_y))
 
     @property
     def centre(self) -> tuple[float, float]:

@@ -10,9 +10,10 @@ import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import starmap
 from math import cos, sin
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -25,7 +26,6 @@ from limelens.train.synthetic.masks import draw_mask, random_style
 from limelens.train.synthetic.painting import Pixels
 from limelens.train.synthetic.people import draw_person
 
-Job = TypeVar("Job")
 Result = TypeVar("Result")
 Label = Literal["with_mask", "without_mask"]
 
@@ -84,8 +84,8 @@ def render_sample(
 
     Args:
         rng: Of everything in the image.
-        label: `with_mask` or `without_mask`; the latter often has a hand, a cup, a beard or a
-            mask below the chin. Scarves, captions and plain shapes come with both alike.
+        label: `without_mask` often has a hand, a cup, a beard or a mask below the chin. Scarves,
+            captions and plain shapes come with both labels alike.
         size: Pixels of a square's side, or (height, width); 16 or more.
 
     Returns:
@@ -97,7 +97,7 @@ def render_sample(
     if label not in LABELS:
         raise ValueError(f"Label is {label!r}; expected one of {', '.join(LABELS)}")
     height, width = _height_width(size)
-    # Collected images are often squeezed into another shape; some of ours are too.
+    # Collected images are often squeezed into another shape.
     drawn_width = max(16, round(width * float(rng.uniform(0.82, 1.18))))
     portrait = _draw_portrait(rng, (height, drawn_width))
     image, face = portrait.image, portrait.face
@@ -122,20 +122,18 @@ def write_dataset(
     *,
     size: int = 160,
     splits: Mapping[str, float] = _SPLITS,
-    quality: int = 90,
     num_workers: int = 1,
 ) -> dict[str, int]:
     """Writes `folder/{train,val,test}/{with_mask,without_mask}/0000.jpg` and so on.
 
-    The same arguments give the same files. Files that are already there under other names stay.
+    The same arguments give the same files. Existing files with other names stay.
 
     Args:
-        folder: Where to write; made if it is not there.
-        num_images_per_label: Images of each label over all splits, at least one a split.
-        seed: Seed of all images, 0 or more.
-        size: The longer side in pixels, 16 or more.
-        splits: Each split's share, by name; they sum to 1.
-        quality: JPEG quality, 1 to 95.
+        folder: Created if missing.
+        num_images_per_label: Over all splits, at least one each.
+        seed: Of all images, 0 or more.
+        size: Longer side in pixels, 16 or more.
+        splits: The share of each; they sum to 1.
         num_workers: As for `run_jobs`; the files are the same.
 
     Returns:
@@ -159,28 +157,30 @@ def write_dataset(
             target = folder / split / label
             target.mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                # A stream of its own for each image: a larger set begins with a smaller one's.
+                # Each image has its own stream, so that a larger set begins with a smaller one.
                 stream = (seed, split_index, label_index, number)
-                jobs.append(_Job(target / f"{number:04d}.jpg", label, stream, size, quality))
+                jobs.append((target / f"{number:04d}.jpg", label, stream, size))
     run_jobs(_write, jobs, num_workers)
     return counts
 
 
-def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> list[Result]:
+def run_jobs(
+    function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], num_workers: int
+) -> list[Result]:
     """What a function returns for each job, in their order.
 
     Args:
         function: Of a module, so that other processes find it.
         jobs: Its arguments.
-        workers: Processes. Several are spawned: a script that asks for them guards its own start
-            by `if __name__ == "__main__"`.
+        num_workers: Processes. Several are spawned: a script that asks for them guards its own
+            start by `if __name__ == "__main__"`.
     """
-    if workers == 1:
-        return [function(job) for job in jobs]
+    if num_workers <= 1:
+        return list(starmap(function, jobs))
     # Forked processes could wait forever on locks of threads that they do not have.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        return list(pool.map(function, jobs, chunksize=_CHUNK))
+    with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
+        return list(pool.map(function, *zip(*jobs, strict=True), chunksize=_CHUNK))
 
 
 def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -263,24 +263,9 @@ def _pose(
     return Face((x - dx, y - dy), (x + dx, y + dy), yaw)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One file to write."""
-
-    path: Path
-    label: Label
-    stream: tuple[int, int, int, int]
-    size: int
-    quality: int
-
-
-def _write(job: _Job) -> None:
-    rng = np.random.default_rng(job.stream)
-    image = render_sample(rng, job.label, _random_shape(rng, job.size))
-    Image.fromarray(image).save(job.path, quality=job.quality)
-
-
-def _random_shape(rng: np.random.Generator, size: int) -> tuple[int, int]:
-    """Height and width, the longer of them `size`: as often tall as wide, for both labels."""
+def _write(path: Path, label: Label, stream: tuple[int, ...], size: int) -> None:
+    rng = np.random.default_rng(stream)
+    # As often tall as wide, for both labels.
     short = max(16, round(size * float(rng.uniform(0.72, 1.0))))
-    return (size, short) if rng.random() < 0.5 else (short, size)
+    shape = (size, short) if rng.random() < 0.5 else (short, size)
+    Image.fromarray(render_sample(rng, label, shape)).save(path, quality=90)

@@ -62,17 +62,6 @@ class Counts:
     images: int
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One bare image, and the split's folder for the images made from it."""
-
-    path: Path
-    folder: Path
-    seed: tuple[int, int, int]
-    num_scenes: int
-    hidden: bool
-
-
 def add_scenes(
     data: Path,
     out: Path,
@@ -125,20 +114,15 @@ def add_scenes(
                 copy = out / split / label / Path(*path.relative_to(data).parts[2:])
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
-    jobs = {
-        split: [
-            _Job(path, out / split, (seed, index, number), num_scenes, hidden and index == 0)
-            for number, path in enumerate(splits[split][WITHOUT_MASK])
-        ]
-        for index, split in enumerate(_SPLITS)
-        if split in splits
-    }
-    all_jobs = [job for of_split in jobs.values() for job in of_split]
-    written = iter(run_jobs(_write_variations, all_jobs, num_workers))
     counts = {}
-    for split, of_split in jobs.items():
-        images = [next(written) for _ in of_split]
-        counts[split] = Counts(sum(n > 0 for n in images), sum(images))
+    for index, split in enumerate(_SPLITS):
+        if split in splits:
+            jobs = [
+                (path, out / split, (seed, index, number), num_scenes, hidden and split == "train")
+                for number, path in enumerate(splits[split][WITHOUT_MASK])
+            ]
+            images = run_jobs(_write_variations, jobs, num_workers)
+            counts[split] = Counts(sum(n > 0 for n in images), sum(images))
     record = {"seed": seed, "num_scenes": num_scenes, "hidden": hidden}
     write_whole(out / RECORD, json.dumps(record) + "\n")
     return counts
@@ -192,7 +176,7 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
     # So that light comes from both sides equally often.
     if rng.random() < 0.5:
         pixels, face = pixels[:, ::-1], face.mirrored(pixels.shape[1])
-    place = _seen_from_the_front(portrait.face)
+    place = _turned_to_the_front(portrait.face)
     matrix = _similarity(place, face)
     photo = Image.fromarray(np.ascontiguousarray(pixels))
     shrink = hypot(matrix[0], matrix[3])
@@ -211,22 +195,24 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
     return (mixed + 0.5).astype(np.uint8), place
 
 
-def _write_variations(job: _Job) -> int:
-    """Writes all variations of one image; returns how many."""
+def _write_variations(
+    path: Path, folder: Path, seed: tuple[int, int, int], num_scenes: int, hidden: bool
+) -> int:
+    """Writes all variations of one bare image to a split's folder; returns how many."""
     try:
-        pixels = read_image(job.path.read_bytes())
+        pixels = read_image(path.read_bytes())
     except InvalidImageError:
         return 0
     face = find_face(pixels)
     if face is None:
         return 0
-    rng = np.random.default_rng(job.seed)
+    rng = np.random.default_rng(seed)
     count = 0
-    for label, kind, image in _variations(pixels, face, job.num_scenes, job.hidden, rng):
+    for label, kind, image in _variations(pixels, face, num_scenes, hidden, rng):
         # Several images may have one stem, and a prefix could make a stem too long.
-        name = f"{kind}-{job.seed[-1]:05d}-{job.path.stem[:40]}.jpg"
+        name = f"{kind}-{seed[-1]:05d}-{path.stem[:40]}.jpg"
         quality = int(rng.integers(70, 95))
-        Image.fromarray(image).save(job.folder / label / name, quality=quality)
+        Image.fromarray(image).save(folder / label / name, quality=quality)
         count += 1
     return count
 
@@ -236,21 +222,20 @@ def _variations(
 ) -> Iterator[tuple[Label, str, Pixels]]:
     """Label, name and image of every variation of a bare face."""
     pixels, face = _large_enough(pixels, face)
-    seen = [(pixels, face)]
+    places = [(pixels, face)]
     yield WITH_MASK, "masked", _masked(pixels, face, rng)
     yield WITHOUT_MASK, "disturbed", draw_distractor(pixels, face, rng)
     for number in range(num_scenes):
         scene, place = set_into_scene(pixels, face, rng)
-        seen.append((scene, place))
-        bare = scene
-        if rng.random() < _DISTRACTOR_SHARE:
-            bare = draw_distractor(scene, place, rng)
+        places.append((scene, place))
+        is_disturbed = rng.random() < _DISTRACTOR_SHARE
+        bare = draw_distractor(scene, place, rng) if is_disturbed else scene
         yield WITHOUT_MASK, f"scene{number}", bare
         yield WITH_MASK, f"scene{number}", _masked(scene, place, rng)
 
     if hidden:
         # The photo and its first scene.
-        for number, (image, place) in enumerate(seen[:2]):
+        for number, (image, place) in enumerate(places[:2]):
             for label, kind, varied in _hidden(image, place, rng):
                 yield label, f"{kind}{number}", varied
 
@@ -286,8 +271,8 @@ def _large_enough(pixels: Pixels, face: Face) -> tuple[Pixels, Face]:
     return np.asarray(larger), face.scaled(scale)
 
 
-def _seen_from_the_front(face: Face) -> Face:
-    """A face of the same size and roll at the same place whose head is not turned."""
+def _turned_to_the_front(face: Face) -> Face:
+    """The same face, of a head that is not turned."""
     x, y = face.centre
     dx, dy = face.unit / 2 * cos(face.roll), face.unit / 2 * sin(face.roll)
     return Face((x - dx, y - dy), (x + dx, y + dy))

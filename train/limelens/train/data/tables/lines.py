@@ -8,12 +8,10 @@ from typing import Final
 
 from limelens.train.data.examples import DataError
 
-Lines = list[tuple[int, list[str]]]
-"""The number of each line and its cells."""
 _SEPARATORS: Final = (",", "\t", ";")
 
 
-def read_lines(path: Path) -> Lines:
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
     """The lines that are not empty, each with the number of its last line in the file.
 
     The suffix gives the separator (tabs for `.tsv`, else commas); a first line without it may have
