@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,7 @@ def walk(folder: Path) -> Found:
     files: list[Path] = []
     unreachable: list[Skipped] = []
     not_followed: list[Skipped] = []
-    links: deque[Path] = deque()
+    links: set[Path] = set()
     seen = {_identity(folder.stat())}
 
     def read(top: Path) -> None:
@@ -104,14 +103,14 @@ def walk(folder: Path) -> Found:
                 try:
                     status = path.stat()
                 except OSError as error:
-                    unreachable.append(Skipped(path, _unreachable(path, error)))
+                    unreachable.append(Skipped(path, _reason(path, error)))
                     continue
                 if stat.S_ISREG(status.st_mode):
                     files.append(path)
                 elif not stat.S_ISDIR(status.st_mode):
                     not_followed.append(Skipped(path, "neither a file nor a folder"))
                 elif entry.is_symlink():
-                    links.append(path)
+                    links.add(path)
                 elif _identity(status) not in seen:
                     seen.add(_identity(status))
                     waiting.append(path)
@@ -170,7 +169,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _unreachable(path: Path, error: OSError) -> str:
+def _reason(path: Path, error: OSError) -> str:
     if not path.is_symlink():
         return str(error.strerror)
     return f"a link to {path.readlink()}, which cannot be reached ({error.strerror})"

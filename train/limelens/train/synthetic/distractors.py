@@ -68,7 +68,10 @@ def draw_distractor(
     chosen = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))] if kind is None else kind
     match chosen:
         case "chin_mask":
-            return _draw_chin_mask(image, face, rng)
+            style = random_style(rng)
+            while style.kind in ("bandana", "gaiter"):
+                style = random_style(rng)
+            return put_on(image, face, style, CHIN_CUT.varied(rng), rng)[0]
         case "scarf":
             style = replace(random_style(rng), kind="gaiter")
             return put_on(image, face, style, SCARF_CUT.varied(rng), rng)[0]
@@ -84,13 +87,6 @@ def draw_distractor(
             return _draw_object(image, face, chosen, rng)
         case _:
             raise ValueError(f"Distractor is {chosen!r}; known are {', '.join(DISTRACTORS)}")
-
-
-def _draw_chin_mask(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
-    style = random_style(rng)
-    while style.kind in ("bandana", "gaiter"):
-        style = random_style(rng)
-    return put_on(image, face, style, CHIN_CUT.varied(rng), rng)[0]
 
 
 def _draw_hand(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
@@ -323,9 +319,7 @@ def _draw_caption(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels
     return np.asarray(canvas)
 
 
-@lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+_font = lru_cache(maxsize=32)(ImageFont.load_default)
 
 
 def _draw_blob(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:

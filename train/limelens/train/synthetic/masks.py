@@ -211,12 +211,8 @@ def _loops(face: Face, kind: MaskKind, cut: Cut) -> list[Floats]:
             ((cut.bottom_half - 0.03, cut.bottom_side - 0.03), (1.10, 0.62)),
         ]
     loops = []
-    for side in (-1.0, 1.0):
-        if side * face.yaw > 0.3:
-            continue
-        for (x0, y0), (x1, y1) in ends:
-            start = np.array([side * x0, y0], dtype=np.float32)
-            end = np.array([side * x1, y1], dtype=np.float32)
+    for side in (side for side in (-1.0, 1.0) if side * face.yaw <= 0.3):
+        for start, end in np.array(ends, dtype=np.float32) * np.array([side, 1], np.float32):
             loops.append(face.to_pixels(start + (end - start) * t + bow))
     return loops
 
@@ -239,6 +235,5 @@ def _with_valve(
     tone = 0.86 if sum(colour) > 330 else 1.5
     ridges = 1 + 0.10 * np.sin((y - 1.2) * 60)
     rim = np.exp(-(((away - 0.18) / 0.025) ** 2))
-    fitted: Floats = cloth * (1 - inside * (1 - tone * ridges))[..., None]
-    fitted *= (1 - 0.3 * rim)[..., None]
-    return fitted
+    fitted = cloth * (1 - inside * (1 - tone * ridges))[..., None]
+    return np.asarray(fitted * (1 - 0.3 * rim)[..., None])
