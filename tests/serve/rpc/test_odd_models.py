@@ -132,6 +132,6 @@ def test_a_folder_of_models_that_goes_away_is_told_in_a_line_and_may_come_back(
     bundles.save(models, bundles.metadata("a"), 2)
     until(lambda: ("a", 2) in server.listed())
     assert "Traceback" not in server.log
-    [line] = [one for one in server.log.splitlines() if "could not be looked at" in one]
+    [line] = [one for one in server.log.splitlines() if "could not be scanned" in one]
     assert "no such folder" in line
     assert "what is loaded serves on" in line
