@@ -30,7 +30,7 @@ def run(*arguments: object) -> Any:
 
 
 @pytest.mark.ci
-def test_synthetic_faces_are_trained_exported_served_classified_and_explained(
+def test_faces_are_trained_exported_served_and_explained(
     tmp_path: Path,
 ) -> None:
     data, models = tmp_path / "faces", tmp_path / "models"

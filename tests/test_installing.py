@@ -63,7 +63,7 @@ def test_contents_count_and_times_do_not(checkout: Path) -> None:
     assert not is_installed(checkout)
 
 
-def test_an_environment_that_came_from_another_path_is_not_taken_for_installed(
+def test_an_environment_from_another_path_does_not_count_as_installed(
     checkout: Path,
 ) -> None:
     stamp(checkout).touch()

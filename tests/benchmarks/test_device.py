@@ -67,7 +67,7 @@ def test_a_part_that_fails_is_kept_beside_the_figures_of_the_others(
     assert "not measured: second: no such device" in capsys.readouterr().out
 
 
-def test_work_in_a_process_of_its_own_gives_its_result_or_says_what_happened() -> None:
+def test_work_in_its_own_process_gives_its_result_or_its_failure() -> None:
     assert isolated(60, _work, 4) == 5
     with pytest.raises(LimelensError, match="-1 is below zero"):
         isolated(60, _work, -1)

@@ -114,7 +114,7 @@ def test_changes_are_explained_into_a_folder(
         assert overlay.size == (64, 32)
 
 
-def test_an_overlay_that_cannot_be_written_is_told_once_and_watching_goes_on(
+def test_an_unwritable_overlay_is_reported_once_and_watching_goes_on(
     limelens: Callable[..., Any], visit: Path, address: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "why"

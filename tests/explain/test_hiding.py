@@ -96,7 +96,7 @@ def test_a_smaller_run_sees_the_first_images_of_a_larger_one(photo: NDArray[np.u
     np.testing.assert_array_equal(large[:90], small)
 
 
-def test_a_plain_patch_is_found_by_shuffling_where_its_mean_colour_hides_nothing() -> None:
+def test_shuffling_finds_a_patch_that_its_mean_colour_does_not_hide() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(60, 140, (64, 64, 3), dtype=np.uint8)
     image[16:32, 32:48] = 250

@@ -175,9 +175,7 @@ def test_rises_errors_match_the_spread_over_seeds(sampling: Any) -> None:
     assert 0.85 < stated / spread < 1.2
 
 
-def test_rise_is_the_mean_over_masks_that_show_a_segment_less_that_over_those_that_hide_it() -> (
-    None
-):
+def test_rise_is_the_mean_with_a_segment_less_the_mean_without_it() -> None:
     image, segments = strip(7)
     found = explain(image, game(bent), method="rise", segments=segments, labels=[0], hide=(0, 0, 0))
     masks = np.array(list(itertools.product([False, True], repeat=7)))
@@ -200,7 +198,7 @@ def test_occlusion_hides_each_segment_once_and_weighs_the_drop() -> None:
     assert found.for_label(0).stability == 1.0
 
 
-def test_occlusion_by_shuffled_tiles_is_repeated_and_its_errors_match_the_spread() -> None:
+def test_repeated_occlusion_by_shuffled_tiles_has_errors_of_its_spread() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (36, 36, 3), dtype=np.uint8)
 
@@ -245,7 +243,7 @@ def test_a_smaller_draw_of_coalitions_begins_a_larger_one(paired: Any) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("hide", [(0, 0, 0), "shuffle"])
 @pytest.mark.parametrize("grid", [5, 36])
-def test_rounds_end_in_what_explain_returns_and_contrasts_follow_the_method(
+def test_rounds_end_in_what_explain_returns_and_contrasts_follow(
     photo: NDArray[np.uint8], linear_softmax: Any, method: Any, hide: Any, grid: int
 ) -> None:
     predict = linear_softmax((96, 80))

@@ -87,7 +87,7 @@ def test_the_owner_of_a_certificate_is_found_in_the_file_of_clients(
         caller(server.address, credentials=credentials(ca.path, *ca.issue("late"))).classify(RED)
 
 
-def test_where_certificates_alone_are_asked_for_their_owner_may_do_all_and_has_a_name(
+def test_where_only_certificates_count_their_owner_may_do_all(
     start_server: Callable[..., Any],
     authority: Callable[..., Any],
     caller: Any,
@@ -105,7 +105,7 @@ def test_where_certificates_alone_are_asked_for_their_owner_may_do_all_and_has_a
     assert caller(server.address, credentials=hall).models()
 
 
-def test_a_renewed_certificate_counts_for_new_connections_and_open_streams_live_on(
+def test_a_renewed_certificate_leaves_open_streams_alone(
     start_server: Callable[..., Any],
     authority: Callable[..., Any],
     caller: Any,
@@ -125,7 +125,7 @@ def test_a_renewed_certificate_counts_for_new_connections_and_open_streams_live_
     assert stream().frame_id == 1
 
 
-def test_a_renewed_client_authority_counts_for_new_connections_and_open_streams_live_on(
+def test_a_renewed_client_authority_leaves_open_streams_alone(
     start_server: Callable[..., Any],
     authority: Callable[..., Any],
     caller: Any,

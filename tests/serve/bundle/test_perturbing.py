@@ -131,7 +131,7 @@ def test_explanations_that_alternate_do_not_get_each_other_s_images(one_model: P
         np.testing.assert_allclose(found, expected[value], rtol=0, atol=1e-6)
 
 
-def test_a_graph_that_cannot_be_derived_is_said_and_images_are_made_outside(
+def test_without_a_derived_graph_images_are_made_outside(
     one_model: Path, bundles: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = stand_in(one_model / "colours" / "1")

@@ -335,7 +335,7 @@ def test_a_call_goes_where_the_fewest_are() -> None:
     assert channels.take() is first
 
 
-def test_a_connection_that_is_lost_takes_no_further_calls_and_is_closed_after_its_last() -> None:
+def test_a_lost_connection_takes_no_more_calls_and_closes_after_its_last() -> None:
     channels, waiting, clock = pool()
     first = channels.take()
     channels.take()

@@ -60,7 +60,7 @@ class Counted:
             del frame
 
 
-def test_of_a_file_every_frame_is_classified_however_slowly_answers_are_read(
+def test_every_frame_of_a_file_is_classified_for_a_slow_reader(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -110,7 +110,7 @@ def test_every_frame_is_told_of_once(
     assert max(one.dropped_frames for one in answers) == states[FrameStatus.SUPERSEDED]
 
 
-def test_a_frame_that_the_server_cannot_read_is_an_answer_and_one_that_is_gone_an_error(
+def test_an_unreadable_frame_is_answered_and_a_missing_one_is_an_error(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     client = connect(start_server().address)
@@ -338,7 +338,7 @@ print(answer.status.value)
 """
 
 
-def test_a_camera_that_gives_nothing_does_not_keep_the_program_from_ending(
+def test_a_camera_that_gives_nothing_lets_the_program_end(
     start_server: Callable[..., Any], kind: str
 ) -> None:
     command = [sys.executable, "-c", STUCK, start_server().address, kind, b"no image".hex()]

@@ -396,7 +396,7 @@ def _saved(image: Image.Image, **options: Any) -> bytes:
     ],
     ids=str,
 )
-def test_a_jpeg_of_the_networks_size_has_the_same_pixels_as_by_the_long_way(
+def test_a_jpeg_of_the_networks_size_has_the_pixels_of_the_long_way(
     size: tuple[int, int], mode: ResizeMode, options: dict[str, Any]
 ) -> None:
     width, height = size

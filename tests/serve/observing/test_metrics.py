@@ -365,7 +365,7 @@ def test_unusable_numbers_of_a_model_are_counted(
     assert watched.value("limelens_request_seconds_count", code="INTERNAL") == 2
 
 
-def test_explanations_of_a_cameras_changes_are_counted_and_noted_as_all_others(
+def test_explanations_of_a_cameras_changes_are_counted_as_all_others(
     watch: Callable[..., Any], afraid_of_the_dark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = watch(afraid_of_the_dark)
@@ -396,7 +396,7 @@ def test_explanations_of_a_cameras_changes_are_counted_and_noted_as_all_others(
     assert noted == [True, True, True, False]  # each frame, then its explanation
 
 
-def test_an_explanation_of_a_change_that_a_camera_left_is_counted_as_cancelled(
+def test_the_explanation_for_a_camera_that_left_counts_as_cancelled(
     watch: Callable[..., Any], gate: Any
 ) -> None:
     watched = watch()

@@ -68,7 +68,7 @@ def test_no_call_is_lost_when_the_server_goes_down(fleet: Callable[..., Fleet]) 
 
 
 @pytest.mark.ci
-def test_health_is_told_by_whoever_is_asked_and_none_serves_while_it_goes_down(
+def test_every_process_reports_health_and_none_serves_while_stopping(
     fleet: Callable[..., Fleet],
 ) -> None:
     server = fleet("--health-listen", "127.0.0.1:0")
@@ -226,7 +226,7 @@ def _free_port() -> int:
 
 
 @pytest.mark.ci
-def test_a_worker_that_is_killed_loses_its_own_calls_alone_and_is_replaced(
+def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(
     fleet: Callable[..., Fleet],
 ) -> None:
     server = fleet()

@@ -166,7 +166,7 @@ def _forever() -> Iterator[Any]:
         yield RED
 
 
-def test_one_client_may_take_nearly_all_and_of_several_none_more_than_its_share() -> None:
+def test_one_client_may_take_nearly_all_but_several_share() -> None:
     shares = Shares(10, "places", is_limit=True)
     one, two = ("one", ""), ("two", "")
     with (

@@ -284,7 +284,7 @@ def test_a_stopped_server_is_not_told_of_models_any_more(
 
 
 @pytest.mark.parametrize("which", ["health_listen", "http"])
-def test_an_impossible_address_of_probes_is_refused_before_models_are_loaded(
+def test_an_impossible_probe_address_is_refused_before_models_load(
     which: str, tmp_path: Path
 ) -> None:
     addresses: dict[str, Any] = {which: "8502"}
@@ -380,7 +380,7 @@ def test_tls_protects_the_connection(start_server: Callable[..., Any], certifica
         client.classify(RED)
 
 
-def test_clients_without_a_certificate_are_turned_away_where_one_is_asked_for(
+def test_clients_without_a_required_certificate_are_turned_away(
     start_server: Callable[..., Any], certificates: Path
 ) -> None:
     tls = Tls(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")

@@ -71,7 +71,7 @@ def test_a_stream_has_its_place_before_its_configuration_came(
         assert list(stream.call) == []
 
 
-def test_a_stream_that_leaves_without_a_configuration_gives_its_place_back(
+def test_a_stream_that_ends_unconfigured_gives_its_place_back(
     start_server: Callable[..., Any], open_stream: Callable[[Any], Quiet]
 ) -> None:
     server = start_server(service=ServiceSettings(max_streams=1))

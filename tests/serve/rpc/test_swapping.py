@@ -176,7 +176,7 @@ def test_a_hundred_versions_take_over_under_load_without_a_failed_call(
     assert np.median(run.pss_bytes[-10:]) < 1.2 * np.median(run.pss_bytes[10:20])
 
 
-def test_bad_files_are_refused_with_their_reasons_and_the_old_version_serves_on(
+def test_bad_files_are_rejected_with_reasons_and_the_old_version_serves(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -348,7 +348,7 @@ def test_a_version_that_fails_after_it_took_over_is_taken_out_again(
 
 
 @pytest.mark.parametrize("versions", ["latest", "all"])
-def test_the_version_before_is_at_hand_until_the_new_one_has_proved_itself(
+def test_the_version_before_is_kept_until_the_new_one_is_proven(
     tmp_path: Path, bundles: BundleMaker, versions: str, start_server: Callable[..., Any]
 ) -> None:
     from limelens.serve.repository.version_policy import parse_versions
@@ -520,7 +520,7 @@ def test_a_camera_follows_to_the_new_version_at_its_next_frame(
         pinned.end()
 
 
-def test_a_camera_goes_on_where_the_new_version_lacks_the_labels_it_wants_explained(
+def test_a_camera_goes_on_where_a_new_version_lacks_its_labels(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)

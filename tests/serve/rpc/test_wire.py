@@ -94,7 +94,7 @@ def test_a_number_without_end_is_not_read_to_its_end() -> None:
     assert time.process_time() - began < 0.5  # read byte by byte they take seconds
 
 
-def test_a_tag_of_too_many_bits_counts_as_the_field_that_the_parser_takes_it_for() -> None:
+def test_a_tag_of_too_many_bits_counts_as_the_field_the_parser_reads() -> None:
     long_tag = bytes([17 << 3 & 0x7F | 2 | 0x80, 17 << 3 >> 7 | 0x80, 0x80, 0x80, 0x10])
     with pytest.raises(InvalidRequestError, match="pictures"):
         check_fields(long_tag + varint(COUNT) + b"\x01" * COUNT, EXPLAIN)

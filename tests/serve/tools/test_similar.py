@@ -404,7 +404,7 @@ def test_a_sheet_shows_queries_and_neighbours(images: Path, tmp_path: Path) -> N
     assert tuple(pixels[2 * 218 + 90, 90]) == (10, 10, 250)
 
 
-def test_faiss_is_loaded_only_where_it_is_needed_and_named_where_it_is_missing() -> None:
+def test_faiss_is_loaded_where_needed_and_named_where_missing() -> None:
     code = (
         "import sys; import limelens.cli.app, limelens.serve.tools.similar; "
         "assert 'faiss' not in sys.modules; sys.modules['faiss'] = None; "

@@ -248,7 +248,7 @@ def test_a_variant_is_one_file_that_says_its_precision(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_the_golden_vector_is_the_variants_own_and_holds_for_other_rounding(
+def test_a_variants_golden_vector_is_its_own_and_bears_other_rounding(
     reports: dict[str, Any], precision: str
 ) -> None:
     bundle = _bundle(reports, precision)
