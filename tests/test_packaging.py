@@ -1,4 +1,4 @@
-"""What is installed, and that the four roots stay one namespace."""
+"""What the wheel holds, and that the four roots stay one namespace."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def plan() -> Iterator[Plan]:
     memory.unlink()
 
 
-def test_slots_are_taken_once_and_those_that_waited_longest_first(plan: Plan) -> None:
+def test_slots_are_taken_once_and_oldest_first(plan: Plan) -> None:
     slots = Slots(plan)
     slots.ready_at[[4, 0, 5]] = [1.0, 2.0, 3.0]
     assert slots.take(0).tolist() == []
@@ -75,7 +75,7 @@ def test_a_process_that_fails_ends_or_takes_too_long_is_reported(
             team.gather([quiet])
 
 
-def test_both_layouts_give_the_answers_of_a_plain_session(tmp_path: Path) -> None:
+def test_both_layouts_give_the_results_of_a_plain_session(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks.handover", "--device", "cpu", "--json", str(file)]
     options = ["--processes", "2", "--callers", "1,6", "--seconds", "0.3"]

@@ -70,7 +70,7 @@ FILES = ("Dockerfile", "compose.yaml", "kubernetes.yaml", "limelens.service")
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_each_file_serves_in_a_way_that_limelens_knows_and_closed(file: str) -> None:
+def test_each_file_serves_closed_and_with_known_options(file: str) -> None:
     arguments = served_by()[file]
     assert "--production" in arguments
     assert "--insecure" not in arguments
@@ -98,7 +98,7 @@ def test_the_image_is_small_unprivileged_and_needs_no_shell() -> None:
     assert of("STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_what_the_image_is_made_of_is_let_through_and_nothing_else() -> None:
+def test_the_build_context_holds_only_what_the_image_needs() -> None:
     sources = [
         source
         for line in of("COPY")
@@ -148,7 +148,7 @@ def test_the_images_install_command_gives_a_server_without_torch(tmp_path: Path)
     assert checks["torch"]["found"].startswith("not installed")
 
 
-def test_compose_takes_away_what_a_server_does_not_need() -> None:
+def test_compose_drops_rights_that_a_server_does_not_need() -> None:
     service = compose()
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -164,7 +164,7 @@ def test_compose_takes_away_what_a_server_does_not_need() -> None:
     assert _seconds(service["stop_grace_period"]) > _grace_s(service["command"])
 
 
-def test_the_pod_takes_away_what_a_server_does_not_need() -> None:
+def test_the_pod_drops_rights_that_a_server_does_not_need() -> None:
     spec = pod()
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] == UNPRIVILEGED
@@ -194,7 +194,7 @@ def test_the_pod_is_probed_over_grpc_and_has_time_to_drain() -> None:
     assert spec["terminationGracePeriodSeconds"] > pause_s + _grace_s(container["args"])
 
 
-def test_clients_find_every_pod_and_nobody_else_does() -> None:
+def test_only_clients_find_every_pod() -> None:
     objects = kubernetes()
     labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert objects["Service"]["spec"]["clusterIP"] == "None"
@@ -216,7 +216,7 @@ def _http_port(arguments: list[str]) -> int:
     return int(address.rpartition(":")[2])
 
 
-def test_metrics_are_told_where_prometheus_asks_and_is_let_in() -> None:
+def test_prometheus_can_reach_the_metrics_that_it_scrapes() -> None:
     objects = kubernetes()
     (container,) = pod()["containers"]
     port = _http_port(container["args"])
@@ -270,7 +270,7 @@ def test_the_unit_is_hardened_and_has_time_to_drain() -> None:
     assert not [line for line in told if line.startswith("limelens.service")], told
 
 
-def test_without_docker_and_podman_making_the_image_says_so(tmp_path: Path) -> None:
+def test_make_image_says_when_docker_and_podman_are_missing(tmp_path: Path) -> None:
     make = shutil.which("make")
     if make is None:
         pytest.skip("make is not installed")
@@ -297,7 +297,7 @@ def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
 
-def test_onnxruntime_reports_nothing_wherever_it_is_deployed() -> None:
+def test_every_deployment_switches_onnxruntimes_reports_off() -> None:
     assert any("ORT_DISABLE_TELEMETRY=1" in value for value in of("ENV"))
     assert "ORT_DISABLE_TELEMETRY=1" in unit()["Service"]["Environment"].split()
     assert compose()["environment"]["ORT_DISABLE_TELEMETRY"] == "1"

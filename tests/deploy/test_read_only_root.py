@@ -85,7 +85,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         one.communicate()
 
 
-def test_nothing_but_the_temporary_folder_can_be_written_there(start: Start) -> None:
+def test_only_the_temporary_folder_is_writable(start: Start) -> None:
     code = (
         "import json, os, pathlib\n"
         "found = {}\n"
@@ -109,7 +109,7 @@ def test_nothing_but_the_temporary_folder_can_be_written_there(start: Start) -> 
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
 
 
-def test_the_server_answers_explains_and_drains_there(
+def test_a_server_classifies_explains_and_drains(
     start: Start, models_there: Path, authority: Callable[..., Any], tokens: Any
 ) -> None:
     ca = authority("shown")
@@ -145,7 +145,7 @@ def test_the_server_answers_explains_and_drains_there(
     assert "Traceback" not in errors
 
 
-def test_the_doctor_of_this_machine_works_there(start: Start, models_there: Path) -> None:
+def test_the_doctor_of_the_machine_works(start: Start, models_there: Path) -> None:
     output, errors = start(
         "-m", "limelens.cli", "doctor", "--models", models_there, "--json"
     ).communicate(timeout=120)

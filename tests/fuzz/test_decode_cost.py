@@ -24,7 +24,7 @@ def test_a_search_finds_no_image_that_costs_too_much(tmp_path: Path) -> None:
     assert not {name: cost.broken for name, cost in worst.items() if cost.broken}
 
 
-def test_a_costly_image_is_told_from_others() -> None:
+def test_a_costly_image_is_distinguished_from_others() -> None:
     usual: dict[str, Any] = {"look_s": 0.001, "is_quick": True, "read_s": 0.02, "memory_mb": 5.0}
     assert not Cost(**usual, was_read=True, allowed_s=0.2).broken
     for changes in ({"look_s": 0.1}, {"read_s": 0.3}, {"memory_mb": 400.0}):

@@ -26,9 +26,7 @@ OTHER_STREAM = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
 @pytest.mark.parametrize("method", [STREAM, OTHER_STREAM], ids=lambda method: str(method.name))
-def test_bytes_in_a_stream_that_are_no_message_are_told_as_such(
-    caller: Caller, method: Any
-) -> None:
+def test_broken_bytes_in_a_stream_are_reported_as_such(caller: Caller, method: Any) -> None:
     outcome = caller.call(method, [b"\xff"])
     assert (outcome.code, outcome.reason) == ("INTERNAL", "MALFORMED_MESSAGE")
     assert outcome.message.startswith("the request cannot be parsed")
@@ -41,7 +39,7 @@ def test_bytes_in_a_stream_that_are_no_message_are_told_as_such(
         (pb2.StreamConfig(camera_id="door", model="tags", version=-1), "config.version"),
     ],
 )
-def test_a_cameras_wrong_model_is_named_where_it_stands(
+def test_a_cameras_wrong_model_is_named_by_its_field(
     caller: Caller, config: pb2.StreamConfig, field: str
 ) -> None:
     message = pb2.ClassifyStreamRequest(config=config)
@@ -49,7 +47,7 @@ def test_a_cameras_wrong_model_is_named_where_it_stands(
     assert (outcome.code, outcome.fields) == ("INVALID_ARGUMENT", (field,))
 
 
-def test_the_usual_number_of_samples_is_never_over_the_servers_limit(
+def test_the_default_number_of_samples_keeps_the_servers_limit(
     start_server: Callable[..., Any], one_model: Path
 ) -> None:
     settings = ServiceSettings(limits=Limits(max_samples=60))
@@ -58,7 +56,7 @@ def test_the_usual_number_of_samples_is_never_over_the_servers_limit(
         assert client.explain(image).num_samples == 60
 
 
-def test_fewer_samples_than_segments_leave_a_covariance_that_can_be_used(
+def test_fewer_samples_than_segments_leave_a_usable_covariance(
     caller: Caller,
 ) -> None:
     # An image of one row, cut off by its deadline: kernel SHAP's covariance was then no longer

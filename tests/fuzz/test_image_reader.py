@@ -29,7 +29,7 @@ def test_every_bad_image_is_refused(name: str) -> None:
     assert not check(bad_images()[name])
 
 
-def test_checksums_are_made_right_again() -> None:
+def test_checksums_are_repaired() -> None:
     good = good_images()["plain.png"]
     place = good.index(b"IHDR") + 17
     damaged = good[:place] + bytes(4) + good[place + 4 :]
@@ -37,7 +37,7 @@ def test_checksums_are_made_right_again() -> None:
     assert with_checksums(damaged) == good
 
 
-def test_a_reader_that_breaks_a_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_breaks_a_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pixels, "array", lambda pixels: np.zeros(pixels.size, np.uint8))
     with pytest.raises(BrokenRuleError, match=r"\(H, W, 3\)"):
         check(good_images()["plain.png"])

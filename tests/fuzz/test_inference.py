@@ -153,7 +153,7 @@ def test_spoilt_requests_are_answered_or_refused(caller: Caller, data: st.DataOb
 
 @examples(100)
 @given(data=st.data())
-def test_broken_bytes_are_no_message_or_a_message(caller: Caller, data: st.DataObject) -> None:
+def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*UNARY, *["ModelInfer"] * len(UNARY)]))
     kind = input_of(name)
     sent = data.draw(broken(kind, USABLE) | st.binary(max_size=60))

@@ -243,7 +243,9 @@ def test_spoilt_requests_are_answered_or_refused(caller: Caller, data: st.DataOb
 
 @examples(120)
 @given(data=st.data())
-def test_spoilt_questions_are_explained_or_refused(caller: Caller, data: st.DataObject) -> None:
+def test_spoilt_explain_requests_are_explained_or_refused(
+    caller: Caller, data: st.DataObject
+) -> None:
     name = data.draw(st.sampled_from(EXPLAINING))
     try_one(caller, name, data.draw(spoilt(input_of(name), USABLE)))
 
@@ -260,7 +262,7 @@ def test_damaged_images_are_classified_or_refused(caller: Caller, data: st.DataO
 
 @examples(300)
 @given(data=st.data())
-def test_broken_bytes_are_no_message_or_a_message(caller: Caller, data: st.DataObject) -> None:
+def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(UNARY))
     kind = input_of(name)
     sent = data.draw(broken(kind, USABLE) | st.binary(max_size=60))

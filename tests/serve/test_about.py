@@ -1,4 +1,4 @@
-"""A checkout that was never installed has no version, and works all the same."""
+"""A checkout that is not installed has no version, and works all the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _none_installed(name: str) -> str:
     raise PackageNotFoundError(name)
 
 
-def test_a_server_that_runs_from_a_checkout_tells_what_it_is(
+def test_a_server_from_a_checkout_reports_an_unknown_version(
     start_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(about, "version", _none_installed)
@@ -28,5 +28,5 @@ def test_a_server_that_runs_from_a_checkout_tells_what_it_is(
     assert (found.name, found.version) == ("limelens", about.UNKNOWN)
 
 
-def test_the_installed_version_is_told() -> None:
+def test_the_installed_version_is_known() -> None:
     assert about.package_version()[0].isdecimal()

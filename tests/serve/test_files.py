@@ -23,7 +23,7 @@ def names(folder: Path) -> list[str]:
     return sorted(one.name for one in folder.iterdir())
 
 
-def test_an_error_in_the_middle_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_error_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("before")
 
@@ -51,9 +51,7 @@ def _write_with_little_room(path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"before"])
-def test_a_disk_without_room_leaves_what_was_there_and_is_named(
-    tmp_path: Path, before: bytes | None
-) -> None:
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path: Path, before: bytes | None) -> None:
     path = tmp_path / "a"
     if before is not None:
         path.write_bytes(before)
@@ -81,7 +79,7 @@ def test_rights_links_and_the_longest_name_are_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
-def test_what_is_no_file_is_written_as_it_is(tmp_path: Path) -> None:
+def test_a_pipe_is_written_directly(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool:
@@ -142,7 +140,7 @@ def test_a_token_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path
     assert names(tmp_path) == ["tokens.toml"]
 
 
-def test_tokens_that_are_made_at_once_are_all_there(tmp_path: Path) -> None:
+def test_tokens_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda name: token(name, path), "abcdef"))

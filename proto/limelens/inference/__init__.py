@@ -1,5 +1,5 @@
 """The Open Inference Protocol: messages and stubs generated from the .proto files beside this one.
 
-Only a server may import them: they register names that the stock clients register as well, and
-one process cannot hold both.
+Only a server may import them: the stock clients register the same names, and one process cannot
+hold both.
 """

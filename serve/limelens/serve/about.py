@@ -1,4 +1,4 @@
-"""What this package says of itself. It knows the installed distribution, and nothing else."""
+"""The version of the installed distribution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 UNKNOWN: Final = "unknown"
-"""The version of a checkout that was not installed: it runs, and nothing may fail for that."""
+"""The version of a checkout that is not installed, which must work all the same."""
 
 
 def package_version() -> str:

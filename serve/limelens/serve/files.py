@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, whatever happens meanwhile.
+"""Writes files whole or not at all, whatever happens meanwhile.
 
-The bytes go to a file beside, onto the disk, and take the name at one moment: a full disk, a crash
-or a kill leaves what was there before. It knows nothing of what is written.
+The bytes go into a file beside, onto the disk, and then take the name at once: a full disk, a crash
+or a kill leaves the old file. This module does not know what is written.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _NEW_MODE: Final = 0o666
 def writing_whole(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[BinaryIO]:
     """Opens a file that takes its name when the context ends without an error.
 
-    A link is kept, and the file it leads to is written; so are the rights, and where possible the
-    owner, of a file that is there. What is no file (a pipe, a terminal) is written as it is.
+    A link stays a link, and its target is written. An existing file keeps its rights and, if
+    possible, its owner. A pipe or a terminal is written directly.
 
     Args:
-        path: The file; its folder must be there.
-        mode: Rights of a new file; None leaves them to the umask.
+        path: The file; its folder must exist.
+        mode: Rights of a new file; None means the umask's.
 
     Raises:
-        OSError: It cannot be written; `filename` is the path that was given.
+        OSError: The file cannot be written; `filename` is the given path.
     """
     try:
         target, before = _target(Path(path))
@@ -38,14 +38,14 @@ def writing_whole(path: str | os.PathLike[str], *, mode: int | None = None) -> I
             with target.open("wb") as file:
                 yield file
             return
-        # Not named after the file: its name may be as long as a name can be.
+        # Not named after the file, whose name may be as long as a name can be.
         beside = target.with_name(f".limelens-{secrets.token_hex(6)}.part")
         rights = mode if mode is not None else _NEW_MODE
         number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights)
         try:
             with os.fdopen(number, "wb") as file:
                 if before is not None:
-                    _liken(file, before)
+                    _copy_rights(file, before)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -64,16 +64,16 @@ def writing_whole(path: str | os.PathLike[str], *, mode: int | None = None) -> I
 def write_whole(
     path: str | os.PathLike[str], data: bytes | str, *, mode: int | None = None
 ) -> None:
-    """Writes bytes, or text as UTF-8; see `writing_whole`.
+    """Writes bytes, or text as UTF-8, whole; see `writing_whole`.
 
     Args:
-        path: The file; its folder must be there.
-        data: What it holds afterwards; in text, bytes of file names that are no text are written
-            with backslashes.
-        mode: Rights of a new file; None leaves them to the umask.
+        path: The file; its folder must exist.
+        data: The new content. In text, undecodable bytes of file names are written with
+            backslashes.
+        mode: Rights of a new file; None means the umask's.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     if isinstance(data, str):
         data = data.encode(errors="backslashreplace")
@@ -84,11 +84,11 @@ def write_whole(
 _PLAIN: Final = (
     OSError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError,
 )  # fmt: skip
-"""Made by the system, not classes of libraries, whose arguments are their own."""
+"""Classes that the system raises; libraries' subclasses have arguments of their own."""
 
 
 def _target(path: Path) -> tuple[Path, os.stat_result | None]:
-    """The file that is meant, behind links; what it is now, None where it is not there."""
+    """The file behind any links, and its current state; None if it does not exist."""
     target = Path(os.path.realpath(path))
     try:
         found = target.stat()
@@ -99,15 +99,15 @@ def _target(path: Path) -> tuple[Path, os.stat_result | None]:
     return target, found
 
 
-def _liken(file: BinaryIO, before: os.stat_result) -> None:
+def _copy_rights(file: BinaryIO, before: os.stat_result) -> None:
     if hasattr(os, "fchown"):
-        with contextlib.suppress(OSError):  # for the owner of both alone, or root
+        with contextlib.suppress(OSError):  # only root, or the owner of both, may
             os.fchown(file.fileno(), before.st_uid, before.st_gid)
         os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Has the name outlive a loss of power; not everywhere can a folder be opened."""
+    """Makes the name survive a loss of power; some systems cannot open folders."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

@@ -8,7 +8,7 @@ def counted(number: int, noun: str) -> str:
 
     Args:
         number: How many.
-        noun: In the singular; its plural ends in s.
+        noun: The singular; its plural must end in s.
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 

@@ -1,5 +1,5 @@
-"""Who may call, what, and how often; and the certificates that connections are made with.
+"""Who may call what, and how often; and the certificates of connections.
 
-Nothing here is loaded by the client. `limelens.serve.access.policy` reads who may, `guard` asks
-it before a request is read, `caller` says in every log line and metric who it was.
+`policy` reads who may call; `guard` checks that before a request is read; `caller` names the caller
+in log lines and metrics. Clients load nothing of this.
 """

@@ -1,4 +1,4 @@
-"""A bundle: one ONNX file that holds a classifier with all that is needed to use it.
+"""A bundle: one ONNX file that holds a classifier and everything needed to use it.
 
 The graph takes `images: uint8 (N, H, W, 3)` RGB and returns `probabilities: float32 (N, C)` and
 `embedding: float32 (N, D)`. Everything else is in the file's metadata.

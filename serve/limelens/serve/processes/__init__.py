@@ -1,4 +1,4 @@
-"""Several ordinary servers behind one port, and the small process that looks after them.
+"""Several ordinary servers behind one port, and the small process that supervises them.
 
     supervisor         starts workers, restarts them, passes signals on       `limelens serve`
       worker_process   one worker, as the supervisor sees it

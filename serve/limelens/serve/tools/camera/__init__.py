@@ -4,8 +4,8 @@
         for seen in watch(client, source, camera_id="door", smoothing=(5, 3)):
             print(seen.answer.smoothed_label, seen.answer.alert)
 
-Reading videos and cameras needs `limelens[camera]`, folders of images do not. It knows where
-frames come from, and nothing of models and decisions.
+Videos and cameras need `limelens[camera]`; folders of images do not. This package knows where
+frames come from, but not models and decisions.
 """
 
 from limelens.serve.tools.camera.places import SourceError
