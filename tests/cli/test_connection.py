@@ -120,7 +120,7 @@ def test_what_is_wrong_on_the_way_is_one_sentence(
         (("--server", secure.address), "speaks TLS, and was spoken to in plaintext"),
         (("--server", plain.address, "--ca", ca.path), "speaks plaintext, and was spoken to in"),
         (("--server", secure.address, "--ca", other.path), "an authority that is not known here"),
-        (("--server", asking.address), "asks for a token; put yours into a file"),
+        (("--server", asking.address), "wants a token; put yours into a file"),
         (("--server", asking.address, "--token-file", wanted), "door has no right to"),
     ):
         result = limelens(command, *words[command], *options, "--json")

@@ -199,7 +199,7 @@ def test_what_is_wrong_with_the_clients_certificate_is_told(
 
     missing = wrong(look(*base))
     assert set(missing) == {"client certificate"}
-    assert missing["client certificate"].startswith("no client certificate was shown")
+    assert missing["client certificate"].startswith("no client certificate was sent")
     chain, other_key = foreign.issue("door")
     found = wrong(look(*base, "--cert", chain, "--key", other_key))
     assert "signed by CN=foreign," in found["client certificate"]

@@ -1,4 +1,4 @@
-"""The command line. It parses, prints and sets exit codes; the work is done by the parts."""
+"""The command line: parses, prints and sets exit codes. Other packages do the work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> None:
     """Runs the command line; the console script `limelens`."""
     try:
         with _signals_of_a_server() if sys.argv[1:2] == ["serve"] else contextlib.nullcontext():
-            # Loading the commands takes a while, in which signals are answered already.
+            # Loading the commands takes a while; signals must work meanwhile.
             from limelens.cli.app import main as run
 
             run()
@@ -26,22 +26,23 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _signals_of_a_server() -> Iterator[None]:
-    """Until there is a server that answers them: it is told to stop, and there is nothing to stop.
+    """Handles signals until there is a server that does.
 
-    SIGHUP asks for a look at models, all of which are still to be looked at.
+    SIGTERM and SIGINT exit at once, as there is nothing to stop. SIGHUP does nothing, as all models
+    are still to be loaded.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    answers = {signal.SIGTERM: _leave, signal.SIGINT: _leave}
+    handlers = {signal.SIGTERM: _leave, signal.SIGINT: _leave}
     if hasattr(signal, "SIGHUP"):
-        answers[signal.SIGHUP] = _stay
-    before = {number: signal.signal(number, answer) for number, answer in answers.items()}
+        handlers[signal.SIGHUP] = _stay
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        for number, answer in before.items():
-            signal.signal(number, answer)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave(_number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""`python -m limelens.cli`, where the console script is not on the path."""
+"""`python -m limelens.cli`, for when the console script is not on the path."""
 
 from limelens.cli import main
 

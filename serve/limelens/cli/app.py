@@ -1,7 +1,7 @@
-"""`limelens`: its commands, and what an error looks like on the terminal.
+"""`limelens`: its commands, and how errors are printed.
 
 Exit codes: 0 done, 1 could not, 2 wrong usage. With `--json`, one JSON document goes to stdout
-and nothing else; whatever a person should read goes to stderr.
+and nothing else; messages for people go to stderr.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from limelens.cli import bench, camera, demo, doctor, serving, signing, similar, tokens
-from limelens.cli import classifying as answers
+from limelens.cli import bench, camera, classifying, demo, doctor, serving, signing, similar, tokens
 from limelens.cli.explain import explaining
 from limelens.cli.terminal import streams
 from limelens.cli.terminal.helping import Command, Group
@@ -38,7 +37,7 @@ app = typer.Typer(
     "**limelens classify** IMAGE, **limelens explain** IMAGE.",
 )
 
-_LEARN, _USE = "Train and export", "Serve and ask"
+_LEARN, _USE = "Train and export", "Serve and call"
 
 app.command(cls=Command, rich_help_panel=_LEARN)(ingesting.ingest)
 app.command(cls=Command, rich_help_panel=_LEARN)(reporting.inspect)
@@ -51,7 +50,7 @@ app.command(cls=Command, rich_help_panel=_LEARN)(drawing.scenes)
 app.command(cls=Command, rich_help_panel=_USE)(serving.serve)
 app.command(cls=Command, rich_help_panel=_USE)(tokens.token)
 app.command(cls=Command, rich_help_panel=_USE)(signing.sign)
-app.command(cls=Command, rich_help_panel=_USE)(answers.classify)
+app.command(cls=Command, rich_help_panel=_USE)(classifying.classify)
 app.command(cls=Command, rich_help_panel=_USE)(explaining.explain)
 app.command(cls=Command, rich_help_panel=_USE)(camera.camera)
 app.command(cls=Command, rich_help_panel=_USE)(similar.index)
@@ -81,7 +80,7 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line, and ends with what could not be written after all."""
+    """Runs the command line; an error of writing stdout is reported last."""
     try:
         _run()
     finally:
@@ -91,7 +90,7 @@ def main() -> None:
 
 
 def _say_stdout_failed(error: OSError) -> NoReturn:
-    # Whoever read the output may have left, as in `limelens … | head`.
+    # The reader of the output may have left, as in `limelens … | head`.
     if not isinstance(error, BrokenPipeError):
         print(f"limelens: stdout: {error.strerror or error}", file=sys.stderr)
         streams.flush()
@@ -99,12 +98,12 @@ def _say_stdout_failed(error: OSError) -> NoReturn:
 
 
 def _run() -> None:
-    # What gRPC's core would print of a taken port or a lost connection, the errors below say.
+    # gRPC's core would print what the errors below say: a taken port, a lost connection.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # What Pillow finds odd in an image, and reads nevertheless, nobody here can mend.
+    # Pillow warns of odd images that it reads all the same; the caller cannot mend them.
     warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character must not cost the answer.
+        # A terminal that cannot show a character must not lose the output.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

@@ -1,4 +1,4 @@
-"""`limelens bench`: how fast a server answers, under which load, and at what cost."""
+"""`limelens bench`: latency and throughput of a server under load, and what they cost."""
 
 from __future__ import annotations
 
@@ -27,71 +27,88 @@ def bench(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[IMAGE...]",
+            metavar="IMAGE",
             help="Files or folders to send, in turns.",
-            show_default="a drawn one",
+            show_default="a synthetic one",
         ),
     ] = None,
     server: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="Which one.", show_default="one is started on loopback"
+            metavar="HOST:PORT", help="The server to call.", show_default="starts one on loopback"
         ),
     ] = None,
     models: Annotated[
         Path | None,
-        typer.Option(help="What the started server serves.", show_default="as limelens serve"),
+        typer.Option(
+            help="Model repository of the started server.", show_default="as limelens serve"
+        ),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="Which model is asked.", show_default="the only one")
+        str, typer.Option(metavar="NAME", help="The model to call.", show_default="the only one")
     ] = "",
     size: Annotated[
         str,
-        typer.Option(metavar="WIDTHxHEIGHT", help="Of the drawn image.", rich_help_panel=_IMAGES),
+        typer.Option(
+            metavar="WIDTHxHEIGHT", help="Size of the synthetic image.", rich_help_panel=_IMAGES
+        ),
     ] = "224x224",
     callers: Annotated[
         int,
-        typer.Option(min=0, help="Of Classify, asking again once answered.", rich_help_panel=_LOAD),
+        typer.Option(
+            min=0, help="Callers of Classify, one call at a time each.", rich_help_panel=_LOAD
+        ),
     ] = 8,
     rate: Annotated[
         float | None,
         typer.Option(
             min=0.001,
-            help="Calls of Classify a second, whatever the answers do; in place of --callers. "
+            help="Calls of Classify a second at random intervals, in place of --callers. "
             "Latencies count from when a call was due.",
             rich_help_panel=_LOAD,
         ),
     ] = None,
     streams: Annotated[int, typer.Option(min=0, help="Cameras.", rich_help_panel=_LOAD)] = 0,
     fps: Annotated[
-        float, typer.Option(min=0.01, help="Frames a second of each.", rich_help_panel=_LOAD)
+        float, typer.Option(min=0.01, help="Frames a second of each camera.", rich_help_panel=_LOAD)
     ] = 5.0,
     explainers: Annotated[
         int,
-        typer.Option(min=0, help="Callers of Explain, without pause.", rich_help_panel=_LOAD),
+        typer.Option(
+            min=0, help="Callers of Explain, one call at a time each.", rich_help_panel=_LOAD
+        ),
     ] = 0,
     num_samples: Annotated[
         int,
         typer.Option(
-            min=0, help="Of each explanation; 0: the server's own.", rich_help_panel=_LOAD
+            min=0,
+            help="Samples of each explanation.",
+            show_default="the server's",
+            rich_help_panel=_LOAD,
         ),
     ] = 0,
     duration_s: Annotated[
-        float, typer.Option("--duration", min=0.1, help="Seconds.", rich_help_panel=_LOAD)
+        float,
+        typer.Option("--duration", min=0.1, help="Seconds to measure.", rich_help_panel=_LOAD),
     ] = 10.0,
     warmup_s: Annotated[
-        float, typer.Option("--warmup", min=0.0, help="Seconds before.", rich_help_panel=_LOAD)
+        float,
+        typer.Option(
+            "--warmup", min=0.0, help="Seconds of load before that.", rich_help_panel=_LOAD
+        ),
     ] = 1.0,
     deadline_ms: Annotated[
-        int | None, typer.Option(min=1, help="Of each Classify.", rich_help_panel=_LOAD)
+        int | None, typer.Option(min=1, help="Deadline of each Classify.", rich_help_panel=_LOAD)
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="That send.", rich_help_panel=_LOAD)] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that send.", rich_help_panel=_LOAD)
+    ] = 1,
     connections: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="That the callers share. A server of several processes gives each connection to "
-            "one of them.",
+            help="Connections that the callers share. A server of several processes gives each "
+            "connection to one of them.",
             show_default="one for up to 16 callers of each process",
             rich_help_panel=_LOAD,
         ),
@@ -108,7 +125,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The model.onnx for that.",
+            help="The model.onnx for --floor.",
             show_default="the started server's; with --server none",
             rich_help_panel=_FLOOR,
         ),
@@ -116,19 +133,20 @@ def bench(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Puts load on a server and prints latencies, errors, and what it took of CPU and memory.
+    """Puts load on a server; prints latencies, errors, CPU time and memory.
 
-    Callers run in processes of their own. Of a server on this machine CPU and memory are told;
-    throughput is also given relative to the floor: Pillow and onnxruntime alone in two threads.
+    Callers run in processes of their own. CPU time and memory are those of a server on this
+    machine. Throughput is also given relative to the floor: Pillow and onnxruntime alone in two
+    threads.
 
-    Examples: limelens bench --callers 32 --duration 20
+    Example: limelens bench --callers 32 --duration 20
 
-    limelens bench --server 127.0.0.1:8500 --rate 200 --streams 4 --explainers 1
+    Example: limelens bench --server 127.0.0.1:8500 --rate 200 --streams 4 --explainers 1
     """
     if server is None and (credentials.tls is not None or callable(credentials.token)):
         raise typer.BadParameter(
             "TLS or a token file for the server that is started here, which asks for neither; "
-            "expected --server HOST:PORT too"
+            "name a server too (--server HOST:PORT)"
         )
     from limelens.serve.tools.load import (
         LoadPlan,
@@ -176,7 +194,7 @@ def bench(
 
 
 def serve_command(models: Path, *options: str) -> list[str]:
-    """What starts a server of this installation on a free port of this machine."""
+    """The command that starts a server of this installation on a free port of this machine."""
     return [
         *(sys.executable, "-m", "limelens.cli", "serve", "--models", str(models)),
         *("--listen", "127.0.0.1:0", "--log-level", "error", *options),
@@ -186,11 +204,11 @@ def serve_command(models: Path, *options: str) -> list[str]:
 def measure(
     plan: LoadPlan, pid: int | None, floor_model: Path | None
 ) -> tuple[LoadMetrics, Usage | None, FloorMetrics | None]:
-    """Load on a server, what that took, and the floor before and after it.
+    """Measures a server under load, and the floor before and after.
 
     Args:
         plan: The load.
-        pid: The server's process, where it is on this machine.
+        pid: The server's process, if it is on this machine.
         floor_model: The model for the floor; None measures none.
     """
     from limelens.serve.tools.load import FloorMetrics, Watch, generate, measure_floor
@@ -214,7 +232,7 @@ def _document(
     start_s: float | None,
 ) -> dict[str, Any]:
     kinds = {kind.value: asdict(one) for kind, one in figures.kinds.items()}
-    # Explanations cost CPU too: with them the CPU is no longer that of the images.
+    # With explanations the CPU time is no longer that of the images alone.
     images_per_s = sum(one["per_s"] for name, one in kinds.items() if name != "explain")
     cpu_ms = None
     if usage and images_per_s and not plan.explainers:
@@ -293,11 +311,11 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _only_model(folder: Path, name: str) -> Path:
-    """The newest version's file of a model in a folder of models."""
+    """The file of a model's newest version in a repository."""
     found = sorted(folder.glob(f"{name or '*'}/*/model.onnx"), key=lambda one: one.parent.name)
     names = sorted({one.parents[1].name for one in found})
     if len(names) > 1:
-        raise LimelensError(f"{folder} has {', '.join(names)}; say which with --model")
+        raise LimelensError(f"{folder} has {', '.join(names)}; name one with --model")
     if not found:
         raise LimelensError(f"{folder} has no model {name!r}" if name else f"{folder} is empty")
     return max(found, key=lambda one: int(one.parent.name) if one.parent.name.isdecimal() else 0)

@@ -1,4 +1,4 @@
-"""`limelens camera`: a camera, a video or a folder through a server, with what changed and why."""
+"""`limelens camera`: classifies a camera, a video or a folder by a server, and explains changes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.client.results import FrameAnswer, ModelInfo
-    from limelens.serve.tools.camera import Seen, Source
+    from limelens.serve.tools.camera import Source, SourceAnswer
 
 _MAX_CHANGES: Final = 1000
-"""Changes that the document at the end names, the last ones."""
+"""The last changes, which the document at the end names."""
 _RATE_OVER_S: Final = 5.0
 _LONGEST_PART: Final = 80
 """Bytes of a camera's name and of a label in the name of a file."""
@@ -54,10 +54,11 @@ def camera(
         ),
     ],
     server: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Ask this server.")
+        str, typer.Option(metavar="HOST:PORT", help="The server to call.")
     ] = DEFAULT_SERVER,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the server.", show_default="the only one")
+        str,
+        typer.Option(metavar="NAME", help="A model on the server.", show_default="the only one"),
     ] = "",
     version: Version = 0,
     camera_id: Annotated[
@@ -66,15 +67,17 @@ def camera(
     region: RegionOption = None,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Abstain below this.", show_default="the model's own"),
+        typer.Option(
+            min=0.0, max=1.0, help="Abstain below this probability.", show_default="the model's own"
+        ),
     ] = None,
     window: Annotated[
-        int, typer.Option(min=1, max=1000, help="Frames that the decision looks back on.")
+        int, typer.Option(min=1, max=1000, help="The decision is over the last so many frames.")
     ] = 1,
     required: Annotated[
         int,
         typer.Option(
-            min=0, max=1000, help="How many must agree.", show_default="more than half of them"
+            min=0, max=1000, help="How many of them must agree.", show_default="more than half"
         ),
     ] = 0,
     required_to_alert: Annotated[
@@ -82,14 +85,15 @@ def camera(
         typer.Option(
             min=0,
             max=1000,
-            help="How many must agree on a label that alerts; the rest need --required to clear.",
+            help="How many must agree on an alert label; clearing it needs --required.",
             show_default="as --required",
         ),
     ] = 0,
     max_decision_age_s: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Without a frame for so long, the decision is unknown; 0: never."
+            min=0.0,
+            help="Without a frame for so long, the decision becomes unknown; 0: never.",
         ),
     ] = 0.0,
     fps: Annotated[
@@ -101,11 +105,11 @@ def camera(
         typer.Option(
             "--newest-only/--every-frame",
             help="Send only the newest frame, or each one.",
-            show_default="newest of a camera, every frame of a file",
+            show_default="newest for a camera, every frame of a file",
         ),
     ] = None,
     quality: Annotated[
-        int, typer.Option(min=1, max=95, help="Of the JPEGs that frames are sent as.")
+        int, typer.Option(min=1, max=95, help="JPEG quality of the frames that are sent.")
     ] = 90,
     explain_on_change: Annotated[
         Path | None,
@@ -114,19 +118,21 @@ def camera(
         ),
     ] = None,
     alerts_only: Annotated[
-        bool, typer.Option("--alerts-only", help="Explain only changes that alert.")
+        bool, typer.Option("--alerts-only", help="Explain only changes to alert labels.")
     ] = False,
     hide: Annotated[
         str | None,
         typer.Option(
-            help="As for limelens explain: mean, blur, shuffle, or a colour.", show_default="mean"
+            help="What replaces a hidden segment: mean, blur, shuffle, or a colour.",
+            show_default="mean",
         ),
     ] = None,
     num_segments: Annotated[
-        int, typer.Option(min=0, max=1000, help="Of an explanation.", show_default="40")
+        int,
+        typer.Option(min=0, max=1000, help="Segments of an explanation.", show_default="40"),
     ] = 0,
     num_samples: Annotated[
-        int, typer.Option(min=0, help="Of an explanation.", show_default="1000")
+        int, typer.Option(min=0, help="Samples of an explanation.", show_default="1000")
     ] = 0,
     as_jsonl: Annotated[
         bool,
@@ -135,20 +141,20 @@ def camera(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Has a server watch a camera, a video or a folder of images.
+    """Classifies the frames of a camera, a video or a folder of images.
 
-    A line tells each change of the decision. Of a camera only the newest frame is sent; when the
-    camera or the server is lost, it is looked for again. Of a file every frame is sent, and the
-    exit code is 1 when one of them was no image. Ctrl-C ends it with exit code 0.
+    Prints a line for each change of the decision. From a camera only the newest frame is sent; a
+    lost camera or server is tried again until it is back. From a file every frame is sent, and the
+    exit code is 1 if one of them was no image. Ctrl-C ends it with exit code 0.
 
-    With --json, one document at the end sums up; with --jsonl, each answer is a line.
+    With --json, one document is printed at the end; with --jsonl, a line for each answer.
 
     Example: limelens camera rtsp://door/live --window 5 --required-to-alert 1 --fps 5
 
     Example: limelens camera visit.mp4 --explain-on-change why --hide shuffle
     """
     if as_json and as_jsonl:
-        raise typer.BadParameter("--json and --jsonl; expected one of them")
+        raise typer.BadParameter("--json and --jsonl; expected only one of them")
     required = required or window // 2 + 1
     if not window < 2 * required <= 2 * window:
         raise typer.BadParameter(
@@ -188,22 +194,24 @@ def camera(
             "num_samples": num_samples,
             "renderings": ["overlay"],
         }
-    # gRPC reads its settings when it is loaded: not before the command is known.
+    # Loaded here because gRPC reads its settings from the environment when it is loaded.
     from limelens.serve.tools.camera import open_source, watch
 
     with connect(server, credentials) as client:
         try:
-            info = client.model(model, version)  # says at once that there is no such one
-        except PermissionDeniedError:  # who may classify need not see the models
+            info = client.model(model, version)  # an unknown one fails at once
+        except PermissionDeniedError:  # a caller who may classify need not see the models
             info = None
         with (
-            open_source(source, live=live, max_fps=fps, quality=quality, tell=_say) as frames,
+            open_source(
+                source, live=live, max_fps=fps, quality=quality, tell=_report_line
+            ) as frames,
             _stopping(frames),
         ):
             report = _Report(frames, info, camera_id, explain_on_change)
             show = _jsonl if as_jsonl else _nothing if as_json else _lines
             with show(report) as on_seen:
-                for seen in watch(client, frames, tell=_say, **settings):
+                for seen in watch(client, frames, tell=_report_line, **settings):
                     on_seen(seen, report.add(seen))
     if as_json:
         print_json(report.document())
@@ -214,7 +222,7 @@ def camera(
 
 
 class _Report:
-    """What was seen so far."""
+    """Counts and changes so far."""
 
     def __init__(
         self, source: Source, model: ModelInfo | None, camera_id: str, folder: Path | None
@@ -228,12 +236,12 @@ class _Report:
         self._explained: Counter[str] = Counter()
         self._last: FrameAnswer | None = None
         self._num_changes = 0
-        self._is_disk_told = False
+        self._is_disk_reported = False
         self._changes: deque[dict[str, Any]] = deque(maxlen=_MAX_CHANGES)
         self._classified: deque[float] = deque()
 
-    def add(self, seen: Seen) -> Path | None:
-        """Counts an answer and returns where its overlay was written."""
+    def add(self, seen: SourceAnswer) -> Path | None:
+        """Counts an answer; returns the file of its overlay."""
         answer = seen.answer
         self._last = answer
         if answer.explanation is not None:
@@ -270,7 +278,7 @@ class _Report:
 
     @property
     def fps(self) -> float:
-        """Frames classified a second, lately."""
+        """Frames classified a second, over the last seconds."""
         if not self._classified:
             return 0.0
         now = time.monotonic()
@@ -321,17 +329,19 @@ class _Report:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, change.explanation.explanations[0].overlay_png)
         except OSError as error:
-            # Watching goes on: an overlay is beside the point.
-            if not self._is_disk_told:
-                _say(f"{path}: {error.strerror}; going on without overlays that cannot be written")
-            self._is_disk_told = True
+            # Watching matters more than an overlay.
+            if not self._is_disk_reported:
+                _report_line(
+                    f"{path}: {error.strerror}; going on without overlays that cannot be written"
+                )
+            self._is_disk_reported = True
             return None
-        self._is_disk_told = False
+        self._is_disk_reported = False
         return path
 
 
 def _file_name(text: str) -> str:
-    """A part of a file's name that stands for a text, short enough for every file system."""
+    """A text as part of a file name, short enough for every file system."""
     plain = re.sub(r"[^\w-]+", "_", text).encode()[:_LONGEST_PART]
     return plain.decode(errors="ignore")
 
@@ -343,7 +353,7 @@ def _nothing(_report: _Report) -> Iterator[Any]:
 
 @contextmanager
 def _jsonl(_report: _Report) -> Iterator[Any]:
-    def show(seen: Seen, written: Path | None) -> None:
+    def show(seen: SourceAnswer, written: Path | None) -> None:
         sys.stdout.write(json.dumps(_line(seen, written)) + "\n")
         sys.stdout.flush()
 
@@ -352,16 +362,16 @@ def _jsonl(_report: _Report) -> Iterator[Any]:
 
 @contextmanager
 def _lines(report: _Report) -> Iterator[Any]:
-    """A line for each change, and on a terminal one that lives."""
+    """A line for each change, and on a terminal a status line."""
     if not out.is_terminal:
         yield lambda seen, written: _print_news(seen, written)
         return
     with (
         Live(console=out, auto_refresh=True, refresh_per_second=5, transient=True) as live,
-        _say.above(out if err.is_terminal else err),
+        _report_line.above(out if err.is_terminal else err),
     ):
 
-        def show(seen: Seen, written: Path | None) -> None:
+        def show(seen: SourceAnswer, written: Path | None) -> None:
             _print_news(seen, written)
             if seen.answer.prediction is not None:
                 live.update(_status(report, seen.answer))
@@ -369,7 +379,7 @@ def _lines(report: _Report) -> Iterator[Any]:
         yield show
 
 
-def _print_news(seen: Seen, written: Path | None) -> None:
+def _print_news(seen: SourceAnswer, written: Path | None) -> None:
     answer = seen.answer
     where = f"{datetime.now():%H:%M:%S}  frame {answer.frame_id}"
     if seen.place:
@@ -381,7 +391,7 @@ def _print_news(seen: Seen, written: Path | None) -> None:
             out.print(f"{where}  why {escape(change.label)}: {escape(str(written))}")
         return
     if answer.status in _BAD:
-        _say.console.print(f"{where}: [red]{escape(answer.reason)}[/]")
+        _report_line.console.print(f"{where}: [red]{escape(answer.reason)}[/]")
     if answer.changed:
         out.print(f"{where}  {_decision(answer)}")
 
@@ -401,13 +411,13 @@ def _status(report: _Report, answer: FrameAnswer) -> Text:
         f"{_decision(answer)}   [dim]now {best}   {report.fps:.1f} frames/s   {dropped} dropped   "
         f"{answer.timings_ms.total:.0f} ms[/]"
     )
-    # One that wraps leaves its second half behind when it is drawn again.
+    # A line that wraps would leave its second half behind when it is drawn again.
     text = Text.from_markup(line, overflow="ellipsis")
     text.no_wrap = True
     return text
 
 
-def _line(seen: Seen, written: Path | None) -> dict[str, Any]:
+def _line(seen: SourceAnswer, written: Path | None) -> dict[str, Any]:
     answer, prediction = seen.answer, seen.answer.prediction
     line: dict[str, Any] = {
         "frame_id": answer.frame_id,
@@ -445,7 +455,7 @@ def _line(seen: Seen, written: Path | None) -> dict[str, Any]:
 
 
 class _Messages:
-    """What people should know, on stderr, or above a status line that another console draws."""
+    """Prints messages to stderr, or above the status line that another console draws."""
 
     def __init__(self) -> None:
         self.console = err
@@ -455,7 +465,7 @@ class _Messages:
 
     @contextmanager
     def above(self, console: Console) -> Iterator[None]:
-        """Has messages printed by a console that knows of the line below them."""
+        """Prints messages by a console that keeps its status line below them."""
         self.console = console
         try:
             yield
@@ -463,7 +473,7 @@ class _Messages:
             self.console = err
 
 
-_say: Final = _Messages()
+_report_line: Final = _Messages()
 
 
 @contextmanager
@@ -471,8 +481,8 @@ def _stopping(source: Source) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops the source, the second ends the process."""
     reading, writing = os.pipe()
 
-    def told(_number: int, _frame: Any) -> None:
-        # No more than this: the main thread may hold any lock just now.
+    def handle(_number: int, _frame: Any) -> None:
+        # Only this is safe: the main thread may hold any lock.
         os.write(writing, b".")
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -481,7 +491,7 @@ def _stopping(source: Source) -> Iterator[None]:
         if os.read(reading, 1) == b".":
             source.stop()
 
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     try:

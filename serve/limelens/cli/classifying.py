@@ -1,4 +1,4 @@
-"""`limelens classify`, and who answers: a server, or a model file in this process."""
+"""`limelens classify`, and the choice of a server or a model file in this process."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ _MOST: Final = 2**31 - 1
 
 Server = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Ask this server.", show_default=DEFAULT_SERVER),
+    typer.Option(metavar="HOST:PORT", help="The server to call.", show_default=DEFAULT_SERVER),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|NAME",
-        help="A model.onnx, answered in this process without a server; or the name of a model "
-        "that the server has.",
+        help="A model.onnx to run in this process without a server, or the name of a model on the "
+        "server.",
     ),
 ]
-Version = Annotated[int, typer.Option(min=0, help="Of the served model.", show_default="newest")]
+Version = Annotated[int, typer.Option(min=0, help="Version of the model.", show_default="newest")]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="For a model file in this process.")
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run a model file in this process.")
 ]
 RegionOption = Annotated[
     str | None,
     typer.Option(
         "--region",
         metavar="L,T,R,B",
-        help="Look at this part only, in fractions of the upright image: 0.25,0,0.75,0.6",
+        help="Use only this part, in fractions of the upright image: 0.25,0,0.75,0.6",
     ),
 ]
 
@@ -58,9 +58,8 @@ def classify(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...",
-            help="JPEG, PNG, WebP, BMP or GIF files, or folders of them, or - for one on "
-            "standard input.",
+            metavar="IMAGE",
+            help="JPEG, PNG, WebP, BMP or GIF files, folders of them, or - for standard input.",
             show_default=False,
         ),
     ],
@@ -69,17 +68,21 @@ def classify(
     version: Version = 0,
     device: Device = "auto",
     region: RegionOption = None,
-    top_k: Annotated[int, typer.Option(min=0, max=_MOST, help="Labels shown; 0: up to 5.")] = 0,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=_MOST, help="Scores to show.", show_default="up to 5")
+    ] = 0,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Abstain below this.", show_default="the model's own"),
+        typer.Option(
+            min=0.0, max=1.0, help="Abstain below this probability.", show_default="the model's own"
+        ),
     ] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Says what is on images.
+    """Classifies images.
 
-    An image that cannot be read is reported, the others are answered, and the exit code is 1.
+    Images that cannot be read are reported, the others are classified, and the exit code is 1.
 
     Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
 
@@ -93,7 +96,7 @@ def classify(
         "threshold": threshold,
     }
     if images.count(STDIN) > 1:
-        raise typer.BadParameter("- is standard input, which is read once")
+        raise typer.BadParameter("- is standard input; expected it once")
     files = list(_files(images))
     answers: list[dict[str, Any]] = []
     with open_client(server, model, device, credentials) as client:
@@ -114,7 +117,7 @@ def open_client(
     device: Literal["auto", "cpu", "cuda"],
     credentials: Credentials = NOTHING,
 ) -> AbstractContextManager[Client]:
-    """What answers: a model in this process where `--model` is a file, else the server."""
+    """A client: of a model in this process if `--model` is a file, otherwise of the server."""
     if server is None and model is not None and _is_file(model):
         from limelens.serve.client.in_process import local_client
 
@@ -128,7 +131,7 @@ def _is_file(model: str) -> bool:
 
 
 def served_name(server: str | None, model: str | None) -> str:
-    """The model's name for requests; empty where it is the only one."""
+    """The model's name for requests; empty means the only one."""
     return "" if model is None or (server is None and _is_file(model)) else model
 
 
@@ -149,12 +152,12 @@ def parse_region(text: str | None) -> Region | None:
 
 
 def image_of(image: Path) -> Path | bytes:
-    """What a command's argument stands for: a file, or with `-` what comes on standard input."""
+    """The image that an argument names: a file, or with `-` standard input."""
     return sys.stdin.buffer.read() if image == STDIN else image
 
 
 def of_image(error: LimelensError) -> str:
-    """The reason alone where the image is to blame, which the path names already."""
+    """The message for an image's error; the reason alone if the path is printed before it."""
     if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
         return error.description
     if isinstance(error, UnreadableFileError):
@@ -163,7 +166,7 @@ def of_image(error: LimelensError) -> str:
 
 
 def _files(images: Iterable[Path]) -> Iterator[Path]:
-    """The images, in place of each folder those in it."""
+    """The images, with each folder replaced by the images in it."""
     for image in images:
         if image.is_dir():
             yield from (image / found.path for found in images_in(image))
@@ -172,7 +175,7 @@ def _files(images: Iterable[Path]) -> Iterator[Path]:
 
 
 def images_in(folder: Path) -> Sequence[IndexedImage]:
-    """The images below a folder; says so where other files lie among them.
+    """The images below a folder; prints a note if there are other files.
 
     Raises:
         IndexRefusedError: There are none.
@@ -188,10 +191,10 @@ def images_in(folder: Path) -> Sequence[IndexedImage]:
 
 
 def _classified(client: Client, image: Path, arguments: ClassifyArguments) -> dict[str, Any]:
-    """What became of one image, as JSON."""
+    """The result for one image, as JSON."""
     try:
         return _answer(image, client.classify(image_of(image), **arguments))
-    except OF_THE_SERVER:  # it answers none of the other images either
+    except OF_THE_SERVER:  # the other images would fail too
         raise
     except LimelensError as error:
         return {"path": str(image), "error": of_image(error)}
@@ -219,12 +222,12 @@ def _answer(image: Path, found: Classification) -> dict[str, Any]:
 
 
 def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str]) -> None:
-    """One image of several: what was decided and more, or why nothing was.
+    """Prints the decision on one image, or its error.
 
     Args:
         answer: As `--json` prints it.
-        alarming: Which of its fields makes the decision stand out.
-        more: What is said beside the decision, where there is one.
+        alarming: The field that makes the decision stand out.
+        more: Gives the text after the decision.
     """
     path = escape(answer["path"])
     if "error" in answer:

@@ -1,4 +1,4 @@
-"""`limelens demo`: a real portrait through a real server, as it is and with a mask drawn on it."""
+"""`limelens demo`: classifies and explains a portrait, as it is and with a mask drawn on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _YAW: Final = -0.08
 _HEAD: Final = Region(0.25, 0.03, 0.63, 0.41)
 _SEED: Final = 0
 _MODEL: Final = "facemask"
-# A part of a mask in its mean colour is still a mask; under tiles of the image it is gone.
+# A mask whose parts are filled with their mean colour is still a mask; shuffling removes it.
 _HIDE: Final = "shuffle"
 _NUM_SEGMENTS: Final = 30
 
@@ -40,7 +40,7 @@ def demo(
         "build/demo.png"
     ),
 ) -> None:
-    """Starts a server, classifies and explains a portrait without and with a mask, stops it."""
+    """Starts a server, classifies and explains a portrait without and with a mask."""
     from limelens.explain import side_by_side
     from limelens.serve.client import Client
 
@@ -112,9 +112,9 @@ def _head(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @contextmanager
 def _server() -> Iterator[str]:
-    """A server in its own process on a free port; its ready line."""
+    """Starts a server in its own process on a free port; yields its ready line."""
     command = [sys.executable, "-m", "limelens.cli", "serve", "--models", str(packaged_models())]
-    # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
+    # In a session of its own Ctrl-C does not reach the server: this process stops it.
     process = subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0", "--log-level", "error"],
         stdout=subprocess.PIPE,
@@ -139,5 +139,5 @@ def _server() -> Iterator[str]:
 
 
 def _leave(_signal: int, _frame: object) -> None:
-    """SIGTERM as an exception, so that the server is stopped on the way out."""
+    """Turns SIGTERM into an exception, so that the server is stopped."""
     sys.exit(1)

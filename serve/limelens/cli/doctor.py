@@ -1,4 +1,4 @@
-"""`limelens doctor`: what is wrong with this machine, or on the way to a server."""
+"""`limelens doctor`: checks this machine, or the connection to a server."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ def doctor(
     server: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="Look at this server.", show_default="look at this machine"
+            metavar="HOST:PORT", help="Check this server.", show_default="check this machine"
         ),
     ] = None,
     models: Annotated[
         Path | None,
         typer.Option(
-            help="The models of this machine.",
+            help="The model repository of this machine.",
             show_default="./models, else the models that come with limelens",
         ),
     ] = None,
     deep: Annotated[
         bool,
         typer.Option(
-            "--deep", help="Ask the server for an explanation and for its largest message too."
+            "--deep", help="Check an explanation and the largest message of the server too."
         ),
     ] = False,
     health: Annotated[
         bool,
         typer.Option(
-            "--health", help="Ask the server for its health alone, as probes do, without a token."
+            "--health", help="Check only the health of the server, as probes do, without a token."
         ),
     ] = False,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Of each question.")] = 5.0,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Deadline of each step.")] = 5.0,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Looks for what is wrong, and says what to do.
+    """Finds what is wrong, and says what to do.
 
-    Without a server it looks at this machine: what is installed, whether CUDA works, whether
-    every model gives what it must. With one it looks at the way there, certificates, the token
-    and what it allows. The exit code is 1 where something is wrong.
+    Without a server it checks this machine: packages, CUDA, and every model by its golden vector.
+    With one it checks the connection, certificates, the token and its rights. The exit code is 1
+    if something is wrong.
 
     Example: limelens doctor --server door.example:8500 --ca authority.pem --token-file token
     """

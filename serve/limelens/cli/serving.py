@@ -1,4 +1,4 @@
-"""`limelens serve`."""
+"""`limelens serve`, and the default model repository."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def serve(
         str,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where to listen; port 0 takes a free one. Or unix:PATH, a socket of this "
-            "machine.",
+            help="The address to listen on; port 0 takes a free one. Or unix:PATH, a socket of "
+            "this machine.",
         ),
     ] = "127.0.0.1:8500",
     device: Annotated[
         str,
         typer.Option(
             metavar="auto|cpu|cuda|cuda:N[,N…]",
-            help="cuda refuses to start where there is none; cuda:1 takes that GPU, cuda:0,1 "
-            "both, by processes of their own.",
+            help="cuda refuses to start without a GPU; cuda:1 uses that GPU, cuda:0,1 both, each "
+            "in its own process.",
         ),
     ] = "auto",
     processes: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Servers that share the port, each with its part of the cores; 1 is this process "
-            "alone.",
+            help="Server processes that share the port, each with its part of the cores; 1 is "
+            "this process alone.",
             show_default="1 up to 4 cores, then one for every 2",
         ),
     ] = None,
@@ -56,26 +56,30 @@ def serve(
         bool,
         typer.Option(
             "--tf32",
-            help="Let a GPU round what it multiplies to 10 bits: faster, and probabilities change "
-            "a little.",
+            help="Let a GPU round factors to 10 bits (TF32): faster, but probabilities change a "
+            "little.",
         ),
     ] = False,
     num_threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of the CPU, over all processes.", show_default="one for each core"
+            min=1,
+            help="CPU threads of all processes together.",
+            show_default="one for each core",
         ),
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="The server's chain, PEM.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The server's certificate chain, PEM.")
+    ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="Ask clients for certificates signed by this one, PEM.")
+        Path | None, typer.Option(help="Require client certificates signed by this authority, PEM.")
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow plaintext beyond this machine.")
     ] = False,
     reflection: Annotated[
-        bool, typer.Option("--reflection/--no-reflection", help="Let clients ask for the contract.")
+        bool, typer.Option("--reflection/--no-reflection", help="Let clients read the contract.")
     ] = True,
     grace_s: Annotated[
         float, typer.Option(min=0.0, help="Seconds that calls may go on after SIGTERM.")
@@ -83,19 +87,19 @@ def serve(
     reload: Annotated[
         Literal["watch", "request", "off"],
         typer.Option(
-            help="Find new versions by looking every --reload-s seconds, only when asked (by "
-            "SIGHUP or a call of RepositoryModelLoad), or not at all."
+            help="Look for new versions every --reload-s seconds, only on request (by SIGHUP or a "
+            "call of RepositoryModelLoad), or not at all."
         ),
     ] = "watch",
     reload_s: Annotated[
-        float, typer.Option(min=0.0, help="With watch: look this often; 0: only when asked.")
+        float, typer.Option(min=0.0, help="With watch: seconds between looks; 0: only on request.")
     ] = 2.0,
     versions: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RULE",
-            help="Versions to load: all, latest, how many of the newest, or NAME=VERSION[,…] to "
-            "pin those of one model. May be given again.",
+            help="Versions to load: all, latest, the number of newest, or NAME=VERSION[,…] to pin "
+            "those of one model. May be repeated.",
             show_default="all",
         ),
     ] = None,
@@ -103,16 +107,16 @@ def serve(
         list[Path] | None,
         typer.Option(
             metavar="PUBLIC_KEY.pem",
-            help="Serve only bundles that `limelens sign` signed with this key's private half. "
-            "May be given again.",
+            help="Serve only bundles that `limelens sign` signed with the private key of this "
+            "public key. May be repeated.",
         ),
     ] = None,
     health_listen: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Tell the health, and nothing else, here too, in plaintext: for probes that speak "
-            "no TLS.",
+            help="Serve the health, and nothing else, here too in plaintext, for probes without "
+            "TLS.",
         ),
     ] = None,
     tokens: Annotated[
@@ -123,34 +127,42 @@ def serve(
         Path | None,
         typer.Option(help="Accept tokens signed by this issuer: its public key, PEM or JWKS."),
     ] = None,
-    jwt_issuer: Annotated[str | None, typer.Option(help="What their iss must be.")] = None,
-    jwt_audience: Annotated[str | None, typer.Option(help="What their aud must hold.")] = None,
-    jwt_rights_claim: Annotated[str, typer.Option(help="Where their rights stand.")] = "scope",
+    jwt_issuer: Annotated[str | None, typer.Option(help="The iss that they must have.")] = None,
+    jwt_audience: Annotated[
+        str | None, typer.Option(help="The aud that they must contain.")
+    ] = None,
+    jwt_rights_claim: Annotated[
+        str, typer.Option(help="The claim that holds their rights.")
+    ] = "scope",
     rate_limit: Annotated[
         str | None,
         typer.Option(
             metavar="N/TIME",
-            help="Of each client, such as 100/second: calls, where each image, and each sample of "
-            "an explanation, counts as one.",
+            help="Limit of each client, such as 100/second. Each image and each sample of an "
+            "explanation counts as a call.",
             show_default="none",
         ),
     ] = None,
     max_calls_per_client: Annotated[
         int | None,
-        typer.Option(min=1, help="Its calls and streams at a time.", show_default="no limit"),
+        typer.Option(
+            min=1, help="Calls and streams of each client at a time.", show_default="no limit"
+        ),
     ] = None,
     max_waiting_per_client: Annotated[
         int,
         typer.Option(
-            min=0, help="Its further calls that wait, not refused; needs --max-calls-per-client."
+            min=0,
+            help="Further calls of each client that wait instead of being refused; needs "
+            "--max-calls-per-client.",
         ),
     ] = 0,
     production: Annotated[
         bool,
         typer.Option(
             "--production",
-            help="Refuse to start where anybody may call or plaintext is spoken beyond this "
-            "machine; no reflection.",
+            help="Refuse to start if anybody may call, or with plaintext beyond this machine; no "
+            "reflection.",
         ),
     ] = False,
     max_batch_size: limits.MaxBatchSize = 64,
@@ -167,23 +179,24 @@ def serve(
     max_waiting_explanations: limits.MaxWaitingExplanations = 8,
     stream_idle_s: limits.StreamIdleS = 120.0,
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], typer.Option(help="Of the log on stderr.")
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(help="Level of the log on stderr."),
     ] = "warning",
     log_format: Annotated[
-        Literal["text", "json"], typer.Option(help="Of the log on stderr: lines, or objects.")
+        Literal["text", "json"], typer.Option(help="Format of the log on stderr.")
     ] = "text",
     access_log: Annotated[
         bool,
         typer.Option(
             "--access-log",
-            help="Log calls that went well at info, not debug; needs --log-level info.",
+            help="Log successful calls at info, not debug; needs --log-level info.",
         ),
     ] = False,
     http: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where /metrics, /healthz and /readyz answer, such as 127.0.0.1:8501.",
+            help="Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:8501.",
             show_default="nowhere",
         ),
     ] = None,
@@ -194,20 +207,20 @@ def serve(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Send traces there by OTLP over gRPC; or `otlp`: where the variable "
-            "OTEL_EXPORTER_OTLP_ENDPOINT says; or `console`: to stderr. Needs limelens[tracing].",
+            help="Send traces there by OTLP over gRPC. `otlp` takes the address from the variable "
+            "OTEL_EXPORTER_OTLP_ENDPOINT, `console` is stderr. Needs limelens[tracing].",
             show_default="nowhere",
         ),
     ] = None,
 ) -> None:
-    """Serves the models of a folder over gRPC until SIGTERM or Ctrl-C.
+    """Serves the models of a repository over gRPC until SIGTERM or Ctrl-C.
 
-    One line on stdout says when it is ready: what is served, where, and on which provider. SIGHUP
-    makes it look for new versions at once.
+    Once it is ready it prints one line: the models, the address and the provider. SIGHUP makes it
+    look for new versions at once.
     """
     if tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == "NONE":
-        # Why a handshake failed nobody but gRPC's core knows. It says so on stderr only where
-        # this is not set at all, and reads it when it is loaded, below.
+        # Only gRPC's core knows why a handshake failed. It says so on stderr only if this is not
+        # set at all, and reads it when it is loaded, below.
         del os.environ["GRPC_VERBOSITY"]
     from limelens.serve.access.config import AccessConfig, JwtConfig, Tls
     from limelens.serve.addresses import is_unix, parse_address
@@ -311,8 +324,8 @@ def serve(
         raise typer.BadParameter(f"--{option}: {error.description}") from None
     code = _serve(config)
     streams.flush()
-    # Python's own way to an end waits for models that run, is open to signals in all that it takes
-    # down, and takes libraries down under their threads.
+    # Python's own exit would wait for models that run, handle signals while it cleans up, and
+    # unload libraries under their threads.
     os._exit(code)
 
 
@@ -325,7 +338,7 @@ def _serve(config: ServerConfig) -> int:
             raise
 
     if config.processes > 1:
-        # Loads no more than it needs to look after others.
+        # The supervisor loads no more than it needs.
         from limelens.serve.processes.supervisor import supervise
 
         return supervise(config, announce)
@@ -335,7 +348,7 @@ def _serve(config: ServerConfig) -> int:
 
 
 def default_models() -> Path:
-    """`./models` where it is, else the models that come with the package.
+    """`./models` if it is there, otherwise the models that come with the package.
 
     Raises:
         LimelensError: Neither is there.
@@ -353,7 +366,7 @@ def packaged_models() -> Path:
     spec = importlib.util.find_spec("limelens.serve")
     if spec is not None and spec.origin is not None:
         package = Path(spec.origin).parent
-        # In a wheel beside the code; in a checkout at the top.
+        # A wheel has them beside the code, a checkout at its top.
         for packaged in (package / "models", package.parents[2] / "models"):
             if packaged.is_dir():
                 return packaged

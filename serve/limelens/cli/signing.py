@@ -22,9 +22,9 @@ def sign(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Signs a bundle, for servers that were told to require it.
+    """Signs a bundle, for servers that require signatures.
 
-    The signature lies beside it as `model.sig` and is about that very file. Copy it along:
+    The signature of exactly this file is written beside it as `model.sig`. Copy both together:
     **limelens serve --require-signature** PUBLIC.pem refuses bundles without one.
     """
     from limelens.serve.bundle.signatures import sign_bundle

@@ -1,4 +1,4 @@
-"""`limelens index` and `limelens similar`: images that look alike, by the model's embedding."""
+"""`limelens index` and `limelens similar`: similar images, by the model's embedding."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def index(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A folder of images, with or without label folders and train, val, test above "
-            "them.",
+            help="A folder of images, or of label folders, or of train, val and test folders of "
+            "these.",
             show_default=False,
         ),
     ],
@@ -57,7 +57,7 @@ def index(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Makes a folder of images searchable by similar.
+    """Makes a folder of images searchable by limelens similar.
 
     Images that cannot be read are left out and listed.
 
@@ -104,8 +104,8 @@ def similar(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...",
-            help="JPEG, PNG, WebP, BMP or GIF files, or - for one on standard input.",
+            metavar="IMAGE",
+            help="JPEG, PNG, WebP, BMP or GIF files, or - for standard input.",
             show_default=False,
         ),
     ],
@@ -113,13 +113,13 @@ def similar(
     server: Server = None,
     model: Model = None,
     version: Annotated[
-        int, typer.Option(min=0, help="Of the served model.", show_default="the index's")
+        int, typer.Option(min=0, help="Version of the model.", show_default="the index's")
     ] = 0,
     device: Device = "auto",
     region: RegionOption = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Draw each image with its neighbours, and write it."),
+        typer.Option(metavar="PNG", help="Write a sheet of each image and its neighbours."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -128,10 +128,10 @@ def similar(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Finds the images of an index that look most like others.
+    """Finds the images of an index that are most similar to others.
 
-    The model must be the one that the index was made with; a server is asked for it by itself.
-    Similarity is the cosine between the feature vectors: 1 is the same image.
+    The model must be the one that the index was made with; from a server it is chosen
+    automatically. Similarity is the cosine between the feature vectors: 1 is the same image.
 
     Example: limelens similar photos.index coat.jpg --model models/photos/1/model.onnx
     """
@@ -142,7 +142,7 @@ def similar(
     looked_at = parse_region(region)
     found = load_index(index_file)
     name = served_name(server, model)
-    if not name:  # a server is asked for the very model; a file needs no name
+    if not name:  # a server must use the very model; a file needs no name
         name, version = found.made.model, version or found.made.version
     answers: list[dict[str, Any]] = []
     with open_client(server, model, device, credentials) as client:
@@ -151,7 +151,7 @@ def similar(
                 asked = client.embed(
                     image_of(image), model=name, version=version, region=looked_at, normalize=True
                 )
-            except OF_THE_SERVER:  # it answers none of the other images either
+            except OF_THE_SERVER:  # the other images would fail too
                 raise
             except LimelensError as error:
                 answers.append({"path": str(image), "error": of_image(error)})
@@ -198,7 +198,7 @@ def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
 
     rows = [
         (
-            Panel(Path(answer["path"]), (Path(answer["path"]).name, "asked about")),
+            Panel(Path(answer["path"]), (Path(answer["path"]).name, "query")),
             [
                 Panel(
                     data / one["path"],

@@ -1,4 +1,4 @@
-"""`limelens token`: a new client in the file of those who may call."""
+"""`limelens token`: adds a client to the tokens file of a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HOURS: Final = {"h": 1, "d": 24}
 
 
 def token(
-    name: Annotated[str, typer.Argument(help="Of the client, in the log and in metrics.")],
+    name: Annotated[str, typer.Argument(help="Name of the client, in the log and in metrics.")],
     rights: Annotated[
         str,
         typer.Option(
@@ -29,29 +29,29 @@ def token(
     ],
     expires: Annotated[
         str | None,
-        typer.Option(
-            metavar="90d|12h|DATE", help="From when on it is no longer good.", show_default="never"
-        ),
+        typer.Option(metavar="90d|12h|DATE", help="When it expires.", show_default="never"),
     ] = None,
     rate_limit: Annotated[
         str | None,
         typer.Option(
-            metavar="N/TIME", help="Such as 100/second.", show_default="that of the server"
+            metavar="N/TIME",
+            help="Its rate limit, such as 100/second.",
+            show_default="the server's",
         ),
     ] = None,
     max_calls: Annotated[
         int | None,
-        typer.Option(min=1, help="Calls and streams at a time.", show_default="that of the server"),
+        typer.Option(min=1, help="Its calls and streams at a time.", show_default="the server's"),
     ] = None,
-    file: Annotated[Path, typer.Option(help="The server's --tokens; made if need be.")] = Path(
+    file: Annotated[Path, typer.Option(help="The server's --tokens; made if missing.")] = Path(
         "tokens.toml"
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Makes a token, prints it this once and adds its hash to a file.
+    """Makes a token, prints it once and adds its hash to a file.
 
-    A server with `--tokens` of the file lets the token in within a second or so. Callers send it as
-    the metadata `authorization: Bearer TOKEN`. To take it away, delete its entry.
+    A server with this file as `--tokens` accepts the token within a second or so. Callers send it
+    as the metadata `authorization: Bearer TOKEN`. To revoke it, delete its entry.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise typer.BadParameter(

@@ -1,7 +1,7 @@
-"""The options by which every command reaches a server, and what it says when that fails.
+"""The options by which commands reach a server, and their error messages if that fails.
 
-`securely` gives a command these options; `connect` opens a client by them. What is wrong on the
-way to a server `limelens.serve.tools.doctor` finds out.
+`securely` gives a command these options; `connect` opens a client by them.
+`limelens.serve.tools.doctor` finds out why a server cannot be reached.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE: Final = "LIMELENS_TOKEN"
 OF_THE_SERVER: Final = (UnavailableError, UnauthenticatedError, PermissionDeniedError)
-"""What is wrong for every image alike."""
+"""Errors that concern every image alike."""
 _PANEL: Final = "A server beyond this machine"
 _PROBE_S: Final = 3.0
-# Where systems keep the authorities that they trust; gRPC by itself looks at none of them.
+# Where systems keep the authorities that they trust; gRPC itself reads none of them.
 _AUTHORITIES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -47,11 +47,11 @@ _AUTHORITIES: Final = (
 
 @dataclass(frozen=True)
 class Credentials:
-    """What this side shows to a server, and what it wants to be shown.
+    """TLS and the token of a connection.
 
     Args:
         tls: None is plaintext.
-        token: None is none.
+        token: As of `Client`.
         insecure_token: Whether the token may be sent in plaintext to other machines.
     """
 
@@ -68,7 +68,7 @@ def read_credentials(
         bool,
         typer.Option(
             "--tls",
-            help="Speak TLS, with the authorities that this system trusts.",
+            help="Use TLS and the authorities that this system trusts.",
             rich_help_panel=_PANEL,
         ),
     ] = False,
@@ -76,7 +76,7 @@ def read_credentials(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Speak TLS, and trust who this certificate is of, PEM.",
+            help="Use TLS and trust this authority's certificate, PEM.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -84,7 +84,7 @@ def read_credentials(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Speak TLS, and show this certificate, PEM; with --key.",
+            help="Use TLS and send this certificate, PEM; with --key.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -96,8 +96,8 @@ def read_credentials(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="In the server's certificate.",
-            show_default="the host that is dialled",
+            help="The name in the server's certificate.",
+            show_default="the host in its address",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -105,8 +105,8 @@ def read_credentials(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"Holds the token, and is read again for each call; {TOKEN_VARIABLE} holds one "
-            "itself.",
+            help=f"A file that holds the token, read for each call; the variable {TOKEN_VARIABLE} "
+            "holds the token itself.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -119,7 +119,7 @@ def read_credentials(
         ),
     ] = False,
 ) -> Credentials:
-    """What the options say.
+    """Turns the options into credentials.
 
     Raises:
         AccessPolicyError: A file is missing or cannot be used.
@@ -139,7 +139,7 @@ def read_credentials(
     token: str | Callable[[], str] | None = None
     if token_file is not None:
         token = functools.partial(_read_token, token_file)
-        token()  # what is wrong with it is said before anything begins
+        token()  # an unusable file fails before anything begins
     elif os.environ.get(TOKEN_VARIABLE):
         token = os.environ[TOKEN_VARIABLE].strip()
     return Credentials(found, token, insecure_token)
@@ -154,9 +154,9 @@ def securely(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **values: Any) -> None:
-        said = {name: values.pop(name) for name in options if name in values}
-        if said:
-            values["credentials"] = read_credentials(**said)
+        given = {name: values.pop(name) for name in options if name in values}
+        if given:
+            values["credentials"] = read_credentials(**given)
         command(*arguments, **values)
 
     hints = {
@@ -177,15 +177,15 @@ def securely(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]:
-    """A client of a server, whose errors say what to do.
+    """A client of a server; its errors say what to do.
 
     Args:
         server: `HOST:PORT`.
-        credentials: As the options say.
+        credentials: From the options.
 
     Raises:
-        UnavailableError: Nobody answers; the message says what is wrong on the way there.
-        UnauthenticatedError: The caller is not known.
+        UnavailableError: The server cannot be reached; the message says why.
+        UnauthenticatedError: The server does not know the caller.
         PermissionDeniedError: The caller may not do this.
     """
     from limelens.serve.client import Client
@@ -203,7 +203,7 @@ def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]
     except UnauthenticatedError as error:
         if credentials.token is None:
             raise UnauthenticatedError(
-                f"{server} asks for a token; put yours into a file and name that "
+                f"{server} wants a token; put yours into a file and name it "
                 f"(--token-file FILE), or set {TOKEN_VARIABLE}"
             ) from error
         raise UnauthenticatedError(f"{server} refuses the token: {error}") from error
@@ -233,8 +233,8 @@ def remote(server: str, credentials: Credentials, timeout_s: float = _PROBE_S) -
 
 
 def system_authorities() -> Path | None:
-    """The file of the authorities that this system trusts; None where it has none."""
-    own = ssl.get_default_verify_paths().cafile  # SSL_CERT_FILE, where that is set
+    """The file of the authorities that this system trusts; None if it has none."""
+    own = ssl.get_default_verify_paths().cafile  # SSL_CERT_FILE, if that is set
     for path in (*((own,) if own else ()), *_AUTHORITIES):
         if Path(path).is_file():
             return Path(path)
@@ -242,7 +242,7 @@ def system_authorities() -> Path | None:
 
 
 def _why(server: str, credentials: Credentials, error: LimelensError) -> str:
-    """What is wrong on the way to a server, in one sentence."""
+    """Why a server cannot be reached, in one sentence."""
     from limelens.serve.tools.doctor import State, check_way, proxy_for
 
     through = ""

@@ -1,4 +1,4 @@
-"""Options by which commands are told of labelled images."""
+"""Options for labelled images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import typer
 if TYPE_CHECKING:
     from limelens.train.data.tables.table import TableOptions
 
-_PANEL: Final = "Where DATA is a table"
+_PANEL: Final = "If DATA is a table"
 
 Data = Annotated[
     Path,
     typer.Argument(
-        help="A folder of label folders, or one that holds train, val and test folders of them, or "
-        "a table of images and labels (csv, tsv).",
+        help="A folder of label folders, or of train, val and test folders of these, or a table of "
+        "images and labels (csv, tsv).",
         show_default=False,
     ),
 ]
@@ -24,7 +24,7 @@ Images = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where its images lie.",
+        help="The folder of its images.",
         show_default="beside the table",
         rich_help_panel=_PANEL,
     ),
@@ -34,7 +34,7 @@ ImageColumn = Annotated[
     typer.Option(
         metavar="NAME",
         help="The column that names the image.",
-        show_default="whose cells are files",
+        show_default="the one whose cells are files",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -51,8 +51,8 @@ Columns = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,…",
-        help="The columns of 0 and 1 that are the labels, or all.",
-        show_default="those there are",
+        help="The columns of 0 and 1, one for each label.",
+        show_default="all there are",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -60,7 +60,7 @@ Separator = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="Between the labels of a cell; none: it is one.",
+        help="Separates several labels in a cell.",
         show_default="| or ;",
         rich_help_panel=_PANEL,
     ),
@@ -74,7 +74,7 @@ def table_options(
     columns: str | None,
     separator: str | None,
 ) -> TableOptions:
-    """What the options say of a table."""
+    """Turns the options into those of a table."""
     from limelens.train.data.tables.table import TableOptions
 
     names = tuple(name.strip() for name in (columns or "").split(","))

@@ -1,4 +1,4 @@
-"""The options of `limelens serve` that say how much a server takes on."""
+"""The options of `limelens serve` that limit its work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-_PANEL = "How much is taken on"
+_PANEL = "Limits"
 
 
 def _option(help_: str, least: int = 1) -> typer.models.OptionInfo:
@@ -14,21 +14,23 @@ def _option(help_: str, least: int = 1) -> typer.models.OptionInfo:
     return found
 
 
-MaxBatchSize = Annotated[int, _option("Images joined into one run on a GPU; on the CPU none are.")]
-MaxQueue = Annotated[int, _option("Images of requests that wait; more are refused.")]
+MaxBatchSize = Annotated[
+    int, _option("Most images in one run on a GPU; on the CPU each runs alone.")
+]
+MaxQueue = Annotated[int, _option("Images that may wait; more are refused.")]
 MaxImages = Annotated[int, _option("Images in one request.")]
 MaxPixels = Annotated[int, _option("Height times width of one image.")]
 MaxDecodeS = Annotated[
     float,
     typer.Option(
         min=0.01,
-        help="Seconds of CPU that decoding one image may take, beside what its bytes take.",
+        help="Seconds of CPU time for decoding one image, beyond those for its bytes.",
         rich_help_panel=_PANEL,
     ),
 ]
-MaxSamples = Annotated[int, _option("Images shown to the model for one explanation.", 10)]
-MaxMessageBytes = Annotated[int, _option("Of one request or answer.", 1024)]
-MaxWaitingBytes = Annotated[int, _option("Of all images that wait or are worked on.")]
+MaxSamples = Annotated[int, _option("Samples of one explanation.", 10)]
+MaxMessageBytes = Annotated[int, _option("Bytes of one request or response.", 1024)]
+MaxWaitingBytes = Annotated[int, _option("Bytes of all images that wait or are processed.")]
 MaxCalls = Annotated[int, _option("Calls and streams at a time.")]
 MaxStreams = Annotated[int, _option("Cameras at a time.", 0)]
 MaxExplanations = Annotated[int, _option("Explanations at a time.")]
@@ -37,7 +39,7 @@ StreamIdleS = Annotated[
     float,
     typer.Option(
         min=0.1,
-        help="A camera that sends or reads nothing for so many seconds is ended.",
+        help="End the stream of a camera that sends or reads nothing for so long.",
         rich_help_panel=_PANEL,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Files that a command writes beside its answer. One that cannot be written costs no answer."""
+"""Files that a command writes beside its output. One that cannot be written costs no output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limelens.serve.errors import LimelensError
 
 
 class ByProducts:
-    """What was written so far, and what could not be."""
+    """The files written so far, and those that could not be."""
 
     def __init__(self) -> None:
         self.written: list[Path] = []
@@ -18,7 +18,7 @@ class ByProducts:
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Takes notice of whether a file could be written in this context.
+        """Records whether a file could be written in this context.
 
         Args:
             path: The file.
@@ -32,10 +32,10 @@ class ByProducts:
             self.written.append(path)
 
     def check(self) -> None:
-        """Says, once the answer is out, what could not be written.
+        """Reports, after the output, what could not be written.
 
         Raises:
-            LimelensError: Something.
+            LimelensError: A file could not be written.
         """
         if self._failures:
             raise LimelensError("; ".join(self._failures))

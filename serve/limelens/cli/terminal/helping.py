@@ -1,6 +1,6 @@
-"""What `--help` looks like: each option on a line of its own, whole, and its help below it.
+"""The layout of `--help`: each option on a line of its own, with its help below it.
 
-Tables, as typer draws them, cut names of options on a terminal of 80 columns.
+The tables that typer draws cut the names of options on a terminal of 80 columns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The program itself, with its commands by what they are for."""
+    """The program itself, with its commands by panel."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the help."""
@@ -77,7 +77,9 @@ class _Page:
 
     def usage(self, ctx: Any, command: Any) -> None:
         pieces = " ".join(command.collect_usage_pieces(ctx))
-        pieces = re.sub(r"\{(\w+)\}", lambda found: found[1].upper(), pieces)
+        # "{image}" and "{IMAGE...}..." become "IMAGE" and "IMAGE...", in brackets if optional.
+        pieces = re.sub(r"\{(\w+)(?:\.{3})?\}", lambda found: found[1].upper(), pieces)
+        pieces = re.sub(r"\[+(\w+)(?:\.{3})?\]+\.{3}", r"[\1...]", pieces)
         self._print(Text.assemble(("Usage: ", "bold"), f"{ctx.command_path} {pieces}"), 0)
 
     def heading(self, text: str) -> None:
@@ -101,7 +103,7 @@ class _Page:
             usual = "Arguments" if one.param_type_name == "argument" else "Options"
             panel = getattr(one, "rich_help_panel", None) or usual
             panels.setdefault(panel, []).append(_readable(*record))
-        # What is said to a command on its own comes before what several share.
+        # A command's own options come before those that several share.
         for panel in sorted(panels, key=lambda name: ("Arguments", "Options").index(name)
                             if name in ("Arguments", "Options") else len(panels)):  # fmt: skip
             self.heading(panel)
@@ -127,7 +129,7 @@ class _Page:
 
 
 def _readable(name: str, words: str) -> tuple[str, str]:
-    """A parameter's name and help, with its kind as people write it and choices in words."""
+    """A parameter's name and help, with its kind and choices in words."""
     choices = ""
 
     def kind(found: re.Match[str]) -> str:
@@ -139,9 +141,9 @@ def _readable(name: str, words: str) -> tuple[str, str]:
         return _KINDS.get(one, one.upper())
 
     name = _KIND.sub(kind, name)
-    if not name.startswith("-"):
-        name = name.partition(" ")[0].upper() if name[:1].islower() else name
-    # "[default: (the only one)]" stands for something that is no value itself.
+    if not name.startswith("-"):  # an argument
+        name = name.partition(" ")[0].strip("[].").upper()
+    # "[default: (the only one)]" describes the default.
     words = re.sub(r"\[default: \((.*?)\)(; .*)?\]$", r"[default: \1\2]", words)
     words = _BETWEEN.sub(r"\1 to \2", _AT_LEAST.sub(r"\1 or more", words))
     help_, bracket, rest = words.partition("  [")

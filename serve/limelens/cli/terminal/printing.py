@@ -1,4 +1,4 @@
-"""How answers look on a terminal, and how they look as JSON."""
+"""Output on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _Notes(logging.Handler):
-    """Prints what reading data has to say, each sentence once."""
+    """Prints notes on data, each once."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -43,21 +43,21 @@ class _Notes(logging.Handler):
 
 
 def print_notes() -> None:
-    """Has notes on data printed to stderr, from now on."""
+    """Prints notes on data to stderr from now on."""
     logger = logging.getLogger("limelens.train")
     logger.handlers = [one for one in logger.handlers if not isinstance(one, _Notes)]
-    # Of the processes that torchrun starts, the first one speaks.
+    # Of the processes that torchrun starts, only the first prints.
     if os.environ.get("RANK", "0") == "0":
         logger.addHandler(_Notes())
         logger.setLevel(logging.INFO)
 
 
 def progress_bar(noun: str, *columns: ProgressColumn) -> Progress:
-    """A bar on a terminal, gone once it is done; nothing elsewhere.
+    """A bar on a terminal, removed once it is done; nothing elsewhere.
 
     Args:
         noun: What is counted.
-        columns: Shown between the count and the time left.
+        columns: Between the count and the time left.
     """
     return Progress(
         TextColumn(noun),
@@ -86,12 +86,12 @@ class ImageBar:
         self._bar.stop()
 
     def done(self, num_done: int, num_all: int) -> None:
-        """Takes note of how many are done, and of how many."""
+        """Shows how many are done, and of how many."""
         self._bar.update(self._task, completed=num_done, total=num_all)
 
 
 def print_json(document: Any) -> None:
     """Writes one document to stdout."""
-    # In ASCII: valid whatever the terminal's encoding and whatever bytes a file's name has.
+    # ASCII is valid in every encoding and for every file name.
     json.dump(document, sys.stdout, indent=2)
     sys.stdout.write("\n")

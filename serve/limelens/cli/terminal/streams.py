@@ -9,9 +9,9 @@ from typing import TextIO
 
 
 def give_up(stream: TextIO) -> None:
-    """Has what is still to be written to a stream, and all that follows, go nowhere.
+    """Discards what a stream holds, and all that follows.
 
-    Else Python tries again when it ends, fails again, and makes its own exit code of it.
+    Otherwise Python tries again when it exits, fails again, and sets its own exit code.
 
     Args:
         stream: Stdout or stderr, which cannot be written.
@@ -23,7 +23,7 @@ def give_up(stream: TextIO) -> None:
 
 
 def flush() -> OSError | None:
-    """Writes what is still to be written to both streams; why stdout could not be, if so."""
+    """Flushes both streams; returns the error if stdout could not be written."""
     failure: OSError | None = None
     for stream in (sys.stdout, sys.stderr):
         try:

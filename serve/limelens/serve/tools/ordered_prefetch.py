@@ -1,7 +1,4 @@
-"""Work on many things side by side, with answers in the order of the things.
-
-It knows threads, and nothing of what is worked on.
-"""
+"""Parallel work in threads, with results in the order of the items."""
 
 from __future__ import annotations
 
@@ -11,24 +8,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 def in_order(
-    work: Callable[[_Item], _Answer], items: Iterable[_Item], at_once: int
-) -> Generator[_Answer, None, None]:
-    """Answers in the order of the items; one more than are worked on is taken ahead.
+    work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
+) -> Generator[_Result, None, None]:
+    """Calls `work` for each item; takes one item more than are worked on at a time.
+
+    Unlike `Executor.map` it does not read all items at once.
 
     Args:
-        work: Is called from several threads.
+        work: Called from several threads.
         items: Taken as they are needed.
-        at_once: How many are worked on at a time.
+        at_once: How many to work on at a time.
 
     Yields:
-        What `work` returned for each; what it raised is raised here.
+        The results in the order of the items; an error of `work` is raised here.
     """
     pool = ThreadPoolExecutor(at_once, "limelens-in-order")
-    waiting: deque[Future[_Answer]] = deque()
+    waiting: deque[Future[_Result]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -37,5 +36,5 @@ def in_order(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        # Stopped in the middle: what has not begun never does.
+        # If the caller stops early, work that has not begun never does.
         pool.shutdown(cancel_futures=True)

@@ -1,6 +1,6 @@
-"""How a decoded frame is turned and mirrored so that it stands upright.
+"""The turn or mirroring that makes a video's frames upright.
 
-It knows the display matrix that videos carry (ISO 14496-12, 6.2.2) and no frames.
+It reads the display matrix of a video (ISO 14496-12, 6.2.2).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _TO_UPRIGHT: Final[dict[tuple[int, int, int, int], Transpose | None]] = {
 
 
 def to_upright(matrix: bytes) -> Transpose | None:
-    """What makes a frame stand upright; None where it does.
+    """The operation that makes a frame upright; None if it is.
 
     Args:
         matrix: Nine 32-bit integers in this machine's order: a, b, u, c, d, v, x, y, w. Turns by
-            less than half of a right angle are left alone.
+            less than 45 degrees are ignored.
     """
     if len(matrix) < 36:
         return None

@@ -1,4 +1,4 @@
-"""What a source's name means: a device, an address, a video, images or standard input.
+"""Parses the name of a source: a device, an address, a video, images or standard input.
 
 It opens nothing.
 """
@@ -31,7 +31,7 @@ class SourceError(LimelensError):
 
 
 class Kind(Enum):
-    """What kind of a place frames come from."""
+    """The kind of a source."""
 
     DEVICE = "device"
     ADDRESS = "address"
@@ -45,12 +45,12 @@ class Place:
     """Where frames come from.
 
     Args:
-        name: As people are told of it: of an address only what cannot be a password.
-        kind: What kind of a place it is.
-        path: As it is opened.
-        format: The format to read it by; empty finds it out.
+        name: For messages: of an address only what cannot be a password.
+        kind: Its kind.
+        path: The path or address to open.
+        format: The format to read; empty detects it.
         options: For the reader.
-        advice: Said where it cannot be opened; empty where there is nothing to say.
+        advice: For the error if it cannot be opened; may be empty.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Place:
 
 
 def place(source: str) -> Place:
-    """Reads a source's name.
+    """Parses the name of a source.
 
     Raises:
-        SourceError: It names nothing that is there.
+        SourceError: There is no such source.
     """
     if source == "-":
         return Place("standard input", Kind.STDIN, source)
@@ -83,15 +83,15 @@ def place(source: str) -> Place:
         if path.exists():
             return Place(source, Kind.VIDEO, source)
     except (OSError, ValueError):
-        # Too long for a name, say.
+        # The name is too long, for example.
         pass
-    # An address that was mistyped may hold a password.
+    # A mistyped address may hold a password.
     shown = "what was given" if _MAY_BE_ADDRESS.search(source) else source
     raise SourceError(f"{shown}: there is no such file; {_EXPECTED}")
 
 
 def images(folder: Path) -> Found:
-    """The images of a folder and of those in it, and what was left out; or the one file that it is.
+    """The images below a folder and what was left out; or the one file given.
 
     Raises:
         SourceError: There are none.
@@ -118,8 +118,8 @@ def _address(source: str, scheme: str) -> Place:
     if scheme not in _SCHEMES:
         raise SourceError(f"{scheme}://… is not read; expected {', '.join(sorted(_SCHEMES))}")
     name = without_secrets(source)
-    # Over UDP, lost packets are grey smears that a model takes for something.
+    # Over UDP, lost packets become grey smears that mislead a model.
     options = (("rtsp_transport", "tcp"),) if scheme.startswith("rtsp") else ()
-    # The password has one of these itself, or an @ stands in a path.
+    # The password contains one of these, or the path an @.
     advice = _ADVICE if name.endswith("://…") else ""
     return Place(name, Kind.ADDRESS, source, options=options, advice=advice)

@@ -1,7 +1,7 @@
-"""A source of frames: every one of a file, the newest of a camera that is found again when lost.
+"""A source of frames: every frame of a file, the newest of a camera, which is reopened when lost.
 
-A thread reads; whoever iterates gets encoded frames. It knows order, pace and losing a camera,
-and nothing of servers.
+A thread reads and the iterator yields encoded frames. It knows order, pace and reopening, and
+nothing of servers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from limelens.serve.client import Frame
@@ -28,18 +27,18 @@ DEFAULT_QUALITY: Final = 90
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 30.0
 _ENOUGH_WITHOUT: Final = 2
-"""Frames without a timestamp of which people are told; one alone is nothing."""
+"""Frames without a timestamp before a warning; a single one is normal."""
 _TOLERANCE_S: Final = 1e-6
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class SourceFrame(Frame):
-    """A frame that tells where in its source it stood.
+    """A frame with its place in the source.
 
     Args:
         image: An encoded file.
-        place: The file of a folder, the time in a video; empty for a camera.
+        place: The file in a folder or the time in a video; empty for a camera.
     """
 
     image: bytes
@@ -48,7 +47,7 @@ class SourceFrame(Frame):
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """A frame that was read and is not encoded yet."""
+    """A frame that is not encoded yet."""
 
     encode: Callable[[], bytes]
     captured_at: datetime | None
@@ -56,25 +55,25 @@ class _Read:
 
 
 class _Slot:
-    """Holds one frame between the thread that reads and the one that iterates."""
+    """Passes frames from the thread that reads to the one that iterates, one at a time."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._frame: _Read | None = None
         self._error: Exception | None = None
         self._over = False
-        self.num_overtaken = 0
+        self.num_replaced = 0
 
     def put_newest(self, frame: _Read) -> None:
         with self._changed:
             if self._over:
                 return
-            self.num_overtaken += self._frame is not None
+            self.num_replaced += self._frame is not None
             self._frame = frame
             self._changed.notify_all()
 
     def put_next(self, frame: _Read) -> None:
-        """Waits until the last one was taken."""
+        """Waits until the last frame was taken."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is None or self._over)
             if self._over:
@@ -83,7 +82,7 @@ class _Slot:
             self._changed.notify_all()
 
     def take(self) -> _Read | None:
-        """Waits for a frame; None where there will be none."""
+        """Waits for a frame; None if there are no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._over)
             frame, self._frame = self._frame, None
@@ -93,7 +92,7 @@ class _Slot:
             return frame
 
     def end(self, error: Exception | None = None, *, at_once: bool = False) -> None:
-        """No frame will come; the one that is there goes first, unless at once."""
+        """Ends the frames, after the one that waits unless `at_once`."""
         with self._changed:
             if at_once:
                 self._frame = None
@@ -105,11 +104,11 @@ class _Slot:
 class Source:
     """Frames of one source, numbered from 0; see `open_source`.
 
-    Iterating gives the frames and may go on after a break. It is a context manager, which closes
-    the source.
+    Iterating yields the frames and may continue after a break. As a context manager it closes
+    itself.
 
     Args:
-        name: For people: without a password.
+        name: For messages: without a password.
         is_live: Whether only the newest frame counts.
     """
 
@@ -142,12 +141,12 @@ class Source:
 
     @property
     def num_skipped(self) -> int:
-        """Frames of a camera that nobody took before the next one came."""
-        return self._slot.num_overtaken
+        """Frames of a camera that a newer one replaced before they were taken."""
+        return self._slot.num_replaced
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
@@ -156,37 +155,32 @@ class Source:
         self._slot.end(at_once=True)
 
     def wait_stopped(self, seconds: float) -> bool:
-        """Waits until it is told to stop, `seconds` at most; whether it was."""
+        """Waits for `stop` for so many seconds; returns whether it was called."""
         return self._stopped.wait(seconds)
 
     def close(self) -> None:
-        """Stops and lets go of what is open."""
+        """Stops and closes what is open."""
         self.stop()
-        # Standard input or a silent camera may hold the thread for a while: it is a daemon.
+        # Standard input or a silent camera may block the thread for a while: it is a daemon.
         self._thread.join(1.0)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        """The frames that are left.
+        """Yields the remaining frames.
 
         Raises:
-            SourceError: It cannot be read any further; a camera is looked for again instead.
+            SourceError: It cannot be read any further; a camera is reopened instead.
         """
         while (frame := self.take()) is not None:
             yield frame
 
     def take(self) -> SourceFrame | None:
-        """The next frame, or None where there are no more.
+        """The next frame, or None if there are no more.
 
         Raises:
             SourceError: As iterating.
@@ -237,7 +231,7 @@ class Source:
             self._tell(f"{self.name}: found again")
 
     def _find_again(self) -> Video | None:
-        """Opens the camera as soon as it can be; None where it was stopped."""
+        """Reopens the camera as soon as possible; None if it was stopped."""
         from tenacity import RetryError, Retrying, retry_if_exception_type
         from tenacity.nap import sleep_using_event
         from tenacity.stop import stop_when_event_set
@@ -259,7 +253,7 @@ class Source:
         put = self._slot.put_newest if self.is_live else self._slot.put_next
         timeline = Timeline(video.rate)
         next_s: float | None = None
-        is_told = False
+        is_reported = False
         goes_by_time = not self.is_live and self._interval_s > 0
         try:
             for frame in video.frames():
@@ -267,8 +261,8 @@ class Source:
                     return
                 at_s = timeline.time_of(frame.time)
                 if goes_by_time:
-                    if timeline.num_without >= _ENOUGH_WITHOUT and not is_told:
-                        is_told = True
+                    if timeline.num_without >= _ENOUGH_WITHOUT and not is_reported:
+                        is_reported = True
                         self._tell(
                             f"{self.name}: frames without timestamps; they are taken to come at "
                             f"{video.rate:.3g} a second"
@@ -277,13 +271,13 @@ class Source:
                         continue
                     earliest_s = (at_s if next_s is None else next_s) + self._interval_s
                     next_s = max(earliest_s, at_s)
-                told = "" if video.is_endless else f"{at_s:.3f} s"
+                at = "" if video.is_endless else f"{at_s:.3f} s"
                 captured_at = datetime.now(UTC) if video.is_endless else None
 
                 def encode(frame: VideoFrame = frame) -> bytes:
                     return to_jpeg(frame, self._quality)
 
-                put(_Read(encode, captured_at, told))
+                put(_Read(encode, captured_at, at))
             if video.num_broken and not video.is_endless:
                 self._tell(f"{self.name}: {video.num_broken} packets could not be decoded")
         finally:
@@ -300,18 +294,17 @@ def open_source(
 ) -> Source:
     """Opens a camera, a video or a folder of images.
 
-    A camera gives its newest frame, those that nobody took in time are counted; it is looked for
-    again when it is lost, at growing intervals of up to half a minute. A file gives every frame.
+    A camera gives its newest frame and counts those that were not taken in time; if it is lost, it
+    is reopened, at growing intervals of up to half a minute. A file gives every frame.
 
     Args:
         source: A device's number, `/dev/videoN`, `rtsp://…`, `http(s)://…`, a video, a folder of
             images or one image, or `-` for a video on standard input.
-        live: Whether only the newest frame counts; None is for cameras alone.
-        max_fps: Frames a second at most: of a file by its own time, images are not limited;
-            None is no limit.
-        quality: Of the JPEGs that decoded frames are sent as, 1 to 95. Images are sent as they
-            are.
-        tell: Is told when a camera is lost or found again, from another thread.
+        live: Whether only the newest frame counts; None means for cameras only.
+        max_fps: Most frames a second: for a file by its own time; images are not limited. None is
+            no limit.
+        quality: JPEG quality of decoded frames, 1 to 95. Images are sent as they are.
+        tell: Called from another thread with a sentence when a camera is lost or found again.
 
     Raises:
         SourceError: It cannot be opened.

@@ -1,6 +1,6 @@
-"""The time of frames from a video's beginning, also where its timestamps begin anew or are missing.
+"""The time of frames in a video, even if its timestamps restart or are missing.
 
-It knows numbers alone, and nothing of how a video is read.
+It knows only numbers, and nothing of how a video is read.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 _JITTER: Final = 2.5
-"""Frames by which timestamps may step back without beginning anew."""
+"""Frames by which timestamps may step back without a restart."""
 
 
 class Timeline:
@@ -30,9 +30,9 @@ class Timeline:
         """The time of the next frame.
 
         Args:
-            stamp_s: Its timestamp in seconds; None where it has none.
+            stamp_s: Its timestamp in seconds; None if it has none.
         """
-        # A clock that stands still says as little as none.
+        # A clock that stands still is no clock.
         is_known = stamp_s is not None and stamp_s != self._stamp_s
         self.num_without += not is_known
         if stamp_s is None or not is_known:
@@ -43,7 +43,7 @@ class Timeline:
                 if self._time_s - time_s <= _JITTER * self._step_s:
                     time_s = self._time_s
                 else:
-                    # Recordings that were joined: the next one goes on where the last one ended.
+                    # Joined recordings: the next one continues where the last one ended.
                     time_s = self._time_s + self._step_s
                     self._offset_s = time_s - stamp_s
             self._stamp_s = stamp_s

@@ -1,6 +1,6 @@
-"""Videos and cameras, read by PyAV: decoded frames one after the other.
+"""Decodes videos and cameras by PyAV, frame by frame.
 
-It knows PyAV, timeouts and broken packets, and nothing of which frames are wanted.
+It knows timeouts and broken packets, and nothing of which frames are wanted.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 _USUAL_RATE: Final = 25.0
 _TIMEOUT_S: Final = 10.0
-"""A camera that says nothing for so long is lost."""
+"""A camera that sends nothing for so long is lost."""
 
 
 class Video:
-    """One opened video or camera; read it to its end, once.
+    """An open video or camera, to be read once.
 
     Args:
-        place: What to open; not images.
+        place: Its place; not images.
 
     Raises:
         SourceError: It cannot be opened, or there is no video in it.
@@ -49,8 +49,8 @@ class Video:
         self._broken = av.error.InvalidDataError
         file: Any = place.path
         if place.kind is Kind.STDIN:
-            # Not sys.stdin, whose lock a thread that waits for the next frame would still hold when
-            # the process ends.
+            # Not sys.stdin: a thread that waits for a frame would hold its lock when the process
+            # ends.
             file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
         is_remote = place.kind in (Kind.ADDRESS, Kind.DEVICE)
         try:
@@ -62,7 +62,7 @@ class Video:
             )
         except self._errors as error:
             raise self._lost(error) from error
-        # The first one may be the image on a cover.
+        # The first stream may be a cover image.
         stream = self._container.streams.best("video")
         if stream is None:
             self._container.close()
@@ -73,13 +73,13 @@ class Video:
         self.is_endless = (
             place.kind is Kind.ADDRESS and self._container.duration is None
         ) or place.kind is Kind.DEVICE
-        """Whether it is a camera: a file that lies on a server has a duration."""
-        # By frames is faster, and holds back as many frames as there are threads.
+        """Whether it is a camera; a file on a web server has a duration."""
+        # Threads by frame are faster, but delay by as many frames as there are threads.
         self._stream.thread_type = "SLICE" if self.is_endless else "AUTO"
 
     @property
     def rate(self) -> float:
-        """Frames a second, as far as that is known."""
+        """Frames a second, or the usual rate if unknown."""
         stream = self._stream
         found = stream.guessed_rate or stream.average_rate or stream.base_rate
         return float(found) if found else _USUAL_RATE
@@ -100,11 +100,11 @@ class Video:
             raise self._lost(error) from error
 
     def close(self) -> None:
-        """Closes it; nobody may be reading."""
+        """Closes it; no thread may be reading."""
         self._container.close()
 
     def _lost(self, error: Exception) -> SourceError:
-        # Without the name that is in the error, which may hold a password.
+        # The name in the error may hold a password.
         reason = getattr(error, "strerror", None) or type(error).__name__
         return SourceError(f"{self._name}: cannot be read: {reason}{self._advice}")
 
@@ -126,7 +126,7 @@ def to_jpeg(frame: VideoFrame, quality: int) -> bytes:
 
 def _turn(frame: VideoFrame) -> Transpose | None:
     try:
-        # The stubs name side data of other kinds alone.
+        # The stubs lack this kind of side data.
         matrix: Any = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]
     except KeyError:
         return None

@@ -1,6 +1,6 @@
-"""A source's frames through a server: as many on their way as make sense, and on after a break.
+"""Classifies a source's frames by a server: a few under way, and again after a break.
 
-It knows a source and a client, and nothing of what is done with the answers.
+It knows a source and a client, and nothing of what happens with the answers.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from limelens.serve.client.results import FrameAnswer, FrameStatus
 from limelens.serve.errors import ExpiredError, OverloadedError, UnavailableError
 from limelens.serve.tools.camera.source import Source, SourceFrame
 
-_ON_THEIR_WAY_LIVE: Final = 3
-"""Enough to hide the way to a server; the server drops all but the newest of them."""
+_UNDER_WAY_LIVE: Final = 3
+"""Enough to hide the network's latency; the server drops all but the newest of them."""
 _PAUSE_S: Final = 0.5
 _NEWS: Final = (FrameStatus.EXPLANATION, FrameStatus.DECISION_EXPIRED)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An answer, and which frame of the source it is about.
+class SourceAnswer:
+    """An answer with the place of its frame in the source.
 
     Args:
         answer: The server's.
-        place: The file of a folder, the time in a video; empty for a camera.
+        place: The file in a folder or the time in a video; empty for a camera.
     """
 
     answer: FrameAnswer
@@ -40,19 +40,18 @@ def watch(
     *,
     tell: Callable[[str], object] = lambda _message: None,
     **settings: Any,
-) -> Iterator[Seen]:
-    """Has a source's frames classified.
+) -> Iterator[SourceAnswer]:
+    """Classifies a source's frames.
 
-    Of a file, the next frame is sent when the last one was answered, so that none is dropped, and
-    explained where that was asked for, so that no change gives way to a newer one. Of a camera, a
-    few are on their way; when the server goes away it is asked again and again, each time with the
-    newest frame. Stopping the source ends it politely: what was sent is still answered, and a
-    server that is lost meanwhile is no error.
+    From a file, the next frame is sent when the last one was answered, so that none is dropped, and
+    explained if requested, so that no change is superseded. From a camera, a few are under way; if
+    the server is lost, the newest frame is sent again and again until it is back. Stopping the
+    source ends it politely: sent frames are still answered, and a lost server is then no error.
 
     Args:
-        client: Asks the server.
+        client: Calls the server.
         source: Gives the frames.
-        tell: Is told when the server is lost, once until it answers again.
+        tell: Called with a sentence when the server is lost, once until it answers again.
         settings: As for `Client.stream`.
 
     Yields:
@@ -62,22 +61,22 @@ def watch(
         LimelensError: As `Client.stream`, and `SourceError`.
     """
     places: dict[int, str] = {}
-    is_told = False
+    is_reported = False
     while (first := source.take()) is not None:
         try:
-            for seen in _one_stream(client, source, first, places, settings):
-                # Frames that were given up here are answered without the server.
-                is_told = is_told and seen.answer.status is not FrameStatus.CLASSIFIED
-                yield seen
+            for found in _one_stream(client, source, first, places, settings):
+                # Answers to frames that were given up here do not come from the server.
+                is_reported = is_reported and found.answer.status is not FrameStatus.CLASSIFIED
+                yield found
             return
         except (UnavailableError, OverloadedError, ExpiredError) as error:
             if source.is_stopped:
                 return
             if not source.is_live:
                 raise
-            if not is_told:
+            if not is_reported:
                 tell(f"{error}; trying again")
-            is_told = True
+            is_reported = True
             places.clear()
             source.wait_stopped(
                 max(_PAUSE_S, error.retry_after_s)
@@ -92,13 +91,13 @@ def _one_stream(
     first: SourceFrame,
     places: dict[int, str],
     settings: dict[str, Any],
-) -> Iterator[Seen]:
-    room = threading.Semaphore(_ON_THEIR_WAY_LIVE if source.is_live else 1)
+) -> Iterator[SourceAnswer]:
+    room = threading.Semaphore(_UNDER_WAY_LIVE if source.is_live else 1)
     over = threading.Event()
     failed: list[Exception] = []
     is_explaining = settings.get("explain_on_change") is not None
     alerts_only = settings.get("explain_alerts_only", False)
-    awaited = -1  # the frame of a file whose explanation goes before the next frame
+    awaited = -1  # the frame of a file whose explanation must come before the next frame
 
     def frames() -> Iterator[SourceFrame]:
         frame: SourceFrame | None = first
@@ -112,13 +111,13 @@ def _one_stream(
             try:
                 frame = source.take()
             except Exception as error:
-                # What was sent before is still answered.
+                # Frames that were sent are still answered.
                 failed.append(error)
                 return
 
     try:
-        # A live frame that waits for a server inside a call grows old there, and the call cannot
-        # be stopped: `watch` waits instead.
+        # A live frame that waits for a server inside a call grows old, and the call cannot be
+        # stopped: `watch` waits instead.
         for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
             number = answer.frame_id
             if answer.status in _NEWS:
@@ -126,7 +125,7 @@ def _one_stream(
                 if answer.explanation and number == awaited:
                     room.release()
             else:
-                # A change is heard of again when it is explained.
+                # The place of a change is needed again for its explanation.
                 will_explain = (
                     is_explaining
                     and answer.changed
@@ -138,7 +137,7 @@ def _one_stream(
                     awaited = number
                 else:
                     room.release()
-            yield Seen(answer, place)
+            yield SourceAnswer(answer, place)
         if failed:
             raise failed[0]
     finally:

@@ -1,8 +1,8 @@
-"""What is wrong: with this machine, or on the way to a server.
+"""Finds what is wrong with this machine, or with the connection to a server.
 
-Each check is a small function that answers with `Check`s and raises nothing for what it finds.
-How they are printed the command line knows. Nothing here needs more than the client's packages;
-with cryptography installed more is told of certificates.
+Each check is a small function that returns `Check`s and raises nothing for what it finds; the
+command line prints them. Nothing here needs more than the client's packages; with cryptography
+installed the checks say more about certificates.
 """
 
 from limelens.serve.tools.doctor.check import Check, State

@@ -1,21 +1,20 @@
-"""What a server answers: its health, who it takes the caller for, what the caller may do.
+"""The calls of a server: its health, whether it knows the caller, what the caller may do.
 
-It asks as any client does. The way there is right when it is asked.
+It is a client like any other; the connection was checked before.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import grpc
 import numpy as np
 
 from limelens.serve.about import UNKNOWN, package_version
-from limelens.serve.client import Client, Tls, Token
-from limelens.serve.client.connection import address_options
+from limelens.serve.client import Client, ConnectArguments, Connection, Tls, Token
 from limelens.serve.client.results import ModelInfo
 from limelens.serve.errors import (
     ExpiredError,
@@ -48,7 +47,7 @@ def check_calls(
     deep: bool,
     only_health: bool = False,
 ) -> Iterator[Check]:
-    """What a server answers.
+    """Checks a server by calling it.
 
     Args:
         address: `HOST:PORT`.
@@ -56,50 +55,41 @@ def check_calls(
         token: As of `Client`.
         insecure_token: As of `Client`.
         timeout_s: Of each call.
-        deep: Whether to ask for an explanation and for the size of messages too.
-        only_health: Whether to ask for its health alone.
+        deep: Whether to check an explanation and the size of messages too.
+        only_health: Whether to check its health alone.
     """
+    settings: ConnectArguments = {"tls": tls, "timeout_s": timeout_s, "max_attempts": 1}
+    known: ConnectArguments = {**settings, "token": token, "insecure_token": insecure_token}
     try:
-        client = Client(
-            address,
-            tls=tls,
-            token=token,
-            insecure_token=insecure_token,
-            timeout_s=timeout_s,
-            max_attempts=1,
-        )
+        client = Client(address, **known)
     except InvalidRequestError as error:
-        yield wrong("token", str(error), "speak TLS (--ca FILE, --tls), or say --insecure-token")
+        yield wrong("token", str(error), "use TLS (--ca FILE, --tls), or say --insecure-token")
         return
-    with client, _channel(address, tls) as channel:
+    with client, _channel(Connection(address, **settings)) as channel:
         health = list(_health(channel, timeout_s))
         yield from health
         if only_health or (health and health[0].name == "calls"):
             return
-        yield from _rights(client, address, tls, token, timeout_s, deep=deep)
+        yield from _rights(client, address, settings, token, deep=deep)
         yield from _version(channel, token, timeout_s)
         if deep:
             yield from _message_size(channel, timeout_s)
 
 
-def _channel(address: str, tls: Tls | None) -> Any:
-    options: list[tuple[str, Any]] = [
+def _channel(connection: Connection) -> Any:
+    options = [
+        *connection.options(),
         ("grpc.enable_retries", 0),
         ("grpc.max_send_message_length", -1),
-        *address_options(address, tls),
     ]
-    if tls is None:
-        return grpc.insecure_channel(address, options)
-    files = (tls.ca, tls.key, tls.certificate)
-    return grpc.secure_channel(
-        address,
-        grpc.ssl_channel_credentials(*(None if one is None else one.read_bytes() for one in files)),
-        options,
-    )
+    credentials = connection.credentials()
+    if credentials is None:
+        return grpc.insecure_channel(connection.address, options)
+    return grpc.secure_channel(connection.address, credentials, options)
 
 
 def _health(channel: Any, timeout_s: float) -> Iterator[Check]:
-    """The server's health, and how long a question travels."""
+    """The server's health, and the time of a round trip."""
     try:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
     except ImportError:  # the client's packages alone
@@ -113,13 +103,10 @@ def _health(channel: Any, timeout_s: float) -> Iterator[Check]:
             took_ms.append((time.monotonic() - began) * 1000)
     except grpc.RpcError as rpc_error:
         error = from_call(rpc_error)
-        if isinstance(error, NotFoundError | ServerError) and _code(error) in (
-            "NOT_FOUND",
-            "UNIMPLEMENTED",
-        ):
+        if isinstance(error, NotFoundError) or _is_unimplemented(error):
             yield warning(
                 "health",
-                f"the server does not tell how {_SERVICE} is",
+                f"the server does not report the health of {_SERVICE}",
                 "check the port: that may be another gRPC server, or a proxy",
             )
         else:
@@ -129,23 +116,20 @@ def _health(channel: Any, timeout_s: float) -> Iterator[Check]:
         yield ok("health", "SERVING")
     else:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-        yield wrong("health", name, "the server is going down; ask again once it was started")
-    middle, most = statistics.median(took_ms[1:]), max(took_ms[1:])
-    yield ok(
-        "round trip", f"{middle:.1f} ms in the middle of {_NUM_ROUND_TRIPS}, at most {most:.1f}"
-    )
+        yield wrong("health", name, "the server is going down; check again once it has started")
+    median, most = statistics.median(took_ms[1:]), max(took_ms[1:])
+    yield ok("round trip", f"median {median:.1f} ms of {_NUM_ROUND_TRIPS}, at most {most:.1f}")
 
 
-def _code(error: LimelensError) -> str:
-    return error.code if isinstance(error, ServerError) else "NOT_FOUND"
+def _is_unimplemented(error: LimelensError) -> bool:
+    return isinstance(error, ServerError) and error.code == "UNIMPLEMENTED"
 
 
 def _rights(
     client: Client,
     address: str,
-    tls: Tls | None,
+    settings: ConnectArguments,
     token: Token | None,
-    timeout_s: float,
     *,
     deep: bool,
 ) -> Iterator[Check]:
@@ -171,36 +155,36 @@ def _rights(
         )
         return f"{found.num_samples} samples in {found.timings_ms.total:.1f} ms"
 
-    asked: list[tuple[str, Callable[[], str]]] = [("models", list_models), ("classify", classify)]
+    calls = {"models": list_models, "classify": classify}
     if deep:
-        asked.append(("explain", explain))
+        calls["explain"] = explain
     num_denied = 0
-    for right, ask in asked:
+    for right, call in calls.items():
         try:
-            found = ask()
+            found = call()
         except UnauthenticatedError as error:
             yield _unknown_caller(error, token)
             return
         except PermissionDeniedError as error:
             num_denied += 1
-            yield warning(f"right {right}", str(error), "nothing to do where it is not needed")
+            yield warning(f"right {right}", str(error), "nothing to do if it is not needed")
         except (InvalidRequestError, NotFoundError):
-            # Which model is meant it was not allowed to ask, but it got as far as that.
+            # The caller may not list models, so none was named; but the call was let in.
             yield ok(f"right {right}", "granted")
         except LimelensError as error:
             yield _failed(right, error)
-            if isinstance(error, ServerError) and error.code == "UNIMPLEMENTED":
+            if _is_unimplemented(error):
                 return
         else:
             yield ok(f"right {right}", found)
-    if num_denied == len(asked):
+    if num_denied == len(calls):
         yield wrong(
             "rights",
             "the caller is known and may do nothing of this",
-            "ask whoever runs the server for some",
+            "ask the people who run the server for rights",
         )
     if token is not None:
-        yield _needed(address, tls, timeout_s)
+        yield _token_needed(address, settings)
     yield from _limits(models)
 
 
@@ -208,13 +192,13 @@ def _unknown_caller(error: UnauthenticatedError, token: Token | None) -> Check:
     if token is None:
         return wrong(
             "token",
-            "the server asks for a token, and none was sent",
-            "put yours into a file and name that (--token-file FILE), or set LIMELENS_TOKEN",
+            "the server wants a token, and none was sent",
+            "put yours into a file and name it (--token-file FILE), or set LIMELENS_TOKEN",
         )
     return wrong(
         "token",
         f"the server refuses the token: {error}",
-        "a new one is made where it runs (limelens token), or by its issuer",
+        "have a new one made on the server (limelens token), or by its issuer",
     )
 
 
@@ -225,17 +209,18 @@ def _failed(right: str, error: LimelensError) -> Check:
             name, f"the server is busy: {error}", f"again in {error.retry_after_s:.0f} s or more"
         )
     if isinstance(error, ExpiredError):
-        return wrong(name, f"no answer in time ({error})", "look at the server's load and log")
-    if isinstance(error, ServerError) and error.code == "UNIMPLEMENTED":
+        return wrong(name, f"no response in time ({error})", "look at the server's load and log")
+    if _is_unimplemented(error):
         return wrong(
             "service", "a gRPC server that is not limelens, or an older one", "check the port"
         )
     return wrong(name, str(error), "look at the server's log")
 
 
-def _needed(address: str, tls: Tls | None, timeout_s: float) -> Check:
-    """Whether the token is what lets the caller in."""
-    with Client(address, tls=tls, timeout_s=timeout_s, max_attempts=1) as nobody:
+def _token_needed(address: str, settings: ConnectArguments) -> Check:
+    """Whether the server lets nobody in without the token."""
+    tls = settings.get("tls")
+    with Client(address, **settings) as nobody:
         try:
             nobody.models()
         except UnauthenticatedError:
@@ -246,8 +231,8 @@ def _needed(address: str, tls: Tls | None, timeout_s: float) -> Check:
         return ok("token", "accepted; the certificate alone is known here too")
     return warning(
         "token",
-        "the server asks for none: this one was sent for nothing, and anybody may call",
-        "start it with --tokens FILE or --jwt-key FILE where that is not meant",
+        "the server needs none, and anybody may call",
+        "start it with --tokens FILE or --jwt-key FILE if that is not intended",
     )
 
 
@@ -255,7 +240,7 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
     for one in models:
         name = f"model {one.name} {one.version}"
         if not one.ready:
-            yield warning(name, "it is there and does not answer", "look at the server's log")
+            yield warning(name, "it is there and not served", "look at the server's log")
             continue
         found = (
             f"{one.provider}, {one.precision}, up to {one.max_images} images of "
@@ -276,11 +261,11 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
 
 
 def _version(channel: Any, token: Token | None, timeout_s: float) -> Iterator[Check]:
-    """Whether both sides are of one version."""
+    """Whether both sides have the same version."""
     try:
         from limelens.inference import inference_service_pb2 as inference_pb2
         from limelens.inference import inference_service_pb2_grpc as inference_grpc
-    except TypeError:  # this process holds tritonclient's messages of the same names
+    except TypeError:  # this process has loaded tritonclient's messages of the same names
         return
     metadata = None
     if token is not None:
@@ -291,7 +276,7 @@ def _version(channel: Any, token: Token | None, timeout_s: float) -> Iterator[Ch
         there = stub.ServerMetadata(
             inference_pb2.ServerMetadataRequest(), timeout=timeout_s, metadata=metadata
         ).version
-    except grpc.RpcError:  # not for this caller to know
+    except grpc.RpcError:  # the caller may not ask
         return
     here = package_version()
     if UNKNOWN in (there, here):
@@ -302,12 +287,12 @@ def _version(channel: Any, token: Token | None, timeout_s: float) -> Iterator[Ch
         yield warning(
             "version",
             f"limelens {there} there, {here} here",
-            "what only one of them knows does not work; install the same on both",
+            "features of only one do not work; install the same on both",
         )
 
 
 def _message_size(channel: Any, timeout_s: float) -> Iterator[Check]:
-    """How large a message may be: one is sent that is too large, of which only the head arrives."""
+    """The largest message: sends one that is too large; only its head arrives."""
     send = channel.unary_unary(_HEALTH)
     try:
         send(bytes(_LARGE_BYTES), timeout=timeout_s)

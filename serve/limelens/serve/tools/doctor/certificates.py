@@ -1,7 +1,7 @@
-"""Who proves what to whom: the server's certificate, and the client's.
+"""The certificates of server and client.
 
-A first handshake believes everything, to see what is shown and whether the client is let in; a
-second one verifies. It knows TLS, and nothing of what is said over it.
+A first handshake trusts everything, to read the server's certificate and to see whether the server
+accepts the client; a second one verifies. It knows TLS, and nothing of what is sent over it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from limelens.serve.tools.doctor.network import PREFACE, Address
 _SOON: Final = datetime.timedelta(days=14)
 _SERVER: Final = "server certificate"
 _CLIENT: Final = "client certificate"
-_CLIENT_ADVICE: Final = "give one that the server's --tls-client-ca signed (--cert, --key)"
 # OpenSSL's codes of what is wrong with a chain (X509_V_ERR_…).
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
@@ -30,14 +29,14 @@ _OTHER_NAME: Final = (62, 64)
 
 
 @dataclass(frozen=True)
-class Shown:
+class Certificate:
     """What a certificate says.
 
     Args:
         subject: Its owner.
-        issuer: Who signed it.
-        names: The names and addresses that it is good for.
-        begins: From when on it is good.
+        issuer: The authority that signed it.
+        names: The host names and addresses that it is for.
+        begins: From when it is valid.
         ends: Until when.
     """
 
@@ -50,16 +49,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class _Handshake:
-    """What came of a handshake that believes everything.
+    """The result of a handshake that trusts everything.
 
     Args:
-        der: The server's certificate; empty where it did not come to that.
+        certificate: The server's, DER; empty if the handshake ended before.
         version: Of TLS.
         is_http2: Whether both sides agreed on HTTP/2.
-        refusal: Why the server hung up; empty where it did not.
+        refusal: Why the server hung up; empty if it did not.
     """
 
-    der: bytes
+    certificate: bytes
     version: str
     is_http2: bool
     refusal: str
@@ -69,9 +68,9 @@ def check_tls(host: str, address: Address, tls: Tls, timeout_s: float) -> Iterat
     """The handshake with a port that speaks TLS.
 
     Args:
-        host: What was dialled.
-        address: What that is.
-        tls: What each side is to prove.
+        host: The name in the address.
+        address: Its IP address and port.
+        tls: The files of this side.
         timeout_s: Of each step.
     """
     try:
@@ -94,29 +93,28 @@ def check_tls(host: str, address: Address, tls: Tls, timeout_s: float) -> Iterat
             )
 
 
-def read_certificate(der: bytes) -> Shown | None:
-    """What a certificate says; None where cryptography is not installed or cannot read it."""
+def read_certificate(der: bytes) -> Certificate | None:
+    """Reads a certificate; None if cryptography is not installed or cannot read it."""
     try:
         from cryptography import x509
     except ImportError:
         return None
     try:
         found = x509.load_der_x509_certificate(der)
-        names: tuple[str, ...] = ()
         try:
-            alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            extension = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         except x509.ExtensionNotFound:
-            pass
+            names = []
         else:
-            names = tuple(
+            names = [
                 str(one.value)
-                for one in alternative.value
+                for one in extension.value
                 if isinstance(one, (x509.DNSName, x509.IPAddress))
-            )
-        return Shown(
+            ]
+        return Certificate(
             found.subject.rfc4514_string(),
             found.issuer.rfc4514_string(),
-            names,
+            tuple(names),
             found.not_valid_before_utc,
             found.not_valid_after_utc,
         )
@@ -128,13 +126,13 @@ def _context(tls: Tls) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=None if tls.ca is None else str(tls.ca))
     context.set_alpn_protocols(["h2"])
     if tls.certificate is not None:
-        # A key that wants a password would ask for it on the terminal.
+        # Without this a key with a password would ask for it on the terminal.
         context.load_cert_chain(tls.certificate, tls.key, password=lambda: b"")
     return context
 
 
 def _unusable(tls: Tls, error: OSError | ValueError) -> Check:
-    """Which of the files on this side cannot be used."""
+    """Says which file of this side cannot be used."""
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     if tls.ca is not None:
         try:
@@ -143,7 +141,7 @@ def _unusable(tls: Tls, error: OSError | ValueError) -> Check:
             return wrong(
                 "authority",
                 f"{tls.ca} holds no certificate that can be read ({reason})",
-                "give the PEM file of who signed the server's certificate (--ca)",
+                "give the PEM file of the authority that signed the server's certificate (--ca)",
             )
     if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
         return wrong(
@@ -159,7 +157,7 @@ def _unusable(tls: Tls, error: OSError | ValueError) -> Check:
 
 
 def _shake(context: ssl.SSLContext, host: str, address: Address, timeout_s: float) -> _Handshake:
-    """A handshake that believes everything, and the first words after it."""
+    """A handshake that trusts everything, and the first bytes after it."""
     before = context.check_hostname, context.verify_mode
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     der, version, is_http2 = b"", "", False
@@ -171,16 +169,16 @@ def _shake(context: ssl.SSLContext, host: str, address: Address, timeout_s: floa
             der = secure.getpeercert(binary_form=True) or b""
             version = secure.version() or "TLS"
             is_http2 = secure.selected_alpn_protocol() == "h2"
-            # In TLS 1.3 the server looks at the client's certificate after the handshake. What it
-            # says of that would be lost if something was sent meanwhile.
+            # In TLS 1.3 the server checks the client's certificate after the handshake. Its alert
+            # would be lost if this side sent something meanwhile.
             secure.settimeout(min(1.0, timeout_s))
             try:
-                said = secure.recv(1024)
+                received = secure.recv(1024)
             except TimeoutError:
                 secure.settimeout(timeout_s)
                 secure.sendall(PREFACE)
-                said = secure.recv(1024)
-            return _Handshake(der, version, is_http2, "" if said else "it hung up")
+                received = secure.recv(1024)
+            return _Handshake(der, version, is_http2, "" if received else "it hung up")
     except ssl.SSLError as error:
         return _Handshake(der, version, is_http2, (error.reason or str(error)).replace("_", " "))
     except OSError as error:
@@ -192,7 +190,7 @@ def _shake(context: ssl.SSLContext, host: str, address: Address, timeout_s: floa
 def _server_check(
     context: ssl.SSLContext, name: str, address: Address, seen: _Handshake, timeout_s: float
 ) -> Check:
-    shown = read_certificate(seen.der)
+    shown = read_certificate(seen.certificate)
     try:
         with (
             socket.create_connection(address, timeout_s) as plain,
@@ -201,115 +199,98 @@ def _server_check(
             pass
     except ssl.SSLCertVerificationError as error:
         return _not_trusted(error, name, shown)
-    except OSError as error:  # the client is refused, of which the first handshake tells
-        if not seen.der:
+    except OSError as error:  # the server refuses the client: the first handshake says why
+        if not seen.certificate:
             return wrong(
                 _SERVER,
-                f"the handshake failed before it was shown ({seen.refusal or error})",
+                f"the handshake failed before it was sent ({seen.refusal or error})",
                 "look at the server's log",
             )
-    return _trusted(name, shown)
-
-
-def _trusted(name: str, shown: Shown | None) -> Check:
     if shown is None:
         return ok(_SERVER, f"good for {name}")
-    left = shown.ends - _now()
     found = f"good for {name}, by {shown.issuer}, until {_day(shown.ends)}"
-    if left < _SOON:
-        return warning(
-            _SERVER,
-            f"{found}: {_span(left)} left",
-            "renew it; the server takes new files without a restart",
-        )
-    return ok(_SERVER, found)
+    return _expiring(_SERVER, found, shown, "renew it; the server takes new files while it runs")
 
 
-def _not_trusted(error: ssl.SSLCertVerificationError, name: str, shown: Shown | None) -> Check:
+def _expiring(name: str, found: str, certificate: Certificate, advice: str) -> Check:
+    """A warning if a certificate ends soon."""
+    left = certificate.ends - _now()
+    if left >= _SOON:
+        return ok(name, found)
+    hours = int(left.total_seconds() // 3600)
+    span = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+    return warning(name, f"{found}: {span} left", advice)
+
+
+def _not_trusted(
+    error: ssl.SSLCertVerificationError, name: str, shown: Certificate | None
+) -> Check:
     code = error.verify_code
     if code == _EXPIRED:
         when = f" since {_day(shown.ends)}" if shown is not None else ""
-        return wrong(
-            _SERVER,
+        found = (
             f"the server's certificate, or one of its chain, has expired{when}; "
-            f"it is {_day(_now())} here",
-            "renew it on the server, which takes new files without a restart; check this "
-            "machine's clock",
+            f"it is {_day(_now())} here"
         )
-    if code == _NOT_YET_VALID:
+        advice = "renew it; the server takes new files while it runs; check this machine's clock"
+    elif code == _NOT_YET_VALID:
         when = f" before {_day(shown.begins)}" if shown is not None else " yet"
-        return wrong(
-            _SERVER,
-            f"the server's certificate is not good{when}; it is {_day(_now())} here",
-            "set the clock of whichever machine is wrong",
-        )
-    if code in _OTHER_NAME:
+        found = f"the server's certificate is not good{when}; it is {_day(_now())} here"
+        advice = "set the clock of the machine that is wrong"
+    elif code in _OTHER_NAME:
         names = f", but for {', '.join(shown.names) or 'no name'}" if shown is not None else ""
-        return wrong(
-            _SERVER,
-            f"the server's certificate is not for {name}{names}",
-            "dial a name that it is for, say which one to expect (--server-name NAME), or make "
-            "one for this name",
+        found = f"the server's certificate is not for {name}{names}"
+        advice = (
+            "use an address that it is for, name the one to expect (--server-name NAME), or make "
+            "one for this name"
         )
-    if code in _UNKNOWN_ISSUER:
+    elif code in _UNKNOWN_ISSUER:
         by = f" ({shown.issuer})" if shown is not None else ""
-        return wrong(
-            _SERVER,
-            f"the server's certificate is signed by an authority that is not known here{by}",
-            "give that authority's certificate (--ca FILE)",
-        )
-    return wrong(
-        _SERVER,
-        f"the server's certificate is refused: {error.verify_message}",
-        "renew it on the server",
-    )
+        found = f"the server's certificate is signed by an authority that is not known here{by}"
+        advice = "give that authority's certificate (--ca FILE)"
+    else:
+        found = f"the server's certificate is refused: {error.verify_message}"
+        advice = "renew it on the server"
+    return wrong(_SERVER, found, advice)
 
 
-def _client_checks(tls: Tls, own: Shown | None, seen: _Handshake) -> Iterator[Check]:
+def _client_checks(tls: Tls, own: Certificate | None, seen: _Handshake) -> Iterator[Check]:
+    file, here = tls.certificate, f"it is {_day(_now())} here"
     if own is not None and own.ends < _now():
         yield wrong(
             _CLIENT,
-            f"{tls.certificate} has expired since {_day(own.ends)}; it is {_day(_now())} here",
+            f"{file} has expired since {_day(own.ends)}; {here}",
             "renew it (--cert, --key)",
         )
     elif own is not None and own.begins > _now():
         yield wrong(
             _CLIENT,
-            f"{tls.certificate} is not good before {_day(own.begins)}; it is {_day(_now())} here",
+            f"{file} is not good before {_day(own.begins)}; {here}",
             "set this machine's clock, or wait",
         )
-    elif seen.refusal and seen.der:
-        if tls.certificate is None:
-            yield wrong(
-                _CLIENT,
-                "no client certificate was shown, and the server refuses the connection "
-                f"({seen.refusal})",
-                _CLIENT_ADVICE,
-            )
-        else:
-            issuer = f", signed by {own.issuer}," if own is not None else ""
-            yield wrong(
-                _CLIENT,
-                f"the server refuses {tls.certificate}{issuer} ({seen.refusal})",
-                _CLIENT_ADVICE,
-            )
+    elif seen.refusal and seen.certificate:
+        issuer = f", signed by {own.issuer}," if own is not None else ""
+        found = (
+            "no client certificate was sent, and the server refuses the connection"
+            if file is None
+            else f"the server refuses {file}{issuer}"
+        )
+        yield wrong(
+            _CLIENT,
+            f"{found} ({seen.refusal})",
+            "give one that the server's --tls-client-ca signed (--cert, --key)",
+        )
     elif own is not None:
-        left = own.ends - _now()
         found = f"{own.subject}, until {_day(own.ends)}"
-        if left < _SOON:
-            yield warning(_CLIENT, f"{found}: {_span(left)} left", "renew it (--cert, --key)")
-        else:
-            yield ok(_CLIENT, found)
-    elif tls.certificate is not None:
-        yield ok(_CLIENT, f"{tls.certificate} is accepted")
+        yield _expiring(_CLIENT, found, own, "renew it (--cert, --key)")
+    elif file is not None:
+        yield ok(_CLIENT, f"{file} is accepted")
 
 
-def _read(path: Path) -> Shown | None:
+def _read(path: Path) -> Certificate | None:
     """The first certificate of a PEM file."""
     text = path.read_text(encoding="ascii", errors="replace")
     begin, end = text.find(ssl.PEM_HEADER), text.find(ssl.PEM_FOOTER)
-    if begin < 0 or end < begin:
-        return None
     try:
         return read_certificate(ssl.PEM_cert_to_DER_cert(text[begin : end + len(ssl.PEM_FOOTER)]))
     except ValueError:
@@ -322,8 +303,3 @@ def _now() -> datetime.datetime:
 
 def _day(moment: datetime.datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _span(left: datetime.timedelta) -> str:
-    hours = int(left.total_seconds() // 3600)
-    return f"{hours // 24} days" if hours >= 48 else f"{hours} hours"

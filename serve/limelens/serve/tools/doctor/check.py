@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """How bad it is. `WARNING` works, and somebody should know."""
+    """How bad it is; with `WARNING` it still works."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,13 +16,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        name: What was looked at, in a word or two.
+        name: What was checked, in a word or two.
         state: How bad it is.
-        found: What is there.
-        advice: What to do; empty where there is nothing to do.
+        found: What was found.
+        advice: What to do; empty if there is nothing to do.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Check:
 
 
 def ok(name: str, found: str) -> Check:
-    """Nothing to do."""
+    """A check that needs nothing done."""
     return Check(name, State.OK, found)
 
 
 def warning(name: str, found: str, advice: str) -> Check:
-    """It works, and somebody should know."""
+    """A check of something that works, with advice."""
     return Check(name, State.WARNING, found, advice)
 
 
 def wrong(name: str, found: str, advice: str) -> Check:
-    """It does not work."""
+    """A check of something that does not work."""
     return Check(name, State.WRONG, found, advice)

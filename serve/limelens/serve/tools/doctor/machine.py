@@ -1,6 +1,6 @@
-"""This machine: what is installed, what runs, what there is room for.
+"""Checks this machine: packages, onnxruntime and CUDA, models, fonts, cores, disk.
 
-It looks and changes nothing. Of models it knows what `bundle` says of them.
+It changes nothing.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _CUDA: Final = "CUDAExecutionProvider"
 
 
 def check_machine(models: Path | None) -> Iterator[Check]:
-    """All there is to say of this machine.
+    """Checks this machine.
 
     Args:
-        models: The folder of models; None where there is none.
+        models: The model repository; None if there is none.
 
     Yields:
         Checks as they are done.
@@ -52,10 +52,12 @@ def check_machine(models: Path | None) -> Iterator[Check]:
 
 
 def check_models(folder: Path | None) -> Iterator[Check]:
-    """Loads every model of a folder, which proves each on its golden vector."""
+    """Loads every model of a folder, which checks its golden vector."""
     export = "export one there (limelens export RUN --name NAME) or name another (--models DIR)"
     if folder is None:
-        yield warning("models", "there is no ./models here and none came along", export)
+        yield warning(
+            "models", "there is no ./models here, and limelens brought none along", export
+        )
         return
     if not folder.is_dir():
         yield wrong("models", f"{folder} is no folder", export)
@@ -72,7 +74,7 @@ def check_models(folder: Path | None) -> Iterator[Check]:
         yield warning(
             "models",
             f"{len(found)} in {folder}, not tried: onnxruntime is not installed",
-            "pip install 'limelens[serve-cpu]' where they are to be served",
+            "pip install 'limelens[serve-cpu]' to serve them",
         )
         return
     from limelens.serve.bundle import load_bundle
@@ -96,7 +98,7 @@ def _python() -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    """The package, and the extras of which everything is there."""
+    """The package and its complete extras."""
     try:
         version = importlib.metadata.version(_PACKAGE)
         requirements = importlib.metadata.requires(_PACKAGE) or []
@@ -125,7 +127,7 @@ def _onnxruntime() -> Iterator[Check]:
         state = "is not installed" if not (cpu or gpu) else f"cannot be loaded ({error})"
         yield warning(
             "onnxruntime",
-            f"it {state}: this machine can ask servers and not serve",
+            f"it {state}: this machine can call servers but not serve",
             "pip install 'limelens[serve-cpu]' or 'limelens[serve-gpu]' to serve",
         )
         return
@@ -143,15 +145,15 @@ def _onnxruntime() -> Iterator[Check]:
     else:
         yield warning(
             "onnxruntime",
-            f"{found}; both onnxruntime and onnxruntime-gpu are installed, and share one folder: "
-            "the one that was installed last works",
+            f"{found}; both onnxruntime and onnxruntime-gpu are installed in one folder: the last "
+            "one works",
             "leave it, or uninstall both before the next upgrade and install one of them",
         )
     yield _cuda(built_in=_CUDA in providers)
 
 
 def _cuda(*, built_in: bool) -> Check:
-    """Whether a session really runs on CUDA: onnxruntime alone falls back in silence."""
+    """Runs a session on CUDA: onnxruntime by itself falls back silently."""
     has_driver = Path("/proc/driver/nvidia").exists() or bool(shutil.which("nvidia-smi"))
     if not built_in:
         if has_driver:
@@ -163,7 +165,7 @@ def _cuda(*, built_in: bool) -> Check:
         return ok("cuda", "no NVIDIA driver here, and none is needed")
     reason = run_on("CUDAExecutionProvider")
     if not reason:
-        return ok("cuda", "a graph ran on it and gave what it must")
+        return ok("cuda", "a graph ran on it with the right result")
     if has_driver:
         return wrong(
             "cuda",
@@ -178,11 +180,7 @@ def _cuda(*, built_in: bool) -> Check:
 
 
 def run_on(provider: str) -> str:
-    """Runs a graph of one node on an execution provider.
-
-    Returns:
-        Why that did not work; empty where it did.
-    """
+    """Runs a graph of one node on an execution provider; returns why it failed, or nothing."""
     import onnxruntime
     from onnx import TensorProto, helper
 
@@ -204,7 +202,7 @@ def run_on(provider: str) -> str:
         )
         took = session.get_providers()[0]
         (found,) = session.run(None, {"x": values})
-    # Whatever a runtime may raise for libraries and drivers that do not fit.
+    # A runtime may raise anything for libraries and drivers that do not fit.
     except Exception as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     if took != provider:
@@ -215,7 +213,7 @@ def run_on(provider: str) -> str:
 
 
 def _torch() -> Check:
-    # Looked for and never imported: nothing that serves loads it.
+    # Never imported: nothing that serves loads it.
     try:
         return ok("torch", f"{importlib.metadata.version('torch')}, for training")
     except importlib.metadata.PackageNotFoundError:
@@ -229,7 +227,7 @@ def _fonts() -> Check:
         return warning(
             "fonts",
             f"not tried: {error.name} is not installed",
-            "pip install 'limelens[explain]' where images are to be explained",
+            "pip install 'limelens[explain]' to explain images",
         )
     with warnings.catch_warnings(record=True, category=MissingFontWarning) as missing:
         warnings.simplefilter("always", MissingFontWarning)
@@ -237,7 +235,7 @@ def _fonts() -> Check:
     if missing:
         return warning(
             "fonts",
-            "none here has Chinese, Japanese and Korean labels; images show a stand-in",
+            "none has Chinese, Japanese and Korean characters; drawings show a stand-in",
             "install one, such as fonts-noto-cjk (Debian, Ubuntu)",
         )
     return ok("fonts", "Chinese, Japanese and Korean labels can be drawn")
@@ -250,14 +248,14 @@ def _cores() -> Check:
     if share is not None and share < cores:
         return warning(
             "cores",
-            f"{cores} can be seen, and this container may use {share:g}",
+            f"{cores} are visible, but this container may use {share:g}",
             f"limelens serve --num-threads {max(1, round(share))}",
         )
     return ok("cores", str(cores))
 
 
 def _share_of_cpu() -> float | None:
-    """How many cores' time the control group gives; None is no limit."""
+    """The control group's limit, in cores; None is no limit."""
     try:
         quota, period = _CPU_MAX.read_text().split()
         return int(quota) / int(period)
@@ -273,8 +271,8 @@ def _disk(models: Path | None) -> Iterator[Check]:
     except OSError:
         yield warning(
             "temporary folder",
-            "nothing here can be written to",
-            "fine for a server; for all else name a folder (TMPDIR)",
+            "no folder is writable",
+            "a server needs none; for other commands name one (TMPDIR)",
         )
     for name, place in places:
         free = shutil.disk_usage(place).free
@@ -286,7 +284,7 @@ def _disk(models: Path | None) -> Iterator[Check]:
 
 
 def _installed(*names: str) -> bool:
-    """Whether one of some packages is installed."""
+    """Whether any of some packages is installed."""
     for name in names:
         try:
             importlib.metadata.version(name)

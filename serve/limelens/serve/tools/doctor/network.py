@@ -1,4 +1,4 @@
-"""Names, ports, and what a port speaks. It knows a few first bytes of protocols, and no calls."""
+"""Names, ports, and the protocol of a port. It knows the first bytes of protocols, and no calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
 Address = tuple[str, int]
 """An IP address and a port."""
 
-# RFC 9113, section 3.4: what a client says first, here with empty SETTINGS.
+# RFC 9113, section 3.4: the first bytes of a client, here with empty SETTINGS.
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 _FRAME_HEADER: Final = 9
 _SETTINGS_FRAME: Final = 4
@@ -24,7 +24,7 @@ _HTTP1: Final = b"GET / HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n"
 
 
 class Spoken(Enum):
-    """What a port speaks."""
+    """The protocol of a port."""
 
     HTTP2 = "HTTP/2 in plaintext, as gRPC without TLS does"
     TLS = "TLS"
@@ -33,7 +33,7 @@ class Spoken(Enum):
 
 
 def check_name(host: str, port: int) -> tuple[Check, tuple[Address, ...]]:
-    """Whether a name has addresses, and which."""
+    """Resolves a name."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -50,7 +50,7 @@ def check_name(host: str, port: int) -> tuple[Check, tuple[Address, ...]]:
 def check_connection(
     shown: str, addresses: Sequence[Address], timeout_s: float
 ) -> tuple[Check, Address | None]:
-    """Whether something listens at one of the addresses, and at which."""
+    """Finds the first address where something listens."""
     refused, reason = False, ""
     for address in addresses:
         began = time.monotonic()
@@ -73,47 +73,47 @@ def check_connection(
 
 
 def check_protocol(shown: str, address: Address, *, wants_tls: bool, timeout_s: float) -> Check:
-    """Whether a port speaks what it will be spoken to in."""
-    # Asked for first: a server logs what it cannot understand.
+    """Whether a port speaks the protocol that the client will use."""
+    # Tried first: a server logs bytes that it cannot understand.
     if wants_tls and speaks_tls(address, timeout_s):
         return ok("protocol", "TLS")
-    spoken = what_speaks(address, timeout_s)
+    spoken = protocol_of(address, timeout_s)
     if spoken is Spoken.HTTP2 and not wants_tls:
         if is_loopback_host(address[0]):
             return ok("protocol", spoken.value)
         return warning(
             "protocol",
-            f"{spoken.value}: anybody in between can read and change what is said",
+            f"{spoken.value}: anybody in between can read and change it",
             "give the server a certificate (limelens serve --tls-cert, --tls-key)",
         )
     if spoken is Spoken.TLS:
         found = f"{shown} speaks TLS, and was spoken to in plaintext"
-        advice = "say who signed its certificate (--ca FILE), or --tls for the system's authorities"
+        advice = "name its authority (--ca FILE), or --tls for the system's authorities"
     elif spoken is Spoken.HTTP2:
         found = f"{shown} speaks plaintext, and was spoken to in TLS"
         advice = (
-            "check the port, or start the server with --tls-cert and --tls-key; without --ca, "
-            "--tls and --cert this side speaks plaintext too"
+            "check the port, or start the server with --tls-cert and --tls-key; to use plaintext "
+            "leave out --ca, --tls and --cert"
         )
     elif spoken is Spoken.HTTP1:
-        found, advice = f"{shown} is a web server (HTTP/1), which speaks no gRPC", "check the port"
+        found, advice = f"{shown} is a web server (HTTP/1) without gRPC", "check the port"
     else:
         found = f"{shown} speaks {spoken.value}, so no gRPC"
-        advice = "check the port; a server that hangs is started again"
+        advice = "check the port; restart a server that hangs"
     return wrong("protocol", found, advice)
 
 
-def what_speaks(address: Address, timeout_s: float) -> Spoken:
-    """What a port speaks, by what it answers to the first words of each protocol."""
-    said = _answer(address, PREFACE, timeout_s)
-    if len(said) >= _FRAME_HEADER and said[3] == _SETTINGS_FRAME:
+def protocol_of(address: Address, timeout_s: float) -> Spoken:
+    """The protocol of a port, by its response to the first bytes of each."""
+    received = _response(address, PREFACE, timeout_s)
+    if len(received) >= _FRAME_HEADER and received[3] == _SETTINGS_FRAME:
         return Spoken.HTTP2
-    if said.startswith(_TLS_RECORDS) or speaks_tls(address, timeout_s):
+    if received.startswith(_TLS_RECORDS) or speaks_tls(address, timeout_s):
         return Spoken.TLS
-    if said.startswith(b"HTTP/1"):
+    if received.startswith(b"HTTP/1"):
         return Spoken.HTTP1
-    # Some close on words that they do not know.
-    if _answer(address, _HTTP1, timeout_s).startswith(b"HTTP/1"):
+    # Some close the connection on bytes that they do not know.
+    if _response(address, _HTTP1, timeout_s).startswith(b"HTTP/1"):
         return Spoken.HTTP1
     return Spoken.OTHER
 
@@ -136,17 +136,14 @@ def speaks_tls(address: Address, timeout_s: float) -> bool:
         return False
 
 
-def _answer(address: Address, words: bytes, timeout_s: float) -> bytes:
-    """The first bytes that come back; none where nothing does."""
-    said = b""
+def _response(address: Address, request: bytes, timeout_s: float) -> bytes:
+    """The first bytes that come back; empty if none do."""
+    received = b""
     try:
         with socket.create_connection(address, timeout_s) as connection:
-            connection.sendall(words)
-            while len(said) < _FRAME_HEADER:
-                more = connection.recv(1024)
-                if not more:
-                    break
-                said += more
+            connection.sendall(request)
+            while len(received) < _FRAME_HEADER and (more := connection.recv(1024)):
+                received += more
     except OSError:
         pass
-    return said
+    return received

@@ -1,6 +1,6 @@
-"""Whether gRPC goes through a proxy to a server, and whether that lets it through.
+"""The proxy that gRPC would use for a server, and whether it lets calls through.
 
-It knows the variables that gRPC reads and HTTP's CONNECT, and nothing of what the server answers.
+It knows the variables that gRPC reads and HTTP's CONNECT, and nothing of the server itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from limelens.serve.addresses import is_loopback_host
 from limelens.serve.redaction import without_secrets
 from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
 
-# As gRPC's core reads them: the first one that is set counts, in lower case alone.
+# As gRPC's core reads them: in lower case only, the first that is set counts.
 _VARIABLES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTIONS: Final = ("no_grpc_proxy", "no_proxy")
 _USUAL_PORT: Final = 443
@@ -26,12 +26,12 @@ _FOUND: Final = b" 200"
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy that a variable of the environment names.
+    """A proxy from a variable of the environment.
 
     Args:
         variable: The variable.
-        shown: The proxy as people may see it, without a password.
-        host: Empty where the value is none that gRPC can use; it then connects directly.
+        shown: The proxy without its password.
+        host: Empty if gRPC cannot use the value; it then connects directly.
         port: 1 to 65535.
         credentials: `USER:PASSWORD`; empty for none.
     """
@@ -44,20 +44,20 @@ class Proxy:
 
     @property
     def is_usable(self) -> bool:
-        """Whether gRPC would go through it."""
+        """Whether gRPC would use it."""
         return bool(self.host)
 
     @property
     def way_around(self) -> str:
-        """What else a person can do."""
+        """How to do without it."""
         return f"add the server's host to no_proxy, or unset {self.variable}"
 
 
 def proxy_for(host: str) -> Proxy | None:
-    """The proxy through which gRPC goes to a host; None where it goes directly.
+    """The proxy that gRPC uses for a host; None if it connects directly.
 
     Args:
-        host: A name or an address, without a port. To this machine limelens uses no proxy.
+        host: A name or an address, without a port. For this machine limelens uses no proxy.
     """
     if is_loopback_host(host) or _is_excepted(host):
         return None
@@ -99,12 +99,12 @@ def check_proxy(proxy: Proxy, server: str, timeout_s: float) -> Check:
         with socket.create_connection((proxy.host, proxy.port), timeout_s) as connection:
             connection.settimeout(timeout_s)
             connection.sendall("\r\n".join([*headers, "", ""]).encode())
-            said = connection.recv(1024).partition(b"\r\n")[0]
+            received = connection.recv(1024).partition(b"\r\n")[0]
     except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         return wrong("proxy", f"{through}, which cannot be reached ({reason})", proxy.way_around)
-    if _FOUND not in said[:16]:
-        shown = said.decode("ascii", "replace")[:80] or "it hangs up"
+    if _FOUND not in received[:16]:
+        shown = received.decode("ascii", "replace")[:80] or "it hangs up"
         return wrong(
             "proxy",
             f"{through}, which does not let it through to {server} ({shown})",

@@ -1,7 +1,6 @@
-"""A server, looked at from here: the way to it first, then what it answers.
+"""Checks a server from here: first the connection, then its calls.
 
-It knows in which order to ask and when there is no use in asking further. What a port speaks,
-`network` finds out; certificates are `certificates`' business, calls are those of `calls`.
+It knows the order of the checks and when further ones are useless.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from limelens.serve.tools.doctor.proxies import check_proxy, proxy_for
 
 @dataclass(frozen=True)
 class Remote:
-    """A server and what it is to be shown.
+    """A server and how to reach it.
 
     Args:
         host: A name or an address.
         port: 1 to 65535.
         tls: None is plaintext.
-        token: None is none.
+        token: As of `Client`.
         insecure_token: Whether the token may be sent in plaintext to other machines.
         timeout_s: Of each step.
     """
@@ -46,16 +45,16 @@ class Remote:
 def check_remote(
     remote: Remote, *, deep: bool = False, only_health: bool = False
 ) -> Iterator[Check]:
-    """All there is to say of a server.
+    """Checks a server.
 
     Args:
         remote: The server.
-        deep: Whether to ask for an explanation and for the size of messages too, which costs the
-            server some work.
-        only_health: Whether to ask for its health and for nothing that needs a token.
+        deep: Whether to check an explanation and the size of messages too, which costs the server
+            some work.
+        only_health: Whether to check only its health, which needs no token.
 
     Yields:
-        Checks as they are done; after one of the way that is wrong there is none of calls.
+        Checks as they are done; none of calls if the connection is wrong.
     """
     is_wrong = False
     for check in check_way(remote):
@@ -74,12 +73,12 @@ def check_remote(
 
 
 def check_way(remote: Remote) -> Iterator[Check]:
-    """The way to a server: a proxy; or its name, its port, what the port speaks, certificates."""
+    """Checks the connection: a proxy; or the name, the port, its protocol and certificates."""
     proxy = proxy_for(remote.host)
     if proxy is not None:
         yield check_proxy(proxy, remote.address, remote.timeout_s)
         if proxy.is_usable:
-            # Names and ports beyond it are the proxy's business: from here they may not be seen.
+            # Names and ports beyond the proxy may be invisible from here.
             return
     name, addresses = check_name(remote.host, remote.port)
     yield name

@@ -1,7 +1,7 @@
-"""Similar images: an index over feature vectors, made from a folder and searched by images.
+"""Similar images: an index of feature vectors, made from a folder and searched by images.
 
-Vectors come from whoever embeds (`Client.embed`); nearest neighbours are faiss' business, which
-is loaded when an index is built, read or searched (extra `similar`).
+Vectors come from `Client.embed`; faiss (extra `similar`) finds the nearest and is loaded only when
+an index is built, read or searched.
 """
 
 from limelens.serve.tools.similar.index import (

@@ -1,9 +1,8 @@
 """An index of feature vectors: built, searched by cosine similarity, written to one file and read.
 
-The file is a zip archive of two members: `index.json` says which model the vectors are of and
-which images they belong to, `vectors.faiss` holds the vectors with what faiss searches them by.
-The archive's checksums find damage; they do not prove who wrote the file, so read only indexes
-from people whose bundles you would run.
+The file is a zip archive of two members: `index.json` names the model and the images,
+`vectors.faiss` holds the vectors in an index of faiss. The archive's checksums find damage but do
+not prove who wrote the file, so read only indexes from people whose bundles you would run.
 
 It knows vectors and faiss, and nothing of how images become vectors.
 """
@@ -27,8 +26,8 @@ from limelens.serve.errors import InvalidRequestError, LimelensError, MissingExt
 from limelens.serve.files import writing_whole
 
 EXACT_UP_TO: Final = 50_000
-"""More images are searched by a graph (HNSW), which may miss a neighbour now and then: measured
-on 50,000 vectors of 576 numbers, comparing with all of them takes 5 ms."""
+"""More images are searched by a graph (HNSW), which may miss a neighbour now and then. Comparing
+with all of 50,000 vectors of 576 numbers takes 5 ms."""
 _FORMAT: Final = 1
 _NEIGHBOURS_IN_GRAPH: Final = 32
 _EF_CONSTRUCTION: Final = 80
@@ -37,7 +36,7 @@ _DIGEST_SHOWN: Final = 12
 
 
 class IndexRefusedError(LimelensError):
-    """An index is damaged, is none, or is of another model; the message says what to do."""
+    """A file is damaged, no index, or of another model; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class IndexedImage:
 
     Args:
         path: Relative to the folder that was indexed, with forward slashes.
-        label: The label's folder; empty where there is none.
+        label: The label's folder; empty without one.
     """
 
     path: str
@@ -55,12 +54,12 @@ class IndexedImage:
 
 @dataclass(frozen=True)
 class Made:
-    """By which model an index was made, and of what.
+    """The model and the data that an index was made from.
 
     Args:
         model: Its name.
-        version: Its version; 0 where its file did not lie in a model repository.
-        digest: Which model it really was; see `EmbedResponse.model_digest`.
+        version: Its version; 0 if its file was not in a model repository.
+        digest: The digest of the model; see `EmbedResponse.model_digest`.
         embedding_size: Length of its vectors.
         data: The folder that was indexed, as an absolute path.
     """
@@ -74,7 +73,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """An image that is similar to one that was asked about.
+    """An image that is similar to a query.
 
     Args:
         path: As in `IndexedImage`.
@@ -89,10 +88,10 @@ class Neighbour:
 
 @dataclass(frozen=True, eq=False)
 class SimilarIndex:
-    """Images that can be searched; see `build_index` and `load_index`.
+    """Searchable images; see `build_index` and `load_index`.
 
     Args:
-        made: By which model.
+        made: Its model and data.
         images: In the order of the vectors.
         faiss_index: The vectors, of length 1, in an inner-product index of faiss.
     """
@@ -106,7 +105,7 @@ class SimilarIndex:
 
     @property
     def is_exact(self) -> bool:
-        """Whether a search compares with every image, so that it misses none."""
+        """Whether a search compares with every image and so misses none."""
         return isinstance(self.faiss_index, load_faiss().IndexFlat)
 
     def label_counts(self) -> dict[str, int]:
@@ -117,7 +116,7 @@ class SimilarIndex:
         """Refuses vectors of another model, whose numbers mean something else.
 
         Args:
-            model: Who made the vectors that are to be searched by.
+            model: The model of the query's vectors.
             version: Its version.
             digest: Its digest.
 
@@ -128,8 +127,8 @@ class SimilarIndex:
             raise IndexRefusedError(
                 f"the index was made with {_named(self.made.model, self.made.version)} "
                 f"(digest {self.made.digest[:_DIGEST_SHOWN]}), and {_named(model, version)} "
-                f"(digest {digest[:_DIGEST_SHOWN]}) answered; ask the model that it was made "
-                "with, or make it again with limelens index"
+                f"(digest {digest[:_DIGEST_SHOWN]}) made the query; use the model of the index, or "
+                "make it again with limelens index"
             )
 
     def search(self, vectors: NDArray[np.float32], k: int = 5) -> list[tuple[Neighbour, ...]]:
@@ -137,7 +136,7 @@ class SimilarIndex:
 
         Args:
             vectors: `(N, D)` feature vectors of the index's model, of any length over 0.
-            k: How many neighbours of each, at least 1; an index with fewer images gives all.
+            k: Neighbours of each, at least 1; a smaller index gives all its images.
 
         Returns:
             For each vector its neighbours, most similar first.
@@ -159,7 +158,7 @@ class SimilarIndex:
             tuple(
                 Neighbour(self.images[row].path, self.images[row].label, _cosine(similarity))
                 for similarity, row in zip(some_similarities, some_rows, strict=True)
-                if row >= 0  # a graph may find fewer than were asked for
+                if row >= 0  # a graph may find fewer than requested
             )
             for some_similarities, some_rows in zip(
                 similarities.tolist(), rows.tolist(), strict=True
@@ -178,8 +177,8 @@ def build_index(
 
     Args:
         vectors: `(N, D)` feature vectors, finite, at least one.
-        images: What they are of, in their order.
-        made: By which model.
+        images: Their images, in the same order.
+        made: Their model and data.
         exact: Whether a search compares with every image; None does so up to `EXACT_UP_TO`.
 
     Raises:
@@ -207,11 +206,11 @@ def build_index(
 
 
 def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
-    """Writes an index: whole or not at all, an older one stays until then.
+    """Writes an index whole or not at all; an older one stays until then.
 
     Args:
-        index: What is written.
-        path: The file; its folder is made where it is missing.
+        index: The index.
+        path: The file; a missing folder is made.
 
     Raises:
         IndexRefusedError: The path is a folder.
@@ -251,8 +250,7 @@ def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
                 document = json.loads(archive.read("index.json"))
                 # A wrong byte is found here, before faiss sees it.
                 data = archive.read("vectors.faiss")
-        # A damaged archive or document may raise almost anything, OSError for a place before the
-        # file's beginning too.
+        # A damaged archive or document may raise almost anything, even OSError.
         except Exception as error:
             raise _refused(path, error) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
@@ -287,7 +285,7 @@ def _refused(path: Path, error: Exception) -> IndexRefusedError:
 
 
 def _cosine(similarity: float) -> float:
-    """Within -1 to 1, which rounding may exceed."""
+    """Clips rounding errors beyond -1 and 1."""
     return max(-1.0, min(1.0, similarity))
 
 

@@ -1,7 +1,6 @@
-"""From a folder of images to an index: finds them, has them embedded, keeps what was left out.
+"""Makes an index of a folder: finds its images, embeds them, lists what was left out.
 
-It knows folders, labels and batches. Who embeds, a server or this process, is the client's
-business; it decodes nothing itself.
+It knows folders, labels and batches. The client embeds, on a server or in this process.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _MAX_IN_FLIGHT: Final = 4
 _IMAGE_FIELD: Final = re.compile(r"images\[(\d+)\]")
 
 Progress = Callable[[int, int], None]
-"""Is told how many images are done, and of how many."""
+"""Called with the number of images done and the number of all."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Skipped:
 
     Args:
         path: Relative to the folder, with forward slashes.
-        reason: Why, in words.
+        reason: Why.
     """
 
     path: str
@@ -65,7 +64,7 @@ class Embedded:
         vectors: `(N, D)` float32 of length 1, one for each of `images`.
         images: Those that could be read.
         skipped: Those that could not.
-        made: Who embedded them.
+        made: Their model and data.
     """
 
     vectors: NDArray[np.float32]
@@ -76,11 +75,11 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Indexing:
-    """What became of a folder.
+    """The index of a folder.
 
     Args:
-        index: Of the images that could be read.
-        skipped: The others.
+        index: The index of the images that could be read.
+        skipped: The other files.
     """
 
     index: SimilarIndex
@@ -98,19 +97,19 @@ def index_folder(
     """An index of every image in a folder and the folders in it.
 
     Args:
-        client: Who embeds.
-        folder: With or without label folders, with or without split folders above these.
+        client: Embeds.
+        folder: Images, or label folders, or split folders of these.
         model: As for `Client.embed`.
-        version: As for `Client.embed`; the newest one stays the same throughout.
-        progress: Is called after each batch.
+        version: As for `Client.embed`; the version must stay the same throughout.
+        progress: Called after each batch.
 
     Raises:
         IndexRefusedError: The folder is missing or holds no image that can be read, or the
             model changed on the way.
         MissingExtraError: faiss is not installed.
-        LimelensError: As `Client.embed`, where no image is to blame.
+        LimelensError: As `Client.embed`, if no image is to blame.
     """
-    load_faiss()  # its absence is better told before the images are embedded
+    load_faiss()  # fails before the images are embedded
     images, others = find_images(folder)
     embedded = embed_files(client, folder, images, model=model, version=version, progress=progress)
     index = build_index(embedded.vectors, embedded.images, embedded.made)
@@ -120,11 +119,11 @@ def index_folder(
 def find_images(
     folder: str | os.PathLike[str],
 ) -> tuple[tuple[IndexedImage, ...], tuple[Skipped, ...]]:
-    """The images below a folder by their names, and files of other kinds.
+    """The images below a folder, and files of other kinds.
 
     An image's label is the first folder that it lies in, below a split folder (`train`, `val`,
-    `test` or another name of `split_name`) where there is one. Hidden files are passed over, and so
-    is what lies beside the label folders without being an image.
+    `test` or another name of `split_name`) if there is one. Hidden files are ignored, and so are
+    other files beside the label folders.
 
     Raises:
         IndexRefusedError: The folder is missing or holds no images.
@@ -163,31 +162,31 @@ def embed_files(
     """The feature vectors of some files.
 
     Args:
-        client: Who embeds.
-        folder: What the images' paths are relative to.
+        client: Embeds.
+        folder: The folder that the images' paths are relative to.
         images: The files, at least one.
         model: As for `Client.embed`.
         version: As for `Client.embed`.
-        progress: Is called after each batch.
+        progress: Called after each batch.
 
     Raises:
         IndexRefusedError: None of them can be read, or the model changed on the way.
-        LimelensError: As `Client.embed`, where no image is to blame.
+        LimelensError: As `Client.embed`, if no image is to blame.
     """
     folder = Path(folder)
     info = client.model(model, version)
-    asking = _Asking(client, folder, info.name, info.version)
+    embedder = _Embedder(client, folder, info.name, info.version)
     vectors: list[NDArray[np.float32]] = []
     kept: list[IndexedImage] = []
     skipped: list[Skipped] = []
     first: Embeddings | None = None
     batches = _batches(folder, images, min(_MAX_BATCH, info.max_images))
     num_done = 0
-    for answer in in_order(asking.embed, batches, _at_once()):
-        num_done += len(answer.kept) + len(answer.skipped)
-        kept += answer.kept
-        skipped += answer.skipped
-        for found in answer.found:
+    for batch in in_order(embedder.embed, batches, _at_once()):
+        num_done += len(batch.kept) + len(batch.skipped)
+        kept += batch.kept
+        skipped += batch.skipped
+        for found in batch.found:
             first = first or found
             if found.model_digest != first.model_digest:
                 raise IndexRefusedError(
@@ -214,8 +213,8 @@ def embed_files(
 
 
 @dataclass(frozen=True, eq=False)
-class _Answer:
-    """What became of one batch; `found` has a row for each of `kept`, in several parts or none."""
+class _Batch:
+    """The result of one batch; `found` has a row for each of `kept`, in any number of parts."""
 
     found: tuple[Embeddings, ...]
     kept: tuple[IndexedImage, ...]
@@ -223,14 +222,14 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Asking:
+class _Embedder:
     client: Client
     folder: Path
     model: str
     version: int
 
-    def embed(self, batch: Sequence[IndexedImage]) -> _Answer:
-        """Embeds one batch, without the images in it that cannot be read."""
+    def embed(self, batch: Sequence[IndexedImage]) -> _Batch:
+        """Embeds one batch, without images that cannot be read."""
         waiting: list[tuple[IndexedImage, bytes]] = []
         skipped: list[Skipped] = []
         for image in batch:
@@ -251,7 +250,7 @@ class _Asking:
                 named = _IMAGE_FIELD.match(error.field)
                 if named is not None and int(named[1]) < len(waiting):
                     image, _ = waiting.pop(int(named[1]))
-                elif len(waiting) == 1 and not error.field:  # larger than the server's messages
+                elif len(waiting) == 1 and not error.field:  # too large for the server
                     image, _ = waiting.pop()
                 elif not error.field:
                     return self._one_by_one([one for one, _ in waiting], skipped)
@@ -259,12 +258,12 @@ class _Asking:
                     raise
                 skipped.append(Skipped(image.path, error.description))
             else:
-                return _Answer((found,), tuple(one for one, _ in waiting), tuple(skipped))
-        return _Answer((), (), tuple(skipped))
+                return _Batch((found,), tuple(one for one, _ in waiting), tuple(skipped))
+        return _Batch((), (), tuple(skipped))
 
-    def _one_by_one(self, batch: Sequence[IndexedImage], skipped: Sequence[Skipped]) -> _Answer:
+    def _one_by_one(self, batch: Sequence[IndexedImage], skipped: Sequence[Skipped]) -> _Batch:
         answers = [self.embed([image]) for image in batch]
-        return _Answer(
+        return _Batch(
             tuple(found for one in answers for found in one.found),
             tuple(image for one in answers for image in one.kept),
             (*skipped, *(left_out for one in answers for left_out in one.skipped)),
@@ -293,7 +292,7 @@ def _batches(
     for image in images:
         try:
             size = (folder / image.path).stat().st_size
-        except OSError:  # told of when it is read
+        except OSError:  # reported when it is read
             size = 0
         if batch and (len(batch) == most or batch_bytes + size > _MAX_BATCH_BYTES):
             yield tuple(batch)

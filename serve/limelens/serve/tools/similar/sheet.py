@@ -1,6 +1,6 @@
-"""A contact sheet: each image that was asked about, and its neighbours beside it.
+"""A contact sheet: each query with its neighbours beside it.
 
-It knows pixels, captions and where they go, and nothing of vectors or models.
+It knows pixels, captions and their layout, and nothing of vectors or models.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Panel:
 def write_sheet(
     rows: Sequence[tuple[Panel, Sequence[Panel]]], path: str | os.PathLike[str]
 ) -> tuple[Path, ...]:
-    """Draws queries, framed in blue, each with its neighbours to the right of it.
+    """Draws queries, framed in blue, each with its neighbours to its right.
 
     Args:
         rows: For each query its own panel and those of its neighbours.
@@ -60,20 +60,20 @@ def write_sheet(
     """
     most = max(min(len(neighbours), _MOST_IN_A_LINE) for _, neighbours in rows)
     lines: list[tuple[Panel | None, Sequence[Panel]]] = []
-    for asked, similar in rows:
+    for query, similar in rows:
         for start in range(0, max(1, len(similar)), _MOST_IN_A_LINE):
-            shown = similar[start : start + _MOST_IN_A_LINE]
-            lines.append((asked if start == 0 else None, shown))
+            panels = similar[start : start + _MOST_IN_A_LINE]
+            lines.append((query if start == 0 else None, panels))
     step_x, step_y = _CELL + _GAP, _CELL + _CAPTION + _GAP
     # Twice the gap between a query and its neighbours.
     sheet = Image.new("RGB", ((most + 1) * step_x + 2 * _GAP, len(lines) * step_y + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     missing: list[Path] = []
-    for line, (query, neighbours) in enumerate(lines):
+    for line, (first, neighbours) in enumerate(lines):
         top = _GAP + line * step_y
-        panels: list[tuple[Panel, int]] = [] if query is None else [(query, _GAP)]
-        panels += [(one, 2 * _GAP + (i + 1) * step_x) for i, one in enumerate(neighbours)]
-        for panel, left in panels:
+        placed: list[tuple[Panel, int]] = [] if first is None else [(first, _GAP)]
+        placed += [(one, 2 * _GAP + (i + 1) * step_x) for i, one in enumerate(neighbours)]
+        for panel, left in placed:
             thumbnail = _thumbnail(panel.path)
             if thumbnail is None:
                 missing.append(panel.path)
@@ -83,7 +83,7 @@ def write_sheet(
                 x = left + (_CELL - thumbnail.width) // 2
                 y = top + (_CELL - thumbnail.height) // 2
                 sheet.paste(thumbnail, (x, y))
-            if panel is query:
+            if panel is first:
                 draw.rectangle(
                     (left - 4, top - 4, left + _CELL + 3, top + _CELL + 3), outline=_FRAME, width=3
                 )
@@ -106,7 +106,7 @@ def _thumbnail(path: Path) -> Image.Image | None:
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None:
-    """Centred in a cell's width, shortened where it is too long."""
+    """Writes text centred in a cell, shortened if it is too long."""
     font, text = font_for(text, _FONT)
     whole = text
     while draw.textlength(text, font=font) > _CELL and len(whole) > 1:
