@@ -64,7 +64,7 @@ def test_a_file_and_a_server_say_exactly_the_same(
         assert ours == theirs
 
 
-def test_a_name_is_asked_of_the_default_server_and_a_file_is_not(
+def test_a_name_goes_to_the_default_server_and_a_file_does_not(
     limelens: Run, red: Path, monkeypatch: pytest.MonkeyPatch, start_server: Callable[..., Any]
 ) -> None:
     address = start_server().address
@@ -129,7 +129,7 @@ def test_a_folder_stands_for_its_images(
     assert "empty holds no images" in result.stderr
 
 
-def test_of_odd_images_nothing_but_answers_is_printed(one_model: Path, data_folder: Path) -> None:
+def test_odd_images_print_nothing_but_answers(one_model: Path, data_folder: Path) -> None:
     folder = data_folder / "badimages"
     model = one_model / "colours" / "1" / "model.onnx"
     command = [sys.executable, "-m", "limelens.cli", "classify", str(folder)]

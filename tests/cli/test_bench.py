@@ -39,7 +39,7 @@ def plan(server: Any, **settings: Any) -> LoadPlan:
     return LoadPlan(server.address, (draw_image(40, 60),), **settings)
 
 
-def test_bench_starts_a_server_of_its_own_and_tells_what_it_took(
+def test_bench_starts_a_server_and_measures_its_process(
     limelens: Callable[..., Any], one_model: Path
 ) -> None:
     result = limelens("bench", "--models", one_model, "--size", "60x40", *SHORT)
@@ -165,7 +165,7 @@ def noting() -> Iterator[tuple[str, Noting]]:
 
 
 @pytest.mark.parametrize(("connections", "expected"), [(None, 2), (6, 6), (1, 2)])
-def test_callers_use_all_the_connections_that_they_are_given(
+def test_callers_use_all_their_connections(
     noting: tuple[str, Noting], connections: int | None, expected: int
 ) -> None:
     address, handler = noting
@@ -218,7 +218,7 @@ def test_calls_past_their_deadline_are_counted_by_their_status(server: Any) -> N
     assert server.counts().overdue == 0
 
 
-def test_in_an_open_loop_a_stalled_server_costs_all_who_came_meanwhile(server: Any) -> None:
+def test_in_an_open_loop_a_stall_delays_all_calls_due_meanwhile(server: Any) -> None:
     bundle = server.repository.get().bundle
     engine = server.service.engine(bundle)
 
@@ -244,7 +244,7 @@ def test_in_an_open_loop_a_stalled_server_costs_all_who_came_meanwhile(server: A
     assert engine.counts.run == found.answered
 
 
-def test_a_plan_that_cannot_be_is_refused(server: Any) -> None:
+def test_an_impossible_plan_is_refused(server: Any) -> None:
     with pytest.raises(InvalidRequestError, match="broken"):
         plan(server, callers=1, broken=2.0)
 
@@ -279,7 +279,7 @@ def test_a_proxy_is_not_asked_for_a_server_of_this_machine(
         assert result.exit_code == 0, (command, result.stdout, result.stderr)
 
 
-def test_bench_asks_no_tls_nor_token_of_the_server_that_it_starts(
+def test_bench_refuses_tls_and_tokens_for_its_own_server(
     limelens: Callable[..., Any], one_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("secret")

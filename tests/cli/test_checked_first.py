@@ -85,7 +85,7 @@ def test_a_split_that_is_not_there_is_refused_before_torch_is_loaded(
     assert result.stdout == "no torch\n"
 
 
-def test_what_a_table_was_read_as_is_said_once_on_stderr(
+def test_how_a_table_was_read_is_printed_once_on_stderr(
     data: Path, tmp_path: Path, limelens: Callable[..., Any]
 ) -> None:
     files = sorted(path.relative_to(tmp_path).as_posix() for path in data.rglob("*.png"))

@@ -86,7 +86,7 @@ def test_the_systems_authorities_are_those_of_the_system(
 
 
 @pytest.mark.parametrize("command", ["classify", "explain", "similar", "index"])
-def test_what_is_wrong_on_the_way_is_one_sentence(
+def test_a_failed_connection_is_explained_in_one_sentence(
     limelens: Run,
     start_server: Callable[..., Any],
     authority: Callable[..., Any],
@@ -131,7 +131,9 @@ def test_what_is_wrong_on_the_way_is_one_sentence(
         assert sentence in told
 
 
-def test_a_token_file_says_what_is_wrong_with_it(limelens: Run, red: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_token_file_says_what_is_wrong(
+    limelens: Run, red: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     missing = limelens("classify", red, "--token-file", file)
     assert missing.exit_code == 1
@@ -144,7 +146,7 @@ def test_a_token_file_says_what_is_wrong_with_it(limelens: Run, red: Path, tmp_p
         assert not text or text not in result.stderr
 
 
-def test_wrong_usage_is_told_before_anything_begins(limelens: Run, red: Path) -> None:
+def test_wrong_usage_is_reported_before_anything_begins(limelens: Run, red: Path) -> None:
     for options in (("--cert", red), ("--key", red), ("--server-name", "door")):
         assert limelens("classify", red, *options).exit_code == 2
     result = limelens("classify", red, "--ca", "nowhere.pem")
@@ -152,7 +154,7 @@ def test_wrong_usage_is_told_before_anything_begins(limelens: Run, red: Path) ->
     assert "nowhere.pem is no file" in result.stderr
 
 
-def test_a_token_goes_to_other_machines_over_tls_alone(
+def test_a_token_goes_to_other_machines_only_over_tls(
     authority: Callable[..., Any], limelens: Run, red: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for address in ("door.example:8500", "192.0.2.1:8500"):

@@ -104,9 +104,7 @@ def test_a_healthy_server_has_nothing_wrong(
     assert "0 wrong, 0 warnings" in told
 
 
-def test_names_and_ports_that_lead_nowhere_are_told(
-    look: Run, limelens: Run, closed_port: int
-) -> None:
+def test_wrong_names_and_ports_are_reported(look: Run, limelens: Run, closed_port: int) -> None:
     found = wrong(look("--server", f"127.0.0.1:{closed_port}"))
     assert set(found) == {"connection"}
     assert found["connection"].startswith(f"nothing listens on 127.0.0.1:{closed_port};")
@@ -115,7 +113,7 @@ def test_names_and_ports_that_lead_nowhere_are_told(
         assert limelens("doctor", "--server", words).exit_code == 2
 
 
-def test_a_port_that_speaks_something_else_is_told(
+def test_a_port_with_another_protocol_is_reported(
     look: Run, web_server: int, silent_port: int
 ) -> None:
     assert "is a web server" in wrong(look("--server", f"127.0.0.1:{web_server}"))["protocol"]
@@ -123,7 +121,7 @@ def test_a_port_that_speaks_something_else_is_told(
     assert "neither HTTP nor TLS" in wrong(silent)["protocol"]
 
 
-def test_plaintext_and_tls_that_meet_are_told_apart(
+def test_plaintext_against_tls_is_reported(
     look: Run, start_server: Callable[..., Any], authority: Callable[..., Any]
 ) -> None:
     ca = authority("ca")
@@ -139,7 +137,7 @@ def test_plaintext_and_tls_that_meet_are_told_apart(
     assert set(wrong(look("--server", asking.address))) == {"protocol"}
 
 
-def test_what_is_wrong_with_the_servers_certificate_is_told(
+def test_faults_of_the_servers_certificate_are_reported(
     look: Run, start_server: Callable[..., Any], authority: Callable[..., Any]
 ) -> None:
     ca, other = authority("ca"), authority("other")
@@ -168,7 +166,7 @@ def test_what_is_wrong_with_the_servers_certificate_is_told(
         ({"begins": 1}, "is not good before"),
     ],
 )
-def test_certificates_out_of_time_are_told_with_the_clock(
+def test_certificates_out_of_date_are_reported_with_the_clock(
     look: Run,
     start_server: Callable[..., Any],
     authority: Callable[..., Any],
@@ -186,7 +184,7 @@ def test_certificates_out_of_time_are_told_with_the_clock(
     assert sentence in wrong(look(*arguments))["client certificate"]
 
 
-def test_what_is_wrong_with_the_clients_certificate_is_told(
+def test_faults_of_the_clients_certificate_are_reported(
     look: Run, start_server: Callable[..., Any], authority: Callable[..., Any], tmp_path: Path
 ) -> None:
     ca, foreign = authority("ca"), authority("foreign")
@@ -213,7 +211,7 @@ def test_what_is_wrong_with_the_clients_certificate_is_told(
     assert "holds no certificate" in wrong(look(*base[:2], "--ca", broken))["authority"]
 
 
-def test_tokens_and_what_they_allow_are_told(
+def test_tokens_and_their_rights_are_reported(
     look: Run,
     start_server: Callable[..., Any],
     tokens: Any,
@@ -257,7 +255,7 @@ def test_tokens_and_what_they_allow_are_told(
     assert look("--server", start_server().address)["token"]["state"] == "warning"
 
 
-def test_a_server_that_goes_down_is_told(look: Run, start_server: Callable[..., Any]) -> None:
+def test_a_server_that_goes_down_is_reported(look: Run, start_server: Callable[..., Any]) -> None:
     from grpc_health.v1 import health_pb2
 
     server = start_server()
@@ -269,7 +267,7 @@ def test_a_server_that_goes_down_is_told(look: Run, start_server: Callable[..., 
     assert "NOT_SERVING" in wrong(look("--server", server.address))["health"]
 
 
-def test_the_health_is_asked_for_without_a_token(
+def test_the_health_needs_no_token(
     look: Run, start_server: Callable[..., Any], tokens: Any
 ) -> None:
     tokens.set("door", ["models"])
@@ -280,7 +278,7 @@ def test_the_health_is_asked_for_without_a_token(
         assert {check["state"] for check in checks.values()} == {"ok"}
 
 
-def test_another_grpc_server_is_told(look: Run) -> None:
+def test_another_grpc_server_is_reported(look: Run) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc
@@ -295,7 +293,7 @@ def test_another_grpc_server_is_told(look: Run) -> None:
     assert "not limelens" in wrong(checks)["service"]
 
 
-def test_this_machine_is_looked_at(look: Run, models: Path, limelens: Run) -> None:
+def test_this_machine_is_checked(look: Run, models: Path, limelens: Run) -> None:
     checks = look("--models", models)
     assert not wrong(checks)
     assert {"python", "limelens", "onnxruntime", "cuda", "torch", "fonts", "cores", "disk"} <= set(
@@ -307,7 +305,7 @@ def test_this_machine_is_looked_at(look: Run, models: Path, limelens: Run) -> No
     assert "checks, 0 wrong" in limelens("doctor", "--models", models).stdout
 
 
-def test_two_runtimes_of_which_the_imported_one_works_are_a_warning(
+def test_two_runtimes_are_a_warning_if_one_works(
     look: Run, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("onnxruntime", "onnxruntime-gpu"):
@@ -320,7 +318,7 @@ def test_two_runtimes_of_which_the_imported_one_works_are_a_warning(
     assert "both onnxruntime and onnxruntime-gpu are installed" in check["found"]
 
 
-def test_models_that_are_refused_or_missing_are_told(
+def test_rejected_and_missing_models_are_reported(
     look: Run, one_model: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"

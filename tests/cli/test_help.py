@@ -13,7 +13,7 @@ COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-def
 
 @pytest.mark.parametrize("width", [80, 60])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_names_of_options_and_choices_are_whole_on_a_narrow_terminal(
+def test_option_names_are_whole_on_a_narrow_terminal(
     limelens: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, command: str, width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))

@@ -145,7 +145,7 @@ def test_nothing_ingested_is_exit_code_1(limelens: Run, tmp_path: Path) -> None:
         ("label,id,url\na,x,u\n", ("--timeout", 0), 2, "--timeout"),
     ],
 )
-def test_wrong_tables_and_options_are_told(
+def test_wrong_tables_and_options_are_reported(
     limelens: Run, tmp_path: Path, text: str, options: tuple[Any, ...], code: int, message: str
 ) -> None:
     table = tmp_path / "items.csv"

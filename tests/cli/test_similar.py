@@ -85,7 +85,7 @@ def test_index_and_similar_print_the_documented_json(
     assert (second["neighbours"][0]["path"], second["neighbours"][0]["label"]) == ("plain.png", "")
 
 
-def test_one_image_is_a_list_of_one_and_few_images_are_all_given(
+def test_one_image_is_a_list_and_a_small_index_gives_all(
     limelens: Run, index: Path, one_model: Path, data: Path
 ) -> None:
     model = one_model / "colours" / "1"
@@ -93,7 +93,7 @@ def test_one_image_is_a_list_of_one_and_few_images_are_all_given(
     assert len(answer["neighbours"]) == 4
 
 
-def test_a_server_is_asked_for_the_very_model_of_the_index(
+def test_a_server_uses_the_very_model_of_the_index(
     limelens: Run, index: Path, models: Path, data: Path, start_server: Callable[..., Any]
 ) -> None:
     """Although it has a newer version and another model."""
@@ -133,7 +133,7 @@ def test_a_broken_image_does_not_stop_the_others(
     assert sheet.exists()
 
 
-def test_a_region_is_all_that_is_looked_at(
+def test_only_the_region_is_searched_by(
     limelens: Run, index: Path, one_model: Path, tmp_path: Path
 ) -> None:
     halves = np.zeros((20, 40, 3), np.uint8)
@@ -185,7 +185,7 @@ def test_images_that_have_moved_are_found_where_data_says(
     assert result.stderr == ""
 
 
-def test_a_label_that_no_font_has_is_told_in_one_line(
+def test_a_label_without_a_font_is_reported_in_one_line(
     limelens: Run, one_model: Path, data: Path, tmp_path: Path
 ) -> None:
     label = "\U00016a70"  # a letter of Tangsa

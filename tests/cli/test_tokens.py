@@ -86,7 +86,7 @@ def test_a_token_as_json(limelens: Callable[..., Any], tmp_path: Path) -> None:
         (("a", "--rights", "models", "--rate-limit", "often"), 1, "rate limit 'often'"),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_leaves_no_file(
+def test_wrong_arguments_are_refused_and_leave_no_file(
     limelens: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +111,7 @@ def test_a_broken_file_is_left_as_it_is(limelens: Callable[..., Any], tmp_path: 
     assert path.read_text() == "[[client]]\nname ="
 
 
-def test_serve_lets_in_whom_the_file_names_and_logs_no_token(
+def test_serve_admits_clients_of_the_file_and_logs_no_token(
     limelens: Callable[..., Any], one_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "tokens.toml"
@@ -162,7 +162,7 @@ def test_serve_lets_in_whom_the_file_names_and_logs_no_token(
         ),
     ],
 )
-def test_a_server_that_does_not_know_who_may_call_does_not_start(
+def test_a_server_without_a_readable_tokens_file_does_not_start(
     limelens: Callable[..., Any],
     one_model: Path,
     monkeypatch: pytest.MonkeyPatch,

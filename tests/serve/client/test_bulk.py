@@ -73,7 +73,7 @@ def test_requests_keep_within_the_servers_limit(
     assert server.witness.names() == ["Classify"]
 
 
-def test_who_may_only_classify_may_classify_many(
+def test_the_right_to_classify_is_enough_for_many_images(
     start_server: Callable[..., Any], connect: Callable[..., Any], tokens: Any
 ) -> None:
     token = tokens.set("door", ["classify"])
@@ -82,7 +82,7 @@ def test_who_may_only_classify_may_classify_many(
     assert said(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
 
 
-def test_who_may_not_see_the_servers_limit_finds_it(
+def test_a_limit_that_may_not_be_read_is_found_out(
     start_server: Callable[..., Any], connect: Callable[..., Any], tokens: Any
 ) -> None:
     token = tokens.set("door", ["classify"])
@@ -122,7 +122,7 @@ def test_a_broken_image_does_not_fail_the_others(
     assert found.model.name == "colours"
 
 
-def test_a_broken_image_is_raised_by_its_place_among_all(
+def test_the_error_of_a_broken_image_names_its_index(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     client = connect(start_server().address)
@@ -135,7 +135,7 @@ def test_a_broken_image_is_raised_by_its_place_among_all(
         client.classify(images)
 
 
-def test_nothing_but_broken_images_are_nothing_but_failures(
+def test_only_broken_images_give_only_failures(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -145,7 +145,7 @@ def test_nothing_but_broken_images_are_nothing_but_failures(
     assert len(client.classify([], on_error="return")) == 0
 
 
-def test_what_is_wrong_with_all_is_raised_all_the_same(
+def test_an_error_of_all_images_is_raised_anyway(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -160,7 +160,7 @@ def test_what_is_wrong_with_all_is_raised_all_the_same(
         connect("127.0.0.1:1", max_attempts=1).classify(images, on_error="return")
 
 
-def test_images_are_taken_as_their_turn_comes(
+def test_images_are_read_when_their_turn_comes(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -211,7 +211,7 @@ def test_a_busy_server_is_waited_for(
     assert said(found) == ["red"] * 200
 
 
-def test_too_many_bytes_for_one_message_are_parted(
+def test_too_many_bytes_for_one_message_are_split(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server(max_message_bytes=100_000).address, max_attempts=1)
@@ -226,7 +226,7 @@ def test_too_many_bytes_for_one_message_are_parted(
     assert said(found[:4]) == ["green"] * 4
 
 
-def test_images_of_many_bytes_go_in_requests_that_can_be_tried_again(
+def test_large_images_go_in_requests_that_can_be_retried(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_witnessed()
@@ -257,7 +257,7 @@ def test_types_tell_predictions_from_failures(
     assert labels == ["red", "green", tmp_path / "nothing.png"]
 
 
-async def test_a_busy_server_is_asked_again_while_the_deadline_allows() -> None:
+async def test_a_busy_server_is_retried_while_the_deadline_allows() -> None:
     (batch,) = batches(iter([np.zeros((8, 8, 3), np.uint8)]), 16, {}, "raise", patience_s=5.0)
     delays_s = [4.0, 6.0]  # the second pause would end after the deadline
     pauses: list[float] = []

@@ -67,7 +67,7 @@ def test_every_call_gives_plain_values(
     assert [one.smoothed_label for one in answers] == ["red", "green"]
 
 
-def test_what_is_wrong_has_a_class_of_its_own(
+def test_each_kind_of_error_has_its_class(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     client = connect(start_server().address)
@@ -101,7 +101,7 @@ def test_a_deadline_ends_a_call(
             ask()
 
 
-def test_no_time_at_all_is_too_little(
+def test_a_deadline_of_zero_expires(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -208,7 +208,7 @@ def test_addresses_of_this_machine_are_known(address: str, is_here: bool) -> Non
     assert is_loopback(address) is is_here
 
 
-def test_tls_and_a_clients_certificate_prove_who_talks(
+def test_tls_with_a_client_certificate_works(
     start_server: Callable[..., Any], connect: Callable[..., Any], certificates: Path
 ) -> None:
     def file(name: str) -> Path:
@@ -261,7 +261,7 @@ def test_calls_go_to_several_servers_in_turn(
     assert sorted(len(one.witness.calls) for one in servers) == [0, 10]
 
 
-def test_a_busy_server_is_asked_again_when_it_says(
+def test_a_busy_server_is_retried_when_it_says(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_witnessed()
@@ -283,7 +283,7 @@ def test_a_busy_server_is_asked_again_when_it_says(
     assert caught.value.retry_after_s == 0.01
 
 
-def test_a_call_that_a_stopping_server_never_began_is_asked_again(
+def test_a_call_that_a_stopping_server_cancels_is_retried(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_witnessed()
@@ -294,7 +294,7 @@ def test_a_call_that_a_stopping_server_never_began_is_asked_again(
         assert server.witness.refusals == []
 
 
-def test_what_is_wrong_with_the_request_is_not_asked_again(
+def test_a_faulty_request_is_not_retried(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_witnessed()
@@ -305,7 +305,7 @@ def test_what_is_wrong_with_the_request_is_not_asked_again(
     assert len(server.witness.calls) == 2
 
 
-def test_where_most_calls_fail_they_are_not_all_tried_again(
+def test_if_most_calls_fail_not_all_are_retried(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_witnessed()

@@ -57,14 +57,14 @@ def test_no_root_hides_the_others() -> None:
     assert not list(top.glob("*/limelens/__init__.py"))
 
 
-def test_nobody_there_is_an_error_of_limelens() -> None:
+def test_an_unreachable_server_is_an_error_of_limelens() -> None:
     began = time.monotonic()
     with Client("127.0.0.1:1", timeout_s=5) as client, pytest.raises(UnavailableError):
         client.classify(RED)
     assert time.monotonic() - began < 5
 
 
-def test_a_deadline_of_one_call_goes_before_the_clients() -> None:
+def test_the_deadline_of_a_call_overrides_the_clients() -> None:
     with Client("127.0.0.1:1") as client, pytest.raises((ExpiredError, UnavailableError)):
         client.models(timeout_s=0.01)
 
@@ -101,12 +101,14 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
         ({"renderings": ["photo"]}, "'photo'; expected one of overlay"),
     ],
 )
-def test_words_that_mean_nothing_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_unknown_words_are_refused(settings: dict[str, Any], words: str) -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequestError, match=words):
         client.explain(RED, **settings)
 
 
-def test_a_server_that_comes_up_late_is_found(start_server: Callable[..., Any]) -> None:
+def test_a_server_that_comes_up_late_is_found(
+    start_server: Callable[..., Any], eventually: Callable[..., bool]
+) -> None:
     server = start_server()
     address = server.address
     with Client(address, timeout_s=20) as client:
@@ -115,11 +117,4 @@ def test_a_server_that_comes_up_late_is_found(start_server: Callable[..., Any]) 
         with pytest.raises(LimelensError):
             client.classify(RED)
         start_server(listen=address)
-        for _ in range(50):
-            try:
-                assert client.classify(RED)[0].label == "red"
-                break
-            except UnavailableError:
-                time.sleep(0.1)
-        else:
-            pytest.fail("never found again")
+        assert eventually(lambda: client.classify(RED)[0].label == "red")

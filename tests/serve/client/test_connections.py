@@ -87,7 +87,7 @@ def test_one_caller_has_one_connection(
 
 
 @pytest.mark.parametrize(("settings", "most"), [({}, 8), ({"max_connections": 3}, 3)])
-def test_as_many_connections_are_opened_as_calls_are_under_way(
+def test_there_are_as_many_connections_as_calls_under_way(
     start_server: Callable[..., Any],
     connect: Callable[..., Any],
     cameras: Callable[..., Cameras],
@@ -260,7 +260,7 @@ class OneConnection:
             one.close()
 
 
-def test_no_call_waits_for_a_connection_that_cannot_be_had(
+def test_no_call_waits_for_an_impossible_connection(
     start_server: Callable[..., Any],
     connect: Callable[..., Any],
     cameras: Callable[..., Cameras],
@@ -303,7 +303,7 @@ async def test_a_cancelled_call_makes_room_on_its_connection(
 
 
 @pytest.mark.parametrize("count", [0, 65])
-def test_a_number_of_connections_that_cannot_be_is_refused(count: int) -> None:
+def test_an_impossible_number_of_connections_is_refused(count: int) -> None:
     with pytest.raises(InvalidRequestError, match="expected 1 to 64"):
         Connection("127.0.0.1:1", max_connections=count)
 
@@ -322,7 +322,7 @@ def pool(most: int = 4) -> tuple[Channels, list[Channel], Clock]:
     return Channels(most, lambda: Channel(None, None), waiting.append, clock=clock), waiting, clock
 
 
-def test_a_call_goes_where_the_fewest_are() -> None:
+def test_a_call_takes_the_least_busy_connection() -> None:
     channels, waiting, _ = pool()
     first, again = channels.take(), channels.take()
     assert first is again
@@ -354,14 +354,14 @@ def test_a_lost_connection_takes_no_more_calls_and_closes_after_its_last() -> No
     assert len(waiting) == 1
 
 
-def test_the_first_connection_stays_whatever_becomes_of_it() -> None:
+def test_the_first_connection_stays_even_if_it_is_lost() -> None:
     channels, _, _ = pool()
     first = channels.take()
     assert not channels.give_back(first, is_lost=True)
     assert channels.take() is first
 
 
-def test_what_connects_after_the_end_is_closed_with_the_rest() -> None:
+def test_a_late_connection_is_closed_with_the_rest() -> None:
     channels, waiting, _ = pool()
     first = channels.take()
     channels.take()

@@ -35,7 +35,7 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ci
-def test_the_examples_are_typed_for_who_uses_the_package(tmp_path: Path) -> None:
+def test_the_examples_pass_the_type_checker(tmp_path: Path) -> None:
     """As a user checks them: strictly, without this project's settings for mypy."""
     roots = os.pathsep.join(str(ROOT / root) for root in ("serve", "explain", "proto"))
     done = subprocess.run(
@@ -125,7 +125,7 @@ def node_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def test_node_asks_by_the_contract_alone(
+def test_node_needs_only_the_contract(
     start_server: Callable[..., Any], images: dict[str, Path], node_example: Path, tmp_path: Path
 ) -> None:
     address = start_server().address

@@ -97,7 +97,7 @@ def test_a_slow_reader_of_a_camera_holds_one_frame_and_gets_the_newest(
     answers.close()
 
 
-def test_every_frame_is_told_of_once(
+def test_every_frame_is_answered_once(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -122,7 +122,7 @@ def test_an_unreadable_frame_is_answered_and_a_missing_one_is_an_error(
         list(client.stream([Frame(7, np.zeros((2, 2, 3)))]))  # type: ignore[arg-type]
 
 
-def test_what_the_source_raises_comes_after_the_answers_before(
+def test_an_error_of_the_source_comes_after_earlier_answers(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     def unplugged() -> Iterator[Any]:
@@ -204,7 +204,7 @@ def test_a_server_that_comes_back_goes_on_with_the_stream(
         before = one.smoothed_label
 
 
-def test_a_full_server_is_tried_again_where_that_was_asked_for(
+def test_a_full_server_is_retried_if_requested(
     start_server: Callable[..., Any],
     connect: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -225,7 +225,7 @@ def test_a_full_server_is_tried_again_where_that_was_asked_for(
     leaving.join()
 
 
-def test_a_camera_that_was_silent_for_long_goes_on(
+def test_a_camera_continues_after_a_long_silence(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     def rarely(failing: bool) -> Iterator[Any]:
@@ -247,7 +247,7 @@ def test_a_camera_that_was_silent_for_long_goes_on(
         next(answers)
 
 
-def test_why_a_stream_is_refused_is_told_whatever_was_being_sent(
+def test_a_refusal_is_reported_even_while_a_frame_is_sent(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_server(service=ServiceSettings(max_streams=0))
@@ -257,7 +257,7 @@ def test_why_a_stream_is_refused_is_told_whatever_was_being_sent(
             list(client.stream([bytes(10_000)] * 50))
 
 
-def test_what_can_never_work_is_not_tried_again(
+def test_permanent_errors_are_not_retried(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)

@@ -79,7 +79,7 @@ def test_an_address_that_is_refused_shows_no_password(text: str) -> None:
         ("no address", "…"),
     ],
 )
-def test_of_an_address_only_host_and_port_are_shown(url: str, shown: str) -> None:
+def test_only_host_and_port_of_an_address_are_shown(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
 
 
@@ -93,7 +93,7 @@ def test_of_an_address_only_host_and_port_are_shown(url: str, shown: str) -> Non
         ("https://store/?SECRET/door.jpg", "https://store/…"),
     ],
 )
-def test_of_an_images_address_its_name_is_shown_too(url: str, shown: str) -> None:
+def test_the_file_name_in_an_images_address_is_shown(url: str, shown: str) -> None:
     assert image_address(url) == shown
 
 
@@ -117,7 +117,7 @@ def test_a_misspelt_argument_names_the_method_and_what_was_meant(
     assert "_request" not in str(caught.value)
 
 
-async def test_the_asynchronous_client_says_the_same(tmp_path: Path) -> None:
+async def test_the_asynchronous_client_raises_the_same(tmp_path: Path) -> None:
     async with AsyncClient("127.0.0.1:1", max_attempts=1) as client:
         with pytest.raises(TypeError, match=r"classify.*'threshold'"):
             await client.classify(b"", treshold=0.5)  # type: ignore[call-overload]

@@ -125,7 +125,7 @@ def fake_camera() -> Iterator[FakeCamera]:
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4")])
-def test_every_frame_of_a_video_comes_in_order_and_tells_its_time(
+def test_frames_of_a_video_come_in_order_with_their_time(
     tmp_path: Path, name: str, codec: str
 ) -> None:
     path = save_video(tmp_path / name, [RED, RED, GREEN, BLUE, BLUE], codec=codec)
@@ -184,7 +184,7 @@ ONE = 1 << 16
         ((0, -ONE, ONE, 0), lambda pixels: np.rot90(pixels)),
     ],
 )
-def test_all_eight_orientations_of_a_video_are_put_upright(
+def test_all_eight_orientations_are_made_upright(
     tmp_path: Path, matrix: tuple[int, int, int, int], upright: Callable[[Any], Any]
 ) -> None:
     path = save_video(tmp_path / "a.mp4", [RED], right=BLUE, below=GREEN)
@@ -202,7 +202,7 @@ def test_all_eight_orientations_of_a_video_are_put_upright(
     assert np.abs(pixels_of(frame.image) - expected).mean() < 8
 
 
-def test_the_image_on_a_cover_is_not_the_video(tmp_path: Path) -> None:
+def test_a_cover_image_is_not_the_video(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
         cover: Any = container.add_stream("mjpeg", rate=1)
@@ -220,7 +220,7 @@ def test_the_image_on_a_cover_is_not_the_video(tmp_path: Path) -> None:
         assert [pixels_of(frame.image).shape for frame in source] == [(32, 64, 3)] * 3
 
 
-def test_recordings_that_were_joined_are_looked_at_to_their_end(tmp_path: Path) -> None:
+def test_joined_recordings_are_read_to_their_end(tmp_path: Path) -> None:
     first = save_video(tmp_path / "a.ts", [RED] * 20)
     second = save_video(tmp_path / "b.ts", [GREEN] * 20)
     joined = tmp_path / "ab.ts"
@@ -238,7 +238,7 @@ def test_a_video_without_timestamps_goes_by_its_rate_and_says_so(tmp_path: Path)
     assert told == [f"{path}: frames without timestamps; they are taken to come at 10 a second"]
 
 
-def test_dangling_links_in_a_folder_of_images_are_told(tmp_path: Path) -> None:
+def test_dangling_links_in_a_folder_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(RED))
     (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
     told: list[str] = []
@@ -278,7 +278,7 @@ def test_no_part_of_an_address_that_may_be_a_password_is_shown(address: str) -> 
     assert "SE" not in str(caught.value).replace("rtSP", "")
 
 
-def test_the_jpegs_quality_is_what_was_asked_for(tmp_path: Path) -> None:
+def test_frames_have_the_requested_jpeg_quality(tmp_path: Path) -> None:
     path = tmp_path / "noise.mkv"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
@@ -320,7 +320,7 @@ def test_a_video_may_come_on_standard_input(tmp_path: Path) -> None:
     assert found.stdout.strip() == b"2", found.stderr
 
 
-def test_of_a_camera_the_newest_frame_comes(fake_camera: FakeCamera) -> None:
+def test_a_camera_gives_its_newest_frame(fake_camera: FakeCamera) -> None:
     with open_source(fake_camera.url) as source:
         assert source.is_live
         frames = iter(source)
@@ -343,7 +343,7 @@ def test_a_camera_gives_no_more_frames_a_second_than_wanted(fake_camera: FakeCam
         assert time.monotonic() - began > 0.49
 
 
-def test_a_camera_that_is_lost_is_looked_for_again(fake_camera: FakeCamera) -> None:
+def test_a_lost_camera_is_reopened(fake_camera: FakeCamera) -> None:
     told: list[str] = []
     with open_source(fake_camera.url, tell=told.append) as source:
         frames = iter(source)
@@ -364,7 +364,7 @@ def test_a_camera_that_is_lost_is_looked_for_again(fake_camera: FakeCamera) -> N
     assert "secret" not in "".join(told)
 
 
-def test_stopping_ends_whoever_waits(fake_camera: FakeCamera) -> None:
+def test_stopping_ends_every_wait(fake_camera: FakeCamera) -> None:
     source = open_source(fake_camera.url, max_fps=0.01)
     frames = iter(source)
     next(frames)
@@ -423,7 +423,7 @@ def test_every_frame_of_a_video_is_classified(client: Client, tmp_path: Path) ->
     assert changed == [("0.100 s", "red"), ("1.100 s", "green")]
 
 
-def test_an_explanation_tells_the_place_of_its_frame(client: Client, tmp_path: Path) -> None:
+def test_an_explanation_has_the_place_of_its_frame(client: Client, tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.mp4", [RED] * 3 + [GREEN] * 3)
     options = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
     with open_source(path) as source:

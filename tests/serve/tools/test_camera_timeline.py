@@ -18,7 +18,7 @@ def test_negative_timestamps_are_kept() -> None:
     assert times([-0.2, -0.1, 0.0]) == [-0.2, -0.1, 0.0]
 
 
-def test_timestamps_that_begin_anew_go_on_where_the_last_ones_ended() -> None:
+def test_restarted_timestamps_continue_where_the_last_ended() -> None:
     assert times([5.0, 5.1, 0.0, 0.1, 0.2]) == pytest.approx([5.0, 5.1, 5.2, 5.3, 5.4])
 
 

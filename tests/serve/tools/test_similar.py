@@ -101,9 +101,7 @@ def test_labels_are_folders_below_the_splits(tmp_path: Path) -> None:
     assert ".txt is no kind of image" in others[0].reason
 
 
-def test_a_folder_becomes_an_index_that_says_of_what_and_by_whom(
-    asked: Client, images: Path
-) -> None:
+def test_an_index_names_its_folder_and_model(asked: Client, images: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = index_folder(asked, images, progress=lambda *step: steps.append(step))
     made = found.index.made
@@ -129,7 +127,7 @@ def test_every_image_of_an_index_is_its_own_nearest_neighbour(asked: Client, ima
         assert all(-1 <= one <= 1 for one in similarities)
 
 
-def test_neighbours_are_those_by_cosine(index: SimilarIndex) -> None:
+def test_neighbours_are_the_nearest_by_cosine(index: SimilarIndex) -> None:
     (neighbours,) = index.search(np.array([[200, 20, 10]], np.float32), 10)
     assert len(neighbours) == 6
     query = np.array([200, 20, 10]) / np.linalg.norm([200, 20, 10])
@@ -181,7 +179,7 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(
     assert all(reasons.values())
 
 
-def test_small_limits_of_a_server_are_kept_to(
+def test_small_limits_of_a_server_are_kept(
     start_server: Callable[..., Any], images: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -275,7 +273,7 @@ def test_names_of_any_script_and_bytes_survive(local: Client, tmp_path: Path) ->
     assert {*found} == {IndexedImage("口罩/änne 1.png", "口罩"), IndexedImage(odd, "")}
 
 
-def test_every_damage_is_refused_or_does_no_harm(index: SimilarIndex, tmp_path: Path) -> None:
+def test_damage_is_refused_or_harmless(index: SimilarIndex, tmp_path: Path) -> None:
     path = tmp_path / "index"
     save_index(index, path)
     whole = path.read_bytes()
@@ -355,7 +353,7 @@ def test_wrong_searches_are_refused(index: SimilarIndex) -> None:
     assert index.search(np.ones((0, 3), np.float32)) == []
 
 
-def test_an_image_without_direction_is_like_nothing(local: Client, tmp_path: Path) -> None:
+def test_a_zero_vector_is_similar_to_nothing(local: Client, tmp_path: Path) -> None:
     paint(tmp_path / "black.png", (0, 0, 0))
     paint(tmp_path / "red.png", (255, 0, 0))
     index = index_folder(local, tmp_path).index

@@ -32,6 +32,13 @@ _KINDS: Final = {
 class Command(TyperCommand):
     """A command whose help fits every terminal."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line, with arguments as IMAGE and [IMAGE...]."""
+        # typer writes "{image}", "{IMAGE}..." and "[[IMAGE]]...".
+        pieces = [re.sub(r"\{(\w+)(?:\.{3})?\}", lambda found: found[1].upper(), one)
+                  for one in super().collect_usage_pieces(ctx)]  # fmt: skip
+        return [re.sub(r"\[+(\w+)\]+\.{3}", r"[\1...]", one) for one in pieces]
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the help."""
         del formatter
@@ -77,9 +84,6 @@ class _Page:
 
     def usage(self, ctx: Any, command: Any) -> None:
         pieces = " ".join(command.collect_usage_pieces(ctx))
-        # "{image}" and "{IMAGE...}..." become "IMAGE" and "IMAGE...", in brackets if optional.
-        pieces = re.sub(r"\{(\w+)(?:\.{3})?\}", lambda found: found[1].upper(), pieces)
-        pieces = re.sub(r"\[+(\w+)(?:\.{3})?\]+\.{3}", r"[\1...]", pieces)
         self._print(Text.assemble(("Usage: ", "bold"), f"{ctx.command_path} {pieces}"), 0)
 
     def heading(self, text: str) -> None:
