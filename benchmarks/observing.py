@@ -37,7 +37,7 @@ from limelens.serve import Client
 from limelens.serve.call_context import Call
 from limelens.serve.decisions.decision import decide
 from limelens.serve.observing.metrics import Metrics
-from limelens.serve.observing.observer import Answered, Observer
+from limelens.serve.observing.observer import Observer, RequestClassified
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.scheduling.inference import (
     Completion,
@@ -192,15 +192,17 @@ def _counting_s(times: int = 20_000) -> float:
     ended = Completion(
         served.bundle, Priority.REQUEST, InferenceStatus.ANSWERED, 0.0001, 0.001, 0.001, 1
     )
-    answered = Answered(served, [outcome], [decide(probabilities, served.bundle.metadata)], 0.0)
+    answered = RequestClassified(
+        served, [outcome], [decide(probabilities, served.bundle.metadata)], 0.0
+    )
     call = Call("limelens.v1.ClassifierService", "Classify", "a", 0.0, seconds=0.004)
 
     def reporting_s(observer: Observer) -> float:
         began = time.process_time()
         for _ in range(times):
             observer.call_began(call, ())
-            observer.image_ended(ended)
-            observer.answered(answered)
+            observer.image_completed(ended)
+            observer.request_classified(answered)
             observer.call_ended(call, "OK")
         return (time.process_time() - began) / times
 

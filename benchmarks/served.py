@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.server import Server, ServerConfig, ready_line
+from limelens.serve.rpc.server_config import ServiceSettings
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ async def _serve(models: Path, max_queue: int) -> None:
     await server.start()
     print(ready_line(server.address, repository), flush=True)
     await stopping.wait()
-    engine = server.service.engine(repository.served[0].bundle)
+    engine = server.runner.engine(repository.served[0].bundle)
     print(json.dumps(asdict(engine.counts)), flush=True)
     await server.stop()
 

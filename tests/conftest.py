@@ -194,7 +194,7 @@ class RunningServer:
 
     def counts(self, name: str = "") -> Any:
         """What the engine of a model has done."""
-        return self.service.engine(self.repository.get(name).bundle).counts
+        return self.server.runner.engine(self.repository.get(name).bundle).counts
 
     def stub(self) -> Any:
         """The generated stub on a plain channel without retries, closed with the server."""

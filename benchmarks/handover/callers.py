@@ -6,12 +6,11 @@ A front works like the server without gRPC: an event loop, and worker threads th
 from __future__ import annotations
 
 import asyncio
-import functools
 import io
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,7 @@ from benchmarks.handover.slots import FrontEngine, Plan, Wake
 from benchmarks.untrained import smooth_images
 from limelens.serve.bundle import Bundle, load_bundle, read_metadata
 from limelens.serve.image import read_fitted
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.scheduling.cpu import CpuEngine
 from limelens.serve.scheduling.engine import Engine
 from limelens.serve.scheduling.gpu import GpuEngine
@@ -177,17 +177,17 @@ async def _call(
     engine: Engine,
     batch_sizes: list[int],
 ) -> Figures:
-    prepare = [functools.partial(read_fitted, jpeg, bundle.metadata.resize) for jpeg in jpegs]
+    images = [EncodedImage("", jpeg) for jpeg in jpegs]
     latencies_s: list[float] = []
     answers: list[tuple[int, NDArray[np.float32]]] = []
 
     async def call(caller: int) -> None:
         for number in itertools.count(caller):
-            index = number % len(prepare)
+            index = number % len(images)
             begun = time.monotonic()
             if begun >= order.end:
                 return
-            (result,) = await engine.classify(bundle, [prepare[index]])
+            (result,) = await engine.classify(bundle, [replace(images[index])])
             ended = time.monotonic()
             answers.append((index, result.probabilities))
             if order.begin <= ended < order.end:

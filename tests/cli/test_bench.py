@@ -220,7 +220,7 @@ def test_calls_past_their_deadline_are_counted_by_their_status(server: Any) -> N
 
 def test_in_an_open_loop_a_stall_delays_all_calls_due_meanwhile(server: Any) -> None:
     bundle = server.repository.get().bundle
-    engine = server.service.engine(bundle)
+    engine = server.server.runner.engine(bundle)
 
     class Slow:
         """Answers one at a time, 50 ms each: five times too slow for what comes."""

@@ -107,7 +107,7 @@ def test_a_broken_file_is_left_as_it_is(limelens: Callable[..., Any], tmp_path: 
     path.write_text("[[client]]\nname =")
     result = limelens("token", "a", "--rights", "models", "--file", path)
     assert result.exit_code == 1
-    assert "is no TOML" in result.stderr
+    assert "is not TOML" in result.stderr
     assert path.read_text() == "[[client]]\nname ="
 
 

@@ -1,4 +1,4 @@
-"""Addresses of servers: `HOST:PORT`, as options say them, and gRPC's names."""
+"""Addresses of servers: `HOST:PORT` as in options, and gRPC's names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Reads a `HOST:PORT`; an IPv6 address is in brackets.
+    """Reads `HOST:PORT`, with IPv6 addresses in brackets.
 
     Raises:
-        ValueError: It is no such thing.
+        ValueError: The text is something else.
     """
     if "://" in text or "@" in text:
         raise ValueError(
@@ -30,7 +30,7 @@ def parse_address(text: str) -> Address:
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    elif ":" in host:  # of an IPv6 address without brackets nobody knows where the port begins
+    elif ":" in host:  # without brackets, an IPv6 address hides where the port begins
         host = ""
     is_port = port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT
     if not host or not is_port or not set(host).isdisjoint("[]"):
@@ -39,19 +39,19 @@ def parse_address(text: str) -> Address:
 
 
 def is_unix(address: str) -> bool:
-    """Whether one of gRPC's names is a socket of this machine."""
+    """Whether a gRPC name is a socket of this machine."""
     return address.startswith(("unix:", "unix-abstract:"))
 
 
 def is_loopback(address: str) -> bool:
-    """Whether one of gRPC's names can only be this machine."""
+    """Whether a gRPC name can only be this machine."""
     if is_unix(address):
         return True
     scheme, colon, rest = address.partition(":")
     if colon and scheme in ("ipv4", "ipv6"):
         return all(is_loopback_host(_host(one)) for one in rest.split(","))
     if colon and scheme == "dns":
-        if rest.startswith("//"):  # dns://SERVER/HOST:PORT; who asks a server believes it
+        if rest.startswith("//"):  # dns://SERVER/HOST:PORT: the server may return any address
             server, _, rest = rest[2:].partition("/")
             if server:
                 return False
@@ -60,7 +60,7 @@ def is_loopback(address: str) -> bool:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host, without its port, can only be this machine."""
+    """Whether a host without a port can only be this machine."""
     if host == "localhost":
         return True
     try:

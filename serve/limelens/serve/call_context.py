@@ -1,6 +1,6 @@
-"""Which call is being answered, for whoever writes a line or counts: a name tag and no more.
+"""The call that is being handled, for log lines, metrics and traces.
 
-It knows neither gRPC nor what the call asks.
+It knows neither gRPC nor what the call asks for.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Final
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call under way.
+    """One call in flight.
 
     Args:
         service: Full name of its service.
         rpc: Name of the method.
-        request_id: The caller's own, or one that was drawn.
-        began: By `time.monotonic`.
-        caller: Who called, where that is known; else empty.
-        model: The model that answers; empty until it is known.
-        version: The model's version; 0 until it is known.
-        seconds: How long it took; 0 while it is under way.
-        trace_id: Of the trace that the call belongs to, in hexadecimal; empty where there is none.
+        request_id: The client's own id, or a random one.
+        began: When it arrived, by `time.monotonic`.
+        caller: The client's name; empty while it is unknown.
+        model: The model that responds; empty while it is unknown.
+        version: The model's version; 0 while it is unknown.
+        seconds: How long it took; 0 while it is in flight.
+        trace_id: Hexadecimal id of its trace; empty if there is none.
         peer: The other end of the connection, as gRPC writes it.
     """
 
@@ -39,31 +39,31 @@ class Call:
     peer: str = ""
 
     def fields(self) -> dict[str, str | int]:
-        """What a line of the log says of the call; what is not known is left out."""
-        found: dict[str, str | int] = {"request_id": self.request_id, "rpc": self.rpc}
+        """The call's known fields for a log line."""
+        fields: dict[str, str | int] = {"request_id": self.request_id, "rpc": self.rpc}
         if self.caller:
-            found["caller"] = self.caller
+            fields["caller"] = self.caller
         if self.model:
-            found["model"] = self.model
-            found["version"] = self.version
+            fields["model"] = self.model
+            fields["version"] = self.version
         if self.trace_id:
-            found["trace_id"] = self.trace_id
-        return found
+            fields["trace_id"] = self.trace_id
+        return fields
 
 
 current: Final[contextvars.ContextVar[Call | None]] = contextvars.ContextVar("call", default=None)
-"""The call that is being answered; None outside of calls, and in threads of workers."""
+"""The call that is being handled; None outside of calls and in worker threads."""
 
 
-def answered_by(model: str, version: int) -> None:
-    """Notes on the call that is being answered which model answers it."""
+def note_model(name: str, version: int) -> None:
+    """Notes on the current call which model responds."""
     call = current.get()
     if call is not None:
-        call.model, call.version = model, version
+        call.model, call.version = name, version
 
 
-def called_by(name: str) -> None:
-    """Notes on the call that is being answered who called."""
+def note_caller(name: str) -> None:
+    """Notes on the current call who sent it."""
     call = current.get()
     if call is not None:
         call.caller = name

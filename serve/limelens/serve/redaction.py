@@ -1,4 +1,4 @@
-"""What people may see of an address: a password may stand in nearly every part of it."""
+"""Hides passwords in addresses, where they may stand in nearly any part."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FILE: Final = re.compile(r"[\w.%+ -]+")
 
 
 def without_secrets(url: str) -> str:
-    """An address as people may see it: scheme, host and port, and a mark for all that follows.
+    """An address without its secrets: scheme, host and port, and `…` for the rest.
 
-    A password may stand in any other part: before an `@`, in the path, in the query. Where it
-    cannot be told which part is the host, the scheme alone is left.
+    A password may stand before an `@`, in the path or in the query. If the host is unclear, only
+    the scheme stays.
     """
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
@@ -29,7 +29,7 @@ def without_secrets(url: str) -> str:
 
 
 def image_address(url: str) -> str:
-    """The same for one file of many on the web: with its name, by which people know it."""
+    """The same for a file on the web, with the file's name."""
     shown = without_secrets(url)
     path = re.split(r"[?#]", url, maxsplit=1)[0]
     name = path.rpartition("/")[2]

@@ -1,7 +1,4 @@
-"""Runs a server until a signal ends it: in this process, or in several under a supervisor.
-
-It knows the order of start and stop. What a server is, the rooms below it know.
-"""
+"""Runs a server until a signal ends it: in this process, or in several under a supervisor."""
 
 from __future__ import annotations
 
@@ -11,12 +8,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from limelens.serve.image.decoder_client import start_decoder
+from limelens.serve.processes.signals import Signals
+from limelens.serve.processes.starting import announce_to, log_start
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.registry import ready_line
-from limelens.serve.rpc.server import Server, allow_many_connections, loop_factory, open_repository
+from limelens.serve.rpc.server import Server, loop_factory, open_repository
 from limelens.serve.rpc.server_config import ServerConfig
-from limelens.serve.rpc.signals import Signals
-from limelens.serve.rpc.starting import announce_to, log_start
+from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.rpc.transport.memory import give_large_blocks_back
 
 _log: Final = logging.getLogger(__name__)
@@ -27,16 +25,16 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
 
     Args:
         config: How the server is set up.
-        announce: Is given one line once the server answers.
+        announce: Receives one line once the server answers.
 
     Returns:
-        The exit code, 0: the server was told to stop and did.
+        The exit code, 0: a signal stopped the server.
 
     Raises:
-        BundleError: There is nothing to serve.
-        ProviderError: The device that was asked for cannot be used.
-        ListenError: The address may not or cannot be listened on.
-        AccessPolicyError: What says who may call is missing or cannot be used.
+        BundleError: There is no model to serve.
+        ProviderError: The requested device cannot be used.
+        ListenError: The server may not or cannot listen on an address.
+        AccessPolicyError: The files that say who may call are missing or invalid.
     """
     config.check()
     if config.processes > 1:
@@ -63,12 +61,12 @@ async def _run(
     signals: Signals,
 ) -> None:
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    stop = asyncio.Event()
     server = Server(config, repository)
     signals.on_hurry(server.leave)
     await server.start()
     signals.follow(
-        lambda: loop.call_soon_threadsafe(told.set),
+        lambda: loop.call_soon_threadsafe(stop.set),
         lambda: loop.call_soon_threadsafe(server.reload),
     )
     log_start(config, repository)
@@ -78,8 +76,8 @@ async def _run(
         _log.info("metrics and probes on http://%s", server.http.address)
     announce_to(announce, line)
     warming = asyncio.create_task(asyncio.to_thread(start_decoder))  # for the first slow image
-    await told.wait()
+    await stop.wait()
     await warming
-    _log.info("told to stop; calls under way have %g seconds", config.grace_s)
+    _log.info("stopping; calls in flight have %g seconds", config.grace_s)
     await server.stop()
     _log.info("stopped")

@@ -1,7 +1,6 @@
-"""The door between domain errors and gRPC: errors to status and details, and back.
+"""Translates between domain errors and gRPC: errors to status and details, and back.
 
-The server asks it what an error looks like on the wire, the client what a status meant. It is
-the only module that knows status codes. It sends nothing itself.
+It is the only module that knows status codes. It sends nothing itself.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _MAX_CHAIN: Final = 100
 _FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
-# Folders from the root, from home or from here; and whatever ends like a file that we read.
+# Absolute paths, paths from home or from here, and names that end like files that we read.
 _PATH: Final = re.compile(
     r"(?<![\w./:-])(?:(?:/|~/|\.{1,2}/)[^\s'\"/,;]+(?:/[^\s'\",;:]*)*"
     r"|[\w.@+-]+/[^\s'\",;:]*\.(?:onnx|json|toml|pem|key|crt|data))"
@@ -66,12 +65,12 @@ _TOO_LARGE: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 
 def is_internal(error: BaseException) -> bool:
-    """Whether the caller can do nothing about it, so that the log must tell all."""
+    """Whether the server is at fault, so that the log must have the details."""
     return _kind(error).grpc_status == "INTERNAL"
 
 
 def code_name(code: Any) -> str:
-    """The name of a status, such as `NOT_FOUND`, given as gRPC has it at hand."""
+    """The name of a status, such as `NOT_FOUND`, from any of gRPC's forms."""
     if isinstance(code, grpc.StatusCode):
         return str(code.name)
     known = _CODES.get(code)
@@ -84,21 +83,21 @@ def code_number(name: str) -> int:
 
 
 def is_fault(name: str) -> bool:
-    """Whether a status of this name is the server's fault rather than the caller's."""
+    """Whether a status means that the server is at fault, not the client."""
     return name in _FAULTS
 
 
 def left_code(remaining_s: float | None) -> str:
-    """What a caller who is gone is told by their own gRPC.
+    """The status that a client that left gets from its own gRPC.
 
     Args:
-        remaining_s: Until the caller's deadline; None where there was none.
+        remaining_s: Seconds until the client's deadline; None if it has none.
     """
     return "DEADLINE_EXCEEDED" if remaining_s is not None and remaining_s <= 0 else "CANCELLED"
 
 
 def without_paths(text: str) -> str:
-    """A text as callers may see it: of files of the server the name alone.
+    """A text with only the names of the server's files, for clients.
 
     Args:
         text: Such as `/srv/models/door/3/model.onnx: no ONNX file`.
@@ -107,11 +106,11 @@ def without_paths(text: str) -> str:
 
 
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
-    """What the caller gets to see of an error.
+    """What the client sees of an error.
 
     Args:
-        error: Of limelens, or anything else: of that nothing but the id is told.
-        request_id: By which the log knows the call.
+        error: An error; of errors that are not limelens' own, the client sees only the id.
+        request_id: The call's id in the log.
 
     Returns:
         Code, message and details.
@@ -151,10 +150,10 @@ Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 
 def forget(error: BaseException | None) -> None:
-    """Takes from an error, and from those that led to it, what they hold of the work.
+    """Drops the frames and causes of an error, which hold the request in memory.
 
-    Its traceback holds frames and they the request, which often holds the error: only the
-    collector of circles would find that, some time later.
+    The request often holds the error in turn, and only the garbage collector would find the cycle,
+    some time later.
     """
     for _ in range(_MAX_CHAIN):
         if error is None:
@@ -171,23 +170,23 @@ def forget(error: BaseException | None) -> None:
 
 
 def to_abort(error: BaseException, request_id: str) -> Refusal:
-    """The same as arguments of `ServicerContext.abort`: code, details, trailing metadata."""
+    """An error as arguments of `ServicerContext.abort`."""
     status = to_status(error, request_id)
     trailing: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, OverloadedError):
-        # By this gRPC's own retries come back when it is worth while.
+        # Delays gRPC's own retries.
         trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1000))))
     return _CODES[status.code], status.message, tuple(trailing)
 
 
 def from_call(error: grpc.RpcError) -> LimelensError:
-    """What a failed call meant.
+    """The error behind a failed call.
 
     Args:
-        error: As the generated stub raised it.
+        error: The error that the generated stub raised.
 
     Returns:
-        The error that the server had, or what comes nearest.
+        The server's error, or the one that is nearest to it.
     """
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
@@ -205,7 +204,7 @@ def from_call(error: grpc.RpcError) -> LimelensError:
         return NotFoundError(message, kind=resource.resource_type, name=resource.resource_name)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         too_large = _TOO_LARGE.search(message) if kind is None else None
-        if too_large is not None:  # said by gRPC itself, of which no trying again can help
+        if too_large is not None:  # gRPC's own limit; no retry can help
             size, limit = map(int, too_large.groups())
             return InvalidRequestError("", f"message of {size:,} bytes; the limit is {limit:,}")
         delay = found["RetryInfo"].retry_delay.ToTimedelta() if "RetryInfo" in found else None
@@ -216,7 +215,7 @@ def from_call(error: grpc.RpcError) -> LimelensError:
         return UnavailableError(message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ExpiredError(message)
-    # Those who stand between, such as a proxy that asks for tokens, give no details.
+    # Proxies in between, such as one that asks for tokens, give no details.
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return UnauthenticatedError(message)
     if code is grpc.StatusCode.PERMISSION_DENIED:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 import pytest
-from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.client.results import FrameAnswer
@@ -109,8 +108,12 @@ class Paced:
         """For an answer to nothing: that is, for the stream's end."""
         return next(self._answers)
 
-    def close(self) -> None:
+    def leave(self) -> None:
+        """Ends the frames, and reads no more."""
         self._frames.put(None)
+
+    def close(self) -> None:
+        self.leave()
         list(self._answers)
 
 
@@ -124,12 +127,7 @@ def camera() -> Iterator[Callable[..., Paced]]:
 
     yield open_one
     for one in opened:
-        one._frames.put(None)
-
-
-@pytest.fixture
-def eventually() -> Callable[..., float]:
-    return until
+        one.leave()
 
 
 def credentials(ca: Path, chain: Path | None = None, key: Path | None = None) -> Any:

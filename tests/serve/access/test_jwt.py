@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from tests.waiting import until
 
 from limelens.serve.access.config import AccessConfig, JwtConfig
 from limelens.serve.access.signed import read_keys, read_token
@@ -34,7 +35,7 @@ RSA = rsa.generate_private_key(65537, 2048)
 OTHER_RSA = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())
 EDWARDS = ed25519.Ed25519PrivateKey.generate()
-NOBODY = "not signed by a key that is known here"
+NOBODY = "not signed by a known key"
 
 
 def pem(key: Any) -> bytes:
@@ -163,7 +164,6 @@ def test_a_new_key_counts_at_once_and_ends_streams_of_the_old(
     config: JwtConfig,
     caller: Any,
     camera: Callable[..., Any],
-    eventually: Callable[..., None],
 ) -> None:
     old, new = jwt.encode(claims(), RSA, "RS256"), jwt.encode(claims(), EDWARDS, "EdDSA")
     stream = camera(caller(address, old))
@@ -177,7 +177,7 @@ def test_a_new_key_counts_at_once_and_ends_streams_of_the_old(
             return False
         return True
 
-    eventually(lets_in)
+    until(lets_in)
     with pytest.raises(UnauthenticatedError, match=NOBODY):
         caller(address, old).classify(RED)
     with pytest.raises(UnauthenticatedError, match=NOBODY):
@@ -248,7 +248,7 @@ def secret_set() -> bytes:
         (private(RSA), "holds a private key; expected the public one"),
         (pem(rsa.generate_private_key(65537, 1024)), "an RSA key of 1024 bits; expected at least"),
         (pem(ec.generate_private_key(ec.SECP256K1())), "of a kind that signs no tokens"),
-        (b"{", "is no JSON"),
+        (b"{", "is not JSON"),
         (b'{"keys": 1}', "expected a list of keys"),
         (b'{"keys": []}', "no key that signatures can be checked with"),
         (b'{"keys": [{"kty": "new"}]}', "no key that signatures can be checked with"),

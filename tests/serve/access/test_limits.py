@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.access.config import AccessConfig
@@ -75,14 +76,13 @@ def test_a_client_has_so_many_calls_at_a_time_and_others_have_theirs(
     tokens: Any,
     caller: Any,
     camera: Callable[..., Any],
-    eventually: Callable[..., None],
 ) -> None:
     first, second = tokens.set("first", ["classify"]), tokens.set("second", ["classify"])
     wide = tokens.set("wide", ["classify"], "max_calls = 2")
     address = start_server(access=tokens.access(max_calls_per_client=1)).address
     stream = camera(caller(address, first))
     stream()
-    with pytest.raises(OverloadedError, match="first has 1 calls under way, which") as caught:
+    with pytest.raises(OverloadedError, match="first has 1 calls in flight, which") as caught:
         caller(address, first).classify(RED)
     assert caught.value.retry_after_s == 1.0
     caller(address, second).classify(RED)
@@ -99,7 +99,7 @@ def test_a_client_has_so_many_calls_at_a_time_and_others_have_theirs(
             return False
         return True
 
-    eventually(answers)
+    until(answers)
 
 
 def test_calls_beyond_may_wait_for_their_turn(
@@ -124,7 +124,8 @@ def test_calls_beyond_may_wait_for_their_turn(
         one.start()
     assert one_came_back.wait(60)
     assert outcomes == [
-        "127.0.0.1 has 1 calls under way, which is its most and 1 wait; expected one to end first"
+        "127.0.0.1 has 1 calls in flight, which is its limit, and 1 waiting; expected one to end "
+        "first"
     ]
     stream.close()
     for one in calling:
@@ -168,7 +169,7 @@ def test_the_health_has_no_limit(start_server: Callable[..., Any]) -> None:
 
 
 def test_those_who_watch_the_health_leave_room_for_callers(
-    start_server: Callable[..., Any], caller: Any, eventually: Callable[..., None]
+    start_server: Callable[..., Any], caller: Any
 ) -> None:
     server = start_server(max_calls=8)
     with grpc.insecure_channel(server.address) as channel:
@@ -189,4 +190,4 @@ def test_those_who_watch_the_health_leave_room_for_callers(
                 return False
             return True
 
-        eventually(has_room)
+        until(has_room)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import logging
 import threading
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as inference
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
@@ -304,18 +306,17 @@ def test_a_stream_lives_on_while_its_token_has_the_rights_that_it_uses(
     tokens: Any,
     caller: Any,
     camera: Callable[..., Any],
-    eventually: Callable[[Callable[[], bool]], None],
 ) -> None:
     token = tokens.set("door", ["classify", "explain"])
     server = start_server(access=tokens.access())
     client = caller(server.address, token)
     stream = camera(client)
     stream()
-    generations = [server.server._access.generation]
+    generations = [server.server.access.generation]
     for rights in (["classify", "models"], ["classify"]):
         tokens.set("door", rights)
-        eventually(lambda: server.server._access.generation != generations[-1])
-        generations.append(server.server._access.generation)
+        until(lambda: server.server.access.generation != generations[-1])
+        generations.append(server.server.access.generation)
         if "models" in rights:
             assert [one.name for one in client.models()] == ["colours"]
         first = stream().frame_id
@@ -326,7 +327,6 @@ def test_an_edited_file_counts_at_once_and_costs_nobody_a_call(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
-    eventually: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     token = tokens.set("door", ["classify"])
@@ -359,12 +359,12 @@ def test_an_edited_file_counts_at_once_and_costs_nobody_a_call(
         name = f"guest{number}"
         tokens.path.write_text("")  # what an editor leaves for a moment
         tokens.set(name, ["classify"])
-        eventually(lambda name=name: lets_in(name))
+        until(functools.partial(lets_in, name))
         tokens.path.write_text('[[client]]\nname = "door"\nexpire = 1')
-        eventually(lambda: "expire: no such key" in caplog.text)
+        until(lambda: "expire: no such key" in caplog.text)
         caplog.clear()
         tokens.remove(name)
-        eventually(lambda name=name: not lets_in(name))
+        until(lambda: not lets_in(name))  # noqa: B023
     done.set()
     for one in calling:
         one.join()
@@ -376,18 +376,17 @@ def test_a_broken_file_is_logged_once_and_the_one_before_counts(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
-    eventually: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     token = tokens.set("door", ["classify"])
     server = start_server(access=tokens.access())
     tokens.path.write_text("[[client]]\nname = ")
-    eventually(lambda: "still counts" in caplog.text)
+    until(lambda: "stays in use" in caplog.text)
     tokens.path.unlink()
-    eventually(lambda: "No such file" in caplog.text)
+    until(lambda: "No such file" in caplog.text)
     assert caller(server.address, token).classify(RED)[0].label == "red"
     time.sleep(0.5)
-    complaints = [one for one in caplog.records if "still counts" in one.message]
+    complaints = [one for one in caplog.records if "stays in use" in one.message]
     assert len(complaints) == 2
     assert {one.levelno for one in complaints} == {logging.ERROR}
 
@@ -454,7 +453,7 @@ HASH = "a" * 64
     ("text", "sentence"),
     [
         ("", "is empty; expected clients"),
-        ("[[client]", "is no TOML"),
+        ("[[client]", "is not TOML"),
         ("clients = 1", "clients: expected nothing but"),
         ("client = 1", "expected nothing but"),
         ("[[client]]\nrights = []", "client 1: name: expected 1 to 64"),

@@ -24,9 +24,11 @@ from limelens.serve.access.policy import Access
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import LimelensError
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService, ServiceSettings
+from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService
 from limelens.serve.rpc.interceptor import CallInterceptor
+from limelens.serve.rpc.model_runner import ModelRunner
 from limelens.serve.rpc.server import MAX_MESSAGE_BYTES
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.serve.status import to_abort
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
@@ -154,7 +156,8 @@ class WitnessedServer:
         self.witness = Witness()
         self._is_stopped = False
         self._loop = Loop()
-        self._service = ClassifierService(Repository(models, "cpu", num_threads=2), settings)
+        self._runner = ModelRunner(Repository(models, "cpu", num_threads=2), settings)
+        self._service = ClassifierService(self._runner)
 
         async def start() -> int:
             self._server = grpc.aio.server(
@@ -178,6 +181,7 @@ class WitnessedServer:
             return
         self._is_stopped = True
         self._loop.run(self._server.stop(5))
+        self._runner.close()
         self._service.close()
         self._loop.stop()
 

@@ -381,7 +381,7 @@ async def test_a_cancelled_task_cancels_its_call_on_the_server(
         held = asyncio.create_task(client.classify(RED))
         assert await asyncio.to_thread(eventually, lambda: gate.num_entered == 1)
         waiting = [asyncio.create_task(client.classify(RED)) for _ in range(3)]
-        engine = server.service.engine(server.repository.get().bundle)
+        engine = server.server.runner.engine(server.repository.get().bundle)
         assert await asyncio.to_thread(eventually, lambda: engine.num_waiting == 3)
         for task in waiting:
             task.cancel()

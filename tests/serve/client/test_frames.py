@@ -28,7 +28,7 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.server_config import ServiceSettings
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 GREEN = np.full((8, 8, 3), (0, 255, 0), np.uint8)
@@ -147,9 +147,9 @@ def test_closing_the_answers_ends_the_call_and_takes_no_more_frames(
     frames = Counted(every_s=0.001)
     answers = client.stream(frames)
     next(answers)
-    assert len(server.service._cameras) == 1
+    assert len(server.service.cameras) == 1
     answers.close()
-    assert eventually(lambda: not server.service._cameras)
+    assert eventually(lambda: not server.service.cameras)
     time.sleep(0.05)
     taken = frames.num_taken
     time.sleep(0.1)
@@ -216,7 +216,7 @@ def test_a_full_server_is_retried_if_requested(
     client, other = connect(server.address), connect(server.address)
     first = client.stream(Counted(every_s=0.005))
     next(first)
-    with pytest.raises(OverloadedError, match="1 streams are open"):
+    with pytest.raises(OverloadedError, match=r"stream limit reached \(1 open\)"):
         list(other.stream([RED]))
     leaving = threading.Timer(0.5, first.close)
     leaving.start()
@@ -253,7 +253,7 @@ def test_a_refusal_is_reported_even_while_a_frame_is_sent(
     server = start_server(service=ServiceSettings(max_streams=0))
     client = connect(server.address)
     for _ in range(30):
-        with pytest.raises(OverloadedError, match="0 streams are open"):
+        with pytest.raises(OverloadedError, match=r"stream limit reached \(0 open\)"):
             list(client.stream([bytes(10_000)] * 50))
 
 
@@ -304,7 +304,7 @@ async def test_a_cancelled_reader_ends_the_call(
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        assert await asyncio.to_thread(eventually, lambda: not server.service._cameras)
+        assert await asyncio.to_thread(eventually, lambda: not server.service.cameras)
 
 
 async def test_many_cameras_share_one_client(start_server: Callable[..., Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from prometheus_client.parser import text_string_to_metric_families
+from tests.waiting import until
 
 from limelens.serve.bundle import Bundle
 
@@ -52,12 +52,7 @@ class Watched:
         )
 
     def wait_for(self, wanted: float, name: str, **labels: str) -> None:
-        for _ in range(200):
-            found = self.value(name, **labels)
-            if found == wanted:
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"{name} {labels} is {found}; expected {wanted}")
+        until(lambda: self.value(name, **labels) == wanted)
 
 
 @pytest.fixture

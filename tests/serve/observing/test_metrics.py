@@ -34,10 +34,10 @@ from limelens.serve.errors import (
     ServerError,
 )
 from limelens.serve.observing.metrics import Metrics
-from limelens.serve.observing.observer import Answered
+from limelens.serve.observing.observer import RequestClassified
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.rpc import camera_stream as stream
-from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2
@@ -337,7 +337,7 @@ def test_a_model_of_many_labels_has_few_series(one_model: Path) -> None:
     (served,) = repository.served
     for label, times in (("red", 1), ("green", 2), ("blue", 4)):
         said = Prediction(Decision.LABEL, label, (), False, (), 0.5, None)
-        metrics.answered(Answered(served, (), [said] * times, 0.0))
+        metrics.request_classified(RequestClassified(served, (), [said] * times, 0.0))
     found = {
         sample.labels["label"]: sample.value
         for family in metrics.registry.collect()

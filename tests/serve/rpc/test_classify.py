@@ -23,6 +23,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle, Task
@@ -37,8 +38,8 @@ from limelens.serve.errors import (
     ServerError,
 )
 from limelens.serve.image import Region
-from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
@@ -328,16 +329,21 @@ def test_what_waits_beyond_its_deadline_never_runs(server: Any, client: Client, 
     assert counts.dropped == 30
 
 
+def num_waiting(server: Any) -> int:
+    (engine,) = server.server.runner.engines.values()
+    return int(engine.num_waiting)
+
+
 def test_a_cancelled_call_leaves_its_neighbours_alone(server: Any, gate: Any) -> None:
     stub = server.stub()
     noise = np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     request = service_pb2.ClassifyRequest(images=[image(encoded=png(noise))])
     calls = gate.close(lambda: stub.Classify.future(request))
     calls += [stub.Classify.future(request) for _ in range(10)]
-    time.sleep(0.1)
+    until(lambda: num_waiting(server) == 10)
     for call in calls[2::2]:
         call.cancel()
-    time.sleep(0.1)
+    until(lambda: num_waiting(server) == 5)
     gate.opened.set()
     kept = [*calls[:2], *calls[3::2]]
     answers = [call.result().predictions[0] for call in kept]
@@ -366,7 +372,7 @@ def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., Any], g
     one = service_pb2.ClassifyRequest(images=[image()])
     busy = gate.close(lambda: stub.Classify.future(one))
     waiting = stub.Classify.future(request)
-    time.sleep(0.1)
+    until(lambda: num_waiting(server) == 4)
     error, details = refused(lambda: stub.Classify(request))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert details["RetryInfo"].retry_delay.ToMilliseconds() > 0
@@ -421,17 +427,13 @@ def test_waiting_images_are_held_once(start_server: Callable[..., Any], gate: An
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     server = start_server(num_threads=1)
-    engine = server.service.engine(server.repository.get().bundle)
+    engine = server.server.runner.engine(server.repository.get().bundle)
     gate.opened.clear()
     before = memory()
     command = [sys.executable, "-c", FLOOD, server.address, png(RED).hex()]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
         try:
-            for _ in range(400):
-                if engine.num_waiting == 9:  # one is being worked on
-                    break
-                time.sleep(0.05)
-            assert engine.num_waiting == 9
+            until(lambda: engine.num_waiting == 9)  # one is being worked on
             time.sleep(0.2)
             grown = memory() - before
         finally:
@@ -445,7 +447,7 @@ def test_calls_at_a_time_are_bounded(start_server: Callable[..., Any]) -> None:
     with Client(server.address, max_attempts=1) as client:
         camera: Any = client.stream(itertools.repeat(RED))
         next(camera)
-        with pytest.raises(OverloadedError, match="1 calls are under way, which is the most"):
+        with pytest.raises(OverloadedError, match="1 calls are in flight, which is the limit"):
             client.classify(RED)
         camera.close()
 

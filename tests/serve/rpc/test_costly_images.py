@@ -264,13 +264,13 @@ def test_while_slow_images_are_decoded_others_and_the_health_are_answered(
             grpc.insecure_channel(server.address) as opened,
         ):
             health = health_pb2_grpc.HealthStub(opened)
-            while not server.service.slow_images._running:
+            while not server.server.runner.slow_images.num_running:
                 pass
             # The one worker is free for these while the large ones are under way.
             for _ in range(20):
                 assert client.classify([np.zeros((8, 8, 3), np.uint8)])
                 assert health.Check(health_pb2.HealthCheckRequest()).status
-            assert server.service.slow_images._running
+            assert server.server.runner.slow_images.num_running
     finally:
         stop.set()
         thread.join()

@@ -15,6 +15,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve import Client, load_bundle
 from limelens.serve.bundle import Bundle
@@ -26,9 +27,9 @@ from limelens.serve.errors import (
 )
 from limelens.serve.explaining.explain_image import explain_image
 from limelens.serve.image import UNSEEN, Region
-from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.rpc.requests.explain import read_explain
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, image_pb2
 
@@ -418,8 +419,7 @@ def test_a_cancelled_explanation_stops_within_a_chunk(
 ) -> None:
     request = service_pb2.ExplainRequest(image=image(), num_samples=10_000)
     call = server.stub().Explain.future(request)
-    while not slow:
-        time.sleep(0.01)
+    until(lambda: slow)
     call.cancel()
     cancelled = time.monotonic()
     time.sleep(0.4)
@@ -456,8 +456,7 @@ def test_classify_goes_on_while_explanations_run(client: Client, slow: list[floa
 
     thread = threading.Thread(target=explain)
     thread.start()
-    while not slow:
-        time.sleep(0.01)
+    until(lambda: slow)
     num_answered = 0
     while not done.is_set() and num_answered < 20:
         client.classify(scene())

@@ -25,7 +25,7 @@ from limelens.serve.errors import (
     NotFoundError,
     OverloadedError,
 )
-from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.waiting import until
 
 from limelens.serve.access.config import Tls
 from limelens.serve.client import Client
@@ -69,15 +70,11 @@ def test_probes_see_a_server_that_drains(
         updates = client.explain_stream(pixels, num_samples=10_000)
         next(updates)
 
-        async def stopping() -> Any:
-            task = asyncio.create_task(server.server.stop(60.0))
-            await asyncio.sleep(0)
-            while not server.server._health._gracefully_shutting_down:
-                await asyncio.sleep(0.01)
-            return task
+        async def begin_to_stop() -> Any:
+            return asyncio.create_task(server.server.stop(60.0))
 
-        task = server.call(stopping())
-        assert probe(address, SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
+        task = server.call(begin_to_stop())
+        until(lambda: probe(address, SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING)
         assert list(updates)[-1].explanation.num_samples == 10_000
 
     async def stopped() -> None:

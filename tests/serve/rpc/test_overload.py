@@ -22,8 +22,9 @@ from limelens.serve.access.shares import Shares
 from limelens.serve.errors import InvalidRequestError, OverloadedError
 from limelens.serve.image import ResizeRule
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.rpc.classifier_service import ClassifierService, ServiceSettings
+from limelens.serve.rpc.classifier_service import ClassifierService
 from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.serve.rpc.slow_images import SlowImages
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.serve.status import forget, without_paths
@@ -86,7 +87,7 @@ def test_a_refused_request_is_gone_at_once(
     server.call(asyncio.sleep(0))
     assert len(alive) == 0
     assert len(requests) == 0
-    assert server.service.num_waiting_bytes == 0
+    assert server.server.runner.budget.held == 0
 
 
 def test_an_error_forgets_what_it_held() -> None:
@@ -117,7 +118,7 @@ def test_messages_are_counted_while_they_are_held(
     start_server: Callable[..., Any], one_model: Path
 ) -> None:
     server = start_server(one_model, service=ServiceSettings(max_waiting_bytes=150_000))
-    budget = server.service.budget
+    budget = server.server.runner.budget
     assert isinstance(budget, Budget)
     stub = server.stub()
     with budget.holding(100_000), pytest.raises(grpc.RpcError) as caught:
@@ -155,7 +156,7 @@ def test_calls_beyond_the_limit_are_told_when_to_come_back(
     with Client(server.address, max_attempts=1) as client:
         first, second = client.stream(_forever()), client.stream(_forever())
         next(first), next(second)
-        with pytest.raises(OverloadedError, match="2 calls are under way, which is the most"):
+        with pytest.raises(OverloadedError, match="2 calls are in flight, which is the limit"):
             client.models()
         first.close()
         second.close()
@@ -176,7 +177,7 @@ def test_one_client_may_take_nearly_all_but_several_share() -> None:
     ):
         shares.holding(1, one).__enter__()
     with shares.holding(10, one):
-        with pytest.raises(OverloadedError, match="10 places, which is the most"):
+        with pytest.raises(OverloadedError, match="10 places, which is the limit"):
             shares.holding(1, two).__enter__()
         assert shares.num_refused == 2
     with shares.holding(5, one):
@@ -213,7 +214,7 @@ def test_those_with_slow_images_come_in_turn() -> None:
 
         async def ask(who: str, place: str) -> None:
             holders[asyncio.current_task()] = (who, "")
-            await slow.fitted(Slow(place, b""), rule)
+            await slow.decode(Slow(place, b""), rule)
 
         tasks = [asyncio.create_task(ask("many", f"many {i}")) for i in range(5)]
         tasks.append(asyncio.create_task(ask("one", "one 0")))

@@ -21,12 +21,17 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.waiting import until
 
-from limelens.serve import Client
+from limelens.serve import Client, load_bundle
+from limelens.serve.bundle import Bundle
 from limelens.serve.client import Tls as ClientTls
 from limelens.serve.errors import BundleError, ListenError, UnavailableError
-from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.repository.model_version import LoadCounts, Snapshot
+from limelens.serve.repository.registry import ModelRegistry
+from limelens.serve.rpc.model_runner import ModelRunner
 from limelens.serve.rpc.server import Server, ServerConfig, Tls, open_repository
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.serve.run_server import serve
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
@@ -325,10 +330,7 @@ def test_a_new_version_takes_over_without_a_failed_call(
     time.sleep(0.3)
     assert versions[-1] == 1
     bad.write_bytes(first.read_bytes())
-    for _ in range(800):
-        if versions[-1] == 2:
-            break
-        time.sleep(0.05)
+    until(lambda: versions[-1] == 2)
     stop.set()
     calling.join()
     assert versions == sorted(versions)
@@ -477,7 +479,7 @@ def test_taking_leave_is_part_of_the_grace(
             await asyncio.sleep(most_s)
 
         monkeypatch.setattr(server._server, "stop", stop)
-        monkeypatch.setattr(server._calls, "take_leave", take_leave)
+        monkeypatch.setattr(server.open_calls, "drain", take_leave)
         await server.stop(0.5)
         await server.stop(0.0)
 
@@ -555,31 +557,36 @@ def test_a_call_that_never_sends_its_request_is_ended(
         silent.set()
     assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert ended.value.details() == "no request for 0.2 seconds; expected one message"
-    ends = time.monotonic() + 60
-    while server.server._calls.num_open:
-        assert time.monotonic() < ends, "its place was never given back"
-        time.sleep(0.02)
+    until(lambda: not server.server.open_calls.count)  # its place is free again
 
 
-def test_threads_that_ask_at_once_for_a_devices_queue_get_the_same(
-    start_server: Callable[..., Any],
-) -> None:
-    """As explainers' threads do; of a second queue, nobody would end the threads."""
-    server = start_server(num_threads=1)
-    bundle = server.repository.get().bundle
+class NoModels(ModelRegistry):
+    """A repository without models."""
+
+    snapshot: Snapshot = {}  # noqa: RUF012
+    load_counts = LoadCounts()
+
+    def record(self, bundle: Bundle, *, ok: bool) -> None:
+        pass
+
+
+def test_threads_that_ask_at_once_for_an_engine_get_the_same(one_model: Path) -> None:
+    """Explanation threads do so; nobody would end the threads of a second engine."""
+    bundle = load_bundle(one_model / "colours" / "1", "cpu", num_threads=1)
     together = threading.Barrier(8)
 
-    def ask() -> int:
+    def ask(runner: ModelRunner) -> int:
         together.wait()
-        return id(server.service.engine(bundle))
+        return id(runner.engine(bundle))
 
     often = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
             for _ in range(20):
-                server.service._engines.pop(bundle.provider).close()
-                assert len(set(pool.map(lambda _: ask(), range(8)))) == 1
+                runner = ModelRunner(NoModels(), ServiceSettings())
+                assert len(set(pool.map(ask, [runner] * 8))) == 1
+                runner.close()
     finally:
         sys.setswitchinterval(often)
 

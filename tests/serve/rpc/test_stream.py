@@ -31,7 +31,7 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.image import Region
-from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2
@@ -331,7 +331,7 @@ def test_too_many_streams_are_refused(start_server: Callable[..., Any]) -> None:
     with Client(server.address) as client:
         camera = Paced(client)
         camera(RED)
-        with pytest.raises(OverloadedError, match="1 streams are open"):
+        with pytest.raises(OverloadedError, match=r"stream limit reached \(1 open\)"):
             list(client.stream([RED]))
         camera.end()
         assert len(list(client.stream([RED]))) == 1
@@ -376,12 +376,12 @@ async def test_a_reader_that_never_reads_is_ended_with_bounded_memory(
         async def flood() -> None:
             while True:
                 await call.write(invalid)
-                num_kept.extend(len(camera._answers) for camera in list(server.service._cameras))
+                num_kept.extend(len(camera.unread) for camera in server.service.cameras)
 
         writing = asyncio.create_task(flood())
         async with asyncio.timeout(20):
             await until_async(lambda: num_kept[-1])
-            await until_async(lambda: not server.service.num_streams)
+            await until_async(lambda: not server.service.cameras)
             # The reason lies behind the answers that nobody fetched.
             with pytest.raises(grpc.RpcError) as caught:
                 await drain(call)
@@ -403,14 +403,15 @@ async def test_a_half_closed_stream_that_is_never_read_is_ended(
         for _ in range(1500):
             await call.write(frame(7))
         await call.done_writing()
-        assert server.service.num_streams
-        await until_async(lambda: not server.service.num_streams, 5)
-        # The call is over for the server too, though nobody fetches the reason.
-        await until_async(lambda: not server.server.num_calls, 5)
+        assert server.service.cameras
+        async with asyncio.timeout(5):
+            await until_async(lambda: not server.service.cameras)
+            # The call is over for the server too, though nobody fetches the reason.
+            await until_async(lambda: not server.server.open_calls.count)
         with pytest.raises(grpc.RpcError) as caught:
             await drain(call)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "no answer was read for 0.5 seconds" in (caught.value.details() or "")
+        assert "no response was read for 0.5 seconds" in (caught.value.details() or "")
 
 
 def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Any) -> None:
@@ -423,11 +424,10 @@ def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Any) ->
     assert gate.entered.acquire(timeout=5)
     moment = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
     camera.send(Frame(2, GREEN, moment))
-    (held,) = server.service._cameras
-    until(lambda: not held._newest.is_empty)
-    waiting = held._newest._held
-    assert waiting.message.frame_id == 2
-    assert not waiting.message.HasField("image")
+    (held,) = server.service.cameras
+    until(lambda: held.waiting is not None)
+    assert held.waiting.frame_id == 2
+    assert not held.waiting.HasField("image")
     gate.opened.set()
     assert [camera.answer().capture_time for _ in range(2)] == [None, moment]
     camera.end()
@@ -437,7 +437,7 @@ def test_a_camera_that_vanishes_leaves_nothing_behind(server: Any) -> None:
     call = server.stub().ClassifyStream(iter([CONFIG, frame(0)]))
     next(call)
     call.cancel()
-    until(lambda: not server.service.num_streams)
+    until(lambda: not server.service.cameras)
 
 
 def test_streams_end_when_the_server_goes_down(server: Any, client: Client) -> None:

@@ -19,8 +19,8 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.client.results import ChangeStatus, FrameAnswer, FrameStatus
 from limelens.serve.errors import InvalidRequestError, UnavailableError
 from limelens.serve.image import Region
-from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import ServiceSettings
 
 
 def colour(red: int, green: int, blue: int) -> np.ndarray:
@@ -240,7 +240,7 @@ def test_frames_that_wait_to_be_explained_count_among_the_bytes_that_wait(
         assert "at most 3,172 are held" in change.reason
         gate.opened.set()
         camera.end()
-        assert server.service.num_waiting_bytes == 0
+        assert server.server.runner.budget.held == 0
 
 
 def test_a_change_that_cannot_be_explained_says_why(client: Client) -> None:
@@ -301,9 +301,9 @@ def test_but_not_for_ever(
         assert one.explanation is not None
         assert one.explanation.status is ChangeStatus.UNFINISHED
     gate.opened.set()
-    until(lambda: server.service._explainer._count == 0)
+    until(lambda: server.service.explainer.num_open == 0)
     assert gate.num_runs == 1
-    assert server.service.num_waiting_bytes == 0
+    assert server.server.runner.budget.held == 0
 
 
 def test_a_camera_that_vanishes_leaves_no_work_behind(
@@ -316,12 +316,12 @@ def test_a_camera_that_vanishes_leaves_no_work_behind(
     assert gate.entered.acquire(timeout=30)
     camera(GREEN)
     camera.leave()
-    until(lambda: not server.service.num_streams)
+    until(lambda: not server.service.cameras)
     gate.opened.set()
-    until(lambda: server.service._explainer._count == 0)
+    until(lambda: server.service.explainer.num_open == 0)
     # A chunk on each of its two threads, of several hundred.
     assert gate.num_runs <= 2
-    assert server.service.num_waiting_bytes == 0
+    assert server.server.runner.budget.held == 0
 
 
 def test_a_server_that_goes_down_waits_for_no_camera(
@@ -342,7 +342,7 @@ def test_no_more_than_one_explanation_waits_for_a_slow_reader(server: Any, clien
         (frame for _ in range(2000) for frame in (RED, GREEN)), explain_on_change=FAST
     )
     next(answers)
-    (camera,) = server.service._cameras
+    (camera,) = server.service.cameras
     most = 0
     began = time.monotonic()
     num_answered = 0
@@ -350,7 +350,7 @@ def test_no_more_than_one_explanation_waits_for_a_slow_reader(server: Any, clien
         num_answered += answer.status is not FrameStatus.EXPLANATION
         if time.monotonic() - began < 1:
             time.sleep(0.005)
-        waiting = [one for one in list(camera._answers) if one.explanation.HasField("explanation")]
+        waiting = [one for one in camera.unread if one.explanation.HasField("explanation")]
         most = max(most, len(waiting))
     assert num_answered > 1000
     assert most <= 1

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from tests.waiting import until
 
-from limelens.serve.rpc.classifier_service import ServiceSettings
+from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 
@@ -57,13 +57,13 @@ def test_a_stream_has_its_place_before_its_configuration_came(
     server = start_server(service=ServiceSettings(max_streams=2))
     stub = server.stub()
     streams = [open_stream(stub) for _ in range(2)]
-    until(lambda: server.server.num_calls == 2)
+    until(lambda: server.server.open_calls.count == 2)
     third = open_stream(stub)
     third.say(CONFIG, FRAME)
     with pytest.raises(grpc.RpcError) as refused:
         next(third.call)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert refused.value.details() == "2 streams are open, which is the most"
+    assert refused.value.details() == "stream limit reached (2 open)"
     for stream in streams:
         stream.say(CONFIG, FRAME)
         assert next(stream.call).frame_id == 0
@@ -77,9 +77,9 @@ def test_a_stream_that_ends_unconfigured_gives_its_place_back(
     server = start_server(service=ServiceSettings(max_streams=1))
     stub = server.stub()
     silent = open_stream(stub)
-    until(lambda: server.server.num_calls == 1)
+    until(lambda: server.server.open_calls.count == 1)
     silent.call.cancel()
-    until(lambda: server.server.num_calls == 0)
+    until(lambda: server.server.open_calls.count == 0)
     other = open_stream(stub)
     other.say(CONFIG, FRAME)
     assert next(other.call).frame_id == 0
@@ -90,7 +90,7 @@ def test_a_silent_stream_does_not_hold_a_server_that_goes_down(
 ) -> None:
     server = start_server()
     silent = open_stream(server.stub())
-    until(lambda: server.server.num_calls == 1)
+    until(lambda: server.server.open_calls.count == 1)
     # Were it waited for, the server would end it only after this time, as CANCELLED.
     stopping = threading.Thread(target=server.stop, args=[25.0])
     stopping.start()

@@ -8,16 +8,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.scheduling.pending import MadeBy
 
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
 from limelens.serve.scheduling.cpu import CpuEngine
-from limelens.serve.scheduling.inference import Completion, InferenceStatus, Priority
+from limelens.serve.scheduling.inference import (
+    Completion,
+    FittedImage,
+    InferenceStatus,
+    Priority,
+)
 
 
 class Gate:
@@ -61,8 +68,8 @@ def engines(gate: Gate) -> Iterator[Any]:
 
 
 def image(value: int) -> Any:
-    """Prepares an image of one colour, which `Gate.batches` records when it runs."""
-    return lambda: np.full((32, 32, 3), value, np.uint8)
+    """An image of one colour, which `Gate.batches` records when it runs."""
+    return FittedImage(np.full((32, 32, 3), value, np.uint8))
 
 
 async def occupied(engine: CpuEngine, bundle: Bundle, gate: Gate) -> asyncio.Task[Any]:
@@ -103,7 +110,7 @@ async def test_calls_that_come_one_by_one_stay_on_one_thread(
 
     for _ in range(6):
         await asyncio.sleep(0.05)  # until the thread waits again
-        await engine.classify(bundle, [prepared])
+        await engine.classify(bundle, [MadeBy(prepared)])
     assert len(set(at_work)) == 1
 
 
@@ -199,7 +206,7 @@ async def test_one_bad_image_fails_its_request_alone(
 
     results = await asyncio.gather(
         engine.classify(bundle, [image(1)]),
-        engine.classify(bundle, [image(2), bad, image(3)]),
+        engine.classify(bundle, [image(2), MadeBy(bad), image(3)]),
         engine.classify(bundle, [image(4)]),
         return_exceptions=True,
     )
@@ -213,8 +220,9 @@ async def test_companions_do_not_change_a_result(engines: Any, bundle: Bundle, g
     gate.opened.set()
     engine = engines(num_threads=2)
     pixels = np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    (alone,) = await engine.classify(bundle, [lambda: pixels])
-    calls = [engine.classify(bundle, [lambda: pixels, *[image(i)] * (i % 4)]) for i in range(40)]
+    (alone,) = await engine.classify(bundle, [FittedImage(pixels)])
+    one = FittedImage(pixels)
+    calls = [engine.classify(bundle, [one, *[image(i)] * (i % 4)]) for i in range(40)]
     for results in await asyncio.gather(*calls):
         assert results[0].probabilities.tobytes() == alone.probabilities.tobytes()
 
@@ -250,6 +258,7 @@ class Short:
     """A bundle that gives fewer rows than it was given images."""
 
     name = "short"
+    metadata = SimpleNamespace(resize=None)
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
@@ -265,7 +274,7 @@ async def test_no_output_of_a_model_ends_a_thread(engines: Any, bundle: Bundle, 
         for _ in range(3):
             with pytest.raises(IndexError):
                 await engine.classify(Short(0), [image(1), image(2)])
-        sizes: Any = [lambda: np.zeros((4, 4, 3), np.uint8), image(3)]
+        sizes: Any = [FittedImage(np.zeros((4, 4, 3), np.uint8)), image(3)]
         results = await asyncio.gather(
             *(engine.classify(Short(1), [one]) for one in sizes * 4), return_exceptions=True
         )
@@ -318,10 +327,14 @@ async def test_how_each_image_ended_is_reported(engines: Any, bundle: Bundle, ga
     def unreadable() -> np.ndarray:
         raise ValueError("no image")
 
-    first = asyncio.create_task(engine.classify(bundle, [lambda: pixels]))
+    first = asyncio.create_task(engine.classify(bundle, [FittedImage(pixels)]))
     await asyncio.to_thread(gate.entered.wait, 10)
-    late = asyncio.create_task(engine.classify(bundle, [lambda: pixels], deadline=time.monotonic()))
-    broken = asyncio.create_task(engine.classify(bundle, [unreadable], priority=Priority.FRAME))
+    late = asyncio.create_task(
+        engine.classify(bundle, [FittedImage(pixels)], deadline=time.monotonic())
+    )
+    broken = asyncio.create_task(
+        engine.classify(bundle, [MadeBy(unreadable)], priority=Priority.FRAME)
+    )
     await asyncio.sleep(0.05)
     gate.opened.set()
     await first

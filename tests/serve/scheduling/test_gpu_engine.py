@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.serve.scheduling.pending import MadeBy
 from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
 
 from limelens.serve import load_bundle
@@ -27,7 +28,12 @@ from limelens.serve.errors import (
     OverloadedError,
 )
 from limelens.serve.scheduling.gpu import GpuEngine
-from limelens.serve.scheduling.inference import Completion, InferenceStatus, Priority
+from limelens.serve.scheduling.inference import (
+    Completion,
+    FittedImage,
+    InferenceStatus,
+    Priority,
+)
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def engines(thread: DeviceThread) -> Iterator[Any]:
 
 def image(value: int) -> Any:
     """Prepares an image of one colour, that its session records when it runs."""
-    return lambda: np.full((32, 32, 3), value, np.uint8)
+    return FittedImage(np.full((32, 32, 3), value, np.uint8))
 
 
 class Busy:
@@ -98,7 +104,7 @@ async def test_images_that_wait_run_as_one_batch_padded_to_a_prepared_size(
     results = [one for (one,) in await asyncio.gather(*tasks)]
     assert [len(batch) for batch in seen] == [8]
     assert {1, 2, 3, 4, 5} <= set(seen[0])
-    expected = load_bundle(model, "cpu").predict(np.stack([image(i)() for i in range(1, 6)]))
+    expected = load_bundle(model, "cpu").predict(np.stack([image(i).pixels for i in range(1, 6)]))
     for result, row in zip(results, expected, strict=True):
         np.testing.assert_allclose(result.probabilities, row, atol=1e-5)
     assert engine.counts.run == 5
@@ -153,7 +159,7 @@ async def test_what_was_cancelled_or_expired_in_a_batch_never_runs(
     # Two are left, in the first rows, in a batch of two.
     assert sorted(chain(*seen)) == [20, 40]
     assert (engine.counts.run, engine.counts.dropped, engine.counts.overdue) == (2, 2, 0)
-    expected = load_bundle(model, "cpu").predict(np.stack([image(40)()]))
+    expected = load_bundle(model, "cpu").predict(np.stack([image(40).pixels]))
     assert isinstance(results[3], list)
     np.testing.assert_allclose(results[3][0].probabilities, expected[0], atol=1e-5)
 
@@ -283,7 +289,7 @@ async def test_pixels_of_another_size_fail_their_request_alone(
     engine = engines()
     for _ in range(3):
         with pytest.raises(InvalidRequestError, match="the bundle expects"):
-            await engine.classify(bundle, [lambda: np.zeros((4, 4, 3), np.uint8)])
+            await engine.classify(bundle, [FittedImage(np.zeros((4, 4, 3), np.uint8))])
     assert len(await engine.classify(bundle, [image(1)])) == 1
 
 
@@ -299,7 +305,7 @@ async def test_closing_loses_no_image_that_is_being_prepared(
         assert go_on.wait(20)
         return np.zeros((32, 32, 3), np.uint8)
 
-    task = asyncio.create_task(engine.classify(bundle, [slowly]))
+    task = asyncio.create_task(engine.classify(bundle, [MadeBy(slowly)]))
     await asyncio.to_thread(preparing.wait, 20)
     closing = asyncio.create_task(asyncio.to_thread(engine.close))
     await asyncio.sleep(0.05)
@@ -322,7 +328,7 @@ async def test_every_image_is_reported_once(
 
     await engine.classify(bundle, [image(i) for i in range(20)])
     with pytest.raises(ValueError, match="no image"):
-        await engine.classify(bundle, [unreadable], priority=Priority.FRAME)
+        await engine.classify(bundle, [MadeBy(unreadable)], priority=Priority.FRAME)
     statuses = [one.status for one in reported]
     assert statuses.count(InferenceStatus.ANSWERED) == 20
     assert statuses.count(InferenceStatus.UNREADABLE) == 1
@@ -372,7 +378,7 @@ async def test_random_traffic_gets_the_numbers_of_a_plain_session(
         deadline = time.monotonic() + rng.uniform(0.0, 0.2) if rng.random() < 0.2 else None
         call = engine.classify(
             current[0],
-            [lambda one=one: one for one in pixels],
+            [FittedImage(one) for one in pixels],
             embed=embed,
             deadline=deadline,
             priority=rng.choice(list(Priority)),

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.scheduling.pending import MadeBy
 from tests.serve.stand_in import stand_in
 
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.rpc.inference.describing import model_statistics
+from limelens.serve.rpc.inference.responses import model_statistics
 from limelens.serve.scheduling.cpu import CpuEngine
 from limelens.serve.scheduling.gpu import GpuEngine
 from limelens.serve.scheduling.statistics import Runs, Statistics, StatisticsCollector, total
@@ -39,7 +40,7 @@ def ask(
     else:
         engine = GpuEngine(bundle.gpu.thread, num_threads=2, on_completion=collector.record)
     try:
-        return asyncio.run(engine.classify(bundle, prepare, **deadline))
+        return asyncio.run(engine.classify(bundle, [MadeBy(one) for one in prepare], **deadline))
     finally:
         engine.close()
 

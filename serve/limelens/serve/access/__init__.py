@@ -1,5 +1,5 @@
-"""Who may call what, and how often; and the certificates of connections.
+"""Who may call what, and how often; and the server's certificates.
 
-`policy` reads who may call; `guard` checks that before a request is read; `caller` names the caller
-in log lines and metrics. Clients load nothing of this.
+`policy` authenticates callers, `guard` applies it before a request is read, and `caller` holds the
+result. Clients load nothing of this package.
 """

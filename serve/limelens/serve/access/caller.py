@@ -1,6 +1,6 @@
-"""Who is calling: known to log lines, metrics and whatever a call does on its way.
+"""Who is calling, for handlers, log lines and metrics.
 
-It knows a caller's name, rights and limits, not how they were found out.
+It knows a caller's name, rights and limits, but not how they were found.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class ClientLimits:
     """How much one client may ask for.
 
     Args:
-        rate: Images, samples of explanations and other calls in a time, such as `100/second`; None
+        rate: Limit on images, samples of explanations and other calls, such as `100/second`; None
             is no limit.
-        max_calls: Calls and streams at a time; None is no limit.
-        max_waiting: Further calls that wait for their turn.
+        max_calls: Limit on calls and streams in flight; None is no limit.
+        max_waiting: How many further calls may wait for their turn.
     """
 
     rate: str | None = None
@@ -34,14 +34,14 @@ class ClientLimits:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a call.
+    """The client that sent a call.
 
     Args:
-        name: Of the client; the address where callers have no names.
-        source: How the name is known.
-        rights: What it may do.
-        limits: How much.
-        expires_at: When what it showed is no longer good, in seconds since 1970; None is never.
+        name: The client's name, or its address if clients have no names.
+        source: What told the name.
+        rights: What the client may do.
+        limits: How much it may ask for.
+        expires_at: When its token expires, in seconds since 1970; None is never.
     """
 
     name: str
@@ -51,70 +51,61 @@ class Caller:
     expires_at: float | None = None
 
     def require(self, right: Right) -> None:
-        """Passes where the caller has the right.
+        """Checks a right.
 
         Raises:
-            PermissionDeniedError: It has not.
+            PermissionDeniedError: The caller does not have it.
         """
         if right not in self.rights:
             raise PermissionDeniedError(
-                f"{self.name} has no right to {right!s}; expected a token with it: ask whoever "
-                "runs this server"
+                f"{self.name} has no right to {right!s}; expected a token with it: ask the "
+                "operator of this server"
             )
 
 
 current: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
-"""Of the call that is being answered; None outside of calls and where nobody was let in."""
-
-
+"""The caller of the current call; None outside of calls and before the caller is known."""
 charging: contextvars.ContextVar[Callable[[int], Awaitable[None]] | None] = contextvars.ContextVar(
     "charging", default=None
 )
-"""Counts what the call that is being answered costs; None outside of calls."""
+"""Counts the cost of the current call; None outside of calls."""
+relied_on: contextvars.ContextVar[set[Right] | None] = contextvars.ContextVar(
+    "relied_on", default=None
+)
+"""The rights that a long call has used beyond its method's own right."""
 
 
 async def charge(cost: int) -> None:
-    """Counts images and samples that the caller asks for, beyond the first of the call.
+    """Counts images and samples beyond the first of the current call.
 
     Args:
-        cost: How many; less than one is nothing.
+        cost: How many; less than 1 counts nothing.
 
     Raises:
-        OverloadedError: The caller asks for too much.
+        OverloadedError: The caller is over its limit.
     """
     count = charging.get()
     if count is not None and cost > 0:
         await count(cost)
 
 
-relied_on: contextvars.ContextVar[set[Right] | None] = contextvars.ContextVar(
-    "relied_on", default=None
-)
-"""Gathers what a call that may go on for long was allowed beyond its method's own right."""
-
-
 def require(right: Right) -> None:
-    """Passes where the caller has a right beyond the method's own, or where nobody calls.
+    """Checks a right beyond the method's own; outside of calls everything is allowed.
 
     Raises:
-        PermissionDeniedError: The caller has it not.
+        PermissionDeniedError: The caller does not have it.
     """
-    found = current.get()
-    if found is not None:
-        found.require(right)
-        _rely_on(right)
+    caller = current.get()
+    if caller is not None:
+        caller.require(right)
+    may(right)
 
 
 def may(right: Right) -> bool:
-    """Whether the caller has a right beyond the method's own; true where nobody calls."""
-    found = current.get()
-    allowed = found is None or right in found.rights
-    if allowed:
-        _rely_on(right)
-    return allowed
-
-
-def _rely_on(right: Right) -> None:
-    rights = relied_on.get()
-    if rights is not None:
-        rights.add(right)
+    """Whether the caller has a right beyond the method's own; true outside of calls."""
+    caller, used = current.get(), relied_on.get()
+    if caller is not None and right not in caller.rights:
+        return False
+    if used is not None:
+        used.add(right)
+    return True

@@ -1,7 +1,6 @@
-"""The server's certificates: checked before they are used, used again when they change on disk.
+"""The server's certificates: checked before use, and read again when they change on disk.
 
-It knows files and keys, and gRPC's way to take them. Who the owner of a client's certificate is,
-`limelens.serve.access.policy` knows.
+Who owns a client's certificate is up to `limelens.serve.access.policy`.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
-    """What gRPC listens with.
+    """GRPC's credentials for listening.
 
-    New connections get what the files hold by then; connections that are there live on. Files
-    that do not fit together, such as a new certificate whose key is still the old one, are logged
-    and the old ones stay in use.
+    New connections use the files as they are then; open connections live on. Files that do not
+    belong together, such as a new certificate with the old key, are logged, and the previous ones
+    stay in use.
 
     Raises:
-        ListenError: The files cannot be used.
+        ListenError: The files are invalid.
     """
     paths = [tls.key, tls.certificate, *([tls.client_ca] if tls.client_ca else [])]
 

@@ -1,4 +1,4 @@
-"""What an operator says about who may call. It reads no file and loads no library."""
+"""The operator's settings of who may call. It reads no file and imports no library."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Tls:
-    """Certificates as PEM files. They are looked at again for every new connection.
+    """Certificates as PEM files, which are read again for new connections.
 
     Args:
         certificate: The server's chain.
         key: Its private key.
-        client_ca: Who signs clients' certificates; with it clients must show one.
+        client_ca: The CA of client certificates; if set, clients must show one.
     """
 
     certificate: Path
@@ -23,14 +23,14 @@ class Tls:
 
 @dataclass(frozen=True)
 class JwtConfig:
-    """Whose signed tokens are good.
+    """Which signed tokens are valid.
 
     Args:
         key: The issuer's public key as PEM, or its key set as JSON (JWKS).
-        issuer: What a token's `iss` must be.
-        audience: What its `aud` must be or hold.
-        rights_claim: Where its rights stand: a list of words, or words with spaces between.
-        leeway_s: How far the issuer's clock may be off.
+        issuer: Expected value of `iss`.
+        audience: Expected value of `aud`, or one of its values.
+        rights_claim: The claim that lists the rights: a list of words, or words between spaces.
+        leeway_s: How far the issuer's clock may differ.
     """
 
     key: Path
@@ -42,17 +42,17 @@ class JwtConfig:
 
 @dataclass(frozen=True)
 class AccessConfig:
-    """Who may call and how much. With neither tokens nor jwt whoever can connect may do all.
+    """Who may call, and how much. Without tokens and jwt, anybody who can connect may do all.
 
     Args:
         tokens: The file of clients; see `limelens.serve.access.tokens`.
-        jwt: Whose signed tokens are good.
-        rate_limit: For each client that has none of its own, such as `100/second`; None is none.
-            Where callers have no names, a client is an address.
-        max_calls_per_client: Calls and streams at a time; None is no limit.
-        max_waiting_per_client: Further calls that wait for their turn, in place of being refused.
-        check_s: How often the files are looked at.
-        production: Refuses to start with what is meant for trying out; see docs/security.md.
+        jwt: Which signed tokens are valid.
+        rate_limit: Limit for clients without one of their own, such as `100/second`; None is no
+            limit. If callers have no names, each address is a client.
+        max_calls_per_client: Limit on calls and streams in flight; None is no limit.
+        max_waiting_per_client: How many further calls may wait instead of being refused.
+        check_s: How often to check the files for changes.
+        production: Refuses settings that are meant for trying out; see docs/security.md.
     """
 
     tokens: Path | None = None

@@ -1,7 +1,7 @@
-"""Stands before the handlers: nobody's request is read before it is known who sends it.
+"""Checks callers before their requests are read.
 
-It asks `policy` who calls and `limiting` whether there is room, and ends streams whose caller is
-no longer let in. It knows nothing of what the calls do.
+It asks `policy` who calls and `limiting` whether there is room, and ends streams whose caller loses
+its access. It knows nothing of what the calls do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -21,7 +21,7 @@ from limelens.serve.access.caller import Caller, charging, current, relied_on
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
-from limelens.serve.call_context import called_by
+from limelens.serve.call_context import note_caller
 from limelens.serve.errors import (
     LimelensError,
     OverloadedError,
@@ -30,19 +30,24 @@ from limelens.serve.errors import (
 )
 from limelens.serve.status import to_abort
 
-_MAX_WAIT_S: Final = 60.0  # clocks may be set while a stream goes on
+_MAX_WAIT_S: Final = 60.0  # clocks may be set during a stream
 _WATCH: Final = "/grpc.health.v1.Health/Watch"
 _REFLECTION: Final = "/grpc.reflection."
+_Context = grpc.aio.ServicerContext[Any, Any]
+_MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Continuation: TypeAlias = (
+    "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]"
+)
+Handle = Callable[[Any, _Context], Awaitable[Any]]
 _log = logging.getLogger(__name__)
-Handle = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Guard:
-    """Lets calls in.
+    """Admits calls.
 
     Args:
         access: Who may call.
-        limiter: Counts how often; None is one of its own.
+        limiter: Counts calls; None creates one.
     """
 
     def __init__(self, access: Access, limiter: Limiter | None = None) -> None:
@@ -50,83 +55,83 @@ class Guard:
         self._limiter = limiter or Limiter()
 
     def before(self, handle: Handle, method: str, *, streams: bool) -> Handle:
-        """A handler that is reached by those alone who may call it.
+        """Wraps a handler so that only callers who may call the method reach it.
 
         Args:
-            handle: It has not read the request yet.
+            handle: A handler that has not read the request yet.
             method: Such as `/limelens.v1.ClassifierService/Embed`.
-            streams: Whether the call may go on for long, so that its caller is looked at again.
+            streams: Whether calls may last for long, so that their callers are checked again.
 
         Returns:
-            Raises UnauthenticatedError, PermissionDeniedError or OverloadedError in place of
-            handling.
+            A handler that raises UnauthenticatedError, PermissionDeniedError or OverloadedError
+            for other callers.
         """
         if needed_right(method) is OPEN:
             return handle
 
-        async def guarded(request: Any, context: Any) -> Any:
+        async def guarded(request: Any, context: _Context) -> Any:
             async with self._limiter.admitted(self._admit(method, context)):
                 return await handle(request, context)
 
-        async def guarded_stream(request: Any, context: Any) -> Any:
+        async def guarded_stream(request: Any, context: _Context) -> Any:
             async with self.admitting(method, context):
                 return await handle(request, context)
 
         return guarded_stream if streams else guarded
 
     @contextlib.asynccontextmanager
-    async def admitting(self, method: str, context: Any) -> AsyncIterator[None]:
-        """The stay of a call that may go on for long; see `before`."""
+    async def admitting(self, method: str, context: _Context) -> AsyncIterator[None]:
+        """Admits a call that may last for long; see `before`."""
         generation = self._access.generation
         caller = self._admit(method, context)
         async with self._limiter.admitted(caller):
             if not self._access.may_change:
                 yield
                 return
-            refused: list[LimelensError] = []
+            errors: list[LimelensError] = []
             relied_on.set(set())
             try:
                 async with asyncio.timeout(None) as stay:
-                    looking = asyncio.create_task(
-                        self._look_again(method, context, caller, generation, refused, stay)
+                    checking = asyncio.create_task(
+                        self._check_again(method, context, caller, generation, errors, stay)
                     )
                     try:
                         yield
                     finally:
-                        looking.cancel()
+                        checking.cancel()
             except TimeoutError:
-                if refused:
-                    raise refused[0] from None
+                if errors:
+                    raise errors[0] from None
                 raise
 
-    def _admit(self, method: str, context: Any) -> Caller:
+    def _admit(self, method: str, context: _Context) -> Caller:
         caller = self._access.authenticate(
             context.invocation_metadata() or (), context.peer(), context.auth_context() or {}
         )
         current.set(caller)
         charging.set(functools.partial(self._limiter.charge, caller))
-        called_by(caller.name)
+        note_caller(caller.name)
         right = needed_right(method)
         if right is not OPEN:
             caller.require(right)
         return caller
 
-    async def _look_again(
+    async def _check_again(
         self,
         method: str,
-        context: Any,
+        context: _Context,
         caller: Caller,
         generation: int,
-        refused: list[LimelensError],
+        errors: list[LimelensError],
         stay: asyncio.Timeout,
     ) -> None:
-        """Ends the stay once its caller's token has expired, was taken away or may do less."""
+        """Ends the stay once the caller's token expires, is removed or loses a right."""
         while True:
             try:
                 if self._access.generation != generation:
                     generation = self._access.generation
                     before, caller = caller, self._admit(method, context)
-                    # What it does beyond its method's own right was asked when it began.
+                    # Rights beyond the method's own were checked when the call began.
                     lost = sorted((relied_on.get() or set()) & (before.rights - caller.rights))
                     if lost:
                         raise PermissionDeniedError(
@@ -139,7 +144,7 @@ class Guard:
                         "one"
                     )
             except LimelensError as error:
-                refused.append(error)
+                errors.append(error)
                 stay.reschedule(0.0)
                 return
             left = _MAX_WAIT_S if caller.expires_at is None else caller.expires_at - time.time()
@@ -149,29 +154,30 @@ class Guard:
 
 
 class ReflectionGuard(grpc.aio.ServerInterceptor):
-    """Lets those alone ask for the contract who may ask what is served.
+    """Restricts reflection to callers who may list models.
 
     Args:
-        guard: Who may.
+        guard: Checks the callers.
     """
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
     async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> Any:
-        """Stands before reflection's handler; see `grpc.aio.ServerInterceptor`."""
+        self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> _MethodHandler | None:
+        """Wraps reflection's handler; see `grpc.aio.ServerInterceptor`."""
         handler = await continuation(handler_call_details)
-        method: str = handler_call_details.method
+        method = handler_call_details.method
         if handler is None or not method.startswith(_REFLECTION):
             return handler
+        reflect: Any = handler.stream_stream
 
-        async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
+        async def guarded(requests: Any, context: _Context) -> AsyncIterator[Any]:
             try:
                 async with self._guard.admitting(method, context):
-                    async for answer in handler.stream_stream(requests, context):
-                        yield answer
+                    async for response in reflect(requests, context):
+                        yield response
             except LimelensError as error:
                 _log.info("reflection: %s", error)
                 await context.abort(*to_abort(error, ""))
@@ -187,37 +193,36 @@ class ReflectionGuard(grpc.aio.ServerInterceptor):
 
 
 class WatcherLimit(grpc.aio.ServerInterceptor):
-    """Bounds those who watch the health, whom nobody asks who they are.
-
-    Without it they could take every place that the server has for calls.
+    """Limits health watchers, who are not authenticated and could take all places for calls.
 
     Args:
-        most: How many at a time.
+        max_watchers: How many at a time.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_watchers: int) -> None:
+        self._max_watchers = max_watchers
         self._count = 0
 
     async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> Any:
-        """Stands before the health's `Watch`; see `grpc.aio.ServerInterceptor`."""
+        self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> _MethodHandler | None:
+        """Wraps the handler of the health's `Watch`; see `grpc.aio.ServerInterceptor`."""
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method != _WATCH:
             return handler
+        watch: Any = handler.unary_stream
 
-        async def bounded(request: Any, context: Any) -> None:
-            if self._count >= self._most:
+        async def bounded(request: Any, context: _Context) -> None:
+            if self._count >= self._max_watchers:
                 error = OverloadedError(
-                    f"{self._count} watch the health, which is the most; expected Check in place "
-                    "of Watch",
+                    f"limit of health watchers reached ({self._count}); expected Check instead of "
+                    "Watch",
                     5.0,
                 )
                 await context.abort(*to_abort(error, ""))
             self._count += 1
             try:
-                await handler.unary_stream(request, context)
+                await watch(request, context)
             finally:
                 self._count -= 1
 

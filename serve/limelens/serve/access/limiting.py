@@ -1,7 +1,7 @@
-"""How often and how much at a time each client may call.
+"""How often each client may call, and how many calls it may have in flight.
 
-It knows callers and counts their calls, in this process alone; it knows nothing of what they ask.
-Several processes behind one port ask one limiter, see `limelens.serve.processes.admission`.
+It knows clients and counts their calls in this process; it does not know what they ask for. Several
+processes behind one port share one limiter, see `limelens.serve.processes.admission`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from limits import RateLimitItem
 
 _MAX_KEYS: Final = 100_000
-_TRY_AGAIN_S: Final = 1.0
+_RETRY_AFTER_S: Final = 1.0
 ANY_PLACE: Final = nullcontext()
-"""Where nothing is limited."""
+"""The place of a call without a limit."""
 
 
 @lru_cache(maxsize=1024)
 def read_rate(text: str) -> tuple[RateLimitItem, ...]:
-    """What a text such as `100/second` or `10/second;200/minute` allows.
+    """The limits in a text such as `100/second` or `10/second;200/minute`.
 
     Raises:
-        AccessPolicyError: It says nothing of the kind.
+        AccessPolicyError: The text is malformed.
     """
     from limits import parse_many  # only where there is a limit
 
@@ -46,7 +46,7 @@ def read_rate(text: str) -> tuple[RateLimitItem, ...]:
 
 
 class _Places:
-    """Of one client: calls under way, and calls that wait for their turn."""
+    """One client's calls: those in flight, and those that wait for their turn."""
 
     def __init__(self, count: int) -> None:
         self.free = asyncio.Semaphore(count)
@@ -55,7 +55,7 @@ class _Places:
 
 
 class _Window:
-    """Calls of the last while, by client."""
+    """Recent calls by client, in a moving window."""
 
     def __init__(self) -> None:
         from limits.storage import MemoryStorage
@@ -63,37 +63,37 @@ class _Window:
 
         self._storage = MemoryStorage()
         self._limiter = MovingWindowRateLimiter(self._storage)
-        self._owing: dict[tuple[RateLimitItem, str, str], float] = {}  # until when
+        self._blocked_until: dict[tuple[RateLimitItem, str, str], float] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time for a new one: this one keeps every client that ever called."""
+        """Whether a new window is due: this one keeps every client that ever called."""
         return len(self._storage.events) > _MAX_KEYS
 
     def wait_s(self, item: RateLimitItem, caller: Caller, cost: int = 1, used: int = 0) -> float:
-        """Counts what is asked for; how long until there is room for it, 0 where there is.
+        """Counts a cost, and returns how long until there is room for it; 0 if there is room.
 
-        What costs more than is allowed in one time is let in where nothing else was asked for, and
-        then nothing is until it is made up for.
+        A cost above the whole limit is let in if nothing else was counted, and then blocks the
+        client until the time for it has passed.
 
         Args:
             item: The limit.
-            caller: Who asks.
-            cost: How much it counts.
-            used: How much of the limit the same call has used already.
+            caller: The client.
+            cost: How much to count.
+            used: How much the same call has counted already.
         """
         now = time.monotonic()
         key = (item, caller.source, caller.name)
-        owed_s = self._owing.get(key, 0.0) - now
-        if owed_s > 0:
-            return owed_s
-        self._owing.pop(key, None)
+        blocked_s = self._blocked_until.get(key, 0.0) - now
+        if blocked_s > 0:
+            return blocked_s
+        self._blocked_until.pop(key, None)
         at_once = min(cost, item.amount - used)
         if at_once and not self._limiter.hit(item, caller.source, caller.name, cost=at_once):
             reset = self._limiter.get_window_stats(item, caller.source, caller.name).reset_time
             return max(0.001, reset - time.time())
         if cost > at_once:
-            self._owing[key] = now + cost / item.amount * item.get_expiry()
+            self._blocked_until[key] = now + cost / item.amount * item.get_expiry()
         return 0.0
 
 
@@ -105,10 +105,10 @@ class Limiter:
         self._window: _Window | None = None
 
     def admitted(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """A call's place for as long as the context lasts; waits for it where that is allowed.
+        """Holds a place for a call within the context; waits for one if the client may wait.
 
         Raises:
-            OverloadedError: The client calls too often, or has too many calls under way.
+            OverloadedError: The client calls too often, or has too many calls in flight.
         """
         most = caller.limits.max_calls
         if most is None:
@@ -121,13 +121,13 @@ class Limiter:
         key = (caller.source, caller.name, most)
         places = self._places.setdefault(key, _Places(most))
         if places.free.locked() and places.num_waiting >= caller.limits.max_waiting:
-            waiting = f" and {places.num_waiting} wait" if caller.limits.max_waiting else ""
+            waiting = f", and {places.num_waiting} waiting" if caller.limits.max_waiting else ""
             raise OverloadedError(
-                f"{caller.name} has {most} calls under way, which is its most{waiting}; expected "
+                f"{caller.name} has {most} calls in flight, which is its limit{waiting}; expected "
                 "one to end first",
-                _TRY_AGAIN_S,
+                _RETRY_AFTER_S,
             )
-        # Only now: a call that finds no place does not use up what may be asked.
+        # Only now: a call that finds no place does not count.
         self._count(caller)
         places.num_inside += 1
         try:
@@ -146,10 +146,10 @@ class Limiter:
                 self._places.pop(key, None)
 
     async def charge(self, caller: Caller, cost: int) -> None:
-        """Counts what a call costs beyond one.
+        """Counts the cost of a call beyond its first image or sample.
 
         Raises:
-            OverloadedError: The client asks for too much.
+            OverloadedError: The client is over its limit.
         """
         self._count(caller, cost, used=1)
 
@@ -163,6 +163,6 @@ class Limiter:
             if wait_s:
                 raise OverloadedError(
                     f"{caller.name} has made {item.amount} calls within {item.get_expiry():g} s, "
-                    "which is its most, each image and sample counted as one; expected fewer",
+                    "which is its limit, each image and sample counted as one; expected fewer",
                     wait_s,
                 )

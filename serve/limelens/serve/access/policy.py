@@ -1,7 +1,7 @@
-"""Who may call this server: read from files, asked for every call.
+"""Who may call this server: read from files, applied to every call.
 
-It knows what a caller can show (a token, a certificate, its address) and what that allows. How a
-call is refused is `guard`'s business.
+It knows what a caller shows (a token, a certificate, its address) and what that allows; `guard`
+refuses calls.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _log = logging.getLogger(__name__)
 
 
 class Access:
-    """Tells who calls.
+    """Authenticates callers.
 
     Args:
-        config: Where that is said.
+        config: The operator's settings.
 
     Raises:
-        AccessPolicyError: A file cannot be used.
+        AccessPolicyError: A file is missing or invalid.
     """
 
     def __init__(self, config: AccessConfig) -> None:
@@ -62,12 +62,12 @@ class Access:
                 f"{error.filename}: {error.strerror}; expected a file that says who may call"
             ) from error
         self.generation = 0
-        """Another one whenever a file changed: what was found out before may no longer hold."""
+        """Grows whenever a file changes: callers must then be checked again."""
         self._changed = asyncio.Event()
 
     @property
     def may_change(self) -> bool:
-        """Whether a caller who is let in now may be refused later."""
+        """Whether a caller may lose its access later."""
         return self._clients is not None or self._keys is not None
 
     async def changed(self) -> None:
@@ -78,17 +78,17 @@ class Access:
         self,
         metadata: Iterable[tuple[str, str | bytes]],
         peer: str,
-        transport: Mapping[str, Sequence[bytes]],
+        transport: Mapping[str, Iterable[bytes]],
     ) -> Caller:
-        """Who sent a call.
+        """The caller of a call.
 
         Args:
-            metadata: Of the call.
+            metadata: The call's metadata.
             peer: The other end, as gRPC writes it.
-            transport: What the connection's handshake found out, as gRPC tells it.
+            transport: gRPC's authentication context of the connection.
 
         Raises:
-            UnauthenticatedError: What was shown, or not shown, lets nobody in.
+            UnauthenticatedError: The token is missing, unknown, invalid or expired.
         """
         subject = _subject(transport)
         if not self.may_change:
@@ -106,12 +106,12 @@ class Access:
         client = self._clients.value.with_token(token) if self._clients is not None else None
         if client is None:
             raise UnauthenticatedError(
-                "the token is not known here; expected one that whoever runs this server gave out"
+                "the token is not known here; expected one from the operator of this server"
             )
         return self._known(client, "token")
 
     async def watch(self) -> None:
-        """Looks at the files again and again; to be cancelled."""
+        """Polls the files for changes, until it is cancelled."""
         while self.may_change:
             await asyncio.sleep(self._config.check_s)
             try:
@@ -119,9 +119,9 @@ class Access:
                     self.generation += 1
                     self._changed.set()
                     self._changed = asyncio.Event()
-            # Whatever is wrong with the files, those who may call still may.
+            # Whatever is wrong with the files, the current access stays in force.
             except Exception:
-                _log.exception("the files that say who may call could not be looked at again")
+                _log.exception("the files that say who may call could not be read again")
 
     def _look(self) -> bool:
         changed = [one.look() for one in (self._clients, self._keys) if one is not None]
@@ -143,8 +143,8 @@ class Access:
     def _known(self, client: Client, source: Source) -> Caller:
         if client.expires_at is not None and client.expires_at <= time.time():
             raise UnauthenticatedError(
-                f"the access of {client.name} has expired; expected a new token from whoever runs "
-                "this server"
+                f"the access of {client.name} has expired; expected a new token from the operator "
+                "of this server"
             )
         own = client.limits
         return Caller(
@@ -174,7 +174,7 @@ class Access:
         return clients
 
     def _read_keys(self, data: Sequence[bytes]) -> Sequence[Key]:
-        # Cryptography takes memory and time to load: only where signatures are checked.
+        # Imported only if signatures are checked: cryptography takes memory and time to load.
         from limelens.serve.access.signed import read_keys
 
         assert self._config.jwt is not None
@@ -182,10 +182,10 @@ class Access:
 
 
 def check_production(config: AccessConfig, *, has_client_ca: bool) -> None:
-    """Passes where somebody is asked who they are.
+    """Checks that production servers authenticate their callers.
 
     Raises:
-        AccessPolicyError: Whoever can connect might do all, and that is not for production.
+        AccessPolicyError: Anybody who can connect could do everything.
     """
     if config.production and config.tokens is None and config.jwt is None and not has_client_ca:
         raise AccessPolicyError(
@@ -207,9 +207,10 @@ def _token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     return token.strip()
 
 
-def _subject(transport: Mapping[str, Sequence[bytes]]) -> str | None:
-    found = transport.get(_SUBJECT) or ()
-    return found[0].decode(errors="replace") if found else None
+def _subject(transport: Mapping[str, Iterable[bytes]]) -> str | None:
+    for subject in transport.get(_SUBJECT) or ():
+        return subject.decode(errors="replace")
+    return None
 
 
 @functools.lru_cache(maxsize=4096)  # a connection has many calls

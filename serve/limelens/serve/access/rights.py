@@ -1,7 +1,4 @@
-"""What callers may be allowed to do, and which of it each method needs.
-
-It knows methods by their names only, those of the Open Inference Protocol included.
-"""
+"""The rights of callers, and which right each method needs, by the method's name."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Final
 
 
 class Right(StrEnum):
-    """A group of methods that a caller may call."""
+    """A group of methods."""
 
     CLASSIFY = "classify"
     EMBED = "embed"
@@ -22,14 +19,14 @@ class Right(StrEnum):
 
 ALL_RIGHTS: Final = frozenset(Right)
 OPEN: Final = None
-"""Stands for no right: anybody may call."""
+"""No right: anybody may call."""
 
 _SERVICES: Final[Mapping[str, Mapping[str, Right | None]]] = {
     "limelens.v1.ClassifierService": {
         "Classify": Right.CLASSIFY,
         "ClassifyStream": Right.CLASSIFY,
         "Embed": Right.EMBED,
-        # Explanations show an attacker where to change an image: a right of their own.
+        # A right of their own: explanations show an attacker where to change an image.
         "Explain": Right.EXPLAIN,
         "ExplainStream": Right.EXPLAIN,
         "ListModels": Right.MODELS,
@@ -57,13 +54,13 @@ _SERVICES: Final[Mapping[str, Mapping[str, Right | None]]] = {
 
 
 def needed_right(method: str) -> Right | None:
-    """What a caller of a method must be allowed to do.
+    """The right that a method needs.
 
     Args:
         method: Such as `/limelens.v1.ClassifierService/Embed`.
 
     Returns:
-        The right; None where anybody may call. A method that has no place here needs `admin`.
+        The right; `OPEN` if anybody may call. Methods that are not listed need `admin`.
     """
     service, _, name = method.lstrip("/").partition("/")
     return _SERVICES.get(service, {}).get(name, Right.ADMIN)
@@ -73,13 +70,10 @@ def read_rights(words: Iterable[str]) -> frozenset[Right]:
     """Rights by their names.
 
     Raises:
-        ValueError: A word is no right; the message names those there are.
+        ValueError: A word is not a right; the message lists all rights.
     """
-    found = set()
-    for word in words:
-        try:
-            found.add(Right(word))
-        except ValueError:
-            known = ", ".join(Right)
-            raise ValueError(f"{word!r} is no right; expected some of {known}") from None
-    return frozenset(found)
+    words = list(words)
+    unknown = [word for word in words if word not in ALL_RIGHTS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no right; expected some of {', '.join(Right)}")
+    return frozenset(map(Right, words))

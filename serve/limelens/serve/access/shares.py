@@ -1,9 +1,9 @@
-"""Fair shares of what there is only so much of: calls at a time, images that wait.
+"""Fair shares of limited places: calls in flight, images that wait.
 
-While one client is there it may take nearly all. As soon as others are, none may hold more than
-its share, so that a burst of one is refused and the others find their places. Clients without a
-name are told apart by their addresses, and then the connections of one address by themselves. It
-knows who calls, and nothing of what is counted.
+A client that is alone may take nearly all places. As soon as there are others, none may hold more
+than its share, so that a burst of one client is refused and the others find places. Clients without
+a name are distinguished by address, and connections from one address get shares of their own. It
+knows who calls, but not what is counted.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from limelens.serve.call_context import current as current_call
 from limelens.serve.errors import OverloadedError
 
 _REMEMBERED_S: Final = 10.0
-"""For so long a client that asks for nothing keeps its share: it may be about to ask again."""
+"""How long a silent client keeps its share: it may be about to call again."""
 _MAX_REMEMBERED: Final = 10_000
 _KEPT_FREE: Final = 8
-"""One in so many is kept for those who are not there yet."""
+"""One in so many places is kept for clients that have not called yet."""
 
 Holder = tuple[str, str]
-"""A client, and its connection."""
+"""A client and its connection."""
 
 
 class Shares:
-    """Who holds how many, for one event loop.
+    """How many places each client holds, for one event loop.
 
     Args:
-        most: How many there are.
-        what: Their name, for errors.
-        is_limit: Whether more than `most` are refused here too; else somebody else does that.
-        retry_after_s: When it is worth trying again.
+        most: How many places there are.
+        what: What the places are, for error messages.
+        is_limit: Whether to refuse more than `most`; if not, the queue behind it does.
+        retry_after_s: When clients should retry.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class Shares:
         self._is_limit = is_limit
         self._retry_after_s = retry_after_s
         self._held: dict[str, dict[str, int]] = {}
-        self._seen: OrderedDict[Holder, float] = OrderedDict()  # the longest ago first
+        self._seen: OrderedDict[Holder, float] = OrderedDict()  # oldest first
         self._total = 0
         self.num_refused = 0
-        """So far."""
+        """How many calls were refused so far."""
 
     @property
     def total(self) -> int:
-        """How many are held."""
+        """How many places are held."""
         return self._total
 
     @contextmanager
     def holding(self, count: int = 1, who: Holder | None = None) -> Iterator[None]:
-        """Takes some for as long as the context lasts.
+        """Holds places within the context.
 
         Args:
             count: How many.
-            who: Takes them; None is whoever calls.
+            who: Who holds them; None is the current caller.
 
         Raises:
             OverloadedError: There are no more, or the caller's share is used up.
@@ -87,8 +87,8 @@ class Shares:
 
     def _check(self, client: str, connection: str, held: dict[str, int], count: int) -> None:
         if self._is_limit and self._total and self._total + count > self._most:
-            self._refuse(f"{self._total} {self._what}, which is the most")
-        # While there is room for all, nobody is counted.
+            self._refuse(f"{self._total} {self._what}, which is the limit")
+        # Half of the places are free for all.
         if 2 * (self._total + count) <= self._most:
             return
         clients = {one for one, _ in self._seen}
@@ -99,7 +99,7 @@ class Shares:
         connections = sum(one == client for one, _ in self._seen)
         share /= connections
         if len(clients) == connections == 1:
-            free = self._most // _KEPT_FREE  # for whoever comes next
+            free = self._most // _KEPT_FREE  # for the next client
             if not free:
                 return
             share -= free
@@ -112,7 +112,7 @@ class Shares:
         raise OverloadedError(f"{reason}; expected fewer at a time", self._retry_after_s)
 
     def _note(self, who: Holder) -> None:
-        """Remembers who is there, and forgets who was."""
+        """Remembers a client, and forgets those that have been silent for long."""
         now = time.monotonic()
         seen = self._seen
         seen[who] = now
@@ -126,7 +126,7 @@ class Shares:
 
 
 def holder() -> Holder:
-    """Who calls."""
+    """The current caller."""
     call, caller = current_call.get(), current.get()
     peer = call.peer if call is not None else ""
     if caller is not None and caller.source != "address":

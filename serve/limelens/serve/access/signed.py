@@ -1,8 +1,7 @@
-"""Signed tokens (JWT, RFC 7519): who issued them is told by a public key.
+"""Signed tokens (JWT, RFC 7519), checked with their issuer's public key.
 
-The algorithms that count follow from the key, never from the token: one that says `none`, or that
-was signed with the public key's own text as a shared secret, is refused. It knows nothing of
-calls, and no sentence here repeats a token.
+The key decides which algorithms are valid, never the token: a token that says `none`, or that is
+signed with the public key's text as a shared secret, is refused. No message repeats a token.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ class Key:
     """One public key.
 
     Args:
-        key: Itself.
-        algorithms: By which it may have signed.
-        key_id: By which tokens name it; empty where it has no name.
+        key: The key.
+        algorithms: The algorithms that it may sign with.
+        key_id: Its id in tokens; empty if it has none.
     """
 
     key: PublicKey
@@ -50,11 +49,11 @@ def read_keys(data: bytes, where: str) -> tuple[Key, ...]:
     """The keys of a PEM or JWKS file.
 
     Args:
-        data: Its bytes.
-        where: Its name, for errors.
+        data: The file's bytes.
+        where: The file's name, for messages.
 
     Raises:
-        AccessPolicyError: It holds no public key that can be used.
+        AccessPolicyError: It holds no usable public key.
     """
     if data.lstrip().startswith(b"{"):
         return _read_key_set(data, where)
@@ -75,18 +74,17 @@ def read_keys(data: bytes, where: str) -> tuple[Key, ...]:
 
 
 def read_token(token: str, keys: Sequence[Key], config: JwtConfig) -> Caller:
-    """Who shows a token.
+    """The owner of a token.
 
     Raises:
-        UnauthenticatedError: It is not signed by one of the keys, has expired, is for somebody
-            else, or says something that cannot be.
+        UnauthenticatedError: No key has signed the token, it has expired, is meant for another
+            server, or holds invalid claims.
     """
     try:
         return _read_token(token, keys, config)
     except UnauthenticatedError:
         raise
-    # Whatever a token holds (numbers beyond all bounds, lists where texts belong), its owner is
-    # nobody that is known; libraries raise almost anything.
+    # Libraries raise almost anything for odd tokens (huge numbers, lists instead of texts).
     except Exception:
         raise _not_ours() from None
 
@@ -100,7 +98,7 @@ def _read_token(token: str, keys: Sequence[Key], config: JwtConfig) -> Caller:
     for key in keys:
         if key_id and key.key_id and key.key_id != key_id:
             continue
-        # Of another algorithm than the key's: by no means the key's signature.
+        # Not an algorithm of this key.
         if header.get("alg") not in key.algorithms:
             continue
         try:
@@ -115,28 +113,27 @@ def _read_token(token: str, keys: Sequence[Key], config: JwtConfig) -> Caller:
             )
         except jwt.InvalidSignatureError:
             continue
-        except jwt.ExpiredSignatureError:
-            raise UnauthenticatedError(
-                "the token has expired; ask its issuer for another"
-            ) from None
-        except jwt.ImmatureSignatureError:
-            raise UnauthenticatedError(
-                "the token is not valid yet; check the clocks of this server and of its issuer"
-            ) from None
-        except jwt.InvalidAudienceError:
-            raise UnauthenticatedError(
-                f"the token is for another audience; expected {config.audience!r}"
-            ) from None
-        except jwt.InvalidIssuerError:
-            raise UnauthenticatedError(
-                f"the token is from another issuer; expected {config.issuer!r}"
-            ) from None
-        except jwt.MissingRequiredClaimError as error:
-            raise UnauthenticatedError(f"the token has no {error.claim}; expected one") from None
-        except jwt.PyJWTError:
-            raise _not_ours() from None
+        except jwt.PyJWTError as error:
+            raise _refusal(error, config) from None
         return _caller(claims, config)
     raise _not_ours()
+
+
+def _refusal(error: jwt.PyJWTError, config: JwtConfig) -> UnauthenticatedError:
+    match error:
+        case jwt.ExpiredSignatureError():
+            reason = "the token has expired; ask its issuer for another"
+        case jwt.ImmatureSignatureError():
+            reason = "the token is not valid yet; check the clocks of this server and its issuer"
+        case jwt.InvalidAudienceError():
+            reason = f"the token is for another audience; expected {config.audience!r}"
+        case jwt.InvalidIssuerError():
+            reason = f"the token is from another issuer; expected {config.issuer!r}"
+        case jwt.MissingRequiredClaimError(claim=claim):
+            reason = f"the token has no {claim}; expected one"
+        case _:
+            return _not_ours()
+    return UnauthenticatedError(reason)
 
 
 def _caller(claims: dict[str, Any], config: JwtConfig) -> Caller:
@@ -148,17 +145,17 @@ def _caller(claims: dict[str, Any], config: JwtConfig) -> Caller:
     words = claims.get(config.rights_claim, ())
     if isinstance(words, str):
         words = words.split()
-    # Issuers grant much that is none of our rights, such as `openid`.
+    # Issuers grant scopes that are not our rights, such as `openid`.
     rights = frozenset(right for right in Right if isinstance(words, list) and right in words)
     expires_at = float(claims["exp"]) + config.leeway_s
-    if not 0 < expires_at < _MAX_TIME:  # not a number fails, too
-        raise UnauthenticatedError("the token's exp is no time; expected seconds since 1970")
+    if not 0 < expires_at < _MAX_TIME:  # NaN fails, too
+        raise UnauthenticatedError("the token's exp is not a time; expected seconds since 1970")
     return Caller(name, "jwt", rights, expires_at=expires_at)
 
 
 def _not_ours() -> UnauthenticatedError:
     return UnauthenticatedError(
-        "the token is not signed by a key that is known here; expected one of this server's issuer"
+        "the token is not signed by a known key; expected one from this server's issuer"
     )
 
 
@@ -166,7 +163,7 @@ def _read_key_set(data: bytes, where: str) -> tuple[Key, ...]:
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise AccessPolicyError(f"{where} is no JSON: {error}; correct it") from error
+        raise AccessPolicyError(f"{where} is not JSON: {error}; correct it") from error
     entries = document.get("keys", [document])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise AccessPolicyError(f"{where}: keys: expected a list of keys")
@@ -181,7 +178,7 @@ def _read_key_set(data: bytes, where: str) -> tuple[Key, ...]:
         try:
             found: Any = jwt.PyJWK(entry).key
         except jwt.PyJWTError:
-            continue  # of a kind that issuers may add for others
+            continue  # a kind of key for other uses
         algorithms = _algorithms(found, where)
         if "alg" in entry:
             algorithms = tuple(name for name in algorithms if name == entry["alg"])

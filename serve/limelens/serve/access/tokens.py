@@ -1,19 +1,17 @@
-"""The file of clients: their names, the hashes of their tokens, what they may do.
+"""The file of clients: their names, the hashes of their tokens, and their rights.
 
     [[client]]
     name = "door"
     token_sha256 = "64 hexadecimal digits"    # or: subject = "CN=door,O=Acme"
     rights = ["classify", "models"]
-    expires = 2027-01-01T00:00:00Z            # this and what follows may be left out
+    expires = 2027-01-01T00:00:00Z            # optional, as all that follow
     rate_limit = "100/second"
     max_calls = 8
     max_waiting = 4
 
-Tokens are 32 random bytes. Slow hashes such as argon2 protect words that people think up and
-attackers guess; 256 random bits cannot be guessed however fast the hash is, and a slow one would
-be paid in every call. So it is SHA-256, compared in constant time.
-
-It knows the file's form and nothing of calls. No sentence here repeats a token or a hash.
+Tokens are 32 random bytes, stored as SHA-256 and compared in constant time. Slow hashes such as
+argon2 protect passwords that can be guessed; 256 random bits cannot, and every call would pay for
+the slow hash. No message repeats a token or a hash.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from limelens.serve.errors import AccessPolicyError
 from limelens.serve.files import write_whole
 
 PREFIX: Final = "limelens_"
-"""Tokens begin with it, so that scanners of repositories and logs find one that got there."""
+"""Prefix of tokens, so that scanners find one that leaked to a repository or log."""
 _NUM_BYTES: Final = 32
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -57,16 +55,16 @@ _KEYS: Final = frozenset(
 
 @dataclass(frozen=True, repr=False)
 class Client:
-    """One entry of the file. A client may have several, to exchange its token without a gap.
+    """One entry of the file. A client may have several, to replace its token without a gap.
 
     Args:
-        name: In log lines and metrics.
+        name: Its name in log lines and metrics.
         rights: What it may do.
-        digest: SHA-256 of its token; None where it shows a certificate.
-        subject: Of its certificate, as RFC 4514 writes it; None where it has a token.
+        digest: SHA-256 of its token; None if it shows a certificate.
+        subject: Its certificate's subject as in RFC 4514; None if it has a token.
         expires_at: In seconds since 1970; None is never.
-        limits: Its own; what is None there is the server's.
-        has_own_waiting: Whether the entry says how many may wait.
+        limits: Its own limits; the server's apply to those that are None.
+        has_own_waiting: Whether the entry sets `max_waiting`.
     """
 
     name: str
@@ -79,10 +77,10 @@ class Client:
 
 
 class Clients:
-    """The entries of a file, to be found by what a caller shows.
+    """The entries of a file, by what a caller shows.
 
     Args:
-        entries: Each with a digest or a subject that no other has.
+        entries: Each has a digest or a subject of its own.
     """
 
     def __init__(self, entries: Iterable[Client]) -> None:
@@ -91,16 +89,16 @@ class Clients:
         self._by_subject = {one.subject: one for one in self.entries if one.subject is not None}
 
     def with_token(self, token: str) -> Client | None:
-        """Whose token it is."""
+        """The owner of a token."""
         digest = hashlib.sha256(token.encode()).digest()
         found = self._by_digest.get(digest)
-        # The look-up stops at the first difference of two hashes. What that could tell is about
-        # a hash, whose neighbours nobody can choose; the comparison that decides tells nothing.
+        # The lookup may leak where two hashes differ, but nobody can choose a token by its hash;
+        # the comparison that decides takes constant time.
         known = found.digest if found is not None and found.digest is not None else bytes(32)
         return found if hmac.compare_digest(known, digest) else None
 
     def with_subject(self, subject: str) -> Client | None:
-        """Whose certificate has this subject."""
+        """The owner of a certificate with this subject."""
         return self._by_subject.get(subject)
 
 
@@ -108,16 +106,16 @@ def read_clients(data: bytes, where: str) -> Clients:
     """The clients of a file.
 
     Args:
-        data: Its bytes, TOML.
-        where: Its name, for errors.
+        data: The file's bytes, TOML.
+        where: The file's name, for messages.
 
     Raises:
-        AccessPolicyError: It is not of the form above; says where and why.
+        AccessPolicyError: The file is invalid; the message says where and why.
     """
     try:
         document = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AccessPolicyError(f"{where} is no TOML: {error}; correct it") from error
+        raise AccessPolicyError(f"{where} is not TOML: {error}; correct it") from error
     if not data.strip():
         raise AccessPolicyError(f"{where} is empty; expected clients: limelens token NAME adds one")
     entries = document.pop("client", [])
@@ -141,7 +139,7 @@ def read_clients(data: bytes, where: str) -> Clients:
 
 
 def new_token() -> str:
-    """A token that nobody has."""
+    """A new random token."""
     return PREFIX + secrets.token_urlsafe(_NUM_BYTES)
 
 
@@ -152,7 +150,7 @@ def entry_text(
     expires: datetime.datetime | None = None,
     limits: ClientLimits | None = None,
 ) -> str:
-    """An entry for the file, with the token's hash."""
+    """An entry for the file, which holds the token's hash."""
     limits = limits or ClientLimits()
     lines = [
         "[[client]]",
@@ -171,13 +169,13 @@ def entry_text(
 
 
 def append_entry(path: Path, text: str) -> None:
-    """Adds an entry at the end of the file, which is made, readable by its owner, if need be.
+    """Appends an entry to the file; a new file is readable by its owner only.
 
     Raises:
-        AccessPolicyError: The file as it is, or with the entry, cannot be read by the server.
+        AccessPolicyError: The file, with or without the entry, is invalid.
         OSError: It cannot be written.
     """
-    with _alone_with(path) as before:
+    with _locked(path) as before:
         if before.strip():
             read_clients(before, str(path))
         gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
@@ -187,8 +185,8 @@ def append_entry(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone_with(path: Path) -> Iterator[bytes]:
-    """What a file holds, and nobody else adds to it meanwhile; made where it is not there."""
+def _locked(path: Path) -> Iterator[bytes]:
+    """A file's bytes, locked against other writers within the context; creates the file."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -201,7 +199,7 @@ def _alone_with(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
-                # Whoever held it before may have put another in its place.
+                # Another writer may have replaced it.
                 is_current = os.path.samestat(os.fstat(file.fileno()), path.stat())
             except FileNotFoundError:
                 is_current = False

@@ -1,6 +1,6 @@
-"""Files that are used again when they change, unless what they then hold cannot be used.
+"""Files that are read again when they change; invalid changes are ignored.
 
-It knows nothing of what is in them.
+It does not know what is in the files.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _log = logging.getLogger(__name__)
 
 
 class Watched(Generic[_T]):
-    """What some files hold together.
+    """The parsed content of some files.
 
     Args:
         paths: The files.
-        parse: Their bytes to what they mean; raises AccessPolicyError for what cannot be used.
-        settle_s: Changed bytes count when they are the same so much later: an editor that empties
-            a file before it writes must not lock everybody out.
+        parse: Parses the files' bytes; raises AccessPolicyError if they are invalid.
+        settle_s: How long changed bytes must stay the same before they count: an editor that
+            empties a file before it writes must not lock everybody out.
 
     Raises:
-        AccessPolicyError: What they hold cannot be used.
+        AccessPolicyError: The files are invalid.
         OSError: A file cannot be read.
     """
 
@@ -44,42 +44,42 @@ class Watched(Generic[_T]):
         self._settle_s = settle_s
         self._lock = threading.Lock()
         self._last = self._read()
-        self._complaint = ""
+        self._last_error = ""
         self.value: _T = parse(self._last)
 
     def look(self) -> bool:
-        """Reads the files again; blocks. What cannot be used is logged once.
+        """Reads the files again, which blocks. Invalid content is logged once.
 
         Returns:
-            Whether `value` is another one now.
+            Whether `value` has changed.
         """
         with self._lock:
             try:
                 found = self._read()
                 if found == self._last:
-                    self._complaint = ""
+                    self._last_error = ""
                     return False
                 if self._settle_s:
                     time.sleep(self._settle_s)
                     if self._read() != found:
-                        return False  # being written; the next look will see all of it
+                        return False  # being written; the next call will see all of it
             except OSError as error:
-                return self._complain(f"{error.filename}: {error.strerror}")
+                return self._ignore(f"{error.filename}: {error.strerror}")
             try:
                 value = self._parse(found)
             except AccessPolicyError as error:
-                return self._complain(str(error))
-            self._last, self._complaint, self.value = found, "", value
+                return self._ignore(str(error))
+            self._last, self._last_error, self.value = found, "", value
         _log.info("%s was read again", self._names)
         return True
 
     def _read(self) -> tuple[bytes, ...]:
         return tuple(path.read_bytes() for path in self._paths)
 
-    def _complain(self, complaint: str) -> bool:
-        if complaint != self._complaint:
-            self._complaint = complaint
-            _log.error("%s; what %s held before still counts", complaint, self._names)
+    def _ignore(self, error: str) -> bool:
+        if error != self._last_error:
+            self._last_error = error
+            _log.error("%s; the previous content of %s stays in use", error, self._names)
         return False
 
     @property

@@ -6,6 +6,7 @@ requests, threads or queues; `predict` may be called from several threads at onc
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,15 @@ class Bundle:
     def input_size(self) -> tuple[int, int]:
         """Height and width of the images that `predict` takes, in pixels."""
         return self.metadata.resize.height, self.metadata.resize.width
+
+    @functools.cached_property
+    def embedding_size(self) -> int:
+        """Length of the feature vectors; measured if the graph leaves it open."""
+        for output in self.session.get_outputs():
+            if output.name == "embedding" and isinstance(output.shape[-1], int):
+                return int(output.shape[-1])
+        _, embedding = self.predict_and_embed(self.metadata.golden.image[np.newaxis])
+        return int(embedding.shape[1])
 
     @property
     def max_concurrency(self) -> int:

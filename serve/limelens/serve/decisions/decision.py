@@ -1,7 +1,6 @@
 """From probabilities to a decision: top labels, thresholds with abstention, alerts.
 
-Pure functions on plain values, the same for the server and for the command line in process. It
-knows nothing of messages, of sessions or of queues.
+Pure functions on plain values, shared by the server and the client without a server.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ _MANY_LABELS: Final = 64
 
 
 class Decision(StrEnum):
-    """Whether an answer was given."""
+    """Whether the model decided."""
 
     LABEL = "label"
-    """The label or the labels are the decision."""
+    """It decided on a label, or on several."""
     ABSTAINED = "abstained"
     """No label reached its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A label with the model's probability for it.
+    """A label and the model's probability for it.
 
     Args:
-        label: Its name.
+        label: The label.
         probability: 0 to 1.
     """
 
@@ -46,18 +45,18 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one image.
+    """A model's prediction for one image.
 
     Args:
-        decision: Whether the model decides or abstains.
-        label: The decided label; None when it abstained, and for multilabel models.
-        labels: Multilabel: every label at or over its threshold, most probable first.
-        alert: Whether a decided label is one that somebody must be told of.
-        scores: The most probable labels, most probable first; equal ones in the model's order.
-        threshold: The probability that a decision needed; 0 for multilabel models that used
-            their labels' own.
-        macro_label: The decided label's coarser category; None where there is none.
-        embedding: The feature vector; empty unless it was asked for.
+        decision: Whether the model decided or abstained.
+        label: The decided label; None if the model abstained, and for multilabel models.
+        labels: Multilabel: all labels that reach their thresholds, most probable first.
+        alert: Whether a decided label is an alert label.
+        scores: The most probable labels, most probable first; ties in the model's order.
+        threshold: The probability that a decision needed; 0 if a multilabel model used the
+            thresholds of its labels.
+        macro_label: The decided label's superclass; None if there is none.
+        embedding: The feature vector; empty unless it was requested.
     """
 
     decision: Decision
@@ -78,17 +77,17 @@ def decide(
     threshold: float | None = None,
     embedding: NDArray[np.float32] | None = None,
 ) -> Prediction:
-    """Decides one image.
+    """Decides for one image.
 
     Args:
-        probabilities: `(C,)`, in the order of the metadata's labels.
+        probabilities: `(C,)` float32, 0 to 1, in the order of the metadata's labels.
         metadata: The bundle's labels, thresholds and alert labels.
         top_k: How many scores, 1 to C; 0 means 5 or all, whichever is less.
-        threshold: In place of the bundle's own (multilabel: of every label's own).
-        embedding: `(D,)`, to be carried along.
+        threshold: Replaces the bundle's (multilabel: every label's) threshold.
+        embedding: `(D,)` float32, copied into the prediction.
 
     Returns:
-        The prediction. A label that exactly meets its threshold is decided.
+        The prediction. A label that exactly reaches its threshold is decided.
     """
     labels = metadata.labels
     values: list[float] = probabilities.tolist()
@@ -106,7 +105,7 @@ def decide(
         alert = not {*metadata.alert_labels}.isdisjoint(decided)
     else:
         needed = metadata.threshold if threshold is None else threshold
-        # Compared as float32: a threshold of 0.7 is met by the float32 next to 0.7.
+        # Compared as float32: the float32 nearest to 0.7 reaches a threshold of 0.7.
         label = labels[best] if probabilities[best] >= np.float32(needed) else None
         alert = label in metadata.alert_labels
     return Prediction(
@@ -124,23 +123,23 @@ def decide(
 
 
 def _by_probability(probabilities: NDArray[np.float32], values: list[float]) -> list[int]:
-    """Labels' numbers, the most probable first, equal ones in the model's order."""
+    """Indices of labels, most probable first, ties in the model's order."""
     if len(values) > _MANY_LABELS:
         order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
         return order
-    # For a few numbers numpy's calls cost more than the sorting.
+    # For a few numbers, sorting costs less than numpy's calls.
     return sorted(range(len(values)), key=values.__getitem__, reverse=True)
 
 
 def spoken_label(prediction: Prediction, alert_labels: Sequence[str]) -> str | None:
-    """The one label that a prediction says, for looking at several in a row.
+    """The one label of a prediction that smoothing counts.
 
     Args:
-        prediction: Of a multiclass or a multilabel model.
-        alert_labels: The model's; of several decided labels one of these goes first.
+        prediction: A multiclass or multilabel prediction.
+        alert_labels: The model's; among several decided labels, an alert label goes first.
 
     Returns:
-        The label; None where the model abstained.
+        The label; None if the model abstained.
     """
     if prediction.labels:
         alerts = [label for label in prediction.labels if label in alert_labels]

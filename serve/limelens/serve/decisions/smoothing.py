@@ -1,7 +1,4 @@
-"""One steady decision from a camera's flickering ones: k of the last n, with hysteresis.
-
-It knows labels and their order in time, and nothing of images, models or messages.
-"""
+"""One steady decision from a camera's flickering ones: k of the last n, with hysteresis."""
 
 from __future__ import annotations
 
@@ -9,18 +6,18 @@ from collections import deque
 
 
 class Smoothing:
-    """The smoothed decision of one stream; it begins unknown.
+    """The smoothed decision of one stream, which begins as unknown.
 
-    The decision changes to what a frame says once enough of the last `window` frames say it, and
-    becomes unknown once as many abstain. In between it stays what it was.
+    The decision changes to a label once enough of the last `window` frames have it, and becomes
+    unknown once as many frames abstain. Otherwise it stays.
 
     Args:
-        window: Frames looked back on, at least 1.
-        required: Frames that must agree: more than half of the window, so that no two labels
+        window: How many frames to consider, at least 1.
+        required: How many of them must agree: more than half of the window, so that no two labels
             can both have enough.
-        required_to_alert: In its place for labels that somebody must be told of, 1 to `required`;
-            None is `required`. Where it is less, what was said before an alert does not count
-            against it: else the frames before it would clear it at once.
+        required_to_alert: How many must agree on an alert label, 1 to `required`; None is
+            `required`. If it is less, an alert discards the frames before it, which would clear it
+            at once.
     """
 
     def __init__(
@@ -37,11 +34,11 @@ class Smoothing:
         return self._label
 
     def add(self, label: str | None, *, is_alert: bool = False) -> str | None:
-        """Takes one frame's decision.
+        """Adds one frame's decision.
 
         Args:
-            label: What the frame says; None where the model abstained.
-            is_alert: Whether somebody must be told of it.
+            label: The frame's label; None if the model abstained.
+            is_alert: Whether it is an alert label.
 
         Returns:
             The smoothed decision.
@@ -56,6 +53,6 @@ class Smoothing:
         return self._label
 
     def forget(self) -> None:
-        """Makes the decision unknown: what was seen so far no longer counts."""
+        """Makes the decision unknown and discards all frames."""
         self._last.clear()
         self._label = None

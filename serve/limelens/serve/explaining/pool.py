@@ -66,6 +66,11 @@ class Explainer:
         self._count = 0
         self._seconds_each = 2.0
 
+    @property
+    def num_open(self) -> int:
+        """Explanations that run or wait."""
+        return self._count
+
     async def explain(
         self, bundle: Bundle, spec: ExplainSpec, *, deadline: float | None = None
     ) -> RenderedExplanation:

@@ -1,5 +1,5 @@
 """What the operator sees of a server: metrics, probes, traces and logs.
 
-The service reports events to an `Observer`; metrics and traces are observers. Nothing here holds
-images, tokens or other contents of requests.
+The services notify an `Observer`; metrics and traces are observers. None of them ever holds images,
+tokens or other content of requests.
 """

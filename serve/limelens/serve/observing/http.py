@@ -1,7 +1,7 @@
-"""A small HTTP port for those who watch: metrics and probes, and nothing else.
+"""A small HTTP server for metrics and probes.
 
-waitress reads requests on one thread and hands whole ones to two others, so that slow clients
-keep nobody from being answered. It knows what it was handed: a registry and a question.
+waitress reads requests on one thread and answers complete ones on two others, so that slow clients
+do not hold up the rest.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class HttpPort:
-    """Listens from its making on and answers until it is closed.
+    """Listens from its construction until it is closed.
 
-    `/metrics` tells the registry (OpenMetrics to who accepts it), `/healthz` that the process
-    lives, `/readyz` whether calls are welcome: 200, or 503 and why not.
+    `/metrics` returns the registry (as OpenMetrics if accepted), `/healthz` 200 while the process
+    lives, `/readyz` 200 while the server takes calls, else 503 and the reason.
 
     Args:
         listen: `HOST:PORT`; port 0 takes a free one.
-        registry: What `/metrics` tells.
-        reason: Why no calls are welcome; empty while they are. Called from other threads.
-        insecure: Whether other machines may reach it.
+        registry: The metrics.
+        reason: Why the server takes no calls; empty while it does. Called from other threads.
+        insecure: Whether other machines may connect.
 
     Raises:
-        ListenError: The address may not or cannot be listened on.
+        ListenError: The server may not or cannot listen there.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HttpPort:
             cleanup_interval=_IDLE_S // 2,
             max_request_header_size=_MAX_HEADERS,
             max_request_body_size=1,
-            asyncore_use_poll=True,  # select() ends at file 1024, which cameras use up
+            asyncore_use_poll=True,  # select() cannot use files above 1024, which cameras take
             log_socket_errors=False,
             ident=None,
         )
@@ -77,8 +77,8 @@ class HttpPort:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops listening and drops what connections there are."""
-        # Its loop ends when no connection is left, and only it may touch them.
+        """Stops listening and closes all connections."""
+        # Its loop ends with the last connection, and only the loop may close connections.
         self._server.trigger.pull_trigger(self._drop)
         self._thread.join(_IDLE_S)
         self._server.task_dispatcher.shutdown()
@@ -127,10 +127,10 @@ def _text(
 
 
 def check_address(listen: str, *, insecure: bool = False) -> tuple[socket.AddressFamily, _Address]:
-    """Where a `HOST:PORT` is on this machine.
+    """The family and the socket address of a `HOST:PORT` of this machine.
 
     Raises:
-        ListenError: It is no such thing, or others can reach it and may not.
+        ListenError: It is malformed, or other machines could connect without `insecure`.
     """
     try:
         host, port = parse_address(listen)

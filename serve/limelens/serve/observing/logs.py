@@ -1,7 +1,6 @@
-"""Lines of the log, for people or for machines, each with the call that it belongs to.
+"""Sets up a process's log: lines for people or JSON, each with the call that it belongs to.
 
-It sets up the logging of a process; who writes what is the others' business. The level holds for
-limelens alone: other libraries tell at DEBUG what they read in images.
+The level applies to limelens only: at DEBUG, other libraries log what they read in images.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ _CONTROL[0x2029] = "\\u2029"
 
 
 def set_up_logs(level: int, log_format: LogFormat = "text", *, worker: int | None = None) -> None:
-    """Writes the log of this process to stderr, unless it is set up already.
+    """Logs to stderr, unless logging is set up already.
 
     Args:
-        level: The least that is written of limelens; of others at least INFO.
-        log_format: `text` is a line for people, `json` an object a line.
-        worker: Its number, where this process is one of several that answer on one port.
+        level: The lowest level for limelens; for other libraries it is at least INFO.
+        log_format: `text` writes lines for people, `json` an object on each line.
+        worker: This process's number if several share a port.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -38,18 +37,18 @@ def set_up_logs(level: int, log_format: LogFormat = "text", *, worker: int | Non
         if log_format == "json"
         else _Line(_TEXT)
     )
-    handler.addFilter(_is_ours_or_loud)
-    handler.addFilter(_Placed(worker))
+    handler.addFilter(_is_wanted)
+    handler.addFilter(_AddFields(worker))
     logging.basicConfig(level=level, handlers=[handler])
-    logging.captureWarnings(True)  # libraries print theirs past every format
+    logging.captureWarnings(True)  # or libraries would print theirs unformatted
 
 
-def _is_ours_or_loud(record: logging.LogRecord) -> bool:
+def _is_wanted(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.INFO or record.name.partition(".")[0] == "limelens"
 
 
-class _Placed(logging.Filter):
-    """Puts the worker and the fields of the call that is answered on a line; lets all pass."""
+class _AddFields(logging.Filter):
+    """Adds the worker and the current call's fields to each line; drops none."""
 
     def __init__(self, worker: int | None) -> None:
         super().__init__()
@@ -67,7 +66,7 @@ class _Placed(logging.Filter):
 
 
 class _Line(logging.Formatter):
-    """One line for people, whatever a caller put into a name."""
+    """One line for people, with control characters of names escaped."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         text = super().formatMessage(record).translate(_CONTROL)

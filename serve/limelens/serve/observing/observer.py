@@ -1,7 +1,7 @@
-"""What may be told of a server's work, and telling several listeners at once.
+"""What happens in a server, as notifications for metrics and traces.
 
-An observer is told of facts that have happened already; it cannot change an answer and may not
-raise. Only `image_ended` is called from workers' threads, everything else on the event loop.
+Observers are notified after the fact: they cannot change a response and must not raise. Only
+`image_completed` is called from worker threads, everything else on the event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limelens.serve.errors import (
     ExpiredError,
@@ -24,81 +24,80 @@ from limelens.serve.errors import (
 if TYPE_CHECKING:
     from limelens.serve.call_context import Call
     from limelens.serve.decisions.decision import Prediction
+    from limelens.serve.decisions.frame_status import FrameStatus
     from limelens.serve.explaining.rendering import RenderedExplanation
     from limelens.serve.repository.model_version import ModelVersion
     from limelens.serve.scheduling.inference import Completion, InferenceResult
 
 Metadata = Iterable[tuple[str, str | bytes]]
-Told = Callable[["RenderedExplanation"], "RenderedExplanation"]
-"""Is handed an explanation that was made, and gives it back."""
 
 
-class ExplanationFate(StrEnum):
-    """How it ended for one explanation."""
+class ExplanationStatus(StrEnum):
+    """How an explanation ended."""
 
     DONE = "done"
-    """It was answered."""
+    """It was sent."""
     CANCELLED = "cancelled"
-    """Its caller left, or its deadline passed on the way to the caller."""
+    """The client left, or the deadline passed while it was being sent."""
     EXPIRED = "expired"
-    """Its deadline passed first, or nobody read it."""
+    """The deadline passed first, or the client did not read."""
     REFUSED = "refused"
     """Too many were waiting."""
     INVALID = "invalid"
-    """The image or a parameter could not be used."""
+    """The image or a parameter cannot be used."""
     FAILED = "failed"
-    """Anything else."""
+    """Any other error."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answered:
-    """The images of one request have their answers.
+class RequestClassified:
+    """A model ran all images of a request.
 
     Args:
-        served: The model that answered.
-        outcomes: One for each image.
-        predictions: The same; empty where feature vectors alone were asked for.
-        arrived_at: When the request came, by `time.monotonic`.
+        model: The model.
+        results: One for each image.
+        predictions: One for each image; empty if only feature vectors were requested.
+        arrived_at: When the request arrived, by `time.monotonic`.
     """
 
-    served: ModelVersion
-    outcomes: Sequence[InferenceResult]
+    model: ModelVersion
+    results: Sequence[InferenceResult]
     predictions: Sequence[Prediction]
     arrived_at: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameClassified:
-    """A camera's frame was classified.
+    """A model ran a camera's frame.
 
     Args:
-        served: The model that answered.
-        outcome: What it gave.
-        prediction: The frame's own.
-        arrived_at: When the frame came, by `time.monotonic`.
+        model: The model.
+        result: Its numbers.
+        prediction: The decision for this frame alone.
+        arrived_at: When the frame arrived, by `time.monotonic`.
     """
 
-    served: ModelVersion
-    outcome: InferenceResult
+    model: ModelVersion
+    result: InferenceResult
     prediction: Prediction
     arrived_at: float
 
 
 @dataclass(frozen=True, eq=False)
 class ExplanationEnded:
-    """One explanation that is over.
+    """An explanation ended.
 
     Args:
-        served: The model that was explained.
-        fate: How it ended.
-        explained: The last that was made; None where none was.
-        began: When it was asked for, by `time.monotonic`.
-        ended: When it was over.
-        not_finite: Whether it ended because the model's numbers were unusable.
+        model: The model that was explained.
+        status: How it ended.
+        explained: The last explanation that was computed; None if there was none.
+        began: When it was requested, by `time.monotonic`.
+        ended: When it ended.
+        not_finite: Whether it ended because the model's output was not finite.
     """
 
-    served: ModelVersion
-    fate: ExplanationFate
+    model: ModelVersion
+    status: ExplanationStatus
     explained: RenderedExplanation | None
     began: float
     ended: float
@@ -106,133 +105,99 @@ class ExplanationEnded:
 
 
 class Observer:
-    """Is told what happens, and ignores all of it; listeners override what they care about."""
+    """Ignores every notification; subclasses override those that they need."""
 
     def call_began(self, call: Call, metadata: Metadata) -> None:
-        """A call arrived. `metadata` holds tokens: it is for looking up known keys alone."""
+        """A call arrived. `metadata` holds tokens: look up known keys only."""
 
     def call_ended(self, call: Call, code: str) -> None:
-        """A call is about to be answered with a status of this name, or was left."""
+        """A call is about to end with a status of this name, or its client left."""
 
-    def image_ended(self, ended: Completion) -> None:
+    def image_completed(self, completion: Completion) -> None:
         """An image left an engine. Called from a worker's thread; must be quick."""
 
-    def answered(self, answered: Answered) -> None:
-        """The images of one request have their answers."""
+    def request_classified(self, classified: RequestClassified) -> None:
+        """A model ran all images of a request."""
 
-    def frame_ended(self, served: ModelVersion, fate: str) -> None:
-        """A camera's frame has its answer; the fate is a name of `answers.FrameStatus`."""
+    def frame_ended(self, model: ModelVersion, status: FrameStatus) -> None:
+        """The response to a camera's frame is ready."""
 
     def frame_classified(self, classified: FrameClassified) -> None:
-        """A camera's frame was classified; `frame_ended` is told as well."""
+        """A camera's frame was classified; `frame_ended` follows."""
 
-    def camera_alerted(self, served: ModelVersion) -> None:
-        """A camera's decision changed to a label that somebody must be told of."""
+    def camera_alerted(self, model: ModelVersion) -> None:
+        """A camera's smoothed decision changed to an alert label."""
 
-    def answers_lost(self, served: ModelVersion, count: int) -> None:
-        """Answers were thrown away because their camera does not read."""
+    def responses_lost(self, model: ModelVersion, count: int) -> None:
+        """Responses were dropped because their camera does not read."""
 
-    def explained(self, ended: ExplanationEnded) -> None:
-        """An explanation is over."""
+    def explanation_ended(self, ended: ExplanationEnded) -> None:
+        """An explanation ended."""
 
     def close(self) -> None:
-        """The server is down."""
+        """The server stopped."""
 
 
-class Observers(Observer):
-    """Tells several, in their order.
+def notify_all(observers: Sequence[Observer]) -> Observer:
+    """One observer that notifies several, in their order; it skips what they ignore."""
+    combined = Observer()
+    for name, ignored in vars(Observer).items():
+        interested = [one for one in observers if getattr(type(one), name) is not ignored]
+        if not name.startswith("_") and interested:
+            setattr(combined, name, _call_all([getattr(one, name) for one in interested]))
+    return combined
+
+
+def _call_all(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    if len(functions) == 1:
+        return functions[0]
+
+    def call(*arguments: Any) -> None:
+        for function in functions:
+            function(*arguments)
+
+    return call
+
+
+@dataclass(slots=True, eq=False)
+class ExplanationRecord:
+    """Where the code inside `explaining` leaves what it has computed.
 
     Args:
-        listeners: Who is told.
+        explained: The last explanation; None if there is none yet.
     """
 
-    def __init__(self, listeners: Iterable[Observer]) -> None:
-        self._listeners = tuple(listeners)
-
-    def call_began(self, call: Call, metadata: Metadata) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.call_began(call, metadata)
-
-    def call_ended(self, call: Call, code: str) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.call_ended(call, code)
-
-    def image_ended(self, ended: Completion) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.image_ended(ended)
-
-    def answered(self, answered: Answered) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.answered(answered)
-
-    def frame_ended(self, served: ModelVersion, fate: str) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.frame_ended(served, fate)
-
-    def frame_classified(self, classified: FrameClassified) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.frame_classified(classified)
-
-    def camera_alerted(self, served: ModelVersion) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.camera_alerted(served)
-
-    def answers_lost(self, served: ModelVersion, count: int) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.answers_lost(served, count)
-
-    def explained(self, ended: ExplanationEnded) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.explained(ended)
-
-    def close(self) -> None:
-        """See `Observer`."""
-        for one in self._listeners:
-            one.close()
+    explained: RenderedExplanation | None = None
 
 
 @contextmanager
 def explaining(
-    observer: Observer, served: ModelVersion, began: float | None = None
-) -> Iterator[Told]:
-    """Tells an observer how an explanation ended.
+    observer: Observer, model: ModelVersion, began: float | None = None
+) -> Iterator[ExplanationRecord]:
+    """Notifies an observer once of how an explanation ended.
 
     Args:
-        observer: Who is told, once.
-        served: The model that is explained.
-        began: When it was asked for, by `time.monotonic`; None is now.
+        observer: Is notified.
+        model: The model that is explained.
+        began: When the explanation was requested, by `time.monotonic`; None means now.
 
     Yields:
-        Is handed every explanation that is made, and gives it back.
+        Where to leave every explanation that is computed.
     """
     began = time.monotonic() if began is None else began
-    made: list[RenderedExplanation] = []
-
-    def told(explained: RenderedExplanation) -> RenderedExplanation:
-        made[:] = [explained]
-        return explained
-
+    record = ExplanationRecord()
     error: BaseException | None = None
     try:
-        yield told
+        yield record
     except BaseException as raised:
         error = raised
         raise
     finally:
-        observer.explained(
+        observer.explanation_ended(
             ExplanationEnded(
-                served=served,
-                fate=_fate(error),
-                explained=made[0] if made else None,
+                model=model,
+                status=_status(error),
+                explained=record.explained,
                 began=began,
                 ended=time.monotonic(),
                 not_finite=isinstance(error, ModelOutputError),
@@ -240,17 +205,17 @@ def explaining(
         )
 
 
-def _fate(error: BaseException | None) -> ExplanationFate:
+def _status(error: BaseException | None) -> ExplanationStatus:
     match error:
         case None:
-            return ExplanationFate.DONE
+            return ExplanationStatus.DONE
         case asyncio.CancelledError():
-            return ExplanationFate.CANCELLED
+            return ExplanationStatus.CANCELLED
         case ExpiredError():
-            return ExplanationFate.EXPIRED
+            return ExplanationStatus.EXPIRED
         case OverloadedError():
-            return ExplanationFate.REFUSED
+            return ExplanationStatus.REFUSED
         case InvalidRequestError():
-            return ExplanationFate.INVALID
+            return ExplanationStatus.INVALID
         case _:
-            return ExplanationFate.FAILED
+            return ExplanationStatus.FAILED

@@ -1,6 +1,6 @@
-"""How long the event loop was held: while it is, nobody is answered, not even about the health.
+"""Measures how long the event loop is blocked: meanwhile no call is answered, not even health.
 
-It wakes up at fixed times and sees how late it is. It knows nothing of who held the loop.
+A task wakes up at fixed times and measures how late it is. What blocked the loop stays unknown.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SLICES: Final = 6
 
 
 class Pauses:
-    """The longest pause of an event loop, of the last minute and of all time.
+    """The longest pause of an event loop, in the last minute and ever.
 
     Args:
-        every_s: How often it looks: shorter pauses are seen in part, or not at all.
+        every_s: How often to measure; shorter pauses are seen in part or not at all.
     """
 
     def __init__(self, every_s: float = _EVERY_S) -> None:
@@ -26,23 +26,23 @@ class Pauses:
         self._task: asyncio.Task[None] | None = None
         self._slices: deque[tuple[float, float]] = deque(maxlen=_SLICES)
         self.longest_s = 0.0
-        """Of all time, in seconds."""
+        """The longest pause ever, in seconds."""
 
     @property
     def recent_s(self) -> float:
-        """The longest of about the last minute, in seconds."""
+        """The longest pause of about the last minute, in seconds."""
         return max((pause for _, pause in list(self._slices)), default=0.0)
 
     def start(self) -> None:
-        """Begins to look at the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._look())
+        """Starts to measure the running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._measure())
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops measuring."""
         if self._task is not None:
             self._task.cancel()
 
-    async def _look(self) -> None:
+    async def _measure(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._slices.append((began, 0.0))

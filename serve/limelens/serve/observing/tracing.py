@@ -1,10 +1,10 @@
-"""Traces: a span for each call, within the trace of its caller, and one for each stage of the work.
+"""Traces: a span for each call, in its client's trace, and one for each stage of the work.
 
-Spans are told to an OpenTelemetry collector in the background. They carry names, numbers and
-times, never images. A camera's stream is one span; each of its frames is a trace of its own
-that points at it, because a stream goes on for weeks.
+Spans go to an OpenTelemetry collector in the background. They carry names, numbers and times, never
+images. A camera stream is one span; each of its frames is a trace of its own with a link to it,
+because a stream may last for weeks.
 
-It needs `limelens[tracing]`; whoever imports it without gets a `MissingExtraError`.
+Importing this module without `limelens[tracing]` raises `MissingExtraError`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from limelens.serve.addresses import parse_address
 from limelens.serve.call_context import Call, current
 from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.serve.observing.observer import (
-    Answered,
     ExplanationEnded,
-    ExplanationFate,
+    ExplanationStatus,
     FrameClassified,
     Metadata,
     Observer,
+    RequestClassified,
 )
 from limelens.serve.status import code_number, is_fault
 
@@ -50,21 +50,21 @@ if TYPE_CHECKING:
     from limelens.serve.scheduling.inference import InferenceResult
 
 MAX_TRACED: Final = 32
-"""Images of one request whose stages have spans; those of more are left out."""
+"""How many images of a request have spans for their stages."""
 _CLOSE_S: Final = 3.0
 _UNKNOWN: Final = "unknown_service"
 _Attributes = dict[str, str | int | float | bool]
 
 
 def tracing_to(target: str) -> Tracing:
-    """Traces that are sent somewhere. Variables `OTEL_…` set all that is not said here.
+    """Traces that go to a collector or to stderr. `OTEL_…` variables set everything else.
 
     Args:
         target: `HOST:PORT` of an OTLP receiver over gRPC in plaintext, `https://HOST:PORT` with
-            TLS, `otlp` for where `OTEL_EXPORTER_OTLP_ENDPOINT` says, or `console` for stderr.
+            TLS, `otlp` for the receiver in `OTEL_EXPORTER_OTLP_ENDPOINT`, or `console` for stderr.
 
     Raises:
-        LimelensError: It is nothing of that.
+        LimelensError: The target is none of these.
     """
     exporter: SpanExporter
     if target == "console":
@@ -84,10 +84,10 @@ def tracing_to(target: str) -> Tracing:
 
 
 class Tracing(Observer):
-    """Turns what it is told into spans.
+    """Turns notifications into spans.
 
     Args:
-        provider: Takes the spans; is shut down with the server.
+        provider: Receives the spans; it is shut down with the server.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -109,9 +109,9 @@ class Tracing(Observer):
             },
         )
         self._spans[call] = span
-        found = span.get_span_context()
-        if found.is_valid:
-            call.trace_id = f"{found.trace_id:032x}"
+        context = span.get_span_context()
+        if context.is_valid:
+            call.trace_id = f"{context.trace_id:032x}"
 
     def call_ended(self, call: Call, code: str) -> None:
         """See `Observer`."""
@@ -127,22 +127,22 @@ class Tracing(Observer):
                 span.set_status(Status(StatusCode.ERROR, code))
         span.end()
 
-    def answered(self, answered: Answered) -> None:
+    def request_classified(self, classified: RequestClassified) -> None:
         """See `Observer`."""
         parent = self._parent()
         if parent is None:
             return
-        parent.set_attribute("limelens.images", len(answered.outcomes))
-        for index, outcome in enumerate(answered.outcomes[:MAX_TRACED]):
-            self._stages(parent, _stages(outcome, answered.arrived_at), {"limelens.image": index})
+        parent.set_attribute("limelens.images", len(classified.results))
+        for index, result in enumerate(classified.results[:MAX_TRACED]):
+            self._stages(parent, _stages(result, classified.arrived_at), {"limelens.image": index})
 
     def frame_classified(self, classified: FrameClassified) -> None:
         """See `Observer`."""
         stream = self._parent()
         if stream is None:
             return
-        served, prediction = classified.served, classified.prediction
-        stages = _stages(classified.outcome, classified.arrived_at)
+        model = classified.model
+        stages = _stages(classified.result, classified.arrived_at)
         offset = _offset_ns()
         frame = self._tracer.start_span(
             "frame",
@@ -150,23 +150,23 @@ class Tracing(Observer):
             links=[Link(stream.get_span_context())],
             start_time=_ns(classified.arrived_at, offset),
             attributes={
-                "limelens.model": served.name,
-                "limelens.version": served.version,
-                "limelens.alert": prediction.alert,
+                "limelens.model": model.name,
+                "limelens.version": model.version,
+                "limelens.alert": classified.prediction.alert,
             },
         )
         if frame.is_recording():
             self._stages(frame, stages, {})
         frame.end(_ns(stages[-1][2], offset))
 
-    def explained(self, ended: ExplanationEnded) -> None:
-        """See `Observer`. Stages that take turns are laid end to end: their lengths are true."""
+    def explanation_ended(self, ended: ExplanationEnded) -> None:
+        """See `Observer`. Stages that alternate are laid end to end: their lengths are right."""
         parent = self._parent()
         if parent is None or ended.explained is None:
             return
         explanation = ended.explained.explanation
         parent.set_attribute("limelens.samples", explanation.num_samples)
-        if ended.fate is not ExplanationFate.DONE:
+        if ended.status is not ExplanationStatus.DONE:
             return
         spent = explanation.timings_ms
         at = ended.explained.started_at
@@ -182,10 +182,10 @@ class Tracing(Observer):
         self._stages(parent, stages, {})
 
     def close(self) -> None:
-        """Sends what is left, for a moment at most: nobody waits for a collector that is gone."""
-        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
-        sending.start()
-        sending.join(_CLOSE_S)
+        """Sends the last spans, for a short time: the collector may be gone."""
+        thread = threading.Thread(target=self._provider.shutdown, daemon=True)
+        thread.start()
+        thread.join(_CLOSE_S)
 
     def _parent(self) -> Span | None:
         call = current.get()
@@ -205,7 +205,7 @@ class Tracing(Observer):
 
 
 def _collector(target: str) -> str:
-    """The URL of an OTLP receiver, of the address by which it was named."""
+    """The URL of an OTLP receiver."""
     scheme, _, address = target.rpartition("://")
     wrong = LimelensError(
         f"trace to {target!r}; expected HOST:PORT, https://HOST:PORT, otlp or console"
@@ -219,19 +219,19 @@ def _collector(target: str) -> str:
     return f"{scheme or 'http'}://{address}"
 
 
-def _stages(outcome: InferenceResult, arrived_at: float) -> list[tuple[str, float, float]]:
-    """Name, beginning and end by `time.monotonic`."""
-    started = outcome.started_at
-    decoded = started + outcome.decode_s
+def _stages(result: InferenceResult, arrived_at: float) -> list[tuple[str, float, float]]:
+    """Name, beginning and end of each stage, by `time.monotonic`."""
+    started = result.started_at
+    decoded = started + result.decode_s
     return [
         ("queue", arrived_at, started),
         ("decode", started, decoded),
-        ("run", decoded, decoded + outcome.run_s),
+        ("run", decoded, decoded + result.run_s),
     ]
 
 
 def _caller_context(metadata: Metadata) -> otel_context.Context:
-    """The trace that the caller is in, by the headers that `OTEL_PROPAGATORS` names."""
+    """The client's trace, from the headers that `OTEL_PROPAGATORS` names."""
     known = propagate.get_global_textmap().fields
     carrier = {key: value for key, value in metadata if key in known and isinstance(value, str)}
     return propagate.extract(carrier, context=otel_context.Context())

@@ -28,14 +28,14 @@ from limelens.serve.processes.layout import num_threads_of, share_of
 from limelens.serve.processes.messages import Assignment, Epoch
 from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
+from limelens.serve.processes.signals import Signals
+from limelens.serve.processes.starting import announce_to, log_start
 from limelens.serve.processes.worker_process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.registry import ready_line
 from limelens.serve.repository.reload import Watcher, watcher_for
 from limelens.serve.repository.validation import Validator
 from limelens.serve.rpc.server_config import ServerConfig
-from limelens.serve.rpc.signals import Signals
-from limelens.serve.rpc.starting import announce_to, log_start
 from limelens.serve.scheduling.statistics import Statistics
 
 if TYPE_CHECKING:

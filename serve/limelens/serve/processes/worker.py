@@ -27,7 +27,8 @@ from limelens.serve.processes.channel import Channel, receive_first
 from limelens.serve.processes.messages import Assignment, Epoch, Loaded
 from limelens.serve.processes.staged_registry import StagedRegistry
 from limelens.serve.repository.loading import load_and_warm
-from limelens.serve.rpc.server import Server, Siblings, allow_many_connections, loop_factory
+from limelens.serve.rpc.server import Server, Siblings, loop_factory
+from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.scheduling.statistics import Statistics, total
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Worker:
         return total(await self._channel.request("statistics", path))
 
     def _own_statistics(self, path: Path) -> Statistics:
-        return Statistics() if self._server is None else self._server.counting.of(path)
+        return Statistics() if self._server is None else self._server.runner.counting.of(path)
 
     def _sample(self) -> None:
         if self._metrics is not None:

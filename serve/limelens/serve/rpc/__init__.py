@@ -1,1 +1,1 @@
-"""What arrives by gRPC: interceptor, services, requests, responses and the server itself."""
+"""gRPC: the server, its interceptor and services, requests and responses."""

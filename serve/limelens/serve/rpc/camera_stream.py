@@ -1,9 +1,9 @@
-"""One camera: frames in, answers out, always the newest frame first.
+"""One camera stream: frames in, responses out, always the newest frame first.
 
-A worker takes the newest frame at the moment its turn comes; frames that were overtaken are
-answered as such at once. Memory holds one frame, one explanation and a bounded number of small
-answers, however slowly the camera's other end reads. It knows messages and one stream's state, and
-leaves queueing to the engine and explaining to `limelens.serve.rpc.on_change`.
+A worker takes the newest frame when its turn comes; frames that were superseded get their response
+at once. Memory holds one frame, one explanation and a bounded number of small responses, however
+slowly the client reads. It knows messages and one stream's state; queueing is up to the engine, and
+explaining to `limelens.serve.rpc.on_change`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +22,8 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle import Bundle
 from limelens.serve.decisions.decision import decide, spoken_label
+from limelens.serve.decisions.frame_status import FrameStatus
 from limelens.serve.decisions.smoothing import Smoothing
 from limelens.serve.errors import (
     ExpiredError,
@@ -32,42 +33,43 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
+from limelens.serve.image import ResizeRule
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.observing.observer import FrameClassified, Observer
+from limelens.serve.observing.observer import FrameClassified
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.rpc.latest_value import LatestValue
-from limelens.serve.rpc.on_change import Change, Changes, Tell
-from limelens.serve.rpc.requests.classify import Limits, read_image
+from limelens.serve.rpc.model_runner import ModelRunner
+from limelens.serve.rpc.on_change import Change, Changes, Report
+from limelens.serve.rpc.requests.classify import read_image
 from limelens.serve.rpc.requests.stream import StreamSettings, read_change
 from limelens.serve.rpc.responses import model_ref, prediction_message, timings_message
-from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduling.engine import Engine
-from limelens.serve.scheduling.inference import InferenceResult, Priority
+from limelens.serve.rpc.transport.reading import read_within, write_within
+from limelens.serve.scheduling.inference import InferenceResult, PendingImage, Priority
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
-END: Final = grpc.aio.EOF
-"""What reading gives once the other end has said all."""
+END: Final[Any] = grpc.aio.EOF
+"""What `read` returns after the client's last message."""
 MAX_UNREAD: Final = 256
-"""Answers kept for a slow reader; the oldest go first."""
+"""How many responses are kept for a slow reader; the oldest are dropped first."""
 MAX_LOST: Final = 2048
-"""Answers lost to a slow reader until the stream is ended."""
+"""How many responses a slow reader may lose before the stream is ended."""
 EXPLAIN_AFTER_END_S: Final = 10.0
-"""How long explanations are waited for once the camera has said all."""
-_FATES: Final = {
-    number: name.removeprefix("FRAME_STATUS_").lower()
-    for name, number in service_pb2.FrameStatus.items()
+"""How long explanations may take after the camera's last message."""
+_STATUSES: Final = {
+    service_pb2.FrameStatus.Value(f"FRAME_STATUS_{status.name}"): status
+    for status in FrameStatus
+    if status is not FrameStatus.LOST  # only clients report it
 }
-_NEWS: Final = (
-    service_pb2.FRAME_STATUS_EXPLANATION,
-    service_pb2.FRAME_STATUS_DECISION_EXPIRED,
-)
-"""They answer no frame."""
+_NO_FRAME: Final = (FrameStatus.EXPLANATION, FrameStatus.DECISION_EXPIRED)
+"""Responses of these statuses do not respond to a frame."""
+_Context = grpc.aio.ServicerContext[
+    service_pb2.ClassifyStreamRequest, service_pb2.ClassifyStreamResponse
+]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class _Arrival:
-    message: service_pb2.Frame  # without its image, of which `image` is a copy
+    message: service_pb2.Frame  # without its image: `image` is a copy of it
     image: EncodedImage
     arrived_at: float
 
@@ -80,77 +82,84 @@ class Camera:
     """One stream from its configuration to its end.
 
     Args:
-        settings: What the configuration said.
-        served: The model that answers.
-        engine: What runs a bundle.
-        limits: Of the server.
-        idle_s: A stream that sends nothing for so long is ended.
-        newest: Which model answers from now on: it is asked before every frame, so that a stream
-            follows to a new version. Where it raises, the one before answers on.
-        changes: Explains changes of the decision, given what is to be told of them; None explains
-            none.
-        observer: Is told of every frame.
-        slow: Where frames are decoded that take long; None is in the workers.
+        settings: The stream's configuration.
+        model: The model that classifies the first frames.
+        runner: Runs the models.
+        newest: Returns the model to use from now on. It is called before every frame, so that the
+            stream moves to new versions; if it raises, the current model stays in use.
+        changes: Creates what explains changes of the decision, given where to report; None
+            explains nothing.
     """
 
     def __init__(
         self,
         settings: StreamSettings,
-        served: ModelVersion,
-        engine: Callable[[Bundle], Engine],
-        limits: Limits,
+        model: ModelVersion,
+        runner: ModelRunner,
         *,
-        idle_s: float,
         newest: Callable[[], ModelVersion],
-        changes: Callable[[Tell], Changes] | None = None,
-        observer: Observer | None = None,
-        slow: SlowImages | None = None,
+        changes: Callable[[Report], Changes] | None = None,
     ) -> None:
-        self._observer = observer or Observer()
-        self._slow = slow
         self._settings = settings
-        self._served = served
-        self._engine = engine
-        self._limits = limits
-        self._idle_s = idle_s
-        self._newest_model = newest
-        self._changes = None if changes is None else changes(self._tell_explained)
+        self._model = model
+        self._runner = runner
+        self._observer = runner.observer
+        self._idle_s = runner.settings.stream_idle_s
+        self._find_newest_model = newest
+        self._changes = None if changes is None else changes(self._report_explanation)
         self._smoothing = Smoothing(
             settings.window, settings.required, required_to_alert=settings.required_to_alert
         )
-        self._newest: LatestValue[_Arrival] = LatestValue()
+        self._lock = threading.Lock()  # of the next one, which a worker takes
+        self._newest: _Arrival | None = None
         self._classified_at = 0.0
         self._classified_id = -1
         self._ended_at = 0.0
-        self._answers: deque[service_pb2.ClassifyStreamResponse] = deque()
-        self._something = asyncio.Event()
+        self._responses: deque[service_pb2.ClassifyStreamResponse] = deque()
+        self._wake_up = asyncio.Event()
         self._last_id = -1
         self._num_dropped = 0
         self._num_lost = 0
-        self._last_told = ""
+        self._last_sent_label = ""
         self._ended = False
         self._stopping = False
 
-    def stop(self) -> None:
-        """Ends the stream after the frame under way: the server is going down."""
-        self._stopping = True
-        self._something.set()
+    @property
+    def model(self) -> ModelVersion:
+        """The model in use."""
+        return self._model
 
-    async def run(self, context: Any) -> None:
-        """Reads frames and writes answers until the camera ends the stream.
+    @property
+    def waiting(self) -> service_pb2.Frame | None:
+        """The newest frame, without its image, until a worker takes it."""
+        newest = self._newest
+        return None if newest is None else newest.message
+
+    @property
+    def unread(self) -> tuple[service_pb2.ClassifyStreamResponse, ...]:
+        """The responses that the client has not read yet."""
+        return tuple(self._responses)
+
+    def stop(self) -> None:
+        """Ends the stream after the current frame: the server is going down."""
+        self._stopping = True
+        self._wake_up.set()
+
+    async def run(self, context: _Context) -> None:
+        """Reads frames and writes responses until the client ends the stream.
 
         Raises:
-            InvalidRequestError: A message that is neither a frame nor allowed here.
-            ExpiredError: Nothing came for too long.
-            OverloadedError: The answers were not read.
+            InvalidRequestError: A message is not a frame.
+            ExpiredError: No frame came for too long.
+            OverloadedError: The client did not read the responses.
             UnavailableError: The server is going down.
         """
-        # With the first answer, gRPC would send it a second time where that is cut short by an
-        # error, fail, and leave the other end without an end.
+        # Sent together with the first response, an error that cuts that response short would make
+        # gRPC send the metadata twice, fail, and leave the client without a status.
         await context.send_initial_metadata(())
         tasks = [
             asyncio.create_task(self._read(context)),
-            asyncio.create_task(self._answer(context)),
+            asyncio.create_task(self._respond(context)),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -165,90 +174,96 @@ class Camera:
                 await self._changes.close()
             if self._num_lost:
                 _log.warning(
-                    "camera %s: %d answers were never read",
+                    "camera %s: %d responses were never read",
                     self._settings.camera_id,
                     self._num_lost,
                 )
 
-    async def _read(self, context: Any) -> None:
+    async def _read(self, context: _Context) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self._idle_s):
-                    message = await context.read()
-            except TimeoutError:
-                raise ExpiredError(
-                    f"no frame for {self._idle_s:g} seconds; expected one at least that often"
-                ) from None
+            message = await read_within(context, self._idle_s, "frame")
             if message is END:
                 self._ended = True
                 self._ended_at = time.monotonic()
-                self._something.set()
+                self._wake_up.set()
                 return
             if message.WhichOneof("message") != "frame":
                 raise InvalidRequestError(
                     "message", "not a frame; expected the configuration once and then frames"
                 )
-            self._arrive(message.frame)
-            del message  # not held until the next one comes
+            self._accept(message.frame)
+            del message  # or it would be held until the next one comes
             if self._num_lost > MAX_LOST:
                 raise OverloadedError(
-                    f"{self._num_lost} answers were not read in time; expected a reader that "
+                    f"{self._num_lost} responses were not read in time; expected a reader that "
                     "keeps up with its camera",
                     1.0,
                 )
 
-    def _arrive(self, frame: service_pb2.Frame) -> None:
+    def _accept(self, frame: service_pb2.Frame) -> None:
         if frame.frame_id < 0:
-            self._tell_invalid(frame, f"frame_id: {frame.frame_id}; expected at least 0")
+            self._put_invalid(frame, f"frame_id: {frame.frame_id}; expected at least 0")
             return
         if frame.frame_id <= self._last_id:
-            self._num_dropped += 1
-            self._tell(frame, service_pb2.FRAME_STATUS_OUT_OF_ORDER)
+            self._put_dropped(frame, FrameStatus.OUT_OF_ORDER)
             return
         self._last_id = frame.frame_id
         try:
-            image = read_image(frame.image, "image", self._limits, self._settings.region)
+            image = read_image(frame.image, "image", self._runner.limits, self._settings.region)
         except InvalidRequestError as error:
-            self._tell_invalid(frame, str(error))
+            self._put_invalid(frame, str(error))
             return
-        overtaken = self._newest.put(_Arrival(_without_image(frame), image, time.monotonic()))
-        if overtaken is not None:
-            self._num_dropped += 1
-            self._tell(overtaken.message, service_pb2.FRAME_STATUS_SUPERSEDED)
-        self._something.set()
+        arrival = _Arrival(_without_image(frame), image, time.monotonic())
+        with self._lock:
+            superseded, self._newest = self._newest, arrival
+        if superseded is not None:
+            self._put_dropped(superseded.message, FrameStatus.SUPERSEDED)
+        self._wake_up.set()
 
-    async def _answer(self, context: Any) -> None:
+    def take_newest(self) -> _Arrival:
+        """Takes the newest frame; called from a worker's thread when the stream's turn comes."""
+        with self._lock:
+            arrival, self._newest = self._newest, None
+        assert arrival is not None  # only this stream's one item takes frames
+        return arrival
+
+    def is_stale(self, arrival: _Arrival) -> bool:
+        """Whether a frame is too old to be classified."""
+        max_age_s = self._settings.max_age_s
+        return max_age_s is not None and time.monotonic() - arrival.arrived_at > max_age_s
+
+    async def _respond(self, context: _Context) -> None:
         while True:
-            while self._answers:
-                answer = self._answers.popleft()
-                answer.changed = answer.smoothed_label != self._last_told
-                self._last_told = answer.smoothed_label
-                if answer.changed and answer.alert:
-                    self._observer.camera_alerted(self._served)
-                await self._write(context, answer)
-                self._has_left(answer)
+            while self._responses:
+                response = self._responses.popleft()
+                response.changed = response.smoothed_label != self._last_sent_label
+                self._last_sent_label = response.smoothed_label
+                if response.changed and response.alert:
+                    self._observer.camera_alerted(self._model)
+                await write_within(context, response, self._idle_s)
+                self._left(response)
             if self._stopping:
                 raise UnavailableError("the server is going down; expected the camera to reconnect")
-            if not self._newest.is_empty:
+            if self._newest is not None:
                 await self._classify_newest()
                 continue
-            remaining_s = self._until_time_is_up()
+            remaining_s = self._time_left_s()
             if remaining_s is not None and remaining_s <= 0:
-                await self._time_is_up()
-            elif self._answers:
+                await self._time_out()
+            elif self._responses:
                 continue
             elif self._ended and (self._changes is None or self._changes.is_idle):
                 return
             else:
-                self._something.clear()
+                self._wake_up.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(remaining_s):
-                        await self._something.wait()
+                        await self._wake_up.wait()
 
-    def _until_time_is_up(self) -> float | None:
-        """Seconds until something happens by itself; None where nothing will."""
+    def _time_left_s(self) -> float | None:
+        """Seconds until `_time_out` is due; None means never."""
         if self._ended:
-            # Nobody looks at a decision any more; only explanations are waited for.
+            # The decision no longer matters; only explanations are waited for.
             if self._changes is None or self._changes.is_idle:
                 return None
             return self._ended_at + EXPLAIN_AFTER_END_S - time.monotonic()
@@ -256,187 +271,187 @@ class Camera:
             return None
         return self._classified_at + self._settings.max_decision_age_s - time.monotonic()
 
-    async def _time_is_up(self) -> None:
+    async def _time_out(self) -> None:
+        """Gives up explanations after the end, or a decision that is too old."""
         if self._ended and self._changes is not None:
             await self._changes.give_up()
             return
         self._smoothing.forget()
-        self._tell(
-            service_pb2.Frame(frame_id=self._classified_id),
-            service_pb2.FRAME_STATUS_DECISION_EXPIRED,
-        )
-
-    async def _write(self, context: Any, answer: service_pb2.ClassifyStreamResponse) -> None:
-        try:
-            async with asyncio.timeout(self._idle_s):
-                await context.write(answer)
-        except TimeoutError:
-            raise OverloadedError(
-                f"no answer was read for {self._idle_s:g} seconds; expected a reader that keeps up "
-                "with its camera",
-                1.0,
-            ) from None
+        self._put(service_pb2.Frame(frame_id=self._classified_id), FrameStatus.DECISION_EXPIRED)
 
     async def _classify_newest(self) -> None:
-        self._follow()
-        taken: list[_Arrival] = []
-        served = self._served
-        bundle = served.bundle
-
-        def take() -> EncodedImage:
-            frame = self._newest.take()
-            assert frame is not None  # only this stream's one item takes frames
-            taken.append(frame)
-            age_s = time.monotonic() - frame.arrived_at
-            if self._settings.max_age_s is not None and age_s > self._settings.max_age_s:
-                raise _StaleFrameError
-            return frame.image
-
-        decoded: list[NDArray[np.uint8]] = []
-
-        def prepare() -> NDArray[np.uint8]:
-            return decoded[0] if decoded else take().fitted(bundle.metadata.resize)
-
+        self._move_to_newest_model()
+        model = self._model
+        newest, turn = self._newest, _Turn(self)
+        image: PendingImage = turn
         try:
-            newest = self._newest.look()
-            if self._slow is not None and newest is not None and not newest.image.is_quick:
-                # No worker waits for another process.
+            if newest is not None and not newest.image.is_quick:
+                # No worker may wait for another process.
+                slow, rule = turn.take(), model.bundle.metadata.resize
                 try:
-                    decoded.append(await self._slow.fitted(take(), bundle.metadata.resize))
+                    image = await self._runner.slow_images.decode(slow, rule)
                 except OverloadedError:
-                    self._num_dropped += 1
-                    self._tell(taken[0].message, service_pb2.FRAME_STATUS_SUPERSEDED)
+                    self._put_dropped(turn.frame.message, FrameStatus.SUPERSEDED)
                     return
-            outcomes = await self._engine(bundle).classify(
-                bundle, [prepare], priority=Priority.FRAME
+            results = await self._runner.engine(model.bundle).classify(
+                model.bundle, [image], priority=Priority.FRAME
             )
         except _StaleFrameError:
-            self._num_dropped += 1
-            self._tell(taken[0].message, service_pb2.FRAME_STATUS_STALE)
+            self._put_dropped(turn.frame.message, FrameStatus.STALE)
         except InvalidRequestError as error:
-            self._tell_invalid(taken[0].message, str(error))
+            self._put_invalid(turn.frame.message, str(error))
         except ModelOutputError as error:
             _log.error("camera %s: %s", self._settings.camera_id, error)
             self._smoothing.forget()
-            self._tell(taken[0].message, service_pb2.FRAME_STATUS_FAILED, reason=str(error))
+            self._put(turn.frame.message, FrameStatus.FAILED, reason=str(error))
         else:
-            self._tell_classified(taken[0], outcomes[0], served)
+            self._put_classified(turn.frame, results[0], model)
 
-    def _follow(self) -> None:
-        """To the version that answers now; what was seen counts on where labels are the same."""
+    def _move_to_newest_model(self) -> None:
+        """Switches to a new version; smoothing goes on if its labels are the same."""
         try:
-            served = self._newest_model()
+            model = self._find_newest_model()
         except LimelensError:
             return
-        if served is self._served:
+        if model is self._model:
             return
-        if served.bundle.labels != self._served.bundle.labels:
+        if model.bundle.labels != self._model.bundle.labels:
             self._smoothing.forget()
-        _log.info("camera %s follows to version %d", self._settings.camera_id, served.version)
-        self._served = served
+        _log.info("camera %s moves to version %d", self._settings.camera_id, model.version)
+        self._model = model
 
-    def _tell_classified(
-        self, frame: _Arrival, outcome: InferenceResult, served: ModelVersion
+    def _put_classified(
+        self, arrival: _Arrival, result: InferenceResult, model: ModelVersion
     ) -> None:
-        answering = self._settings.answering
-        metadata = served.bundle.metadata
+        options = self._settings.options
+        metadata = model.bundle.metadata
         prediction = decide(
-            outcome.probabilities, metadata, top_k=answering.top_k, threshold=answering.threshold
+            result.probabilities, metadata, top_k=options.top_k, threshold=options.threshold
         )
-        if self._is_too_old():
+        if self._is_decision_too_old():
             self._smoothing.forget()
         before = self._smoothing.label
-        said = spoken_label(prediction, metadata.alert_labels)
-        label = self._smoothing.add(said, is_alert=said in metadata.alert_labels)
+        spoken = spoken_label(prediction, metadata.alert_labels)
+        label = self._smoothing.add(spoken, is_alert=spoken in metadata.alert_labels)
         self._classified_at = time.monotonic()
-        self._classified_id = frame.message.frame_id
+        self._classified_id = arrival.message.frame_id
         self._observer.frame_classified(
-            FrameClassified(served, outcome, prediction, frame.arrived_at)
+            FrameClassified(model, result, prediction, arrival.arrived_at)
         )
-        answer = self._message(frame.message, service_pb2.FRAME_STATUS_CLASSIFIED)
-        answer.prediction.CopyFrom(prediction_message(prediction))
-        answer.timings.CopyFrom(timings_message([outcome], frame.arrived_at, time.monotonic()))
-        self._put(answer)
+        response = self._response(arrival.message, FrameStatus.CLASSIFIED)
+        response.prediction.CopyFrom(prediction_message(prediction))
+        response.timings.CopyFrom(timings_message([result], arrival.arrived_at, time.monotonic()))
+        self._enqueue(response)
         if label is not None and label != before:
-            self._explain(frame, label, served)
+            self._explain(arrival, label, model)
 
-    def _explain(self, frame: _Arrival, label: str, served: ModelVersion) -> None:
+    def _explain(self, arrival: _Arrival, label: str, model: ModelVersion) -> None:
         explaining = self._settings.explaining
         if self._changes is None or explaining is None:
             return
-        metadata = served.bundle.metadata
+        metadata = model.bundle.metadata
         if explaining.alerts_only and label not in metadata.alert_labels:
             return
         try:
-            question = read_change(explaining, metadata, self._limits, frame.image, label)
+            spec = read_change(explaining, metadata, self._runner.limits, arrival.image, label)
         except InvalidRequestError as error:
-            # It was good for the version that the stream began with, and is not for this one.
+            # The options suited the version that the stream began with, but not this one.
             failed = self._changes.failed(label, str(error))
-            self._tell_of_change(frame.message, served, failed)
+            self._put_explanation(arrival.message, model, failed)
             return
-        self._changes.add(Change(frame.message, label, question, served))
+        self._changes.add(Change(arrival.message, label, spec, model))
 
-    def _tell_explained(self, change: Change, explanation: service_pb2.ChangeExplanation) -> None:
-        self._tell_of_change(change.frame, change.served, explanation)
+    def _report_explanation(
+        self, change: Change, explanation: service_pb2.ChangeExplanation
+    ) -> None:
+        self._put_explanation(change.frame, change.model, explanation)
 
-    def _tell_of_change(
+    def _put_explanation(
         self,
         frame: service_pb2.Frame,
-        served: ModelVersion,
+        model: ModelVersion,
         explanation: service_pb2.ChangeExplanation,
     ) -> None:
-        answer = self._message(frame, service_pb2.FRAME_STATUS_EXPLANATION)
-        answer.model.CopyFrom(model_ref(served))
-        answer.explanation.CopyFrom(explanation)
-        self._put(answer)
+        response = self._response(frame, FrameStatus.EXPLANATION)
+        response.model.CopyFrom(model_ref(model))
+        response.explanation.CopyFrom(explanation)
+        self._enqueue(response)
 
-    def _tell_invalid(self, frame: service_pb2.Frame, reason: str) -> None:
-        self._tell(frame, service_pb2.FRAME_STATUS_INVALID, reason=reason)
+    def _put_invalid(self, frame: service_pb2.Frame, reason: str) -> None:
+        self._put(frame, FrameStatus.INVALID, reason=reason)
 
-    def _tell(
-        self, frame: service_pb2.Frame, status: service_pb2.FrameStatus, *, reason: str = ""
-    ) -> None:
-        answer = self._message(frame, status)
-        answer.reason = reason
-        self._put(answer)
+    def _put_dropped(self, frame: service_pb2.Frame, status: FrameStatus) -> None:
+        self._num_dropped += 1
+        self._put(frame, status)
 
-    def _message(
-        self, frame: service_pb2.Frame, status: service_pb2.FrameStatus
+    def _put(self, frame: service_pb2.Frame, status: FrameStatus, *, reason: str = "") -> None:
+        response = self._response(frame, status)
+        response.reason = reason
+        self._enqueue(response)
+
+    def _response(
+        self, frame: service_pb2.Frame, status: FrameStatus
     ) -> service_pb2.ClassifyStreamResponse:
-        label = "" if self._is_too_old() else self._smoothing.label or ""
-        answer = service_pb2.ClassifyStreamResponse(
+        label = "" if self._is_decision_too_old() else self._smoothing.label or ""
+        response = service_pb2.ClassifyStreamResponse(
             frame_id=frame.frame_id,
-            status=status,
+            status=f"FRAME_STATUS_{status.name}",
             smoothed_label=label,
-            alert=label in self._served.bundle.metadata.alert_labels,
+            alert=label in self._model.bundle.metadata.alert_labels,
             dropped_frames=self._num_dropped,
-            model=model_ref(self._served),
+            model=model_ref(self._model),
         )
         if frame.HasField("capture_time"):
-            answer.capture_time.CopyFrom(frame.capture_time)
-        return answer
+            response.capture_time.CopyFrom(frame.capture_time)
+        return response
 
-    def _put(self, answer: service_pb2.ClassifyStreamResponse) -> None:
-        if len(self._answers) >= MAX_UNREAD:
-            lost = self._answers.popleft()
+    def _enqueue(self, response: service_pb2.ClassifyStreamResponse) -> None:
+        if len(self._responses) >= MAX_UNREAD:
+            lost = self._responses.popleft()
             self._num_lost += 1
-            self._has_left(lost)
-            self._observer.answers_lost(self._served, 1)
+            self._left(lost)
+            self._observer.responses_lost(self._model, 1)
             if lost.status == service_pb2.FRAME_STATUS_CLASSIFIED:
                 self._num_dropped += 1
-        if answer.status not in _NEWS:
-            self._observer.frame_ended(self._served, _FATES[answer.status])
-        self._answers.append(answer)
-        self._something.set()
+        status = _STATUSES[response.status]
+        if status not in _NO_FRAME:
+            self._observer.frame_ended(self._model, status)
+        self._responses.append(response)
+        self._wake_up.set()
 
-    def _has_left(self, answer: service_pb2.ClassifyStreamResponse) -> None:
-        if self._changes is not None and answer.explanation.HasField("explanation"):
+    def _left(self, response: service_pb2.ClassifyStreamResponse) -> None:
+        if self._changes is not None and response.explanation.HasField("explanation"):
             self._changes.was_read()
 
-    def _is_too_old(self) -> bool:
-        """Whether it is too long ago that a frame was classified."""
-        most = self._settings.max_decision_age_s
-        return most is not None and time.monotonic() - self._classified_at >= most
+    def _is_decision_too_old(self) -> bool:
+        max_age_s = self._settings.max_decision_age_s
+        return max_age_s is not None and time.monotonic() - self._classified_at >= max_age_s
+
+
+class _Turn:
+    """A `PendingImage` that becomes the camera's newest frame when a worker asks for its pixels."""
+
+    is_quick = True
+
+    def __init__(self, camera: Camera) -> None:
+        self._camera = camera
+        self.arrival: _Arrival | None = None
+
+    @property
+    def frame(self) -> _Arrival:
+        """The frame that was taken."""
+        assert self.arrival is not None
+        return self.arrival
+
+    def take(self) -> EncodedImage:
+        self.arrival = arrival = self._camera.take_newest()
+        if self._camera.is_stale(arrival):
+            raise _StaleFrameError
+        return arrival.image
+
+    def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
+        """See `PendingImage`."""
+        return self.take().fitted(rule)
 
 
 def _without_image(frame: service_pb2.Frame) -> service_pb2.Frame:

@@ -1,4 +1,4 @@
-"""Answers as messages. It knows the contract's messages and plain values, and decides nothing."""
+"""Results as messages of the contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle import Bundle, Metadata, Task
+from limelens.serve.bundle import Metadata, Task
 from limelens.serve.bundle.embedding import model_digest, unit_length
 from limelens.serve.decisions.decision import Decision, Prediction
 from limelens.serve.explaining.rendering import RenderedExplanation
@@ -61,7 +61,7 @@ def prediction_message(prediction: Prediction) -> prediction_pb2.Prediction:
 
 def embed_response(
     vectors: NDArray[np.float32],
-    served: ModelVersion,
+    model: ModelVersion,
     timings: prediction_pb2.Timings,
     *,
     normalize: bool,
@@ -69,60 +69,60 @@ def embed_response(
     """The feature vectors of some images.
 
     Args:
-        vectors: `(N, D)`, as the model gave them.
-        served: Who answered.
+        vectors: `(N, D)` float32, as the model gave them.
+        model: The model that gave them.
         timings: Where the time went.
-        normalize: Whether they are to be of length 1.
+        normalize: Whether to scale each vector to length 1.
     """
     if normalize:
         vectors = unit_length(vectors)
     return service_pb2.EmbedResponse(
         embeddings=[embedding_pb2.Embedding(values=vector.tolist()) for vector in vectors],
-        model=model_ref(served),
+        model=model_ref(model),
         timings=timings,
-        model_digest=model_digest(served.bundle),
+        model_digest=model_digest(model.bundle),
     )
 
 
 def timings_message(
-    outcomes: Sequence[InferenceResult], arrived_at: float, now: float
+    results: Sequence[InferenceResult], arrived_at: float, now: float
 ) -> prediction_pb2.Timings:
-    """Where the time of some images that came together went."""
+    """Where the time for the images of one request went."""
     return prediction_pb2.Timings(
-        queue_ms=1000 * max(0.0, min([one.started_at for one in outcomes]) - arrived_at),
-        decode_ms=1000 * sum([one.decode_s for one in outcomes]),
-        run_ms=1000 * sum([one.run_s for one in outcomes]),
+        queue_ms=1000 * max(0.0, min([one.started_at for one in results]) - arrived_at),
+        decode_ms=1000 * sum([one.decode_s for one in results]),
+        run_ms=1000 * sum([one.run_s for one in results]),
         total_ms=1000 * (now - arrived_at),
     )
 
 
-def model_ref(served: ModelVersion) -> model_pb2.ModelRef:
-    """Who answered."""
+def model_ref(model: ModelVersion) -> model_pb2.ModelRef:
+    """Names the model that responded."""
     return model_pb2.ModelRef(
-        name=served.name, version=served.version, provider=served.bundle.provider
+        name=model.name, version=model.version, provider=model.bundle.provider
     )
 
 
 def model_message(
-    served: ModelVersion,
+    model: ModelVersion,
     limits: Limits,
     *,
     with_card: bool = False,
-    refused: RejectedVersion | None = None,
+    rejected: RejectedVersion | None = None,
 ) -> model_pb2.Model:
-    """One version that answers.
+    """A version that is served.
 
     Args:
-        served: It.
-        limits: Of the server.
-        with_card: Whether all that the bundle says of itself is wanted.
-        refused: What came in its place and does not answer.
+        model: The version.
+        limits: The server's.
+        with_card: Whether to add everything that the bundle says about itself.
+        rejected: A newer file of the same version that was rejected.
     """
-    bundle = served.bundle
+    bundle = model.bundle
     metadata = bundle.metadata
     return model_pb2.Model(
-        name=served.name,
-        version=served.version,
+        name=model.name,
+        version=model.version,
         task=_TASKS[metadata.task],
         labels=_labels(metadata),
         input_height=metadata.resize.height,
@@ -136,21 +136,21 @@ def model_message(
         no_graph_reason="" if bundle.runs is None else bundle.runs.no_graph_reason,
         tf32=bundle.gpu is not None and bundle.gpu.tf32,
         state=model_pb2.MODEL_STATE_READY,
-        embedding_size=_embedding_size(bundle),
+        embedding_size=bundle.embedding_size,
         max_pixels=limits.max_pixels,
         max_images=limits.max_images,
         card_json=_card(metadata) if with_card else "",
-        state_reason="" if refused is None else without_paths(refused.reason),
+        state_reason="" if rejected is None else without_paths(rejected.reason),
     )
 
 
-def refused_message(refused: RejectedVersion) -> model_pb2.Model:
-    """One version that does not answer."""
+def rejected_message(rejected: RejectedVersion) -> model_pb2.Model:
+    """A version that was rejected."""
     return model_pb2.Model(
-        name=refused.name,
-        version=refused.version,
+        name=rejected.name,
+        version=rejected.version,
         state=model_pb2.MODEL_STATE_UNAVAILABLE,
-        state_reason=without_paths(refused.reason),
+        state_reason=without_paths(rejected.reason),
     )
 
 
@@ -226,17 +226,8 @@ def _labels(metadata: Metadata) -> list[model_pb2.Label]:
     ]
 
 
-def _embedding_size(bundle: Bundle) -> int:
-    for output in bundle.session.get_outputs():
-        if output.name == "embedding" and isinstance(output.shape[-1], int):
-            return int(output.shape[-1])
-    # The graph leaves it open: the golden image tells.
-    golden = bundle.metadata.golden.image
-    return int(bundle.predict_and_embed(golden[np.newaxis])[1].shape[1])
-
-
 def _card(metadata: Metadata) -> str:
-    """The metadata as one document, without the golden image, which says nothing to a reader."""
+    """The metadata as one document, without the golden image, which tells a reader nothing."""
     document = {
         "name": metadata.name,
         "task": metadata.task.value,

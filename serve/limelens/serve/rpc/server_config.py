@@ -1,6 +1,6 @@
-"""How a server is set up, as data: what its operator may say, and nothing that acts on it.
+"""A server's settings, as data.
 
-It loads neither gRPC nor onnxruntime, so that a process which only starts servers stays small.
+It loads neither gRPC nor onnxruntime, so that a process that only starts servers stays small.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """How much the service takes on.
+    """How much work a server accepts.
 
     Args:
         limits: What one request may ask for.
-        max_queue: Images that wait.
-        max_waiting_bytes: Of the images of all requests that wait or are worked on.
-        max_batch_size: Images joined into one run on a GPU.
-        max_streams: Cameras at a time.
-        stream_idle_s: A stream that sends or reads nothing for so long is ended.
-        max_explanations: Explanations at a time.
-        max_waiting_explanations: Explanations that wait.
+        max_queue: How many images may wait.
+        max_waiting_bytes: Bytes of all requests that wait or are worked on.
+        max_batch_size: Images in one run on a GPU.
+        max_streams: Open camera streams.
+        stream_idle_s: Ends a stream that neither sends nor reads for so long.
+        max_explanations: Explanations that run at a time.
+        max_waiting_explanations: Explanations that may wait.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -50,7 +50,7 @@ class ServiceSettings:
 
     @property
     def request_limits(self) -> Limits:
-        """`limits`, with no more images in a request than the queue can ever take."""
+        """`limits`, with at most as many images in a request as fit in the queue."""
         limits = self.limits
         return replace(limits, max_images=max(1, min(limits.max_images, self.max_queue)))
 
@@ -60,36 +60,34 @@ class ServerConfig:
     """How a server is set up.
 
     Args:
-        models: The folder of models.
+        models: The model repository.
         listen: `HOST:PORT`; port 0 takes a free one.
         device: `auto`, `cpu`, `cuda`, or GPUs by number, such as `cuda:1` or `cuda:0,1`; see
             `limelens.serve.bundle.devices`.
-        tf32: Whether a GPU may round what it multiplies to 10 bits.
-        num_threads: Of the CPU, over all processes; None is one for each core that may be used.
+        tf32: Whether a GPU may round the inputs of products to 10 bits.
+        num_threads: CPU threads of all processes together; None is one per usable core.
         tls: Certificates; None is plaintext.
-        insecure: Whether plaintext may be spoken beyond this machine.
+        insecure: Whether other machines may connect in plaintext.
         reflection: Whether clients may ask for the contract.
-        max_message_bytes: Of one request or answer.
-        max_calls: Calls and streams at a time, those about the server's health included; more are
-            refused.
-        grace_s: How long calls under way may go on when the server is told to stop.
-        reload: Whether new versions are found by looking every `reload_s`, only when asked (by
-            SIGHUP, `Server.reload` or RepositoryModelLoad), or not at all.
-        reload_s: How often the folder is looked at; 0 is only when asked.
-        versions: Which versions of a model are loaded.
-        public_keys: Only bundles signed by the owner of one of these keys are served; PEM files.
-            Empty serves unsigned ones too.
-        health_listen: `HOST:PORT` where the health alone is told too, in plaintext: who probes
-            speaks no TLS, such as Kubernetes. None is nowhere.
-        service: How much is taken on.
+        max_message_bytes: Limit on one request or response.
+        max_calls: Limit on calls and streams in flight, health watchers included.
+        grace_s: How long calls in flight may go on after a signal to stop.
+        reload: Whether to look for new versions every `reload_s`, on request only (SIGHUP,
+            `Server.reload` or RepositoryModelLoad), or never.
+        reload_s: How often to look; 0 is on request only.
+        versions: Which versions of a model to load.
+        public_keys: PEM files; if set, only bundles signed with one of these keys are served.
+        health_listen: `HOST:PORT` for health alone, in plaintext, for probes that speak no TLS
+            such as those of Kubernetes; None is none.
+        service: How much work the server accepts.
         access: Who may call.
-        http: `HOST:PORT` of metrics and probes; None is nowhere.
-        insecure_http: Whether other machines may reach that.
-        trace_to: Where traces go, see `tracing_to`; None is nowhere.
-        access_log: Whether calls that went well are logged at INFO too, not only at DEBUG.
-        processes: How many servers share the address; 1 is this process alone.
-        log_level: The least that the other processes log; this one's log is its caller's business.
-        log_format: How they do.
+        http: `HOST:PORT` of metrics and probes; None is none.
+        insecure_http: Whether other machines may connect to `http`.
+        trace_to: Where to send traces, see `tracing_to`; None is nowhere.
+        access_log: Whether to log successful calls at INFO instead of DEBUG.
+        processes: How many processes share the address; 1 is this process alone.
+        log_level: Log level of the other processes; the caller sets this process's own.
+        log_format: Log format of the other processes.
     """
 
     models: Path
@@ -120,17 +118,17 @@ class ServerConfig:
 
     @property
     def sends_tokens_in_plaintext(self) -> bool:
-        """Whether tokens that callers show can be read on their way from other machines."""
+        """Whether tokens travel between machines in plaintext."""
         shows_tokens = self.access.tokens is not None or self.access.jwt is not None
         return self.tls is None and shows_tokens and not is_loopback(self.listen)
 
     def check(self) -> None:
-        """Refuses, before anything is loaded or begun, to listen where nobody should.
+        """Refuses unsafe or contradictory settings, before anything is loaded.
 
         Raises:
-            ListenError: An address is none, or may not be listened on.
-            AccessPolicyError: It is not as safe as `--production` demands.
-            InvalidRequestError: Processes, devices and threads do not go together.
+            ListenError: An address is malformed, or the server may not listen there.
+            AccessPolicyError: The settings are not as safe as `--production` demands.
+            InvalidRequestError: The numbers of processes, devices and threads do not match.
         """
         devices = parse_devices(self.device)
         if self.processes < len(devices):

@@ -1,8 +1,8 @@
-"""Images that take long to decode: in other processes, a few at a time, and in turn.
+"""Decodes slow images in other processes, a few at a time, with fair turns.
 
-They never take a worker's thread, so those whose images are quick do not wait for them. Of several
-callers with slow images each comes in turn, and none has all places. It knows images and who
-calls, and nothing of models.
+Slow images never take a worker's thread, so clients with quick images do not wait for them. Clients
+with slow images take turns, and none may use all processes. It knows images and who calls, but no
+models.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -21,95 +21,97 @@ from numpy.typing import NDArray
 from limelens.serve.access.shares import Holder, holder
 from limelens.serve.errors import OverloadedError
 from limelens.serve.image import ResizeRule
-from limelens.serve.image.encoded import EncodedImage
+from limelens.serve.scheduling.inference import FittedImage, PendingImage
 
-Prepare = Callable[[], NDArray[np.uint8]]
 _RETRY_AFTER_S: Final = 1.0
 _MAX_HELD_S: Final = 0.005
 
 
 class SlowImages:
-    """Decodes what is not quick, for one event loop.
+    """Decodes slow images for one event loop.
 
     Args:
-        most: Images at a time; None is as many as there are cores, at least two.
-        max_waiting: Images that wait for their turn; more are refused.
+        max_running: How many images at a time; None means one per core, at least two.
+        max_waiting: How many images may wait; more are refused.
     """
 
-    def __init__(self, most: int | None = None, *, max_waiting: int = 256) -> None:
-        self._most = most or max(2, os.cpu_count() or 1)
-        self._most_each = max(1, self._most - 1)
+    def __init__(self, max_running: int | None = None, *, max_waiting: int = 256) -> None:
+        self._max_running = max_running or max(2, os.cpu_count() or 1)
+        self._max_each = max(1, self._max_running - 1)
         self._max_waiting = max_waiting
-        self._pool = ThreadPoolExecutor(self._most, "limelens-decode")
+        self._pool = ThreadPoolExecutor(self._max_running, "limelens-decode")
         self._running: dict[Holder, int] = {}
         self._waiting: OrderedDict[Holder, deque[asyncio.Future[None]]] = OrderedDict()
 
     @property
+    def num_running(self) -> int:
+        """How many images are being decoded."""
+        return sum(self._running.values())
+
+    @property
     def num_waiting(self) -> int:
-        """Images that wait for their turn."""
+        """How many images wait for their turn."""
         return sum(map(len, self._waiting.values()))
 
-    async def prepared(self, images: Sequence[EncodedImage], rule: ResizeRule) -> list[Prepare]:
-        """For each image what makes its pixels, quickly: slow ones are decoded before.
+    async def decoded(
+        self, images: Sequence[PendingImage], rule: ResizeRule
+    ) -> Sequence[PendingImage]:
+        """The images of one request, with each slow one replaced by its pixels.
 
         Args:
-            images: Of one request; the slow ones one after the other.
-            rule: What they are fitted to.
+            images: The slow ones are decoded one after the other.
+            rule: The model's resize rule.
 
         Raises:
-            InvalidImageError: A slow one cannot be read.
-            OverloadedError: Too many wait.
+            InvalidImageError: A slow image cannot be read.
+            OverloadedError: Too many images wait.
         """
-        prepared: list[Prepare] = []
-        began = time.monotonic()
+        quick: list[PendingImage] = []
+        started = time.monotonic()
         for image in images:
             is_quick = image.is_quick
-            if time.monotonic() - began > _MAX_HELD_S:
-                await asyncio.sleep(0)  # looking at many takes time, too
-                began = time.monotonic()
-            if is_quick:
-                prepared.append(_fitting(image, rule))
-            else:
-                prepared.append(_giving(await self.fitted(image, rule)))
-        return prepared
+            if time.monotonic() - started > _MAX_HELD_S:
+                await asyncio.sleep(0)  # inspecting many images takes time, too
+                started = time.monotonic()
+            quick.append(image if is_quick else await self.decode(image, rule))
+        return quick
 
-    async def fitted(self, image: EncodedImage, rule: ResizeRule) -> NDArray[np.uint8]:
-        """A slow image as the network sees it.
+    async def decode(self, image: PendingImage, rule: ResizeRule) -> FittedImage:
+        """Decodes one slow image.
 
         Raises:
             InvalidImageError: It cannot be read.
-            OverloadedError: Too many wait.
+            OverloadedError: Too many images wait.
         """
         who = holder()
-        await self._turn(who)
+        await self._wait_for_turn(who)
         try:
             work = self._pool.submit(image.fitted, rule)
         except BaseException:
-            self._leave(who)
+            self._release(who)
             raise
         loop = asyncio.get_running_loop()
 
         def done(_: Future[NDArray[np.uint8]]) -> None:
-            # Whoever waited may be gone: the place is taken as long as the work goes on.
+            # The client may have left: its place stays taken until the work ends.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._leave, who)
+                loop.call_soon_threadsafe(self._release, who)
 
         work.add_done_callback(done)
-        return await asyncio.wrap_future(work)
+        return FittedImage(await asyncio.wrap_future(work))
 
     def close(self) -> None:
-        """Ends the threads; what is decoded ends by itself."""
+        """Ends the threads; work in other processes ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _turn(self, who: Holder) -> None:
-        """Waits for a place."""
+    async def _wait_for_turn(self, who: Holder) -> None:
         if not self._waiting and self._has_place(who):
             self._running[who] = self._running.get(who, 0) + 1
             return
         if self.num_waiting >= self._max_waiting:
             raise OverloadedError(
-                f"{self.num_waiting} images that take long to decode are waiting, which is the "
-                "most; expected fewer, or smaller ones",
+                f"{self.num_waiting} slow images are waiting, which is the limit; expected fewer "
+                "or smaller images",
                 _RETRY_AFTER_S,
             )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -119,17 +121,16 @@ class SlowImages:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave(who)
+                self._release(who)
             else:
                 self._drop(who, turn)
             raise
 
     def _has_place(self, who: Holder) -> bool:
-        is_full = sum(self._running.values()) >= self._most
-        return not is_full and self._running.get(who, 0) < self._most_each
+        return self.num_running < self._max_running and self._running.get(who, 0) < self._max_each
 
     def _admit(self) -> None:
-        """Gives places that are free to those who wait, to each in turn."""
+        """Gives free places to those who wait, one client after the other."""
         for who in list(self._waiting):
             while who in self._waiting and self._has_place(who):
                 turns = self._waiting[who]
@@ -148,16 +149,8 @@ class SlowImages:
             if not turns:
                 del self._waiting[who]
 
-    def _leave(self, who: Holder) -> None:
+    def _release(self, who: Holder) -> None:
         self._running[who] -= 1
         if not self._running[who]:
             del self._running[who]
         self._admit()
-
-
-def _fitting(image: EncodedImage, rule: ResizeRule) -> Prepare:
-    return lambda: image.fitted(rule)
-
-
-def _giving(pixels: NDArray[np.uint8]) -> Prepare:
-    return lambda: pixels

@@ -31,7 +31,7 @@ from limelens.serve.scheduling.inference import (
     Counts,
     InferenceResult,
     InferenceStatus,
-    Prepare,
+    PendingImage,
     Priority,
 )
 
@@ -48,7 +48,7 @@ class QueuedRequest:
     """One caller's images; all fields after `future` are guarded by the engine's lock."""
 
     bundle: Bundle
-    prepare: Sequence[Prepare]
+    images: Sequence[PendingImage]
     deadline: float | None
     embed: bool
     future: asyncio.Future[list[InferenceResult]]
@@ -151,7 +151,7 @@ class Engine(ABC):
     async def classify(
         self,
         bundle: Bundle,
-        prepare: Sequence[Prepare],
+        images: Sequence[PendingImage],
         *,
         priority: Priority = Priority.REQUEST,
         deadline: float | None = None,
@@ -163,7 +163,7 @@ class Engine(ABC):
 
         Args:
             bundle: The model to run.
-            prepare: One for each image.
+            images: In the order of the results.
             priority: What goes first.
             deadline: By `time.monotonic`; images whose turn comes later do not run.
             embed: Whether feature vectors are wanted.
@@ -174,12 +174,12 @@ class Engine(ABC):
         Raises:
             OverloadedError: The queue is full, or the device has no memory left.
             ExpiredError: The deadline passed first.
-            Exception: Whatever `prepare` or the bundle raised for the first image that failed.
+            Exception: Whatever decoding or the bundle raised for the first image that failed.
         """
-        count = len(prepare)
+        count = len(images)
         future: asyncio.Future[list[InferenceResult]] = asyncio.get_running_loop().create_future()
         request = QueuedRequest(
-            bundle, prepare, deadline, embed, future, [None] * count, count, count
+            bundle, images, deadline, embed, future, [None] * count, count, count
         )
         self._submit(request, priority)
         try:
@@ -224,7 +224,7 @@ class Engine(ABC):
             self._fail(request, going_down())
 
     def _submit(self, request: QueuedRequest, priority: Priority) -> None:
-        count = len(request.prepare)
+        count = len(request.images)
         arrived_at = time.monotonic()
         with self._lock:
             if self._closed:
@@ -302,11 +302,11 @@ class Engine(ABC):
         """Prepares an item's pixels; whether they are there and still wanted."""
         request = item.request
         item.started_at = time.monotonic()
-        prepare = request.prepare
-        if not prepare:  # the caller left after the item was taken
+        images = request.images
+        if not images:  # the caller left after the item was taken
             return self._drop(item)
         try:
-            item.pixels = prepare[item.index]()
+            item.pixels = images[item.index].fitted(request.bundle.metadata.resize)
         except ExpiredError as error:
             self._fail(request, error)
             return self._drop(item)
@@ -392,7 +392,7 @@ class Engine(ABC):
         if request.is_over:
             return
         request.is_over = True
-        request.prepare = ()  # frees the images at once; the items go when their turn comes
+        request.images = ()  # frees the images at once; the items go when their turn comes
         self._requests_waiting -= request.num_waiting
         request.num_waiting = 0
         # A flood of cancelled calls must not grow the heap while the workers are busy.

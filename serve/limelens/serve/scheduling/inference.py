@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Bundle
+    from limelens.serve.image import ResizeRule
 
-Prepare = Callable[[], NDArray[np.uint8]]
-"""Makes the pixels that the model sees; called in a worker thread when the image's turn comes."""
+
+class PendingImage(Protocol):
+    """An image of a request whose pixels are not made yet."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a worker thread may make the pixels: it takes no more than a moment."""
+        ...
+
+    def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
+        """The `(H, W, 3)` pixels that the model sees; called in a worker thread, once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedImage:
+    """A `PendingImage` whose pixels have the model's size already.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+    """
+
+    pixels: NDArray[np.uint8]
+
+    @property
+    def is_quick(self) -> bool:
+        """See `PendingImage`."""
+        return True
+
+    def fitted(self, _rule: ResizeRule) -> NDArray[np.uint8]:
+        """See `PendingImage`."""
+        return self.pixels
 
 
 class Priority(IntEnum):

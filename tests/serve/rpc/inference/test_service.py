@@ -28,9 +28,9 @@ from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
-from limelens.serve.rpc.classifier_service import ServiceSettings
 from limelens.serve.rpc.inference.stream import IN_FLIGHT
 from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import ServiceSettings
 
 NAME = "inference.GRPCInferenceService"
 RED = np.full((32, 32, 3), (255, 0, 0), np.uint8)
@@ -348,7 +348,7 @@ def test_both_services_share_queue_and_budget(start_server: Callable[..., Any], 
 
 def num_held(server: Any) -> int:
     """Images of 32x32 pixels that the server's budget counts."""
-    return int(server.service.budget._held / RED.nbytes)
+    return int(server.server.runner.budget.held / RED.nbytes)
 
 
 def test_the_limits_are_the_services_own(start_server: Callable[..., Any]) -> None:
@@ -418,11 +418,11 @@ def test_a_caller_that_never_reads_is_ended(start_server: Callable[..., Any]) ->
     with calling(server) as stub:
         answers = stub.ModelStreamInfer(requests())
         next(answers)
-        until(lambda: not server.server.inference._streams)
+        until(lambda: not server.server.inference.num_streams)
         over.set()
         error, details = refused(lambda: list(answers))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "no answer was read for 0.5 seconds" in str(error.details())
+        assert "no response was read for 0.5 seconds" in str(error.details())
         assert details["RetryInfo"].retry_delay.seconds == 1
 
 
@@ -458,7 +458,7 @@ def test_a_server_going_down_answers_what_a_stream_has_asked(
     assert gate.entered.acquire(timeout=10)
     stopping = threading.Thread(target=server.stop)
     stopping.start()
-    until(lambda: server.server.inference._stopping)
+    until(lambda: server.server.inference.is_stopping)
     gate.opened.set()
     assert next(answers).infer_response.id == "one"
     error, _ = refused(lambda: next(answers))

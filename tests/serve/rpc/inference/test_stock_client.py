@@ -307,7 +307,7 @@ def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) 
             "NOT_FOUND",
             "no model 'nothing' is served; there is colours",
         ),
-        ("client.unload_model('colours')", "UNIMPLEMENTED", "models are not unloaded by callers"),
+        ("client.unload_model('colours')", "UNIMPLEMENTED", "clients cannot unload models"),
         (
             "client.load_model('colours', config='{}')",
             "INVALID_ARGUMENT",

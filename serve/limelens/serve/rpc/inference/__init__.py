@@ -1,5 +1,5 @@
-"""The Open Inference Protocol beside our own service, for stock clients of Triton and KServe.
+"""The Open Inference Protocol, for stock clients of Triton and KServe.
 
-Only a server loads this package: its messages have the names of the stock clients' messages, and
+Only servers load this package: its messages have the same names as the stock clients' messages, and
 one process cannot hold both.
 """

@@ -1,7 +1,6 @@
-"""The protocol's RPCs: each reads its request, asks whoever does the work, and puts the answer.
+"""The RPCs of the Open Inference Protocol: read the request, do the work, write the response.
 
-It knows the contract and who does what. Images wait in the same queues, by the same limits, as
-those of our own service, and statuses are `limelens.serve.status`'s business.
+Images wait in the same queues, with the same limits, as those of our own service.
 """
 
 from __future__ import annotations
@@ -9,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import grpc.aio
+
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
-from limelens.serve.access.caller import charge, current
-from limelens.serve.access.shares import Shares
-from limelens.serve.bundle import Bundle
-from limelens.serve.call_context import answered_by
+from limelens.serve.access.caller import charge, current, may, require
+from limelens.serve.access.rights import Right
 from limelens.serve.decisions.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
@@ -28,152 +26,137 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.observing.observer import Answered, Observer
+from limelens.serve.observing.observer import RequestClassified
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.repository.registry import ModelRegistry
-from limelens.serve.rpc.inference.describing import (
+from limelens.serve.rpc.inference.requests import (
+    EMBEDDING,
+    PROBABILITIES,
+    Output,
+    find,
+    read_infer,
+    read_timeout,
+    read_version,
+)
+from limelens.serve.rpc.inference.responses import (
+    infer_response,
     model_config,
     model_metadata,
     model_statistics,
     repository_index,
     server_metadata,
 )
-from limelens.serve.rpc.inference.replies import infer_response
-from limelens.serve.rpc.inference.requests import (
-    PROBABILITIES,
-    InferSpec,
-    find,
-    read_infer,
-    read_timeout,
-    read_version,
-)
 from limelens.serve.rpc.inference.stream import RequestStream
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.slow_images import SlowImages
-from limelens.serve.scheduling.engine import Engine
-from limelens.serve.scheduling.inference import InferenceResult
-from limelens.serve.scheduling.memory_budget import Budget
+from limelens.serve.rpc.model_runner import ModelRunner, deadline_of
 from limelens.serve.scheduling.statistics import Statistics
 
 SERVICE_NAME: Final = "inference.GRPCInferenceService"
-
-
-@dataclass(frozen=True, eq=False)
-class Dependencies:
-    """What the service shares with our own.
-
-    Args:
-        repository: What is served.
-        engine: What runs a bundle.
-        budget: Bytes of images that may wait.
-        limits: What one request may ask for.
-        statistics: What a version has done since the start, by its file.
-        shares: Who has how many of the images that wait.
-        slow_images: Where images are decoded that take long.
-        max_streams: Streams at a time.
-        stream_idle_s: A stream that sends or reads nothing for so long is ended.
-        refresh: Looks at the folder of models; None where the server does not do that.
-        observer: Is told of answers.
-    """
-
-    repository: ModelRegistry
-    engine: Callable[[Bundle], Engine]
-    budget: Budget
-    limits: Limits
-    statistics: Callable[[Path], Awaitable[Statistics]]
-    shares: Shares
-    slow_images: SlowImages
-    max_streams: int
-    stream_idle_s: float
-    refresh: Callable[[], Awaitable[object]] | None = None
-    observer: Observer = field(default_factory=Observer)
+_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers `inference.GRPCInferenceService`.
+    """Implements `inference.GRPCInferenceService`.
 
     Args:
-        backing: What it shares with our own service.
+        runner: Runs the models; shared with our own service.
+        statistics: Returns what a version has done since the start, by its file.
+        refresh: Looks for new versions; None if the server never does.
     """
 
-    def __init__(self, backing: Dependencies) -> None:
-        self._backing = backing
-        self._repository = backing.repository
+    def __init__(
+        self,
+        runner: ModelRunner,
+        statistics: Callable[[Path], Awaitable[Statistics]],
+        refresh: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self._runner = runner
+        self._repository = runner.repository
+        self._statistics = statistics
+        self._refresh = refresh
         self._streams: set[RequestStream] = set()
         self._stopping = False
 
+    @property
+    def num_streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
     def stop(self) -> None:
-        """Reports that it is not ready, and ends streams, which would never end by themselves."""
+        """Reports that it is not ready, and ends streams, which never end by themselves."""
         self._stopping = True
         for stream in self._streams:
             stream.stop()
 
     async def ServerLive(
-        self, _request: pb2.ServerLiveRequest, _context: Any
+        self, _request: pb2.ServerLiveRequest, _context: _Context
     ) -> pb2.ServerLiveResponse:
         """See the contract."""
         return pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(
-        self, _request: pb2.ServerReadyRequest, _context: Any
+        self, _request: pb2.ServerReadyRequest, _context: _Context
     ) -> pb2.ServerReadyResponse:
         """See the contract."""
         return pb2.ServerReadyResponse(ready=not self._stopping)
 
     async def ModelReady(
-        self, request: pb2.ModelReadyRequest, _context: Any
+        self, request: pb2.ModelReadyRequest, _context: _Context
     ) -> pb2.ModelReadyResponse:
         """See the contract."""
         try:
-            find(self._repository, request.name, request.version)
+            self._find(request.name, request.version)
         except NotFoundError:
             return pb2.ModelReadyResponse(ready=False)
         return pb2.ModelReadyResponse(ready=not self._stopping)
 
     async def ServerMetadata(
-        self, _request: pb2.ServerMetadataRequest, _context: Any
+        self, _request: pb2.ServerMetadataRequest, _context: _Context
     ) -> pb2.ServerMetadataResponse:
         """See the contract."""
         return server_metadata()
 
     async def ModelMetadata(
-        self, request: pb2.ModelMetadataRequest, _context: Any
+        self, request: pb2.ModelMetadataRequest, _context: _Context
     ) -> pb2.ModelMetadataResponse:
         """See the contract."""
-        served = find(self._repository, request.name, request.version)
-        versions = [one.version for one in self._repository.served if one.name == served.name]
-        return model_metadata(served, versions)
+        model = self._find(request.name, request.version)
+        versions = [one.version for one in self._repository.served if one.name == model.name]
+        return model_metadata(model, versions)
 
     async def ModelConfig(
-        self, request: pb2.ModelConfigRequest, _context: Any
+        self, request: pb2.ModelConfigRequest, _context: _Context
     ) -> pb2.ModelConfigResponse:
         """See the contract."""
-        served = find(self._repository, request.name, request.version)
-        return pb2.ModelConfigResponse(config=model_config(served, self._backing.limits))
+        model = self._find(request.name, request.version)
+        return pb2.ModelConfigResponse(config=model_config(model, self._runner.limits))
 
     async def ModelStatistics(
-        self, request: pb2.ModelStatisticsRequest, _context: Any
+        self, request: pb2.ModelStatisticsRequest, _context: _Context
     ) -> pb2.ModelStatisticsResponse:
         """See the contract."""
-        chosen = [
-            model_statistics(served, await self._backing.statistics(served.bundle.path))
-            for served in self._chosen(request)
+        statistics = [
+            model_statistics(model, await self._statistics(model.bundle.path))
+            for model in self._chosen(request)
         ]
-        return pb2.ModelStatisticsResponse(model_stats=chosen)
+        return pb2.ModelStatisticsResponse(model_stats=statistics)
 
     async def RepositoryIndex(
-        self, request: pb2.RepositoryIndexRequest, _context: Any
+        self, request: pb2.RepositoryIndexRequest, _context: _Context
     ) -> pb2.RepositoryIndexResponse:
         """See the contract."""
-        _check_folder(request.repository_name)
+        _check_repository(request.repository_name)
         repository = self._repository
         return repository_index(repository.served, repository.rejected, only_ready=request.ready)
 
     async def RepositoryModelLoad(
-        self, request: pb2.RepositoryModelLoadRequest, _context: Any
+        self, request: pb2.RepositoryModelLoadRequest, _context: _Context
     ) -> pb2.RepositoryModelLoadResponse:
         """See the contract."""
-        _check_folder(request.repository_name)
+        _check_repository(request.repository_name)
         if request.parameters:
             key = sorted(request.parameters)[0][:100]
             raise InvalidRequestError(
@@ -182,43 +165,43 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             )
         if not request.model_name:
             raise InvalidRequestError("model_name", "not given; expected a model's name")
-        if self._backing.refresh is None:
+        if self._refresh is None:
             raise NotOfferedError(
                 "this server serves what it found when it started; start it so that it looks for "
                 "new versions (limelens serve --reload request, or watch)"
             )
-        await self._backing.refresh()
+        await self._refresh()
         self._check_loaded(request.model_name)
         return pb2.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
-        self, _request: pb2.RepositoryModelUnloadRequest, _context: Any
+        self, _request: pb2.RepositoryModelUnloadRequest, _context: _Context
     ) -> pb2.RepositoryModelUnloadResponse:
         """See the contract."""
         raise NotOfferedError(
-            "models are not unloaded by callers: what is served follows from the server's folder "
-            "of models; remove the version's folder there"
+            "clients cannot unload models: the server serves what lies in its model repository; "
+            "remove the version's folder there"
         )
 
     async def ModelInfer(
-        self, request: pb2.ModelInferRequest, context: Any
+        self, request: pb2.ModelInferRequest, context: _Context
     ) -> pb2.ModelInferResponse:
         """See the contract."""
-        return await self._infer(request, context, beside=request.ByteSize())
+        return await self._infer(request, context, counted_bytes=request.ByteSize())
 
-    async def ModelStreamInfer(self, _requests: Any, context: Any) -> None:
+    async def ModelStreamInfer(self, _requests: object, context: _Context) -> None:
         """See the contract."""
         if self._stopping:
             raise UnavailableError("the server is going down")
-        if len(self._streams) >= self._backing.max_streams:
-            raise OverloadedError(f"{len(self._streams)} streams are open, which is the most", 5.0)
-        # What one client may do at a time holds within a stream, too.
+        settings = self._runner.settings
+        if len(self._streams) >= settings.max_streams:
+            raise OverloadedError(f"stream limit reached ({len(self._streams)} open)", 5.0)
+        # A client's limit of calls in flight holds within a stream, too.
         caller = current.get()
-        most = caller.limits.max_calls if caller is not None else None
         stream = RequestStream(
             lambda request: self._infer(request, context),
-            idle_s=self._backing.stream_idle_s,
-            most=most,
+            idle_s=settings.stream_idle_s,
+            max_in_flight=None if caller is None else caller.limits.max_calls,
         )
         self._streams.add(stream)
         try:
@@ -227,99 +210,89 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             self._streams.discard(stream)
 
     async def _infer(
-        self, request: pb2.ModelInferRequest, context: Any, *, beside: int | None = None
+        self,
+        request: pb2.ModelInferRequest,
+        context: _Context,
+        *,
+        counted_bytes: int | None = None,
     ) -> pb2.ModelInferResponse:
         """Answers one request.
 
         Args:
-            request: It.
-            context: Of the call.
-            beside: Bytes that are counted for it already; None where it came in a stream, whose
-                requests nobody has counted.
+            request: The message.
+            context: The call's.
+            counted_bytes: How many of its bytes the budget counts already; None if the request
+                came in a stream, whose requests are not counted yet.
         """
         now = time.monotonic()
-        served = find(self._repository, request.model_name, request.model_version, "model_")
-        answered_by(served.name, served.version)
+        runner = self._runner
+        model = find(runner.find, request.model_name, request.model_version, "model_")
         own_deadline = read_timeout(request, now)
-        question = read_infer(request, served.bundle, self._backing.limits)
+        spec = read_infer(request, model.bundle, runner.limits)
         own_id = request.id
         del request  # as in Classify
-        await charge(question.num_images - (beside is not None))
-        count = question.size_bytes if beside is None else question.unpacked_bytes
+        if any(one.name == EMBEDDING for one in spec.outputs):
+            require(Right.EMBED)
+        outputs = spec.outputs or _allowed_outputs()
+        is_streamed = counted_bytes is None
+        await charge(len(spec.images) - (not is_streamed))
+        count = spec.size_bytes if is_streamed else spec.extra_bytes
+        deadlines = [one for one in (deadline_of(context), own_deadline) if one is not None]
         try:
-            # The call itself ends at gRPC's deadline; this is the request's own.
+            # gRPC ends the call at its own deadline; this is the request's.
             async with asyncio.timeout(None if own_deadline is None else own_deadline - now):
-                with (
-                    self._backing.budget.holding(count, beside=beside or 0),
-                    self._backing.shares.holding(question.num_images),
-                ):
-                    outcomes = await self._classify(
-                        served, question, _earliest(context, own_deadline)
+                with runner.budget.holding(count, beside=counted_bytes or 0):
+                    results = await runner.run(
+                        model.bundle,
+                        spec.images,
+                        deadline=min(deadlines, default=None),
+                        embed=any(one.name == EMBEDDING for one in outputs),
                     )
         except TimeoutError:
-            raise ExpiredError("the request's own timeout passed before it was answered") from None
-        self._tell(served, question, outcomes, now)
-        return infer_response(outcomes, question.wanted, served, own_id)
-
-    def _tell(
-        self,
-        served: ModelVersion,
-        question: InferSpec,
-        outcomes: list[InferenceResult],
-        arrived_at: float,
-    ) -> None:
-        """Whoever asks for probabilities decides alone; counted is what the model would say."""
+            raise ExpiredError("the request's own timeout passed before the response") from None
+        # The client decides by itself; metrics count what the model would have decided.
+        wants_decisions = any(one.name == PROBABILITIES for one in outputs)
         predictions = [
-            decide(one.probabilities, served.bundle.metadata)
-            for one in outcomes
-            if any(wanted.name == PROBABILITIES for wanted in question.wanted)
+            decide(one.probabilities, model.bundle.metadata) for one in results if wants_decisions
         ]
-        self._backing.observer.answered(Answered(served, outcomes, predictions, arrived_at))
+        runner.observer.request_classified(RequestClassified(model, results, predictions, now))
+        return infer_response(results, outputs, model, own_id)
 
-    async def _classify(
-        self, served: ModelVersion, question: InferSpec, deadline: float | None
-    ) -> list[InferenceResult]:
-        prepare = question.prepare or await self._backing.slow_images.prepared(
-            question.encoded, served.bundle.metadata.resize
-        )
-        return await self._backing.engine(served.bundle).classify(
-            served.bundle, prepare, deadline=deadline, embed=question.embed
-        )
+    def _find(self, name: str, version: str) -> ModelVersion:
+        return find(self._repository.get, name, version)
 
     def _chosen(self, request: pb2.ModelStatisticsRequest) -> list[ModelVersion]:
-        """The versions that statistics are wanted of."""
+        """The versions whose statistics are requested."""
         if request.version:
             read_version(request.version, "version")
-            return [find(self._repository, request.name, request.version)]
+            return [self._find(request.name, request.version)]
         if not request.name:
             return list(self._repository.served)
-        name = find(self._repository, request.name, "").name
+        name = self._find(request.name, "").name
         return [one for one in self._repository.served if one.name == name]
 
     def _check_loaded(self, name: str) -> None:
         try:
             self._repository.get(name)
         except NotFoundError:
-            for refused in self._repository.rejected:
-                if refused.name == name:
+            for rejected in self._repository.rejected:
+                if rejected.name == name:
                     raise NotFoundError(
-                        f"{name!r} version {refused.version} was refused: {refused.reason}",
+                        f"{name!r} version {rejected.version} was refused: {rejected.reason}",
                         kind="model",
                         name=name,
                     ) from None
             raise
 
 
-def _check_folder(name: str) -> None:
+def _allowed_outputs() -> tuple[Output, ...]:
+    """All outputs that the client may have."""
+    embedding = (Output(EMBEDDING),) if may(Right.EMBED) else ()
+    return (Output(PROBABILITIES), *embedding)
+
+
+def _check_repository(name: str) -> None:
     if name:
         raise InvalidRequestError(
-            "repository_name", f"{name[:100]!r}; there is one folder of models: expected nothing"
+            "repository_name", f"{name[:100]!r}; there is one model repository: expected nothing"
         )
-
-
-def _earliest(context: Any, own_deadline: float | None) -> float | None:
-    remaining = context.time_remaining()
-    if remaining is None:
-        return own_deadline
-    deadline: float = time.monotonic() + remaining
-    return deadline if own_deadline is None else min(deadline, own_deadline)

@@ -1,7 +1,4 @@
-"""Tensors as the protocol puts them into bytes: elements of fixed size, and elements of any.
-
-It knows the layout, and nothing of images, models or messages.
-"""
+"""The protocol's byte layout of tensors; it knows nothing of images, models or messages."""
 
 from __future__ import annotations
 
@@ -16,16 +13,16 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 class LayoutError(ValueError):
-    """The bytes are not laid out as elements of any size must be; says what was found."""
+    """The bytes are not a BYTES tensor; the message says what was found."""
 
 
 def pack_floats(values: NDArray[np.float32]) -> bytes:
-    """Numbers as FP32, little-endian, the last dimension fastest."""
+    """Numbers as FP32: little-endian, the last dimension fastest."""
     return values.astype("<f4", copy=False).tobytes()
 
 
 def pack_elements(elements: Iterable[bytes]) -> bytes:
-    """Elements of any size as BYTES: each after its length."""
+    """Elements as BYTES: each one after its length."""
     return b"".join(_LENGTH.pack(len(element)) + element for element in elements)
 
 
@@ -33,11 +30,11 @@ def unpack_elements(data: bytes, count: int) -> list[bytes]:
     """The elements of a BYTES tensor.
 
     Args:
-        data: Each element after its length, 4 bytes, little-endian.
-        count: How many there must be.
+        data: Each element after its length in 4 bytes, little-endian.
+        count: How many elements there must be.
 
     Raises:
-        LayoutError: They are more, fewer, or cut short.
+        LayoutError: There are more or fewer elements, or the last one is cut short.
     """
     elements: list[bytes] = []
     start = 0

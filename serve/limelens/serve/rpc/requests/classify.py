@@ -1,7 +1,7 @@
-"""Requests as they come in, checked field by field, as plain values.
+"""Requests of `Classify` and `Embed`, checked field by field; also images and regions.
 
-It knows the messages, their limits and what unset means. It runs nothing: decoding is left to
-whoever holds a `EncodedImage`, in a thread of its choice.
+It knows the messages, their limits and the meaning of unset fields. Images are decoded later, in a
+worker's thread.
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ from dataclasses import dataclass
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
-from limelens.serve.image import (
-    MAX_PIXELS,
-    Region,
-    raw_image,
-)
+from limelens.serve.image import MAX_PIXELS, Region, raw_image
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.image.limits import MAX_DECODE_S, DecodeLimits
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -29,8 +25,8 @@ class Limits:
     Args:
         max_images: Images in one request.
         max_pixels: Height times width of one image.
-        max_samples: Images that the model is shown for one explanation.
-        max_decode_s: Seconds of CPU that decoding one image may take, beside what its bytes take.
+        max_samples: Images that the model runs for one explanation.
+        max_decode_s: CPU seconds for decoding one image, in addition to a share for its bytes.
     """
 
     max_images: int = 64
@@ -46,12 +42,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class ClassifyOptions:
-    """How predictions are to be put.
+    """What to return for each image.
 
     Args:
-        top_k: Scores for each image; 0 means the default.
-        threshold: In place of the model's own; None means the model's own.
-        embed: Whether feature vectors are wanted.
+        top_k: How many scores; 0 is the default.
+        threshold: Replaces the model's threshold; None keeps it.
+        embed: Whether to return the feature vector.
     """
 
     top_k: int
@@ -62,37 +58,35 @@ class ClassifyOptions:
 def read_classify(
     request: service_pb2.ClassifyRequest, metadata: Metadata, limits: Limits
 ) -> tuple[list[EncodedImage], ClassifyOptions]:
-    """The images and what is wanted of them.
+    """The images, and what to return for them.
 
     Raises:
-        InvalidRequestError: A field is not within its limits.
+        InvalidRequestError: A field exceeds its limits.
     """
-    _check_count(request.images, limits)
-    answering = read_answering(request, metadata, embed=request.return_embedding)
-    return _images(request.images, limits), answering
+    options = read_options(request, metadata, embed=request.return_embedding)
+    return _read_images(request.images, limits), options
 
 
 def read_embed(request: service_pb2.EmbedRequest, limits: Limits) -> list[EncodedImage]:
-    """The images whose feature vectors are wanted.
+    """The images whose feature vectors are requested.
 
     Raises:
-        InvalidRequestError: A field is not within its limits.
+        InvalidRequestError: A field exceeds its limits.
     """
-    _check_count(request.images, limits)
-    return _images(request.images, limits)
+    return _read_images(request.images, limits)
 
 
-def read_answering(
+def read_options(
     request: service_pb2.ClassifyRequest | service_pb2.StreamConfig,
     metadata: Metadata,
     prefix: str = "",
     *,
     embed: bool = False,
 ) -> ClassifyOptions:
-    """The wanted number of scores and the threshold.
+    """The number of scores and the threshold.
 
     Raises:
-        InvalidRequestError: A field is not within its limits.
+        InvalidRequestError: A field exceeds its limits.
     """
     num_labels = len(metadata.labels)
     if not 0 <= request.top_k <= num_labels:
@@ -109,17 +103,17 @@ def read_answering(
 def read_image(
     image: image_pb2.Image, name: str, limits: Limits, region: Region | None = None
 ) -> EncodedImage:
-    """One image, not decoded.
+    """One image, not decoded yet.
 
     Args:
         image: The message.
-        name: The field that it stands in.
-        limits: Of the server.
-        region: What is looked at where the image names none itself.
+        name: The field that holds it.
+        limits: The server's.
+        region: The region of interest for images that name none.
 
     Raises:
-        InvalidRequestError: Neither bytes nor pixels, pixels that do not fit their size, or an
-            impossible region.
+        InvalidRequestError: The image has neither bytes nor pixels, pixels that do not match its
+            size, or an invalid region.
     """
     source = image.WhichOneof("source")
     if image.HasField("region_of_interest"):
@@ -151,12 +145,9 @@ def read_region(region: image_pb2.RegionOfInterest, name: str) -> Region:
         raise InvalidRequestError(name, error.description) from error
 
 
-def _check_count(images: Sequence[image_pb2.Image], limits: Limits) -> None:
+def _read_images(images: Sequence[image_pb2.Image], limits: Limits) -> list[EncodedImage]:
     if not 1 <= len(images) <= limits.max_images:
         raise InvalidRequestError(
             "images", f"{len(images)} images; expected 1 to {limits.max_images}"
         )
-
-
-def _images(images: Sequence[image_pb2.Image], limits: Limits) -> list[EncodedImage]:
     return [read_image(image, f"images[{i}]", limits) for i, image in enumerate(images)]

@@ -1,7 +1,4 @@
-"""Cameras' configurations as they come in, checked field by field, as plain values.
-
-It knows nothing of frames, and runs nothing.
-"""
+"""The configuration of a camera stream, checked field by field."""
 
 from __future__ import annotations
 
@@ -11,14 +8,12 @@ from typing import Final
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.spec import ExplainSpec
-from limelens.serve.image import (
-    Region,
-)
+from limelens.serve.image import Region
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.requests.classify import (
     ClassifyOptions,
     Limits,
-    read_answering,
+    read_options,
     read_region,
 )
 from limelens.serve.rpc.requests.explain import read_spec
@@ -30,23 +25,22 @@ _NO_IMAGE: Final = EncodedImage("", b"")
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What holds for all frames of a camera.
+    """The settings of one stream.
 
     Args:
         camera_id: The camera's name.
-        answering: How predictions are to be put.
-        region: The part of every frame that is looked at; None is all.
-        window: Frames that smoothing looks back on.
+        options: What to return for each frame.
+        region: The region of interest of every frame; None is the whole frame.
+        window: How many frames smoothing considers.
         required: How many of them must agree.
         max_age_s: Older frames are dropped; None is no limit.
-        required_to_alert: How many must agree on a label that somebody must be told of.
-        max_decision_age_s: A decision becomes unknown once no frame was classified for so long;
-            None is no limit.
-        explaining: How changes are explained; None is not.
+        required_to_alert: How many frames must agree on an alert label.
+        max_decision_age_s: How long a decision holds without a classified frame; None is for ever.
+        explaining: How to explain changes of the decision; None explains none.
     """
 
     camera_id: str
-    answering: ClassifyOptions
+    options: ClassifyOptions
     region: Region | None
     window: int
     required: int
@@ -59,10 +53,10 @@ class StreamSettings:
 def read_stream_config(
     config: service_pb2.StreamConfig, metadata: Metadata, limits: Limits
 ) -> StreamSettings:
-    """A camera's configuration.
+    """Reads a camera's configuration.
 
     Raises:
-        InvalidRequestError: A field is not within its limits.
+        InvalidRequestError: A field exceeds its limits.
     """
     if not 1 <= len(config.camera_id) <= 128:
         raise InvalidRequestError(
@@ -97,11 +91,11 @@ def read_stream_config(
     explaining = None
     if config.HasField("explain_on_change"):
         explaining = config.explain_on_change
-        # Only to find now what is wrong with it.
+        # Only to find mistakes now.
         read_change(explaining, metadata, limits, _NO_IMAGE, metadata.labels[0])
     return StreamSettings(
         camera_id=config.camera_id,
-        answering=read_answering(config, metadata, "config."),
+        options=read_options(config, metadata, "config."),
         region=region,
         window=window,
         required=required,
@@ -119,24 +113,24 @@ def read_change(
     image: EncodedImage,
     label: str,
 ) -> ExplainSpec:
-    """How a change of a camera's decision is to be explained.
+    """How to explain a change of a camera's decision.
 
     Args:
-        explaining: What the configuration says.
-        metadata: Of the model that brought the change.
-        limits: Of the server.
-        image: The frame that brought it.
-        label: What it changed to.
+        explaining: The stream's configuration.
+        metadata: The metadata of the model that classified the frame.
+        limits: The server's.
+        image: The frame that changed the decision.
+        label: The new decision.
 
     Raises:
-        InvalidRequestError: A field is not within its limits.
+        InvalidRequestError: A field exceeds its limits.
     """
     place, options = "config.explain_on_change.options", explaining.options
     num_bytes = len(options.segmentation.segments_png)
     if num_bytes > _MAX_STREAM_SEGMENTS:
         raise InvalidRequestError(
             f"{place}.segmentation.segments_png",
-            f"{num_bytes:,} bytes, which are held as long as the stream; expected at most "
+            f"{num_bytes:,} bytes, which the server holds during the stream; expected at most "
             f"{_MAX_STREAM_SEGMENTS:,}",
         )
     for given, _ in options.ListFields():

@@ -1,1 +1,1 @@
-"""What lies below the RPCs: ports, connections, the bytes of messages, memory."""
+"""What lies below the RPCs: ports, connections, the reading of messages, memory."""

@@ -1,8 +1,8 @@
-"""Cuts a server's connections, so that whoever still waits for an answer gets UNAVAILABLE.
+"""Cuts a server's connections, so that calls that still wait end with UNAVAILABLE.
 
-A gRPC server that stops ends calls with CANCELLED that have come and have no handler yet, and
-under callers who retry there are always some. A connection that is gone is UNAVAILABLE to all calls
-on it, and an answer that was handed to the kernel is still delivered. It knows sockets, not gRPC.
+A stopping gRPC server ends calls that have no handler yet with CANCELLED, and clients that retry
+always have some. A lost connection is UNAVAILABLE for all its calls, and the kernel still delivers
+responses that it has. It knows sockets, not gRPC.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))
 
 
 def cut(address: str) -> None:
-    """Ends listening on an address, and then all connections to it; does nothing on Windows.
+    """Stops listening on an address, and closes all connections to it; does nothing on Windows.
 
     Args:
-        address: `HOST:PORT` or `unix:PATH`, as this process listens on it.
+        address: `HOST:PORT` or `unix:PATH` of this process.
     """
     path = address.removeprefix("unix:") if is_unix(address) else None
     wanted = path or int(address.rpartition(":")[2])
@@ -32,11 +32,11 @@ def cut(address: str) -> None:
             if _place(found) != wanted:
                 continue
             if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                # A socket that never listened takes its place: gRPC, which may still close the
-                # number, sees no error, and callers are refused.
+                # Put a socket that never listened in its place: clients are refused, and gRPC sees
+                # no error when it closes the file.
                 with contextlib.suppress(OSError), socket.socket(found.family) as silent:
                     os.dup2(silent.fileno(), number, inheritable=False)
-    # Listed anew, with those that were accepted until now.
+    # List again, with the connections accepted meanwhile.
     for _, found in _sockets():
         with found, contextlib.suppress(OSError):
             if _place(found) == wanted:
@@ -44,11 +44,11 @@ def cut(address: str) -> None:
 
 
 def _sockets() -> Iterator[tuple[int, socket.socket]]:
-    """The sockets of this process, each by its number and as a copy that is to be closed."""
+    """The sockets of this process: file numbers, and copies that the caller must close."""
     folder = next((one for one in _FILES if one.is_dir()), None)
     if folder is None:
         return
-    for name in os.listdir(folder):  # noqa: PTH208  # numbers, that may be gone at any moment
+    for name in os.listdir(folder):  # noqa: PTH208  # numbers that may vanish at any moment
         with contextlib.suppress(OSError):
             copy = os.dup(int(name))
             try:
@@ -60,7 +60,7 @@ def _sockets() -> Iterator[tuple[int, socket.socket]]:
 
 
 def _place(found: socket.socket) -> str | int | None:
-    """The port or the path of a socket's own end; None where it has neither."""
+    """The port or the path of a socket's own end; None if it has neither."""
     try:
         name = found.getsockname()
     except OSError:

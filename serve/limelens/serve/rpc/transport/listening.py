@@ -1,13 +1,14 @@
-"""Where a server listens: which addresses are refused, and how a port or a socket is taken.
+"""Where a server listens: which addresses are refused, how a port is taken, gRPC's options.
 
 It knows nothing of models and calls.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.access.config import Tls
 from limelens.serve.addresses import is_loopback_host, is_unix, parse_address
@@ -16,20 +17,30 @@ from limelens.serve.errors import ListenError
 if TYPE_CHECKING:
     import grpc.aio
 
-_ASKING_S: Final = 1.0
+_CONNECT_S: Final = 1.0
+_MAX_FILES: Final = 65536
+_NO_LIMIT: Final = 2**31 - 1
+BURST_OPTIONS: Final = (
+    ("grpc.server.max_pending_requests", _NO_LIMIT),
+    ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+)
+"""Leave bursts to our own limits, which are fair and say when to retry.
+
+Above its own limit of pending calls, gRPC ends calls of any client.
+"""
 
 
 def check_listen(listen: str, tls: Tls | None, *, production: bool, insecure: bool) -> None:
-    """Refuses what is no address, or may not be listened on.
+    """Refuses addresses that are malformed or would expose plaintext.
 
     Args:
         listen: `HOST:PORT` or `unix:PATH`.
         tls: None is plaintext.
-        production: Plaintext is for this machine alone, whatever `insecure` says.
-        insecure: Plaintext may be seen by others.
+        production: Allows plaintext on this machine only, whatever `insecure` is.
+        insecure: Allows plaintext for other machines.
 
     Raises:
-        ListenError: It is so.
+        ListenError: The server may not listen there.
     """
     if is_unix(listen):
         return
@@ -54,10 +65,10 @@ def check_listen(listen: str, tls: Tls | None, *, production: bool, insecure: bo
 
 
 def check_health_listen(listen: str | None) -> None:
-    """Refuses what is no address to tell the health on; None is none at all.
+    """Refuses malformed addresses for the health; None means that there is none.
 
     Raises:
-        ListenError: It is none.
+        ListenError: The address is malformed.
     """
     if listen is None:
         return
@@ -73,16 +84,16 @@ def bind(
     """Takes a port or a socket for a server.
 
     Args:
-        server: Was not started yet.
+        server: A server that is not started yet.
         listen: `HOST:PORT` or `unix:PATH`.
         tls: None is plaintext.
-        option: By which the address was given, for messages.
+        option: The option that gave the address, for messages.
 
     Returns:
         The port; 1 for a socket.
 
     Raises:
-        ListenError: It is taken, or not this machine's, or the certificates cannot be used.
+        ListenError: The address is taken or is not this machine's, or a certificate is unusable.
     """
     credentials = None
     if tls is not None:
@@ -91,7 +102,6 @@ def bind(
         credentials = server_credentials(tls)
     if listen.startswith("unix:"):
         _check_socket(listen.removeprefix("unix:"))
-    port: int
     try:
         if credentials is None:
             port = server.add_insecure_port(listen)
@@ -104,12 +114,47 @@ def bind(
     return port
 
 
+def server_options(max_message_bytes: int, *, shares_port: bool) -> list[tuple[str, Any]]:
+    """GRPC's options for a server.
+
+    Args:
+        max_message_bytes: Limit on each message.
+        shares_port: Whether other processes listen on the same port.
+    """
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Two servers on one port each get some of the connections; unless that is wanted, nobody
+        # would notice it.
+        ("grpc.so_reuseport", int(shares_port)),
+        # Cameras behind routers that forget silent connections may ping, even between streams.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Detects clients that vanished.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def allow_many_connections() -> None:
+    """Raises the process's limit of open files: shells often start at 1024."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def cannot_listen(listen: str, option: str) -> ListenError:
-    """The error for an address that somebody else has, or nobody can have.
+    """The error for an address that is taken or is not this machine's.
 
     Args:
         listen: The address.
-        option: By which it was given.
+        option: The option that gave it.
     """
     return ListenError(
         f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
@@ -118,22 +163,22 @@ def cannot_listen(listen: str, option: str) -> ListenError:
 
 
 def _check_socket(path: str) -> None:
-    """Refuses a socket that somebody answers on, which gRPC would take away from them in silence.
+    """Refuses a socket that another server answers on; gRPC would silently take it over.
 
     Raises:
-        ListenError: Somebody does, or there cannot be a socket.
+        ListenError: Another server answers there, or there can be no socket.
     """
     if not path or not Path(path).parent.is_dir():
         raise ListenError(
             f"cannot listen on unix:{path}; expected unix:PATH in a folder that exists"
         )
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(_ASKING_S)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_S)
         try:
-            asking.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):  # nobody, or a server that is gone
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):  # no server, or one that has ended
             return
-        except (TimeoutError, BlockingIOError):  # somebody who is too busy to answer
+        except (TimeoutError, BlockingIOError):  # a server that is too busy to answer
             pass
         except OSError as error:
             raise ListenError(f"cannot listen on unix:{path}: {error}") from error

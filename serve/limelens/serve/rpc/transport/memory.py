@@ -1,8 +1,7 @@
-"""Memory that large messages took goes back to the system.
+"""Returns the memory of large messages to the system.
 
-glibc keeps what was freed: blocks below a threshold that rises with every large one, and the many
-small pieces in which gRPC receives a message. A process that was sent large requests once would
-stay large. It knows the C library, and nothing of messages but their size.
+glibc keeps freed memory: blocks below a threshold that grows with every large block, and the many
+small pieces in which gRPC receives a message. After large requests a process would stay large.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _TRIM_AFTER_S: Final = 0.1
 
 
 def give_large_blocks_back() -> None:
-    """Blocks over a few MiB are mapped by themselves from now on, in this whole process."""
+    """Has glibc map blocks over a few MiB separately from now on, in the whole process."""
     mallopt = _function("mallopt")
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
@@ -27,7 +26,7 @@ def give_large_blocks_back() -> None:
 
 
 class Trimming:
-    """Trims the heap, soon after so and so many bytes of messages are gone; for one event loop."""
+    """Trims the heap soon after many bytes of messages were freed; for one event loop."""
 
     def __init__(self) -> None:
         self._trim = _function("malloc_trim")
@@ -35,7 +34,7 @@ class Trimming:
         self._timer: asyncio.TimerHandle | None = None
 
     def gone(self, count: int) -> None:
-        """A message of so many bytes is answered."""
+        """Counts the bytes of a message that is freed."""
         self._gone += count
         if self._gone >= _TRIM_AFTER_BYTES and self._timer is None and self._trim is not None:
             loop = asyncio.get_running_loop()
@@ -43,12 +42,12 @@ class Trimming:
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, self._gone = None, 0
-        # It takes some milliseconds, in which the interpreter is free.
+        # It takes some milliseconds, without holding the interpreter.
         loop.run_in_executor(None, self._trim, 0)
 
 
 def _function(name: str) -> Any:
-    """A function of the C library; None where that has no such."""
+    """A function of the C library; None if it has no such function."""
     try:
         return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):

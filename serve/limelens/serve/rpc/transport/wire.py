@@ -1,9 +1,8 @@
-"""How much a message holds, counted in its bytes before it is built.
+"""Counts the fields of a message in its bytes, before the message is parsed.
 
-A few bytes on the wire can stand for millions of objects, and parsing them holds the event loop
-and everybody with it. So fields are counted first; this stops where a limit is passed, and skips
-what is long. It knows the layout of protobuf's wire format and descriptors, and no message of the
-contract but by a table of limits. What is malformed is left to the parser to refuse.
+A few bytes on the wire can mean millions of objects, and parsing them blocks the event loop.
+Counting stops at a limit and skips long fields. It knows protobuf's wire format and descriptors;
+malformed messages are left to the parser.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from limelens.serve.errors import InvalidRequestError
 
 MAX_REPEATED: Final = 4096
-"""Elements of one repeated field, where the table says nothing else."""
+"""Limit on the elements of a repeated field that is not in `_LIMITS`."""
 MAX_FIELDS: Final = 20_000
-"""Fields of one message, at all depths together."""
+"""Limit on the fields of a message, at all depths together."""
 MAX_NUMBERS: Final = 1_500_000
-"""Pixels that are sent one by one: so many are built in a few hundredths of a second."""
+"""Limit on pixels sent one by one: parsing so many takes a few hundredths of a second."""
 _LIMITS: Final[Mapping[str, int]] = {
     "inference.InferTensorContents.uint_contents": MAX_NUMBERS,
     "inference.ModelInferRequest.InferInputTensor.shape": 64,
@@ -30,7 +29,7 @@ _LIMITS: Final[Mapping[str, int]] = {
     "limelens.v1.ExplainRequest.contrasts": 1000,
 }
 _SMALL: Final = 2048
-"""A message of so few bytes holds nothing that takes long."""
+"""Messages up to this many bytes are parsed quickly, whatever they hold."""
 _MAX_DEPTH: Final = 16
 _FIXED: Final = {
     FieldDescriptor.TYPE_DOUBLE: 8,
@@ -51,10 +50,10 @@ _NOT_PACKED: Final = (
 @dataclass(frozen=True, slots=True)
 class _Field:
     name: str
-    most: int  # 0: it is not repeated
+    most: int  # limit on elements; 0: not repeated
     inside: Descriptor | None
     is_packed: bool
-    size: int  # of a packed element in bytes; 0: of any length
+    size: int  # of a packed element in bytes; 0: varints
     hint: str
 
 
@@ -62,21 +61,21 @@ _plans: dict[str, Mapping[int, _Field]] = {}
 
 
 def check_fields(data: bytes, kind: Any) -> None:
-    """Passes where a message may be built.
+    """Checks how much a message holds.
 
     Args:
-        data: Its bytes.
-        kind: The descriptor of what it is to be.
+        data: The message's bytes.
+        kind: The message's descriptor.
 
     Raises:
-        InvalidRequestError: A repeated field, or the whole, holds too much; names the field.
+        InvalidRequestError: A repeated field or the message holds too much; names the field.
     """
     if len(data) > _SMALL:
         _Counting(data).walk(0, len(data), kind, "", 0)
 
 
 class _Counting:
-    """One message."""
+    """The count for one message."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -129,17 +128,17 @@ class _Counting:
             return
 
     def _packed(self, field: _Field, start: int, length: int) -> int:
-        """Elements that are packed into so many bytes."""
+        """How many elements are packed into some bytes."""
         if field.size:
             return length // field.size
         if length <= field.most:
-            return length  # at most, which is enough to know
+            return length  # an upper bound is enough here
         packed = np.frombuffer(self._data, np.uint8, length, start)
         return int(np.count_nonzero(packed < 0x80))
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number and where it ends."""
+    """A number and the position behind it."""
     value = shift = 0
     while True:
         byte = data[at]

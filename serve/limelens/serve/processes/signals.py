@@ -1,7 +1,7 @@
-"""What signals ask of a server, from its first moment to its last.
+"""Handles signals from the first to the last moment of a server's process.
 
-SIGTERM or SIGINT: stop, and exit with 0. A second one: leave at once. SIGHUP: look for new
-versions, and never an end. It knows the order of things, and nothing of what is started or stopped.
+SIGTERM or SIGINT stops the server, with exit code 0; a second one ends the process at once. SIGHUP
+looks for new versions and never ends the process.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """Answers signals while its context lasts; the process's main thread enters it.
+    """Handles signals within its context, which the process's main thread enters.
 
     Args:
-        leaves_early: Whether the process just ends where it is told to stop before `follow`. An
-            error raised in the middle of loading would not do: libraries make others of it.
+        leaves_early: Whether a signal before `follow` ends the process at once. Raising an error
+            while models load would not do: libraries turn it into others.
     """
 
     def __init__(self, *, leaves_early: bool) -> None:
         self._leaves_early = leaves_early
         self._number = 0
-        self._is_asked = False
+        self._wants_reload = False
         self._on_stop: Callable[[], object] | None = None
         self._on_reload: Callable[[], object] | None = None
         self._on_hurry: Callable[[], object] = lambda: None
@@ -37,7 +37,7 @@ class Signals:
         if hasattr(signal, "SIGHUP"):
             numbers.append(signal.SIGHUP)
         for number in numbers:
-            self._before[number] = signal.signal(number, self._answer)
+            self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,32 +45,33 @@ class Signals:
             signal.signal(number, before)
 
     def on_hurry(self, act: Callable[[], object]) -> None:
-        """Says what is done, in a moment, before the process leaves at a second signal."""
+        """Sets what to do, quickly, before a second signal ends the process."""
         self._on_hurry = act
 
     def follow(
         self, on_stop: Callable[[], object], on_reload: Callable[[], object] | None = None
     ) -> None:
-        """Says what is done at signals, and does it for those that came before.
+        """Sets what signals do, and does it at once for those that came before.
+
+        Both functions are called between any two lines of the main thread.
 
         Args:
-            on_stop: At the first that asks to stop. Called between any two lines of the main
-                thread, as the other is.
-            on_reload: At SIGHUP; None: nothing is there yet that could look.
+            on_stop: Called at the first signal to stop.
+            on_reload: Called at SIGHUP; None if nothing can reload yet.
         """
         self._on_stop, self._on_reload = on_stop, on_reload
         if self._number:
             on_stop()
-        if self._is_asked and on_reload is not None:
-            self._is_asked = False
+        if self._wants_reload and on_reload is not None:
+            self._wants_reload = False
             on_reload()
 
-    def _answer(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number not in _STOPPING:
             if self._on_reload is not None:
                 self._on_reload()
             else:
-                self._is_asked = True
+                self._wants_reload = True
             return
         if self._number:
             self._leave(number)
@@ -81,9 +82,9 @@ class Signals:
             os._exit(0)
 
     def _leave(self, number: int) -> NoReturn:
-        """Ends the process without what Python and libraries do at an end.
+        """Ends the process without the cleanup of Python and libraries.
 
-        They would wait for models that run, and abort where calls are under way.
+        They would wait for running models, and abort if calls are in flight.
         """
         try:
             self._on_hurry()

@@ -1,4 +1,4 @@
-"""What a server tells of its start: to the log, and to whoever waits for it to answer."""
+"""Reports a server's start: warnings to the log, and a line for those who wait for it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _log = logging.getLogger(__name__)
 
 
 def log_start(config: ServerConfig, models: ModelRegistry) -> None:
-    """Logs what is odd about what is served, and how.
+    """Logs what an operator may not expect.
 
     Args:
         config: How the server is set up.
-        models: What it serves.
+        models: The models that it serves.
     """
-    # Without a GPU, and without anybody who named one, the CPU is no news.
-    is_news = config.device != "auto" or _NVIDIA.exists()
+    # The CPU is no surprise if there is no GPU and nobody asked for one.
+    is_surprise = config.device != "auto" or _NVIDIA.exists()
     for one in models.served:
         if one.bundle.provider_reason and config.device != "cpu":
             _log.log(
-                logging.WARNING if is_news else logging.INFO,
+                logging.WARNING if is_surprise else logging.INFO,
                 "%s runs on the CPU: %s",
                 one.name,
                 one.bundle.provider_reason,
@@ -36,11 +36,11 @@ def log_start(config: ServerConfig, models: ModelRegistry) -> None:
 
 
 def announce_to(announce: Callable[[str], Any], line: str) -> None:
-    """Tells that a server answers; that nobody can be told is no reason to end.
+    """Announces that a server answers; a failure to do so does not end the server.
 
     Args:
-        announce: Is given the line.
-        line: What is served, and where.
+        announce: Receives the line.
+        line: The models and the address.
     """
     try:
         announce(line)

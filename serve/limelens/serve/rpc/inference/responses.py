@@ -1,13 +1,13 @@
-"""What is served, in the protocol's words: the server, models, their statistics, the folder.
-
-It knows the messages and plain values, and decides nothing.
-"""
+"""Messages of the protocol: results, and what the server, its models and its repository are."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import model_config_pb2 as config_pb2
@@ -16,8 +16,10 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.devices import CPU
 from limelens.serve.bundle.folder import FILE_NAME
 from limelens.serve.repository.model_version import WHOLE, ModelVersion, RejectedVersion
-from limelens.serve.rpc.inference.requests import EMBEDDING, INPUT, PROBABILITIES
+from limelens.serve.rpc.inference.requests import EMBEDDING, INPUT, PROBABILITIES, Output
+from limelens.serve.rpc.inference.tensors import pack_elements, pack_floats
 from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.scheduling.statistics import Statistics
 from limelens.serve.status import without_paths
 
@@ -29,37 +31,72 @@ UNAVAILABLE: Final = "UNAVAILABLE"
 _ANY: Final = -1
 
 
+def infer_response(
+    results: Sequence[InferenceResult],
+    outputs: Sequence[Output],
+    model: ModelVersion,
+    request_id: str,
+) -> pb2.ModelInferResponse:
+    """A model's numbers for the images of a request.
+
+    Args:
+        results: One for each image.
+        outputs: Which outputs, in which order.
+        model: The model.
+        request_id: The request's own.
+    """
+    values = {PROBABILITIES: np.stack([one.probabilities for one in results])}
+    embeddings = [one.embedding for one in results if one.embedding is not None]
+    if embeddings:
+        values[EMBEDDING] = np.stack(embeddings)
+    labels = {PROBABILITIES: model.bundle.labels}
+    response = pb2.ModelInferResponse(
+        model_name=model.name, model_version=str(model.version), id=request_id
+    )
+    for output in outputs:
+        rows = values[output.name]
+        if output.top:
+            elements = [_largest(row, output.top, labels.get(output.name)) for row in rows]
+            shape, datatype = (len(rows), len(elements[0])), "BYTES"
+            data = pack_elements(element for row in elements for element in row)
+        else:
+            shape, datatype, data = rows.shape, "FP32", pack_floats(rows)
+        response.outputs.add(name=output.name, datatype=datatype, shape=shape)
+        response.raw_output_contents.append(data)
+    return response
+
+
 def server_metadata() -> pb2.ServerMetadataResponse:
-    """What the server is."""
+    """The server's name, version and extensions."""
     return pb2.ServerMetadataResponse(
         name="limelens", version=package_version(), extensions=EXTENSIONS
     )
 
 
-def model_metadata(served: ModelVersion, versions: Sequence[int]) -> pb2.ModelMetadataResponse:
-    """What a model takes and gives.
+def model_metadata(model: ModelVersion, versions: Sequence[int]) -> pb2.ModelMetadataResponse:
+    """A model's inputs and outputs.
 
     Args:
-        served: The version that is meant.
-        versions: All that answer under its name.
+        model: The version.
+        versions: All versions that are served under its name.
     """
     tensor = pb2.ModelMetadataResponse.TensorMetadata
-    height, width = served.bundle.input_size
+    height, width = model.bundle.input_size
     return pb2.ModelMetadataResponse(
-        name=served.name,
+        name=model.name,
         versions=[str(version) for version in sorted(versions)],
         platform=PLATFORM,
         inputs=[tensor(name=INPUT, datatype="UINT8", shape=[_ANY, height, width, 3])],
         outputs=[
             tensor(name=name, datatype="FP32", shape=[_ANY, size])
-            for name, size in _output_sizes(served.bundle).items()
+            for name, size in _output_sizes(model.bundle).items()
         ],
     )
 
 
-def model_config(served: ModelVersion, limits: Limits) -> config_pb2.ModelConfig:
-    """How a model is set up."""
-    bundle = served.bundle
+def model_config(model: ModelVersion, limits: Limits) -> config_pb2.ModelConfig:
+    """A model's configuration."""
+    bundle = model.bundle
     height, width = bundle.input_size
     on_cpu = bundle.provider == CPU
     group = config_pb2.ModelInstanceGroup
@@ -68,7 +105,7 @@ def model_config(served: ModelVersion, limits: Limits) -> config_pb2.ModelConfig
         "limelens.task": json.dumps(bundle.task.value),
     }
     return config_pb2.ModelConfig(
-        name=served.name,
+        name=model.name,
         platform=PLATFORM,
         backend=BACKEND,
         max_batch_size=limits.max_images,
@@ -98,24 +135,26 @@ def model_config(served: ModelVersion, limits: Limits) -> config_pb2.ModelConfig
     )
 
 
-def model_statistics(served: ModelVersion, found: Statistics) -> pb2.ModelStatistics:
-    """What one version has done."""
-    answered = found.answered
+def model_statistics(model: ModelVersion, statistics: Statistics) -> pb2.ModelStatistics:
+    """What a version has done since the start."""
+    answered = statistics.answered
     response = pb2.ModelStatistics(
-        name=served.name,
-        version=str(served.version),
-        last_inference=round(1000 * found.last_answered_at),
+        name=model.name,
+        version=str(model.version),
+        last_inference=round(1000 * statistics.last_answered_at),
         inference_count=answered,
         inference_stats=pb2.InferStatistics(
-            success=_duration(answered, found.waited_s + found.decode_s + found.run_s),
-            fail=_duration(found.failed, found.failed_s),
-            queue=_duration(answered, found.waited_s),
-            compute_input=_duration(answered, found.decode_s),
-            compute_infer=_duration(answered, found.run_s),
+            success=_duration(
+                answered, statistics.waited_s + statistics.decode_s + statistics.run_s
+            ),
+            fail=_duration(statistics.failed, statistics.failed_s),
+            queue=_duration(answered, statistics.waited_s),
+            compute_input=_duration(answered, statistics.decode_s),
+            compute_infer=_duration(answered, statistics.run_s),
         ),
     )
-    for batch_size, runs in sorted(found.runs.items()):
-        # A run whose images are just being told one after the other counts from its first.
+    for batch_size, runs in sorted(statistics.runs.items()):
+        # A run counts from its first image: its images are counted one after the other.
         count = -(-runs.images // batch_size)
         response.execution_count += count
         response.batch_stats.add(
@@ -127,21 +166,21 @@ def model_statistics(served: ModelVersion, found: Statistics) -> pb2.ModelStatis
 
 
 def repository_index(
-    served: Sequence[ModelVersion], refused: Sequence[RejectedVersion], *, only_ready: bool
+    served: Sequence[ModelVersion], rejected: Sequence[RejectedVersion], *, only_ready: bool
 ) -> pb2.RepositoryIndexResponse:
-    """What lies in the folder of models.
+    """The versions in the model repository.
 
     Args:
-        served: What answers.
-        refused: What does not; a version that answers with an older file is not listed twice.
-        only_ready: Whether only what answers is wanted.
+        served: Versions that are served.
+        rejected: Versions that are not; a version of which an older file is served is listed once.
+        only_ready: Whether to list only versions that are served.
     """
     index = pb2.RepositoryIndexResponse.ModelIndex
     found = {
         (one.name, one.version): index(name=one.name, version=str(one.version), state=READY)
         for one in served
     }
-    for one in () if only_ready else refused:
+    for one in () if only_ready else rejected:
         version = str(one.version) if one.version != WHOLE else ""
         found.setdefault(
             (one.name, one.version),
@@ -166,3 +205,9 @@ def _output_sizes(bundle: Bundle) -> dict[str, int]:
 
 def _duration(count: int, seconds: float) -> pb2.StatisticDuration:
     return pb2.StatisticDuration(count=count, ns=round(1e9 * seconds))
+
+
+def _largest(values: NDArray[np.float32], count: int, labels: Sequence[str] | None) -> list[bytes]:
+    """The largest values as `value:index:label`; ties in the model's order."""
+    order = np.argsort(-values, kind="stable")[:count]
+    return [f"{values[i]:f}:{i}{'' if labels is None else ':' + labels[i]}".encode() for i in order]
