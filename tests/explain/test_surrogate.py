@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from limelens.explain.explanation import LabelExplanation, Samples
-from limelens.explain.sampling.design import draw
-from limelens.explain.sampling.proximity import distances, proximity
+from limelens.explain.sampling.design import distances, draw, proximity
 from limelens.explain.surrogate.fit import fit_labels
 from limelens.explain.surrogate.ridge import ridge
 from limelens.explain.surrogate.stability import ties

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, Timings
 from limelens.explain.image import as_rgb
-from limelens.explain.sampling.design import design_for
+from limelens.explain.sampling.design import design_for, effective_samples
 from limelens.explain.sampling.perturbation import perturbation
 from limelens.explain.sampling.prediction import Predict, Predictions
-from limelens.explain.sampling.proximity import effective_samples
 from limelens.explain.segmentation.cutting import segment
 from limelens.explain.settings import ExplainOptions, Settings
 from limelens.explain.surrogate.fit import fit_labels

@@ -18,10 +18,7 @@ _PALE_INK, _GRID = (110, 110, 110), (225, 225, 225)
 
 
 def draw_curves(
-    faithfulness: Faithfulness,
-    *,
-    label_name: str | None = None,
-    palette: Palette = "green-red",
+    faithfulness: Faithfulness, *, label_name: str | None = None, palette: Palette = "green-red"
 ) -> NDArray[np.uint8]:
     """Both curves beside those of random orders, with the areas under them.
 
@@ -39,21 +36,14 @@ def draw_curves(
     found = faithfulness
     name = label_name or f"label {found.label}"
     inserted, deleted = signs(palette)
+    ours = (found.deletion, found.deletion_area), (found.insertion, found.insertion_area)
+    theirs = (
+        (found.random_deletion, found.random_deletion_area, found.random_deletion_spread),
+        (found.random_insertion, found.random_insertion_area, found.random_insertion_spread),
+    )
     panels = (
-        (
-            "Deletion (lower is better)",
-            "hidden",
-            deleted,
-            (found.deletion, found.deletion_area),
-            (found.random_deletion, found.random_deletion_area, found.random_deletion_spread),
-        ),
-        (
-            "Insertion (higher is better)",
-            "shown",
-            inserted,
-            (found.insertion, found.insertion_area),
-            (found.random_insertion, found.random_insertion_area, found.random_insertion_spread),
-        ),
+        ("Deletion (lower is better)", "hidden", deleted, ours[0], theirs[0]),
+        ("Insertion (higher is better)", "shown", inserted, ours[1], theirs[1]),
     )
     width, height = _PLOT
     step = _LEFT + width + _GAP

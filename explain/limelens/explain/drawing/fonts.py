@@ -74,11 +74,7 @@ def folders() -> tuple[Path, ...]:
     except RuntimeError:  # a user without a home, as in a container
         home = Path("/nonexistent")
     if sys.platform == "darwin":
-        return (
-            Path("/System/Library/Fonts"),
-            Path("/Library/Fonts"),
-            home / "Library/Fonts",
-        )
+        return (Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts")
     if sys.platform == "win32":
         return (
             Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts",

@@ -17,8 +17,8 @@ from limelens.explain.drawing.overlay import overlay
 from limelens.explain.drawing.text import title_of, write
 from limelens.explain.explanation import Explanation, LabelExplanation
 from limelens.explain.image import as_rgb
+from limelens.explain.sampling.design import distances
 from limelens.explain.sampling.perturbation import Perturbation, perturbation
-from limelens.explain.sampling.proximity import distances
 from limelens.explain.segmentation.segments import known, stretched
 from limelens.explain.settings import Distance
 
@@ -88,28 +88,19 @@ def steps(
     sheet.heading(1, f"The image is cut into {explanation.num_segments} segments")
     numbered = _numbered(pixels, explanation.segments, samples.columns)
     hidden = sample(np.zeros(samples.columns.size, dtype=np.bool_), 0)
-    sheet.panels(
-        [
-            (Image.fromarray(pixels), ["what the model sees"]),
-            (numbered, ["its segments"]),
-            (hidden, ["with every segment hidden"]),
-        ],
-        _LARGE,
-    )
+    whole = Image.fromarray(pixels)
+    panels = [(whole, "what the model sees"), (numbered, "its segments")]
+    panels.append((hidden, "with every segment hidden"))
+    sheet.panels([(panel, [text]) for panel, text in panels], _LARGE)
 
     alone = samples.method == "occlusion"
     how = "Each segment is hidden alone" if alone else "Segments are hidden at random"
     sheet.heading(2, f"{how}, and the model predicts every sample")
-    sheet.panels(
-        [
-            (
-                sample(samples.visible[row], row),
-                [f"sample {row}", f"predicted {predicted[row]:.3f}"],
-            )
-            for row in _typical(samples.visible)
-        ],
-        _SMALL,
-    )
+    typical = [
+        (sample(samples.visible[row], row), [f"sample {row}", f"predicted {predicted[row]:.3f}"])
+        for row in _typical(samples.visible)
+    ]
+    sheet.panels(typical, _SMALL)
 
     counts = ": the nearer, the more a sample counts" if samples.method == "lime" else ""
     sheet.heading(3, f"The samples nearest to the image{counts}")
@@ -206,15 +197,7 @@ def _numbered(
         reach = font.getlength(str(segment)) / 2 + 3
         at = min(max(float(x[place]), reach), width - reach)
         below = min(max(float(y[place]), size * 0.6), height - size * 0.6)
-        pen.text(
-            (at, below),
-            str(segment),
-            fill=PAPER,
-            font=font,
-            anchor="mm",
-            stroke_width=2,
-            stroke_fill=_OUTLINE,
-        )
+        pen.text((at, below), str(segment), PAPER, font, "mm", stroke_width=2, stroke_fill=_OUTLINE)
     return drawn
 
 

@@ -186,10 +186,9 @@ def _narrow_quickshift(
     sigma: float = 0.0,
     rng: int = 42,
 ) -> NDArray[np.int64]:
-    """Quickshift with a kernel of less than a pixel.
+    """Quickshift with a kernel of less than a pixel, which `skimage` refuses.
 
-    scikit-image's `quickshift` refuses it; the algorithm behind takes any width, and is called
-    as `quickshift` calls it.
+    The algorithm behind it takes any width, and is called as `quickshift` calls it.
     """
     from skimage import filters
     from skimage.color import rgb2lab
@@ -197,22 +196,16 @@ def _narrow_quickshift(
 
     gaussian: Any = filters.gaussian
     lab = gaussian(rgb2lab(image), sigma=(sigma, sigma, 0), mode="reflect", channel_axis=-1)
-    return np.asarray(
-        _quickshift_cython(
-            np.ascontiguousarray(lab * ratio),
-            kernel_size=kernel_size,
-            max_dist=max_dist,
-            return_tree=False,
-            rng=rng,
-        )
-    )
+    pixels = np.ascontiguousarray(lab * ratio)
+    how = {"kernel_size": kernel_size, "max_dist": max_dist, "return_tree": False, "rng": rng}
+    return np.asarray(_quickshift_cython(pixels, **how))
 
 
 def _slic(image: NDArray[np.uint8], target: int, options: dict[str, Any]) -> NDArray[np.int64]:
     """The slic result whose number of segments comes near the target.
 
-    slic starts from a grid of `n_segments`, cuts what is not connected into pieces and melts the
-    small pieces: how many remain depends on how small is small.
+    slic starts from a grid of `n_segments`, splits what is not connected and melts small pieces:
+    how many remain depends on the size below which a piece is small.
     """
     arguments = {
         "n_segments": target,
@@ -238,10 +231,10 @@ def _slic(image: NDArray[np.uint8], target: int, options: dict[str, Any]) -> NDA
 def _melting(
     image: NDArray[np.uint8], arguments: dict[str, Any]
 ) -> Callable[[float], NDArray[np.int64]]:
-    """What slic gives for one `min_size_factor` after the other, clustering pixels only once.
+    """The result of slic as a function of `min_size_factor`, clustering pixels only once.
 
     scikit-image has the second half of slic, which takes a twentieth of the time, under a private
-    name; where that is gone, slic runs again as a whole.
+    name; if that is missing, slic runs again as a whole.
     """
     plain = {"n_segments", "min_size_factor", "start_label", "max_num_iter"}
     try:
@@ -260,8 +253,7 @@ def _melting(
         found = connected(
             clusters.astype(np.intp), int(factor * size), int(_SLIC_MAX_SIZE_FACTOR * size), 0
         )
-        melt: NDArray[np.int64] = np.asarray(found)[0].astype(np.int64)
-        return melt
+        return np.asarray(np.asarray(found)[0].astype(np.int64))
 
     return melted
 

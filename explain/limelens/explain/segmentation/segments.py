@@ -60,10 +60,7 @@ def numbered(labels: NDArray[np.int64], *warnings: ExplanationWarning) -> Segmen
             "segments", f"segments holds only {UNSEEN} (never seen); expected at least one segment"
         )
     return Segmentation(
-        labels=labels.astype(np.int32),
-        ids=ids.astype(np.int32),
-        columns=columns.astype(np.intp),
-        warnings=warnings,
+        labels.astype(np.int32), ids.astype(np.int32), columns.astype(np.intp), warnings
     )
 
 
@@ -75,11 +72,8 @@ def as_lime_reads(labels: NDArray[np.int64]) -> Segmentation:
     """
     num_segments = np.unique(labels).size
     columns = np.where((labels >= 0) & (labels < num_segments), labels, num_segments)
-    return Segmentation(
-        labels=labels.astype(np.int32),
-        ids=np.arange(num_segments, dtype=np.int32),
-        columns=columns.astype(np.intp),
-    )
+    ids = np.arange(num_segments, dtype=np.int32)
+    return Segmentation(labels.astype(np.int32), ids, columns.astype(np.intp))
 
 
 def known(labels: NDArray[np.int32], ids: NDArray[np.int32]) -> Segmentation:
@@ -91,7 +85,7 @@ def known(labels: NDArray[np.int32], ids: NDArray[np.int32]) -> Segmentation:
     """
     place = np.minimum(np.searchsorted(ids, labels), ids.size - 1)
     columns = np.where(ids[place] == labels, place, ids.size)
-    return Segmentation(labels=labels, ids=ids, columns=columns.astype(np.intp))
+    return Segmentation(labels, ids, columns.astype(np.intp))
 
 
 def distinct(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:

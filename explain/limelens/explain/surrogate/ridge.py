@@ -110,13 +110,7 @@ def moments(
         weighted = design * weights[rows, np.newaxis]
         gram += weighted.T @ design
         cross += weighted.T @ deviations[rows]
-    return Moments(
-        centre=centre,
-        target_mean=target_mean,
-        gram=gram,
-        cross=cross,
-        total=np.asarray(weights @ deviations**2),
-    )
+    return Moments(centre, target_mean, gram, cross, np.asarray(weights @ deviations**2))
 
 
 def ridge(
@@ -139,8 +133,7 @@ def ridge(
         check: May stop the work.
     """
     known = moments(visible, targets, weights, check)
-    identity = np.eye(visible.shape[1])
-    system = known.gram + alpha * identity
+    system = known.gram + alpha * np.eye(visible.shape[1])
     coefficients = np.asarray(np.linalg.solve(system, known.cross), dtype=np.float64)
     inverse = np.asarray(np.linalg.inv(system), dtype=np.float64)
     residuals = targets - known.target_mean

@@ -26,12 +26,12 @@ from limelens.cli.classifying import (
     served_name,
 )
 from limelens.cli.explain.explanations import (
-    SampleBar,
     explanation_document,
     image_document,
     print_check,
     print_explanation,
     print_line,
+    sample_bar,
 )
 from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
@@ -283,8 +283,8 @@ def _explain_one(
     checked: tuple[Faithfulness, ...] = ()
     if steps is not None or check:
         local = _local_client(client, "--check" if check else "--steps")
-        with SampleBar() as bar:
-            found, rendered = local.explain_fully(image_of(image), bar.update, **arguments)
+        with sample_bar() as show:
+            found, rendered = local.explain_fully(image_of(image), show, **arguments)
         if steps is not None:
             with by_products.writing(steps):
                 _draw_steps(local, rendered, arguments, steps)
@@ -293,9 +293,9 @@ def _explain_one(
     elif not err.is_terminal:
         found = client.explain(image_of(image), **arguments)
     else:
-        with SampleBar() as bar:
+        with sample_bar() as show:
             for update in client.explain_stream(image_of(image), **arguments):
-                bar.update(update)
+                show(update)
         found = update.explanation
     for option, kind in _RENDERINGS.items():
         if (path := written[option]) is not None:

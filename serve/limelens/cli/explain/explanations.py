@@ -5,6 +5,8 @@ Knows what they say. Does not know how they were requested.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -128,24 +130,13 @@ def _named(label: str, against: str | None) -> str:
     return label if against is None else f"{label} rather than {against}"
 
 
-class SampleBar:
+@contextmanager
+def sample_bar() -> Iterator[Callable[[ExplanationUpdate], None]]:
     """Shows the progress and stability of one explanation on a terminal."""
-
-    def __init__(self) -> None:
-        self._bar = progress_bar("samples", TextColumn("stability {task.fields[stability]}"))
-        self._task = self._bar.add_task("", total=None, stability="-")
-
-    def __enter__(self) -> SampleBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def update(self, update: ExplanationUpdate) -> None:
-        """Shows the numbers of an update."""
-        self._bar.update(
-            self._task,
+    with progress_bar("samples", TextColumn("stability {task.fields[stability]}")) as bar:
+        task = bar.add_task("", total=None, stability="-")
+        yield lambda update: bar.update(
+            task,
             completed=update.num_samples,
             total=update.max_samples,
             stability=f"{update.stability:.2f}",

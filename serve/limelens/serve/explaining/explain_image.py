@@ -58,19 +58,16 @@ def explain_image_progressively(
     *,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[RenderedExplanation]:
-    """Explains one image in rounds.
+    """Explains one image in rounds; takes and raises what `explain_image` does.
 
     Args:
-        bundle: As for `explain_image`.
-        spec: As for `explain_image`.
-        check: As for `explain_image`.
+        bundle: The model.
+        spec: What to explain, and how.
+        check: May stop the work.
         is_wanted: Where it returns false, an explanation that is not final is left out.
 
     Yields:
         Explanations from more and more samples; the last is what `explain_image` returns.
-
-    Raises:
-        LimelensError: As `explain_image`.
     """
     image, settings = _decode(bundle, spec, check)
     model = _Model(bundle, check)

@@ -122,15 +122,8 @@ class Explainer:
         """Better and better explanations, always including the final one.
 
         The work never waits for its reader: while one explanation is unread, no other is rendered
-        but the final one, which replaces it. Closing the iterator stops the work.
-
-        Args:
-            bundle: As for `explain`.
-            spec: As for `explain`.
-            deadline: As for `explain`.
-
-        Raises:
-            LimelensError: As `explain`.
+        but the final one, which replaces it. Closing the iterator stops the work. Takes and raises
+        what `explain` does.
         """
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()

@@ -147,8 +147,7 @@ def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
     num_samples = given or usual
     if not MIN_SAMPLES <= num_samples <= limits.max_samples:
         raise InvalidRequestError(
-            name,
-            f"{given}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for {usual}",
+            name, f"{given}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for {usual}"
         )
     return num_samples
 

@@ -97,11 +97,7 @@ def explain_many(
     Raises:
         LimelensError: As `Client.explain`, if it concerns all images.
     """
-
-    def explained(file: LabeledFile) -> ExplainedImage:
-        return _explained(client, file, arguments)
-
-    yield from in_order(explained, files, num_parallel)
+    yield from in_order(lambda file: _explained(client, file, arguments), files, num_parallel)
 
 
 def _explained(client: Client, file: LabeledFile, arguments: ExplainArguments) -> ExplainedImage:

@@ -9,6 +9,7 @@ import base64
 import bisect
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,10 +60,7 @@ class Gallery:
     """
 
     def __init__(
-        self,
-        title: str,
-        base: Path | None = None,
-        colours: tuple[str, str] = ("green", "red"),
+        self, title: str, base: Path | None = None, colours: tuple[str, str] = ("green", "red")
     ) -> None:
         self._colours = colours
         try:
@@ -84,11 +82,7 @@ class Gallery:
         self._base = base
         self._cards: list[_Card] = []
         self._refused: list[tuple[str, str]] = []
-        self._num_explained = 0
-        self._num_labeled = 0
-        self._num_mistakes = 0
-        self._num_abstained = 0
-        self._num_warned = 0
+        self._counts: Counter[str] = Counter()
         self._stabilities: list[float] = []
         self._model = ""
 
@@ -104,13 +98,15 @@ class Gallery:
             return
         explanation, prediction = one.explanation, one.prediction
         self._model = f"{explanation.model.name} version {explanation.model.version}"
-        self._num_explained += 1
         self._stabilities.append(explanation.explanations[0].stability)
-        self._num_warned += bool(explanation.warnings)
         is_abstained = not (prediction.label or prediction.labels)
-        self._num_abstained += is_abstained
-        self._num_labeled += one.is_mistake is not None
-        self._num_mistakes += one.is_mistake is True
+        self._counts.update(
+            explained=1,
+            warned=bool(explanation.warnings),
+            abstained=is_abstained,
+            labeled=one.is_mistake is not None,
+            mistakes=one.is_mistake is True,
+        )
         best = prediction.scores[0]
         # Mistakes, the most confident first; abstentions; then the rest, the least confident first.
         if one.is_mistake:
@@ -119,7 +115,7 @@ class Gallery:
             order, result = (1.0, best.probability), "abstained"
         else:
             order, result = (2.0, best.probability), "right" if one.is_mistake is False else ""
-        rank = (*order, self._num_explained)
+        rank = (*order, self._counts["explained"])
         if len(self._cards) >= _MOST_SHOWN and rank >= self._cards[-1].rank:
             return
         try:
@@ -167,8 +163,8 @@ class Gallery:
             model=self._model,
             headline=self._headline(),
             cards=self._cards,
-            num_explained=self._num_explained,
-            has_truth=self._num_labeled > 0,
+            num_explained=self._counts["explained"],
+            has_truth=self._counts["labeled"] > 0,
             refused=self._refused[:_MOST_LISTED],
             num_refused=len(self._refused),
             written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -177,18 +173,19 @@ class Gallery:
 
     def _headline(self) -> list[tuple[str, str, str]]:
         """Name, value and a note of each number at the top."""
-        found = [("images explained", f"{self._num_explained}", "")]
+        counts = self._counts
+        found = [("images explained", f"{counts['explained']}", "")]
         if self._refused:
             found.append(("not explained", f"{len(self._refused)}", "listed at the end"))
-        if self._num_labeled:
-            share = self._num_mistakes / self._num_labeled
-            found.append(("mistakes", f"{self._num_mistakes}", f"{share:.1%} of those decided"))
-        if self._num_abstained:
-            found.append(("abstained", f"{self._num_abstained}", "below the threshold"))
+        if counts["labeled"]:
+            share = counts["mistakes"] / counts["labeled"]
+            found.append(("mistakes", f"{counts['mistakes']}", f"{share:.1%} of those decided"))
+        if counts["abstained"]:
+            found.append(("abstained", f"{counts['abstained']}", "below the threshold"))
         if self._stabilities:
             median = float(np.median(self._stabilities))
             found.append(("stability, half of them", f"{median:.2f}", "or more; 1 is certain"))
-            found.append(("with warnings", f"{self._num_warned}", ""))
+            found.append(("with warnings", f"{counts['warned']}", ""))
         return found
 
 
