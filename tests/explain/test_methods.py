@@ -100,10 +100,10 @@ def test_every_method_finds_the_weights_of_a_linear_model(
     )
     one = found.for_label(0)
     assert found.method == method
-    by_lot = method == "rise" and not exact  # the other segments are its noise
-    np.testing.assert_allclose(weights_of(found), true, atol=0.02 if by_lot else 1e-8)
-    assert one.intercept == pytest.approx(0.4, abs=0.05 if by_lot else 1e-7)
-    assert one.score == pytest.approx(1.0, abs=0.05 if by_lot else 1e-7)
+    is_noisy = method == "rise" and not exact  # the other segments are its noise
+    np.testing.assert_allclose(weights_of(found), true, atol=0.02 if is_noisy else 1e-8)
+    assert one.intercept == pytest.approx(0.4, abs=0.05 if is_noisy else 1e-7)
+    assert one.score == pytest.approx(1.0, abs=0.05 if is_noisy else 1e-7)
     assert one.probability == pytest.approx(0.4 + true.sum(), abs=1e-12)
 
 

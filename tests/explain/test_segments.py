@@ -21,7 +21,7 @@ def test_slic_that_clusters_once_gives_what_slic_gives(target: int, size: tuple[
 
     image = np.asarray(Image.fromarray(chelsea()).resize(size[::-1]))  # type: ignore[no-untyped-call]
     arguments = {"n_segments": target, "start_label": 0, "max_num_iter": 8, "min_size_factor": 0.25}
-    melted = cutting._melting(image, arguments)
+    melted = cutting.melting(image, arguments)
     for factor in (0.1, 0.25, 0.5, 0.8):
         expected = slic(image, **{**arguments, "min_size_factor": factor})
         np.testing.assert_array_equal(melted(factor), expected)

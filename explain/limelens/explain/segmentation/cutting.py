@@ -216,7 +216,7 @@ def _slic(image: NDArray[np.uint8], target: int, options: dict[str, Any]) -> NDA
     }
     if "min_size_factor" in options:
         return _run("slic", image, arguments)
-    melted = _melting(image, arguments)
+    melted = melting(image, arguments)
     found = melted(0.25)
     best = _off(found, target)
     for factor in (0.5, 0.8) if found.max() >= target else (0.1,):
@@ -228,7 +228,7 @@ def _slic(image: NDArray[np.uint8], target: int, options: dict[str, Any]) -> NDA
     return found
 
 
-def _melting(
+def melting(
     image: NDArray[np.uint8], arguments: dict[str, Any]
 ) -> Callable[[float], NDArray[np.int64]]:
     """The result of slic as a function of `min_size_factor`, clustering pixels only once.
