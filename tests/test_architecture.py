@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 PARTS = ("cli", "errors", "explain", "inference", "serve", "train", "v1")
+NAMED = ("serve", "explain", "train", "proto", "tests", "benchmarks", "examples", "fuzz")
 ROOMS = ("serve", "train", "explain", "cli")
 ARROW = re.compile(r"\s*(?:-->|-\.->)(?:\|[^|]*\|)?\s*")
 NODE = re.compile(r"(\w+)(?:\[\"?(.*?)\"?\])?$")
@@ -135,6 +136,17 @@ def test_the_modules_and_functions_on_a_way_exist(graph: grimp.ImportGraph, titl
         assert f"limelens.{module}" in graph.modules, label
         if function:
             assert function in defined(f"limelens.{module}"), label
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    """Pages give paths from the root or from a part, such as `rpc/responses.py`."""
+    files = [f"/{path.relative_to(ROOT)}" for part in NAMED for path in (ROOT / part).rglob("*.py")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        if page.name == "CHANGELOG.md":  # which names what is gone
+            continue
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text()):
+            assert any(file.endswith(f"/{name}") for file in files), f"{page.name}: {name}"
 
 
 def defined(module: str) -> set[str]:
