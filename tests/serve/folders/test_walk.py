@@ -18,7 +18,7 @@ def names(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in walk(folder).files]
 
 
-def test_hidden_files_and_those_of_operating_systems_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_and_those_of_operating_systems_are_skipped(tmp_path: Path) -> None:
     touch(
         tmp_path, "a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db", "in/Desktop.ini",
         ".ipynb_checkpoints/a.jpg", "__MACOSX/a.jpg", "in/@eaDir/a.jpg", "in/b.jpg",
@@ -75,7 +75,7 @@ def test_dangling_links_are_reported(tmp_path: Path) -> None:
     assert "nowhere.jpg" in found.unreachable[1].reason
 
 
-def test_folders_and_pipes_are_no_images_whatever_they_are_called(tmp_path: Path) -> None:
+def test_folders_and_pipes_are_no_images_by_any_name(tmp_path: Path) -> None:
     touch(tmp_path, "album.jpg/in.jpg", "b.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     found = walk(tmp_path)
@@ -106,6 +106,6 @@ def test_labels_have_one_unicode_form() -> None:
     assert label_name("ma\u0301scara") == label_name("máscara") == "m\u00e1scara"
 
 
-def test_labels_that_only_look_different_are_found() -> None:
+def test_easily_confused_labels_are_found() -> None:
     labels = ["None", "cat", "none", "none ", "with_mask", "with mask", "dog", "---"]
     assert look_alikes(labels) == (("None", "none", "none "), ("with_mask", "with mask"))

@@ -19,7 +19,7 @@ from limelens.train.report.page import write_inspection
 
 @pytest.fixture
 def spoilt(divided: Path, tmp_path: Path) -> Path:
-    """Good data, and what may be wrong with it."""
+    """Good data with all kinds of defects added."""
     data = tmp_path / "data"
     shutil.copytree(divided, data)
     red, green = data / "train" / "red", data / "train" / "green"
@@ -33,7 +33,7 @@ def spoilt(divided: Path, tmp_path: Path) -> Path:
     return data
 
 
-def test_what_was_spoilt_is_found(spoilt: Path) -> None:
+def test_all_defects_are_found(spoilt: Path) -> None:
     found = inspect(spoilt)
     assert found.num_images == {"train": 50, "val": 17, "test": 13}
     assert found.counts["train"] == {"green": 26, "red": 24}

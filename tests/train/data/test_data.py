@@ -82,7 +82,7 @@ def test_a_rare_label_is_in_train_and_val(tmp_path: Path) -> None:
     assert dataset.counts("val")["rare"] == 1
 
 
-def test_near_duplicates_across_given_splits_are_told(divided: Path, tmp_path: Path) -> None:
+def test_near_duplicates_across_given_splits_are_reported(divided: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(divided, data)
     assert not read_dataset(data).crossing
@@ -100,7 +100,7 @@ def test_files_of_other_kinds_are_listed_and_do_not_stop_the_run(
         (data / "train" / "red" / f"{index}.heic").write_bytes(b"ftypheic")
     skipped = read_dataset(data).skipped
     assert len(skipped) == 30
-    assert {one.reason for one in skipped} == {".heic is no kind of image that is read"}
+    assert {one.reason for one in skipped} == {".heic is not a supported image format"}
 
 
 def test_a_train_folder_alone_gets_a_validation_split(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_digest_follows_the_content_and_not_the_place(divided: Path, tmp_pat
         (
             ("train/a/a.jpg", "train/b/b.jpg", "val/c/c.jpg"),
             (),
-            "val has the label 'c', which train has not",
+            "val has the label 'c', which train lacks",
         ),
     ],
 )

@@ -14,7 +14,7 @@ from limelens.train.data.listing import read_examples
 
 
 def draw(folder: Path, *names: str) -> None:
-    """Empty files suffice where tables are read; `image` writes what can be read."""
+    """Writes empty files, which suffice for reading tables; `image` writes real ones."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
@@ -139,7 +139,7 @@ def test_missing_images_are_skipped_and_listed(tmp_path: Path) -> None:
     table(tmp_path, "\n".join(lines))
     dataset = read_dataset(tmp_path)
     assert [(s.path.name, s.reason) for s in dataset.skipped] == [
-        ("7", "the table names it, it is not there")
+        ("7", "the table names it, but there is no such file")
     ]
     assert sum(map(len, dataset.splits.values())) == 59
     for number in range(10):
@@ -298,7 +298,7 @@ def test_macro_labels_that_cannot_be_used_are_refused(
         read_macro_labels(table(tmp_path, text, "macro.csv"), ("a", "b"))
 
 
-def test_real_posters_are_read_as_their_table_says(data_folder: Path) -> None:
+def test_real_posters_have_the_labels_of_their_table(data_folder: Path) -> None:
     posters = data_folder / "posters"
     found = read_label_tables(find_tables(posters))
     rows = found.rows["all"]
@@ -306,7 +306,7 @@ def test_real_posters_are_read_as_their_table_says(data_folder: Path) -> None:
     assert found.task is Task.MULTILABEL
     assert len(rows) + len(found.missing) == 6517
     assert sum("N/A" in labels for _, labels in rows) == 8
-    # The one-hot columns say what the list column says.
+    # The one-hot columns repeat the list column.
     listed = (posters / "train.csv").read_text().splitlines()[1]
     assert rows[0][0].stem == listed.split(",")[0]
     assert all(repr(label) in listed for label in rows[0][1])

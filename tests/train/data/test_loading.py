@@ -26,7 +26,7 @@ def test_a_file_and_its_pixels_give_the_same_input(
     assert torch.equal(from_file, transform(read_image(encoded)))
 
 
-def test_a_draw_gives_the_same_image_whatever_was_drawn_before(divided: Path) -> None:
+def test_a_draw_gives_the_same_image_after_any_other_draw(divided: Path) -> None:
     paths = sorted((divided / "train" / "red").iterdir())[:3]
     examples = Examples(
         [Example(path, (0,)) for path in paths],

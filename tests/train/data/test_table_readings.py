@@ -1,4 +1,4 @@
-"""Tables that can be read in several ways: what is certain, what is asked, what options settle."""
+"""Tables that can be read in several ways: certain readings, refused ones, and options."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_label_column_goes_before_flags_that_say_something_else(folder: Path) 
     assert "not read: 'verified', 'cropped'" in found.notes[0]
 
 
-def test_flags_beside_a_column_of_another_name_are_asked_about(folder: Path) -> None:
+def test_flags_beside_a_column_of_another_name_are_refused(folder: Path) -> None:
     rows = ("filename,kind,verified,cropped", "cat,1,0", "dog,0,1", "cat,0,0")
     message = refused(folder, *rows)
     assert "--label-column" in message
@@ -78,12 +78,12 @@ def test_flags_beside_a_column_of_another_name_are_asked_about(folder: Path) -> 
     assert read(folder, *rows, columns=("verified", "cropped")).task is Task.MULTILABEL
 
 
-def test_two_columns_of_labels_are_asked_about_unless_they_say_the_same(folder: Path) -> None:
+def test_two_columns_of_labels_are_refused_unless_they_are_equivalent(folder: Path) -> None:
     assert "'label', 'tags'" in refused(folder, "image,label,tags", "a,x", "b,x", "b,y")
     assert read(folder, "image,target,class", "0,cat", "1,dog").labels == ("cat", "dog")
 
 
-def test_columns_without_a_name_for_labels_are_asked_about(folder: Path) -> None:
+def test_columns_without_a_name_for_labels_are_refused(folder: Path) -> None:
     assert "--label-column" in refused(folder, "image,width,species", "10,cat", "20,dog", "10,dog")
     assert read(folder, "image,species", "cat", "dog").labels == ("cat", "dog")
 
@@ -105,7 +105,7 @@ def test_titles_and_numbers_of_each_row_are_no_labels(folder: Path) -> None:
         ("image,label", ("cat+dog", "cat+bird"), "+"),
     ],
 )
-def test_cells_that_look_like_lists_are_asked_about(
+def test_cells_that_look_like_lists_are_refused(
     folder: Path, header: str, rows: tuple[str, ...], separator: str
 ) -> None:
     message = refused(folder, header, *rows)
@@ -124,7 +124,7 @@ def test_labels_of_several_words_are_labels(folder: Path, rows: tuple[str, ...])
     assert read(folder, "image,label", *rows).task is Task.MULTICLASS
 
 
-def test_two_separators_in_one_column_are_asked_about(folder: Path) -> None:
+def test_two_separators_in_one_column_are_refused(folder: Path) -> None:
     assert "both | and ;" in refused(folder, "image,tags", "a|b", "b;c")
 
 
@@ -152,7 +152,7 @@ def test_the_column_whose_cells_are_files_names_the_images(folder: Path) -> None
     assert "images by 'photo'" in found.notes[0]
 
 
-def test_two_columns_of_different_images_are_asked_about(folder: Path) -> None:
+def test_two_columns_of_different_images_are_refused(folder: Path) -> None:
     draw(folder, *(f"img/m{number}.png" for number in range(12)))
     lines = ["before,after,label", *(f"p{n},m{n},{'ab'[n % 2]}" for n in range(12))]
     path = folder / "t.csv"
@@ -163,7 +163,7 @@ def test_two_columns_of_different_images_are_asked_about(folder: Path) -> None:
     assert found.rows["all"][0][0].name == "m0.png"
 
 
-def test_images_in_two_folders_are_asked_about(folder: Path) -> None:
+def test_images_in_two_folders_are_refused(folder: Path) -> None:
     draw(folder, *(f"small/p{number}.jpg" for number in range(12)))
     assert "--images" in refused(folder, "image,label", "a", "b")
     found = read(folder, "image,label", "a", "b", images=folder / "small")
@@ -213,7 +213,7 @@ def test_options_for_tables_are_refused_for_folders(tmp_path: Path) -> None:
         list_data(tmp_path, TableOptions(label_column="label"))
 
 
-def test_what_was_read_as_what_is_said_in_one_line(
+def test_a_note_says_in_one_line_how_a_table_was_read(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     read(folder, "image,label", "a", "b")
@@ -243,7 +243,7 @@ def test_macro_labels_without_a_header_are_refused(tmp_path: Path) -> None:
         read_macro_labels(path, ("a", "b"))
 
 
-def test_a_run_remembers_what_was_said_of_its_table(tmp_path: Path) -> None:
+def test_a_run_remembers_the_options_of_its_table(tmp_path: Path) -> None:
     options = TableOptions(tmp_path, "file", "", ("A", "B"), "")
     assert table_options(table_settings(options)) == options
     assert table_settings(None) == {"images": None}

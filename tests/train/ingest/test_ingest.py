@@ -1,4 +1,4 @@
-"""Ingesting from a real server on loopback, most of whose answers are hostile."""
+"""Ingesting from a real server on loopback whose responses are mostly hostile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from limelens.train.ingest.fetching import FetchError, FetchLimits, resolve
 from limelens.train.ingest.pipeline import IngestConfig, ingest
 from limelens.train.ingest.url_table import read_table
 
-Answer = Callable[["Handler"], object]
+Respond = Callable[["Handler"], object]
 QUICK = IngestConfig(
     limits=FetchLimits(timeout_s=5.0, max_bytes=300_000, num_retries=2, backoff_s=0.01)
 )
@@ -46,13 +46,13 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the path of the request was told to."""
+    """Responds as registered for the path of the request."""
 
     server: HostileServer
 
     def do_GET(self) -> None:
         self.server.requests[self.path] += 1
-        self.server.answers[self.path](self)
+        self.server.responses[self.path](self)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
     def reply(
         self, body: bytes = b"", status: int = 200, *, length: int | None = -1, **headers: str
     ) -> None:
-        """Sends an answer; a length of None is not told."""
+        """Sends a response; a length of None is not sent."""
         self.send_response(status)
         if length is not None:
             self.send_header("Content-Length", str(len(body) if length == -1 else length))
@@ -79,17 +79,17 @@ class HostileServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: Counter[str] = Counter()
-        self.answers: dict[str, Answer] = {}
+        self.responses: dict[str, Respond] = {}
         self.stopped = threading.Event()
 
     def handle_error(self, *_: object) -> None:
-        """The other side hangs up: that is what these tests are about."""
+        """Ignores clients that hang up, as these tests expect."""
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
 
-    def add(self, path: str, answer: Answer) -> str:
-        self.answers[path] = answer
+    def add(self, path: str, response: Respond) -> str:
+        self.responses[path] = response
         return self.url(path)
 
     def add_bytes(self, path: str, body: bytes, **options: Any) -> str:
@@ -137,12 +137,12 @@ def outcome(server: HostileServer, tmp_path: Path) -> Callable[..., str]:
     """Ingests one URL beside a good one; the reason why it was left out, or 'kept'."""
 
     def ingest_one(url: str, config: IngestConfig = QUICK) -> str:
-        rows = [("a", "good", server.add_image(0)), ("b", "asked", url)]
+        rows = [("a", "good", server.add_image(0)), ("b", "tried", url)]
         report = ingest(write_table(tmp_path / "items.csv", rows), tmp_path / "data", config)
         reasons = left_out(tmp_path / "data")
-        assert set(reasons) <= {"asked"}, "the good image was lost too"
+        assert set(reasons) <= {"tried"}, "the good image was lost too"
         assert report["num_images"] + report["left_out"] == 2
-        return reasons.get("asked", "kept")
+        return reasons.get("tried", "kept")
 
     return ingest_one
 
@@ -150,24 +150,24 @@ def outcome(server: HostileServer, tmp_path: Path) -> Callable[..., str]:
 # What a server may do.
 
 
-def test_a_dead_link_is_asked_for_once(server: HostileServer, outcome: Any) -> None:
+def test_a_dead_link_is_requested_once(server: HostileServer, outcome: Any) -> None:
     url = server.add_bytes("/dead", b"gone", status=404)
     assert outcome(url) == "HTTP status 404"
     assert server.requests["/dead"] == 1
 
 
 def test_a_server_error_that_passes_is_overcome(server: HostileServer, outcome: Any) -> None:
-    def answer(handler: Handler) -> None:
+    def respond(handler: Handler) -> None:
         if server.requests["/flaky"] < 3:
             handler.reply(b"busy", status=500 if server.requests["/flaky"] == 1 else 429)
         else:
             handler.reply(encoded(random_image(1)))
 
-    assert outcome(server.add("/flaky", answer)) == "kept"
+    assert outcome(server.add("/flaky", respond)) == "kept"
     assert server.requests["/flaky"] == 3
 
 
-def test_a_server_error_that_stays_is_asked_for_as_often_as_told(
+def test_a_lasting_server_error_is_retried_up_to_the_limit(
     server: HostileServer, outcome: Any
 ) -> None:
     assert outcome(server.add_bytes("/down", b"", status=503)) == "HTTP status 503"
@@ -177,14 +177,14 @@ def test_a_server_error_that_stays_is_asked_for_as_often_as_told(
 def test_retry_after_is_waited_for(server: HostileServer, outcome: Any) -> None:
     times = []
 
-    def answer(handler: Handler) -> None:
+    def respond(handler: Handler) -> None:
         times.append(time.monotonic())
         if len(times) == 1:
             handler.reply(b"", status=503, Retry_After="1")
         else:
             handler.reply(encoded(random_image(1)))
 
-    assert outcome(server.add("/later", answer)) == "kept"
+    assert outcome(server.add("/later", respond)) == "kept"
     assert times[1] - times[0] >= 1
 
 
@@ -223,22 +223,22 @@ def test_a_redirect_to_anything_but_the_web_is_refused(
 def test_the_body_of_a_redirect_is_not_read(server: HostileServer, outcome: Any) -> None:
     sent = 0
 
-    def answer(handler: Handler) -> None:
+    def respond(handler: Handler) -> None:
         nonlocal sent
         handler.reply(b"", status=302, length=None, Location="/1.jpg")
         while sent < 200_000_000:
             sent += handler.wfile.write(bytes(100_000))
 
     server.add_image(1)
-    assert outcome(server.add("/long-redirect", answer)) == "kept"
+    assert outcome(server.add("/long-redirect", respond)) == "kept"
     assert sent < 50_000_000
 
 
 @pytest.mark.parametrize("where", ["start", "header", "body"])
-def test_slow_answers_and_trickles_end_at_the_deadline(
+def test_slow_and_trickling_responses_end_at_the_deadline(
     server: HostileServer, outcome: Any, where: str
 ) -> None:
-    def answer(handler: Handler) -> None:
+    def respond(handler: Handler) -> None:
         if where == "start":
             server.stopped.wait(10)
             return
@@ -250,21 +250,21 @@ def test_slow_answers_and_trickles_end_at_the_deadline(
             if server.stopped.wait(0.02):
                 return
 
-    url = server.add("/slow", answer)
+    url = server.add("/slow", respond)
     start = time.monotonic()
     config = replace(QUICK, limits=replace(QUICK.limits, timeout_s=0.4, num_retries=1))
-    assert outcome(url, config) == "no complete answer within 0.4 s"
+    assert outcome(url, config) == "no complete response within 0.4 s"
     assert time.monotonic() - start < 3
     assert server.requests["/slow"] == 2
 
 
 def test_a_claim_of_5_gb_is_refused_at_once(server: HostileServer, outcome: Any) -> None:
-    def answer(handler: Handler) -> None:
+    def respond(handler: Handler) -> None:
         handler.reply(b"\xff\xd8", length=5_000_000_000)
         server.stopped.wait(10)
 
     start = time.monotonic()
-    reason = outcome(server.add("/huge", answer), replace(QUICK, limits=FetchLimits()))
+    reason = outcome(server.add("/huge", respond), replace(QUICK, limits=FetchLimits()))
     assert reason == "claims 5,000,000,000 bytes; the limit is 20,000,000"
     assert time.monotonic() - start < 3
     assert server.requests["/huge"] == 1
@@ -273,32 +273,32 @@ def test_a_claim_of_5_gb_is_refused_at_once(server: HostileServer, outcome: Any)
 def test_an_endless_body_is_read_up_to_the_limit(server: HostileServer, outcome: Any) -> None:
     sent = 0
 
-    def answer(handler: Handler) -> None:
+    def respond(handler: Handler) -> None:
         nonlocal sent
         handler.reply(length=None)
         while sent < 200_000_000:
             sent += handler.wfile.write(bytes(100_000))
 
-    assert outcome(server.add("/endless", answer)) == "more than 300,000 bytes, which is the limit"
+    assert outcome(server.add("/endless", respond)) == "more than 300,000 bytes, which is the limit"
     assert sent < 50_000_000
 
 
-def test_a_body_that_breaks_off_is_asked_for_again(server: HostileServer, outcome: Any) -> None:
-    def answer(handler: Handler) -> None:
+def test_a_truncated_body_is_requested_again(server: HostileServer, outcome: Any) -> None:
+    def respond(handler: Handler) -> None:
         whole = encoded(random_image(1))
         half = whole[: len(whole) // 2] if server.requests["/broken"] == 1 else whole
         handler.reply(half, length=len(whole))
 
-    assert outcome(server.add("/broken", answer)) == "kept"
+    assert outcome(server.add("/broken", respond)) == "kept"
     body = encoded(random_image(2))
-    assert "no proper answer" in outcome(server.add_bytes("/short", body[:500], length=len(body)))
-    # Where no length is told, only the image can tell that it is not whole.
+    assert "no valid response" in outcome(server.add_bytes("/short", body[:500], length=len(body)))
+    # Without a length, only the image shows that it is truncated.
     assert "damaged" in outcome(server.add_bytes("/cut", body[:500], length=None))
 
 
-def test_what_is_no_http_is_left_out(server: HostileServer, outcome: Any) -> None:
+def test_a_server_without_http_is_left_out(server: HostileServer, outcome: Any) -> None:
     reason = outcome(server.add("/noise", lambda handler: handler.wfile.write(b"\0" * 200)))
-    assert "no proper answer" in reason
+    assert "no valid response" in reason
 
 
 def test_the_content_counts_and_not_its_declared_type(server: HostileServer, outcome: Any) -> None:
@@ -336,7 +336,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
 def test_cookies_are_not_sent_back(server: HostileServer, outcome: Any) -> None:
     cookies = []
 
-    def answer(handler: Handler) -> None:
+    def respond(handler: Handler) -> None:
         cookies.append(handler.headers["Cookie"])
         handler.reply(b"", status=302, Set_Cookie="seen=1", Location="/1.jpg")
 
@@ -345,7 +345,7 @@ def test_cookies_are_not_sent_back(server: HostileServer, outcome: Any) -> None:
         handler.reply(encoded(random_image(1)))
 
     server.add("/1.jpg", last)
-    assert outcome(server.add("/cookie", answer)) == "kept"
+    assert outcome(server.add("/cookie", respond)) == "kept"
     assert cookies == [None, None]
 
 
@@ -372,7 +372,7 @@ def test_cookies_are_not_sent_back(server: HostileServer, outcome: Any) -> None:
         "a\0b.jpg",
     ],
 )
-def test_a_url_that_cannot_be_asked_for_is_left_out(outcome: Any, url: str) -> None:
+def test_a_url_that_cannot_be_requested_is_left_out(outcome: Any, url: str) -> None:
     reason = outcome(url)
     assert reason != "kept"
     assert reason.isprintable()
@@ -533,24 +533,24 @@ def test_the_data_is_ready_for_training(forty: Path, tmp_path: Path) -> None:
     assert not dataset.skipped
 
 
-def test_the_result_does_not_depend_on_which_answer_comes_first(
+def test_the_result_does_not_depend_on_the_order_of_responses(
     server: HostileServer, forty: Path, tmp_path: Path
 ) -> None:
     overtaken = threading.Semaphore(0)
     concurrency = 1
 
-    def overtake(original: Answer, is_late: bool) -> Answer:
-        def answer(handler: Handler) -> None:
+    def overtake(original: Respond, is_late: bool) -> Respond:
+        def respond(handler: Handler) -> None:
             if not is_late:
                 overtaken.release()
             elif concurrency > 1:
                 overtaken.acquire(timeout=0.05)
             original(handler)
 
-        return answer
+        return respond
 
-    for number, (path, original) in enumerate(sorted(server.answers.items())):
-        server.answers[path] = overtake(original, number % 2 == 0)
+    for number, (path, original) in enumerate(sorted(server.responses.items())):
+        server.responses[path] = overtake(original, number % 2 == 0)
     results = []
     for concurrency in (1, 3, 16):
         out = tmp_path / f"data{concurrency}"
@@ -569,7 +569,9 @@ def test_the_seed_decides_the_division(forty: Path, tmp_path: Path) -> None:
     assert len(names[0]) == len(names[2]) == 41
 
 
-def test_what_keeps_a_training_from_starting_is_told(server: HostileServer, tmp_path: Path) -> None:
+def test_a_warning_says_what_would_keep_training_from_starting(
+    server: HostileServer, tmp_path: Path
+) -> None:
     table = write_table(tmp_path / "items.csv", [("a", "x", server.add_image(1))])
     assert ingest(table, tmp_path / "data")["warnings"] == [
         "label 'a' has no image for val; limelens train needs one",
@@ -627,7 +629,7 @@ def test_a_truncated_journal_and_a_lost_image_cost_one_request_each(
     assert not list(out.rglob("*.tmp"))
 
 
-def test_what_may_pass_is_asked_for_again_and_the_rest_only_when_told(
+def test_transient_failures_are_retried_and_others_on_request(
     server: HostileServer, tmp_path: Path
 ) -> None:
     rows = [
@@ -642,7 +644,7 @@ def test_what_may_pass_is_asked_for_again_and_the_rest_only_when_told(
     assert server.requests == {"/down": 2, "/dead": 1, "/large": 1}
     server.add_bytes("/dead", encoded(random_image(1)))
     assert ingest(table, out, replace(config, retry_failed=True))["num_images"] == 1
-    # With another limit the answer may be another.
+    # Another limit may give another result.
     server.requests.clear()
     ingest(table, out, replace(config, limits=replace(config.limits, max_bytes=10**6)))
     assert server.requests == {"/down": 1, "/large": 1}
@@ -658,9 +660,7 @@ def test_another_size_is_fetched_anew(server: HostileServer, tmp_path: Path) -> 
     assert server.requests["/1.jpg"] == 2
 
 
-def test_rows_that_are_gone_are_taken_away_and_the_users_own_files_stay(
-    forty: Path, tmp_path: Path
-) -> None:
+def test_removed_rows_lose_their_files_and_other_files_stay(forty: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     ingest(forty, out, QUICK)
     (out / "train" / "cat" / "mine.jpg").write_bytes(b"mine")
@@ -677,7 +677,7 @@ def test_a_run_that_gets_nothing_leaves_the_data_as_it_is(
     out = tmp_path / "data"
     ingest(forty, out, QUICK)
     before = contents(out)
-    for path in server.answers:
+    for path in server.responses:
         server.add_bytes(path, b"", status=404)
     assert ingest(forty, out, replace(QUICK, size_px=99))["num_images"] == 0
     after = contents(out)
@@ -704,7 +704,7 @@ async def test_it_runs_where_a_loop_runs_already(forty: Path, tmp_path: Path) ->
 # Folders that cannot be used.
 
 
-def test_splits_that_are_anothers_are_refused(tmp_path: Path) -> None:
+def test_splits_that_no_ingest_wrote_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data" / "validation").mkdir(parents=True)
     table = write_table(tmp_path / "items.csv", [("a", "x", "x.jpg")])
     with pytest.raises(DataError, match="data holds validation, which no ingest wrote"):
@@ -762,7 +762,7 @@ def rows_of(path: Path, text: str) -> list[tuple[int, str, str, str]]:
         'label, id, url\n cat , x ,"http://h/a.jpg"',
     ],
 )
-def test_tsv_and_csv_are_read_whatever_the_order_of_columns(tmp_path: Path, text: str) -> None:
+def test_tsv_and_csv_are_read_with_columns_in_any_order(tmp_path: Path, text: str) -> None:
     assert rows_of(tmp_path / "t", text) == [(2, "cat", "x", "http://h/a.jpg")]
 
 
@@ -828,6 +828,6 @@ def test_nothing_is_fetched_for_a_table_that_is_refused(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_setting_that_cannot_be_is_refused() -> None:
+def test_an_impossible_setting_is_refused() -> None:
     with pytest.raises(DataError, match="concurrency is 0; expected 1 or more"):
         IngestConfig(concurrency=0)

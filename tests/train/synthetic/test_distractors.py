@@ -26,7 +26,7 @@ def around(point: tuple[float, float], half: int) -> tuple[slice, slice]:
 
 
 @pytest.mark.parametrize("kind", DISTRACTORS)
-def test_distractors_leave_the_eyes_and_those_said_to_leave_the_mouth(kind: Distractor) -> None:
+def test_distractors_leave_the_eyes_and_some_the_mouth(kind: Distractor) -> None:
     image = drawn_image()
     changed_any = False
     for seed in range(12):
@@ -88,6 +88,6 @@ def test_tiny_images_work(shape: tuple[int, int], distance: float) -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3))]
 )
-def test_what_is_no_rgb_image_is_refused(image: NDArray[np.uint8]) -> None:
+def test_an_array_that_is_no_rgb_image_is_refused(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         draw_distractor(image, FACE, np.random.default_rng(0))

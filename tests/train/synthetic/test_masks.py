@@ -1,4 +1,4 @@
-"""Masks land on the mouth and leave the eyes, whatever the face."""
+"""Masks cover the mouth and leave the eyes, on any face."""
 
 import numpy as np
 import pytest
@@ -126,6 +126,6 @@ def test_tiny_images_work(shape: tuple[int, int], distance: float) -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3))]
 )
-def test_what_is_no_rgb_image_is_refused(image: NDArray[np.uint8]) -> None:
+def test_an_array_that_is_no_rgb_image_is_refused(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         draw_mask(image, FACE, MASK_STYLES["sport-black"], np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Rendered people: repeatable, of the size asked for, their faces in the image."""
+"""Rendered people: repeatable, of the requested size, their faces in the image."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from limelens.train.synthetic import render_portrait
 
 
 @pytest.mark.parametrize("size", [16, 160, (48, 90), (90, 48), (200, 17)])
-def test_a_face_has_the_size_asked_for(size: int | tuple[int, int]) -> None:
+def test_a_face_has_the_requested_size(size: int | tuple[int, int]) -> None:
     expected = (size, size) if isinstance(size, int) else size
     for seed in range(4):
         image = render_portrait(np.random.default_rng(seed), size).image
@@ -32,7 +32,7 @@ def test_eyes_and_mouth_are_inside_of_the_image(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("share", [0.06, 0.2, 0.45])
-def test_a_face_is_as_large_as_asked_for(share: float) -> None:
+def test_a_face_is_as_large_as_requested(share: float) -> None:
     for seed in range(5):
         face = render_portrait(np.random.default_rng(seed), (90, 120), unit=(share, share)).face
         assert face.unit == pytest.approx(90 * share)

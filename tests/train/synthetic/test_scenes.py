@@ -1,4 +1,4 @@
-"""Bare faces of a set come back masked, disturbed and in scenes; what was there stays."""
+"""Bare faces of a set are added masked, disturbed and in scenes; its own images stay."""
 
 import hashlib
 import shutil
@@ -52,7 +52,7 @@ def ramps(face: Face, height: int, width: int) -> NDArray[np.uint8]:
     return colours.clip(0, 255).astype(np.uint8)
 
 
-def test_a_scene_has_the_face_of_the_photo_where_it_says() -> None:
+def test_a_scene_has_the_face_of_the_photo_at_its_place() -> None:
     face = Face((20.0, 45.0), (60.0, 45.0))
     photo = ramps(face, 120, 100)
     mirrors = set()
@@ -163,7 +163,7 @@ def test_small_photos_are_enlarged(made: tuple[Path, dict[str, Counts]]) -> None
             assert min(image.size) >= 93, path
 
 
-def test_what_was_there_stays_and_the_test_split_gets_nothing(
+def test_own_images_stay_and_the_test_split_gets_nothing(
     data: Path, made: tuple[Path, dict[str, Counts]]
 ) -> None:
     before = {name.replace("validation/", "val/"): h for name, h in contents(data).items()}
@@ -175,7 +175,7 @@ def test_what_was_there_stays_and_the_test_split_gets_nothing(
     assert {*after} - {*before} >= {"scenes.json"}
 
 
-def test_a_run_can_read_what_was_made(made: tuple[Path, dict[str, Counts]]) -> None:
+def test_a_run_can_read_the_result(made: tuple[Path, dict[str, Counts]]) -> None:
     dataset = read_dataset(made[0], max_skipped_share=0.1)
     assert dataset.counts("train") == {"with_mask": 1 + 9, "without_mask": 3 + 9}
     assert dataset.counts("test") == {"with_mask": 1, "without_mask": 1}

@@ -56,17 +56,18 @@ class Found:
         return tuple(path for path in self.files if could_be_image(path))
 
     @property
-    def others(self) -> tuple[Skipped, ...]:
-        """The files that are no images by their names, and all else that was left out."""
-        return (
-            *(
-                Skipped(path, f"{path.suffix} is no kind of image that is read")
-                for path in self.files
-                if not could_be_image(path)
-            ),
-            *self.unreachable,
-            *self.not_followed,
+    def not_images(self) -> tuple[Skipped, ...]:
+        """The files that are no images by their names."""
+        return tuple(
+            Skipped(path, f"{path.suffix} is not a supported image format")
+            for path in self.files
+            if not could_be_image(path)
         )
+
+    @property
+    def others(self) -> tuple[Skipped, ...]:
+        """Everything that was left out."""
+        return (*self.not_images, *self.unreachable, *self.not_followed)
 
 
 def walk(folder: Path) -> Found:

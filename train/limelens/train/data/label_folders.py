@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from limelens.serve.folders import (
-    Found,
-    could_be_image,
-    label_name,
-    split_name,
-    subfolders,
-    walk,
-)
+from limelens.serve.folders import Found, label_name, split_name, subfolders, walk
 from limelens.train.data.examples import DataError, Skipped
 
 ByLabel = Mapping[str, Sequence[Path]]
@@ -69,11 +62,7 @@ def read_label_folders(data: Path) -> LabelFolders:
     return LabelFolders(
         by_split,
         found.unreachable,
-        tuple(
-            Skipped(path, f"{path.suffix} is no kind of image that is read")
-            for path in found.files
-            if not could_be_image(path) and path.parent != data
-        ),
+        tuple(one for one in found.not_images if one.path.parent != data),
     )
 
 
@@ -125,7 +114,7 @@ def check_labels(folder: Path, labels: Sequence[str], by_split: Mapping[str, ByL
     for split, by_label in by_split.items():
         unknown = sorted({*by_label} - {*labels})
         if unknown:
-            raise DataError(f"{split} has the label {unknown[0]!r}, which train has not")
+            raise DataError(f"{split} has the label {unknown[0]!r}, which train lacks")
         for label, paths in by_label.items():
             if not paths and split in ("train", "all"):
                 raise DataError(f"the folder of label {label!r} in {folder} holds no image")

@@ -142,7 +142,7 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
                 )
             seen[image] = row.where
             if found is None:
-                missing.append(Skipped(image, "the table names it, it is not there"))
+                missing.append(Skipped(image, "the table names it, but there is no such file"))
             else:
                 rows.setdefault(row.split or split, []).append((found, row.labels))
     return LabelTable(

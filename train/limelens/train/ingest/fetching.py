@@ -31,6 +31,8 @@ _WEB: Final = ("http", "https")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
+# ValueError: names that only the look-up refuses, such as those with too long a part.
+_INVALID: Final = (httpx.InvalidURL, ValueError)
 _LARGEST_PORT: Final = 65_535
 _LONGEST_CONNECT_S: Final = 10.0
 _LONGEST_WAIT_S: Final = 30.0
@@ -182,15 +184,12 @@ class Fetcher:
                 return await self._follow(url)
         except TimeoutError:
             raise FetchError(
-                f"no complete answer within {self._limits.timeout_s:g} s", transient=True
+                f"no complete response within {self._limits.timeout_s:g} s", transient=True
             ) from None
         except httpx.ConnectTimeout:
             raise FetchError("no connection in time", transient=True) from None
-        # ValueError: names that only the look-up refuses, such as those with too long a part.
-        except (
-            httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, ValueError,
-        ) as error:  # fmt: skip
-            raise FetchError(f"not a URL that can be asked for: {error}") from error
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, *_INVALID) as error:
+            raise FetchError(f"not a valid URL: {error}") from error
         except httpx.TransportError as error:
             raise FetchError(_reason(error), transient=not _is_final(error)) from error
 
@@ -249,7 +248,7 @@ def _redirected(response: httpx.Response) -> httpx.URL:
     location = response.headers["location"]
     try:
         return _web_url(response.url.join(location))
-    except (FetchError, httpx.InvalidURL, ValueError) as error:
+    except (FetchError, *_INVALID) as error:
         raise FetchError(f"redirects to {_shown_url(location)}: {error}") from error
 
 
@@ -292,7 +291,7 @@ def _is_final(error: httpx.TransportError) -> bool:
 def _reason(error: httpx.TransportError) -> str:
     kinds = {
         httpx.ConnectError: "no connection",
-        httpx.RemoteProtocolError: "no proper answer",
+        httpx.RemoteProtocolError: "no valid response",
     }
     kind = kinds.get(type(error), "the connection broke")
     return f"{kind}: {str(error) or type(error).__name__}"

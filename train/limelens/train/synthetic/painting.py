@@ -113,8 +113,7 @@ class Sheet:
 
     def _place(self, points: Floats) -> list[tuple[float, float]]:
         corner = np.array([self.window.left, self.window.top], dtype=np.float32)
-        shifted = (points - corner) * self._factor
-        return [(float(x), float(y)) for x, y in shifted]
+        return [(x, y) for x, y in ((points - corner) * self._factor).tolist()]
 
 
 @dataclass(frozen=True)

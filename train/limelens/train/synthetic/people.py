@@ -134,12 +134,10 @@ def _draw_head(canvas: FaceCanvas, looks: Looks) -> None:
     skin = looks.skin
     for side in (-1, 1):
         if side * canvas.face.yaw < 0.35:  # else the ear is behind the head
-            canvas.polygon(
-                ellipse(side * 1.06 * looks.broad, 0.32, 0.14, 0.36), dimmed(skin, 0.9), -0.75
-            )
-            canvas.polygon(
-                ellipse(side * 1.07 * looks.broad, 0.32, 0.07, 0.22), dimmed(skin, 0.72), -0.75
-            )
+            outer = ellipse(side * 1.06 * looks.broad, 0.32, 0.14, 0.36)
+            inner = ellipse(side * 1.07 * looks.broad, 0.32, 0.07, 0.22)
+            canvas.polygon(outer, dimmed(skin, 0.9), -0.75)
+            canvas.polygon(inner, dimmed(skin, 0.72), -0.75)
     canvas.polygon(_outline(looks), skin, -0.25)
 
 
@@ -179,17 +177,17 @@ def _draw_eyes(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> No
     openness = float(rng.choice((1.0, 1.0, 0.85, 0.6, 0.1))) * float(rng.uniform(0.085, 0.12))
     iris = varied(rng, _EYES[int(rng.choice(len(_EYES), p=_EYE_SHARES))], 10)
     white = mixed((226, 222, 220), skin, 0.18)
-    look = float(rng.uniform(-0.06, 0.06))
+    gaze = float(rng.uniform(-0.06, 0.06))
     for side in (-1, 1):
         x = side * 0.5
         inner, outer = x - side * 0.27, x + side * 0.32
         arch = [(inner, -0.24 + lift), (x + side * 0.02, -0.34 + lift), (outer, -0.22 + lift)]
         canvas.line(arch, brow, thick)
         canvas.polygon(ellipse(x, 0.0, half, openness), white)
-        seen = min(0.105, openness * 1.15)
-        canvas.polygon(ellipse(x + look, 0.0, seen, seen), iris)
-        canvas.polygon(ellipse(x + look, 0.0, seen * 0.5, seen * 0.5), (14, 12, 12))
-        canvas.polygon(ellipse(x + look + 0.03, -0.035, 0.022, 0.022), (250, 250, 250))
+        radius = min(0.105, openness * 1.15)
+        canvas.polygon(ellipse(x + gaze, 0.0, radius, radius), iris)
+        canvas.polygon(ellipse(x + gaze, 0.0, radius * 0.5, radius * 0.5), (14, 12, 12))
+        canvas.polygon(ellipse(x + gaze + 0.03, -0.035, 0.022, 0.022), (250, 250, 250))
         t = np.linspace(-1, 1, 9)
         lid = np.stack([x + half * 1.08 * t, -openness * np.sqrt(1 - t * t) - 0.005], 1)
         lash = (24, 18, 18) if looks.feminine else dimmed(skin, 0.4)
@@ -202,9 +200,8 @@ def _draw_nose(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> No
     skin = looks.skin
     broad = float(rng.uniform(0.16, 0.25))
     for side in (-1, 1):
-        canvas.polygon(
-            ellipse(side * broad * 0.55, 0.655, broad * 0.3, 0.035), dimmed(skin, 0.45), _NOSE
-        )
+        nostril = ellipse(side * broad * 0.55, 0.655, broad * 0.3, 0.035)
+        canvas.polygon(nostril, dimmed(skin, 0.45), _NOSE)
         wing = [(side * broad * 1.05, 0.52), (side * broad * 1.2, 0.62), (side * broad, 0.68)]
         canvas.line(wing, dimmed(skin, 0.75), 0.03, _NOSE - 0.08)
 
