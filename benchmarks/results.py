@@ -25,6 +25,7 @@ from rich.console import Console
 from limelens.cli.train.training import Bar
 from limelens.train import checkpoint, evaluate, train
 from limelens.train.config import TrainConfig, read_config
+from limelens.train.runs import LAST
 from limelens.train.synthetic import add_scenes
 
 CONFIGS: Final = Path("configs")
@@ -140,7 +141,7 @@ def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
         if not (run / "report.json").exists():
             config = TrainConfig(**read_config(CONFIGS / f"{stage.config}.toml"))
             with Bar(config.epochs) as bar:
-                train(source, run, config, bar, resume=(run / checkpoint.LAST).exists())
+                train(source, run, config, bar, resume=(run / LAST).exists())
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
         seconds += report["seconds"]
         epochs += report["epochs"]
@@ -157,7 +158,7 @@ def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
         "num_parameters": loaded.model.num_parameters,
         "epochs": epochs,
         "minutes": round(seconds / 60, 1),
-        "chosen_on": {key: loaded.figures[key] for key in _shown(loaded.figures)},
+        "chosen_on": {key: loaded.metrics[key] for key in _shown(loaded.metrics)},
         "split": figures["split"],
         "num_images": figures["num_images"],
         "figures": {key: figures[key] for key in _shown(figures)},

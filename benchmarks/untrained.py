@@ -88,7 +88,7 @@ def _made(network: str) -> onnx.ModelProto:
     from torch import nn
 
     from limelens.train.architectures import build
-    from limelens.train.exporting.export import golden_image, graph_of
+    from limelens.train.exporting.graph import BundleNetwork, golden_image, to_onnx
     from limelens.train.exporting.precision import TOLERANCES
 
     torch.manual_seed(0)
@@ -106,7 +106,7 @@ def _made(network: str) -> onnx.ModelProto:
         classifier.head.weight *= scale
         classifier.head.bias[0] -= scale * float(difference.mean())
     resize = ResizeRule(SIDE, SIDE, ResizeMode.STRETCH)
-    graph = graph_of(classifier, resize)
+    graph = to_onnx(BundleNetwork(classifier, 1.0, Task.MULTICLASS), resize)
     image = golden_image(resize)
     metadata = Metadata(
         name=network,

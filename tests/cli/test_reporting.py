@@ -15,7 +15,7 @@ Run = Callable[..., Any]
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labels, noisy dark and light, with splits; one image is in both."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6)):
         for label, base in (("dark", 60), ("light", 190)):
@@ -44,7 +44,7 @@ def test_inspect_prints_one_json_document(limelens: Run, images: Path) -> None:
     assert found["suspicious"]["pictures"][0]["path"].endswith("twin.png")
 
 
-def test_inspect_tells_a_person_and_writes_a_page(
+def test_inspect_prints_a_summary_and_writes_a_page(
     limelens: Run, images: Path, tmp_path: Path
 ) -> None:
     result = limelens("inspect", images, "--out", tmp_path / "page.html")
@@ -63,7 +63,7 @@ def test_evaluate_writes_predictions_and_a_page(
         "--batch-size", 8, "--augment", "none",
     )  # fmt: skip
     assert trained.exit_code == 0, trained.stderr
-    table, page = tmp_path / "said.csv", tmp_path / "page.html"
+    table, page = tmp_path / "predictions.csv", tmp_path / "page.html"
     result = limelens("evaluate", run, images, "--predictions", table, "--report", page, "--json")
     assert result.exit_code == 0, result.stderr
     assert result.json["num_images"] == 12

@@ -14,7 +14,7 @@ Run = Callable[..., Any]
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labels of plain colours, with splits."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for split, count in (("train", 16), ("val", 4), ("test", 4)):
         for label, base in (("dark", 20), ("light", 180)):
             (folder / split / label).mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_the_preview_is_written_instead_of_a_run(
         (("--arch", "vit_b_16", "--input-size", "96"), 1, "vit_b_16 cannot take images of 96x96"),
     ],
 )
-def test_wrong_settings_are_told_before_training(
+def test_wrong_settings_are_reported_before_training(
     limelens: Run,
     images: Path,
     tmp_path: Path,

@@ -92,8 +92,8 @@ def between(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves figures blank: drawing them takes most of the time of a tiny run."""
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves plots blank, because drawing them takes most of the time of a tiny run."""
 
     def savefig(_: Figure, file: IO[Any], *, format: str, **_options: object) -> None:
         file.write("<svg/>" if format == "svg" else b"")

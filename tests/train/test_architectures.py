@@ -43,7 +43,7 @@ def test_batch_norm_statistics_follow_a_short_run() -> None:
     assert momenta == {0.1}
 
 
-def test_an_unknown_name_is_told_what_there_is() -> None:
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
         ArchitectureError, match=r"no architecture 'resnet17'; there are .*resnet18"
     ):
@@ -55,11 +55,11 @@ def test_a_network_without_a_last_linear_layer_is_refused() -> None:
         build("squeezenet1_0", 2, input_size=(64, 64))
 
 
-def test_pretrained_weights_that_cannot_be_had_are_a_clear_error(
+def test_weights_that_cannot_be_downloaded_are_a_clear_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    # Nothing listens there: the download fails as it does without a network.
+    # Nothing listens at this port, so the download fails as without a network.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(ArchitectureError, match="pretrained weights of resnet18 cannot be"):
         build("resnet18", 2, pretrained=True, input_size=(64, 64))

@@ -15,7 +15,7 @@ from limelens.train.evaluation.calibration import calibrate
 
 @pytest.fixture
 def biased_run(trained_run: Path, tmp_path: Path) -> Path:
-    """A run whose network says green far too often."""
+    """A run whose network predicts green far too often."""
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     state = checkpoint.load_state(run / "best.pt")
@@ -24,24 +24,24 @@ def biased_run(trained_run: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_calibration_takes_the_bias_out_and_the_bundle_has_it(
+def test_calibration_removes_the_bias_also_in_the_bundle(
     biased_run: Path, divided: Path, between: Path, tmp_path: Path
 ) -> None:
     before = evaluate(biased_run, between, split="val")
-    figures = calibrate(biased_run, between)
+    metrics = calibrate(biased_run, between)
     after = evaluate(biased_run, between, split="val")
-    assert after["loss"] == pytest.approx(figures["loss"], abs=1e-6)
+    assert after["loss"] == pytest.approx(metrics["loss"], abs=1e-6)
     assert after["loss"] < before["loss"]
     assert after["accuracy"] > before["accuracy"]
-    green, red = figures["label_bias"]
+    green, red = metrics["label_bias"]
     assert green < 0 < red
     again = calibrate(biased_run, between)
-    assert again["label_bias"] == pytest.approx(figures["label_bias"], rel=1e-3)
+    assert again["label_bias"] == pytest.approx(metrics["label_bias"], rel=1e-3)
     report = export(biased_run, "colours", models=tmp_path / "models", data=divided)
     bundled = evaluate(Path(report["path"]), between, split="val")
     assert bundled["loss"] == pytest.approx(after["loss"], abs=1e-4)
     metadata = load_bundle(Path(report["path"]), "cpu").metadata
-    assert metadata.card["temperature"] == pytest.approx(figures["temperature"])
+    assert metadata.card["temperature"] == pytest.approx(metrics["temperature"])
 
 
 def test_calibration_needs_images_of_the_split(biased_run: Path, between: Path) -> None:

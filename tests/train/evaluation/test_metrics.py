@@ -10,27 +10,26 @@ from limelens.train.evaluation.metrics import (
     expected_calibration_error,
     fit_label_bias,
     fit_temperature,
-    fit_temperature_multilabel,
     fit_thresholds,
     multiclass_metrics,
     multilabel_metrics,
+    probabilities_of,
     softmax,
     threshold_for,
 )
-from limelens.train.evaluation.prediction import probabilities_of
 
 
-def test_figures_of_a_small_case_counted_by_hand() -> None:
+def test_metrics_of_a_small_case_counted_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]])
-    figures = multiclass_metrics(probabilities, np.array([0, 1, 1, 2]), ["a", "b", "c"])
-    assert figures["accuracy"] == 0.75
-    assert figures["top5_accuracy"] == 1.0
-    assert figures["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
-    assert figures["per_class"]["a"] == {
+    metrics = multiclass_metrics(probabilities, np.array([0, 1, 1, 2]), ["a", "b", "c"])
+    assert metrics["accuracy"] == 0.75
+    assert metrics["top5_accuracy"] == 1.0
+    assert metrics["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert metrics["per_class"]["a"] == {
         "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1,
     }  # fmt: skip
-    assert figures["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
-    assert figures["loss"] == pytest.approx(-np.log([0.9, 0.5, 0.3, 0.8]).mean())
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert metrics["loss"] == pytest.approx(-np.log([0.9, 0.5, 0.3, 0.8]).mean())
 
 
 def test_a_label_without_images_does_not_lower_macro_f1() -> None:
@@ -75,8 +74,8 @@ def test_macro_f1_is_scikit_learns() -> None:
     # Label 4 is never true, but it is predicted.
     targets = rng.integers(0, 4, 60)
     expected = f1_score(targets, probabilities.argmax(axis=1), average="macro")
-    figures = multiclass_metrics(probabilities, targets, list("abcde"))
-    assert figures["macro_f1"] == pytest.approx(expected)
+    metrics = multiclass_metrics(probabilities, targets, list("abcde"))
+    assert metrics["macro_f1"] == pytest.approx(expected)
 
 
 def test_softmax_of_large_logits_stays_finite() -> None:
@@ -84,19 +83,19 @@ def test_softmax_of_large_logits_stays_finite() -> None:
 
 
 def multilabel_case(seed: int = 0, num: int = 300) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Logits that know something of the targets; label 3 is rare, label 4 never true."""
+    """Logits that depend on the targets; label 3 is rare, label 4 never true."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((num, 5)) < [0.5, 0.3, 0.1, 0.015, 0.0]).astype(np.int64)
     return rng.normal(0, 1.5, (num, 5)) + 2.0 * targets - 1.0, targets
 
 
-def test_multilabel_figures_are_scikit_learns() -> None:
+def test_multilabel_metrics_are_scikit_learns() -> None:
     from sklearn import metrics as sk
 
     logits, targets = multilabel_case()
     p = probabilities_of(logits, 1.0, Task.MULTILABEL)
     thresholds = [0.5, 0.4, 0.6, 0.5, 1.0]
-    figures = multilabel_metrics(p, targets, list("abcde"), thresholds)
+    metrics = multilabel_metrics(p, targets, list("abcde"), thresholds)
     predicted = p >= np.array(thresholds)
     known = targets[:, :4]
     expected = {
@@ -107,41 +106,41 @@ def test_multilabel_figures_are_scikit_learns() -> None:
         "macro_f1": sk.f1_score(known, predicted[:, :4], average="macro"),
     }
     for name, value in expected.items():
-        assert figures[name] == pytest.approx(value), name
-    assert figures["per_class"]["e"]["auc"] is None
-    assert figures["per_class"]["e"]["average_precision"] is None
-    assert figures["per_class"]["c"]["threshold"] == 0.6
-    assert figures["per_class"]["b"]["f1"] == pytest.approx(
+        assert metrics[name] == pytest.approx(value), name
+    assert metrics["per_class"]["e"]["auc"] is None
+    assert metrics["per_class"]["e"]["average_precision"] is None
+    assert metrics["per_class"]["c"]["threshold"] == 0.6
+    assert metrics["per_class"]["b"]["f1"] == pytest.approx(
         sk.f1_score(targets[:, 1], predicted[:, 1])
     )
-    # What rates alone would give, by the entropy of each label.
+    # The base rates alone give the entropy of each label.
     share = np.clip(targets.mean(axis=0), 1e-12, 1)
     entropy = -(share * np.log(share) + (1 - share) * np.log1p(-share))
-    assert figures["base_rate_loss"] == pytest.approx(entropy.mean())
+    assert metrics["base_rate_loss"] == pytest.approx(entropy.mean())
 
 
-def test_multilabel_figures_of_a_small_case_counted_by_hand() -> None:
+def test_multilabel_metrics_of_a_small_case_counted_by_hand() -> None:
     p = np.array([[0.9, 0.2, 0.1, 0.3], [0.6, 0.7, 0.1, 0.2], [0.4, 0.8, 0.3, 0.9]])
     targets = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]])
-    figures = multilabel_metrics(p, targets, list("abcd"), [0.5] * 4)
+    metrics = multilabel_metrics(p, targets, list("abcd"), [0.5] * 4)
     # a: 1 right, 1 wrong, 1 missed; b: 1 right, 1 wrong; c: 1 missed; d: 1 wrong.
-    assert figures["micro_f1"] == pytest.approx(2 * 2 / (2 * 2 + 3 + 2))
-    assert figures["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 0 + 0) / 4)
+    assert metrics["micro_f1"] == pytest.approx(2 * 2 / (2 * 2 + 3 + 2))
+    assert metrics["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 0 + 0) / 4)
     # The best three are a, d, b and d, b, a.
-    assert figures["top3_accuracy"] == 1.0
-    assert figures["top3_recall"] == pytest.approx(3 / 4)
-    assert figures["per_class"]["a"]["auc"] == pytest.approx(1 / 2)
-    assert figures["per_class"]["c"]["support"] == 1
+    assert metrics["top3_accuracy"] == 1.0
+    assert metrics["top3_recall"] == pytest.approx(3 / 4)
+    assert metrics["per_class"]["a"]["auc"] == pytest.approx(1 / 2)
+    assert metrics["per_class"]["c"]["support"] == 1
 
 
-def test_images_without_any_label_are_measured_without_a_warning() -> None:
-    figures = multilabel_metrics(
+def test_images_without_labels_are_measured_without_warnings() -> None:
+    metrics = multilabel_metrics(
         np.full((3, 2), 0.2), np.zeros((3, 2), dtype=np.int64), ["a", "b"], [0.5, 0.5]
     )
-    assert figures["mean_average_precision"] is None
-    assert figures["macro_auc"] is None
-    assert figures["top3_accuracy"] is None
-    assert figures["macro_f1"] == figures["micro_f1"] == 0.0
+    assert metrics["mean_average_precision"] is None
+    assert metrics["macro_auc"] is None
+    assert metrics["top3_accuracy"] is None
+    assert metrics["macro_f1"] == metrics["micro_f1"] == 0.0
 
 
 def test_fitted_thresholds_have_the_highest_f1() -> None:
@@ -154,7 +153,7 @@ def test_fitted_thresholds_have_the_highest_f1() -> None:
         best = max(f1_score(targets[:, label], p[:, label] >= t) for t in p[:, label])
         found = f1_score(targets[:, label], p[:, label] >= thresholds[label])
         assert found == pytest.approx(best)
-        # Not on a probability: what another machine rounds otherwise is decided the same.
+        # Not equal to a probability, so that other rounding decides the same.
         assert np.abs(p[:, label] - thresholds[label]).min() > 1e-6
 
 
@@ -168,7 +167,7 @@ def test_rare_labels_share_the_threshold_of_all() -> None:
     assert fit_thresholds(np.full((4, 2), 0.3), nothing) == (0.5, 0.5)
 
 
-def test_the_threshold_for_a_wanted_accuracy_decides_as_much_as_it_can() -> None:
+def test_the_threshold_for_a_wanted_accuracy_decides_most_images() -> None:
     confidence = np.array([0.95, 0.9, 0.8, 0.7, 0.6])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     found = threshold_for(probabilities, np.array([0, 0, 1, 0, 1]), 0.75)
@@ -193,22 +192,23 @@ def test_the_temperature_of_scaled_multilabel_logits_is_found() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(-1, 1.5, (3000, 3))
     targets = (rng.random((3000, 3)) < probabilities_of(logits, 1.0, Task.MULTILABEL)).astype(int)
-    assert fit_temperature_multilabel(logits * 4, targets) == pytest.approx(4, rel=0.1)
-    assert fit_temperature_multilabel(logits, targets) == pytest.approx(1, rel=0.1)
-    assert fit_temperature_multilabel(np.array([[3.0, -1.0]]), np.array([[1, 0]])) == 1.0
+    assert fit_temperature(logits * 4, targets, Task.MULTILABEL) == pytest.approx(4, rel=0.1)
+    assert fit_temperature(logits, targets, Task.MULTILABEL) == pytest.approx(1, rel=0.1)
+    perfect = np.array([[3.0, -1.0]])
+    assert fit_temperature(perfect, np.array([[1, 0]]), Task.MULTILABEL) == 1.0
 
 
-def test_a_mistake_within_a_macro_label_is_right_there() -> None:
+def test_a_mistake_within_a_macro_label_counts_as_correct_there() -> None:
     probabilities = np.array([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0], [0.9, 0.0, 0.1]])
     targets = np.array([0, 1, 2])
     macro = {"a": "first", "b": "first", "c": "second"}
-    figures = multiclass_metrics(probabilities, targets, list("abc"), macro_labels=macro)
-    assert figures["accuracy"] == pytest.approx(1 / 3)
-    assert figures["macro_label_accuracy"] == pytest.approx(2 / 3)
+    metrics = multiclass_metrics(probabilities, targets, list("abc"), macro_labels=macro)
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert metrics["macro_label_accuracy"] == pytest.approx(2 / 3)
     assert "macro_label_accuracy" not in multiclass_metrics(probabilities, targets, list("abc"))
 
 
-def test_a_label_that_is_said_too_often_gets_a_negative_bias() -> None:
+def test_a_label_that_is_predicted_too_often_gets_a_negative_bias() -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(0, 1.5, (4000, 3))
     targets = np.array([rng.choice(3, p=row) for row in softmax(logits)])

@@ -20,8 +20,7 @@ from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train import ExportError, export
 from limelens.train.architectures import build
 from limelens.train.data.examples import Example
-from limelens.train.exporting import export as exporting
-from limelens.train.exporting.export import golden_image
+from limelens.train.exporting.graph import BundleNetwork, golden_image, to_onnx
 from limelens.train.exporting.precision import (
     PrecisionError,
     convert,
@@ -35,18 +34,18 @@ RESIZE = ResizeRule(SIZE, SIZE, ResizeMode.STRETCH)
 _FLOAT, _FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
-@functools.cache  # exporting takes seconds; nobody changes what comes out
-def _graph(arch: str, task: Task, temperature: float = 1.0) -> onnx.ModelProto:
+@functools.cache  # exporting takes seconds, and no test changes the graph
+def _mobilenet(task: Task) -> onnx.ModelProto:
     torch.manual_seed(0)
-    classifier = build(arch, 3, input_size=(SIZE, SIZE))
+    classifier = build("mobilenet_v3_small", 3, input_size=(SIZE, SIZE))
     torch.nn.init.normal_(classifier.head.weight, std=0.5)
-    return exporting._to_onnx(exporting._Served(classifier, temperature, task).eval(), RESIZE)
+    return to_onnx(BundleNetwork(classifier, 1.0, task), RESIZE)
 
 
 @pytest.fixture(scope="module")
 def mobilenet() -> onnx.ModelProto:
     """The default network with fresh weights, depthwise convolutions and squeeze-excite."""
-    return _graph("mobilenet_v3_small", Task.MULTICLASS)
+    return _mobilenet(Task.MULTICLASS)
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +67,13 @@ def _run(model: onnx.ModelProto, images: NDArray[np.uint8]) -> list[NDArray[np.f
 
 @pytest.mark.parametrize("task", Task)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_converted_graph_is_smaller_and_says_nearly_the_same(
+def test_a_converted_graph_is_smaller_and_nearly_as_exact(
     images: NDArray[np.uint8], task: Task, precision: str
 ) -> None:
-    model = _graph("mobilenet_v3_small", task)
+    model = _mobilenet(task)
     before = model.SerializeToString()
     converted = convert(model, precision, images)
-    assert model.SerializeToString() == before  # what was handed in stays as it is
+    assert model.SerializeToString() == before  # the given graph is unchanged
     size = len(converted.SerializeToString()) / len(before)
     assert size < {"fp16": 0.6, "int8": 0.4}[precision]
     onnx.checker.check_model(converted, full_check=True)
@@ -176,7 +175,7 @@ def test_converting_prints_and_logs_nothing(
     assert (logging.root.handlers, logging.root.manager.disable) == (handlers, disabled)
 
 
-def test_what_cannot_be_converted_is_told(
+def test_what_cannot_be_converted_is_reported(
     mobilenet: onnx.ModelProto, images: NDArray[np.uint8]
 ) -> None:
     with pytest.raises(PrecisionError, match="'int4'; expected one of fp32, fp16, int8"):
@@ -197,7 +196,7 @@ def test_what_cannot_be_converted_is_told(
 
 @pytest.fixture(scope="module")
 def reports(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One run in all precisions: what `export` gave for each."""
+    """The reports of `export` for one run in all precisions."""
     models = tmp_path_factory.mktemp("models")
     return {
         precision: export(trained_run, f"colours-{precision}", models=models, precision=precision)
@@ -210,7 +209,7 @@ def _bundle(reports: dict[str, Any], precision: str) -> Bundle:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_variant_is_reported_beside_fp32(reports: dict[str, Any], precision: str) -> None:
+def test_a_variant_is_compared_with_fp32(reports: dict[str, Any], precision: str) -> None:
     report, fp32 = reports[precision], reports["fp32"]
     assert {*fp32} == {
         "model", "version", "path", "precision", "size_bytes", "max_abs_difference", "metrics",
@@ -231,7 +230,7 @@ def test_a_variant_is_reported_beside_fp32(reports: dict[str, Any], precision: s
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_variant_is_one_file_that_says_its_precision(
+def test_a_variant_is_one_file_that_names_its_precision(
     reports: dict[str, Any], precision: str
 ) -> None:
     bundle = _bundle(reports, precision)
@@ -240,11 +239,13 @@ def test_a_variant_is_one_file_that_says_its_precision(
     assert sorted(path.name for path in bundle.path.parent.iterdir()) == ["README.md", "model.onnx"]
     card = (bundle.path.parent / "README.md").read_text()
     assert f"| precision | {precision} |" in card
-    assert f"## {precision} beside fp32" in card
-    assert "| ms a call of 32, CPUExecutionProvider |" in card
+    assert f"## {precision} compared with fp32" in card
+    assert "| ms per call of 32, CPUExecutionProvider |" in card
     for remark in reports[precision]["remarks"]:
         assert remark in card
-    assert "beside fp32" not in (_bundle(reports, "fp32").path.parent / "README.md").read_text()
+    assert (
+        "compared with fp32" not in (_bundle(reports, "fp32").path.parent / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -269,7 +270,7 @@ def test_activations_beyond_half_precision_are_refused(trained_run: Path, tmp_pa
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     state = torch.load(run / "best.pt", weights_only=True)
-    # An embedding beyond the range of half floats; the head takes it back, in fp32 exactly.
+    # An embedding beyond the range of half floats; the head scales it back, exactly in fp32.
     state["model"]["backbone.10.weight"] *= 1e6
     state["model"]["backbone.10.bias"] *= 1e6
     state["model"]["head.weight"] /= 1e6
@@ -281,13 +282,13 @@ def test_activations_beyond_half_precision_are_refused(trained_run: Path, tmp_pa
 
 
 @pytest.mark.ci
-def test_a_variant_that_loses_too_much_is_refused_and_nothing_is_left(
+def test_a_variant_that_loses_too_much_is_refused_without_traces(
     trained_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     state = torch.load(run / "best.pt", weights_only=True)
-    # A channel that nobody reads, so large that 256 steps leave nothing of the others.
+    # An unused channel, so large that 256 steps leave nothing of the others.
     state["model"]["backbone.3.bias"][0] = 1e4
     state["model"]["backbone.6.weight"][:, 0] = 0
     torch.save(state, run / "best.pt")
@@ -310,7 +311,7 @@ def test_an_unknown_precision_is_refused(trained_run: Path, tmp_path: Path) -> N
 
 @pytest.mark.ci
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_multilabel_variant_gets_thresholds_of_its_own(
+def test_a_multilabel_variant_gets_its_own_thresholds(
     bundles: Any, divided: Path, precision: str
 ) -> None:
     labels = ("dark", "green", "red")
@@ -326,7 +327,7 @@ def test_a_multilabel_variant_gets_thresholds_of_its_own(
         label_thresholds=(0.9, 0.9, 0.9),
         card={"temperature": 1.0, "note": "kept"},
     )
-    model = _graph("mobilenet_v3_small", Task.MULTILABEL)
+    model = _mobilenet(Task.MULTILABEL)
     made, own = make_variant(model, metadata, precision, train=examples, val=examples, seed=0)
     assert own.precision == precision
     assert len(own.label_thresholds) == 3

@@ -12,14 +12,14 @@ from PIL import Image
 from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeRule
 from limelens.train.audit.inspection import inspect
-from limelens.train.data.dataset import read_dataset
-from limelens.train.data.examples import Example
+from limelens.train.data.examples import Example, targets_of
 from limelens.train.evaluation.evaluate import Evaluation, assess
-from limelens.train.evaluation.metrics import figures_of
-from limelens.train.evaluation.model import load_model
-from limelens.train.report import figures
+from limelens.train.evaluation.metrics import compute_metrics
+from limelens.train.evaluation.model import BatchFunction, Model, load_model
+from limelens.train.report import plots
 from limelens.train.report.mistakes import worst_mistakes
-from limelens.train.report.page import report_on, write_report, write_run_report
+from limelens.train.report.page import write_report
+from limelens.train.runs import read_rows
 
 
 class _Page(HTMLParser):
@@ -50,48 +50,69 @@ def _needs_nothing_else(text: str) -> bool:
     return not re.search(r"https?:|<script|<link|@import", named)
 
 
+def _evaluation(
+    model: Model, examples: tuple[Example, ...], probabilities: NDArray[np.floating]
+) -> Evaluation:
+    metrics = compute_metrics(
+        probabilities,
+        targets_of(examples, len(model.labels), model.task),
+        model.labels,
+        model.task,
+        thresholds=model.label_thresholds,
+    )
+    return Evaluation(metrics, examples, probabilities, model)
+
+
+def _model(labels: tuple[str, ...], task: Task, side: int, predict: BatchFunction) -> Model:
+    return Model(
+        "fake", labels, task, ResizeRule(side, side), predict, predict,
+        label_thresholds=(0.5,) * len(labels) if task is Task.MULTILABEL else (),
+    )  # fmt: skip
+
+
 def _wrong_evaluation(run: Path, data: Path) -> Evaluation:
-    """What the run says, of labels that were swapped: every image is a mistake."""
+    """The run's evaluation with swapped labels, so that every image is a mistake."""
     evaluation = assess(run, data, split="test")
     swapped = tuple(Example(example.path, (1 - example.target,)) for example in evaluation.examples)
-    targets = np.array([example.target for example in swapped])
-    told = figures_of(evaluation.probabilities, targets, evaluation.labels, Task.MULTICLASS)
-    return Evaluation(
-        told, swapped, evaluation.probabilities, evaluation.labels, Task.MULTICLASS, {}
-    )
+    return _evaluation(evaluation.model, swapped, evaluation.probabilities)
 
 
-def test_a_run_leaves_a_page_that_needs_nothing_else(trained_run: Path, divided: Path) -> None:
-    path = write_run_report(trained_run)
-    assert path == trained_run / "report.html"
-    text = path.read_text(encoding="utf-8")
+def test_a_run_leaves_a_page_that_needs_nothing_else(
+    trained_run: Path, divided: Path, tmp_path: Path
+) -> None:
+    text = (trained_run / "report.html").read_text(encoding="utf-8")
     _Page(text)
     assert _needs_nothing_else(text)
-    for word in ("on val", "Training", "What is taken for what", "calibration", "16 images"):
+    for word in ("on val", "Training", "Which labels are confused", "calibration", "16 images"):
         assert word in text
-    given = write_run_report(trained_run, examples=read_dataset(divided).splits["val"])
+    evaluation = assess(trained_run, divided, split="val")
+    write_report(evaluation, tmp_path / "again.html", rows=read_rows(trained_run))
     minute = re.compile(r"Written by limelens on [^.]*")
-    assert minute.sub("", given.read_text(encoding="utf-8")) == minute.sub("", text)
+    again = (tmp_path / "again.html").read_text(encoding="utf-8")
+    assert minute.sub("", again) == minute.sub("", text)
 
 
-def test_the_surest_mistakes_are_shown_with_their_explanations(
+def test_plots_have_text_alternatives_and_ids_of_their_own(trained_run: Path) -> None:
+    text = (trained_run / "report.html").read_text(encoding="utf-8")
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(drawings) == 4
+    assert all(re.match(r'<svg role="img" aria-label="[^"]+"', one) for one in drawings)
+    ids = [{*re.findall(r'\bid="([^"]+)"', one)} for one in drawings]
+    for drawing, own in zip(drawings, ids, strict=True):
+        assert {*re.findall(r'(?:url\(#|href="#)([^")]+)', drawing)} <= own
+    assert len(set.union(*ids)) == sum(map(len, ids))
+
+
+def test_the_most_confident_mistakes_are_shown_and_explained(
     trained_run: Path, divided: Path, tmp_path: Path
 ) -> None:
     evaluation = _wrong_evaluation(trained_run, divided)
     chosen = worst_mistakes(evaluation, 4)
-    sure = [evaluation.probabilities[one.index, one.label] for one in chosen]
-    assert sure == sorted(sure, reverse=True)
-    assert sure[0] == evaluation.probabilities.max()
-    model = load_model(trained_run)
+    confidence = [evaluation.probabilities[one.index, one.label] for one in chosen]
+    assert confidence == sorted(confidence, reverse=True)
+    assert confidence[0] == evaluation.probabilities.max()
     path = tmp_path / "page.html"
-    write_report(
-        evaluation,
-        path,
-        predict=model.predict,
-        resize=model.resize,
-        inspection=inspect(divided),
-        num_mistakes=4,
-    )
+    write_report(evaluation, path, inspection=inspect(divided), num_mistakes=4)
     page = _Page(path.read_text(encoding="utf-8"))
     assert all(image.startswith("data:image/jpeg;base64,") for image in page.images)
     assert len(page.images) >= 8
@@ -105,7 +126,7 @@ def test_a_bundle_and_its_run_agree_and_have_a_page_each(
 
     bundle = Path(export(trained_run, "colours", models=tmp_path)["path"])
     path = tmp_path / "page.html"
-    report_on(bundle, assess(bundle, divided, split="test"), path)
+    write_report(assess(bundle, divided, split="test"), path, rows=read_rows(bundle))
     text = path.read_text(encoding="utf-8")
     _Page(text)
     assert ">Training<" not in text
@@ -125,20 +146,18 @@ def test_several_labels_are_compared_with_their_base_rates(tmp_path: Path) -> No
         examples.append(
             Example(tmp_path / f"{index}.png", tuple(np.flatnonzero([index % 2, 0, 1])))
         )
-    targets = np.array([[index % 2, 0, 1] for index in range(12)])
-    probabilities = rng.random((12, 3))
-    told = figures_of(probabilities, targets, labels, Task.MULTILABEL, thresholds=(0.5, 0.5, 0.5))
-    evaluation = Evaluation(told, tuple(examples), probabilities, labels, Task.MULTILABEL, {})
-    chosen = worst_mistakes(evaluation, 6)
-    assert len({one.index for one in chosen}) == len(chosen)
-    assert {one.missed for one in chosen} == {True, False}
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         colours: NDArray[np.float32] = images.mean(axis=(1, 2), dtype=np.float32) / 255
         return colours
 
+    model = _model(labels, Task.MULTILABEL, 24, predict)
+    evaluation = _evaluation(model, tuple(examples), rng.random((12, 3)))
+    chosen = worst_mistakes(evaluation, 6)
+    assert len({one.index for one in chosen}) == len(chosen)
+    assert {one.missed for one in chosen} == {True, False}
     path = tmp_path / "page.html"
-    write_report(evaluation, path, predict=predict, resize=ResizeRule(24, 24), num_mistakes=2)
+    write_report(evaluation, path, num_mistakes=2)
     text = path.read_text(encoding="utf-8")
     _Page(text)
     assert "base rates:" in text
@@ -149,22 +168,23 @@ def test_several_labels_are_compared_with_their_base_rates(tmp_path: Path) -> No
 def test_a_page_without_mistakes_says_so(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "0.png")
     examples = (Example(tmp_path / "0.png", (0,)),)
-    probabilities = np.array([[0.9, 0.1]])
-    told = figures_of(probabilities, np.array([0]), ("a", "b"), Task.MULTICLASS)
-    evaluation = Evaluation(told, examples, probabilities, ("a", "b"), Task.MULTICLASS, {})
-    path = tmp_path / "page.html"
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.tile(np.array([0.9, 0.1], dtype=np.float32), (len(images), 1))
 
-    write_report(evaluation, path, predict=predict, resize=ResizeRule(20, 20))
-    assert "There are none on these images" in path.read_text(encoding="utf-8")
+    path = tmp_path / "page.html"
+    model = _model(("a", "b"), Task.MULTICLASS, 20, predict)
+    write_report(_evaluation(model, examples, np.array([[0.9, 0.1]])), path)
+    assert "makes no mistake on these images" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("num_labels", [2, 10, 122])
 def test_a_confusion_matrix_names_every_label_in_any_script(num_labels: int) -> None:
-    labels = [f"品类 {index}" for index in range(num_labels)]
-    drawn = figures.confusion(np.eye(num_labels, dtype=int).tolist(), labels)
+    # Dollar signs are no formula.
+    labels = [f"品类 ${index}$" for index in range(num_labels)]
+    figure = plots.confusion_matrix(np.eye(num_labels, dtype=int).tolist(), labels)
+    drawn = plots.to_svg(figure, "confusion", 'a "matrix"')
     assert drawn.startswith("<svg")
     assert all(drawn.count(f">{label}<") == 2 for label in labels)
     assert "currentColor" in drawn
+    assert 'aria-label="a &quot;matrix&quot;"' in drawn

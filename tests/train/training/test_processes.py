@@ -1,8 +1,8 @@
 """Runs shared by processes, as torchrun starts them.
 
-Compared with a run of one process without dropout, whose numbers differ between processes, and on
-a network without batch normalisation, whose statistics are those of a process's part of the batch
-on a CPU (GPUs synchronise them).
+They are compared with a run of one process, without dropout, whose random numbers differ between
+processes, and without batch normalisation, whose statistics on a CPU are those of a process's part
+of the batch (GPUs synchronise them).
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def test_two_processes_give_one_run_and_one_document(divided: Path, tmp_path: Pa
     assert len(rows_of(run)) == 3
     for line in ("2 labels; images", "epoch   1/3", "epoch   3/3"):
         assert found.stderr.count(line) == 1, found.stderr
-    # Resumed by one process it is the finished run that it is.
     assert checkpoint.load(run / "last.pt").epoch == 3
 
 
@@ -93,7 +92,7 @@ def test_two_processes_learn_what_one_learns(divided: Path, tmp_path: Path) -> N
         found = torchrun(script, divided, runs[processes], processes=processes)
         assert found.returncode == 0, found.stderr
     for one, two in zip(rows_of(runs[1]), rows_of(runs[2]), strict=True):
-        # Sums in another order: the same but for rounding, which Adam's first steps enlarge.
+        # Sums are in another order; Adam's first steps enlarge the rounding errors.
         assert one == pytest.approx(two, rel=1e-3, abs=1e-4)
     states = [checkpoint.load(runs[processes]).model.state_dict() for processes in (1, 2)]
     for key, value in states[0].items():
@@ -108,7 +107,7 @@ def test_two_processes_learn_what_one_learns(divided: Path, tmp_path: Path) -> N
         (("--alert-label", "blue"), "alert label 'blue' is none of the labels"),
     ],
 )
-def test_an_error_of_all_processes_is_told_once(
+def test_an_error_of_all_processes_is_reported_once(
     divided: Path, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     run = tmp_path / "run"

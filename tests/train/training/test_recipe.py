@@ -28,7 +28,7 @@ from limelens.train.training.recipe import (
     num_correct,
 )
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 TINY = TrainConfig(
     arch="cnn3", input_size=(32, 32), epochs=3, batch_size=8, learning_rate=1e-3, augment="none"

@@ -17,10 +17,11 @@ import torch
 from limelens.train import TrainConfig, checkpoint, train
 from limelens.train.config import ConfigError
 from limelens.train.data.examples import Dataset
+from limelens.train.runs import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
-# All that draws random numbers or keeps a state: dropout, averaged weights, mixing, augmentation.
+# Includes everything random or stateful: dropout, averaged weights, mixing, augmentation.
 CONFIG = TrainConfig(
     arch="cnn3", input_size=(32, 32), epochs=4, batch_size=8, learning_rate=1e-3, dropout=0.1,
     augment="light", mix="both", balance="sample",
@@ -48,7 +49,7 @@ class EndsAt:
 
 
 def killed(data: Path, out: Path, config: TrainConfig, epoch: int, step: int) -> None:
-    """Trains in a process of its own that is killed with -9 in the middle of an epoch."""
+    """Trains in another process that is killed with -9 in the middle of an epoch."""
     code = (
         "import json, signal, sys\n"
         "from pathlib import Path\n"
@@ -71,14 +72,14 @@ def killed(data: Path, out: Path, config: TrainConfig, epoch: int, step: int) ->
 
 
 def outcome(run: Path) -> tuple[str, Any, Any]:
-    """All that an unbroken and a resumed run have in common."""
+    """Everything that an unbroken and a resumed run must have in common."""
     last = checkpoint.load_state(run / "last.pt")
     last["going"].pop("seconds")
     return (run / "metrics.csv").read_text(), checkpoint.load_state(run / "best.pt"), last
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Exactly: not one bit of a weight differs."""
+    """Compares bit by bit."""
     assert type(one) is type(other)
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
@@ -110,7 +111,7 @@ def broken(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_killed_run_comes_out_as_if_it_had_never_been_broken_off(
+def test_a_killed_run_is_resumed_with_the_same_result(
     divided: Path, unbroken: Path, broken: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(broken, tmp_path / "run")
@@ -127,7 +128,7 @@ def test_a_run_killed_while_it_wrote_is_resumed(
     divided: Path, unbroken: Path, broken: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(broken, tmp_path / "run")
-    # Half a file of each kind, the table a row behind, and the best one of an epoch ahead.
+    # Half a file of each kind, a table that lacks a row, and the best checkpoint of a later epoch.
     half = (unbroken / "last.pt").read_bytes()[:5000]
     for name in ("last.tmp", "best.tmp", "metrics.csv.tmp"):
         (run / name).write_bytes(half)
@@ -197,7 +198,7 @@ def test_changed_data_or_macro_labels_are_refused(divided: Path, tmp_path: Path)
         train(data, run, config, resume=True)
 
 
-def test_resuming_where_nothing_is_starts_anew(
+def test_resuming_an_empty_folder_starts_a_new_run(
     divided: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     train(divided, tmp_path / "run", CONFIG, resume=True)
@@ -214,7 +215,7 @@ def test_a_best_checkpoint_without_a_last_one_is_not_thrown_away(
     with pytest.raises(ConfigError, match=r"holds best\.pt and no last\.pt to go on from"):
         train(divided, run, CONFIG, resume=True)
     assert (run / "best.pt").exists()
-    # That of the first epoch was written just before a crash: the epoch is done again.
+    # After a crash in the first epoch, the epoch is repeated.
     checkpoint.save(run / "best.pt", {**state, "epoch": 1})
     train(divided, run, CONFIG, resume=True)
     assert_same(outcome(run), outcome(unbroken))
@@ -234,8 +235,8 @@ def test_a_run_stopped_by_ctrl_c_is_resumed(
     assert_same(outcome(run), outcome(unbroken))
 
 
-def test_a_damaged_last_checkpoint_is_told(divided: Path, broken: Path, tmp_path: Path) -> None:
+def test_a_damaged_last_checkpoint_is_reported(divided: Path, broken: Path, tmp_path: Path) -> None:
     run = shutil.copytree(broken, tmp_path / "run")
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:3000])
-    with pytest.raises(checkpoint.CheckpointError, match=r"last\.pt is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint"):
         train(divided, run, CONFIG, resume=True)

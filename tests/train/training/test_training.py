@@ -23,6 +23,7 @@ from limelens.train.config import PRESETS, ConfigError
 from limelens.train.data.augmentation import for_evaluation, for_training
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
+from limelens.train.runs import CheckpointError
 from limelens.train.training.loop import TrainingError
 from limelens.train.training.preview import preview
 
@@ -48,7 +49,7 @@ def test_a_run_learns_and_leaves_its_record(trained_run: Path) -> None:
     assert checkpoint.load(trained_run / "last.pt").epoch == 4
 
 
-@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_plots")
 def test_the_same_seed_gives_the_same_network(divided: Path, tmp_path: Path) -> None:
     states = []
     for name in "ab":
@@ -59,11 +60,11 @@ def test_the_same_seed_gives_the_same_network(divided: Path, tmp_path: Path) -> 
 
 
 def test_a_checkpoint_is_evaluated_on_the_test_split(trained_run: Path, divided: Path) -> None:
-    figures = evaluate(trained_run, divided)
-    assert figures["split"] == "test"
-    assert figures["num_images"] == 12
-    assert figures["accuracy"] >= 0.9
-    assert figures["skipped"] == []
+    metrics = evaluate(trained_run, divided)
+    assert metrics["split"] == "test"
+    assert metrics["num_images"] == 12
+    assert metrics["accuracy"] >= 0.9
+    assert metrics["skipped"] == []
 
 
 def test_unreadable_images_are_listed_and_left_out(trained_run: Path, tmp_path: Path) -> None:
@@ -71,19 +72,19 @@ def test_unreadable_images_are_listed_and_left_out(trained_run: Path, tmp_path: 
         (tmp_path / label).mkdir()
         Image.new("RGB", (20, 20), label).save(tmp_path / label / "a.png")
     (tmp_path / "red" / "broken.jpg").write_bytes(b"%PDF-1.4")
-    figures = evaluate(trained_run, tmp_path)
-    assert figures["num_images"] == 2
-    assert [Path(s["path"]).name for s in figures["skipped"]] == ["broken.jpg"]
-    assert "PDF" in figures["skipped"][0]["reason"]
+    metrics = evaluate(trained_run, tmp_path)
+    assert metrics["num_images"] == 2
+    assert [Path(s["path"]).name for s in metrics["skipped"]] == ["broken.jpg"]
+    assert "PDF" in metrics["skipped"][0]["reason"]
 
 
-@pytest.mark.usefixtures("blank_figures")
-def test_figures_that_cannot_be_written_do_not_end_a_training(
+@pytest.mark.usefixtures("blank_plots")
+def test_files_that_cannot_be_written_do_not_end_a_training(
     divided: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = ("metrics.csv", "curves.png", "confusion.png", "report.html", "report.json")
     for name in blocked:
-        (tmp_path / "run" / name).mkdir(parents=True)  # as little a file as on a full disk
+        (tmp_path / "run" / name).mkdir(parents=True)  # cannot be written, as on a full disk
     report = train(divided, tmp_path / "run", TINY)
     assert report["epochs"] == 2
     assert checkpoint.load(tmp_path / "run" / "last.pt").epoch == 2
@@ -95,7 +96,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(divided: Path, trained_run
         train(divided, trained_run, TINY)
 
 
-@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_plots")
 def test_a_run_may_start_from_another(divided: Path, trained_run: Path, tmp_path: Path) -> None:
     config = replace(TINY, epochs=1, learning_rate=1e-5, start_from=str(trained_run))
     report = train(divided, tmp_path / "run", config)
@@ -133,9 +134,9 @@ def test_settings_that_cannot_be_used_are_named(settings: dict[str, object], mes
 
 def test_a_damaged_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "best.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint that can be read"):
+    with pytest.raises(CheckpointError, match="is not a readable checkpoint"):
         checkpoint.load(tmp_path)
-    with pytest.raises(checkpoint.CheckpointError, match="is not there"):
+    with pytest.raises(CheckpointError, match="is not there"):
         checkpoint.load(tmp_path / "nothing.pt")
 
 
@@ -159,12 +160,12 @@ def test_ctrl_c_leaves_a_usable_last_checkpoint(divided: Path, tmp_path: Path) -
     assert (run / "curves.png").exists()
 
 
-def test_evaluation_sees_the_pixels_that_serving_sees(divided: Path) -> None:
+def test_evaluation_uses_the_same_pixels_as_serving(divided: Path) -> None:
     path = next((divided / "test" / "red").iterdir())
     pixels = read_image(path.read_bytes())
     rule = ResizeRule(24, 32)
-    seen = for_evaluation(rule)(pixels).permute(1, 2, 0).numpy()
-    assert np.array_equal(seen, fit(pixels, rule).pixels)
+    evaluated = for_evaluation(rule)(pixels).permute(1, 2, 0).numpy()
+    assert np.array_equal(evaluated, fit(pixels, rule).pixels)
 
 
 @pytest.mark.parametrize("mode", list(ResizeMode))
@@ -181,8 +182,8 @@ def test_training_fits_images_as_serving_does(mode: ResizeMode) -> None:
     assert trained == pytest.approx(served, abs=0.1)
 
 
-@pytest.mark.usefixtures("blank_figures")
-def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
+@pytest.mark.usefixtures("blank_plots")
+def test_data_without_splits_is_evaluated_on_what_training_held_back(
     divided: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -190,9 +191,9 @@ def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
         shutil.copytree(divided / "train" / label, data / label)
     train(data, tmp_path / "run", TINY)
     held_back = read_dataset(data, seed=TINY.seed).splits["test"]
-    figures = evaluate(tmp_path / "run", data)
-    assert figures["split"] == "test"
-    assert figures["num_images"] == len(held_back) < 10
+    metrics = evaluate(tmp_path / "run", data)
+    assert metrics["split"] == "test"
+    assert metrics["num_images"] == len(held_back) < 10
     assert evaluate(tmp_path / "run", data, split="train")["num_images"] > 30
     # Other images in the same layout are taken whole.
     next((data / "red").iterdir()).unlink()
@@ -201,9 +202,9 @@ def test_an_undivided_folder_is_evaluated_on_what_training_held_back(
         evaluate(tmp_path / "run", data, split="val")
 
 
-@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_plots")
 @pytest.mark.parametrize("val_from_train", [False, True])
-def test_figures_say_whether_the_epoch_was_chosen_on_them(
+def test_metrics_say_whether_the_epoch_was_chosen_on_these_images(
     divided: Path, tmp_path: Path, val_from_train: bool
 ) -> None:
     train(divided, tmp_path / "run", replace(TINY, val_from_train=val_from_train))
@@ -255,14 +256,14 @@ def test_several_labels_are_trained_evaluated_and_exported(tagged: Path, tmp_pat
         assert of_bundle[name] == pytest.approx(of_run[name], abs=1e-4), name
 
 
-@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_plots")
 def test_label_folders_may_be_trained_as_several_labels(divided: Path, tmp_path: Path) -> None:
     report = train(divided, tmp_path / "run", replace(TINY, task=Task.MULTILABEL))
     assert report["val"]["task"] == "multilabel"
     assert checkpoint.load(tmp_path / "run").task is Task.MULTILABEL
 
 
-@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_plots")
 def test_patience_ends_a_run_that_gets_no_better(divided: Path, tmp_path: Path) -> None:
     config = replace(TINY, epochs=9, learning_rate=1e-30, patience=2)
     report = train(divided, tmp_path / "run", config)
@@ -270,7 +271,7 @@ def test_patience_ends_a_run_that_gets_no_better(divided: Path, tmp_path: Path) 
     assert report["interrupted"] is False
 
 
-@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_plots")
 def test_other_labels_keep_the_backbone_of_another_run(
     tagged: Path, trained_run: Path, tmp_path: Path
 ) -> None:
@@ -284,7 +285,7 @@ def test_other_labels_keep_the_backbone_of_another_run(
         train(tagged, tmp_path / "other", replace(config, input_size=(64, 64)))
 
 
-@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.usefixtures("blank_plots")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_reading_processes_change_nothing(divided: Path, tmp_path: Path) -> None:
     states = []

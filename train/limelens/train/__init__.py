@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from limelens.train.data.dataset import read_dataset
     from limelens.train.data.examples import DataError
     from limelens.train.evaluation.evaluate import evaluate
-    from limelens.train.exporting.export import ExportError, export
+    from limelens.train.exporting.export import export
+    from limelens.train.exporting.graph import ExportError
     from limelens.train.exporting.precision import PrecisionError
     from limelens.train.ingest.fetching import FetchError
     from limelens.train.runs import CheckpointError
@@ -43,7 +44,7 @@ _HOMES = {
     "CheckpointError": "runs",
     "ConfigError": "config",
     "DataError": "data.examples",
-    "ExportError": "exporting.export",
+    "ExportError": "exporting.graph",
     "FetchError": "ingest.fetching",
     "PrecisionError": "exporting.precision",
     "TrainConfig": "config",

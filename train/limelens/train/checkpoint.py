@@ -1,6 +1,6 @@
-"""A network on disk, with what is needed to use it or to train on.
+"""A network on disk, with what is needed to use it or to continue its training.
 
-It knows the file, and not how the network came about.
+It knows the file, and not how the network was trained.
 """
 
 from __future__ import annotations
@@ -19,32 +19,21 @@ from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train.architectures import Classifier, build
 from limelens.train.runs import BEST, LAST, CheckpointError
 
-__all__ = [
-    "BEST",
-    "LAST",
-    "Checkpoint",
-    "CheckpointError",
-    "load",
-    "load_state",
-    "of_state",
-    "save",
-]
-
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained network.
 
     Args:
-        model: In evaluation mode; its last layer holds the bias that was fitted on validation.
+        model: In evaluation mode; its last layer includes the bias fitted on validation.
         labels: In the order of its outputs.
         resize: How images are brought to its input.
-        epoch: Finished epochs.
-        config: The training configuration, as `config.json` has it.
+        epoch: Number of finished epochs.
+        config: The training configuration, as in `config.json`.
         data_digest: Of the training data.
-        figures: Of the validation at that epoch.
+        metrics: On the validation images after that epoch.
         task: Whether an image has one label or any number.
-        macro_labels: Label to its coarser category; empty where there are none.
+        macro_labels: Label to its coarser category; empty if there are none.
     """
 
     model: Classifier
@@ -53,38 +42,38 @@ class Checkpoint:
     epoch: int
     config: dict[str, Any]
     data_digest: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     task: Task
     macro_labels: Mapping[str, str]
 
     @property
     def temperature(self) -> float:
-        """By which the logits are divided; fitted on validation."""
-        return float(self.figures.get("temperature", 1.0))
+        """The divisor of the logits, fitted on validation."""
+        return float(self.metrics.get("temperature", 1.0))
 
     @property
     def label_thresholds(self) -> tuple[float, ...]:
-        """Fitted on validation, for multilabel; a half each before an epoch was finished."""
+        """Fitted on validation, for multilabel; 0.5 each if no epoch was finished."""
         if self.task is Task.MULTICLASS:
             return ()
-        return tuple(self.figures.get("label_thresholds") or [0.5] * len(self.labels))
+        return tuple(self.metrics.get("label_thresholds") or [0.5] * len(self.labels))
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint so that a crash leaves either the old file or the new one."""
-    beside = path.with_suffix(".tmp")
-    with beside.open("wb") as file:
+    """Writes a checkpoint; after a crash there is either the old file or the new one."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
-        path: A run's folder (its best checkpoint is taken) or a .pt file.
+        path: A .pt file, or a run's folder, where the best checkpoint is read.
 
     Raises:
         CheckpointError: The file is missing, damaged, or another program's.
@@ -97,15 +86,14 @@ def load(path: Path) -> Checkpoint:
 
 
 def of_state(state: dict[str, Any], path: Path) -> Checkpoint:
-    """The checkpoint that `load_state` read from a path.
+    """Builds the network of a state that `load_state` read from a path.
 
     Raises:
-        CheckpointError: It is another program's.
+        CheckpointError: The state is another program's.
     """
     try:
         config = state["config"]
         height, width = config["input_size"]
-        resize = ResizeRule(height, width, ResizeMode(config["resize_mode"]))
         model = build(config["arch"], len(state["labels"]), input_size=(height, width))
         model.load_state_dict(state["model"])
         bias = state["figures"].get("label_bias")
@@ -115,31 +103,31 @@ def of_state(state: dict[str, Any], path: Path) -> Checkpoint:
         return Checkpoint(
             model.eval(),
             tuple(state["labels"]),
-            resize,
+            ResizeRule(height, width, ResizeMode(config["resize_mode"])),
             state["epoch"],
             config,
             state["data_digest"],
             state["figures"],
-            # Missing in the files of the first version.
+            # Files of the first version lack these two.
             Task(state.get("task", Task.MULTICLASS)),
             state.get("macro_labels", {}),
         )
     except LimelensError:
         raise
-    # Whatever another program's file happens to lack.
+    # Another program's file may lack anything.
     except Exception as error:
-        raise CheckpointError(f"{path} is no checkpoint that can be read: {error}") from error
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save` wrote, on the CPU.
+    """Reads what `save` wrote, onto the CPU.
 
     Raises:
         CheckpointError: The file is damaged or another program's.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    # torch.load raises whatever the damaged bytes happen to hit.
+    # torch.load raises many kinds of errors for damaged bytes.
     except Exception as error:
-        raise CheckpointError(f"{path} is no checkpoint that can be read: {error}") from error
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
     return state

@@ -1,10 +1,11 @@
-"""What lies in the folder of a run, and what can be refused by looking at paths alone.
+"""The files of a run's folder, and what can be refused by looking at paths alone.
 
-It loads neither torch nor a checkpoint, so that a slip of the pen costs no seconds.
+It loads neither torch nor a checkpoint, so that wrong arguments are reported without delay.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,10 +14,12 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.folders import label_name
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.label_table import Images, read_macro_labels
-from limelens.train.data.listing import find_split, list_data
+from limelens.train.data.listing import list_data
 
 BEST: Final = "best.pt"
 LAST: Final = "last.pt"
+ROWS: Final = "metrics.csv"
+REPORT: Final = "report.html"
 
 
 class CheckpointError(LimelensError):
@@ -26,6 +29,18 @@ class CheckpointError(LimelensError):
 def holds_run(folder: Path) -> bool:
     """Whether a folder has a checkpoint."""
     return any((folder / name).exists() for name in (BEST, LAST))
+
+
+def read_rows(run: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv in a run's folder, or beside a checkpoint; empty without the file."""
+    table = (run if run.is_dir() else run.parent) / ROWS
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
 
 
 def check_run_or_model(path: Path) -> None:
@@ -43,10 +58,10 @@ def check_run_or_model(path: Path) -> None:
 
 
 def check_run(path: Path) -> None:
-    """Refuses a path that is no run and no checkpoint.
+    """Refuses a path that is neither a run nor a checkpoint.
 
     Raises:
-        CheckpointError: It is none.
+        CheckpointError: It is neither.
     """
     if not (path.is_file() or holds_run(path)):
         raise CheckpointError(f"{path} is not there; expected a run of `limelens train`")
@@ -61,22 +76,17 @@ def check_training(
     macro: Path | None = None,
     resume: bool = False,
 ) -> None:
-    """Refuses what `train` would refuse, as far as paths, splits and labels tell.
+    """Refuses what `train` would refuse because of paths, splits or labels.
 
-    Args:
-        data: As for `train`.
-        out: As for `train`.
-        config: As for `train`.
-        images: As for `train`.
-        macro: As for `train`.
-        resume: As for `train`.
+    The arguments are those of `train`.
 
     Raises:
         DataError: The data cannot be used.
-        ConfigError: `out` holds a run, or an alert label is none of the data's.
-        CheckpointError: The run to start from is not there.
+        ConfigError: `out` holds a run, or the data lacks an alert label.
+        CheckpointError: The run to start from does not exist.
     """
-    check_out(out, resume=resume)
+    if not resume and holds_run(out):
+        raise holds_run_error(out)
     if config.start_from is not None:
         check_run(Path(config.start_from))
     listing = list_data(data, images).for_task(data, config.task)
@@ -85,26 +95,16 @@ def check_training(
         read_macro_labels(macro, listing.labels)
 
 
-def check_out(out: Path, *, resume: bool) -> None:
-    """Refuses a folder that holds a run already.
-
-    Raises:
-        ConfigError: It does.
-    """
-    if not resume and holds_run(out):
-        raise held(out)
-
-
-def held(out: Path) -> ConfigError:
-    """What is said of a folder that holds a run already."""
+def holds_run_error(out: Path) -> ConfigError:
+    """The error about a folder that already holds a run."""
     return ConfigError(
-        f"{out} already holds a run; choose another folder (--out), take it away, or go on with it "
+        f"{out} already holds a run; choose another folder (--out), move it away, or continue it "
         "(--resume)"
     )
 
 
 def check_alert_labels(alert_labels: Sequence[str], labels: Sequence[str]) -> None:
-    """Refuses an alert label that the data does not have.
+    """Refuses alert labels that the data does not have.
 
     Raises:
         ConfigError: There is one.
@@ -115,17 +115,3 @@ def check_alert_labels(alert_labels: Sequence[str], labels: Sequence[str]) -> No
             f"alert label {unknown[0]!r} is none of the labels {', '.join(labels)}; name one of "
             "them (--alert-label)"
         )
-
-
-def check_split(data: Path, split: str | None, images: Images = None) -> None:
-    """Refuses data that cannot be read, or that lacks a split.
-
-    Args:
-        data: As for `evaluate`.
-        split: As for `evaluate`.
-        images: As for `evaluate`.
-
-    Raises:
-        DataError: Either.
-    """
-    find_split(data, split, images)

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from limelens.cli.terminal.printing import AsJson, out, print_json
 
-if TYPE_CHECKING:
-    pass
-
 
 def synthesize(
-    folder: Annotated[Path, typer.Argument(help="Made and filled.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to create and fill.", show_default=False)],
     num_images: Annotated[
-        int, typer.Option(min=10, help="Images of each of the two labels, all splits together.")
+        int, typer.Option(min=10, help="Images of each of the two labels, over all splits.")
     ] = 500,
-    num_workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    num_workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Draws faces with and without masks, for trying out the whole chain without any data."""
+    """Draws faces with and without masks, to try everything out without data of your own."""
     from limelens.train.synthetic import write_dataset
 
     write_dataset(folder, num_images, seed, num_workers=num_workers)
@@ -39,26 +36,28 @@ def scenes(
     data: Annotated[
         Path,
         typer.Argument(
-            help="Splits with the labels with_mask and without_mask.", show_default=False
+            help="Data with splits and the labels with_mask and without_mask.", show_default=False
         ),
     ],
-    folder: Annotated[Path, typer.Option("--out", help="Made and filled.")],
-    num_scenes: Annotated[int, typer.Option(min=0, help="Half-length scenes of each face.")] = 2,
+    folder: Annotated[Path, typer.Option("--out", help="Folder to create and fill.")],
+    num_scenes: Annotated[int, typer.Option(min=0, help="Half-length scenes per face.")] = 2,
     hidden: Annotated[
         bool,
-        typer.Option("--hidden", help="Also with segments hidden, so that the mask decides."),
+        typer.Option(
+            "--hidden", help="Also add images with hidden segments, so that only the mask decides."
+        ),
     ] = False,
-    num_workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    num_workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Makes a face-mask set harder: the same faces with masks, hands, scarves, at half length.
+    """Makes a face-mask data set harder, with drawn masks, hands and scarves and smaller faces.
 
-    In collected sets bare faces are mostly tight crops, so that a network learns how much of a
-    person it sees. Each bare face that is found is added again, with and without a drawn mask,
-    to train and val; test stays as it is.
+    Bare faces in collected sets are mostly tight crops, so a network may learn how much of a
+    person is visible instead of the mask. Each detected bare face is added to train and val again,
+    with and without a drawn mask; test stays unchanged.
     """
     from limelens.train.synthetic import add_scenes
 

@@ -42,57 +42,63 @@ def evaluate(
     separator: Separator = None,
     wanted_accuracy: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Show the threshold at which so many are right."),
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Find the threshold at which this share of the decided images is correct.",
+        ),
     ] = 0.95,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Also write a row for every image.")
+        Path | None,
+        typer.Option(metavar="CSV", help="Also write the predictions, one row per image."),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="HTML", help="Also write a page: figures, and the worst mistakes explained."
+            metavar="HTML", help="Also write a page with metrics, plots and explained mistakes."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measures a checkpoint or a bundle on images that have labels.
+    """Measures a checkpoint or a bundle on labelled images.
 
-    The undivided folder that a model was trained on is divided again as it was then: what is
-    measured is the tenth that training never saw.
+    Data without splits that the model was trained on is divided again as in training; the model is
+    measured on the test images, which training never used.
 
     Example: limelens evaluate models/facemask/1/model.onnx DATA --split test
     """
-    from limelens.train.runs import check_run_or_model, check_split
+    from limelens.train.data.listing import find_split
+    from limelens.train.runs import check_run_or_model, read_rows
 
     table = table_options(images, image_column, label_column, columns, separator)
-    # Before torch is loaded, which takes seconds.
+    # Checked before torch is loaded, which takes seconds.
     check_run_or_model(run_or_model)
-    check_split(data, split, table)
+    find_split(data, split, table)
     from limelens.train.evaluation.evaluate import assess
 
     evaluation = assess(
         run_or_model, data, split=split, images=table, wanted_accuracy=wanted_accuracy
     )
-    beside = ByProducts()
+    by_products = ByProducts()
     if predictions is not None:
         from limelens.train.report.predictions import write_predictions
 
-        with beside.writing(predictions):
+        with by_products.writing(predictions):
             write_predictions(evaluation, predictions, data=data)
     if report is not None:
         from limelens.train.audit.inspection import inspect
-        from limelens.train.report.page import report_on
+        from limelens.train.report.page import write_report
 
         inspection = inspect(data, images=table, run_or_model=run_or_model)
-        with beside.writing(report):
-            report_on(run_or_model, evaluation, report, inspection=inspection)
+        with by_products.writing(report):
+            write_report(evaluation, report, rows=read_rows(run_or_model), inspection=inspection)
     if as_json:
-        print_json(evaluation.figures)
+        print_json(evaluation.metrics)
     else:
-        print_figures(evaluation.figures)
-        for written in beside.written:
+        print_metrics(evaluation.metrics)
+        for written in by_products.written:
             out.print(f"Wrote {escape(str(written))}")
-    beside.check()
+    by_products.check()
 
 
 def calibrate(
@@ -106,73 +112,74 @@ def calibrate(
     separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
-    """Makes a run's probabilities believable for other images than it was trained on.
+    """Adjusts a run's probabilities to images from another source than its training data.
 
-    Fits temperature, label bias and thresholds of the run's best checkpoint anew, on some hundred
-    labelled images of the place where it will work. Then export it.
+    Fits temperature, label bias and thresholds of the run's best checkpoint again, on a few hundred
+    labelled images from the place where it will be used. Export the run afterwards.
 
     Example: limelens calibrate runs/photos IMAGES_OF_THE_PLACE
     """
-    from limelens.train.runs import check_run, check_split
+    from limelens.train.data.listing import find_split
+    from limelens.train.runs import check_run
 
     table = table_options(images, image_column, label_column, columns, separator)
     check_run(run)
-    check_split(data, split, table)
+    find_split(data, split, table)
     from limelens.train.evaluation.calibration import calibrate as run_calibration
 
-    figures = run_calibration(run, data, split=split, images=table)
+    metrics = run_calibration(run, data, split=split, images=table)
     if as_json:
-        print_json(figures)
+        print_json(metrics)
         return
-    print_figures({**figures, "split": "fitted on these"})
-    out.print(f"Temperature {figures['temperature']:.3f}. Next: limelens export {escape(str(run))}")
+    print_metrics({**metrics, "split": "fitted on these"})
+    out.print(f"Temperature {metrics['temperature']:.3f}. Next: limelens export {escape(str(run))}")
 
 
-def print_figures(figures: Mapping[str, Any]) -> None:
-    """Prints what an evaluation found, as a table."""
-    where = f" ({figures['split']})" if "split" in figures else ""
-    if figures["task"] == "multilabel":
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Prints the metrics of an evaluation: a summary and a table of labels."""
+    where = f" ({metrics['split']})" if "split" in metrics else ""
+    if metrics["task"] == "multilabel":
         out.print(
-            f"Macro AUC [bold]{_known(figures['macro_auc'])}[/], mean average precision "
-            f"{_known(figures['mean_average_precision'])} on {figures['num_images']} "
-            f"images{where}; loss {figures['loss']:.4f} (base rates alone: "
-            f"{figures['base_rate_loss']:.4f}), micro F1 {figures['micro_f1']:.3f}"
+            f"Macro AUC [bold]{_number(metrics['macro_auc'])}[/], mean average precision "
+            f"{_number(metrics['mean_average_precision'])} on {metrics['num_images']} "
+            f"images{where}; loss {metrics['loss']:.4f} (base rates alone: "
+            f"{metrics['base_rate_loss']:.4f}), micro F1 {metrics['micro_f1']:.3f}"
         )
     else:
         out.print(
-            f"[bold]{figures['accuracy']:.2%}[/] of {counted(figures['num_images'], 'image')} "
-            f"right{where}; "
-            f"loss {figures['loss']:.3f}, calibration error {figures['ece']:.3f}"
+            f"[bold]{metrics['accuracy']:.2%}[/] of {counted(metrics['num_images'], 'image')} "
+            f"correct{where}; "
+            f"loss {metrics['loss']:.3f}, calibration error {metrics['ece']:.3f}"
             + (
-                f", among the first five {figures['top5_accuracy']:.2%}"
-                if len(figures["labels"]) > 5
+                f", top-5 accuracy {metrics['top5_accuracy']:.2%}"
+                if len(metrics["labels"]) > 5
                 else ""
             )
             + (
-                f", macro label right {figures['macro_label_accuracy']:.2%}"
-                if "macro_label_accuracy" in figures
+                f", macro label accuracy {metrics['macro_label_accuracy']:.2%}"
+                if "macro_label_accuracy" in metrics
                 else ""
             )
         )
-        reached = figures.get("at_wanted_accuracy") or {"threshold": None}
+        reached = metrics.get("at_wanted_accuracy") or {"threshold": None}
         if reached["threshold"] is not None and reached["coverage"] < 1:
             out.print(
                 f"With a threshold of {reached['threshold']:.3f}, {reached['coverage']:.1%} are "
-                f"decided and {reached['accuracy']:.2%} of those right"
+                f"decided and {reached['accuracy']:.2%} of those are correct"
             )
     table = Table(box=None, pad_edge=False)
     table.add_column("label")
     columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
-    if figures["task"] == "multilabel":
+    if metrics["task"] == "multilabel":
         columns |= {"average_precision": "avg. precision", "auc": "AUC", "threshold": "threshold"}
     for name in (*columns.values(), "images"):
         table.add_column(name, justify="right")
-    for label, row in figures["per_class"].items():
-        table.add_row(escape(label), *[_known(row[key]) for key in columns], str(row["support"]))
+    for label, row in metrics["per_class"].items():
+        table.add_row(escape(label), *[_number(row[key]) for key in columns], str(row["support"]))
     out.print(table)
-    for skipped in figures.get("skipped", ()):
-        err.print(f"left out {escape(skipped['path'])}: {escape(skipped['reason'])}")
+    for skipped in metrics.get("skipped", ()):
+        err.print(f"skipped {escape(skipped['path'])}: {escape(skipped['reason'])}")
 
 
-def _known(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from limelens.cli.terminal.printing import AsJson, out, print_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def export(
@@ -24,19 +21,21 @@ def export(
     models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
     data: Annotated[
         Path | None,
-        typer.Option(help="The training data, if it has moved.", show_default="as trained on"),
+        typer.Option(
+            help="The training data, if it was moved.", show_default="where the run read it"
+        ),
     ] = None,
     note: Annotated[str, typer.Option(help="A sentence for the model card.")] = "",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
-        typer.Option(help="int8 is calibrated on training images. Both are measured."),
+        typer.Option(help="fp16 and int8 are smaller; int8 is calibrated on training images."),
     ] = "fp32",
     max_accuracy_drop: Annotated[
         float,
         typer.Option(
             min=0.0,
-            help="How far fp16 or int8 may fall below fp32 on validation, in percentage points "
-            "(multilabel: of mean average precision).",
+            help="Percentage points of validation accuracy (multilabel: mean average precision) "
+            "that fp16 or int8 may lose.",
         ),
     ] = 0.5,
     wanted_accuracy: Annotated[
@@ -44,8 +43,8 @@ def export(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Abstain below the probability at which so many decided validation images "
-            "are right.",
+            help="Abstain below a threshold, chosen so that this share of the decided validation "
+            "images is correct.",
             show_default="never abstain",
         ),
     ] = None,
@@ -53,16 +52,15 @@ def export(
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
 
-    The graph holds normalisation, softmax and calibration; it is compared with the PyTorch
-    network on the validation images and written only if they agree. fp16 and int8 are made of
-    that graph, and written only if they keep its accuracy; size and speed are printed beside
-    fp32's.
+    The graph includes normalisation, softmax and calibration. It is written only if it agrees with
+    the PyTorch network on the validation images. fp16 and int8 are converted from it and written
+    only if they keep its accuracy; their size and speed are compared with fp32.
 
     Example: limelens export runs/photos --name photos
     """
     from limelens.train.runs import check_run
 
-    # Before torch is loaded, which takes seconds.
+    # Checked before torch is loaded, which takes seconds.
     check_run(run)
     from limelens.train.exporting.export import export as run_export
 
@@ -92,7 +90,7 @@ def export(
 
 
 def _print_variant(report: Mapping[str, Any]) -> None:
-    """Prints a variant beside fp32."""
+    """Prints a table that compares a variant with fp32."""
     fp32 = report["fp32"]
     measure = "accuracy" if "accuracy" in fp32 else "mean_average_precision"
     table = Table(box=None, pad_edge=False)

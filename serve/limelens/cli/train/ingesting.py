@@ -21,45 +21,50 @@ def ingest(
     table: Annotated[
         Path,
         typer.Argument(
-            help="A tsv or csv whose first line names the columns label, id and url (http, https, "
-            "file, or a path relative to the table).",
+            help="A tsv or csv file with the columns label, id and url, named in its first line. A "
+            "url is http, https, file, or a path relative to the table.",
             show_default=False,
         ),
     ],
     data: Annotated[
-        Path, typer.Option("--out", help="The folder for limelens train; made and filled.")
+        Path, typer.Option("--out", help="Folder to create and fill, for limelens train.")
     ],
     size: Annotated[
-        int, typer.Option(min=1, help="Longer side in pixels; smaller images stay as they are.")
+        int,
+        typer.Option(
+            min=1, help="Longer side of the images in pixels; smaller ones keep their size."
+        ),
     ] = 224,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=256, help="URLs that are fetched at once.")
+        int, typer.Option(min=1, max=256, help="Number of URLs fetched at the same time.")
     ] = 16,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for one attempt at a URL, redirects included.")
+        float, typer.Option(min=0.1, help="Seconds per attempt, including redirects.")
     ] = 30.0,
     retries: Annotated[
-        int, typer.Option(min=0, help="Further attempts after a failure that may pass.")
+        int, typer.Option(min=0, help="Further attempts after a temporary failure.")
     ] = 3,
     backoff: Annotated[
-        float, typer.Option(min=0.0, help="Longest first wait before a retry in seconds; doubles.")
+        float,
+        typer.Option(
+            min=0.0,
+            help="Longest wait before the first retry in seconds; it doubles with each retry.",
+        ),
     ] = 0.5,
-    max_mb: Annotated[
-        float, typer.Option(min=0.001, help="Largest file that is fetched, in MB.")
-    ] = 20.0,
-    max_redirects: Annotated[int, typer.Option(min=0, help="How many are followed.")] = 5,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest file to fetch, in MB.")] = 20.0,
+    max_redirects: Annotated[int, typer.Option(min=0, help="Number of redirects to follow.")] = 5,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Ask again for what failed for good in earlier runs."),
+        typer.Option("--retry-failed", help="Try again what failed permanently in earlier runs."),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the division into splits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which images go to which split.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Fetches the images of a table into folders that limelens train takes as they are.
+    """Fetches the images of a table into folders for limelens train.
 
-    Broken files, copies and near-copies are left out; DATA/left_out.csv says which and why. The
-    rest is divided into train, val and test. Stopped in the middle, or with a longer table, the
-    same command fetches only what is missing.
+    Broken files, duplicates and near-duplicates are left out; DATA/left_out.csv lists them with
+    the reasons. The rest is divided into train, val and test. After an interruption, or with a
+    longer table, the same command fetches only what is missing.
     """
     from limelens.train.ingest.fetching import FetchLimits
     from limelens.train.ingest.pipeline import IngestConfig
@@ -82,7 +87,7 @@ def ingest(
         with _Bar() as bar:
             report = run_ingestion(table, data, config, bar)
     except KeyboardInterrupt:
-        err.print("Stopped; the same command goes on where it was.")
+        err.print("Stopped; run the same command again to continue.")
         raise typer.Exit(1) from None
     if as_json:
         print_json(report)
@@ -111,7 +116,7 @@ def _print_ingestion(report: Mapping[str, Any]) -> None:
 
 
 class _Bar:
-    """Shows an ingestion: a bar on a terminal, the first failures everywhere."""
+    """Shows an ingestion: a bar on a terminal, and the first failures."""
 
     def __init__(self) -> None:
         self._num_failed = 0
@@ -126,7 +131,7 @@ class _Bar:
         self._bar.stop()
 
     def table_read(self, num_urls: int, num_known: int) -> None:
-        known = f", {num_known} of them known or refused already" if num_known else ""
+        known = f", {num_known} of them already fetched or refused" if num_known else ""
         err.print(f"{num_urls} URLs{known}")
         self._bar.update(self._task, total=num_urls, completed=num_known)
 
@@ -137,5 +142,5 @@ class _Bar:
                 shown = url if url.startswith("file:") else image_address(url)
                 err.print(f"failed {escape(shown)}: {escape(reason)}")
             elif self._num_failed == _MOST_SHOWN + 1:
-                err.print("more failures are not shown here")
+                err.print("further failures are not shown")
         self._bar.update(self._task, advance=1, failed=self._num_failed)

@@ -1,4 +1,4 @@
-"""`limelens inspect`: what to fix in data before training."""
+"""`limelens inspect`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="RUN_OR_MODEL",
-            help="Judge labels by what this model sees in the images.",
-            show_default="by colours and gradients",
+            help="Judge labels by the features of this model.",
+            show_default="colours and gradients",
         ),
     ] = None,
     page: Annotated[
@@ -50,11 +50,11 @@ def inspect(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Looks for what to fix in data before training.
+    """Finds problems in data before training.
 
-    Counts and balance of labels, sizes, whether a size alone gives the label away, duplicates
-    inside and across splits and with different labels, broken files, and labels that look wrong
-    (by cleanlab). Nothing is changed.
+    Reports the number and balance of labels, image sizes, whether a size alone gives the label
+    away, duplicates inside and across splits and with different labels, broken files, and labels
+    that look wrong (found by cleanlab). It changes nothing.
 
     Example: limelens inspect photos --out photos.html
     """
@@ -97,8 +97,8 @@ def _print_inspection(inspection: Inspection) -> None:
         if shortcut.telling:
             of = f" {escape(shortcut.label)}" if shortcut.label else ""
             out.print(
-                f"[yellow]The {shortcut.feature} alone tells the label{of}: "
-                f"{shortcut.accuracy:.1%} right, the commonest answer {shortcut.majority:.1%}[/]"
+                f"[yellow]The {shortcut.feature} alone gives the label{of} away: "
+                f"{shortcut.accuracy:.1%} correct, the commonest label {shortcut.majority:.1%}[/]"
             )
     twins = inspection.duplicates
     exact = sum(pair.kind != "near" for pair in twins)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
 from rich.markup import escape
@@ -23,16 +23,22 @@ from limelens.cli.options.data_options import (
     table_options,
 )
 from limelens.cli.terminal.printing import AsJson, err, out, print_json, progress_bar
-from limelens.cli.train.evaluating import print_figures
+from limelens.cli.train.evaluating import print_metrics
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.train.data.examples import Dataset
 
+_NO_SETTINGS = (
+    "data", "run", "config", "images", "image_column", "label_column", "columns", "separator",
+    "macro", "resume", "preview", "find_learning_rate", "as_json",
+)  # fmt: skip
+"""Options that are not settings of a run."""
+
 
 def _size(text: str) -> tuple[int, int]:
-    """Reads 112 or 96x128 (height x width)."""
+    """Parses 112 or 96x128 (height x width)."""
     parts = text.lower().split("x")
     try:
         numbers = [int(part) for part in parts]
@@ -53,7 +59,7 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            metavar="TOML", help="Settings by the names of these options; options given go first."
+            metavar="TOML", help="File of settings, named like these options, which override it."
         ),
     ] = None,
     images: Images = None,
@@ -65,58 +71,72 @@ def train(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="A table of label and macro label.",
-            show_default="macro.csv in DATA, if there",
+            help="A table of labels and their macro labels.",
+            show_default="macro.csv in DATA, if it exists",
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with a run that was broken off, in the same --out."),
+        typer.Option("--resume", help="Continue an interrupted run in --out."),
     ] = False,
     task: Annotated[
         Literal["multiclass", "multilabel"] | None,
-        typer.Option(help="One label an image or several.", show_default="what DATA looks like"),
+        typer.Option(help="One label per image or several.", show_default="decided by DATA"),
     ] = None,
     val_from_train: Annotated[
         bool,
         typer.Option(
             "--val-from-train",
-            help="Choose on a tenth of train; the data's own val stays unseen for evaluate.",
+            help="Validate on a tenth of train; the data's own val stays unseen for evaluate.",
         ),
     ] = False,
     arch: Annotated[
-        str, typer.Option(help="A torchvision classifier by name, or cnn3 or cnn4.")
+        str, typer.Option(help="Name of a torchvision classifier, or cnn3 or cnn4.")
     ] = "mobilenet_v3_small",
     input_size: Annotated[
         str | None,
-        typer.Option(help="Input in pixels: 112 or 96x128.", show_default="112; cnn3: 256"),
+        typer.Option(
+            help="Input size in pixels, such as 112 or 96x128 (height x width).",
+            show_default="depends on --arch, mostly 112",
+        ),
     ] = None,
     resize_mode: Annotated[
         Literal["stretch", "crop", "pad"],
-        typer.Option(help="How images of another shape are fitted; crop takes the centre."),
+        typer.Option(help="How to fit images of another shape; crop keeps the centre."),
     ] = "stretch",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 24,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="The schedule's highest.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 32,
+    learning_rate: Annotated[
+        float, typer.Option(help="Highest learning rate of the schedule.")
+    ] = 2e-3,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay of AdamW.")] = 0.05,
     schedule: Annotated[
-        Literal["one-cycle", "cosine"], typer.Option(help="Of the learning rate.")
+        Literal["one-cycle", "cosine"], typer.Option(help="Schedule of the learning rate.")
     ] = "one-cycle",
     label_smoothing: Annotated[
-        float, typer.Option(min=0.0, max=0.99, help="Share of a target spread over all labels.")
+        float,
+        typer.Option(min=0.0, max=0.99, help="Share of a target that is spread over all labels."),
     ] = 0.05,
-    dropout: Annotated[float, typer.Option(min=0.0, max=0.99, help="Before the last layer.")] = 0.0,
+    dropout: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Dropout before the last layer.")
+    ] = 0.0,
     ema_decay: Annotated[
-        float, typer.Option(help="Of the averaged weights that are kept; 0 for none.")
+        float,
+        typer.Option(
+            help="Decay of the averaged weights that are kept; 0 keeps the plain weights."
+        ),
     ] = 0.99,
     patience: Annotated[
-        int, typer.Option(min=0, help="Stop after so many epochs without a better one; 0 never.")
+        int,
+        typer.Option(
+            min=0, help="Stop after this many epochs without a better one; 0 never stops early."
+        ),
     ] = 0,
     augment: Annotated[
         Literal["none", "light", "standard", "strong"],
         typer.Option(
-            help="strong is for models that meet images from other sources. Look at it with "
-            "--preview."
+            help="Augmentation of training images; strong is for models that will see images from "
+            "other sources. --preview shows it."
         ),
     ] = "standard",
     min_crop: Annotated[
@@ -124,111 +144,81 @@ def train(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Least share of an image that a random crop keeps.",
+            help="Smallest share of an image that a random crop keeps.",
             show_default="the preset's",
         ),
     ] = 0.0,
     mix: Annotated[
         Literal["none", "mixup", "cutmix", "both"],
-        typer.Option(help="Mix images of a batch with each other."),
+        typer.Option(help="Mix the images of a batch with each other."),
     ] = "none",
     balance: Annotated[
         Literal["none", "sample", "weight"],
-        typer.Option(help="Unbalanced labels: show rare ones more often, or give them weight."),
+        typer.Option(
+            help="For unbalanced labels: sample rare ones more often, or give them more weight."
+        ),
     ] = "none",
     mixed_precision: Annotated[
         Literal["auto", "off", "bf16"],
-        typer.Option(help="Compute in bfloat16; auto does on a GPU that can."),
+        typer.Option(help="Compute in bfloat16; auto does so on GPUs that support it."),
     ] = "auto",
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Start from ImageNet weights (downloaded).")
+        bool,
+        typer.Option("--pretrained", help="Start from ImageNet weights, which are downloaded."),
     ] = False,
     start_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Start from the weights of another run of that --arch."),
+        typer.Option(
+            metavar="RUN", help="Start from the weights of another run with the same --arch."
+        ),
     ] = None,
     alert_label: Annotated[
         list[str] | None,
-        typer.Option(help="A label that somebody must be told of; may be repeated."),
+        typer.Option(help="A label that raises an alert; may be repeated."),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
     ] = 0,
     num_workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read images; 0 reads in this one.")
+        int, typer.Option(min=0, help="Number of processes that read images; 0 reads in this one.")
     ] = 0,
     preview: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PNG", help="Only write a sheet of augmented images, then look at it."
-        ),
+        typer.Option(metavar="PNG", help="Do not train; write a sheet of augmented images."),
     ] = None,
     find_learning_rate: Annotated[
         Path | None,
         typer.Option(
-            metavar="PNG", help="Only try learning rates from low to high and draw the loss."
+            metavar="PNG",
+            help="Do not train; try learning rates from low to high and plot the loss.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Trains a classifier on images with labels.
+    """Trains a classifier on labelled images.
 
-    DATA is a folder of label folders, a folder that holds train, val and test folders of them,
-    or a table (csv, tsv) of images and labels: one-hot columns, or a column with a list. Data
-    without val gets one: a tenth of the images, near-duplicates kept together. The run's folder
-    holds best.pt, last.pt, metrics.csv, curves.png, confusion.png and config.json; Ctrl-C leaves
-    a usable last.pt. Several processes or machines: torchrun --nproc-per-node 4 -m limelens.cli
-    train ...
+    DATA is a folder with one folder per label, a folder with train, val and test folders of them,
+    or a table (csv, tsv) of images and labels: one-hot columns, or a column of lists. If there is
+    no val, a tenth of the images becomes val; near-duplicates stay together. The run's folder
+    holds best.pt, last.pt, metrics.csv, curves.png, confusion.png, report.html and config.json;
+    Ctrl-C leaves a usable last.pt. For several processes or machines: torchrun --nproc-per-node 4
+    -m limelens.cli train ...
 
     Example: limelens train photos --out runs/photos --epochs 30
     """
+    # Options that were left out keep what the file or TrainConfig says.
+    given = {name: value for name, value in locals().items() if _was_given(context, name)}
     from limelens.train.config import TrainConfig, read_config, settings_from
     from limelens.train.runs import check_training
 
-    given = {
-        "task": task,
-        "val_from_train": val_from_train,
-        "arch": arch,
-        "input_size": None if input_size is None else list(_size(input_size)),
-        "resize_mode": resize_mode,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "label_smoothing": label_smoothing,
-        "dropout": dropout,
-        "ema_decay": ema_decay,
-        "patience": patience,
-        "augment": augment,
-        "min_crop": min_crop,
-        "mix": mix,
-        "balance": balance,
-        "mixed_precision": mixed_precision,
-        "pretrained": pretrained,
-        "start_from": None if start_from is None else str(start_from),
-        "alert_labels": list(alert_label or ()),
-        "seed": seed,
-        "num_workers": num_workers,
-    }
-    with _one_voice():
-        options = {name: value for name, value in given.items() if value is not None}
-        settings = settings_from(options, "the command line")
-        if config is not None:
-            # Options that were left out do not push aside what the file says.
-            said = {
-                name
-                for name in settings
-                if _was_given(context, "alert_label" if name == "alert_labels" else name)
-            }
-            settings |= {
-                name: value for name, value in read_config(config).items() if name not in said
-            }
+    with _reported_once():
+        settings = read_config(config) if config is not None else {}
+        settings |= settings_from(_settings(given), "the command line")
         chosen = TrainConfig(**settings)
         table = table_options(images, image_column, label_column, columns, separator)
         run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
         is_run = preview is None and find_learning_rate is None
-        # Before torch is loaded, which takes seconds.
+        # Checked before torch is loaded, which takes seconds.
         check_training(data, run, chosen, images=table, macro=macro, resume=resume or not is_run)
     if preview is not None:
         from limelens.train.training.preview import preview as write_preview
@@ -237,7 +227,9 @@ def train(
         if as_json:
             print_json({"preview": str(preview)})
         else:
-            out.print(f"Wrote {escape(str(preview))}: each row an original and nine variations.")
+            out.print(
+                f"Wrote {escape(str(preview))}: each row shows an original and nine variations."
+            )
         return
     if find_learning_rate is not None:
         from limelens.train.training.learning_rate import find_learning_rate as find
@@ -253,10 +245,11 @@ def train(
         return
     from limelens.train.training.loop import train as run_training
 
-    with _one_voice(), Bar(chosen.epochs, shown=_is_first()) as bar:
+    is_first = os.environ.get("RANK", "0") == "0"
+    with _reported_once(), Bar(chosen.epochs, shown=is_first) as bar:
         report = run_training(data, run, chosen, bar, images=table, macro=macro, resume=resume)
     if "checkpoint" not in report:
-        # One of several processes; the first one reports.
+        # This is one of several processes; the first one reports.
         return
     if as_json:
         print_json(report)
@@ -266,17 +259,29 @@ def train(
         raise typer.Exit(1)
 
 
-def _is_first() -> bool:
-    """Whether this process is the only one or the first that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among a command's that are settings of a run, as a settings file has them."""
+    settings = {name: value for name, value in options.items() if name not in _NO_SETTINGS}
+    if "input_size" in settings:
+        settings["input_size"] = list(_size(settings["input_size"]))
+    if "start_from" in settings:
+        settings["start_from"] = str(settings["start_from"])
+    if "alert_label" in settings:
+        settings["alert_labels"] = settings.pop("alert_label")
+    return settings
 
 
 @contextmanager
-def _one_voice() -> Iterator[None]:
-    """Lets the first process of a machine tell what all of them ran into.
+def _reported_once() -> Iterator[None]:
+    """Lets the first process of a machine report an error that all of them raise.
 
-    torchrun ends the others when one has failed: whoever is still there after some seconds has an
-    error of its own to tell.
+    torchrun ends the other processes when one has failed. A process that still runs after some
+    seconds has an error of its own to report.
     """
     try:
         yield
@@ -289,11 +294,6 @@ def _one_voice() -> Iterator[None]:
         raise
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _print_training(report: Mapping[str, Any]) -> None:
     if report["interrupted"]:
         err.print(f"Stopped after {counted(report['epochs'], 'epoch')}.")
@@ -302,14 +302,14 @@ def _print_training(report: Mapping[str, Any]) -> None:
         f"{report['seconds']:.0f} s"
     )
     if report["val"]:
-        print_figures({**report["val"], "split": "validation"})
+        print_metrics({**report["val"], "split": "validation"})
         out.print(f"Next: limelens export {escape(report['run'])} --name NAME")
     for skipped in report["skipped"]:
-        err.print(f"left out {escape(skipped['path'])}: {escape(skipped['reason'])}")
+        err.print(f"skipped {escape(skipped['path'])}: {escape(skipped['reason'])}")
 
 
 class Bar:
-    """Shows a run: a bar on a terminal, a line per epoch everywhere."""
+    """Shows a run: a bar on a terminal, and a line per epoch."""
 
     def __init__(self, num_epochs: int, shown: bool = True) -> None:
         self._num_epochs = num_epochs
@@ -322,7 +322,7 @@ class Bar:
             "", total=None, epoch=1, num_epochs=num_epochs, loss=0.0, accuracy=""
         )
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -330,7 +330,7 @@ class Bar:
         self._bar.stop()
 
     def data_read(self, dataset: Dataset) -> None:
-        """Says how much there is, and warns of what flatters."""
+        """Prints the size of the data, and warns of near-duplicates across splits."""
         counts = ", ".join(
             f"{len(dataset.splits[split])} {split}"
             for split in ("train", "val", "test")
@@ -341,8 +341,8 @@ class Bar:
             path, twin = dataset.crossing[0]
             err.print(
                 f"[yellow]{len(dataset.crossing)} images of val or test have a near-duplicate in "
-                f"train, such as {escape(str(path))} and {escape(str(twin))}: their figures flatter"
-                "[/]"
+                f"train, such as {escape(str(path))} and {escape(str(twin))}: their metrics "
+                "are too good[/]"
             )
 
     def step(

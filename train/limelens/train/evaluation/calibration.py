@@ -1,6 +1,6 @@
-"""Probabilities that can be believed: temperature, label bias and thresholds, fitted on images.
+"""Fits temperature, label bias and thresholds, so that probabilities match observed shares.
 
-It knows logits, figures and checkpoints, and nothing of how a network was trained.
+It knows logits, metrics and checkpoints, and nothing of how a network was trained.
 """
 
 from __future__ import annotations
@@ -18,50 +18,50 @@ from limelens.train.data.examples import targets_of
 from limelens.train.data.label_table import Images
 from limelens.train.data.listing import read_examples
 from limelens.train.evaluation.metrics import (
-    figures_of,
+    compute_metrics,
     fit_label_bias,
     fit_temperature,
-    fit_temperature_multilabel,
     fit_thresholds,
+    probabilities_of,
 )
-from limelens.train.evaluation.prediction import logits_of, probabilities_of
+from limelens.train.evaluation.prediction import logits_of
+from limelens.train.runs import BEST
 
 
-def calibrated_figures(
+def calibrated_metrics(
     logits: NDArray[np.floating],
     targets: NDArray[np.integer],
     labels: Sequence[str],
     task: Task,
     macro_labels: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Fits the calibration on images and gives their figures with it.
+    """Fits the calibration on images and measures it on the same ones.
 
     Args:
-        logits: `(N, C)`, as the network gives them.
+        logits: `(N, C)`, as the network returns them.
         targets: As from `targets_of`.
         labels: C names.
         task: The network's.
-        macro_labels: Label to coarser category; empty where there are none.
+        macro_labels: Label to coarser category; empty if there are none.
 
     Returns:
-        As `figures_of`, with `temperature`, `label_bias` (added to the logits before they are
-        divided by it; empty where it is 0) and `label_thresholds` (multilabel).
+        The keys of `compute_metrics`, and `temperature`, `label_bias` (added to the logits before
+        they are divided by the temperature; empty if it is 0) and `label_thresholds` (multilabel).
     """
     thresholds: tuple[float, ...] = ()
     bias = np.zeros(len(labels))
-    if task is Task.MULTILABEL:
-        temperature = fit_temperature_multilabel(logits, targets)
-    else:
-        bias = fit_label_bias(logits, targets, fit_temperature(logits, targets))
+    temperature = fit_temperature(logits, targets, task)
+    if task is Task.MULTICLASS:
+        bias = fit_label_bias(logits, targets, temperature)
         temperature = fit_temperature(logits + bias, targets)
     probabilities = probabilities_of(logits + bias, temperature, task)
     if task is Task.MULTILABEL:
         thresholds = fit_thresholds(probabilities, targets)
-    figures = figures_of(
+    metrics = compute_metrics(
         probabilities, targets, labels, task, thresholds=thresholds, macro_labels=macro_labels
     )
     return {
-        **figures,
+        **metrics,
         "temperature": temperature,
         "label_bias": bias.tolist() if bias.any() else [],
         "label_thresholds": list(thresholds),
@@ -71,36 +71,36 @@ def calibrated_figures(
 def calibrate(
     run: Path, data: Path, *, split: str | None = "val", images: Images = None
 ) -> dict[str, Any]:
-    """Fits the calibration of a run's best checkpoint again, on other images say.
+    """Fits the calibration of a run's best checkpoint again, for example on other images.
 
-    Where a model will work among other images than it was trained on, some hundred labelled
-    ones of the place make its probabilities believable there.
+    If a model will see other images than it was trained on, a few hundred labelled ones from the
+    new source make its probabilities trustworthy there.
 
     Args:
-        run: A run's folder; its best checkpoint is written anew.
+        run: A run's folder; its best checkpoint is overwritten.
         data: As for `read_dataset`.
-        split: Of the data; data without splits is taken whole.
+        split: Of the data; data without splits is used whole.
         images: As for `read_dataset`.
 
     Returns:
-        The figures on these images, as `calibrated_figures`.
+        The metrics on these images, as `calibrated_metrics`.
 
     Raises:
         CheckpointError: The run holds no checkpoint.
         DataError: The data cannot be used.
     """
-    path = run / checkpoint.BEST
+    path = run / BEST
     state = checkpoint.load_state(path)
-    # Without the bias of before: it is fitted anew.
+    # The earlier bias is left out, because it is fitted anew.
     state["figures"] = {**state["figures"], "label_bias": []}
     loaded = checkpoint.of_state(state, path)
     _, examples = read_examples(data, loaded.labels, split, images)
-    figures = calibrated_figures(
+    metrics = calibrated_metrics(
         logits_of(loaded.model, examples, loaded.resize),
         targets_of(examples, len(loaded.labels), loaded.task),
         loaded.labels,
         loaded.task,
         loaded.macro_labels,
     )
-    checkpoint.save(path, {**state, "figures": figures})
-    return figures
+    checkpoint.save(path, {**state, "figures": metrics})
+    return metrics

@@ -1,21 +1,21 @@
-"""Figures from probabilities and targets.
+"""Metrics from probabilities and targets, and what is fitted to them: temperature, thresholds.
 
-It knows arrays, and neither networks nor files. Definitions are scikit-learn's where it has
-them.
+It knows arrays, and neither networks nor files. Definitions are scikit-learn's if it has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit
 from sklearn.metrics import (
     average_precision_score,
     confusion_matrix,
+    f1_score,
     precision_recall_curve,
     precision_recall_fscore_support,
     roc_auc_score,
@@ -26,12 +26,22 @@ from limelens.serve.bundle import Task
 COVERAGE_THRESHOLDS: Final = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 WANTED_ACCURACY: Final = 0.95
 _NUM_BINS: Final = 15
-_FEW_FOR_BIAS: Final = 30
-_FEW: Final = 10
-"""With fewer positive images a label gets no threshold of its own."""
+_MIN_IMAGES_FOR_BIAS: Final = 30
+_MIN_IMAGES_FOR_THRESHOLD: Final = 10
 
 
-def figures_of(
+def probabilities_of(
+    logits: NDArray[np.floating], temperature: float, task: Task
+) -> NDArray[np.float64]:
+    """Softmax or sigmoid of logits `(N, C)` divided by a temperature."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    if task is Task.MULTILABEL:
+        sigmoid: NDArray[np.float64] = special.expit(scaled)
+        return sigmoid
+    return softmax(scaled)
+
+
+def compute_metrics(
     probabilities: NDArray[np.floating],
     targets: NDArray[np.integer],
     labels: Sequence[str],
@@ -41,15 +51,15 @@ def figures_of(
     macro_labels: Mapping[str, str] | None = None,
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> dict[str, Any]:
-    """`multiclass_metrics` or `multilabel_metrics`, whichever the task asks for.
+    """Calls `multiclass_metrics` or `multilabel_metrics`, depending on the task.
 
     Args:
         probabilities: `(N, C)`.
-        targets: As `limelens.train.data.examples.targets_of` gives them.
+        targets: As `limelens.train.data.examples.targets_of` returns them.
         labels: C names.
-        task: Of the model.
+        task: The model's.
         thresholds: C, for multilabel.
-        macro_labels: Label to coarser category.
+        macro_labels: For multiclass: label to coarser category.
         wanted_accuracy: For multiclass, see there.
     """
     if task is Task.MULTILABEL:
@@ -73,15 +83,15 @@ def multiclass_metrics(
         probabilities: `(N, C)`, rows sum to 1.
         targets: `(N,)`, 0 to C - 1; N at least 1.
         labels: C names.
-        macro_labels: Label to coarser category; None or empty where there are none.
-        wanted_accuracy: Of what is decided, 0 to 1, for `at_wanted_accuracy`.
+        macro_labels: Label to coarser category; None or empty if there are none.
+        wanted_accuracy: Among decided images, 0 to 1, for `at_wanted_accuracy`.
 
     Returns:
-        `accuracy`, `top5_accuracy`, `macro_f1` (over labels that are true or predicted of some
-        image, as scikit-learn's), `loss` (mean negative log likelihood), `ece`, the tables
+        `accuracy`, `top5_accuracy`, `macro_f1` (over labels that some image has or is predicted
+        to have, as scikit-learn's), `loss` (mean negative log likelihood), `ece`, the tables
         `per_class`, `confusion` (rows: true label) and `coverage`, and `at_wanted_accuracy` (as
-        `threshold_for`). With macro labels `macro_label_accuracy`: how often the decided label's
-        category is the true label's.
+        `threshold_for`). With macro labels also `macro_label_accuracy`: how often the predicted
+        label's category is the true label's.
     """
     indices = np.arange(len(labels))
     predicted = probabilities.argmax(axis=1)
@@ -136,12 +146,12 @@ def multilabel_metrics(
         thresholds: C; a label with at least its threshold is predicted.
 
     Returns:
-        `loss` (binary cross-entropy, mean over images and labels), `base_rate_loss` (that of
-        always answering these images' own shares: what a model must beat),
-        `mean_average_precision` and `macro_auc` (over labels that some images have and some
-        have not), `micro_f1`, `macro_f1` (over labels that are true or predicted of some
-        image), `top3_accuracy` (a true label is among the three most probable, of images that
-        have one), `top3_recall` (share of all true labels found there), `ece` (over all labels)
+        `loss` (binary cross-entropy, mean over images and labels), `base_rate_loss` (the loss of
+        always predicting these images' own label shares, which a model must beat),
+        `mean_average_precision` and `macro_auc` (over labels that some images have and others
+        lack), `micro_f1`, `macro_f1` (over labels that some image has or is predicted to have),
+        `top3_accuracy` (share of labelled images with a true label among the three most
+        probable), `top3_recall` (share of all true labels found there), `ece` (over all labels)
         and the table `per_class`.
     """
     true: NDArray[np.bool_] = targets.astype(np.bool_)
@@ -149,21 +159,17 @@ def multilabel_metrics(
     precision, recall, f1, support = precision_recall_fscore_support(
         true, predicted, zero_division=0.0
     )
-    micro_f1 = precision_recall_fscore_support(true, predicted, average="micro", zero_division=0.0)[
-        2
-    ]
-    ranked = [0 < count < len(true) for count in true.sum(axis=0)]
-    auc = [
-        float(roc_auc_score(true[:, i], probabilities[:, i])) if ranked[i] else None
-        for i in range(len(labels))
-    ]
-    average_precision = [
-        float(average_precision_score(true[:, i], probabilities[:, i])) if ranked[i] else None
-        for i in range(len(labels))
-    ]
+    micro_f1 = f1_score(true, predicted, average="micro", zero_division=0.0)
+    auc, average_precision = (
+        [
+            float(score(column, scores)) if 0 < column.sum() < len(true) else None
+            for column, scores in zip(true.T, probabilities.T, strict=True)
+        ]
+        for score in (roc_auc_score, average_precision_score)
+    )
     top3 = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     found = np.take_along_axis(true, top3, axis=1)
-    some = true.any(axis=1)
+    has_label = true.any(axis=1)
     return {
         "num_images": len(true),
         "labels": list(labels),
@@ -176,8 +182,8 @@ def multilabel_metrics(
         "macro_auc": _mean(auc),
         "micro_f1": float(micro_f1),
         "macro_f1": _mean(f1[(support > 0) | np.any(predicted, axis=0)].tolist()) or 0.0,
-        "top3_accuracy": float(found.max(axis=1)[some].mean()) if some.any() else None,
-        "top3_recall": float(found.sum() / true.sum()) if some.any() else None,
+        "top3_accuracy": float(found.max(axis=1)[has_label].mean()) if has_label.any() else None,
+        "top3_recall": float(found.sum() / true.sum()) if has_label.any() else None,
         "ece": _binned_gap(probabilities.ravel(), true.ravel()),
         "per_class": {
             label: {
@@ -195,7 +201,7 @@ def multilabel_metrics(
 
 
 def binary_cross_entropy(probabilities: NDArray[np.floating], targets: NDArray[Any]) -> float:
-    """Mean over images and labels; probabilities are kept 1e-12 off 0 and 1."""
+    """Mean over images and labels; probabilities are clipped to 1e-12 and 1 - 1e-12."""
     p = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-12, 1 - 1e-12)
     return float(-np.where(targets, np.log(p), np.log1p(-p)).mean())
 
@@ -203,10 +209,10 @@ def binary_cross_entropy(probabilities: NDArray[np.floating], targets: NDArray[A
 def fit_thresholds(
     probabilities: NDArray[np.floating], targets: NDArray[np.integer]
 ) -> tuple[float, ...]:
-    """For each label the threshold of the highest F1.
+    """Finds for each label the threshold with the highest F1.
 
-    A label with fewer than ten positive images takes the one of all labels together: its own
-    would be chance.
+    Labels with fewer than ten positive images share one threshold, fitted on all labels together,
+    because their own would depend on chance.
 
     Args:
         probabilities: `(N, C)`, of validation images.
@@ -217,7 +223,7 @@ def fit_thresholds(
     """
     shared = _best_threshold(probabilities.ravel(), targets.ravel())
     return tuple(
-        _best_threshold(column, true) if true.sum() >= _FEW else shared
+        _best_threshold(column, true) if true.sum() >= _MIN_IMAGES_FOR_THRESHOLD else shared
         for column, true in zip(probabilities.T, targets.T, strict=True)
     )
 
@@ -228,7 +234,7 @@ def _best_threshold(probabilities: NDArray[np.floating], true: NDArray[np.intege
     precision, recall, thresholds = precision_recall_curve(true, probabilities)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = int(f1[:-1].argmax())
-    # Halfway to the next lower probability, so that rounding elsewhere changes nothing.
+    # Halfway to the next lower probability, so that other rounding decides the same.
     lower = thresholds[best - 1] if best else 0.0
     return float((thresholds[best] + lower) / 2)
 
@@ -236,24 +242,24 @@ def _best_threshold(probabilities: NDArray[np.floating], true: NDArray[np.intege
 def threshold_for(
     probabilities: NDArray[np.floating], targets: NDArray[np.integer], accuracy: float
 ) -> dict[str, float | None]:
-    """The lowest threshold at which what is decided is right often enough.
+    """Finds the lowest threshold at which the decided images reach an accuracy.
 
     Args:
         probabilities: `(N, C)`.
         targets: `(N,)`.
-        accuracy: Wanted, 0 to 1.
+        accuracy: The wanted one, 0 to 1.
 
     Returns:
         `wanted`, `threshold`, `coverage` (share decided) and `accuracy`; the last three are None
-        where no threshold reaches it.
+        if no threshold reaches it.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
     order = np.argsort(-confidence, kind="stable")
-    right = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    accuracies = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     # Equal confidences are decided together.
     last = np.append(np.diff(confidence[order]) < 0, True)
-    reached = np.flatnonzero(last & (right >= accuracy))
+    reached = np.flatnonzero(last & (accuracies >= accuracy))
     if not len(reached):
         return {"wanted": accuracy, "threshold": None, "coverage": None, "accuracy": None}
     end = int(reached[-1])
@@ -261,7 +267,7 @@ def threshold_for(
         "wanted": accuracy,
         "threshold": float(confidence[order][end]),
         "coverage": (end + 1) / len(order),
-        "accuracy": float(right[end]),
+        "accuracy": float(accuracies[end]),
     }
 
 
@@ -296,10 +302,10 @@ def coverage(
     targets: NDArray[np.integer],
     thresholds: Sequence[float] = COVERAGE_THRESHOLDS,
 ) -> list[dict[str, float | None]]:
-    """For each threshold, the share of images decided and how many of those are right.
+    """For each threshold, the share of images decided and the accuracy on them.
 
     Returns:
-        `threshold`, `coverage` and `accuracy`; accuracy is None where nothing is decided.
+        Rows of `threshold`, `coverage` and `accuracy` (None if no image is decided).
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
@@ -316,32 +322,45 @@ def coverage(
     return rows
 
 
-def fit_temperature(logits: NDArray[np.floating], targets: NDArray[np.integer]) -> float:
-    """The temperature that makes softmax(logits / T) fit best (Guo et al. 2017, section 4.2).
+def fit_temperature(
+    logits: NDArray[np.floating], targets: NDArray[np.integer], task: Task = Task.MULTICLASS
+) -> float:
+    """Finds the temperature T with the lowest loss (Guo et al. 2017, section 4.2).
 
-    Without a single mistake any temperature looks the better the lower it is: 1 is returned, and
-    the network's own confidence stands.
+    The probabilities are softmax(logits / T), or sigmoid(logits / T) for multilabel. If there is
+    no mistake, lower temperatures would always look better; 1 keeps the network's own confidence.
 
     Args:
         logits: `(N, C)`.
-        targets: `(N,)`.
+        targets: `(N,)`, or `(N, C)` for multilabel.
+        task: The network's.
 
     Returns:
         Between 0.25 and 10.
     """
-    if (logits.argmax(axis=1) == targets).all():
+    is_multilabel = task is Task.MULTILABEL
+    predicted = (logits > 0) if is_multilabel else logits.argmax(axis=1)
+    if (predicted == targets).all():
         return 1.0
-    return _least_loss(lambda t: negative_log_likelihood(softmax(logits / t), targets))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / float(np.exp(log_temperature))
+        if is_multilabel:
+            return binary_cross_entropy(special.expit(scaled), targets)
+        return negative_log_likelihood(softmax(scaled), targets)
+
+    found = minimize_scalar(loss, bounds=(np.log(0.25), np.log(10.0)), method="bounded")
+    return float(np.exp(found.x))
 
 
 def fit_label_bias(
     logits: NDArray[np.floating], targets: NDArray[np.integer], temperature: float
 ) -> NDArray[np.float64]:
-    """What is added to the logits so that no label is said too often or too seldom.
+    """Finds a bias for the logits that makes no label predicted too often or too seldom.
 
-    Bias-corrected temperature scaling (Alexandari et al. 2020, section 3.2), for a temperature
-    that is given. A label with fewer than thirty images, or data without a mistake, would make
-    it chance: then it is 0.
+    Bias-corrected temperature scaling (Alexandari et al. 2020, section 3.2) at a given
+    temperature. It is 0 if a label has fewer than thirty images or there is no mistake, because
+    the result would depend on chance.
 
     Args:
         logits: `(N, C)`.
@@ -353,7 +372,7 @@ def fit_label_bias(
     """
     num_labels = logits.shape[1]
     counts = np.bincount(targets, minlength=num_labels)
-    if counts.min() < _FEW_FOR_BIAS or (logits.argmax(axis=1) == targets).all():
+    if counts.min() < _MIN_IMAGES_FOR_BIAS or (logits.argmax(axis=1) == targets).all():
         return np.zeros(num_labels)
 
     def loss(bias: NDArray[np.float64]) -> float:
@@ -364,25 +383,7 @@ def fit_label_bias(
     return bias
 
 
-def fit_temperature_multilabel(logits: NDArray[np.floating], targets: NDArray[np.integer]) -> float:
-    """As `fit_temperature`, for sigmoid(logits / T) and `(N, C)` targets of 0 and 1."""
-    if ((logits > 0) == (targets > 0)).all():
-        return 1.0
-    return _least_loss(lambda t: binary_cross_entropy(expit(logits / t), targets))
-
-
-def _least_loss(loss: Callable[[float], float]) -> float:
-    found = minimize_scalar(
-        lambda log_temperature: loss(float(np.exp(log_temperature))),
-        bounds=(np.log(0.25), np.log(10.0)),
-        method="bounded",
-    )
-    return float(np.exp(found.x))
-
-
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Rows of logits as probabilities, in float64."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    exponentials = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    normalised: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return normalised
+    """The softmax of each row, in float64."""
+    rows: NDArray[np.float64] = special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    return rows

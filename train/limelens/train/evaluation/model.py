@@ -1,63 +1,95 @@
-"""A checkpoint or a bundle behind one face: pixels in, probabilities and embeddings out.
+"""A checkpoint or a bundle behind one interface: pixels in, probabilities and embeddings out.
 
-It knows where either comes from, and nothing of labels that are true or of figures.
+It knows how to load both. It knows neither true labels nor metrics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle import Task, load_bundle
-from limelens.serve.image import ResizeRule, fit, read_image
+from limelens.serve.bundle import Bundle, Task, load_bundle
+from limelens.serve.image import ResizeRule, read_fitted
 from limelens.train.data.examples import Example
+from limelens.train.evaluation.metrics import probabilities_of
 
-Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+BatchFunction = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From `(N, H, W, 3)` pixels of the input's size to a row for each image."""
-Rows = NDArray[np.float32]
 _BATCH: Final = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A classifier ready to answer.
+    """A loaded classifier.
 
     Args:
-        name: What to call it.
+        name: For people to read.
         labels: In the order of the columns that `predict` returns.
         task: Whether an image has one label or any number.
         resize: How images are brought to its input.
-        predict: Gives probabilities, `(N, C)`.
-        embed: Gives feature vectors, `(N, D)`.
+        predict: Returns probabilities, `(N, C)`.
+        embed: Returns feature vectors, `(N, D)`.
+        label_thresholds: One per label; empty for multiclass.
+        macro_labels: Label to coarser category; empty if there are none.
+        data_digest: Of the training data.
+        config: The training configuration.
     """
 
     name: str
     labels: tuple[str, ...]
     task: Task
     resize: ResizeRule
-    predict: Answer
-    embed: Answer
+    predict: BatchFunction
+    embed: BatchFunction
+    label_thresholds: tuple[float, ...] = ()
+    macro_labels: Mapping[str, str] = field(default_factory=dict)
+    data_digest: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float32]:
+        """The probabilities of readable examples, `(N, C)`."""
+        return self._run(self.predict, examples)
 
     def embeddings(self, examples: Sequence[Example]) -> NDArray[np.float32]:
-        """The feature vectors of examples, `(N, D)`; all must be readable."""
-        parts = []
-        for start in range(0, len(examples), _BATCH):
-            images = [
-                fit(read_image(example.path.read_bytes()), self.resize).pixels
-                for example in examples[start : start + _BATCH]
-            ]
-            parts.append(self.embed(np.stack(images)))
-        return np.concatenate(parts)
+        """The feature vectors of readable examples, `(N, D)`."""
+        return self._run(self.embed, examples)
+
+    def _run(self, function: BatchFunction, examples: Sequence[Example]) -> NDArray[np.float32]:
+        return np.concatenate([function(images) for images in batches(examples, self.resize)])
+
+
+def batches(examples: Sequence[Example], resize: ResizeRule) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of readable examples at a model's input size, `(N, H, W, 3)` a batch."""
+    for start in range(0, len(examples), _BATCH):
+        paths = [example.path for example in examples[start : start + _BATCH]]
+        yield np.stack([read_fitted(path.read_bytes(), resize) for path in paths])
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether it is a bundle's file or its version's folder, else a run or a checkpoint."""
+    """Whether it is a bundle's file or version folder, and not a run or a checkpoint."""
     return path.suffix == ".onnx" or (path / "model.onnx").exists()
+
+
+def from_bundle(bundle: Bundle) -> Model:
+    """A loaded bundle as a `Model`."""
+    metadata = bundle.metadata
+    return Model(
+        bundle.name,
+        bundle.labels,
+        bundle.task,
+        metadata.resize,
+        bundle.predict,
+        lambda images: bundle.predict_and_embed(images)[1],
+        metadata.label_thresholds,
+        metadata.macro_labels,
+        metadata.data_digest,
+        metadata.card.get("config", {}),
+    )
 
 
 def load_model(run_or_model: Path) -> Model:
@@ -68,28 +100,21 @@ def load_model(run_or_model: Path) -> Model:
         BundleError: The bundle cannot be used.
     """
     if is_bundle(run_or_model):
-        bundle = load_bundle(run_or_model)
-        return Model(
-            bundle.name,
-            bundle.labels,
-            bundle.task,
-            bundle.metadata.resize,
-            bundle.predict,
-            lambda images: bundle.predict_and_embed(images)[1],
-        )
-    # Imported here: a bundle is used without torch.
+        return from_bundle(load_bundle(run_or_model))
+    # Imported here because bundles do not need torch.
     import torch
 
     from limelens.train import checkpoint
-    from limelens.train.evaluation.prediction import probabilities_of
 
     loaded = checkpoint.load(run_or_model)
 
-    def run(function: Callable[[torch.Tensor], torch.Tensor], images: NDArray[np.uint8]) -> Rows:
+    def run(
+        function: Callable[[torch.Tensor], torch.Tensor], images: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
         with torch.inference_mode():
             outputs = function(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
-        found: Rows = outputs.float().numpy()
-        return found
+        rows: NDArray[np.float32] = outputs.float().numpy()
+        return rows
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = run(loaded.model.__call__, images)
@@ -102,4 +127,8 @@ def load_model(run_or_model: Path) -> Model:
         loaded.resize,
         predict,
         lambda images: run(loaded.model.embed, images),
+        loaded.label_thresholds,
+        loaded.macro_labels,
+        loaded.data_digest,
+        loaded.config,
     )

@@ -1,6 +1,6 @@
-"""The model card that lies beside a bundle: how it was trained and how well it does.
+"""The model card beside a bundle: how it was trained and how accurate it is.
 
-It writes down what it is handed and computes nothing.
+It writes what it is given and computes nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def write_card(
     Args:
         path: The file.
         metadata: The bundle's.
-        metrics: The bundle's figures on the validation images.
-        difference: Largest difference of probabilities from the PyTorch network.
+        metrics: The bundle's on the validation images.
+        difference: Largest difference of a probability from the PyTorch network.
         comparison: Of a variant with fp32.
     """
     config = metadata.card["config"]
@@ -56,8 +56,8 @@ Trained by
 
 ## On the validation images ({metrics["num_images"]})
 
-{_figures(metrics)} Read them with care: the epoch, the temperature and the thresholds were chosen \
-on these.
+{_summary(metrics)} These are optimistic: the epoch, the temperature and the thresholds were \
+chosen on these images.
 
 {_table(metrics)}
 {_comparison(comparison) if comparison else ""}""",
@@ -65,11 +65,11 @@ on these.
     )
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
+def _summary(metrics: Mapping[str, Any]) -> str:
     if metrics["task"] == Task.MULTILABEL:
         names = {
             "loss": "loss",
-            "base_rate_loss": "loss of always answering the base rates",
+            "base_rate_loss": "loss of always predicting the base rates",
             "mean_average_precision": "mean average precision",
             "macro_auc": "macro AUC",
             "micro_f1": "micro F1",
@@ -105,15 +105,15 @@ def _table(metrics: Mapping[str, Any]) -> str:
 def _comparison(comparison: Comparison) -> str:
     precision, measure = comparison.precision, comparison.measure.replace("_", " ")
     lines = [
-        f"\n## {precision} beside fp32\n",
-        "On the validation images, and timed in turns on the machine that exported, on one core "
-        "or one GPU.\n",
+        f"\n## {precision} compared with fp32\n",
+        "On the validation images; timed alternately on the exporting machine, on one core or one "
+        "GPU.\n",
         f"| | fp32 | {precision} |",
         "|---|---|---|",
         f"| size | {comparison.fp32_size_bytes:,} bytes | {comparison.size_bytes:,} bytes |",
         f"| {measure} | {comparison.fp32_accuracy:.4f} | {comparison.accuracy:.4f} |",
         *(
-            f"| ms a call of {speed.batch_size}, {speed.provider} "
+            f"| ms per call of {speed.batch_size}, {speed.provider} "
             f"| {speed.fp32_ms:.2f} | {speed.ms:.2f} |"
             for speed in comparison.speeds
         ),
@@ -126,7 +126,7 @@ def _comparison(comparison: Comparison) -> str:
 
 def _calibration(temperature: float) -> str:
     if temperature == 1.0:
-        return "not fitted: no mistake on validation"
+        return "not fitted: no mistakes on validation"
     return "fitted on validation"
 
 

@@ -1,19 +1,16 @@
-"""A run written as a bundle: one ONNX file that was proved equal to the network it came from.
+"""Writes a run as a bundle: one ONNX file that was checked against the network it came from.
 
-It knows the graph around the network (layout, softmax, temperature) and the order of the checks;
-what a bundle must hold is `limelens.serve.bundle`'s to say.
+It knows the order of the checks. It does not know how a graph is made (`graph`) or converted
+(`variants`); `limelens.serve.bundle` decides what a bundle must hold.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,56 +19,32 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor, nn
 
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
-from limelens.serve.errors import LimelensError
-from limelens.serve.image import ResizeRule
 from limelens.train import checkpoint
-from limelens.train.architectures import Classifier
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import table_options
-from limelens.train.evaluation.evaluate import bundle_probabilities
-from limelens.train.evaluation.metrics import figures_of, threshold_for
-from limelens.train.evaluation.prediction import predict
+from limelens.train.evaluation.metrics import compute_metrics, probabilities_of, threshold_for
+from limelens.train.evaluation.model import from_bundle
+from limelens.train.evaluation.prediction import logits_of
 from limelens.train.exporting.card import write_card
-from limelens.train.exporting.precision import PRECISIONS, TEMPERATURE, TOLERANCES, with_temperature
-from limelens.train.exporting.variants import Comparison, compare_speed, make_variant, measured
+from limelens.train.exporting.graph import BundleNetwork, ExportError, golden_image, to_onnx
+from limelens.train.exporting.precision import PRECISIONS, TOLERANCES
+from limelens.train.exporting.variants import (
+    Comparison,
+    comparable_accuracy,
+    compare_speed,
+    make_variant,
+)
 
 MAX_DIFFERENCE: Final = 1e-4
 """Of probabilities, between the network and the exported graph."""
-_PLACES: Final = ("data", "images")
-"""Settings that stay out of a bundle: where files lay is nobody's business; the digest is there."""
-_NO_ONE: Final = 1.2345
 MAX_ACCURACY_DROP: Final = 0.5
 """In percentage points, of a variant below fp32."""
-
-
-class ExportError(LimelensError):
-    """The bundle was not written; the message says which check failed."""
-
-
-class _Served(nn.Module):
-    """The graph of a bundle: `(N, H, W, 3)` uint8 to probabilities and embedding."""
-
-    temperature: Tensor
-
-    def __init__(self, classifier: Classifier, temperature: float, task: Task) -> None:
-        super().__init__()
-        self.classifier = classifier
-        # A buffer keeps its name in the graph, where variants find it to set it anew.
-        self.register_buffer(TEMPERATURE, torch.tensor(temperature))
-        self.task = task
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.classifier.embed(images.permute(0, 3, 1, 2))
-        logits = self.classifier.head(embedding)
-        if self.task is Task.MULTILABEL:
-            return torch.sigmoid(logits / self.temperature), embedding
-        return torch.softmax(logits / self.temperature, dim=1), embedding
+_PRIVATE_SETTINGS: Final = ("data", "images")
+"""Settings that stay out of a bundle: paths are private, and the digest identifies the data."""
 
 
 def export(
@@ -85,24 +58,24 @@ def export(
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     wanted_accuracy: float | None = None,
 ) -> dict[str, Any]:
-    """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a card beside it.
+    """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a model card.
 
-    The temperature, fitted on the validation images in training, becomes part of the graph.
-    Then the graph is compared with the network on those images. A variant in another precision
-    is made of that graph, fitted again, and compared with it. The version's folder appears whole
-    or not at all.
+    The temperature, fitted on the validation images in training, becomes part of the graph. The
+    graph is compared with the network on those images. A variant in another precision is
+    converted from that graph, calibrated again, and compared with it. The version's folder
+    appears complete or not at all.
 
     Args:
         run: A run's folder or a checkpoint.
-        name: Of the model: letters, digits, `-`, `_` and `.`.
+        name: The model's: letters, digits, `-`, `_` and `.`.
         models: The model repository.
-        data: The training data; None takes the place that the run remembers.
-        note: Put into the card, such as that the data is synthetic.
+        data: The training data; None uses the path that the run recorded.
+        note: For the card, for example that the data is synthetic.
         precision: `fp32`, `fp16` or `int8`.
-        max_accuracy_drop: By how many percentage points a variant's accuracy (multilabel: mean
+        max_accuracy_drop: How many percentage points a variant's accuracy (multilabel: mean
             average precision) on the validation images may lie below fp32's.
-        wanted_accuracy: Make a multiclass model abstain below the lowest probability at which so
-            many of the decided validation images are right, 0 to 1; None never abstains.
+        wanted_accuracy: Make a multiclass model abstain below the lowest probability at which
+            this share of the decided validation images is correct, 0 to 1; None never abstains.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
@@ -114,7 +87,7 @@ def export(
             variant loses too much, or the wanted accuracy is not reached.
         PrecisionError: The network cannot be converted.
         BundleError: The graph breaks a rule of bundles, such as finite weights.
-        DataError: The data is not there any more, or is other data.
+        DataError: The data cannot be read.
         CheckpointError: The checkpoint cannot be used.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
@@ -129,95 +102,75 @@ def export(
         )
     splits = _splits(loaded, data)
     examples = splits["val"]
-    served = _Served(loaded.model, loaded.temperature, loaded.task).eval()
-    model = _to_onnx(served, loaded.resize)
-    metadata = _metadata(name, loaded, served, note)
+    network = BundleNetwork(loaded.model, loaded.temperature, loaded.task)
+    model = to_onnx(network, loaded.resize)
+    metadata = _metadata(name, loaded, network, note)
     check_model(_sealed(model, metadata))
-    expected = predict(loaded.model, examples, loaded.resize, loaded.temperature, loaded.task)
-    folder = models / name
-    made = [path for path in (folder, models) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
-    try:
-        built = _Built.of(beside / "model.onnx", model, metadata, examples, wanted_accuracy)
-        difference = _check_parity(expected, built.probabilities, examples)
-        comparison: Comparison | None = None
+    logits = logits_of(loaded.model, examples, loaded.resize)
+    expected = probabilities_of(logits, loaded.temperature, loaded.task)
+    comparison: Comparison | None = None
+    with _new_version(models / name) as draft:
+        bundle = _write(draft / "model.onnx", model, metadata, examples, wanted_accuracy)
+        difference = _check_parity(expected, bundle.probabilities, examples)
         if precision != "fp32":
-            fp32 = replace(built, path=built.path.rename(beside / "fp32.onnx"))
+            fp32 = replace(bundle, path=bundle.path.rename(draft / "fp32.onnx"))
             seed = loaded.config["seed"]
             variant = make_variant(
                 model, metadata, precision, train=splits["train"], val=examples, seed=seed
             )
-            built = _Built.of(beside / "model.onnx", *variant, examples, wanted_accuracy)
-            difference = float(np.abs(expected - built.probabilities).max())
-            _check_drop(precision, fp32.metrics, built.metrics, max_accuracy_drop)
-            comparison = _compare(fp32, built)
+            bundle = _write(draft / "model.onnx", *variant, examples, wanted_accuracy)
+            difference = float(np.abs(expected - bundle.probabilities).max())
+            comparison = _compare(fp32, bundle, max_accuracy_drop)
             fp32.path.unlink()
-        write_card(beside / "README.md", built.metadata, built.metrics, difference, comparison)
-        version = _publish(beside, folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        # An empty ./models would be served in place of the packaged one.
-        with contextlib.suppress(OSError):
-            for path in made:
-                path.rmdir()
-        raise
-    path = folder / str(version) / "model.onnx"
+        write_card(draft / "README.md", bundle.metadata, bundle.metrics, difference, comparison)
+        version = _publish(draft)
+    path = models / name / str(version) / "model.onnx"
     return {
         "model": name,
         "version": version,
         "path": str(path),
-        "precision": built.metadata.precision,
+        "precision": bundle.metadata.precision,
         "size_bytes": path.stat().st_size,
         "max_abs_difference": difference,
-        "threshold": built.metadata.threshold,
-        "metrics": built.metrics,
+        "threshold": bundle.metadata.threshold,
+        "metrics": bundle.metrics,
         **(comparison.to_json() if comparison else {}),
     }
 
 
-@dataclass(frozen=True)
-class _Built:
-    """A bundle on disk and what it says of the validation images."""
-
-    path: Path
-    metadata: Metadata
-    probabilities: NDArray[np.float32]
-    metrics: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        path: Path,
-        model: onnx.ModelProto,
-        metadata: Metadata,
-        examples: Sequence[Example],
-        wanted_accuracy: float | None,
-    ) -> _Built:
-        """Writes and runs it; where an accuracy is wanted, the threshold is fitted to that."""
-        found = bundle_probabilities(_write_bundle(path, model, metadata), examples)
-        if wanted_accuracy is not None:
-            reached = threshold_for(
-                found, targets_of(examples, len(metadata.labels)), wanted_accuracy
-            )
-            if reached["threshold"] is None:
-                raise ExportError(
-                    f"no threshold makes {wanted_accuracy:.1%} of the decided validation images "
-                    "right; lower the wanted accuracy or train a better model"
-                )
-            metadata = replace(metadata, threshold=reached["threshold"])
-        metrics = _metrics(metadata, found, examples)
-        # Rounding moves them: what the file carries is what the file does.
-        told = {**metadata.card, "val": {**metadata.card["val"], **metrics}}
-        metadata = replace(metadata, card=told)
-        _write_bundle(path, model, metadata)
-        return cls(path, metadata, found, metrics)
+def _splits(loaded: checkpoint.Checkpoint, data: Path | None) -> Mapping[str, tuple[Example, ...]]:
+    """The training data, divided as in training."""
+    folder = data or Path(loaded.config["data"])
+    if not folder.exists():
+        raise ExportError(
+            f"the training data is not at {folder} any more; name its folder with --data"
+        )
+    options = table_options(loaded.config)
+    dataset = read_dataset(
+        folder,
+        seed=loaded.config["seed"],
+        images=options if data is None else replace(options, images=None),
+        task=loaded.task,
+        # Files of the first version lack it.
+        val_from_train=loaded.config.get("val_from_train", False),
+    )
+    if dataset.digest != loaded.data_digest:
+        raise ExportError(
+            f"{folder} is not the data that the run was trained on (another digest); "
+            "name the right folder with --data"
+        )
+    return dataset.splits
 
 
-def _metadata(name: str, loaded: checkpoint.Checkpoint, served: _Served, note: str) -> Metadata:
+def _metadata(
+    name: str, loaded: checkpoint.Checkpoint, network: BundleNetwork, note: str
+) -> Metadata:
     image = golden_image(loaded.resize)
     with torch.inference_mode():
-        probabilities = served(torch.from_numpy(image)[None])[0][0].numpy()
+        probabilities = network(torch.from_numpy(image)[None])[0][0].numpy()
+    config = {key: value for key, value in loaded.config.items() if key not in _PRIVATE_SETTINGS}
+    if config.get("start_from"):
+        config["start_from"] = Path(config["start_from"]).name
     return Metadata(
         name=name,
         task=loaded.task,
@@ -231,27 +184,110 @@ def _metadata(name: str, loaded: checkpoint.Checkpoint, served: _Served, note: s
         limelens_version=package_version(),
         card={
             "note": note,
-            "config": _told(loaded.config),
+            "config": config,
             "epoch": loaded.epoch,
             "num_parameters": loaded.model.num_parameters,
             "temperature": loaded.temperature,
-            "val": loaded.figures,
+            "val": loaded.metrics,
         },
     )
 
 
-def _told(config: Mapping[str, Any]) -> dict[str, Any]:
-    told = {key: value for key, value in config.items() if key not in _PLACES}
-    if told.get("start_from"):
-        told["start_from"] = Path(told["start_from"]).name
-    return told
+@dataclass(frozen=True, eq=False)
+class _WrittenBundle:
+    """A bundle on disk and its results on the validation images."""
+
+    path: Path
+    metadata: Metadata
+    probabilities: NDArray[np.float32]
+    metrics: dict[str, Any]
 
 
-def _compare(fp32: _Built, variant: _Built) -> Comparison:
+def _write(
+    path: Path,
+    model: onnx.ModelProto,
+    metadata: Metadata,
+    examples: Sequence[Example],
+    wanted_accuracy: float | None,
+) -> _WrittenBundle:
+    """Writes a bundle and runs it; a wanted accuracy decides its threshold."""
+    bundle = from_bundle(_write_file(path, model, metadata))
+    probabilities = bundle.probabilities(examples)
+    targets = targets_of(examples, len(metadata.labels), metadata.task)
+    if wanted_accuracy is not None:
+        threshold = threshold_for(probabilities, targets, wanted_accuracy)["threshold"]
+        if threshold is None:
+            raise ExportError(
+                f"no threshold makes {wanted_accuracy:.1%} of the decided validation images "
+                "correct; lower the wanted accuracy or train a better model"
+            )
+        metadata = replace(metadata, threshold=threshold)
+    metrics = compute_metrics(
+        probabilities,
+        targets,
+        metadata.labels,
+        metadata.task,
+        thresholds=metadata.label_thresholds,
+        macro_labels=metadata.macro_labels,
+    )
+    # Rounding changes the metrics slightly; the file holds its own.
+    card = {**metadata.card, "val": {**metadata.card["val"], **metrics}}
+    metadata = replace(metadata, card=card)
+    _write_file(path, model, metadata)
+    return _WrittenBundle(path, metadata, probabilities, metrics)
+
+
+def _write_file(path: Path, model: onnx.ModelProto, metadata: Metadata) -> Bundle:
+    with path.open("wb") as file:
+        file.write(_sealed(model, metadata).SerializeToString())
+        file.flush()
+        os.fsync(file.fileno())
+    return load_bundle(path, "cpu")
+
+
+def _sealed(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    seal(copy, metadata)
+    return copy
+
+
+def _check_parity(
+    expected: NDArray[np.floating], found: NDArray[np.floating], examples: Sequence[Example]
+) -> float:
+    """The largest difference of a probability between network and graph."""
+    difference = np.abs(expected - found).max(axis=1)
+    worst = int(difference.argmax())
+    if not difference[worst] <= MAX_DIFFERENCE:
+        raise ExportError(
+            f"the exported graph differs from the network by {difference[worst]:.2g} on "
+            f"{examples[worst].path}; at most {MAX_DIFFERENCE:.0e} is accepted"
+        )
+    other = np.flatnonzero(expected.argmax(axis=1) != found.argmax(axis=1))
+    if len(other):
+        raise ExportError(
+            f"the exported graph and the network decide differently on {examples[other[0]].path}"
+        )
+    return float(difference[worst])
+
+
+def _compare(fp32: _WrittenBundle, variant: _WrittenBundle, max_drop: float) -> Comparison:
+    """Compares a variant with fp32, and refuses one that loses too much accuracy."""
+    precision = variant.metadata.precision
+    key, before = comparable_accuracy(fp32.metrics)
+    _, after = comparable_accuracy(variant.metrics)
+    # A drop of exactly the limit is accepted, whatever a float's rounding.
+    if not (before - after) * 100 <= max_drop + 1e-9:
+        raise ExportError(
+            f"{precision} has {key.replace('_', ' ')} {after:.2%} on the validation images, fp32 "
+            f"{before:.2%}: {(before - after) * 100:.2f} points less, {max_drop:g} are accepted "
+            "(--max-accuracy-drop); nothing was written"
+        )
     return Comparison(
-        variant.metadata.precision,
-        *measured(fp32.metrics),
-        measured(variant.metrics)[1],
+        precision,
+        key,
+        before,
+        after,
         fp32.path.stat().st_size,
         variant.path.stat().st_size,
         float(np.abs(fp32.probabilities - variant.probabilities).max()),
@@ -259,171 +295,35 @@ def _compare(fp32: _Built, variant: _Built) -> Comparison:
     )
 
 
-def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
-    """Smooth coloured blobs, always the same: an image with no one in it.
-
-    Returns:
-        `(H, W, 3)` uint8.
-    """
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    smooth = Image.fromarray(coarse).resize((resize.width, resize.height), Image.Resampling.BICUBIC)
-    return np.array(smooth)
-
-
-def _splits(loaded: checkpoint.Checkpoint, data: Path | None) -> Mapping[str, tuple[Example, ...]]:
-    folder = data or Path(loaded.config["data"])
-    if not folder.exists():
-        raise ExportError(
-            f"the training data is not at {folder} any more; name its folder with --data"
-        )
-    options = table_options(loaded.config)
-    dataset = read_dataset(
-        folder,
-        seed=loaded.config["seed"],
-        images=options if data is None else replace(options, images=None),
-        task=loaded.task,
-        # Missing in the files of the first version.
-        val_from_train=loaded.config.get("val_from_train", False),
-    )
-    if dataset.digest != loaded.data_digest:
-        raise ExportError(
-            f"{folder} is not the data that the run was trained on (another digest); "
-            "name the right folder with --data"
-        )
-    return dataset.splits
-
-
-def graph_of(classifier: Classifier, resize: ResizeRule) -> onnx.ModelProto:
-    """The graph of a multiclass bundle, as `export` writes it; without metadata.
-
-    Args:
-        classifier: The network, in evaluation mode.
-        resize: Its input size.
-
-    Raises:
-        ExportError: torch gave no graph.
-    """
-    return _to_onnx(_Served(classifier, 1.0, Task.MULTICLASS).eval(), resize)
-
-
-def _to_onnx(served: _Served, resize: ResizeRule) -> onnx.ModelProto:
-    temperature = float(served.temperature)
-    # A division by 1 would be left out of the graph, and variants set the temperature anew.
-    served.temperature.fill_(_NO_ONE)
+@contextlib.contextmanager
+def _new_version(folder: Path) -> Iterator[Path]:
+    """A hidden folder for a version's files; after an error nothing is left of it."""
+    created = [path for path in (folder, folder.parent) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
     try:
-        return with_temperature(_traced(served, resize), temperature)
-    finally:
-        served.temperature.fill_(temperature)
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        # An empty ./models would be served instead of the packaged one.
+        with contextlib.suppress(OSError):
+            for path in created:
+                path.rmdir()
+        raise
 
 
-def _traced(served: nn.Module, resize: ResizeRule) -> onnx.ModelProto:
-    # Two rows: with one, the exporter takes the batch for a constant.
-    images = torch.zeros((2, resize.height, resize.width, 3), dtype=torch.uint8)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            served,
-            (images,),
-            dynamo=True,
-            external_data=False,
-            input_names=["images"],
-            output_names=["probabilities", "embedding"],
-            dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError("torch.onnx gave no graph")
-    return _without_traces(program.model_proto)
-
-
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Takes out what the exporter noted at every node: stack traces with this machine's paths."""
-    graph = model.graph
-    parts: list[Any] = [*graph.node, *graph.input, *graph.output, *graph.value_info]
-    for part in (*parts, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    del graph.metadata_props[:]
-    del model.metadata_props[:]
-    return model
-
-
-def _check_parity(
-    expected: NDArray[np.floating], found: NDArray[np.floating], examples: Sequence[Example]
-) -> float:
-    difference = np.abs(expected - found).max(axis=1)
-    worst = int(difference.argmax())
-    if not difference[worst] <= MAX_DIFFERENCE:
-        raise ExportError(
-            f"the exported graph differs from the network by {difference[worst]:.2g} on "
-            f"{examples[worst].path}; {MAX_DIFFERENCE:.0e} is accepted"
-        )
-    other = np.flatnonzero(expected.argmax(axis=1) != found.argmax(axis=1))
-    if len(other):
-        raise ExportError(
-            f"the exported graph decides otherwise than the network on {examples[other[0]].path}"
-        )
-    return float(difference[worst])
-
-
-def _check_drop(
-    precision: str, fp32: Mapping[str, Any], metrics: Mapping[str, Any], max_drop: float
-) -> None:
-    key, before = measured(fp32)
-    _, after = measured(metrics)
-    # Not by less than what a float can tell apart: a drop of just the bound is accepted.
-    if not (before - after) * 100 <= max_drop + 1e-9:
-        raise ExportError(
-            f"{precision} has {key.replace('_', ' ')} {after:.2%} on the validation images, fp32 "
-            f"{before:.2%}: {(before - after) * 100:.2f} points less, {max_drop:g} are accepted "
-            "(--max-accuracy-drop); nothing was written"
-        )
-
-
-def _metrics(
-    metadata: Metadata, probabilities: NDArray[np.floating], examples: Sequence[Example]
-) -> dict[str, Any]:
-    return figures_of(
-        probabilities,
-        targets_of(examples, len(metadata.labels), metadata.task),
-        metadata.labels,
-        metadata.task,
-        thresholds=metadata.label_thresholds,
-        macro_labels=metadata.macro_labels,
-    )
-
-
-def _sealed(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    seal(own, metadata)
-    return own
-
-
-def _write_bundle(path: Path, model: onnx.ModelProto, metadata: Metadata) -> Bundle:
-    _write_synced(path, _sealed(model, metadata).SerializeToString())
-    return load_bundle(path, "cpu")
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(beside: Path, folder: Path) -> int:
+def _publish(draft: Path) -> int:
     """Gives the finished folder the next free version number."""
-    beside.chmod(0o755)
+    draft.chmod(0o755)
     while True:
-        taken = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
+        taken = [int(path.name) for path in draft.parent.iterdir() if path.name.isdecimal()]
         version = max(taken, default=0) + 1
+        target = draft.parent / str(version)
         try:
-            beside.rename(folder / str(version))
+            draft.rename(target)
         except OSError:
-            # Somebody else took the number in between.
-            if not (folder / str(version)).exists():
+            # Retry if another export has taken the number.
+            if not target.exists():
                 raise
             continue
         return version

@@ -1,8 +1,8 @@
-"""An exported graph in fewer bits: half-precision floats, or 8-bit integers.
+"""Converts an exported graph to half-precision floats or 8-bit integers.
 
 It knows a graph's layers and onnxruntime's tools for converting them. It knows nothing of labels,
-figures or files. Whatever the precision, uint8 pixels go in and float32 comes out, and
-normalisation, temperature and softmax or sigmoid are computed in float32.
+metrics or files. In every precision the graph takes uint8 and returns float32, and computes
+normalisation, temperature and softmax or sigmoid in float32.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from limelens.serve.errors import LimelensError
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 TEMPERATURE: Final = "temperature"
-"""The initializer by which a graph divides its logits."""
+"""Name of the initializer that divides a graph's logits."""
 CALIBRATION_SIZE: Final = 256
-"""Images that ranges are taken from; 64 and 512 gave the same figures."""
+"""Images for the ranges of activations; 64 and 512 gave the same metrics."""
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
-    # TF32 rounds what is multiplied to 10 bits: `benchmarks.device --only precision` shows how far
-    # probabilities move.
+    # TF32 rounds factors to 10 bits; `benchmarks.device --only precision` shows how much
+    # probabilities change.
     "fp32": {
         "CPUExecutionProvider": 1e-4,
         "CUDAExecutionProvider": 1e-3,
         "CUDAExecutionProvider+TF32": 1e-2,
     },
-    # x86 keeps weights in half and computes in float32, ARM and CUDA compute in half: 3.4e-3
-    # apart on the worst of 320 images.
+    # x86 stores half-precision weights and computes in float32, ARM and CUDA compute in half
+    # precision: probabilities differed by up to 3.4e-3 on 320 images.
     "fp16": {
         "CPUExecutionProvider": 1e-2,
         "CUDAExecutionProvider": 1e-2,
         "CUDAExecutionProvider+TF32": 1e-2,
     },
-    # Sums of 8-bit products are exact on every CPU. The layers in float32 between them, and on
-    # CUDA all, may round the last bit otherwise, which now and then moves an activation by a step
-    # of its 256: 6e-4 on emulated CPUs without VNNI, 7e-3 on the worst of 1284 images with all
-    # sums in float32.
+    # Sums of 8-bit products are exact on every CPU. The float32 layers between them (on CUDA: all
+    # layers) may round the last bit differently, which sometimes moves an activation by one of
+    # 256 steps: by up to 6e-4 on emulated CPUs without VNNI, and by up to 7e-3 on 1284 images
+    # with all sums in float32.
     "int8": {
         "CPUExecutionProvider": 2e-2,
         "CUDAExecutionProvider": 5e-2,
         "CUDAExecutionProvider+TF32": 5e-2,
     },
 }
-"""How far probabilities of the golden vector may lie apart, by precision and provider."""
+"""How far probabilities may differ from the golden vector, by precision and provider."""
 _LARGEST_HALF: Final = float(np.finfo(np.float16).max)
 _CALIBRATION_BATCH: Final = 32
 _WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
@@ -68,17 +68,16 @@ class PrecisionError(LimelensError):
 def convert(
     model: onnx.ModelProto, precision: str, calibration: NDArray[np.uint8]
 ) -> onnx.ModelProto:
-    """A graph in another precision; the one that is handed in stays as it is.
+    """Returns a graph in another precision and leaves the given one unchanged.
 
     Args:
         model: `images` to `probabilities` and `embedding`, in float32, with an initializer
             `temperature`.
         precision: One of `PRECISIONS`.
-        calibration: `(N, H, W, 3)` training images; the ranges of activations are taken from
-            them.
+        calibration: `(N, H, W, 3)` uint8 training images for the ranges of activations.
 
     Returns:
-        Another graph of the same inputs and outputs, without metadata.
+        A graph with the same inputs and outputs, without metadata.
 
     Raises:
         PrecisionError: The precision is unknown, there are no images, activations are too large
@@ -86,38 +85,39 @@ def convert(
     """
     if precision not in PRECISIONS:
         raise PrecisionError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    if precision != "fp32" and len(calibration) == 0:
-        raise PrecisionError(f"{precision} is calibrated on training images; there is none")
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
     if precision != "fp32":
+        if len(calibration) == 0:
+            raise PrecisionError(f"{precision} is calibrated on training images; there are none")
         try:
             with _quiet():
                 convert_to = _to_fp16 if precision == "fp16" else _to_int8
-                own = convert_to(own, calibration)
+                converted = convert_to(converted, calibration)
         except LimelensError:
             raise
-        # The tools raise whatever a graph that they were not made for happens to hit.
+        # The tools raise many kinds of errors for graphs that they do not support.
         except Exception as error:
             raise PrecisionError(
                 f"onnxruntime's tools cannot convert this network to {precision}: {error}; "
                 "export fp32"
             ) from error
-    own.producer_name, own.producer_version = model.producer_name, model.producer_version
-    del own.metadata_props[:]
-    return own
+        converted.producer_name = model.producer_name
+        converted.producer_version = model.producer_version
+    del converted.metadata_props[:]
+    return converted
 
 
 def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     """A copy that divides its logits by another temperature."""
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    for tensor in own.graph.initializer:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
         if tensor.name == TEMPERATURE:
             tensor.CopyFrom(
                 numpy_helper.from_array(np.array(temperature, dtype=np.float32), TEMPERATURE)
             )
-            return own
+            return copy
     raise PrecisionError(f"the graph has no initializer {TEMPERATURE!r} to set")
 
 
@@ -137,7 +137,7 @@ def logits_of(graph: onnx.GraphProto) -> str:
 def _to_fp16(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.ModelProto:
     """Half precision from the first layer to the logits.
 
-    The part behind the logits is taken off and put back: the converter would round its output.
+    The part after the logits is removed and put back, because the converter would round it.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
@@ -145,8 +145,8 @@ def _to_fp16(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
     largest = _largest_activation(model, calibration)
     if not largest <= _LARGEST_HALF:
         raise PrecisionError(
-            f"the network's activations reach {largest:.3g} and overflow in fp16, which ends at "
-            f"{_LARGEST_HALF:g}; export another precision"
+            f"the network's activations reach {largest:.3g} and overflow in fp16, whose largest "
+            f"number is {_LARGEST_HALF:g}; export another precision"
         )
     logits = logits_of(model.graph)
     extractor = onnx.utils.Extractor(model)
@@ -157,8 +157,8 @@ def _to_fp16(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
     before = layers.graph.node[:position]
     del layers.graph.value_info[:]
     layers = onnx.shape_inference.infer_shapes(layers)
-    # The converter takes a tensor that it knows the type of for a half-precision one: what lies
-    # between two nodes before the first layer is hidden from it.
+    # The converter takes every tensor whose type it knows for a half-precision one. Tensors
+    # between nodes before the first layer are hidden from it.
     read = {name for node in layers.graph.node[position:] for name in node.input}
     hidden = {name for node in before for name in node.output} - read
     known = [value for value in layers.graph.value_info if value.name not in hidden]
@@ -171,7 +171,7 @@ def _to_fp16(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
         node_block_list=[node.name for node in before],
     )
     OnnxModel(layers).topological_sort(is_deterministic=True)
-    # Names in both parts would be refused.
+    # The merge refuses names that occur in both parts.
     del layers.graph.value_info[:]
     del rest.graph.value_info[:]
     return onnx.compose.merge_models(
@@ -180,7 +180,7 @@ def _to_fp16(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
 
 
 def _largest_activation(model: onnx.ModelProto, images: NDArray[np.uint8]) -> float:
-    """The largest absolute value in the graph: a CPU that computes in float32 hides overflows."""
+    """The largest absolute value in the graph, as a CPU computing in float32 hides overflows."""
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
     with tempfile.TemporaryDirectory() as folder:
@@ -199,12 +199,12 @@ def _largest_activation(model: onnx.ModelProto, images: NDArray[np.uint8]) -> fl
 
 
 def _to_int8(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Weights and activations in 8 bits, but for the layers that lose by it.
+    """Weights and activations in 8 bits, except in layers that are better in float32.
 
-    Weights have 7 bits: pairs of 8-bit products overflow on x86 without VNNI, where
-    probabilities then differed by 0.08; with 7 they are the same there. Ranges are the least and
-    greatest values seen (MinMax): entropy gave the same, percentiles the same accuracy or less,
-    and both hold the activations of all images in memory.
+    Weights use 7 bits: pairs of 8-bit products overflow on x86 without VNNI, where probabilities
+    then differed by 0.08; with 7 bits they are the same. Ranges are the smallest and largest
+    values (MinMax): entropy gave the same ranges, percentiles the same accuracy or less, and both
+    hold the activations of all images in memory.
     """
     from onnxruntime.quantization import (
         CalibrationMethod,
@@ -226,7 +226,7 @@ def _to_int8(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
             path,
             _reader(calibration),
             quant_format=QuantFormat.QDQ,
-            # Relu and Clip become the range of the layer before them.
+            # Relu and Clip become part of the range of the layer before them.
             op_types_to_quantize=[*_WEIGHTED, "Relu", "Clip"],
             nodes_to_exclude=kept,
             per_channel=True,
@@ -243,9 +243,9 @@ def _to_int8(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
 def _kept_in_float(model: onnx.ModelProto) -> list[str]:
     """Names of the layers that stay in float32.
 
-    The first, whose few channels are slow in 8 bits (a MobileNetV3-small took 1.8 times as long);
-    the last, of which probabilities come directly; depthwise convolutions, which are no faster
-    and from which half of the error came.
+    These are the first, whose few channels are slow in 8 bits (a MobileNetV3-small took 1.8 times
+    as long), the last, which determines the probabilities directly, and depthwise convolutions,
+    which are no faster and caused half of the error.
     """
     logits = logits_of(model.graph)
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
@@ -281,7 +281,7 @@ def _reader(images: NDArray[np.uint8]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands the images out in batches."""
+        """Returns the images in batches."""
 
         def __init__(self) -> None:
             self._starts = iter(range(0, len(images), _CALIBRATION_BATCH))
@@ -295,10 +295,10 @@ def _reader(images: NDArray[np.uint8]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what the tools print, log on the root logger and warn of."""
+    """Suppresses what the tools print, log on the root logger and warn about."""
     handler = logging.NullHandler()
     disabled = logging.root.manager.disable
-    # With no handler, `logging.warning` would set the process's logging up.
+    # Without a handler, `logging.warning` would configure the process's logging.
     logging.root.addHandler(handler)
     logging.disable(logging.WARNING)
     try:

@@ -1,16 +1,16 @@
-"""A bundle in another precision: fitted again, and measured beside the one in fp32.
+"""A bundle in another precision: calibrated again, and compared with the one in fp32.
 
 It knows how a variant gets its temperature, thresholds and golden vector, and how two bundles are
 timed. It does not know how a graph is converted (`precision`) or when a variant is refused
-(`exporting`).
+(`export`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +21,11 @@ from onnx import TensorProto, helper
 
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, load_bundle
 from limelens.serve.errors import ProviderError
-from limelens.serve.image import ResizeRule, read_fitted
+from limelens.serve.image import ResizeRule
+from limelens.serve.wording import counted
 from limelens.train.data.examples import Example, targets_of
-from limelens.train.evaluation.metrics import (
-    fit_temperature,
-    fit_temperature_multilabel,
-    fit_thresholds,
-)
-from limelens.train.evaluation.prediction import probabilities_of
+from limelens.train.evaluation.metrics import fit_temperature, fit_thresholds, probabilities_of
+from limelens.train.evaluation.model import batches
 from limelens.train.exporting.precision import (
     CALIBRATION_SIZE,
     TOLERANCES,
@@ -39,23 +36,22 @@ from limelens.train.exporting.precision import (
 )
 
 BATCH_SIZES: Final = (1, 32)
-"""What speed is measured with."""
-_BATCH: Final = 32
+"""At which speed is measured."""
 _SLOWER: Final = 1.05
-"""Below this, a measured ratio may be chance."""
-_MOVED: Final = 0.1
-_MIN_ROUNDS, _MAX_ROUNDS, _ENOUGH_S = 5, 100, 3.0
+"""Lower ratios may be chance."""
+_LARGE_DIFFERENCE: Final = 0.1
+_MIN_ROUNDS, _MAX_ROUNDS, _MAX_S = 5, 100, 3.0
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How long a call takes in two bundles, measured in turns on this machine.
+    """How long a call of two bundles takes, measured alternately on this machine.
 
     Args:
         provider: The execution provider of both.
-        batch_size: Images a call.
-        fp32_ms: Median of a call of the fp32 bundle.
-        ms: Median of a call of the variant.
+        batch_size: Images per call.
+        fp32_ms: Median call of the fp32 bundle.
+        ms: Median call of the variant.
     """
 
     provider: str
@@ -65,33 +61,23 @@ class Speed:
 
     @property
     def ratio(self) -> float:
-        """The variant's time over fp32's: above 1 it is slower."""
+        """The variant's time divided by fp32's; above 1 it is slower."""
         return self.ms / self.fp32_ms
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "provider": self.provider,
-            "batch_size": self.batch_size,
-            "fp32_ms": self.fp32_ms,
-            "ms": self.ms,
-            "ratio": self.ratio,
-        }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside the bundle in fp32, on the validation images and on this machine.
+    """A variant and the fp32 bundle, on the validation images and on this machine.
 
     Args:
-        precision: Of the variant.
-        measure: What accuracy is: `accuracy` or, for multilabel, `mean_average_precision`.
-        fp32_accuracy: 0 to 1.
-        accuracy: Of the variant.
-        fp32_size_bytes: Of the file.
-        size_bytes: Of the variant's.
+        precision: The variant's.
+        measure: The metric used: `accuracy` or, for multilabel, `mean_average_precision`.
+        fp32_accuracy: That metric for fp32, 0 to 1.
+        accuracy: That metric for the variant, 0 to 1.
+        fp32_size_bytes: The file's size in fp32.
+        size_bytes: The variant's file size.
         difference: Largest difference of a probability.
-        speeds: As measured.
+        speeds: One for each provider and batch size.
     """
 
     precision: str
@@ -105,45 +91,45 @@ class Comparison:
 
     @property
     def remarks(self) -> list[str]:
-        """What speaks against the variant, in sentences."""
+        """Sentences about the variant's drawbacks."""
         remarks = [
             f"{self.precision} is slower than fp32 here: {speed.ratio:.2f} times as long on "
-            f"{speed.provider} with {speed.batch_size} image{'s' * (speed.batch_size > 1)} a call"
+            f"{speed.provider} with {counted(speed.batch_size, 'image')} per call"
             for speed in self.speeds
             if speed.ratio >= _SLOWER
         ]
-        if self.difference >= _MOVED:
+        if self.difference >= _LARGE_DIFFERENCE:
             remarks.append(
                 f"single probabilities differ from fp32's by up to {self.difference:.2f}: "
-                "set thresholds anew"
+                "choose thresholds again"
             )
         return remarks
 
     def to_json(self) -> dict[str, Any]:
-        """As the keys that `export --json` adds for a variant."""
+        """The keys that `export --json` adds for a variant."""
         return {
             "fp32": {
                 "size_bytes": self.fp32_size_bytes,
                 self.measure: self.fp32_accuracy,
                 "max_abs_difference": self.difference,
             },
-            "speed": [speed.to_json() for speed in self.speeds],
+            "speed": [{**asdict(speed), "ratio": speed.ratio} for speed in self.speeds],
             "remarks": self.remarks,
         }
 
 
-def measured(metrics: Mapping[str, Any]) -> tuple[str, float]:
-    """What a variant must not lose: the figure's key and its value.
+def comparable_accuracy(metrics: Mapping[str, Any]) -> tuple[str, float]:
+    """The key and value of the metric that a variant must not lose.
 
     Raises:
-        PrecisionError: The validation images do not give it.
+        PrecisionError: The validation images do not define it.
     """
     key = "mean_average_precision" if metrics["task"] == Task.MULTILABEL else "accuracy"
     value = metrics[key]
     if value is None:
         raise PrecisionError(
-            "no label is true of some validation images and not of others, so that precisions "
-            "cannot be compared; export fp32"
+            "precisions cannot be compared, because no label is true of some validation images "
+            "and false of others; export fp32"
         )
     return key, float(value)
 
@@ -157,35 +143,33 @@ def make_variant(
     val: Sequence[Example],
     seed: int,
 ) -> tuple[onnx.ModelProto, Metadata]:
-    """Converts a graph and fits anew what rounding has moved.
+    """Converts a graph and calibrates it again, because rounding changes its outputs.
 
     Args:
         model: The graph in fp32, without metadata.
-        metadata: Of the fp32 bundle.
+        metadata: The fp32 bundle's.
         precision: `fp16` or `int8`.
-        train: Of which a sample gives the ranges of activations.
-        val: The temperature and, for multilabel, the thresholds are fitted on them.
-        seed: Of the sample.
+        train: A sample of them gives the ranges of activations.
+        val: Temperature and, for multilabel, thresholds are fitted on them.
+        seed: The sample's.
 
     Returns:
         The graph, without metadata, and its metadata.
 
     Raises:
-        PrecisionError: The graph cannot be converted, or its golden vector hangs on rounding.
+        PrecisionError: The graph cannot be converted, or its golden vector depends on rounding.
     """
     converted = convert(model, precision, _sample(train, metadata.resize, seed))
     run = _logits_session(converted, len(metadata.labels))
-    logits = np.concatenate([run(images) for images in _batches(val, metadata.resize)])
+    logits = np.concatenate([run(images) for images in batches(val, metadata.resize)])
     if not np.isfinite(logits).all():
         raise PrecisionError(f"the network overflows in {precision}; export another precision")
     targets = targets_of(val, len(metadata.labels), metadata.task)
-    is_multilabel = metadata.task is Task.MULTILABEL
-    fit_one = fit_temperature_multilabel if is_multilabel else fit_temperature
-    temperature = fit_one(logits, targets)
+    temperature = fit_temperature(logits, targets, metadata.task)
     thresholds: tuple[float, ...] = ()
-    if is_multilabel:
+    if metadata.task is Task.MULTILABEL:
         thresholds = fit_thresholds(probabilities_of(logits, temperature, metadata.task), targets)
-    # What the served graph divides by.
+    # As the graph stores it.
     temperature = float(np.float32(temperature))
     image = metadata.golden.image
     golden, rounded = (
@@ -196,13 +180,13 @@ def make_variant(
         )[0].astype(np.float32)
         for optimised in (True, False)
     )
-    # Without its optimisations onnxruntime computes between 8-bit steps in float32, as on CUDA.
-    moved = float(np.abs(golden - rounded).max())
+    # Without optimisations onnxruntime computes in float32 between 8-bit steps, as on CUDA.
+    difference = float(np.abs(golden - rounded).max())
     tolerances = TOLERANCES[precision]
-    if moved > min(tolerances.values()):
+    if difference > min(tolerances.values()):
         raise PrecisionError(
-            f"the golden vector moves by {moved:.2g} in {precision} when sums are rounded "
-            "otherwise, so that the bundle would not load everywhere; export another precision"
+            f"the golden vector changes by {difference:.2g} in {precision} when sums are rounded "
+            "differently, so the bundle would not load everywhere; export another precision"
         )
     return with_temperature(converted, temperature), replace(
         metadata,
@@ -214,17 +198,17 @@ def make_variant(
 
 
 def compare_speed(fp32: Path, variant: Path) -> list[Speed]:
-    """Times two bundles in turns on the CPU and, where there is one, on the GPU.
+    """Times two bundles alternately on the CPU and, if there is one, on the GPU.
 
     Args:
         fp32: A bundle's file.
-        variant: Of the same input.
+        variant: A bundle of the same input size.
 
     Returns:
-        For each provider one for each of `BATCH_SIZES`.
+        One for each provider and each of `BATCH_SIZES`.
 
     Raises:
-        BundleError: The golden vector is not met on one of the providers.
+        BundleError: A golden vector is not met on one of the providers.
     """
     pairs = [(load_bundle(fp32, "cpu"), load_bundle(variant, "cpu"))]
     with contextlib.suppress(ProviderError):
@@ -240,9 +224,9 @@ def _race(fp32: Bundle, variant: Bundle, batch_size: int) -> Speed:
         bundle.predict(images)
     began = time.perf_counter()
     for number in range(_MAX_ROUNDS):
-        if number >= _MIN_ROUNDS and time.perf_counter() - began > _ENOUGH_S:
+        if number >= _MIN_ROUNDS and time.perf_counter() - began > _MAX_S:
             break
-        # Whoever goes second finds warmer or colder caches: they take turns at that too.
+        # The first call of a round changes the caches for the second, so they alternate.
         for index in (0, 1) if number % 2 else (1, 0):
             start = time.perf_counter()
             bundles[index].predict(images)
@@ -252,13 +236,13 @@ def _race(fp32: Bundle, variant: Bundle, batch_size: int) -> Speed:
 
 
 def _logits_session(model: onnx.ModelProto, num_labels: int, optimised: bool = True) -> Any:
-    """A function from `(N, H, W, 3)` uint8 to `(N, C)` logits, as the graph computes them."""
+    """A function from `(N, H, W, 3)` uint8 to the graph's `(N, C)` float32 logits."""
     import onnxruntime
 
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    name = logits_of(own.graph)
-    own.graph.output.append(
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    name = logits_of(copy.graph)
+    copy.graph.output.append(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", num_labels])
     )
     options = onnxruntime.SessionOptions()
@@ -267,7 +251,7 @@ def _logits_session(model: onnx.ModelProto, num_labels: int, optimised: bool = T
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
-        own.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -281,10 +265,4 @@ def _sample(examples: Sequence[Example], resize: ResizeRule, seed: int) -> NDArr
     rng = np.random.default_rng(seed)
     count = min(CALIBRATION_SIZE, len(examples))
     chosen = [examples[i] for i in np.sort(rng.choice(len(examples), count, replace=False))]
-    return np.concatenate(list(_batches(chosen, resize)))
-
-
-def _batches(examples: Sequence[Example], resize: ResizeRule) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(examples), _BATCH):
-        paths = [example.path for example in examples[start : start + _BATCH]]
-        yield np.stack([read_fitted(path.read_bytes(), resize) for path in paths])
+    return np.concatenate(list(batches(chosen, resize)))

@@ -1,29 +1,35 @@
-"""Images of a training run: its curves, its confusion matrix, its augmented images.
+"""Plots of training runs and evaluations, drawn by matplotlib: PNG for a file, SVG for a page.
 
-It draws figures that are handed to it and knows nothing of how they came about.
+It draws the numbers it is given and does not know how they were measured.
 """
 
 from __future__ import annotations
 
+import html
+import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import matplotlib
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
-from PIL import Image
 
 from limelens.serve.files import writing_whole
 
-_LONGEST_DRAWN: Final = 40
-"""Characters of a label beside a figure."""
-
-# Tried in this order for every character; those that the system lacks are left out.
-_FONTS = (
+_BLUE, _RED, _GREEN = "#4c86c6", "#e0607e", "#2fa36b"
+_INK: Final = "#010203"
+"""Near-black in a PNG; `to_svg` replaces it with the page's text colour."""
+_SHADES: Final = LinearSegmentedColormap.from_list("shades", ["#2f6fb20f", "#2f6fb2ff"])
+"""One colour of growing opacity, which suits light and dark pages."""
+# Tried in this order for every character. matplotlib complains about missing families.
+_FONTS: Final = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -36,112 +42,274 @@ _FONTS = (
     "PingFang SC",
     "Microsoft YaHei",
 )
-_TRAIN, _VAL = "#4477aa", "#ee6677"
+_INSTALLED: Final = {font.name for font in font_manager.fontManager.ttflist}
+_STYLE: Final[dict[Any, Any]] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": f"{_INK}80",
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": [name for name in _FONTS if name in _INSTALLED],
+    "grid.alpha": 0.15,
+    "grid.color": _INK,
+    "legend.frameon": False,
+    # Text stays text, in the page's own font: sharp, small and in any script.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "limelens",
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+# A label may contain dollar signs, which would otherwise start a formula.
+_STYLE_OF_LABELS: Final[dict[Any, Any]] = {**_STYLE, "text.parse_math": False}
+_NUM_BINS: Final = 10
+_MARKED_THRESHOLDS: Final = (0.5, 0.7, 0.9, 0.99)
+_MAX_LABELS_LARGE: Final = 12
+_MAX_LABELS_WITH_COUNTS: Final = 40
+_MAX_LABEL_LENGTH: Final = 40
 
 
-def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draws loss and accuracy (or macro AUC) over the epochs.
+@matplotlib.rc_context(_STYLE)
+def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and accuracy (or macro AUC) over the epochs.
 
     Args:
-        rows: One an epoch, with `epoch`, `train_loss`, `val_loss`, and `train_accuracy` and
-            `val_accuracy`, or `val_macro_auc`.
-        path: The PNG to write.
+        rows: One per epoch, as in metrics.csv: `epoch`, `train_loss`, `val_loss`, and
+            `train_accuracy` and `val_accuracy`, or `val_macro_auc`.
     """
-    kinds = {"loss": "Loss", "accuracy": "Accuracy", "macro_auc": "Macro AUC"}
-    kinds = {kind: title for kind, title in kinds.items() if f"val_{kind}" in rows[-1]}
-    figure = Figure(figsize=(5 * len(kinds), 4), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(kinds)))
-    for axes, (kind, title) in zip(panels, kinds.items(), strict=True):
-        for split, colour, name in (("train", _TRAIN, "training"), ("val", _VAL, "validation")):
-            known = [row for row in rows if f"{split}_{kind}" in row]
-            if known:
-                values = [row[f"{split}_{kind}"] for row in known]
-                epochs = [row["epoch"] for row in known]
-                axes.plot(epochs, values, color=colour, label=name, marker=".")
-        axes.set(xlabel="epoch", title=title)
+    titles = {"loss": "Loss", "accuracy": "Accuracy", "macro_auc": "Macro AUC"}
+    kinds = [kind for kind in titles if f"val_{kind}" in rows[-1]]
+    figure = Figure(figsize=(4.8 * len(kinds), 3.4), layout="constrained")
+    for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
+        for split, colour, name in (
+            ("train", _BLUE, "training (augmented images)"),
+            ("val", _RED, "validation"),
+        ):
+            points = [
+                (row["epoch"], row[f"{split}_{kind}"]) for row in rows if f"{split}_{kind}" in row
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), ".-", color=colour, label=name)
+        axes.set(xlabel="epoch", title=titles[kind])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend()
     if "accuracy" in kinds:
         best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-        said = f"Best validation accuracy {best['val_accuracy']:.1%}"
+        headline = f"Best validation accuracy {best['val_accuracy']:.1%}"
     else:
         best = min(rows, key=lambda row: row["val_loss"])
-        said = f"Lowest validation loss {best['val_loss']:.4f}"
-    figure.suptitle(
-        f"{said} at epoch {best['epoch']:.0f} (training figures are of augmented images)",
-        fontsize=10,
-    )
-    save_figure(figure, path)
+        headline = f"Lowest validation loss {best['val_loss']:.4f}"
+    figure.suptitle(f"{headline} at epoch {best['epoch']:.0f}", fontsize=10)
+    return figure
 
 
-def short_label(label: str) -> str:
-    """A label as it is drawn: of a very long one its beginning and its end."""
-    if len(label) <= _LONGEST_DRAWN:
-        return label
-    half = _LONGEST_DRAWN // 2
-    return f"{label[: half - 1]}…{label[-half:]}"
-
-
-def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
-    """Draws a confusion matrix: counts, coloured by their share of the true label.
+@matplotlib.rc_context({**_STYLE_OF_LABELS, "axes.grid": False})
+def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
+    """Counts, coloured by their share of the true label.
 
     Args:
-        confusion: Rows are true labels, columns predicted ones.
-        labels: Their names.
-        path: The PNG to write.
+        confusion: `(C, C)` counts: rows are true labels, columns predicted ones.
+        labels: C names.
     """
     counts = np.asarray(confusion)
-    labels = [short_label(label) for label in labels]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(3.0 + 0.45 * len(labels), 24.0)
-    # Names of labels take room at the left.
-    figure = Figure(figsize=(side + 1.2 + 0.08 * max(map(len, labels)), side), layout="constrained")
+    num = len(labels)
+    labels = [_shortened(label) for label in labels]
+    label_width = 0.09 * max(map(len, labels)) + 0.1
+    large, with_counts = num <= _MAX_LABELS_LARGE, num <= _MAX_LABELS_WITH_COUNTS
+    if large:
+        # Few labels leave room to write their names horizontally.
+        cell, size = (min(max(0.62, label_width), 1.3) if num < 5 else 0.62), 9.0
+    else:
+        cell, size = (0.24 if with_counts else 0.16), 7.5
+    horizontal = label_width <= cell
+    figure = Figure(
+        figsize=(
+            cell * num + label_width + 1.6,
+            cell * num + (0.3 if horizontal else label_width) + 0.8,
+        ),
+        layout="compressed",
+    )
     axes = figure.subplots()
-    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(shown, ax=axes, label="share of the true label", shrink=0.8)
-    ticks = np.arange(len(labels))
-    long = max(map(len, labels)) > 6 and len(labels) > 3
-    axes.set_xticks(ticks, labels, rotation=60 if long else 0, ha="right" if long else "center")
-    axes.set_yticks(ticks, labels)
-    axes.set(xlabel="predicted", ylabel="true")
-    if len(labels) <= 30:
+    image = axes.imshow(np.where(counts > 0, shares, np.nan), cmap=_SHADES, vmin=0, vmax=1)
+    bar = figure.colorbar(image, ax=axes, label="share of the true label", aspect=30)
+    bar.solids.set_rasterized(True)  # type: ignore[union-attr]
+    bar.outline.set_visible(False)
+    ticks = np.arange(num)
+    axes.set_xticks(ticks, labels, rotation=0 if horizontal else 90, fontsize=size)
+    axes.set_yticks(ticks, labels, fontsize=size)
+    axes.spines[["top", "right"]].set_visible(True)
+    if with_counts:
+        axes.set_xticks(ticks[1:] - 0.5, minor=True)
+        axes.set_yticks(ticks[1:] - 0.5, minor=True)
+        axes.grid(which="minor", linewidth=0.5)
         for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour)
-    correct = int(np.trace(counts))
-    axes.set_title(f"{correct} of {counts.sum()} right ({correct / max(counts.sum(), 1):.1%})")
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    families = [name for name in _FONTS if name in installed]
-    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_fontfamily(families)
-    with warnings.catch_warnings():
-        # A script that no font here has is drawn as boxes: no reason to stop.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        save_figure(figure, path)
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else _INK
+                axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour,
+                          fontsize=10 if large else 6)  # fmt: skip
+    axes.tick_params(which="both", length=0)
+    correct, total = int(np.trace(counts)), int(counts.sum())
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{correct} of {total} correct ({correct / max(total, 1):.1%})", fontsize=10)
+    return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a plot whole or not at all, in the form that its suffix names."""
-    with writing_whole(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")
-
-
-def write_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None:
-    """Writes a sheet of images of one size: a row each, the first column set apart.
+@matplotlib.rc_context(_STYLE)
+def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> Figure:
+    """Accuracy by confidence; perfect calibration is the diagonal.
 
     Args:
-        rows: `(H, W, 3)` uint8 images; the first of a row is the original.
-        path: The PNG to write.
+        confidence: `(N,)`, 0 to 1.
+        correct: `(N,)`.
     """
-    height, width = rows[0][0].shape[:2]
-    gap = max(4, width // 16)
-    columns = max(map(len, rows))
-    sheet = np.full((len(rows) * (height + gap), columns * width + gap, 3), 255, dtype=np.uint8)
-    for r, images in enumerate(rows):
-        for c, image in enumerate(images):
-            left = c * width + (gap if c else 0)
-            sheet[r * (height + gap) : r * (height + gap) + height, left : left + width] = image
+    bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
+    counts = np.bincount(bins, minlength=_NUM_BINS)
+    filled = counts > 0
+    mean, accuracy = (
+        np.bincount(bins, weights=values, minlength=_NUM_BINS)[filled] / counts[filled]
+        for values in (confidence, correct)
+    )
+    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    upper.plot([0, 1], [0, 1], "--", color=_INK, alpha=0.4, linewidth=1)
+    upper.plot(mean, accuracy, "o-", color=_BLUE, markersize=4)
+    upper.set(ylabel="share correct", xlim=(0, 1.02), ylim=(0, 1.04))
+    centres = (np.arange(_NUM_BINS) + 0.5) / _NUM_BINS
+    lower.bar(centres, counts, width=0.9 / _NUM_BINS, color=_BLUE, alpha=0.6)
+    lower.set(xlabel="confidence", ylabel="count", yscale="log", ylim=(0.7, counts.max() * 2))
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def coverage(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], reached: Mapping[str, Any]
+) -> Figure:
+    """Accuracy on the images that the model is most confident about, by their share.
+
+    Args:
+        confidence: `(N,)`, of the predicted label.
+        correct: `(N,)`.
+        reached: As `threshold_for` returns it; its point is marked.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    num = len(order)
+    ranks = np.arange(1, num + 1)
+    accuracy = np.cumsum(correct[order]) / ranks
+    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(ranks / num, accuracy, color=_BLUE)
+    lowest = min(float(accuracy[num // 20 :].min()), float(reached["wanted"]))
+    axes.set(xlim=(0, 1.03), ylim=(max(0.0, lowest - 0.15 * (1 - lowest) - 0.01), 1.004))
+    last = 2.0
+    for threshold in _MARKED_THRESHOLDS:
+        decided = int((confidence >= threshold).sum())
+        x = decided / num
+        # Overlapping marks could not be read.
+        if decided and last - x > 0.06:
+            y, last = float(accuracy[decided - 1]), x
+            axes.plot(x, y, "o", color=_BLUE, markersize=4)
+            axes.annotate(f"{threshold:g}", (x, y), (0, -12), textcoords="offset points",
+                          ha="center", fontsize=8)  # fmt: skip
+    axes.axhline(reached["wanted"], color=_GREEN, linestyle="--", linewidth=1, alpha=0.8)
+    axes.text(0.02, reached["wanted"], f"wanted: {reached['wanted']:.0%}", fontsize=8,
+              va="bottom")  # fmt: skip
+    if reached["threshold"] is not None:
+        axes.plot(reached["coverage"], reached["accuracy"], "D", color=_GREEN, markersize=7)
+    axes.set(xlabel="share decided (dots: thresholds)", ylabel="share of these correct")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+        axis.set_major_locator(MaxNLocator(6))
+    return figure
+
+
+@matplotlib.rc_context(_STYLE_OF_LABELS)
+def average_precision(
+    labels: Sequence[str], average_precision: Sequence[float], base_rates: Sequence[float]
+) -> Figure:
+    """The average precision of each label beside that of guessing.
+
+    Args:
+        labels: C names.
+        average_precision: C values, 0 to 1.
+        base_rates: The share of images with each label: the average precision of guessing.
+    """
+    positions = np.arange(len(labels))
+    figure = Figure(figsize=(7.4, 0.24 * len(labels) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(positions, average_precision, color=_BLUE, alpha=0.75, label="average precision")
+    axes.plot(base_rates, positions, "|", color=_RED, markersize=11, markeredgewidth=2,
+              label="share of images (guessing)")  # fmt: skip
+    axes.set_yticks(positions, [_shortened(label) for label in labels])
+    axes.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="lower right")
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float) -> Figure:
+    """The loss over the learning rate, with the chosen rate marked.
+
+    Args:
+        rates: Ascending.
+        losses: The smoothed training loss at each rate.
+        chosen: One of the rates.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=_BLUE)
+    axes.axvline(chosen, color=_RED, linestyle="--", label=f"steepest: {chosen:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
+    axes.legend()
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a plot to a file, whole or not at all, in the format of its suffix (default PNG)."""
     with writing_whole(path) as file:
-        Image.fromarray(sheet[:-gap]).save(file, "PNG")
+        _render(figure, file, dpi=120, format=path.suffix.removeprefix(".") or "png")
+
+
+def to_svg(figure: Figure, name: str, description: str) -> str:
+    """A plot as an SVG element that takes its text colour from the page around it.
+
+    Args:
+        figure: The plot.
+        name: Prefix of the element's ids, unique on the page.
+        description: The text alternative.
+    """
+    buffer = io.StringIO()
+    _render(
+        figure,
+        buffer,
+        format="svg",
+        transparent=True,
+        bbox_inches="tight",
+        pad_inches=0.05,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    # Another plot on the page may have the same ids.
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    label = html.escape(description)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _render(figure: Figure, file: Any, **options: Any) -> None:
+    with warnings.catch_warnings(), matplotlib.rc_context(_STYLE):
+        # Characters that no font here has become boxes; a browser has more fonts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(file, **options)
+
+
+def _shortened(label: str) -> str:
+    """The beginning and the end of a very long label."""
+    if len(label) <= _MAX_LABEL_LENGTH:
+        return label
+    half = _MAX_LABEL_LENGTH // 2
+    return f"{label[: half - 1]}…{label[-half:]}"

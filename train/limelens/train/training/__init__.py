@@ -1,1 +1,1 @@
-"""The training loop and its recipe."""
+"""The training loop, its parts and the files it writes."""

@@ -1,33 +1,34 @@
-"""The learning rate range test: how the loss moves while the rate grows.
+"""The learning rate range test: how the loss changes while the rate grows.
 
-It knows the first steps of a run and leaves nothing behind but a plot.
+It knows the first steps of a run, and leaves nothing behind but a plot.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from torch import Tensor
 
 from limelens.train.config import TrainConfig
-from limelens.train.data.augmentation import for_training
-from limelens.train.data.dataset import read_dataset
 from limelens.train.data.label_table import Images
-from limelens.train.data.loading import Examples, drawn_batches
 from limelens.train.data.sampling import EpochBatches
-from limelens.train.report.plots import save_figure
-from limelens.train.training.loop import build_model
+from limelens.train.report import plots
 from limelens.train.training.recipe import build_criterion, build_optimizer
+from limelens.train.training.setup import build_model, read_data, training_batches
 
 _LOWEST: Final = 1e-6
 _HIGHEST: Final = 1.0
 _NUM_STEPS: Final = 100
 _SMOOTHING: Final = 0.9
 _DIVERGED: Final = 4.0
+"""How many times the lowest loss ends the test."""
+_NOISY_STEPS: Final = 10
+"""First steps, in which the moving average is noise."""
 
 
 def find_learning_rate(
@@ -45,64 +46,39 @@ def find_learning_rate(
         The rate at which the smoothed loss falls fastest.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = read_dataset(
-        data,
-        seed=config.seed,
-        images=images,
-        task=config.task,
-        val_from_train=config.val_from_train,
-    )
+    dataset = read_data(data, config, images)
     torch.manual_seed(config.seed)
     model = build_model(config, dataset).to(device)
-    examples, num_labels = dataset.splits["train"], len(dataset.labels)
-    criterion = build_criterion(config, dataset.task, examples, num_labels).to(device)
+    examples = dataset.splits["train"]
+    criterion = build_criterion(config, dataset.task, examples, len(dataset.labels)).to(device)
     optimizer = build_optimizer(model, config)
     order = EpochBatches(np.ones(len(examples)), config.batch_size, config.seed)
-    batches = drawn_batches(
-        Examples(
-            examples,
-            for_training(config.augment, config.resize, config.min_crop),
-            num_labels,
-            dataset.task,
-        ),
-        order,
-    )
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        loader = training_batches(dataset, config, order)
+        while True:
+            yield from loader
+            order.epoch += 1
+
     rates: list[float] = []
     losses: list[float] = []
     average = 0.0
-    while len(rates) < _NUM_STEPS:
-        for batch, targets in batches:
-            rate = _LOWEST * (_HIGHEST / _LOWEST) ** (len(rates) / (_NUM_STEPS - 1))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = criterion(model(batch.to(device)), targets.to(device))
-            average = _SMOOTHING * average + (1 - _SMOOTHING) * float(loss.detach())
-            smoothed = average / (1 - _SMOOTHING ** (len(rates) + 1))
-            if not math.isfinite(smoothed) or (losses and smoothed > _DIVERGED * min(losses)):
-                return _steepest(rates, losses, plot)
-            rates.append(rate)
-            losses.append(smoothed)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if len(rates) == _NUM_STEPS:
-                break
-        order.epoch += 1
-    return _steepest(rates, losses, plot)
-
-
-def _steepest(rates: list[float], losses: list[float], plot: Path) -> float:
+    for step, (batch, targets) in zip(range(_NUM_STEPS), batches(), strict=False):
+        rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / (_NUM_STEPS - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = criterion(model(batch.to(device)), targets.to(device))
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * float(loss.detach())
+        smoothed = average / (1 - _SMOOTHING ** (step + 1))
+        if not math.isfinite(smoothed) or (losses and smoothed > _DIVERGED * min(losses)):
+            break
+        rates.append(rate)
+        losses.append(smoothed)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
     slope = np.gradient(np.array(losses), np.log(rates))
-    # The first steps are noise of the moving average.
-    start = min(10, len(rates) - 2)
-    best = start + int(slope[start:].argmin())
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(rates, losses, color="#4477aa")
-    axes.axvline(rates[best], color="#ee6677", linestyle="--", label=f"steepest: {rates[best]:.1e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    save_figure(figure, plot)
-    return rates[best]
+    start = min(_NOISY_STEPS, len(rates) - 2)
+    best = rates[start + int(slope[start:].argmin())]
+    plots.save(plots.learning_rates(rates, losses, best), plot)
+    return best

@@ -1,0 +1,78 @@
+"""What a run starts from: divided data, batches of it, a network with its first weights.
+
+It knows settings, and nothing of epochs or of a run's files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from limelens.train import checkpoint
+from limelens.train.architectures import Classifier, build
+from limelens.train.config import ConfigError, TrainConfig
+from limelens.train.data.augmentation import for_training
+from limelens.train.data.dataset import read_dataset
+from limelens.train.data.examples import Dataset
+from limelens.train.data.label_table import Images
+from limelens.train.data.loading import Examples, drawn_batches
+from limelens.train.data.sampling import EpochBatches
+
+
+def read_data(
+    data: Path, config: TrainConfig, images: Images = None, macro: Path | None = None
+) -> Dataset:
+    """Reads data and divides it as the settings say; the arguments are those of `train`."""
+    return read_dataset(
+        data,
+        seed=config.seed,
+        images=images,
+        macro=macro,
+        task=config.task,
+        val_from_train=config.val_from_train,
+    )
+
+
+def training_batches(
+    dataset: Dataset, config: TrainConfig, order: EpochBatches
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of augmented training images, drawn in an order."""
+    transform = for_training(config.augment, config.resize, config.min_crop)
+    examples = Examples(dataset.splits["train"], transform, len(dataset.labels), dataset.task)
+    return drawn_batches(examples, order, config.num_workers)
+
+
+def build_model(config: TrainConfig, dataset: Dataset) -> Classifier:
+    """The network with its first weights: random, ImageNet's or another run's.
+
+    Raises:
+        ArchitectureError: The network cannot be built.
+        CheckpointError: The checkpoint to start from cannot be read.
+        ConfigError: Its weights do not fit.
+    """
+    model = build(
+        config.arch,
+        len(dataset.labels),
+        pretrained=config.pretrained,
+        input_size=(config.resize.height, config.resize.width),
+        dropout=config.dropout,
+    )
+    if config.start_from is None:
+        return model
+    loaded = checkpoint.load(Path(config.start_from))
+    if loaded.config["arch"] != config.arch:
+        raise ConfigError(f"{config.start_from} is {loaded.config['arch']}; expected {config.arch}")
+    try:
+        model.backbone.load_state_dict(loaded.model.backbone.state_dict())
+    except RuntimeError as error:
+        # The size of some layers depends on the input's, as in cnn3.
+        raise ConfigError(
+            f"the weights of {config.start_from} do not fit {config.arch} of "
+            f"{config.resize.height}x{config.resize.width}; expected "
+            f"{loaded.resize.height}x{loaded.resize.width}"
+        ) from error
+    if loaded.labels == dataset.labels:
+        model.head.load_state_dict(loaded.model.head.state_dict())
+    return model
