@@ -1,4 +1,4 @@
-"""What makes an ONNX file a bundle, checked on the file itself before anything runs it.
+"""Checks that an ONNX file is a bundle, before anything runs it.
 
 It reads the graph with `onnx` and knows nothing of onnxruntime.
 """
@@ -37,14 +37,11 @@ _FLOATS: Final = (
 def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
     """Reads a bundle's bytes once and checks them.
 
-    The bytes that were checked are the ones to build a session from: a file changed in between
-    cannot slip through, and a session built from bytes cannot follow a path to other files.
-
-    Args:
-        path: The .onnx file.
+    Sessions are built from these bytes, so that a file that changes in between cannot slip through,
+    and a session cannot follow a path to other files.
 
     Returns:
-        The file's bytes and what it says of itself.
+        The bytes, and their metadata.
 
     Raises:
         BundleError: The file is missing, or is no bundle; the message says why.
@@ -68,16 +65,16 @@ def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
         return data, check_model(model)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    # What is broken in a way that nobody thought of must not take other models down.
+    # An unforeseen fault of one file must not take other models down.
     except Exception as error:
         raise BundleError(f"{path}: cannot be checked: {type(error).__name__}: {error}") from error
 
 
 def read_metadata(path: Path) -> Metadata:
-    """What the bundle at `path` says of itself; refuses what is no bundle.
+    """Reads and checks the metadata of a bundle's file.
 
     Raises:
-        BundleError: As `load_bundle`, short of running the model.
+        BundleError: The file is missing, or is no bundle; the message says why.
     """
     return read_bundle_file(path)[1]
 
@@ -87,8 +84,8 @@ def check_model(model: onnx.ModelProto) -> Metadata:
 
     Raises:
         BundleError: External data, sparse tensors, functions, numbers that are not finite, inputs
-            or outputs other than a bundle's, metadata that does not fit them, or a graph other
-            than the one that was sealed.
+            or outputs unlike a bundle's, metadata that does not fit them, or a graph that has
+            changed since it was sealed.
     """
     if model.functions:
         names = sorted(function.name for function in model.functions)
@@ -107,13 +104,9 @@ def check_model(model: onnx.ModelProto) -> Metadata:
 
 
 def seal(model: onnx.ModelProto, metadata: Metadata) -> None:
-    """Makes a model a bundle: writes what it says of itself, and its graph's digest, into it.
+    """Makes a model a bundle: replaces its metadata, and adds the digest of its graph.
 
-    A golden vector shows a graph that is broken, but not that a few of its weights were damaged.
-
-    Args:
-        model: Its graph is ready; all other metadata are taken away.
-        metadata: What it says of itself.
+    The golden vector reveals a broken graph; only the digest reveals a few damaged weights.
     """
     digest = json.dumps(_graph_digest(model.graph))
     onnx.helper.set_model_props(model, {**metadata.to_props(), _DIGEST: digest})
@@ -167,7 +160,7 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 
 
 def _check_graph(graph: onnx.GraphProto) -> None:
-    """Looks at every number that is stored in a graph and in the graphs inside its nodes."""
+    """Checks every number that is stored in a graph and in the graphs of its nodes."""
     if graph.sparse_initializer:
         raise _sparse(graph.sparse_initializer[0].values.name)
     for tensor in graph.initializer:

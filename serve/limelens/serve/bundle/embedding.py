@@ -1,7 +1,4 @@
-"""Feature vectors: brought to length 1, and which model they are of.
-
-Plain arrays and a bundle's metadata. It knows nothing of messages, of indexes or of images.
-"""
+"""Feature vectors: their normalisation, and the digest of the model that made them."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each vector divided by its Euclidean length.
 
     Args:
-        vectors: `(N, D)`, finite.
+        vectors: `(N, D)` float32, finite.
 
     Returns:
-        `(N, D)`; vectors of zeros, which have no direction, stay as they are.
+        `(N, D)` float32; vectors of zeros stay as they are.
     """
     # In 64 bits: squares of large float32 numbers would overflow.
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
@@ -35,13 +32,10 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def model_digest(bundle: Bundle) -> str:
-    """Tells one model from another, whatever name and version it is served under.
+    """Identifies a model, whatever its name and version: SHA-256 of its metadata, hexadecimal.
 
-    The bytes of the file are not kept once it is loaded, and the file may have been replaced. The
-    metadata are of the loaded model and hold its golden vector, which other weights would miss.
-
-    Returns:
-        SHA-256 over the bundle's metadata, hexadecimal.
+    The metadata hold the golden vector, which other weights would miss. The file itself is no
+    longer in memory, and may have been replaced.
     """
     found = _digests.get(bundle)
     if found is None:

@@ -1,7 +1,7 @@
-"""What lies in a folder of models: NAME/VERSION/model.onnx, as Triton lays them out.
+"""The layout of a model repository: NAME/VERSION/model.onnx, as in Triton.
 
-Each entry is looked at for itself: whatever is wrong with one says nothing of the others. It reads
-names and attributes, and no bundle.
+Each entry is read on its own, so that a fault of one does not affect the others. It reads names and
+attributes, and no bundle.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _MAX_LISTED: Final = 10
 _OF_SYSTEMS: Final = frozenset(
     {"$recycle.bin", "@eadir", "__macosx", "lost+found", "system volume information"}
 )
-"""What operating systems and network disks put among people's folders, in lower case."""
+"""Folders that operating systems and network disks create, in lower case."""
 _GONE: Final = (errno.ENOENT, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What lies in the folder by one name.
+    """One entry of a model repository.
 
     Args:
-        versions: The files of its versions, which may be missing.
-        problem: What is wrong with it, but for its versions; empty where nothing is.
-        is_readable: Whether its versions are known.
+        versions: The files of its versions; each may be missing.
+        problem: What is wrong with the entry as a whole; empty if nothing is.
+        is_readable: Whether `versions` is complete.
     """
 
     versions: Mapping[int, Path] = field(default_factory=dict)
@@ -43,16 +43,13 @@ class Entry:
 
 
 def look_into(folder: Path) -> dict[str, Entry]:
-    """Finds models, and what may have been meant as one.
-
-    Args:
-        folder: Holds one folder for each model.
+    """Finds models, and entries that may have been meant as models.
 
     Returns:
-        By name; a name that is no text is written with its bytes.
+        By name; bytes that are no UTF-8 are escaped.
 
     Raises:
-        BundleError: The folder itself is gone or cannot be read.
+        BundleError: The folder itself is missing or cannot be read.
     """
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208
@@ -77,7 +74,7 @@ def look_into(folder: Path) -> dict[str, Entry]:
 
 
 def _look_at(model: Path) -> Entry | None:
-    """None where nobody can have meant a model."""
+    """Reads one entry; None if it cannot be meant as a model."""
     try:
         is_folder = stat.S_ISDIR(model.stat().st_mode)
         names = sorted(os.listdir(model)) if is_folder else []  # noqa: PTH208
@@ -98,7 +95,7 @@ def _look_at(model: Path) -> Entry | None:
         if _is_left_out(name):
             continue
         is_folder = _may_be_folder(model / name)
-        # As Triton: other folders, and numbers that begin with 0, are no versions.
+        # As in Triton, other folders and numbers that begin with 0 are no versions.
         is_version = name.isascii() and name.isdecimal() and name[0] != "0"
         if is_version and int(name) <= _MAX_VERSION and is_folder:
             versions[int(name)] = model / name / FILE_NAME
@@ -128,7 +125,7 @@ def _is_left_out(name: str) -> bool:
 
 
 def _may_be_folder(path: Path) -> bool:
-    """What cannot be looked at may; so may a link whose end is gone: loading tells what it is."""
+    """Yes also for what cannot be read and for a broken link: loading reports what is wrong."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:
@@ -136,5 +133,5 @@ def _may_be_folder(path: Path) -> bool:
 
 
 def _shown(name: str) -> str:
-    """A name as text, whatever bytes it has."""
+    """A name as text; bytes that are no UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -117,14 +117,7 @@ def load_bundle(
 def rows_of(
     metadata: Metadata, runs: BatchRuns, gpu: Gpu, *, chunk: int | None = 0
 ) -> ExplanationRows:
-    """What makes a bundle's perturbed images on its GPU, opened when it is first needed.
-
-    Args:
-        metadata: Of the bundle.
-        runs: Its prepared batch sizes.
-        gpu: How it uses the GPU.
-        chunk: As for `load_bundle`.
-    """
+    """What makes a bundle's perturbed images on its GPU, opened when it is first needed."""
 
     def open_rows(chunk: int) -> RowRuns | None:
         largest = runs.sizes[-1]

@@ -1,6 +1,6 @@
-"""What a bundle's file says of itself: labels, thresholds, resize rule, figures, golden vector.
+"""The metadata of a bundle: labels, thresholds, resize rule, model card, golden vector.
 
-It knows how this is written as `metadata_props` of an ONNX file, and nothing of graphs.
+It knows how they are written as `metadata_props` of an ONNX file, and nothing of graphs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -28,26 +28,26 @@ _TF32_SCALE: Final = 10.0
 
 
 class Task(StrEnum):
-    """What kind of question a model answers."""
+    """How many labels an image has."""
 
     MULTICLASS = "multiclass"
-    """Exactly one label is true of an image."""
+    """Exactly one."""
     MULTILABEL = "multilabel"
-    """Any number of labels is true of an image."""
+    """Any number."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """An image, and what the model must say of it wherever it runs.
+    """The golden vector: an image, and the probabilities that the model must give everywhere.
 
     Args:
-        image: `(H, W, 3)` uint8, of the bundle's input size.
+        image: `(H, W, 3)` uint8 of the bundle's input size.
         probabilities: `(C,)` float32.
         tolerance: By execution provider, the largest absolute difference that is accepted, at
             most `MAX_TOLERANCE`.
 
     Raises:
-        BundleError: A tolerance is none.
+        BundleError: A tolerance is no number from 0 to `MAX_TOLERANCE`.
     """
 
     image: NDArray[np.uint8]
@@ -83,22 +83,22 @@ class Metadata:
     """Everything about a bundle but its graph.
 
     Args:
-        name: The model's name.
+        name: Of the model.
         task: Multiclass or multilabel.
-        labels: In the order of the outputs; unique and not empty.
-        resize: How images are brought to the input.
+        labels: In the order of the outputs; unique, at least one.
+        resize: How images are fitted to the input.
         golden: A test that every provider must pass.
-        threshold: The least probability for a decision of a multiclass model; 0 never abstains.
+        threshold: Of a multiclass model: it abstains below this probability.
         label_thresholds: For multilabel, by label; empty for multiclass.
-        alert_labels: Labels that somebody must be told of.
-        macro_labels: Label to its coarser category; empty where there are none.
+        alert_labels: Labels that raise an alert.
+        macro_labels: The superclass of each label; empty if there are none.
         precision: `fp32`, `fp16` or `int8`.
-        data_digest: SHA-256 over the training data's files, hexadecimal.
-        limelens_version: Of the package that wrote the file.
-        card: Figures of training and evaluation and whatever else a reader wants to know; JSON.
+        data_digest: SHA-256 of the training data, hexadecimal.
+        limelens_version: That wrote the file.
+        card: Metrics of training and evaluation, and other facts for readers; JSON.
 
     Raises:
-        BundleError: A value is not what it must be, or two do not fit each other.
+        BundleError: A value is invalid, or two do not fit each other.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Metadata:
             )
 
     def _check_types(self) -> None:
-        """A file can say anything, whatever the annotations promise."""
+        """Checks types at run time: a file can hold anything."""
         texts = {
             "name": (self.name,),
             "labels": self.labels,
@@ -153,32 +153,19 @@ class Metadata:
                 raise BundleError(f"threshold {threshold!r}; expected 0 to 1")
 
     def to_props(self) -> dict[str, str]:
-        """The metadata as ONNX `metadata_props`: JSON under keys that begin with `limelens.`."""
+        """The metadata as `metadata_props`: JSON under keys that begin with `limelens.`."""
         golden = {
             "image": base64.b64encode(self.golden.image.tobytes()).decode("ascii"),
-            "shape": list(self.golden.image.shape),
+            "shape": self.golden.image.shape,
             "probabilities": [float(p) for p in self.golden.probabilities],
             "tolerance": dict(self.golden.tolerance),
         }
-        values = {
-            "format": FORMAT_VERSION,
-            "name": self.name,
-            "task": self.task.value,
-            "labels": list(self.labels),
-            "resize": {
-                "height": self.resize.height,
-                "width": self.resize.width,
-                "mode": self.resize.mode.value,
-            },
-            "threshold": self.threshold,
-            "label_thresholds": list(self.label_thresholds),
-            "alert_labels": list(self.alert_labels),
+        values = {"format": FORMAT_VERSION, **vars(self), "golden": golden}
+        values |= {
+            "resize": asdict(self.resize),
             "macro_labels": dict(self.macro_labels),
-            "precision": self.precision,
-            "data_digest": self.data_digest,
-            "version": self.limelens_version,
+            "version": values.pop("limelens_version"),
             "card": dict(self.card),
-            "golden": golden,
         }
         return {
             _PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()
@@ -192,7 +179,7 @@ class Metadata:
             props: An ONNX file's `metadata_props`.
 
         Raises:
-            BundleError: A key is missing or its value is not what it must be.
+            BundleError: A key is missing or its value is invalid.
         """
         if _PREFIX + "format" not in props:
             raise BundleError("no limelens metadata; expected a file written by `limelens export`")
@@ -206,36 +193,27 @@ class Metadata:
                 raise BundleError(
                     f"bundle format {values['format']}; this limelens reads {FORMAT_VERSION}"
                 )
-            golden = values["golden"]
+            golden, resize = values["golden"], values["resize"]
             image = np.frombuffer(base64.b64decode(golden["image"]), dtype=np.uint8)
+            as_written = ("name", "threshold", "macro_labels", "precision", "data_digest", "card")
+            lists = ("labels", "label_thresholds", "alert_labels")
+            plain: dict[str, Any] = {key: values[key] for key in as_written}
             return cls(
-                name=values["name"],
+                **plain | {key: _listed(values[key]) for key in lists},
                 task=Task(values["task"]),
-                labels=_listed(values["labels"]),
-                resize=ResizeRule(
-                    values["resize"]["height"],
-                    values["resize"]["width"],
-                    ResizeMode(values["resize"]["mode"]),
-                ),
+                resize=ResizeRule(resize["height"], resize["width"], ResizeMode(resize["mode"])),
                 golden=Golden(
                     image.reshape(golden["shape"]),
                     np.asarray(golden["probabilities"], dtype=np.float32),
                     golden["tolerance"],
                 ),
-                threshold=values["threshold"],
-                label_thresholds=_listed(values["label_thresholds"]),
-                alert_labels=_listed(values["alert_labels"]),
-                macro_labels=values["macro_labels"],
-                precision=values["precision"],
-                data_digest=values["data_digest"],
                 limelens_version=values["version"],
-                card=values["card"],
             )
         except KeyError as error:
             raise BundleError(f"the metadata lacks {_PREFIX}{error.args[0]}") from error
         except BundleError:
             raise
-        # Whatever else JSON can hold where something else is expected, nested too deeply included.
+        # JSON can hold anything, nested too deeply included.
         except Exception as error:
             raise BundleError(f"the metadata cannot be read: {error}") from error
 
@@ -247,6 +225,6 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 
 def _is_within(value: Any, most: float) -> bool:
-    """Whether it is a finite number, 0 to `most`."""
+    """Whether a value is a finite number from 0 to `most`."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and 0 <= value <= most

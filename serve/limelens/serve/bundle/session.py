@@ -211,12 +211,7 @@ class Bundle:
     def check_outputs(
         self, outputs: Sequence[str], results: Sequence[NDArray[np.float32]], count: int
     ) -> None:
-        """Refuses an output that cannot be right.
-
-        Args:
-            outputs: The names of the outputs.
-            results: Their values, in the same order.
-            count: Images in the run.
+        """Refuses impossible results of the named outputs, for a run of `count` images.
 
         Raises:
             ModelOutputError: A number is not finite, or an output has another shape.
@@ -232,12 +227,7 @@ class Bundle:
 
 
 class ExplanationRows:
-    """What makes perturbed images on a GPU; opened once, when it is first needed.
-
-    Args:
-        open_rows: Opens it for a chunk size; 0 chooses one that suits the device.
-        chunk: As for `load_bundle`.
-    """
+    """What makes perturbed images on a GPU; opened once, when it is first needed."""
 
     def __init__(self, open_rows: Callable[[int], RowRuns | None], chunk: int | None) -> None:
         self._open = open_rows

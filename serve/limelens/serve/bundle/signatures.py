@@ -1,8 +1,8 @@
-"""Who made a bundle: signs it with a private key, and checks that with the public one.
+"""Signs a bundle with a private key, and checks the signature with the public one.
 
-The signature lies beside the bundle as `model.sig`, in the form of OpenSSF's model signing; its
-own tools read it. Keys are files, nothing is asked of any other machine. It knows bytes and keys,
-and nothing of what a bundle holds.
+The signature is the file `model.sig` beside the bundle, in the format of OpenSSF's model signing,
+whose tools can read it. Keys are files; no other machine is asked. It knows bytes and keys, and
+nothing of what a bundle holds.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
     """Signs a bundle.
 
     Args:
-        path: `model.onnx`, or the folder of a version that holds it.
-        private_key: An elliptic curve's (P-256, P-384, P-521) as a PEM file without a password.
+        path: `model.onnx`, or the folder of its version.
+        private_key: PEM file without a password of an elliptic curve (P-256, P-384, P-521).
 
     Returns:
-        The signature's file.
+        The file of the signature.
 
     Raises:
         SigningError: The bundle or the key cannot be used.
@@ -59,7 +59,7 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
 
 
 def check_public_keys(public_keys: Sequence[Path]) -> None:
-    """Says at once that a key cannot be used, instead of refusing every bundle later.
+    """Checks that keys can be used, before every bundle is refused.
 
     Raises:
         SigningError: A file is no public key.
@@ -73,8 +73,8 @@ def check_signature(data: bytes, path: Path, public_keys: Sequence[Path]) -> Non
     """Checks that a bundle's bytes were signed by the owner of one of the keys.
 
     Args:
-        data: The bytes that were read of `path`: they, not what the file may have become since.
-        path: The bundle; its signature lies beside it.
+        data: The bytes that were read from `path`; the file may have changed since.
+        path: The bundle; its signature is beside it.
         public_keys: PEM files; one that fits is enough.
 
     Raises:
@@ -101,10 +101,10 @@ def check_signature(data: bytes, path: Path, public_keys: Sequence[Path]) -> Non
         for key in public_keys:
             verifier = _verifier(key)
             try:
-                # The library prints its warnings, and stdout is not ours to speak on.
+                # The library prints warnings, but stdout is reserved.
                 with contextlib.redirect_stdout(io.StringIO()):
                     verifier.verify(copy, copied)
-            # Whatever a parser may raise for a file that is no signature.
+            # A parser may raise anything for a file that is no signature.
             except Exception as error:
                 reasons.append(f"{key.name}: {first_line(error)}")
             else:

@@ -96,12 +96,7 @@ def start_decoder() -> int | None:
 
 
 def upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A view of stored pixels that stands upright.
-
-    Args:
-        stored: `(H, W, 3)` uint8.
-        orientation: As EXIF counts it, 1 to 8.
-    """
+    """An upright view of `(H, W, 3)` pixels that are stored in an EXIF orientation, 1 to 8."""
     if orientation >= 5:
         stored = stored.transpose(1, 0, 2)
     # After the transposition: 5 is done, 6 is mirrored, 7 is turned by half, 8 is flipped.

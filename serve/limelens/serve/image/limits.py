@@ -64,13 +64,7 @@ class Source:
 
 
 def allowed_s(source: Source, num_bytes: int, max_decode_s: float = MAX_DECODE_S) -> float:
-    """Seconds of CPU that decoding may take: bounds waste, and allows for what was sent.
-
-    Args:
-        source: The image.
-        num_bytes: Size of the file that was sent.
-        max_decode_s: As in `DecodeLimits`.
-    """
+    """Seconds of CPU that decoding a file of `num_bytes` may take."""
     pixels = source.height * source.width if source.is_plain else 0
     return max_decode_s + _PER_BYTE_S * num_bytes + _PER_PLAIN_PIXEL_S * pixels
 

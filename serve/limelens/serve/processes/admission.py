@@ -18,11 +18,7 @@ from limelens.serve.processes.channel import Channel
 
 
 class SharedLimiter(Limiter):
-    """The side of a worker.
-
-    Args:
-        channel: To the supervisor.
-    """
+    """The side of a worker, with a channel to the supervisor."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -52,11 +48,7 @@ class SharedLimiter(Limiter):
 
 
 class Admissions:
-    """The side of the supervisor, for one worker.
-
-    Args:
-        limiter: Shared by all workers.
-    """
+    """The side of the supervisor, for one worker; the limiter is that of all workers."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter

@@ -26,13 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class Channel:
-    """One end.
-
-    Args:
-        reader: From the other end.
-        writer: To the other end.
-        handlers: By the first word of a message.
-    """
+    """One end; it finds the handler of a message by its first word."""
 
     def __init__(
         self,

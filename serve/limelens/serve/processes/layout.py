@@ -38,14 +38,8 @@ def usable_cores() -> int:
 
 
 def default_processes(listen: str, device: str, num_threads: int | None) -> int:
-    """How many processes serve by default.
-
-    Args:
-        listen: The address; a socket of the file system has one listener.
-        device: As in `ServerConfig`.
-        num_threads: Of all processes together; None is one for each core.
-    """
-    if sys.platform != "linux" or is_unix(listen):
+    """How many processes serve by default, with so many threads in all (None: one a core)."""
+    if sys.platform != "linux" or is_unix(listen):  # a socket file has one listener
         return 1
     devices, cores = parse_devices(device), num_threads or usable_cores()
     if devices[0].startswith("cuda") or (devices == ("auto",) and _may_have_cuda()):
@@ -54,12 +48,7 @@ def default_processes(listen: str, device: str, num_threads: int | None) -> int:
 
 
 def share_of(config: ServerConfig, number: int) -> ServerConfig:
-    """The configuration of one process.
-
-    Args:
-        config: Of all processes together.
-        number: Of the process, from 1.
-    """
+    """The share of one process, numbered from 1, of the configuration of all."""
     count, devices = config.processes, parse_devices(config.device)
     threads = num_threads_of(config)
     service = config.service

@@ -30,12 +30,7 @@ _OF_ALL: Final = (
 
 
 def count_into(folder: Path, number: int) -> None:
-    """Has metrics that this process creates from now on count into files.
-
-    Args:
-        folder: Of the files.
-        number: Of the worker; a replacement has the same and counts on.
-    """
+    """Has metrics that this process creates from now on count into files of its number."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 

@@ -135,10 +135,7 @@ class Supervisor:
         self._recording = ThreadPoolExecutor(1, "limelens-results")
 
     async def run(self, announce: Callable[[str], Any]) -> None:
-        """Serves until it is told to stop.
-
-        Args:
-            announce: Called with the ready line.
+        """Serves until it is told to stop; announces the ready line.
 
         Raises:
             LimelensError: It could not start.

@@ -26,13 +26,7 @@ ACT_S: Final = 15.0
 
 
 class WorkerProcess:
-    """A worker that was started.
-
-    Args:
-        assignment: Its first message.
-        process: The process.
-        channel: The channel to it.
-    """
+    """A worker that was started."""
 
     def __init__(
         self, assignment: Assignment, process: asyncio.subprocess.Process, channel: Channel

@@ -40,12 +40,7 @@ class Canaries:
             return frozenset(self._canaries)
 
     def begin(self, bundle: Bundle, predecessor: ModelVersion) -> None:
-        """Makes a version a canary.
-
-        Args:
-            bundle: The version that takes over.
-            predecessor: The version that served so far.
-        """
+        """Makes a version that takes over from `predecessor` a canary."""
         with self._lock:
             self._canaries[bundle] = _Canary(predecessor)
 
@@ -62,11 +57,7 @@ class Canaries:
                 del self._canaries[bundle]
 
     def record(self, bundle: Bundle, *, ok: bool) -> ModelVersion | None:
-        """Counts one result.
-
-        Args:
-            bundle: The model that ran.
-            ok: Whether its output was usable.
+        """Counts one result, usable or not.
 
         Returns:
             The version to roll back to if this one has failed too often; else None.

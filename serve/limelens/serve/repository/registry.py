@@ -40,12 +40,7 @@ class ModelRegistry(abc.ABC):
 
     @abc.abstractmethod
     def record(self, bundle: Bundle, *, ok: bool) -> None:
-        """Counts one result, so that a version that fails is rolled back.
-
-        Args:
-            bundle: The model that ran.
-            ok: Whether its output was usable.
-        """
+        """Counts one result, usable or not, so that a version that fails is rolled back."""
 
     @property
     def served(self) -> tuple[ModelVersion, ...]:
@@ -121,13 +116,7 @@ class ModelRegistry(abc.ABC):
 
 
 def ready_line(address: str, models: ModelRegistry, processes: int = 1) -> str:
-    """What is served, where and on what, in one line.
-
-    Args:
-        address: Where the server listens.
-        models: What it serves; the threads are those of all processes.
-        processes: How many listen there.
-    """
+    """What is served, where and on what, in one line."""
     names = ", ".join(f"{one.name} {one.version}" for one in models.served)
     bundles = [one.bundle for one in models.served]
     devices = {

@@ -72,10 +72,7 @@ class Quiet:
 def watcher_for(repository: Repository, reload: Reload, reload_s: float) -> Watcher | None:
     """A watcher that is not started yet; None if `reload` is `off`.
 
-    Args:
-        repository: What it scans.
-        reload: When to scan.
-        reload_s: Seconds between scans of `watch`; 0 scans on request only.
+    `reload_s` are the seconds between scans of `watch`; 0 scans on request only.
     """
     if reload == "off":
         return None

@@ -74,12 +74,9 @@ class ModelScan:
             self.stamps[rejected.version] = stamp
 
     def check_whole(self, name: str, problem: str, is_quiet: Callable[[Stamp], bool]) -> None:
-        """Rejects the model as a whole for a problem, or accepts it once there is none.
+        """Rejects the model as a whole for a problem, or accepts it once that is empty.
 
-        Args:
-            name: Of the model.
-            problem: What is wrong with its folder; empty if nothing is.
-            is_quiet: Whether the problem has lasted for a while: folders are copied before files.
+        A problem must have lasted for a while: folders are copied before their files.
         """
         known = self.rejected.get(WHOLE)
         if not problem:

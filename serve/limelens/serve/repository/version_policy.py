@@ -26,12 +26,7 @@ class VersionPolicy:
     pinned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def candidates(self, name: str, found: Iterable[int]) -> list[int]:
-        """The versions of a model that may be loaded, best first.
-
-        Args:
-            name: Of the model.
-            found: The versions in the folder. Pinned ones are wanted even if they are missing.
-        """
+        """The versions of a model that may be loaded, best first; pinned ones even if missing."""
         return sorted(self.pinned.get(name, found), reverse=True)
 
     def is_enough(self, name: str, count: int) -> bool:

@@ -5,17 +5,12 @@ So its result is the same, byte for byte, whatever else runs, and nothing waits 
 
 from __future__ import annotations
 
-import logging
 import time
 
 import numpy as np
 
-from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
-from limelens.serve.errors import OverloadedError
 from limelens.serve.scheduling.engine import Engine, WorkItem
 from limelens.serve.scheduling.inference import InferenceResult
-
-_log = logging.getLogger(__name__)
 
 
 class CpuEngine(Engine):
@@ -33,12 +28,9 @@ class CpuEngine(Engine):
             result = _result(item)
         # No output of a model may end the thread that ran it.
         except Exception as error:
-            if is_out_of_memory(error):
-                _log.error("there is no memory left for one image: %s", error)
-                error = OverloadedError("the device has no memory left", 1.0)
-            self._fail_run(item, error)
-            return
-        self._finish([item], [result])
+            self._fail_run([item], error)
+        else:
+            self._finish([item], [result])
 
 
 def _result(item: WorkItem) -> InferenceResult:

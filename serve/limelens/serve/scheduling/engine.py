@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
 from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
 from limelens.serve.scheduling.idle_threads import IdleThreads
 from limelens.serve.scheduling.inference import (
@@ -371,13 +372,18 @@ class Engine(ABC):
         for loop in {request.future.get_loop() for request in done}:
             _settle(loop, [request for request in done if request.future.get_loop() is loop])
 
-    def _fail_run(self, item: WorkItem, error: Exception, batch_size: int = 1) -> None:
-        """Ends an item for which a run failed."""
-        with self._lock:
-            self._run += 1
-            self._not_finite += isinstance(error, ModelOutputError)
-        self._report(item, InferenceStatus.FAILED, batch_size=batch_size, error=error)
-        self._fail(item.request, error)
+    def _fail_run(self, items: Sequence[WorkItem], error: Exception, batch_size: int = 0) -> None:
+        """Ends the items for which a run, by default of just these, failed."""
+        if is_out_of_memory(error):
+            _log.error("the device has no memory left for %d images: %s", len(items), error)
+            error = OverloadedError("the device has no memory left", 1.0)
+        for item in items:
+            with self._lock:
+                self._run += 1
+                self._not_finite += isinstance(error, ModelOutputError)
+            size = batch_size or len(items)
+            self._report(item, InferenceStatus.FAILED, batch_size=size, error=error)
+            self._fail(item.request, error)
 
     def _fail(self, request: QueuedRequest, error: Exception) -> None:
         with self._lock:

@@ -199,11 +199,7 @@ class GpuEngine(Engine):
             run_s = time.monotonic() - began
         # A runtime may raise anything.
         except Exception as error:
-            if is_out_of_memory(error):
-                _log.error("the device has no memory left for %d images: %s", len(items), error)
-                error = OverloadedError("the device has no memory left", 1.0)
-            for item in items:
-                self._fail_run(item, error, len(items))
+            self._fail_run(items, error)
             return
         self._hand_out(batch.bundle, items, outputs, results, began, run_s)
 
@@ -249,7 +245,7 @@ class GpuEngine(Engine):
             try:
                 bundle.check_outputs(outputs, [values[row : row + 1] for values in results], 1)
             except ModelOutputError as error:
-                self._fail_run(item, error, len(items))
+                self._fail_run([item], error, len(items))
             else:
                 rows.append(row)
         return rows

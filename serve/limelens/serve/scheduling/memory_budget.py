@@ -27,11 +27,7 @@ class Budget:
 
     @contextmanager
     def holding(self, count: int, *, beside: int = 0) -> Iterator[None]:
-        """Holds bytes for as long as the context lasts.
-
-        Args:
-            count: How many.
-            beside: How many the same request already holds.
+        """Holds bytes for as long as the context lasts; the request already holds `beside`.
 
         Raises:
             OverloadedError: They do not fit.

@@ -1,1 +1,8 @@
-"""How a session is run: prepared batch sizes, the thread of a GPU, perturbation on the device."""
+"""How sessions run on a GPU.
+
+batch_sizes     a model at prepared batch sizes
+perturbing      perturbed images that are made on the device
+  prepared      runs of a session at one shape
+  pinned        page-locked memory
+device_thread   the one thread that talks to a GPU
+"""

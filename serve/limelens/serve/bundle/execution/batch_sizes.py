@@ -1,7 +1,7 @@
-"""A model on a GPU, run only in batches of sizes that were prepared.
+"""A model on a GPU, run only at batch sizes that were prepared.
 
-Images are padded up to the next prepared size, and rows that are padding never leave this module.
-It knows images and outputs, and nothing of requests, labels or who waits.
+It pads images to the next prepared size, and rows of padding never leave this module. It knows
+images and outputs, and nothing of requests, labels or callers.
 """
 
 from __future__ import annotations
@@ -27,43 +27,30 @@ from limelens.serve.errors import LimelensError
 
 INPUT: Final = "images"
 MAX_BATCH_SIZE: Final = 64
-"""Images of requests in one run, unless the operator says otherwise."""
+"""Images of requests in one run, by default."""
 _NUM_STAGINGS: Final = 4
 _log = logging.getLogger(__name__)
 
 preparing: Final = threading.RLock()
-"""Held while sessions are opened, planned and captured: memory allocated by another thread would
-break a capture."""
+"""Held while sessions are opened, planned and captured: another thread's allocations break a
+capture."""
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """The sizes that are prepared: 1, 2, 4 … and the largest.
-
-    Args:
-        largest: 1 or more.
-    """
+    """The sizes that are prepared: 1, 2, 4 … and the largest, which is 1 or more."""
     sizes = [1 << power for power in range(largest.bit_length()) if 1 << power < largest]
     return [*sizes, largest]
 
 
 def first_sizes(largest: int) -> list[int]:
-    """The few of these sizes that are enough to begin with: the others make small batches faster.
-
-    Args:
-        largest: 1 or more.
-    """
+    """A few of these sizes, enough to start with; the others make small batches faster."""
     sizes = batch_sizes(largest)
     return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedSession:
-    """A session and how it runs.
-
-    Args:
-        session: The `onnxruntime.InferenceSession`.
-        no_graph_reason: Why its runs cannot be CUDA graphs; empty where they can.
-    """
+    """An onnxruntime session, and why its runs cannot be CUDA graphs; empty if they can."""
 
     session: Any = field(repr=False)
     no_graph_reason: str = ""
@@ -80,10 +67,10 @@ class _Opened:
 
 
 class BatchRuns:
-    """A session's runs at prepared batch sizes; any thread may call.
+    """Runs of a model at prepared batch sizes; any thread may call.
 
-    Where runs cannot be CUDA graphs, each size gets a session of its own, for a session that
-    changes sizes plans anew each time.
+    If runs cannot be CUDA graphs, each size gets a session of its own: a session that changes sizes
+    plans anew each time.
 
     Args:
         open_session: Opens a session of the model.
@@ -118,7 +105,7 @@ class BatchRuns:
 
     @property
     def no_graph_reason(self) -> str:
-        """Why runs are no CUDA graphs; empty where they are."""
+        """Why runs are no CUDA graphs; empty if they are."""
         return self._opened.no_graph_reason
 
     @property
@@ -127,7 +114,7 @@ class BatchRuns:
         return self._opened.sizes
 
     def borrow_staging(self) -> NDArray[np.uint8]:
-        """Page-locked `(size, H, W, 3)` memory for the images of one batch; to be given back."""
+        """Page-locked `(size, H, W, 3)` uint8 memory for one batch, until `return_staging`."""
         with contextlib.suppress(IndexError):
             staging = self._stagings.pop()
             if len(staging) >= self.sizes[-1]:
@@ -135,38 +122,33 @@ class BatchRuns:
         return self.thread.call(self._new_staging)
 
     def return_staging(self, staging: NDArray[np.uint8]) -> None:
-        """Takes back what was borrowed."""
+        """Takes back borrowed memory."""
         self._stagings.append(staging)
 
     def _new_staging(self) -> NDArray[np.uint8]:
         return pinned_empty((self.sizes[-1], *self._input_size, 3))
 
     def prepare_all(self, sizes: Sequence[int]) -> None:
-        """Makes sizes ready, small ones first.
+        """Prepares batch sizes, given in ascending order.
 
-        What does not fit the device's memory is left out: larger batches are run in parts.
-
-        Args:
-            sizes: Images in a batch, ascending.
+        Sizes that do not fit the device's memory are left out: larger batches run in parts.
 
         Raises:
-            Exception: Whatever the runtime raises for the smallest size, or not for lack of memory.
+            Exception: Any error of the runtime for the smallest size; for others, any but a lack of
+                memory.
         """
         with preparing:
             self._prepare_all(self._opened, sizes)
-            # So that the first batches need not wait for the device to make them.
+            # The first batches need not wait for the device to allocate them.
             if not self._stagings:
                 self._stagings = self.thread.call(
                     lambda: [self._new_staging() for _ in range(_NUM_STAGINGS)]
                 )
 
     def rebuild(self, failed_size: int) -> None:
-        """Opens the session anew, after the device had no memory left for a batch.
+        """Opens the session anew, after the device had no memory for a batch of `failed_size`.
 
-        Sizes from that on are given up at once; the new session takes over when it is ready.
-
-        Args:
-            failed_size: The size of the batch that did not fit.
+        That size and larger ones are dropped at once; the new session takes over when it is ready.
         """
 
         def work() -> None:
@@ -176,7 +158,7 @@ class BatchRuns:
                     self._prepare_all(fresh, batch_sizes(max(1, failed_size // 2)))
                     self.thread.call(lambda: self._take(fresh))
                 _log.warning("a session was rebuilt; at most %d images a run", fresh.sizes[-1])
-            # What serves goes on as it is.
+            # The old session goes on.
             except Exception:
                 _log.exception("a session could not be rebuilt")
             finally:
@@ -189,19 +171,15 @@ class BatchRuns:
             threading.Thread(target=work, name="limelens-rebuild", daemon=True).start()
 
     def seconds(self, size: int, rounds: int = 5) -> float:
-        """How long a run of a prepared size takes at best, in seconds."""
+        """The shortest of several runs of a prepared size, in seconds."""
         run = self._opened.runs[size]
         return self.thread.call(lambda: min(timed(run.run) for _ in range(rounds)))
 
     def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """As `session.run(outputs, {"images": images})`; waits for the device.
-
-        Args:
-            outputs: Names.
-            images: `(N, H, W, 3)` uint8, any N.
+        """Runs `(N, H, W, 3)` uint8 images, any N, and waits for the device.
 
         Returns:
-            One `(N, …)` float32 array for each output.
+            For each name in `outputs`, an `(N, …)` float32 array.
         """
         most = self.sizes[-1]
         parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
@@ -215,12 +193,12 @@ class BatchRuns:
     def run_staged(
         self, outputs: Sequence[str], staged: NDArray[np.uint8], count: int
     ) -> list[NDArray[np.float32]]:
-        """The same for images that lie in borrowed memory; on the device's thread.
+        """Runs the first `count` images in borrowed memory; called in the device's thread.
 
         Args:
             outputs: Names.
-            staged: What `borrow_staging` gave; rows from `count` on may hold anything.
-            count: How many of its rows are images, at most the largest size.
+            staged: What `borrow_staging` returned.
+            count: At most the largest prepared size.
         """
         self._is_used = True
         opened = self._opened
@@ -264,7 +242,7 @@ class BatchRuns:
         graph_id = None if opened.no_graph_reason else size
         run = PreparedRun(session, {INPUT: images}, self._place, graph_id)
         if self._is_used and opened is self._opened:
-            # Runs of one session share memory on the device, so none may go beside another.
+            # Runs of one session share memory on the device, so they must not overlap.
             self.thread.call(run.plan)
         else:
             run.plan()
@@ -293,7 +271,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def free_on(thread: DeviceThread, owner: object, held: list[Any]) -> None:
-    """Frees what an object holds on the device's thread, where nothing is captured meanwhile."""
+    """Frees in the device's thread, where no capture can be disturbed, what an object held."""
 
     def free() -> None:
         thread.submit(held.clear, Urgency.CHUNK)

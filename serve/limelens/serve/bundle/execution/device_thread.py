@@ -1,9 +1,9 @@
 """The one thread that talks to a GPU.
 
 onnxruntime keeps a CUDA graph with the thread that captured it, so each device has one thread that
-captures and replays all graphs. Whoever needs the device hands over a small piece of work; the
-most urgent goes next, one at a time. The thread holds the device only while it runs a piece, never
-while somebody prepares or reads one. It knows order and time, and nothing of sessions or images.
+captures and replays all graphs. Callers submit short pieces of work, which run one at a time, the
+most urgent first. Inputs are prepared, and results used, in the callers' threads, so that the
+device does not wait for them. It knows order and time, and nothing of sessions or images.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 PATIENCE_S: Final = 0.1
-"""How long a chunk of an explanation lets others go first, in seconds."""
+"""How long a chunk of an explanation waits for requests, in seconds."""
 
 
 class Urgency(IntEnum):
-    """What goes first."""
+    """What runs first."""
 
     REQUEST = 0
-    """Somebody waits for a decision."""
+    """A caller waits for a decision."""
     CHUNK = 1
-    """A chunk of an explanation: goes when nothing else waits, or after `PATIENCE_S`."""
+    """A chunk of an explanation: runs when no request waits, or after `PATIENCE_S`."""
 
 
 class _Work(Generic[T]):
-    """A piece of work and what came of it."""
+    """A piece of work and its result."""
 
     __slots__ = ("_done", "_error", "_function", "_result", "queued_at")
 
@@ -47,7 +47,7 @@ class _Work(Generic[T]):
         function, self._function = self._function, None
         try:
             self._result = function() if function is not None else None
-        # Whatever it is, it belongs to the caller.
+        # Any error is raised in the caller.
         except BaseException as error:
             self._error = error
         finally:
@@ -60,7 +60,7 @@ class _Work(Generic[T]):
             try:
                 raise error
             finally:
-                del error  # the traceback holds this frame: without it nothing holds the error
+                del error  # breaks the cycle of the traceback, this frame and the error
         return self._result  # type: ignore[return-value]
 
 
@@ -68,8 +68,8 @@ class DeviceThread:
     """Runs pieces of work on one thread of its own, the most urgent first.
 
     Args:
-        name: Of the device, for the thread's name.
-        patience_s: How long a chunk lets others go first, in seconds.
+        name: Of the device, and of the thread.
+        patience_s: How long a chunk waits for requests, in seconds.
     """
 
     def __init__(self, name: str, *, patience_s: float = PATIENCE_S) -> None:
@@ -91,10 +91,10 @@ class DeviceThread:
 
         Args:
             function: The work; should be short.
-            urgency: What goes first; pieces of one urgency run in the order they came.
+            urgency: Pieces of the same urgency run in the order of submission.
 
         Returns:
-            Its `wait()` gives what the function returned, or raises what it raised.
+            `wait()` returns what the function returned, or raises what it raised.
         """
         work = _Work(function)
         with self._arrived:
@@ -104,12 +104,7 @@ class DeviceThread:
         return work
 
     def call(self, function: Callable[[], T], urgency: Urgency = Urgency.REQUEST) -> T:
-        """Runs a piece of work and waits for it; on the thread itself, at once.
-
-        Args:
-            function: As for `submit`.
-            urgency: As for `submit`.
-        """
+        """Submits a piece of work and waits for it; runs it at once if called in this thread."""
         if self.is_current:
             return function()
         return self.submit(function, urgency).wait()
@@ -141,11 +136,7 @@ _starting: Final = threading.Lock()
 
 
 def device_thread(name: str) -> DeviceThread:
-    """The thread of a device, the same one for everybody in this process.
-
-    Args:
-        name: Such as `cuda:0`.
-    """
+    """The only thread of a device, such as `cuda:0`, in this process."""
     with _starting:
         found = _threads.get(name)
         if found is None:

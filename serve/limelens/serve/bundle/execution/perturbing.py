@@ -1,10 +1,10 @@
-"""A bundle that makes the perturbed images of an explanation on its own device.
+"""Makes the perturbed images of an explanation on the device of the bundle.
 
-Four nodes before the model pick each pixel from the image or from what hides it, so that rows of
-a few bytes travel to the device and not images. Derived in memory from the bytes that were
-checked; nothing but `images` changes. Rows are run in chunks of one size, chosen once, so that the
-same rows give the same answer whatever else runs. It knows graphs and prepared runs, and nothing
-of explanations or requests.
+Four nodes before the model take each pixel from the image or from what hides it, which avoids
+transferring images: a row of a few bytes stands for one. The graph is derived in memory from the
+checked bytes; only the input `images` changes. Rows run in chunks of one size, chosen once, so that
+the same rows give the same numbers whatever else runs. It knows graphs and prepared runs, and
+nothing of explanations or requests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from limelens.serve.bundle.metadata import Metadata
 from limelens.serve.errors import BundleError, ModelOutputError
 
 _OWN: Final = "limelens_"
-"""Begins every name that is added; the exporter's names do not."""
+"""Prefix of every added name; no name of the exporter begins so."""
 _VISIBLE: Final = _OWN + "visible"
 _COLUMNS: Final = _OWN + "columns"
 _IMAGE: Final = _OWN + "image"
@@ -36,32 +36,32 @@ _PLACES: Final = _OWN + "places"
 _CORNERS: Final = _OWN + "corners"
 
 RowModel = Callable[[NDArray[np.bool_], "NDArray[np.intp] | None"], NDArray[np.float32]]
-"""`(B, K)` bool and `(B, 2)` corners of windows, or None -> `(B, C)` probabilities."""
+"""`(B, K)` bool rows, and `(B, 2)` corners of windows or None -> `(B, C)` probabilities."""
 PreparePerturbed = Callable[[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.intp]], RowModel]
 """See `RowRuns.prepare_rows`."""
 CHUNK_S: Final = 0.008
-"""How long a chunk of an explanation may take, in seconds: others wait that long at most."""
+"""How long a chunk may take, in seconds: requests wait that long at most."""
 CHUNKS: Final = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Chunk sizes to choose from; even, so that pairs of samples stay together."""
 NUM_COLUMNS: Final = (64, 512, 4097)
-"""Columns that rows are padded to; one more than the most segments that fit."""
+"""Rows are padded to so many columns; each fits one segment less."""
 CANVAS_SCALE: Final = 16
-"""Most pixels of a canvas, in images."""
+"""A canvas has at most the pixels of so many images."""
 _HOPE: Final = 1.6
-"""Images that are made on the device take less time than the estimate, which copies them."""
+"""Tries chunks that take longer by estimate: the estimate includes copies of the images."""
 _ROUNDS: Final = 5
 
 
 def with_perturbation(data: bytes, height: int, width: int) -> bytes:
-    """The graph of a bundle, with rows of segments in place of `images`.
+    """Derives a graph that takes rows of segments in place of `images`.
 
     Its inputs are `visible` `(N, K + 1)` bool, the last column true; `columns` `(H, W, 1)` int32,
     each pixel's column; `image` `(1, H, W, 3)` uint8; `canvas` `(P, 3)` uint8, flat; `places`
-    `(1, H, W)` int32, where in the canvas each pixel of a window lies; `corners` `(N, 1, 1)`
-    int32, where the window of each sample begins. All of them begin with `limelens_`.
+    `(1, H, W)` int32, the place in the canvas of each pixel of a window; `corners` `(N, 1, 1)`
+    int32, the start of each sample's window. Their names begin with `limelens_`.
 
     Args:
-        data: A bundle's bytes, checked.
+        data: The checked bytes of a bundle.
         height: Of its input.
         width: Of its input.
     """
@@ -91,7 +91,7 @@ def with_perturbation(data: bytes, height: int, width: int) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Shared:
-    """What all samples of one explanation share, as the graph's inputs."""
+    """The inputs of the graph that all samples of one explanation share."""
 
     image: NDArray[np.uint8]
     canvas: NDArray[np.uint8]
@@ -100,13 +100,13 @@ class _Shared:
 
 
 class RowRuns:
-    """Runs over a graph of `with_perturbation`, at one chunk size and a few numbers of columns.
+    """Runs of a graph of `with_perturbation`, at one chunk size and a few numbers of columns.
 
-    Any thread may call. Explanations share the memory on the device: what differs between two of
-    them is copied there again when they alternate.
+    Any thread may call. Explanations share memory on the device: their shared inputs are copied
+    again whenever two of them alternate.
 
     Args:
-        name: The model's, for errors.
+        name: Of the model, for errors.
         open_session: Opens a session of the derived graph.
         input_size: Height and width of the model's input, in pixels.
         thread: Of the device.
@@ -146,14 +146,10 @@ class RowRuns:
         free_on(thread, self, self._held)
 
     def prepare(self, chunk: int, most_s: float) -> bool:
-        """Makes runs of a chunk size ready, in place of those before.
-
-        Args:
-            chunk: Rows in a run.
-            most_s: A run that takes longer is given up, in seconds.
+        """Prepares runs of a chunk size, in place of earlier ones.
 
         Returns:
-            Whether they are ready.
+            Whether they are ready; not if a run takes longer than `most_s` seconds.
         """
         self.chunk = chunk
         self._runs.clear()
@@ -191,15 +187,15 @@ class RowRuns:
         canvas: NDArray[np.uint8],
         columns: NDArray[np.intp],
     ) -> RowModel:
-        """Prepares what all samples of an explanation share.
+        """Prepares the inputs that all samples of an explanation share.
 
         Args:
-            image: `(H, W, 3)`.
-            canvas: `(H', W', 3)`, of the image's size or larger, at most `CANVAS_SCALE` times.
-            columns: `(H, W)`, K where nothing hides the pixel.
+            image: `(H, W, 3)` uint8.
+            canvas: `(H', W', 3)` uint8, of the image's size to `CANVAS_SCALE` times its pixels.
+            columns: `(H, W)`, 0 to K; K is never hidden.
 
         Returns:
-            The model of rows; may be called from several threads.
+            The model of rows; any thread may call it.
         """
         height, width = self._input_size
         if image.shape != (height, width, 3):
@@ -280,18 +276,16 @@ def open_row_runs(
     estimate_s: Callable[[int], float],
     chunk: int = 0,
 ) -> RowRuns:
-    """Runs that make images themselves, proved to give the bundle's answers.
-
-    The chunk is the largest size of which a run takes less than `CHUNK_S`.
+    """Opens runs of a derived graph, and proves that they meet the golden vector.
 
     Args:
-        metadata: The bundle's.
+        metadata: Of the bundle.
         open_session: Opens a session of the derived graph.
         thread: Of the device.
         place: Where tensors are kept.
         tolerance: How far the golden vector may be missed.
-        estimate_s: About how long a batch of that size takes, in seconds.
-        chunk: The chunk size; 0 chooses it.
+        estimate_s: Estimates, in seconds, how long a batch of some size takes.
+        chunk: The chunk size; 0 chooses the largest whose run takes less than `CHUNK_S`.
 
     Raises:
         BundleError: The derived graph cannot be run, or misses the golden vector.
@@ -308,7 +302,7 @@ def open_row_runs(
             everything = np.zeros(golden.image.shape[:2], dtype=np.intp)
             of_rows = runs.prepare_rows(golden.image, np.zeros_like(golden.image), everything)
             found = of_rows(np.ones((1, 1), dtype=np.bool_), None)
-        # Whatever a runtime may raise for a graph that it could load and cannot run.
+        # A runtime may raise anything for a graph that it cannot run.
         except Exception as error:
             raise BundleError(
                 f"{metadata.name}: its perturbing graph cannot be run: {error}"
@@ -322,7 +316,7 @@ def open_row_runs(
 
 
 def _nothing_hidden(input_size: tuple[int, int]) -> _Shared:
-    """Inputs whose every index is within its bounds."""
+    """Shared inputs whose indices are all within bounds."""
     height, width = input_size
     return _Shared(
         np.zeros((1, height, width, 3), np.uint8),

@@ -1,6 +1,6 @@
 """Page-locked memory, from which a GPU copies at full speed.
 
-It knows CUDA's runtime library and arrays, and nothing of what they hold.
+It knows arrays and the runtime library of CUDA, and nothing of what the arrays hold.
 """
 
 from __future__ import annotations
@@ -18,13 +18,9 @@ _log = logging.getLogger(__name__)
 
 
 def pinned_empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
-    """An array in page-locked memory; in plain memory, which copies slower, where CUDA has none.
+    """An array in page-locked memory, or in plain memory if CUDA has none.
 
-    The pages are unlocked when the array is gone.
-
-    Args:
-        shape: Of the array.
-        dtype: Of its elements.
+    The pages are unlocked when the array is freed.
     """
     array: NDArray[Any] = np.empty(shape, dtype)
     runtime = _runtime()
@@ -37,7 +33,7 @@ def pinned_empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
     if code:
         _log.info("memory could not be page-locked (CUDA error %d)", code)
         return array
-    # At exit the process gives its memory back anyway, and modules may be gone already.
+    # At exit the memory is freed anyway, and modules may be gone already.
     weakref.finalize(array, _unlock, runtime, address).atexit = False
     return array
 

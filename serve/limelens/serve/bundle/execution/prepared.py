@@ -1,10 +1,10 @@
-"""Runs of a session at shapes that were prepared: what a GPU needs to be fast.
+"""Runs of a session at prepared shapes, which a GPU needs to be fast.
 
-Whenever the shape of its input changes, onnxruntime's CUDA provider plans every convolution anew,
-which takes as long as hundreds of runs. So a session here only ever runs at a few shapes, each
-with memory on the device that stays where it is and, where the whole graph is on the device, with
-a CUDA graph that replays the run. Everything here is called on the device's thread, but for
-`plan`. It knows onnxruntime's bindings and nothing of what the numbers mean.
+Whenever the shape of an input changes, onnxruntime's CUDA provider plans every convolution anew,
+which takes as long as hundreds of runs. So a session runs only at a few shapes. Each has fixed
+memory on the device and, if the whole graph is on the device, a CUDA graph that replays the run.
+All but `plan` is called in the device's thread. It knows onnxruntime's bindings, and nothing of
+what the numbers mean.
 """
 
 from __future__ import annotations
@@ -17,23 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NO_GRAPH: Final = -1
-"""onnxruntime neither captures nor replays a run of this graph id."""
+"""With this graph id onnxruntime neither captures nor replays."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a session keeps its tensors.
-
-    Args:
-        kind: onnxruntime's name of the device, `cuda` or `cpu`.
-        index: Which of several.
-    """
+    """Where a session keeps its tensors: `cuda` or `cpu`, and which of several."""
 
     kind: str = "cuda"
     index: int = 0
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        """An `OrtValue` of that shape; its contents are arbitrary."""
+        """An `OrtValue` with arbitrary contents."""
         from onnxruntime import OrtValue
 
         return OrtValue.ortvalue_from_shape_and_type(
@@ -46,10 +41,9 @@ class PreparedRun:
 
     Args:
         session: The `onnxruntime.InferenceSession`.
-        inputs: An `OrtValue` for each of its inputs.
+        inputs: An `OrtValue` for each input.
         place: Where outputs are kept.
-        graph_id: By which onnxruntime knows the CUDA graph; another for each shape of a session.
-            None runs without.
+        graph_id: Of the CUDA graph in onnxruntime, unique within a session; None runs without one.
     """
 
     def __init__(
@@ -66,8 +60,8 @@ class PreparedRun:
     def plan(self) -> None:
         """Plans the convolutions for this shape, which takes long.
 
-        Nothing else may run the session meanwhile: of a session that is in use, on the device's
-        thread; of another, elsewhere, so that the thread is free.
+        Nothing else may run the session meanwhile. So call it in the device's thread if the session
+        is in use, else in another thread, which leaves the device's thread free.
         """
         binding = self._session.io_binding()
         for name, value in self._inputs.items():
@@ -80,7 +74,7 @@ class PreparedRun:
             self._outputs[name] = self._place.empty(value.shape(), np.float32)
 
     def capture(self) -> None:
-        """Binds the outputs to memory that stays, and captures the graph; short after `plan`."""
+        """Binds the outputs to fixed memory and captures the graph; quick after `plan`."""
         binding = self._session.io_binding()
         for name, value in self._inputs.items():
             binding.bind_ortvalue_input(name, value)
@@ -91,26 +85,16 @@ class PreparedRun:
         self.run()
 
     def write(self, name: str, array: NDArray[Any]) -> None:
-        """Copies an input to the device.
-
-        Args:
-            name: Of the input.
-            array: Of the prepared shape and dtype, contiguous.
-        """
+        """Copies a contiguous array of the prepared shape and dtype to an input."""
         self._inputs[name].update_inplace(array)
 
     def run(self) -> None:
-        """Runs the session on what was written; returns when the device is done."""
+        """Runs the session on the inputs; returns when the device is done."""
         self._session.run_with_iobinding(self._binding, self._options)
 
     def read(self, name: str, count: int) -> NDArray[np.float32]:
-        """Copies an output from the device.
-
-        Args:
-            name: Of the output.
-            count: How many of its rows are wanted, the first ones.
-        """
-        # What `numpy` gives is a copy on a GPU, and the memory itself on the CPU.
+        """Copies the first `count` rows of an output from the device."""
+        # `numpy` returns a copy on a GPU, and the memory itself on the CPU.
         found: NDArray[np.float32] = self._outputs[name].numpy()[:count].copy()
         return found
 
