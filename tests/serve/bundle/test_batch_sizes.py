@@ -104,7 +104,7 @@ def test_sizes_that_are_added_in_service_never_run_beside_another_run(model: Pat
     class SlowPlan(StrictSession):
         def run_with_iobinding(self, binding: Any, options: Any) -> None:
             if not binding.outputs:
-                with self.running:  # so long that others come meanwhile
+                with self.running:  # long enough for others to come meanwhile
                     time.sleep(0.05)
             super().run_with_iobinding(binding, options)
 
@@ -113,21 +113,20 @@ def test_sizes_that_are_added_in_service_never_run_beside_another_run(model: Pat
     bundle.runs.prepare_all([8])
     images = random_images(3)
     expected = load_bundle(model, "cpu").predict(images)
-    ended = threading.Event()
+    began, ended = threading.Event(), threading.Event()
 
     def calls() -> int:
         count = 0
         while not ended.is_set():
             np.testing.assert_allclose(bundle.predict(images), expected, atol=1e-5)
             count += 1
+            began.set()
         return count
 
     with ThreadPoolExecutor(2) as pool:
         serving = [pool.submit(calls) for _ in range(2)]
-        until = time.monotonic() + 20
-        while not bundle.runs._is_used and time.monotonic() < until:
-            time.sleep(0.001)
         try:
+            assert began.wait(20)
             bundle.prepare()
         finally:
             ended.set()

@@ -31,7 +31,7 @@ def refused(tmp_path: Path, model: onnx.ModelProto | bytes, words: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_a_bundle_answers(one_model: Path, bundles: Any) -> None:
+def test_a_bundle_gives_probabilities(one_model: Path, bundles: Any) -> None:
     bundle = load_bundle(one_model / "colours" / "1", "cpu")
     assert (bundle.name, bundle.version, bundle.task) == ("colours", 1, Task.MULTICLASS)
     assert bundle.input_size == (32, 32)
@@ -98,7 +98,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "model.onnx"
-    os.mkfifo(pipe)  # whoever reads it waits for a writer that never comes
+    os.mkfifo(pipe)  # reading it waits for a writer that never comes
     with pytest.raises(BundleError, match="no regular file"):
         load_bundle(pipe)
 
@@ -114,7 +114,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, one_model: Path) -> None:
         refused(tmp_path, whole[: int(len(whole) * share)], r"model\.onnx: ")
 
 
-def test_a_model_of_somebody_else_is_refused(tmp_path: Path, bundles: Any) -> None:
+def test_a_model_of_another_maker_is_refused(tmp_path: Path, bundles: Any) -> None:
     model = bundles.model(bundles.metadata())
     del model.metadata_props[:]
     refused(tmp_path, model, "no limelens metadata")

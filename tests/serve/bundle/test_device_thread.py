@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import gc
 import threading
-import time
 import weakref
 
 import pytest
+from tests.waiting import until
 
 from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency, device_thread
 
 
 class Hold:
-    """Keeps a device's thread busy until told to let go."""
+    """Keeps a device's thread busy until it is released."""
 
     def __init__(self, thread: DeviceThread) -> None:
         self.go_on, entered = threading.Event(), threading.Event()
@@ -82,11 +82,7 @@ def test_an_idle_thread_holds_nothing_of_what_it_ran() -> None:
     gone = weakref.ref(large)
     thread.call(functools.partial(id, large))
     del large
-    deadline = time.monotonic() + 20
-    while gone() is not None and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.001)
-    assert gone() is None
+    until(lambda: gc.collect() >= 0 and gone() is None)
 
 
 def test_a_device_has_one_thread() -> None:

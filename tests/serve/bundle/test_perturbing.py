@@ -27,7 +27,7 @@ RowModel = Callable[..., NDArray[np.float32]]
 
 
 class OnDevice:
-    """A bundle as one on CUDA presents itself to `explain`, but on the CPU."""
+    """Looks to `explain` like a bundle on CUDA, but runs on the CPU."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.num_prepared = 0
@@ -35,7 +35,7 @@ class OnDevice:
         assert there.rows is not None
         rows = there.rows.get()
         assert rows is not None
-        self._rows = rows
+        self.rows = rows
         self.batch_size = there.batch_size
         self.max_concurrency = there.max_concurrency
 
@@ -44,7 +44,7 @@ class OnDevice:
 
     def prepare_perturbed(self, *shared: Any) -> RowModel:
         self.num_prepared += 1
-        return self._rows.prepare_rows(*shared)
+        return self.rows.prepare_rows(*shared)
 
 
 @pytest.mark.parametrize("hide", ["mean", "blur", "shuffle", (10, 20, 30)])
@@ -147,7 +147,7 @@ def test_without_a_derived_graph_images_are_made_outside(
     assert "made on the CPU" in caplog.text
 
 
-def test_rows_are_opened_once_whoever_asks(one_model: Path) -> None:
+def test_rows_are_opened_once_by_all_threads(one_model: Path) -> None:
     bundle = stand_in(one_model / "colours" / "1")
     assert bundle.rows is not None
     with ThreadPoolExecutor(4) as pool:

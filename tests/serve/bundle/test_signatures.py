@@ -117,18 +117,18 @@ def test_a_repository_serves_only_what_is_signed(tmp_path: Path, bundles: Bundle
     sign_bundle(path, private)
     repository = Repository(models, "cpu", public_keys=[public])
     second = bundles.save(models, bundles.metadata(), 2)
-    judge = repository.validator()
-    assert repository.refresh(validator=judge)
+    validator = repository.validator()
+    assert repository.refresh(validator=validator)
     assert repository.get().version == 1
     assert "not signed" in repository.rejected[0].reason
     sign_bundle(second, private)
-    assert repository.refresh(validator=judge)  # that it was signed since is noticed
+    assert repository.refresh(validator=validator)  # it has been signed since
     assert repository.get().version == 2
     with pytest.raises(SigningError, match="no public key"):
         Repository(models, "cpu", public_keys=[private])
 
 
-def test_a_judge_asks_for_the_signature_too(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_a_validator_checks_the_signature_too(tmp_path: Path, bundles: BundleMaker) -> None:
     private, public = make_keys(tmp_path, "ours")
     path = bundles.save(tmp_path, bundles.metadata())
     with pytest.raises(BundleError, match="not signed"):

@@ -122,7 +122,7 @@ def test_a_large_image_is_read_as_its_parts_are(
 
 
 def turned(pixels: np.ndarray, orientation: int) -> Image.Image:
-    """Pixels that say of themselves how they are to be turned."""
+    """An image with an EXIF orientation."""
     image = Image.fromarray(pixels)
     image.getexif()[0x0112] = orientation
     return image
@@ -350,7 +350,7 @@ def test_any_image_and_region_can_be_fitted(
     ],
 )
 @pytest.mark.parametrize("size", [(61, 43), (1700, 1100)])
-def test_the_short_way_to_fitted_pixels_gives_the_same_bytes(
+def test_read_fitted_gives_the_bytes_of_read_and_fit(
     kind: str,
     save: dict[str, Any],
     size: tuple[int, int],
@@ -368,8 +368,8 @@ def test_the_short_way_to_fitted_pixels_gives_the_same_bytes(
     file = io.BytesIO()
     image.save(file, **options)
     rule = ResizeRule(48, 32, mode)
-    long_way = fit(read_image(file.getvalue()), rule, region).pixels
-    assert read_fitted(file.getvalue(), rule, region).tobytes() == long_way.tobytes()
+    expected = fit(read_image(file.getvalue()), rule, region).pixels
+    assert read_fitted(file.getvalue(), rule, region).tobytes() == expected.tobytes()
 
 
 def _saved(image: Image.Image, **options: Any) -> bytes:
@@ -415,14 +415,14 @@ def test_a_jpeg_of_the_networks_size_has_the_pixels_of_the_long_way(
     assert read_fitted(data, rule).tobytes() == fit(read_image(data), rule).pixels.tobytes()
 
 
-def _judged(pixels: Callable[[bytes], np.ndarray], data: bytes) -> bytes | str:
+def _pixels_or_error(pixels: Callable[[bytes], np.ndarray], data: bytes) -> bytes | str:
     try:
         return pixels(data).tobytes()
     except InvalidImageError as error:
         return str(error)
 
 
-def test_a_damaged_jpeg_of_the_networks_size_is_judged_as_by_the_long_way() -> None:
+def test_a_damaged_jpeg_of_the_networks_size_fares_as_when_it_is_resized() -> None:
     rng = np.random.default_rng(5)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     rule = ResizeRule(48, 64)
@@ -433,8 +433,8 @@ def test_a_damaged_jpeg_of_the_networks_size_is_judged_as_by_the_long_way() -> N
         for position in rng.integers(0, len(whole), rng.integers(1, 4)):
             damaged[position] = rng.integers(256)
         del damaged[rng.integers(len(whole) // 2, 3 * len(whole)) :]
-        found = _judged(lambda data: fit(read_image(data), rule).pixels, bytes(damaged))
-        assert _judged(lambda data: read_fitted(data, rule), bytes(damaged)) == found
+        found = _pixels_or_error(lambda data: fit(read_image(data), rule).pixels, bytes(damaged))
+        assert _pixels_or_error(lambda data: read_fitted(data, rule), bytes(damaged)) == found
         num_read += isinstance(found, bytes)
         num_refused += isinstance(found, str)
     assert num_read > 50

@@ -40,7 +40,7 @@ GREEN = request_of((0, 255, 0))
 
 @dataclass(frozen=True)
 class Called:
-    """One call: when, and who answered or what went wrong."""
+    """One call: when, and its version or error."""
 
     began: float
     ended: float
@@ -56,7 +56,7 @@ class Fleet(ServerProcess):
         self._channels: list[grpc.Channel] = []
 
     def replace_worker(self) -> None:
-        """Kills one and waits until another is there, which may not answer yet."""
+        """Kills one and waits until its replacement has started, which may not serve yet."""
         killed = self.workers[0]
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(self.workers) == 2 and killed not in self.workers)
@@ -105,11 +105,11 @@ def fleet(one_model: Path) -> Iterator[Callable[..., Fleet]]:
 
 
 class Load:
-    """Callers that ask without pause, each on a connection of its own.
+    """Callers that call without pause, each on a connection of its own.
 
     Args:
-        fleet: Who is asked.
-        callers: How many ask.
+        fleet: The server.
+        callers: How many.
         until_error: Whether a caller leaves at its first error, as when a server goes down.
     """
 
@@ -173,7 +173,7 @@ def is_alive(pid: int) -> bool:
 
 
 def run_to_its_end(*options: str) -> subprocess.CompletedProcess[str]:
-    """A server that cannot begin."""
+    """Runs a server that cannot start."""
     import sys
 
     return subprocess.run(

@@ -101,7 +101,7 @@ def listen_beside(address: str) -> socket.socket:
 
 def test_a_port_that_is_held_is_joined_by_workers_and_by_no_other_server() -> None:
     with held("127.0.0.1:0") as address:
-        for _ in range(2):  # before somebody listens, and while somebody does
+        for _ in range(2):  # before a worker listens, and while one does
             with pytest.raises(ListenError, match="the port is taken"), held(address):
                 pass
             with listen_beside(address), listen_beside(address), pytest.raises(ListenError):
@@ -121,7 +121,7 @@ def test_a_port_is_held_while_connections_of_a_server_that_is_gone_linger() -> N
         assert again == address
 
 
-def test_a_port_of_somebody_else_is_not_held() -> None:
+def test_a_port_of_another_program_is_not_held() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ListenError, match="--health-listen"):

@@ -30,21 +30,21 @@ from limelens.v1 import classifier_service_pb2 as service_pb2
 
 
 def test_one_line_says_that_all_answer_and_all_answer_the_same(fleet: Callable[..., Fleet]) -> None:
-    # Threads that cannot be divided evenly: answers do not depend on how many there are.
+    # Threads that cannot be divided evenly: results do not depend on their number.
     options = ("--num-threads", "3", "--log-level", "debug", "--log-format", "json")
     server = fleet(*options)
     assert server.line.endswith("(2 processes; CPUExecutionProvider, 3 threads)\n")
     assert local_server(server.address) == server.process.pid
     assert len(server.workers) == 2
     explain = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=60, seed=3)
-    answers = set()
+    replies = set()
     for stub in server.stubs():
         predictions = stub.Classify(RED).predictions[0]
         explanation = stub.Explain(explain)
         explanation.ClearField("timings")
         listed = stub.ListModels(service_pb2.ListModelsRequest())
-        answers.add(tuple(m.SerializeToString() for m in (predictions, explanation, listed)))
-    assert len(answers) == 1
+        replies.add(tuple(m.SerializeToString() for m in (predictions, explanation, listed)))
+    assert len(replies) == 1
     server.tell(signal.SIGTERM)
     code, errors = server.end()
     assert code == 0
@@ -61,10 +61,10 @@ def test_no_call_is_lost_when_the_server_goes_down(fleet: Callable[..., Fleet]) 
     server = fleet("--grace-s", "20")
     with Load(server, until_error=True) as load:
         load.more()
-        told = server.tell(signal.SIGTERM)
+        signalled_at = server.tell(signal.SIGTERM)
         assert server.end() == (0, "")
     assert load.codes == {grpc.StatusCode.UNAVAILABLE}
-    assert not [one for one in load.calls if one.code is not None and one.began < told]
+    assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
 
 
 @pytest.mark.ci
@@ -243,14 +243,16 @@ def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(
 
 
 @pytest.mark.ci
-def test_a_worker_that_is_told_to_stop_finishes_its_calls(fleet: Callable[..., Fleet]) -> None:
+def test_a_worker_that_is_signalled_at_to_stop_finishes_its_calls(
+    fleet: Callable[..., Fleet],
+) -> None:
     server = fleet()
     stopped = server.workers[1]
     with Load(server, 8, until_error=True) as load:
-        told = time.monotonic()
+        signalled_at = time.monotonic()
         os.kill(stopped, signal.SIGTERM)
         until(lambda: len(server.workers) == 2 and stopped not in server.workers)
-    assert not [one for one in load.calls if one.code is not None and one.began < told]
+    assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
 
 
 @pytest.mark.ci
@@ -260,11 +262,11 @@ def test_workers_whose_supervisor_is_killed_finish_and_free_the_port(
     server = fleet()
     workers = server.workers
     with Load(server, until_error=True) as load:
-        told = time.monotonic()
+        signalled_at = time.monotonic()
         server.tell(signal.SIGKILL)
         until(lambda: not any(map(is_alive, workers)))
     assert load.codes == {grpc.StatusCode.UNAVAILABLE}
-    assert not [one for one in load.calls if one.code is not None and one.began < told]
+    assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
     with ServerProcess(one_model, "--processes", "2", "--listen", server.address) as anew:
         assert anew.address == server.address
         anew.tell(signal.SIGTERM)

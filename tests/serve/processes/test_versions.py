@@ -23,7 +23,7 @@ from limelens.v1.model_pb2 import ModelState
 
 
 def listed(stubs: list[Any]) -> set[bytes]:
-    """What `ListModels` says, of each worker."""
+    """The replies of `ListModels`, from each worker."""
     return {
         one.ListModels(service_pb2.ListModelsRequest()).SerializeToString(deterministic=True)
         for one in stubs
@@ -31,7 +31,7 @@ def listed(stubs: list[Any]) -> set[bytes]:
 
 
 @pytest.mark.ci
-def test_nobody_sees_an_old_version_after_a_new_one(
+def test_no_call_sees_an_old_version_after_a_new_one(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -66,7 +66,7 @@ def test_a_bad_version_is_refused_by_all_with_one_reason(
 
 
 @pytest.mark.ci
-def test_a_version_that_fails_anywhere_is_taken_out_everywhere(
+def test_a_version_that_fails_anywhere_is_rolled_back_everywhere(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -88,7 +88,7 @@ def test_a_version_that_fails_anywhere_is_taken_out_everywhere(
     assert "failed several times in a row; version 1" in models[1].state_reason
 
 
-def test_asked_of_one_all_look_for_new_versions(
+def test_a_request_to_one_process_has_all_scan_for_new_versions(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)

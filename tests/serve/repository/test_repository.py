@@ -1,4 +1,4 @@
-"""Which models a folder holds, and which of them answer."""
+"""Which models a folder holds, and which of them are served."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_only_model_need_not_be_named(one_model: Path, models: Path) -> None
         Repository(models, "cpu").get()
 
 
-def test_what_is_not_served_is_answered_with_what_is(models: Path) -> None:
+def test_an_unknown_model_or_version_names_those_there_are(models: Path) -> None:
     repository = Repository(models, "cpu")
     with pytest.raises(NotFoundError, match=r"'cats' is served; there are colours, tags") as caught:
         repository.get("cats")
@@ -155,7 +155,7 @@ def test_one_corrupt_file_neither_stops_the_server_nor_freezes_it(
     assert not repository.refresh()
 
 
-def test_what_is_no_verdict_on_a_file_is_tried_again(
+def test_a_load_that_failed_but_not_for_the_file_is_tried_again(
     tmp_path: Path, bundles: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.save(tmp_path, bundles.metadata(), 1)
@@ -181,12 +181,12 @@ def test_what_is_no_verdict_on_a_file_is_tried_again(
     tired.append(True)
     shutil.rmtree(tmp_path / "colours" / "1")
     shutil.rmtree(tmp_path / "other")
-    with pytest.raises(ProviderError, match="busy"):  # nothing is left that answers
+    with pytest.raises(ProviderError, match="busy"):  # nothing is left to serve
         Repository(tmp_path, "cuda")
 
 
 def odd_entries(models: Path) -> dict[str, str]:
-    """Puts what nobody can serve among models; by name what is to be said of it."""
+    """Adds entries that cannot be served; returns, by name, the expected reasons."""
     (models / "loop").symlink_to(models / "loop")
     (models / "dangling").symlink_to(models / "nowhere")
     (models / "flat").mkdir()
@@ -237,7 +237,7 @@ def test_odd_entries_are_named_once_and_stop_nothing(
     assert repository.get("other").version == 1
 
 
-def test_a_problem_that_is_mended_is_no_longer_told(tmp_path: Path, bundles: Any) -> None:
+def test_a_problem_that_is_mended_is_no_longer_reported(tmp_path: Path, bundles: Any) -> None:
     bundles.save(tmp_path, bundles.metadata(), 1)
     wrong = tmp_path / "colours" / "v2"
     wrong.mkdir()
@@ -272,7 +272,7 @@ def test_a_model_whose_folder_cannot_be_read_any_more_serves_on(
     assert not repository.rejected
 
 
-def test_a_folder_in_the_making_is_not_judged(tmp_path: Path, bundles: Any) -> None:
+def test_a_folder_that_is_being_written_is_not_rejected(tmp_path: Path, bundles: Any) -> None:
     bundles.save(tmp_path, bundles.metadata(), 1)
     repository = Repository(tmp_path, "cpu")
     (tmp_path / "new").mkdir()

@@ -76,7 +76,7 @@ def test_where_the_newest_is_refused_the_next_is_loaded(
     assert numbers(repository) == [2]
 
 
-def test_a_pinned_version_that_is_not_there_is_told(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_a_pinned_version_that_is_missing_is_rejected(tmp_path: Path, bundles: BundleMaker) -> None:
     fill(tmp_path, bundles, 1, 2)
     repository = Repository(tmp_path, "cpu", versions=parse_versions(["colours=1,3"]))
     assert numbers(repository) == [1]

@@ -1,13 +1,15 @@
-"""When files are judged, and by whom."""
+"""When files are loaded, and how they are validated."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from tests.conftest import BundleMaker
+from tests.waiting import until
 
 from limelens.serve.errors import BundleError, UnavailableError
 from limelens.serve.repository.reload import Quiet
@@ -39,10 +41,10 @@ def test_what_is_no_longer_asked_for_is_forgotten() -> None:
     assert not quiet(Path("a"), (1,))
 
 
-def test_a_judge_says_what_loading_would_say(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_a_validator_finds_what_loading_would_find(tmp_path: Path, bundles: BundleMaker) -> None:
     good = bundles.save(tmp_path, bundles.metadata())
-    judged = Validator()(good)
-    data, metadata = read_validated(good, judged)
+    result = Validator()(good)
+    data, metadata = read_validated(good, result)
     assert data == good.read_bytes()
     assert metadata.to_props() == bundles.metadata().to_props()
     bad = bundles.save(tmp_path, bundles.metadata("bad"))
@@ -51,63 +53,53 @@ def test_a_judge_says_what_loading_would_say(tmp_path: Path, bundles: BundleMake
         Validator()(bad)
 
 
-def test_other_bytes_than_those_judged_are_not_loaded(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_bytes_that_were_not_validated_are_not_loaded(tmp_path: Path, bundles: BundleMaker) -> None:
     path = bundles.save(tmp_path, bundles.metadata())
-    judged = Validator(run=False)(path)
+    result = Validator(run=False)(path)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(BundleError, match="changed while it was checked"):
-        read_validated(path, judged)
+        read_validated(path, result)
 
 
-def test_a_judge_that_is_stopped_leaves_what_it_reads(tmp_path: Path) -> None:
-    pipe = tmp_path / "model.onnx"
-    pipe.write_bytes(b"not looked at")
-    judge = Validator()
+def test_a_validator_that_is_stopped_leaves_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not read")
+    validator = Validator()
     errors: list[Exception] = []
 
     def ask() -> None:
         try:
-            judge(pipe)
+            validator(path)
         except UnavailableError as error:
             errors.append(error)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    ends = time.monotonic() + 60
-    while judge._process is None and time.monotonic() < ends:
-        time.sleep(0.001)
-    judge.stop()  # before its interpreter is up
+    until(lambda: validator.pid is not None)
+    validator.stop()  # before its interpreter is up
     asking.join(30)
     assert [str(error) for error in errors] == ["the server is going down"]
     with pytest.raises(UnavailableError):
-        judge(pipe)
+        validator(path)
 
 
-def test_a_judge_that_dies_speaks_against_the_file(tmp_path: Path) -> None:
-    import contextlib
-    import signal
-    import subprocess
-
-    pipe = tmp_path / "model.onnx"
-    pipe.write_bytes(b"not looked at")
-    judge = Validator()
+def test_a_validation_that_crashes_rejects_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not read")
+    validator = Validator()
     errors: list[Exception] = []
 
     def ask() -> None:
         try:
-            judge(pipe)
+            validator(path)
         except BundleError as error:
             errors.append(error)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    ends = time.monotonic() + 60
-    process: subprocess.Popen[str] | None = None
-    while process is None and time.monotonic() < ends:
-        process = judge._process
-    assert process is not None
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGSEGV)
+    until(lambda: validator.pid is not None)
+    assert validator.pid is not None
+    os.kill(validator.pid, signal.SIGSEGV)
     asking.join(30)
     assert len(errors) == 1
     assert "ended by signal 11" in str(errors[0])

@@ -209,7 +209,7 @@ async def test_images_of_two_models_are_not_joined(
 class Broken(StrictSession):
     """A session whose numbers are unusable, or that has no memory, for some images.
 
-    Once its sizes are prepared: `begin` says so.
+    Only once its sizes are prepared, when `has_begun` is set.
     """
 
     most = 1000

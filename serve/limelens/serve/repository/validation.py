@@ -99,6 +99,12 @@ class Validator:
         _log.debug("validated %s in %.2f s", path, time.monotonic() - began)
         return _result(path, process.returncode, output, errors)
 
+    @property
+    def pid(self) -> int | None:
+        """The id of the process that validates now; None if none does."""
+        process = self._process
+        return None if process is None else process.pid
+
     def stop(self) -> None:
         """Ends the process; no more are started."""
         with self._lock:
