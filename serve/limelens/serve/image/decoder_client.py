@@ -88,7 +88,7 @@ def start_decoder() -> int | None:
     """Starts the decoder process ahead of the first image.
 
     Returns:
-        Its process id; None where there can be none.
+        Its process id; None if processes cannot fork.
     """
     with contextlib.suppress(DecoderLostError):
         return _DECODER.start()
@@ -118,7 +118,7 @@ class _Decoder:
         self._is_possible = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
     def start(self) -> int | None:
-        """Starts the process unless it runs; its id, or None where there can be none."""
+        """Starts the process unless it runs; returns its id, or None if processes cannot fork."""
         if not self._is_possible:
             return None
         with self._lock:
@@ -131,8 +131,8 @@ class _Decoder:
         """Has a new child decode a file.
 
         Returns:
-            The reply's JSON, its pixels, and perhaps an open file; None where there can be no
-            child.
+            The reply's JSON, its pixels, and perhaps an open file; None if
+            processes cannot fork.
 
         Raises:
             InvalidImageError: The child refused the file, or was ended because it took too long.
@@ -157,14 +157,8 @@ class _Decoder:
         start, files, _, _ = socket.recv_fds(connection, LENGTHS.size, 1)
         file = files[0] if files else None
         try:
-            while 0 < len(start) < LENGTHS.size:
-                more = connection.recv(LENGTHS.size - len(start))
-                if not more:
-                    break
-                start += more
-            if len(start) < LENGTHS.size:
-                # The operating system ended it before it replied: its time was up.
-                raise ConnectionResetError
+            # Nothing comes if the operating system ended the child because its time was up.
+            start += _received(connection, LENGTHS.size - len(start))
             num_words, num_bytes = LENGTHS.unpack(start)
             words = json.loads(_received(connection, num_words))
             if "error" in words:
@@ -172,9 +166,9 @@ class _Decoder:
                 raise kind(words["error"])
             if "failed" in words:
                 raise DecoderLostError(words["failed"])
-            found = words, _received(connection, num_bytes), file
+            reply = words, _received(connection, num_bytes), file
             file = None
-            return found
+            return reply
         finally:
             if file is not None:
                 os.close(file)

@@ -33,14 +33,13 @@ from limelens.serve.image.decoding import decode, decode_with, plain_jpeg
 from limelens.serve.image.fitting import Pixels, Region, ResizeMode, ResizeRule, fitted
 from limelens.serve.image.inspecting import inspect
 from limelens.serve.image.limits import DecodeLimits, allowed_s
+from limelens.serve.priority import lower_process_priority
 
 with contextlib.suppress(ImportError):
     import simplejpeg  # noqa: F401
 
 _MEMORY: Final = 300 * 1024 * 1024
 """Bytes that a child may take in addition to what it starts with."""
-_NICENESS: Final = 10
-"""Quick images, decoded in the server's own threads, go first."""
 
 
 def main(control_fd: int) -> None:
@@ -75,7 +74,7 @@ def main(control_fd: int) -> None:
 
 def _work(connection: socket.socket) -> None:
     """Decodes one image and sends it back."""
-    _lower_priority()
+    lower_process_priority()
     limit_memory()
     with connection.makefile("rb") as reading:
         num_words, num_bytes = LENGTHS.unpack(reading.read(LENGTHS.size))
@@ -168,10 +167,3 @@ def limit_memory() -> None:
     most = taken + _MEMORY
     if hard == resource.RLIM_INFINITY or most < hard:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _lower_priority() -> None:
-    """Others go first, and if memory runs out, this process is ended."""
-    os.nice(_NICENESS)
-    with contextlib.suppress(OSError):  # not everywhere
-        Path("/proc/self/oom_score_adj").write_text("1000")

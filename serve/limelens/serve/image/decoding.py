@@ -65,7 +65,7 @@ def decode(
         region: The part to fit; None is everything.
 
     Returns:
-        `(H, W, 3)` uint8, upright, of the rule's size where there is one.
+        `(H, W, 3)` uint8, upright, of the rule's size if there is one.
 
     Raises:
         InvalidImageError: As `read_image`.

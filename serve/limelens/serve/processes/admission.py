@@ -56,22 +56,14 @@ class Admissions:
         self._leaving: set[asyncio.Task[object]] = set()
 
     async def admit(self, number: int, caller: Caller) -> None:
-        """Waits until a call may run, and gives it a place.
-
-        Raises:
-            OverloadedError: As `Limiter.admitted`.
-        """
+        """Waits until a call may run, and gives it a place; see `Limiter.admitted`."""
         place = self._limiter.admitted(caller)
         await place.__aenter__()
         if caller.limits.max_calls is not None:
             self._places[number] = place
 
     async def charge(self, caller: Caller, cost: int) -> None:
-        """Counts what a call costs beyond one.
-
-        Raises:
-            OverloadedError: As `Limiter.charge`.
-        """
+        """Counts what a call costs beyond one; see `Limiter.charge`."""
         await self._limiter.charge(caller, cost)
 
     def leave(self, number: int) -> None:

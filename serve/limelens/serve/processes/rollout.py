@@ -13,6 +13,7 @@ import itertools
 import logging
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from limelens.serve.bundle import Bundle
@@ -179,15 +180,11 @@ class Rollout:
             else:
                 first = first or one
         assert first is not None
-        bundle = Bundle(
-            metadata=found.metadata,
-            version=found.version,
-            path=found.path,
+        bundle = replace(
+            found,
             provider=first.provider,
             provider_reason=first.provider_reason,
             num_threads=self._num_threads if first.provider == CPU else first.num_threads,
-            session=None,
-            file=found.file,
         )
         self._bundles[number] = bundle
         weakref.finalize(bundle, self._release_from_thread, number).atexit = False

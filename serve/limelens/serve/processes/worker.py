@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import shutil
 import signal
 import socket
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.observing.logs import set_up_logs
+from limelens.serve.priority import lower_thread_priority
 from limelens.serve.processes.admission import SharedLimiter
 from limelens.serve.processes.channel import Channel, receive_first
 from limelens.serve.processes.messages import Assignment, Epoch, Loaded
@@ -34,7 +33,6 @@ from limelens.serve.scheduling.statistics import Statistics, total
 if TYPE_CHECKING:
     from limelens.serve.observing.metrics import Metrics
 
-_NICENESS: Final = 10
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +54,7 @@ class Worker:
         self._server: Server | None = None
         # One bundle at a time; with lower priority once calls are served.
         self._loading = ThreadPoolExecutor(1, "limelens-loading")
-        self._loading_behind = ThreadPoolExecutor(1, "limelens-models", _lower_priority)
+        self._loading_behind = ThreadPoolExecutor(1, "limelens-models", lower_thread_priority)
 
     async def run(self, end: socket.socket) -> None:
         """Serves until the supervisor has it stop, or is gone."""
@@ -150,10 +148,6 @@ def _metrics(models: StagedRegistry, assignment: Assignment) -> Metrics | None:
     from limelens.serve.observing.metrics import Metrics
 
     return Metrics(models)
-
-
-def _lower_priority() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def main() -> None:

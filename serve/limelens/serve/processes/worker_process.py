@@ -90,13 +90,7 @@ class WorkerProcess:
             ) from None
 
     async def prepare(self, number: int, bundle: Bundle) -> Loaded | None:
-        """Has the worker load a bundle, unless it already has.
-
-        Raises:
-            BundleError: It refuses the bundle.
-            ProviderError: Its device cannot be used.
-            UnavailableError: It is gone.
-        """
+        """Has the worker load a bundle, unless it already has; raises what it raised."""
         if number in self._bundles:
             return None
         props = bundle.metadata.to_props()
@@ -107,11 +101,7 @@ class WorkerProcess:
         return loaded
 
     async def choose_chunk(self, number: int, chunk: int = 0) -> int:
-        """Has the worker take a chunk for explanations of a bundle; see `Bundle.prepare`.
-
-        Raises:
-            UnavailableError: It is gone.
-        """
+        """Has the worker take a chunk for explanations of a bundle; see `Bundle.prepare`."""
         chosen: int = await self.request("choose_chunk", number, chunk, timeout_s=LOAD_S)
         return chosen
 
@@ -122,11 +112,7 @@ class WorkerProcess:
             self.send("release", number)
 
     async def stage(self, stage: Stage) -> None:
-        """Has the worker stage a state of bundles that it has loaded.
-
-        Raises:
-            UnavailableError: It is gone.
-        """
+        """Has the worker stage a state of bundles that it has loaded."""
         await self.request("stage", stage)
 
 

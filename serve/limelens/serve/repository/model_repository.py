@@ -199,7 +199,7 @@ class Repository(ModelRegistry):
                 except UnavailableError:  # no fault of the file
                     raise
                 except Exception as error:
-                    # A file that changed meanwhile is judged at the next scan. A BundleError holds
+                    # A file that changed meanwhile is tried at the next scan. A BundleError holds
                     # until the file changes; whatever else went wrong is tried again.
                     if stamp_of(path) == stamp:
                         is_final = isinstance(error, BundleError)

@@ -1,6 +1,6 @@
 """The models that are served now, as requests see them.
 
-A registry tells which version a name and a number mean. It knows neither files nor how versions
+A registry finds the version that a name and a number mean. It knows neither files nor how versions
 come and go. Readers never wait.
 """
 
@@ -23,7 +23,7 @@ from limelens.serve.repository.model_version import (
 
 
 class ModelRegistry(abc.ABC):
-    """The versions of all models, and who is told when they change."""
+    """The versions of all models; notifies subscribers when they change."""
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[], None]] = []

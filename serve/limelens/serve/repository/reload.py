@@ -8,8 +8,6 @@ This module knows when files were last changed, and nothing of their contents.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +15,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from limelens.serve.errors import LimelensError, UnavailableError
+from limelens.serve.priority import lower_thread_priority
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.model_version import Stamp
 
 Reload = Literal["watch", "request", "off"]
 """`watch` scans every few seconds and on request, `request` on request only, `off` never."""
 
-_NICENESS: Final = 10
 _AGAIN_S: Final = 30.0
 """A load that failed, but not because of the file, is tried again after so long."""
 _log = logging.getLogger(__name__)
@@ -127,8 +125,7 @@ class Watcher:
         self._validator.kill()
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # elsewhere it would be the process's priority
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        lower_thread_priority()
         while not self._stopped:
             self._wake.wait(self._quiet_s if self._quiet.pending else self._every_s)
             self._wake.clear()

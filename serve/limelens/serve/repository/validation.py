@@ -8,11 +8,9 @@ prints the result, with the digest of the bytes that it checked. It knows nothin
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -27,8 +25,8 @@ from limelens.serve.bundle.checks import read_bundle_file
 from limelens.serve.bundle.loading import load_bundle
 from limelens.serve.bundle.signatures import check_signature
 from limelens.serve.errors import BundleError, LimelensError, UnavailableError
+from limelens.serve.priority import lower_process_priority
 
-_NICENESS: Final = 10  # at 19 it would get no time on a busy machine
 _PATIENCE_S: Final = 600.0
 _log = logging.getLogger(__name__)
 
@@ -193,21 +191,13 @@ def _validate(path: Path, public_keys: Sequence[Path], *, run: bool) -> dict[str
     return {"digest": hashlib.sha256(data).hexdigest(), "props": metadata.to_props()}
 
 
-def _lower_priority() -> None:
-    """Others go first, and if memory runs out, this process is ended."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(_NICENESS)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
 def _main() -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name if __spec__ else __name__}")
     parser.add_argument("path", type=Path)
     parser.add_argument("--key", type=Path, action="append", default=[])
     parser.add_argument("--run", action="store_true")
     arguments = parser.parse_args()
-    _lower_priority()
+    lower_process_priority()
     print(json.dumps(_validate(arguments.path, arguments.key, run=arguments.run)))
 
 

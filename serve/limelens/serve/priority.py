@@ -1,0 +1,27 @@
+"""Lower priority for background work: it runs when requests leave the processor free."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+_NICENESS: Final = 10
+"""At 19 it would get no time on a busy machine."""
+
+
+def lower_thread_priority() -> None:
+    """Has other threads go first."""
+    if sys.platform == "linux":  # elsewhere it would be the priority of the process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def lower_process_priority() -> None:
+    """Has other processes go first, and has the system end this one first if memory runs out."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(_NICENESS)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
