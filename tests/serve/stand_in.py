@@ -1,9 +1,9 @@
-"""A GPU's session stood in for by the CPU's, which refuses what a GPU would be slow or wrong at.
+"""A session that stands in for one on a GPU, and fails where a GPU would be slow or wrong.
 
 The code under test is the real one: device thread, prepared runs, engine. Only the session is
-another: onnxruntime's CPU session behind the same bindings, which fails on any shape that was not
-planned, on graphs replayed from another thread or with other memory than they were captured with,
-and on any run that goes past the bindings.
+onnxruntime's CPU session, behind the same bindings. It fails on a shape that was not planned, on a
+graph that is replayed in another thread or with other memory than it was captured with, and on a
+run without bindings.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StrictSession:
 
     Args:
         data: The graph's bytes.
-        on_run: Called with the inputs of every run that is no planning, before it.
+        on_run: Called with the inputs before every run, except those that plan.
     """
 
     def __init__(self, data: bytes, on_run: OnRun | None = None) -> None:
@@ -77,7 +77,7 @@ class StrictSession:
         return Binding(self.session.io_binding())
 
     def run(self, *_arguments: Any) -> Any:
-        raise AssertionError("a run that went past the bindings: its size was not prepared")
+        raise AssertionError("a run without bindings: its size was not prepared")
 
     def run_with_iobinding(self, binding: Binding, options: Any) -> None:
         assert self.running.acquire(blocking=False), "two threads run one session"
@@ -128,7 +128,7 @@ def on_gpu(
 def stand_in(
     path: Path, *, max_batch_size: int = 8, chunk: int | None = 0, **options: Any
 ) -> Bundle:
-    """A bundle as it is on a GPU.
+    """A bundle as on a GPU.
 
     Args:
         path: Of the bundle.
@@ -151,7 +151,7 @@ def stand_in(
 
 
 def images_run(seen: list[list[int]]) -> OnRun:
-    """Notes the first byte of each image of each run, padding included."""
+    """Records the first byte of each image of each run, padding included."""
 
     def note(inputs: dict[str, NDArray[Any]]) -> None:
         if "images" in inputs:

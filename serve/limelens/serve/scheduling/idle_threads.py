@@ -1,4 +1,4 @@
-"""Threads that wait for work, of which the last to begin waiting is woken first.
+"""Threads that wait for work; the one that began to wait last is woken first.
 
 Its caches are warm. A condition wakes the one that has waited longest, which would send calls that
 come one by one round all threads.
