@@ -16,14 +16,7 @@ _digests: WeakKeyDictionary[Bundle, str] = WeakKeyDictionary()
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each vector divided by its Euclidean length.
-
-    Args:
-        vectors: `(N, D)` float32, finite.
-
-    Returns:
-        `(N, D)` float32; vectors of zeros stay as they are.
-    """
+    """Divides finite `(N, D)` float32 vectors by their Euclidean lengths, unless those are 0."""
     # In 64 bits: squares of large float32 numbers would overflow.
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     lengths[lengths == 0] = 1

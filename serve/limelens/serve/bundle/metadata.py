@@ -66,10 +66,6 @@ class Golden:
     def tolerance_for(self, provider: str, *, tf32: bool) -> float:
         """The largest difference that is accepted on an execution provider.
 
-        Args:
-            provider: Its name.
-            tf32: Whether products round their inputs to 10 bits.
-
         Raises:
             KeyError: There is none for that provider.
         """
@@ -174,9 +170,6 @@ class Metadata:
     @classmethod
     def from_props(cls, props: Mapping[str, str]) -> Metadata:
         """Reads what `to_props` wrote.
-
-        Args:
-            props: An ONNX file's `metadata_props`.
 
         Raises:
             BundleError: A key is missing or its value is invalid.

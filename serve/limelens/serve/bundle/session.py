@@ -129,11 +129,9 @@ class Bundle:
 
         Without it the first explanation waits for that, and small batches are padded more.
 
-        Args:
-            chunk: Samples in a run; 0 chooses what suits the device.
-
         Returns:
-            The chunk; 0 if images are not perturbed on a GPU.
+            The chunk of explanations, chosen to suit the device if `chunk` is 0; 0 if images are
+            not perturbed on a GPU.
         """
         if self.runs is None or self.rows is None:
             return 0
@@ -169,18 +167,7 @@ class Bundle:
     def predict_and_embed(
         self, images: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Class probabilities and feature vectors for a batch.
-
-        Args:
-            images: As for `predict`.
-
-        Returns:
-            `(N, C)` float32 probabilities and `(N, D)` float32 embeddings.
-
-        Raises:
-            InvalidRequestError: As `predict`.
-            ModelOutputError: As `predict`.
-        """
+        """As `predict`, with the `(N, D)` float32 feature vectors of the images."""
         probabilities, embedding = self._run(["probabilities", "embedding"], images)
         return probabilities, embedding
 

@@ -113,12 +113,7 @@ def plain_jpeg(source: Source, out: NDArray[np.uint8] | None = None) -> NDArray[
 
 @contextmanager
 def open_checked(data: bytes, kind: str, max_pixels: int) -> Iterator[Image.Image]:
-    """Inspects a file and opens it with Pillow, not decoded yet.
-
-    Args:
-        data: The file.
-        kind: The one of `FORMATS` that is expected.
-        max_pixels: As in `DecodeLimits`.
+    """Inspects a file of one of `FORMATS` and opens it with Pillow, not decoded yet.
 
     Raises:
         InvalidImageError: As `read_image`, or the file is of another kind.
@@ -131,12 +126,7 @@ def open_checked(data: bytes, kind: str, max_pixels: int) -> Iterator[Image.Imag
 
 
 def decode_with(source: Source, read: Callable[[Pixels], _T]) -> _T:
-    """Decodes with Pillow, and turns every fault of the bytes into an error of ours.
-
-    Args:
-        source: What `inspect` returned.
-        read: Takes what it needs of the pixels.
-    """
+    """Decodes with Pillow and reads the pixels; turns every fault of the bytes into our error."""
     try:
         with Image.open(io.BytesIO(source.data), formats=(source.format,)) as image:
             width, height = image.size

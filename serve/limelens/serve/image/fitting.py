@@ -172,13 +172,7 @@ def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArr
 
 
 def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = None) -> Fitted:
-    """Fits a region of an image, None is all of it, to a network's input.
-
-    Args:
-        pixels: `(H, W, 3)` uint8 RGB, upright.
-        rule: Of the bundle.
-        region: The input region.
-    """
+    """Fits a region of upright `(H, W, 3)` uint8 RGB pixels, or all, to a network's input."""
     height, width = pixels.shape[:2]
     box, target = _boxes(height, width, rule, region)
     return Fitted(_placed(Pixels(pixels), box, rule, target), (height, width), box, target)

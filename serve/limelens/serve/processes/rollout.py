@@ -48,7 +48,7 @@ class Rollout:
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._repository: Repository | None = None
-        self._members: list[WorkerProcess] = []
+        self._members: list[WorkerProcess] = []  # that have loaded what is served
         self._joined = asyncio.Condition()
         self._was_complete = False
         self._stage: Stage | None = None
@@ -60,11 +60,6 @@ class Rollout:
         self._numbers = itertools.count(1)
         # Workers release the bundles that the repository no longer holds.
         self._bundles: weakref.WeakValueDictionary[int, Bundle] = weakref.WeakValueDictionary()
-
-    @property
-    def members(self) -> tuple[WorkerProcess, ...]:
-        """The workers that have loaded what is served."""
-        return tuple(self._members)
 
     # Called in the repository's threads.
 

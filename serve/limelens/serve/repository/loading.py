@@ -25,10 +25,10 @@ def load_and_warm(
     Args:
         path: The file that they were read from.
         checked: The bytes and their metadata.
-        device: As for `load_bundle`, like the next three.
-        num_threads: Threads that may call at once.
-        max_batch_size: Images that are joined into one run on a GPU.
-        tf32: Whether products may round their inputs.
+        device: As for `load_bundle`.
+        num_threads: As for `load_bundle`.
+        max_batch_size: As for `load_bundle`.
+        tf32: As for `load_bundle`.
         is_starting: Nothing is served yet: what only explanations need is prepared afterwards.
         chunk: As for `load_bundle`; None also leaves the preparation to `Bundle.prepare`.
 

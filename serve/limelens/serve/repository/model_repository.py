@@ -48,8 +48,8 @@ class Repository(ModelRegistry):
 
     Args:
         folder: Holds one folder for each model.
-        device: As for `load_bundle`, like the next argument.
-        num_threads: Threads that may call a bundle at once.
+        device: As for `load_bundle`.
+        num_threads: As for `load_bundle`.
         versions: Which versions are loaded.
         public_keys: A bundle must be signed with one of these; empty accepts unsigned bundles.
         max_batch_size: Images that are joined into one run on a GPU.

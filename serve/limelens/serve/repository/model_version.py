@@ -17,13 +17,7 @@ Stamp = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class ModelVersion:
-    """A version that is served.
-
-    Args:
-        name: The folder's name.
-        version: 1, 2, 3 …
-        bundle: What runs.
-    """
+    """A version, 1, 2, 3 …, that is served; the name is that of the model's folder."""
 
     name: str
     version: int
@@ -34,12 +28,8 @@ class ModelVersion:
 class RejectedVersion:
     """A version whose file was refused.
 
-    If the same version is served all the same, then as it was loaded before its file changed.
-
-    Args:
-        name: The folder's name.
-        version: 1, 2, 3 …, or `WHOLE`.
-        reason: Why it was refused.
+    If the same version is served all the same, then as it was loaded before its file changed. The
+    version may be `WHOLE`.
     """
 
     name: str

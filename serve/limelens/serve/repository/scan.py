@@ -37,12 +37,7 @@ def stamp_of(path: Path) -> Stamp:
 
 
 class ModelScan:
-    """Collects the findings about one model.
-
-    Args:
-        before: The model's state when the scan began.
-        found: The files of its versions.
-    """
+    """Collects the findings about one model: its state when the scan began, and its files."""
 
     def __init__(self, before: ModelState, found: Mapping[int, Path]) -> None:
         self.found = found

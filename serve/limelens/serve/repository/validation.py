@@ -33,12 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ValidationResult:
-    """A valid bundle.
-
-    Args:
-        digest: SHA-256 of the bytes that were checked, hexadecimal.
-        metadata: Their metadata.
-    """
+    """The SHA-256 of a valid bundle's bytes, hexadecimal, and their metadata."""
 
     digest: str
     metadata: Metadata
@@ -142,10 +137,6 @@ def read_validated(path: Path, result: ValidationResult) -> tuple[bytes, Metadat
 
 def read_checked(path: Path, public_keys: Sequence[Path] = ()) -> tuple[bytes, Metadata]:
     """Reads a bundle's bytes and checks them, in this process.
-
-    Args:
-        path: The file.
-        public_keys: As for `Validator`.
 
     Raises:
         BundleError: It is refused; the message says why.
