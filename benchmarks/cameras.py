@@ -18,13 +18,10 @@ import argparse
 import asyncio
 import io
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -37,8 +34,10 @@ from rich.console import Console
 from rich.table import Table
 from skimage.data import astronaut
 
+from limelens.cli.bench import serve_command
 from limelens.cli.serving import default_models
 from limelens.serve.image import Region
+from limelens.serve.tools.load import started
 from limelens.train.synthetic import MASK_STYLES, Face, draw_mask
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -102,10 +101,11 @@ def main() -> None:
     ):  # fmt: skip
         table.add_column(column, justify="right")
     images = _images()
+    command = serve_command(arguments.models, "--num-threads", str(arguments.num_threads))
     for load in loads:
-        with _server(arguments.models, arguments.num_threads) as address:
+        with started(command) as server:
             cameras, num_explained = asyncio.run(
-                _run(address, load, arguments.cameras, arguments.seconds, images)
+                _run(server.address, load, arguments.cameras, arguments.seconds, images)
             )
         table.add_row(load.name, *_figures(cameras, num_explained, arguments.seconds))
     Console(width=160).print(table)
@@ -226,28 +226,6 @@ def _images() -> list[bytes]:
         image.save(file, "JPEG", quality=90)
         found.append(file.getvalue())
     return found
-
-
-@contextmanager
-def _server(models: Path, num_threads: int) -> Iterator[str]:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "limelens.cli", "serve", "--models", str(models)),
-            *("--listen", "127.0.0.1:0", "--num-threads", str(num_threads)),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        ready = process.stdout.readline()
-        if not ready:
-            sys.exit("the server did not start; see above")
-        yield ready.split(" on ")[1].split()[0]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-        process.stdout.close()
 
 
 if __name__ == "__main__":
