@@ -107,11 +107,11 @@ def main() -> None:
             cameras, num_explained = asyncio.run(
                 _run(server.address, load, arguments.cameras, arguments.seconds, images)
             )
-        table.add_row(load.name, *_figures(cameras, num_explained, arguments.seconds))
+        table.add_row(load.name, *_cells(cameras, num_explained, arguments.seconds))
     Console(width=160).print(table)
 
 
-def _figures(cameras: list[_Camera], num_explained: int, seconds: float) -> list[str]:
+def _cells(cameras: list[_Camera], num_explained: int, seconds: float) -> list[str]:
     shares = np.array([camera.statuses[_CLASSIFIED] for camera in cameras], dtype=float)
     ages = np.concatenate([camera.ages_ms for camera in cameras])
     num_sent = sum(camera.num_sent for camera in cameras)

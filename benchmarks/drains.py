@@ -87,15 +87,15 @@ def drain_under_load(
         ) as traffic:
             traffic.wait_for(1, {"classify", "frame"})
             time.sleep(0.5)
-            told = server.tell(signal.SIGTERM)
+            signalled_at = server.tell(signal.SIGTERM)
             traffic.join()
         exit_code, errors = server.end()
-        seconds = time.monotonic() - told
+        seconds = time.monotonic() - signalled_at
     calls = [one for one in traffic.calls if one.kind in ("classify", "explain")]
     return Drain(
-        under_way=[one for one in calls if one.began < told < one.ended],
-        later=[one for one in calls if one.began >= told],
-        answered=sum(1 for one in calls if one.ended <= told and not one.error),
+        under_way=[one for one in calls if one.began < signalled_at < one.ended],
+        later=[one for one in calls if one.began >= signalled_at],
+        answered=sum(1 for one in calls if one.ended <= signalled_at and not one.error),
         exit_code=exit_code,
         seconds=seconds,
         errors=errors,

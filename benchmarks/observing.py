@@ -188,12 +188,12 @@ def _counting_s(times: int = 20_000) -> float:
     served = repository.served[0]
     probabilities = np.full(len(served.bundle.labels), 0.01, np.float32)
     probabilities[0] = 0.99
-    outcome = InferenceResult(probabilities, None, 0.0, 0.001, 0.001)
+    result = InferenceResult(probabilities, None, 0.0, 0.001, 0.001)
     ended = Completion(
         served.bundle, Priority.REQUEST, InferenceStatus.ANSWERED, 0.0001, 0.001, 0.001, 1
     )
     answered = RequestClassified(
-        served, [outcome], [decide(probabilities, served.bundle.metadata)], 0.0
+        served, [result], [decide(probabilities, served.bundle.metadata)], 0.0
     )
     call = Call("limelens.v1.ClassifierService", "Classify", "a", 0.0, seconds=0.004)
 

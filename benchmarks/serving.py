@@ -131,10 +131,10 @@ def cost(setting: _Setting) -> list[Row]:
                 before = measure_floor(model, setting.images, setting.seconds / 2)
                 watch = Watch(server.pid)
                 plan = setting.plan(server, callers=callers)
-                figures = generate(plan, watch.begin, watch.end)
+                metrics = generate(plan, watch.begin, watch.end)
                 after = measure_floor(model, setting.images, setting.seconds / 2)
                 own = measure_floor(model, setting.images, setting.seconds / 2, decoder="limelens")
-                found = figures.kinds[Kind.CLASSIFY]
+                found = metrics.kinds[Kind.CLASSIFY]
                 floor_ms = (before.cpu_ms + after.cpu_ms) / 2
                 each_ms = 1000 * watch.usage.cpu_s / watch.usage.seconds / found.per_s
                 floors.append(floor_ms)

@@ -67,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N,…",
         help="layouts of servers to compare; `default` is the server's own choice",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
     parser.add_argument(
         "--limit", type=float, default=460.0, metavar="S", help="no measurement begins later"
     )

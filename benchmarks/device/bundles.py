@@ -142,7 +142,7 @@ def _explanations_of(setting: Setting, name: str, model: Path) -> None:
             found.total_ms / found.floor_ms,
             required=required,
             wanted=wanted,
-            judged="measured",
+            bounded="measured",
             note=f"K={found.num_segments}, segment {found.segment_ms:.1f}, "
             f"fit {found.fit_ms:.1f} ms, {found.rounds} rounds; {found.provider}",
         )
@@ -166,7 +166,7 @@ def _explanations_of(setting: Setting, name: str, model: Path) -> None:
                 f"weights for one seed, CPU and CUDA: largest difference, {name}",
                 found.difference,
                 required=1e-4,
-                judged="measured",
+                bounded="measured",
                 note=f"largest weight {found.largest_weight:.3g}; CPU {found.cpu_ms:.0f} ms",
             )
         )
@@ -175,7 +175,7 @@ def _explanations_of(setting: Setting, name: str, model: Path) -> None:
             f"the same again on {setting.device}: largest difference, {name}",
             found.repeated,
             required=0.0,
-            judged="measured",
+            bounded="measured",
         )
     )
 
@@ -314,8 +314,8 @@ def _precisions_of(setting: Setting, name: str, model: Path) -> None:
                     note=f"largest change of a probability {found.change[precision]:.1e}",
                 )
             )
-    for told in found.remarks:
-        report.note(f"  {name}: {told}")
+    for remark in found.remarks:
+        report.note(f"  {name}: {remark}")
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,11 @@ def throughput(setting: Setting) -> None:
                     watch = Watch(server.pid)
                     callers = min(128, _CALLERS_A_THREAD * count)
                     plan = setting.plan(server, sent, callers=callers, connections=callers)
-                    figures = generate(plan, watch.begin, watch.end)
-                classify = figures.kinds[Kind.CLASSIFY]
+                    metrics = generate(plan, watch.begin, watch.end)
+                classify = metrics.kinds[Kind.CLASSIFY]
                 used = watch.usage.cpu_s / watch.usage.seconds
                 note = (
-                    f"server {used:.2f} cores, callers {figures.generator_cpu:.2f}; "
+                    f"server {used:.2f} cores, callers {metrics.generator_cpu:.2f}; "
                     f"{dict(classify.errors) or 'no errors'}"
                 )
                 found.append((layout, classify.per_s, note))

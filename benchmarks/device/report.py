@@ -22,17 +22,17 @@ from limelens.serve.errors import LimelensError
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One metric.
 
     Args:
         what: Its name.
-        measured: The figure itself; None where only a ratio makes sense.
+        measured: The value itself; None where only a ratio makes sense.
         unit: Of what was measured and of the floor.
         floor: The same without limelens, in the same run; None if there is none.
         ratio: The value divided by the floor, or another ratio that the name gives.
         required: The bound that must be met; None if there is none.
         wanted: The bound that would be better still.
-        judged: What the bounds are of.
+        bounded: The value that the bounds are for.
         more_is_better: Whether a bound is met from above.
         note: What else is worth knowing.
     """
@@ -44,14 +44,14 @@ class Row:
     ratio: float | None = None
     required: float | None = None
     wanted: float | None = None
-    judged: Literal["measured", "ratio"] = "ratio"
+    bounded: Literal["measured", "ratio"] = "ratio"
     more_is_better: bool = False
     note: str = ""
 
     @property
     def verdict(self) -> str:
         """`wanted`, `required` or `missed`, whichever was reached; empty without a bound."""
-        value = self.ratio if self.judged == "ratio" else self.measured
+        value = self.ratio if self.bounded == "ratio" else self.measured
         if self.required is None or value is None:
             return ""
         for name, bound in (("wanted", self.wanted), ("required", self.required)):
@@ -94,7 +94,7 @@ class Report:
         print(f"[{time.monotonic() - self.began:5.0f} s] {text}", flush=True)
 
     def add(self, row: Row) -> None:
-        """Prints and keeps a figure."""
+        """Prints and keeps a metric."""
         self.rows.append(row)
         names = ("", "", "floor", "ratio", "required", "wanted", "", "")
         cells = zip(names, row.cells(), strict=True)
@@ -102,7 +102,7 @@ class Report:
         self._write()
 
     def fail(self, part: str, error: str) -> None:
-        """Prints and keeps why figures are missing."""
+        """Prints and keeps why metrics are missing."""
         self.failures[part] = error
         self.note(f"  {part} FAILED: {error}")
         self._write()

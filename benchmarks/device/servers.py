@@ -58,7 +58,7 @@ def start(setting: Setting) -> None:
                 "s",
                 required=required,
                 wanted=wanted,
-                judged="measured",
+                bounded="measured",
                 note=f"the first of all: {seconds[0]:.2g} s",
             )
         )
@@ -163,7 +163,7 @@ def _latency(
             "ms",
             required=required,
             wanted=wanted,
-            judged="measured",
+            bounded="measured",
             note=_spread(found),
         )
     )
@@ -174,8 +174,8 @@ def _throughput(setting: Setting, server: ServerProcess, layout: Layout, rate: f
     for callers, bounds in _CALLERS.items():
         watch = Watch(server.pid)
         plan = setting.plan(server, sent, callers=callers)
-        figures = generate(plan, watch.begin, watch.end)
-        found = figures.kinds[Kind.CLASSIFY]
+        metrics = generate(plan, watch.begin, watch.end)
+        found = metrics.kinds[Kind.CLASSIFY]
         required, wanted = _bounds(setting, layout, *bounds)
         setting.report.add(
             Row(
@@ -186,10 +186,10 @@ def _throughput(setting: Setting, server: ServerProcess, layout: Layout, rate: f
                 found.per_s / rate,
                 required=required,
                 wanted=wanted,
-                judged="measured",
+                bounded="measured",
                 more_is_better=True,
                 note=f"{_spread(found)}; server {watch.usage.cpu_s / watch.usage.seconds:.1f}, "
-                f"callers {figures.generator_cpu:.1f} cores",
+                f"callers {metrics.generator_cpu:.1f} cores",
             )
         )
 
@@ -337,7 +337,7 @@ def _mixed(
             f"largest difference{layout}",
             float(max(np.abs(one - alone[0]).max() for one in answers)),
             required=0.0,
-            judged="measured",
+            bounded="measured",
         )
     )
     setting.report.add(
@@ -345,7 +345,7 @@ def _mixed(
             f"the same from this server and from the CPU in this process{layout}",
             float(np.abs(alone[0] - expected).max()),
             required=1e-4,
-            judged="measured",
+            bounded="measured",
         )
     )
     if started_mb is not None and before_mb is not None:

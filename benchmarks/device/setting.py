@@ -59,7 +59,7 @@ class Setting:
         device: Where models run.
         seconds: Of each measurement.
         layouts: Of servers, the first is the one that bounds are of.
-        report: Where figures go.
+        report: Gets the metrics.
         deadline: By `time.monotonic`: no measurement begins later.
     """
 
@@ -168,7 +168,7 @@ def known_layouts(wanted: Sequence[int | None], report: Report) -> tuple[Layout,
 
 
 def machine() -> dict[str, Any]:
-    """What this runs on, as far as figures depend on it."""
+    """The machine, as far as metrics depend on it."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

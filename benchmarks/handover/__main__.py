@@ -33,7 +33,14 @@ import numpy as np
 from benchmarks.device.card import gpu_memory_mb, gpu_name
 from benchmarks.device.isolated import cores, isolated
 from benchmarks.handover.batching import run_engine
-from benchmarks.handover.callers import Figures, Job, Order, expected_of, run_front, run_independent
+from benchmarks.handover.callers import (
+    FrontMetrics,
+    Job,
+    Order,
+    expected_of,
+    run_front,
+    run_independent,
+)
 from benchmarks.handover.processes import Processes
 from benchmarks.handover.slots import Plan, Wake
 from limelens.serve.bundle import read_metadata
@@ -89,7 +96,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--threads", type=int, default=2, help="of a front, that decode")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
     parser.add_argument(
         "--limit", type=float, default=280.0, metavar="S", help="nothing is waited for longer"
     )
@@ -153,7 +160,7 @@ def _measured(
             time.sleep(max(0.0, begin + seconds - time.monotonic()))
             cpu_s[0] += team.cpu_s(fronts)
             cpu_s[1] += team.cpu_s(engine)
-            found: list[Figures] = team.gather(fronts)
+            found: list[FrontMetrics] = team.gather(fronts)
             if not all(one.num_answers for one, share in zip(found, shares, strict=True) if share):
                 raise LimelensError("a front gave no result; give it more --seconds")
             latencies_ms = 1e3 * np.concatenate([one.latencies_s for one in found])

@@ -68,7 +68,7 @@ class Order:
 
 
 @dataclass(frozen=True, eq=False)
-class Figures:
+class FrontMetrics:
     """What the callers of one front saw.
 
     Args:
@@ -109,7 +109,7 @@ def run_independent(pipe: Connection, job: Job) -> None:
     """A front that has sessions of its own.
 
     Args:
-        pipe: Is sent None when the model is ready; takes orders and gives figures.
+        pipe: Is sent None when the model is ready; takes orders and returns metrics.
         job: See there.
     """
     bundle = load_bundle(job.model, job.device, num_threads=job.num_threads)
@@ -176,7 +176,7 @@ async def _call(
     bundle: Bundle,
     engine: Engine,
     batch_sizes: list[int],
-) -> Figures:
+) -> FrontMetrics:
     images = [EncodedImage("", jpeg) for jpeg in jpegs]
     latencies_s: list[float] = []
     answers: list[tuple[int, NDArray[np.float32]]] = []
@@ -195,7 +195,7 @@ async def _call(
 
     await asyncio.gather(*(call(caller) for caller in range(order.callers)))
     differences = [np.abs(found - job.expected[index]).max() for index, found in answers]
-    return Figures(
+    return FrontMetrics(
         np.array(latencies_s),
         sum(1 / size for size in batch_sizes if size),
         len(answers),

@@ -184,8 +184,8 @@ class FrontEngine(Engine):
             items = [self._handed.pop(slot) for slot in slots]
             self._free.extend(slots)
             self._leave_queue(items)
-        outcomes = [
+        results = [
             InferenceResult(row, None, item.started_at, item.decode_s, 0.0)
             for item, row in zip(items, probabilities, strict=True)
         ]
-        self._finish(items, outcomes)
+        self._finish(items, results)

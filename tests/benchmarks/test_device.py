@@ -43,9 +43,9 @@ def _wait() -> None:
 )
 def test_a_figure_is_judged_by_its_bounds(value: float, more_is_better: bool, verdict: str) -> None:
     required, wanted = (1.0, 2.0) if more_is_better else (2.0, 1.0)
-    for judged in ("ratio", "measured"):
-        row = Row("x", judged=judged, required=required, wanted=wanted)
-        row = Row(**{**vars(row), judged: value, "more_is_better": more_is_better})
+    for bounded in ("ratio", "measured"):
+        row = Row("x", bounded=bounded, required=required, wanted=wanted)
+        row = Row(**{**vars(row), bounded: value, "more_is_better": more_is_better})
         assert row.verdict == verdict
     assert Row("x", measured=1.0).verdict == ""
 
