@@ -38,7 +38,7 @@ class Caller:
 
     Args:
         name: The client's name, or its address if clients have no names.
-        source: What told the name.
+        source: Where the name comes from.
         rights: What the client may do.
         limits: How much it may ask for.
         expires_at: When its token expires, in seconds since 1970; None is never.

@@ -55,7 +55,7 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         raise ListenError(str(error)) from error
 
     def fetch() -> Any:
-        return watched.value if watched.look() else None
+        return watched.value if watched.reread() else None
 
     return grpc.dynamic_ssl_server_credentials(
         watched.value, fetch, require_client_authentication=tls.client_ca is not None

@@ -115,7 +115,7 @@ class Access:
         while self.may_change:
             await asyncio.sleep(self._config.check_s)
             try:
-                if await asyncio.to_thread(self._look):
+                if await asyncio.to_thread(self._reread):
                     self.generation += 1
                     self._changed.set()
                     self._changed = asyncio.Event()
@@ -123,8 +123,8 @@ class Access:
             except Exception:
                 _log.exception("the files that say who may call could not be read again")
 
-    def _look(self) -> bool:
-        changed = [one.look() for one in (self._clients, self._keys) if one is not None]
+    def _reread(self) -> bool:
+        changed = [one.reread() for one in (self._clients, self._keys) if one is not None]
         return any(changed)
 
     def _with_certificate(self, subject: str | None) -> Caller:

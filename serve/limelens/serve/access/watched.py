@@ -47,7 +47,7 @@ class Watched(Generic[_T]):
         self._last_error = ""
         self.value: _T = parse(self._last)
 
-    def look(self) -> bool:
+    def reread(self) -> bool:
         """Reads the files again, which blocks. Invalid content is logged once.
 
         Returns:

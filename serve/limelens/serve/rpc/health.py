@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from limelens.serve.repository.registry import ModelRegistry
 
-SERVICE_NAME = health.SERVICE_NAME
+SERVICE_NAME: Final = health.SERVICE_NAME
 
 
 class Health:
@@ -32,7 +32,7 @@ class Health:
         self._unsubscribe: Callable[[], None] | None = None
 
     def add_to(self, server: Any) -> None:
-        """Has a gRPC server answer for it."""
+        """Adds the health service to a gRPC server."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def start(self) -> None:

@@ -227,7 +227,7 @@ def _labels(metadata: Metadata) -> list[model_pb2.Label]:
 
 
 def _card(metadata: Metadata) -> str:
-    """The metadata as one document, without the golden image, which tells a reader nothing."""
+    """The metadata as one document, without the golden image, which is of no use to a reader."""
     document = {
         "name": metadata.name,
         "task": metadata.task.value,

@@ -63,7 +63,7 @@ class Siblings:
 
     Args:
         limiter: Counts the calls of all processes.
-        refresh: Has all processes look for new versions.
+        refresh: Makes all processes look for new versions.
         statistics: Returns what a version has done in all processes, by its file.
         metrics: Counts for all processes; None if there are no metrics.
     """
@@ -279,7 +279,7 @@ class Server:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop where it is installed: it takes less CPU for each call. Windows has none."""
+    """The loop of uvloop if it is installed, which takes less CPU for each call."""
     try:
         import uvloop
     except ImportError:
