@@ -1,12 +1,12 @@
 """Networks by name, each split into a feature extractor and a last linear layer.
 
-It knows torchvision's classifiers and the articles' own small networks. Pixels come in as
-uint8: normalisation belongs to the network, so that nobody can forget it.
+It knows torchvision's classifiers and the articles' own small networks. Networks take uint8 pixels
+and normalise them, so that callers cannot forget it. It knows neither data nor training.
 """
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,16 @@ _STD: Final = (0.229, 0.224, 0.225)
 
 
 class ArchitectureError(LimelensError):
-    """No such architecture, or its weights cannot be had."""
+    """The architecture is unknown or cannot be used, or its weights cannot be downloaded."""
 
 
 class Classifier(nn.Module):
-    """Pixels to logits, by way of an embedding.
+    """Computes an embedding from pixels, and logits from the embedding.
 
     Args:
         backbone: `(N, 3, H, W)` normalised float32 to an embedding `(N, D)`.
         head: The last layer, `(N, D)` to logits `(N, C)`.
-        dropout: Share of the embedding that is dropped before the last layer in training.
+        dropout: Share of the embedding that training drops before the last layer.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Linear, dropout: float = 0.0) -> None:
@@ -55,12 +55,12 @@ class Classifier(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole network."""
+        """The number of parameters of the whole network."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
 def architectures() -> list[str]:
-    """Every name that `build` takes."""
+    """All names that `build` accepts."""
     return sorted([*_OWN, *models.list_models(module=models)])
 
 
@@ -77,13 +77,13 @@ def build(
     Args:
         name: One of `architectures()`.
         num_labels: Outputs of the last layer.
-        pretrained: Start from torchvision's ImageNet weights; they are downloaded.
+        pretrained: Start from torchvision's ImageNet weights, which are downloaded.
         input_size: Height and width in pixels.
-        dropout: Before the last layer, beside the architecture's own.
+        dropout: Before the last layer, in addition to the architecture's own.
 
     Raises:
-        ArchitectureError: The name is unknown, the network has no last linear layer or cannot
-            take that size, or the weights cannot be downloaded.
+        ArchitectureError: The name is unknown, the network has no last linear layer or does not
+            accept the input size, or the weights cannot be downloaded.
     """
     network: nn.Module
     if name in _OWN:
@@ -103,9 +103,9 @@ def build(
 
 
 def default_input_size(name: str) -> int:
-    """Side of the input in pixels, where the user names none.
+    """The default side of the input in pixels.
 
-    112, which trains from scratch in minutes; more for networks that need it.
+    112 trains from scratch in minutes; networks that need more get more.
     """
     if name in _OWN_SIDES:
         return _OWN_SIDES[name]
@@ -171,17 +171,12 @@ _OWN: Final = {"cnn3": Cnn3, "cnn4": Cnn4}
 
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:
-    # Networks with an auxiliary head return it beside the logits in training.
-    options = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    if options:
-        options["init_weights"] = True
+    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    if name in ("googlenet", "inception_v3") and not pretrained:
+        # In training, their auxiliary heads would return outputs beside the logits.
+        options |= {"aux_logits": False, "init_weights": True}
     try:
-        return cast(
-            nn.Module,
-            models.get_model(
-                name, weights="DEFAULT" if pretrained else None, **({} if pretrained else options)
-            ),
-        )
+        return cast(nn.Module, models.get_model(name, **options))
     except OSError as error:
         raise ArchitectureError(
             f"the pretrained weights of {name} cannot be downloaded ({error}); "
@@ -190,12 +185,12 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
 
 
 def _check_forward(name: str, classifier: Classifier, input_size: tuple[int, int]) -> None:
-    """Sends one black image through: what does not fit fails here, not in the first epoch."""
+    """Classifies one black image, so that a wrong size fails here and not in the first epoch."""
     classifier.eval()
     try:
         with torch.inference_mode():
             classifier(torch.zeros((1, 3, *input_size), dtype=torch.uint8))
-    # Networks raise what the layer happens to raise.
+    # The kind of error depends on the layer.
     except Exception as error:
         height, width = input_size
         raise ArchitectureError(
@@ -206,18 +201,18 @@ def _check_forward(name: str, classifier: Classifier, input_size: tuple[int, int
 
 
 def _split(name: str, network: nn.Module, num_labels: int, dropout: float) -> Classifier:
-    """Takes the last linear layer off and puts a fresh one behind."""
-    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
-    modules = list(network.named_modules())
-    if not linear or any(
-        isinstance(module, nn.Conv2d)
-        for key, module in modules[[k for k, _ in modules].index(linear[-1]) :]
-    ):
+    """Replaces the last linear layer by a fresh one."""
+    layers = [
+        (key, module)
+        for key, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    key, last = layers[-1] if layers else ("", None)
+    if not isinstance(last, nn.Linear):
         raise ArchitectureError(f"{name} has no last linear layer and is not supported")
-    last = network.get_submodule(linear[-1])
-    parent, _, child = linear[-1].rpartition(".")
+    parent, _, child = key.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
-    head = nn.Linear(cast(nn.Linear, last).in_features, num_labels)
+    head = nn.Linear(last.in_features, num_labels)
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
     return Classifier(network, head, dropout)

@@ -1,6 +1,6 @@
 """The settings of a training run: their values, their checks, their file.
 
-It knows names and ranges, and nothing of how a setting is carried out.
+It knows names and ranges, and nothing of what a setting does.
 """
 
 from __future__ import annotations
@@ -31,37 +31,36 @@ class ConfigError(LimelensError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides how a run comes out; `config.json` holds it.
+    """Everything that determines the result of a run; `config.json` holds it.
 
     Args:
-        task: None takes what the data looks like.
-        val_from_train: Choose epoch and calibration on a tenth of train, and not on the data's val.
+        task: None lets the data decide.
+        val_from_train: Choose epoch and calibration on a tenth of train, not on the data's val.
         arch: A name of `architectures()`.
-        input_size: Height and width in pixels; None takes the architecture's.
+        input_size: Height and width in pixels; None uses the architecture's.
         resize_mode: How images of another shape are fitted.
         epochs: At least 1.
-        batch_size: At least 2; of all processes together.
+        batch_size: Images per step, over all processes; at least 2.
         learning_rate: The highest of the schedule.
         weight_decay: AdamW's.
         schedule: `one-cycle` or `cosine`.
         label_smoothing: 0 to below 1; for multilabel towards each label's share.
-        dropout: Before the last layer, 0 to below 1, beside the architecture's own.
-        ema_decay: Of the averaged weights that are evaluated and kept, per step; 0 for none.
-        patience: Epochs without a better validation after which the run ends; 0 never ends it.
+        dropout: Before the last layer, 0 to below 1, in addition to the architecture's own.
+        ema_decay: Decay per step of the averaged weights that are evaluated and kept; 0 keeps
+            the plain weights.
+        patience: Number of epochs without improvement that end the run; 0 never ends it.
         augment: A preset of `augmentation`.
-        min_crop: The least share of an image that a random crop keeps, up to 1; 0 takes the
-            preset's. Small ones cut off what decides.
-        mix: Images mixed with others of the batch: `mixup`, `cutmix`, `both` (either, by
-            chance) or `none`.
-        balance: Against unbalanced labels: `sample` shows rare ones more often, `weight` gives
-            them more weight in the loss.
-        mixed_precision: `bf16` computes in bfloat16 where it is safe; `auto` does so on a GPU
-            that can, and not on a CPU.
+        min_crop: The smallest share of an image that a random crop keeps, up to 1; 0 uses the
+            preset's. Small crops may cut off the object.
+        mix: How images of a batch are mixed: `mixup`, `cutmix`, `both` (one at random) or `none`.
+        balance: For unbalanced labels: `sample` draws rare ones more often, `weight` gives them
+            more weight in the loss.
+        mixed_precision: `bf16` computes in bfloat16; `auto` does so on GPUs that support it.
         pretrained: Start from torchvision's ImageNet weights.
-        start_from: Start from the weights of another run's best checkpoint; its architecture must
-            be the same. With other labels, the last layer starts fresh.
-        alert_labels: Labels that somebody must be told of.
-        seed: Of the split, the weights, the order and the augmentation.
+        start_from: Another run of the same architecture; training starts from its best weights.
+            If the labels differ, the last layer starts fresh.
+        alert_labels: Labels that raise an alert.
+        seed: Determines the split, the weights, the order and the augmentation.
         num_workers: Processes that read images; 0 reads in the training process.
     """
 
@@ -126,14 +125,14 @@ class TrainConfig:
     @property
     def resize(self) -> ResizeRule:
         """The input's size and how images are brought to it."""
-        # Only torchvision knows what its networks need; checking settings does without torch.
+        # Imported here because settings are checked without torch.
         from limelens.train.architectures import default_input_size
 
         side = default_input_size(self.arch)
         return ResizeRule(*(self.input_size or (side, side)), self.resize_mode)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, the input size filled in."""
+        """As plain values, including the input size."""
         values = dataclasses.asdict(self)
         values["task"] = None if self.task is None else self.task.value
         values["resize_mode"] = self.resize_mode.value
@@ -152,7 +151,7 @@ def read_config(path: Path) -> dict[str, Any]:
         Arguments for `TrainConfig`.
 
     Raises:
-        ConfigError: The file cannot be read, or a name or a type is not a setting's.
+        ConfigError: The file cannot be read, a name is no setting's, or a value has the wrong type.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -162,14 +161,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def settings_from(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Plain values as arguments for `TrainConfig`.
+    """Converts plain values to arguments for `TrainConfig`.
 
     Args:
         values: By name.
-        where: Named in errors.
+        where: Their source, for errors.
 
     Raises:
-        ConfigError: A name or a type is not a setting's.
+        ConfigError: A name is no setting's, or a value has the wrong type.
     """
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     settings: dict[str, Any] = {}

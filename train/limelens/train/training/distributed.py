@@ -1,6 +1,6 @@
-"""The processes that share a run, as `torchrun` starts them.
+"""The processes of a run, as `torchrun` starts them; without torchrun there is one.
 
-It knows ranks and devices, and nothing of what is computed. Without torchrun there is one process.
+It knows ranks and devices, and nothing of what is computed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import distributed
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run.
+    """This process and the number of processes.
 
     Args:
-        rank: Its number; 0 evaluates, writes and reports.
-        world_size: How many there are.
-        device: What it computes on.
+        rank: This process's number; 0 evaluates, writes and reports.
+        world_size: The number of processes.
+        device: Where this process computes.
     """
 
     rank: int
@@ -30,19 +30,19 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def agree(self, value: bool) -> bool:
-        """The first process's value, in all of them."""
+        """Returns the first process's value in all processes."""
         if self.world_size == 1:
             return value
-        told = torch.tensor(float(value), device=self.device)
-        distributed.broadcast(told, src=0)
-        return bool(told)
+        shared = torch.tensor(float(value), device=self.device)
+        distributed.broadcast(shared, src=0)
+        return bool(shared)
 
     def mean(self, value: float, weight: float) -> float:
-        """The weighted mean of all processes' values."""
+        """Returns the weighted mean of all processes' values."""
         if self.world_size == 1:
             return value
         sums = torch.tensor([value * weight, weight], dtype=torch.float64, device=self.device)
@@ -52,7 +52,7 @@ class Processes:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Joins the processes that torchrun started, for the time of a run."""
+    """Joins the processes that torchrun started, for the duration of a run."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     if world_size == 1:

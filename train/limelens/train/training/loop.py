@@ -296,7 +296,7 @@ class _Run:
         return logits.detach(), loss.detach()
 
     def state(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """What a checkpoint holds of the network; files of the first version name the keys."""
+        """The network and its metrics as a checkpoint names them."""
         return {"model": self.kept.state_dict(), "epoch": self.epoch, "figures": dict(metrics)}
 
     def going(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The parts of a training step: loss, optimiser, schedule, averaged weights, mixed images.
 
-It knows networks and settings, and neither data nor files.
+It knows networks and settings, and neither epochs nor files.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class SmoothedBinaryCrossEntropy(nn.Module):
-    """Binary cross-entropy with targets drawn towards each label's share of the images.
+    """Binary cross-entropy with targets smoothed towards each label's share of the images.
 
     Args:
         shares: `(C,)`, 0 to 1.
         smoothing: 0 to below 1.
-        weights: `(C,)`, of the images that have the label; None for 1.
+        weights: `(C,)`, for images that have the label; None means 1.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ def build_criterion(
     """The loss: cross-entropy, or binary cross-entropy for multilabel.
 
     Args:
-        config: Its label smoothing and its balance are used.
-        task: Of the data.
-        examples: Of training.
+        config: Its label smoothing and balance are used.
+        task: The data's.
+        examples: For training.
         num_labels: C.
     """
     weights = label_weights(examples, num_labels) if config.balance == "weight" else None
     if task is Task.MULTILABEL:
         shares = label_counts(examples, num_labels) / len(examples)
         if weights is not None:
-            # Of a label that one in a thousand has, a thousandfold weight would be noise.
+            # A thousandfold weight for a label of one image in a thousand would add noise.
             weights = np.sqrt(np.maximum(weights, 1.0))
         return SmoothedBinaryCrossEntropy(shares, config.label_smoothing, weights)
     tensor = None if weights is None else torch.tensor(weights, dtype=torch.float32)
@@ -99,10 +99,10 @@ def build_schedule(
 
 
 def averaged_weights(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a network that forgets the first steps sooner.
+    """An exponential moving average of a network's weights, with a lower decay at the start.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's
-    ExponentialMovingAverage: a short run is not held back by its fresh weights.
+    ExponentialMovingAverage, so that the first random weights are soon forgotten.
     """
 
     def update(averaged: Any, current: Any, num_averaged: Any) -> None:
@@ -114,7 +114,7 @@ def averaged_weights(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def build_mix(mix: str, num_labels: int, task: Task) -> Mix | None:
-    """What mixes the images of a batch and their targets; None for `none`.
+    """Returns a function that mixes the images and targets of a batch; None for `none`.
 
     MixUp (Zhang et al. 2018) with alpha 0.2, CutMix (Yun et al. 2019) with alpha 1.
 
@@ -136,7 +136,7 @@ def build_mix(mix: str, num_labels: int, task: Task) -> Mix | None:
 
 
 def mixed_precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Where a step's forward pass runs: in bfloat16 as far as the settings and the device say."""
+    """A context that computes in bfloat16 if the settings and the device allow it."""
     enabled = config.mixed_precision == "bf16" or (
         config.mixed_precision == "auto"
         and device.type == "cuda"
@@ -146,6 +146,6 @@ def mixed_precision(config: TrainConfig, device: torch.device) -> AbstractContex
 
 
 def num_correct(logits: Tensor, targets: Tensor) -> int:
-    """How many images of a batch are right; of mixed ones the larger part counts."""
-    wanted = targets if targets.ndim == 1 else targets.argmax(dim=1)
-    return int((logits.argmax(dim=1) == wanted).sum())
+    """The number of correct images in a batch; in mixed ones the larger part counts."""
+    labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    return int((logits.argmax(dim=1) == labels).sum())
