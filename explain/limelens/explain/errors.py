@@ -4,7 +4,7 @@
     └── ExplainError
         ├── InvalidArgumentError(ValueError)      a value the caller gave; `.argument` names it
         │   └── UnknownLabelError(KeyError)       a label the model or explanation does not have
-        ├── PredictionError                       predict answered with something unusable
+        ├── PredictionError                       predict returned something unusable
         └── MissingPackageError(ImportError)      an optional package is not installed
 
 Exceptions of `predict` itself pass through unchanged. Nothing here knows gRPC status codes.

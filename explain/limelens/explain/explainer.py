@@ -38,7 +38,7 @@ def explain(
     settings: Settings | None = None,
     **options: Unpack[ExplainOptions],
 ) -> Explanation:
-    """Explain what a classifier says of one image.
+    """Explain a classifier's prediction for one image.
 
     Args:
         image: `(H, W, 3)` RGB or `(H, W)` grey pixels, uint8, of the size that the model sees.
@@ -52,8 +52,8 @@ def explain(
         The explanation.
 
     Raises:
-        InvalidArgumentError: An argument that cannot be used; it says which.
-        UnknownLabelError: A label beyond those that `predict` has.
+        InvalidArgumentError: An argument cannot be used; the error names it.
+        UnknownLabelError: `predict` has no such label.
         PredictionError: `predict` returned a wrong shape or non-finite numbers.
         MissingPackageError: Scikit-image, or scikit-learn for "lasso_path", is not installed.
         Exception: Whatever `predict`, `progress` or `check` raises, once no thread is left running.
@@ -73,8 +73,8 @@ def explain_progressively(
 
     Takes what `explain` takes and raises what it raises: settings are checked at once, the image
     and the labels with the first element. The last element equals what `explain` returns for the
-    same arguments and seed; where the deadline passed between rounds it repeats the one before
-    and says so in its warnings. Closing the iterator stops the work.
+    same arguments and seed; if the deadline passed between rounds it repeats the one before with a
+    warning. Closing the iterator stops the work.
     """
     return _explanations(image, predict, _settings(settings, options), in_rounds=True)
 
@@ -213,8 +213,7 @@ def _labels_to_explain(settings: Settings, probabilities: NDArray[np.floating]) 
         return tuple(settings.labels)
     if settings.like_lime:
         return tuple(np.argsort(probabilities)[::-1][: settings.top_labels or 5].tolist())
-    order = np.argsort(-probabilities, kind="stable")
-    return tuple(order[: settings.top_labels or 1].tolist())
+    return tuple(np.argsort(-probabilities, kind="stable")[: settings.top_labels or 1].tolist())
 
 
 def _warnings(

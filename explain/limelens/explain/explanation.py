@@ -1,6 +1,6 @@
-"""What explaining gives back: plain values, finished at birth.
+"""The results of explaining: plain, complete values.
 
-Knows nothing of how they were found, nor of label names: labels are column numbers of `predict`.
+Labels are column numbers of `predict`. Does not know how results are found, nor names of labels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,13 +16,12 @@ from limelens.explain.warning import ExplanationWarning
 
 @dataclass(frozen=True, slots=True)
 class SegmentWeight:
-    """What one segment does for a label.
+    """The effect of one segment on a label.
 
     Attributes:
         segment: Its id in `Explanation.segments`.
         weight: How much showing it raises the label's probability in the linear surrogate.
-        std_error: By how much the weight would vary with another seed, one standard deviation; 0
-            where every seed gives the same.
+        std_error: Standard deviation of the weight over seeds; 0 if all seeds give the same.
     """
 
     segment: int
@@ -37,17 +36,16 @@ class LabelExplanation:
     Attributes:
         label: Column of `predict`.
         against: The label that was subtracted, for a contrast; else None.
-        probability: What the model says of the unperturbed image (their difference, for a
-            contrast).
+        probability: The model's, for the unperturbed image; the difference, for a contrast.
         intercept: The surrogate's value with every segment hidden.
         local_prediction: The surrogate's value with every segment visible.
         score: Weighted R² of the surrogate on the samples, at most 1.
-        stability: The Jaccard index of the `top_k` heaviest segments to be expected between this
-            run and one with another seed, 0 to 1.
-        top_k: How many segments stability and ties are about.
-        ties: Ids of the segments that may as well be inside as outside of the top k, at 95 %
-            confidence; empty when the cut is clear.
-        weights: The segments by falling size of their weight.
+        stability: The expected Jaccard index of the `top_k` heaviest segments of this run and one
+            with another seed, 0 to 1.
+        top_k: How many segments stability and ties concern.
+        ties: Ids of the segments that may lie inside or outside of the top k, at 95 % confidence;
+            empty if the cut is clear.
+        weights: The segments, heaviest first.
     """
 
     label: int
@@ -85,7 +83,7 @@ class Samples:
 
     Attributes:
         visible: `(N, K)` bool, which segments each sample shows; row 0 shows all.
-        probabilities: `(N, C)` float, the model's answers for all labels.
+        probabilities: `(N, C)` float, of all labels.
         weights: `(N,)` float64, what each sample counts: for lime its proximity, 0 to 1.
         columns: `(K,)` int32, the segment id of each column of `visible`.
         alpha: The ridge penalty of lime's fits.
@@ -116,7 +114,7 @@ class Explanation:
         max_samples: How many samples there could have been at most.
         is_final: Whether no round with more samples follows.
         seed: Gives the same explanation again; None when a RandomState was handed in.
-        explanations: One for each label asked for, most probable first where `top_labels` chose.
+        explanations: One for each label, most probable first where `top_labels` chose.
         warnings: What a reader of the explanation should know; `str` makes sentences of them.
         timings_ms: Where the time went.
         samples: The raw material, for further labels or contrasts without further predictions.

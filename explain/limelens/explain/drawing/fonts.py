@@ -1,7 +1,6 @@
 """A font that has the characters of a text: Pillow's own, else one found on the system.
 
-Knows the standard font folders of Linux, macOS and Windows. Does not know what is written or
-where.
+Knows the standard font folders of Linux, macOS and Windows. Does not know the layout.
 """
 
 import os
@@ -37,14 +36,14 @@ def font_for(text: str, size: int) -> tuple[Font, str]:
         size: Pixels per em.
 
     Returns:
-        The font, and the text; where no font has all its characters, those missing lose their
-        accents or, where that does not help, are replaced by the name of their script in
-        brackets, and `MissingFontWarning` says what to install.
+        The font, and the text; if no font has all its characters, those missing lose their accents
+        or, if that does not help, become the name of their script in brackets, with a
+        `MissingFontWarning` that names packages to install.
     """
-    default = ImageFont.load_default(size)
-    if _lacking(default, text) == "":
-        return default, text
-    best, lacking = default, _lacking(default, text)
+    best: Font = ImageFont.load_default(size)
+    lacking = _lacking(best, text)
+    if lacking == "":
+        return best, text
     for path in font_files(folders()):
         font = _open(path, size)
         if font is None:

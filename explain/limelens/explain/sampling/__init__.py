@@ -1,1 +1,1 @@
-"""The neighbourhood: which samples are drawn, how they look, and what the model says of them."""
+"""The neighbourhood: which samples are drawn, how they look, and what the model predicts."""

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from limelens.explain.settings import Distance, Sampling, Settings
 
-PAIRED_FROM = 5
-"""Samples per segment from which "auto" draws pairs; with fewer, half as many distinct rows are too
-few."""
+_PAIRED_FROM = 5  # samples per segment for "auto"; with fewer, pairs leave too few distinct rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,7 @@ def design_for(
     """
     num_samples, rng = settings.sample_limit, np.random.default_rng(seed)
     sampling: Sampling = "independent"
-    is_enough = num_samples >= PAIRED_FROM * num_segments
+    is_enough = num_samples >= _PAIRED_FROM * num_segments
     if not settings.like_lime and (
         settings.sampling == "paired" or (settings.sampling == "auto" and is_enough)
     ):

@@ -34,12 +34,12 @@ _BATCH_SIZE = 32  # of a `predict` without a preference
 
 
 class Predictions:
-    """The model's probabilities, for as many rows as were asked for so far.
+    """The model's probabilities, for as many rows as `advance` was called for.
 
     Args:
         predict: The model.
         perturbation: Makes images of rows.
-        visible: `(N, K)` bool, all rows that may be asked for.
+        visible: `(N, K)` bool, all rows that may be predicted.
         settings: The labels that must exist, the batch size, and what to call after each chunk.
 
     Attributes:
@@ -77,7 +77,7 @@ class Predictions:
         """Predict rows up to `target`; the very first chunk always, others before the deadline.
 
         Args:
-            target: How many rows shall be done.
+            target: How many rows to reach.
             deadline: `time.monotonic()` after which no further chunk starts; `num_done` then
                 stays below the target.
 

@@ -65,17 +65,11 @@ def segment(image: NDArray[np.uint8], settings: Settings, seed: int = 42) -> Seg
 def cut(image: NDArray[np.uint8], settings: Settings, seed: int = 42) -> Segmentation:
     """Cut an image into segments whose number depends little on its resolution.
 
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        settings: The method, its target and its options.
-        seed: Breaks quickshift's ties.
+    Takes what `segment` takes. Images of few pixels, and images that come out as a single segment,
+    are cut into a grid instead, and a warning reports it.
 
     Returns:
-        Segments with ids 0 to K-1, all of which can be hidden. Images of few pixels, and images
-        that come out as a single segment, are cut into a grid instead, and `warnings` says so.
-
-    Raises:
-        InvalidArgumentError: An unknown option, or too many segments.
+        Segments with ids 0 to K-1, all of which can be hidden.
     """
     method = settings.segmentation or "slic"
     target = _target(method, settings)

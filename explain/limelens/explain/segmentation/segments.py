@@ -25,7 +25,7 @@ class Segmentation:
         ids: `(K,)` int32, the id that column j of the design matrix stands for.
         columns: `(H, W)` intp, each pixel's column, 0 to K; K stands for pixels that no column
             hides.
-        warnings: What the caller should know about how the image was cut.
+        warnings: What the reader should know about how the image was cut.
     """
 
     labels: NDArray[np.int32]
@@ -44,7 +44,7 @@ def numbered(labels: NDArray[np.int64], *warnings: ExplanationWarning) -> Segmen
 
     Args:
         labels: `(H, W)` any ids; `UNSEEN` marks pixels that are never hidden.
-        *warnings: What the caller should know about how the image was cut.
+        *warnings: What the reader should know about how the image was cut.
 
     Raises:
         InvalidArgumentError: There is no segment.
@@ -77,7 +77,7 @@ def as_lime_reads(labels: NDArray[np.int64]) -> Segmentation:
 
 
 def known(labels: NDArray[np.int32], ids: NDArray[np.int32]) -> Segmentation:
-    """Segments of an explanation that was made before.
+    """The segments of an existing explanation.
 
     Args:
         labels: `(H, W)` segment ids.
@@ -109,24 +109,22 @@ def distinct(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
 
 
 def checked(segments: Any, height: int, width: int) -> NDArray[np.int64]:
-    """A caller's `(H, W)` segment ids as int64, or an error that says what is wrong with them."""
+    """A caller's `(H, W)` segment ids as int64.
+
+    Raises:
+        InvalidArgumentError: Another shape, no integers, or ids beyond 32 bits.
+    """
     labels = np.asarray(segments)
-    if labels.shape != (height, width):
-        raise InvalidArgumentError(
-            "segments",
-            f"segments has shape {labels.shape}; the image is ({height}, {width}): give one "
-            f"integer id per pixel",
-        )
-    if labels.dtype.kind not in "iu":
-        raise InvalidArgumentError(
-            "segments", f"segments is {labels.dtype}; expected integers: use .astype(np.int32)"
-        )
     limits = np.iinfo(np.int32)
-    if int(labels.min()) < limits.min or int(labels.max()) > limits.max:
-        raise InvalidArgumentError(
-            "segments", "segments holds ids that do not fit 32 bits: renumber them"
-        )
-    return labels.astype(np.int64)
+    if labels.shape != (height, width):
+        problem = f"has shape {labels.shape}; the image is ({height}, {width}): one id per pixel"
+    elif labels.dtype.kind not in "iu":
+        problem = f"is {labels.dtype}; expected integers: use .astype(np.int32)"
+    elif int(labels.min()) < limits.min or int(labels.max()) > limits.max:
+        problem = "holds ids that do not fit 32 bits: renumber them"
+    else:
+        return labels.astype(np.int64)
+    raise InvalidArgumentError("segments", f"segments {problem}")
 
 
 def stretched(labels: NDArray[Any], height: int, width: int) -> NDArray[Any]:

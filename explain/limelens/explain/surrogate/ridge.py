@@ -62,9 +62,9 @@ class Surrogate:
 def block_rows(num_segments: int) -> int:
     """How many rows to take at a time: even, so that pairs stay together.
 
-    Few enough that a product with `(K, K)` stays on the calling thread. Handing so small a job to
-    other threads saves nothing, and on a machine that is busy with the model each hand-over waits
-    for the scheduler: measured, 100 ms a fit instead of 2.
+    Few enough that a product with `(K, K)` stays on the calling thread. Other threads save nothing
+    on so small a job, and on a machine that is busy with the model each hand-over waits for the
+    scheduler: measured, 100 ms a fit instead of 2.
     """
     rows = _UNTHREADED // num_segments**2
     if rows < 16:  # so many segments that threads pay

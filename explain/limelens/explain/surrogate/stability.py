@@ -1,8 +1,8 @@
-"""How sure the weights are: standard errors, the expected agreement of two runs, and ties.
+"""How certain the weights are: standard errors, the expected agreement of two runs, and ties.
 
 Another seed draws other samples and finds other weights. The sandwich covariance of the weighted
-ridge says by how much, from one run alone. Knows the fitted surrogate and the design. Does not
-know images, nor how far the surrogate is from the model (that is the score).
+ridge estimates the difference from a single run. Knows the fitted surrogate and the design. Does
+not know images, nor how far the surrogate is from the model (the score).
 """
 
 import numpy as np
@@ -89,7 +89,7 @@ def expected_agreement(
     Returns:
         0 to 1.
     """
-    # Cholesky, not eigh: LAPACK's eigh wakes threads whatever the size (see surrogate.block_rows).
+    # Cholesky, not eigh: LAPACK's eigh wakes threads whatever the size (see block_rows).
     root = _root(covariance)
     noise = rng.standard_normal((_NUM_DRAWS, coefficients.size))
     step = block_rows(coefficients.size)
@@ -106,8 +106,8 @@ def expected_agreement(
 def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     """The Cholesky factor of a covariance whose rank may be below K.
 
-    Jitter carries it, far below any standard error; more of it where a surrogate from fewer samples
-    than segments left more rounding than that.
+    Jitter far below any standard error makes it positive definite; more jitter is needed where
+    fewer samples than segments left larger rounding errors.
     """
     size = covariance.shape[0]
     total = float(np.abs(np.diag(covariance)).sum())
@@ -125,7 +125,7 @@ def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 def ties(
     coefficients: NDArray[np.float64], std_errors: NDArray[np.float64], k: int
 ) -> NDArray[np.intp]:
-    """Which segments may as well be inside as outside of the top k.
+    """Which segments may lie inside or outside of the top k.
 
     Args:
         coefficients: `(K,)` sorted by size, largest first.
@@ -133,8 +133,8 @@ def ties(
         k: Where the cut lies.
 
     Returns:
-        Positions, ascending: those above the cut that cannot be told (at 95 %) from the first
-        below it, and those below that cannot be told from the last above. Empty when the cut is
+        Positions, ascending: those above the cut that do not differ (at 95 %) from the first
+        below it, and those below that do not differ from the last above. Empty if the cut is
         clear.
     """
     size = np.abs(coefficients)

@@ -1,4 +1,4 @@
-"""`limelens explain`: why the model says what it says of one image or many."""
+"""`limelens explain`: why the model decides as it does, for one image or many."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def explain(
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Says why the model says what it says of images, with LIME or another --method.
+    """Explains why the model decides as it does, with LIME or another --method.
 
     Each weight is how much of the label's probability a segment contributes, with its standard
     error; "stability" is the share of the top five that would recur with another seed.

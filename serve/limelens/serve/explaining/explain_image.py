@@ -78,17 +78,10 @@ def explain_image_progressively(
 
 
 def check_explained(bundle: Bundle, explained: RenderedExplanation) -> tuple[Faithfulness, ...]:
-    """Whether the model follows the segments in the order that an explanation gives.
-
-    Args:
-        bundle: The model that was explained.
-        explained: Its explanation.
+    """Whether the model follows the segments in the order that its explanation gives.
 
     Returns:
         One for each label that is explained by itself; none for contrasts.
-
-    Raises:
-        LimelensError: As `explain_image`.
     """
     model = _Model(bundle, lambda: None)
     with serving_errors():

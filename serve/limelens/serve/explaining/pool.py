@@ -84,9 +84,7 @@ class Explainer:
         Raises:
             OverloadedError: Too many are waiting.
             ExpiredError: The deadline passed first.
-            InvalidRequestError: The image or an option cannot be used.
-            ModelOutputError: The model returned numbers that are not finite.
-            MissingExtraError: A package of `limelens[explain]` is not installed.
+            LimelensError: As `explain_image`.
         """
         return await self.explain_newest(lambda: (bundle, spec), deadline=deadline)
 

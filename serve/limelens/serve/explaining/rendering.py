@@ -42,11 +42,11 @@ class DecodedImage:
 
 @dataclass(frozen=True, eq=False)
 class RenderedExplanation:
-    """One image's explanation, with the renderings that the request asks for as PNG files.
+    """One image's explanation, with the requested renderings as PNG files.
 
     Args:
         explanation: As `limelens.explain` gave it.
-        label_explanations: Those that the request asks for: labels, then contrasts.
+        label_explanations: The requested ones: labels, then contrasts.
         overlays: One for each of them; empty unless requested.
         heat_maps: The same.
         segments: Ids of the upright image's size, 16-bit greyscale; empty unless requested.
@@ -77,7 +77,7 @@ def render(
     Args:
         explanation: Of the image.
         image: What to draw on.
-        spec: What the request asks for.
+        spec: The request.
         labels: The model's.
         check: Called before each rendering; may stop the work.
     """

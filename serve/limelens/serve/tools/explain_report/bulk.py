@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from limelens.serve.client.results import ServedExplanation
 
 _LONGEST_WAIT_S: Final = 10.0
+_ERRORS_OF_ALL_IMAGES: Final = (
+    UnavailableError, UnauthenticatedError, PermissionDeniedError, NotFoundError, MissingExtraError,
+)  # fmt: skip
 _FIELDS_OF_ONE_IMAGE: Final = ("", "segmentation")
 """Fields that only one image may be refused for: its size in the message, and its number of
 segments."""
@@ -116,13 +119,7 @@ def _explained(client: Client, file: LabeledFile, arguments: ExplainArguments) -
                 time.sleep(min(error.retry_after_s, _LONGEST_WAIT_S))
     except OSError as error:
         return ExplainedImage(file, None, None, str(error.strerror or error))
-    except (
-        UnavailableError,
-        UnauthenticatedError,
-        PermissionDeniedError,
-        NotFoundError,
-        MissingExtraError,
-    ):
+    except _ERRORS_OF_ALL_IMAGES:
         raise
     except InvalidRequestError as error:
         if error.field.startswith("image"):

@@ -24,7 +24,6 @@ from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
 from limelens.serve.tools.explain_report.bulk import ExplainedImage
 
-_TEMPLATE: Final = "page.html.j2"
 _MAX_DRAWN: Final = 420
 """Longer side of an image on the page, in pixels."""
 _MOST_SHOWN: Final = 500
@@ -156,7 +155,7 @@ class Gallery:
         Raises:
             OSError: The file cannot be written.
         """
-        page = self._environment.get_template(_TEMPLATE).render(
+        page = self._environment.get_template("page.html.j2").render(
             title=self._title,
             in_favour=self._colours[0],
             against=self._colours[1],
