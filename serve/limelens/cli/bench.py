@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _LOAD, _IMAGES, _FLOOR = "Load", "Images", "Compared with"
 
 
+def _option(*names: str, **given: Any) -> Any:
+    """An option that describes the load."""
+    return typer.Option(*names, rich_help_panel=_LOAD, **given)
+
+
 @securely
 def bench(
     images: Annotated[
@@ -54,63 +59,37 @@ def bench(
         ),
     ] = "224x224",
     callers: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Callers of Classify, one call at a time each.", rich_help_panel=_LOAD
-        ),
+        int, _option(min=0, help="Callers of Classify, one call at a time each.")
     ] = 8,
     rate: Annotated[
         float | None,
-        typer.Option(
+        _option(
             min=0.001,
             help="Calls of Classify a second at random intervals, in place of --callers. "
             "Latencies count from when a call was due.",
-            rich_help_panel=_LOAD,
         ),
     ] = None,
-    streams: Annotated[int, typer.Option(min=0, help="Cameras.", rich_help_panel=_LOAD)] = 0,
-    fps: Annotated[
-        float, typer.Option(min=0.01, help="Frames a second of each camera.", rich_help_panel=_LOAD)
-    ] = 5.0,
+    streams: Annotated[int, _option(min=0, help="Cameras.")] = 0,
+    fps: Annotated[float, _option(min=0.01, help="Frames a second of each camera.")] = 5.0,
     explainers: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Callers of Explain, one call at a time each.", rich_help_panel=_LOAD
-        ),
+        int, _option(min=0, help="Callers of Explain, one call at a time each.")
     ] = 0,
     num_samples: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Samples of each explanation.",
-            show_default="the server's",
-            rich_help_panel=_LOAD,
-        ),
+        int, _option(min=0, help="Samples of each explanation.", show_default="the server's")
     ] = 0,
-    duration_s: Annotated[
-        float,
-        typer.Option("--duration", min=0.1, help="Seconds to measure.", rich_help_panel=_LOAD),
-    ] = 10.0,
+    duration_s: Annotated[float, _option("--duration", min=0.1, help="Seconds to measure.")] = 10.0,
     warmup_s: Annotated[
-        float,
-        typer.Option(
-            "--warmup", min=0.0, help="Seconds of load before that.", rich_help_panel=_LOAD
-        ),
+        float, _option("--warmup", min=0.0, help="Seconds of load before that.")
     ] = 1.0,
-    deadline_ms: Annotated[
-        int | None, typer.Option(min=1, help="Deadline of each Classify.", rich_help_panel=_LOAD)
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Processes that send.", rich_help_panel=_LOAD)
-    ] = 1,
+    deadline_ms: Annotated[int | None, _option(min=1, help="Deadline of each Classify.")] = None,
+    processes: Annotated[int, _option(min=1, help="Processes that send.")] = 1,
     connections: Annotated[
         int | None,
-        typer.Option(
+        _option(
             min=1,
             help="Connections that the callers share. A server of several processes gives each "
             "connection to one of them.",
             show_default="one for up to 16 callers of each process",
-            rich_help_panel=_LOAD,
         ),
     ] = None,
     floor: Annotated[
@@ -148,13 +127,7 @@ def bench(
             "TLS or a token file for the server that is started here, which asks for neither; "
             "name a server too (--server HOST:PORT)"
         )
-    from limelens.serve.tools.load import (
-        LoadPlan,
-        draw_image,
-        local_server,
-        read_images,
-        started,
-    )
+    from limelens.serve.tools.load import LoadPlan, draw_image, local_server, read_images, started
 
     sent = read_images(images) if images else (draw_image(*_size(size)),)
     with ExitStack() as stack:

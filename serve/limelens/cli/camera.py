@@ -92,13 +92,11 @@ def camera(
     max_decision_age_s: Annotated[
         float,
         typer.Option(
-            min=0.0,
-            help="Without a frame for so long, the decision becomes unknown; 0: never.",
+            min=0.0, help="Without a frame for so long, the decision becomes unknown; 0: never."
         ),
     ] = 0.0,
     fps: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Frames a second at most.", show_default="all"),
+        float | None, typer.Option(min=0.001, help="Frames a second at most.", show_default="all")
     ] = None,
     live: Annotated[
         bool | None,
@@ -128,8 +126,7 @@ def camera(
         ),
     ] = None,
     num_segments: Annotated[
-        int,
-        typer.Option(min=0, max=1000, help="Segments of an explanation.", show_default="40"),
+        int, typer.Option(min=0, max=1000, help="Segments of an explanation.", show_default="40")
     ] = 0,
     num_samples: Annotated[
         int, typer.Option(min=0, help="Samples of an explanation.", show_default="1000")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
 import typer
@@ -17,11 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.markup import escape
 
+from limelens.cli.bench import serve_command
 from limelens.cli.serving import packaged_models
 from limelens.cli.terminal.printing import out
-from limelens.serve.errors import LimelensError
 from limelens.serve.files import writing_whole
 from limelens.serve.image import Region
+
+if TYPE_CHECKING:
+    from limelens.serve.tools.load import ServerProcess
 
 # Where the face is in scikit-image's portrait of the astronaut Eileen Collins, 512x512.
 _LEFT_EYE: Final = (203.7, 101.2)
@@ -46,9 +48,9 @@ def demo(
 
     portrait = _portrait()
     panels: list[tuple[str, NDArray[np.uint8]]] = []
-    with _server() as ready:
-        out.print(f"[dim]{escape(ready)}[/]")
-        with Client(ready.split(" on ")[1].split()[0]) as client:
+    with _server() as server:
+        out.print(f"[dim]{escape(server.ready)}[/]")
+        with Client(server.address) as client:
             for name, pixels in (("the portrait", portrait), ("with a mask", _masked(portrait))):
                 prediction = client.classify([pixels], model=_MODEL, region=_HEAD)
                 explanation = client.explain(
@@ -111,31 +113,16 @@ def _head(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
-    """Starts a server in its own process on a free port; yields its ready line."""
-    command = [sys.executable, "-m", "limelens.cli", "serve", "--models", str(packaged_models())]
-    # In a session of its own Ctrl-C does not reach the server: this process stops it.
-    process = subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0", "--log-level", "error"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+def _server() -> Iterator[ServerProcess]:
+    """A server in its own process, stopped at the end and on SIGTERM."""
+    from limelens.serve.tools.load import started
+
     before = signal.signal(signal.SIGTERM, _leave)
     try:
-        ready = process.stdout.readline().strip()
-        if not ready:
-            raise LimelensError(f"the server did not start; see above (exit {process.wait()})")
-        yield ready
+        with started(serve_command(packaged_models())) as server:
+            yield server
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        finally:
-            process.kill()
-            process.stdout.close()
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(_signal: int, _frame: object) -> None:

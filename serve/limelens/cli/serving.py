@@ -63,9 +63,7 @@ def serve(
     num_threads: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="CPU threads of all processes together.",
-            show_default="one for each core",
+            min=1, help="CPU threads of all processes together.", show_default="one for each core"
         ),
     ] = None,
     tls_cert: Annotated[
@@ -188,8 +186,7 @@ def serve(
     access_log: Annotated[
         bool,
         typer.Option(
-            "--access-log",
-            help="Log successful calls at info, not debug; needs --log-level info.",
+            "--access-log", help="Log successful calls at info, not debug; needs --log-level info."
         ),
     ] = False,
     http: Annotated[

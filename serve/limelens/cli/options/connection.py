@@ -63,59 +63,45 @@ class Credentials:
 NOTHING: Final = Credentials()
 
 
+def _option(*names: str, **given: Any) -> Any:
+    """An option in the panel that all these options share."""
+    return typer.Option(*names, rich_help_panel=_PANEL, **given)
+
+
 def read_credentials(
     tls: Annotated[
-        bool,
-        typer.Option(
-            "--tls",
-            help="Use TLS and the authorities that this system trusts.",
-            rich_help_panel=_PANEL,
-        ),
+        bool, _option("--tls", help="Use TLS and the authorities that this system trusts.")
     ] = False,
     ca: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Use TLS and trust this authority's certificate, PEM.",
-            rich_help_panel=_PANEL,
-        ),
+        _option(metavar="FILE", help="Use TLS and trust this authority's certificate, PEM."),
     ] = None,
     cert: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Use TLS and send this certificate, PEM; with --key.",
-            rich_help_panel=_PANEL,
-        ),
+        _option(metavar="FILE", help="Use TLS and send this certificate, PEM; with --key."),
     ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The private key of --cert.", rich_help_panel=_PANEL),
-    ] = None,
+    key: Annotated[Path | None, _option(metavar="FILE", help="The private key of --cert.")] = None,
     server_name: Annotated[
         str | None,
-        typer.Option(
+        _option(
             metavar="NAME",
             help="The name in the server's certificate.",
             show_default="the host in its address",
-            rich_help_panel=_PANEL,
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(
+        _option(
             metavar="FILE",
             help=f"A file that holds the token, read for each call; the variable {TOKEN_VARIABLE} "
             "holds the token itself.",
-            rich_help_panel=_PANEL,
         ),
     ] = None,
     insecure_token: Annotated[
         bool,
-        typer.Option(
+        _option(
             "--insecure-token",
             help="Send the token in plaintext, which anybody in between can read.",
-            rich_help_panel=_PANEL,
         ),
     ] = False,
 ) -> Credentials:
@@ -223,12 +209,7 @@ def remote(server: str, credentials: Credentials, timeout_s: float = _PROBE_S) -
     if not port:
         raise ValueError(f"{server!r}; expected a port from 1")
     return Remote(
-        host,
-        port,
-        credentials.tls,
-        credentials.token,
-        credentials.insecure_token,
-        timeout_s,
+        host, port, credentials.tls, credentials.token, credentials.insecure_token, timeout_s
     )
 
 

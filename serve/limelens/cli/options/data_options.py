@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from limelens.train.data.tables.table import TableOptions
 
 _PANEL: Final = "If DATA is a table"
+
+
+def _option(*names: str, **given: Any) -> Any:
+    """An option in the panel that all these options share."""
+    return typer.Option(*names, rich_help_panel=_PANEL, **given)
+
 
 Data = Annotated[
     Path,
@@ -22,48 +28,33 @@ Data = Annotated[
 ]
 Images = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="The folder of its images.",
-        show_default="beside the table",
-        rich_help_panel=_PANEL,
-    ),
+    _option(metavar="FOLDER", help="The folder of its images.", show_default="beside the table"),
 ]
 ImageColumn = Annotated[
     str | None,
-    typer.Option(
+    _option(
         metavar="NAME",
         help="The column that names the image.",
         show_default="the one whose cells are files",
-        rich_help_panel=_PANEL,
     ),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="The column of one label or a list.",
-        show_default="label and the like",
-        rich_help_panel=_PANEL,
+    _option(
+        metavar="NAME", help="The column of one label or a list.", show_default="label and the like"
     ),
 ]
 Columns = Annotated[
     str | None,
-    typer.Option(
+    _option(
         metavar="A,B,…",
         help="The columns of 0 and 1, one for each label.",
         show_default="all there are",
-        rich_help_panel=_PANEL,
     ),
 ]
 Separator = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEXT",
-        help="Separates several labels in a cell.",
-        show_default="| or ;",
-        rich_help_panel=_PANEL,
-    ),
+    _option(metavar="TEXT", help="Separates several labels in a cell.", show_default="| or ;"),
 ]
 
 

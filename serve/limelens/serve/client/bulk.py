@@ -31,11 +31,7 @@ from limelens.serve.client.results import (
     Timings,
 )
 from limelens.serve.decisions.decision import Prediction
-from limelens.serve.errors import (
-    InvalidImageError,
-    InvalidRequestError,
-    OverloadedError,
-)
+from limelens.serve.errors import InvalidImageError, InvalidRequestError, OverloadedError
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 

@@ -107,8 +107,7 @@ class Connection:
     def __post_init__(self) -> None:
         if not 1 <= self.max_connections <= _MOST_CONNECTIONS:
             raise InvalidRequestError(
-                "max_connections",
-                f"{self.max_connections}; expected 1 to {_MOST_CONNECTIONS}",
+                "max_connections", f"{self.max_connections}; expected 1 to {_MOST_CONNECTIONS}"
             )
         if _SCHEME.match(self.address):
             raise InvalidRequestError(

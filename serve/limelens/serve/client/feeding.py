@@ -13,12 +13,7 @@ from typing import Final
 
 from limelens.serve.client.requests import Frame, ImageInput
 from limelens.serve.client.results import FrameAnswer, FrameStatus, ModelRef, Timings
-from limelens.serve.errors import (
-    ExpiredError,
-    LimelensError,
-    OverloadedError,
-    UnavailableError,
-)
+from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError, UnavailableError
 
 MAX_UNANSWERED: Final = 64
 """Frames of a live source that may be sent before the oldest is answered."""

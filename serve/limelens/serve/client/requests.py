@@ -329,8 +329,7 @@ def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
         OSError: The file cannot be read.
     """
     message = service_pb2.Frame(
-        frame_id=frame.frame_id,
-        image=image_message(frame.image, None, f"frame {frame.frame_id}"),
+        frame_id=frame.frame_id, image=image_message(frame.image, None, f"frame {frame.frame_id}")
     )
     if frame.capture_time is not None:
         message.capture_time.FromDatetime(frame.capture_time)

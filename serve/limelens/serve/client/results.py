@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -75,9 +75,6 @@ class Classification(Sequence[Prediction]):
     def __len__(self) -> int:
         return len(self.predictions)
 
-    def __iter__(self) -> Iterator[Prediction]:
-        return iter(self.predictions)
-
 
 @dataclass(frozen=True, eq=False)
 class ImageFailure:
@@ -133,9 +130,6 @@ class PartialClassification(Sequence[Prediction | ImageFailure]):
 
     def __len__(self) -> int:
         return len(self.results)
-
-    def __iter__(self) -> Iterator[Prediction | ImageFailure]:
-        return iter(self.results)
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,12 +126,7 @@ def _is_unimplemented(error: LimelensError) -> bool:
 
 
 def _rights(
-    client: Client,
-    address: str,
-    settings: ConnectArguments,
-    token: Token | None,
-    *,
-    deep: bool,
+    client: Client, address: str, settings: ConnectArguments, token: Token | None, *, deep: bool
 ) -> Iterator[Check]:
     """Whether the caller is known, and what it may do."""
     models: Sequence[ModelInfo] = ()

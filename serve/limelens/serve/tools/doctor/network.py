@@ -125,10 +125,7 @@ def speaks_tls(address: Address, timeout_s: float) -> bool:
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     try:
-        with (
-            socket.create_connection(address, timeout_s) as plain,
-            context.wrap_socket(plain),
-        ):
+        with socket.create_connection(address, timeout_s) as plain, context.wrap_socket(plain):
             return True
     except ssl.SSLError as error:
         return "ALERT" in (error.reason or "")

@@ -208,10 +208,7 @@ class _Callers:
         call = self._channels[place % len(self._channels)].stream_stream(
             _SERVICE + "ClassifyStream",
             response_deserializer=service_pb2.ClassifyStreamResponse.FromString,
-        )(
-            self._frames(number, phase=float(self._rng.random()) / plan.fps),
-            metadata=self._metadata,
-        )
+        )(self._frames(number, phase=float(self._rng.random()) / plan.fps), metadata=self._metadata)
         recording = self._recorded.recordings[Kind.STREAM]
         first_due = self._begin - plan.warmup_s
         try:

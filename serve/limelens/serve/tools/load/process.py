@@ -43,12 +43,14 @@ class ServerProcess:
         pid: Its process id.
         start_s: From the start until it reported SERVING.
         process: The process.
+        ready: The line that it printed once it listened.
     """
 
     address: str
     pid: int
     start_s: float
     process: subprocess.Popen[str]
+    ready: str
 
 
 class Watch:
@@ -160,7 +162,7 @@ def started(command: Sequence[str], *, log: Path | None = None) -> Iterator[Serv
             raise UnavailableError(f"the server did not start; see {where} (exit {process.wait()})")
         address = ready.rpartition(" on ")[2].split()[0]
         _wait_until_serving(address, began + _START_S)
-        yield ServerProcess(address, process.pid, time.monotonic() - began, process)
+        yield ServerProcess(address, process.pid, time.monotonic() - began, process, ready)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
