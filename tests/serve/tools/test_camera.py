@@ -75,6 +75,7 @@ class FakeCamera:
         camera = self
         self.colour = RED
         self.num_connections = 0
+        self.num_open = 0
         self.hung_up = threading.Event()
         self.refusing = False
 
@@ -84,6 +85,7 @@ class FakeCamera:
                     self.send_error(503)
                     return
                 camera.num_connections += 1
+                camera.num_open += 1
                 self.send_response(200)
                 self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
                 self.end_headers()
@@ -96,6 +98,8 @@ class FakeCamera:
                         )
                 except OSError:
                     pass
+                finally:
+                    camera.num_open -= 1
 
             def log_message(self, *_arguments: Any) -> None:
                 pass
@@ -108,7 +112,9 @@ class FakeCamera:
 
     def hang_up(self) -> None:
         self.hung_up.set()
-        time.sleep(0.1)
+        until = time.monotonic() + 10
+        while self.num_open and time.monotonic() < until:
+            time.sleep(0.01)
         self.hung_up.clear()
 
     def close(self) -> None:
