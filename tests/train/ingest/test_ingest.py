@@ -594,6 +594,18 @@ def test_a_second_run_fetches_nothing_again(
     assert contents(out) == before
 
 
+def test_a_journal_keeps_the_keys_that_earlier_versions_wrote(
+    server: HostileServer, tmp_path: Path
+) -> None:
+    table = write_table(tmp_path / "items.csv", [("a", "x", server.add_image(1))])
+    ingest(table, tmp_path / "data", QUICK)
+    (line,) = (tmp_path / "data" / ".ingest" / "journal.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert {*entry} == {"url", "made_by", "picture", "size_bytes", "fingerprint"}
+    assert {*entry["fingerprint"]} == {"gradients", "frequencies", "colours"}
+    assert len(bytes.fromhex(entry["fingerprint"]["colours"])) == 4 * 4 * 3
+
+
 def test_a_longer_table_fetches_what_was_added(
     server: HostileServer, forty: Path, tmp_path: Path
 ) -> None:
