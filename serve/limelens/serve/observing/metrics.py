@@ -12,7 +12,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -204,23 +204,9 @@ class Metrics(Observer):
         for model in repository.served:
             self._of(model)
 
-    def sample_from(
-        self,
-        runner: SampledRunner,
-        *,
-        num_streams: Callable[[], int],
-        calls: Shares,
-        pauses: Pauses,
-    ) -> None:
-        """Adds gauges of a server's queues and streams, and of the models.
-
-        Args:
-            runner: Whose queues are sampled.
-            num_streams: Returns how many camera streams are open.
-            calls: How many calls in flight each client has.
-            pauses: How long the event loop was blocked.
-        """
-        self._service_samples = ServiceSamples(runner, num_streams, calls, pauses)
+    def sample_from(self, **sources: Any) -> None:
+        """Adds gauges of a server's queues and streams, and of the models; see `ServiceSamples`."""
+        self._service_samples = ServiceSamples(**sources)
         self.registry.register(ModelsCollector(self._repository))
         self.registry.register(self._service_samples)
 
@@ -423,55 +409,35 @@ class ModelsCollector(Collector):
         )
 
 
-class _Waits(Protocol):
-    @property
-    def num_waiting(self) -> int: ...
-
-
-class SampledRunner(Protocol):
-    """What is sampled of a `ModelRunner`."""
-
-    @property
-    def budget(self) -> Budget:
-        """Bytes of requests that wait."""
-        ...
-
-    @property
-    def slow_images(self) -> _Waits:
-        """Images that wait to be decoded in another process."""
-        ...
-
-    @property
-    def engines(self) -> Mapping[str, Engine]:
-        """The engines, by execution provider."""
-        ...
-
-    @property
-    def shares(self) -> Shares:
-        """How many waiting images each client has."""
-        ...
-
-
 class ServiceSamples(Collector):
     """Queues and streams of a server, sampled at scrape time.
 
     Args:
-        runner: Whose queues are sampled.
+        engines: By execution provider.
+        budget: Bytes of requests that wait.
         num_streams: Returns how many camera streams are open.
+        num_slow: Returns how many images wait to be decoded in another process.
+        images: How many waiting images each client has.
         calls: How many calls in flight each client has.
         pauses: How long the event loop was blocked.
     """
 
     def __init__(
         self,
-        runner: SampledRunner,
+        *,
+        engines: Mapping[str, Engine],
+        budget: Budget,
         num_streams: Callable[[], int],
+        num_slow: Callable[[], int],
+        images: Shares,
         calls: Shares,
         pauses: Pauses,
     ) -> None:
-        self._runner = runner
+        self._engines = engines
+        self._budget = budget
         self._num_streams = num_streams
-        self._calls = calls
+        self._num_slow = num_slow
+        self._shares = {"images": images, "calls": calls}
         self._pauses = pauses
         self._counted: dict[tuple[Counter, str], int] = {}
         # In no registry: one process reads them directly, several read them from files.
@@ -523,16 +489,15 @@ class ServiceSamples(Collector):
 
     def sample(self) -> None:
         """Takes the current values."""
-        runner = self._runner
         self._streams.set(self._num_streams())
-        self._bytes.set(runner.budget.held)
-        self._slow.set(runner.slow_images.num_waiting)
+        self._bytes.set(self._budget.held)
+        self._slow.set(self._num_slow())
         self._pause.set(self._pauses.recent_s)
-        for provider, engine in runner.engines.items():
+        for provider, engine in tuple(self._engines.items()):  # other threads may add engines
             self._waiting.labels(provider).set(engine.num_waiting)
             self._count(self._refused, provider, engine.counts.refused)
-        self._count(self._overloaded, "images", runner.shares.num_refused)
-        self._count(self._overloaded, "calls", self._calls.num_refused)
+        for of, shares in self._shares.items():
+            self._count(self._overloaded, of, shares.num_refused)
 
     def _count(self, counter: Counter, label: str, total: int) -> None:
         """Adds what a total has gained since the last sample."""

@@ -175,8 +175,11 @@ class Server:
         undo.callback(self.service.close)
         if metrics is not None:
             metrics.sample_from(
-                self.runner,
+                engines=self.runner.engines,
+                budget=budget,
                 num_streams=lambda: len(self.service.cameras),
+                num_slow=lambda: self.runner.slow_images.num_waiting,
+                images=self.runner.shares,
                 calls=self._interceptor.shares,
                 pauses=self.pauses,
             )
