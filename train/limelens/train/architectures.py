@@ -6,6 +6,7 @@ and normalise them, so that callers cannot forget it. It knows neither data nor 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final, cast
 
 import torch
@@ -128,11 +129,8 @@ class Cnn3(nn.Sequential):
 
     def __init__(self, num_labels: int, input_size: tuple[int, int]) -> None:
         height, width = input_size
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         super().__init__(
-            *layers,
+            *_convolutions(16, 32, 64),
             nn.Flatten(),
             nn.Linear(64 * (height // 8) * (width // 8), 512),
             nn.ReLU(),
@@ -154,17 +152,21 @@ class Cnn4(nn.Sequential):
 
     def __init__(self, num_labels: int, input_size: tuple[int, int]) -> None:
         height, width = input_size
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 128)):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         super().__init__(
-            *layers,
+            *_convolutions(32, 64, 128, 128),
             nn.Flatten(),
             nn.Dropout(0.5),
             nn.Linear(128 * (height // 16) * (width // 16), 512),
             nn.ReLU(),
             nn.Linear(512, num_labels),
         )
+
+
+def _convolutions(*filters: int) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((3, *filters)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return layers
 
 
 _OWN: Final = {"cnn3": Cnn3, "cnn4": Cnn4}

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -29,12 +30,6 @@ from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.train.data.examples import Dataset
-
-_NO_SETTINGS = (
-    "data", "run", "config", "images", "image_column", "label_column", "columns", "separator",
-    "macro", "resume", "preview", "find_learning_rate", "as_json",
-)  # fmt: skip
-"""Options that are not settings of a run."""
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -208,12 +203,18 @@ def train(
     """
     # Options that were left out keep what the file or TrainConfig says.
     given = {name: value for name, value in locals().items() if _was_given(context, name)}
+    if input_size is not None:
+        given["input_size"] = list(_size(input_size))
+    if start_from is not None:
+        given["start_from"] = str(start_from)
+    given["alert_labels"] = given.pop("alert_label", None)
     from limelens.train.config import TrainConfig, read_config, settings_from
     from limelens.train.runs import check_training
 
     with _reported_once():
         settings = read_config(config) if config is not None else {}
-        settings |= settings_from(_settings(given), "the command line")
+        names = [field.name for field in fields(TrainConfig) if given.get(field.name) is not None]
+        settings |= settings_from({name: given[name] for name in names}, "the command line")
         chosen = TrainConfig(**settings)
         table = table_options(images, image_column, label_column, columns, separator)
         run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
@@ -262,18 +263,6 @@ def train(
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options among a command's that are settings of a run, as a settings file has them."""
-    settings = {name: value for name, value in options.items() if name not in _NO_SETTINGS}
-    if "input_size" in settings:
-        settings["input_size"] = list(_size(settings["input_size"]))
-    if "start_from" in settings:
-        settings["start_from"] = str(settings["start_from"])
-    if "alert_label" in settings:
-        settings["alert_labels"] = settings.pop("alert_label")
-    return settings
 
 
 @contextmanager
