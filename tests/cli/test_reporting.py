@@ -39,8 +39,8 @@ def test_inspect_prints_one_json_document(limelens: Run, images: Path) -> None:
         "duplicates", "unreadable", "unused", "suspicious",
     } == {*found}  # fmt: skip
     assert found["num_pictures"] == {"train": 25, "val": 12}
-    (twins,) = found["duplicates"]
-    assert (twins["kind"], twins["differ_in_label"]) == ("bytes", True)
+    (pair,) = found["duplicates"]
+    assert (pair["kind"], pair["differ_in_label"]) == ("bytes", True)
     assert found["suspicious"]["pictures"][0]["path"].endswith("twin.png")
 
 

@@ -58,7 +58,7 @@ def test_smoothing_draws_targets_towards_each_labels_share() -> None:
     smoothed = targets.numpy() * 0.8 + shares * 0.2
     p = torch.sigmoid(logits).numpy()
     assert found == pytest.approx(-(smoothed * np.log(p) + (1 - smoothed) * np.log(1 - p)).mean())
-    # The best that can be answered without a look at the image stays the share itself.
+    # The best prediction that ignores the image is still the share itself.
     base = torch.logit(torch.tensor(shares, dtype=torch.float32)).expand(1000, 4).clone()
     drawn = (torch.rand((1000, 4), generator=torch.Generator().manual_seed(0)).numpy() < shares) * 1
     base.requires_grad_()

@@ -100,14 +100,14 @@ def _print_inspection(inspection: Inspection) -> None:
                 f"[yellow]The {shortcut.feature} alone gives the label{of} away: "
                 f"{shortcut.accuracy:.1%} correct, the commonest label {shortcut.majority:.1%}[/]"
             )
-    twins = inspection.duplicates
-    exact = sum(pair.kind != "near" for pair in twins)
+    pairs = inspection.duplicates
+    exact = sum(pair.kind != "near" for pair in pairs)
     out.print(
-        f"Duplicates: {exact} exact, {len(twins) - exact} near; "
-        f"{sum(pair.cross_splits for pair in twins)} across splits, "
-        f"{sum(pair.differ_in_label for pair in twins)} with different labels"
+        f"Duplicates: {exact} exact, {len(pairs) - exact} near; "
+        f"{sum(pair.cross_splits for pair in pairs)} across splits, "
+        f"{sum(pair.differ_in_label for pair in pairs)} with different labels"
     )
-    for pair in [pair for pair in twins if pair.differ_in_label][:_MOST_SHOWN]:
+    for pair in [pair for pair in pairs if pair.differ_in_label][:_MOST_SHOWN]:
         sides = " and ".join(
             f"{_short(place.path, inspection)} ({', '.join(place.labels) or 'none'})"
             for place in (pair.first, pair.second)

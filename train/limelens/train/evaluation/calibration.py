@@ -91,7 +91,7 @@ def calibrate(
     """
     path = run / BEST
     state = checkpoint.load_state(path)
-    # The earlier bias is left out, because it is fitted anew.
+    # The earlier bias is left out, because it is fitted again.
     state["figures"] = {**state["figures"], "label_bias": []}
     loaded = checkpoint.of_state(state, path)
     _, examples = read_examples(data, loaded.labels, split, images)

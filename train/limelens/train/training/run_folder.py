@@ -173,7 +173,7 @@ def state_to_resume(out: Path) -> dict[str, Any] | None:
         return None
     state = checkpoint.load_state(last)
     if "going" not in state:
-        raise ConfigError(f"{last} holds no state to go on from; begin the run anew")
+        raise ConfigError(f"{last} holds no state to go on from; begin the run again")
     return state if state["epoch"] else None
 
 
