@@ -19,7 +19,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, Literal, Protocol, Unpack, overload
 
 import grpc
@@ -411,11 +411,13 @@ class Calls:
         channel = self._channels.take()
         is_lost = False
         try:
-            with _own_errors():
-                yield channel.stub
-        except UnavailableError:
-            is_lost = True
-            raise
+            yield channel.stub
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            own = _own_error(error)
+            if own is None:
+                raise
+            is_lost = isinstance(own, UnavailableError)
+            raise own from None
         finally:
             if self._channels.give_back(channel, is_lost=is_lost):
                 await self._transport.close(channel)
@@ -627,16 +629,12 @@ class Calls:
                 changed.notify_all()
 
 
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raises what gRPC raises as an error of limelens."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_call(error) from None
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # By gRPC: the channel was closed, and nobody cancelled this task.
-        raise UnavailableError("the client was closed before the server answered") from None
+def _own_error(error: grpc.RpcError | asyncio.CancelledError) -> LimelensError | None:
+    """The error of limelens for what gRPC raised; None if the caller cancelled its task."""
+    if isinstance(error, grpc.RpcError):
+        return from_call(error)
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        return None
+    # By gRPC: the channel was closed, and nobody cancelled this task.
+    return UnavailableError("the client was closed before the server answered")
