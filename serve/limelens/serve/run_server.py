@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from limelens.serve.image.decoder_client import start_decoder
-from limelens.serve.processes.signals import Signals
-from limelens.serve.processes.starting import announce_to, log_start
+from limelens.serve.processes.lifecycle import Signals, announce_to, log_start
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.registry import ready_line
 from limelens.serve.rpc.server import Server, loop_factory, open_repository

@@ -25,11 +25,10 @@ from limelens.serve.errors import LimelensError, ListenError, UnavailableError
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import Handler
 from limelens.serve.processes.layout import num_threads_of, share_of
+from limelens.serve.processes.lifecycle import Signals, announce_to, log_start
 from limelens.serve.processes.messages import Assignment, Epoch
 from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
-from limelens.serve.processes.signals import Signals
-from limelens.serve.processes.starting import announce_to, log_start
 from limelens.serve.processes.worker_process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.registry import ready_line

@@ -1,4 +1,4 @@
-"""Handles signals from the first to the last moment of a server's process.
+"""The life of a server's process: what it reports at its start, and what it does at signals.
 
 SIGTERM or SIGINT stops the server, with exit code 0; a second one ends the process at once. SIGHUP
 looks for new versions and never ends the process.
@@ -6,13 +6,20 @@ looks for new versions and never ends the process.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn, Self
 
+from limelens.serve.repository.registry import ModelRegistry
+from limelens.serve.rpc.server_config import ServerConfig
+
+_NVIDIA: Final = Path("/proc/driver/nvidia")
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+_log = logging.getLogger(__name__)
 
 
 class Signals:
@@ -90,3 +97,27 @@ class Signals:
             self._on_hurry()
         finally:
             os._exit(128 + number)
+
+
+def log_start(config: ServerConfig, models: ModelRegistry) -> None:
+    """Logs what an operator may not expect."""
+    # The CPU is no surprise if there is no GPU and nobody asked for one.
+    is_surprise = config.device != "auto" or _NVIDIA.exists()
+    for one in models.served:
+        if one.bundle.provider_reason and config.device != "cpu":
+            _log.log(
+                logging.WARNING if is_surprise else logging.INFO,
+                "%s runs on the CPU: %s",
+                one.name,
+                one.bundle.provider_reason,
+            )
+    if config.sends_tokens_in_plaintext:
+        _log.warning("tokens travel in plaintext, where anybody in between can read them")
+
+
+def announce_to(announce: Callable[[str], Any], line: str) -> None:
+    """Announces the ready line; a failure to do so does not end the server."""
+    try:
+        announce(line)
+    except OSError as error:
+        _log.warning("stdout cannot be written (%s), so here: %s", error.strerror or error, line)
