@@ -121,7 +121,7 @@ def test_without_json_it_says_what_came_and_what_to_do_next(
     assert f"1 left out: {tmp_path / 'data' / 'left_out.csv'}" in result.stdout
     assert f"Next: limelens train {tmp_path / 'data'}" in result.stdout
     again = limelens("ingest", table, "--out", tmp_path / "data", "--size", 64)
-    assert "21 URLs, 21 of them known" in again.stderr
+    assert "21 URLs, 21 of them already fetched or refused" in again.stderr
 
 
 def test_nothing_ingested_is_exit_code_1(limelens: Run, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_killed_run_goes_on_where_it_was(
         _, stderr = killed.communicate(timeout=10)
     assert killed.returncode == (-9 if how == signal.SIGKILL else 1)
     if how == signal.SIGINT:
-        assert "the same command goes on where it was" in stderr
+        assert "run the same command again to continue" in stderr
         assert "Traceback" not in stderr
     assert not (data / "train").exists()
 
