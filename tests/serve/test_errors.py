@@ -16,7 +16,7 @@ LINE = re.compile(r"^ {4}([│ ]*)[├└]── (\w+) +(.+)$", re.MULTILINE)
 
 
 def classes() -> dict[str, type[LimelensError]]:
-    found = {name: getattr(errors, name) for name in errors.__all__}
+    found = {name: kind for name, kind in vars(errors).items() if name.endswith("Error")}
     del found["LimelensError"]
     return found
 

@@ -115,31 +115,18 @@ __all__ = [
 # unless it is set. Only this package and `limelens.train` import onnxruntime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-_MODULES: Final = {
-    "bundle": ("Bundle", "load_bundle"),
-    "client": ("AsyncClient", "Client", "Frame", "Tls"),
-    "client.results": (
-        "ChangeExplanation",
-        "Classification",
-        "Embeddings",
-        "ExplanationUpdate",
-        "FrameAnswer",
-        "ImageFailure",
-        "LabelExplanation",
-        "LabelInfo",
-        "ModelInfo",
-        "ModelRef",
-        "PartialClassification",
-        "SegmentWeight",
-        "ServedExplanation",
-        "Timings",
-    ),
-    "decisions.decision": ("Prediction",),
-    "image": ("Region",),
-    "rpc.server": ("Server",),
-    "rpc.server_config": ("ServerConfig",),
+# Modules of the names that load on first use; all others are results of the client.
+_HOMES: Final = {
+    "AsyncClient": "client",
+    "Bundle": "bundle",
+    "Client": "client",
+    "Frame": "client",
+    "Region": "image",
+    "Server": "rpc.server",
+    "ServerConfig": "rpc.server_config",
+    "Tls": "client",
+    "load_bundle": "bundle",
 }
-_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -147,9 +134,9 @@ def __getattr__(name: str) -> Any:
         from limelens.serve.about import package_version
 
         return package_version()
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'client.results')}"), name)
 
 
 def __dir__() -> list[str]:

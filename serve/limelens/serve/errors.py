@@ -31,32 +31,7 @@ replies and replies into these classes; nothing here imports gRPC.
 
 from __future__ import annotations
 
-from limelens.errors import LimelensError
-
-__all__ = [
-    "AccessPolicyError",
-    "BundleError",
-    "ExpiredError",
-    "ImageTooLargeError",
-    "InvalidImageError",
-    "InvalidRequestError",
-    "LimelensError",
-    "ListenError",
-    "MalformedMessageError",
-    "MissingExtraError",
-    "MissingFileError",
-    "ModelOutputError",
-    "NotFoundError",
-    "NotOfferedError",
-    "OverloadedError",
-    "PermissionDeniedError",
-    "ProviderError",
-    "ServerError",
-    "SigningError",
-    "UnauthenticatedError",
-    "UnavailableError",
-    "UnreadableFileError",
-]
+from limelens.errors import LimelensError as LimelensError
 
 
 class InvalidRequestError(LimelensError):
