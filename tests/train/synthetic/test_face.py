@@ -5,12 +5,21 @@ import pytest
 
 from limelens.train.synthetic import Face
 
+NOSE, CHIN = (0.6, 0.42), (1.75, 0.2)
+
+
+def part(face: Face, place: tuple[float, float]) -> tuple[float, float]:
+    """x and y in pixels of a point of the face's middle line, given by y and depth."""
+    y, depth = place
+    column, row = face.to_pixels(np.array([[0.0, y]]), depth)[0].tolist()
+    return column, row
+
 
 def test_a_detector_box_gives_a_face_with_its_parts_in_order() -> None:
     face = Face.from_box(20, 10, 100, 100)
     assert face.left_eye == pytest.approx((49.5, 48.5))
     assert face.right_eye == pytest.approx((91.5, 48.5))
-    assert 48.5 < face.nose[1] < face.mouth[1] < face.chin[1]
+    assert 48.5 < part(face, NOSE)[1] < face.mouth[1] < part(face, CHIN)[1]
     assert face.mouth[1] == pytest.approx(10 + 0.8 * 100, abs=12)
 
 
@@ -22,7 +31,7 @@ def test_parts_follow_the_roll() -> None:
 
 def test_the_nose_goes_where_the_head_turns() -> None:
     straight, turned = Face((80, 60), (110, 60)), Face((80, 60), (110, 60), yaw=0.6)
-    assert turned.nose[0] > straight.nose[0] + 3
+    assert part(turned, NOSE)[0] > part(straight, NOSE)[0] + 3
 
 
 @pytest.mark.parametrize("yaw", [-0.9, -0.3, 0.0, 0.2, 0.9])
@@ -65,6 +74,7 @@ def test_a_face_follows_its_image_when_that_is_enlarged() -> None:
 def test_a_face_follows_its_image_when_that_is_mirrored() -> None:
     face = Face((80.0, 60.0), (118.0, 71.0), 0.3)
     mirrored = face.mirrored(200)
-    assert mirrored.nose == pytest.approx((200 - face.nose[0], face.nose[1]))
-    assert mirrored.chin == pytest.approx((200 - face.chin[0], face.chin[1]))
+    for place in (NOSE, CHIN):
+        column, row = part(face, place)
+        assert part(mirrored, place) == pytest.approx((200 - column, row))
     assert mirrored.mirrored(200).left_eye == pytest.approx(face.left_eye)

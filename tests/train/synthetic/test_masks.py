@@ -32,8 +32,8 @@ def test_every_mask_covers_nose_mouth_and_chin_and_leaves_the_eyes(name: str, ya
         assert region.shape == image.shape[:2]
         assert region.dtype == np.bool_
         assert value_at(region, face.mouth)
-        assert value_at(region, face.nose)
-        assert value_at(region, face.chin)
+        for y, depth in ((0.6, 0.42), (1.75, 0.2)):  # nose and chin
+            assert value_at(region, face.to_pixels(np.array([[0.0, y]]), depth)[0].tolist())
         assert not value_at(region, face.left_eye)
         assert not value_at(region, face.right_eye)
         for x, y in (face.left_eye, face.right_eye):

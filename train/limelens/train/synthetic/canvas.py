@@ -22,21 +22,17 @@ _SHADE_SCALE = 4
 
 
 class FaceCanvas:
-    """Flat shapes on an image, and one soft map of light and shade to lay over them.
+    """Flat shapes on an RGB image, and one soft map of light and shade to lay over them.
 
     A `depth` is z in face units; None puts points on the face's surface.
-
-    Args:
-        image: RGB; drawn on.
-        face: Where the face is.
     """
 
     def __init__(self, image: Image.Image, face: Face) -> None:
         self.face = face
         self._image = image
         self._draw = ImageDraw.Draw(image)
-        size = (max(1, image.width // _SHADE_SCALE), max(1, image.height // _SHADE_SCALE))
-        self._shade = Image.new("L", size, _NEUTRAL)
+        small = max(1, image.width // _SHADE_SCALE), max(1, image.height // _SHADE_SCALE)
+        self._shade = Image.new("L", small, _NEUTRAL)
         self._shade_draw = ImageDraw.Draw(self._shade)
 
     def polygon(self, points: Points, fill: RGB, depth: float | None = None) -> None:
@@ -65,15 +61,12 @@ class FaceCanvas:
         self._shade_draw.polygon(placed, fill=value)
 
     def lit(
-        self, lamp: float, from_above: float, hardness: float, grain: np.random.Generator
+        self, lamp: float, from_above: float, hardness: float, rng: np.random.Generator
     ) -> None:
         """Lays the tones, a lamp and some grain over the drawing so far.
 
-        Args:
-            lamp: Brightness added for each face unit further right, as a share.
-            from_above: Brightness added for each face unit further up, as a share.
-            hardness: Contrast of the tones.
-            grain: Of the grain.
+        Brightness grows by the share `lamp` with each face unit to the right, and by `from_above`
+        with each unit up; `hardness` is the contrast of the tones.
         """
         radius = 0.075 * self.face.unit / _SHADE_SCALE
         soft = self._shade.filter(ImageFilter.GaussianBlur(radius))
@@ -83,8 +76,9 @@ class FaceCanvas:
         y = (np.arange(height, dtype=np.float32) * _SHADE_SCALE - centre_y) / self.face.unit - 0.5
         light = 1 + lamp * x.clip(-2, 2)[None, :] - from_above * y.clip(-2, 2)[:, None]
         values = (np.asarray(soft, dtype=np.float32) - _NEUTRAL) * hardness + _NEUTRAL
-        values = values * light.clip(0.4, 1.5)
-        values = values + grain.normal(0, 3.0, (height, width)).astype(np.float32)
+        values = values * light.clip(0.4, 1.5) + rng.normal(0, 3.0, (height, width)).astype(
+            np.float32
+        )
         shade = Image.fromarray(values.clip(0, 255).astype(np.uint8))
         large = shade.resize(self._image.size, Image.Resampling.BILINEAR)
         # Half of it, twice: the neutral tone keeps a pixel as it is.
@@ -93,7 +87,7 @@ class FaceCanvas:
 
     def _placed(self, points: Points, depth: float | None) -> list[tuple[float, float]]:
         placed = self.face.to_pixels(np.asarray(points, dtype=np.float32), depth)
-        return [(float(x), float(y)) for x, y in placed]
+        return [(x, y) for x, y in placed.tolist()]
 
 
 def ellipse(

@@ -21,31 +21,24 @@ MaskKind = Literal["surgical", "cloth", "cup", "sport", "bandana", "gaiter"]
 
 @dataclass(frozen=True)
 class Cut:
-    """An upper and a lower edge, both bent, joined by two bent sides.
-
-    Args:
-        top: y of the upper edge on the nose.
-        top_side: y of the upper edge at the cheeks.
-        top_half: Half the width at the upper corners.
-        bottom: y of the lower edge in the middle.
-        bottom_side: y of the lower edge at the cheeks.
-        bottom_half: Half the width at the lower corners.
-        top_power: How late the upper edge bends; 1 is straight down from the nose.
-        bottom_power: How late the lower edge bends.
-        bulge: How far the sides bend outwards.
-        loops: Whether it is held by ear loops or headbands.
-    """
+    """An upper and a lower edge, both bent, joined by two bent sides; in face units."""
 
     top: float
+    """y of the upper edge on the nose."""
     top_side: float
+    """y of the upper edge at the cheeks."""
     top_half: float
+    """Half the width at the upper corners."""
     bottom: float
     bottom_side: float
     bottom_half: float
     top_power: float = 1.6
+    """How late the upper edge bends; 1 is straight down from the nose."""
     bottom_power: float = 2.2
     bulge: float = 0.0
+    """How far the sides bend outwards."""
     loops: bool = True
+    """Whether it is held by ear loops or headbands."""
 
     def varied(self, rng: np.random.Generator) -> "Cut":
         """One from another maker, worn a little higher or lower."""
@@ -61,13 +54,11 @@ class Cut:
 
     def top_at(self, x: Floats) -> Floats:
         """The upper edge's y at x, of the same shape."""
-        bend = np.minimum(np.abs(x) / self.top_half, 1.2) ** self.top_power
-        return (self.top + (self.top_side - self.top) * bend).astype(np.float32)
+        return _edge(x, self.top, self.top_side, self.top_half, self.top_power)
 
     def bottom_at(self, x: Floats) -> Floats:
         """The lower edge's y at x, of the same shape."""
-        bend = np.minimum(np.abs(x) / self.bottom_half, 1.2) ** self.bottom_power
-        return (self.bottom - (self.bottom - self.bottom_side) * bend).astype(np.float32)
+        return _edge(x, self.bottom, self.bottom_side, self.bottom_half, self.bottom_power)
 
     def outline(self) -> Floats:
         """`(N, 2)` corners, clockwise from the upper left one."""
@@ -80,6 +71,11 @@ class Cut:
         x = np.concatenate([upper, side_x, lower, -side_x[::-1]])
         y = np.concatenate([self.top_at(upper), side_y, self.bottom_at(lower), side_y[::-1]])
         return np.stack([x, y], 1).astype(np.float32)
+
+
+def _edge(x: Floats, middle: float, side: float, half: float, power: float) -> Floats:
+    bend = np.minimum(np.abs(x) / half, 1.2) ** power
+    return (middle + (side - middle) * bend).astype(np.float32)
 
 
 CUTS: Final[Mapping[MaskKind, Cut]] = {
@@ -112,22 +108,23 @@ def printed(
     unit: float,
     rng: np.random.Generator,
 ) -> Floats:
-    """The colours of the cloth, flat in even white light.
+    """The colours of the cloth, flat in even white light, `(h, w, 3)`, 0 to 255.
 
     Args:
         pattern: What is printed on it.
         colour: Of the cloth.
         accent: Of the print.
         x: `(h, w)` in face units, of each pixel.
-        y: `(h, w)` in face units.
+        y: As x.
         unit: Pixels per face unit.
         rng: Of the size and place of the print.
-
-    Returns:
-        `(h, w, 3)`, 0 to 255.
     """
     if pattern in ("floral", "teeth"):
-        return _sampled(_drawn(pattern, colour, accent, unit, rng), x, y)
+        texture = _drawn(pattern, colour, accent, unit, rng)
+        height, width = texture.shape[:2]
+        column = ((x - _PRINT_X) / _PRINT_WIDTH * width).astype(np.int32).clip(0, width - 1)
+        row = ((y - _PRINT_Y) / _PRINT_HEIGHT * height).astype(np.int32).clip(0, height - 1)
+        return np.asarray(texture[row, column])
     base = np.asarray(colour, dtype=np.float32)
     pixel = 1.2 / unit  # about one, in face units, so that prints do not alias
     mix: Floats
@@ -164,15 +161,7 @@ def printed(
 def folded(kind: MaskKind, cut: Cut, x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
     """The brightness of white cloth over the face: roundness, pleats, seams and creases.
 
-    Args:
-        kind: Of the mask.
-        cut: Its outline.
-        x: `(h, w)` in face units, of each pixel.
-        y: `(h, w)` in face units.
-        rng: Of the creases.
-
-    Returns:
-        `(h, w)`, about 1.
+    `(h, w)`, about 1, at x and y in face units.
     """
     top = cut.top_at(x)
     v = (y - top) / np.maximum(cut.bottom_at(x) - top, 0.05)
@@ -225,18 +214,16 @@ def _bump(away: NDArray[np.floating], width: float) -> NDArray[np.floating]:
 def _drawn(
     pattern: Pattern, colour: RGB, accent: RGB, unit: float, rng: np.random.Generator
 ) -> Floats:
-    """A print too intricate for a formula, `(H, W, 3)`, 0 to 255; see `_sampled`."""
+    """A print too intricate for a formula, `(H, W, 3)`, 0 to 255."""
     scale = int(np.clip(unit, 12, 160)) * 2  # its pixels per face unit
     width, height = _PRINT_WIDTH * scale, _PRINT_HEIGHT * scale
     texture = Image.new("RGB", (round(width), round(height)), colour)
     draw = ImageDraw.Draw(texture)
     if pattern == "teeth":
-        cx, cy = 1.25 * scale, 0.85 * scale
-        a, b = 0.52 * scale, 0.24 * scale
+        cx, cy, a, b = 1.25 * scale, 0.85 * scale, 0.52 * scale, 0.24 * scale
         lips = varied(rng, (170, 40, 50), 40)
-        draw.ellipse((cx - a, cy - b, cx + a, cy + b), fill=lips)
-        inner_a, inner_b = a * 0.86, b * 0.68
-        draw.ellipse((cx - inner_a, cy - inner_b, cx + inner_a, cy + inner_b), fill=(30, 12, 14))
+        for half, tall, fill in ((a, b, lips), (a * 0.86, b * 0.68, (30, 12, 14))):
+            draw.ellipse((cx - half, cy - tall, cx + half, cy + tall), fill=fill)
         num_teeth = int(rng.integers(5, 9))
         for side in (-1, 1):
             for k in range(num_teeth):
@@ -252,19 +239,9 @@ def _drawn(
             leaf = varied(rng, accent, 40)
             turn = float(rng.uniform(0, 2 * np.pi))
             for k in range(int(rng.integers(4, 7))):
-                px, py = cx + r * cos(turn + 1.2 * k), cy + r * sin(turn + 1.2 * k)
-                petal = 0.62 * r
-                draw.ellipse((px - petal, py - petal, px + petal, py + petal), fill=leaf)
-            middle = (236, 200, 80) if sum(leaf) < 600 else colour
-            draw.ellipse((cx - r / 2, cy - r / 2, cx + r / 2, cy + r / 2), fill=middle)
+                at = cx + r * cos(turn + 1.2 * k), cy + r * sin(turn + 1.2 * k)
+                draw.circle(at, 0.62 * r, fill=leaf)
+            draw.circle((cx, cy), r / 2, fill=(236, 200, 80) if sum(leaf) < 600 else colour)
     # A print that is enlarged needs no blur.
     blurred = texture.filter(ImageFilter.BoxBlur(max(0.0, scale / unit / 2 - 0.5)))
     return np.asarray(blurred, dtype=np.float32)
-
-
-def _sampled(texture: Floats, x: Floats, y: Floats) -> Floats:
-    """The `(h, w, 3)` colours of a drawn print at `(h, w)` x and y in face units."""
-    height, width = texture.shape[:2]
-    column = ((x - _PRINT_X) / _PRINT_WIDTH * width).astype(np.int32).clip(0, width - 1)
-    row = ((y - _PRINT_Y) / _PRINT_HEIGHT * height).astype(np.int32).clip(0, height - 1)
-    return np.asarray(texture[row, column])

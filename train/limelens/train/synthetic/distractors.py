@@ -3,9 +3,9 @@
 Knows shapes in face units (see `synthetic.face`); does not know labels, files or training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, cos, hypot, sin
 from typing import Final, Literal, get_args
 
@@ -44,6 +44,7 @@ DISTRACTORS: Final[tuple[Distractor, ...]] = get_args(Distractor)
 DISTRACTORS_CLEAR_OF_MOUTH: tuple[Distractor, ...] = ("scarf", "chin_mask", "caption", "blob")
 """The kinds that never touch the mouth; all but `chin_mask` may go with a mask."""
 
+_font = lru_cache(maxsize=32)(ImageFont.load_default)
 _HAIR: tuple[RGB, ...] = ((28, 22, 20), (52, 36, 28), (92, 62, 40), (150, 140, 132), (126, 74, 44))
 
 
@@ -53,40 +54,34 @@ def draw_distractor(
     """A copy of an image with something on or near its face that is no worn mask.
 
     Args:
-        image: `(H, W, 3)` uint8 RGB.
+        image: To copy.
         face: Where the face is.
         rng: Of the choice and the shapes.
-        kind: One of `DISTRACTORS`; None takes any. `hand`, `cup`, `phone` and `microphone` hide
-            all or part of the mouth; `beard` goes around it; `scarf` and `chin_mask` (a mask
-            pulled down) end below it; `caption` is a box of text at the image's lower edge and
-            `blob` a plain shape, both kept off the mouth. None of them hides the eyes.
+        kind: None takes any. `hand`, `cup`, `phone` and `microphone` hide all or part of the
+            mouth; `beard` goes around it; `scarf` and `chin_mask` (a mask pulled down) end below
+            it; `caption` is a box of text at the image's lower edge and `blob` a plain shape, both
+            kept off the mouth. None of them hides the eyes.
 
     Raises:
         ValueError: The image is not `(H, W, 3)` uint8, or the kind is unknown.
     """
     check_image(image)
     chosen = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))] if kind is None else kind
-    match chosen:
-        case "chin_mask":
-            style = random_style(rng)
-            while style.kind in ("bandana", "gaiter"):
-                style = random_style(rng)
-            return put_on(image, face, style, CHIN_CUT.varied(rng), rng)[0]
-        case "scarf":
-            style = replace(random_style(rng), kind="gaiter")
-            return put_on(image, face, style, SCARF_CUT.varied(rng), rng)[0]
-        case "beard":
-            return _draw_beard(image, face, rng)
-        case "caption":
-            return _draw_caption(image, face, rng)
-        case "blob":
-            return _draw_blob(image, face, rng)
-        case "hand":
-            return _draw_hand(image, face, rng)
-        case "cup" | "phone" | "microphone":
-            return _draw_object(image, face, chosen, rng)
-        case _:
-            raise ValueError(f"Distractor is {chosen!r}; known are {', '.join(DISTRACTORS)}")
+    if chosen not in _DRAW:
+        raise ValueError(f"Distractor is {chosen!r}; known are {', '.join(DISTRACTORS)}")
+    return _DRAW[chosen](image, face, rng)
+
+
+def _draw_chin_mask(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
+    style = random_style(rng)
+    while style.kind in ("bandana", "gaiter"):
+        style = random_style(rng)
+    return put_on(image, face, style, CHIN_CUT.varied(rng), rng)[0]
+
+
+def _draw_scarf(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
+    style = replace(random_style(rng), kind="gaiter")
+    return put_on(image, face, style, SCARF_CUT.varied(rng), rng)[0]
 
 
 def _draw_hand(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
@@ -115,26 +110,32 @@ def _draw_hand(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
     if sheet is None:
         return image.copy()
     dark = dimmed(skin, 0.72)
-    sheet.line(placed([wrist, palm]), dark, 0.80 * unit)
-    sheet.line(placed([wrist, palm]), skin, 0.76 * unit)
+
+    def stroke(points: Points, inner: float, outer: float, tone: RGB = skin) -> None:
+        sheet.line(placed(points), dark, outer * unit)
+        sheet.line(placed(points), tone, inner * unit)
+
+    stroke([wrist, palm], 0.76, 0.80)
     sheet.polygon(placed([*roots, palm]), skin)
-    thickness = 0.25 * unit
     for root, tip in zip(roots, tips, strict=True):
         bend = ((root[0] + tip[0]) / 2, (root[1] + tip[1]) / 2 - 0.03)
-        finger = placed([root, bend, tip])
-        sheet.line(finger, dark, thickness)
-        sheet.line(finger, dimmed(skin, float(rng.uniform(0.97, 1.04))), thickness * 0.84)
-        nail = placed([tip, (tip[0], tip[1] + 0.03)])
-        sheet.line(nail, dimmed(skin, 1.12), thickness * 0.45)
-    sheet.line(placed(thumb), dark, thickness * 1.05)
-    sheet.line(placed(thumb), skin, thickness * 0.9)
-    sheet.line(placed([roots[0], palm]), skin, thickness * 1.1)
+        stroke([root, bend, tip], 0.21, 0.25, dimmed(skin, float(rng.uniform(0.97, 1.04))))
+        sheet.line(placed([tip, (tip[0], tip[1] + 0.03)]), dimmed(skin, 1.12), 0.1125 * unit)
+    stroke(thumb, 0.225, 0.2625)
+    sheet.line(placed([roots[0], palm]), skin, 0.275 * unit)
     return _laid(image, sheet, 0.014, unit, rng)
 
 
 def _draw_object(
-    image: Pixels, face: Face, kind: Literal["cup", "phone", "microphone"], rng: np.random.Generator
+    paint: Callable[[Sheet, Placing, float, RGB, np.random.Generator], None],
+    half: float,
+    top: float,
+    bottom: float,
+    image: Pixels,
+    face: Face,
+    rng: np.random.Generator,
 ) -> Pixels:
+    """Draws a thing that is held before the mouth, within these sides in face units."""
     unit = face.unit
     tilt = float(rng.uniform(-0.25, 0.25))
     shift = rng.uniform(-0.12, 0.12, 2)
@@ -145,19 +146,20 @@ def _draw_object(
         return face.to_pixels(centred @ turn + (0.0, 1.1) + shift, FRONT + 0.2)
 
     colour = cloth_colour(rng)
-    half, top, bottom = (0.4, 0.8, 3.4) if kind == "microphone" else (0.7, 0.7, 2.8)
     corners = placed([(-half, top), (half, top), (-half, bottom), (half, bottom)])
     sheet = Sheet.around(image, corners, 0.2 * unit, "RGBA")
     if sheet is None:
         return image.copy()
-    if kind == "microphone":
-        _paint_microphone(sheet, placed, unit, colour, rng)
-    elif kind == "cup":
-        _paint_cup(sheet, placed, unit, colour, rng)
-    else:
-        _paint_phone(sheet, placed, unit, colour)
-    if kind != "microphone":  # somebody has to hold it
-        _paint_fingers(sheet, placed, unit, _skin(image, face, rng), rng)
+    paint(sheet, placed, unit, colour, rng)
+    if paint is not _paint_microphone:  # somebody has to hold it
+        skin = _skin(image, face, rng)
+        side = float(rng.choice((-1.0, 1.0)))
+        for k in range(4):
+            at = 1.55 + 0.2 * k
+            finger = placed([(side * 0.62, at + 0.1), (-side * (0.1 - 0.04 * k), at)])
+            sheet.line(finger, dimmed(skin, 0.72), 0.2 * unit)
+            sheet.line(finger, skin, 0.165 * unit)
+        sheet.line(placed([(side * 0.6, 1.7), (side * 0.7, 2.6)]), dimmed(skin, 0.95), 0.5 * unit)
     return _laid(image, sheet, 0.012, unit, rng)
 
 
@@ -169,8 +171,7 @@ def _paint_microphone(
     sheet.line(placed([(0.0, 1.5), (0.0, 3.4)]), dimmed(grey, 0.7), 0.24 * unit)
     sheet.line(placed([(0.05, 1.5), (0.05, 3.4)]), grey, 0.08 * unit)
     sheet.line(placed([(0.0, 1.28), (0.0, 1.36)]), grey, 0.48 * unit)
-    for k in range(5):
-        at = 1.12 + 0.09 * k
+    for at in (1.12, 1.21, 1.3, 1.39, 1.48):
         sheet.line(placed([(-0.2, at), (0.2, at)]), dimmed(grey, 1.35), 0.025 * unit)
     if rng.random() < 0.5:  # a broadcaster's ring
         sheet.line(placed([(0.0, 1.75), (0.0, 1.95)]), colour, 0.5 * unit, round_ends=False)
@@ -191,7 +192,9 @@ def _paint_cup(
     sheet.line(placed(rim), dimmed(colour, 0.7), 0.035 * unit)
 
 
-def _paint_phone(sheet: Sheet, placed: Placing, unit: float, colour: RGB) -> None:
+def _paint_phone(
+    sheet: Sheet, placed: Placing, unit: float, colour: RGB, _rng: np.random.Generator
+) -> None:
     shell = [(-0.44, 0.82), (0.44, 0.82), (0.44, 2.45), (-0.44, 2.45)]
     sheet.polygon(placed(shell), colour)
     sheet.line(placed([*shell, shell[0]]), dimmed(colour, 0.6), 0.06 * unit)
@@ -199,42 +202,25 @@ def _paint_phone(sheet: Sheet, placed: Placing, unit: float, colour: RGB) -> Non
     sheet.line(placed([(-0.25, 1.03), (-0.25, 1.05)]), (90, 100, 120), 0.07 * unit)
 
 
-def _paint_fingers(
-    sheet: Sheet, placed: Placing, unit: float, skin: RGB, rng: np.random.Generator
-) -> None:
-    side = float(rng.choice((-1.0, 1.0)))
-    for k in range(4):
-        at = 1.55 + 0.2 * k
-        finger = placed([(side * 0.62, at + 0.1), (-side * (0.1 - 0.04 * k), at)])
-        sheet.line(finger, dimmed(skin, 0.72), 0.2 * unit)
-        sheet.line(finger, skin, 0.165 * unit)
-    sheet.line(placed([(side * 0.6, 1.7), (side * 0.7, 2.6)]), dimmed(skin, 0.95), 0.5 * unit)
-
-
 def _laid(
     image: Pixels, sheet: Sheet, softness: float, unit: float, rng: np.random.Generator
 ) -> Pixels:
     """The image under a coloured sheet, in the image's light, with a shadow below it.
 
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        sheet: `RGBA`.
-        softness: How much its shapes are blurred, in face units.
-        unit: Pixels per face unit.
-        rng: Of the grain.
+    The sheet's shapes are blurred by `softness` face units of `unit` pixels.
     """
     layer = sheet.finished(softness * unit)
     cover = blur(layer[..., 3], 0.3 + 0.006 * unit)
     # The rim's pixels are mixed with the empty sheet's black: remove it.
     opacity: Floats = np.maximum(layer[..., 3:], 0.05)
     colours = layer[..., :3] * 255 / opacity
-    photo = sheet.window.cut(image)
+    photo = sheet.cut(image)
     light = Light.falling_on(photo, cover, 0.4 * unit)
     shade = light.run**0.5 * (0.8 + 0.25 * np.clip(2 * blur(cover, 0.08 * unit) - 1, 0, 1))
     colours = light.greyed(np.clip(colours, 0, 255) * (shade * light.exposure)[..., None])
     colours = colours + rng.normal(0.0, 2.5, cover.shape).astype(np.float32)[..., None]
     photo = shadowed(photo, cover, 0.08 * unit, round(0.04 * unit))
-    return sheet.window.pasted(image, over(photo, colours, cover))
+    return sheet.pasted(image, over(photo, colours, cover))
 
 
 def _skin(image: Pixels, face: Face, rng: np.random.Generator) -> RGB:
@@ -254,41 +240,37 @@ def _skin(image: Pixels, face: Face, rng: np.random.Generator) -> RGB:
 
 def _draw_beard(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
     unit = face.unit
-    full = rng.random() < 0.6
-    outline = (
-        _beard((1.0, 0.35, 1.42 + float(rng.uniform(0.0, 0.25)), 0.75), (0.92, 0.30, 0.55, 0.5))
-        if full
-        else _beard((0.5, 0.95, 0.85, 0.6), (0.46, 0.86, -0.04, 1.0))
-    )
+    if rng.random() < 0.6:
+        drop = 1.42 + float(rng.uniform(0.0, 0.25))
+        outline = _beard((1.0, 0.35, drop, 0.75), (0.92, 0.30, 0.55, 0.5))
+    else:
+        outline = _beard((0.5, 0.95, 0.85, 0.6), (0.46, 0.86, -0.04, 1.0))
     points = face.to_pixels(outline)
     sheet = Sheet.around(image, points, 0.1 * unit, "L")
     if sheet is None:
         return image.copy()
     sheet.polygon(points, 255)
-    window = sheet.window
-    x, y = face.from_pixels(*window.centres)
+    x, y = face.from_pixels(*sheet.centres())
     cover = blur(sheet.finished(), 0.06 * unit)
     # Lips and the spot below the nose stay bare.
     lips = (x / 0.34) ** 2 + ((y - 1.04) / 0.12) ** 2
     cover *= step(lips, 1.0, 0.35)
-    size = window.size
+    size = sheet.size
     strands = max(3, round(size[0] / max(unit * 0.03, 1.2)))
     texture = cloud(rng, size, (min(strands, size[0]), max(2, strands // 4)))
     colour = np.asarray(varied(rng, _HAIR[int(rng.integers(len(_HAIR)))], 8), dtype=np.float32)
-    photo = window.cut(image)
+    photo = sheet.cut(image)
     light = Light.falling_on(photo, cover, 0.4 * unit)
     hair = light.greyed(colour) * ((1 + 0.22 * texture) * light.run * light.exposure)[..., None]
     density = float(rng.uniform(0.55, 0.95))
     cover = cover * density * np.clip(0.95 + 0.15 * texture, 0.3, 1)
-    return window.pasted(image, over(photo, hair, cover))
+    return sheet.pasted(image, over(photo, hair, cover))
 
 
 def _beard(jaw: tuple[float, ...], cheek: tuple[float, ...]) -> Floats:
-    """`(82, 2)` outline in face units between two arcs.
+    """`(82, 2)` outline in face units between the lower and the upper arc.
 
-    Args:
-        jaw: Of the lower arc: half its width, its ends' y, how far it drops, its power.
-        cheek: Of the upper arc.
+    An arc is half its width, its ends' y, how far it drops, and its power.
     """
     t = np.linspace(-np.pi / 2, np.pi / 2, 41, dtype=np.float32)
     arcs = [
@@ -319,9 +301,6 @@ def _draw_caption(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels
     return np.asarray(canvas)
 
 
-_font = lru_cache(maxsize=32)(ImageFont.load_default)
-
-
 def _draw_blob(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
     height, width = image.shape[:2]
     unit = face.unit
@@ -347,3 +326,16 @@ def _draw_blob(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
         return image.copy()
     sheet.polygon(points, cloth_colour(rng))
     return _laid(image, sheet, 0.0, unit, rng)
+
+
+_DRAW: Final[Mapping[Distractor, Callable[[Pixels, Face, np.random.Generator], Pixels]]] = {
+    "hand": _draw_hand,
+    "scarf": _draw_scarf,
+    "chin_mask": _draw_chin_mask,
+    "beard": _draw_beard,
+    "cup": partial(_draw_object, _paint_cup, 0.7, 0.7, 2.8),
+    "phone": partial(_draw_object, _paint_phone, 0.7, 0.7, 2.8),
+    "microphone": partial(_draw_object, _paint_microphone, 0.4, 0.8, 3.4),
+    "caption": _draw_caption,
+    "blob": _draw_blob,
+}

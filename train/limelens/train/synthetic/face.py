@@ -7,11 +7,13 @@ front: x to the right, y down, z towards the viewer, the origin midway between t
 """
 
 from dataclasses import dataclass
-from math import cos, hypot, isfinite, sin
+from math import cos, dist, isfinite, sin
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from limelens.train.synthetic.painting import Floats
 
 MAX_YAW_RADIANS: Final = 0.85
 """The turn of a head whose yaw is 1."""
@@ -53,13 +55,7 @@ class Face:
 
     @classmethod
     def from_box(cls, x: float, y: float, width: float, height: float) -> "Face":
-        """A level face inside a frontal-face detector's box.
-
-        Args:
-            x: Left edge in pixels.
-            y: Top edge in pixels.
-            width: In pixels, over 0.
-            height: In pixels, over 0.
+        """A level face inside a frontal-face detector's box, given in pixels.
 
         Raises:
             ValueError: The box is empty.
@@ -68,6 +64,15 @@ class Face:
             raise ValueError(f"Box is {width!r}x{height!r} pixels; both must be over 0")
         eyes_y = y + 0.385 * height
         return cls((x + 0.295 * width, eyes_y), (x + 0.715 * width, eyes_y))
+
+    @classmethod
+    def posed(
+        cls, centre: tuple[float, float], unit: float, roll: float, yaw: float = 0.0
+    ) -> "Face":
+        """The face whose properties of these names have these values."""
+        half = unit * cos(MAX_YAW_RADIANS * yaw) / 2
+        (x, y), dx, dy = centre, half * cos(roll), half * sin(roll)
+        return cls((x - dx, y - dy), (x + dx, y + dy), yaw)
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -78,29 +83,18 @@ class Face:
     @property
     def roll(self) -> float:
         """Angle of the line through the eyes in radians; positive when the right one is lower."""
-        (left_x, left_y), (right_x, right_y) = self.left_eye, self.right_eye
-        return float(np.arctan2(right_y - left_y, right_x - left_x))
+        return float(np.arctan2(*np.subtract(self.right_eye, self.left_eye)[::-1]))
 
     @property
     def unit(self) -> float:
         """Pixels per face unit: the distance of the eyes if the head looked straight ahead."""
-        (left_x, left_y), (right_x, right_y) = self.left_eye, self.right_eye
-        return hypot(right_x - left_x, right_y - left_y) / cos(self.yaw * MAX_YAW_RADIANS)
-
-    @property
-    def nose(self) -> tuple[float, float]:
-        """x, y in pixels of the tip of the nose."""
-        return self._pixel(0.0, 0.6, FRONT + 0.12)
+        return dist(self.left_eye, self.right_eye) / cos(self.yaw * MAX_YAW_RADIANS)
 
     @property
     def mouth(self) -> tuple[float, float]:
         """x, y in pixels of the middle of the mouth."""
-        return self._pixel(0.0, 1.02, FRONT)
-
-    @property
-    def chin(self) -> tuple[float, float]:
-        """x, y in pixels of the lowest point of the chin."""
-        return self._pixel(0.0, 1.75, FRONT - 0.1)
+        x, y = self.to_pixels(np.array([[0.0, 1.02]]), FRONT)[0].tolist()
+        return x, y
 
     def scaled(self, factor: float) -> "Face":
         """The same face in an image resized by a factor."""
@@ -112,17 +106,12 @@ class Face:
         (lx, ly), (rx, ry) = self.left_eye, self.right_eye
         return Face((width - rx, ry), (width - lx, ly), -self.yaw)
 
-    def to_pixels(
-        self, points: NDArray[np.floating], depth: float | None = None
-    ) -> NDArray[np.float32]:
-        """Where points of the face lie in the image.
+    def to_pixels(self, points: NDArray[np.floating], depth: float | None = None) -> Floats:
+        """Where `(N, 2)` points in face units lie in the image, `(N, 2)` x and y in pixels.
 
         Args:
-            points: `(N, 2)` x and y in face units.
+            points: x and y in face units.
             depth: z in face units of all of them; None puts them on the face's surface.
-
-        Returns:
-            `(N, 2)` float32 x and y in pixels; they may lie outside the image.
         """
         turn = self.yaw * MAX_YAW_RADIANS
         x = np.asarray(points[:, 0], dtype=np.float32)
@@ -142,18 +131,8 @@ class Face:
         row = centre_y + self.unit * (across * s + y * c)
         return np.stack([column, row], axis=1).astype(np.float32)
 
-    def from_pixels(
-        self, x: NDArray[np.float32], y: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The inverse of `to_pixels` on the face's surface.
-
-        Args:
-            x: Pixels, any shape.
-            y: Pixels, a shape that broadcasts with x.
-
-        Returns:
-            x and y in face units, float32, of the broadcast shape.
-        """
+    def from_pixels(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """The inverse of `to_pixels` on the face's surface; x and y are broadcast."""
         c, s = cos(self.roll), sin(self.roll)
         dx = (x - self.centre[0]) / self.unit
         dy = (y - self.centre[1]) / self.unit
@@ -164,7 +143,3 @@ class Face:
         rest = FRONT * sin(turn) - across
         root = np.sqrt(np.maximum(cos(turn) ** 2 + 4 * _CURVE * sin(turn) * rest, 0.0))
         return (-2 * rest / (cos(turn) + root)).astype(np.float32), down.astype(np.float32)
-
-    def _pixel(self, x: float, y: float, z: float) -> tuple[float, float]:
-        point = self.to_pixels(np.array([[x, y]]), z)[0]
-        return float(point[0]), float(point[1])

@@ -28,11 +28,7 @@ def hide_around(
 ) -> Pixels:
     """A copy of an image with random segments filled.
 
-    Args:
-        pixels: `(H, W, 3)` uint8.
-        region: `(H, W)`, the part that decides the label.
-        rng: Of the number of segments, which are hidden, and their fill.
-        hide_region: Whether all of the region is hidden, or all of it shown.
+    `region`, `(H, W)`, is the part that decides the label: all of it is hidden, or all is shown.
     """
     from skimage.segmentation import slic
 

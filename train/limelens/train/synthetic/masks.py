@@ -121,20 +121,23 @@ def draw_mask(
     of the image around it, and sits up to a few percent off its place.
 
     Args:
-        image: `(H, W, 3)` uint8 RGB.
+        image: To copy.
         face: Where the face is; parts outside the image are cut off.
         style: What the mask is made of.
         rng: Of placement, folds and prints.
 
     Returns:
-        A copy of the image with the mask, and the `(H, W)` bool region that the mask covers
-        without its ear loops; empty if the mask falls outside the image.
+        The image with the mask, and the `(H, W)` region that the mask covers without its ear
+        loops; empty if the mask falls outside the image.
 
     Raises:
         ValueError: The image is not `(H, W, 3)` uint8.
     """
     check_image(image)
-    placed = _misplaced(face, rng)
+    # Slightly off its place, but only downwards, so that the eyes stay free.
+    lx, ly, rx, ry = (rng.normal(0.0, 0.02, 4).clip(-0.04, 0.04) * face.unit).tolist()
+    left, right = face.left_eye, face.right_eye
+    placed = Face((left[0] + lx, left[1] + abs(ly)), (right[0] + rx, right[1] + abs(ry)), face.yaw)
     return put_on(image, placed, style, CUTS[style.kind].varied(rng), rng)
 
 
@@ -149,21 +152,23 @@ def put_on(
     sheet = Sheet.around(image, np.concatenate([body, *loops]), 0.12 * unit + 1, "L")
     if sheet is None:
         return image.copy(), region
-    window = sheet.window
     sheet.polygon(body, 255)
     cover = sheet.finished()
-    photo = window.cut(image)
+    photo = sheet.cut(image)
     light = Light.falling_on(photo, cover, 0.4 * unit)
-    x, y = face.from_pixels(*window.centres)
+    x, y = face.from_pixels(*sheet.centres())
     softness = float(rng.uniform(0.15, 0.4)) + 0.006 * unit + unsharpness(photo) * 0.035 * unit
     if loops:
         width = (0.10 if style.kind == "sport" else 0.045) * unit
-        strap = Sheet(window, "L")
+        strap = sheet.blank()
         for loop in loops:
             strap.line(loop, 255, max(width, 1.0), round_ends=False)
         # Near the ears they go behind hair and head.
         fade = 1 - step(np.abs(x), 1.03, 0.14)
-        photo = _strapped(photo, strap.finished() * fade * 0.92, style.strap, light, unit)
+        alpha = strap.finished() * fade * 0.92
+        photo = photo * (1 - 0.3 * blur(alpha, 0.04 * unit)[..., None])
+        lit = np.asarray(style.strap, dtype=np.float32) * light.tint * light.exposure
+        photo = over(photo, lit * light.run[..., None] * 0.92, alpha)
 
     colours = printed(style.pattern, style.colour, style.accent, x, y, unit, rng)
     shade = folded(style.kind, cut, x, y, rng)
@@ -179,20 +184,8 @@ def put_on(
     cloth = cloth + rng.normal(0.0, 2.0, cover.shape).astype(np.float32)[..., None]
     cover = blur(cover, softness)
     photo = shadowed(photo, cover, 0.06 * unit, round(0.03 * unit))
-    region[window.index] = cover > 0.5
-    return window.pasted(image, over(photo, cloth, cover)), region
-
-
-def _misplaced(face: Face, rng: np.random.Generator) -> Face:
-    """The face slightly off its place, as for a mask put on in a hurry."""
-    jitter = rng.normal(0.0, 0.02, 4).clip(-0.04, 0.04) * face.unit
-    (lx, ly), (rx, ry) = face.left_eye, face.right_eye
-    # Only downwards, so that the eyes stay free.
-    return Face(
-        (lx + float(jitter[0]), ly + abs(float(jitter[1]))),
-        (rx + float(jitter[2]), ry + abs(float(jitter[3]))),
-        face.yaw,
-    )
+    region[sheet.index] = cover > 0.5
+    return sheet.pasted(image, over(photo, cloth, cover)), region
 
 
 def _loops(face: Face, kind: MaskKind, cut: Cut) -> list[Floats]:
@@ -215,14 +208,6 @@ def _loops(face: Face, kind: MaskKind, cut: Cut) -> list[Floats]:
         for start, end in np.array(ends, dtype=np.float32) * np.array([side, 1], np.float32):
             loops.append(face.to_pixels(start + (end - start) * t + bow))
     return loops
-
-
-def _strapped(photo: Floats, cover: Floats, colour: RGB, light: Light, unit: float) -> Floats:
-    """`(h, w, 3)` photo with loops or headbands over their `(h, w)` cover, and their shadow."""
-    alpha = cover[..., None]
-    strap = np.asarray(colour, dtype=np.float32) * light.tint * light.exposure
-    photo = photo * (1 - 0.3 * blur(cover, 0.04 * unit)[..., None])
-    return photo * (1 - alpha) + strap * light.run[..., None] * 0.92 * alpha
 
 
 def _with_valve(

@@ -3,6 +3,8 @@
 Knows colours, shapes and light; does not know faces or what the shapes show.
 """
 
+from collections.abc import Iterable
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Literal
@@ -18,47 +20,46 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Window:
-    """The part of an image that is painted on, in pixels; never empty."""
+class Sheet:
+    """A supersampled transparent sheet over a part of an image.
 
-    left: int
-    top: int
-    right: int
-    bottom: int
+    Shapes are given in the image's pixels.
+
+    Args:
+        box: Left, top, right and bottom of the part, in pixels; not empty.
+        mode: `L` for a cover, `RGBA` for colours.
+    """
+
+    def __init__(self, box: tuple[int, int, int, int], mode: Literal["L", "RGBA"]) -> None:
+        self._box = left, top, right, bottom = box
+        self.index = slice(top, bottom), slice(left, right)
+        self.size = width, height = right - left, bottom - top
+        # Large shapes need less.
+        self._factor = 3 if width * height < 40_000 else 2 if width * height < 1_000_000 else 1
+        self._sheet = Image.new(mode, (width * self._factor, height * self._factor))
+        self._draw = ImageDraw.Draw(self._sheet)
 
     @classmethod
-    def around(cls, image: Pixels, points: Floats, margin: float) -> "Window | None":
-        """The part around `(N, 2)` points and a margin in pixels; None if it is outside."""
+    def around(
+        cls, image: Pixels, points: Floats, margin: float, mode: Literal["L", "RGBA"]
+    ) -> "Sheet | None":
+        """A sheet around `(N, 2)` points and a margin in pixels; None outside the image."""
         height, width = image.shape[:2]
-        left = max(0, floor(float(points[:, 0].min()) - margin))
-        top = max(0, floor(float(points[:, 1].min()) - margin))
-        right = min(width, ceil(float(points[:, 0].max()) + margin))
-        bottom = min(height, ceil(float(points[:, 1].max()) + margin))
-        return cls(left, top, right, bottom) if left < right and top < bottom else None
+        (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        left, top = max(0, floor(x0 - margin)), max(0, floor(y0 - margin))
+        right, bottom = min(width, ceil(x1 + margin)), min(height, ceil(y1 + margin))
+        return cls((left, top, right, bottom), mode) if left < right and top < bottom else None
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.right - self.left, self.bottom - self.top
+    def blank(self) -> "Sheet":
+        """A cover of the same part, with nothing on it."""
+        return Sheet(self._box, "L")
 
-    @property
-    def supersampling(self) -> int:
-        """How many times finer than the image shapes are drawn; large ones less."""
-        width, height = self.size
-        return 3 if width * height < 40_000 else 2 if width * height < 1_000_000 else 1
-
-    @property
     def centres(self) -> tuple[Floats, Floats]:
         """The x of the columns' middles, `(1, w)`, and the y of the rows', `(h, 1)`."""
-        x = np.arange(self.left, self.right, dtype=np.float32) + 0.5
-        y = np.arange(self.top, self.bottom, dtype=np.float32) + 0.5
+        left, top, right, bottom = self._box
+        x = np.arange(left, right, dtype=np.float32) + 0.5
+        y = np.arange(top, bottom, dtype=np.float32) + 0.5
         return x[None, :], y[:, None]
-
-    @property
-    def index(self) -> tuple[slice, slice]:
-        """This part of any `(H, W, ...)` array of the image's size."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def cut(self, image: Pixels) -> Floats:
         """This part of an image, `(h, w, 3)`, 0 to 255, a copy."""
@@ -70,25 +71,6 @@ class Window:
         result[self.index] = np.clip(values + 0.5, 0, 255).astype(np.uint8)
         return result
 
-
-class Sheet:
-    """A supersampled transparent sheet over a window; shapes are given in the image's pixels."""
-
-    def __init__(self, window: Window, mode: Literal["L", "RGBA"]) -> None:
-        self.window = window
-        self._factor = window.supersampling
-        size = (window.size[0] * self._factor, window.size[1] * self._factor)
-        self._sheet = Image.new(mode, size, 0 if mode == "L" else (0, 0, 0, 0))
-        self._draw = ImageDraw.Draw(self._sheet)
-
-    @classmethod
-    def around(
-        cls, image: Pixels, points: Floats, margin: float, mode: Literal["L", "RGBA"]
-    ) -> "Sheet | None":
-        """A sheet over `Window.around`; None if that is outside the image."""
-        window = Window.around(image, points, margin)
-        return None if window is None else cls(window, mode)
-
     def polygon(self, points: Floats, fill: RGB | int) -> None:
         """Fills the polygon through `(N, 2)` points."""
         self._draw.polygon(self._place(points), fill=fill)
@@ -99,47 +81,37 @@ class Sheet:
         thick = max(1, round(width * self._factor))
         self._draw.line(placed, fill=fill, width=thick, joint="curve")
         if round_ends and thick > 2:
-            r = thick / 2
-            for x, y in (placed[0], placed[-1]):
-                self._draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+            for end in (placed[0], placed[-1]):
+                self._draw.circle(end, thick / 2, fill=fill)
 
     def finished(self, softness: float = 0.0) -> Floats:
         """The sheet, blurred by `softness` pixels: `(h, w)` or `(h, w, 4)`, 0 to 1."""
         sheet = self._sheet
         if softness:
             sheet = sheet.filter(ImageFilter.GaussianBlur(softness * self._factor))
-        small = sheet.reduce(self._factor) if self._factor > 1 else sheet
-        return np.asarray(small, dtype=np.float32) / 255.0
+        return np.asarray(sheet.reduce(self._factor), dtype=np.float32) / 255.0
 
     def _place(self, points: Floats) -> list[tuple[float, float]]:
-        corner = np.array([self.window.left, self.window.top], dtype=np.float32)
+        corner = np.array(self._box[:2], dtype=np.float32)
         return [(x, y) for x, y in ((points - corner) * self._factor).tolist()]
 
 
 @dataclass(frozen=True)
 class Light:
-    """How a part of an image is lit.
-
-    Args:
-        exposure: About 1 in a well-lit image, less in a dark one.
-        run: `(h, w)` light and shade, about 1.
-        tint: `(3,)` colour of the light, about 1.
-        colourful: Whether the image has colours at all.
-    """
+    """How a part of an image is lit; all about 1 in even white light."""
 
     exposure: float
     run: Floats
+    """`(h, w)` light and shade."""
     tint: Floats
+    """`(3,)` colour of the light."""
     colourful: bool
 
     @classmethod
     def falling_on(cls, photo: Floats, cover: Floats, radius: float) -> "Light":
-        """The light on what will be painted.
+        """The light of a `(h, w, 3)` photo on what will be painted over its `(h, w)` cover.
 
-        Args:
-            photo: `(h, w, 3)` pixels, 0 to 255.
-            cover: `(h, w)`, 0 to 1, how much of them will be painted over.
-            radius: Pixels; finer shades belong to the objects in the photo, not to the light.
+        Shades finer than `radius` pixels belong to the objects in the photo, not to the light.
         """
         grey = photo.mean(axis=2)
         bright = float(np.percentile(grey[::2, ::2], 85))
@@ -162,14 +134,7 @@ class Light:
 
 
 def shadowed(photo: Floats, cover: Floats, softness: float, drop: int) -> Floats:
-    """A photo with the shadow of a cover.
-
-    Args:
-        photo: `(h, w, 3)`, 0 to 255.
-        cover: `(h, w)`, 0 to 1.
-        softness: Of the shadow's rim, in pixels.
-        drop: How many rows below the cover the shadow falls.
-    """
+    """`(h, w, 3)` photo with the soft shadow of a `(h, w)` cover, `drop` rows below it."""
     shadow = blur(cover, softness)
     if drop > 0:
         # The uncovered rows repeat the first.
@@ -221,44 +186,39 @@ def check_image(image: Pixels) -> None:
 
 def cloth_colour(rng: np.random.Generator) -> RGB:
     """A colour of cloth or plastic: greys and muted ones oftener than bright ones."""
-    hue = float(rng.uniform(0, 6))
-    strength = float(rng.beta(1.2, 1.4))
-    value = float(rng.uniform(0.12, 0.98))
-    r, g, b = (
-        int(255 * value * (1 - strength * min(max(min(k, 4 - k), 0.0), 1.0)))
-        for k in ((5 + hue) % 6, (3 + hue) % 6, (1 + hue) % 6)
-    )
-    return (r, g, b)
+    hue, strength = float(rng.uniform(0, 6)), float(rng.beta(1.2, 1.4))
+    return _rgb(255 * v for v in hsv_to_rgb(hue / 6, strength, float(rng.uniform(0.12, 0.98))))
 
 
 def any_colour(rng: np.random.Generator) -> RGB:
     """A grey with some of any colour in it, seldom a pure one."""
     grey = float(rng.uniform(20, 245))
     strength = float(rng.beta(1.0, 1.5))
-    r, g, b = (int(v) for v in grey * (1 - strength) + rng.uniform(0, 255, 3) * strength)
-    return (r, g, b)
+    return _rgb(grey * (1 - strength) + rng.uniform(0, 255, 3) * strength)
 
 
 def varied(rng: np.random.Generator, colour: RGB, amount: int) -> RGB:
     """The colour, each channel up to `amount` brighter or darker."""
-    shifts = rng.integers(-amount, amount + 1, 3)
-    r, g, b = (max(0, min(255, v + int(d))) for v, d in zip(colour, shifts, strict=True))
-    return (r, g, b)
+    return _rgb(colour + rng.integers(-amount, amount + 1, 3))
 
 
 def dimmed(colour: RGB, factor: float) -> RGB:
     """The colour times a factor: darker below 1, lighter above."""
-    r, g, b = (max(0, min(255, round(v * factor))) for v in colour)
-    return (r, g, b)
+    return _rgb(round(v * factor) for v in colour)
 
 
 def mixed(first: RGB, second: RGB, share: float) -> RGB:
     """The first colour with a share, 0 to 1, of the second."""
-    r, g, b = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
-    return (r, g, b)
+    return _rgb(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
 def muted(colour: RGB) -> RGB:
     """The colour, halfway to grey."""
     grey = sum(colour) // 3
     return mixed(colour, (grey, grey, grey), 0.5)
+
+
+def _rgb(values: Iterable[float]) -> RGB:
+    """Three numbers as a colour, cut to whole ones from 0 to 255."""
+    r, g, b = (max(0, min(255, int(v))) for v in values)
+    return (r, g, b)

@@ -31,23 +31,18 @@ _NOSE = 0.40
 
 @dataclass(frozen=True)
 class Looks:
-    """What does not change about a person.
-
-    Args:
-        skin: Its colour.
-        hair: Its colour.
-        jaw_power: How square the jaw is; 2 is round.
-        broad: Width of the head, about 1.
-        long: Height of the face below the eyes, about 1.
-        feminine: Which of two sets of hair, neck, brows, lashes and lips.
-    """
+    """What does not change about a person."""
 
     skin: RGB
     hair: RGB
     jaw_power: float
+    """How square the jaw is; 2 is round."""
     broad: float
+    """Width of the head, about 1."""
     long: float
+    """Height of the face below the eyes, about 1."""
     feminine: bool
+    """Which of two sets of hair, neck, brows, lashes and lips."""
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Looks":
@@ -66,12 +61,7 @@ class Looks:
 
 
 def draw_person(canvas: FaceCanvas, rng: np.random.Generator) -> None:
-    """Draws a person around the canvas's face, from the back to the front.
-
-    Args:
-        canvas: With the background on it.
-        rng: Of looks, clothes, expression and light.
-    """
+    """Draws a person around the canvas's face, from the back to the front."""
     looks = Looks.random(rng)
     hat = rng.random() < 0.16
     bald = not looks.feminine and rng.random() < 0.12

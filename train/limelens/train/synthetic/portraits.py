@@ -9,11 +9,9 @@ and `distractors` know what things look like.
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from itertools import starmap
-from math import cos, sin
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -21,7 +19,7 @@ from PIL import Image, ImageFilter
 from limelens.train.synthetic.backgrounds import random_background
 from limelens.train.synthetic.canvas import FaceCanvas
 from limelens.train.synthetic.distractors import Distractor, draw_distractor
-from limelens.train.synthetic.face import MAX_YAW_RADIANS, Face
+from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.masks import draw_mask, random_style
 from limelens.train.synthetic.painting import Pixels
 from limelens.train.synthetic.people import draw_person
@@ -43,14 +41,8 @@ _BARE_DISTRACTORS: Final[tuple[Distractor, ...]] = (
 _SHARED_DISTRACTORS: Final[tuple[Distractor, ...]] = ("blob", "caption")
 
 
-@dataclass(frozen=True)
-class Portrait:
-    """A rendered person.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB, 0 to 255.
-        face: Where the face is; the eyes are always inside the image.
-    """
+class Portrait(NamedTuple):
+    """A rendered person, and where the face is; the eyes are always inside the image."""
 
     image: Pixels
     face: Face
@@ -66,7 +58,7 @@ def render_portrait(
 
     Args:
         rng: Of everything in the image.
-        size: Pixels of a square's side, or (height, width); 16 or more.
+        size: Pixels of a square's side, or (height, width).
         unit: Least and largest distance between the eyes, as a share of the shorter side; None
             goes from half-length to a crop inside the head.
 
@@ -86,10 +78,7 @@ def render_sample(
         rng: Of everything in the image.
         label: `without_mask` often has a hand, a cup, a beard or a mask below the chin. Scarves,
             captions and plain shapes come with both labels alike.
-        size: Pixels of a square's side, or (height, width); 16 or more.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB, 0 to 255.
+        size: Pixels of a square's side, or (height, width).
 
     Raises:
         ValueError: A side is under 16 pixels, or the label is unknown.
@@ -167,13 +156,10 @@ def write_dataset(
 def run_jobs(
     function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], num_workers: int
 ) -> list[Result]:
-    """What a function returns for each job, in their order.
+    """What a function of a module returns for each job's arguments, in their order.
 
-    Args:
-        function: Of a module, so that other processes find it.
-        jobs: Its arguments.
-        num_workers: Processes. Several are spawned: a script that asks for them guards its own
-            start by `if __name__ == "__main__"`.
+    Several worker processes are spawned: a script that asks for them guards its own start by
+    `if __name__ == "__main__"`.
     """
     if num_workers <= 1:
         return list(starmap(function, jobs))
@@ -184,12 +170,7 @@ def run_jobs(
 
 
 def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """A copy with random exposure, tint, focus and noise; some are grey.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        rng: Of all of it.
-    """
+    """A copy with random exposure, tint, focus and noise; some are grey."""
     height, width = image.shape[:2]
     photo = Image.fromarray(image)
     if rng.random() < 0.35:  # enlarged from fewer pixels
@@ -202,8 +183,7 @@ def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
     values = np.asarray(photo, dtype=np.float32)
     gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3)).astype(np.float32)
     contrast = float(rng.uniform(0.8, 1.15))
-    values = (values - 118) * contrast + 118 + float(rng.normal(0, 8))
-    values = values * gain
+    values = ((values - 118) * contrast + 118 + float(rng.normal(0, 8))) * gain
     if rng.random() < 0.06:
         values = np.repeat(values.mean(axis=2, keepdims=True), 3, axis=2)
     strength = float(rng.choice((0.0, 2.0, 4.0, 9.0), p=(0.3, 0.35, 0.25, 0.1)))
@@ -219,9 +199,8 @@ def _draw_portrait(
     height, width = size
     face = _pose(rng, height, width, unit)
     background = Image.fromarray(random_background(rng, height, width))
-    large = background.resize(
-        (width * _SUPERSAMPLING, height * _SUPERSAMPLING), Image.Resampling.BILINEAR
-    )
+    finer = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
+    large = background.resize(finer, Image.Resampling.BILINEAR)
     draw_person(FaceCanvas(large, face.scaled(_SUPERSAMPLING)), rng)
     image = np.asarray(large.reduce(_SUPERSAMPLING))
     if rng.random() < 0.16:
@@ -230,11 +209,6 @@ def _draw_portrait(
 
 
 def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Both sides of an image in pixels.
-
-    Raises:
-        ValueError: A side is under 16 pixels.
-    """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 16:
         raise ValueError(f"Size is {height}x{width} pixels; each side needs 16 or more")
@@ -251,7 +225,6 @@ def _pose(
     unit = side * float(rng.uniform(low, high))
     yaw = float(np.clip(rng.normal(0, 0.3), -0.8, 0.8))
     roll = float(np.clip(rng.normal(0, 0.12), -0.4, 0.4))
-    between = unit * cos(MAX_YAW_RADIANS * yaw)
     # Where the eyes may go so that they and the mouth stay inside.
     x_low, x_high = min(1.1 * unit, 0.45 * width), max(width - 1.1 * unit, 0.55 * width)
     y_low, y_high = min(0.9 * unit, 0.3 * height), height - 1.7 * unit
@@ -259,8 +232,7 @@ def _pose(
         y_low = y_high = max(0.25 * unit, (y_low + y_high) / 2)
     x = width / 2 + (x_high - x_low) * 0.5 * float(np.clip(rng.normal(0, 0.3), -1, 1))
     y = y_low + (y_high - y_low) * float(rng.beta(2, 3))
-    dx, dy = between / 2 * cos(roll), between / 2 * sin(roll)
-    return Face((x - dx, y - dy), (x + dx, y + dy), yaw)
+    return Face.posed((x, y), unit, roll, yaw)
 
 
 def _write(path: Path, label: Label, stream: tuple[int, ...], size: int) -> None:

@@ -13,12 +13,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import cos, hypot, sin
+from math import hypot
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from limelens.serve.errors import InvalidImageError
@@ -51,12 +50,7 @@ _SMALLEST_FACE_PX: Final = 24
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images were added to one split.
-
-    Args:
-        faces: Bare faces that were found.
-        images: Images made from them, both labels.
-    """
+    """How many bare faces were found in one split, and how many images were made from them."""
 
     faces: int
     images: int
@@ -132,9 +126,6 @@ def find_face(pixels: Pixels) -> Face | None:
     """The largest frontal face, by scikit-image's cascade of local binary patterns.
 
     Faces narrower than about a third of the shorter side are not found: images are of one person.
-
-    Args:
-        pixels: `(H, W, 3)` uint8.
     """
     shorter = min(pixels.shape[:2])
     # The detector finds a face that fills the image only with a border around it.
@@ -159,15 +150,10 @@ def find_face(pixels: Pixels) -> Face | None:
 
 
 def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tuple[Pixels, Face]:
-    """Gives a drawn person the face of a photo.
-
-    Args:
-        pixels: `(H, W, 3)` uint8, the photo.
-        face: Where its face is, seen from the front.
-        rng: Of the person.
+    """Gives a drawn person the face of a photo, seen from the front.
 
     Returns:
-        The scene, `(H', W', 3)` uint8, and where the photo's face is in it.
+        The scene, of another size, and where the photo's face is in it.
     """
     side = int(rng.integers(*_SCENE_SIZES))
     short = round(side * float(rng.uniform(0.65, 1.0)))
@@ -176,7 +162,7 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
     # So that light comes from both sides equally often.
     if rng.random() < 0.5:
         pixels, face = pixels[:, ::-1], face.mirrored(pixels.shape[1])
-    place = _turned_to_the_front(portrait.face)
+    place = Face.posed(portrait.face.centre, portrait.face.unit, portrait.face.roll)
     matrix = _similarity(place, face)
     photo = Image.fromarray(np.ascontiguousarray(pixels))
     shrink = hypot(matrix[0], matrix[3])
@@ -187,7 +173,11 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
     warped = photo.transform(size[::-1], affine, matrix, Image.Resampling.BICUBIC)
     inside = Image.new("L", photo.size, 255).transform(size[::-1], affine, matrix)
     # The oval follows the drawn head, which may be turned.
-    cover = np.where(_oval(portrait.face, size, rng), np.asarray(inside), np.uint8(0))
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    x, y = portrait.face.from_pixels(*(np.add(at, 0.5, dtype=np.float32) for at in (columns, rows)))
+    wide, high = rng.uniform(1.0, 1.25), rng.uniform(1.45, 1.8)
+    oval = (x / wide) ** 2 + ((y - 0.45) / high) ** 2 < 1
+    cover = np.where(oval, np.asarray(inside), np.uint8(0))
     soft = Image.fromarray(cover).filter(ImageFilter.GaussianBlur(0.08 * place.unit))
     # Fades out before the photo's own edge: beyond it there is only black.
     alpha = np.clip(np.asarray(soft)[..., None] / 127.5 - 1, 0, 1)
@@ -221,7 +211,11 @@ def _variations(
     pixels: Pixels, face: Face, num_scenes: int, hidden: bool, rng: np.random.Generator
 ) -> Iterator[tuple[Label, str, Pixels]]:
     """Label, name and image of every variation of a bare face."""
-    pixels, face = _large_enough(pixels, face)
+    scale = _SHORTEST_SIDE / min(pixels.shape[:2])
+    if scale > 1:  # so that drawn shapes are not coarser than the photo
+        size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+        face = face.scaled(scale)
     places = [(pixels, face)]
     yield WITH_MASK, "masked", _masked(pixels, face, rng)
     yield WITHOUT_MASK, "disturbed", draw_distractor(pixels, face, rng)
@@ -260,24 +254,6 @@ def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
     return draw_mask(pixels, face, random_style(rng), rng)[0]
 
 
-def _large_enough(pixels: Pixels, face: Face) -> tuple[Pixels, Face]:
-    """Enlarges small images, so that drawn shapes are not coarser than a photo."""
-    height, width = pixels.shape[:2]
-    scale = _SHORTEST_SIDE / min(height, width)
-    if scale <= 1:
-        return pixels, face
-    size = (round(width * scale), round(height * scale))
-    larger = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(larger), face.scaled(scale)
-
-
-def _turned_to_the_front(face: Face) -> Face:
-    """The same face, of a head that is not turned."""
-    x, y = face.centre
-    dx, dy = face.unit / 2 * cos(face.roll), face.unit / 2 * sin(face.roll)
-    return Face((x - dx, y - dy), (x + dx, y + dy))
-
-
 def _similarity(target: Face, source: Face) -> tuple[float, float, float, float, float, float]:
     """Pillow's affine coefficients that bring the source's eyes to the target's."""
     t_left, t_right = complex(*target.left_eye), complex(*target.right_eye)
@@ -285,15 +261,6 @@ def _similarity(target: Face, source: Face) -> tuple[float, float, float, float,
     turn = (s_right - s_left) / (t_right - t_left)
     shift = s_left - turn * t_left
     return turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag
-
-
-def _oval(face: Face, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """`(H, W)`, the pixels within the oval of the face; `size` is height and width."""
-    columns = np.arange(size[1], dtype=np.float32)[None, :] + 0.5
-    rows = np.arange(size[0], dtype=np.float32)[:, None] + 0.5
-    x, y = face.from_pixels(columns, rows)
-    wide, high = rng.uniform(1.0, 1.25), rng.uniform(1.45, 1.8)
-    return np.asarray((x / wide) ** 2 + ((y - 0.45) / high) ** 2 < 1)
 
 
 @cache
