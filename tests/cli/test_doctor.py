@@ -256,14 +256,8 @@ def test_tokens_and_their_rights_are_reported(
 
 
 def test_a_server_that_goes_down_is_reported(look: Run, start_server: Callable[..., Any]) -> None:
-    from grpc_health.v1 import health_pb2
-
     server = start_server()
-    server.call(
-        server.server._health.set(
-            "limelens.v1.ClassifierService", health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-    )
+    server.call(server.server._health.stop())
     assert "NOT_SERVING" in wrong(look("--server", server.address))["health"]
 
 

@@ -98,7 +98,7 @@ def test_labels_are_folders_below_the_splits(tmp_path: Path) -> None:
         "validation/without_suffix/picture": "without_suffix",
     }
     assert [one.path for one in others] == ["test/hat/notes.txt"]
-    assert ".txt is no kind of image" in others[0].reason
+    assert ".txt is not a supported image format" in others[0].reason
 
 
 def test_an_index_names_its_folder_and_model(asked: Client, images: Path) -> None:
