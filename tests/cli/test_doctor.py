@@ -98,7 +98,6 @@ def test_a_healthy_server_has_nothing_wrong(
     }  # fmt: skip
     deep = look("--server", server.address, "--deep")
     assert deep["right explain"]["state"] == "ok"
-    assert "the limit is 33,554,432" in deep["message size"]["found"]
     told = limelens("doctor", "--server", server.address).stdout
     assert "SERVING" in told
     assert "0 wrong, 0 warnings" in told
@@ -116,9 +115,11 @@ def test_wrong_names_and_ports_are_reported(look: Run, limelens: Run, closed_por
 def test_a_port_with_another_protocol_is_reported(
     look: Run, web_server: int, silent_port: int
 ) -> None:
-    assert "is a web server" in wrong(look("--server", f"127.0.0.1:{web_server}"))["protocol"]
+    web = wrong(look("--server", f"127.0.0.1:{web_server}"))["protocol"]
+    assert "neither TLS nor HTTP/2" in web
+    assert f"curl -v http://127.0.0.1:{web_server} shows a web server" in web
     silent = look("--server", f"127.0.0.1:{silent_port}", "--timeout-s", "0.3")
-    assert "neither HTTP nor TLS" in wrong(silent)["protocol"]
+    assert "neither TLS nor HTTP/2" in wrong(silent)["protocol"]
 
 
 def test_plaintext_against_tls_is_reported(
@@ -137,6 +138,16 @@ def test_plaintext_against_tls_is_reported(
     assert set(wrong(look("--server", asking.address))) == {"protocol"}
 
 
+def run_advice(check: str) -> str:
+    """What the command prints that the advice of a check names, from `openssl` on."""
+    command = check[check.index("openssl ") :].partition(" shows ")[0]
+    found = subprocess.run(
+        command, shell=True, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
 def test_faults_of_the_servers_certificate_are_reported(
     look: Run, start_server: Callable[..., Any], authority: Callable[..., Any]
 ) -> None:
@@ -144,14 +155,17 @@ def test_faults_of_the_servers_certificate_are_reported(
     server = start_server(tls=Tls(*ca.issue("localhost", days=90)))
     checks = look("--server", server.address, "--ca", ca.path)
     assert {check["state"] for check in checks.values()} == {"ok"}
-    assert "good for 127.0.0.1, by CN=ca" in checks["server certificate"]["found"]
+    assert "good for 127.0.0.1 until " in checks["server certificate"]["found"]
     assert checks["handshake"]["found"] == "TLSv1.3, HTTP/2 agreed on (ALPN)"
 
     unknown = wrong(look("--server", server.address, "--ca", other.path))
     assert set(unknown) == {"server certificate"}
-    assert "an authority that is not known here (CN=ca)" in unknown["server certificate"]
+    assert "an authority that is not known here" in unknown["server certificate"]
+    assert "issuer=CN = ca" in run_advice(unknown["server certificate"]).replace("CN=", "CN = ")
     named = ("--server", server.address, "--ca", ca.path, "--server-name", "door.example")
-    assert "not for door.example, but for localhost" in wrong(look(*named))["server certificate"]
+    found = wrong(look(*named))["server certificate"]
+    assert "not valid for 'door.example'" in found
+    assert "DNS:localhost" in run_advice(found)
 
     soon = start_server(tls=Tls(*ca.issue("soon", days=3)))
     checks = look("--server", soon.address, "--ca", ca.path)
@@ -162,8 +176,8 @@ def test_faults_of_the_servers_certificate_are_reported(
 @pytest.mark.parametrize(
     ("dates", "sentence"),
     [
-        ({"days": -1}, "has expired since"),
-        ({"begins": 1}, "is not good before"),
+        ({"days": -1}, "certificate has expired"),
+        ({"begins": 1}, "certificate is not yet valid"),
     ],
 )
 def test_certificates_out_of_date_are_reported_with_the_clock(
@@ -178,10 +192,13 @@ def test_certificates_out_of_date_are_reported_with_the_clock(
     found = wrong(look("--server", server.address, "--ca", ca.path))["server certificate"]
     assert sentence in found
     assert "clock" in found
+    assert "notAfter=" in run_advice(found)
     asking = start_server(tls=mutual(ca, "good"))
     chain, key = ca.issue("door", **dates)
     arguments = ("--server", asking.address, "--ca", ca.path, "--cert", chain, "--key", key)
-    assert sentence in wrong(look(*arguments))["client certificate"]
+    found = wrong(look(*arguments))["client certificate"]
+    assert "the server refuses the connection" in found
+    assert "notAfter=" in run_advice(found)
 
 
 def test_faults_of_the_clients_certificate_are_reported(
@@ -193,22 +210,23 @@ def test_faults_of_the_clients_certificate_are_reported(
     door, key = ca.issue("door", days=90)
     checks = look(*base, "--cert", door, "--key", key)
     assert {check["state"] for check in checks.values()} == {"ok"}
-    assert "CN=door,O=Doors" in checks["client certificate"]["found"]
 
     missing = wrong(look(*base))
     assert set(missing) == {"client certificate"}
     assert missing["client certificate"].startswith("no client certificate was sent")
     chain, other_key = foreign.issue("door")
-    found = wrong(look(*base, "--cert", chain, "--key", other_key))
-    assert "signed by CN=foreign," in found["client certificate"]
-    found = wrong(look(*base, "--cert", door, "--key", other_key))
-    assert "is not the key of" in found["client certificate"]
+    found = wrong(look(*base, "--cert", chain, "--key", other_key))["client certificate"]
+    assert "the server refuses the connection" in found
+    assert "issuer=CN = foreign" in run_advice(found).replace("CN=", "CN = ")
+    found = wrong(look(*base, "--cert", door, "--key", other_key))["client certificate"]
+    assert "cannot be used (KEY_VALUES_MISMATCH)" in found
+    assert "Subject: " in run_advice(found)
     broken = tmp_path / "broken.pem"
     broken.write_text("half")
-    assert "cannot be used" in wrong(look(*base, "--cert", broken, "--key", key))[
-        "client certificate"
-    ]  # fmt: skip
-    assert "holds no certificate" in wrong(look(*base[:2], "--ca", broken))["authority"]
+    found = wrong(look(*base, "--cert", broken, "--key", key))["client certificate"]
+    assert "broken.pem cannot be used" in found
+    found = wrong(look(*base[:2], "--ca", broken))["authority"]
+    assert "broken.pem cannot be used" in found
 
 
 def test_tokens_and_their_rights_are_reported(
@@ -290,9 +308,7 @@ def test_another_grpc_server_is_reported(look: Run) -> None:
 def test_this_machine_is_checked(look: Run, models: Path, limelens: Run) -> None:
     checks = look("--models", models)
     assert not wrong(checks)
-    assert {"python", "limelens", "onnxruntime", "cuda", "torch", "fonts", "cores", "disk"} <= set(
-        checks
-    )
+    assert {"python", "limelens", "onnxruntime", "cuda", "fonts", "cores"} <= set(checks)
     for name in ("colours 1", "colours 2", "tags 1"):
         assert checks[f"model {name}"]["found"].startswith("golden vector met on ")
     assert "serve-cpu" in checks["limelens"]["found"] or "serve-gpu" in checks["limelens"]["found"]

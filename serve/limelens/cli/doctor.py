@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
 
-from limelens.cli.options.connection import NOTHING, Credentials, remote, securely
+from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
+from limelens.serve.addresses import parse_address
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
 
@@ -39,9 +41,7 @@ def doctor(
     ] = None,
     deep: Annotated[
         bool,
-        typer.Option(
-            "--deep", help="Check an explanation and the largest message of the server too."
-        ),
+        typer.Option("--deep", help="Check an explanation of the server too."),
     ] = False,
     health: Annotated[
         bool,
@@ -63,15 +63,17 @@ def doctor(
     """
     from limelens.serve.tools.doctor import State, check_machine, check_remote
 
-    if server is not None:
+    if server is None:
+        checks = check_machine(models or _default_models())
+    else:
         try:
-            checks = check_remote(
-                remote(server, credentials, timeout_s), deep=deep, only_health=health
-            )
+            if not parse_address(server).port:
+                raise ValueError(f"{server!r}; expected a port from 1")
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--server") from None
-    else:
-        checks = check_machine(models or _default_models())
+        checks = check_remote(
+            server, deep=deep, only_health=health, timeout_s=timeout_s, **vars(credentials)
+        )
     done = []
     for check in checks:
         done.append(check)
@@ -85,15 +87,7 @@ def doctor(
                 "server": server,
                 "wrong": num_wrong,
                 "warnings": num_warnings,
-                "checks": [
-                    {
-                        "name": one.name,
-                        "state": one.state.value,
-                        "found": one.found,
-                        "advice": one.advice,
-                    }
-                    for one in done
-                ],
+                "checks": [asdict(one) for one in done],
             }
         )
     else:

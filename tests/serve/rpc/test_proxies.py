@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from limelens.serve.tools.doctor import Remote, State, check_way
+from limelens.serve.tools.doctor import State, check_way
 from limelens.serve.tools.doctor.proxies import check_proxy, proxy_for
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
@@ -100,7 +100,7 @@ def test_a_proxy_that_grpc_cannot_use_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("https_proxy", value)
-    first, *others = check_way(Remote("door.invalid", 8500))
+    first, *others = check_way("door.invalid:8500", None, 5.0)
     assert (first.name, first.state) == ("proxy", State.WARNING)
     assert "connects directly" in first.found
     assert others[0].name == "name"
@@ -111,7 +111,7 @@ def test_a_proxy_that_lets_calls_through_is_fine(
 ) -> None:
     port, asked = serve(b"HTTP/1.1 200 Connection established\r\n\r\n")
     monkeypatch.setenv("http_proxy", f"http://me:pa%2Fss@127.0.0.1:{port}")
-    (check,) = check_way(Remote("door.invalid", 8500))
+    (check,) = check_way("door.invalid:8500", None, 5.0)
     assert (check.name, check.state) == ("proxy", State.OK)
     assert asked[0].startswith(b"CONNECT door.invalid:8500 HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic bWU6cGEvc3M=\r\n" in asked[0]
@@ -130,7 +130,7 @@ def test_a_proxy_that_lets_nothing_through_is_named(
 ) -> None:
     port, _ = serve(answer)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-    (check,) = check_way(Remote("door.invalid", 8500))
+    (check,) = check_way("door.invalid:8500", None, 5.0)
     assert check.state is State.WRONG
     assert words in check.found
     assert "(http_proxy)" in check.found
@@ -141,6 +141,6 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-    (check,) = check_way(Remote("door.invalid", 8500))
+    (check,) = check_way("door.invalid:8500", None, 5.0)
     assert check.state is State.WRONG
     assert "cannot be reached" in check.found

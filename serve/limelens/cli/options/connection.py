@@ -29,7 +29,6 @@ from limelens.serve.errors import (
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client, Tls
-    from limelens.serve.tools.doctor import Remote
 
 TOKEN_VARIABLE: Final = "LIMELENS_TOKEN"
 OF_THE_SERVER: Final = (UnavailableError, UnauthenticatedError, PermissionDeniedError)
@@ -47,13 +46,7 @@ _AUTHORITIES: Final = (
 
 @dataclass(frozen=True)
 class Credentials:
-    """TLS and the token of a connection.
-
-    Args:
-        tls: None is plaintext.
-        token: As of `Client`.
-        insecure_token: Whether the token may be sent in plaintext to other machines.
-    """
+    """TLS and the token of a connection, as of `Client`."""
 
     tls: Tls | None = None
     token: str | Callable[[], str] | None = field(default=None, repr=False)
@@ -177,12 +170,7 @@ def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]
     from limelens.serve.client import Client
 
     try:
-        with Client(
-            server,
-            tls=credentials.tls,
-            token=credentials.token,
-            insecure_token=credentials.insecure_token,
-        ) as client:
+        with Client(server, **vars(credentials)) as client:
             yield client
     except UnavailableError as error:
         raise UnavailableError(_why(server, credentials, error)) from error
@@ -195,22 +183,6 @@ def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]
         raise UnauthenticatedError(f"{server} refuses the token: {error}") from error
     except PermissionDeniedError as error:
         raise PermissionDeniedError(f"{server} refuses: {error}") from error
-
-
-def remote(server: str, credentials: Credentials, timeout_s: float = _PROBE_S) -> Remote:
-    """The same server for the doctor.
-
-    Raises:
-        ValueError: It is not HOST:PORT.
-    """
-    from limelens.serve.tools.doctor import Remote
-
-    host, port = parse_address(server)
-    if not port:
-        raise ValueError(f"{server!r}; expected a port from 1")
-    return Remote(
-        host, port, credentials.tls, credentials.token, credentials.insecure_token, timeout_s
-    )
 
 
 def system_authorities() -> Path | None:
@@ -231,7 +203,7 @@ def _why(server: str, credentials: Credentials, error: LimelensError) -> str:
         proxy = proxy_for(parse_address(server).host)
         if proxy is not None and proxy.is_usable:
             through = f" through the proxy {proxy.shown} ({proxy.variable}; {proxy.way_around})"
-        for check in check_way(remote(server, credentials)):
+        for check in check_way(server, credentials.tls, _PROBE_S):
             if check.state is State.WRONG:
                 return str(check)
     except ValueError:

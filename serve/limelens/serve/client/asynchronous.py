@@ -55,8 +55,7 @@ class AsyncClient(Calls):
 
     def __init__(self, address: str, **settings: Unpack[ConnectArguments]) -> None:
         check_arguments(type(self).__name__, settings, ConnectArguments)
-        connection = Connection(address, **settings)
-        super().__init__(connection, _AsyncioTransport(connection.credentials()))
+        super().__init__(Connection(address, **settings), _AsyncioTransport())
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,19 +65,13 @@ class AsyncClient(Calls):
 
 
 class _AsyncioTransport:
-    def __init__(self, credentials: grpc.ChannelCredentials | None) -> None:
-        self._credentials = credentials
+    def __init__(self) -> None:
         self._connecting: dict[Channel, Any] = {}
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself holds them weakly
 
     def open(self, connection: Connection) -> Channel:
         # Not before the first call: a channel belongs to the loop that runs when it is made.
-        address, options = connection.address, connection.options()
-        channel = (
-            grpc.aio.insecure_channel(address, options)
-            if self._credentials is None
-            else grpc.aio.secure_channel(address, self._credentials, options)
-        )
+        channel = connection.channel(grpc.aio)
         return Channel(channel, service_grpc.ClassifierServiceStub(channel))  # type: ignore[no-untyped-call]
 
     async def is_ready(self, channel: Channel, timeout_s: float) -> bool:

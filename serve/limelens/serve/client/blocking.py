@@ -101,8 +101,7 @@ class Client:
 
     def __init__(self, address: str, **settings: Unpack[ConnectArguments]) -> None:
         check_arguments(type(self).__name__, settings, ConnectArguments)
-        connection = Connection(address, **settings)
-        self._calls = Calls(connection, _ThreadTransport(connection.credentials()))
+        self._calls = Calls(Connection(address, **settings), _ThreadTransport())
 
     @classmethod
     def over(cls, stub: Any) -> Self:
@@ -114,7 +113,7 @@ class Client:
         """
         client = cls.__new__(cls)
         connection = Connection("", timeout_s=None, max_connections=1)  # nothing is dialled
-        client._calls = Calls(connection, _ThreadTransport(None, stub))
+        client._calls = Calls(connection, _ThreadTransport(stub))
         return client
 
     def __enter__(self) -> Self:
@@ -147,23 +146,17 @@ class _ThreadTransport:
     """Blocks the calling thread.
 
     Args:
-        credentials: For TLS; None is plaintext.
         stub: Is called in place of a server.
     """
 
-    def __init__(self, credentials: grpc.ChannelCredentials | None, stub: Any = None) -> None:
-        self._credentials, self._stub = credentials, stub
+    def __init__(self, stub: Any = None) -> None:
+        self._stub = stub
         self._connecting: dict[Channel, Any] = {}
 
     def open(self, connection: Connection) -> Channel:
         if self._stub is not None:
             return Channel(None, self._stub)
-        address, options = connection.address, connection.options()
-        channel = (
-            grpc.insecure_channel(address, options)
-            if self._credentials is None
-            else grpc.secure_channel(address, self._credentials, options)
-        )
+        channel = connection.channel(grpc)
         return Channel(channel, service_grpc.ClassifierServiceStub(channel))  # type: ignore[no-untyped-call]
 
     async def is_ready(self, channel: Channel, timeout_s: float) -> bool:

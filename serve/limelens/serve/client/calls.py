@@ -151,6 +151,7 @@ class Calls:
 
     def __init__(self, connection: Connection, transport: Transport) -> None:
         self._connection, self._transport = connection, transport
+        connection.credentials  # noqa: B018  (an unreadable file fails now, not at the first call)
         self._max_images: dict[tuple[str, int], int] = {}
         self._channels = Channels(
             connection.max_connections,
@@ -186,7 +187,27 @@ class Calls:
         on_error: OnError = "raise",
         **arguments: Unpack[ClassifyArguments],
     ) -> Classification | PartialClassification:
-        """Classifies one image or several; see `Client.classify`."""
+        """Classifies one image or several; of many, files are read as their turn comes.
+
+        Args:
+            images: Paths, files' bytes or arrays, one or any number.
+            on_error: `return` puts an `ImageFailure` in the place of an image that cannot be
+                used, and classifies the others; `raise` raises what is wrong with it.
+            arguments: Model, region, threshold and more; see `ClassifyArguments`. The deadline
+                holds for each request; many images need several.
+
+        Returns:
+            The predictions, in the order of the images.
+
+        Raises:
+            InvalidRequestError: An image or a parameter cannot be used; the error names it.
+            NotFoundError: There is no such model or version.
+            OverloadedError: The server is busy, even after trying again.
+            ExpiredError: The deadline passed.
+            UnavailableError: No server answers there.
+            ServerError: The server failed.
+            OSError: A file cannot be read.
+        """
         inputs = several(images)
         if on_error == "raise":
             first = list(itertools.islice(inputs, BATCH_SIZE + 1))
@@ -474,27 +495,7 @@ class Calls:
             await self._transport.stop(under_way, may_hang=False)
 
     async def _most_images(self, arguments: ClassifyArguments) -> int:
-        """Classifies one image or several; of many, files are read as their turn comes.
-
-        Args:
-            images: Paths, files' bytes or arrays, one or any number.
-            on_error: `return` puts an `ImageFailure` in the place of an image that cannot be
-                used, and classifies the others; `raise` raises what is wrong with it.
-            arguments: Model, region, threshold and more; see `ClassifyArguments`. The deadline
-                holds for each request; many images need several.
-
-        Returns:
-            The predictions, in the order of the images.
-
-        Raises:
-            InvalidRequestError: An image or a parameter cannot be used; the error names it.
-            NotFoundError: There is no such model or version.
-            OverloadedError: The server is busy, even after trying again.
-            ExpiredError: The deadline passed.
-            UnavailableError: No server answers there.
-            ServerError: The server failed.
-            OSError: A file cannot be read.
-        """
+        """How many images the server takes in one request; asked once for each model."""
         key = arguments.get("model", ""), arguments.get("version", 0)
         if key not in self._max_images:
             request = service_pb2.GetModelRequest(model=key[0], version=key[1])

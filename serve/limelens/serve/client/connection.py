@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
@@ -132,6 +133,7 @@ class Connection:
                 "it; expected tls=Tls(…), an address of this machine, or insecure_token=True",
             )
 
+    @cached_property
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Credentials for TLS; None is plaintext.
 
@@ -146,6 +148,18 @@ class Connection:
                 for path in (self.tls.ca, self.tls.key, self.tls.certificate)
             )
         )
+
+    def channel(self, api: Any, *more: tuple[str, Any]) -> Any:
+        """A channel that is not connected yet.
+
+        Args:
+            api: `grpc` or `grpc.aio`.
+            more: Further options.
+        """
+        options = [*self.options(), *more]
+        if self.credentials is None:
+            return api.insecure_channel(self.address, options)
+        return api.secure_channel(self.address, self.credentials, options)
 
     def options(self) -> list[tuple[str, Any]]:
         """Options of the channel."""

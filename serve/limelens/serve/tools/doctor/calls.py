@@ -14,10 +14,9 @@ import grpc
 import numpy as np
 
 from limelens.serve.about import UNKNOWN, package_version
-from limelens.serve.client import Client, ConnectArguments, Connection, Tls, Token
+from limelens.serve.client import Client, ConnectArguments, Connection, Token
 from limelens.serve.client.results import ModelInfo
 from limelens.serve.errors import (
-    ExpiredError,
     InvalidRequestError,
     LimelensError,
     NotFoundError,
@@ -30,65 +29,40 @@ from limelens.serve.status import from_call
 from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
 
 _SERVICE: Final = "limelens.v1.ClassifierService"
-_HEALTH: Final = "/grpc.health.v1.Health/Check"
 _NUM_ROUND_TRIPS: Final = 5
 _NUM_SAMPLES: Final = 10  # the fewest that a server takes
-_LARGE_BYTES: Final = 64 * 1024 * 1024
 _IMAGE: Final = np.full((16, 16, 3), 128, np.uint8)
 
 
 def check_calls(
-    address: str,
-    *,
-    tls: Tls | None,
-    token: Token | None,
-    insecure_token: bool,
-    timeout_s: float,
-    deep: bool,
-    only_health: bool = False,
+    address: str, settings: ConnectArguments, *, deep: bool, only_health: bool
 ) -> Iterator[Check]:
     """Checks a server by calling it.
 
     Args:
         address: `HOST:PORT`.
-        tls: As of `Client`.
-        token: As of `Client`.
-        insecure_token: As of `Client`.
-        timeout_s: Of each call.
-        deep: Whether to check an explanation and the size of messages too.
+        settings: How to reach it, and the deadline of each call.
+        deep: Whether to check an explanation too.
         only_health: Whether to check its health alone.
     """
-    settings: ConnectArguments = {"tls": tls, "timeout_s": timeout_s, "max_attempts": 1}
-    known: ConnectArguments = {**settings, "token": token, "insecure_token": insecure_token}
+    settings = {**settings, "max_attempts": 1}
+    nobody: ConnectArguments = {**settings, "token": None}
+    token, timeout_s = settings.get("token"), settings.get("timeout_s")
     try:
-        client = Client(address, **known)
+        client = Client(address, **settings)
     except InvalidRequestError as error:
         yield wrong("token", str(error), "use TLS (--ca FILE, --tls), or say --insecure-token")
         return
-    with client, _channel(Connection(address, **settings)) as channel:
+    with client, Connection(address, **nobody).channel(grpc) as channel:
         health = list(_health(channel, timeout_s))
         yield from health
         if only_health or (health and health[0].name == "calls"):
             return
-        yield from _rights(client, address, settings, token, deep=deep)
+        yield from _rights(client, address, nobody, token, deep=deep)
         yield from _version(channel, token, timeout_s)
-        if deep:
-            yield from _message_size(channel, timeout_s)
 
 
-def _channel(connection: Connection) -> Any:
-    options = [
-        *connection.options(),
-        ("grpc.enable_retries", 0),
-        ("grpc.max_send_message_length", -1),
-    ]
-    credentials = connection.credentials()
-    if credentials is None:
-        return grpc.insecure_channel(connection.address, options)
-    return grpc.secure_channel(connection.address, credentials, options)
-
-
-def _health(channel: Any, timeout_s: float) -> Iterator[Check]:
+def _health(channel: Any, timeout_s: float | None) -> Iterator[Check]:
     """The server's health, and the time of a round trip."""
     try:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -126,7 +100,7 @@ def _is_unimplemented(error: LimelensError) -> bool:
 
 
 def _rights(
-    client: Client, address: str, settings: ConnectArguments, token: Token | None, *, deep: bool
+    client: Client, address: str, nobody: ConnectArguments, token: Token | None, *, deep: bool
 ) -> Iterator[Check]:
     """Whether the caller is known, and what it may do."""
     models: Sequence[ModelInfo] = ()
@@ -155,23 +129,35 @@ def _rights(
         calls["explain"] = explain
     num_denied = 0
     for right, call in calls.items():
+        name = f"right {right}"
         try:
-            found = call()
+            yield ok(name, call())
         except UnauthenticatedError as error:
-            yield _unknown_caller(error, token)
+            if token is None:
+                found = "the server wants a token, and none was sent"
+                advice = (
+                    "put yours into a file and name it (--token-file FILE), or set LIMELENS_TOKEN"
+                )
+            else:
+                found = f"the server refuses the token: {error}"
+                advice = "have a new one made on the server (limelens token), or by its issuer"
+            yield wrong("token", found, advice)
             return
         except PermissionDeniedError as error:
             num_denied += 1
-            yield warning(f"right {right}", str(error), "nothing to do if it is not needed")
+            yield warning(name, str(error), "nothing to do if it is not needed")
         except (InvalidRequestError, NotFoundError):
             # The caller may not list models, so none was named; but the call was let in.
-            yield ok(f"right {right}", "granted")
+            yield ok(name, "granted")
+        except OverloadedError as error:
+            advice = f"again in {error.retry_after_s:.0f} s or more"
+            yield warning(name, f"the server is busy: {error}", advice)
         except LimelensError as error:
-            yield _failed(right, error)
             if _is_unimplemented(error):
+                found = "a gRPC server that is not limelens, or an older one"
+                yield wrong("service", found, "check the port")
                 return
-        else:
-            yield ok(f"right {right}", found)
+            yield wrong(name, str(error), "look at the server's load and log")
     if num_denied == len(calls):
         yield wrong(
             "rights",
@@ -179,49 +165,20 @@ def _rights(
             "ask the people who run the server for rights",
         )
     if token is not None:
-        yield _token_needed(address, settings)
+        yield _token_needed(address, nobody)
     yield from _limits(models)
 
 
-def _unknown_caller(error: UnauthenticatedError, token: Token | None) -> Check:
-    if token is None:
-        return wrong(
-            "token",
-            "the server wants a token, and none was sent",
-            "put yours into a file and name it (--token-file FILE), or set LIMELENS_TOKEN",
-        )
-    return wrong(
-        "token",
-        f"the server refuses the token: {error}",
-        "have a new one made on the server (limelens token), or by its issuer",
-    )
-
-
-def _failed(right: str, error: LimelensError) -> Check:
-    name = f"right {right}"
-    if isinstance(error, OverloadedError):
-        return warning(
-            name, f"the server is busy: {error}", f"again in {error.retry_after_s:.0f} s or more"
-        )
-    if isinstance(error, ExpiredError):
-        return wrong(name, f"no response in time ({error})", "look at the server's load and log")
-    if _is_unimplemented(error):
-        return wrong(
-            "service", "a gRPC server that is not limelens, or an older one", "check the port"
-        )
-    return wrong(name, str(error), "look at the server's log")
-
-
-def _token_needed(address: str, settings: ConnectArguments) -> Check:
+def _token_needed(address: str, nobody: ConnectArguments) -> Check:
     """Whether the server lets nobody in without the token."""
-    tls = settings.get("tls")
-    with Client(address, **settings) as nobody:
+    with Client(address, **nobody) as client:
         try:
-            nobody.models()
+            client.models()
         except UnauthenticatedError:
             return ok("token", "accepted")
         except LimelensError:
             pass
+    tls = nobody.get("tls")
     if tls is not None and tls.certificate is not None:
         return ok("token", "accepted; the certificate alone is known here too")
     return warning(
@@ -255,7 +212,7 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
             yield ok(name, found)
 
 
-def _version(channel: Any, token: Token | None, timeout_s: float) -> Iterator[Check]:
+def _version(channel: Any, token: Token | None, timeout_s: float | None) -> Iterator[Check]:
     """Whether both sides have the same version."""
     try:
         from limelens.inference import inference_service_pb2 as inference_pb2
@@ -284,16 +241,3 @@ def _version(channel: Any, token: Token | None, timeout_s: float) -> Iterator[Ch
             f"limelens {there} there, {here} here",
             "features of only one do not work; install the same on both",
         )
-
-
-def _message_size(channel: Any, timeout_s: float) -> Iterator[Check]:
-    """The largest message: sends one that is too large; only its head arrives."""
-    send = channel.unary_unary(_HEALTH)
-    try:
-        send(bytes(_LARGE_BYTES), timeout=timeout_s)
-    except grpc.RpcError as rpc_error:
-        error = from_call(rpc_error)
-        if isinstance(error, InvalidRequestError):
-            yield ok("message size", f"refused: {error.description}")
-            return
-    yield ok("message size", f"{_LARGE_BYTES:,} bytes and more are taken")

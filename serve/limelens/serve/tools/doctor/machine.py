@@ -1,4 +1,4 @@
-"""Checks this machine: packages, onnxruntime and CUDA, models, fonts, cores, disk.
+"""Checks this machine: packages, onnxruntime and CUDA, models, fonts, cores.
 
 It changes nothing.
 """
@@ -11,7 +11,6 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +21,6 @@ import numpy as np
 from limelens.serve.errors import LimelensError
 from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
 
-_PACKAGE: Final = "limelens"
-_LEAST_PYTHON: Final = (3, 11)
-_LEAST_FREE_BYTES: Final = 1024**3
 _CJK: Final = "口罩 マスク 마스크"
 _REQUIREMENT: Final = re.compile(r"^([A-Za-z0-9._-]+)")
 _EXTRA: Final = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
@@ -42,13 +38,11 @@ def check_machine(models: Path | None) -> Iterator[Check]:
         Checks as they are done.
     """
     yield _python()
-    yield from _packages()
+    yield _package()
     yield from _onnxruntime()
-    yield _torch()
     yield from check_models(models)
     yield _fonts()
     yield _cores()
-    yield from _disk(models)
 
 
 def check_models(folder: Path | None) -> Iterator[Check]:
@@ -70,7 +64,7 @@ def check_models(folder: Path | None) -> Iterator[Check]:
     if not found:
         yield wrong("models", f"{folder} holds no NAME/VERSION/model.onnx", export)
         return
-    if not _installed("onnxruntime", "onnxruntime-gpu"):
+    if not (_installed("onnxruntime") or _installed("onnxruntime-gpu")):
         yield warning(
             "models",
             f"{len(found)} in {folder}, not tried: onnxruntime is not installed",
@@ -92,31 +86,23 @@ def check_models(folder: Path | None) -> Iterator[Check]:
 
 def _python() -> Check:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < _LEAST_PYTHON:
-        return wrong("python", found, "install Python 3.11 or newer")
     return ok("python", f"{found}, {sys.executable}")
 
 
-def _packages() -> Iterator[Check]:
-    """The package and its complete extras."""
+def _package() -> Check:
+    """The package's version, and its extras that are complete; `pip check` finds the rest."""
     try:
-        version = importlib.metadata.version(_PACKAGE)
-        requirements = importlib.metadata.requires(_PACKAGE) or []
+        version = importlib.metadata.version("limelens")
+        requirements = importlib.metadata.requires("limelens") or []
     except importlib.metadata.PackageNotFoundError:
-        yield warning("limelens", "it runs from a folder and is not installed", "pip install .")
-        return
+        return warning("limelens", "it runs from a folder and is not installed", "pip install .")
     extras: dict[str, list[str]] = {}
     for requirement in requirements:
         extra, name = _EXTRA.search(requirement), _REQUIREMENT.match(requirement)
-        if extra is not None and name is not None and name[1] != _PACKAGE:
+        if extra is not None and name is not None and name[1] != "limelens":
             extras.setdefault(extra[1], []).append(name[1])
     there = sorted(extra for extra, names in extras.items() if all(map(_installed, names)))
-    found = f"{version}; extras: {', '.join(there) or 'none, the client alone'}"
-    lacking = [name for name in ("grpcio", "numpy", "pillow", "protobuf") if not _installed(name)]
-    if lacking:
-        yield wrong("limelens", f"{found}; without {', '.join(lacking)}", "pip install limelens")
-    else:
-        yield ok("limelens", found)
+    return ok("limelens", f"{version}; extras: {', '.join(there) or 'none, the client alone'}")
 
 
 def _onnxruntime() -> Iterator[Check]:
@@ -212,14 +198,6 @@ def run_on(provider: str) -> str:
     return ""
 
 
-def _torch() -> Check:
-    # Never imported: nothing that serves loads it.
-    try:
-        return ok("torch", f"{importlib.metadata.version('torch')}, for training")
-    except importlib.metadata.PackageNotFoundError:
-        return ok("torch", "not installed; only training needs it")
-
-
 def _fonts() -> Check:
     try:
         from limelens.explain.drawing.fonts import MissingFontWarning, font_for
@@ -243,52 +221,23 @@ def _fonts() -> Check:
 
 def _cores() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    share = _share_of_cpu()
-    if share is not None and share < cores:
-        return warning(
-            "cores",
-            f"{cores} are visible, but this container may use {share:g}",
-            f"limelens serve --num-threads {max(1, round(share))}",
-        )
-    return ok("cores", str(cores))
-
-
-def _share_of_cpu() -> float | None:
-    """The control group's limit, in cores; None is no limit."""
     try:
-        quota, period = _CPU_MAX.read_text().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
+        quota, period = _CPU_MAX.read_text().split()  # the control group's limit
+        share = int(quota) / int(period)
+    except (OSError, ValueError):  # no limit
+        return ok("cores", str(cores))
+    if share >= (cores or 1):
+        return ok("cores", str(cores))
+    return warning(
+        "cores",
+        f"{cores} are visible, but this container may use {share:g}",
+        f"limelens serve --num-threads {max(1, round(share))}",
+    )
 
 
-def _disk(models: Path | None) -> Iterator[Check]:
-    folder = models if models is not None and models.is_dir() else Path.cwd()
-    places = [("disk", folder)]
+def _installed(name: str) -> bool:
     try:
-        places.append(("temporary folder", Path(tempfile.gettempdir())))
-    except OSError:
-        yield warning(
-            "temporary folder",
-            "no folder is writable",
-            "a server needs none; for other commands name one (TMPDIR)",
-        )
-    for name, place in places:
-        free = shutil.disk_usage(place).free
-        found = f"{free / 1e9:.1f} GB free at {place.absolute()}"
-        if free < _LEAST_FREE_BYTES:
-            yield warning(name, found, "make room: a new version is written beside the old one")
-        else:
-            yield ok(name, found)
-
-
-def _installed(*names: str) -> bool:
-    """Whether any of some packages is installed."""
-    for name in names:
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return True
-    return False
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -94,7 +94,10 @@ class _Callers:
             num_channels = 1 + len(calls) // _CALLERS_A_CHANNEL
         else:  # dealt among the processes, at least one each
             num_channels = max(1, len(range(self._process, plan.connections, plan.num_processes)))
-        self._channels = [_channel(self._connection) for _ in range(num_channels)]
+        self._channels = [
+            self._connection.channel(grpc.aio, ("grpc.enable_retries", 0))
+            for _ in range(num_channels)
+        ]
         try:
             await asyncio.gather(*(one.channel_ready() for one in self._channels))
             connection.send("ready")
@@ -249,11 +252,3 @@ class _Callers:
 def _classify_request(plan: LoadPlan, data: bytes) -> bytes:
     request = service_pb2.ClassifyRequest(model=plan.model, images=[image_pb2.Image(encoded=data)])
     return request.SerializeToString()
-
-
-def _channel(connection: ClientConnection) -> Any:
-    options = [*connection.options(), ("grpc.enable_retries", 0)]
-    credentials = connection.credentials()
-    if credentials is None:
-        return grpc.aio.insecure_channel(connection.address, options)
-    return grpc.aio.secure_channel(connection.address, credentials, options)
