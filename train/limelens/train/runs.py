@@ -89,7 +89,7 @@ def check_training(
         raise holds_run_error(out)
     if config.start_from is not None:
         check_run(Path(config.start_from))
-    listing = list_data(data, images).for_task(data, config.task)
+    listing = list_data(data, images, config.task)
     check_alert_labels(config.alert_labels, listing.labels)
     if macro is not None:
         read_macro_labels(macro, listing.labels)

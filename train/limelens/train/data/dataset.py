@@ -60,7 +60,7 @@ def read_dataset(
         DataError: The data is missing, has fewer than two labels, an empty label, or too many
             unreadable files, or the task is multiclass and an image has not exactly one label.
     """
-    listing = list_data(data, images).for_task(data, task)
+    listing = list_data(data, images, task)
     labels = listing.labels
     readable, skipped, hashes, digest = _read_all(data, listing)
     num_found = sum(len(examples) for examples in listing.splits.values()) + len(listing.skipped)

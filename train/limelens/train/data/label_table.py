@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from limelens.serve.bundle import Task
 from limelens.serve.folders import label_name, split_name
@@ -17,8 +17,7 @@ from limelens.train.data.examples import DataError, Skipped
 from limelens.train.data.tables.cells import is_yes, read_labels
 from limelens.train.data.tables.columns import choose_columns
 from limelens.train.data.tables.images import find_image
-from limelens.train.data.tables.lines import read_lines
-from limelens.train.data.tables.table import TableOptions
+from limelens.train.data.tables.table import TableOptions, read_lines
 
 _SUFFIXES: Final = (".csv", ".tsv")
 _TEXTS: Final = ("image_column", "label_column", "separator")
@@ -125,7 +124,14 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
             understood; there is no image; an image comes twice. The message names file and row.
     """
     parsed = {split: _read(path, _options(images)) for split, path in tables.items()}
-    _check_alike(parsed)
+    first, *others = parsed.values()
+    for other in others:
+        if first.columns != other.columns:
+            raise DataError(
+                f"{first.path} and {other.path} are read differently: only one has the label "
+                f"column {min(first.columns ^ other.columns)!r}; say what to read (--columns or "
+                "--label-column)"
+            )
     names = {label for table in parsed.values() for row in table.rows for label in row.labels}
     rows: dict[str, list[tuple[Path, tuple[str, ...]]]] = {}
     missing: list[Skipped] = []
@@ -183,20 +189,18 @@ def read_macro_labels(path: Path, labels: Sequence[str]) -> dict[str, str]:
     return {label: macro[label] for label in labels}
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     where: str
     identity: str
     labels: tuple[str, ...]
     split: str | None
 
 
-@dataclass(frozen=True)
-class _Parsed:
+class _Parsed(NamedTuple):
     """One table; `columns` are the labels that are columns."""
 
     path: Path
-    rows: tuple[_Row, ...]
+    rows: Sequence[_Row]
     columns: frozenset[str]
     multi: bool
     folder: Path
@@ -229,14 +233,18 @@ def _read(path: Path, options: TableOptions) -> _Parsed:
         else:
             labels, is_list = read_labels(where, cells[found.label], found.separator)
             multi = multi or is_list
-        split = None if found.split is None else _split_name(where, cells[found.split])
+        split = None if found.split is None else split_name(cells[found.split])
+        if found.split is not None and split is None:
+            raise DataError(
+                f"{where} has the split {cells[found.split]!r}; expected train, val or test"
+            )
         rows.append(_Row(where, cells[found.image].strip(), labels, split))
     unlabelled = next((row for row in rows if not row.labels), None)
     if unlabelled and not multi:
         raise DataError(
             f"{unlabelled.where} has no label; expected one (or [] where other rows have several)"
         )
-    return _Parsed(path, tuple(rows), columns, multi, found.folder, found.summary)
+    return _Parsed(path, rows, columns, multi, found.folder, found.summary)
 
 
 def _flagged(
@@ -251,22 +259,3 @@ def _flagged(
                 "other rows"
             )
     return tuple(header[column] for column in flags if is_yes(cells[column]))
-
-
-def _check_alike(parsed: Mapping[str, _Parsed]) -> None:
-    """Refuses tables of one data set that are read differently."""
-    first, *others = parsed.values()
-    for other in others:
-        if first.columns != other.columns:
-            raise DataError(
-                f"{first.path} and {other.path} are read differently: only one has the label "
-                f"column {min(first.columns ^ other.columns)!r}; say what to read (--columns or "
-                "--label-column)"
-            )
-
-
-def _split_name(where: str, cell: str) -> str:
-    name = split_name(cell)
-    if name is None:
-        raise DataError(f"{where} has the split {cell!r}; expected train, val or test")
-    return name

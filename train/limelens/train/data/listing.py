@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from limelens.serve.bundle import Task
@@ -45,33 +45,13 @@ class Listing:
     skipped: tuple[Skipped, ...] = ()
     others: tuple[Skipped, ...] = ()
 
-    def for_task(self, data: Path, task: Task | None) -> Listing:
-        """The same for a task that was asked for.
 
-        Raises:
-            DataError: The task is multiclass, and an image has not exactly one label.
-        """
-        if task is None or task is self.task:
-            return self
-        if task is Task.MULTICLASS:
-            for example in (one for examples in self.splits.values() for one in examples):
-                if len(example.targets) != 1:
-                    raise DataError(
-                        f"{example.path} has {len(example.targets)} labels in {data}; "
-                        "multiclass expects one each"
-                    )
-        return replace(self, task=task)
-
-
-def list_data(data: Path, images: Images = None) -> Listing:
-    """Lists all images and their labels.
-
-    Args:
-        data: As for `read_dataset`.
-        images: As for `read_dataset`.
+def list_data(data: Path, images: Images = None, task: Task | None = None) -> Listing:
+    """Lists all images and their labels; arguments as for `read_dataset`.
 
     Raises:
-        DataError: The data is missing or cannot be trained on.
+        DataError: The data is missing or cannot be trained on, or the task is multiclass and an
+            image has not exactly one label.
     """
     found = _read(data, images)
     if "all" in found.rows and len(found.rows) > 1:
@@ -80,13 +60,13 @@ def list_data(data: Path, images: Images = None) -> Listing:
         raise DataError(f"{data} has the splits {sorted(found.rows)}; expected train among them")
     others: tuple[Skipped, ...] = ()
     if isinstance(found, LabelTable):
-        labels, task = found.labels, found.task
+        labels, own_task = found.labels, found.task
         if len(labels) < 2:
             raise DataError(
                 f"{data} has {counted(len(labels), 'label')} {list(labels)}; expected at least two"
             )
     else:
-        task, others = Task.MULTICLASS, found.others
+        own_task, others = Task.MULTICLASS, found.others
         labels = tuple(sorted(found.by_split["train" if "train" in found.by_split else "all"]))
         check_labels(data, labels, found.by_split)
     for group in look_alikes(labels):
@@ -95,19 +75,18 @@ def list_data(data: Path, images: Images = None) -> Listing:
             "rename them if they are one"
         )
     splits = {split: _examples(rows, labels) for split, rows in found.rows.items()}
-    return Listing(labels, task, splits, found.missing, others)
+    if task is Task.MULTICLASS is not own_task:
+        for example in (one for examples in splits.values() for one in examples):
+            if len(example.targets) != 1:
+                raise DataError(
+                    f"{example.path} has {len(example.targets)} labels in {data}; "
+                    "multiclass expects one each"
+                )
+    return Listing(labels, task or own_task, splits, found.missing, others)
 
 
 def find_split(data: Path, split: str | None = None, images: Images = None) -> tuple[str, Rows]:
-    """The images of one split with the names of their labels, whatever a model knows.
-
-    Args:
-        data: As for `read_examples`.
-        split: As for `read_examples`.
-        images: As for `read_dataset`.
-
-    Returns:
-        The split's name (`all` for data without splits) and its images.
+    """The name and the images of one split with their labels; arguments as for `read_examples`.
 
     Raises:
         DataError: The split is missing, or the data cannot be read.

@@ -8,7 +8,7 @@ splits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,10 +66,7 @@ def perceptual_hash(
 ) -> PerceptualHash:
     """The perceptual hash of an image; only hashes made with the same options compare.
 
-    Args:
-        pixels: `(H, W, 3)` uint8 RGB.
-        grid: Fields along each side.
-        frequencies: Whether to hash the frequencies too, which takes longer.
+    `grid` fields along each side give colours; hashing `frequencies` too takes longer.
     """
     # Imported here: an evaluation needs no hashes.
     import imagehash
@@ -90,81 +87,58 @@ def near_duplicate_groups(
     Returns:
         `(N,)` the index of the first image of each one's group.
     """
-    comparison = _Comparison(hashes, threshold)
     groups = np.arange(len(hashes))
-    for index in range(1, len(hashes)):
-        near, _ = comparison.near_before(index)
-        if len(near):
-            joined = np.append(groups[near], index)
-            groups[: index + 1][np.isin(groups[: index + 1], joined)] = joined.min()
+    for index, near, _ in _near_before(hashes, threshold):
+        joined = np.append(groups[near], index)
+        groups[: index + 1][np.isin(groups[: index + 1], joined)] = joined.min()
     return groups
 
 
 def first_of_kind(hashes: Sequence[PerceptualHash], threshold: Threshold) -> NDArray[np.intp]:
-    """For each image the first one that it is near to.
+    """For each image the first one that it is near to, `(N,)`; itself if there is none.
 
     An image is compared only with those that are the first of their kind, so that a chain of
     small steps does not make a whole series one kind.
-
-    Args:
-        hashes: In the order of preference.
-        threshold: Of near duplicates.
-
-    Returns:
-        `(N,)` indices, each at most its own; the first of a kind has its own index.
     """
-    comparison = _Comparison(hashes, threshold)
     firsts = np.arange(len(hashes))
     is_first = np.ones(len(hashes), dtype=np.bool_)
-    for index in range(1, len(hashes)):
-        near, _ = comparison.near_before(index, is_first)
-        if len(near):
-            firsts[index], is_first[index] = near[0], False
+    for index, near, _ in _near_before(hashes, threshold, is_first):
+        firsts[index], is_first[index] = near[0], False
     return firsts
 
 
 def nearest_before(hashes: Sequence[PerceptualHash], threshold: Threshold) -> NDArray[np.intp]:
     """For each image the nearest near duplicate before it, `(N,)`; -1 if there is none."""
-    comparison = _Comparison(hashes, threshold)
     nearest = np.full(len(hashes), -1)
-    for index in range(1, len(hashes)):
-        near, difference = comparison.near_before(index)
-        if len(near):
-            nearest[index] = near[difference.argmin()]
+    for index, near, difference in _near_before(hashes, threshold):
+        nearest[index] = near[difference.argmin()]
     return nearest
 
 
-class _Comparison:
-    """Compares each image with those before it."""
+def _near_before(
+    hashes: Sequence[PerceptualHash], threshold: Threshold, among: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float32]]]:
+    """Each image with near duplicates before it: index, their indices, how their colours differ.
 
-    def __init__(self, hashes: Sequence[PerceptualHash], threshold: Threshold) -> None:
-        self._gradients = np.array([one.gradients for one in hashes], dtype=np.uint64)
-        self._frequencies = np.array([one.frequencies for one in hashes], dtype=np.uint64)
-        self._colours = [one.colours for one in hashes]
-        self._threshold = threshold
-
-    def near_before(
-        self, index: int, among: NDArray[np.bool_] | None = None
-    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """The indices of near duplicates before an image, and how far their colours differ."""
-        bits = np.bitwise_count(self._gradients[:index] ^ self._gradients[index])
-        near = np.flatnonzero(bits <= self._threshold.gradients)
+    `among` says which images count; it is read anew for each one.
+    """
+    gradients = np.array([one.gradients for one in hashes], dtype=np.uint64)
+    frequencies = np.array([one.frequencies for one in hashes], dtype=np.uint64)
+    for index in range(1, len(hashes)):
+        bits = np.bitwise_count(gradients[:index] ^ gradients[index])
+        near = np.flatnonzero(bits <= threshold.gradients)
         if among is not None:
             near = near[among[near]]
-        bits = np.bitwise_count(self._frequencies[near] ^ self._frequencies[index])
-        near = near[bits <= self._threshold.frequencies]
+        bits = np.bitwise_count(frequencies[near] ^ frequencies[index])
+        near = near[bits <= threshold.frequencies]
         difference = np.empty(len(near), dtype=np.float32)
         for start in range(0, len(near), _PAIRS_AT_ONCE):
             part = slice(start, start + _PAIRS_AT_ONCE)
-            difference[part] = self._difference(near[part].tolist(), index)
-        is_near = difference <= self._threshold.colours
-        return near[is_near], difference[is_near]
-
-    def _difference(self, others: Sequence[int], index: int) -> NDArray[np.float32]:
-        """How far the colours of others differ from an image's, `(M,)`, 0 to 255."""
-        colours = np.stack([self._colours[other] for other in others]).astype(np.float32)
-        colours -= self._colours[index]
-        if self._threshold.ignores_tint:
-            colours -= colours.mean(axis=1, keepdims=True)
-        difference: NDArray[np.float32] = np.abs(colours).mean(axis=(1, 2))
-        return difference
+            colours = np.stack([hashes[one].colours for one in near[part]]).astype(np.float32)
+            colours -= hashes[index].colours
+            if threshold.ignores_tint:
+                colours -= colours.mean(axis=1, keepdims=True)
+            difference[part] = np.abs(colours).mean(axis=(1, 2))
+        is_near = difference <= threshold.colours
+        if is_near.any():
+            yield index, near[is_near], difference[is_near]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Task
 from limelens.serve.files import write_whole
 from limelens.train.data.label_table import find_tables
-from limelens.train.data.tables.lines import read_lines
+from limelens.train.data.tables.table import read_lines
 from limelens.train.evaluation.evaluate import Evaluation
 
 _NUM_PROBABLE: Final = 5

@@ -36,16 +36,6 @@ def is_yes(cell: str) -> bool:
     return FLAGS.get(cell.strip().lower(), False)
 
 
-def has_minus_one(cells: Sequence[str]) -> bool:
-    """Whether -1 is among a column's flags."""
-    return any(cell.strip() in ("-1", "-1.0") for cell in cells)
-
-
-def has_zero(cells: Sequence[str]) -> bool:
-    """Whether 0 is among a column's flags."""
-    return any(cell.strip() in ("0", "0.0") for cell in cells)
-
-
 def separator_of(cells: Sequence[str]) -> str:
     """The separator in cells that certainly hold lists; empty if there are none.
 

@@ -14,8 +14,6 @@ from limelens.serve.folders import label_name, split_name
 from limelens.train.data.examples import DataError
 from limelens.train.data.tables.cells import (
     ONE_LABEL,
-    has_minus_one,
-    has_zero,
     is_flags,
     is_yes,
     looks_like_lists,
@@ -33,41 +31,30 @@ from limelens.train.data.tables.table import (
 
 _PLURALS: Final = ("labels", "genres", "tags", "classes", "categories", "targets")
 _ALL_FLAGS: Final = "all"
+_MINUS: Final = frozenset(("-1", "-1.0"))
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a table's columns mean.
-
-    Args:
-        image: The number of the column that names the images.
-        folder: Of the images.
-        split: The column that names the split, if any.
-        label: The column of labels; None if labels are columns themselves.
-        flags: The columns whose names are the labels.
-        separator: Between the labels of a cell, as for `read_labels`.
-        summary: All of this in one line, for people.
-    """
+    """What a table's columns mean, by their numbers."""
 
     image: int
     folder: Path
     split: int | None
     label: int | None
+    """The column of labels; None if labels are columns themselves."""
     flags: tuple[int, ...]
+    """The columns whose names are the labels."""
     separator: str
+    """As for `read_labels`."""
     summary: str = ""
+    """All of this in one line, for people."""
 
 
 def choose_columns(
     path: Path, header: Sequence[str], body: Sequence[Sequence[str]], options: TableOptions
 ) -> Columns:
-    """What the columns of a table mean.
-
-    Args:
-        path: The table.
-        header: The names of its columns.
-        body: Its rows, each as long as the header; at least one.
-        options: They override what the table looks like.
+    """What the columns of a table mean; options override what the table looks like.
 
     Raises:
         DataError: An option names no column, the first line is no header, or no column or several
@@ -162,9 +149,8 @@ def _flags_by_option(table: Table, flags: Sequence[int], wanted: Sequence[str]) 
 
 
 def _checked_flags(table: Table, flags: Sequence[int]) -> tuple[int, ...]:
-    cells = [table.cells[column] for column in flags]
-    minus = next((one for one, own in zip(flags, cells, strict=True) if has_minus_one(own)), None)
-    if minus is not None and any(map(has_zero, cells)):
+    minus = next((one for one in flags if _MINUS & {*table.cells[one]}), None)
+    if minus is not None and any({"0", "0.0"} & {*table.cells[one]} for one in flags):
         raise DataError(
             f"{table.path} has -1 in {table.header[minus]!r} and 0 among its columns of yes and "
             "no: -1 could mean no, or that nobody knows; expected 0 and 1 (write 0 for no, and "
@@ -239,7 +225,7 @@ def _unsure(table: Table, labels: Sequence[int], flags: Sequence[int]) -> DataEr
 def _summary(table: Table, found: Columns) -> str:
     parts = [f"images by {table.header[found.image]!r} in {found.folder}"]
     if found.label is None:
-        minus = any(has_minus_one(table.cells[column]) for column in found.flags)
+        minus = any(_MINUS & {*table.cells[column]} for column in found.flags)
         names = table.names(found.flags) + (", -1 is no" if minus else "")
         parts.append(f"labels are the {len(found.flags)} columns {names}")
     else:

@@ -63,7 +63,9 @@ def image_column(table: Table, options: TableOptions, taken: set[int | None]) ->
     best = {place: files for place, files in found.items() if 2 * len(files) > most}
     columns = list(dict.fromkeys(column for column, _ in best))
     if len({tuple(sorted(files.items())) for files in best.values()}) > 1:
-        columns = _preferred(table, columns)
+        # If one of them has a usual name, it is meant.
+        called = [one for one in columns if table.lower[one] in IMAGE_NAMES]
+        columns = called if len(called) == 1 else columns
     if len(columns) > 1 and not _same_files(best, columns):
         raise DataError(
             f"{table.path} names images in {table.names(columns)}; expected one column: name it "
@@ -76,12 +78,6 @@ def image_column(table: Table, options: TableOptions, taken: set[int | None]) ->
     if find_image(folder, table.header[column]) and table.lower[column] not in IMAGE_NAMES:
         raise no_header(table)
     return column, folder
-
-
-def _preferred(table: Table, columns: list[int]) -> list[int]:
-    """Of several columns of images, the one with a usual name; else all of them."""
-    called = [column for column in columns if table.lower[column] in IMAGE_NAMES]
-    return called if len(called) == 1 else columns
 
 
 def _find_files(

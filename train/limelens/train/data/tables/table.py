@@ -1,10 +1,11 @@
-"""A table's cells by column, and the options that say how to read it.
+"""Reads a csv or tsv file: its cells by column, and the options that say what they are.
 
 Knows the usual names of columns; `columns` decides what they mean.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ LABEL_NAMES: Final = (
     "categories", "category", "targets", "target",
 )  # fmt: skip
 SPLIT_NAMES: Final = ("split", "set", "subset", "partition", "phase")
+_SEPARATORS: Final = (",", "\t", ";")
 _MOST_NAMED: Final = 6
 _ALMOST: Final = 0.9
 _ENOUGH_ROWS: Final = 10
@@ -42,6 +44,28 @@ class TableOptions:
     label_column: str = ""
     columns: tuple[str, ...] = ()
     separator: str = ""
+
+
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines that are not empty, each with the number of its last line in the file.
+
+    The suffix gives the separator (tabs for `.tsv`, else commas); a first line without it may have
+    commas, tabs or semicolons.
+
+    Raises:
+        DataError: The file cannot be read as a table in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first, usual = file.readline(), "\t" if path.suffix.lower() == ".tsv" else ","
+            for separator in (usual, *_SEPARATORS, usual):
+                if len(next(csv.reader([first], delimiter=separator), [])) > 1:
+                    break
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, skipinitialspace=separator != "\t")
+            return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table in UTF-8: {error}") from error
 
 
 class Table:
