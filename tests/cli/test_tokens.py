@@ -76,7 +76,7 @@ def test_a_token_as_json(limelens: Callable[..., Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("a", "--rights", "fly"), 2, "'fly' is no right"),
+        (("a", "--rights", "fly"), 2, "'fly' is not a right"),
         (("a b", "--rights", "models"), 2, "'a b'; expected 1 to 64"),
         (('a"\nname', "--rights", "models"), 2, "expected 1 to 64"),
         (("a",), 2, "--rights"),

@@ -177,7 +177,7 @@ class ServerError(LimelensError):
     """The server failed, and its caller can do nothing about it.
 
     Args:
-        message: The server's own words.
+        message: The server's message.
         code: Name of the gRPC status, such as `INTERNAL`.
         request_id: The call's id in the server's log; empty if unknown.
     """

@@ -1,7 +1,7 @@
 """Writes files whole or not at all, whatever happens meanwhile.
 
-The bytes go into a file beside, onto the disk, and then take the name at once: a full disk, a crash
-or a kill leaves the old file. This module does not know what is written.
+The bytes go into a temporary file, are synced to disk, and the file is renamed: a full disk, a
+crash or a kill leaves the old file. This module does not know what is written.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ _NICENESS: Final = 10
 
 
 def lower_thread_priority() -> None:
-    """Has other threads go first."""
+    """Lowers the priority of this thread below all others."""
     if sys.platform == "linux":  # elsewhere it would be the priority of the process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def lower_process_priority() -> None:
-    """Has other processes go first, and has the system end this one first if memory runs out."""
+    """Lowers this process's priority; if memory runs out, the system ends it first."""
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICENESS)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Hides passwords in addresses, where they may stand in nearly any part."""
+"""Hides passwords in addresses, which may hold them in nearly any part."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FILE: Final = re.compile(r"[\w.%+ -]+")
 def without_secrets(url: str) -> str:
     """An address without its secrets: scheme, host and port, and `…` for the rest.
 
-    A password may stand before an `@`, in the path or in the query. If the host is unclear, only
-    the scheme stays.
+    A password may come before an `@`, in the path or in the query. If the host is unclear, only the
+    scheme stays.
     """
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):

@@ -24,7 +24,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
 
     Args:
         config: How the server is set up.
-        announce: Receives one line once the server answers.
+        announce: Receives one line once the server is ready.
 
     Returns:
         The exit code, 0: a signal stopped the server.

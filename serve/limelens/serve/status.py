@@ -88,7 +88,7 @@ def is_fault(name: str) -> bool:
 
 
 def left_code(remaining_s: float | None) -> str:
-    """The status that a client that left gets from its own gRPC.
+    """The status that gRPC gives a client that cancelled its call.
 
     Args:
         remaining_s: Seconds until the client's deadline; None if it has none.
@@ -97,7 +97,7 @@ def left_code(remaining_s: float | None) -> str:
 
 
 def without_paths(text: str) -> str:
-    """A text with only the names of the server's files, for clients.
+    """A text for clients, with only the names of the server's files.
 
     Args:
         text: Such as `/srv/models/door/3/model.onnx: no ONNX file`.
@@ -106,7 +106,7 @@ def without_paths(text: str) -> str:
 
 
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
-    """What the client sees of an error.
+    """The part of an error that is sent to the client.
 
     Args:
         error: An error; of errors that are not limelens' own, the client sees only the id.
@@ -186,7 +186,7 @@ def from_call(error: grpc.RpcError) -> LimelensError:
         error: The error that the generated stub raised.
 
     Returns:
-        The server's error, or the one that is nearest to it.
+        The server's error, or the one that is closest to it.
     """
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name

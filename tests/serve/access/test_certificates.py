@@ -81,7 +81,7 @@ def test_the_owner_of_a_certificate_is_found_in_the_file_of_clients(
     assert caller(server.address, token, credentials=door).models()
     with pytest.raises(UnauthenticatedError, match="the token is not known"):
         caller(server.address, "wrong", credentials=door).classify(RED)
-    with pytest.raises(UnauthenticatedError, match="CN=stranger,O=Doors is no client's"):
+    with pytest.raises(UnauthenticatedError, match="CN=stranger,O=Doors belongs to no client"):
         caller(server.address, credentials=credentials(ca.path, *ca.issue("stranger"))).models()
     with pytest.raises(UnauthenticatedError, match="the access of late has expired"):
         caller(server.address, credentials=credentials(ca.path, *ca.issue("late"))).classify(RED)

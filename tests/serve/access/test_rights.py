@@ -51,7 +51,7 @@ def test_a_method_without_a_place_is_for_administrators(method: str) -> None:
 def test_a_word_that_is_no_right_is_refused_with_those_there_are() -> None:
     assert read_rights(["models", "explain"]) == {Right.MODELS, Right.EXPLAIN}
     with pytest.raises(
-        ValueError, match=r"'Explain' is no right; expected some of classify, embed"
+        ValueError, match=r"'Explain' is not a right; expected some of classify, embed"
     ):
         read_rights(["Explain"])
 

@@ -464,7 +464,7 @@ HASH = "a" * 64
         (f'[[client]]\nname = "a"\ntoken_sha256 = "{HASH}"', "rights: expected a list"),
         (
             f'[[client]]\nname = "a"\ntoken_sha256 = "{HASH}"\nrights = ["fly"]',
-            "'fly' is no right; expected some of classify, embed, explain, models, admin",
+            "'fly' is not a right; expected some of classify, embed, explain, models, admin",
         ),
         (
             f'[[client]]\nname = "a"\ntoken_sha256 = "{HASH}"\nrights = []\nexpires = "soon"',
@@ -546,4 +546,4 @@ def test_a_file_that_others_can_write_is_warned_of(
     assert not caplog.text
     tokens.path.chmod(0o666)
     start_server(access=tokens.access())
-    assert "tokens.toml can be written by others than its owner; chmod 600 it" in caplog.text
+    assert "tokens.toml is writable by users other than its owner; chmod 600 it" in caplog.text

@@ -99,7 +99,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "model.onnx"
     os.mkfifo(pipe)  # reading it waits for a writer that never comes
-    with pytest.raises(BundleError, match="no regular file"):
+    with pytest.raises(BundleError, match="not a regular file"):
         load_bundle(pipe)
 
 
@@ -401,7 +401,7 @@ def test_what_is_no_probability_is_refused(tmp_path: Path, bundles: Any) -> None
     pixels = np.full_like(metadata.golden.image, 200)
     logits = np.full(3, (200 / 255 - 0.5) * 6, np.float32)
     for golden, kind, task, words in (
-        (logits, "Identity", Task.MULTILABEL, "it answers 1.71 to 1.71; expected probabilities"),
+        (logits, "Identity", Task.MULTILABEL, "its outputs are 1.71 to 1.71; expected prob"),
         (1 / (1 + np.exp(-logits)), "Sigmoid", Task.MULTICLASS, "add up to 2.539; expected 1"),
     ):
         graph = bundles.graph(Task.MULTILABEL)

@@ -240,7 +240,7 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
         ({"num_samples": 9}, "num_samples", "9; expected 10 to 10000"),
         ({"num_samples": 10**9}, "num_samples", "1000000000; expected 10 to 10000"),
         ({"labels": ["red", "pink"]}, "labels[1]", "'pink'; expected one of red, green, blue"),
-        ({"labels": ["red", "red"]}, "labels[1]", "a second time"),
+        ({"labels": ["red", "red"]}, "labels[1]", "is given twice"),
         ({"labels": ["red"], "top_labels": 1}, "top_labels", "given together with labels"),
         ({"top_labels": 4}, "top_labels", "expected 1 to 3, the number of labels"),
         ({"top_labels": -1}, "top_labels", "expected 1 to 3"),

@@ -255,7 +255,7 @@ def test_contrasts_come_after_the_labels(client: Client) -> None:
     [
         ({"contrasts": [("red", "pink")]}, "contrasts[0].against", "'pink'; expected one of red"),
         ({"contrasts": [("red", "red")]}, "contrasts[0].against", "expected another label"),
-        ({"contrasts": [("red", "blue")] * 2}, "contrasts[1]", "a second time"),
+        ({"contrasts": [("red", "blue")] * 2}, "contrasts[1]", "is given twice"),
         ({"max_samples": 100}, "max_samples", "without stability"),
         ({"max_samples": 100, "num_samples": 50, "stability": 0.9}, "max_samples", "together"),
         ({"max_samples": 10**6, "stability": 0.9}, "max_samples", "expected 10 to 10000"),

@@ -228,7 +228,7 @@ def test_a_server_whose_ready_line_cannot_be_written_serves(
         server = command(processes, stdout=full)
     assert server.process.stderr is not None
     line = server.process.stderr.readline()
-    assert "stdout cannot be written (No space left on device), so here: limelens: serving" in line
+    assert "cannot write to stdout (No space left on device); ready: limelens: serving" in line
     with Client(line.split(" on ")[-1].split()[0]) as client:
         assert client.classify([_RED])[0].label == "red"
     server.tell(signal.SIGTERM)

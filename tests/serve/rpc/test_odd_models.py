@@ -134,4 +134,4 @@ def test_a_repository_that_goes_away_is_reported_and_may_come_back(
     assert "Traceback" not in server.log
     [line] = [one for one in server.log.splitlines() if "could not be scanned" in one]
     assert "no such folder" in line
-    assert "what is loaded serves on" in line
+    assert "loaded versions stay in use" in line

@@ -268,7 +268,7 @@ def test_what_fails_without_a_name_is_not_told_but_logged(
     change = camera.hear().explanation
     assert change is not None
     assert (change.status, change.reason) == (
-        ChangeStatus.FAILED, "the server failed; its log tells more",
+        ChangeStatus.FAILED, "the server failed; see its log",
     )  # fmt: skip
     assert "a secret" in caplog.text
     camera.end()

@@ -1,6 +1,6 @@
 """The server's certificates: checked before use, and read again when they change on disk.
 
-Who owns a client's certificate is up to `limelens.serve.access.policy`.
+`limelens.serve.access.policy` maps a client's certificate to a client.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     """GRPC's credentials for listening.
 
-    New connections use the files as they are then; open connections live on. Files that do not
+    New connections use the current files; open connections are not affected. Files that do not
     belong together, such as a new certificate with the old key, are logged, and the previous ones
     stay in use.
 

@@ -1,4 +1,4 @@
-"""The operator's settings of who may call. It reads no file and imports no library."""
+"""The operator's settings: who may call, and how much. It reads no file and imports no library."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class JwtConfig:
 
 @dataclass(frozen=True)
 class AccessConfig:
-    """Who may call, and how much. Without tokens and jwt, anybody who can connect may do all.
+    """Who may call, and how much. Without tokens and jwt, anybody may do everything.
 
     Args:
         tokens: The file of clients; see `limelens.serve.access.tokens`.

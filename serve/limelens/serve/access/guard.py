@@ -1,7 +1,7 @@
 """Checks callers before their requests are read.
 
 It asks `policy` who calls and `limiting` whether there is room, and ends streams whose caller loses
-its access. It knows nothing of what the calls do.
+its access. It does not know what the calls do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.status import to_abort
 
-_MAX_WAIT_S: Final = 60.0  # clocks may be set during a stream
+_MAX_WAIT_S: Final = 60.0  # the clock may be adjusted during a stream
 _WATCH: Final = "/grpc.health.v1.Health/Watch"
 _REFLECTION: Final = "/grpc.reflection."
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -136,7 +136,7 @@ class Guard:
                     if lost:
                         raise PermissionDeniedError(
                             f"{caller.name} no longer has the right to {', '.join(lost)}; expected "
-                            "a new call that does without"
+                            "a new call that does not need it"
                         )
                 if caller.expires_at is not None and caller.expires_at <= time.time():
                     raise UnauthenticatedError(

@@ -1,6 +1,6 @@
 """Who may call this server: read from files, applied to every call.
 
-It knows what a caller shows (a token, a certificate, its address) and what that allows; `guard`
+It knows what a caller presents (a token, a certificate, its address) and what that allows; `guard`
 refuses calls.
 """
 
@@ -121,7 +121,7 @@ class Access:
                     self._changed = asyncio.Event()
             # Whatever is wrong with the files, the current access stays in force.
             except Exception:
-                _log.exception("the files that say who may call could not be read again")
+                _log.exception("the access files could not be read again")
 
     def _reread(self) -> bool:
         changed = [one.reread() for one in (self._clients, self._keys) if one is not None]
@@ -135,7 +135,8 @@ class Access:
         client = self._clients.value.with_subject(subject) if self._clients is not None else None
         if client is None:
             raise UnauthenticatedError(
-                f"no token, and the certificate {subject} is no client's; expected the metadata "
+                f"no token, and the certificate {subject} belongs to no client; expected the "
+                f"metadata "
                 f"'{TOKEN_KEY}: Bearer TOKEN'"
             )
         return self._known(client, "certificate")
@@ -170,7 +171,7 @@ class Access:
                 except AccessPolicyError as error:
                     raise AccessPolicyError(f"{path}: {one.name}: {error}") from None
         if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            _log.warning("%s can be written by others than its owner; chmod 600 it", path)
+            _log.warning("%s is writable by users other than its owner; chmod 600 it", path)
         return clients
 
     def _read_keys(self, data: Sequence[bytes]) -> Sequence[Key]:

@@ -75,5 +75,5 @@ def read_rights(words: Iterable[str]) -> frozenset[Right]:
     words = list(words)
     unknown = [word for word in words if word not in ALL_RIGHTS]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no right; expected some of {', '.join(Right)}")
+        raise ValueError(f"{unknown[0]!r} is not a right; expected some of {', '.join(Right)}")
     return frozenset(map(Right, words))

@@ -22,7 +22,7 @@ _REMEMBERED_S: Final = 10.0
 """How long a silent client keeps its share: it may be about to call again."""
 _MAX_REMEMBERED: Final = 10_000
 _KEPT_FREE: Final = 8
-"""One in so many places is kept for clients that have not called yet."""
+"""One place in this many is kept free for clients that have not called yet."""
 
 Holder = tuple[str, str]
 """A client and its connection."""

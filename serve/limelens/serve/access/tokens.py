@@ -4,7 +4,7 @@
     name = "door"
     token_sha256 = "64 hexadecimal digits"    # or: subject = "CN=door,O=Acme"
     rights = ["classify", "models"]
-    expires = 2027-01-01T00:00:00Z            # optional, as all that follow
+    expires = 2027-01-01T00:00:00Z            # optional, as are the next keys
     rate_limit = "100/second"
     max_calls = 8
     max_waiting = 4
@@ -231,7 +231,7 @@ def _read_client(entry: Mapping[str, Any], place: str) -> Client:
         raise AccessPolicyError(f"{place}: expected either token_sha256 or subject")
     if digest is not None and not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
         raise AccessPolicyError(
-            f"{place}: token_sha256: not a hash; expected 64 hexadecimal digits in small letters, "
+            f"{place}: token_sha256: not a hash; expected 64 hexadecimal digits in lower case, "
             "as limelens token writes them"
         )
     if subject is not None and not (isinstance(subject, str) and subject):

@@ -49,7 +49,7 @@ def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
-            raise BundleError(f"{path}: no regular file; expected a bundle (model.onnx)")
+            raise BundleError(f"{path}: not a regular file; expected a bundle (model.onnx)")
         if found.st_size > MAX_BYTES:
             raise BundleError(
                 f"{path}: {found.st_size:,} bytes; a bundle has at most {MAX_BYTES:,}"

@@ -1,6 +1,6 @@
 """The names of devices, as operators and onnxruntime write them.
 
-It knows names, and nothing of what is in the machine.
+It does not know which devices the machine has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from limelens.serve.errors import InvalidRequestError
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 TF32: Final = CUDA + "+TF32"
-"""Names, in a golden vector, the tolerance of CUDA if products round their inputs to 10 bits."""
+"""Key of a golden vector's tolerance for CUDA with TF32."""
 _LISTED: Final = re.compile(r"cuda:(\d{1,3}(?:,\d{1,3})*)")
 
 

@@ -25,10 +25,10 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def model_digest(bundle: Bundle) -> str:
-    """Identifies a model, whatever its name and version: SHA-256 of its metadata, hexadecimal.
+    """Identifies a model regardless of its name and version: SHA-256 of its metadata, hexadecimal.
 
-    The metadata hold the golden vector, which other weights would miss. The file itself is no
-    longer in memory, and may have been replaced.
+    The metadata include the golden vector, so models with other weights differ. The file itself is
+    no longer in memory, and may have been replaced.
     """
     found = _digests.get(bundle)
     if found is None:

@@ -1,7 +1,7 @@
 """The layout of a model repository: NAME/VERSION/model.onnx, as in Triton.
 
 Each entry is read on its own, so that a fault of one does not affect the others. It reads names and
-attributes, and no bundle.
+attributes, and opens no bundle.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _is_left_out(name: str) -> bool:
 
 
 def _may_be_folder(path: Path) -> bool:
-    """Yes also for what cannot be read and for a broken link: loading reports what is wrong."""
+    """True also for unreadable files and broken links: loading reports what is wrong."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:

@@ -59,8 +59,8 @@ def load_bundle(
             if one works; `cuda` is an error if none does.
         num_threads: How many threads will call `predict` on the CPU at once; each call runs in
             its caller's thread alone. None means one per core that this process may use.
-        tf32: Whether a GPU may round what it multiplies to 10 bits (TensorFloat-32): faster, and
-            probabilities change a little. The CPU never does.
+        tf32: Whether a GPU may round the inputs of products to 10 bits (TensorFloat-32): faster,
+            and probabilities change a little. The CPU never does.
         max_batch_size: Largest batch that a GPU prepares; `predict` splits larger ones.
         few_sizes: Whether a GPU prepares only a few batch sizes, to start sooner;
             `Bundle.prepare` adds the others.
@@ -117,7 +117,7 @@ def load_bundle(
 def rows_of(
     metadata: Metadata, runs: BatchRuns, gpu: Gpu, *, chunk: int | None = 0
 ) -> ExplanationRows:
-    """What makes a bundle's perturbed images on its GPU, opened when it is first needed."""
+    """Opens, on first use, what makes a bundle's perturbed images on its GPU."""
 
     def open_rows(chunk: int) -> RowRuns | None:
         largest = runs.sizes[-1]
@@ -206,7 +206,7 @@ def _cuda_session(ort: Any, data: bytes, index: int, *, tf32: bool) -> OpenedSes
 def _options(ort: Any) -> Any:
     options = ort.SessionOptions()
     # One thread a call: the callers' threads run side by side on one session. That costs less CPU
-    # an image than one call spread over cores, and nothing spins while it waits.
+    # per image than one call spread over cores, and nothing spins while it waits.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -234,11 +234,11 @@ def _check_golden(bundle: Bundle) -> None:
     sums = found.sum(axis=1)
     if found.min() < 0 or found.max() > 1 + _NEAR_ONE:
         raise BundleError(
-            f"{bundle.path}: it answers {found.min():.3g} to {found.max():.3g}; "
+            f"{bundle.path}: its outputs are {found.min():.3g} to {found.max():.3g}; "
             "expected probabilities, 0 to 1"
         )
     if bundle.task is Task.MULTICLASS and np.abs(sums - 1).max() > _NEAR_ONE:
         raise BundleError(
             f"{bundle.path}: its probabilities add up to {sums.max():.4g}; "
-            "expected 1 of a multiclass bundle"
+            "expected 1 for a multiclass bundle"
         )

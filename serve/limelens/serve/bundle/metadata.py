@@ -24,7 +24,7 @@ _PREFIX: Final = "limelens."
 FORMAT_VERSION: Final = 1
 MAX_TOLERANCE: Final = 0.1
 _TF32_SCALE: Final = 10.0
-"""With TF32 the tolerance is so much larger, unless the golden vector names one for it."""
+"""Factor by which TF32 raises the tolerance, unless the golden vector names one for it."""
 
 
 class Task(StrEnum):
@@ -47,7 +47,7 @@ class Golden:
             most `MAX_TOLERANCE`.
 
     Raises:
-        BundleError: A tolerance is no number from 0 to `MAX_TOLERANCE`.
+        BundleError: A tolerance is not a number from 0 to `MAX_TOLERANCE`.
     """
 
     image: NDArray[np.uint8]
@@ -90,7 +90,7 @@ class Metadata:
         macro_labels: The superclass of each label; empty if there are none.
         precision: `fp32`, `fp16` or `int8`.
         data_digest: SHA-256 of the training data, hexadecimal.
-        limelens_version: That wrote the file.
+        limelens_version: Version of limelens that wrote the file.
         card: Metrics of training and evaluation, and other facts for readers; JSON.
 
     Raises:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from limelens.serve.bundle.execution.perturbing import PreparePerturbed, RowRuns
 
 _CHOOSING_S: Final = 30.0
-"""How long an explanation waits for its chunk if several processes must have the same."""
+"""How long an explanation waits for its chunk size if several processes must use the same."""
 _FEWEST, _MOST = 4, 32
 _PIXELS_AT_ONCE: Final = 2**17
 """Pixels of input in one call: the intermediate results of more no longer fit a core's cache."""
@@ -44,11 +44,11 @@ class Bundle:
         version: 1, 2, 3 …; 0 if the file is not in a model repository.
         path: The file.
         provider: The execution provider that the session really runs on.
-        provider_reason: Why that is not the one that was asked for; else empty.
+        provider_reason: Why it is not the requested one; empty if it is.
         num_threads: How many threads may usefully call `predict` at once.
         session: The `onnxruntime.InferenceSession`; on a GPU only `runs` may run it.
         runs: On a GPU, the prepared batch sizes; else None.
-        rows: On a GPU, what makes perturbed images there; else None.
+        rows: On a GPU, makes perturbed images there; else None.
         gpu: On a GPU, how it is used; else None.
         file: The bytes of the file if other processes load it; else empty.
     """

@@ -1,7 +1,7 @@
 """Signs a bundle with a private key, and checks the signature with the public one.
 
 The signature is the file `model.sig` beside the bundle, in the format of OpenSSF's model signing,
-whose tools can read it. Keys are files; no other machine is asked. It knows bytes and keys, and
+whose tools can read it. Keys are files; no other machine is contacted. It knows bytes and keys, and
 nothing of what a bundle holds.
 """
 
@@ -59,7 +59,7 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
 
 
 def check_public_keys(public_keys: Sequence[Path]) -> None:
-    """Checks that keys can be used, before every bundle is refused.
+    """Checks the keys early: with an unusable key, every bundle would be refused.
 
     Raises:
         SigningError: A file is no public key.

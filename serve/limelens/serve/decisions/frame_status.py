@@ -1,4 +1,4 @@
-"""What became of a camera's frame, and of the explanation of a change."""
+"""The status of a camera's frame, and of the explanation of a change."""
 
 from __future__ import annotations
 

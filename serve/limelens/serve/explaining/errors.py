@@ -32,7 +32,8 @@ def serving_errors(segmentation_options: Mapping[str, Any] | None = None) -> Ite
     """Turns errors of explaining into errors of serving.
 
     Args:
-        segmentation_options: Those of the request: a single one is named as the field.
+        segmentation_options: The request's options; if there is only one, the error names it
+            as the field.
 
     Raises:
         InvalidRequestError: An option cannot be used; the field of the request is named.

@@ -64,7 +64,7 @@ def explain_image_progressively(
         bundle: The model.
         spec: What to explain, and how.
         check: May stop the work.
-        is_wanted: Where it returns false, an explanation that is not final is left out.
+        is_wanted: If it returns false, an explanation is left out unless it is final.
 
     Yields:
         Explanations from more and more samples; the last is what `explain_image` returns.

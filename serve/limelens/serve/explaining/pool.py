@@ -1,8 +1,8 @@
 """The threads that explain, at a lower priority than classification.
 
 Few explanations run at a time, in threads that the operating system schedules last; they stop
-within one chunk when no caller waits. Knows nothing of messages, and leaves what an explanation is
-to `limelens.serve.explaining.explain_image`.
+within one chunk when no caller waits. Does not know messages, nor how
+`limelens.serve.explaining.explain_image` explains.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from limelens.explain import Settings
 from limelens.serve.image.encoded import EncodedImage
 
 MAX_SEGMENTS: Final = 1000
-"""Images with more segments are refused, also where the caller cut them."""
+"""Images with more segments are refused, even if the caller made them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class ExplainSpec:
             that are explained by themselves.
         only_contrasts: Whether no label is explained by itself: the labels in `settings` are those
             of the contrasts.
-        segments_png: The caller's own segments; empty where a method finds them.
+        segments_png: The caller's own segments; empty if a method finds them.
         overlay: Whether to render overlays.
         heat_map: Whether to render heat maps.
         segments: Whether to return the segments.

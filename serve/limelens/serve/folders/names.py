@@ -43,6 +43,6 @@ def look_alikes(labels: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     for label in labels:
         text = unicodedata.normalize("NFKC", label).casefold()
         visible = "".join(one for one in text if unicodedata.category(one) != "Cf")
-        # A label of nothing else keeps it.
+        # A label of nothing but invisible characters keeps them.
         groups.setdefault(_BETWEEN_WORDS.sub("", visible) or visible, []).append(label)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)

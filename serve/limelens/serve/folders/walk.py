@@ -117,7 +117,7 @@ def walk(folder: Path) -> Found:
                     waiting.append(path)
 
     read(folder)
-    # Links come last, so that a folder goes by its own path if it has one.
+    # Links come last, so that a folder is listed under its own path if it has one.
     while links:
         link = min(links)
         links.remove(link)

@@ -1,10 +1,9 @@
-"""Decodes in a process that can be ended, for images that are not plainly quick.
+"""Decodes in a process that can be ended, for images that may be slow.
 
 One decoder process, started when it is first needed, forks for every image. The child has limited
 seconds of CPU (a timer of the operating system ends it within the decoder) and bytes of memory, and
-all that it holds is gone with it. Callers block until it is done: call from a thread that may.
-Where processes cannot fork (Windows) the image is decoded in the calling thread, after the same
-inspection.
+its memory is freed when it exits. Callers block until it is done. Where processes cannot fork
+(Windows) the image is decoded in the calling thread, after the same inspection.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from limelens.serve.image.limits import DEFAULT_LIMITS, DecodeLimits, too_slow
 LENGTHS: Final = struct.Struct("<II")
 """Sizes of the request's JSON and of the file; of a reply's JSON and of the pixels behind it."""
 _MAX_WAIT_S: Final = 60.0
-"""How long a child may be silent: it has a few seconds of CPU, but others may have the machine."""
+"""How long a child may be silent: it has a few seconds of CPU, but the machine may be busy."""
 _START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from limelens.serve.image.decoder_process import main; main(int(sys.argv[1]))"
@@ -99,7 +98,7 @@ def upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """An upright view of `(H, W, 3)` pixels that are stored in an EXIF orientation, 1 to 8."""
     if orientation >= 5:
         stored = stored.transpose(1, 0, 2)
-    # After the transposition: 5 is done, 6 is mirrored, 7 is turned by half, 8 is flipped.
+    # After the transposition: 5 is done, 6 is mirrored, 7 is rotated by 180°, 8 is flipped.
     if orientation in (2, 3, 6, 7):
         stored = stored[:, ::-1]
     if orientation in (3, 4, 7, 8):

@@ -1,6 +1,6 @@
 """The decoder process: it forks for each image, and the child decodes one.
 
-The parent never reads a byte of an image. `decoder_client` says what is sent between them.
+The parent never reads a byte of an image. `decoder_client` documents their messages.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _send(
 
 
 def limit_time(seconds: float) -> None:
-    """Has the operating system end this process after so many seconds of CPU in all."""
+    """Has the operating system end this process once it has used this much CPU time."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     spent = sum(os.times()[:2])
     signal.setitimer(signal.ITIMER_PROF, max(0.01, seconds - spent))

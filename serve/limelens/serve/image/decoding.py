@@ -22,9 +22,9 @@ _T = TypeVar("_T")
 def read_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """Decodes an image to upright RGB.
 
-    EXIF orientation is applied, transparency put over white, 16 bits scaled to 8; of an animation
-    the first frame is taken. The content decides the format, not a name. Damage that the decoder
-    does not notice (flipped bits in a JPEG) shows in the pixels.
+    EXIF orientation is applied, transparency put over white, 16 bits scaled to 8; only an
+    animation's first frame is used. The content decides the format, not a name. Damage that the
+    decoder does not notice (flipped bits in a JPEG) shows in the pixels.
 
     Args:
         data: A file of one of `FORMATS`.
@@ -136,7 +136,7 @@ def decode_with(source: Source, read: Callable[[Pixels], _T]) -> _T:
             return read(Pixels(image, source.orientation))
     except InvalidImageError:
         raise
-    # Pillow's own limits; the warning is an error where the caller made warnings errors.
+    # Pillow's own limits; the warning is an error if the caller made warnings errors.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError("has more pixels than Pillow ever decodes") from None
     except MemoryError:

@@ -46,7 +46,7 @@ class EncodedImage:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that it takes while it waits."""
+        """Bytes that it takes while it waits."""
         return len(self.encoded) + (0 if self.pixels is None else self.pixels.nbytes)
 
     @property
@@ -57,7 +57,7 @@ class EncodedImage:
     def read(self) -> NDArray[np.uint8]:
         """Decodes all of it: `(H, W, 3)` uint8, upright.
 
-        Blocks on another process where the image is not quick.
+        Blocks on another process if the image is not quick.
 
         Raises:
             InvalidImageError: As `read_image`; names the field.

@@ -276,8 +276,8 @@ class Pixels:
 def resized(pixels: Pixels, box: _Box, size: tuple[int, int]) -> Image.Image:
     """Resizes a part of an image to a width and height.
 
-    Gives the same bytes as Pillow's `resize(size, BILINEAR, reducing_gap=3)` of the part. If that
-    first reduces by whole numbers, it is done here strip by strip.
+    Gives the same bytes as Pillow's `resize(size, BILINEAR, reducing_gap=3)` of the part. Where
+    Pillow first reduces by whole numbers, this does so strip by strip.
     """
     width, height = box[2] - box[0], box[3] - box[1]
     across = int(width / size[0] / _REDUCING_GAP) or 1
@@ -340,7 +340,7 @@ def _padded(box: _Box, rule: ResizeRule) -> _Box:
 
 
 def _centres(num_targets: int, num_sources: int) -> NDArray[np.intp]:
-    """For each of `num_targets` pixels in a row, the one of `num_sources` at its centre."""
+    """For each of `num_targets` pixels in a row, the index of the source pixel at its centre."""
     scale = num_sources / num_targets
     positions = (np.arange(num_targets) + 0.5) * scale
     return np.minimum(positions.astype(np.intp), math.ceil(num_sources) - 1)

@@ -1,9 +1,9 @@
 """Walks the structure of JPEG, PNG, GIF, WebP and BMP files in bounded time.
 
-A few bytes can ask much of a decoder: scans without content, chunks without end, rows padded one
-by one. Each walker finds the size and the orientation, estimates the cost, and leaves out the
-parts that no pixel depends on (comments, profiles, further frames), so that no decoder reads them.
-It decodes no pixel.
+A few bytes can keep a decoder busy: scans without content, chunks without end, rows padded one by
+one. Each walker finds the size and the orientation, estimates the cost, and leaves out the parts
+that no pixel depends on (comments, profiles, further frames), so that no decoder reads them. It
+decodes no pixel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limelens.serve.image.limits import Source, check_size
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
-"""Names of files in these formats end so, in lower case."""
+"""Suffixes of files in these formats, in lower case."""
 
 _QUICK_S: Final = 0.04
 _QUICK_MEMORY: Final = 64 * 1024 * 1024

@@ -1,7 +1,7 @@
-"""Estimates what an image would ask of a decoder, before one is asked.
+"""Estimates what decoding an image would cost, before it is decoded.
 
-A decoder cannot be interrupted, and a few bytes can ask much of it. Inspection refuses what costs
-far more than its bytes and pixels. It takes a few milliseconds at most, and decodes nothing.
+A decoder cannot be interrupted, and a few bytes can keep it busy for long. Inspection refuses what
+costs far more than its bytes and pixels. It takes a few milliseconds at most, and decodes nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def inspect(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Source:
 
 
 def _describe(data: bytes) -> str:
-    """What bytes that are no image seem to be."""
+    """A guess at what bytes are that are not an image."""
     start = data[:512].lstrip()
     lower = start.lower()
     if lower.startswith((b"<!doctype html", b"<html")):

@@ -1,6 +1,6 @@
 """A small HTTP server for metrics and probes.
 
-waitress reads requests on one thread and answers complete ones on two others, so that slow clients
+waitress reads requests on one thread and handles complete ones on two others, so that slow clients
 do not hold up the rest.
 """
 
@@ -29,12 +29,12 @@ class HttpPort:
     """Listens from its construction until it is closed.
 
     `/metrics` returns the registry (as OpenMetrics if accepted), `/healthz` 200 while the process
-    lives, `/readyz` 200 while the server takes calls, else 503 and the reason.
+    lives, `/readyz` 200 while the server accepts calls, else 503 and the reason.
 
     Args:
         listen: `HOST:PORT`; port 0 takes a free one.
         registry: The metrics.
-        reason: Why the server takes no calls; empty while it does. Called from other threads.
+        reason: Why the server accepts no calls; empty while it does. Called from other threads.
         insecure: Whether other machines may connect.
 
     Raises:
@@ -146,7 +146,7 @@ def check_address(listen: str, *, insecure: bool = False) -> tuple[socket.Addres
     family, _, _, _, address = found[0]
     if not insecure and not is_loopback_host(str(address[0])):
         raise ListenError(
-            f"{listen} can be reached from other machines, and whoever reaches it reads the "
-            "metrics, unencrypted and unasked; listen on 127.0.0.1, or say --insecure-http"
+            f"{listen} can be reached from other machines, which could read the metrics without "
+            f"encryption or authentication; listen on 127.0.0.1, or give --insecure-http"
         )
     return family, address

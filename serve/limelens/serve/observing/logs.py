@@ -40,7 +40,7 @@ def set_up_logs(level: int, log_format: LogFormat = "text", *, worker: int | Non
     handler.addFilter(_is_wanted)
     handler.addFilter(_AddFields(worker))
     logging.basicConfig(level=level, handlers=[handler])
-    logging.captureWarnings(True)  # or libraries would print theirs unformatted
+    logging.captureWarnings(True)  # otherwise libraries would print theirs unformatted
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

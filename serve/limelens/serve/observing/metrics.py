@@ -90,7 +90,7 @@ class Metrics(Observer):
     """Counts events into `registry`.
 
     Args:
-        repository: The models; also tells under which name a bundle is served.
+        repository: The models; also maps a bundle to the name under which it is served.
         max_labels: How many labels of a model are counted by name.
     """
 
@@ -150,9 +150,7 @@ class Metrics(Observer):
             "Images and explanations for which the model's output was not finite.",
             ("model",),
         )
-        self.frames = counter(
-            "limelens_frames", "Camera frames, by what became of them.", ("model", "fate")
-        )
+        self.frames = counter("limelens_frames", "Camera frames, by status.", ("model", "fate"))
         self.frame_s = histogram(
             "limelens_frame_seconds",
             "From a frame's arrival to its response, for classified frames.",
@@ -461,11 +459,12 @@ class ServiceSamples(Collector):
             ("of",),
         )
         self._slow = gauge(
-            "limelens_slow_images_waiting", "Slow images that wait to be decoded elsewhere."
+            "limelens_slow_images_waiting",
+            "Slow images that wait to be decoded in another process.",
         )
         self._pause = gauge(
             "limelens_event_loop_pause_seconds",
-            "The longest time of the last minute in which no call could be answered.",
+            "The longest pause of the event loop in the last minute.",
             multiprocess_mode="livemax",
         )
 

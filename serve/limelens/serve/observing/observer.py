@@ -161,7 +161,7 @@ def _call_all(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
 
 @dataclass(slots=True, eq=False)
 class ExplanationRecord:
-    """Where the code inside `explaining` leaves what it has computed.
+    """Holds the last explanation that the code inside `explaining` computed.
 
     Args:
         explained: The last explanation; None if there is none yet.
@@ -182,7 +182,7 @@ def explaining(
         began: When the explanation was requested, by `time.monotonic`; None means now.
 
     Yields:
-        Where to leave every explanation that is computed.
+        Where to store each explanation once it is computed.
     """
     began = time.monotonic() if began is None else began
     record = ExplanationRecord()

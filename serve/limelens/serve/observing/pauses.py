@@ -1,6 +1,6 @@
-"""Measures how long the event loop is blocked: meanwhile no call is answered, not even health.
+"""Measures how long the event loop is blocked: meanwhile no call gets a response.
 
-A task wakes up at fixed times and measures how late it is. What blocked the loop stays unknown.
+A task wakes up at fixed times and measures how late it is. It does not know what blocked the loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Pauses:
     """The longest pause of an event loop, in the last minute and ever.
 
     Args:
-        every_s: How often to measure; shorter pauses are seen in part or not at all.
+        every_s: How often to measure; shorter pauses are measured in part or not at all.
     """
 
     def __init__(self, every_s: float = _EVERY_S) -> None:

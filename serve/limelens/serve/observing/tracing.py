@@ -160,7 +160,7 @@ class Tracing(Observer):
         frame.end(_ns(stages[-1][2], offset))
 
     def explanation_ended(self, ended: ExplanationEnded) -> None:
-        """See `Observer`. Stages that alternate are laid end to end: their lengths are right."""
+        """See `Observer`. Alternating stages are laid end to end: lengths are right."""
         parent = self._parent()
         if parent is None or ended.explained is None:
             return

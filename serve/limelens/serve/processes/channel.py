@@ -19,7 +19,7 @@ from typing import Any, Final
 from limelens.serve.errors import LimelensError, UnavailableError
 
 Handler = Callable[..., Any]
-"""Takes the content of a message; what it returns, or its coroutine does, is the reply."""
+"""Handles the content of a message; its result, awaited if need be, is the reply."""
 
 _SIZE: Final = struct.Struct("!Q")
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Channel:
 
 
 def send_first(end: socket.socket, message: object) -> None:
-    """Sends what the other process reads before it has a loop; it must fit a socket's buffer."""
+    """Sends a message before the other process has a loop; it must fit a socket's buffer."""
     data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     end.sendall(_SIZE.pack(len(data)) + data)
 

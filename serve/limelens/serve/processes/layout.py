@@ -38,7 +38,7 @@ def usable_cores() -> int:
 
 
 def default_processes(listen: str, device: str, num_threads: int | None) -> int:
-    """How many processes serve by default, with so many threads in all (None: one a core)."""
+    """How many processes serve by default, given all their threads (None: one per core)."""
     if sys.platform != "linux" or is_unix(listen):  # a socket file has one listener
         return 1
     devices, cores = parse_devices(device), num_threads or usable_cores()
@@ -82,7 +82,7 @@ def _part(whole: int, count: int) -> int:
 
 
 def _may_have_cuda() -> bool:
-    """Whether a GPU and an onnxruntime for it seem to be there; loading that takes too long."""
+    """Whether a GPU and an onnxruntime for it seem to be installed; importing it takes too long."""
     found = importlib.util.find_spec("onnxruntime")
     if found is None or found.origin is None or not any(Path("/dev").glob("nvidia[0-9]*")):
         return False

@@ -27,7 +27,7 @@ class Signals:
 
     Args:
         leaves_early: Whether a signal before `follow` ends the process at once. Raising an error
-            while models load would not do: libraries turn it into others.
+            while models load does not work: libraries turn it into others.
     """
 
     def __init__(self, *, leaves_early: bool) -> None:
@@ -100,8 +100,8 @@ class Signals:
 
 
 def log_start(config: ServerConfig, models: ModelRegistry) -> None:
-    """Logs what an operator may not expect."""
-    # The CPU is no surprise if there is no GPU and nobody asked for one.
+    """Logs settings that may surprise an operator."""
+    # The CPU is no surprise if there is no GPU and none was requested.
     is_surprise = config.device != "auto" or _NVIDIA.exists()
     for one in models.served:
         if one.bundle.provider_reason and config.device != "cpu":
@@ -120,4 +120,4 @@ def announce_to(announce: Callable[[str], Any], line: str) -> None:
     try:
         announce(line)
     except OSError as error:
-        _log.warning("stdout cannot be written (%s), so here: %s", error.strerror or error, line)
+        _log.warning("cannot write to stdout (%s); ready: %s", error.strerror or error, line)

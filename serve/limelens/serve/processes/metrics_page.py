@@ -30,7 +30,7 @@ _OF_ALL: Final = (
 
 
 def count_into(folder: Path, number: int) -> None:
-    """Has metrics that this process creates from now on count into files of its number."""
+    """Makes metrics that this process creates from now on count into files of its own."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
@@ -109,10 +109,10 @@ class _Processes(_Lazy):
             else:  # its start time, and how many files each process may open
                 yield family
         yield GaugeMetricFamily(
-            "limelens_workers", "Processes that answer calls.", value=len(workers)
+            "limelens_workers", "Processes that serve calls.", value=len(workers)
         )
         yield CounterMetricFamily(
             "limelens_worker_restarts",
-            "Processes that were started in place of one that ended.",
+            "Processes that replaced one that ended.",
             value=self._restarts(),
         )

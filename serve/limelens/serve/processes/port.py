@@ -1,8 +1,8 @@
 """Reserves an address for several processes that will listen on it side by side.
 
-SO_REUSEPORT lets every process of a user join, those of another server too, unnoticed. So this
-module first proves that nothing listens there; then a socket that is bound and never listens keeps
-out other servers, which try the same proof. It knows no gRPC.
+SO_REUSEPORT lets every process of a user join unnoticed, even one of another server. So this module
+first proves that nothing listens there; then a socket that is bound and never listens keeps out
+other servers, which make the same check. It knows no gRPC.
 """
 
 from __future__ import annotations

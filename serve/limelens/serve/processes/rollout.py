@@ -26,7 +26,7 @@ from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.validation import Validator, read_validated
 
 _MOST_LOST = 2
-"""A bundle is refused once so many workers ended while they loaded it."""
+"""A bundle is refused once this many workers ended while they loaded it."""
 _log = logging.getLogger(__name__)
 
 

@@ -61,7 +61,7 @@ class StagedRegistry(ModelRegistry):
         self._bundles.pop(number, None)
 
     def stage(self, stage: Stage) -> None:
-        """Stages a state. It is served once the epoch is its own."""
+        """Stages a state. It is served once the epoch equals its number."""
         served: dict[str, dict[int, ModelVersion]] = {}
         kept = {}
         for (name, version), number in stage.served.items():

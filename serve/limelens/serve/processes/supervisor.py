@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
 
 _ENDING_S: Final = 5.0
-"""Beyond the grace period, until a worker that was told to stop is killed."""
+"""Beyond the grace period, until a worker that does not stop is killed."""
 _PAUSES_S: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is replaced; the more often replacements end soon, the longer."""
 _SOUND_S: Final = 10.0
@@ -59,7 +59,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
         announce: Called with one line once all of them serve.
 
     Returns:
-        The exit code, 0: the server was told to stop and did.
+        The exit code, 0: the server was stopped by a signal.
 
     Raises:
         LimelensError: As `limelens.serve.rpc.server.serve`.
@@ -106,7 +106,7 @@ class Supervisor:
     Args:
         config: Of the whole server, with the number of the port.
         counts_folder: That workers count into; None if metrics are off.
-        signals: Tell when to stop and when to scan for new versions.
+        signals: Deliver requests to stop and to scan for new versions.
     """
 
     def __init__(self, config: ServerConfig, counts_folder: Path | None, signals: Signals) -> None:
@@ -134,7 +134,7 @@ class Supervisor:
         self._recording = ThreadPoolExecutor(1, "limelens-results")
 
     async def run(self, announce: Callable[[str], Any]) -> None:
-        """Serves until it is told to stop; announces the ready line.
+        """Announces the ready line and serves until it is stopped.
 
         Raises:
             LimelensError: It could not start.
@@ -304,7 +304,7 @@ class Supervisor:
         _log.info("stopped")
 
     def _stop(self) -> None:
-        _log.info("told to stop; calls under way have %g seconds", self._config.grace_s)
+        _log.info("stopping; calls in flight have %g seconds", self._config.grace_s)
         self._stopping.set()
 
     def _leave(self) -> None:
@@ -323,7 +323,7 @@ class Supervisor:
         if self._watcher is not None:
             self._watcher.request_scan()
         elif self._may_serve.is_set():
-            _log.warning("asked to look for new models, which is switched off")
+            _log.warning("cannot look for new models: reloading is switched off")
 
     async def _refresh(self) -> None:
         """Scans, and waits until all workers serve what was found."""

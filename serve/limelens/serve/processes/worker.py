@@ -57,7 +57,7 @@ class Worker:
         self._loading_behind = ThreadPoolExecutor(1, "limelens-models", lower_thread_priority)
 
     async def run(self, end: socket.socket) -> None:
-        """Serves until the supervisor has it stop, or is gone."""
+        """Serves until the supervisor stops it or is gone."""
         self._channel = await Channel.over(
             end,
             {
@@ -79,8 +79,8 @@ class Worker:
         stop = asyncio.create_task(self._stopping.wait())
         await asyncio.wait((receiving, stop), return_when=asyncio.FIRST_COMPLETED)
         if receiving.done():
-            _log.error("the supervisor is gone; finishing the calls under way")
-        # The channel stays open: calls under way may need it.
+            _log.error("the supervisor is gone; finishing the calls in flight")
+        # The channel stays open: calls in flight may need it.
         if self._server is not None:
             await self._server.stop()
         if receiving.done() and self._counted is not None:

@@ -84,7 +84,7 @@ class WorkerProcess:
                 return await self._channel.request(word, *content)
         except TimeoutError:
             self.kill()
-            await self._process.wait()  # from here on it answers no calls
+            await self._process.wait()  # it serves no more calls
             raise UnavailableError(
                 f"worker {self.number} did not {word} within {timeout_s:g} seconds and was ended"
             ) from None

@@ -130,8 +130,8 @@ class Repository(ModelRegistry):
     ) -> bool:
         """Scans the folder: loads what is new or changed, forgets what is gone.
 
-        If a changed file is refused, or not quiet yet, the version that was loaded before is served
-        on. A fault of one file never keeps another from being loaded.
+        If a changed file is refused, or not quiet yet, the version that was loaded before stays in
+        use. A fault of one file never keeps another from being loaded.
 
         Args:
             validator: Checks files in another process; None checks them in the calling thread,
@@ -142,7 +142,7 @@ class Repository(ModelRegistry):
             Whether anything changed.
 
         Raises:
-            BundleError: The folder is gone or empty; what is loaded is served on.
+            BundleError: The folder is gone or empty; loaded versions stay in use.
             ProviderError: `cuda` was asked for, cannot be used, and nothing is left to serve.
             UnavailableError: The validator was stopped.
         """
@@ -152,7 +152,7 @@ class Repository(ModelRegistry):
                 # This is what a disk that was unmounted looks like; to serve nothing any more,
                 # an operator stops the server.
                 raise BundleError(
-                    f"{self._folder}: no models in it any more; what is loaded serves on"
+                    f"{self._folder}: no models in it any more; loaded versions stay in use"
                 )
             changed = False
             failure: Exception | None = None
@@ -304,4 +304,4 @@ class Repository(ModelRegistry):
         except BundleError as error:
             if not self.served:
                 raise
-            raise BundleError(f"{error}; what is loaded serves on") from error
+            raise BundleError(f"{error}; loaded versions stay in use") from error

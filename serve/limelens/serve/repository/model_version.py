@@ -28,8 +28,8 @@ class ModelVersion:
 class RejectedVersion:
     """A version whose file was refused.
 
-    If the same version is served all the same, then as it was loaded before its file changed. The
-    version may be `WHOLE`.
+    The same version may still be served as it was before its file changed. The version may be
+    `WHOLE`.
     """
 
     name: str
@@ -62,7 +62,7 @@ class ModelState:
 
     @cached_property
     def newest(self) -> ModelVersion | None:
-        """What a request gets that names no version."""
+        """The version for requests that name none."""
         return self.served[max(self.served)] if self.served else None
 
 

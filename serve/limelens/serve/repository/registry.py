@@ -77,7 +77,7 @@ class ModelRegistry(abc.ABC):
 
         Raises:
             InvalidRequestError: No name although several are served, or a negative version.
-            NotFoundError: No such model or version; the message names those there are.
+            NotFoundError: No such model or version; the message names those that exist.
         """
         models = self.snapshot
         known = models.get(name)

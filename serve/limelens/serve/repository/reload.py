@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Quiet:
-    """Tells which files have not changed for a while.
+    """Tracks which files have not changed for a while.
 
     Args:
         seconds: How long a file must have stayed the same.
@@ -63,7 +63,7 @@ class Quiet:
         return is_quiet
 
     def end(self) -> None:
-        """Ends a scan; forgets the files that it did not ask for."""
+        """Ends a scan; forgets the files that it did not check."""
         self._seen = {path: one for path, one in self._seen.items() if path in self._asked}
 
 

@@ -100,7 +100,7 @@ class ModelScan:
 def _merged(
     before: Mapping[int, _T], found: Mapping[int, _T], now: Mapping[int, _T]
 ) -> dict[int, _T]:
-    """The findings, except that versions which the scan left as they were are as they are now."""
+    """The findings; versions that the scan did not touch keep their current state."""
     merged = dict(found)
     for version in {*before, *now}:
         if found.get(version) is before.get(version):

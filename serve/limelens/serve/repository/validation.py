@@ -2,7 +2,7 @@
 
 Parsing and checking a model holds Python's lock throughout (a tenth of a second for 45 MB), and a
 malicious file may crash or exhaust a parser. So a process of lower priority checks the file and
-prints the result, with the digest of the bytes that it checked. It knows nothing of what is served.
+prints the result, with the digest of the checked bytes. It knows nothing of what is served.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def read_validated(path: Path, result: ValidationResult) -> tuple[bytes, Metadat
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; expected a bundle (model.onnx)") from error
     if hashlib.sha256(data).hexdigest() != result.digest:
-        raise BundleError(f"{path}: was changed while it was checked")
+        raise BundleError(f"{path}: changed while it was checked")
     return data, result.metadata
 
 

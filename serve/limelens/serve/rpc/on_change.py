@@ -195,7 +195,7 @@ class Changes:
             return
         except Exception:
             _log.exception("a change could not be explained")
-            self._give_up_on(waiting, _FAILED, "the server failed; its log tells more")
+            self._give_up_on(waiting, _FAILED, "the server failed; see its log")
             return
         waiting.held.close()
         self._read.clear()

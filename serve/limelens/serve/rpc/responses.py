@@ -115,7 +115,7 @@ def model_message(
     Args:
         model: The version.
         limits: The server's.
-        with_card: Whether to add everything that the bundle says about itself.
+        with_card: Whether to add all of the bundle's metadata.
         rejected: A newer file of the same version that was rejected.
     """
     bundle = model.bundle

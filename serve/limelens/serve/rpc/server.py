@@ -204,7 +204,7 @@ class Server:
         return self._unready
 
     async def start(self) -> None:
-        """Begins to answer calls."""
+        """Starts to serve calls."""
         await self._health.start()
         await self._server.start()
         if self._health_server is not None:

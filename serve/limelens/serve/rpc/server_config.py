@@ -34,7 +34,7 @@ class ServiceSettings:
         max_waiting_bytes: Bytes of all requests that wait or are worked on.
         max_batch_size: Images in one run on a GPU.
         max_streams: Open camera streams.
-        stream_idle_s: Ends a stream that neither sends nor reads for so long.
+        stream_idle_s: Ends a stream that neither sends nor reads for this long.
         max_explanations: Explanations that run at a time.
         max_waiting_explanations: Explanations that may wait.
     """

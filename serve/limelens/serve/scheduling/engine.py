@@ -186,7 +186,7 @@ class Engine(ABC):
         try:
             return await future
         finally:
-            # Has no effect if the results have come.
+            # Has no effect if the results are set.
             with self._lock:
                 self._end(request)
 
@@ -203,7 +203,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _run_item(self, item: WorkItem) -> None:
-        """Runs an item whose pixels are ready, or sees to it; in a worker thread."""
+        """Runs an item whose pixels are ready, or queues it; in a worker thread."""
 
     def _has_room(self) -> bool:
         """Whether more items may be prepared; the lock is held."""
@@ -300,7 +300,7 @@ class Engine(ABC):
                 self._requests_waiting -= 1
 
     def _prepare(self, item: WorkItem) -> bool:
-        """Prepares an item's pixels; whether they are there and still wanted."""
+        """Prepares an item's pixels; returns whether they are there and still wanted."""
         request = item.request
         item.started_at = time.monotonic()
         images = request.images
@@ -320,7 +320,7 @@ class Engine(ABC):
         return self._is_wanted(item)
 
     def _is_wanted(self, item: WorkItem) -> bool:
-        """Whether an item is still worth running; drops it if not."""
+        """Returns whether an item is still worth running; drops it if not."""
         request = item.request
         if request.is_over:
             return self._drop(item)
@@ -411,7 +411,7 @@ class Engine(ABC):
 
 
 def going_down() -> OverloadedError:
-    """The error of what an engine that is closed does not run any more."""
+    """The error of items that a closed engine no longer runs."""
     return OverloadedError("the server is going down", 1.0)
 
 

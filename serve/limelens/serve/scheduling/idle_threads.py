@@ -1,7 +1,7 @@
 """Threads that wait for work; the one that began to wait last is woken first.
 
-Its caches are warm. A condition wakes the one that has waited longest, which would send calls that
-come one by one round all threads.
+Its caches are warm. A condition wakes the one that has waited longest, so calls that come one by
+one would visit all threads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What models have done since the server started: how many images, and where the time went.
 
 It adds up, by file, every image that leaves an engine. It knows nothing of callers, nor of how the
-sums are shown.
+sums are displayed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Runs:
     """The runs that joined the same number of images.
 
     Args:
-        images: How many were answered.
+        images: How many got a result.
         decode_s: Time to prepare their pixels, in seconds.
         run_s: Time of the model, in seconds; each image of a run adds that of the whole run.
     """
@@ -36,8 +36,8 @@ class Statistics:
     """What one version of a model has done.
 
     Args:
-        waited_s: Time that answered images waited for their turn, in seconds.
-        failed: Images that were not answered, whatever the reason.
+        waited_s: Time that images with a result waited for their turn, in seconds.
+        failed: Images without a result, for any reason.
         failed_s: Time until that was known, in seconds.
         last_answered_at: By `time.time`; 0 is never.
         runs: By the number of images in a run.
@@ -51,17 +51,17 @@ class Statistics:
 
     @property
     def answered(self) -> int:
-        """Images that were answered."""
+        """Images with a result."""
         return sum(runs.images for runs in self.runs.values())
 
     @property
     def decode_s(self) -> float:
-        """Time to prepare the pixels of answered images, in seconds."""
+        """Time to prepare the pixels of images with a result, in seconds."""
         return sum(runs.decode_s for runs in self.runs.values())
 
     @property
     def run_s(self) -> float:
-        """Time of the model, in seconds: for each answered image that of its whole run."""
+        """Time of the model, in seconds: for each image with a result that of its whole run."""
         return sum(runs.run_s for runs in self.runs.values())
 
 
@@ -125,7 +125,7 @@ class StatisticsCollector:
             self._by_path[completion.bundle.path].add(completion, now)
 
     def of(self, path: Path) -> Statistics:
-        """What the version in a file has done, with whichever of its bundles."""
+        """What the version in a file has done, summed over its bundles."""
         with self._lock:
             sums = self._by_path.get(path, _Sums())
             runs = {size: Runs(int(count), *spent) for size, (count, *spent) in sums.runs.items()}

@@ -280,7 +280,7 @@ def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) 
             "client.infer('colours', [tensor(pixels(RED))], "
             "outputs=[wanted('probabilities'), wanted('probabilities')])",
             "INVALID_ARGUMENT",
-            "outputs[1].name: 'probabilities' a second time",
+            "outputs[1].name: 'probabilities' is given twice",
         ),
         (
             "client.infer('colours', [tensor(pixels(RED))], outputs=[wanted('probabilities', -1)])",
@@ -311,7 +311,7 @@ def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) 
         (
             "client.load_model('colours', config='{}')",
             "INVALID_ARGUMENT",
-            "parameters[config]: a model is what its file says",
+            "parameters[config]: a model's file alone configures it",
         ),
         ("client.get_system_shared_memory_status()", "UNIMPLEMENTED", ""),
         (

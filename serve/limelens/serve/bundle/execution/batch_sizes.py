@@ -1,7 +1,7 @@
 """A model on a GPU, run only at batch sizes that were prepared.
 
-It pads images to the next prepared size, and rows of padding never leave this module. It knows
-images and outputs, and nothing of requests, labels or callers.
+It pads images to the next prepared size; padded rows never leave this module. It knows images and
+outputs, and nothing of requests, labels or callers.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def free_on(thread: DeviceThread, owner: object, held: list[Any]) -> None:
-    """Frees in the device's thread, where no capture can be disturbed, what an object held."""
+    """Frees an object's memory in the device's thread, where it cannot disturb a capture."""
 
     def free() -> None:
         thread.submit(held.clear, Urgency.CHUNK)

@@ -1,7 +1,7 @@
 """Makes the perturbed images of an explanation on the device of the bundle.
 
-Four nodes before the model take each pixel from the image or from what hides it, which avoids
-transferring images: a row of a few bytes stands for one. The graph is derived in memory from the
+Four nodes before the model take each pixel from the image or from its fill. This avoids
+transferring images: a row of a few bytes describes each. The graph is derived in memory from the
 checked bytes; only the input `images` changes. Rows run in chunks of one size, chosen once, so that
 the same rows give the same numbers whatever else runs. It knows graphs and prepared runs, and
 nothing of explanations or requests.
@@ -27,7 +27,7 @@ from limelens.serve.bundle.metadata import Metadata
 from limelens.serve.errors import BundleError, ModelOutputError
 
 _OWN: Final = "limelens_"
-"""Prefix of every added name; no name of the exporter begins so."""
+"""Prefix of every added name; the exporter writes no name that begins with it."""
 _VISIBLE: Final = _OWN + "visible"
 _COLUMNS: Final = _OWN + "columns"
 _IMAGE: Final = _OWN + "image"
@@ -44,11 +44,11 @@ CHUNK_S: Final = 0.008
 CHUNKS: Final = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Chunk sizes to choose from; even, so that pairs of samples stay together."""
 NUM_COLUMNS: Final = (64, 512, 4097)
-"""Rows are padded to so many columns; each fits one segment less."""
+"""Numbers of columns that rows are padded to; each fits one segment fewer."""
 CANVAS_SCALE: Final = 16
-"""A canvas has at most the pixels of so many images."""
+"""Limit on a canvas's pixels, as a multiple of the input's pixels."""
 _HOPE: Final = 1.6
-"""Tries chunks that take longer by estimate: the estimate includes copies of the images."""
+"""Also tries chunks that are too slow by estimate: the estimate includes copies of the images."""
 _ROUNDS: Final = 5
 
 
@@ -195,7 +195,7 @@ class RowRuns:
             columns: `(H, W)`, 0 to K; K is never hidden.
 
         Returns:
-            The model of rows; any thread may call it.
+            Maps rows of segments to probabilities; any thread may call it.
         """
         height, width = self._input_size
         if image.shape != (height, width, 3):
@@ -283,7 +283,7 @@ def open_row_runs(
         open_session: Opens a session of the derived graph.
         thread: Of the device.
         place: Where tensors are kept.
-        tolerance: How far the golden vector may be missed.
+        tolerance: Largest accepted difference from the golden vector.
         estimate_s: Estimates, in seconds, how long a batch of some size takes.
         chunk: The chunk size; 0 chooses the largest whose run takes less than `CHUNK_S`.
 

@@ -51,7 +51,7 @@ class InferSpec:
 
     Args:
         images: The images.
-        size_bytes: What the images take while they wait.
+        size_bytes: Bytes that the request takes while it waits.
         outputs: The outputs to return, in this order; empty means all that the client may have.
         extra_bytes: How much of `size_bytes` the message itself does not take.
     """
@@ -279,7 +279,7 @@ def _read_outputs(request: pb2.ModelInferRequest) -> tuple[Output, ...]:
                 f"{place}.name", f"{_quoted(output.name)}; expected one of {', '.join(OUTPUTS)}"
             )
         if any(one.name == output.name for one in outputs):
-            raise InvalidRequestError(f"{place}.name", f"{output.name!r} a second time")
+            raise InvalidRequestError(f"{place}.name", f"{output.name!r} is given twice")
         _check_no_shared_memory(output.parameters, place)
         top = 0
         if "classification" in output.parameters:

@@ -161,7 +161,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             key = sorted(request.parameters)[0][:100]
             raise InvalidRequestError(
                 f"parameters[{key}]",
-                "a model is what its file says; expected no parameters",
+                "a model's file alone configures it; expected no parameters",
             )
         if not request.model_name:
             raise InvalidRequestError("model_name", "not given; expected a model's name")

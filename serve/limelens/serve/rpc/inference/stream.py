@@ -1,6 +1,6 @@
 """One stream of requests: several are in flight at a time, and responses keep their order.
 
-It knows messages and order; a function answers each request.
+It knows messages and order; a function handles each request.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class RequestStream:
     """One stream from its first request to its end.
 
     Args:
-        respond: Answers one request; raises if it fails.
-        idle_s: Ends a stream that neither sends nor reads for so long.
+        respond: Handles one request; raises if it fails.
+        idle_s: Ends a stream that neither sends nor reads for this long.
         max_in_flight: Limit on requests in flight, at most `IN_FLIGHT`; None is `IN_FLIGHT`.
     """
 

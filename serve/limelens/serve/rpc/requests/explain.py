@@ -171,7 +171,7 @@ def _contrasts(
                 f"{field}.against", f"{message.against!r} like label; expected another label"
             )
         if pair in found:
-            raise InvalidRequestError(field, "a second time")
+            raise InvalidRequestError(field, "is given twice")
         found.append(pair)
     return tuple(found)
 
@@ -201,7 +201,7 @@ def _labels(
     for i, label in enumerate(request.labels):
         index = _label(label, metadata, f"labels[{i}]")
         if index in indices:
-            raise InvalidRequestError(f"labels[{i}]", f"{label!r} a second time")
+            raise InvalidRequestError(f"labels[{i}]", f"{label!r} is given twice")
         indices.append(index)
     return indices, None
 

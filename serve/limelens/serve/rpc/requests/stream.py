@@ -91,7 +91,7 @@ def read_stream_config(
     explaining = None
     if config.HasField("explain_on_change"):
         explaining = config.explain_on_change
-        # Only to find mistakes now.
+        # Read now only to report mistakes early.
         read_change(explaining, metadata, limits, _NO_IMAGE, metadata.labels[0])
     return StreamSettings(
         camera_id=config.camera_id,
@@ -136,7 +136,7 @@ def read_change(
     for given, _ in options.ListFields():
         if given.name in ("model", "version", "image"):
             raise InvalidRequestError(
-                f"{place}.{given.name}", "set; expected it to be unset: it is the stream's own"
+                f"{place}.{given.name}", "set; expected unset: the stream's own is used"
             )
     try:
         spec = read_spec(options, metadata, limits, image)

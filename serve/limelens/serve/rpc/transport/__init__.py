@@ -1,1 +1,1 @@
-"""What lies below the RPCs: ports, connections, the reading of messages, memory."""
+"""Below the RPCs: ports, connections, reading of messages, memory."""

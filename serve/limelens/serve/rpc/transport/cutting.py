@@ -1,8 +1,8 @@
 """Cuts a server's connections, so that calls that still wait end with UNAVAILABLE.
 
 A stopping gRPC server ends calls that have no handler yet with CANCELLED, and clients that retry
-always have some. A lost connection is UNAVAILABLE for all its calls, and the kernel still delivers
-responses that it has. It knows sockets, not gRPC.
+always have some. A lost connection ends all its calls with UNAVAILABLE, and the kernel still
+delivers responses that it has. It knows sockets, not gRPC.
 """
 
 from __future__ import annotations

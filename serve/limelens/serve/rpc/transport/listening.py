@@ -58,9 +58,9 @@ def check_listen(listen: str, tls: Tls | None, *, production: bool, insecure: bo
         )
     if not insecure:
         raise ListenError(
-            f"{listen} can be reached from other machines, and without TLS anybody in "
-            "between can read and change what is said; give a certificate and a key "
-            "(--tls-cert, --tls-key), listen on 127.0.0.1, or say --insecure"
+            f"{listen} can be reached from other machines, and without TLS anybody in between can "
+            f"read and change the messages; give a certificate and a key "
+            "(--tls-cert, --tls-key), listen on 127.0.0.1, or give --insecure"
         )
 
 
@@ -124,8 +124,7 @@ def server_options(max_message_bytes: int, *, shares_port: bool) -> list[tuple[s
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        # Two servers on one port each get some of the connections; unless that is wanted, nobody
-        # would notice it.
+        # Two servers on one port each get some of the connections; this would go unnoticed.
         ("grpc.so_reuseport", int(shares_port)),
         # Cameras behind routers that forget silent connections may ping, even between streams.
         ("grpc.keepalive_permit_without_calls", 1),

@@ -1,6 +1,6 @@
 """Reads requests and writes responses, within limits.
 
-It waits for messages, counts their bytes, checks and parses them; their meaning is up to others.
+It waits for messages, counts their bytes, checks and parses them; it does not know what they mean.
 """
 
 from __future__ import annotations
