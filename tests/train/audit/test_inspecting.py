@@ -124,11 +124,10 @@ def test_a_label_that_was_forgotten_is_suggested() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, (200, 3))
     vectors = truth + rng.normal(0, 0.15, (200, 3))
-    given = truth.copy()
+    given = np.pad(truth, ((0, 0), (0, 1)))
     index = int(np.flatnonzero(truth[:, 1])[0])
     given[index, 1] = 0
-    targets = [tuple(np.flatnonzero(row).tolist()) for row in given]
-    found = find_label_errors(vectors, targets, 4, multilabel=True)
+    found = find_label_errors(vectors, given, 4)
     assert found.errors[0].index == index
     assert found.errors[0].suggested == tuple(np.flatnonzero(truth[index]).tolist())
     assert found.left_out == (3,)

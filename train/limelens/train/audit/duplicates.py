@@ -8,23 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, NamedTuple, get_args
 
 from limelens.train.audit.image_facts import ImageFacts
 from limelens.train.data.near_duplicates import LISTED, nearest_before
 
 Kind = Literal["bytes", "pixels", "near"]
+_KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
-@dataclass(frozen=True)
-class Place:
-    """An image in the data.
-
-    Args:
-        path: Its file.
-        split: `train`, `val`, `test`, or `all` if the data is not divided.
-        labels: Its own.
-    """
+class Place(NamedTuple):
+    """An image in the data; its split is `all` if the data is not divided."""
 
     path: Path
     split: str
@@ -33,17 +27,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two images that are the same or nearly so.
-
-    Args:
-        first: The one that comes first in the data.
-        second: The other.
-        kind: `bytes` (the same file), `pixels` (the same pixels, encoded differently) or `near`.
-    """
+    """Two images that are the same or nearly so, in the order of the data."""
 
     first: Place
     second: Place
     kind: Kind
+    """The same file, the same pixels encoded differently, or nearly the same pixels."""
 
     @property
     def cross_splits(self) -> bool:
@@ -67,14 +56,10 @@ def find_duplicates(places: Sequence[Place], facts: Sequence[ImageFacts]) -> tup
         Those with different labels first, then those across splits; exact ones first in each.
     """
     found: dict[int, Duplicate] = {}
-    kinds: tuple[tuple[Kind, list[str]], ...] = (
-        ("bytes", [fact.content for fact in facts]),
-        ("pixels", [fact.pixels for fact in facts]),
-    )
-    for kind, keys in kinds:
+    for kind in _KINDS[:2]:
         first_with: dict[str, int] = {}
-        for index, key in enumerate(keys):
-            first = first_with.setdefault(key, index)
+        for index, fact in enumerate(facts):
+            first = first_with.setdefault(fact.content if kind == "bytes" else fact.pixels, index)
             if first != index and index not in found:
                 found[index] = Duplicate(places[first], places[index], kind)
     # An exact copy is listed once: it is not compared again as a near duplicate.
@@ -83,14 +68,13 @@ def find_duplicates(places: Sequence[Place], facts: Sequence[ImageFacts]) -> tup
     for index, before in zip(single, nearest.tolist(), strict=True):
         if before >= 0:
             found[index] = Duplicate(places[single[before]], places[index], "near")
-    order = ("bytes", "pixels", "near")
     return tuple(
         sorted(
             found.values(),
             key=lambda pair: (
                 not pair.differ_in_label,
                 not pair.cross_splits,
-                order.index(pair.kind),
+                _KINDS.index(pair.kind),
                 str(pair.second.path),
             ),
         )

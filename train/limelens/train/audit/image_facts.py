@@ -21,34 +21,22 @@ from limelens.train.data.reading import read_each
 
 @dataclass(frozen=True, eq=False)
 class ImageFacts:
-    """What is known of a readable file.
-
-    Args:
-        height: Of the upright image, in pixels.
-        width: Of the upright image, in pixels.
-        size_bytes: Of the file.
-        content: SHA-256 of the file.
-        pixels: SHA-256 of the upright image.
-        hash: By which near duplicates are found.
-        features: As `plain_features`; empty if not asked for.
-    """
+    """What is known of a readable file; sizes are those of the upright image, in pixels."""
 
     height: int
     width: int
     size_bytes: int
     content: str
+    """SHA-256 of the file."""
     pixels: str
+    """SHA-256 of the upright image."""
     hash: PerceptualHash
     features: NDArray[np.float32]
+    """As `plain_features`; empty if not asked for."""
 
 
 def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts | Skipped]:
-    """Reads files, in their order; an unreadable one gives a `Skipped`.
-
-    Args:
-        paths: The files.
-        features: Whether to compute plain features too.
-    """
+    """Reads files, in their order, with plain features or without; see `read_each`."""
 
     def describe(encoded: bytes, pixels: NDArray[np.uint8]) -> ImageFacts:
         height, width = pixels.shape[:2]

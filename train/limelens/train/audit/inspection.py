@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.train.audit.duplicates import Duplicate, Place, find_duplicates
@@ -30,60 +29,46 @@ _MANY: Final = 0.1
 _ORDER: Final = ("train", "val", "test", "all")
 
 
-@dataclass(frozen=True)
-class Suspect:
-    """An image whose label looks wrong.
-
-    Args:
-        place: The image with the labels given.
-        suggested: What it seems to be.
-        score: Quality of the given label, 0 (surely wrong) to 1.
-    """
+class Suspect(NamedTuple):
+    """An image whose label looks wrong."""
 
     place: Place
     suggested: tuple[str, ...]
+    """What it seems to be."""
     score: float
+    """Quality of the given label, 0 (surely wrong) to 1."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in data.
-
-    Args:
-        data: Folder or table.
-        task: Whether an image has one label or any number.
-        labels: Sorted.
-        counts: Images by split and label.
-        num_images: Readable ones by split.
-        quantiles: Of width, height, aspect (width over height) and file size, at `QUANTILES`.
-        input_size: Height and width of a network's input.
-        num_smaller: Images smaller than that in height or width.
-        shortcuts: How well sizes alone predict the label.
-        duplicates: Exact and near.
-        unreadable: Files that could not be read, and why.
-        unused: Files that are no images.
-        judged_by: The source of the vectors that suspects were found with.
-        judge_accuracy: Of the classifier on these vectors; None if it could not be trained.
-        not_judged: Labels with too few images, or that the classifier hardly knows.
-        suspects: The most suspicious first.
-    """
+    """What was found in data."""
 
     data: Path
     task: Task
     labels: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]
+    """Images by split and label."""
     num_images: Mapping[str, int]
+    """Readable ones by split."""
     quantiles: Mapping[str, tuple[float, ...]]
+    """Of width, height, aspect (width over height) and file size, at `QUANTILES`."""
     input_size: tuple[int, int]
+    """Height and width of a network's input."""
     num_smaller: int
+    """Images smaller than that in height or width."""
     shortcuts: tuple[Shortcut, ...]
     duplicates: tuple[Duplicate, ...]
     unreadable: tuple[Skipped, ...]
     unused: tuple[Path, ...]
+    """Files that are no images."""
     judged_by: str
+    """The source of the vectors that suspects were found with."""
     judge_accuracy: float | None
+    """Of the classifier on these vectors; None if it could not be trained."""
     not_judged: tuple[str, ...]
+    """Labels with too few images, or that the classifier hardly knows."""
     suspects: tuple[Suspect, ...]
+    """The most suspicious first."""
 
     @property
     def totals(self) -> dict[str, int]:
@@ -189,14 +174,17 @@ def inspect(
         first = f"; the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise DataError(f"{data} has no image that can be read{first}")
     examples = [example for own in by_split.values() for example in own]
-    sizes = _sizes(facts)
+    width, height, size_bytes = np.array(
+        [(fact.width, fact.height, fact.size_bytes) for fact in facts], dtype=np.float64
+    ).T
+    sizes = {"width": width, "height": height, "aspect": width / height, "file size": size_bytes}
+    targets = targets_of(examples, len(labels), listing.task)
     resize = model.resize if model else TrainConfig().resize
     errors = find_label_errors(
         model.embeddings(examples) if model else np.stack([fact.features for fact in facts]),
-        [example.targets for example in examples],
+        targets,
         len(labels),
-        multilabel=listing.task is Task.MULTILABEL,
-        seed=seed,
+        seed,
     )
     return Inspection(
         data=data,
@@ -211,10 +199,8 @@ def inspect(
             name: tuple(np.quantile(values, QUANTILES).tolist()) for name, values in sizes.items()
         },
         input_size=(resize.height, resize.width),
-        num_smaller=sum(fact.height < resize.height or fact.width < resize.width for fact in facts),
-        shortcuts=find_shortcuts(
-            sizes, targets_of(examples, len(labels), listing.task), labels, seed
-        ),
+        num_smaller=int(((height < resize.height) | (width < resize.width)).sum()),
+        shortcuts=find_shortcuts(sizes, targets, labels, seed),
         duplicates=find_duplicates(places, facts),
         unreadable=(*listing.skipped, *skipped),
         unused=tuple(one.path for one in listing.others),
@@ -226,9 +212,3 @@ def inspect(
             for one in errors.errors
         ),
     )
-
-
-def _sizes(facts: list[ImageFacts]) -> dict[str, NDArray[np.float64]]:
-    sizes = [(fact.width, fact.height, fact.size_bytes) for fact in facts]
-    width, height, size_bytes = np.array(sizes, dtype=np.float64).T
-    return {"width": width, "height": height, "aspect": width / height, "file size": size_bytes}

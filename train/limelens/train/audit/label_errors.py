@@ -6,7 +6,6 @@ unseen image with the given label. Knows vectors and labels, not images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,19 +26,13 @@ _LEAST_AUC: Final = 0.75
 
 @dataclass(frozen=True)
 class LabelError:
-    """An image whose label looks wrong.
-
-    Args:
-        index: Of the image.
-        given: Its labels.
-        suggested: What it seems to be.
-        score: cleanlab's quality of the given label, 0 (surely wrong) to 1.
-    """
+    """An image whose label looks wrong."""
 
     index: int
-    given: tuple[int, ...]
     suggested: tuple[int, ...]
+    """What it seems to be."""
     score: float
+    """Quality of the given label by cleanlab, 0 (surely wrong) to 1."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +53,7 @@ class LabelErrors:
 
 
 def find_label_errors(
-    vectors: NDArray[np.floating],
-    targets: Sequence[tuple[int, ...]],
-    num_labels: int,
-    *,
-    multilabel: bool,
-    seed: int = 0,
+    vectors: NDArray[np.floating], targets: NDArray[np.int64], num_labels: int, seed: int = 0
 ) -> LabelErrors:
     """Ranks the images whose labels disagree with images like them.
 
@@ -73,19 +61,23 @@ def find_label_errors(
 
     Args:
         vectors: `(N, D)`.
-        targets: The labels of each image; exactly one if not multilabel.
+        targets: As `targets_of`: `(N,)`, or `(N, C)`; then each label is judged alone.
         num_labels: C.
-        multilabel: Whether each label is judged alone.
         seed: Of the folds.
     """
-    find = _multilabel if multilabel else _multiclass
-    return find(_compressed(vectors, seed), targets, num_labels, seed)
+    # The main components, computed once for all folds: they do not depend on labels.
+    most = min(_MOST_COMPONENTS, *vectors.shape)
+    components = make_pipeline(StandardScaler(), PCA(most, random_state=seed)).fit_transform(
+        np.asarray(vectors, dtype=np.float64)
+    )
+    if targets.ndim > 1:
+        return _multilabel(components, targets, seed)
+    return _multiclass(components, targets, num_labels, seed)
 
 
 def _multiclass(
-    vectors: NDArray[np.float64], targets: Sequence[tuple[int, ...]], num_labels: int, seed: int
+    vectors: NDArray[np.float64], given: NDArray[np.int64], num_labels: int, seed: int
 ) -> LabelErrors:
-    given = np.array([own[0] for own in targets], dtype=np.int64)
     counts = np.bincount(given, minlength=num_labels)
     judged = np.flatnonzero(counts >= NUM_FOLDS)
     left_out = tuple(np.flatnonzero(counts < NUM_FOLDS).tolist())
@@ -98,12 +90,7 @@ def _multiclass(
     suggested = probabilities.argmax(axis=1)
     return LabelErrors(
         tuple(
-            LabelError(
-                int(rows[index]),
-                (int(given[rows[index]]),),
-                (int(judged[suggested[index]]),),
-                float(scores[index]),
-            )
+            LabelError(int(rows[index]), (int(judged[suggested[index]]),), float(scores[index]))
             for index in flagged
             if suggested[index] != compact[index]
         ),
@@ -112,20 +99,15 @@ def _multiclass(
     )
 
 
-def _multilabel(
-    vectors: NDArray[np.float64], targets: Sequence[tuple[int, ...]], num_labels: int, seed: int
-) -> LabelErrors:
-    table = np.zeros((len(targets), num_labels), dtype=np.int64)
-    for row, own in zip(table, targets, strict=True):
-        row[list(own)] = 1
+def _multilabel(vectors: NDArray[np.float64], table: NDArray[np.int64], seed: int) -> LabelErrors:
     positive = table.sum(axis=0)
     left_out = np.flatnonzero(np.minimum(positive, len(table) - positive) < NUM_FOLDS)
-    flips: dict[int, set[int]] = {}
+    suggested = table.copy()
     score_of: dict[int, float] = {}
     right: list[float] = []
     unclear: list[int] = []
     # Label by label, each against the rest, as cleanlab.multilabel_classification.
-    for label in np.setdiff1d(np.arange(num_labels), left_out).tolist():
+    for label in np.setdiff1d(np.arange(table.shape[1]), left_out).tolist():
         given = table[:, label]
         probabilities = _out_of_sample(vectors, given, seed)
         if roc_auc_score(given, probabilities[:, 1]) < _LEAST_AUC:
@@ -134,17 +116,12 @@ def _multilabel(
         right.append(float((probabilities.argmax(axis=1) == given).mean()))
         flagged, scores = _flagged(given, probabilities)
         for index in flagged:
-            flips.setdefault(index, set()).add(label)
+            suggested[index, label] ^= 1
             score_of[index] = min(score_of.get(index, 1.0), float(scores[index]))
     return LabelErrors(
         tuple(
-            LabelError(
-                index,
-                targets[index],
-                tuple(sorted(set(targets[index]) ^ flips[index])),
-                score_of[index],
-            )
-            for index in sorted(flips, key=lambda index: score_of[index])
+            LabelError(index, tuple(np.flatnonzero(suggested[index]).tolist()), score_of[index])
+            for index in sorted(score_of, key=lambda index: score_of[index])
         ),
         float(np.mean(right)) if right else None,
         tuple(sorted([*left_out.tolist(), *unclear])),
@@ -163,15 +140,6 @@ def _flagged(
         given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
     )
     return flagged.tolist(), get_label_quality_scores(given, probabilities)
-
-
-def _compressed(vectors: NDArray[np.floating], seed: int) -> NDArray[np.float64]:
-    """The main components, computed once for all folds: they do not depend on labels."""
-    most = min(_MOST_COMPONENTS, *vectors.shape)
-    components: NDArray[np.float64] = make_pipeline(
-        StandardScaler(), PCA(most, random_state=seed)
-    ).fit_transform(np.asarray(vectors, dtype=np.float64))
-    return components
 
 
 def _out_of_sample(

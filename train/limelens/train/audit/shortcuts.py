@@ -21,21 +21,17 @@ _LEAST_GAIN: Final = 0.02
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well one number predicts the label.
-
-    Args:
-        feature: The number's name.
-        label: The label that it predicts; empty for all of them.
-        accuracy: Of a decision stump on it, cross-validated.
-        majority: Accuracy of always predicting the commonest label.
-        telling: Whether the stump is better by more than chance.
-    """
+    """How well one number predicts the label."""
 
     feature: str
     label: str
+    """The label that it predicts; empty for all of them."""
     accuracy: float
+    """Of a decision stump on it, cross-validated."""
     majority: float
+    """Accuracy of always predicting the commonest label."""
     telling: bool
+    """Whether the stump is better by more than chance."""
 
 
 def find_shortcuts(

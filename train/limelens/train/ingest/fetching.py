@@ -39,12 +39,9 @@ _LONGEST_WAIT_S: Final = 30.0
 
 
 class FetchError(LimelensError):
-    """A URL could not be fetched.
+    """A URL could not be fetched; `transient` if a later attempt may succeed.
 
-    Args:
-        message: Why.
-        transient: Whether a later attempt may succeed.
-        retry_after_s: The wait that the server asked for.
+    `retry_after_s` is the wait that the server asked for.
     """
 
     def __init__(
@@ -77,11 +74,7 @@ class FetchLimits:
 
 
 def resolve(url: str, folder: Path) -> str:
-    """Makes a URL of a table absolute.
-
-    Args:
-        url: http, https or file; `file:name` and a plain path are relative to `folder`.
-        folder: Of the table.
+    """Makes a URL of a table absolute: http, https, file, or a path relative to its folder.
 
     Raises:
         FetchError: The URL is empty or has another scheme.
@@ -90,8 +83,7 @@ def resolve(url: str, folder: Path) -> str:
         raise FetchError("no URL")
     if not url.isprintable():
         raise FetchError(f"the URL {_shown_url(url)} holds a character that cannot be printed")
-    match = _SCHEME.match(url)
-    scheme = match[1].lower() if match else ""
+    scheme = _scheme(url)
     if scheme in _WEB:
         return url
     if scheme not in ("", "file"):
@@ -108,6 +100,11 @@ def resolve(url: str, folder: Path) -> str:
                 )
             path = slash + rest
     return (folder / path).absolute().as_uri()
+
+
+def _scheme(url: str) -> str:
+    match = _SCHEME.match(url)
+    return match[1].lower() if match else ""
 
 
 def identity(url: str) -> str:
@@ -155,10 +152,7 @@ class Fetcher:
         await self._client.aclose()
 
     async def fetch(self, url: str) -> bytes:
-        """The content of a URL.
-
-        Args:
-            url: As from `resolve`.
+        """The content of a URL from `resolve`.
 
         Raises:
             FetchError: No attempt succeeded within the limits; the last one's reason.
@@ -289,18 +283,14 @@ def _is_final(error: httpx.TransportError) -> bool:
 
 
 def _reason(error: httpx.TransportError) -> str:
-    kinds = {
-        httpx.ConnectError: "no connection",
-        httpx.RemoteProtocolError: "no valid response",
-    }
+    kinds = {httpx.ConnectError: "no connection", httpx.RemoteProtocolError: "no valid response"}
     kind = kinds.get(type(error), "the connection broke")
     return f"{kind}: {str(error) or type(error).__name__}"
 
 
 def _shown_url(url: str) -> str:
     """A URL for a message: one of the web without what may be a password."""
-    match = _SCHEME.match(url)
-    return _shown(image_address(url) if match and match[1].lower() in _WEB else url)
+    return _shown(image_address(url) if _scheme(url) in _WEB else url)
 
 
 def _shown(text: str) -> str:

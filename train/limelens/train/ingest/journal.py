@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -29,30 +29,21 @@ GRID: Final = 4
 
 @dataclass(frozen=True)
 class FetchedImage:
-    """A stored image.
-
-    Args:
-        digest: SHA-256 of the JPEG, hexadecimal.
-        size_bytes: Of the JPEG.
-        hash: Of its pixels, with frequencies and a grid of `GRID`.
-    """
+    """A stored image."""
 
     digest: str
+    """SHA-256 of the JPEG, hexadecimal."""
     size_bytes: int
     hash: PerceptualHash
+    """With frequencies and a grid of `GRID`."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A URL that gave no image.
-
-    Args:
-        reason: Why, in words.
-        transient: Whether the next run should try again.
-    """
+    """A URL that gave no image, why, and whether the next run should try again."""
 
     reason: str
-    transient: bool
+    transient: bool = False
 
 
 _Key = tuple[str, str]
@@ -103,10 +94,7 @@ class Fetched:
 
 @contextmanager
 def open_fetched(folder: Path) -> Iterator[Fetched]:
-    """Opens the folder of fetched images, for one process at a time.
-
-    Args:
-        folder: Created if missing.
+    """Opens or creates the folder of fetched images, for one process at a time.
 
     Raises:
         DataError: Another process has it open.
@@ -121,27 +109,22 @@ def open_fetched(folder: Path) -> Iterator[Fetched]:
     with lock:
         for left_behind in images.glob("*.tmp"):
             left_behind.unlink()
-        path = folder / "journal.jsonl"
-        done = _read_journal(path)
-        with FileIO(path, "a") as journal:
+        done = _read_journal(folder / "journal.jsonl")
+        with FileIO(folder / "journal.jsonl", "a") as journal:
             yield Fetched(folder, done, journal)
 
 
 def _read_journal(path: Path) -> dict[_Key, _Result]:
-    if not path.exists():
-        return {}
     done: dict[_Key, _Result] = {}
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     if content and not content.endswith(b"\n"):
         # The next line must not be joined to a truncated one.
         with path.open("ab") as file:
             file.write(b"\n")
     for line in content.splitlines():
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
             done[entry["url"], entry["made_by"]] = _from_json(entry)
-        except (ValueError, KeyError, TypeError):
-            continue
     return done
 
 
@@ -158,7 +141,7 @@ def _to_json(result: _Result) -> dict[str, Any]:
 
 def _from_json(entry: Mapping[str, Any]) -> _Result:
     if "failure" in entry:
-        return Failure(entry["failure"], transient=False)
+        return Failure(entry["failure"])
     compared = entry["fingerprint"]
     colours = np.frombuffer(bytes.fromhex(compared["colours"]), np.uint8).reshape(GRID * GRID, 3)
     return FetchedImage(

@@ -124,7 +124,13 @@ def ingest(
                 for split, members in splits.items()
                 for row in members
             }
-            _write_left_out(out / LEFT_OUT, reasons)
+            text = io.StringIO(newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(("line", "label", "id", "url", "reason"))
+            writer.writerows(
+                (row.line, row.label, row.id, row.url, reasons[row]) for row in reasons
+            )
+            write_whole(out / LEFT_OUT, text.getvalue())
             if files:
                 _publish(out, files)
     except OSError as error:
@@ -156,14 +162,14 @@ def _fetch(
     for row in rows:
         if row.url in results or row.url in missing:
             continue
+        known: FetchedImage | Failure | None
         try:
             source = resolve(row.url, folder)
+            known = fetched.get(identity(source), image_way)
+            if known is None and not config.retry_failed:
+                known = fetched.get(identity(source), failure_way)
         except FetchError as error:
-            results[row.url] = Failure(str(error), transient=False)
-            continue
-        known = fetched.get(identity(source), image_way)
-        if known is None and not config.retry_failed:
-            known = fetched.get(identity(source), failure_way)
+            known = Failure(str(error))
         if known is None:
             missing[row.url] = source
         else:
@@ -171,31 +177,25 @@ def _fetch(
     if progress:
         progress.table_read(len(results) + len(missing), len(results))
 
-    async def fetch_one(fetcher: Fetcher, pool: ThreadPoolExecutor, url: str) -> None:
-        key = identity(missing[url])
-        result: FetchedImage | Failure
-        try:
-            data = await fetcher.fetch(missing[url])
-            result = await asyncio.get_running_loop().run_in_executor(
-                pool, _convert, data, config.size_px, fetched
-            )
-        except FetchError as error:
-            result = Failure(str(error), error.transient)
-        except InvalidImageError as error:
-            result = Failure(str(error), transient=False)
-        reason = result.reason if isinstance(result, Failure) else None
-        fetched.record(key, image_way if reason is None else failure_way, result)
-        results[url] = result
-        if progress:
-            progress.url_done(url, reason)
+    urls = iter(missing)
+
+    async def work(fetcher: Fetcher, pool: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        for url in urls:
+            key = identity(missing[url])
+            result: FetchedImage | Failure
+            try:
+                data = await fetcher.fetch(missing[url])
+                result = await loop.run_in_executor(pool, _convert, data, config.size_px, fetched)
+            except (FetchError, InvalidImageError) as error:
+                result = Failure(str(error), isinstance(error, FetchError) and error.transient)
+            reason = result.reason if isinstance(result, Failure) else None
+            fetched.record(key, image_way if reason is None else failure_way, result)
+            results[url] = result
+            if progress:
+                progress.url_done(url, reason)
 
     async def fetch_all() -> None:
-        urls = iter(missing)
-
-        async def work(fetcher: Fetcher, pool: ThreadPoolExecutor) -> None:
-            for url in urls:
-                await fetch_one(fetcher, pool, url)
-
         with ThreadPoolExecutor(min(_MOST_DECODERS, os.cpu_count() or 1)) as pool:
             async with Fetcher(config.limits) as fetcher, asyncio.TaskGroup() as tasks:
                 for _ in range(min(config.concurrency, len(missing))):
@@ -241,10 +241,9 @@ def _clean(
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, Failure):
             reasons[row] = result.reason
-        elif result.digest in first_with:
-            reasons[row] = f"the same image as {_named(first_with[result.digest], row)}"
+        elif (first_row := first_with.setdefault(result.digest, row)) != row:
+            reasons[row] = f"the same image as {_named(first_row, row)}"
         else:
-            first_with[result.digest] = row
             distinct[row] = result
     order = list(distinct)
     firsts = first_of_kind([image.hash for image in distinct.values()], COPY)
@@ -268,14 +267,6 @@ def _split(images: Mapping[Row, FetchedImage], seed: int) -> dict[str, list[Row]
     groups = first_of_kind([image.hash for image in images.values()], RELATED)
     splits = divide(examples, groups, SHARES, seed)
     return {split: [row_of[example.path] for example in chosen] for split, chosen in splits.items()}
-
-
-def _write_left_out(path: Path, reasons: Mapping[Row, str]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("line", "label", "id", "url", "reason"))
-    writer.writerows((row.line, row.label, row.id, row.url, why) for row, why in reasons.items())
-    write_whole(path, text.getvalue())
 
 
 def _publish(out: Path, files: Mapping[str, Path]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from limelens.serve.folders import label_name
 from limelens.serve.wording import counted
 from limelens.train.data.examples import DataError
 
@@ -23,19 +24,16 @@ _MOST_NAMED: Final = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One wanted image.
-
-    Args:
-        line: Where its row begins in the table, from 1.
-        label: The folder's name.
-        id: The file's name without suffix; unique.
-        url: As in the table, not checked.
-    """
+    """One wanted image."""
 
     line: int
+    """Where its row begins in the table, from 1."""
     label: str
+    """The folder's name."""
     id: str
+    """The file's name without suffix; unique."""
     url: str
+    """As in the table, not checked."""
 
 
 def read_table(path: Path) -> tuple[Row, ...]:
@@ -79,9 +77,7 @@ def read_table(path: Path) -> tuple[Row, ...]:
             )
             continue
         label, name, url = (cells[columns[column]].strip() for column in COLUMNS)
-        row = Row(
-            line, unicodedata.normalize("NFC", label), unicodedata.normalize("NFC", name), url
-        )
+        row = Row(line, label_name(label), label_name(name), url)
         problem = _name_problem("label", row.label) or _name_problem("id", row.id, ".jpg")
         if problem is None and row.id in lines_of:
             problem = f"id {row.id!r} is that of line {lines_of[row.id]} too; ids must differ"
