@@ -221,7 +221,7 @@ def test_a_missing_source_or_server_is_reported(
 ) -> None:
     result = limelens("camera", "nowhere.mp4", "--server", address)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("limelens: nowhere.mp4: there is no such file")
+    assert result.stderr.startswith("limelens: nowhere.mp4: no such file")
     result = limelens("camera", visit, "--server", "127.0.0.1:9")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("limelens: ")

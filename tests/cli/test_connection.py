@@ -117,10 +117,10 @@ def test_a_failed_connection_is_explained_in_one_sentence(
         assert limelens("index", red.parent, "--out", index, "--model", model).exit_code == 0
     for options, sentence in (
         (("--server", closed), "nothing listens on"),
-        (("--server", secure.address), "speaks TLS, and was spoken to in plaintext"),
-        (("--server", plain.address, "--ca", ca.path), "speaks plaintext, and was spoken to in"),
+        (("--server", secure.address), "speaks TLS, but this client uses plaintext"),
+        (("--server", plain.address, "--ca", ca.path), "speaks plaintext, but this client uses"),
         (("--server", secure.address, "--ca", other.path), "an authority that is not known here"),
-        (("--server", asking.address), "wants a token; put yours into a file"),
+        (("--server", asking.address), "needs a token; put yours into a file"),
         (("--server", asking.address, "--token-file", wanted), "door has no right to"),
     ):
         result = limelens(command, *words[command], *options, "--json")

@@ -129,11 +129,11 @@ def test_plaintext_against_tls_is_reported(
     plain, secure = start_server(), start_server(tls=Tls(*ca.issue("localhost")))
     found = wrong(look("--server", secure.address))
     assert set(found) == {"protocol"}
-    assert "speaks TLS, and was spoken to in plaintext" in found["protocol"]
+    assert "speaks TLS, but this client uses plaintext" in found["protocol"]
     assert "--ca FILE" in found["protocol"]
     found = wrong(look("--server", plain.address, "--ca", ca.path))
     assert set(found) == {"protocol"}
-    assert "speaks plaintext, and was spoken to in TLS" in found["protocol"]
+    assert "speaks plaintext, but this client uses TLS" in found["protocol"]
     asking = start_server(tls=mutual(ca, "localhost"))
     assert set(wrong(look("--server", asking.address))) == {"protocol"}
 

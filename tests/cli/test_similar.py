@@ -216,7 +216,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(
     damaged.write_bytes(index.read_bytes()[:-30])
     image = data / "plain.png"
     for arguments, message in (
-        (("similar", damaged, image, *model), "damaged.index: no index, or a damaged one"),
+        (("similar", damaged, image, *model), "damaged.index: not an index, or a damaged one"),
         (("similar", tmp_path / "none", image, *model), "No such file or directory"),
         (("similar", index, image, "--server", "127.0.0.1:1"), "127.0.0.1:1"),
         (("index", tmp_path / "none", *model, "--out", damaged), "is no folder"),

@@ -100,7 +100,7 @@ def _say_stdout_failed(error: OSError) -> NoReturn:
 def _run() -> None:
     # gRPC's core would print what the errors below say: a taken port, a lost connection.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Pillow warns of odd images that it reads all the same; the caller cannot mend them.
+    # Pillow warns of odd images that it can read; the caller cannot repair them.
     warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character must not lose the output.

@@ -124,8 +124,8 @@ def bench(
     """
     if server is None and (credentials.tls is not None or callable(credentials.token)):
         raise typer.BadParameter(
-            "TLS or a token file for the server that is started here, which asks for neither; "
-            "name a server too (--server HOST:PORT)"
+            "TLS or a token file, which the server that is started here does not use; name a "
+            "server too (--server HOST:PORT)"
         )
     from limelens.serve.tools.load import LoadPlan, draw_image, local_server, read_images, started
 

@@ -72,7 +72,7 @@ def camera(
         ),
     ] = None,
     window: Annotated[
-        int, typer.Option(min=1, max=1000, help="The decision is over the last so many frames.")
+        int, typer.Option(min=1, max=1000, help="Number of frames that a decision considers.")
     ] = 1,
     required: Annotated[
         int,
@@ -92,7 +92,8 @@ def camera(
     max_decision_age_s: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Without a frame for so long, the decision becomes unknown; 0: never."
+            min=0.0,
+            help="Seconds without a frame after which the decision becomes unknown; 0: never.",
         ),
     ] = 0.0,
     fps: Annotated[
@@ -102,7 +103,7 @@ def camera(
         bool | None,
         typer.Option(
             "--newest-only/--every-frame",
-            help="Send only the newest frame, or each one.",
+            help="Send only the newest frame, or every frame.",
             show_default="newest for a camera, every frame of a file",
         ),
     ] = None,
@@ -142,7 +143,7 @@ def camera(
 
     Prints a line for each change of the decision. From a camera only the newest frame is sent; a
     lost camera or server is tried again until it is back. From a file every frame is sent, and the
-    exit code is 1 if one of them was no image. Ctrl-C ends it with exit code 0.
+    exit code is 1 if one of them was not an image. Ctrl-C ends it with exit code 0.
 
     With --json, one document is printed at the end; with --jsonl, a line for each answer.
 
@@ -462,7 +463,7 @@ class _Messages:
 
     @contextmanager
     def above(self, console: Console) -> Iterator[None]:
-        """Prints messages by a console that keeps its status line below them."""
+        """Prints messages above the status line of a console."""
         self.console = console
         try:
             yield
@@ -479,7 +480,7 @@ def _stopping(source: Source) -> Iterator[None]:
     reading, writing = os.pipe()
 
     def handle(_number: int, _frame: Any) -> None:
-        # Only this is safe: the main thread may hold any lock.
+        # Nothing else is safe here: the main thread may hold any lock.
         os.write(writing, b".")
         for number, handler in before.items():
             signal.signal(number, handler)

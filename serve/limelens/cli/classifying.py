@@ -227,7 +227,7 @@ def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str])
     Args:
         answer: As `--json` prints it.
         alarming: The field that makes the decision stand out.
-        more: Gives the text after the decision.
+        more: Returns the text after the decision.
     """
     path = escape(answer["path"])
     if "error" in answer:

@@ -96,8 +96,8 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="RULE",
-            help="Versions to load: all, latest, the number of newest, or NAME=VERSION[,…] to pin "
-            "those of one model. May be repeated.",
+            help="Versions to load: all, latest, a number of the newest, or NAME=VERSION[,…] to "
+            "pin a model's versions. May be repeated.",
             show_default="all",
         ),
     ] = None,
@@ -113,8 +113,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Serve the health, and nothing else, here too in plaintext, for probes without "
-            "TLS.",
+            help="Also serve the health alone here, in plaintext, for probes without TLS.",
         ),
     ] = None,
     tokens: Annotated[
@@ -216,7 +215,7 @@ def serve(
     look for new versions at once.
     """
     if tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == "NONE":
-        # Only gRPC's core knows why a handshake failed. It says so on stderr only if this is not
+        # Only gRPC's core knows why a handshake failed. It writes it to stderr only if this is not
         # set at all, and reads it when it is loaded, below.
         del os.environ["GRPC_VERBOSITY"]
     from limelens.serve.access.config import AccessConfig, JwtConfig, Tls

@@ -123,12 +123,14 @@ def similar(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Where the indexed images lie, for --sheet.", show_default="as indexed"),
+        typer.Option(
+            help="The folder of the indexed images, for --sheet.", show_default="as indexed"
+        ),
     ] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Finds the images of an index that are most similar to others.
+    """Finds the images of an index that are most similar to the given ones.
 
     The model must be the one that the index was made with; from a server it is chosen
     automatically. Similarity is the cosine between the feature vectors: 1 is the same image.

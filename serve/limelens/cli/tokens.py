@@ -71,7 +71,9 @@ def token(
     made = new_token()
     append_entry(file, entry_text(name, made, granted, until, ClientLimits(rate_limit, max_calls)))
     if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        err.print(f"{file} is open to others than its owner; chmod 600 {file}", markup=False)
+        err.print(
+            f"{file} is accessible to users other than its owner; chmod 600 {file}", markup=False
+        )
     if as_json:
         print_json(
             {

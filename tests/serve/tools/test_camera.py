@@ -383,7 +383,7 @@ def test_stopping_ends_every_wait(fake_camera: FakeCamera) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("nowhere.mp4", "nowhere.mp4: there is no such file; expected a device's number"),
+        ("nowhere.mp4", "nowhere.mp4: no such file; expected a device's number"),
         ("77", "77: cannot be read"),
         ("/dev/video77", "/dev/video77: cannot be read: No such file or directory"),
         ("ftp://door/a.mp4", "ftp://… is not read; expected http, https"),

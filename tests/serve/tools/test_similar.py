@@ -299,7 +299,7 @@ def test_damage_is_refused_or_harmless(index: SimilarIndex, tmp_path: Path) -> N
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18), b"\x89PNG\r\n\x1a\n" * 9])
 def test_what_is_no_index_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "index").write_bytes(content)
-    with pytest.raises(IndexRefusedError, match="no index, or a damaged one"):
+    with pytest.raises(IndexRefusedError, match="not an index, or a damaged one"):
         load_index(tmp_path / "index")
     with pytest.raises(IndexRefusedError, match="wrote: make it again"):
         load_index(tmp_path / "index")

@@ -142,7 +142,7 @@ def explain(
         int, _count("The most samples for --stability.", "as --num-samples")
     ] = 0,
     deadline_ms: Annotated[
-        int, _count("The best explanation in so many milliseconds.", "none")
+        int, _count("Milliseconds after which the best explanation so far is returned.", "none")
     ] = 0,
     hide: Annotated[
         str,
@@ -179,9 +179,9 @@ def explain(
         ),
     ] = None,
     segments: Annotated[
-        Path | None, _png("Write the segment ids, 16 bit; 65535: not seen.")
+        Path | None, _png("Write the segment ids, 16-bit; 65535: outside the input region.")
     ] = None,
-    segments_in: Annotated[Path | None, _png("Use these segments: 8 or 16 bit ids.")] = None,
+    segments_in: Annotated[Path | None, _png("Use these segments: 8-bit or 16-bit ids.")] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:

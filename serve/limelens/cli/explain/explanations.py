@@ -1,6 +1,6 @@
 """Explanations on the terminal and as JSON.
 
-Knows what they say. Does not know how they were requested.
+Knows their content. Does not know how they were requested.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options by which commands reach a server, and their error messages if that fails.
+"""The options of commands that call a server, and their error messages if that fails.
 
 `securely` gives a command these options; `connect` opens a client by them.
 `limelens.serve.tools.doctor` finds out why a server cannot be reached.
@@ -177,7 +177,7 @@ def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]
     except UnauthenticatedError as error:
         if credentials.token is None:
             raise UnauthenticatedError(
-                f"{server} wants a token; put yours into a file and name it "
+                f"{server} needs a token; put yours into a file and name it "
                 f"(--token-file FILE), or set {TOKEN_VARIABLE}"
             ) from error
         raise UnauthenticatedError(f"{server} refuses the token: {error}") from error
@@ -209,8 +209,8 @@ def _why(server: str, credentials: Credentials, error: LimelensError) -> str:
     except ValueError:
         return f"{server}: {error}"
     return (
-        f"{server} does not answer{through} ({error}); limelens doctor --server {server} looks "
-        "closer"
+        f"{server} does not answer{through} ({error}); limelens doctor --server {server} finds out "
+        f"why"
     )
 
 

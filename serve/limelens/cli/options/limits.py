@@ -39,7 +39,7 @@ StreamIdleS = Annotated[
     float,
     typer.Option(
         min=0.1,
-        help="End the stream of a camera that sends or reads nothing for so long.",
+        help="Seconds without sending or reading after which a camera's stream ends.",
         rich_help_panel=_PANEL,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Files that a command writes beside its output. One that cannot be written costs no output."""
+"""Files that a command writes beside its output, which appears even if they cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stdout and stderr, which may be full, closed or a terminal that is gone."""
+"""Stdout and stderr, which may be closed, or lead to a full disk or a lost terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 def give_up(stream: TextIO) -> None:
-    """Discards what a stream holds, and all that follows.
+    """Discards a stream's buffer and all later output.
 
     Otherwise Python tries again when it exits, fails again, and sets its own exit code.
 

@@ -112,7 +112,7 @@ def calibrate(
     separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
-    """Adjusts a run's probabilities to images from another source than its training data.
+    """Adjusts a run's probabilities to images from a new source.
 
     Fits temperature, label bias and thresholds of the run's best checkpoint again, on a few hundred
     labelled images from the place where it will be used. Export the run afterwards.

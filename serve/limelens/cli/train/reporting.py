@@ -132,7 +132,7 @@ def _print_suspects(inspection: Inspection) -> None:
     out.print(
         f"Labels that look wrong: {len(inspection.suspects)}, judged by "
         f"{escape(inspection.judged_by)} (right {inspection.judge_accuracy:.1%} of the time"
-        + (", so many that most will be false alarms)" if inspection.is_judge_weak else ")")
+        + (", which is too many: most will be false alarms)" if inspection.is_judge_weak else ")")
     )
     if not inspection.suspects:
         return

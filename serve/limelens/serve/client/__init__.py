@@ -2,7 +2,7 @@
 
 `Client` blocks, `AsyncClient` is for asyncio; `calls` is what both do, `bulk` cuts many images into
 requests, `feeding` keeps a camera's frames, `connection` holds the settings. The client needs
-neither onnxruntime nor scikit-image, and leaves what images mean to the server.
+neither onnxruntime nor scikit-image, and does not know the model.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class AsyncClient(Calls):
 
     Args:
         address: As for `Client`.
-        settings: As for `Client`; the function that gives a token may be asynchronous. A plain
+        settings: As for `Client`; the function that returns a token may be asynchronous. A plain
             one is called in a thread.
 
     Raises:
@@ -224,7 +224,7 @@ def _is_of_write(error: grpc.RpcError) -> bool:
 
 
 def _result_at_once(coroutine: Any) -> Any:
-    """The result of a coroutine that has nothing to wait for."""
+    """The result of a coroutine that never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as stopped:
@@ -235,8 +235,8 @@ def _result_at_once(coroutine: Any) -> Any:
 async def _in_thread(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
     """Reads an iterable that blocks.
 
-    The thread is a daemon: a camera that gives nothing cannot be interrupted, and must not keep
-    the process from ending.
+    The thread is a daemon: a silent camera cannot be interrupted, and must not keep the process
+    from ending.
     """
     loop = asyncio.get_running_loop()
     wanted: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()

@@ -105,7 +105,7 @@ class Client:
 
     @classmethod
     def over(cls, stub: Any) -> Self:
-        """A client that calls something else than a gRPC channel.
+        """A client that calls a stub without a gRPC channel.
 
         Args:
             stub: Has the unary methods of `ClassifierService` and `ExplainStream` by their names,
@@ -196,7 +196,7 @@ class _ThreadTransport:
             yield response
 
     def requests(self, messages: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
-        return _iterate(messages)  # in a thread of gRPC's
+        return _iterate(messages)  # runs in one of gRPC's threads
 
     async def items(self, source: Iterable[Any]) -> AsyncGenerator[Any, None]:
         for item in source:
@@ -222,7 +222,7 @@ class _ThreadTransport:
             except BaseException as error:
                 future.set_exception(error)
 
-        # A daemon: nobody can interrupt a camera that gives nothing.
+        # A daemon: a silent camera cannot be interrupted.
         threading.Thread(target=work, name="limelens-client", daemon=True).start()
         return future
 

@@ -1,7 +1,7 @@
-"""Many images in several requests: cut to what a server takes, broken ones kept apart.
+"""Many images in several requests: cut to sizes that a server accepts, without broken images.
 
-It knows which request comes next and what a response or an error means for it; how to send one and
-how to wait is handed in.
+It knows which request comes next and what a response or an error means for it; functions for
+sending and waiting are passed in.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from limelens.v1 import image_pb2
 OnError = Literal["raise", "return"]
 
 BATCH_SIZE: Final = 16
-"""Most images in one request: no server is much faster with more at a time, and if one is broken
-fewer others are sent again."""
+"""Most images in one request: no server is much faster with more, and fewer are sent again."""
 AT_ONCE: Final = 4
 """Requests under way at a time."""
 _LONGEST_PAUSE_S: Final = 10.0
@@ -54,8 +53,8 @@ class Batch:
     Args:
         images: Each with its place among all.
         arguments: As of `Client.classify`.
-        on_error: Whether a broken image ends it all, or becomes an `ImageFailure`.
-        patience_s: How long to ask a busy server again after it last took images.
+        on_error: Whether a broken image ends the call, or becomes an `ImageFailure`.
+        patience_s: How long to retry a busy server after it last accepted images.
     """
 
     images: Sequence[tuple[int, ImageInput]]

@@ -83,7 +83,7 @@ from limelens.serve.status import from_call
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 _CONNECT_S: Final = 10.0
-"""How long a further connection may take to come about."""
+"""How long another connection may take to open."""
 
 
 class Transport(Protocol):
@@ -99,7 +99,7 @@ class Transport(Protocol):
         """Closes a channel, connected or not; its calls are cancelled."""
 
     async def token(self, give: Callable[[], Any]) -> str | None:
-        """Calls the caller's function that gives a fresh token."""
+        """Calls the caller's function that returns a fresh token."""
 
     async def unary(self, method: Any, request: Any, **options: Any) -> Any:
         """Sends one request and waits for its response."""
@@ -137,7 +137,8 @@ class Transport(Protocol):
 
         Args:
             handles: From `start`.
-            may_hang: Whether it may wait for a camera for ever; it is then only asked to end.
+            may_hang: Whether it may wait for a camera for ever; it is then asked to end but not
+                awaited.
         """
 
 
@@ -187,12 +188,12 @@ class Calls:
         on_error: OnError = "raise",
         **arguments: Unpack[ClassifyArguments],
     ) -> Classification | PartialClassification:
-        """Classifies one image or several; of many, files are read as their turn comes.
+        """Classifies one image or several; files of many images are read one batch at a time.
 
         Args:
             images: Paths, files' bytes or arrays, one or any number.
             on_error: `return` puts an `ImageFailure` in the place of an image that cannot be
-                used, and classifies the others; `raise` raises what is wrong with it.
+                used, and classifies the others; `raise` raises its error.
             arguments: Model, region, threshold and more; see `ClassifyArguments`. The deadline
                 holds for each request; many images need several.
 
@@ -251,7 +252,7 @@ class Calls:
             One result for each image, in their order.
 
         Raises:
-            LimelensError: As `classify`, if no image is to blame or failures are raised.
+            LimelensError: As `classify`, if no image is the cause or failures are raised.
             OSError: Likewise.
         """
         async with aclosing(
@@ -285,7 +286,7 @@ class Calls:
     async def explain(
         self, image: ImageInput, **arguments: Unpack[ExplainArguments]
     ) -> ServedExplanation:
-        """Explains what the model says of one image.
+        """Explains the model's prediction for one image.
 
         Args:
             image: A path, a file's bytes or an array.
@@ -353,25 +354,25 @@ class Calls:
         Args:
             frames: Frames, or images that are numbered from 0.
             drop_old: For a camera: a newer frame replaces an older one that waits, here or on
-                the server; the older one is answered as superseded. False is for files: the next
-                frame is taken once the one before is answered, and none is dropped.
+                the server; the older one gets the status superseded. False is for files: the next
+                frame is taken once the one before has its answer, and none is dropped.
             reconnect: Whether to open the stream again for the next frame if the server goes
-                down, is full, or ended the stream because no frame came for long. Frames that
-                were under way are answered as lost; without `drop_old` they are sent again. The
-                smoothed decision starts anew.
+                down, is full, or ended the stream because no frame came for long. Frames in flight
+                get the status lost; without `drop_old` they are sent again. The smoothed decision
+                starts anew.
             wait_for_ready: Whether to wait, with a frame in hand, for a server that is not there
                 yet; False raises `UnavailableError` instead.
             request_id: As for `classify`.
             arguments: Camera, model, smoothing and more; see `StreamArguments`.
 
         Yields:
-            One answer for each frame, as soon as it is known. Of frames that were given up before
-            they were sent, a reader who is far behind gets the last 256.
+            One answer for each frame, as soon as it is known. A reader who is far behind gets only
+            the last 256 answers for frames that were never sent.
 
         Raises:
             LimelensError: As `classify`; a frame that cannot be read is an answer, not an error.
             OSError: A frame's file cannot be read.
-            Exception: Whatever `frames` raises, after the answers to the frames before.
+            Exception: The error that `frames` raises, after the answers to earlier frames.
         """
         return self._frame_answers(
             Feed(drop_old),
@@ -620,7 +621,7 @@ class Calls:
                 with changed:
                     overtook = feed.put(frame)
                     changed.notify_all()
-                # A source that never waits must keep neither the sender nor a core busy.
+                # A source that never waits must not keep the sender or a core busy.
                 await self._transport.sleep(PAUSE_S if overtook else 0)
         except Exception as error:
             failure = error

@@ -44,7 +44,7 @@ class Channels:
     Args:
         most: How many at most, 1 or more.
         open_one: Makes one without connecting it.
-        connect: Begins to connect a further one and calls `connected` with the result.
+        connect: Begins to connect another one and calls `connected` with the result.
         clock: Seconds.
     """
 

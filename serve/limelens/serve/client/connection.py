@@ -29,7 +29,7 @@ LoadBalancing = Literal["pick_first", "round_robin"]
 Metadata = tuple[tuple[str, str], ...]
 
 MAX_REQUEST_BYTES: Final = 7 * 1024 * 1024
-"""Most bytes of images in one request that the client puts together: gRPC can retry so many."""
+"""Limit on the bytes of images that the client puts into one request: gRPC can retry that many."""
 _RETRY_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
 _SERVICE: Final = "limelens.v1.ClassifierService"
@@ -85,7 +85,8 @@ class Connection:
         insecure_token: Whether the token may be sent in plaintext to other machines.
         timeout_s: Deadline of a call that names none itself; None is no deadline.
         max_attempts: How often a call is tried, 1 to 5.
-        keepalive_s: After so long a silence the client pings the server, which allows 10 or more.
+        keepalive_s: Seconds of silence after which the client pings the server, which allows 10 or
+            more.
         load_balancing: `pick_first` stays with one address, `round_robin` takes them in turn.
         max_connections: Over how many connections to spread calls that are under way at once,
             1 to 64; there is only one while calls follow one another.
@@ -177,7 +178,7 @@ class Connection:
             # that takes minutes sends nothing meanwhile.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            # Two minutes, the default, is long for a door.
+            # The default of two minutes is too long for a door.
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
         ]
@@ -209,7 +210,7 @@ class Connection:
         """
         found = []
         if token is not None:
-            if not _TOKEN.fullmatch(token):  # never shown: it may be a true one with a newline
+            if not _TOKEN.fullmatch(token):  # never printed: it may be a valid one with a newline
                 raise InvalidRequestError(
                     "token", f"{len(token)} characters; expected printable ASCII without spaces"
                 )

@@ -1,4 +1,4 @@
-"""A camera's frames on their way: which is sent next, which are given up, how each is answered.
+"""A camera's frames: which is sent next, which are dropped, and the answer to each.
 
 It is plain state that waits for nothing and locks nothing. At most one frame waits to be sent.
 """
@@ -18,7 +18,7 @@ from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError, 
 MAX_UNANSWERED: Final = 64
 """Frames of a live source that may be sent before the oldest is answered."""
 PAUSE_S: Final = 0.001
-"""After a frame that replaced another: a source without a pace of its own must not busy a core."""
+"""Pause after a frame that replaced another: a source without a pace must not keep a core busy."""
 _MAX_GIVEN_UP: Final = 256
 _LONGEST_PAUSE_S: Final = 10.0
 _IN_ORDER: Final = (FrameStatus.CLASSIFIED, FrameStatus.STALE)
@@ -30,7 +30,7 @@ class Feed:
 
     Args:
         drop_old: Whether a newer frame replaces one that was not sent yet. Otherwise each frame
-            waits until the one before is answered, so that the server drops none either.
+            waits for the answer to the one before, so that the server drops none either.
     """
 
     def __init__(self, drop_old: bool) -> None:
@@ -87,7 +87,7 @@ class Feed:
         """The frame to send now; `has_next` must hold."""
         frame, self._next = self._next, None
         assert frame is not None  # the caller has checked
-        # Live frames are never sent again, they would be old: their pixels may go.
+        # Live frames are never sent again, because they would be old: their pixels are freed.
         self._sent[frame.frame_id] = replace(frame, image=b"") if self._drop_old else frame
         return frame
 

@@ -90,7 +90,7 @@ class LocalClient(Client):
 
         Args:
             image: As for `explain`.
-            notify: Called with each explanation on the way, and the last.
+            notify: Called with each explanation, the last included.
             arguments: As for `explain`.
 
         Returns:

@@ -33,7 +33,7 @@ Method = Literal["lime", "kernel_shap", "occlusion", "rise"]
 Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
 
 _MAX_RAW_BYTES: Final = 4 * 1024 * 1024
-"""Larger arrays travel as PNG: slower to make, and nothing is lost."""
+"""Larger arrays are sent as PNG: slower to make, and lossless."""
 
 
 class CallArguments(TypedDict, total=False):
@@ -103,19 +103,20 @@ class ExplainArguments(ModelArguments, total=False):
         num_samples: Images to run the model on; 0 means 1000.
         stability: Sample until this is reached, at most `max_samples`.
         max_samples: The cap on that; 0 means `num_samples`.
-        deadline_ms: Explain from the samples there are after so many milliseconds; 0 is no limit.
+        deadline_ms: Milliseconds after which to explain from the samples so far; 0 is no limit.
             `timeout_s` in contrast ends the call without a result.
         hide: What replaces a hidden segment; a tuple is a colour, red, green, blue.
-        kernel_width: Of the kernel that weighs near samples.
-        distance: Of a sample from the whole image.
+        kernel_width: Width of the kernel that weighs samples by distance.
+        distance: How to measure a sample's distance from the whole image.
         feature_selection: `none`, `auto`, `forward_selection`, `highest_weights` or `lasso_path`.
         num_features: Most segments in the surrogate; 0 means all.
-        sampling: None is what suits.
-        seed: With None the server draws one.
+        sampling: None chooses one that suits.
+        seed: None lets the server choose a random one.
         compat: `lime` for the algorithm of the `lime` package.
         renderings: The images to draw.
         pictures: An older name of `renderings`.
-        palette: Their colours: `green_red`, or `blue_orange` for readers who cannot tell those.
+        palette: Their colours: `green_red`, or `blue_orange` for readers who cannot tell green from
+            red.
     """
 
     labels: Sequence[str]
@@ -157,8 +158,8 @@ class StreamArguments(TypedDict, total=False):
         threshold: The least probability for a decision, in place of the model's own.
         required_to_alert: With smoothing: how many frames must agree on an alert label; 0 means
             as many as on others.
-        max_decision_age_s: A decision becomes unknown, and an answer says so, once no frame was
-            classified for so long; 0 means no limit.
+        max_decision_age_s: Seconds without a classified frame after which the decision becomes
+            unknown, which an answer reports; 0 means no limit.
         explain_on_change: Arguments of `explain`, without model, version, region, timeout_s and
             request_id. With them, even an empty mapping, each change of the decision is
             explained, and a later answer brings the explanation. Without labels, the label that
@@ -216,7 +217,7 @@ def check_arguments(method: str, given: Iterable[str], accepted: type[Any]) -> N
 
 
 def several(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """One image or many, as many."""
+    """One image or many, as a sequence."""
     if isinstance(images, (str, bytes, os.PathLike)) or (
         isinstance(images, np.ndarray) and images.ndim == 3
     ):
@@ -230,7 +231,7 @@ def image_message(image: ImageInput, region: Region | None, name: str) -> image_
     Args:
         image: The image.
         region: The part of it that the model sees.
-        name: What an error calls it.
+        name: Its name in errors.
 
     Raises:
         InvalidRequestError: An array that is no image.
@@ -313,7 +314,7 @@ def stream_config(**arguments: Unpack[StreamArguments]) -> service_pb2.ClassifyS
         for name in ("model", "version", "region", "timeout_s", "request_id"):
             if explain.get(name):
                 raise InvalidRequestError(
-                    f"explain_on_change.{name}", "given; expected none: it is the stream's own"
+                    f"explain_on_change.{name}", "given; expected none: the stream's own is used"
                 )
         config.explain_on_change.options.CopyFrom(explain_request(b"", **explain))
         config.explain_on_change.options.ClearField("image")

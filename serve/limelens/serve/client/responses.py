@@ -54,7 +54,7 @@ def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
     has = response.HasField
     return FrameAnswer(
         frame_id=response.frame_id,
-        # A status that only newer servers know means no more than that there is no prediction.
+        # An unknown status, from a newer server, only means that there is no prediction.
         status=FrameStatus(_word(service_pb2.FrameStatus, response.status, "failed")),
         prediction=_prediction(response.prediction) if has("prediction") else None,
         smoothed_label=response.smoothed_label or None,
@@ -85,7 +85,7 @@ def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanati
         timings_ms=ExplanationTimings(
             spent.decode_ms, spent.segment_ms, spent.predict_ms, spent.fit_ms, spent.total_ms
         ),
-        # Servers that do not say know LIME alone.
+        # Servers that do not send it know LIME alone.
         method=_word(explanation_pb2.ExplainMethod, response.method, "lime"),
     )
 
@@ -185,7 +185,7 @@ def _word(kind: Any, value: int, default: str = "") -> str:
     Args:
         kind: The enum.
         value: The value.
-        default: For one that is unspecified or unknown here.
+        default: The word for an unspecified or unknown value.
     """
     names: list[str] = kind.keys()
     if value == 0 or value not in kind.values():

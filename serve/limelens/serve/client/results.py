@@ -36,7 +36,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """The time that a result took on the server, in milliseconds.
+    """The server's time for a result, in milliseconds.
 
     Args:
         queue: From arrival to the start of the work.
@@ -161,7 +161,7 @@ class ChangeExplanation:
         label: What the decision changed to.
         explanation: Of the frame that brought the change; None without one.
         reason: Why there is none; empty if there is one.
-        superseded_changes: Changes of this stream so far that gave way to a newer one.
+        superseded_changes: Changes of this stream so far that a newer one superseded.
     """
 
     status: ChangeStatus
@@ -222,7 +222,7 @@ class SegmentWeight:
 
 @dataclass(frozen=True)
 class LabelExplanation:
-    """Which segments speak for one label and which against it.
+    """Which segments support one label and which oppose it.
 
     Args:
         label: Its name.
@@ -251,7 +251,7 @@ class LabelExplanation:
 
 @dataclass(frozen=True, slots=True)
 class ExplanationTimings:
-    """The time that an explanation took on the server, in milliseconds.
+    """The server's time for an explanation, in milliseconds.
 
     Args:
         decode: Decoding and resizing.
@@ -270,7 +270,7 @@ class ExplanationTimings:
 
 @dataclass(frozen=True, eq=False)
 class ServedExplanation:
-    """Why the model says what it says of one image.
+    """Why the model predicts what it does for one image.
 
     Args:
         explanations: One for each label, in the order asked for; top labels most probable first;
@@ -347,7 +347,7 @@ class ModelInfo:
     Args:
         name: The model's name.
         version: Its version.
-        ready: Whether it is served; otherwise what follows is empty.
+        ready: Whether it is served; otherwise the fields below are empty.
         task: `multiclass` or `multilabel`.
         labels: In the order of the model's outputs.
         input_size: Height and width that the network sees, in pixels.
@@ -360,8 +360,8 @@ class ModelInfo:
         max_pixels: Most pixels of one image.
         max_images: Most images in one request.
         card: The bundle's metadata; empty unless one model was requested.
-        state_reason: Why it is not served, or why its present file was rejected while the one
-            loaded before is served; empty if nothing was rejected.
+        state_reason: Why it is not served, or why its current file was rejected while an earlier
+            one is served; empty if nothing was rejected.
         batch_sizes: On a GPU, the prepared batch sizes, ascending; otherwise empty.
         no_graph_reason: Why a GPU replays no CUDA graphs, which are faster; otherwise empty.
         tf32: Whether a GPU rounds factors to 10 bits (TF32).

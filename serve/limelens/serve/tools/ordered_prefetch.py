@@ -14,13 +14,13 @@ _Result = TypeVar("_Result")
 def in_order(
     work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
 ) -> Generator[_Result, None, None]:
-    """Calls `work` for each item; takes one item more than are worked on at a time.
+    """Calls `work` for each item; reads one item ahead of those in work.
 
     Unlike `Executor.map` it does not read all items at once.
 
     Args:
         work: Called from several threads.
-        items: Taken as they are needed.
+        items: Read as they are needed.
         at_once: How many to work on at a time.
 
     Yields:
@@ -36,5 +36,5 @@ def in_order(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        # If the caller stops early, work that has not begun never does.
+        # If the caller stops early, work that has not begun is dropped.
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The turn or mirroring that makes a video's frames upright.
+"""The rotation or mirroring that makes a video's frames upright.
 
 It reads the display matrix of a video (ISO 14496-12, 6.2.2).
 """
@@ -27,8 +27,8 @@ def to_upright(matrix: bytes) -> Transpose | None:
     """The operation that makes a frame upright; None if it is.
 
     Args:
-        matrix: Nine 32-bit integers in this machine's order: a, b, u, c, d, v, x, y, w. Turns by
-            less than 45 degrees are ignored.
+        matrix: Nine 32-bit integers in this machine's order: a, b, u, c, d, v, x, y, w. Rotations
+            by less than 45 degrees are ignored.
     """
     if len(matrix) < 36:
         return None

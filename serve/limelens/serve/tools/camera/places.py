@@ -45,7 +45,7 @@ class Place:
     """Where frames come from.
 
     Args:
-        name: For messages: of an address only what cannot be a password.
+        name: For messages: an address is shown without anything that may be a password.
         kind: Its kind.
         path: The path or address to open.
         format: The format to read; empty detects it.
@@ -87,7 +87,7 @@ def place(source: str) -> Place:
         pass
     # A mistyped address may hold a password.
     shown = "what was given" if _MAY_BE_ADDRESS.search(source) else source
-    raise SourceError(f"{shown}: there is no such file; {_EXPECTED}")
+    raise SourceError(f"{shown}: no such file; {_EXPECTED}")
 
 
 def images(folder: Path) -> Found:

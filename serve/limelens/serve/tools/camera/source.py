@@ -55,7 +55,7 @@ class _Read:
 
 
 class _Slot:
-    """Passes frames from the thread that reads to the one that iterates, one at a time."""
+    """Passes frames one at a time from the reading thread to the iterating one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -92,7 +92,7 @@ class _Slot:
             return frame
 
     def end(self, error: Exception | None = None, *, at_once: bool = False) -> None:
-        """Ends the frames, after the one that waits unless `at_once`."""
+        """Ends the frames: after the waiting one, or at once with `at_once`."""
         with self._changed:
             if at_once:
                 self._frame = None
@@ -155,7 +155,7 @@ class Source:
         self._slot.end(at_once=True)
 
     def wait_stopped(self, seconds: float) -> bool:
-        """Waits for `stop` for so many seconds; returns whether it was called."""
+        """Waits some seconds for `stop`; returns whether it was called."""
         return self._stopped.wait(seconds)
 
     def close(self) -> None:
@@ -294,15 +294,15 @@ def open_source(
 ) -> Source:
     """Opens a camera, a video or a folder of images.
 
-    A camera gives its newest frame and counts those that were not taken in time; if it is lost, it
-    is reopened, at growing intervals of up to half a minute. A file gives every frame.
+    A camera yields its newest frame and counts those that were not taken in time; if it is lost, it
+    is reopened, at growing intervals of up to half a minute. A file yields every frame.
 
     Args:
         source: A device's number, `/dev/videoN`, `rtsp://…`, `http(s)://…`, a video, a folder of
             images or one image, or `-` for a video on standard input.
         live: Whether only the newest frame counts; None means for cameras only.
-        max_fps: Most frames a second: for a file by its own time; images are not limited. None is
-            no limit.
+        max_fps: Limit on frames a second, for a file by its timestamps; None is no limit. Images
+            are not limited.
         quality: JPEG quality of decoded frames, 1 to 95. Images are sent as they are.
         tell: Called from another thread with a sentence when a camera is lost or found again.
 

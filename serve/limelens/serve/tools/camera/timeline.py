@@ -12,7 +12,7 @@ _JITTER: Final = 2.5
 
 
 class Timeline:
-    """Gives each frame of one video a time that never steps back.
+    """Gives each frame of one video a time that never decreases.
 
     Args:
         rate: Frames a second, for frames without a timestamp.
@@ -32,7 +32,7 @@ class Timeline:
         Args:
             stamp_s: Its timestamp in seconds; None if it has none.
         """
-        # A clock that stands still is no clock.
+        # Timestamps that never change are useless.
         is_known = stamp_s is not None and stamp_s != self._stamp_s
         self.num_without += not is_known
         if stamp_s is None or not is_known:

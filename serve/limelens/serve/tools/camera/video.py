@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _USUAL_RATE: Final = 25.0
 _TIMEOUT_S: Final = 10.0
-"""A camera that sends nothing for so long is lost."""
+"""Seconds of silence after which a camera counts as lost."""
 
 
 class Video:
@@ -113,8 +113,8 @@ def to_jpeg(frame: VideoFrame, quality: int) -> bytes:
     """A decoded frame, upright, as a JPEG file.
 
     Args:
-        frame: As `Video.frames` gives it.
-        quality: 1 to 95, as of Pillow.
+        frame: From `Video.frames`.
+        quality: 1 to 95, as in Pillow.
     """
     image: Image = frame.to_image()  # type: ignore[no-untyped-call]
     if (turn := _turn(frame)) is not None:

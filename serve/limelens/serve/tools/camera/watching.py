@@ -1,6 +1,6 @@
-"""Classifies a source's frames by a server: a few under way, and again after a break.
+"""Classifies a source's frames on a server, and reconnects if it is lost.
 
-It knows a source and a client, and nothing of what happens with the answers.
+It knows a source and a client, but not who uses the answers.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def watch(
 ) -> Iterator[SourceAnswer]:
     """Classifies a source's frames.
 
-    From a file, the next frame is sent when the last one was answered, so that none is dropped, and
-    explained if requested, so that no change is superseded. From a camera, a few are under way; if
-    the server is lost, the newest frame is sent again and again until it is back. Stopping the
-    source ends it politely: sent frames are still answered, and a lost server is then no error.
+    From a file, a frame is sent once the one before has its answer (and its explanation, if
+    requested), so that no frame is dropped and no change superseded. From a camera, a few frames
+    are in flight; if the server is lost, the newest frame is retried until it is back. After the
+    source stops, answers to sent frames still come, and a lost server is no error.
 
     Args:
         client: Calls the server.
@@ -111,12 +111,12 @@ def _one_stream(
             try:
                 frame = source.take()
             except Exception as error:
-                # Frames that were sent are still answered.
+                # Answers to sent frames still come.
                 failed.append(error)
                 return
 
     try:
-        # A live frame that waits for a server inside a call grows old, and the call cannot be
+        # Inside a call, a live frame that waits for a server grows old, and the call cannot be
         # stopped: `watch` waits instead.
         for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
             number = answer.frame_id

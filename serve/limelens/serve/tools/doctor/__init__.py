@@ -1,7 +1,7 @@
 """Finds what is wrong with this machine, or with the connection to a server.
 
-Each check is a small function that returns `Check`s and raises nothing for what it finds; the
-command line prints them. Nothing here needs more than the client's packages.
+Each check is a small function that returns `Check`s and never raises for a problem; the command
+line prints them. Nothing here needs more than the client's packages.
 """
 
 from __future__ import annotations

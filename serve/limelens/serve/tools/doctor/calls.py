@@ -51,7 +51,7 @@ def check_calls(
     try:
         client = Client(address, **settings)
     except InvalidRequestError as error:
-        yield wrong("token", str(error), "use TLS (--ca FILE, --tls), or say --insecure-token")
+        yield wrong("token", str(error), "use TLS (--ca FILE, --tls), or give --insecure-token")
         return
     with client, Connection(address, **nobody).channel(grpc) as channel:
         health = list(_health(channel, timeout_s))
@@ -134,13 +134,13 @@ def _rights(
             yield ok(name, call())
         except UnauthenticatedError as error:
             if token is None:
-                found = "the server wants a token, and none was sent"
+                found = "the server needs a token, and none was sent"
                 advice = (
                     "put yours into a file and name it (--token-file FILE), or set LIMELENS_TOKEN"
                 )
             else:
                 found = f"the server refuses the token: {error}"
-                advice = "have a new one made on the server (limelens token), or by its issuer"
+                advice = "get a new one from the server's operator (limelens token) or its issuer"
             yield wrong("token", found, advice)
             return
         except PermissionDeniedError as error:
@@ -161,7 +161,7 @@ def _rights(
     if num_denied == len(calls):
         yield wrong(
             "rights",
-            "the caller is known and may do nothing of this",
+            "the caller is known and has none of these rights",
             "ask the people who run the server for rights",
         )
     if token is not None:
@@ -170,7 +170,7 @@ def _rights(
 
 
 def _token_needed(address: str, nobody: ConnectArguments) -> Check:
-    """Whether the server lets nobody in without the token."""
+    """Whether the server refuses callers without the token."""
     with Client(address, **nobody) as client:
         try:
             client.models()
@@ -192,7 +192,7 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
     for one in models:
         name = f"model {one.name} {one.version}"
         if not one.ready:
-            yield warning(name, "it is there and not served", "look at the server's log")
+            yield warning(name, "it exists but is not served", "look at the server's log")
             continue
         found = (
             f"{one.provider}, {one.precision}, up to {one.max_images} images of "
@@ -206,7 +206,7 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
             yield warning(
                 name,
                 f"{found}; the GPU replays no CUDA graphs: {one.no_graph_reason}",
-                "it works, and is slower than it could be; export the model as fp32 or fp16",
+                "it works, but more slowly than it could; export the model as fp32 or fp16",
             )
         else:
             yield ok(name, found)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """How bad it is; with `WARNING` it still works."""
+    """How severe it is; after a `WARNING` it still works."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,7 +20,7 @@ class Check:
 
     Args:
         name: What was checked, in a word or two.
-        state: How bad it is.
+        state: How severe it is.
         found: What was found.
         advice: What to do; empty if there is nothing to do.
     """

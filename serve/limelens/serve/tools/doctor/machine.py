@@ -49,9 +49,7 @@ def check_models(folder: Path | None) -> Iterator[Check]:
     """Loads every model of a folder, which checks its golden vector."""
     export = "export one there (limelens export RUN --name NAME) or name another (--models DIR)"
     if folder is None:
-        yield warning(
-            "models", "there is no ./models here, and limelens brought none along", export
-        )
+        yield warning("models", "no ./models here, and none packaged with limelens", export)
         return
     if not folder.is_dir():
         yield wrong("models", f"{folder} is no folder", export)
@@ -148,7 +146,7 @@ def _cuda(*, built_in: bool) -> Check:
                 "an NVIDIA driver is here, and this onnxruntime was built without CUDA",
                 "pip uninstall onnxruntime, then pip install 'limelens[serve-gpu]'",
             )
-        return ok("cuda", "no NVIDIA driver here, and none is needed")
+        return ok("cuda", "no NVIDIA driver, and none is needed")
     reason = run_on("CUDAExecutionProvider")
     if not reason:
         return ok("cuda", "a graph ran on it with the right result")
@@ -213,7 +211,7 @@ def _fonts() -> Check:
     if missing:
         return warning(
             "fonts",
-            "none has Chinese, Japanese and Korean characters; drawings show a stand-in",
+            "none has Chinese, Japanese and Korean characters; drawings show a substitute",
             "install one, such as fonts-noto-cjk (Debian, Ubuntu)",
         )
     return ok("fonts", "Chinese, Japanese and Korean labels can be drawn")

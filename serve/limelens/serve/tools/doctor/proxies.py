@@ -26,7 +26,7 @@ _FOUND: Final = b" 200"
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy from a variable of the environment.
+    """A proxy from an environment variable.
 
     Args:
         variable: The variable.
@@ -49,7 +49,7 @@ class Proxy:
 
     @property
     def way_around(self) -> str:
-        """How to do without it."""
+        """How to avoid the proxy."""
         return f"add the server's host to no_proxy, or unset {self.variable}"
 
 

@@ -112,7 +112,7 @@ def _check_protocol(shown: str, address: Address, *, wants_tls: bool, timeout_s:
         if wants_tls:
             return wrong(
                 "protocol",
-                f"{shown} speaks plaintext, and was spoken to in TLS",
+                f"{shown} speaks plaintext, but this client uses TLS",
                 "check the port, or start the server with --tls-cert and --tls-key; to use "
                 "plaintext leave out --ca, --tls and --cert",
             )
@@ -126,7 +126,7 @@ def _check_protocol(shown: str, address: Address, *, wants_tls: bool, timeout_s:
     if _speaks_tls(address, timeout_s):
         return wrong(
             "protocol",
-            f"{shown} speaks TLS, and was spoken to in plaintext",
+            f"{shown} speaks TLS, but this client uses plaintext",
             "name its authority (--ca FILE), or --tls for the system's authorities",
         )
     return wrong(

@@ -34,8 +34,7 @@ _ERRORS_OF_ALL_IMAGES: Final = (
     UnavailableError, UnauthenticatedError, PermissionDeniedError, NotFoundError, MissingExtraError,
 )  # fmt: skip
 _FIELDS_OF_ONE_IMAGE: Final = ("", "segmentation")
-"""Fields that only one image may be refused for: its size in the message, and its number of
-segments."""
+"""Fields whose errors may concern one image alone, by its size or its number of segments."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class LabeledFile:
 
     Args:
         path: Its file.
-        true_label: What it shows, if known.
+        true_label: Its true label, if known.
     """
 
     path: Path
@@ -91,7 +90,8 @@ def explain_many(
     Args:
         client: Explains; shared by threads.
         files: The images.
-        num_parallel: How many at a time, so that one is read and cut while another has the model.
+        num_parallel: How many at a time, so that one is read and segmented while the model runs
+            another.
         arguments: As for `Client.explain`.
 
     Yields:

@@ -1,6 +1,6 @@
-"""Load on a server: plans, callers in processes of their own, metrics, and the floor beside them.
+"""Load on a server: plans, callers in separate processes, metrics, and the floor for comparison.
 
-It is a client like any other and knows nothing of what is inside a server.
+It is a client like any other and knows nothing of the inside of a server.
 """
 
 from __future__ import annotations

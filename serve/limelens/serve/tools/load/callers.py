@@ -1,7 +1,7 @@
 """One process of callers: does its share of a plan and records how each call ends.
 
 Requests are serialized once and most responses are not parsed, so that the callers cost little
-beside the server that they measure.
+compared with the server that they measure.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Callers:
         ]
         if plan.connections is None:
             num_channels = 1 + len(calls) // _CALLERS_A_CHANNEL
-        else:  # dealt among the processes, at least one each
+        else:  # divided among the processes, at least one each
             num_channels = max(1, len(range(self._process, plan.connections, plan.num_processes)))
         self._channels = [
             self._connection.channel(grpc.aio, ("grpc.enable_retries", 0))

@@ -1,4 +1,4 @@
-"""The floor that a server is compared with: decoding and onnxruntime alone in a loop."""
+"""The floor for comparison with a server: decoding and onnxruntime alone in a loop."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def measure_floor(
         images: Encoded images, taken in turns.
         seconds: For how long.
         num_threads: Threads, each with one thread of onnxruntime.
-        decoder: Reads and resizes the images: Pillow, as most would write it, or limelens' own
-            reader.
+        decoder: Reads and resizes the images: Pillow, the usual way, or limelens' own reader.
 
     Raises:
         LimelensError: The process failed.

@@ -1,4 +1,4 @@
-"""Puts a plan's load on a server: processes of callers begin together, their records are joined."""
+"""Puts a plan's load on a server from several processes, and joins their records."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def generate(
                 spoken = "plaintext" if plan.tls is None else "TLS"
                 raise UnavailableError(
                     f"no server answers on {plan.server} in {spoken}; expected a limelens server "
-                    f"that speaks it; limelens doctor --server {plan.server} looks closer"
+                    f"that speaks it; limelens doctor --server {plan.server} finds out why"
                 )
             _received(connection)
         begin = time.monotonic() + plan.warmup_s + 0.05
@@ -103,7 +103,7 @@ def _received(connection: Connection) -> Any:
     try:
         found = connection.recv()
     except EOFError:
-        raise LimelensError("a process of callers ended without a word") from None
+        raise LimelensError("a process of callers ended without a report") from None
     if isinstance(found, str) and found != "ready":
         raise LimelensError(f"a process of callers failed: {found}")
     return found

@@ -16,7 +16,7 @@ _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
 @dataclass(eq=False)
 class Recording:
-    """What one process of callers saw of one kind of call; grows while it runs.
+    """What one process of callers measured of one kind of call; grows while it runs.
 
     Args:
         latencies_s: Of calls that succeeded; in an open loop from when they were due.

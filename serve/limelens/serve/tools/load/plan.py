@@ -37,7 +37,7 @@ class LoadPlan:
         explainers: Callers of Explain, in a closed loop.
         num_samples: For each explanation; 0 is the server's default.
         duration_s: For how long calls begin and count.
-        warmup_s: For how long the same is done before, uncounted.
+        warmup_s: For how long calls run before that without being counted.
         deadline_s: Of each call of Classify; None is none.
         explain_deadline_s: Of each call of Explain.
         calls_each: Most calls of each caller; None is as many as there is time for.
@@ -94,7 +94,7 @@ class LoadPlan:
 
     @property
     def is_open(self) -> bool:
-        """Whether Classify is called at a rate, whatever the responses do."""
+        """Whether Classify is called at a fixed rate, independent of responses."""
         return self.rate is not None
 
     @property
@@ -112,7 +112,7 @@ class LoadPlan:
         return self.processes if self.is_open else min(self.processes, len(self.closed_loops))
 
     def share(self, process: int) -> tuple[Kind, ...]:
-        """The closed loops of one process; they are dealt in turns, so that none gets too many.
+        """The closed loops of one process; they are assigned in turns, so that none gets too many.
 
         Args:
             process: From 0.

@@ -26,8 +26,8 @@ from limelens.serve.errors import InvalidRequestError, LimelensError, MissingExt
 from limelens.serve.files import writing_whole
 
 EXACT_UP_TO: Final = 50_000
-"""More images are searched by a graph (HNSW), which may miss a neighbour now and then. Comparing
-with all of 50,000 vectors of 576 numbers takes 5 ms."""
+"""More images are searched by a graph (HNSW), which may sometimes miss a neighbour. Comparing with
+all of 50,000 vectors of 576 numbers takes 5 ms."""
 _FORMAT: Final = 1
 _NEIGHBOURS_IN_GRAPH: Final = 32
 _EF_CONSTRUCTION: Final = 80
@@ -36,7 +36,7 @@ _DIGEST_SHOWN: Final = 12
 
 
 class IndexRefusedError(LimelensError):
-    """A file is damaged, no index, or of another model; the message says what to do."""
+    """A file is damaged, not an index, or from another model; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class SimilarIndex:
             )
 
     def search(self, vectors: NDArray[np.float32], k: int = 5) -> list[tuple[Neighbour, ...]]:
-        """The images that are most similar to some others.
+        """The images that are most similar to the queries.
 
         Args:
             vectors: `(N, D)` feature vectors of the index's model, of any length over 0.
@@ -236,7 +236,7 @@ def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
     """Reads what `save_index` wrote.
 
     Raises:
-        IndexRefusedError: The file is damaged or no index.
+        IndexRefusedError: The file is damaged or not an index.
         MissingExtraError: faiss is not installed.
         OSError: The file cannot be read.
     """
@@ -248,7 +248,7 @@ def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
         try:
             with zipfile.ZipFile(file) as archive:
                 document = json.loads(archive.read("index.json"))
-                # A wrong byte is found here, before faiss sees it.
+                # A wrong byte is found here, before faiss reads it.
                 data = archive.read("vectors.faiss")
         # A damaged archive or document may raise almost anything, even OSError.
         except Exception as error:
@@ -279,7 +279,7 @@ def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
 def _refused(path: Path, error: Exception) -> IndexRefusedError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return IndexRefusedError(
-        f"{path}: no index, or a damaged one: {reason}; expected a file that limelens index "
+        f"{path}: not an index, or a damaged one: {reason}; expected a file that limelens index "
         "wrote: make it again"
     )
 

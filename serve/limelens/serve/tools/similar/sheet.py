@@ -65,7 +65,7 @@ def write_sheet(
             panels = similar[start : start + _MOST_IN_A_LINE]
             lines.append((query if start == 0 else None, panels))
     step_x, step_y = _CELL + _GAP, _CELL + _CAPTION + _GAP
-    # Twice the gap between a query and its neighbours.
+    # The gap between a query and its neighbours is twice as wide.
     sheet = Image.new("RGB", ((most + 1) * step_x + 2 * _GAP, len(lines) * step_y + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     missing: list[Path] = []
