@@ -8,7 +8,7 @@ import torch
 from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeMode, ResizeRule, read_image
 from limelens.train.config import PRESETS
-from limelens.train.data.augmentation import for_evaluation, for_training
+from limelens.train.data.augmentation import Transform, for_training
 from limelens.train.data.examples import Example
 from limelens.train.data.loading import Examples
 
@@ -44,7 +44,5 @@ def test_a_draw_gives_the_same_image_after_any_other_draw(divided: Path) -> None
 
 def test_evaluation_keeps_the_size_of_its_rule(divided: Path) -> None:
     path = divided / "train" / "red" / "000.png"
-    examples = Examples(
-        [Example(path, (0,))], for_evaluation(ResizeRule(24, 16)), 1, Task.MULTICLASS
-    )
+    examples = Examples([Example(path, (0,))], Transform(ResizeRule(24, 16)), 1, Task.MULTICLASS)
     assert examples[0][0].shape == (3, 24, 16)

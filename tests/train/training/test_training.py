@@ -20,7 +20,7 @@ from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
 from limelens.train import TrainConfig, checkpoint, evaluate, export, train
 from limelens.train.config import PRESETS, ConfigError
-from limelens.train.data.augmentation import for_evaluation, for_training
+from limelens.train.data.augmentation import Transform, for_training
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
 from limelens.train.runs import CheckpointError
@@ -164,7 +164,7 @@ def test_evaluation_uses_the_same_pixels_as_serving(divided: Path) -> None:
     path = next((divided / "test" / "red").iterdir())
     pixels = read_image(path.read_bytes())
     rule = ResizeRule(24, 32)
-    evaluated = for_evaluation(rule)(pixels).permute(1, 2, 0).numpy()
+    evaluated = Transform(rule)(pixels).permute(1, 2, 0).numpy()
     assert np.array_equal(evaluated, fit(pixels, rule).pixels)
 
 

@@ -4,7 +4,7 @@ Every command that takes a folder finds its files here, so that all of them see 
 Knows names of files and folders; reads no image.
 """
 
-from limelens.serve.folders.names import SPLITS, label_name, look_alikes, split_name
+from limelens.serve.folders.names import label_name, look_alikes, split_name
 from limelens.serve.folders.walk import (
     Found,
     Skipped,
@@ -15,7 +15,6 @@ from limelens.serve.folders.walk import (
 )
 
 __all__ = [
-    "SPLITS",
     "Found",
     "Skipped",
     "could_be_image",

@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
-SPLITS: Final = ("train", "val", "test")
-"""All splits, by the names used here."""
 _SPLIT_NAMES: Final = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),

@@ -24,12 +24,7 @@ _OF_SYSTEMS: Final = (
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file or folder that was left out.
-
-    Args:
-        path: Of it.
-        reason: Why, in words.
-    """
+    """A file or folder that was left out, and why, in words."""
 
     path: Path
     reason: str
@@ -37,18 +32,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds.
-
-    Args:
-        files: Every file in it and below, sorted; paths begin with the folder's own.
-        unreachable: Broken links, and folders that cannot be listed.
-        not_followed: Links to folders that are read anyway, and entries that are neither file nor
-            folder.
-    """
+    """What a folder holds."""
 
     files: tuple[Path, ...]
+    """Every file in it and below, sorted; paths begin with the folder's own."""
     unreachable: tuple[Skipped, ...]
+    """Broken links, and folders that cannot be listed."""
     not_followed: tuple[Skipped, ...]
+    """Links to folders that are read anyway, and entries that are neither file nor folder."""
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -75,9 +66,6 @@ def walk(folder: Path) -> Found:
 
     A link to a folder is followed unless that folder is read anyway or holds the link itself, so
     that every folder is read once and a loop of links ends.
-
-    Args:
-        folder: May be a link itself, or have a hidden name.
 
     Raises:
         OSError: The folder cannot be listed.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +25,13 @@ from limelens.train.config import PRESETS
 class Transform:
     """Turns an image of any size into a `(3, H, W)` uint8 tensor of the input's size.
 
-    Args:
-        rule: How the image is fitted first; None keeps its size.
-        variation: What follows, drawing from torch's global generator; None for evaluation.
+    A rule alone does what serving does, for evaluation.
     """
 
     rule: ResizeRule | None
+    """How the image is fitted first; None keeps its size."""
     variation: v2.Compose | None = None
+    """What follows, drawing from torch's global generator."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The input for upright pixels, `(H, W, 3)` uint8."""
@@ -46,11 +46,6 @@ class Transform:
             return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
         image: Tensor = self.variation(Image.fromarray(pixels))
         return image.as_subclass(Tensor)
-
-
-def for_evaluation(rule: ResizeRule) -> Transform:
-    """Fits an image as serving does."""
-    return Transform(rule)
 
 
 def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transform:
@@ -70,8 +65,8 @@ def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transf
     if preset not in PRESETS:
         raise ValueError(f"no augmentation preset {preset!r}; there are {', '.join(PRESETS)}")
     if preset == "none":
-        return for_evaluation(rule)
-    steps = _STEPS[preset]((rule.height, rule.width), min_crop)
+        return Transform(rule)
+    steps = _steps((rule.height, rule.width), min_crop)[preset]
     # Padded or cut as for evaluation, with pixels to spare for crops and rotations.
     larger = ResizeRule(2 * rule.height, 2 * rule.width, rule.mode)
     return Transform(
@@ -115,38 +110,38 @@ class RelativeCrop(v2.Transform):  # type: ignore[misc]
         return v2.functional.resized_crop(inpt, **params, size=list(self.size), antialias=True)
 
 
-def _light(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
-    crop = RelativeCrop(size, min_crop or 0.8, 1.15)
-    return [v2.ToImage(), crop, v2.RandomHorizontalFlip(), v2.ColorJitter(0.1, 0.1, 0.1)]
-
-
-def _standard(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
-    return [
-        v2.ToImage(),
-        RelativeCrop(size, min_crop or 0.5, 1.33),
-        v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=5, fill=128)], 0.5),
-        v2.ColorJitter(0.25, 0.25, 0.25, 0.03),
-    ]
-
-
-def _strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
-    return [
-        v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
-        v2.ToImage(),
-        v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
-        # Not of the image's own shape: a shape must not give the label away.
-        v2.RandomResizedCrop(
-            size, scale=(min_crop or 0.5, 1.0), ratio=(1 / 1.5, 1.5), antialias=True
-        ),
-        v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=8, fill=128)], 0.4),
-        v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
-        v2.RandomGrayscale(0.1),
-        v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.15),
-        v2.RandomApply([v2.GaussianNoise(sigma=0.05)], 0.15),
-        v2.RandomErasing(0.15, scale=(0.02, 0.1)),
-    ]
+def _steps(size: tuple[int, int], min_crop: float) -> dict[str, list[v2.Transform]]:
+    return {
+        "light": [
+            v2.ToImage(),
+            RelativeCrop(size, min_crop or 0.8, 1.15),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(0.1, 0.1, 0.1),
+        ],
+        "standard": [
+            v2.ToImage(),
+            RelativeCrop(size, min_crop or 0.5, 1.33),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=5, fill=128)], 0.5),
+            v2.ColorJitter(0.25, 0.25, 0.25, 0.03),
+        ],
+        "strong": [
+            v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
+            v2.ToImage(),
+            v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
+            # Not of the image's own shape: a shape must not give the label away.
+            v2.RandomResizedCrop(
+                size, scale=(min_crop or 0.5, 1.0), ratio=(1 / 1.5, 1.5), antialias=True
+            ),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=8, fill=128)], 0.4),
+            v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
+            v2.RandomGrayscale(0.1),
+            v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.15),
+            v2.RandomApply([v2.GaussianNoise(sigma=0.05)], 0.15),
+            v2.RandomErasing(0.15, scale=(0.02, 0.1)),
+        ],
+    }
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
@@ -154,6 +149,3 @@ def _jpeg(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(torch.randint(20, 80, ())))
     return Image.open(file)
-
-
-_STEPS: Final = {"light": _light, "standard": _standard, "strong": _strong}

@@ -9,9 +9,6 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from limelens.serve.bundle import Task
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped
 from limelens.train.data.label_table import Images, read_macro_labels
@@ -47,8 +44,7 @@ def read_dataset(
             of other kinds are listed as skipped and do not count.
         images: The folder of the images that a table names, or all options of the table; None
             finds it.
-        macro: A table of label and macro label; None takes `macro.csv` in the data's folder, if
-            there is one.
+        macro: A table of label and macro label; None takes the data's `macro.csv` if it exists.
         task: None takes multilabel if a table has lists or one-hot columns, else multiclass.
         val_from_train: Take a tenth of train as `val`, and keep the data's own val apart: it
             becomes `test` if there is none, so that nothing is chosen on it.
@@ -111,17 +107,16 @@ def _read_all(
     data: Path, listing: Listing
 ) -> tuple[dict[str, list[Example]], list[Skipped], dict[Path, PerceptualHash], str]:
     """Reads every file once: readable examples, skipped files, perceptual hashes, the digest."""
-
-    def describe(encoded: bytes, pixels: NDArray[np.uint8]) -> tuple[str, PerceptualHash]:
-        return hashlib.sha256(encoded).hexdigest(), perceptual_hash(pixels)
-
     digest = hashlib.sha256("\0".join(listing.labels).encode())
     readable: dict[str, list[Example]] = {}
     skipped: list[Skipped] = []
     hashes: dict[Path, PerceptualHash] = {}
     for split, examples in listing.splits.items():
         readable[split] = []
-        found = read_each((example.path for example in examples), describe)
+        found = read_each(
+            (example.path for example in examples),
+            lambda encoded, pixels: (hashlib.sha256(encoded).hexdigest(), perceptual_hash(pixels)),
+        )
         for example, one in zip(examples, found, strict=True):
             if isinstance(one, Skipped):
                 skipped.append(one)

@@ -24,12 +24,7 @@ class DataError(LimelensError):
 
 @dataclass(frozen=True)
 class Example:
-    """One image.
-
-    Args:
-        path: The file.
-        targets: Indices of its labels, ascending; exactly one if the task is multiclass.
-    """
+    """One image, and the ascending indices of its labels; exactly one for multiclass."""
 
     path: Path
     targets: tuple[int, ...]
@@ -65,7 +60,7 @@ class Dataset:
     def counts(self, split: str) -> dict[str, int]:
         """How many examples of each label a split has."""
         found = label_counts(self.splits[split], len(self.labels))
-        return {label: int(found[index]) for index, label in enumerate(self.labels)}
+        return dict(zip(self.labels, found.tolist(), strict=True))
 
 
 def label_counts(examples: Sequence[Example], num_labels: int) -> NDArray[np.int64]:

@@ -21,17 +21,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelFolders:
-    """Images in label folders.
-
-    Args:
-        by_split: By split (`all` if there are none) and label.
-        missing: Broken links, and folders that cannot be listed.
-        others: Files that are no images by their names.
-    """
+    """Images in label folders."""
 
     by_split: Mapping[str, ByLabel]
+    """By split (`all` if there are none) and label."""
     missing: tuple[Skipped, ...]
+    """Broken links, and folders that cannot be listed."""
     others: tuple[Skipped, ...]
+    """Files that are no images by their names."""
 
     @property
     def rows(self) -> dict[str, tuple[tuple[Path, tuple[str, ...]], ...]]:
@@ -56,7 +53,17 @@ def read_label_folders(data: Path) -> LabelFolders:
         by_split = {split: _by_label(folder, found) for split, folder in splits.items()}
     except OSError as error:
         raise DataError(f"{error.filename or data} cannot be listed: {error.strerror}") from error
-    _check_levels(data, by_split.get("all"))
+    inner = {
+        label: {path.parent.name for path in paths}
+        for label, paths in by_split.get("all", {}).items()
+    }
+    # They would be mixed.
+    if inner and all(names and all(map(split_name, names)) for names in inner.values()):
+        label, names = next(iter(inner.items()))
+        raise DataError(
+            f"{data} has {', '.join(sorted(names))} in the label folder {label!r}; expected label "
+            f"folders in split folders, such as {sorted(names)[0]}/{label}"
+        )
     for one in found.not_followed[:_MOST_NAMED]:
         _log.warning(f"{one.path} is left out: {one.reason}")
     return LabelFolders(
@@ -83,17 +90,15 @@ def split_folders(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise DataError(f"{folder} cannot be listed: {error.strerror}") from error
     found: dict[str, Path] = {}
-    others = [path.name for path in folders if not split_name(path.name)]
-    for path in folders:
-        split = split_name(path.name)
-        if split is None:
-            continue
-        if others:
-            names = ", ".join(one.name for one in folders if one.name not in others)
-            raise DataError(
-                f"{folder} has the splits {names} beside {', '.join(others)}; expected either "
-                "splits (train, val or validation, test) or label folders"
-            )
+    named = [(path, split) for path in folders if (split := split_name(path.name))]
+    if 0 < len(named) < len(folders):
+        names = ", ".join(path.name for path, _ in named)
+        others = ", ".join(path.name for path in folders if not split_name(path.name))
+        raise DataError(
+            f"{folder} has the splits {names} beside {others}; expected either "
+            "splits (train, val or validation, test) or label folders"
+        )
+    for path, split in named:
         if split in found:
             raise DataError(
                 f"{folder} has both {found[split].name} and {path.name}; expected one of them"
@@ -105,11 +110,13 @@ def split_folders(folder: Path) -> dict[str, Path]:
 def check_labels(folder: Path, labels: Sequence[str], by_split: Mapping[str, ByLabel]) -> None:
     """Refuses data that has too few labels, or a label without an image to train on."""
     if len(labels) < 2:
-        folders = "one label folder" if labels else "no label folders"
-        named = f", {labels[0]!r}" if labels else ""
+        inner = [folder / label for label in labels if (folder / label).is_dir()]
+        is_nested = inner and len(subfolders(inner[0])) > 1
         raise DataError(
-            f"{folder} has {folders}{named}; expected a folder for each of two labels or more"
-            + _hint(folder, labels)
+            f"{folder} has "
+            + (f"one label folder, {labels[0]!r}" if labels else "no label folders")
+            + "; expected a folder for each of two labels or more"
+            + (f" (did you mean {inner[0]}?)" if is_nested else "")
         )
     for split, by_label in by_split.items():
         unknown = sorted({*by_label} - {*labels})
@@ -135,22 +142,3 @@ def _label_of(folder: Path) -> str:
     except UnicodeEncodeError:
         raise DataError(f"{folder!r} cannot be a label: its name is not UTF-8; rename it") from None
     return label_name(folder.name)
-
-
-def _check_levels(data: Path, labels: ByLabel | None) -> None:
-    """Refuses splits inside label folders: they would be mixed."""
-    inner = {label: {path.parent.name for path in paths} for label, paths in (labels or {}).items()}
-    if inner and all(names and all(map(split_name, names)) for names in inner.values()):
-        label, names = next(iter(inner.items()))
-        raise DataError(
-            f"{data} has {', '.join(sorted(names))} in the label folder {label!r}; expected label "
-            f"folders in split folders, such as {sorted(names)[0]}/{label}"
-        )
-
-
-def _hint(folder: Path, labels: Sequence[str]) -> str:
-    """Where the label folders may be instead."""
-    inner = folder / labels[0] if labels else None
-    if inner is None or not inner.is_dir() or len(subfolders(inner)) < 2:
-        return ""
-    return f" (did you mean {inner}?)"

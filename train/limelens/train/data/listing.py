@@ -29,21 +29,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listing:
-    """What data claims to hold, before an image is read.
-
-    Args:
-        labels: Sorted.
-        task: Whether an image has one label or any number.
-        splits: Examples by split; `all` if the data is not divided.
-        skipped: What is known to be missing.
-        others: Files in label folders that are no images by their names.
-    """
+    """What data claims to hold, before an image is read."""
 
     labels: tuple[str, ...]
     task: Task
     splits: Mapping[str, tuple[Example, ...]]
+    """Examples by split; `all` if the data is not divided."""
     skipped: tuple[Skipped, ...] = ()
+    """What is known to be missing."""
     others: tuple[Skipped, ...] = ()
+    """Files in label folders that are no images by their names."""
 
 
 def list_data(data: Path, images: Images = None, task: Task | None = None) -> Listing:

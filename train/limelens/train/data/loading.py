@@ -21,13 +21,7 @@ class Examples(Dataset[tuple[Tensor, Tensor]]):
     """Examples, read and transformed on access, by index or by draw.
 
     A draw carries the seed of its own random numbers, so that its image is the same in any process
-    and order.
-
-    Args:
-        examples: All readable.
-        transform: From a file's content to a tensor.
-        num_labels: C.
-        task: Multiclass gives int64 indices, multilabel float32 `(C,)` of 0 and 1.
+    and order. Multiclass targets are int64 indices, multilabel ones float32 `(C,)` of 0 and 1.
     """
 
     def __init__(
@@ -65,10 +59,7 @@ def drawn_batches(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of an epoch: `(N, 3, H, W)` uint8 images and targets.
 
-    Args:
-        examples: `batches` draws from them.
-        batches: Which examples, in which order.
-        num_workers: Processes that read; 0 reads in this one.
+    `num_workers` processes read them; with 0, this one does.
     """
     return DataLoader(
         examples,

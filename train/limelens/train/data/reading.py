@@ -23,11 +23,9 @@ Description = TypeVar("Description")
 def read_each(
     paths: Iterable[Path], describe: Callable[[bytes, NDArray[np.uint8]], Description]
 ) -> Iterator[Description | Skipped]:
-    """Describes each file, in their order; an unreadable one gives a `Skipped`.
+    """Describes each file by its content and upright pixels, in their order.
 
-    Args:
-        paths: The files.
-        describe: From a file's content and its upright pixels, `(H, W, 3)` uint8 RGB.
+    An unreadable one gives a `Skipped`.
     """
 
     def read(path: Path) -> Description | Skipped:

@@ -28,10 +28,6 @@ def repeats(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]
     the label's count and t that percentile (Gupta et al. 2019, LVIS, section 5.1), because a
     repeated image repeats its common labels too.
 
-    Args:
-        examples: At least one.
-        num_labels: C.
-
     Returns:
         `(N,)`, each at least 1.
     """
@@ -44,14 +40,9 @@ def repeats(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]
 
 
 def label_weights(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]:
-    """Loss weights inverse to the labels' counts, with mean 1 over the examples.
+    """`(C,)` loss weights inverse to the labels' counts, with mean 1 over the examples.
 
-    Args:
-        examples: At least one.
-        num_labels: C.
-
-    Returns:
-        `(C,)`; 1 for labels without examples.
+    Labels without examples have 1.
     """
     counts = label_counts(examples, num_labels)
     present = counts > 0

@@ -26,13 +26,13 @@ def divide(
     shares: Mapping[str, float],
     seed: int,
 ) -> dict[str, list[Example]]:
-    """Divides by label; a group stays together.
+    """Divides by label; a group, as from `near_duplicate_groups`, stays together.
 
     An image with several labels counts for the rarest of them.
 
     Args:
         examples: Their paths are distinct.
-        groups: The number of each one's group, as from `near_duplicate_groups`.
+        groups: The number of each one's group.
         shares: Of each split; they sum to 1.
         seed: Of the order in which groups are assigned.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limelens.serve.image import ResizeRule
 from limelens.train.architectures import Classifier
-from limelens.train.data.augmentation import for_evaluation
+from limelens.train.data.augmentation import Transform
 from limelens.train.data.examples import Example
 from limelens.train.data.loading import ordered_batches
 
@@ -37,7 +37,7 @@ def logits_of(
     model.eval()
     outputs: list[Tensor] = []
     with torch.inference_mode():
-        for images, _ in ordered_batches(examples, for_evaluation(resize), _BATCH):
+        for images, _ in ordered_batches(examples, Transform(resize), _BATCH):
             images = images.to(device, memory_format=torch.channels_last)
             outputs.append(model(images).float().cpu())
     model.train(was_training)

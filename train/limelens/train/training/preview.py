@@ -14,7 +14,7 @@ from PIL import Image
 
 from limelens.serve.files import writing_whole
 from limelens.train.config import TrainConfig
-from limelens.train.data.augmentation import for_evaluation, for_training
+from limelens.train.data.augmentation import Transform, for_training
 from limelens.train.data.label_table import Images
 from limelens.train.training.setup import read_data
 
@@ -37,7 +37,7 @@ def preview(
     examples = read_data(data, config, images).splits["train"]
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(len(examples), size=min(num_rows, len(examples)), replace=False)
-    original = for_evaluation(config.resize)
+    original = Transform(config.resize)
     variation = for_training(config.augment, config.resize, config.min_crop)
     rule = config.resize
     gap = max(4, rule.width // 16)
