@@ -16,7 +16,7 @@ LINE = re.compile(r"^ {4}([│ ]*)[├└]── (\w+) +(.+)$", re.MULTILINE)
 
 
 def classes() -> dict[str, type[LimelensError]]:
-    found = {name: kind for name, kind in vars(errors).items() if name.endswith("Error")}
+    found = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
     del found["LimelensError"]
     return found
 

@@ -10,123 +10,77 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from limelens.serve.errors import (
-    AccessPolicyError,
-    BundleError,
-    ExpiredError,
-    ImageTooLargeError,
-    InvalidImageError,
-    InvalidRequestError,
-    LimelensError,
-    ListenError,
-    MalformedMessageError,
-    MissingExtraError,
-    MissingFileError,
-    ModelOutputError,
-    NotFoundError,
-    NotOfferedError,
-    OverloadedError,
-    PermissionDeniedError,
-    ProviderError,
-    ServerError,
-    SigningError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnreadableFileError,
-)
+from limelens.serve.errors import AccessPolicyError as AccessPolicyError
+from limelens.serve.errors import BundleError as BundleError
+from limelens.serve.errors import ExpiredError as ExpiredError
+from limelens.serve.errors import ImageTooLargeError as ImageTooLargeError
+from limelens.serve.errors import InvalidImageError as InvalidImageError
+from limelens.serve.errors import InvalidRequestError as InvalidRequestError
+from limelens.serve.errors import LimelensError as LimelensError
+from limelens.serve.errors import ListenError as ListenError
+from limelens.serve.errors import MalformedMessageError as MalformedMessageError
+from limelens.serve.errors import MissingExtraError as MissingExtraError
+from limelens.serve.errors import MissingFileError as MissingFileError
+from limelens.serve.errors import ModelOutputError as ModelOutputError
+from limelens.serve.errors import NotFoundError as NotFoundError
+from limelens.serve.errors import NotOfferedError as NotOfferedError
+from limelens.serve.errors import OverloadedError as OverloadedError
+from limelens.serve.errors import PermissionDeniedError as PermissionDeniedError
+from limelens.serve.errors import ProviderError as ProviderError
+from limelens.serve.errors import ServerError as ServerError
+from limelens.serve.errors import SigningError as SigningError
+from limelens.serve.errors import UnauthenticatedError as UnauthenticatedError
+from limelens.serve.errors import UnavailableError as UnavailableError
+from limelens.serve.errors import UnreadableFileError as UnreadableFileError
 
 if TYPE_CHECKING:
-    from limelens.serve.bundle import Bundle, load_bundle
-    from limelens.serve.client import AsyncClient, Client, Frame, Tls
-    from limelens.serve.client.results import (
-        ChangeExplanation,
-        Classification,
-        Embeddings,
-        ExplanationUpdate,
-        FrameAnswer,
-        ImageFailure,
-        LabelExplanation,
-        LabelInfo,
-        ModelInfo,
-        ModelRef,
-        PartialClassification,
-        SegmentWeight,
-        ServedExplanation,
-        Timings,
-    )
-    from limelens.serve.decisions.decision import Prediction
-    from limelens.serve.image import Region
-    from limelens.serve.rpc.server import Server
-    from limelens.serve.rpc.server_config import ServerConfig
+    from limelens.serve.bundle import Bundle as Bundle
+    from limelens.serve.bundle import load_bundle as load_bundle
+    from limelens.serve.client import AsyncClient as AsyncClient
+    from limelens.serve.client import Client as Client
+    from limelens.serve.client import Frame as Frame
+    from limelens.serve.client import Tls as Tls
+    from limelens.serve.client.results import ChangeExplanation as ChangeExplanation
+    from limelens.serve.client.results import Classification as Classification
+    from limelens.serve.client.results import Embeddings as Embeddings
+    from limelens.serve.client.results import ExplanationUpdate as ExplanationUpdate
+    from limelens.serve.client.results import FrameAnswer as FrameAnswer
+    from limelens.serve.client.results import ImageFailure as ImageFailure
+    from limelens.serve.client.results import LabelExplanation as LabelExplanation
+    from limelens.serve.client.results import LabelInfo as LabelInfo
+    from limelens.serve.client.results import ModelInfo as ModelInfo
+    from limelens.serve.client.results import ModelRef as ModelRef
+    from limelens.serve.client.results import PartialClassification as PartialClassification
+    from limelens.serve.client.results import SegmentWeight as SegmentWeight
+    from limelens.serve.client.results import ServedExplanation as ServedExplanation
+    from limelens.serve.client.results import Timings as Timings
+    from limelens.serve.decisions.decision import Prediction as Prediction
+    from limelens.serve.image import Region as Region
+    from limelens.serve.rpc.server import Server as Server
+    from limelens.serve.rpc.server_config import ServerConfig as ServerConfig
 
     __version__: str
-
-__all__ = [
-    "AccessPolicyError",
-    "AsyncClient",
-    "Bundle",
-    "BundleError",
-    "ChangeExplanation",
-    "Classification",
-    "Client",
-    "Embeddings",
-    "ExpiredError",
-    "ExplanationUpdate",
-    "Frame",
-    "FrameAnswer",
-    "ImageFailure",
-    "ImageTooLargeError",
-    "InvalidImageError",
-    "InvalidRequestError",
-    "LabelExplanation",
-    "LabelInfo",
-    "LimelensError",
-    "ListenError",
-    "MalformedMessageError",
-    "MissingExtraError",
-    "MissingFileError",
-    "ModelInfo",
-    "ModelOutputError",
-    "ModelRef",
-    "NotFoundError",
-    "NotOfferedError",
-    "OverloadedError",
-    "PartialClassification",
-    "PermissionDeniedError",
-    "Prediction",
-    "ProviderError",
-    "Region",
-    "SegmentWeight",
-    "ServedExplanation",
-    "Server",
-    "ServerConfig",
-    "ServerError",
-    "SigningError",
-    "Timings",
-    "Tls",
-    "UnauthenticatedError",
-    "UnavailableError",
-    "UnreadableFileError",
-    "__version__",
-    "load_bundle",
-]
 
 # onnxruntime reads this when it is imported, and from 1.29 on sends usage events to its maker
 # unless it is set. Only this package and `limelens.train` import onnxruntime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-# Modules of the names that load on first use; all others are results of the client.
-_HOMES: Final = {
-    "AsyncClient": "client",
-    "Bundle": "bundle",
-    "Client": "client",
-    "Frame": "client",
-    "Region": "image",
-    "Server": "rpc.server",
-    "ServerConfig": "rpc.server_config",
-    "Tls": "client",
-    "load_bundle": "bundle",
-}
+_MODULES: Final = {
+    "bundle": ("Bundle", "load_bundle"),
+    "client": ("AsyncClient", "Client", "Frame", "Tls"),
+    "client.results": (
+        "ChangeExplanation", "Classification", "Embeddings", "ExplanationUpdate", "FrameAnswer",
+        "ImageFailure", "LabelExplanation", "LabelInfo", "ModelInfo", "ModelRef",
+        "PartialClassification", "SegmentWeight", "ServedExplanation", "Timings",
+    ),
+    "decisions.decision": ("Prediction",),
+    "image": ("Region",),
+    "rpc.server": ("Server",),
+    "rpc.server_config": ("ServerConfig",),
+}  # fmt: skip
+_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted([*(name for name in globals() if name.endswith("Error")), *_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
@@ -134,10 +88,10 @@ def __getattr__(name: str) -> Any:
         from limelens.serve.about import package_version
 
         return package_version()
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'client.results')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -18,11 +18,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Reads `HOST:PORT`, with IPv6 addresses in brackets.
-
-    Raises:
-        ValueError: The text is something else.
-    """
+    """Reads `HOST:PORT`, with IPv6 addresses in brackets."""
     if "://" in text or "@" in text:
         raise ValueError(
             f"{without_secrets(text)}; expected HOST:PORT without a scheme, such as 127.0.0.1:8500"

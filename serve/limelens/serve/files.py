@@ -66,14 +66,7 @@ def write_whole(
 ) -> None:
     """Writes bytes, or text as UTF-8, whole; see `writing_whole`.
 
-    Args:
-        path: The file; its folder must exist.
-        data: The new content. In text, undecodable bytes of file names are written with
-            backslashes.
-        mode: Rights of a new file; None means the umask's.
-
-    Raises:
-        OSError: The file cannot be written.
+    In text, undecodable bytes of file names are written with backslashes.
     """
     if isinstance(data, str):
         data = data.encode(errors="backslashreplace")

@@ -9,8 +9,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-_NICENESS: Final = 10
-"""At 19 it would get no time on a busy machine."""
+_NICENESS: Final = 10  # at 19 it would get no time on a busy machine
 
 
 def lower_thread_priority() -> None:

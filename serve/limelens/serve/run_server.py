@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from limelens.serve.image.decoder_client import start_decoder
-from limelens.serve.processes.lifecycle import Signals, announce_to, log_start
+from limelens.serve.processes.lifecycle import Signals, report_start
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.repository.registry import ready_line
 from limelens.serve.rpc.server import Server, loop_factory, open_repository
 from limelens.serve.rpc.server_config import ServerConfig
 from limelens.serve.rpc.transport.listening import allow_many_connections
@@ -20,14 +19,9 @@ _log: Final = logging.getLogger(__name__)
 
 
 def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT, and then returns exit code 0.
 
-    Args:
-        config: How the server is set up.
-        announce: Receives one line once the server is ready.
-
-    Returns:
-        The exit code, 0: a signal stopped the server.
+    Announces one line once the server is ready.
 
     Raises:
         BundleError: There is no model to serve.
@@ -54,26 +48,18 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
 
 
 async def _run(
-    config: ServerConfig,
-    repository: Repository,
-    announce: Callable[[str], Any],
-    signals: Signals,
+    config: ServerConfig, repository: Repository, announce: Callable[[str], Any], signals: Signals
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     server = Server(config, repository)
-    signals.on_hurry(server.leave)
+    signals.on_hurry = server.leave
     await server.start()
     signals.follow(
         lambda: loop.call_soon_threadsafe(stop.set),
         lambda: loop.call_soon_threadsafe(server.reload),
     )
-    log_start(config, repository)
-    line = ready_line(server.address, repository)
-    _log.info("%s", line)
-    if server.http is not None:
-        _log.info("metrics and probes on http://%s", server.http.address)
-    announce_to(announce, line)
+    report_start(config, repository, server.address, server.http, announce)
     warming = asyncio.create_task(asyncio.to_thread(start_decoder))  # for the first slow image
     await stop.wait()
     await warming

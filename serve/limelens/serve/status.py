@@ -52,6 +52,11 @@ _PLAIN: Final = (
     BundleError,
     ProviderError,
 )
+# Proxies in between, such as one that asks for tokens, give no details.
+_BY_CODE: Final = {
+    kind.grpc_status: kind
+    for kind in (ExpiredError, UnavailableError, UnauthenticatedError, PermissionDeniedError)
+}
 _MAX_CHAIN: Final = 100
 _FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -88,33 +93,17 @@ def is_fault(name: str) -> bool:
 
 
 def left_code(remaining_s: float | None) -> str:
-    """The status that gRPC gives a client that cancelled its call.
-
-    Args:
-        remaining_s: Seconds until the client's deadline; None if it has none.
-    """
+    """The status that gRPC gives a client that cancelled its call."""
     return "DEADLINE_EXCEEDED" if remaining_s is not None and remaining_s <= 0 else "CANCELLED"
 
 
 def without_paths(text: str) -> str:
-    """A text for clients, with only the names of the server's files.
-
-    Args:
-        text: Such as `/srv/models/door/3/model.onnx: no ONNX file`.
-    """
+    """A text for clients, with only the names of the server's files."""
     return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
 
 
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
-    """The part of an error that is sent to the client.
-
-    Args:
-        error: An error; of errors that are not limelens' own, the client sees only the id.
-        request_id: The call's id in the log.
-
-    Returns:
-        Code, message and details.
-    """
+    """The part of an error that is sent to the client; only the id if it is not limelens' own."""
     kind = _kind(error)
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=kind.grpc_reason, domain=DOMAIN)]
     if kind.grpc_reason == LimelensError.grpc_reason:
@@ -180,14 +169,7 @@ def to_abort(error: BaseException, request_id: str) -> Refusal:
 
 
 def from_call(error: grpc.RpcError) -> LimelensError:
-    """The error behind a failed call.
-
-    Args:
-        error: The error that the generated stub raised.
-
-    Returns:
-        The server's error, or the one that is closest to it.
-    """
+    """The error behind a failed call."""
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
     found = _details(error.trailing_metadata() or ())
@@ -209,21 +191,11 @@ def from_call(error: grpc.RpcError) -> LimelensError:
             return InvalidRequestError("", f"message of {size:,} bytes; the limit is {limit:,}")
         delay = found["RetryInfo"].retry_delay.ToTimedelta() if "RetryInfo" in found else None
         return OverloadedError(message, delay.total_seconds() if delay else 1.0)
-    if kind is not None and kind in _PLAIN:
-        return kind(message)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(message)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ExpiredError(message)
-    # Proxies in between, such as one that asks for tokens, give no details.
-    if code is grpc.StatusCode.UNAUTHENTICATED:
-        return UnauthenticatedError(message)
-    if code is grpc.StatusCode.PERMISSION_DENIED:
-        return PermissionDeniedError(message)
-    request = found.get("RequestInfo")
-    return ServerError(
-        message, code=code.name, request_id=request.request_id if request is not None else ""
-    )
+    plain = kind if kind in _PLAIN else _BY_CODE.get(code.name)
+    if plain is not None:
+        return plain(message)
+    request_id = found["RequestInfo"].request_id if "RequestInfo" in found else ""
+    return ServerError(message, code=code.name, request_id=request_id)
 
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2 frames`.
-
-    Args:
-        number: How many.
-        noun: The singular; its plural must end in s.
-    """
+    """`1 frame`, `2 frames`: the plural must end in s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

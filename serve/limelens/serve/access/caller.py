@@ -18,44 +18,26 @@ Source = Literal["token", "jwt", "certificate", "address"]
 
 @dataclass(frozen=True)
 class ClientLimits:
-    """How much one client may ask for.
+    """How much one client may ask for."""
 
-    Args:
-        rate: Limit on images, samples of explanations and other calls, such as `100/second`; None
-            is no limit.
-        max_calls: Limit on calls and streams in flight; None is no limit.
-        max_waiting: How many further calls may wait for their turn.
-    """
-
-    rate: str | None = None
-    max_calls: int | None = None
-    max_waiting: int = 0
+    # Limit on images, samples of explanations and other calls, such as `100/second`.
+    rate: str | None = None  # None is no limit
+    max_calls: int | None = None  # limit on calls and streams in flight; None is no limit
+    max_waiting: int = 0  # how many further calls may wait for their turn
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The client that sent a call.
+    """The client that sent a call."""
 
-    Args:
-        name: The client's name, or its address if clients have no names.
-        source: Where the name comes from.
-        rights: What the client may do.
-        limits: How much it may ask for.
-        expires_at: When its token expires, in seconds since 1970; None is never.
-    """
-
-    name: str
+    name: str  # the client's name, or its address if clients have no names
     source: Source
     rights: frozenset[Right]
-    limits: ClientLimits = ClientLimits()
-    expires_at: float | None = None
+    limits: ClientLimits = ClientLimits()  # how much it may ask for
+    expires_at: float | None = None  # when its token expires, in seconds since 1970; None is never
 
     def require(self, right: Right) -> None:
-        """Checks a right.
-
-        Raises:
-            PermissionDeniedError: The caller does not have it.
-        """
+        """Checks a right."""
         if right not in self.rights:
             raise PermissionDeniedError(
                 f"{self.name} has no right to {right!s}; expected a token with it: ask the "
@@ -65,21 +47,18 @@ class Caller:
 
 current: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
 """The caller of the current call; None outside of calls and before the caller is known."""
+# Counts the cost of the current call; None outside of calls.
 charging: contextvars.ContextVar[Callable[[int], Awaitable[None]] | None] = contextvars.ContextVar(
     "charging", default=None
 )
-"""Counts the cost of the current call; None outside of calls."""
+# The rights that a long call has used beyond its method's own right.
 relied_on: contextvars.ContextVar[set[Right] | None] = contextvars.ContextVar(
     "relied_on", default=None
 )
-"""The rights that a long call has used beyond its method's own right."""
 
 
 async def charge(cost: int) -> None:
     """Counts images and samples beyond the first of the current call.
-
-    Args:
-        cost: How many; less than 1 counts nothing.
 
     Raises:
         OverloadedError: The caller is over its limit.
@@ -90,11 +69,7 @@ async def charge(cost: int) -> None:
 
 
 def require(right: Right) -> None:
-    """Checks a right beyond the method's own; outside of calls everything is allowed.
-
-    Raises:
-        PermissionDeniedError: The caller does not have it.
-    """
+    """Checks a right beyond the method's own; outside of calls everything is allowed."""
     caller = current.get()
     if caller is not None:
         caller.require(right)

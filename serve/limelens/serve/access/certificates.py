@@ -32,9 +32,6 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     New connections use the current files; open connections are not affected. Files that do not
     belong together, such as a new certificate with the old key, are logged, and the previous ones
     stay in use.
-
-    Raises:
-        ListenError: The files are invalid.
     """
     paths = [tls.key, tls.certificate, *([tls.client_ca] if tls.client_ca else [])]
 

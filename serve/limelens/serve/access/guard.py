@@ -43,12 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Admits calls.
-
-    Args:
-        access: Who may call.
-        limiter: Counts calls; None creates one.
-    """
+    """Admits calls."""
 
     def __init__(self, access: Access, limiter: Limiter | None = None) -> None:
         self._access = access
@@ -56,11 +51,6 @@ class Guard:
 
     def before(self, handle: Handle, method: str, *, streams: bool) -> Handle:
         """Wraps a handler so that only callers who may call the method reach it.
-
-        Args:
-            handle: A handler that has not read the request yet.
-            method: Such as `/limelens.v1.ClassifierService/Embed`.
-            streams: Whether calls may last for long, so that their callers are checked again.
 
         Returns:
             A handler that raises UnauthenticatedError, PermissionDeniedError or OverloadedError
@@ -150,15 +140,11 @@ class Guard:
             left = _MAX_WAIT_S if caller.expires_at is None else caller.expires_at - time.time()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(left, _MAX_WAIT_S))):
-                    await self._access.changed()
+                    await self._access.changed.wait()
 
 
 class ReflectionGuard(grpc.aio.ServerInterceptor):
-    """Restricts reflection to callers who may list models.
-
-    Args:
-        guard: Checks the callers.
-    """
+    """Restricts reflection to callers who may list models."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -193,11 +179,7 @@ class ReflectionGuard(grpc.aio.ServerInterceptor):
 
 
 class WatcherLimit(grpc.aio.ServerInterceptor):
-    """Limits health watchers, who are not authenticated and could take all places for calls.
-
-    Args:
-        max_watchers: How many at a time.
-    """
+    """Limits health watchers, who are not authenticated and could take all places for calls."""
 
     def __init__(self, max_watchers: int) -> None:
         self._max_watchers = max_watchers

@@ -21,17 +21,12 @@ if TYPE_CHECKING:
 
 _MAX_KEYS: Final = 100_000
 _RETRY_AFTER_S: Final = 1.0
-ANY_PLACE: Final = nullcontext()
-"""The place of a call without a limit."""
+ANY_PLACE: Final = nullcontext()  # the place of a call without a limit
 
 
 @lru_cache(maxsize=1024)
 def read_rate(text: str) -> tuple[RateLimitItem, ...]:
-    """The limits in a text such as `100/second` or `10/second;200/minute`.
-
-    Raises:
-        AccessPolicyError: The text is malformed.
-    """
+    """The limits in a text such as `100/second` or `10/second;200/minute`."""
     from limits import parse_many  # only where there is a limit
 
     try:
@@ -61,26 +56,15 @@ class _Window:
         from limits.storage import MemoryStorage
         from limits.strategies import MovingWindowRateLimiter
 
-        self._storage = MemoryStorage()
-        self._limiter = MovingWindowRateLimiter(self._storage)
+        self.storage = MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self.storage)
         self._blocked_until: dict[tuple[RateLimitItem, str, str], float] = {}
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a new window is due: this one keeps every client that ever called."""
-        return len(self._storage.events) > _MAX_KEYS
 
     def wait_s(self, item: RateLimitItem, caller: Caller, cost: int = 1, used: int = 0) -> float:
         """Counts a cost, and returns how long until there is room for it; 0 if there is room.
 
         A cost above the whole limit is let in if nothing else was counted, and then blocks the
-        client until the time for it has passed.
-
-        Args:
-            item: The limit.
-            caller: The client.
-            cost: How much to count.
-            used: How much the same call has counted already.
+        client until the time for it has passed. `used` is what the same call has counted already.
         """
         now = time.monotonic()
         key = (item, caller.source, caller.name)
@@ -146,17 +130,14 @@ class Limiter:
                 self._places.pop(key, None)
 
     async def charge(self, caller: Caller, cost: int) -> None:
-        """Counts the cost of a call beyond its first image or sample.
-
-        Raises:
-            OverloadedError: The client is over its limit.
-        """
+        """Counts the cost of a call beyond its first image or sample."""
         self._count(caller, cost, used=1)
 
     def _count(self, caller: Caller, cost: int = 1, *, used: int = 0) -> None:
         if caller.limits.rate is None:
             return
-        if self._window is None or self._window.is_full:
+        # A window keeps every client that ever called.
+        if self._window is None or len(self._window.storage.events) > _MAX_KEYS:
             self._window = _Window()
         for item in read_rate(caller.limits.rate):
             wait_s = self._window.wait_s(item, caller, cost, used)

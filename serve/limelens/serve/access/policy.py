@@ -36,9 +36,6 @@ _log = logging.getLogger(__name__)
 class Access:
     """Authenticates callers.
 
-    Args:
-        config: The operator's settings.
-
     Raises:
         AccessPolicyError: A file is missing or invalid.
     """
@@ -61,18 +58,14 @@ class Access:
             raise AccessPolicyError(
                 f"{error.filename}: {error.strerror}; expected a file that says who may call"
             ) from error
-        self.generation = 0
-        """Grows whenever a file changes: callers must then be checked again."""
-        self._changed = asyncio.Event()
+        self.generation = 0  # grows whenever a file changes: callers must then be checked again
+        self.changed = asyncio.Event()
+        """Set when the next generation begins, which has an event of its own."""
 
     @property
     def may_change(self) -> bool:
         """Whether a caller may lose its access later."""
         return self._clients is not None or self._keys is not None
-
-    async def changed(self) -> None:
-        """Waits for the next generation."""
-        await self._changed.wait()
 
     def authenticate(
         self,
@@ -80,12 +73,7 @@ class Access:
         peer: str,
         transport: Mapping[str, Iterable[bytes]],
     ) -> Caller:
-        """The caller of a call.
-
-        Args:
-            metadata: The call's metadata.
-            peer: The other end, as gRPC writes it.
-            transport: gRPC's authentication context of the connection.
+        """The caller of a call, from its metadata, peer and authentication context as in gRPC.
 
         Raises:
             UnauthenticatedError: The token is missing, unknown, invalid or expired.
@@ -117,8 +105,8 @@ class Access:
             try:
                 if await asyncio.to_thread(self._reread):
                     self.generation += 1
-                    self._changed.set()
-                    self._changed = asyncio.Event()
+                    self.changed.set()
+                    self.changed = asyncio.Event()
             # Whatever is wrong with the files, the current access stays in force.
             except Exception:
                 _log.exception("the access files could not be read again")
@@ -180,20 +168,6 @@ class Access:
 
         assert self._config.jwt is not None
         return read_keys(data[0], str(self._config.jwt.key))
-
-
-def check_production(config: AccessConfig, *, has_client_ca: bool) -> None:
-    """Checks that production servers authenticate their callers.
-
-    Raises:
-        AccessPolicyError: Anybody who can connect could do everything.
-    """
-    if config.production and config.tokens is None and config.jwt is None and not has_client_ca:
-        raise AccessPolicyError(
-            "--production, and nothing says who may call; give a file of clients (--tokens), an "
-            "issuer's key (--jwt-key, --jwt-issuer, --jwt-audience) or a client CA "
-            "(--tls-client-ca)"
-        )
 
 
 def _token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:

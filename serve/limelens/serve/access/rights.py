@@ -18,8 +18,7 @@ class Right(StrEnum):
 
 
 ALL_RIGHTS: Final = frozenset(Right)
-OPEN: Final = None
-"""No right: anybody may call."""
+OPEN: Final = None  # no right: anybody may call
 
 _SERVICES: Final[Mapping[str, Mapping[str, Right | None]]] = {
     "limelens.v1.ClassifierService": {
@@ -67,11 +66,7 @@ def needed_right(method: str) -> Right | None:
 
 
 def read_rights(words: Iterable[str]) -> frozenset[Right]:
-    """Rights by their names.
-
-    Raises:
-        ValueError: A word is not a right; the message lists all rights.
-    """
+    """Rights by their names."""
     words = list(words)
     unknown = [word for word in words if word not in ALL_RIGHTS]
     if unknown:

@@ -21,21 +21,16 @@ from limelens.serve.errors import OverloadedError
 _REMEMBERED_S: Final = 10.0
 """How long a silent client keeps its share: it may be about to call again."""
 _MAX_REMEMBERED: Final = 10_000
-_KEPT_FREE: Final = 8
-"""One place in this many is kept free for clients that have not called yet."""
+_KEPT_FREE: Final = 8  # one place in this many is kept free for clients that have not called yet
 
-Holder = tuple[str, str]
-"""A client and its connection."""
+Holder = tuple[str, str]  # a client and its connection
 
 
 class Shares:
     """How many places each client holds, for one event loop.
 
     Args:
-        most: How many places there are.
-        what: What the places are, for error messages.
         is_limit: Whether to refuse more than `most`; if not, the queue behind it does.
-        retry_after_s: When clients should retry.
     """
 
     def __init__(
@@ -48,8 +43,7 @@ class Shares:
         self._held: dict[str, dict[str, int]] = {}
         self._seen: OrderedDict[Holder, float] = OrderedDict()  # oldest first
         self._total = 0
-        self.num_refused = 0
-        """How many calls were refused so far."""
+        self.num_refused = 0  # how many calls were refused so far
 
     @property
     def total(self) -> int:
@@ -58,11 +52,7 @@ class Shares:
 
     @contextmanager
     def holding(self, count: int = 1, who: Holder | None = None) -> Iterator[None]:
-        """Holds places within the context.
-
-        Args:
-            count: How many.
-            who: Who holds them; None is the current caller.
+        """Holds places within the context, by default for the current caller.
 
         Raises:
             OverloadedError: There are no more, or the caller's share is used up.

@@ -25,7 +25,7 @@ import re
 import secrets
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,49 +39,28 @@ PREFIX: Final = "limelens_"
 _NUM_BYTES: Final = 32
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_KEYS: Final = frozenset(
-    {
-        "name",
-        "token_sha256",
-        "subject",
-        "rights",
-        "expires",
-        "rate_limit",
-        "max_calls",
-        "max_waiting",
-    }
-)
+_KEYS: Final = {
+    "name", "token_sha256", "subject", "rights", "expires",
+    "rate_limit", "max_calls", "max_waiting",
+}  # fmt: skip
+_NO_LIMITS: Final = ClientLimits()
 
 
 @dataclass(frozen=True, repr=False)
 class Client:
-    """One entry of the file. A client may have several, to replace its token without a gap.
+    """One entry of the file. A client may have several, to replace its token without a gap."""
 
-    Args:
-        name: Its name in log lines and metrics.
-        rights: What it may do.
-        digest: SHA-256 of its token; None if it shows a certificate.
-        subject: Its certificate's subject as in RFC 4514; None if it has a token.
-        expires_at: In seconds since 1970; None is never.
-        limits: Its own limits; the server's apply to those that are None.
-        has_own_waiting: Whether the entry sets `max_waiting`.
-    """
-
-    name: str
+    name: str  # its name in log lines and metrics
     rights: frozenset[Right]
-    digest: bytes | None = None
-    subject: str | None = None
-    expires_at: float | None = None
-    limits: ClientLimits = field(default_factory=ClientLimits)
-    has_own_waiting: bool = False
+    digest: bytes | None = None  # SHA-256 of its token; None if it shows a certificate
+    subject: str | None = None  # its certificate's subject as in RFC 4514; None if it has a token
+    expires_at: float | None = None  # in seconds since 1970; None is never
+    limits: ClientLimits = _NO_LIMITS  # its own; the server's apply to those that are None
+    has_own_waiting: bool = False  # whether the entry sets `max_waiting`
 
 
 class Clients:
-    """The entries of a file, by what a caller shows.
-
-    Args:
-        entries: Each has a digest or a subject of its own.
-    """
+    """The entries of a file, by what a caller shows."""
 
     def __init__(self, entries: Iterable[Client]) -> None:
         self.entries = tuple(entries)
@@ -104,10 +83,6 @@ class Clients:
 
 def read_clients(data: bytes, where: str) -> Clients:
     """The clients of a file.
-
-    Args:
-        data: The file's bytes, TOML.
-        where: The file's name, for messages.
 
     Raises:
         AccessPolicyError: The file is invalid; the message says where and why.
@@ -148,10 +123,9 @@ def entry_text(
     token: str,
     rights: Iterable[Right],
     expires: datetime.datetime | None = None,
-    limits: ClientLimits | None = None,
+    limits: ClientLimits = _NO_LIMITS,
 ) -> str:
     """An entry for the file, which holds the token's hash."""
-    limits = limits or ClientLimits()
     lines = [
         "[[client]]",
         f'name = "{name}"',
@@ -173,9 +147,9 @@ def append_entry(path: Path, text: str) -> None:
 
     Raises:
         AccessPolicyError: The file, with or without the entry, is invalid.
-        OSError: It cannot be written.
     """
-    with _locked(path) as before:
+    with _locked(path.resolve().parent):
+        before = path.read_bytes() if path.exists() else b""
         if before.strip():
             read_clients(before, str(path))
         gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
@@ -185,33 +159,19 @@ def append_entry(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bytes]:
-    """A file's bytes, locked against other writers within the context; creates the file."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps others that append to files in a folder out, within the context."""
     try:
         import fcntl
     except ImportError:  # Windows
-        path.touch(0o600)
-        yield path.read_bytes()
+        yield
         return
-    while True:
-        is_new = not path.exists()
-        path.touch(0o600)
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                # Another writer may have replaced it.
-                is_current = os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except FileNotFoundError:
-                is_current = False
-            if not is_current:
-                continue
-            try:
-                yield file.read()
-            except BaseException:
-                if is_new and not path.stat().st_size:
-                    path.unlink()
-                raise
-            return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def _read_client(entry: Mapping[str, Any], place: str) -> Client:
@@ -236,6 +196,9 @@ def _read_client(entry: Mapping[str, Any], place: str) -> Client:
         )
     if subject is not None and not (isinstance(subject, str) and subject):
         raise AccessPolicyError(f"{place}: subject: expected a text such as 'CN=door,O=Acme'")
+    rate = entry.get("rate_limit")
+    if rate is not None and not isinstance(rate, str):
+        raise AccessPolicyError(f"{place}: rate_limit: expected a text such as '100/second'")
     return Client(
         name=name,
         rights=_rights(entry.get("rights"), place),
@@ -243,7 +206,7 @@ def _read_client(entry: Mapping[str, Any], place: str) -> Client:
         subject=subject,
         expires_at=_time(entry.get("expires"), place),
         limits=ClientLimits(
-            rate=_rate(entry.get("rate_limit"), place),
+            rate=rate,
             max_calls=_count(entry, "max_calls", 1, place),
             max_waiting=_count(entry, "max_waiting", 0, place) or 0,
         ),
@@ -271,12 +234,6 @@ def _time(found: Any, place: str) -> float | None:
         found = found.replace(tzinfo=datetime.UTC)
     at: float = found.timestamp()
     return at
-
-
-def _rate(found: Any, place: str) -> str | None:
-    if found is None or isinstance(found, str):
-        return found
-    raise AccessPolicyError(f"{place}: rate_limit: expected a text such as '100/second'")
 
 
 def _count(entry: Mapping[str, Any], key: str, least: int, place: str) -> int | None:

@@ -22,7 +22,6 @@ class Watched(Generic[_T]):
     """The parsed content of some files.
 
     Args:
-        paths: The files.
         parse: Parses the files' bytes; raises AccessPolicyError if they are invalid.
         settle_s: How long changed bytes must stay the same before they count: an editor that
             empties a file before it writes must not lock everybody out.
@@ -48,11 +47,7 @@ class Watched(Generic[_T]):
         self.value: _T = parse(self._last)
 
     def reread(self) -> bool:
-        """Reads the files again, which blocks. Invalid content is logged once.
-
-        Returns:
-            Whether `value` has changed.
-        """
+        """Reads the files again, which blocks. Invalid content is logged once."""
         with self._lock:
             try:
                 found = self._read()

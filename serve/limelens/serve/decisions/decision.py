@@ -24,49 +24,34 @@ _MANY_LABELS: Final = 64
 class Decision(StrEnum):
     """Whether the model decided."""
 
-    LABEL = "label"
-    """It decided on a label, or on several."""
-    ABSTAINED = "abstained"
-    """No label reached its threshold."""
+    LABEL = "label"  # it decided on a label, or on several
+    ABSTAINED = "abstained"  # no label reached its threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A label and the model's probability for it.
+    """A label and the model's probability for it."""
 
-    Args:
-        label: The label.
-        probability: 0 to 1.
-    """
-
-    label: str
-    probability: float
+    label: str  # the label
+    probability: float  # 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's prediction for one image.
+    """A model's prediction for one image."""
 
-    Args:
-        decision: Whether the model decided or abstained.
-        label: The decided label; None if the model abstained, and for multilabel models.
-        labels: Multilabel: all labels that reach their thresholds, most probable first.
-        alert: Whether a decided label is an alert label.
-        scores: The most probable labels, most probable first; ties in the model's order.
-        threshold: The probability that a decision needed; 0 if a multilabel model used the
-            thresholds of its labels.
-        macro_label: The decided label's superclass; None if there is none.
-        embedding: The feature vector; empty unless it was requested.
-    """
-
-    decision: Decision
-    label: str | None
+    decision: Decision  # whether the model decided or abstained
+    label: str | None  # the decided label; None if the model abstained, and for multilabel models
+    # Multilabel: all labels that reach their thresholds, most probable first.
     labels: tuple[str, ...]
-    alert: bool
+    alert: bool  # whether a decided label is an alert label
+    # The most probable labels, most probable first; ties in the model's order.
     scores: tuple[Score, ...]
+    # The probability that a decision needed; 0 if a multilabel model used the thresholds of
+    # its labels.
     threshold: float
-    macro_label: str | None
-    embedding: tuple[float, ...] = ()
+    macro_label: str | None  # the decided label's superclass; None if there is none
+    embedding: tuple[float, ...] = ()  # the feature vector; empty unless it was requested
 
 
 def decide(
@@ -81,7 +66,7 @@ def decide(
 
     Args:
         probabilities: `(C,)` float32, 0 to 1, in the order of the metadata's labels.
-        metadata: The bundle's labels, thresholds and alert labels.
+        metadata: The bundle's.
         top_k: How many scores, 1 to C; 0 means 5 or all, whichever is less.
         threshold: Replaces the bundle's (multilabel: every label's) threshold.
         embedding: `(D,)` float32, copied into the prediction.
@@ -134,12 +119,7 @@ def _by_probability(probabilities: NDArray[np.float32], values: list[float]) -> 
 def spoken_label(prediction: Prediction, alert_labels: Sequence[str]) -> str | None:
     """The one label of a prediction that smoothing counts.
 
-    Args:
-        prediction: A multiclass or multilabel prediction.
-        alert_labels: The model's; among several decided labels, an alert label goes first.
-
-    Returns:
-        The label; None if the model abstained.
+    Among several decided labels, an alert label goes first; None if the model abstained.
     """
     if prediction.labels:
         alerts = [label for label in prediction.labels if label in alert_labels]

@@ -9,18 +9,12 @@ class FrameStatus(StrEnum):
     """What became of a camera's frame."""
 
     CLASSIFIED = "classified"
-    SUPERSEDED = "superseded"
-    """A newer frame came before its turn."""
-    STALE = "stale"
-    """It was too old when its turn came."""
-    OUT_OF_ORDER = "out_of_order"
-    """Its number is not above the previous frame's."""
-    INVALID = "invalid"
-    """It is not a readable image."""
-    FAILED = "failed"
-    """The model's output was unusable."""
-    LOST = "lost"
-    """The connection was lost before the response; only clients report this."""
+    SUPERSEDED = "superseded"  # a newer frame came before its turn
+    STALE = "stale"  # it was too old when its turn came
+    OUT_OF_ORDER = "out_of_order"  # its number is not above the previous frame's
+    INVALID = "invalid"  # it is not a readable image
+    FAILED = "failed"  # the model's output was unusable
+    LOST = "lost"  # the connection was lost before the response; only clients report this
     EXPLANATION = "explanation"
     """No response to a frame: `FrameAnswer.explanation` explains an earlier change."""
     DECISION_EXPIRED = "decision_expired"
@@ -31,11 +25,7 @@ class ChangeStatus(StrEnum):
     """What became of the explanation of a change."""
 
     EXPLAINED = "explained"
-    SUPERSEDED = "superseded"
-    """A newer change came before its turn."""
-    OVERLOADED = "overloaded"
-    """The server is too busy."""
-    FAILED = "failed"
-    """The change cannot be explained."""
-    UNFINISHED = "unfinished"
-    """The stream ended before the explanation."""
+    SUPERSEDED = "superseded"  # a newer change came before its turn
+    OVERLOADED = "overloaded"  # the server is too busy
+    FAILED = "failed"  # the change cannot be explained
+    UNFINISHED = "unfinished"  # the stream ended before the explanation

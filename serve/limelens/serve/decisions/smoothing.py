@@ -34,15 +34,7 @@ class Smoothing:
         return self._label
 
     def add(self, label: str | None, *, is_alert: bool = False) -> str | None:
-        """Adds one frame's decision.
-
-        Args:
-            label: The frame's label; None if the model abstained.
-            is_alert: Whether it is an alert label.
-
-        Returns:
-            The smoothed decision.
-        """
+        """Adds one frame's label, None if the model abstained; returns the smoothed decision."""
         self._last.append(label)
         required = self._required_to_alert if is_alert else self._required
         if self._last.count(label) >= required and label != self._label:

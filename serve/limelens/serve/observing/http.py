@@ -32,10 +32,7 @@ class HttpPort:
     lives, `/readyz` 200 while the server accepts calls, else 503 and the reason.
 
     Args:
-        listen: `HOST:PORT`; port 0 takes a free one.
-        registry: The metrics.
         reason: Why the server accepts no calls; empty while it does. Called from other threads.
-        insecure: Whether other machines may connect.
 
     Raises:
         ListenError: The server may not or cannot listen there.

@@ -12,7 +12,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,12 +22,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from limelens.serve.about import package_version
@@ -64,6 +59,58 @@ _WORK_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 _EXPLANATION_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 _SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+
+
+class _Series(NamedTuple):
+    text: str
+    labels: str
+    buckets: tuple[float, ...] = ()  # of a histogram; a counter has none
+
+
+_SERIES: Final = {
+    "limelens_request_seconds": _Series(
+        "From a call's arrival to its response or end.", "rpc priority code", _CALL_S
+    ),
+    "limelens_pictures": _Series(
+        "Images that left the queue, by how they ended.", "model priority fate"
+    ),
+    "limelens_queue_seconds": _Series(
+        "How long an image waited in the queue.", "model priority", _WORK_S
+    ),
+    "limelens_decode_seconds": _Series("Decoding and resizing one image.", "model", _WORK_S),
+    "limelens_run_seconds": _Series(
+        "The model's run for an image; counted once for each image of a batch.", "model", _WORK_S
+    ),
+    "limelens_batch_pictures": _Series(
+        "Images in an image's batch; counted once for each of them.", "model", _BATCH
+    ),
+    "limelens_not_finite": _Series(
+        "Images and explanations for which the model's output was not finite.", "model"
+    ),
+    "limelens_frames": _Series("Camera frames, by status.", "model fate"),
+    "limelens_frame_seconds": _Series(
+        "From a frame's arrival to its response, for classified frames.", "model", _CALL_S
+    ),
+    "limelens_lost_answers": _Series("Responses dropped because a camera does not read.", "model"),
+    "limelens_decisions": _Series(
+        "Decided images and frames, by label; a multilabel decision counts all its labels.",
+        "model label",
+    ),
+    "limelens_abstentions": _Series("Images and frames without a decision.", "model"),
+    "limelens_alerts": _Series(
+        "Images of requests decided as an alert label, and cameras' decisions that changed to one.",
+        "model source",
+    ),
+    "limelens_explanations": _Series("Explanations, by how they ended.", "model fate"),
+    "limelens_explanation_seconds": _Series(
+        "From the request for an explanation to its response.", "model", _EXPLANATION_S
+    ),
+    "limelens_explanation_samples": _Series("Images that models ran for explanations.", "model"),
+    "limelens_explanation_stability": _Series(
+        "The least stability of an explanation's labels, 0 to 1.", "model", _SHARES
+    ),
+}
+# Priorities of methods that use a model; `none` for all others.
 _PRIORITIES: Final = {
     "Classify": "request",
     "Embed": "request",
@@ -73,7 +120,7 @@ _PRIORITIES: Final = {
     "Explain": "explanation",
     "ExplainStream": "explanation",
 }
-"""Priorities of methods that use a model; `none` for all others."""
+# The other statuses do not respond to a frame, or only clients report them.
 _FRAME_STATUSES: Final = (
     FrameStatus.CLASSIFIED,
     FrameStatus.SUPERSEDED,
@@ -82,33 +129,16 @@ _FRAME_STATUSES: Final = (
     FrameStatus.INVALID,
     FrameStatus.FAILED,
 )
-"""The other statuses do not respond to a frame, or only clients report them."""
 _IMAGE_PRIORITIES: Final = {Priority.FRAME: "frame", Priority.REQUEST: "request"}
 
 
 class Metrics(Observer):
-    """Counts events into `registry`.
-
-    Args:
-        repository: The models; also maps a bundle to the name under which it is served.
-        max_labels: How many labels of a model are counted by name.
-    """
+    """Counts events into `registry`."""
 
     def __init__(self, repository: ModelRegistry, *, max_labels: int = MAX_LABELS) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        counter = functools.partial(Counter, registry=registry)
-        histogram = functools.partial(Histogram, registry=registry)
-        self._service_samples: ServiceSamples | None = None
-        self._repository = repository
-        self.max_labels = max_labels
-        self._request_s = histogram(
-            "limelens_request_seconds",
-            "From a call's arrival to its response or end.",
-            ("rpc", "priority", "code"),
-            buckets=_CALL_S,
-        )
         self._in_flight = Gauge(
             "limelens_requests_in_flight",
             "Calls in flight.",
@@ -116,82 +146,15 @@ class Metrics(Observer):
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self.images = counter(
-            "limelens_pictures",
-            "Images that left the queue, by how they ended.",
-            ("model", "priority", "fate"),
-        )
-        self.queue_s = histogram(
-            "limelens_queue_seconds",
-            "How long an image waited in the queue.",
-            ("model", "priority"),
-            buckets=_WORK_S,
-        )
-        self.decode_s = histogram(
-            "limelens_decode_seconds",
-            "Decoding and resizing one image.",
-            ("model",),
-            buckets=_WORK_S,
-        )
-        self.run_s = histogram(
-            "limelens_run_seconds",
-            "The model's run for an image; counted once for each image of a batch.",
-            ("model",),
-            buckets=_WORK_S,
-        )
-        self.batch = histogram(
-            "limelens_batch_pictures",
-            "Images in an image's batch; counted once for each of them.",
-            ("model",),
-            buckets=_BATCH,
-        )
-        self.not_finite = counter(
-            "limelens_not_finite",
-            "Images and explanations for which the model's output was not finite.",
-            ("model",),
-        )
-        self.frames = counter("limelens_frames", "Camera frames, by status.", ("model", "fate"))
-        self.frame_s = histogram(
-            "limelens_frame_seconds",
-            "From a frame's arrival to its response, for classified frames.",
-            ("model",),
-            buckets=_CALL_S,
-        )
-        self.lost = counter(
-            "limelens_lost_answers", "Responses dropped because a camera does not read.", ("model",)
-        )
-        self.decisions = counter(
-            "limelens_decisions",
-            "Decided images and frames, by label; a multilabel decision counts all its labels.",
-            ("model", "label"),
-        )
-        self.abstentions = counter(
-            "limelens_abstentions", "Images and frames without a decision.", ("model",)
-        )
-        self.alerts = counter(
-            "limelens_alerts",
-            "Images of requests decided as an alert label, and cameras' decisions that changed "
-            "to one.",
-            ("model", "source"),
-        )
-        self.explanations = counter(
-            "limelens_explanations", "Explanations, by how they ended.", ("model", "fate")
-        )
-        self.explanation_s = histogram(
-            "limelens_explanation_seconds",
-            "From the request for an explanation to its response.",
-            ("model",),
-            buckets=_EXPLANATION_S,
-        )
-        self.samples = counter(
-            "limelens_explanation_samples", "Images that models ran for explanations.", ("model",)
-        )
-        self.stability = histogram(
-            "limelens_explanation_stability",
-            "The least stability of an explanation's labels, 0 to 1.",
-            ("model",),
-            buckets=_SHARES,
-        )
+        self._all: dict[str, Any] = {
+            name: Histogram(name, text, labels.split(), buckets=buckets, registry=registry)
+            if buckets
+            else Counter(name, text, labels.split(), registry=registry)
+            for name, (text, labels, buckets) in _SERIES.items()
+        }
+        self._service_samples: ServiceSamples | None = None
+        self._repository = repository
+        self._max_labels = max_labels
         self._calls: dict[tuple[str, str], Histogram] = {}
         self._gauges: dict[str, Gauge] = {}
         self._models: dict[str, _ModelSeries] = {}
@@ -214,24 +177,23 @@ class Metrics(Observer):
             self._service_samples.sample()
 
     def call_began(self, call: Call, metadata: Metadata) -> None:  # noqa: ARG002
-        """See `Observer`."""
         gauge = self._gauges.get(call.rpc)
         if gauge is None:
             gauge = self._gauges[call.rpc] = self._in_flight.labels(call.rpc)
         gauge.inc()
 
     def call_ended(self, call: Call, code: str) -> None:
-        """See `Observer`."""
         key = call.rpc, code
         histogram = self._calls.get(key)
         if histogram is None:
             priority = _PRIORITIES.get(call.rpc, "none")
-            histogram = self._calls[key] = self._request_s.labels(call.rpc, priority, code)
+            histogram = self._calls[key] = self._all["limelens_request_seconds"].labels(
+                call.rpc, priority, code
+            )
         histogram.observe(call.seconds)
         self._gauges[call.rpc].dec()
 
     def image_completed(self, completion: Completion) -> None:
-        """See `Observer`."""
         series = self._by_bundle.get(completion.bundle) or self._of_bundle(completion.bundle)
         fates, queue_s = series.images[completion.priority]
         fates[completion.status].inc()
@@ -245,7 +207,6 @@ class Metrics(Observer):
             series.not_finite.inc()
 
     def request_classified(self, classified: RequestClassified) -> None:
-        """See `Observer`."""
         series = self._of(classified.model)
         for prediction in classified.predictions:
             series.count_decision(prediction)
@@ -253,11 +214,9 @@ class Metrics(Observer):
                 series.alerts_of_requests.inc()
 
     def frame_ended(self, model: ModelVersion, status: FrameStatus) -> None:
-        """See `Observer`."""
         self._of(model).frames[status].inc()
 
     def frame_classified(self, classified: FrameClassified) -> None:
-        """See `Observer`."""
         series = self._of(classified.model)
         series.count_decision(classified.prediction)
         result = classified.result
@@ -265,15 +224,12 @@ class Metrics(Observer):
         series.frame_s.observe(classified_at - classified.arrived_at)
 
     def camera_alerted(self, model: ModelVersion) -> None:
-        """See `Observer`."""
         self._of(model).alerts_of_cameras.inc()
 
     def responses_lost(self, model: ModelVersion, count: int) -> None:
-        """See `Observer`."""
         self._of(model).lost.inc(count)
 
     def explanation_ended(self, ended: ExplanationEnded) -> None:
-        """See `Observer`."""
         series = self._of(ended.model)
         series.explanations[ended.status].inc()
         if ended.not_finite:
@@ -299,7 +255,7 @@ class Metrics(Observer):
         with self._binding:
             series = self._models.get(name)
             if series is None:
-                series = self._models[name] = _ModelSeries(self, name)
+                series = self._models[name] = _ModelSeries(self._all, name, self._max_labels)
             series.admit(bundle.labels)
             self._by_bundle[bundle] = series
             return series
@@ -308,33 +264,33 @@ class Metrics(Observer):
 class _ModelSeries:
     """The series of one model in all its versions, bound once."""
 
-    def __init__(self, metrics: Metrics, name: str) -> None:
+    def __init__(self, series: Mapping[str, Any], name: str, max_labels: int) -> None:
+        def bound(metric: str, *labels: str) -> Any:
+            return series[f"limelens_{metric}"].labels(name, *labels)
+
         self.images = {
             priority: (
-                {fate: metrics.images.labels(name, of, fate.value) for fate in InferenceStatus},
-                metrics.queue_s.labels(name, of),
+                {status: bound("pictures", of, status.value) for status in InferenceStatus},
+                bound("queue_seconds", of),
             )
             for priority, of in _IMAGE_PRIORITIES.items()
         }
-        self.decode_s = metrics.decode_s.labels(name)
-        self.run_s = metrics.run_s.labels(name)
-        self.batch = metrics.batch.labels(name)
-        self.not_finite = metrics.not_finite.labels(name)
-        self.frames = {one: metrics.frames.labels(name, one.value) for one in _FRAME_STATUSES}
-        self.frame_s = metrics.frame_s.labels(name)
-        self.lost = metrics.lost.labels(name)
-        self.abstentions = metrics.abstentions.labels(name)
-        self.alerts_of_requests = metrics.alerts.labels(name, "request")
-        self.alerts_of_cameras = metrics.alerts.labels(name, "camera")
-        self.explanations = {
-            one: metrics.explanations.labels(name, one.value) for one in ExplanationStatus
-        }
-        self.explanation_s = metrics.explanation_s.labels(name)
-        self.samples = metrics.samples.labels(name)
-        self.stability = metrics.stability.labels(name)
-        self._name = name
-        self._decisions = metrics.decisions
-        self._left = metrics.max_labels
+        self.decode_s = bound("decode_seconds")
+        self.run_s = bound("run_seconds")
+        self.batch = bound("batch_pictures")
+        self.not_finite = bound("not_finite")
+        self.frames = {one: bound("frames", one.value) for one in _FRAME_STATUSES}
+        self.frame_s = bound("frame_seconds")
+        self.lost = bound("lost_answers")
+        self.abstentions = bound("abstentions")
+        self.alerts_of_requests = bound("alerts", "request")
+        self.alerts_of_cameras = bound("alerts", "camera")
+        self.explanations = {one: bound("explanations", one.value) for one in ExplanationStatus}
+        self.explanation_s = bound("explanation_seconds")
+        self.samples = bound("explanation_samples")
+        self.stability = bound("explanation_stability")
+        self._decision = functools.partial(bound, "decisions")
+        self._left = max_labels
         self._by_label: dict[str, Counter] = {}
         self._other: Counter | None = None
 
@@ -345,10 +301,10 @@ class _ModelSeries:
                 continue
             if self._left:
                 self._left -= 1
-                self._by_label[label] = self._decisions.labels(self._name, label)
+                self._by_label[label] = self._decision(label)
             else:
                 if self._other is None:
-                    self._other = self._decisions.labels(self._name, OTHER)
+                    self._other = self._decision(OTHER)
                 return
 
     def count_decision(self, prediction: Prediction) -> None:
@@ -361,22 +317,20 @@ class _ModelSeries:
             self.abstentions.inc()
 
 
-class ModelsCollector(Collector):
-    """The served and rejected models, sampled at scrape time.
+class LazyCollector(Collector):
+    """Collects nothing when it is registered."""
 
-    Args:
-        repository: The models.
-    """
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+class ModelsCollector(LazyCollector):
+    """The served and rejected models, sampled at scrape time."""
 
     def __init__(self, repository: ModelRegistry) -> None:
         self._repository = repository
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering samples nothing."""
-        return ()
-
     def collect(self) -> Iterator[Metric]:
-        """See `Collector`."""
         repository = self._repository
         yield InfoMetricFamily(
             "limelens_build", "The release of limelens.", value={"version": package_version()}
@@ -407,18 +361,8 @@ class ModelsCollector(Collector):
         )
 
 
-class ServiceSamples(Collector):
-    """Queues and streams of a server, sampled at scrape time.
-
-    Args:
-        engines: By execution provider.
-        budget: Bytes of requests that wait.
-        num_streams: Returns how many camera streams are open.
-        num_slow: Returns how many images wait to be decoded in another process.
-        images: How many waiting images each client has.
-        calls: How many calls in flight each client has.
-        pauses: How long the event loop was blocked.
-    """
+class ServiceSamples(LazyCollector):
+    """Queues and streams of a server, sampled at scrape time."""
 
     def __init__(
         self,
@@ -432,66 +376,47 @@ class ServiceSamples(Collector):
         pauses: Pauses,
     ) -> None:
         self._engines = engines
-        self._budget = budget
-        self._num_streams = num_streams
-        self._num_slow = num_slow
         self._shares = {"images": images, "calls": calls}
-        self._pauses = pauses
         self._counted: dict[tuple[Counter, str], int] = {}
         # In no registry: one process reads them directly, several read them from files.
         gauge = functools.partial(Gauge, registry=None, multiprocess_mode="livesum")
         counter = functools.partial(Counter, registry=None)
-        self._streams = gauge("limelens_streams_open", "Open camera streams.")
-        self._bytes = gauge(
-            "limelens_waiting_bytes", "Bytes of requests that wait or are worked on."
-        )
+        self._gauges: dict[Gauge, Callable[[], float]] = {
+            gauge("limelens_streams_open", "Open camera streams."): num_streams,
+            gauge(
+                "limelens_waiting_bytes", "Bytes of requests that wait or are worked on."
+            ): lambda: budget.held,
+            gauge(
+                "limelens_slow_images_waiting",
+                "Slow images that wait to be decoded in another process.",
+            ): num_slow,
+            gauge(
+                "limelens_event_loop_pause_seconds",
+                "The longest pause of the event loop in the last minute.",
+                multiprocess_mode="livemax",
+            ): lambda: pauses.recent_s,
+        }
         self._waiting = gauge(
             "limelens_queue_pictures", "Images of requests that wait.", ("provider",)
         )
         self._refused = counter(
-            "limelens_refused_pictures",
-            "Images refused because the queue was full.",
-            ("provider",),
+            "limelens_refused_pictures", "Images refused because the queue was full.", ("provider",)
         )
         self._overloaded = counter(
             "limelens_overloaded_calls",
             "Calls refused because there were too many, or their client had its share.",
             ("of",),
         )
-        self._slow = gauge(
-            "limelens_slow_images_waiting",
-            "Slow images that wait to be decoded in another process.",
-        )
-        self._pause = gauge(
-            "limelens_event_loop_pause_seconds",
-            "The longest pause of the event loop in the last minute.",
-            multiprocess_mode="livemax",
-        )
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering samples nothing."""
-        return ()
 
     def collect(self) -> Iterator[Metric]:
-        """See `Collector`."""
         self.sample()
-        for metric in (
-            self._streams,
-            self._bytes,
-            self._waiting,
-            self._refused,
-            self._overloaded,
-            self._slow,
-            self._pause,
-        ):
+        for metric in (*self._gauges, self._waiting, self._refused, self._overloaded):
             yield from metric.collect()
 
     def sample(self) -> None:
         """Takes the current values."""
-        self._streams.set(self._num_streams())
-        self._bytes.set(self._budget.held)
-        self._slow.set(self._num_slow())
-        self._pause.set(self._pauses.recent_s)
+        for gauge, value in self._gauges.items():
+            gauge.set(value())
         for provider, engine in tuple(self._engines.items()):  # other threads may add engines
             self._waiting.labels(provider).set(engine.num_waiting)
             self._count(self._refused, provider, engine.counts.refused)

@@ -35,73 +35,44 @@ Metadata = Iterable[tuple[str, str | bytes]]
 class ExplanationStatus(StrEnum):
     """How an explanation ended."""
 
-    DONE = "done"
-    """It was sent."""
-    CANCELLED = "cancelled"
-    """The client left, or the deadline passed while it was being sent."""
-    EXPIRED = "expired"
-    """The deadline passed first, or the client did not read."""
-    REFUSED = "refused"
-    """Too many were waiting."""
-    INVALID = "invalid"
-    """The image or a parameter cannot be used."""
-    FAILED = "failed"
-    """Any other error."""
+    DONE = "done"  # it was sent
+    CANCELLED = "cancelled"  # the client left, or the deadline passed while it was being sent
+    EXPIRED = "expired"  # the deadline passed first, or the client did not read
+    REFUSED = "refused"  # too many were waiting
+    INVALID = "invalid"  # the image or a parameter cannot be used
+    FAILED = "failed"  # any other error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestClassified:
-    """A model ran all images of a request.
-
-    Args:
-        model: The model.
-        results: One for each image.
-        predictions: One for each image; empty if only feature vectors were requested.
-        arrived_at: When the request arrived, by `time.monotonic`.
-    """
+    """A model ran all images of a request."""
 
     model: ModelVersion
-    results: Sequence[InferenceResult]
-    predictions: Sequence[Prediction]
-    arrived_at: float
+    results: Sequence[InferenceResult]  # one for each image
+    predictions: Sequence[Prediction]  # empty if only feature vectors were requested
+    arrived_at: float  # when the request arrived, by `time.monotonic`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameClassified:
-    """A model ran a camera's frame.
-
-    Args:
-        model: The model.
-        result: Its numbers.
-        prediction: The decision for this frame alone.
-        arrived_at: When the frame arrived, by `time.monotonic`.
-    """
+    """A model ran a camera's frame."""
 
     model: ModelVersion
     result: InferenceResult
-    prediction: Prediction
-    arrived_at: float
+    prediction: Prediction  # the decision for this frame alone
+    arrived_at: float  # when the frame arrived, by `time.monotonic`
 
 
 @dataclass(frozen=True, eq=False)
 class ExplanationEnded:
-    """An explanation ended.
+    """An explanation ended."""
 
-    Args:
-        model: The model that was explained.
-        status: How it ended.
-        explained: The last explanation that was computed; None if there was none.
-        began: When it was requested, by `time.monotonic`.
-        ended: When it ended.
-        not_finite: Whether it ended because the model's output was not finite.
-    """
-
-    model: ModelVersion
+    model: ModelVersion  # the model that was explained
     status: ExplanationStatus
-    explained: RenderedExplanation | None
-    began: float
+    explained: RenderedExplanation | None  # the last that was computed
+    began: float  # when it was requested, by `time.monotonic`
     ended: float
-    not_finite: bool = False
+    not_finite: bool = False  # whether it ended because the model's output was not finite
 
 
 class Observer:
@@ -161,11 +132,7 @@ def _call_all(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
 
 @dataclass(slots=True, eq=False)
 class ExplanationRecord:
-    """Holds the last explanation that the code inside `explaining` computed.
-
-    Args:
-        explained: The last explanation; None if there is none yet.
-    """
+    """Holds the last explanation that the code inside `explaining` computed."""
 
     explained: RenderedExplanation | None = None
 
@@ -174,16 +141,7 @@ class ExplanationRecord:
 def explaining(
     observer: Observer, model: ModelVersion, began: float | None = None
 ) -> Iterator[ExplanationRecord]:
-    """Notifies an observer once of how an explanation ended.
-
-    Args:
-        observer: Is notified.
-        model: The model that is explained.
-        began: When the explanation was requested, by `time.monotonic`; None means now.
-
-    Yields:
-        Where to store each explanation once it is computed.
-    """
+    """Notifies an observer once of how an explanation ended, which began now if not at `began`."""
     began = time.monotonic() if began is None else began
     record = ExplanationRecord()
     error: BaseException | None = None

@@ -25,8 +25,7 @@ class Pauses:
         self._every_s = every_s
         self._task: asyncio.Task[None] | None = None
         self._slices: deque[tuple[float, float]] = deque(maxlen=_SLICES)
-        self.longest_s = 0.0
-        """The longest pause ever, in seconds."""
+        self.longest_s = 0.0  # the longest pause ever, in seconds
 
     @property
     def recent_s(self) -> float:

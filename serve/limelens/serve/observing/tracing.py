@@ -35,11 +35,7 @@ try:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import (
-        BatchSpanProcessor,
-        ConsoleSpanExporter,
-        SpanExporter,
-    )
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
     from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, set_span_in_context
 except ImportError as error:
     raise MissingExtraError(
@@ -49,8 +45,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from limelens.serve.scheduling.inference import InferenceResult
 
-MAX_TRACED: Final = 32
-"""How many images of a request have spans for their stages."""
+MAX_TRACED: Final = 32  # how many images of a request have spans for their stages
 _CLOSE_S: Final = 3.0
 _UNKNOWN: Final = "unknown_service"
 _Attributes = dict[str, str | int | float | bool]
@@ -62,9 +57,6 @@ def tracing_to(target: str) -> Tracing:
     Args:
         target: `HOST:PORT` of an OTLP receiver over gRPC in plaintext, `https://HOST:PORT` with
             TLS, `otlp` for the receiver in `OTEL_EXPORTER_OTLP_ENDPOINT`, or `console` for stderr.
-
-    Raises:
-        LimelensError: The target is none of these.
     """
     exporter: SpanExporter
     if target == "console":
@@ -84,11 +76,7 @@ def tracing_to(target: str) -> Tracing:
 
 
 class Tracing(Observer):
-    """Turns notifications into spans.
-
-    Args:
-        provider: Receives the spans; it is shut down with the server.
-    """
+    """Turns notifications into spans."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -96,7 +84,6 @@ class Tracing(Observer):
         self._spans: dict[Call, Span] = {}
 
     def call_began(self, call: Call, metadata: Metadata) -> None:
-        """See `Observer`."""
         span = self._tracer.start_span(
             f"{call.service}/{call.rpc}",
             context=_caller_context(metadata),
@@ -114,7 +101,6 @@ class Tracing(Observer):
             call.trace_id = f"{context.trace_id:032x}"
 
     def call_ended(self, call: Call, code: str) -> None:
-        """See `Observer`."""
         span = self._spans.pop(call)
         if span.is_recording():
             span.set_attribute("rpc.grpc.status_code", code_number(code))
@@ -128,7 +114,6 @@ class Tracing(Observer):
         span.end()
 
     def request_classified(self, classified: RequestClassified) -> None:
-        """See `Observer`."""
         parent = self._parent()
         if parent is None:
             return
@@ -137,7 +122,6 @@ class Tracing(Observer):
             self._stages(parent, _stages(result, classified.arrived_at), {"limelens.image": index})
 
     def frame_classified(self, classified: FrameClassified) -> None:
-        """See `Observer`."""
         stream = self._parent()
         if stream is None:
             return

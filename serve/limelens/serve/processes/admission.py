@@ -26,13 +26,11 @@ class SharedLimiter(Limiter):
         self._numbers = itertools.count()
 
     def admitted(self, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """See `Limiter`."""
         if caller.limits.max_calls is None and caller.limits.rate is None:
             return ANY_PLACE
         return self._admitted(replace(caller, rights=frozenset()))
 
     async def charge(self, caller: Caller, cost: int) -> None:
-        """See `Limiter`."""
         if caller.limits.rate is not None:
             await self._channel.request("charge", replace(caller, rights=frozenset()), cost)
 

@@ -141,11 +141,7 @@ def send_first(end: socket.socket, message: object) -> None:
 
 
 def receive_first(end: socket.socket) -> Any:
-    """Receives what `send_first` sent.
-
-    Raises:
-        UnavailableError: The other end is gone.
-    """
+    """Receives what `send_first` sent."""
     head = end.recv(_SIZE.size, socket.MSG_WAITALL)
     data = end.recv(_SIZE.unpack(head)[0], socket.MSG_WAITALL) if head else b""
     if not data:

@@ -18,11 +18,9 @@ from limelens.serve.addresses import is_unix
 from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.rpc.server_config import ServerConfig
 
-CORES_FOR_ONE: Final = 4
-"""Cores that one process can keep busy; with more, Python's lock limits it."""
+CORES_FOR_ONE: Final = 4  # cores that one process can keep busy; with more, Python's lock limits it
 CORES_EACH: Final = 2
-MOST_ON_GPU: Final = 6
-"""More processes than these gain nothing: they share the time of one device."""
+MOST_ON_GPU: Final = 6  # more processes than these gain nothing: they share the time of one device
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
 

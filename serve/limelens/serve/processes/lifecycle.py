@@ -12,10 +12,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from limelens.serve.repository.registry import ModelRegistry
+from limelens.serve.repository.registry import ModelRegistry, ready_line
 from limelens.serve.rpc.server_config import ServerConfig
+
+if TYPE_CHECKING:
+    from limelens.serve.observing.http import HttpPort
 
 _NVIDIA: Final = Path("/proc/driver/nvidia")
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -36,7 +39,8 @@ class Signals:
         self._wants_reload = False
         self._on_stop: Callable[[], object] | None = None
         self._on_reload: Callable[[], object] | None = None
-        self._on_hurry: Callable[[], object] = lambda: None
+        self.on_hurry: Callable[[], object] = lambda: None
+        """Acts quickly before a second signal ends the process."""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -50,10 +54,6 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-
-    def on_hurry(self, act: Callable[[], object]) -> None:
-        """Sets what to do, quickly, before a second signal ends the process."""
-        self._on_hurry = act
 
     def follow(
         self, on_stop: Callable[[], object], on_reload: Callable[[], object] | None = None
@@ -81,26 +81,30 @@ class Signals:
                 self._wants_reload = True
             return
         if self._number:
-            self._leave(number)
+            try:
+                self.on_hurry()
+            finally:
+                # Without the cleanup of Python and libraries, which would wait for running models,
+                # and abort if calls are in flight.
+                os._exit(128 + number)
         self._number = number
         if self._on_stop is not None:
             self._on_stop()
         elif self._leaves_early:
             os._exit(0)
 
-    def _leave(self, number: int) -> NoReturn:
-        """Ends the process without the cleanup of Python and libraries.
 
-        They would wait for running models, and abort if calls are in flight.
-        """
-        try:
-            self._on_hurry()
-        finally:
-            os._exit(128 + number)
+def report_start(
+    config: ServerConfig,
+    models: ModelRegistry,
+    address: str,
+    http: HttpPort | None,
+    announce: Callable[[str], Any],
+) -> None:
+    """Logs what an operator may not expect, and announces what is served at which address.
 
-
-def log_start(config: ServerConfig, models: ModelRegistry) -> None:
-    """Logs settings that may surprise an operator."""
+    A failure to announce does not end the server.
+    """
     # The CPU is no surprise if there is no GPU and none was requested.
     is_surprise = config.device != "auto" or _NVIDIA.exists()
     for one in models.served:
@@ -113,10 +117,10 @@ def log_start(config: ServerConfig, models: ModelRegistry) -> None:
             )
     if config.sends_tokens_in_plaintext:
         _log.warning("tokens travel in plaintext, where anybody in between can read them")
-
-
-def announce_to(announce: Callable[[str], Any], line: str) -> None:
-    """Announces the ready line; a failure to do so does not end the server."""
+    line = ready_line(address, models, config.processes)
+    _log.info("%s", line)
+    if http is not None:
+        _log.info("metrics and probes on http://%s", http.address)
     try:
         announce(line)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from limelens.serve.repository.model_version import LoadCounts, RejectedVersion
@@ -14,17 +14,11 @@ from limelens.serve.rpc.server_config import ServerConfig
 
 @dataclass(frozen=True)
 class Assignment:
-    """The first message to a worker.
+    """The first message to a worker."""
 
-    Args:
-        number: Of the worker, from 1.
-        config: How its server is set up.
-        metrics: The folder that it counts into; None if metrics are off.
-    """
-
-    number: int
-    config: ServerConfig
-    metrics: Path | None
+    number: int  # of the worker, from 1
+    config: ServerConfig  # how its server is set up
+    metrics: Path | None  # the folder that it counts into; None if metrics are off
 
 
 @dataclass(frozen=True)
@@ -38,21 +32,13 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Stage:
-    """A state of all models, staged before it is served.
-
-    Args:
-        epoch: Its number.
-        served: By name and version, the number of the bundle.
-        rejected: The rejected versions.
-        load_counts: What became of versions so far.
-        canaries: Numbers of the bundles whose results are reported.
-    """
+    """A state of all models, staged before it is served."""
 
     epoch: int
-    served: Mapping[tuple[str, int], int]
+    served: Mapping[tuple[str, int], int]  # by name and version, the number of the bundle
     rejected: tuple[RejectedVersion, ...]
-    load_counts: LoadCounts
-    canaries: frozenset[int] = field(default_factory=frozenset)
+    load_counts: LoadCounts  # what became of versions so far
+    canaries: frozenset[int]  # numbers of the bundles whose results are reported
 
 
 class Epoch:

@@ -16,9 +16,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.registry import Collector
 
-from limelens.serve.observing.metrics import ModelsCollector
+from limelens.serve.observing.metrics import LazyCollector, ModelsCollector
 from limelens.serve.repository.registry import ModelRegistry
 
 _CPU: Final = "process_cpu_seconds"
@@ -40,42 +39,25 @@ def forget_state(folder: Path, number: int) -> None:
     mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
 
 
-class MetricsPage:
-    """The metrics of all workers, in `registry`.
-
-    Args:
-        folder: That they count into.
-        models: What they serve.
-        sample: Has the workers set their gauges, and waits for it; called in any thread.
-        workers: Returns the process ids of the workers that serve.
-        restarts: Returns how often a worker was replaced.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        models: ModelRegistry,
-        *,
-        sample: Callable[[], None],
-        workers: Callable[[], Iterable[int]],
-        restarts: Callable[[], int],
-    ) -> None:
-        self.registry = CollectorRegistry()
-        # Sampling first: the others read the gauges.
-        self.registry.register(_Sampling(sample))
-        MultiProcessCollector(self.registry, str(folder))  # type: ignore[no-untyped-call]
-        self.registry.register(ModelsCollector(models))
-        self.registry.register(_Processes(workers, restarts))
-        PlatformCollector(registry=self.registry)
+def metrics_of_all(
+    folder: Path,
+    models: ModelRegistry,
+    *,
+    sample: Callable[[], None],
+    workers: Callable[[], Iterable[int]],
+    restarts: Callable[[], int],
+) -> CollectorRegistry:
+    """The metrics of all workers."""
+    registry = CollectorRegistry()
+    registry.register(_Sampling(sample))  # first: the others read the gauges
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    registry.register(ModelsCollector(models))
+    registry.register(_Processes(workers, restarts))
+    PlatformCollector(registry=registry)
+    return registry
 
 
-class _Lazy(Collector):
-    def describe(self) -> Iterable[Metric]:
-        """Collects nothing when it is registered."""
-        return ()
-
-
-class _Sampling(_Lazy):
+class _Sampling(LazyCollector):
     def __init__(self, sample: Callable[[], None]) -> None:
         self._sample = sample
 
@@ -84,7 +66,7 @@ class _Sampling(_Lazy):
         return iter(())
 
 
-class _Processes(_Lazy):
+class _Processes(LazyCollector):
     """Memory, files and CPU of this process and the workers together."""
 
     def __init__(self, workers: Callable[[], Iterable[int]], restarts: Callable[[], int]) -> None:

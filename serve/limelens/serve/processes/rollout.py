@@ -25,8 +25,7 @@ from limelens.serve.processes.worker_process import WorkerProcess
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.validation import Validator, read_validated
 
-_MOST_LOST = 2
-"""A bundle is refused once this many workers ended while they loaded it."""
+_MOST_LOST = 2  # a bundle is refused once this many workers ended while they loaded it
 _log = logging.getLogger(__name__)
 
 
@@ -34,10 +33,7 @@ class Rollout:
     """Brings bundles and states to the workers.
 
     Args:
-        epoch: The number that every worker reads for every call.
         validator: Checks files while the server starts, when the repository gives no validator.
-        count: Number of workers; nothing is loaded before all of them have joined.
-        num_threads: Of all workers together, on the CPU.
     """
 
     def __init__(self, epoch: Epoch, validator: Validator, count: int, num_threads: int) -> None:
@@ -59,7 +55,7 @@ class Rollout:
         self._changing = asyncio.Lock()  # held from reading the state until it is served
         self._numbers = itertools.count(1)
         # Workers release the bundles that the repository no longer holds.
-        self._bundles: weakref.WeakValueDictionary[int, Bundle] = weakref.WeakValueDictionary()
+        self.bundles: weakref.WeakValueDictionary[int, Bundle] = weakref.WeakValueDictionary()
 
     # Called in the repository's threads.
 
@@ -85,24 +81,21 @@ class Rollout:
         """Publishes a repository's state from now on."""
         self._repository = repository
         await self.publish()
-        # The server starts meanwhile; only explanations wait.
-        self._choosing = asyncio.create_task(self._choose_chunks())
 
-    async def _choose_chunks(self) -> None:
-        for number, bundle in sorted(self._bundles.items()):
-            await self._choose_chunk(number, bundle)
+        # The server starts meanwhile; only explanations wait.
+        async def choose_chunks() -> None:
+            for number, bundle in sorted(self.bundles.items()):
+                await self._choose_chunk(number, bundle)
+
+        self._choosing = asyncio.create_task(choose_chunks())
 
     async def join(self, worker: WorkerProcess) -> None:
-        """Has a worker load what the others have; from then on it takes part in every change.
-
-        Raises:
-            LimelensError: It cannot load that.
-        """
+        """Has a worker load what the others have; from then on it takes part in every change."""
         await self._catch_up(worker)  # takes long, and must not delay a change
         async with self._changing:
             await self._catch_up(worker)
             if self._stage is not None:
-                await worker.stage(self._stage)
+                await worker.request("stage", self._stage)
             self._members.append(worker)
         async with self._joined:
             self._was_complete |= len(self._members) == self._count
@@ -127,7 +120,7 @@ class Rollout:
         async with self._changing:
             repository, snapshot = self._repository, self._repository.snapshot
             served = [one for model in snapshot.values() for one in model.served.values()]
-            numbers = {bundle: number for number, bundle in self._bundles.items()}
+            numbers = {bundle: number for number, bundle in self.bundles.items()}
             stage = Stage(
                 self._epoch.read() + 1,
                 {(one.name, one.version): numbers[one.bundle] for one in served},
@@ -150,10 +143,6 @@ class Rollout:
             self._canaries = canaries
             for worker in self._members:
                 worker.send("follow", canaries)
-
-    def bundle(self, number: int) -> Bundle | None:
-        """The bundle of a number; None if it was released."""
-        return self._bundles.get(number)
 
     async def _load(self, found: Bundle) -> Bundle:
         number = next(self._numbers)
@@ -181,7 +170,7 @@ class Rollout:
             provider_reason=first.provider_reason,
             num_threads=self._num_threads if first.provider == CPU else first.num_threads,
         )
-        self._bundles[number] = bundle
+        self.bundles[number] = bundle
         weakref.finalize(bundle, self._release_from_thread, number).atexit = False
         if self._stage is not None:
             await self._choose_chunk(number, bundle)
@@ -221,11 +210,7 @@ class Rollout:
         )
 
     async def _wait_for_members(self) -> None:
-        """Waits until all workers have joined once, and at least one is there.
-
-        Raises:
-            UnavailableError: The server is going down.
-        """
+        """Waits until all workers have joined once, and at least one is there."""
         async with self._joined:
             await self._joined.wait_for(
                 lambda: self._closed or (self._was_complete and self._members)
@@ -241,7 +226,7 @@ class Rollout:
             raise
 
     async def _catch_up(self, worker: WorkerProcess) -> None:
-        for number, bundle in sorted(self._bundles.items()):
+        for number, bundle in sorted(self.bundles.items()):
             await worker.prepare(number, bundle)
             if number in self._chunks:
                 await worker.choose_chunk(number, self._chunks[number])
@@ -250,7 +235,7 @@ class Rollout:
         """Stages a state in a worker; ends one that fails, which would serve an old state."""
         try:
             await self._catch_up(worker)
-            await worker.stage(stage)
+            await worker.request("stage", stage)
         except LimelensError as error:
             level = logging.DEBUG if self._closed else logging.ERROR
             _log.log(level, "worker %d cannot follow and is ended: %s", worker.number, error)
@@ -259,7 +244,7 @@ class Rollout:
 
     def _numbers_of(self, bundles: Iterable[Bundle]) -> frozenset[int]:
         wanted = {id(bundle) for bundle in bundles}
-        return frozenset(one for one, bundle in self._bundles.items() if id(bundle) in wanted)
+        return frozenset(one for one, bundle in self.bundles.items() if id(bundle) in wanted)
 
     def _release_from_thread(self, number: int) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed, and the workers are gone

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -25,45 +26,31 @@ from limelens.serve.errors import LimelensError, ListenError, UnavailableError
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import Handler
 from limelens.serve.processes.layout import num_threads_of, share_of
-from limelens.serve.processes.lifecycle import Signals, announce_to, log_start
+from limelens.serve.processes.lifecycle import Signals, report_start
 from limelens.serve.processes.messages import Assignment, Epoch
 from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
 from limelens.serve.processes.worker_process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.repository.registry import ready_line
 from limelens.serve.repository.reload import Watcher, watcher_for
 from limelens.serve.repository.validation import Validator
 from limelens.serve.rpc.server_config import ServerConfig
-from limelens.serve.scheduling.statistics import Statistics
 
 if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
 
-_ENDING_S: Final = 5.0
-"""Beyond the grace period, until a worker that does not stop is killed."""
+_ENDING_S: Final = 5.0  # beyond the grace period, until a worker that does not stop is killed
 _PAUSES_S: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is replaced; the more often replacements end soon, the longer."""
-_SOUND_S: Final = 10.0
-"""A worker that lived so long does not count as one that ended soon."""
+_SOUND_S: Final = 10.0  # a worker that lived so long does not count as one that ended soon
+_MEMORY: Final = Path("/dev/shm")
 _PING_S: Final = 5.0
 _REPLY_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
 def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
-    """Serves with several processes until SIGTERM or SIGINT; see `limelens.serve.rpc.server.serve`.
-
-    Args:
-        config: Of all processes together.
-        announce: Called with one line once all of them serve.
-
-    Returns:
-        The exit code, 0: the server was stopped by a signal.
-
-    Raises:
-        LimelensError: As `limelens.serve.rpc.server.serve`.
-    """
+    """Serves with several processes until SIGTERM or SIGINT; see `limelens.serve.run_server`."""
     config.check()
     if sys.platform != "linux":
         raise ListenError("only Linux spreads connections over processes; give --processes 1")
@@ -78,36 +65,20 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
             from limelens.serve.observing.http import check_address
 
             check_address(config.http, insecure=config.insecure_http)
-            counts_folder = Path(holding.enter_context(_memory_folder("limelens-metrics-")))
-        asyncio.run(_run(config, counts_folder, announce, signals))
+            # In memory if possible: counts are not written to a disk.
+            memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+            folder = tempfile.TemporaryDirectory(prefix="limelens-metrics-", dir=memory)
+            counts_folder = Path(holding.enter_context(folder))
+
+        async def run() -> None:
+            await Supervisor(config, counts_folder, signals).run(announce)
+
+        asyncio.run(run())
     return 0
 
 
-def _memory_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
-    """A folder in memory if possible: counts are not written to a disk."""
-    memory = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(
-        prefix=prefix, dir=memory if os.access(memory, os.W_OK) else None
-    )
-
-
-async def _run(
-    config: ServerConfig,
-    counts_folder: Path | None,
-    announce: Callable[[str], Any],
-    signals: Signals,
-) -> None:
-    await Supervisor(config, counts_folder, signals).run(announce)
-
-
 class Supervisor:
-    """Keeps the workers of one server, for one run.
-
-    Args:
-        config: Of the whole server, with the number of the port.
-        counts_folder: That workers count into; None if metrics are off.
-        signals: Deliver requests to stop and to scan for new versions.
-    """
+    """Keeps the workers of one server, for one run."""
 
     def __init__(self, config: ServerConfig, counts_folder: Path | None, signals: Signals) -> None:
         self._config = config
@@ -134,12 +105,8 @@ class Supervisor:
         self._recording = ThreadPoolExecutor(1, "limelens-results")
 
     async def run(self, announce: Callable[[str], Any]) -> None:
-        """Announces the ready line and serves until it is stopped.
-
-        Raises:
-            LimelensError: It could not start.
-        """
-        self._signals.on_hurry(self._leave)
+        """Announces the ready line and serves until it is stopped."""
+        self._signals.on_hurry = self._leave
         self._signals.follow(
             lambda: self._loop.call_soon_threadsafe(self._stop),
             lambda: self._loop.call_soon_threadsafe(self._request_scan),
@@ -181,24 +148,28 @@ class Supervisor:
         repository.subscribe(self._rollout.publish_from_thread)
         self._watcher = watcher_for(repository, config.reload, config.reload_s)
         if self._counts_folder is not None:
-            self._http = self._open_http(self._counts_folder, repository)
+            from limelens.serve.observing.http import HttpPort
+            from limelens.serve.processes.metrics_page import metrics_of_all
+
+            assert config.http is not None
+            registry = metrics_of_all(
+                self._counts_folder,
+                repository,
+                sample=self._sample_from_thread,
+                workers=lambda: [one.pid for one in tuple(self._serving.values())],
+                restarts=lambda: self._num_restarts,
+            )
+            self._http = HttpPort(
+                config.http, registry, self.why_unready, insecure=config.insecure_http
+            )
         self._may_serve.set()
         await self._complete.wait()
         if self._watcher is not None:
             self._watcher.start()
-        log_start(config, repository)
-        line = ready_line(config.listen, repository, config.processes)
-        _log.info("%s", line)
-        if self._http is not None:
-            _log.info("metrics and probes on http://%s", self._http.address)
-        announce_to(announce, line)
+        report_start(config, repository, config.listen, self._http, announce)
 
     async def _keep(self, number: int) -> None:
-        """Runs one worker after the other under this number, until the server stops.
-
-        Raises:
-            LimelensError: The first could not start.
-        """
+        """Runs one worker after the other under this number, until the server stops."""
         num_ended_soon = 0
         while True:
             began = time.monotonic()
@@ -218,14 +189,7 @@ class Supervisor:
             self._num_restarts += 1
 
     async def _run_worker(self, number: int) -> str:
-        """Runs one worker from its start to its end.
-
-        Returns:
-            How it ended.
-
-        Raises:
-            LimelensError: It could not start, before the server was ready.
-        """
+        """Runs one worker from its start to its end."""
         admissions = Admissions(self._limiter)
         assignment = Assignment(number, share_of(self._config, number), self._counts_folder)
         handlers: dict[str, Handler] = {
@@ -234,7 +198,7 @@ class Supervisor:
             "charge": admissions.charge,
             "result": self._record,
             "refresh": self._refresh,
-            "statistics": self._statistics,
+            "statistics": functools.partial(self._request_all, "statistics"),
         }
         worker = await WorkerProcess.start(assignment, self._epoch.file, handlers)
         self._workers[number] = worker
@@ -332,7 +296,7 @@ class Supervisor:
 
     def _record(self, number: int, ok: bool) -> None:
         """Counts a result of a canary."""
-        bundle, repository = self._rollout.bundle(number), self._repository
+        bundle, repository = self._rollout.bundles.get(number), self._repository
         if bundle is None or repository is None or self._stopping.is_set():
             return
 
@@ -341,28 +305,6 @@ class Supervisor:
             self._loop.call_soon_threadsafe(self._rollout.follow_canaries)
 
         self._recording.submit(count)
-
-    def _open_http(self, counts_folder: Path, repository: Repository) -> HttpPort:
-        from limelens.serve.observing.http import HttpPort
-        from limelens.serve.processes.metrics_page import MetricsPage
-
-        assert self._config.http is not None
-        page = MetricsPage(
-            counts_folder,
-            repository,
-            sample=self._sample_from_thread,
-            workers=lambda: [one.pid for one in tuple(self._serving.values())],
-            restarts=lambda: self._num_restarts,
-        )
-        return HttpPort(
-            self._config.http,
-            page.registry,
-            self.why_unready,
-            insecure=self._config.insecure_http,
-        )
-
-    async def _statistics(self, path: Path) -> list[Statistics]:
-        return await self._request_all("statistics", path)
 
     def _sample_from_thread(self) -> None:
         """Has workers set their gauges."""

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,12 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One server that follows its supervisor.
-
-    Args:
-        assignment: The first message of the supervisor.
-        epoch: The state of the models that is served.
-    """
+    """One server that follows its supervisor."""
 
     def __init__(self, assignment: Assignment, epoch: Epoch) -> None:
         self._config = assignment.config
@@ -50,7 +46,14 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._models = StagedRegistry(epoch, self._report)
-        self._metrics = _metrics(self._models, assignment)
+        self._metrics: Metrics | None = None
+        if self._counted is not None:
+            from limelens.serve.processes.metrics_page import count_into
+
+            count_into(self._counted, assignment.number)
+            from limelens.serve.observing.metrics import Metrics
+
+            self._metrics = Metrics(self._models)
         self._server: Server | None = None
         # One bundle at a time; with lower priority once calls are served.
         self._loading = ThreadPoolExecutor(1, "limelens-loading")
@@ -63,7 +66,7 @@ class Worker:
             {
                 "prepare": self._prepare,
                 "choose_chunk": self._choose_chunk,
-                "release": self._models.release,
+                "release": lambda number: self._models.bundles.pop(number, None),
                 "stage": self._models.stage,
                 "settle": self._models.settle,
                 "follow": self._models.follow,
@@ -102,30 +105,29 @@ class Worker:
                 is_starting=self._server is None,
                 chunk=None,
             )
-            self._models.add(number, bundle)
+            self._models.bundles[number] = bundle
             return Loaded(bundle.provider, bundle.provider_reason, bundle.num_threads)
 
         executor = self._loading if self._server is None else self._loading_behind
         return await self._loop.run_in_executor(executor, load)
 
     async def _choose_chunk(self, number: int, chunk: int) -> int:
-        bundle = self._models.bundle(number)
+        bundle = self._models.bundles.get(number)
         if bundle is None:
             return 0
         return await self._loop.run_in_executor(self._loading_behind, bundle.prepare, chunk)
 
     async def _serve(self) -> None:
+        ask = self._channel.request
+
+        async def statistics(path: Path) -> Statistics:
+            return total(await ask("statistics", path))
+
         siblings = Siblings(
-            SharedLimiter(self._channel), self._refresh, self._statistics, self._metrics
+            SharedLimiter(self._channel), partial(ask, "refresh"), statistics, self._metrics
         )
         self._server = Server(self._config, self._models, siblings=siblings)
         await self._server.start()
-
-    async def _refresh(self) -> None:
-        await self._channel.request("refresh")
-
-    async def _statistics(self, path: Path) -> Statistics:
-        return total(await self._channel.request("statistics", path))
 
     def _own_statistics(self, path: Path) -> Statistics:
         return Statistics() if self._server is None else self._server.runner.counting.of(path)
@@ -137,17 +139,6 @@ class Worker:
     def _report(self, number: int, ok: bool) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nothing counts any more
             self._loop.call_soon_threadsafe(self._channel.send, "result", number, ok)
-
-
-def _metrics(models: StagedRegistry, assignment: Assignment) -> Metrics | None:
-    if assignment.metrics is None:
-        return None
-    from limelens.serve.processes.metrics_page import count_into
-
-    count_into(assignment.metrics, assignment.number)
-    from limelens.serve.observing.metrics import Metrics
-
-    return Metrics(models)
 
 
 def main() -> None:

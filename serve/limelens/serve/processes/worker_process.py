@@ -16,13 +16,11 @@ from typing import Any, Final
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import UnavailableError
 from limelens.serve.processes.channel import Channel, Handler, send_first
-from limelens.serve.processes.messages import Assignment, Loaded, Stage
+from limelens.serve.processes.messages import Assignment, Loaded
 
 _MODULE: Final = "limelens.serve.processes.worker"
-LOAD_S: Final = 180.0
-"""A worker that takes longer to load one bundle, or to start serving, hangs."""
-ACT_S: Final = 15.0
-"""The same for requests that take a moment."""
+LOAD_S: Final = 180.0  # a worker that takes longer to load one bundle, or to start serving, hangs
+ACT_S: Final = 15.0  # the same for requests that take a moment
 
 
 class WorkerProcess:
@@ -35,6 +33,7 @@ class WorkerProcess:
         self.pid = process.pid
         self._process = process
         self._channel = channel
+        self.send = channel.send
         self._bundles: set[int] = set()
         self._receiving = asyncio.create_task(channel.run())
 
@@ -67,10 +66,6 @@ class WorkerProcess:
         """Ends it at once."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-
-    def send(self, word: str, *content: object) -> None:
-        """Sends a message that needs no reply."""
-        self._channel.send(word, *content)
 
     async def request(self, word: str, *content: object, timeout_s: float = ACT_S) -> Any:
         """Sends a message and waits for the reply; ends the worker if that is late.
@@ -110,10 +105,6 @@ class WorkerProcess:
         if number in self._bundles:
             self._bundles.discard(number)
             self.send("release", number)
-
-    async def stage(self, stage: Stage) -> None:
-        """Has the worker stage a state of bundles that it has loaded."""
-        await self.request("stage", stage)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.decisions.decision import decide, spoken_label
-from limelens.serve.decisions.frame_status import FrameStatus
+from limelens.serve.decisions.frame_status import ChangeStatus, FrameStatus
 from limelens.serve.decisions.smoothing import Smoothing
 from limelens.serve.errors import (
     ExpiredError,
@@ -46,21 +46,11 @@ from limelens.serve.rpc.transport.reading import read_within, write_within
 from limelens.serve.scheduling.inference import InferenceResult, PendingImage, Priority
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
-END: Final[Any] = grpc.aio.EOF
-"""What `read` returns after the client's last message."""
+END: Final[Any] = grpc.aio.EOF  # what `read` returns after the client's last message
 MAX_UNREAD: Final = 256
 """How many responses are kept for a slow reader; the oldest are dropped first."""
-MAX_LOST: Final = 2048
-"""How many responses a slow reader may lose before the stream is ended."""
-EXPLAIN_AFTER_END_S: Final = 10.0
-"""How long explanations may take after the camera's last message."""
-_STATUSES: Final = {
-    service_pb2.FrameStatus.Value(f"FRAME_STATUS_{status.name}"): status
-    for status in FrameStatus
-    if status is not FrameStatus.LOST  # only clients report it
-}
-_NO_FRAME: Final = (FrameStatus.EXPLANATION, FrameStatus.DECISION_EXPIRED)
-"""Responses of these statuses do not respond to a frame."""
+MAX_LOST: Final = 2048  # how many responses a slow reader may lose before the stream is ended
+EXPLAIN_AFTER_END_S: Final = 10.0  # how long explanations may take after the camera's last message
 _Context = grpc.aio.ServicerContext[
     service_pb2.ClassifyStreamRequest, service_pb2.ClassifyStreamResponse
 ]
@@ -82,13 +72,8 @@ class Camera:
     """One stream from its configuration to its end.
 
     Args:
-        settings: The stream's configuration.
-        model: The model that classifies the first frames.
-        runner: Runs the models.
         newest: Returns the model to use from now on. It is called before every frame, so that the
             stream moves to new versions; if it raises, the current model stays in use.
-        changes: Creates what explains changes of the decision, given where to report; None
-            explains nothing.
     """
 
     def __init__(
@@ -106,7 +91,7 @@ class Camera:
         self._observer = runner.observer
         self._idle_s = runner.settings.stream_idle_s
         self._find_newest_model = newest
-        self._changes = None if changes is None else changes(self._report_explanation)
+        self._changes = None if changes is None else changes(self._put_explanation)
         self._smoothing = Smoothing(
             settings.window, settings.required, required_to_alert=settings.required_to_alert
         )
@@ -341,7 +326,7 @@ class Camera:
         response = self._response(arrival.message, FrameStatus.CLASSIFIED)
         response.prediction.CopyFrom(prediction_message(prediction))
         response.timings.CopyFrom(timings_message([result], arrival.arrived_at, time.monotonic()))
-        self._enqueue(response)
+        self._enqueue(response, FrameStatus.CLASSIFIED)
         if label is not None and label != before:
             self._explain(arrival, label, model)
 
@@ -356,15 +341,10 @@ class Camera:
             spec = read_change(explaining, metadata, self._runner.limits, arrival.image, label)
         except InvalidRequestError as error:
             # The options suited the version that the stream began with, but not this one.
-            failed = self._changes.failed(label, str(error))
+            failed = self._changes.result(label, ChangeStatus.FAILED, str(error))
             self._put_explanation(arrival.message, model, failed)
             return
         self._changes.add(Change(arrival.message, label, spec, model))
-
-    def _report_explanation(
-        self, change: Change, explanation: service_pb2.ChangeExplanation
-    ) -> None:
-        self._put_explanation(change.frame, change.model, explanation)
 
     def _put_explanation(
         self,
@@ -375,7 +355,7 @@ class Camera:
         response = self._response(frame, FrameStatus.EXPLANATION)
         response.model.CopyFrom(model_ref(model))
         response.explanation.CopyFrom(explanation)
-        self._enqueue(response)
+        self._enqueue(response, FrameStatus.EXPLANATION)
 
     def _put_invalid(self, frame: service_pb2.Frame, reason: str) -> None:
         self._put(frame, FrameStatus.INVALID, reason=reason)
@@ -387,7 +367,7 @@ class Camera:
     def _put(self, frame: service_pb2.Frame, status: FrameStatus, *, reason: str = "") -> None:
         response = self._response(frame, status)
         response.reason = reason
-        self._enqueue(response)
+        self._enqueue(response, status)
 
     def _response(
         self, frame: service_pb2.Frame, status: FrameStatus
@@ -405,7 +385,7 @@ class Camera:
             response.capture_time.CopyFrom(frame.capture_time)
         return response
 
-    def _enqueue(self, response: service_pb2.ClassifyStreamResponse) -> None:
+    def _enqueue(self, response: service_pb2.ClassifyStreamResponse, status: FrameStatus) -> None:
         if len(self._responses) >= MAX_UNREAD:
             lost = self._responses.popleft()
             self._num_lost += 1
@@ -413,13 +393,14 @@ class Camera:
             self._observer.responses_lost(self._model, 1)
             if lost.status == service_pb2.FRAME_STATUS_CLASSIFIED:
                 self._num_dropped += 1
-        status = _STATUSES[response.status]
-        if status not in _NO_FRAME:
+        # The others do not respond to a frame.
+        if status not in (FrameStatus.EXPLANATION, FrameStatus.DECISION_EXPIRED):
             self._observer.frame_ended(self._model, status)
         self._responses.append(response)
         self._wake_up.set()
 
     def _left(self, response: service_pb2.ClassifyStreamResponse) -> None:
+        """Notes that a response was sent or dropped."""
         if self._changes is not None and response.explanation.HasField("explanation"):
             self._changes.was_read()
 
@@ -435,22 +416,15 @@ class _Turn:
 
     def __init__(self, camera: Camera) -> None:
         self._camera = camera
-        self.arrival: _Arrival | None = None
-
-    @property
-    def frame(self) -> _Arrival:
-        """The frame that was taken."""
-        assert self.arrival is not None
-        return self.arrival
+        self.frame: _Arrival  # that was taken
 
     def take(self) -> EncodedImage:
-        self.arrival = arrival = self._camera.take_newest()
-        if self._camera.is_stale(arrival):
+        self.frame = self._camera.take_newest()
+        if self._camera.is_stale(self.frame):
             raise _StaleFrameError
-        return arrival.image
+        return self.frame.image
 
     def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
-        """See `PendingImage`."""
         return self.take().fitted(rule)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from limelens.serve.access.caller import charge, require
 from limelens.serve.access.rights import Right
-from limelens.serve.bundle import Bundle
 from limelens.serve.decisions.decision import decide
 from limelens.serve.errors import (
     ExpiredError,
@@ -57,11 +56,7 @@ _StreamContext = grpc.aio.ServicerContext[
 
 
 class ClassifierService(service_grpc.ClassifierServiceServicer):
-    """Implements `limelens.v1.ClassifierService`.
-
-    Args:
-        runner: Runs the models.
-    """
+    """Implements `limelens.v1.ClassifierService`."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
@@ -71,7 +66,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self._cameras: set[Camera] = set()
         self._opening: set[asyncio.Timeout] = set()  # streams that have sent no configuration yet
         self._stopping = False
-        self._explainer = Explainer(
+        self.explainer = Explainer(
             max_running=settings.max_explanations,
             max_waiting=settings.max_waiting_explanations,
             step_back=all(one.bundle.gpu is None for one in self._repository.served),
@@ -81,11 +76,6 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     def cameras(self) -> tuple[Camera, ...]:
         """The open camera streams."""
         return tuple(self._cameras)
-
-    @property
-    def explainer(self) -> Explainer:
-        """Runs the explanations."""
-        return self._explainer
 
     def stop_streams(self) -> None:
         """Ends camera streams, which never end by themselves."""
@@ -98,12 +88,11 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
 
     def close(self) -> None:
         """Ends all threads; no call may be in flight."""
-        self._explainer.close()
+        self.explainer.close()
 
     async def Classify(
         self, request: service_pb2.ClassifyRequest, context: _Context
     ) -> service_pb2.ClassifyResponse:
-        """See the contract."""
         arrived_at = time.monotonic()
         model = self._runner.find(request.model, request.version)
         metadata = model.bundle.metadata
@@ -137,7 +126,6 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     async def Embed(
         self, request: service_pb2.EmbedRequest, context: _Context
     ) -> service_pb2.EmbedResponse:
-        """See the contract."""
         arrived_at = time.monotonic()
         model = self._runner.find(request.model, request.version)
         images = read_embed(request, self._runner.limits)
@@ -153,7 +141,6 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         return embed_response(vectors, model, timings, normalize=normalize)
 
     async def ClassifyStream(self, _requests: object, context: _StreamContext) -> None:
-        """See the contract."""
         first = await self._first_message(context)
         if first is END or first.WhichOneof("message") != "config":
             raise InvalidRequestError("message", "expected the configuration as the first message")
@@ -168,7 +155,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         name = model.name
 
         def changes(report: Report) -> Changes:
-            return Changes(self._explainer, self._runner.budget, report, self._accounted)
+            return Changes(self.explainer, self._runner.budget, report, self._accounted)
 
         camera = Camera(
             settings,
@@ -211,27 +198,25 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     async def Explain(
         self, request: service_pb2.ExplainRequest, context: _Context
     ) -> service_pb2.ExplainResponse:
-        """See the contract."""
         arrived_at = time.monotonic()
         model = self._runner.find(request.model, request.version)
         spec = read_explain(request, model.bundle.metadata, self._runner.limits)
         del request  # as in Classify
         await charge(spec.num_samples - 1)
         with self._accounted(model) as record:
-            record.explained = explained = await self._explainer.explain(
+            record.explained = explained = await self.explainer.explain(
                 model.bundle, spec, deadline=deadline_of(context)
             )
         return explain_response(explained, model, arrived_at, time.monotonic())
 
     async def ExplainStream(self, request: service_pb2.ExplainRequest, context: _Context) -> None:
-        """See the contract."""
         arrived_at = time.monotonic()
         model = self._runner.find(request.model, request.version)
         spec = read_explain(request, model.bundle.metadata, self._runner.limits)
         del request  # as in Classify
         await charge(spec.num_samples - 1)
         with self._accounted(model) as record:
-            steps = self._explainer.explain_progressively(
+            steps = self.explainer.explain_progressively(
                 model.bundle, spec, deadline=deadline_of(context)
             )
             is_first = True
@@ -244,8 +229,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                         await context.send_initial_metadata(())
                         is_first = False
                     await self._write(
-                        context,
-                        explain_stream_response(step, model, arrived_at, time.monotonic()),
+                        context, explain_stream_response(step, model, arrived_at, time.monotonic())
                     )
 
     async def _write(self, context: _Context, message: object) -> None:
@@ -260,29 +244,21 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     def _accounted(
         self, model: ModelVersion, began: float | None = None
     ) -> Iterator[ExplanationRecord]:
-        """Counts one explanation, whatever asked for it; see `explaining`."""
-        with self._noted(model.bundle), explaining(self._observer, model, began) as record:
-            yield record
-
-    @contextmanager
-    def _noted(self, bundle: Bundle) -> Iterator[None]:
-        """Notes for the rollback of new versions whether an explanation failed."""
+        """Counts one explanation, and notes for the rollback of new versions whether it failed."""
         try:
-            yield
-        except ModelOutputError:
-            self._repository.record(bundle, ok=False)
+            with explaining(self._observer, model, began) as record:
+                yield record
+        except Exception as error:
+            # Other errors of ours are caused by the client; after gRPC's, nobody listens.
+            is_ours = isinstance(error, (LimelensError, grpc.aio.BaseError))
+            if isinstance(error, ModelOutputError) or not is_ours:
+                self._repository.record(model.bundle, ok=False)
             raise
-        except (LimelensError, grpc.aio.BaseError):  # caused by the client, or nobody listens
-            raise
-        except Exception:
-            self._repository.record(bundle, ok=False)
-            raise
-        self._repository.record(bundle, ok=True)
+        self._repository.record(model.bundle, ok=True)
 
     async def ListModels(
         self, _request: service_pb2.ListModelsRequest, _context: _Context
     ) -> service_pb2.ListModelsResponse:
-        """See the contract."""
         limits = self._runner.limits
         rejected = {(one.name, one.version): one for one in self._repository.rejected}
         models = [
@@ -296,7 +272,6 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     async def GetModel(
         self, request: service_pb2.GetModelRequest, _context: _Context
     ) -> service_pb2.GetModelResponse:
-        """See the contract."""
         model = self._runner.find(request.model, request.version)
         return service_pb2.GetModelResponse(
             model=model_message(model, self._runner.limits, with_card=True)

@@ -18,7 +18,6 @@ class Health:
     """Keeps the health service up to date with the models that are served.
 
     Args:
-        repository: A model that is served is healthy under its name.
         services: Full names of services that are healthy while any model is served.
     """
 

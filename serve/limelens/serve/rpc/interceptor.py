@@ -25,7 +25,7 @@ from limelens.serve.errors import MalformedMessageError, UnavailableError
 from limelens.serve.observing.observer import Observer
 from limelens.serve.rpc.open_calls import OpenCalls
 from limelens.serve.rpc.transport.reading import Context, Handler, Reader
-from limelens.serve.status import Refusal, code_name, forget, is_internal, left_code, to_abort
+from limelens.serve.status import code_name, forget, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
 _MAX_ID: Final = 64
@@ -35,17 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of our services; others (health, reflection) pass unchanged.
-
-    Args:
-        services: Full names of the services.
-        guard: Decides who may call.
-        observer: Is notified of every call.
-        reader: Reads the requests.
-        log_ok: Log level of successful calls.
-        max_calls: Limit on calls and streams in flight, shared fairly among clients; None is no
-            limit.
-    """
+    """Wraps the handlers of our services; others (health, reflection) pass unchanged."""
 
     def __init__(
         self,
@@ -65,8 +55,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, _MethodHandler] = {}
         self.shares = Shares(max_calls or sys.maxsize, "calls are in flight", is_limit=True)
         """How many of the calls in flight belong to each client."""
-        self.open_calls = OpenCalls()
-        """The calls in flight."""
+        self.open_calls = OpenCalls()  # the calls in flight
 
     async def intercept_service(
         self,
@@ -127,33 +116,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._ended(call, left_code(context.time_remaining()), logging.INFO)
                 raise
             except Exception as error:
-                refusal = self._failed(error, call)
+                refusal = to_abort(error, call.request_id)
+                code, message, _ = refusal
+                if is_internal(error) and not isinstance(error, MalformedMessageError):
+                    self._ended(call, code.name, logging.ERROR, error=error)
+                else:
+                    self._ended(call, code.name, logging.INFO, reason=message)
                 forget(error)
             # Outside the except block: gRPC keeps the error that `abort` raises, and with it the
             # errors that led to it.
-            await _abort(context, refusal)
+            # The status is sent after the responses before it, when the client reads: one that does
+            # not read them must not keep the call open.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MAX_ABORT_S):
+                    await context.abort(*refusal)
             return None
 
         return respond
 
-    def _failed(self, error: Exception, call: Call) -> Refusal:
-        """Counts and logs a failed call; returns its status."""
-        refusal = to_abort(error, call.request_id)
-        code, message, _ = refusal
-        if is_internal(error) and not isinstance(error, MalformedMessageError):
-            self._ended(call, code.name, logging.ERROR, error=error)
-        else:
-            self._ended(call, code.name, logging.INFO, reason=message)
-        return refusal
-
     def _ended(
-        self,
-        call: Call,
-        code: str,
-        level: int,
-        *,
-        reason: str = "",
-        error: Exception | None = None,
+        self, call: Call, code: str, level: int, *, reason: str = "", error: Exception | None = None
     ) -> None:
         """Counts before responding, so that a client that sees its response sees the metric."""
         call.seconds = seconds = time.monotonic() - call.began
@@ -172,14 +154,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             exc_info=error,
             extra={"code": code, "duration_ms": round(1000 * seconds, 3), **call.fields()},
         )
-
-
-async def _abort(context: Context, refusal: Refusal) -> None:
-    # The status is sent after the responses before it: a client that does not read them must not
-    # keep the call open. gRPC sends the status when the client reads.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_MAX_ABORT_S):
-            await context.abort(*refusal)
 
 
 def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:

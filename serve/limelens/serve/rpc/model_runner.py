@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from limelens.serve.access.shares import Shares
@@ -38,14 +37,7 @@ if TYPE_CHECKING:
 
 
 class ModelRunner:
-    """Runs models for all services of a server.
-
-    Args:
-        repository: The models that are served.
-        settings: How much work is accepted.
-        observer: Is notified of every image that leaves an engine.
-        budget: Limits the bytes of requests that wait; None creates one.
-    """
+    """Runs models for all services of a server."""
 
     def __init__(
         self,
@@ -59,21 +51,15 @@ class ModelRunner:
         self.limits = settings.request_limits
         self.observer = observer or Observer()
         self.budget = budget or Budget(settings.max_waiting_bytes)
-        self.counting = StatisticsCollector()
-        """What each model has done so far."""
+        self.counting = StatisticsCollector()  # what each model has done so far
         num_running = max((self._num_running(one.bundle) for one in repository.served), default=1)
         self.shares = Shares(settings.max_queue + num_running, "images are waiting or worked on")
         """How many of the waiting images belong to each client."""
         self.slow_images = SlowImages(max_waiting=settings.max_queue)
-        self._engines: dict[str, Engine] = {}
+        self.engines: dict[str, Engine] = {}  # by execution provider
         self._lock = threading.Lock()  # explanation threads ask for engines too
         for model in repository.served:
             self.engine(model.bundle)
-
-    @property
-    def engines(self) -> Mapping[str, Engine]:
-        """The engines, by execution provider."""
-        return MappingProxyType(self._engines)
 
     def find(self, name: str, version: int) -> ModelVersion:
         """The requested model, which is also noted on the current call.
@@ -98,16 +84,9 @@ class ModelRunner:
         deadline: float | None = None,
         embed: bool = False,
     ) -> list[InferenceResult]:
-        """Waits for the model's numbers for the images of one request.
+        """Waits for the model's numbers for the images of one request, in their order.
 
-        Args:
-            bundle: The model.
-            images: At least one.
-            deadline: By `time.monotonic`; images that would run later are dropped.
-            embed: Whether feature vectors are wanted.
-
-        Returns:
-            One result for each image, in their order.
+        Images that would run later than the deadline, by `time.monotonic`, are dropped.
 
         Raises:
             InvalidImageError: An image cannot be decoded.
@@ -123,14 +102,14 @@ class ModelRunner:
     def engine(self, bundle: Bundle) -> Engine:
         """The engine of a bundle's device; all bundles of a device share it."""
         with self._lock:
-            engine = self._engines.get(bundle.provider)
+            engine = self.engines.get(bundle.provider)
             if engine is None:
-                engine = self._engines[bundle.provider] = self._new_engine(bundle)
+                engine = self.engines[bundle.provider] = self._new_engine(bundle)
         return engine
 
     def close(self) -> None:
         """Ends all threads; no call may be in flight."""
-        for engine in self._engines.values():
+        for engine in self.engines.values():
             engine.close()
         self.slow_images.close()
 

@@ -25,8 +25,7 @@ class OpenCalls:
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
-        self.is_refusing = False
-        """Whether new calls are to be refused."""
+        self.is_refusing = False  # whether new calls are to be refused
 
     @property
     def count(self) -> int:
@@ -47,11 +46,7 @@ class OpenCalls:
         task.add_done_callback(self._sent)
 
     async def drain(self, max_s: float) -> None:
-        """Accepts calls that are on their way, then refuses, until no more calls come.
-
-        Args:
-            max_s: How long this may take, in seconds.
-        """
+        """Accepts calls that are on their way, then refuses, until no more calls come."""
         ends_at = time.monotonic() + max_s
         polls = quiet = 0
         while quiet < _QUIET_POLLS and time.monotonic() < ends_at:

@@ -9,11 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle import Metadata, Task
+from limelens.serve.bundle import Metadata
 from limelens.serve.bundle.embedding import model_digest, unit_length
-from limelens.serve.decisions.decision import Decision, Prediction
+from limelens.serve.decisions.decision import Prediction
 from limelens.serve.explaining.rendering import RenderedExplanation
-from limelens.serve.image import ResizeMode
 from limelens.serve.repository.model_version import ModelVersion, RejectedVersion
 from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.scheduling.inference import InferenceResult
@@ -21,31 +20,16 @@ from limelens.serve.status import without_paths
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2
 
-_DECISIONS: Final = {
-    Decision.LABEL: prediction_pb2.DECISION_LABEL,
-    Decision.ABSTAINED: prediction_pb2.DECISION_ABSTAINED,
-}
-_TASKS: Final = {
-    Task.MULTICLASS: model_pb2.TASK_MULTICLASS,
-    Task.MULTILABEL: model_pb2.TASK_MULTILABEL,
-}
-_RESIZE_MODES: Final = {
-    ResizeMode.STRETCH: model_pb2.RESIZE_MODE_STRETCH,
-    ResizeMode.CROP: model_pb2.RESIZE_MODE_CROP,
-    ResizeMode.PAD: model_pb2.RESIZE_MODE_PAD,
-}
-_METHODS: Final = {
-    "lime": explanation_pb2.EXPLAIN_METHOD_LIME,
-    "kernel_shap": explanation_pb2.EXPLAIN_METHOD_KERNEL_SHAP,
-    "occlusion": explanation_pb2.EXPLAIN_METHOD_OCCLUSION,
-    "rise": explanation_pb2.EXPLAIN_METHOD_RISE,
-}
+_CARD: Final = (
+    "name", "task", "labels", "resize", "threshold", "label_thresholds", "alert_labels",
+    "macro_labels", "precision", "data_digest", "limelens_version", "card",
+)  # fmt: skip
 
 
 def prediction_message(prediction: Prediction) -> prediction_pb2.Prediction:
     """One image's prediction."""
     return prediction_pb2.Prediction(
-        decision=_DECISIONS[prediction.decision],
+        decision=f"DECISION_{prediction.decision.name}",
         label=prediction.label or "",
         labels=prediction.labels,
         alert=prediction.alert,
@@ -66,14 +50,7 @@ def embed_response(
     *,
     normalize: bool,
 ) -> service_pb2.EmbedResponse:
-    """The feature vectors of some images.
-
-    Args:
-        vectors: `(N, D)` float32, as the model gave them.
-        model: The model that gave them.
-        timings: Where the time went.
-        normalize: Whether to scale each vector to length 1.
-    """
+    """The feature vectors of some images: `(N, D)` float32, as the model gave them."""
     if normalize:
         vectors = unit_length(vectors)
     return service_pb2.EmbedResponse(
@@ -110,24 +87,17 @@ def model_message(
     with_card: bool = False,
     rejected: RejectedVersion | None = None,
 ) -> model_pb2.Model:
-    """A version that is served.
-
-    Args:
-        model: The version.
-        limits: The server's.
-        with_card: Whether to add all of the bundle's metadata.
-        rejected: A newer file of the same version that was rejected.
-    """
+    """A version that is served, of which a newer file may have been rejected."""
     bundle = model.bundle
     metadata = bundle.metadata
     return model_pb2.Model(
         name=model.name,
         version=model.version,
-        task=_TASKS[metadata.task],
+        task=f"TASK_{metadata.task.name}",
         labels=_labels(metadata),
         input_height=metadata.resize.height,
         input_width=metadata.resize.width,
-        resize_mode=_RESIZE_MODES[metadata.resize.mode],
+        resize_mode=f"RESIZE_MODE_{metadata.resize.mode.name}",
         threshold=metadata.threshold,
         provider=bundle.provider,
         provider_reason=bundle.provider_reason,
@@ -195,7 +165,7 @@ def explain_response(
             fit_ms=spent.fit,
             total_ms=1000 * (now - arrived_at),
         ),
-        method=_METHODS[explanation.method],
+        method=f"EXPLAIN_METHOD_{explanation.method.upper()}",
     )
 
 
@@ -228,22 +198,7 @@ def _labels(metadata: Metadata) -> list[model_pb2.Label]:
 
 def _card(metadata: Metadata) -> str:
     """The metadata as one document, without the golden image, which is of no use to a reader."""
-    document = {
-        "name": metadata.name,
-        "task": metadata.task.value,
-        "labels": list(metadata.labels),
-        "resize": {
-            "height": metadata.resize.height,
-            "width": metadata.resize.width,
-            "mode": metadata.resize.mode.value,
-        },
-        "threshold": metadata.threshold,
-        "label_thresholds": list(metadata.label_thresholds),
-        "alert_labels": list(metadata.alert_labels),
-        "macro_labels": dict(metadata.macro_labels),
-        "precision": metadata.precision,
-        "data_digest": metadata.data_digest,
-        "limelens_version": metadata.limelens_version,
-        "card": dict(metadata.card),
-    }
-    return json.dumps(document, ensure_ascii=False)
+    document = {name: getattr(metadata, name) for name in _CARD}
+    resize = metadata.resize
+    document["resize"] = {"height": resize.height, "width": resize.width, "mode": resize.mode}
+    return json.dumps(document, ensure_ascii=False, default=dict)

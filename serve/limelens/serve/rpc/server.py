@@ -59,29 +59,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Siblings:
-    """What a server shares with other processes that listen on the same port.
+    """What a server shares with other processes that listen on the same port."""
 
-    Args:
-        limiter: Counts the calls of all processes.
-        refresh: Makes all processes look for new versions.
-        statistics: Returns what a version has done in all processes, by its file.
-        metrics: Counts for all processes; None if there are no metrics.
-    """
-
-    limiter: Limiter
-    refresh: Callable[[], Awaitable[None]]
-    statistics: Callable[[Path], Awaitable[Statistics]]
-    metrics: Metrics | None = None
+    limiter: Limiter  # counts the calls of all processes
+    refresh: Callable[[], Awaitable[None]]  # makes all processes look for new versions
+    statistics: Callable[[Path], Awaitable[Statistics]]  # of a version's file, in all processes
+    metrics: Metrics | None = None  # counts for all processes; None if there are no metrics
 
 
 class Server:
     """A server within an event loop.
 
     Args:
-        config: How it is set up.
         repository: The models to serve; the server watches a `Repository` for new versions.
-        observers: Are notified, in addition to those that the configuration asks for.
-        siblings: Other processes on the same port; None means that there are none.
 
     Raises:
         ListenError: The server may not or cannot listen on an address.
@@ -107,18 +97,24 @@ class Server:
             undo.pop_all()
 
     def _build(
-        self,
-        repository: ModelRegistry,
-        observers: Iterable[Observer],
-        undo: contextlib.ExitStack,
+        self, repository: ModelRegistry, observers: Iterable[Observer], undo: contextlib.ExitStack
     ) -> None:
         """Takes ports and starts threads; `undo` gives them back."""
         config, siblings = self._config, self._siblings
-        metrics = siblings.metrics if siblings is not None else _metrics(config, repository)
-        self._observer = notify_all([*observers, *([metrics] if metrics else []), *_traces(config)])
+        metrics = None if siblings is None else siblings.metrics
+        # Imported only when needed: a server without metrics starts sooner and is smaller.
+        if siblings is None and config.http is not None:
+            from limelens.serve.observing.metrics import Metrics
+
+            metrics = Metrics(repository)
+        notified = [*observers, *([metrics] if metrics else [])]
+        if config.trace_to is not None:
+            from limelens.serve.observing.tracing import tracing_to
+
+            notified.append(tracing_to(config.trace_to))
+        self._observer = notify_all(notified)
         undo.callback(self._observer.close)
-        self.access = Access(config.access)
-        """Who may call."""
+        self.access = Access(config.access)  # who may call
         guard = Guard(self.access, siblings.limiter if siblings is not None else None)
         budget = Budget(config.service.max_waiting_bytes)
         self._interceptor = CallInterceptor(
@@ -129,12 +125,9 @@ class Server:
             log_ok=logging.INFO if config.access_log else logging.DEBUG,
             max_calls=config.max_calls,
         )
-        self.open_calls = self._interceptor.open_calls
-        """The calls in flight."""
-        self.pauses = Pauses()
-        """How long the event loop was blocked."""
-        self.http: HttpPort | None = None
-        """Metrics and probes; None without `config.http`."""
+        self.open_calls = self._interceptor.open_calls  # the calls in flight
+        self.pauses = Pauses()  # how long the event loop was blocked
+        self.http: HttpPort | None = None  # metrics and probes; None without `config.http`
         if config.http is not None and metrics is not None:
             from limelens.serve.observing.http import HttpPort
 
@@ -144,13 +137,17 @@ class Server:
             undo.callback(self.http.close)
         self._health = Health(repository, [SERVICE_NAME, INFERENCE_NAME])
         self._health_server: grpc.aio.Server | None = None
-        self.health_address = ""
-        """`HOST:PORT` of `config.health_listen`; empty without it."""
+        self.health_address = ""  # `HOST:PORT` of `config.health_listen`; empty without it
         if config.health_listen is not None:
-            self._health_server, self.health_address = _health_server(
-                self._health, config.health_listen, shares_port=siblings is not None
+            server = self._health_server = grpc.aio.server(
+                interceptors=[WatcherLimit(_MAX_PROBES // 2)],
+                options=server_options(_MAX_PROBE_BYTES, shares_port=siblings is not None),
+                maximum_concurrent_rpcs=_MAX_PROBES,
             )
-            undo.callback(_release_port, self._health_server)
+            self._health.add_to(server)
+            port = bind(server, config.health_listen, option="--health-listen")
+            self.health_address = f"{config.health_listen.rpartition(':')[0]}:{port}"
+            undo.callback(_release_port, server)
         self._server = grpc.aio.server(
             interceptors=[
                 self._interceptor,
@@ -170,8 +167,7 @@ class Server:
         self.runner = ModelRunner(repository, config.service, self._observer, budget)
         """Runs the models for all services."""
         undo.callback(self.runner.close)
-        self.service = ClassifierService(self.runner)
-        """`limelens.v1.ClassifierService`."""
+        self.service = ClassifierService(self.runner)  # `limelens.v1.ClassifierService`
         undo.callback(self.service.close)
         if metrics is not None:
             metrics.sample_from(
@@ -307,37 +303,6 @@ def open_repository(config: ServerConfig) -> Repository:
         max_batch_size=config.service.max_batch_size,
         tf32=config.tf32,
     )
-
-
-def _metrics(config: ServerConfig, repository: ModelRegistry) -> Metrics | None:
-    if config.http is None:
-        return None
-    # Imported only when needed: a server without metrics starts sooner and is smaller.
-    from limelens.serve.observing.metrics import Metrics
-
-    return Metrics(repository)
-
-
-def _traces(config: ServerConfig) -> list[Observer]:
-    if config.trace_to is None:
-        return []
-    from limelens.serve.observing.tracing import tracing_to
-
-    return [tracing_to(config.trace_to)]
-
-
-def _health_server(
-    servicer: Health, listen: str, *, shares_port: bool
-) -> tuple[grpc.aio.Server, str]:
-    """A server for health alone, and its address."""
-    server = grpc.aio.server(
-        interceptors=[WatcherLimit(_MAX_PROBES // 2)],
-        options=server_options(_MAX_PROBE_BYTES, shares_port=shares_port),
-        maximum_concurrent_rpcs=_MAX_PROBES,
-    )
-    servicer.add_to(server)
-    port = bind(server, listen, option="--health-listen")
-    return server, f"{listen.rpartition(':')[0]}:{port}"
 
 
 _releasing: Final[set[asyncio.Task[Any]]] = set()

@@ -32,7 +32,6 @@ class SlowImages:
 
     Args:
         max_running: How many images at a time; None means one per core, at least two.
-        max_waiting: How many images may wait; more are refused.
     """
 
     def __init__(self, max_running: int | None = None, *, max_waiting: int = 256) -> None:
@@ -56,16 +55,7 @@ class SlowImages:
     async def decoded(
         self, images: Sequence[PendingImage], rule: ResizeRule
     ) -> Sequence[PendingImage]:
-        """The images of one request, with each slow one replaced by its pixels.
-
-        Args:
-            images: The slow ones are decoded one after the other.
-            rule: The model's resize rule.
-
-        Raises:
-            InvalidImageError: A slow image cannot be read.
-            OverloadedError: Too many images wait.
-        """
+        """The images of one request, with each slow one replaced by its pixels."""
         quick: list[PendingImage] = []
         started = time.monotonic()
         for image in images:
@@ -77,12 +67,7 @@ class SlowImages:
         return quick
 
     async def decode(self, image: PendingImage, rule: ResizeRule) -> FittedImage:
-        """Decodes one slow image.
-
-        Raises:
-            InvalidImageError: It cannot be read.
-            OverloadedError: Too many images wait.
-        """
+        """Decodes one slow image."""
         who = holder()
         await self._wait_for_turn(who)
         try:
@@ -122,8 +107,10 @@ class SlowImages:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._release(who)
-            else:
-                self._drop(who, turn)
+            elif turn in (turns := self._waiting.get(who, deque())):
+                turns.remove(turn)
+                if not turns:
+                    del self._waiting[who]
             raise
 
     def _has_place(self, who: Holder) -> bool:
@@ -141,13 +128,6 @@ class SlowImages:
                     del self._waiting[who]
                 self._running[who] = self._running.get(who, 0) + 1
                 turn.set_result(None)
-
-    def _drop(self, who: Holder, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting.get(who)
-        if turns is not None and turn in turns:
-            turns.remove(turn)
-            if not turns:
-                del self._waiting[who]
 
     def _release(self, who: Holder) -> None:
         self._running[who] -= 1

@@ -34,49 +34,26 @@ _MICROSECONDS: Final = 1e6
 
 @dataclass(frozen=True)
 class Output:
-    """One output that the client wants.
+    """One output that the client wants."""
 
-    Args:
-        name: `probabilities` or `embedding`.
-        top: How many of the largest values to return as text; 0 returns all as numbers.
-    """
-
-    name: str
-    top: int = 0
+    name: str  # `probabilities` or `embedding`
+    top: int = 0  # how many of the largest values to return as text; 0 returns all as numbers
 
 
 @dataclass(frozen=True, eq=False)
 class InferSpec:
-    """What a client asks of a model.
-
-    Args:
-        images: The images.
-        size_bytes: Bytes that the request takes while it waits.
-        outputs: The outputs to return, in this order; empty means all that the client may have.
-        extra_bytes: How much of `size_bytes` the message itself does not take.
-    """
+    """What a client asks of a model."""
 
     images: Sequence[PendingImage] = field(repr=False)
-    size_bytes: int
-    outputs: tuple[Output, ...] = ()
-    extra_bytes: int = 0
+    size_bytes: int  # that the request takes while it waits
+    outputs: tuple[Output, ...]  # in this order; empty means all that the client may have
+    extra_bytes: int = 0  # how much of `size_bytes` the message itself does not take
 
 
 def find(
     get: Callable[[str, int], ModelVersion], name: str, version: str, prefix: str = ""
 ) -> ModelVersion:
-    """The requested model.
-
-    Args:
-        get: Returns a model by name and version.
-        name: Empty means the only model.
-        version: A whole number as text; empty means the newest.
-        prefix: Prefix of the message's fields `name` and `version`.
-
-    Raises:
-        InvalidRequestError: The name is missing or the version is not a number.
-        NotFoundError: There is no such model or version.
-    """
+    """The requested model; `prefix` is that of the message's fields `name` and `version`."""
     number = read_version(version, f"{prefix}version")
     try:
         return get(name, number)
@@ -86,11 +63,7 @@ def find(
 
 
 def read_version(version: str, name: str) -> int:
-    """A version as a number; 0 if it is empty.
-
-    Raises:
-        InvalidRequestError: It is not a whole number of 1 or more.
-    """
+    """A version as a number; 0 if it is empty."""
     if not version:
         return 0
     if not (version.isascii() and version.isdecimal()) or len(version) > 10 or not int(version):
@@ -103,15 +76,8 @@ def read_version(version: str, name: str) -> int:
 def read_timeout(request: pb2.ModelInferRequest, now: float) -> float | None:
     """The deadline that the request itself sets.
 
-    Args:
-        request: The message.
-        now: By `time.monotonic`.
-
     Returns:
         By `time.monotonic`; None if the request sets none.
-
-    Raises:
-        InvalidRequestError: The parameter is not a number of microseconds.
     """
     if "timeout" not in request.parameters:
         return None
@@ -230,11 +196,9 @@ class _Numbers:
 
     @property
     def is_quick(self) -> bool:
-        """See `PendingImage`."""
         return True
 
     def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
-        """See `PendingImage`."""
         numbers = np.array(self.values[self.row], dtype=np.uint32)
         if numbers.max() > 255:
             where = self.row.start + int(np.argmax(numbers > 255))
@@ -284,9 +248,7 @@ def _read_outputs(request: pb2.ModelInferRequest) -> tuple[Output, ...]:
         top = 0
         if "classification" in output.parameters:
             top = _whole_number(
-                output.parameters["classification"],
-                f"{place}.parameters[classification]",
-                "values",
+                output.parameters["classification"], f"{place}.parameters[classification]", "values"
             )
         outputs.append(Output(output.name, top))
     return tuple(outputs)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import model_config_pb2 as config_pb2
-from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.devices import CPU
 from limelens.serve.bundle.folder import FILE_NAME
@@ -23,11 +22,7 @@ from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.scheduling.statistics import Statistics
 from limelens.serve.status import without_paths
 
-PLATFORM: Final = "onnxruntime_onnx"
-BACKEND: Final = "onnxruntime"
-EXTENSIONS: Final = ("classification", "model_configuration", "model_repository", "statistics")
-READY: Final = "READY"
-UNAVAILABLE: Final = "UNAVAILABLE"
+_PLATFORM: Final = "onnxruntime_onnx"
 _ANY: Final = -1
 
 
@@ -37,14 +32,7 @@ def infer_response(
     model: ModelVersion,
     request_id: str,
 ) -> pb2.ModelInferResponse:
-    """A model's numbers for the images of a request.
-
-    Args:
-        results: One for each image.
-        outputs: Which outputs, in which order.
-        model: The model.
-        request_id: The request's own.
-    """
+    """A model's numbers for the images of a request."""
     values = {PROBABILITIES: np.stack([one.probabilities for one in results])}
     embeddings = [one.embedding for one in results if one.embedding is not None]
     if embeddings:
@@ -66,26 +54,14 @@ def infer_response(
     return response
 
 
-def server_metadata() -> pb2.ServerMetadataResponse:
-    """The server's name, version and extensions."""
-    return pb2.ServerMetadataResponse(
-        name="limelens", version=package_version(), extensions=EXTENSIONS
-    )
-
-
 def model_metadata(model: ModelVersion, versions: Sequence[int]) -> pb2.ModelMetadataResponse:
-    """A model's inputs and outputs.
-
-    Args:
-        model: The version.
-        versions: All versions that are served under its name.
-    """
+    """A model's inputs and outputs."""
     tensor = pb2.ModelMetadataResponse.TensorMetadata
     height, width = model.bundle.input_size
     return pb2.ModelMetadataResponse(
         name=model.name,
         versions=[str(version) for version in sorted(versions)],
-        platform=PLATFORM,
+        platform=_PLATFORM,
         inputs=[tensor(name=INPUT, datatype="UINT8", shape=[_ANY, height, width, 3])],
         outputs=[
             tensor(name=name, datatype="FP32", shape=[_ANY, size])
@@ -106,8 +82,8 @@ def model_config(model: ModelVersion, limits: Limits) -> config_pb2.ModelConfig:
     }
     return config_pb2.ModelConfig(
         name=model.name,
-        platform=PLATFORM,
-        backend=BACKEND,
+        platform=_PLATFORM,
+        backend="onnxruntime",
         max_batch_size=limits.max_images,
         input=[
             config_pb2.ModelInput(
@@ -168,16 +144,10 @@ def model_statistics(model: ModelVersion, statistics: Statistics) -> pb2.ModelSt
 def repository_index(
     served: Sequence[ModelVersion], rejected: Sequence[RejectedVersion], *, only_ready: bool
 ) -> pb2.RepositoryIndexResponse:
-    """The versions in the model repository.
-
-    Args:
-        served: Versions that are served.
-        rejected: Versions that are not; a version of which an older file is served is listed once.
-        only_ready: Whether to list only versions that are served.
-    """
+    """The versions in the model repository; one of which an older file is served is listed once."""
     index = pb2.RepositoryIndexResponse.ModelIndex
     found = {
-        (one.name, one.version): index(name=one.name, version=str(one.version), state=READY)
+        (one.name, one.version): index(name=one.name, version=str(one.version), state="READY")
         for one in served
     }
     for one in () if only_ready else rejected:
@@ -187,7 +157,7 @@ def repository_index(
             index(
                 name=one.name,
                 version=version,
-                state=UNAVAILABLE,
+                state="UNAVAILABLE",
                 reason=without_paths(one.reason),
             ),
         )
@@ -197,10 +167,7 @@ def repository_index(
 def _output_sizes(bundle: Bundle) -> dict[str, int]:
     shapes = {output.name: output.shape for output in bundle.session.get_outputs()}
     size = shapes[EMBEDDING][-1]
-    return {
-        PROBABILITIES: len(bundle.labels),
-        EMBEDDING: size if isinstance(size, int) else _ANY,
-    }
+    return {PROBABILITIES: len(bundle.labels), EMBEDDING: size if isinstance(size, int) else _ANY}
 
 
 def _duration(count: int, seconds: float) -> pb2.StatisticDuration:

@@ -15,6 +15,7 @@ import grpc.aio
 
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
+from limelens.serve.about import package_version
 from limelens.serve.access.caller import charge, current, may, require
 from limelens.serve.access.rights import Right
 from limelens.serve.decisions.decision import decide
@@ -43,24 +44,18 @@ from limelens.serve.rpc.inference.responses import (
     model_metadata,
     model_statistics,
     repository_index,
-    server_metadata,
 )
 from limelens.serve.rpc.inference.stream import RequestStream
 from limelens.serve.rpc.model_runner import ModelRunner, deadline_of
 from limelens.serve.scheduling.statistics import Statistics
 
 SERVICE_NAME: Final = "inference.GRPCInferenceService"
+_EXTENSIONS: Final = ("classification", "model_configuration", "model_repository", "statistics")
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
-    """Implements `inference.GRPCInferenceService`.
-
-    Args:
-        runner: Runs the models; shared with our own service.
-        statistics: Returns what a version has done since the start, by its file.
-        refresh: Looks for new versions; None if the server never does.
-    """
+    """Implements `inference.GRPCInferenceService`."""
 
     def __init__(
         self,
@@ -73,56 +68,48 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         self._statistics = statistics
         self._refresh = refresh
         self._streams: set[RequestStream] = set()
-        self._stopping = False
+        self.is_stopping = False
 
     @property
     def num_streams(self) -> int:
         """How many streams are open."""
         return len(self._streams)
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopping
-
     def stop(self) -> None:
         """Reports that it is not ready, and ends streams, which never end by themselves."""
-        self._stopping = True
+        self.is_stopping = True
         for stream in self._streams:
             stream.stop()
 
     async def ServerLive(
         self, _request: pb2.ServerLiveRequest, _context: _Context
     ) -> pb2.ServerLiveResponse:
-        """See the contract."""
         return pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(
         self, _request: pb2.ServerReadyRequest, _context: _Context
     ) -> pb2.ServerReadyResponse:
-        """See the contract."""
-        return pb2.ServerReadyResponse(ready=not self._stopping)
+        return pb2.ServerReadyResponse(ready=not self.is_stopping)
 
     async def ModelReady(
         self, request: pb2.ModelReadyRequest, _context: _Context
     ) -> pb2.ModelReadyResponse:
-        """See the contract."""
         try:
             self._find(request.name, request.version)
         except NotFoundError:
             return pb2.ModelReadyResponse(ready=False)
-        return pb2.ModelReadyResponse(ready=not self._stopping)
+        return pb2.ModelReadyResponse(ready=not self.is_stopping)
 
     async def ServerMetadata(
         self, _request: pb2.ServerMetadataRequest, _context: _Context
     ) -> pb2.ServerMetadataResponse:
-        """See the contract."""
-        return server_metadata()
+        return pb2.ServerMetadataResponse(
+            name="limelens", version=package_version(), extensions=_EXTENSIONS
+        )
 
     async def ModelMetadata(
         self, request: pb2.ModelMetadataRequest, _context: _Context
     ) -> pb2.ModelMetadataResponse:
-        """See the contract."""
         model = self._find(request.name, request.version)
         versions = [one.version for one in self._repository.served if one.name == model.name]
         return model_metadata(model, versions)
@@ -130,14 +117,12 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelConfig(
         self, request: pb2.ModelConfigRequest, _context: _Context
     ) -> pb2.ModelConfigResponse:
-        """See the contract."""
         model = self._find(request.name, request.version)
         return pb2.ModelConfigResponse(config=model_config(model, self._runner.limits))
 
     async def ModelStatistics(
         self, request: pb2.ModelStatisticsRequest, _context: _Context
     ) -> pb2.ModelStatisticsResponse:
-        """See the contract."""
         statistics = [
             model_statistics(model, await self._statistics(model.bundle.path))
             for model in self._chosen(request)
@@ -147,7 +132,6 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryIndex(
         self, request: pb2.RepositoryIndexRequest, _context: _Context
     ) -> pb2.RepositoryIndexResponse:
-        """See the contract."""
         _check_repository(request.repository_name)
         repository = self._repository
         return repository_index(repository.served, repository.rejected, only_ready=request.ready)
@@ -155,13 +139,11 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(
         self, request: pb2.RepositoryModelLoadRequest, _context: _Context
     ) -> pb2.RepositoryModelLoadResponse:
-        """See the contract."""
         _check_repository(request.repository_name)
         if request.parameters:
             key = sorted(request.parameters)[0][:100]
             raise InvalidRequestError(
-                f"parameters[{key}]",
-                "a model's file alone configures it; expected no parameters",
+                f"parameters[{key}]", "a model's file alone configures it; expected no parameters"
             )
         if not request.model_name:
             raise InvalidRequestError("model_name", "not given; expected a model's name")
@@ -171,13 +153,20 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
                 "new versions (limelens serve --reload request, or watch)"
             )
         await self._refresh()
-        self._check_loaded(request.model_name)
+        name = request.model_name
+        try:
+            self._repository.get(name)
+        except NotFoundError:
+            for one in self._repository.rejected:
+                if one.name == name:
+                    text = f"{name!r} version {one.version} was refused: {one.reason}"
+                    raise NotFoundError(text, kind="model", name=name) from None
+            raise
         return pb2.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, _request: pb2.RepositoryModelUnloadRequest, _context: _Context
     ) -> pb2.RepositoryModelUnloadResponse:
-        """See the contract."""
         raise NotOfferedError(
             "clients cannot unload models: the server serves what lies in its model repository; "
             "remove the version's folder there"
@@ -186,12 +175,10 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(
         self, request: pb2.ModelInferRequest, context: _Context
     ) -> pb2.ModelInferResponse:
-        """See the contract."""
         return await self._infer(request, context, counted_bytes=request.ByteSize())
 
     async def ModelStreamInfer(self, _requests: object, context: _Context) -> None:
-        """See the contract."""
-        if self._stopping:
+        if self.is_stopping:
             raise UnavailableError("the server is going down")
         settings = self._runner.settings
         if len(self._streams) >= settings.max_streams:
@@ -210,20 +197,9 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             self._streams.discard(stream)
 
     async def _infer(
-        self,
-        request: pb2.ModelInferRequest,
-        context: _Context,
-        *,
-        counted_bytes: int | None = None,
+        self, request: pb2.ModelInferRequest, context: _Context, *, counted_bytes: int | None = None
     ) -> pb2.ModelInferResponse:
-        """Answers one request.
-
-        Args:
-            request: The message.
-            context: The call's.
-            counted_bytes: How many of its bytes the budget counts already; None if the request
-                came in a stream, whose requests are not counted yet.
-        """
+        """Answers one request; the budget does not count those of a stream yet (None)."""
         now = time.monotonic()
         runner = self._runner
         model = find(runner.find, request.model_name, request.model_version, "model_")
@@ -233,7 +209,10 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         del request  # as in Classify
         if any(one.name == EMBEDDING for one in spec.outputs):
             require(Right.EMBED)
-        outputs = spec.outputs or _allowed_outputs()
+        outputs = spec.outputs
+        if not outputs:  # all that the client may have
+            names = (PROBABILITIES, EMBEDDING) if may(Right.EMBED) else (PROBABILITIES,)
+            outputs = tuple(map(Output, names))
         is_streamed = counted_bytes is None
         await charge(len(spec.images) - (not is_streamed))
         count = spec.size_bytes if is_streamed else spec.extra_bytes
@@ -270,25 +249,6 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             return list(self._repository.served)
         name = self._find(request.name, "").name
         return [one for one in self._repository.served if one.name == name]
-
-    def _check_loaded(self, name: str) -> None:
-        try:
-            self._repository.get(name)
-        except NotFoundError:
-            for rejected in self._repository.rejected:
-                if rejected.name == name:
-                    raise NotFoundError(
-                        f"{name!r} version {rejected.version} was refused: {rejected.reason}",
-                        kind="model",
-                        name=name,
-                    ) from None
-            raise
-
-
-def _allowed_outputs() -> tuple[Output, ...]:
-    """All outputs that the client may have."""
-    embedding = (Output(EMBEDDING),) if may(Right.EMBED) else ()
-    return (Output(PROBABILITIES), *embedding)
 
 
 def _check_repository(name: str) -> None:

@@ -30,8 +30,6 @@ class RequestStream:
     """One stream from its first request to its end.
 
     Args:
-        respond: Handles one request; raises if it fails.
-        idle_s: Ends a stream that neither sends nor reads for this long.
         max_in_flight: Limit on requests in flight, at most `IN_FLIGHT`; None is `IN_FLIGHT`.
     """
 

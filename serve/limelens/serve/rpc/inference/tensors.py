@@ -27,15 +27,7 @@ def pack_elements(elements: Iterable[bytes]) -> bytes:
 
 
 def unpack_elements(data: bytes, count: int) -> list[bytes]:
-    """The elements of a BYTES tensor.
-
-    Args:
-        data: Each element after its length in 4 bytes, little-endian.
-        count: How many elements there must be.
-
-    Raises:
-        LayoutError: There are more or fewer elements, or the last one is cut short.
-    """
+    """The elements of a BYTES tensor, each after its length in 4 bytes, little-endian."""
     elements: list[bytes] = []
     start = 0
     while start < len(data) and len(elements) < count:

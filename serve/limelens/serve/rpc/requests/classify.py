@@ -20,18 +20,12 @@ from limelens.v1 import image_pb2
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for.
+    """What one request may ask for."""
 
-    Args:
-        max_images: Images in one request.
-        max_pixels: Height times width of one image.
-        max_samples: Images that the model runs for one explanation.
-        max_decode_s: CPU seconds for decoding one image, in addition to a share for its bytes.
-    """
-
-    max_images: int = 64
-    max_pixels: int = MAX_PIXELS
-    max_samples: int = 10_000
+    max_images: int = 64  # images in one request
+    max_pixels: int = MAX_PIXELS  # height times width of one image
+    max_samples: int = 10_000  # images that the model runs for one explanation
+    # CPU seconds for decoding one image, in addition to a share for its bytes
     max_decode_s: float = MAX_DECODE_S
 
     @property
@@ -42,37 +36,23 @@ class Limits:
 
 @dataclass(frozen=True)
 class ClassifyOptions:
-    """What to return for each image.
+    """What to return for each image."""
 
-    Args:
-        top_k: How many scores; 0 is the default.
-        threshold: Replaces the model's threshold; None keeps it.
-        embed: Whether to return the feature vector.
-    """
-
-    top_k: int
-    threshold: float | None
-    embed: bool = False
+    top_k: int  # how many scores; 0 is the default
+    threshold: float | None  # replaces the model's threshold; None keeps it
+    embed: bool = False  # whether to return the feature vector
 
 
 def read_classify(
     request: service_pb2.ClassifyRequest, metadata: Metadata, limits: Limits
 ) -> tuple[list[EncodedImage], ClassifyOptions]:
-    """The images, and what to return for them.
-
-    Raises:
-        InvalidRequestError: A field exceeds its limits.
-    """
+    """The images, and what to return for them."""
     options = read_options(request, metadata, embed=request.return_embedding)
     return _read_images(request.images, limits), options
 
 
 def read_embed(request: service_pb2.EmbedRequest, limits: Limits) -> list[EncodedImage]:
-    """The images whose feature vectors are requested.
-
-    Raises:
-        InvalidRequestError: A field exceeds its limits.
-    """
+    """The images whose feature vectors are requested."""
     return _read_images(request.images, limits)
 
 
@@ -83,11 +63,7 @@ def read_options(
     *,
     embed: bool = False,
 ) -> ClassifyOptions:
-    """The number of scores and the threshold.
-
-    Raises:
-        InvalidRequestError: A field exceeds its limits.
-    """
+    """The number of scores and the threshold."""
     num_labels = len(metadata.labels)
     if not 0 <= request.top_k <= num_labels:
         raise InvalidRequestError(
@@ -103,18 +79,7 @@ def read_options(
 def read_image(
     image: image_pb2.Image, name: str, limits: Limits, region: Region | None = None
 ) -> EncodedImage:
-    """One image, not decoded yet.
-
-    Args:
-        image: The message.
-        name: The field that holds it.
-        limits: The server's.
-        region: The region of interest for images that name none.
-
-    Raises:
-        InvalidRequestError: The image has neither bytes nor pixels, pixels that do not match its
-            size, or an invalid region.
-    """
+    """One image, not decoded yet, with a region of interest for images that name none."""
     source = image.WhichOneof("source")
     if image.HasField("region_of_interest"):
         region = read_region(image.region_of_interest, f"{name}.region_of_interest")
@@ -134,11 +99,7 @@ def read_image(
 
 
 def read_region(region: image_pb2.RegionOfInterest, name: str) -> Region:
-    """A region of interest.
-
-    Raises:
-        InvalidRequestError: It is empty or not within 0 to 1.
-    """
+    """A region of interest."""
     try:
         return Region(region.left, region.top, region.right, region.bottom)
     except InvalidRequestError as error:

@@ -38,11 +38,7 @@ _ENUMS: Final[Mapping[str, Any]] = {
 def read_explain(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits
 ) -> ExplainSpec:
-    """What to explain, and how.
-
-    Raises:
-        InvalidRequestError: A field is not within its limits.
-    """
+    """What to explain, and how."""
     if not request.HasField("image"):
         raise InvalidRequestError("image", "not set; expected an image")
     return read_spec(request, metadata, limits, read_image(request.image, "image", limits))
@@ -51,11 +47,7 @@ def read_explain(
 def read_spec(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits, image: EncodedImage
 ) -> ExplainSpec:
-    """What to explain of an image, and how; ignores the request's own image.
-
-    Raises:
-        InvalidRequestError: A field is not within its limits.
-    """
+    """What to explain of an image, and how; ignores the request's own image."""
     arrived_at = time.monotonic()
     for name in ("num_features", "deadline_ms"):
         if (value := getattr(request, name)) < 0:

@@ -10,12 +10,7 @@ from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.image import Region
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.rpc.requests.classify import (
-    ClassifyOptions,
-    Limits,
-    read_options,
-    read_region,
-)
+from limelens.serve.rpc.requests.classify import ClassifyOptions, Limits, read_options, read_region
 from limelens.serve.rpc.requests.explain import read_spec
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
@@ -25,39 +20,23 @@ _NO_IMAGE: Final = EncodedImage("", b"")
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """The settings of one stream.
+    """The settings of one stream."""
 
-    Args:
-        camera_id: The camera's name.
-        options: What to return for each frame.
-        region: The region of interest of every frame; None is the whole frame.
-        window: How many frames smoothing considers.
-        required: How many of them must agree.
-        max_age_s: Older frames are dropped; None is no limit.
-        required_to_alert: How many frames must agree on an alert label.
-        max_decision_age_s: How long a decision holds without a classified frame; None is for ever.
-        explaining: How to explain changes of the decision; None explains none.
-    """
-
-    camera_id: str
-    options: ClassifyOptions
-    region: Region | None
-    window: int
-    required: int
-    max_age_s: float | None
-    required_to_alert: int
-    max_decision_age_s: float | None
-    explaining: service_pb2.ExplainOnChange | None
+    camera_id: str  # the camera's name
+    options: ClassifyOptions  # what to return for each frame
+    region: Region | None  # the region of interest of every frame; None is the whole frame
+    window: int  # how many frames smoothing considers
+    required: int  # how many of them must agree
+    max_age_s: float | None  # older frames are dropped; None is no limit
+    required_to_alert: int  # how many frames must agree on an alert label
+    max_decision_age_s: float | None  # how long one holds without a classified frame
+    explaining: service_pb2.ExplainOnChange | None  # how to explain changes of the decision
 
 
 def read_stream_config(
     config: service_pb2.StreamConfig, metadata: Metadata, limits: Limits
 ) -> StreamSettings:
-    """Reads a camera's configuration.
-
-    Raises:
-        InvalidRequestError: A field exceeds its limits.
-    """
+    """Reads a camera's configuration."""
     if not 1 <= len(config.camera_id) <= 128:
         raise InvalidRequestError(
             "config.camera_id", f"{len(config.camera_id)} characters; expected 1 to 128"
@@ -113,18 +92,7 @@ def read_change(
     image: EncodedImage,
     label: str,
 ) -> ExplainSpec:
-    """How to explain a change of a camera's decision.
-
-    Args:
-        explaining: The stream's configuration.
-        metadata: The metadata of the model that classified the frame.
-        limits: The server's.
-        image: The frame that changed the decision.
-        label: The new decision.
-
-    Raises:
-        InvalidRequestError: A field exceeds its limits.
-    """
+    """How to explain a change of a camera's decision."""
     place, options = "config.explain_on_change.options", explaining.options
     num_bytes = len(options.segmentation.segments_png)
     if num_bytes > _MAX_STREAM_SEGMENTS:

@@ -20,11 +20,7 @@ _FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))
 
 
 def cut(address: str) -> None:
-    """Stops listening on an address, and closes all connections to it; does nothing on Windows.
-
-    Args:
-        address: `HOST:PORT` or `unix:PATH` of this process.
-    """
+    """Stops listening on an address, and closes all connections to it; does nothing on Windows."""
     path = address.removeprefix("unix:") if is_unix(address) else None
     wanted = path or int(address.rpartition(":")[2])
     for number, found in _sockets():

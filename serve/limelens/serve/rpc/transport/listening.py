@@ -31,16 +31,9 @@ Above its own limit of pending calls, gRPC ends calls of any client.
 
 
 def check_listen(listen: str, tls: Tls | None, *, production: bool, insecure: bool) -> None:
-    """Refuses addresses that are malformed or would expose plaintext.
+    """Refuses addresses that are malformed or would expose plaintext, which `insecure` allows.
 
-    Args:
-        listen: `HOST:PORT` or `unix:PATH`.
-        tls: None is plaintext.
-        production: Allows plaintext on this machine only, whatever `insecure` is.
-        insecure: Allows plaintext for other machines.
-
-    Raises:
-        ListenError: The server may not listen there.
+    In production plaintext stays on this machine.
     """
     if is_unix(listen):
         return
@@ -64,33 +57,10 @@ def check_listen(listen: str, tls: Tls | None, *, production: bool, insecure: bo
         )
 
 
-def check_health_listen(listen: str | None) -> None:
-    """Refuses malformed addresses for the health; None means that there is none.
-
-    Raises:
-        ListenError: The address is malformed.
-    """
-    if listen is None:
-        return
-    try:
-        parse_address(listen)
-    except ValueError as error:
-        raise ListenError(f"for the health, {error}") from error
-
-
 def bind(
     server: grpc.aio.Server, listen: str, tls: Tls | None = None, *, option: str = "--listen"
 ) -> int:
-    """Takes a port or a socket for a server.
-
-    Args:
-        server: A server that is not started yet.
-        listen: `HOST:PORT` or `unix:PATH`.
-        tls: None is plaintext.
-        option: The option that gave the address, for messages.
-
-    Returns:
-        The port; 1 for a socket.
+    """Takes a port or a socket for a server; returns the port, 1 for a socket.
 
     Raises:
         ListenError: The address is taken or is not this machine's, or a certificate is unusable.
@@ -115,12 +85,7 @@ def bind(
 
 
 def server_options(max_message_bytes: int, *, shares_port: bool) -> list[tuple[str, Any]]:
-    """GRPC's options for a server.
-
-    Args:
-        max_message_bytes: Limit on each message.
-        shares_port: Whether other processes listen on the same port.
-    """
+    """GRPC's options for a server."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -149,12 +114,7 @@ def allow_many_connections() -> None:
 
 
 def cannot_listen(listen: str, option: str) -> ListenError:
-    """The error for an address that is taken or is not this machine's.
-
-    Args:
-        listen: The address.
-        option: The option that gave it.
-    """
+    """The error for an address that is taken or is not this machine's."""
     return ListenError(
         f"cannot listen on {listen}: the port is taken, or the address is not this machine's; "
         f"stop what listens there or choose another ({option} HOST:PORT)"
@@ -162,11 +122,7 @@ def cannot_listen(listen: str, option: str) -> ListenError:
 
 
 def _check_socket(path: str) -> None:
-    """Refuses a socket that another server answers on; gRPC would silently take it over.
-
-    Raises:
-        ListenError: Another server answers there, or there can be no socket.
-    """
+    """Refuses a socket that another server answers on; gRPC would silently take it over."""
     if not path or not Path(path).parent.is_dir():
         raise ListenError(
             f"cannot listen on unix:{path}; expected unix:PATH in a folder that exists"

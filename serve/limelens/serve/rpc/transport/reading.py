@@ -29,11 +29,7 @@ Parse = Callable[[bytes], Any]
 
 
 async def read_within(context: Context, idle_s: float, what: str) -> Any:
-    """Reads a stream's next message, or `grpc.aio.EOF`.
-
-    Raises:
-        ExpiredError: None came in time; calls the message `what`.
-    """
+    """Reads a stream's next message, or `grpc.aio.EOF`."""
     try:
         async with asyncio.timeout(idle_s):
             return await context.read()
@@ -64,7 +60,6 @@ class Reader:
     Args:
         idle_s: How long to wait for the message of a unary call; None waits for ever.
         budget: Limits the bytes of requests that are held; None is no limit.
-        max_message_bytes: Limit on an unpacked message; None leaves the limit to gRPC.
     """
 
     def __init__(
@@ -125,9 +120,6 @@ class _Patience:
     """Ends calls whose one message does not come.
 
     One timer serves all calls: a timeout for each costs more than the reading.
-
-    Args:
-        idle_s: How long to wait for a message; None waits for ever.
     """
 
     def __init__(self, idle_s: float | None) -> None:
@@ -136,11 +128,7 @@ class _Patience:
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Context) -> Any:
-        """The call's message, or `grpc.aio.EOF`.
-
-        Raises:
-            ExpiredError: No message came in time.
-        """
+        """The call's message, or `grpc.aio.EOF`."""
         if self._idle_s is None:
             return await context.read()
         loop, task = asyncio.get_running_loop(), asyncio.current_task()

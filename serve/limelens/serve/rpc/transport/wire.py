@@ -16,10 +16,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from limelens.serve.errors import InvalidRequestError
 
-MAX_REPEATED: Final = 4096
-"""Limit on the elements of a repeated field that is not in `_LIMITS`."""
-MAX_FIELDS: Final = 20_000
-"""Limit on the fields of a message, at all depths together."""
+MAX_REPEATED: Final = 4096  # limit on the elements of a repeated field that is not in `_LIMITS`
+MAX_FIELDS: Final = 20_000  # limit on the fields of a message, at all depths together
 MAX_NUMBERS: Final = 1_500_000
 """Limit on pixels sent one by one: parsing so many takes a few hundredths of a second."""
 _LIMITS: Final[Mapping[str, int]] = {
@@ -28,8 +26,7 @@ _LIMITS: Final[Mapping[str, int]] = {
     "limelens.v1.ExplainRequest.pictures": 64,
     "limelens.v1.ExplainRequest.contrasts": 1000,
 }
-_SMALL: Final = 2048
-"""Messages up to this many bytes are parsed quickly, whatever they hold."""
+_SMALL: Final = 2048  # messages up to this many bytes are parsed quickly, whatever they hold
 _MAX_DEPTH: Final = 16
 _FIXED: Final = {
     FieldDescriptor.TYPE_DOUBLE: 8,
@@ -61,15 +58,7 @@ _plans: dict[str, Mapping[int, _Field]] = {}
 
 
 def check_fields(data: bytes, kind: Any) -> None:
-    """Checks how much a message holds.
-
-    Args:
-        data: The message's bytes.
-        kind: The message's descriptor.
-
-    Raises:
-        InvalidRequestError: A repeated field or the message holds too much; names the field.
-    """
+    """Checks how much a message holds."""
     if len(data) > _SMALL:
         _Counting(data).walk(0, len(data), kind, "", 0)
 
