@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from limelens.cli.train.training import Bar
+from limelens.cli.train.training import TrainingBar
 from limelens.train import checkpoint, evaluate, train
 from limelens.train.config import TrainConfig, read_config
 from limelens.train.runs import LAST
@@ -140,7 +140,7 @@ def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
                 add_scenes(data, source, hidden=stage.scenes, num_workers=os.cpu_count() or 1)
         if not (run / "report.json").exists():
             config = TrainConfig(**read_config(CONFIGS / f"{stage.config}.toml"))
-            with Bar(config.epochs) as bar:
+            with TrainingBar(config.epochs) as bar:
                 train(source, run, config, bar, resume=(run / LAST).exists())
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
         seconds += report["seconds"]

@@ -71,23 +71,30 @@ def progress_bar(noun: str, *columns: ProgressColumn) -> Progress:
     )
 
 
-class ImageBar:
-    """Shows how many images are done."""
+class Bar:
+    """A bar with one task, shown while it is entered."""
 
-    def __init__(self) -> None:
-        self._bar = progress_bar("images")
-        self._task = self._bar.add_task("", total=None)
+    def __init__(self, noun: str, *columns: ProgressColumn, **fields: Any) -> None:
+        self.bar = progress_bar(noun, *columns)
+        self.task = self.bar.add_task("", total=None, **fields)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        self.bar.stop()
+
+
+class ImageBar(Bar):
+    """Shows how many images are done."""
+
+    def __init__(self) -> None:
+        super().__init__("images")
 
     def done(self, num_done: int, num_all: int) -> None:
         """Shows how many are done, and of how many."""
-        self._bar.update(self._task, completed=num_done, total=num_all)
+        self.bar.update(self.task, completed=num_done, total=num_all)
 
 
 def print_json(document: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from limelens.cli.options.data_options import Seed
 from limelens.cli.terminal.printing import AsJson, out, print_json
 
 
@@ -17,9 +18,7 @@ def synthesize(
         int, typer.Option(min=10, help="Images of each of the two labels, over all splits.")
     ] = 500,
     num_workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
-    ] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Draws faces with and without masks, to try everything out without data of your own."""
@@ -48,9 +47,7 @@ def scenes(
         ),
     ] = False,
     num_workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
-    ] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Makes a face-mask data set harder, with drawn masks, hands and scarves and smaller faces.

@@ -10,20 +10,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from limelens.cli.options.data_options import (
-    Columns,
-    Data,
-    ImageColumn,
-    Images,
-    LabelColumn,
-    Separator,
-    table_options,
-)
+from limelens.cli.options.data_options import Data, DataTable, with_table_options
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.wording import counted
 
 
+@with_table_options
 def evaluate(
     run_or_model: Annotated[
         Path,
@@ -35,11 +28,7 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="train, val or test.", show_default="test, else val")
     ] = None,
-    images: Images = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    columns: Columns = None,
-    separator: Separator = None,
+    table: DataTable = None,
     wanted_accuracy: Annotated[
         float,
         typer.Option(
@@ -70,7 +59,6 @@ def evaluate(
     from limelens.train.data.listing import find_split
     from limelens.train.runs import check_run_or_model, read_rows
 
-    table = table_options(images, image_column, label_column, columns, separator)
     # Checked before torch is loaded, which takes seconds.
     check_run_or_model(run_or_model)
     find_split(data, split, table)
@@ -101,15 +89,12 @@ def evaluate(
     by_products.check()
 
 
+@with_table_options
 def calibrate(
     run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
     data: Data,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    images: Images = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    columns: Columns = None,
-    separator: Separator = None,
+    table: DataTable = None,
     as_json: AsJson = False,
 ) -> None:
     """Adjusts a run's probabilities to images from a new source.
@@ -122,7 +107,6 @@ def calibrate(
     from limelens.train.data.listing import find_split
     from limelens.train.runs import check_run
 
-    table = table_options(images, image_column, label_column, columns, separator)
     check_run(run)
     find_split(data, split, table)
     from limelens.train.evaluation.calibration import calibrate as run_calibration

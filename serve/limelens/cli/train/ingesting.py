@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.progress import TextColumn
 
-from limelens.cli.terminal.printing import AsJson, err, out, print_json, progress_bar
+from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json
 from limelens.serve.redaction import image_address
 from limelens.serve.wording import counted
 
@@ -115,25 +115,17 @@ def _print_ingestion(report: Mapping[str, Any]) -> None:
         out.print(f"Next: limelens train {escape(report['data'])}")
 
 
-class _Bar:
+class _Bar(Bar):
     """Shows an ingestion: a bar on a terminal, and the first failures."""
 
     def __init__(self) -> None:
+        super().__init__("fetching", TextColumn("{task.fields[failed]} failed"), failed=0)
         self._num_failed = 0
-        self._bar = progress_bar("fetching", TextColumn("{task.fields[failed]} failed"))
-        self._task = self._bar.add_task("", total=None, failed=0)
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
 
     def table_read(self, num_urls: int, num_known: int) -> None:
         known = f", {num_known} of them already fetched or refused" if num_known else ""
         err.print(f"{num_urls} URLs{known}")
-        self._bar.update(self._task, total=num_urls, completed=num_known)
+        self.bar.update(self.task, total=num_urls, completed=num_known)
 
     def url_done(self, url: str, reason: str | None) -> None:
         if reason is not None:
@@ -143,4 +135,4 @@ class _Bar:
                 err.print(f"failed {escape(shown)}: {escape(reason)}")
             elif self._num_failed == _MOST_SHOWN + 1:
                 err.print("further failures are not shown")
-        self._bar.update(self._task, advance=1, failed=self._num_failed)
+        self.bar.update(self.task, advance=1, failed=self._num_failed)

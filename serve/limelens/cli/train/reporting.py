@@ -9,15 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from limelens.cli.options.data_options import (
-    Columns,
-    Data,
-    ImageColumn,
-    Images,
-    LabelColumn,
-    Separator,
-    table_options,
-)
+from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.wording import counted
 
@@ -27,13 +19,10 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 10
 
 
+@with_table_options
 def inspect(
     data: Data,
-    images: Images = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    columns: Columns = None,
-    separator: Separator = None,
+    table: DataTable = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -45,9 +34,7 @@ def inspect(
     page: Annotated[
         Path | None, typer.Option("--out", metavar="HTML", help="Also write a page with images.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
-    ] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Finds problems in data before training.
@@ -60,7 +47,6 @@ def inspect(
     """
     from limelens.train.audit.inspection import inspect as run_inspection
 
-    table = table_options(images, image_column, label_column, columns, separator)
     inspection = run_inspection(data, images=table, run_or_model=run, seed=seed)
     if page is not None:
         from limelens.train.report.page import write_inspection

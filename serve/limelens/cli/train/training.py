@@ -8,22 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 from rich.progress import TextColumn
 
-from limelens.cli.options.data_options import (
-    Columns,
-    Data,
-    ImageColumn,
-    Images,
-    LabelColumn,
-    Separator,
-    table_options,
-)
-from limelens.cli.terminal.printing import AsJson, err, out, print_json, progress_bar
+from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
+from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json
 from limelens.cli.train.evaluating import print_metrics
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
@@ -44,6 +36,7 @@ def _size(text: str) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
+@with_table_options
 def train(
     context: typer.Context,
     data: Data,
@@ -57,11 +50,7 @@ def train(
             metavar="TOML", help="File of settings, named like these options, which override it."
         ),
     ] = None,
-    images: Images = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    columns: Columns = None,
-    separator: Separator = None,
+    table: DataTable = None,
     macro: Annotated[
         Path | None,
         typer.Option(
@@ -171,9 +160,7 @@ def train(
         list[str] | None,
         typer.Option(help="A label that raises an alert; may be repeated."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result.")
-    ] = 0,
+    seed: Seed = 0,
     num_workers: Annotated[
         int, typer.Option(min=0, help="Number of processes that read images; 0 reads in this one.")
     ] = 0,
@@ -216,7 +203,6 @@ def train(
         names = [field.name for field in fields(TrainConfig) if given.get(field.name) is not None]
         settings |= settings_from({name: given[name] for name in names}, "the command line")
         chosen = TrainConfig(**settings)
-        table = table_options(images, image_column, label_column, columns, separator)
         run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
         is_run = preview is None and find_learning_rate is None
         # Checked before torch is loaded, which takes seconds.
@@ -247,7 +233,7 @@ def train(
     from limelens.train.training.loop import train as run_training
 
     is_first = os.environ.get("RANK", "0") == "0"
-    with _reported_once(), Bar(chosen.epochs, shown=is_first) as bar:
+    with _reported_once(), TrainingBar(chosen.epochs, shown=is_first) as bar:
         report = run_training(data, run, chosen, bar, images=table, macro=macro, resume=resume)
     if "checkpoint" not in report:
         # This is one of several processes; the first one reports.
@@ -297,26 +283,17 @@ def _print_training(report: Mapping[str, Any]) -> None:
         err.print(f"skipped {escape(skipped['path'])}: {escape(skipped['reason'])}")
 
 
-class Bar:
+class TrainingBar(Bar):
     """Shows a run: a bar on a terminal, and a line per epoch."""
 
     def __init__(self, num_epochs: int, shown: bool = True) -> None:
-        self._num_epochs = num_epochs
-        self._bar = progress_bar(
+        super().__init__(
             "epoch {task.fields[epoch]}/{task.fields[num_epochs]}",
             TextColumn("loss {task.fields[loss]:.3f}{task.fields[accuracy]}"),
+            **{"epoch": 1, "num_epochs": num_epochs, "loss": 0.0, "accuracy": ""},
         )
-        self._bar.disable = self._bar.disable or not shown
-        self._task = self._bar.add_task(
-            "", total=None, epoch=1, num_epochs=num_epochs, loss=0.0, accuracy=""
-        )
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        self._num_epochs = num_epochs
+        self.bar.disable = self.bar.disable or not shown
 
     def data_read(self, dataset: Dataset) -> None:
         """Prints the size of the data, and warns of near-duplicates across splits."""
@@ -327,11 +304,11 @@ class Bar:
         )
         err.print(f"{counted(len(dataset.labels), 'label')}; images: {counts}")
         if dataset.crossing:
-            path, twin = dataset.crossing[0]
+            path, duplicate = dataset.crossing[0]
             err.print(
                 f"[yellow]{len(dataset.crossing)} images of val or test have a near-duplicate in "
-                f"train, such as {escape(str(path))} and {escape(str(twin))}: their metrics "
-                "are too good[/]"
+                f"train, such as {escape(str(path))} and {escape(str(duplicate))}: their "
+                "metrics are too good[/]"
             )
 
     def step(
@@ -339,8 +316,8 @@ class Bar:
     ) -> None:
         """Moves the bar."""
         shown = "" if accuracy is None else f"  accuracy {accuracy:.1%}"
-        self._bar.update(
-            self._task, completed=step, total=num_steps, epoch=epoch, loss=loss, accuracy=shown
+        self.bar.update(
+            self.task, completed=step, total=num_steps, epoch=epoch, loss=loss, accuracy=shown
         )
 
     def epoch_done(self, row: Mapping[str, float]) -> None:

@@ -37,19 +37,16 @@ class LabelError:
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """What was found.
-
-    Args:
-        errors: The most suspicious first.
-        accuracy: Of the classifier on unseen images (multilabel: mean over labels and images);
-            if it is low, the errors mean little.
-        left_out: Labels that were not judged: too few images, or (multilabel) hardly known to the
-            classifier.
-    """
+    """What was found."""
 
     errors: tuple[LabelError, ...]
+    """The most suspicious first."""
     accuracy: float | None
+    """Of the classifier on unseen images (multilabel: mean over labels and images); if it is low,
+    the errors mean little."""
     left_out: tuple[int, ...]
+    """Labels that were not judged: too few images, or (multilabel) hardly known to the
+    classifier."""
 
 
 def find_label_errors(

@@ -50,8 +50,8 @@ def find_shortcuts(
         seed: Of the folds.
 
     Returns:
-        One for each feature, the largest gain over the majority first; none for a feature that
-        could not be tried, because labels have fewer than five images or all are the same.
+        The largest gain over the majority first; features that cannot be tried, because labels
+        have fewer than five images or all are the same, are left out.
     """
     by_label = dict(zip(labels, targets.T, strict=True)) if targets.ndim > 1 else {"": targets}
     found = []

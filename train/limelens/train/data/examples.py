@@ -37,25 +37,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples by split.
-
-    Args:
-        labels: Sorted; an example's targets are indices into them.
-        splits: Those of `train`, `val` and `test` that exist.
-        skipped: What could not be read.
-        digest: SHA-256 over labels, splits and file contents, hexadecimal.
-        crossing: Images of val and test, each with its near duplicate in train.
-        task: Whether an image has one label or any number.
-        macro_labels: Label to its coarser category; empty if there are none.
-    """
+    """Examples by split."""
 
     labels: tuple[str, ...]
+    """Sorted; an example's targets are indices into them."""
     splits: Mapping[str, tuple[Example, ...]]
+    """Those of `train`, `val` and `test` that exist."""
     skipped: tuple[Skipped, ...]
     digest: str
+    """SHA-256 over labels, splits and file contents, hexadecimal."""
     crossing: tuple[tuple[Path, Path], ...] = ()
+    """Images of val and test, each with its near duplicate in train."""
     task: Task = Task.MULTICLASS
     macro_labels: Mapping[str, str] = field(default_factory=dict)
+    """Label to its coarser category; empty if there are none."""
 
     def counts(self, split: str) -> dict[str, int]:
         """How many examples of each label a split has."""

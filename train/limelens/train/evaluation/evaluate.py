@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
-from limelens.serve.errors import InvalidImageError
 from limelens.serve.folders import split_name
-from limelens.serve.image import read_image
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped, targets_of
 from limelens.train.data.label_table import Images, find_tables, read_label_tables
 from limelens.train.data.listing import read_examples
+from limelens.train.data.reading import read_each
 from limelens.train.evaluation.metrics import WANTED_ACCURACY, compute_metrics
 from limelens.train.evaluation.model import Model, load_model
 
@@ -158,13 +157,12 @@ def _readable(
     readable: list[Example] = []
     tables = find_tables(data)
     skipped = list(read_label_tables(tables, images).missing) if tables else []
-    for example in examples:
-        try:
-            read_image(example.path.read_bytes())
-        except InvalidImageError as error:
-            skipped.append(Skipped(example.path, str(error)))
-        else:
+    read = read_each((example.path for example in examples), lambda _encoded, _pixels: None)
+    for example, problem in zip(examples, read, strict=True):
+        if problem is None:
             readable.append(example)
+        else:
+            skipped.append(problem)
     if not readable:
         raise DataError(
             f"{data} has no image that can be read ({name}); expected a folder for each label"

@@ -43,22 +43,19 @@ _MOST_DECODERS: Final = 4
 class IngestConfig:
     """How a table is ingested.
 
-    Args:
-        size_px: Longer side of the written images; smaller ones keep their size.
-        concurrency: URLs that are fetched at once.
-        limits: For each URL.
-        retry_failed: Try URLs again that failed for good in an earlier run.
-        seed: Of the division into splits.
-
     Raises:
         DataError: A number is too small.
     """
 
     size_px: int = 224
+    """Longer side of the written images; smaller ones keep their size."""
     concurrency: int = 16
+    """URLs that are fetched at once."""
     limits: FetchLimits = field(default_factory=FetchLimits)
     retry_failed: bool = False
+    """Try URLs again that failed for good in an earlier run."""
     seed: int = 0
+    """Of the division into splits."""
 
     def __post_init__(self) -> None:
         for name in ("size_px", "concurrency"):

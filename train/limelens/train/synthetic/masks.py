@@ -33,22 +33,18 @@ from limelens.train.synthetic.painting import (
 
 @dataclass(frozen=True)
 class MaskStyle:
-    """What a mask is made of.
-
-    Args:
-        kind: Its cut: `surgical` (pleats, wire over the nose), `cloth` (seam in the middle),
-            `cup` (N95/FFP2 with a valve), `sport` (tight, foam), `bandana`, `gaiter`.
-        colour: RGB, 0 to 255, as in even white light.
-        pattern: What is printed on it; `teeth` is a drawn mouth.
-        accent: RGB of the print.
-        strap: RGB of the ear loops.
-    """
+    """What a mask is made of; colours as in even white light."""
 
     kind: MaskKind
+    """Its cut: `surgical` (pleats, wire over the nose), `cloth` (seam in the middle), `cup`
+    (N95/FFP2 with a valve), `sport` (tight, foam), `bandana`, `gaiter`."""
     colour: RGB
     pattern: Pattern = "plain"
+    """What is printed on it; `teeth` is a drawn mouth."""
     accent: RGB = (240, 240, 240)
+    """Of the print."""
     strap: RGB = (232, 232, 230)
+    """Of the ear loops."""
 
 
 MASK_STYLES: Final[Mapping[str, MaskStyle]] = {

@@ -23,8 +23,6 @@ from PIL import Image, ImageFilter
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
-from limelens.train.data.examples import DataError
-from limelens.train.data.label_folders import read_label_folders
 from limelens.train.synthetic.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.hiding import hide_around
@@ -85,6 +83,10 @@ def add_scenes(
         DataError: `data` has no splits or other labels or has its scenes already, or `out` exists.
         ValueError: A number is out of its range.
     """
+    # Imported here: drawing needs only numpy and Pillow.
+    from limelens.train.data.examples import DataError
+    from limelens.train.data.label_folders import read_label_folders
+
     if seed < 0 or num_scenes < 0 or num_workers < 1:
         raise ValueError(
             f"seed is {seed}, num_scenes {num_scenes}, num_workers {num_workers}; "
