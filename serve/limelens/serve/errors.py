@@ -83,12 +83,7 @@ class NotFoundError(LimelensError):
 
 
 class OverloadedError(LimelensError):
-    """The server has too much to do.
-
-    Args:
-        message: What is full.
-        retry_after_s: Seconds after which to try again.
-    """
+    """The server has too much to do; a client should retry after `retry_after_s` seconds."""
 
     grpc_status = "RESOURCE_EXHAUSTED"
     grpc_reason = "OVERLOADED"
@@ -197,12 +192,7 @@ class SigningError(LimelensError):
 
 
 class UnreadableFileError(LimelensError, OSError):
-    """A file that the caller named cannot be read; `errno`, `strerror` and `filename` say more.
-
-    Args:
-        error: The system's error.
-        expected: What the file should be.
-    """
+    """A file that the caller named cannot be read; `errno`, `strerror` and `filename` say more."""
 
     def __init__(self, error: OSError, expected: str) -> None:
         super().__init__(error.errno, error.strerror, error.filename)

@@ -58,11 +58,7 @@ relied_on: contextvars.ContextVar[set[Right] | None] = contextvars.ContextVar(
 
 
 async def charge(cost: int) -> None:
-    """Counts images and samples beyond the first of the current call.
-
-    Raises:
-        OverloadedError: The caller is over its limit.
-    """
+    """Counts images and samples beyond the first of the current call."""
     count = charging.get()
     if count is not None and cost > 0:
         await count(cost)

@@ -25,10 +25,6 @@ class Watched(Generic[_T]):
         parse: Parses the files' bytes; raises AccessPolicyError if they are invalid.
         settle_s: How long changed bytes must stay the same before they count: an editor that
             empties a file before it writes must not lock everybody out.
-
-    Raises:
-        AccessPolicyError: The files are invalid.
-        OSError: A file cannot be read.
     """
 
     def __init__(

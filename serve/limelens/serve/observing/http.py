@@ -33,9 +33,6 @@ class HttpPort:
 
     Args:
         reason: Why the server accepts no calls; empty while it does. Called from other threads.
-
-    Raises:
-        ListenError: The server may not or cannot listen there.
     """
 
     def __init__(

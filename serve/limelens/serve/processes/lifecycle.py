@@ -60,11 +60,8 @@ class Signals:
     ) -> None:
         """Sets what signals do, and does it at once for those that came before.
 
-        Both functions are called between any two lines of the main thread.
-
-        Args:
-            on_stop: Called at the first signal to stop.
-            on_reload: Called at SIGHUP; None if nothing can reload yet.
+        Both functions are called between any two lines of the main thread. Without `on_reload`
+        nothing can reload yet.
         """
         self._on_stop, self._on_reload = on_stop, on_reload
         if self._number:

@@ -17,18 +17,7 @@ from limelens.serve.rpc.transport.listening import cannot_listen
 
 @contextlib.contextmanager
 def held(listen: str, *, option: str = "--listen") -> Iterator[str]:
-    """Reserves an address for as long as the context lasts.
-
-    Args:
-        listen: `HOST:PORT`; port 0 takes a free one.
-        option: The command's option for it, named in errors.
-
-    Yields:
-        The address with the number of its port.
-
-    Raises:
-        ListenError: The address is taken, or not this machine's.
-    """
+    """Reserves an address within the context, and yields it with the number of its port."""
     host, port = parse_address(listen)
     with contextlib.ExitStack() as holding:
         try:

@@ -60,13 +60,7 @@ class Rollout:
     # Called in the repository's threads.
 
     def load(self, path: Path, validator: Validator | None) -> Bundle:
-        """Has all workers load a file; see `limelens.serve.repository.model_repository.Load`.
-
-        Raises:
-            BundleError: The validator or a worker refuses it.
-            ProviderError: A worker's device cannot be used.
-            UnavailableError: The server is going down.
-        """
+        """Has all workers load a file; see `limelens.serve.repository.model_repository.Load`."""
         data, metadata = read_validated(path, (validator or self._validator)(path))
         found = Bundle(metadata, version_of(path), path, "", "", 0, session=None, file=data)
         return asyncio.run_coroutine_threadsafe(self._load(found), self._loop).result()

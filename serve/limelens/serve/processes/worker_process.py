@@ -68,12 +68,7 @@ class WorkerProcess:
             self._process.kill()
 
     async def request(self, word: str, *content: object, timeout_s: float = ACT_S) -> Any:
-        """Sends a message and waits for the reply; ends the worker if that is late.
-
-        Raises:
-            UnavailableError: The worker is gone, or was ended.
-            LimelensError: What the worker raised.
-        """
+        """As `Channel.request`; ends the worker if the reply is late."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._channel.request(word, *content)

@@ -62,16 +62,7 @@ class ModelRunner:
             self.engine(model.bundle)
 
     def find(self, name: str, version: int) -> ModelVersion:
-        """The requested model, which is also noted on the current call.
-
-        Args:
-            name: Empty means the only model.
-            version: 0 means the newest.
-
-        Raises:
-            InvalidRequestError: No name is given and there are several models.
-            NotFoundError: There is no such model or version.
-        """
+        """The requested model, which is also noted on the current call; see `ModelRegistry.get`."""
         model = self.repository.get(name, version)
         note_model(model.name, model.version)
         return model

@@ -23,8 +23,8 @@ class OpenCalls:
     def __init__(self) -> None:
         self._last_arrival = 0.0
         self._count = 0
-        self._none = asyncio.Event()
-        self._none.set()
+        self.none = asyncio.Event()  # set while no call is in flight
+        self.none.set()
         self.is_refusing = False  # whether new calls are to be refused
 
     @property
@@ -42,7 +42,7 @@ class OpenCalls:
         if self.is_refusing or task is None:
             return
         self._count += 1
-        self._none.clear()
+        self.none.clear()
         task.add_done_callback(self._sent)
 
     async def drain(self, max_s: float) -> None:
@@ -57,11 +57,7 @@ class OpenCalls:
             self.is_refusing = polls >= _ACCEPTING_POLLS
         self.is_refusing = True
 
-    async def wait_until_none(self) -> None:
-        """Waits until no call is in flight."""
-        await self._none.wait()
-
     def _sent(self, _task: asyncio.Task[Any]) -> None:
         self._count -= 1
         if not self._count:
-            self._none.set()
+            self.none.set()

@@ -235,7 +235,7 @@ class Server:
         await self.open_calls.drain(min(_MAX_DRAIN_S, grace_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
-                await self.open_calls.wait_until_none()
+                await self.open_calls.none.wait()
         self.cut()
         await self._server.stop(0)
         self.pauses.stop()
@@ -287,13 +287,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def open_repository(config: ServerConfig) -> Repository:
-    """Loads the models of a configuration.
-
-    Raises:
-        BundleError: There is no model to serve.
-        ProviderError: The requested device cannot be used.
-        SigningError: A public key cannot be used.
-    """
+    """Loads the models of a configuration."""
     return Repository(
         config.models,
         config.device,

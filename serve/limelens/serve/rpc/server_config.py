@@ -90,13 +90,7 @@ class ServerConfig:
         return self.tls is None and shows_tokens and not is_loopback(self.listen)
 
     def check(self) -> None:
-        """Refuses unsafe or contradictory settings, before anything is loaded.
-
-        Raises:
-            ListenError: An address is malformed, or the server may not listen there.
-            AccessPolicyError: The settings are not as safe as `--production` demands.
-            InvalidRequestError: The numbers of processes, devices and threads do not match.
-        """
+        """Refuses unsafe or contradictory settings, before anything is loaded."""
         devices = parse_devices(self.device)
         if self.processes < len(devices):
             raise InvalidRequestError(

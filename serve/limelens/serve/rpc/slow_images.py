@@ -28,11 +28,7 @@ _MAX_HELD_S: Final = 0.005
 
 
 class SlowImages:
-    """Decodes slow images for one event loop.
-
-    Args:
-        max_running: How many images at a time; None means one per core, at least two.
-    """
+    """Decodes slow images for one event loop, by default one per core at a time, at least two."""
 
     def __init__(self, max_running: int | None = None, *, max_waiting: int = 256) -> None:
         self._max_running = max_running or max(2, os.cpu_count() or 1)

@@ -74,11 +74,7 @@ def read_version(version: str, name: str) -> int:
 
 
 def read_timeout(request: pb2.ModelInferRequest, now: float) -> float | None:
-    """The deadline that the request itself sets.
-
-    Returns:
-        By `time.monotonic`; None if the request sets none.
-    """
+    """The deadline that the request itself sets, by `time.monotonic`; None if it sets none."""
     if "timeout" not in request.parameters:
         return None
     value = _whole_number(request.parameters["timeout"], "parameters[timeout]", "microseconds")

@@ -50,13 +50,7 @@ class RequestStream:
         self._stopping.set()
 
     async def run(self, context: _Context) -> None:
-        """Reads requests and writes responses until the client ends the stream.
-
-        Raises:
-            ExpiredError: No request came for too long.
-            OverloadedError: The client did not read the responses.
-            UnavailableError: The server is going down.
-        """
+        """Reads requests and writes responses until the client ends the stream; as `Camera.run`."""
         # Sent apart from the first response for the reason given in `Camera.run`.
         await context.send_initial_metadata(())
         reading = asyncio.create_task(self._read(context))

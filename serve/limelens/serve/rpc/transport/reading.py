@@ -40,11 +40,7 @@ async def read_within(context: Context, idle_s: float, what: str) -> Any:
 
 
 async def write_within(context: Context, response: object, idle_s: float) -> None:
-    """Writes a stream's next response.
-
-    Raises:
-        OverloadedError: The client did not read in time.
-    """
+    """Writes a stream's next response."""
     try:
         async with asyncio.timeout(idle_s):
             await context.write(response)
