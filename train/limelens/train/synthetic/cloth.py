@@ -110,14 +110,7 @@ def printed(
 ) -> Floats:
     """The colours of the cloth, flat in even white light, `(h, w, 3)`, 0 to 255.
 
-    Args:
-        pattern: What is printed on it.
-        colour: Of the cloth.
-        accent: Of the print.
-        x: `(h, w)` in face units, of each pixel.
-        y: As x.
-        unit: Pixels per face unit.
-        rng: Of the size and place of the print.
+    At `(h, w)` x and y in face units of `unit` pixels; the print has the accent's colour.
     """
     if pattern in ("floral", "teeth"):
         texture = _drawn(pattern, colour, accent, unit, rng)

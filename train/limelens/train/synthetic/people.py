@@ -233,9 +233,8 @@ def _between(x: Doubles, upper: Doubles, lower: Doubles) -> Doubles:
 def _draw_long_hair(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> None:
     length = float(rng.uniform(1.2, 3.4))
     wide = float(rng.uniform(1.2, 1.5))
-    top = dome(wide, 0.1, 1.85)
     sides = np.array([(wide * 1.03, length * 0.6), (wide * 0.8, length)])
-    outline = np.concatenate([top, sides, sides[::-1] * (-1, 1)])
+    outline = np.concatenate([dome(wide, 0.1, 1.85), sides, sides[::-1] * (-1, 1)])
     _draw_strands(canvas, looks, outline, -0.5, rng)
 
 
@@ -246,13 +245,13 @@ def _draw_hair(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> No
     if looks.feminine and rng.random() < 0.35:
         line = -0.42  # a fringe
     temple = float(rng.uniform(-0.35, 0.25)) + (0.3 if looks.feminine else 0.0)
-    top = dome(wide, -0.1, high - 0.1)
     part = float(rng.uniform(-0.5, 0.5))
     u = np.linspace(0.93, -0.93, 15)
     front = line + (temple - line) * np.abs(u) ** 4
     front = front - 0.22 * np.exp(-(((u - part) / 0.25) ** 2)) + rng.normal(0, 0.03, 15)
     edge = np.stack([u * wide, front], 1)
     sides = np.array([(wide, temple), (0.95 * wide, temple)])
+    top = dome(wide, -0.1, high - 0.1)
     outline = np.concatenate([top, sides, edge, sides[::-1] * (-1, 1)])
     _draw_strands(canvas, looks, outline, -0.2, rng)
 

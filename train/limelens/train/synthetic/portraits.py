@@ -120,10 +120,10 @@ def write_dataset(
     Args:
         folder: Created if missing.
         num_images_per_label: Over all splits, at least one each.
-        seed: Of all images, 0 or more.
+        seed: 0 or more.
         size: Longer side in pixels, 16 or more.
         splits: The share of each; they sum to 1.
-        num_workers: As for `run_jobs`; the files are the same.
+        num_workers: As for `run_jobs`.
 
     Returns:
         How many images of each label went into each split.

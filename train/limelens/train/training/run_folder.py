@@ -132,7 +132,7 @@ class RunFolder:
             "skipped": [
                 {"path": str(one.path), "reason": one.reason} for one in self._dataset.skipped
             ],
-            "crossing": [[str(path), str(twin)] for path, twin in self._dataset.crossing],
+            "crossing": [[str(path), str(other)] for path, other in self._dataset.crossing],
         }
         with _optional():
             _write_json(self.path / "report.json", report)
