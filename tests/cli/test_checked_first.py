@@ -37,7 +37,10 @@ def data(tmp_path: Path) -> Path:
     [
         (("train", "nowhere"), "nowhere is no folder"),
         (("train", "{data}/with_mask"), "has no label folders"),
-        (("train", "{data}", "--alert-label", "intruder"), "none of the labels other, with_mask"),
+        (
+            ("train", "{data}", "--alert-label", "intruder"),
+            "not one of the labels other, with_mask",
+        ),
         (("train", "{data}", "--epochs", "3", "--config", "gone.toml"), "gone.toml cannot be read"),
         (("train", "{data}", "--start-from", "gone"), "gone is not there"),
         (("train", "{data}", "--macro", "gone.csv"), "gone.csv cannot be read"),

@@ -45,7 +45,7 @@ def test_batch_norm_statistics_follow_a_short_run() -> None:
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        ArchitectureError, match=r"no architecture 'resnet17'; there are .*resnet18"
+        ArchitectureError, match=r"no architecture 'resnet17'; expected one of .*resnet18"
     ):
         build("resnet17", 2, input_size=(64, 64))
 

@@ -1,7 +1,7 @@
 """One image explained, in the order of LIME's paper: cut, draw, perturb, predict, fit.
 
-Knows the order of the steps. Does not know how any of them is done, what serves the model, nor
-what labels are called.
+Knows the order of the steps. Does not know how any of them is done, what serves the model, or the
+labels' names.
 
     Ribeiro, Singh, Guestrin: "Why Should I Trust You?", KDD 2016. https://arxiv.org/abs/1602.04938
 """
@@ -56,7 +56,7 @@ def explain(
         UnknownLabelError: `predict` has no such label.
         PredictionError: `predict` returned a wrong shape or non-finite numbers.
         MissingPackageError: Scikit-image, or scikit-learn for "lasso_path", is not installed.
-        Exception: Whatever `predict`, `progress` or `check` raises, once no thread is left running.
+        Exception: Any error of `predict`, `progress` or `check`, once no thread is running.
     """
     settings = _settings(settings, options)
     *_, last = _explanations(image, predict, settings, in_rounds=settings.stability is not None)

@@ -1,6 +1,6 @@
 """The results of explaining: plain, complete values.
 
-Labels are column numbers of `predict`. Does not know how results are found, nor names of labels.
+Labels are column numbers of `predict`. Does not know how results are computed, nor names of labels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -84,10 +84,10 @@ class Samples:
     Attributes:
         visible: `(N, K)` bool, which segments each sample shows; row 0 shows all.
         probabilities: `(N, C)` float, of all labels.
-        weights: `(N,)` float64, what each sample counts: for lime its proximity, 0 to 1.
+        weights: `(N,)` float64, each sample's weight in the fit: for lime its proximity, 0 to 1.
         columns: `(K,)` int32, the segment id of each column of `visible`.
         alpha: The ridge penalty of lime's fits.
-        method: What they were drawn for.
+        method: The method they were drawn for.
         sampling: How the rows were drawn.
         exact: Every seed gives these samples and predictions.
     """
@@ -115,7 +115,7 @@ class Explanation:
         is_final: Whether no round with more samples follows.
         seed: Gives the same explanation again; None when a RandomState was handed in.
         explanations: One for each label, most probable first where `top_labels` chose.
-        warnings: What a reader of the explanation should know; `str` makes sentences of them.
+        warnings: Reasons not to trust it; `str` makes sentences of them.
         timings_ms: Where the time went.
         samples: The raw material, for further labels or contrasts without further predictions.
         hide: How hidden segments looked.
@@ -160,7 +160,7 @@ class Explanation:
 
 
 Weights = LabelExplanation | Iterable[SegmentWeight] | Mapping[int, float]
-"""What images are drawn from: an explanation, its weights, or weights by segment id."""
+"""The input of drawings: an explanation, its weights, or weights by segment id."""
 
 
 def ranked(weights: Weights) -> list[tuple[int, float]]:

@@ -1,9 +1,9 @@
 """Whether an explanation is faithful: does the model follow the segments in the order it gives?
 
-Deletion hides the segments that speak most for the label first; the faster the probability falls,
-the better. Insertion begins with nothing and shows them first; the faster it rises, the better.
-An area means nothing alone, so both are compared with random orders on the same model and fill.
-Knows explanations and the model. Does not know how the weights were found.
+Deletion hides the segments that support the label most first; the faster the probability falls, the
+better. Insertion begins with nothing and shows them first; the faster it rises, the better. An area
+alone means nothing, so both are compared with random orders on the same model and fill. Knows
+explanations and the model. Does not know how the weights were found.
 
     Petsiuk, Das, Saenko: RISE, BMVC 2018, section 4.1. https://arxiv.org/abs/1806.07421
 """
@@ -111,7 +111,7 @@ def check(
     Predicts `2 (num_random + 1) (K + 1)` images, with "shuffle" `4 num_random (K + 1)`.
 
     Args:
-        explanation: What to check; segments that it does not weigh count as 0.
+        explanation: The explanation to check; segments without a weight count as 0.
         predict: The model that it explains.
         image: The image that it explains, `(H, W, 3)` or `(H, W)` uint8.
         label: The label to check; unset: the first explained.

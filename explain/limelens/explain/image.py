@@ -23,7 +23,7 @@ def as_rgb(
         image: `(H, W, 3)` RGB or `(H, W)` grey, uint8, 0 to 255, or a Pillow image of mode RGB
             or L.
         argument: Its name in an error.
-        size: H and W of the image that was explained, where it has to be that one.
+        size: H and W of the explained image, if it must match.
 
     Returns:
         `(H, W, 3)` uint8, C-contiguous; grey is repeated over the three channels.

@@ -110,7 +110,7 @@ class Settings:
         compat: "lime" has the algorithm and the defaults of lime 0.2.0.1, faults included.
         stability: Draw samples only until every label's `stability` reaches this.
         max_samples: The cap with `stability`; None: the larger of 4000 and `num_samples`.
-        deadline_ms: Start no further chunk after that long, and explain from the samples so far.
+        deadline_ms: Start no further chunk after this time, and explain from the samples so far.
         started_at: The `time.monotonic()` from which `deadline_ms` counts; None: the call.
         progress: Called with (samples predicted, most samples) after each chunk, in the caller's
             thread; raising stops the work.
@@ -158,7 +158,7 @@ class Settings:
 
     @property
     def like_lime(self) -> bool:
-        """Whether to do as lime does throughout."""
+        """Whether to do everything as lime does."""
         return self.compat == "lime"
 
     @property

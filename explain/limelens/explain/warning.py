@@ -1,4 +1,4 @@
-"""What speaks against trusting an explanation: values, and the sentences they are phrased in.
+"""Reasons not to trust an explanation: values, and their sentences.
 
 Knows kinds of warnings and English. Does not know when a warning is due.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class WarningKind(StrEnum):
-    """What a warning is about."""
+    """The kind of a warning."""
 
     TOO_SMALL = "too_small"
     NOT_CUT = "not_cut"
@@ -36,7 +36,7 @@ _SENTENCES: Mapping[WarningKind, str] = {
         "{segmentation} found a single segment: the image was cut into a grid instead."
     ),
     WarningKind.SINGLE_SEGMENT: (
-        "The image is a single segment: its weight says only that the image matters, not where. "
+        "The image is a single segment: its weight shows only that the image matters, not where. "
         "Use a larger image, more segments, or give your own."
     ),
     WarningKind.FEW_SEGMENTS: (
@@ -69,12 +69,12 @@ _SENTENCES: Mapping[WarningKind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ExplanationWarning:
-    """One thing that speaks against trusting an explanation; `str` gives it as a sentence.
+    """One reason not to trust an explanation; `str` makes it a sentence.
 
     Attributes:
-        kind: What it is about.
+        kind: Its kind.
         label: The label it concerns; None where it concerns the whole explanation.
-        numbers: What the sentence names, such as counts and limits.
+        numbers: The numbers in the sentence, such as counts and limits.
     """
 
     kind: WarningKind

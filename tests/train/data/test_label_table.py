@@ -139,7 +139,7 @@ def test_missing_images_are_skipped_and_listed(tmp_path: Path) -> None:
     table(tmp_path, "\n".join(lines))
     dataset = read_dataset(tmp_path)
     assert [(s.path.name, s.reason) for s in dataset.skipped] == [
-        ("7", "the table names it, but there is no such file")
+        ("7", "the table names it, but no such file exists")
     ]
     assert sum(map(len, dataset.splits.values())) == 59
     for number in range(10):
@@ -151,8 +151,8 @@ def test_missing_images_are_skipped_and_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,label\n1,a\n2,b\n1,a\n", r"train\.csv, row 4: '1' comes a second time, .* row 2"),
-        ("id,label\n1,a\n1.jpg,b\n", r"train\.csv, row 3: '1\.jpg' comes a second time"),
+        ("id,label\n1,a\n2,b\n1,a\n", r"train\.csv, row 4: '1' is already in .* row 2"),
+        ("id,label\n1,a\n1.jpg,b\n", r"train\.csv, row 3: '1\.jpg' is already in"),
         ("id,label\n1,a\n\n2\n", r"train\.csv, row 4 has 1 cell; expected 2"),
         ("id,label\n1,a,b\n", r"train\.csv, row 2 has 3 cells"),
         ("id,label,split\n1,a,train\n2,b,dev\n", r"train\.csv, row 3 has the split 'dev'"),
@@ -167,8 +167,8 @@ def test_missing_images_are_skipped_and_listed(tmp_path: Path) -> None:
         ("id\n1\n", r"train\.csv has the columns \['id'\]; expected one with labels"),
         ("id,label\n", r"train\.csv has 1 row;"),
         ("", r"train\.csv has 0 rows"),
-        ("id,label\n8,a\n9,b\n", r"no image that the table names is there, .*8 for one"),
-        (f"id,label\n{'long' * 200},a\n", "no image that the table names is there"),
+        ("id,label\n8,a\n9,b\n", r"no image that the table names exists, such as .*8;"),
+        (f"id,label\n{'long' * 200},a\n", "no image that the table names exists"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_by_file_and_row(
@@ -225,7 +225,7 @@ def test_a_table_for_each_split_gives_the_splits(tmp_path: Path) -> None:
     assert dataset.counts("val") == {"a": 4, "b": 4, "c": 2}
     assert read_examples(tmp_path, ["c", "b", "a"])[0] == "test"
     table(tmp_path, "id,tags\n3,c\n", "val.csv")
-    with pytest.raises(DataError, match=r"val\.csv, row 2: '3' comes a second time, .*train\.csv"):
+    with pytest.raises(DataError, match=r"val\.csv, row 2: '3' is already in .*train\.csv"):
         read_dataset(tmp_path)
 
 

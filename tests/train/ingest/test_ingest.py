@@ -728,7 +728,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "data" / ".ingest").mkdir(parents=True)
     with (
         FileLock(tmp_path / "data" / ".ingest" / "lock", is_singleton=False),
-        pytest.raises(DataError, match="another ingest writes to"),
+        pytest.raises(DataError, match="another ingest is writing to"),
     ):
         ingest(table, tmp_path / "data")
 
@@ -799,7 +799,7 @@ def test_names_may_be_in_any_script_and_what_looks_the_same_is_the_same(tmp_path
         ("label,id,url,id\na,b,c,d\n", "line 1: the column id is twice"),
         ("label,id,url\na,b\n", "line 2: 2 cells; expected 3"),
         ("label,id,url\na,b,http://h/a,b\n", r"line 2: 4 cells; expected 3 .* needs quotes"),
-        ("label,id,url\na,x,u\nb,x,v\n", "line 3: id 'x' is that of line 2 too"),
+        ("label,id,url\na,x,u\nb,x,v\n", "line 3: id 'x' is already in line 2"),
         ("label,id,url\n,x,u\n", "line 2: label is empty"),
         ("label,id,url\na, ,u\n", "line 2: id is empty"),
         ("label,id,url\n../b,x,u\n", "line 2: label '../b' cannot name a folder: it begins"),

@@ -104,7 +104,7 @@ def test_two_processes_learn_what_one_learns(divided: Path, tmp_path: Path) -> N
     ("options", "message"),
     [
         (("--batch-size", "7"), "batch_size is 7; expected a multiple of the 2 processes"),
-        (("--alert-label", "blue"), "alert label 'blue' is none of the labels"),
+        (("--alert-label", "blue"), "alert label 'blue' is not one of the labels"),
     ],
 )
 def test_an_error_of_all_processes_is_reported_once(

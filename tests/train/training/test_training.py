@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(divided: Path, tmp_path: Path) -
 
 
 def test_an_unknown_alert_label_is_refused_before_training(divided: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="alert label 'blue' is none of the labels green, red"):
+    with pytest.raises(ConfigError, match="alert label 'blue' is not one of the labels green, red"):
         train(divided, tmp_path / "run", TrainConfig(alert_labels=("blue",)))
     assert not (tmp_path / "run").exists()
 

@@ -1,7 +1,7 @@
 """Networks by name, each split into a feature extractor and a last linear layer.
 
-It knows torchvision's classifiers and the articles' own small networks. Networks take uint8 pixels
-and normalise them, so that callers cannot forget it. It knows neither data nor training.
+It knows torchvision's classifiers and the small networks of the articles. Networks take uint8
+pixels and normalise them, so that callers cannot forget it. It knows neither data nor training.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def build(
     elif name in models.list_models(module=models):
         network = _torchvision(name, pretrained)
     else:
-        raise ArchitectureError(f"no architecture {name!r}; there are {', '.join(architectures())}")
+        raise ArchitectureError(
+            f"no architecture {name!r}; expected one of {', '.join(architectures())}"
+        )
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM
@@ -106,7 +108,7 @@ def build(
 def default_input_size(name: str) -> int:
     """The default side of the input in pixels.
 
-    112 trains from scratch in minutes; networks that need more get more.
+    112 trains from scratch in minutes; networks that need larger inputs get them.
     """
     if name in _OWN_SIDES:
         return _OWN_SIDES[name]

@@ -27,13 +27,13 @@ class Checkpoint:
     Args:
         model: In evaluation mode; its last layer includes the bias fitted on validation.
         labels: In the order of its outputs.
-        resize: How images are brought to its input.
+        resize: How images are fitted to its input.
         epoch: Number of finished epochs.
         config: The training configuration, as in `config.json`.
         data_digest: Of the training data.
         metrics: On the validation images after that epoch.
         task: Whether an image has one label or any number.
-        macro_labels: Label to its coarser category; empty if there are none.
+        macro_labels: The superclass of each label; empty if there are none.
     """
 
     model: Classifier
@@ -60,7 +60,7 @@ class Checkpoint:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint; after a crash there is either the old file or the new one."""
+    """Writes a checkpoint; after a crash, either the old file or the new one exists."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         torch.save(state, file)
@@ -81,7 +81,7 @@ def load(path: Path) -> Checkpoint:
     if path.is_dir():
         path = path / BEST if (path / BEST).exists() else path / LAST
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there; expected a run of `limelens train`")
+        raise CheckpointError(f"{path} does not exist; expected a run of `limelens train`")
     return of_state(load_state(path), path)
 
 

@@ -34,7 +34,7 @@ class TrainConfig:
     """Everything that determines the result of a run; `config.json` holds it.
 
     Args:
-        task: None lets the data decide.
+        task: None derives it from the data.
         val_from_train: Choose epoch and calibration on a tenth of train, not on the data's val.
         arch: A name of `architectures()`.
         input_size: Height and width in pixels; None uses the architecture's.
@@ -124,7 +124,7 @@ class TrainConfig:
 
     @property
     def resize(self) -> ResizeRule:
-        """The input's size and how images are brought to it."""
+        """The input's size and how images are fitted to it."""
         # Imported here because settings are checked without torch.
         from limelens.train.architectures import default_input_size
 
@@ -151,7 +151,8 @@ def read_config(path: Path) -> dict[str, Any]:
         Arguments for `TrainConfig`.
 
     Raises:
-        ConfigError: The file cannot be read, a name is no setting's, or a value has the wrong type.
+        ConfigError: The file cannot be read, a name is not a setting, or a value has the wrong
+            type.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The files of a run's folder, and what can be refused by looking at paths alone.
+"""The files of a run's folder, and checks that need only paths.
 
 It loads neither torch nor a checkpoint, so that wrong arguments are reported without delay.
 """
@@ -64,7 +64,7 @@ def check_run(path: Path) -> None:
         CheckpointError: It is neither.
     """
     if not (path.is_file() or holds_run(path)):
-        raise CheckpointError(f"{path} is not there; expected a run of `limelens train`")
+        raise CheckpointError(f"{path} does not exist; expected a run of `limelens train`")
 
 
 def check_training(
@@ -112,6 +112,6 @@ def check_alert_labels(alert_labels: Sequence[str], labels: Sequence[str]) -> No
     unknown = sorted({*alert_labels} - {*map(label_name, labels)})
     if unknown:
         raise ConfigError(
-            f"alert label {unknown[0]!r} is none of the labels {', '.join(labels)}; name one of "
+            f"alert label {unknown[0]!r} is not one of the labels {', '.join(labels)}; name one of "
             "them (--alert-label)"
         )

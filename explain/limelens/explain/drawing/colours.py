@@ -32,5 +32,5 @@ def signs(palette: Palette) -> tuple[Colour, Colour]:
 
 
 def names(palette: Palette) -> tuple[str, str]:
-    """What a legend calls them."""
+    """Their names in a legend."""
     return ("green", "red") if palette == "green-red" else ("blue", "orange")

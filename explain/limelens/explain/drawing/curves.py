@@ -13,7 +13,7 @@ from limelens.explain.faithfulness import Faithfulness
 
 _PLOT = (360, 270)  # width, height of one pair of axes, in pixels
 _LEFT, _TOP, _BOTTOM, _GAP = 48, 70, 56, 28
-_FINE = 3  # lines are drawn so many times larger and scaled down, which smooths them
+_FINE = 3  # lines are drawn this many times larger and scaled down, which smooths them
 _PALE_INK, _GRID = (110, 110, 110), (225, 225, 225)
 
 
@@ -24,7 +24,7 @@ def draw_curves(
 
     Args:
         faithfulness: What was measured.
-        label_name: What to call the label; unset: its number.
+        label_name: The label's name; unset: its number.
         palette: "green-red" or "blue-orange"; the first colour is the insertion's.
 
     Returns:

@@ -25,7 +25,7 @@ _NO_SUCH_CHARACTER = "\U0010ffff"
 
 
 class MissingFontWarning(UserWarning):
-    """No font on this system has the characters of a text; a stand-in was drawn."""
+    """No font on this system has the characters of a text; a substitute was drawn."""
 
 
 def font_for(text: str, size: int) -> tuple[Font, str]:

@@ -36,11 +36,11 @@ def heat_map(
 
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
-        segments: `(H, W)` integer ids; pixels of 65535, which the model never saw, are dimmed.
+        segments: `(H, W)` integer ids; pixels of 65535, outside the input region, are dimmed.
         weights: One label's explanation (its probability and scores are then written beside it),
             or weights by segment id.
-        label_name: What to call the label, in any script that a font on the system has; unset:
-            its number.
+        label_name: The label's name, in any script that a font on the system has; unset: its
+            number.
         against_name: The same for the label that a contrast subtracts.
         palette: "green-red", or "blue-orange" for colour-blind readers.
 

@@ -32,7 +32,7 @@ def overlay(
 
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
-        segments: `(H, W)` integer ids; pixels of 65535, which the model never saw, are dimmed.
+        segments: `(H, W)` integer ids; pixels of 65535, outside the input region, are dimmed.
         weights: One label's explanation, or weights by segment id.
         num_features: How many of the heaviest segments to paint; None for all.
         palette: "green-red", or "blue-orange" for colour-blind readers; the first colour speaks
@@ -82,7 +82,7 @@ def paint(
     in_favour, against = signs(palette)
     place = _places(labels, [segment for segment, _ in pairs])
     largest = max((abs(weight) for _, weight in pairs), default=0.0) or 1.0
-    # One row per segment painted, then the rest, then what the model never saw.
+    # One row per segment painted, then the rest, then pixels outside the input region.
     tints = np.array(
         [in_favour if weight > 0 else against for _, weight in pairs] + [(0, 0, 0)] * 2,
         dtype=np.float32,
@@ -113,7 +113,7 @@ def paint(
 
 
 def _places(labels: NDArray[np.int64], chosen: list[int]) -> NDArray[np.intp]:
-    """Each pixel's position among the M chosen ids; M for other ids, M + 1 if never seen."""
+    """Each pixel's position among the M chosen ids; M for others, M + 1 outside the input."""
     ids, index = distinct(labels)
     place = np.full(ids.size, len(chosen), dtype=np.intp)
     place[ids == UNSEEN] = len(chosen) + 1

@@ -1,8 +1,8 @@
-"""How one explanation came about, drawn step by step on one sheet.
+"""The steps of one explanation, drawn on one sheet.
 
-The image and its numbered segments, perturbed samples, the samples nearest to the image and
-what they count, the weights, and the overlay that follows. Knows layout and text, and makes the
-samples' images again from the explanation. Does not know the model.
+The image and its numbered segments, perturbed samples, the samples nearest to the image and their
+weights, the segments' weights, and the overlay. Knows layout and text, and recreates the samples'
+images from the explanation. Does not know the model.
 """
 
 from typing import Any
@@ -54,8 +54,8 @@ def steps(
         image: `(H, W, 3)` or `(H, W)` uint8, the image that was explained.
         explanation: Its explanation.
         one: The label or the contrast to show; unset: the first.
-        label_name: What to call the label, in any script that a font on the system has; unset:
-            its number.
+        label_name: The label's name, in any script that a font on the system has; unset: its
+            number.
         against_name: The same for the label that a contrast subtracts.
         distance: The one that the explanation used.
         palette: "green-red", or "blue-orange" for colour-blind readers.
@@ -130,7 +130,7 @@ def steps(
 
 
 def perturbation_of(pixels: NDArray[np.uint8], explanation: Explanation) -> Perturbation:
-    """Makes the images of the samples again.
+    """Recreates the images of the samples.
 
     Args:
         pixels: `(H, W, 3)` uint8, the image that was explained.
@@ -147,7 +147,7 @@ def perturbation_of(pixels: NDArray[np.uint8], explanation: Explanation) -> Pert
 
 
 def _typical(visible: NDArray[np.bool_]) -> list[int]:
-    """The first samples that show some and hide some."""
+    """The first samples that show some segments and hide others."""
     num_visible = np.count_nonzero(visible, axis=1)
     mixed = np.flatnonzero((num_visible > 0) & (num_visible < visible.shape[1]))
     chosen = mixed if mixed.size else np.arange(visible.shape[0])
@@ -155,7 +155,7 @@ def _typical(visible: NDArray[np.bool_]) -> list[int]:
 
 
 def _nearest(visible: NDArray[np.bool_], away: NDArray[np.float64]) -> list[int]:
-    """The nearest samples but the image itself, no two of them alike."""
+    """The nearest distinct samples, except the image itself."""
     hides = np.flatnonzero(~visible.all(axis=1))
     found: list[int] = []
     seen: set[bytes] = set()
@@ -192,7 +192,7 @@ def _numbered(
         y, x = np.nonzero(labels == segment)
         if y.size == 0:
             continue
-        # The segment's own pixel nearest to its middle, which lies outside of a bent segment.
+        # The segment's pixel nearest to its middle, which may be outside a bent segment.
         place = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
         reach = font.getlength(str(segment)) / 2 + 3
         at = min(max(float(x[place]), reach), width - reach)

@@ -1,6 +1,6 @@
-"""Lines of text on drawings, cut off or broken where room ends.
+"""Lines of text on drawings, cut off or broken to fit.
 
-Knows fonts and widths. Does not know what is written or why.
+Knows fonts and widths. Does not know the content.
 """
 
 from PIL import ImageDraw
@@ -13,7 +13,7 @@ _IDEOGRAPHIC = 0x2E80  # from here on scripts write no spaces
 
 
 def title_of(one: LabelExplanation, label_name: str | None, against_name: str | None) -> str:
-    """A label or a contrast with its probability; unnamed labels are called by their number."""
+    """A label or a contrast with its probability; unnamed labels appear by their number."""
     name = label_name or f"label {one.label}"
     if one.against is None:
         return f"{name}: {one.probability:.1%}"

@@ -1,4 +1,4 @@
-"""The design: which segments each sample shows, and what each sample counts (section 3.3).
+"""The design: which segments each sample shows, and each sample's weight (section 3.3).
 
 Knows random numbers and the methods' designs. Does not know pixels or the model.
 
@@ -20,7 +20,7 @@ _PAIRED_FROM = 5  # samples per segment for "auto"; with fewer, pairs leave too 
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Which samples to predict, and what each counts.
+    """The samples to predict, and the weight of each.
 
     Attributes:
         visible: `(N, K)` bool; row 0 shows the whole image.
@@ -130,7 +130,7 @@ def occlusion_design(num_samples: int, num_segments: int, *, repeated: bool) -> 
     Args:
         num_samples: How many there may be, where `repeated`; else there are `num_segments + 1`.
         num_segments: K.
-        repeated: Hide each segment at least twice: what hides it differs every time.
+        repeated: Hide each segment at least twice: its fill differs every time.
     """
     times = max(2, (num_samples - 1) // num_segments) if repeated else 1
     alone = ~np.eye(num_segments, dtype=np.bool_)

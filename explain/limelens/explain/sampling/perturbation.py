@@ -1,4 +1,4 @@
-"""Perturbed images: what hides a segment, and the image that each sample shows (section 3.3).
+"""Perturbed images: the fill of hidden segments, and the image of each sample (section 3.3).
 
 Knows segments and pixels. Does not know the model.
 """
@@ -19,7 +19,7 @@ _CANVAS = 3  # times the image's sides: windows of two samples then seldom share
 
 @dataclass(frozen=True, eq=False)
 class Fill:
-    """What stands where segments are hidden.
+    """The fill of hidden segments.
 
     Attributes:
         canvas: `(H', W', 3)` uint8, of the image's size or larger.
@@ -40,7 +40,7 @@ class Perturbation:
 
     Attributes:
         image: `(H, W, 3)` uint8, the image.
-        fill: What stands where it is hidden.
+        fill: The fill of hidden segments.
         columns: `(H, W)` intp, each pixel's column, K where nothing hides it.
         run_columns: `(R,)` The column of each run.
         run_lengths: `(R,)` Its length in bytes.
@@ -130,7 +130,7 @@ def perturbation(
         truncate: Round means down, as lime does, instead of to the nearest.
     """
     if hide == "shuffle":
-        # Not the stream of the rows: these stay the same whatever hides.
+        # Not the stream of the rows: they must not depend on the fill.
         fill = _shuffled(image, num_samples, sampling, np.random.default_rng([seed, _TILES]))
     elif hide == "mean":
         fill = Fill(_means(image, segmentation, truncate=truncate))
@@ -170,10 +170,10 @@ def _means(
 def _shuffled(
     image: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
 ) -> Fill:
-    """Tiles from anywhere in the image, softened so that no edge between them is seen.
+    """Tiles from anywhere in the image, softened so that no edge between them is visible.
 
-    One canvas is much larger than the image, and each sample sees its own window of it: moving a
-    window is free, while laying new tiles costs as much as a run of a small model.
+    One canvas is much larger than the image, and each sample uses a window of it: moving a window
+    is free, while laying new tiles costs as much as a run of a small model.
     """
     height, width = image.shape[:2]
     side = max(1, round(min(height, width) / _TILES))

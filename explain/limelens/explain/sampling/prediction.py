@@ -1,7 +1,7 @@
 """The model's probabilities for the perturbed images, in chunks and in order.
 
-Knows `predict`, threads and deadlines. Does not know segments' meaning or what is fitted.
-Memory holds one chunk per thread, whatever the number of samples.
+Knows `predict`, threads and deadlines. Does not know what segments mean, or the fit. Memory holds
+one chunk per thread, for any number of samples.
 """
 
 import time
@@ -56,7 +56,7 @@ class Predictions:
     ) -> None:
         self.num_done = 0
         default = 10 if settings.like_lime else _positive(predict, "batch_size", _BATCH_SIZE)
-        # KernelSHAP needs the image and its absence, deadline or not.
+        # KernelSHAP needs the image and its absence, even after the deadline.
         fewest = 2 if settings.method == "kernel_shap" else 1
         self.batch_size = max(settings.batch_size or default, fewest)
         self._predict_rows = _row_model(predict, perturbation)
@@ -84,7 +84,7 @@ class Predictions:
         Raises:
             PredictionError: The probabilities have a wrong shape or are not finite.
             UnknownLabelError: The model lacks a label of the settings.
-            Exception: Whatever `predict`, a check or the progress callback raises.
+            Exception: Any error of `predict`, a check or the progress callback.
         """
         settings = self._settings
         starts = range(self.num_done, target, self.batch_size)

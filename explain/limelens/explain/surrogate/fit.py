@@ -39,9 +39,9 @@ def contrast(explanation: Explanation, label: int, against: int) -> LabelExplana
     Costs a fit and no predictions.
 
     Args:
-        explanation: Any explanation of the image, whichever labels it explains.
-        label: The label that positive weights speak for.
-        against: The label that negative weights speak for.
+        explanation: Any explanation of the image, with any labels.
+        label: The label that positive weights support.
+        against: The label that negative weights support.
 
     Returns:
         An explanation whose probability is the difference of the two, with all segments used.

@@ -1,7 +1,7 @@
-"""What each method makes of the samples: LIME, KernelSHAP, occlusion, RISE.
+"""Fits a surrogate to the samples by each method: LIME, KernelSHAP, occlusion, RISE.
 
 Knows samples and targets. Does not know images, labels or the model. Every method gives a linear
-surrogate, so that weights, errors, score and drawings mean for all what they mean for LIME.
+surrogate, so that weights, errors, score and drawings mean the same as for LIME.
 
     Covert, Lee: Improving KernelSHAP, AISTATS 2021. https://arxiv.org/abs/2012.01536
     Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, ECCV 2014, section 4.2.
@@ -24,7 +24,7 @@ _JITTER = 1e-13  # of the mean diagonal: carries a design of too few rows, chang
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a method found for one target.
+    """A method's result for one target.
 
     Attributes:
         coefficients: `(K,)`.

@@ -67,7 +67,7 @@ def block_rows(num_segments: int) -> int:
     scheduler: measured, 100 ms a fit instead of 2.
     """
     rows = _UNTHREADED // num_segments**2
-    if rows < 16:  # so many segments that threads pay
+    if rows < 16:  # with this many segments, threads pay off
         rows = _BLOCK_ELEMENTS // num_segments
     return max(2, rows // 2 * 2)
 

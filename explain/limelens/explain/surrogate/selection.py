@@ -51,8 +51,8 @@ def select(
 def _forward_selection(known: Moments, num_features: int, check: Check) -> NDArray[np.intp]:
     """Greedy by weighted R² of ordinary least squares; among equals the lowest column.
 
-    Each choice is swept out of the moments (Gram-Schmidt), so what is left of a column is what
-    it would add; one sweep replaces K regressions.
+    Each choice is swept out of the moments (Gram-Schmidt), so the rest of a column is its
+    contribution; one sweep replaces K regressions.
     """
     gram, cross = known.gram.copy(), known.cross[:, 0].copy()
     size = np.diag(gram).copy()

@@ -12,11 +12,11 @@ from limelens.explain.settings import Check, go_on
 from limelens.explain.surrogate.ridge import Surrogate, block_rows, blocks
 
 TOP_K = 5
-"""How many of the heaviest segments two runs are compared by."""
+"""The number of heaviest segments by which two runs are compared."""
 
 _NUM_DRAWS = 200
 _JITTER = (1e-9, 1e-6, 1e-3, 1.0)
-_NUM_LAGS = 8  # each draw is compared with so many others
+_NUM_LAGS = 8  # each draw is compared with this many others
 _CONFIDENCE = 1.96  # two-sided 95 %
 
 
@@ -89,7 +89,7 @@ def expected_agreement(
     Returns:
         0 to 1.
     """
-    # Cholesky, not eigh: LAPACK's eigh wakes threads whatever the size (see block_rows).
+    # Cholesky, not eigh: LAPACK's eigh wakes threads at any size (see block_rows).
     root = _root(covariance)
     noise = rng.standard_normal((_NUM_DRAWS, coefficients.size))
     step = block_rows(coefficients.size)
@@ -118,7 +118,7 @@ def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.asarray(root, dtype=np.float64)
         except np.linalg.LinAlgError:
             continue
-    # Nothing but rounding: each coefficient for itself.
+    # Only rounding is left: each coefficient is drawn alone.
     return np.asarray(np.diag(np.sqrt(np.abs(np.diag(covariance)))), dtype=np.float64)
 
 
@@ -130,7 +130,7 @@ def ties(
     Args:
         coefficients: `(K,)` sorted by size, largest first.
         std_errors: `(K,)` in the same order.
-        k: Where the cut lies.
+        k: The position of the cut.
 
     Returns:
         Positions, ascending: those above the cut that do not differ (at 95 %) from the first

@@ -81,8 +81,8 @@ class EmbedArguments(ModelArguments, total=False):
     """The keyword arguments of `Client.embed`, with those of `ModelArguments`.
 
     Args:
-        normalize: Whether to divide each vector by its length, so that the dot product of two
-            is their cosine similarity.
+        normalize: Whether to divide each vector by its length, so that the dot product of two is
+            their cosine similarity.
     """
 
     normalize: bool

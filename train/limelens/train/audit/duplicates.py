@@ -1,4 +1,4 @@
-"""Finds images that are in the data more than once, exactly or nearly.
+"""Finds images that occur in the data more than once, exactly or nearly.
 
 Knows facts about files, their labels and their splits; reads nothing.
 """

@@ -32,7 +32,7 @@ class ImageFacts:
     """SHA-256 of the upright image."""
     hash: PerceptualHash
     features: NDArray[np.float32]
-    """As `plain_features`; empty if not asked for."""
+    """As `plain_features`; empty unless requested."""
 
 
 def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts | Skipped]:

@@ -41,7 +41,7 @@ class Suspect(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in data."""
+    """The findings of an inspection."""
 
     data: Path
     task: Task
@@ -62,11 +62,11 @@ class Inspection:
     unused: tuple[Path, ...]
     """Files that are no images."""
     judged_by: str
-    """The source of the vectors that suspects were found with."""
+    """The source of the feature vectors."""
     judge_accuracy: float | None
     """Of the classifier on these vectors; None if it could not be trained."""
     not_judged: tuple[str, ...]
-    """Labels with too few images, or that the classifier hardly knows."""
+    """Labels with too few images, or that the classifier cannot predict."""
     suspects: tuple[Suspect, ...]
     """The most suspicious first."""
 
@@ -87,7 +87,7 @@ class Inspection:
 
     @property
     def is_judge_weak(self) -> bool:
-        """Whether so many labels look wrong that the classifier is more likely at fault."""
+        """Whether too many labels look wrong, so that the classifier is more likely at fault."""
         return len(self.suspects) > _MANY * sum(self.num_images.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -147,8 +147,8 @@ def inspect(
     Args:
         data: As for `read_dataset`, but any share may be unreadable.
         images: As for `read_dataset`.
-        run_or_model: Its embeddings judge the labels; it may know other labels. None takes plain
-            colours and gradients.
+        run_or_model: Its embeddings are used to judge the labels; its own labels may differ. None
+            uses plain colours and gradients.
         seed: Of the folds.
 
     Raises:

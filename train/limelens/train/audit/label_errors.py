@@ -1,7 +1,7 @@
 """Finds labels that are probably wrong, by confident learning.
 
 Cross-validates a plain classifier on feature vectors; cleanlab compares its prediction for each
-unseen image with the given label. Knows vectors and labels, not images.
+held-out image with the given label. Knows vectors and labels, not images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 NUM_FOLDS: Final = 5
 _MOST_COMPONENTS: Final = 64
 _LEAST_AUC: Final = 0.75
-"""Below this, a classifier knows a label too little to judge it."""
+"""Below this, a classifier is too weak to judge a label."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class LabelErrors:
     errors: tuple[LabelError, ...]
     """The most suspicious first."""
     accuracy: float | None
-    """Of the classifier on unseen images (multilabel: mean over labels and images); if it is low,
-    the errors mean little."""
+    """Of the classifier on held-out images (multilabel: mean over labels and images); if it is low,
+    the errors mean little.
+    """
     left_out: tuple[int, ...]
-    """Labels that were not judged: too few images, or (multilabel) hardly known to the
-    classifier."""
+    """Labels that were not judged: too few images, or (multilabel) too hard for the classifier."""
 
 
 def find_label_errors(

@@ -1,4 +1,4 @@
-"""Finds whether an image's size gives its label away, so that a network need not look at it.
+"""Finds whether an image's size alone reveals its label, so that a network could ignore the pixels.
 
 Knows numbers and labels, not images.
 """
@@ -31,7 +31,7 @@ class Shortcut:
     majority: float
     """Accuracy of always predicting the commonest label."""
     telling: bool
-    """Whether the stump is better by more than chance."""
+    """Whether the stump is better than chance."""
 
 
 def find_shortcuts(
@@ -45,7 +45,7 @@ def find_shortcuts(
     Args:
         features: `(N,)` each, by name.
         targets: `(N,)` indices, or `(N, C)` of 0 and 1: then each label is tried alone, and the
-            one that a number predicts best is returned.
+            best predicted one is returned.
         labels: C names.
         seed: Of the folds.
 

@@ -53,9 +53,9 @@ def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transf
 
     Args:
         preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
-            colour; `strong`: free aspect ratios, zooming out over a plain ground, shear, colour,
-            grey, blur, noise, JPEG's traces, erasing: for models that meet images from other
-            sources than their training images.
+            colour; `strong`: free aspect ratios, zooming out over a plain background, shear,
+            colour, grey, blur, noise, JPEG artefacts, erasing: for models that will get images
+            from new sources.
         rule: The input's size.
         min_crop: Least share of the image that a crop keeps; 0 takes the preset's.
 
@@ -63,7 +63,7 @@ def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transf
         ValueError: There is no such preset.
     """
     if preset not in PRESETS:
-        raise ValueError(f"no augmentation preset {preset!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"no augmentation preset {preset!r}; expected one of {', '.join(PRESETS)}")
     if preset == "none":
         return Transform(rule)
     steps = _steps((rule.height, rule.width), min_crop)[preset]
@@ -78,8 +78,8 @@ def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transf
 class RelativeCrop(v2.Transform):  # type: ignore[misc]
     """A random crop of about the image's own shape, resized.
 
-    torchvision's RandomResizedCrop has a shape of its own: of a bottle three times as high as wide
-    it would never show more than the middle.
+    torchvision's RandomResizedCrop ignores the image's shape: of a bottle three times as high as
+    wide it would only ever show the middle.
 
     Args:
         size: Height and width of the result.
@@ -94,7 +94,7 @@ class RelativeCrop(v2.Transform):  # type: ignore[misc]
         self.ratio = ratio
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draws the crop's place and size in pixels."""
+        """Samples the crop's place and size in pixels."""
         height, width = flat_inputs[0].shape[-2:]
         share = float(torch.empty(1).uniform_(self.least, 1.0))
         limit = math.log(self.ratio)
@@ -129,7 +129,7 @@ def _steps(size: tuple[int, int], min_crop: float) -> dict[str, list[v2.Transfor
             v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
             v2.ToImage(),
             v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
-            # Not of the image's own shape: a shape must not give the label away.
+            # Not in the image's shape, which must not reveal the label.
             v2.RandomResizedCrop(
                 size, scale=(min_crop or 0.5, 1.0), ratio=(1 / 1.5, 1.5), antialias=True
             ),
@@ -145,7 +145,7 @@ def _steps(size: tuple[int, int], min_crop: float) -> dict[str, list[v2.Transfor
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
-    """Adds the traces of a low-quality JPEG; torchvision's own is deprecated."""
+    """Adds the artefacts of a low-quality JPEG; torchvision's transform for that is deprecated."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(torch.randint(20, 80, ())))
     return Image.open(file)

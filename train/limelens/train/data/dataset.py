@@ -46,8 +46,8 @@ def read_dataset(
             finds it.
         macro: A table of label and macro label; None takes the data's `macro.csv` if it exists.
         task: None takes multilabel if a table has lists or one-hot columns, else multiclass.
-        val_from_train: Take a tenth of train as `val`, and keep the data's own val apart: it
-            becomes `test` if there is none, so that nothing is chosen on it.
+        val_from_train: Take a tenth of train as `val`, and leave the data's own val unused in
+            training: it becomes `test` if there is none.
 
     Returns:
         Training and validation examples at least.
@@ -96,7 +96,7 @@ def read_dataset(
             if count == 0:
                 raise DataError(
                     f"label {label!r} of {data} has no readable image for {split}; "
-                    "add some or take the label away"
+                    "add some or remove the label"
                 )
     if not dataset.splits["val"]:
         raise DataError(f"{data} has no readable image for val; add some")

@@ -1,4 +1,4 @@
-"""Images with their labels, by split: what data is once it was read.
+"""Images with their labels, by split: the data after reading.
 
 Knows neither files nor networks.
 """
@@ -19,7 +19,7 @@ from limelens.serve.folders import Skipped as Skipped
 
 
 class DataError(LimelensError):
-    """The data cannot be used as it is; the message names the folder or file."""
+    """The data cannot be used; the message names the folder or file."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Dataset:
     """Images of val and test, each with its near duplicate in train."""
     task: Task = Task.MULTICLASS
     macro_labels: Mapping[str, str] = field(default_factory=dict)
-    """Label to its coarser category; empty if there are none."""
+    """The superclass of each label; empty if there are none."""
 
     def counts(self, split: str) -> dict[str, int]:
         """How many examples of each label a split has."""

@@ -106,7 +106,7 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
     the cells of a column called `label`, `genre`, `tag`, `class`, `category` or `target` (or their
     plurals), or of the only other column: one label, a Python or JSON list, or names separated by
     `|` or `;`. A column `split` may name the split. `N/A` is a label like any other; an empty cell
-    is no label, and refused if no cell has several.
+    means no label, and is refused unless some cell has several labels.
 
     A table that can be read in two ways is refused; the message names the options that decide.
 
@@ -117,7 +117,7 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
 
     Raises:
         DataError: A table cannot be read, or can be read in several ways; a cell cannot be
-            understood; there is no image; an image comes twice. The message names file and row.
+            understood; there is no image; an image occurs twice. The message names file and row.
     """
     parsed = {split: _read(path, _options(images)) for split, path in tables.items()}
     first, *others = parsed.values()
@@ -139,12 +139,12 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
             image = found or table.folder / row.identity
             if image in seen:
                 raise DataError(
-                    f"{row.where}: {row.identity!r} comes a second time, after {seen[image]}; "
-                    "expected one row for each image"
+                    f"{row.where}: {row.identity!r} is already in {seen[image]}; expected one row "
+                    "for each image"
                 )
             seen[image] = row.where
             if found is None:
-                missing.append(Skipped(image, "the table names it, but there is no such file"))
+                missing.append(Skipped(image, "the table names it, but no such file exists"))
             else:
                 rows.setdefault(row.split or split, []).append((found, row.labels))
     return LabelTable(
@@ -246,9 +246,9 @@ def _read(path: Path, options: TableOptions) -> _Parsed:
 def _flagged(
     where: str, header: Sequence[str], cells: Sequence[str], flags: Sequence[int]
 ) -> tuple[str, ...]:
-    """The names of the columns that say yes."""
+    """The names of the columns whose cell means yes."""
     for column in flags:
-        # It could be either, or unknown.
+        # It could mean yes, no or unknown.
         if not cells[column].strip():
             raise DataError(
                 f"{where} has nothing in column {header[column]!r}; expected 0 or 1 as in the "

@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listing:
-    """What data claims to hold, before an image is read."""
+    """The content that data claims to have, before an image is read."""
 
     labels: tuple[str, ...]
     task: Task
     splits: Mapping[str, tuple[Example, ...]]
     """Examples by split; `all` if the data is not divided."""
     skipped: tuple[Skipped, ...] = ()
-    """What is known to be missing."""
+    """Files known to be missing."""
     others: tuple[Skipped, ...] = ()
     """Files in label folders that are no images by their names."""
 
@@ -50,7 +50,7 @@ def list_data(data: Path, images: Images = None, task: Task | None = None) -> Li
     """
     found = _read(data, images)
     if "all" in found.rows and len(found.rows) > 1:
-        raise DataError(f"{data} names the split of some images only; expected of all or none")
+        raise DataError(f"{data} names the split of only some images; expected all or none")
     if not {"train", "all"} & {*found.rows}:
         raise DataError(f"{data} has the splits {sorted(found.rows)}; expected train among them")
     others: tuple[Skipped, ...] = ()
@@ -104,8 +104,8 @@ def read_examples(
     Args:
         data: As for `read_dataset`.
         labels: The model's; the data's are matched by name.
-        split: `train`, `val` or `test`. None takes test, else val. Data without splits is taken
-            whole, whatever the split.
+        split: `train`, `val` or `test`. None takes test, else val. Data without splits is used
+            whole, for any split.
         images: As for `read_dataset`.
 
     Returns:

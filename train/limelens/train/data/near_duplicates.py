@@ -1,8 +1,8 @@
 """Finds images that are nearly the same, by their perceptual hashes.
 
-A difference hash alone is not enough: of 736 bottles on white it calls 45,000 pairs near, of
-different shirts before one background 167, none of them a duplicate. So colours, and where one of
-two images is thrown away also frequencies, must agree. Knows pixels; does not know files, labels or
+A difference hash alone is not enough: it calls 45,000 pairs of 736 bottles on white near, and 167
+pairs of different shirts before one background, none of them duplicates. So colours must agree, and
+also frequencies where one of two images is discarded. Knows pixels; does not know files, labels or
 splits.
 """
 
@@ -21,7 +21,7 @@ _PAIRS_AT_ONCE: Final = 512
 
 @dataclass(frozen=True, eq=False)
 class PerceptualHash:
-    """What is compared of an image."""
+    """The features of an image that are compared."""
 
     gradients: int
     """64-bit difference hash."""
@@ -46,11 +46,11 @@ class Threshold:
 
 
 COPY: Final = Threshold(16.0, 6)
-"""One of the two can go: a copy at another size, quality or brightness."""
+"""One of the two can be discarded: a copy at another size, quality or brightness."""
 RELATED: Final = Threshold(32.0, 16)
-"""Not on both sides of a split: another crop, a frame of the same scene."""
+"""Must not be on both sides of a split: another crop, a frame of the same scene."""
 ONE_SIDE: Final = Threshold(8.0, ignores_tint=True)
-"""Not on both sides of a split, by hashes without frequencies."""
+"""Must not be on both sides of a split, by hashes without frequencies."""
 LISTED: Final = Threshold(5.5, ignores_tint=True)
 """Stricter than `ONE_SIDE`: people look at each pair."""
 
@@ -76,7 +76,7 @@ def perceptual_hash(
 def near_duplicate_groups(
     hashes: Sequence[PerceptualHash], threshold: Threshold = ONE_SIDE
 ) -> NDArray[np.intp]:
-    """Groups images so that near duplicates, and theirs in turn, are in one group.
+    """Groups images so that near duplicates, and their near duplicates in turn, are in one group.
 
     Returns:
         `(N,)` the index of the first image of each one's group.
@@ -91,8 +91,8 @@ def near_duplicate_groups(
 def first_of_kind(hashes: Sequence[PerceptualHash], threshold: Threshold) -> NDArray[np.intp]:
     """For each image the first one that it is near to, `(N,)`; itself if there is none.
 
-    An image is compared only with those that are the first of their kind, so that a chain of
-    small steps does not make a whole series one kind.
+    An image is compared only with the first image of each group, so that a chain of small steps
+    does not join a whole series.
     """
     firsts = np.arange(len(hashes))
     is_first = np.ones(len(hashes), dtype=np.bool_)

@@ -1,7 +1,7 @@
-"""Chooses which images an epoch shows, in which order, and with which random numbers.
+"""Chooses which images an epoch uses, in which order, and with which random numbers.
 
 Knows counts and seeds. Everything follows from the seed and the epoch's number, so that a resumed
-run, or one of several processes, shows the same images as one unbroken run.
+run, or one of several processes, uses the same images as one uninterrupted run.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PERCENTILE: Final = 98.0
 
 
 def repeats(examples: Sequence[Example], num_labels: int) -> NDArray[np.float64]:
-    """How often a balanced epoch shows each example.
+    """How often a balanced epoch uses each example.
 
-    With one label each, every label is raised to the 98th percentile of the labels' counts; those
-    above it stay. With several labels each: max over its labels of max(1, sqrt(t / f)), where f is
+    With one label each, every label is raised to the 98th percentile of the labels' counts; larger
+    counts stay. With several labels each: max over its labels of max(1, sqrt(t / f)), where f is
     the label's count and t that percentile (Gupta et al. 2019, LVIS, section 5.1), because a
     repeated image repeats its common labels too.
 
@@ -55,7 +55,7 @@ class EpochBatches(Sampler[list[Draw]]):
     """Batches of one epoch in its own order; set `epoch` to choose it.
 
     Args:
-        repeats: How often an epoch shows each example, on average; whole numbers are exact.
+        repeats: How often an epoch uses each example, on average; whole numbers are exact.
         batch_size: Of all processes together. An incomplete batch is dropped if there is a whole
             one.
         seed: Of everything.

@@ -50,7 +50,7 @@ def divide(
     members: dict[int, list[Example]] = {}
     for example, group in zip(examples, groups, strict=True):
         members.setdefault(int(group), []).append(example)
-    # Every split but the first gets one of a label that has two.
+    # Of a label with at least two images, every split but the first gets one.
     least = {split: float(number > 0) for number, split in enumerate(shares)}
     room = {
         (split, target): max(share * count, least[split] if count > 1 else 0.0)

@@ -73,8 +73,8 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fits the calibration of a run's best checkpoint again, for example on other images.
 
-    If a model will see other images than it was trained on, a few hundred labelled ones from the
-    new source make its probabilities trustworthy there.
+    If a model will get images from a new source, a few hundred labelled ones from there make its
+    probabilities trustworthy.
 
     Args:
         run: A run's folder; its best checkpoint is overwritten.

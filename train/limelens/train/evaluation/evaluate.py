@@ -171,7 +171,7 @@ def _readable(
 
 
 def _divided_in_training(data: Path, model: Model, images: Images) -> Dataset | None:
-    """The data with the splits that the model was trained with; None if it is other data."""
+    """The data with the splits from the model's training; None if it is other data."""
     seed, task = model.config.get("seed"), model.config.get("task")
     if not isinstance(seed, int):
         return None

@@ -1,4 +1,4 @@
-"""Metrics from probabilities and targets, and what is fitted to them: temperature, thresholds.
+"""Metrics of probabilities and targets, and fits to them: temperature, thresholds.
 
 It knows arrays, and neither networks nor files. Definitions are scikit-learn's if it has them.
 """
@@ -234,7 +234,7 @@ def _best_threshold(probabilities: NDArray[np.floating], true: NDArray[np.intege
     precision, recall, thresholds = precision_recall_curve(true, probabilities)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = int(f1[:-1].argmax())
-    # Halfway to the next lower probability, so that other rounding decides the same.
+    # Halfway to the next lower probability, so that rounding does not change decisions.
     lower = thresholds[best - 1] if best else 0.0
     return float((thresholds[best] + lower) / 2)
 
@@ -356,7 +356,7 @@ def fit_temperature(
 def fit_label_bias(
     logits: NDArray[np.floating], targets: NDArray[np.integer], temperature: float
 ) -> NDArray[np.float64]:
-    """Finds a bias for the logits that makes no label predicted too often or too seldom.
+    """Finds a bias for the logits, so that no label is predicted too often or too seldom.
 
     Bias-corrected temperature scaling (Alexandari et al. 2020, section 3.2) at a given
     temperature. It is 0 if a label has fewer than thirty images or there is no mistake, because

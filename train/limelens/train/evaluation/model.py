@@ -31,7 +31,7 @@ class Model:
         name: For people to read.
         labels: In the order of the columns that `predict` returns.
         task: Whether an image has one label or any number.
-        resize: How images are brought to its input.
+        resize: How images are fitted to its input.
         predict: Returns probabilities, `(N, C)`.
         embed: Returns feature vectors, `(N, D)`.
         label_thresholds: One per label; empty for multiclass.

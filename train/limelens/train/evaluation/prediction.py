@@ -30,7 +30,7 @@ def logits_of(
     Args:
         model: In either mode, which is restored.
         examples: At least one.
-        resize: How images are brought to its input.
+        resize: How images are fitted to its input.
     """
     device = next(model.parameters()).device
     was_training = model.training

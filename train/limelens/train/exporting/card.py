@@ -1,6 +1,6 @@
 """The model card beside a bundle: how it was trained and how accurate it is.
 
-It writes what it is given and computes nothing.
+It computes nothing itself.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ MAX_DIFFERENCE: Final = 1e-4
 MAX_ACCURACY_DROP: Final = 0.5
 """In percentage points, of a variant below fp32."""
 _PRIVATE_SETTINGS: Final = ("data", "images")
-"""Settings that stay out of a bundle: paths are private, and the digest identifies the data."""
+"""Settings that a bundle does not get: paths are private, and the digest identifies the data."""
 
 
 def export(
@@ -73,7 +73,7 @@ def export(
         note: For the card, for example that the data is synthetic.
         precision: `fp32`, `fp16` or `int8`.
         max_accuracy_drop: How many percentage points a variant's accuracy (multilabel: mean
-            average precision) on the validation images may lie below fp32's.
+            average precision) on the validation images may be below fp32's.
         wanted_accuracy: Make a multiclass model abstain below the lowest probability at which
             this share of the decided validation images is correct, 0 to 1; None never abstains.
 
@@ -83,7 +83,7 @@ def export(
         variant also `fp32`, `speed` and `remarks`.
 
     Raises:
-        ExportError: The name cannot be a folder's, the graph differs from the network, the
+        ExportError: The name cannot be a folder name, the graph differs from the network, the
             variant loses too much, or the wanted accuracy is not reached.
         PrecisionError: The network cannot be converted.
         BundleError: The graph breaks a rule of bundles, such as finite weights.
@@ -276,7 +276,7 @@ def _compare(fp32: _WrittenBundle, variant: _WrittenBundle, max_drop: float) -> 
     precision = variant.metadata.precision
     key, before = comparable_accuracy(fp32.metrics)
     _, after = comparable_accuracy(variant.metrics)
-    # A drop of exactly the limit is accepted, whatever a float's rounding.
+    # A drop of exactly the limit is accepted, despite rounding.
     if not (before - after) * 100 <= max_drop + 1e-9:
         raise ExportError(
             f"{precision} has {key.replace('_', ' ')} {after:.2%} on the validation images, fp32 "

@@ -109,7 +109,7 @@ def _remove_traces(model: onnx.ModelProto) -> None:
 
 
 def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
-    """Smooth coloured blobs, always the same: an image that shows nobody.
+    """Smooth coloured blobs, always the same: an image without people.
 
     Returns:
         `(H, W, 3)` uint8.

@@ -157,8 +157,8 @@ def _to_fp16(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
     before = layers.graph.node[:position]
     del layers.graph.value_info[:]
     layers = onnx.shape_inference.infer_shapes(layers)
-    # The converter takes every tensor whose type it knows for a half-precision one. Tensors
-    # between nodes before the first layer are hidden from it.
+    # The converter treats every tensor with a known type as half precision. Tensors between nodes
+    # before the first layer are hidden from it.
     read = {name for node in layers.graph.node[position:] for name in node.input}
     hidden = {name for node in before for name in node.output} - read
     known = [value for value in layers.graph.value_info if value.name not in hidden]
@@ -295,7 +295,7 @@ def _reader(images: NDArray[np.uint8]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses what the tools print, log on the root logger and warn about."""
+    """Suppresses the tools' output, log lines and warnings."""
     handler = logging.NullHandler()
     disabled = logging.root.manager.disable
     # Without a handler, `logging.warning` would configure the process's logging.

@@ -36,9 +36,9 @@ from limelens.train.exporting.precision import (
 )
 
 BATCH_SIZES: Final = (1, 32)
-"""At which speed is measured."""
+"""Batch sizes at which speed is measured."""
 _SLOWER: Final = 1.05
-"""Lower ratios may be chance."""
+"""Lower ratios may be due to chance."""
 _LARGE_DIFFERENCE: Final = 0.1
 _MIN_ROUNDS, _MAX_ROUNDS, _MAX_S = 5, 100, 3.0
 

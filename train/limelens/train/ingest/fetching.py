@@ -1,6 +1,6 @@
 """Fetches URLs within deadlines and size limits, with retries and redirects.
 
-Trusts nothing that a server sends. Knows HTTP and files; does not know images or tables.
+It does not trust servers. Knows HTTP and files; does not know images or tables.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.redaction import image_address
 
 _WEB: Final = ("http", "https")
-# Two letters at least: C:/images has a drive, not a scheme.
+# At least two letters: C:/images has a drive, not a scheme.
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
@@ -226,7 +226,7 @@ class Fetcher:
 def _web_url(url: httpx.URL) -> httpx.URL:
     if url.scheme not in _WEB or not url.host:
         raise FetchError(
-            f"{_shown_url(str(url))} is not of the web; expected http or https and a host"
+            f"{_shown_url(str(url))} is not a web address; expected http or https and a host"
         )
     # The socket's own error would not name the port.
     if url.port is not None and url.port > _LARGEST_PORT:
@@ -285,7 +285,7 @@ def _reason(error: httpx.TransportError) -> str:
 
 
 def _shown_url(url: str) -> str:
-    """A URL for a message: one of the web without what may be a password."""
+    """A URL for a message; a web address is shown without anything that may be a password."""
     return _shown(image_address(url) if _scheme(url) in _WEB else url)
 
 

@@ -1,4 +1,4 @@
-"""Keeps what was fetched on disk, so that a killed run can resume.
+"""Keeps fetched images on disk, so that a killed run can resume.
 
 Images are stored under the digest of their content; a journal has a line for each URL that is
 done. A truncated line, or one whose image is incomplete, is ignored. Does not know tables or
@@ -105,7 +105,9 @@ def open_fetched(folder: Path) -> Iterator[Fetched]:
         # The system releases it however the process ends.
         lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout:
-        raise DataError(f"another ingest writes to {folder.parent}; wait for it to end") from None
+        raise DataError(
+            f"another ingest is writing to {folder.parent}; wait for it to end"
+        ) from None
     with lock:
         for left_behind in images.glob("*.tmp"):
             left_behind.unlink()

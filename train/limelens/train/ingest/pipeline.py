@@ -1,7 +1,7 @@
 """Turns a table of labelled URLs into cleaned, divided folders for `limelens train`.
 
-Decides what is kept, what is left out and why, and where it is written. `fetching` turns a URL
-into bytes, `limelens.serve.image` bytes into pixels.
+Decides which images are kept, which are left out and why, and where they are written. `fetching`
+turns a URL into bytes, `limelens.serve.image` bytes into pixels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class IngestConfig:
     """URLs that are fetched at once."""
     limits: FetchLimits = field(default_factory=FetchLimits)
     retry_failed: bool = False
-    """Try URLs again that failed for good in an earlier run."""
+    """Retry URLs that failed permanently in an earlier run."""
     seed: int = 0
     """Of the division into splits."""
 
@@ -84,7 +84,7 @@ def ingest(
     the seed, never on the order of responses.
 
     Fetched images are kept in `out/.ingest`: the next run fetches only what is missing or failed
-    in a way that may pass. A longer table is divided anew. Other files in `out` stay.
+    for a temporary reason. A longer table is divided anew. Other files in `out` stay.
 
     Args:
         table: As for `read_table`; `file:` and plain paths are relative to its folder.
@@ -94,8 +94,8 @@ def ingest(
 
     Returns:
         `data`, `labels`, `num_images`, `splits` (images in each), `left_out` (number of rows),
-        `table` (of the rows left out), `warnings` (what would keep training from starting).
-        Without any image, the files of an earlier run stay.
+        `table` (of the rows left out), `warnings` (problems that would keep training from
+        starting). Without any image, the files of an earlier run stay.
 
     Raises:
         DataError: The table or a setting cannot be used, `out` holds splits that no ingest wrote,
@@ -105,8 +105,8 @@ def ingest(
     rows = read_table(table)
     if table.resolve() == (out / LEFT_OUT).resolve():
         raise DataError(
-            f"{table} is what ingest left out; give the table that it came from, and "
-            "--retry-failed to ask again for what failed"
+            f"{table} lists what ingest left out; give the original table, and --retry-failed to "
+            "retry failed URLs"
         )
     others = [one.name for one in subfolders(out) if split_name(one.name)] if out.is_dir() else []
     if others and not (out / STATE).exists():
@@ -202,7 +202,7 @@ def _fetch(
         try:
             _run(fetch_all())
         except ExceptionGroup as group:
-            # What stops one (a full disk) stops all; report the first.
+            # An error such as a full disk stops all; report the first.
             raise group.exceptions[0] from None
     return [results[row.url] for row in rows]
 

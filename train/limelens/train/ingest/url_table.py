@@ -42,7 +42,7 @@ def read_table(path: Path) -> tuple[Row, ...]:
     Args:
         path: UTF-8, with tabs (if the first line has one) or commas between columns; the first
             line names them, `label`, `id` and `url` among them, in any order. Labels and ids are
-            brought to Unicode's composed form, so that equal looks mean equal names.
+            brought to Unicode's composed form, so that names that look equal are equal.
 
     Raises:
         DataError: The file cannot be read, lacks a column or has no row; a row has too few or
@@ -80,7 +80,7 @@ def read_table(path: Path) -> tuple[Row, ...]:
         row = Row(line, label_name(label), label_name(name), url)
         problem = _name_problem("label", row.label) or _name_problem("id", row.id, ".jpg")
         if problem is None and row.id in lines_of:
-            problem = f"id {row.id!r} is that of line {lines_of[row.id]} too; ids must differ"
+            problem = f"id {row.id!r} is already in line {lines_of[row.id]}; ids must differ"
         if problem is not None:
             problems.append(f"line {line}: {problem}")
         lines_of.setdefault(row.id, line)

@@ -57,8 +57,8 @@ class Explanation:
 def worst_mistakes(evaluation: Evaluation, num_mistakes: int) -> list[Mistake]:
     """The most confident mistakes, at most one per image.
 
-    For multilabel, wrongly predicted and missed labels alternate: rare labels have such low
-    probabilities that missed ones would fill the list.
+    For multilabel, wrongly predicted and missed labels alternate: rare labels have low
+    probabilities, so missed ones would fill the list.
     """
     probabilities, model = evaluation.probabilities, evaluation.model
     targets = targets_of(evaluation.examples, len(model.labels), model.task)

@@ -1,7 +1,7 @@
 """A page about a model or its data: one HTML file that needs nothing else.
 
-It puts plots, mistakes and an inspection of data on the page (`page.html.j2`) and computes none
-of them.
+It puts plots, mistakes and an inspection of data on the page (`page.html.j2`) but computes none of
+them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def write_report(
         path: The HTML file.
         rows: Of the run's metrics.csv; fewer than two give no curves.
         inspection: Of the data; None leaves that part out.
-        num_mistakes: How many of the most confident mistakes are shown and explained.
+        num_mistakes: How many of the most confident mistakes to explain on the page.
     """
     metrics, labels = evaluation.metrics, evaluation.model.labels
     base = Path(os.path.commonpath([example.path.parent for example in evaluation.examples]))
@@ -250,7 +250,7 @@ def _mistake(mistake: Mistake, evaluation: Evaluation, base: Path) -> dict[str, 
 
 
 def _data(inspection: Inspection) -> dict[str, Any]:
-    """What the page shows of an inspection beside its own values, with thumbnails."""
+    """The page's data of an inspection, with thumbnails."""
     base = inspection.data if inspection.data.is_dir() else inspection.data.parent
     groups: dict[str, list[Duplicate]] = {"labels": [], "splits": [], "inside": []}
     for pair in inspection.duplicates:

@@ -1,6 +1,6 @@
 """A csv of a model's prediction for every single image.
 
-It writes an evaluation down and computes no metrics.
+It computes no metrics.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draws portraits, masks and scenes by code.
 
-The door of this room: other rooms import from here, not from its modules.
+The public names of this package: other packages import from here, not from its modules.
 """
 
 from limelens.train.synthetic.face import Face

@@ -81,7 +81,7 @@ class FaceCanvas:
         )
         shade = Image.fromarray(values.clip(0, 255).astype(np.uint8))
         large = shade.resize(self._image.size, Image.Resampling.BILINEAR)
-        # Half of it, twice: the neutral tone keeps a pixel as it is.
+        # Half of it, twice: the neutral tone leaves a pixel unchanged.
         dark = ImageChops.multiply(self._image, large.convert("RGB"))
         self._image.paste(ImageChops.add(dark, dark))
 

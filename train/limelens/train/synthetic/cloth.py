@@ -1,4 +1,4 @@
-"""The cloth of a mask: how it is cut, what is printed on it, how it lies on a face.
+"""The cloth of a mask: its cut, its print and its folds on a face.
 
 Works on coordinates in face units (see `synthetic.face`); does not know the image that the mask is
 drawn on, nor its light.
@@ -41,7 +41,7 @@ class Cut:
     """Whether it is held by ear loops or headbands."""
 
     def varied(self, rng: np.random.Generator) -> "Cut":
-        """One from another maker, worn a little higher or lower."""
+        """A random variation of the cut, worn a little higher or lower."""
         width = float(rng.uniform(0.96, 1.05))
         return replace(
             self,
@@ -94,7 +94,7 @@ CHIN_CUT: Final = Cut(1.38, 1.12, 0.90, 2.06, 1.45, 0.84, bottom_power=2.0)
 SCARF_CUT: Final = Cut(1.74, 1.40, 0.98, 2.75, 2.35, 1.28, bulge=0.16, loops=False)
 """A scarf around the neck, up to the chin."""
 
-# A drawn print lies over the face from this corner on and is this large.
+# Corner and size of the drawn print over the face.
 _PRINT_X, _PRINT_Y = -1.25, 0.2
 _PRINT_WIDTH, _PRINT_HEIGHT = 2.5, 2.6
 

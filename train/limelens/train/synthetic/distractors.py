@@ -51,7 +51,7 @@ _HAIR: tuple[RGB, ...] = ((28, 22, 20), (52, 36, 28), (92, 62, 40), (150, 140, 1
 def draw_distractor(
     image: Pixels, face: Face, rng: np.random.Generator, kind: Distractor | None = None
 ) -> Pixels:
-    """A copy of an image with something on or near its face that is no worn mask.
+    """A copy of an image with something on or near its face that is not a worn mask.
 
     Args:
         image: To copy.

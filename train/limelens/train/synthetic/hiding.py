@@ -1,9 +1,9 @@
 """Hides segments of training images as LIME hides them, so that a network learns what matters.
 
-A network trained on whole images may take anything smooth for a mask, a hidden segment included:
-then no segment matters and no explanation can point anywhere. Here segments are filled with their
-mean colour, the blurred image or shuffled patches of it. Knows pixels and regions; does not know
-labels, files or networks.
+A network trained on whole images may take anything smooth for a mask, even a hidden segment: then
+no segment matters, and explanations show nothing. Here segments are filled with their mean colour,
+the blurred image or shuffled patches of it. Knows pixels and regions; does not know labels, files
+or networks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Segments = NDArray[np.integer[Any]]
 
 _NUM_SEGMENTS: Final = (20, 80)
 _LEAST_SHARE: Final = 0.25
-"""Of a segment's pixels, for it to belong to a region."""
+"""Share of a segment's pixels in a region that makes it belong there."""
 
 
 def hide_around(

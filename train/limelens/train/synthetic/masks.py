@@ -1,7 +1,7 @@
 """Draws a face mask onto an image whose face is known.
 
-Knows what masks are made of, how they sit and how they take up the image's light; does not find
-faces, and does not know labels, files or training.
+Knows materials and shapes of masks, and how they reflect the image's light; does not find faces,
+and does not know labels, files or training.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ MASK_STYLES: Final[Mapping[str, MaskStyle]] = {
     "bandana-red": MaskStyle("bandana", (170, 34, 40), "floral", (238, 232, 226)),
     "gaiter-black": MaskStyle("gaiter", (42, 44, 52)),
 }
-"""Ready styles by name, one of everything that can be drawn."""
+"""Named styles; together they use everything that can be drawn."""
 
 _KINDS: tuple[MaskKind, ...] = get_args(MaskKind)
 _KIND_SHARES = (0.36, 0.24, 0.11, 0.19, 0.04, 0.06)
@@ -171,7 +171,7 @@ def put_on(
     # Cloth turns away from the viewer near its rim.
     shade *= 0.76 + 0.24 * np.clip(2 * blur(cover, 0.07 * unit) - 1, 0, 1) ** 0.7
     cloth = light.greyed(colours * (shade * light.run)[..., None] * light.tint * light.exposure)
-    # A sheen keeps black cloth from being a hole in the image.
+    # A sheen keeps black cloth from looking like a hole.
     cloth += (14 * light.exposure * light.run * np.clip(shade, 0, 1.2) ** 3)[..., None]
     if style.kind == "cup" and rng.random() >= 0.4:
         cloth = _with_valve(cloth, x, y, style.colour, rng)

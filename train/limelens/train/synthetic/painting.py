@@ -185,7 +185,7 @@ def check_image(image: Pixels) -> None:
 
 
 def cloth_colour(rng: np.random.Generator) -> RGB:
-    """A colour of cloth or plastic: greys and muted ones oftener than bright ones."""
+    """A colour of cloth or plastic, more often grey or muted than bright."""
     hue, strength = float(rng.uniform(0, 6)), float(rng.beta(1.2, 1.4))
     return _rgb(255 * v for v in hsv_to_rgb(hue / 6, strength, float(rng.uniform(0.12, 0.98))))
 

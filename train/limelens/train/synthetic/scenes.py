@@ -1,7 +1,7 @@
-"""Makes a face-mask data set harder where it is too easy.
+"""Makes a face-mask data set harder, because collected sets are too easy.
 
 In collected sets bare faces are mostly tight crops and masked ones are not, so that a network
-learns how much of a person is shown. Here every bare face that is found is added again: with a
+learns how much of a person is visible. Here every bare face that is found is added again: with a
 drawn mask, with a hand, a scarf or a cup before the mouth, and as the face of a person drawn at
 half length, with and without a mask. Knows the two labels of such a set, and nothing of networks.
 """
@@ -36,12 +36,12 @@ RECORD: Final = "scenes.json"
 
 _SPLITS: Final = ("train", "val")
 _SCENE_SIZES: Final = (144, 224)
-# Distance between the eyes, as a share of a scene's shorter side: from half length to tight.
+# Least and largest distance between the eyes, as a share of a scene's shorter side.
 _SCENE_UNITS: Final = (0.06, 0.22)
 _DISTRACTOR_SHARE: Final = 0.6
 _BESIDE_A_MASK: Final = tuple(k for k in DISTRACTORS_CLEAR_OF_MOUTH if k != "chin_mask")
 _SHORTEST_SIDE: Final = 96
-# The detector finds faces from this share of the shorter side and this size on.
+# The smallest faces that the detector finds, as a share of the shorter side and in pixels.
 _SMALLEST_FACE: Final = 0.35
 _SMALLEST_FACE_PX: Final = 24
 
@@ -99,9 +99,9 @@ def add_scenes(
             f"{WITH_MASK} and {WITHOUT_MASK} and no other label"
         )
     if (data / RECORD).exists():
-        raise DataError(f"{data} has its scenes already ({RECORD}); take the set they came from")
+        raise DataError(f"{data} already has its scenes ({RECORD}); use the set they came from")
     if out.exists():
-        raise DataError(f"{out} exists; choose another folder or take it away")
+        raise DataError(f"{out} exists; choose another folder or remove it")
     for split, by_label in splits.items():
         for label, paths in by_label.items():
             (out / split / label).mkdir(parents=True)
@@ -243,7 +243,7 @@ def _hidden(
     masked, region = draw_mask(pixels, face, random_style(rng), rng)
     yield WITH_MASK, "shown-mask", hide_around(masked, region, rng, hide_region=False)
     yield WITHOUT_MASK, "shown-mouth", hide_around(pixels, region, rng, hide_region=False)
-    # Nothing decisive is left: both labels equally often, for masked and for bare faces.
+    # The decisive region is hidden: both labels occur equally often, for masked and for bare faces.
     first, second = LABELS if rng.random() < 0.5 else LABELS[::-1]
     yield first, "hidden-mask", hide_around(masked, region, rng, hide_region=True)
     yield second, "hidden-mouth", hide_around(pixels, region, rng, hide_region=True)

@@ -1,4 +1,4 @@
-"""The processes of a run, as `torchrun` starts them; without torchrun there is one.
+"""The processes of a run, started by `torchrun`; without it there is one.
 
 It knows ranks and devices, and nothing of what is computed.
 """

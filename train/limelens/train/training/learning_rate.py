@@ -1,6 +1,6 @@
 """The learning rate range test: how the loss changes while the rate grows.
 
-It knows the first steps of a run, and leaves nothing behind but a plot.
+It runs the first steps of a training run, and writes only a plot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HIGHEST: Final = 1.0
 _NUM_STEPS: Final = 100
 _SMOOTHING: Final = 0.9
 _DIVERGED: Final = 4.0
-"""How many times the lowest loss ends the test."""
+"""The test ends at this multiple of the lowest loss."""
 _NOISY_STEPS: Final = 10
 """First steps, in which the moving average is noise."""
 

@@ -296,11 +296,11 @@ class _Run:
         return logits.detach(), loss.detach()
 
     def state(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The network and its metrics as a checkpoint names them."""
+        """The network and its metrics, under a checkpoint's keys."""
         return {"model": self.kept.state_dict(), "epoch": self.epoch, "figures": dict(metrics)}
 
     def going(self) -> dict[str, Any]:
-        """What resuming needs beside the checkpoint."""
+        """The state that resuming needs in addition to the checkpoint."""
         return {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged else None,
@@ -313,7 +313,7 @@ class _Run:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues after the epoch of a state, as if it had just been trained."""
+        """Continues after the epoch of a saved state."""
         going = state["going"]
         self.model.load_state_dict(going["model"])
         if self.averaged:

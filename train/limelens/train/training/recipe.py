@@ -71,7 +71,7 @@ def build_criterion(
     if task is Task.MULTILABEL:
         shares = label_counts(examples, num_labels) / len(examples)
         if weights is not None:
-            # A thousandfold weight for a label of one image in a thousand would add noise.
+            # A weight of 1000 for a label that one image in 1000 has would add noise.
             weights = np.sqrt(np.maximum(weights, 1.0))
         return SmoothedBinaryCrossEntropy(shares, config.label_smoothing, weights)
     tensor = None if weights is None else torch.tensor(weights, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The folder that a run writes: checkpoints, tables, plots, and what resuming must find there.
+"""The folder that a run writes: checkpoints, tables, plots, and the state for resuming.
 
 It knows files and when they are written. It does not know how a network is trained.
 """
@@ -89,7 +89,7 @@ class RunFolder:
 
         Args:
             state: `model`, `epoch` and `figures` of the checkpoint.
-            going: What only resuming needs.
+            going: The state that only resuming needs.
             rows: Of all finished epochs.
             is_best: Whether the epoch is the best so far.
         """
@@ -102,13 +102,13 @@ class RunFolder:
                 self._write_rows(rows)
 
     def save_last(self, state: Mapping[str, Any], going: Mapping[str, Any]) -> None:
-        """Writes last.pt, with what resuming needs."""
+        """Writes last.pt, with the state for resuming."""
         checkpoint.save(self.path / LAST, {**self._complete(state), "going": dict(going)})
 
     def finish(
         self, rows: Rows, *, epochs: int, seconds: float, interrupted: bool
     ) -> dict[str, Any]:
-        """Writes plots, page and report.json; returns what report.json holds."""
+        """Writes plots, page and report.json; returns the content of report.json."""
         val: dict[str, Any] = {}
         best = self.path / BEST
         if best.exists():
@@ -165,7 +165,7 @@ def state_to_resume(out: Path) -> dict[str, Any] | None:
     """
     last, best = out / LAST, out / BEST
     if not last.exists():
-        # A first epoch is repeated; the best of a later one may be all that is left of the run.
+        # A first epoch is repeated; later, the best checkpoint may be all that is left of the run.
         if best.exists() and checkpoint.load_state(best)["epoch"] > 1:
             raise ConfigError(
                 f"{out} holds {BEST} and no {LAST} to go on from; start another run from it"
@@ -195,7 +195,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _optional() -> Iterator[None]:
-    """Logs files that cannot be written; only a checkpoint is worth ending a run for."""
+    """Logs files that cannot be written; only a missing checkpoint ends a run."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a run starts from: divided data, batches of it, a network with its first weights.
+"""The start of a run: divided data, its batches, and a network with its first weights.
 
 It knows settings, and nothing of epochs or of a run's files.
 """

@@ -153,8 +153,8 @@ def _checked_flags(table: Table, flags: Sequence[int]) -> tuple[int, ...]:
     if minus is not None and any({"0", "0.0"} & {*table.cells[one]} for one in flags):
         raise DataError(
             f"{table.path} has -1 in {table.header[minus]!r} and 0 among its columns of yes and "
-            "no: -1 could mean no, or that nobody knows; expected 0 and 1 (write 0 for no, and "
-            "leave out rows or columns that are not known), or a selection of columns (--columns)"
+            "no: -1 could mean no or unknown; expected 0 and 1 (write 0 for no, and leave out "
+            "unknown rows or columns), or a selection of columns (--columns)"
         )
     return tuple(flags)
 
@@ -167,7 +167,7 @@ def _one_of(table: Table, called: list[int]) -> list[int]:
         is_same = len(pairs) == len({*table.cells[first]}) == len({*table.cells[other]})
         if not is_same:
             return called
-    # A name tells more than a number.
+    # A name is a stronger sign than a number.
     return [next((one for one in called if not table.cells[one][0].isdecimal()), first)]
 
 

@@ -56,7 +56,7 @@ def image_column(table: Table, options: TableOptions, taken: set[int | None]) ->
             )
         folder = options.images or table.path.parent
         raise DataError(
-            f"no image that the table names is there, {folder / cell} for one; looked for the "
+            f"no image that the table names exists, such as {folder / cell}; looked for the "
             f"cells of {table.names(candidates)}; name the images' folder (--images) or the "
             "column (--image-column)"
         )

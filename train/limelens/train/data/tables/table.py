@@ -28,7 +28,7 @@ _ENOUGH_ROWS: Final = 10
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How to read a table; what is left open is found out from the table."""
+    """How to read a table; unset options are detected from the table."""
 
     images: Path | None = None
     """The folder of the images."""
@@ -109,7 +109,7 @@ def no_header(table: Table) -> DataError:
     """The error for a table whose first line is no header."""
     return DataError(
         f"{table.path} begins with {', '.join(table.header)[:120]!r}, which is an image and its "
-        "label and no header; expected names of columns in the first line: put a line such as "
+        "label, not a header; expected names of columns in the first line: put a line such as "
         "image,label above it"
     )
 
