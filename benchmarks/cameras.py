@@ -1,4 +1,4 @@
-"""Many cameras on one server: whether each gets its share, and how old responses are.
+"""Measures whether many cameras on one server get equal shares, and how old responses are.
 
 Each camera sends a portrait at its own pace, alternating with and without a mask, and reads its
 responses. The server is one process, the cameras share another. Rows: the cameras alone; beside
@@ -6,8 +6,8 @@ callers that explain without pause; with every change explained on the stream; a
 the server can do, so that each camera should lose equally many frames.
 
 The age of a response counts from sending the frame. Jain's index of the classified frames is 1 if
-all cameras get the same number and 1/n if one gets all. Each row begins after one explanation, for
-which the server loads what it needs.
+all cameras get the same number and 1/n if one gets all. Each row begins after one explanation, so
+that the server has loaded everything.
 
     python -m benchmarks.cameras [--cameras 50] [--fps 5] [--seconds 10] [--overload 6]
 """
@@ -52,7 +52,7 @@ _CLASSIFIED: Final = service_pb2.FRAME_STATUS_CLASSIFIED
 
 @dataclass
 class _Camera:
-    """What one camera counted on its stream."""
+    """The counts of one camera on its stream."""
 
     num_sent: int = 0
     statuses: Counter[int] = field(default_factory=Counter)

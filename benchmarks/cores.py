@@ -1,4 +1,4 @@
-"""What a server makes of 4, 8 and 12 threads on 16 cores (the same shares of fewer), without a GPU.
+"""Measures a server with 4, 8 and 12 threads on 16 cores (the same shares of fewer), without a GPU.
 
     python -m benchmarks.cores [--processes default,1,2,4] [--seconds 3] [--json FILE]
 

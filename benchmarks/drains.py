@@ -1,4 +1,4 @@
-"""Whether a stopping server answers the calls that it began: SIGTERM under load, many times.
+"""Measures whether a stopping server completes its calls: SIGTERM under load, many times.
 
 Each time a server starts in its own process, is called without pause and gets SIGTERM. Calls that
 began before the signal must be answered; later ones must be answered or get UNAVAILABLE; the exit
@@ -34,9 +34,9 @@ class Drain:
     """How one server stopped.
 
     Args:
-        under_way: Calls that began before the signal and were unanswered then.
+        under_way: Calls in flight at the signal.
         later: Calls that began after the signal.
-        answered: How many calls were answered before the signal.
+        answered: Number of calls that ended before the signal.
         exit_code: The server's.
         seconds: From the signal to the server's exit.
         errors: The server's stderr.
@@ -51,7 +51,7 @@ class Drain:
 
     @property
     def failed(self) -> list[Call]:
-        """Calls that were lost: unanswered, or refused otherwise than by UNAVAILABLE."""
+        """Lost calls: without a response, or refused with a status other than UNAVAILABLE."""
         lost = [one for one in self.later if one.error and not one.error.startswith(_REFUSED)]
         return [one for one in self.under_way if one.error] + lost
 

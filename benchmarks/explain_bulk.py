@@ -1,4 +1,4 @@
-"""What explaining a folder gains over explaining its images one by one.
+"""Compares explaining a folder with explaining its images one by one.
 
 Both alternate in one run, on the same session: one by one as `limelens explain IMAGE` does it in
 a loop, and as `limelens explain FOLDER` does it, where one image is read, classified and
@@ -53,7 +53,7 @@ def main() -> None:
         candidates = {"one by one": explained(1), "as a folder": explained(NUM_PARALLEL_LOCALLY)}
         times: dict[str, list[float]] = {name: [] for name in candidates}
         for round_ in range(arguments.rounds + 1):
-            # In turns, and now one and now the other first.
+            # In turns; each goes first in every other round.
             for name in sorted(candidates, reverse=round_ % 2 == 0):
                 start = time.perf_counter()
                 candidates[name]()

@@ -1,9 +1,9 @@
-"""Whether the stability that an explanation states is right.
+"""Measures whether the stability that an explanation reports is right.
 
-An explanation states how much of its five strongest segments another seed would find again. This
-benchmark uses other seeds: over real images and several numbers of samples, it compares the stated
-value with the mean Jaccard index of the top five between seeds. Each seed runs once, with the
-largest number of samples; a smaller run is its beginning.
+An explanation reports the share of its five strongest segments that another seed would find. This
+benchmark uses other seeds: over real images and several numbers of samples, it compares the
+reported value with the mean Jaccard index of the top five between seeds. Each seed runs once, with
+the largest number of samples; a smaller run is its beginning.
 
     LIMELENS_DATA=… python -m benchmarks.explain_calibration [--images 16] [--hide mean]
 """

@@ -1,4 +1,4 @@
-"""How much memory an explanation takes, by the number of samples, compared with lime.
+"""Measures the memory of an explanation, by the number of samples, compared with lime.
 
 Each value is the growth of the largest resident set during the explanation, in a separate process
 that has explained with few samples before.
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _measured(tool: str, model: Path, num_samples: int) -> float:
-    """In a process of its own: what another explanation has left would hide this one's growth."""
+    """In a separate process: memory left by another explanation would hide this one's growth."""
     command = [sys.executable, "-m", "benchmarks.explain_memory", "--alone", tool]
     command += ["--model", str(model), "--samples", str(num_samples)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""How much an explanation costs beyond the model itself, and how much other packages cost.
+"""Measures an explanation's cost beyond the model itself, and the cost of other packages.
 
 The floor is the raw session on as many images: the fastest over chunk sizes, with one calling
 thread or one per core. All rows alternate in one run, in another order each round. A ratio is the
@@ -52,7 +52,8 @@ class _Candidate:
 
     Args:
         name: Its row.
-        run: Does it with that many samples; gives an explanation, a number of segments, or None.
+        run: Runs it with a number of samples; returns an explanation, a number of segments, or
+            None.
         is_floor: Whether it is the model alone.
     """
 

@@ -1,8 +1,8 @@
-"""How long until explanations are stable: limelens and the lime package.
+"""Measures how soon explanations are stable: limelens and the lime package.
 
 Stable means that the five strongest segments of two seeds have a Jaccard index of 0.9, in the
 mean over pairs of seeds and images. Each seed of each tool runs once with the most samples; its
-beginnings show how many samples are enough (each tool draws the same first samples whatever their
+first samples show how many are enough (each tool draws the same first samples whatever their
 number). Both then explain the images with as many samples as they need, alternating on the same
 onnxruntime session. limelens draws paired rows, its default from 5 samples per segment. lime runs
 twice: with its own segments, which are fewer and so easier to tell apart, and with limelens'

@@ -1,4 +1,4 @@
-"""Whether explanations point at the mask: on faces where the masked pixels are known.
+"""Measures whether explanations point at the mask, on faces whose masked pixels are known.
 
 For the label with_mask, over the images of the set `mask_regions`: whether the strongest supporting
 segment lies on the mask (at least half of it), how much of the positive weight lies there, and how
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--segmentation", choices=get_args(SegmentationMethod), default="slic")
     parser.add_argument("--segments", type=int, help="how many slic and grid aim for")
     parser.add_argument(
-        "--curves", choices=get_args(HideName), help="deletion and insertion too, hiding all so"
+        "--curves", choices=get_args(HideName), help="also deletion and insertion, with this fill"
     )
     parser.add_argument("--no-lime", action="store_true", help="leave the lime package out")
     arguments = parser.parse_args()

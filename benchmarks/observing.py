@@ -1,4 +1,4 @@
-"""What metrics and traces cost: a server's CPU per image with them, relative to without.
+"""Measures the cost of metrics and traces: a server's CPU per image, relative to none.
 
 The same callers ask four servers in turn to classify the same image: one without metrics and
 traces, a second one like it (to see the effect of chance), one with metrics that are read every few

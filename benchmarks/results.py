@@ -59,7 +59,7 @@ class Set:
         split: The split to measure; None is the split that training held back.
         article: The article's result.
         table: File of the set's table, if the set is a table.
-        remark: What a reader must know about the row.
+        remark: A remark about the row.
     """
 
     stages: tuple[Stage, ...]
@@ -70,8 +70,7 @@ class Set:
 
 
 _OLD_CROPS: Final = (
-    "trained while `standard` still cropped images in a fixed shape; run again, it comes out "
-    "otherwise"
+    "trained while `standard` still cropped images in a fixed shape; a new run gives another result"
 )
 
 SETS: Final = {
@@ -179,7 +178,7 @@ def write_table(path: Path) -> None:
         "",
         "Trained from scratch by `make results` with the settings in configs/, on two shared CPU",
         "cores. Epoch, temperature and thresholds were chosen on images taken from train (column",
-        "*chosen on*); the held-back split was read at the end, once where nothing else is said.",
+        "*chosen on*); the held-back split was read at the end, once unless noted otherwise.",
         "",
         "| set | network | parameters | epochs | minutes | chosen on | held back | article |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Runs a server like `limelens serve`, and prints at its end what its engine did.
+"""Runs a server like `limelens serve`, and prints its engine's counts at the end.
 
     python -m benchmarks.served MODELS [--max-queue 1000]
 

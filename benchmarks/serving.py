@@ -1,4 +1,4 @@
-"""What serving costs beyond decoding and the model alone, and whether latency holds under load.
+"""Measures the cost of serving beyond decoding and the model, and latency under load.
 
 The parts of a row alternate in one run, and the table shows the median over rounds: on a shared
 machine ratios can be trusted, milliseconds cannot. The floor is Pillow and onnxruntime in two
@@ -100,7 +100,7 @@ def _server(models: Path) -> Iterator[ServerProcess]:
 
 
 def start(setting: _Setting) -> list[Row]:
-    """How soon a server with the shipped model answers, and its memory then and later."""
+    """How soon a server with the shipped model is ready, and its memory then and later."""
     starts, sizes, later = [], [], []
     for _ in range(setting.rounds):
         with _server(packaged_models()) as server:
@@ -179,7 +179,7 @@ def explain(setting: _Setting) -> list[Row]:
 
 
 def deadlines(setting: _Setting) -> list[Row]:
-    """400 at once with 250 ms: how many were begun too late, by the scheduler's own counters."""
+    """400 at once with 250 ms: how many began too late, by the scheduler's counters."""
     overdue, answered, run = 0, [], []
     command = [sys.executable, "-m", "benchmarks.served", str(setting.models)]
     for _ in range(setting.rounds):

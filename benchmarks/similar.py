@@ -1,8 +1,8 @@
-"""Whether a model's embedding finds images of the same label, and what a search costs.
+"""Measures whether a model's embedding finds images of the same label, and the cost of a search.
 
 It searches the images of train for each image of val. precision@5 is the share of the five nearest
 neighbours that have its label; macro is the mean over labels, micro over images. The table also
-shows what chance would give, the label's share of train. Searches are timed one image at a time,
+shows the result of chance: the label's share of train. Searches are timed one image at a time,
 alternating with brute force in numpy in the same run: on a shared machine ratios can be trusted,
 milliseconds cannot.
 
@@ -142,7 +142,7 @@ def _brute_force(vectors: NDArray[np.float32], vector: NDArray[np.float32], k: i
 
 
 def _rows(index: SimilarIndex, vector: NDArray[np.float32], k: int) -> list[int]:
-    # faiss itself, as numpy itself: putting paths and labels costs both the same.
+    # Only faiss and numpy: adding paths and labels costs both the same.
     rows: list[int] = index.faiss_index.search(vector[np.newaxis], k)[1][0].tolist()
     return rows
 
@@ -152,7 +152,7 @@ def _timed(
     queries: NDArray[np.float32],
     rounds: int,
 ) -> tuple[dict[str, float], dict[str, list[list[int]]]]:
-    """Milliseconds for each query, the median of some rounds, and what was found."""
+    """Milliseconds for each query, the median of some rounds, and the neighbours."""
     times: dict[str, list[float]] = {name: [] for name in searches}
     found: dict[str, list[list[int]]] = {}
     for round_ in range(rounds + 1):

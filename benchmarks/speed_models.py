@@ -25,7 +25,7 @@ def shipped_model() -> Path:
 
 
 def run_of(network: str) -> Path:
-    """Where the run of a network is kept, for those who need its torch weights."""
+    """The folder of a network's run, which has its torch weights."""
     return BUILT / "runs" / network
 
 
@@ -38,7 +38,7 @@ def network_model(network: str) -> Path:
     Returns:
         The folder of its version.
     """
-    # Imported here: those who only measure the shipped model need no torch.
+    # Imported here: the shipped model needs no torch.
     from limelens.train import TrainConfig, export, train
     from limelens.train.synthetic import write_dataset
 

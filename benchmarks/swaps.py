@@ -1,4 +1,4 @@
-"""Whether new versions take over unnoticed: failed calls, latency and memory during swaps.
+"""Measures whether new versions take over unnoticed: failed calls, latency, memory.
 
 A server runs in a separate process and is called without pause: several callers classify, one
 explains, a camera streams. Meanwhile one version after the other appears, and the last but one is
@@ -29,13 +29,14 @@ from limelens.cli.serving import default_models
 
 _NAME = "swapped"
 _SETTLED = 5
-"""Swaps after which memory is compared, and over how many: by then two models were there at once,
-and explanations that come and go make each reading another."""
+"""Swaps after which memory is compared, and over how many: by then two models were in memory at
+once, and explanations make readings vary.
+"""
 
 
 @dataclass(frozen=True)
 class SwapsRun:
-    """What came of it.
+    """The measurements.
 
     Args:
         swaps: Versions that took over.
@@ -58,7 +59,7 @@ class SwapsRun:
 
 
 def publish(models: Path, bundle: Path, version: int) -> None:
-    """Publishes a version as `limelens export` does: writes it beside, then renames it."""
+    """Publishes a version as `limelens export` does: writes a hidden folder and renames it."""
     beside = models / _NAME / f".{version}"
     beside.mkdir(parents=True)
     shutil.copyfile(bundle, beside / "model.onnx")

@@ -1,7 +1,7 @@
 """A real server in a separate process, and callers that call it without pause.
 
-They record when each call began, how long it took, which version answered, and what went wrong.
-Shared by the measurements of swaps and drains, and by their tests.
+They record when each call began, how long it took, which version responded, and any error. Shared
+by the measurements of swaps and drains, and by their tests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TIMEOUT_S = 120.0
 
 
 class ServerProcess:
-    """`limelens serve` on loopback, killed at the latest when it is left.
+    """`limelens serve` on loopback, killed when the context ends.
 
     Args:
         models: The folder of models.
@@ -66,7 +66,7 @@ class ServerProcess:
             self.process.communicate()
 
     def tell(self, number: signal.Signals) -> float:
-        """Sends a signal; when, by `time.monotonic`."""
+        """Sends a signal; returns when, by `time.monotonic`."""
         at = time.monotonic()
         self.process.send_signal(number)
         return at
@@ -102,8 +102,8 @@ class Call:
         kind: `classify`, `explain` or `frame`.
         began: By `time.monotonic`.
         ended: The same.
-        version: The version that answered; 0 if none did.
-        error: What went wrong; empty where nothing did.
+        version: The version that responded; 0 if none did.
+        error: The error; empty if there was none.
     """
 
     kind: str
@@ -118,9 +118,9 @@ class Traffic:
 
     Args:
         address: Of the server.
-        image: What they ask about, `(H, W, 3)` uint8.
+        image: The image to send, `(H, W, 3)` uint8.
         callers: How many classify.
-        images_each: In one call of theirs.
+        images_each: Images in one call.
         explaining: Whether one more explains.
         camera: Whether one more streams frames.
         num_samples: Of each explanation.
@@ -153,7 +153,7 @@ class Traffic:
 
     @property
     def calls(self) -> list[Call]:
-        """All calls that ended so far, in that order."""
+        """All calls that ended so far, in the order of their ends."""
         return list(self._calls)
 
     def __enter__(self) -> Self:
@@ -176,10 +176,10 @@ class Traffic:
             thread.join(_TIMEOUT_S)
 
     def wait_for(self, version: int, kinds: set[str], timeout_s: float = 60.0) -> float:
-        """Waits until a version answered calls of all the kinds; returns the seconds it took.
+        """Waits until a version has responded to calls of all kinds; returns the seconds it took.
 
         Raises:
-            LimelensError: It did not come to that.
+            LimelensError: It did not happen in time.
         """
         began = time.monotonic()
         at = len(self._calls)
@@ -253,6 +253,6 @@ class Traffic:
 
 
 def percentile_ms(calls: list[Call], kind: str, share: float) -> float:
-    """A percentile of the latency of answered calls of a kind, in milliseconds."""
+    """A percentile of the latency of successful calls of a kind, in milliseconds."""
     spent = [1000 * (one.ended - one.began) for one in calls if one.kind == kind and not one.error]
     return float(np.percentile(spent, 100 * share)) if spent else float("nan")

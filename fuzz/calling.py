@@ -1,6 +1,6 @@
-"""Calls a server with arbitrary bytes and checks what comes back.
+"""Calls a server with arbitrary bytes and checks the responses.
 
-It knows gRPC and google.rpc's details, but of the contract only the messages' descriptors.
+It knows gRPC and google.rpc's details, and of the contract only the messages' descriptors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 TIMEOUT_S: Final = 60.0
-"""No request here takes a hundredth of it, but a machine may be busy."""
+"""Every request takes less than a hundredth of it, but the machine may be busy."""
 _STEP: Final = re.compile(r"(\w+)(?:\[[^\]]*\])?\Z")
 _OPTIONS: Final = [
     ("grpc.enable_retries", 0),
@@ -37,7 +37,7 @@ class Outcome:
         code: Name of the status, such as `OK`.
         message: The status' text.
         reason: The reason in ErrorInfo; empty without one.
-        fields: Paths of the request's fields that the server calls wrong.
+        fields: Paths of the request's fields that the server reports as wrong.
         replies: Responses before the end.
     """
 

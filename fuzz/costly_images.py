@@ -1,4 +1,4 @@
-"""Images that cost a decoder much for few bytes: every trick of every supported format.
+"""Small files that are costly to decode: every trick of every supported format.
 
 The search for costly images starts from them. This module knows the layout of the formats.
 """

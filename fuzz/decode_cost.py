@@ -1,8 +1,8 @@
-"""Searches for images that cost a server much: `python -m fuzz.decode_cost --seconds 600`.
+"""Searches for images that are costly for a server: `python -m fuzz.decode_cost --seconds 600`.
 
-The rules, for any bytes: inspecting an image takes a few hundredths of a second; an image that is
-called quick is quick and takes little memory; everything else is read or refused by a process that
-ends in time. The search changes costly images further. A file that breaks a rule is left in
+The rules, for any bytes: inspecting an image takes a few hundredths of a second; an image that
+inspection calls quick is quick and takes little memory; a process reads or refuses every other one
+in time. The search changes costly images further. A file that breaks a rule is left in
 `--findings`; give it as an argument to see its cost. Each image is tried in a separate process.
 """
 
@@ -29,7 +29,7 @@ from fuzz.images import good_images, with_checksums
 MAX_DECODE_S: Final = 0.4
 MAX_LOOK_S: Final = 0.05
 MAX_QUICK_S: Final = 0.2
-"""For what is said to take 0.04: a machine may be slow, and others may have its caches."""
+"""For images estimated at 0.04: a machine may be slow and its caches cold."""
 MAX_SLOW_S: Final = 0.5
 MAX_MEMORY_MB: Final = 300
 _PER_BYTE_S: Final = 30e-9
@@ -107,7 +107,7 @@ def cost_of(data: bytes) -> Cost:
             return False
         return True
 
-    _trim()  # what this process freed would be used again, and not be seen to be taken
+    _trim()  # reuse of memory that this process freed would not be measured
     base = _run(nothing)
     look_run = _run(look)
     quick = look_run.answer
@@ -194,7 +194,7 @@ def search(
 
     Args:
         seconds: How long.
-        seed: The same seed tries the same images, as far as their costs are the same.
+        seed: The same seed tries the same images if their costs are the same.
         findings: Folder for files that break a rule.
         most: Most images to try; None is as many as there is time for.
 

@@ -41,7 +41,7 @@ def examples(number: int) -> settings:
         database=None,
         deadline=None,
         print_blob=True,
-        # Not Hypothesis' explaining, which takes minutes where each example is a call.
+        # Without Hypothesis' explain phase, which takes minutes if each example is a call.
         phases=[Phase.generate, Phase.shrink],
         # One server answers all examples of a property.
         suppress_health_check=[

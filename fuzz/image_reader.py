@@ -37,7 +37,7 @@ def check(data: bytes) -> bool:
         BrokenRuleError: The reader broke a rule.
         Exception: The reader raised a forbidden error.
     """
-    # Here and not above: coverage is measured of what is loaded under the fuzzer's eyes.
+    # Imported here: the fuzzer measures coverage only of modules loaded after it starts.
     from limelens.serve.errors import InvalidImageError
     from limelens.serve.image import DecodeLimits, Region, ResizeMode, ResizeRule, fit, read_image
 
@@ -61,8 +61,8 @@ def check(data: bytes) -> bool:
             fitted = fit(pixels, ResizeRule(*_SIZE, mode), part)
             _require(fitted.pixels.shape == (*_SIZE, 3), "the fitted image has the input's size")
             left, top, right, bottom = fitted.source_box
-            _require(0 <= left < right <= width, "what is seen lies within the image's width")
-            _require(0 <= top < bottom <= height, "what is seen lies within the image's height")
+            _require(0 <= left < right <= width, "the input region is within the image's width")
+            _require(0 <= top < bottom <= height, "the input region is within the image's height")
     return True
 
 
@@ -121,7 +121,7 @@ def _fuzz(corpus: Path, findings: Path, seconds: int, seed: int) -> None:
 
     def mutate(data: bytes, max_size: int, number: int) -> bytes:
         changed: bytes = atheris.Mutate(data, max_size)
-        # Now and then wrong checksums are tried too.
+        # Sometimes wrong checksums are tried too.
         return changed if random.Random(number).random() < 0.1 else with_checksums(changed)
 
     atheris.Setup(

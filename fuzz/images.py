@@ -21,7 +21,7 @@ _TRANSPARENT: Final = 77
 
 
 def good_images() -> dict[str, bytes]:
-    """Files that must be readable, named by what is special about them."""
+    """Files that must be readable, named by their special feature."""
     return {**_modes(), **_formats(), **_orientations(), **_odd_chunks()}
 
 

@@ -1,7 +1,7 @@
 """Random protobuf messages, made from their descriptors: usable ones, spoilt ones, broken bytes.
 
-It knows protobuf and Hypothesis, but none of the contract's messages: a table gives the usable
-values of fields.
+It knows protobuf and Hypothesis, but not the contract's messages: a table lists usable values of
+fields.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _messages(draw: st.DrawFn, kind: type[_M], usable: Usable) -> _M:
     named = usable.values.get(kind.DESCRIPTOR.full_name)
     if named is not None:
         copy = kind()
-        copy.CopyFrom(draw(named))  # it may be drawn again, so it must not be spoilt
+        copy.CopyFrom(draw(named))  # it may be drawn again, so it must not be changed
         return copy
     message = kind()
     for field in _fields(message):

@@ -1,4 +1,4 @@
-"""Metrics of one machine: what its GPU and cores do with limelens, relative to what they can do.
+"""Metrics of one machine: the speed of its GPU and cores with limelens, relative to their floor.
 
 Each metric is compared with its floor in the same run: onnxruntime alone on the same device. A part
 that fails is reported and the others continue. Without a GPU only the CPU half runs.
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that the whole and its CPU half share."""
+    """The options of this benchmark and of its CPU half."""
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument(
         "--processes",
@@ -79,7 +79,7 @@ def run(
     only: Sequence[str],
     processes: Sequence[int | None],
 ) -> None:
-    """Does the parts, one after the other, and exits."""
+    """Runs the parts, one after the other, and exits."""
     began = time.monotonic()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     report = Report(machine(), arguments.json)

@@ -73,7 +73,7 @@ class Sizes:
         slowest_ms: The slowest run of a round, the median over rounds.
         worst_ms: The slowest of all.
         runs: Runs in a round.
-        rounds: Rounds that there was time for.
+        rounds: Rounds that fitted into the time.
     """
 
     provider: str
@@ -287,7 +287,7 @@ def _weights(found: Any) -> NDArray[np.float64]:
 
 
 def precisions(setting: Setting) -> None:
-    """What fewer bits gain, and how much they change a probability."""
+    """The speed of fewer bits, and how much they change a probability."""
     for name, model in models().items():
         with setting.report.surviving(f"precision, {name}"):
             _precisions_of(setting, name, model)
@@ -298,7 +298,7 @@ def _precisions_of(setting: Setting, name: str, model: Path) -> None:
     setting.check_time()
     try:
         half: Path | None = half_of(model)
-    except Exception as error:  # whatever torch or onnxruntime's tools lack there
+    except Exception as error:  # torch or onnxruntime's tools may be missing
         report.fail(f"precision: fp16 of {name}", f"{type(error).__name__}: {error}")
         half = None
     found = isolated(_TIMEOUT_S, in_precisions, model, half, setting.device)
@@ -325,7 +325,7 @@ class Precisions:
     Args:
         ms: Time of a run of 64 images.
         change: Largest difference of a probability from fp32's on the device.
-        remarks: What could not be measured.
+        remarks: Measurements that failed.
     """
 
     ms: dict[str, float]

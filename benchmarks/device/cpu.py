@@ -1,4 +1,4 @@
-"""The CPU half: a server's throughput by threads, relative to what the threads can do.
+"""The CPU half: a server's throughput by threads, relative to the floor.
 
 The floor is decoding and onnxruntime in as many threads, before and after. Nothing is pinned to
 cores: gRPC and the callers use the remaining ones.
@@ -23,13 +23,13 @@ _REQUIRED, _WANTED = 0.85, 0.92
 
 
 def counts_of(num_cores: int) -> list[int]:
-    """How many threads the server gets: 4, 8 and 12 on 16 cores, as large a share of fewer."""
+    """How many threads the server gets: 4, 8 and 12 on 16 cores, the same shares of fewer."""
     found = {max(1, int(share * num_cores)) for share in _SHARES}
     return sorted(found)
 
 
 def layouts_of(count: int, wanted: Sequence[Layout]) -> list[Layout]:
-    """What the server chooses by itself, and the layouts that make sense for so many threads."""
+    """The server's own choice, and the layouts that make sense for this number of threads."""
     others = [one for one in wanted if one.processes is not None and one.processes <= count]
     return [Layout(), *others]
 

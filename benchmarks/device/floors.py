@@ -49,7 +49,7 @@ def open_raw(model: Path, device: Device, *, tf32: bool = False, graphs: bool = 
 def resident(
     model: Path, device: Device, count: int, *, tf32: bool = False
 ) -> tuple[Callable[[], None], bool]:
-    """A run whose images lie on the device before it begins, and whose outputs stay there.
+    """A run whose images are on the device before it begins, and whose outputs stay there.
 
     Args:
         model: A bundle's file.
@@ -58,12 +58,12 @@ def resident(
         tf32: As for `open_raw`.
 
     Returns:
-        What runs it once, and whether that replays a CUDA graph.
+        A function that runs it once, and whether that replays a CUDA graph.
     """
     if device == "cuda":
         try:
             return _resident(model, device, count, tf32=tf32, graphs=True), True
-        except Exception as error:  # whatever the runtime says of a graph that it cannot capture
+        except Exception as error:  # the runtime may raise anything here
             print(f"without a CUDA graph: {error}", flush=True)
     return _resident(model, device, count, tf32=tf32, graphs=False), False
 

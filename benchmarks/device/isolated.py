@@ -1,4 +1,4 @@
-"""Runs work in its own process, on chosen cores, so that what it loads or breaks stays there."""
+"""Runs work in its own process, on chosen cores, so that it cannot affect other work."""
 
 from __future__ import annotations
 

@@ -26,15 +26,15 @@ class Row:
 
     Args:
         what: Its name.
-        measured: The value itself; None where only a ratio makes sense.
+        measured: The value itself; None if only a ratio makes sense.
         unit: Of what was measured and of the floor.
         floor: The same without limelens, in the same run; None if there is none.
         ratio: The value divided by the floor, or another ratio that the name gives.
         required: The bound that must be met; None if there is none.
-        wanted: The bound that would be better still.
-        bounded: The value that the bounds are for.
-        more_is_better: Whether a bound is met from above.
-        note: What else is worth knowing.
+        wanted: A stricter bound, which is desirable.
+        bounded: The bounded value.
+        more_is_better: Whether larger values are better.
+        note: Further information.
     """
 
     what: str
@@ -60,7 +60,7 @@ class Row:
         return "missed"
 
     def cells(self) -> tuple[str, ...]:
-        """What the table shows of it."""
+        """The note in the table."""
         sign = ">= " if self.more_is_better else "<= "
         return (
             self.what,
@@ -79,7 +79,7 @@ class Report:
     """Rows and failures as they come.
 
     Args:
-        machine: What it was measured on.
+        machine: The machine.
         file: Where the JSON goes, written anew with every row; None writes none.
     """
 
@@ -166,7 +166,7 @@ def _with_unit(value: float | None, unit: str) -> str:
 
 
 def _short(value: float | None) -> str:
-    """Three digits that count, or all before the point."""
+    """Three significant digits, or all before the point."""
     if value is None:
         return ""
     if value == 0 or not abs(value) >= 1e-3:

@@ -130,7 +130,7 @@ def jpeg(pixels: NDArray[np.uint8]) -> bytes:
 def _bounds(
     setting: Setting, layout: Layout, required: float, wanted: float
 ) -> tuple[float | None, float | None]:
-    """Bounds count on a GPU, for the first layout; others are there to compare."""
+    """Bounds apply on a GPU, to the first layout; the others are for comparison."""
     counts = setting.device == "cuda" and layout == setting.layouts[0]
     return (required, wanted) if counts else (None, None)
 
@@ -308,7 +308,7 @@ def _mixed(
     before_mb: float | None,
     started_mb: float | None,
 ) -> None:
-    """Everything at once: memory stays, and one seed gives one explanation whatever else runs."""
+    """All loads at once: memory must not grow, and a seed must always give the same explanation."""
     rule = read_metadata(model).resize
     image = jpeg(portrait(rule.height, rule.width))
     _explain(setting, server, layout, "shipped", model)

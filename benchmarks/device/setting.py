@@ -1,4 +1,4 @@
-"""The settings of all parts: device, durations, layouts of processes; and their servers.
+"""The settings of all parts: device, durations and process layouts; also starts the servers.
 
 It knows the command line of `limelens serve`; older versions may lack an option.
 """
@@ -34,7 +34,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Layout:
-    """How many processes a server is made of.
+    """The number of processes of a server.
 
     Args:
         processes: None leaves it to the server.
@@ -58,7 +58,7 @@ class Setting:
     Args:
         device: Where models run.
         seconds: Of each measurement.
-        layouts: Of servers, the first is the one that bounds are of.
+        layouts: Of servers; the bounds apply to the first.
         report: Gets the metrics.
         deadline: By `time.monotonic`: no measurement begins later.
     """
@@ -115,11 +115,11 @@ def serving(
     *options: str,
     device: Device | None = None,
 ) -> Iterator[ServerProcess]:
-    """A server in processes of its own; when something fails the end of its log is printed.
+    """A server in separate processes; after an error the end of its log is printed.
 
     Args:
         setting: Names the device.
-        repository: What it serves.
+        repository: The models.
         options: More of `limelens serve`.
         device: In place of the setting's.
     """
@@ -152,7 +152,7 @@ def serve_knows(option: str) -> bool:
 
 
 def known_layouts(wanted: Sequence[int | None], report: Report) -> tuple[Layout, ...]:
-    """The layouts that this limelens can do; says which it cannot.
+    """The layouts that this limelens supports; reports the others.
 
     Args:
         wanted: Numbers of processes; None is the server's own choice.
@@ -168,7 +168,7 @@ def known_layouts(wanted: Sequence[int | None], report: Report) -> tuple[Layout,
 
 
 def machine() -> dict[str, Any]:
-    """The machine, as far as metrics depend on it."""
+    """The properties of the machine that affect metrics."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -1,1 +1,1 @@
-"""Sessions in every process, or in one that the others hand their images to: which is faster."""
+"""Compares sessions in every process with sessions in one, which gets the others' images."""

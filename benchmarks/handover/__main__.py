@@ -1,4 +1,4 @@
-"""Sessions in every process, or in one that the others hand their images to: which is faster.
+"""Compares sessions in every process with sessions in one, which gets the others' images.
 
     python -m benchmarks.handover [--processes 4,8] [--callers 8,32,128] [--seconds 1.5]
         [--threads 2] [--device auto] [--json FILE] [--limit 280]
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
     parser.add_argument(
-        "--limit", type=float, default=280.0, metavar="S", help="nothing is waited for longer"
+        "--limit", type=float, default=280.0, metavar="S", help="limit on any wait, in seconds"
     )
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.limit
@@ -202,7 +202,7 @@ def _started(
 
 
 def _job(device: str, num_threads: int, most_callers: int) -> Job:
-    # In a process of its own, so that this one stays small and never meets the device.
+    # In a separate process, so that this one stays small and never uses the device.
     expected = isolated(60.0, expected_of, MODEL)
     return Job(MODEL, device, expected, num_threads, max(_MAX_QUEUE, most_callers))
 

@@ -32,7 +32,7 @@ _OUTPUTS: Final = ("probabilities",)
 def run_engine(
     pipe: Connection, job: Job, plan: Plan, wake: Wake, answered: Sequence[Wake]
 ) -> None:
-    """Runs what fronts hand over, for ever.
+    """Runs the images from the fronts, for ever.
 
     Args:
         pipe: Is sent None when the model is ready.
@@ -122,7 +122,7 @@ class Batching:
         """Runs the copied slots; on the device's thread."""
         try:
             with self._lock:
-                self._fill()  # what had no room before
+                self._fill()  # the images that had no room before
                 count, filled = self._count, self._filled
                 if not count:
                     self._is_queued = False
@@ -133,7 +133,7 @@ class Batching:
             (found,) = self._runs.run_staged(_OUTPUTS, staging, count)
             self._bundle.check_outputs(_OUTPUTS, [found], count)
             self._answer(np.concatenate(filled), found)
-        # Whatever it is, the main thread ends the process by it.
+        # The main thread ends the process for any error.
         except BaseException as error:
             self._on_failure(error)
             return

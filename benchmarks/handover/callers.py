@@ -69,7 +69,7 @@ class Order:
 
 @dataclass(frozen=True, eq=False)
 class FrontMetrics:
-    """What the callers of one front saw.
+    """The measurements of one front's callers.
 
     Args:
         latencies_s: Latencies of all results between begin and end.
@@ -85,9 +85,10 @@ class FrontMetrics:
 
 
 def sent_jpegs() -> list[bytes]:
-    """What is sent, in turn; the same in every process.
+    """The images to send, in turn; the same in every process.
 
-    Each draws them itself: with much to pass, starting a process that dies early never returns.
+    Each process draws them itself: with large arguments, starting a process that dies early never
+    returns.
     """
     return [_jpeg(pixels) for pixels in smooth_images(_NUM_JPEGS, _SIDE, _SIDE)]
 
@@ -160,7 +161,7 @@ def run_front(
 async def _follow(
     pipe: Connection, job: Job, bundle: Bundle, engine: Engine, batch_sizes: list[int]
 ) -> None:
-    """Says that it is ready and follows orders until the pipe is closed."""
+    """Reports that it is ready and follows orders until the pipe is closed."""
     jpegs = sent_jpegs()
     pipe.send(None)
     while True:

@@ -1,4 +1,4 @@
-"""Spawned processes that end with the one that started them, and their results.
+"""Spawned processes that end with their parent, and their results.
 
 It does not know what they do.
 """
@@ -29,7 +29,7 @@ class Processes:
     """Processes that work for one measurement; all are killed when the context is left.
 
     Args:
-        deadline: By `time.monotonic`: nothing is waited for longer.
+        deadline: The limit of all waits, by `time.monotonic`.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -76,8 +76,7 @@ class Processes:
             pipes: Of the processes that are to send one.
 
         Raises:
-            LimelensError: A process failed or ended, expected or not, or
-                there was no time left.
+            LimelensError: A process failed or ended, or there was no time left.
         """
         found: dict[Connection, Any] = {}
         while any(pipe not in found for pipe in pipes):

@@ -163,7 +163,7 @@ class FrontEngine(Engine):
         assert item.pixels is not None  # it was prepared
         item.request.bundle.check_images(item.pixels[np.newaxis])
         with self._lock:
-            slot = self._free.pop()  # used last: it may still be in a cache
+            slot = self._free.pop()  # used last, so it may still be in a cache
             self._handed[slot] = item
         np.copyto(self._slots.pixels[slot], item.pixels)
         item.pixels = None
@@ -174,7 +174,7 @@ class FrontEngine(Engine):
         """Hands out all results that are ready; waits if there are none."""
         self.answered.wait()
         found = np.flatnonzero(self._slots.done[self._mine]) + self._mine.start
-        if not len(found):  # an earlier call took what this one was woken for
+        if not len(found):  # an earlier call took the results of this wake
             return
         self._slots.done[found] = False
         probabilities = self._slots.probabilities[found]

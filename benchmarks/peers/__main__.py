@@ -54,7 +54,7 @@ class Peer:
     """Another server.
 
     Args:
-        packages: What is installed; the first gives the version.
+        packages: The packages to install; the first gives the version.
         over_grpc: Whether it is called by the Open Inference Protocol; else over HTTP.
         path: Of HTTP.
         as_form: Whether HTTP carries a form; else the image itself.
@@ -88,7 +88,7 @@ class Running:
 
 @dataclass
 class Measured:
-    """What was measured of one server, by callers."""
+    """The measurements of one server, by callers."""
 
     throughput: dict[int, list[float]] = field(default_factory=dict)
     cpu_ms: dict[int, list[float]] = field(default_factory=dict)
@@ -128,7 +128,7 @@ def main() -> None:
         measured = {one.name: Measured() for one in servers}
         for round_ in range(arguments.rounds):
             print(f"round {round_ + 1} of {arguments.rounds} …", file=sys.stderr)
-            # Another first in each round: what comes right after the floor is not always the same.
+            # Another one first in each round, so that not always the same server follows the floor.
             first = round_ % len(servers)
             in_turn = servers[first:] + servers[:first]
             for callers in _CALLERS:
@@ -185,7 +185,7 @@ def _print(servers: list[Running], measured: dict[str, Measured], left_out: dict
     ours = measured["limelens"].throughput
     others = [found.throughput for name, found in measured.items() if name != "limelens"]
     for callers in _CALLERS if others else ():
-        # Within each round: whatever else the machine did then, it did to both.
+        # Within each round, so that other load on the machine affects both.
         ratios = [
             mine / max(other[callers][round_] for other in others)
             for round_, mine in enumerate(ours[callers])

@@ -20,7 +20,7 @@ _TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to ask, and what.
+    """The server to call, and the requests.
 
     Args:
         address: `HOST:PORT`.
@@ -35,10 +35,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Sent:
-    """What came of it.
+    """The results.
 
     Args:
-        per_s: Answers a second.
+        per_s: Responses a second.
         failed: Calls without a response.
     """
 
@@ -90,12 +90,12 @@ def send(
     """Callers in a process of their own.
 
     Args:
-        target: Whom to ask.
+        target: The server.
         callers: How many at a time.
         seconds: For how long it is counted.
         on_begin: Called when counting begins.
         on_end: Called when it ends.
-        warmup_s: For how long the same is done before.
+        warmup_s: For how long calls run before that.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -1,7 +1,8 @@
 """Watches a door: every image that a camera puts into a folder is a frame of one stream.
 
 Many cameras write an image into a folder every second (by FTP, for one). The newest is classified,
-the decision is smoothed, and each change of it is printed. A server that goes down is waited for.
+the decision is smoothed, and each change of it is printed. If the server goes down, the program
+waits for it.
 
     python door_camera.py 127.0.0.1:8500 /var/cameras/door
 """
@@ -18,7 +19,7 @@ from limelens.serve import AsyncClient, Frame, LimelensError
 
 
 async def new_images(folder: Path, look_every_s: float = 0.2) -> AsyncIterator[Frame]:
-    """The folder's images by name, those that come later too, until there is one named `end`."""
+    """The folder's images by name, later ones too, until one is named `end`."""
     last = ""
     number = 0
     while True:
@@ -34,7 +35,7 @@ async def new_images(folder: Path, look_every_s: float = 0.2) -> AsyncIterator[F
 
 
 async def watch(address: str, folder: Path) -> None:
-    """Prints what the door's camera sees, whenever that changes."""
+    """Prints the camera's decision whenever it changes."""
     async with AsyncClient(address) as client:
         answers = client.stream(
             new_images(folder), camera_id=folder.name, smoothing=(3, 2), reconnect=True

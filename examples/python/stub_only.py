@@ -1,6 +1,6 @@
 """Classifies and explains an image with nothing but the generated stubs of the contract.
 
-It is what a client in any language does; `limelens.serve.Client` is more comfortable.
+A client in any language does the same; `limelens.serve.Client` is easier to use.
 
     python stub_only.py 127.0.0.1:8500 door.jpg
 """
@@ -19,7 +19,7 @@ from limelens.v1.image_pb2 import Image
 
 
 def main(address: str, path: str) -> int:
-    """Says what is on the image and why, and writes why.png."""
+    """Prints the image's label and its explanation, and writes why.png."""
     image = Image(encoded=Path(path).read_bytes())
     with grpc.insecure_channel(address) as channel:
         stub = ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]  # as generated

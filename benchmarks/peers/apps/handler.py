@@ -1,4 +1,4 @@
-"""What every peer runs: JPEG in, decoded, resized, one run of onnxruntime. Of no server."""
+"""The handler of every peer: JPEG in, decoded, resized, one run of onnxruntime. Of no server."""
 
 from __future__ import annotations
 

@@ -130,11 +130,11 @@ def test_two_separators_in_one_column_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("first", ["p0.jpg,cat", "gone.jpg,cat", "p0,dog"])
 def test_a_first_line_that_names_an_image_is_no_header(folder: Path, first: str) -> None:
-    assert "no header" in refused(folder, first, "cat", "dog")
+    assert "not a header" in refused(folder, first, "cat", "dog")
 
 
 def test_a_first_line_with_a_label_of_the_others_is_no_header(folder: Path) -> None:
-    assert "no header" in refused(folder, "gone,cat", "cat", "dog")
+    assert "not a header" in refused(folder, "gone,cat", "cat", "dog")
 
 
 def test_a_header_may_be_called_as_a_file_is(folder: Path) -> None:
