@@ -145,7 +145,7 @@ def main() -> None:
     console.print(f"{run.swaps} swaps; {sum(failed.values())} calls failed")
     console.print(table)
     console.print(
-        f"published until classified, explained and streamed by it: median "
+        "published until classified, explained and streamed by it: median "
         f"{np.median(run.seconds):.2f} s, longest {max(run.seconds):.2f} s"
     )
     pss = np.array(run.pss_bytes) / 2**20

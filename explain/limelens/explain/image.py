@@ -39,14 +39,14 @@ def as_rgb(
     if pixels.dtype != np.uint8:
         raise refused(
             f"is {pixels.dtype}; expected {_EXPECTED}: scale it to 0..255 and convert with "
-            f".astype(np.uint8)"
+            ".astype(np.uint8)"
         )
     if pixels.size == 0:
         raise refused(f"has shape {pixels.shape}, which holds no pixels")
     if size is not None and pixels.shape[:2] != size:
         raise refused(
             f"is {pixels.shape[0]}x{pixels.shape[1]}; the explanation is of {size[0]}x{size[1]} "
-            f"pixels: give the image that was explained"
+            "pixels: give the image that was explained"
         )
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., np.newaxis], 3, axis=2)

@@ -195,7 +195,7 @@ def _check_together(settings: Settings) -> None:
         refuse(
             "feature_selection",
             f"method {method!r} weighs every segment: leave feature_selection and num_features "
-            f"unset, or use method 'lime'",
+            "unset, or use method 'lime'",
         )
     seed = settings.seed
     if not settings.like_lime:

@@ -59,7 +59,7 @@ def font_for(text: str, size: int) -> tuple[Font, str]:
         return best, text
     warnings.warn(
         f"No font on this system has the characters {lacking!r} of {text!r}; install one, e.g. "
-        f"fonts-noto-cjk (Debian, Ubuntu) or google-noto-sans-cjk-fonts (Fedora)",
+        "fonts-noto-cjk (Debian, Ubuntu) or google-noto-sans-cjk-fonts (Fedora)",
         MissingFontWarning,
         stacklevel=2,
     )

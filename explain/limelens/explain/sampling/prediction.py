@@ -165,7 +165,7 @@ class Predictions:
             row = start + int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
             raise PredictionError(
                 f"predict returned a number that is not finite for sample {row}; expected "
-                f"probabilities: check the model's outputs for NaN and infinity"
+                "probabilities: check the model's outputs for NaN and infinity"
             )
         num_labels = found.shape[1]
         with self._lock:

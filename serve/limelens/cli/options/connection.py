@@ -210,7 +210,7 @@ def _why(server: str, credentials: Credentials, error: LimelensError) -> str:
         return f"{server}: {error}"
     return (
         f"{server} does not answer{through} ({error}); limelens doctor --server {server} finds out "
-        f"why"
+        "why"
     )
 
 

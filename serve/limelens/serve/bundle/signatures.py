@@ -139,5 +139,5 @@ def _bad_key(key: Path, kind: str, error: Exception) -> str:
     return (
         f"{key}: no {kind} key that can be used ({first_line(error)}); expected a PEM file without "
         "a password of an elliptic curve, such as `openssl genpkey -algorithm EC -pkeyopt "
-        f"ec_paramgen_curve:P-256` makes"
+        "ec_paramgen_curve:P-256` makes"
     )

@@ -141,6 +141,6 @@ def check_address(listen: str, *, insecure: bool = False) -> tuple[socket.Addres
     if not insecure and not is_loopback_host(str(address[0])):
         raise ListenError(
             f"{listen} can be reached from other machines, which could read the metrics without "
-            f"encryption or authentication; listen on 127.0.0.1, or give --insecure-http"
+            "encryption or authentication; listen on 127.0.0.1, or give --insecure-http"
         )
     return family, address

@@ -52,7 +52,7 @@ def check_listen(listen: str, tls: Tls | None, *, production: bool, insecure: bo
     if not insecure:
         raise ListenError(
             f"{listen} can be reached from other machines, and without TLS anybody in between can "
-            f"read and change the messages; give a certificate and a key "
+            "read and change the messages; give a certificate and a key "
             "(--tls-cert, --tls-key), listen on 127.0.0.1, or give --insecure"
         )
 
