@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -329,3 +329,43 @@ def test_a_page_that_cannot_be_written_costs_no_explanations(
     assert result.exit_code == 1
     assert len(result.json) == 5
     assert "/dev/full: cannot be written: No space left on device" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["classify", "explain"])
+def test_a_full_disk_behind_stdout_is_named(model: Path, red: Path, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = run_command(command, model, red, stdout=full)
+    assert result.returncode == 1
+    assert result.stderr == "limelens: stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["classify", "explain"])
+def test_a_reader_that_left_is_no_error_to_report(model: Path, red: Path, command: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        result = run_command(command, model, red, stdout=closed)
+        assert result.stderr == ""
+
+
+def run_command(
+    command: str, model: Path, image: Path, stdout: IO[str]
+) -> subprocess.CompletedProcess[str]:
+    options = ["--num-samples", "50"] if command == "explain" else []
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "limelens.cli",
+            command,
+            image,
+            "--model",
+            model,
+            "--json",
+            *options,
+        ],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )

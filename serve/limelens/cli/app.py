@@ -6,6 +6,7 @@ and nothing else; messages for people go to stderr.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -124,11 +125,13 @@ def _run() -> None:
         unwritten = streams.flush()
         if unwritten is not None or isinstance(error, BrokenPipeError):
             _say_stdout_failed(unwritten or error)
-        where = f"{error.filename}: " if error.filename else ""
+        is_stdout = error.filename is None and error.errno in _OF_A_FULL_DISK
+        where = "stdout: " if is_stdout else f"{error.filename}: " if error.filename else ""
         print(f"limelens: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)
 
 
+_OF_A_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _EXTRAS = {
     "av": "camera",
     "cleanlab": "train",

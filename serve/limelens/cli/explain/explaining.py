@@ -214,45 +214,40 @@ def explain(
     if check and contrast and not label:
         raise typer.BadParameter("--check follows labels; name one with --label beside --contrast")
     by_products = ByProducts()
-    try:
-        arguments: ExplainArguments = {
-            "model": served_name(server, model),
-            "version": version,
-            "labels": label or (),
-            "top_labels": top_labels,
-            "contrasts": [_contrast(pair) for pair in contrast or ()],
-            "region": parse_region(region),
-            "method": method,
-            "segmentation": segmentation,
-            "num_segments": num_segments,
-            "num_samples": num_samples,
-            "stability": stability,
-            "max_samples": max_samples,
-            "deadline_ms": deadline_ms,
-            "hide": parse_hide(hide),
-            "kernel_width": kernel_width,
-            "distance": distance,
-            "feature_selection": feature_selection,
-            "num_features": num_features,
-            "sampling": sampling,
-            "compat": compat,
-            "seed": seed,
-            "palette": palette,
-            "segments": None if segments_in is None else segments_in.read_bytes(),
-            "timeout_s": _TIMEOUT_S,
-        }
-        with open_client(server, model, device, credentials) as client:
-            if is_one and report is None:
-                _explain_one(
-                    client, images[0], arguments, written, by_products, check=check, as_json=as_json
-                )
-                documents = []
-            else:
-                documents = _explain_several(client, images, arguments, report, by_products)
-    except LimelensError:
-        raise
-    except OSError as error:
-        raise LimelensError(f"{error.filename}: {error.strerror}") from error
+    arguments: ExplainArguments = {
+        "model": served_name(server, model),
+        "version": version,
+        "labels": label or (),
+        "top_labels": top_labels,
+        "contrasts": [_contrast(pair) for pair in contrast or ()],
+        "region": parse_region(region),
+        "method": method,
+        "segmentation": segmentation,
+        "num_segments": num_segments,
+        "num_samples": num_samples,
+        "stability": stability,
+        "max_samples": max_samples,
+        "deadline_ms": deadline_ms,
+        "hide": parse_hide(hide),
+        "kernel_width": kernel_width,
+        "distance": distance,
+        "feature_selection": feature_selection,
+        "num_features": num_features,
+        "sampling": sampling,
+        "compat": compat,
+        "seed": seed,
+        "palette": palette,
+        "segments": None if segments_in is None else segments_in.read_bytes(),
+        "timeout_s": _TIMEOUT_S,
+    }
+    with open_client(server, model, device, credentials) as client:
+        if is_one and report is None:
+            _explain_one(
+                client, images[0], arguments, written, by_products, check=check, as_json=as_json
+            )
+            documents = []
+        else:
+            documents = _explain_several(client, images, arguments, report, by_products)
     if as_json and documents:
         print_json(documents[0] if is_one else documents)
     if not as_json:
