@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
@@ -28,7 +29,7 @@ class Limits:
     # CPU seconds for decoding one image, in addition to a share for its bytes
     max_decode_s: float = MAX_DECODE_S
 
-    @property
+    @cached_property
     def decoding(self) -> DecodeLimits:
         """What decoding one image may cost."""
         return DecodeLimits(self.max_pixels, self.max_decode_s)
