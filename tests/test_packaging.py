@@ -102,3 +102,13 @@ def test_the_base_wheel_alone_gives_a_client(wheel: Path, tmp_path: Path) -> Non
     )
     subprocess.run([python, "-W", "error", "-c", code], check=True, timeout=60)
     subprocess.run([tmp_path / "venv" / "bin" / "limelens", "--version"], check=True, timeout=60)
+
+
+def test_names_of_the_version_before_still_work() -> None:
+    code = (
+        "from limelens.serve.camera import open_source, watch; "
+        "from limelens.train.data import DataError, list_data; "
+        "from limelens.train.examples import DataError as old; "
+        "assert old is DataError"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
