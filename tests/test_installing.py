@@ -51,7 +51,7 @@ def is_installed(folder: Path) -> bool:
     return make(folder, "-q", "install").returncode == 0
 
 
-def test_contents_count_and_times_do_not(checkout: Path) -> None:
+def test_checksums_cover_contents_and_not_times(checkout: Path) -> None:
     assert not is_installed(checkout)
     stamp(checkout).touch()
     assert is_installed(checkout)

@@ -41,7 +41,9 @@ def _wait() -> None:
         (0.5, True, "missed"),
     ],
 )
-def test_a_figure_is_judged_by_its_bounds(value: float, more_is_better: bool, verdict: str) -> None:
+def test_a_metric_is_compared_with_its_bounds(
+    value: float, more_is_better: bool, verdict: str
+) -> None:
     required, wanted = (1.0, 2.0) if more_is_better else (2.0, 1.0)
     for bounded in ("ratio", "measured"):
         row = Row("x", bounded=bounded, required=required, wanted=wanted)
@@ -50,7 +52,7 @@ def test_a_figure_is_judged_by_its_bounds(value: float, more_is_better: bool, ve
     assert Row("x", measured=1.0).verdict == ""
 
 
-def test_a_part_that_fails_is_kept_beside_the_figures_of_the_others(
+def test_a_failed_part_is_reported_beside_the_metrics_of_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "figures.json"
@@ -99,7 +101,7 @@ def test_the_end_of_a_servers_log_is_printed_when_it_does_not_start(
 
 
 @pytest.mark.slow
-def test_the_cpu_half_prints_its_figures(tmp_path: Path) -> None:
+def test_the_cpu_half_prints_its_metrics(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks.cores", "--seconds", "0.5", "--json", str(file)]
     subprocess.run([*command, "--processes", "default"], check=True, timeout=600)

@@ -51,7 +51,7 @@ def test_classify_prints_the_documented_json(
     assert answer["provider"] == "CPUExecutionProvider"
 
 
-def test_a_file_and_a_server_say_exactly_the_same(
+def test_a_file_and_a_server_print_the_same(
     limelens: Run, one_model: Path, start_server: Callable[..., Any], red: Path
 ) -> None:
     model = one_model / "colours" / "1" / "model.onnx"
@@ -75,7 +75,7 @@ def test_a_name_goes_to_the_default_server_and_a_file_does_not(
     assert "elsewhere/model.onnx: No such file" in missing.stderr
 
 
-def test_json_is_ascii_whatever_the_name(
+def test_json_is_ascii_for_any_file_name(
     limelens: Run, one_model: Path, red: Path, tmp_path: Path
 ) -> None:
     image = tmp_path / "口罩 face.png"
@@ -129,7 +129,7 @@ def test_a_folder_stands_for_its_images(
     assert "empty holds no images" in result.stderr
 
 
-def test_odd_images_print_nothing_but_answers(one_model: Path, data_folder: Path) -> None:
+def test_odd_images_print_only_results(one_model: Path, data_folder: Path) -> None:
     folder = data_folder / "badimages"
     model = one_model / "colours" / "1" / "model.onnx"
     command = [sys.executable, "-m", "limelens.cli", "classify", str(folder)]
@@ -231,7 +231,7 @@ def test_the_red_half_speaks_for_red(
     assert colour[1] > colour[0]
 
 
-def test_segments_outside_the_region_are_marked_as_never_seen(
+def test_pixels_outside_the_region_are_marked(
     limelens: Run, one_model: Path, red: Path, tmp_path: Path
 ) -> None:
     limelens(
@@ -263,7 +263,7 @@ def test_several_labels_are_drawn_one_above_the_other(
     assert sizes[1] == (sizes[0][0], 2 * sizes[0][1])
 
 
-def test_people_see_label_alert_and_weights(limelens: Run, one_model: Path, red: Path) -> None:
+def test_text_output_has_label_alert_and_weights(limelens: Run, one_model: Path, red: Path) -> None:
     model = one_model / "colours" / "1"
     shown = limelens("classify", red, "--model", model, "--region", "0,0,0.5,1").stdout
     assert "red" in shown
@@ -284,7 +284,7 @@ def test_people_see_label_alert_and_weights(limelens: Run, one_model: Path, red:
         (("explain", "gone.png", "--model", "{model}"), "gone.png: No such file or directory"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_1(
+def test_failures_are_one_line_and_exit_code_1(
     limelens: Run, one_model: Path, red: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     filled = [word.format(red=red, model=one_model / "colours" / "1") for word in arguments]
@@ -337,7 +337,7 @@ def test_wrong_usage_is_exit_code_2(limelens: Run, arguments: tuple[str, ...]) -
         "demo",
     ],
 )
-def test_every_command_explains_itself(limelens: Run, command: str) -> None:
+def test_every_command_has_help(limelens: Run, command: str) -> None:
     result = limelens(command, "--help")
     assert result.exit_code == 0
     assert f"limelens {command}" in result.stdout

@@ -97,7 +97,7 @@ def test_bench_without_json_is_a_table(limelens: Callable[..., Any], server: Any
         (("--models", "{empty}"), 1, "no models in it"),
     ],
 )
-def test_bench_says_what_is_wrong(
+def test_bench_reports_errors(
     limelens: Callable[..., Any],
     tmp_path: Path,
     arguments: tuple[str, ...],
@@ -118,15 +118,13 @@ def test_callers_in_several_processes_make_their_calls_and_no_more(server: Any) 
     assert server.counts().run == 21
 
 
-def test_no_process_is_started_that_has_nothing_to_do(
-    limelens: Callable[..., Any], server: Any
-) -> None:
+def test_no_process_is_started_without_work(limelens: Callable[..., Any], server: Any) -> None:
     result = limelens("bench", "--server", server.address, "--callers", 1, "--processes", 4, *SHORT)
     assert result.exit_code == 0, result.stderr
     assert result.json["classify"]["answered"] > 0
 
 
-def test_callers_cameras_and_explainers_are_dealt_among_the_processes() -> None:
+def test_callers_cameras_and_explainers_are_divided_among_processes() -> None:
     mixed = LoadPlan("127.0.0.1:1", (b"",), callers=1, streams=2, explainers=1, processes=3)
     assert [mixed.share(one) for one in range(mixed.num_processes)] == [
         (Kind.CLASSIFY, Kind.EXPLAIN),
@@ -185,7 +183,7 @@ def test_callers_use_all_their_connections(
     assert len({peer for peer, _, _ in handler.calls}) == expected
 
 
-def test_a_server_that_does_not_start_says_so_in_its_log(one_model: Path, tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_logs_the_reason(one_model: Path, tmp_path: Path) -> None:
     command = serve_command(one_model, "--num-threads", "0")
     log = tmp_path / "server.log"
     with pytest.raises(UnavailableError, match=r"server\.log"), started(command, log=log):
@@ -264,7 +262,7 @@ def test_drawn_images_are_jpegs_of_their_size() -> None:
     assert draw_image(64, 64, 1) != draw_image(64, 64, 2)
 
 
-def test_a_proxy_is_not_asked_for_a_server_of_this_machine(
+def test_a_local_server_is_called_without_a_proxy(
     limelens: Callable[..., Any], server: Any, one_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

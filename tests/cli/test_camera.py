@@ -117,7 +117,7 @@ def test_changes_are_explained_into_a_folder(
         assert overlay.size == (64, 32)
 
 
-def test_an_unwritable_overlay_is_reported_once_and_watching_goes_on(
+def test_an_unwritable_overlay_is_reported_once_and_watching_continues(
     limelens: Callable[..., Any], visit: Path, address: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "why"
@@ -255,7 +255,7 @@ def endless() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_it_politely(endless: int, address: str, number: int) -> None:
+def test_ctrl_c_drains_the_stream(endless: int, address: str, number: int) -> None:
     process = subprocess.Popen(
         [*COMMAND, "-", "--server", address, "--newest-only", "--jsonl"],
         stdin=endless,

@@ -71,9 +71,7 @@ def test_paths_splits_and_labels_are_checked_before_torch_is_loaded(
     assert result.stdout == "no torch\n"
 
 
-def test_a_split_that_is_not_there_is_refused_before_torch_is_loaded(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_missing_split_is_refused_before_torch_is_loaded(data: Path, tmp_path: Path) -> None:
     (tmp_path / "divided").mkdir()
     data.rename(tmp_path / "divided" / "Train")
     result = subprocess.run(

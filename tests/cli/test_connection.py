@@ -131,7 +131,7 @@ def test_a_failed_connection_is_explained_in_one_sentence(
         assert sentence in told
 
 
-def test_the_error_of_a_token_file_says_what_is_wrong(
+def test_the_error_of_a_token_file_names_the_problem(
     limelens: Run, red: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
@@ -172,7 +172,7 @@ def test_a_token_goes_to_other_machines_only_over_tls(
     assert "secret" not in result.stderr
 
 
-def test_a_client_asks_for_its_token_at_each_call(
+def test_a_client_reads_its_token_for_each_call(
     start_server: Callable[..., Any], tokens: Any
 ) -> None:
     given = [tokens.set("first", ["models"]), tokens.set("second", ["models"])]

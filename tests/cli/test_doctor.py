@@ -279,9 +279,7 @@ def test_a_server_that_goes_down_is_reported(look: Run, start_server: Callable[.
     assert "NOT_SERVING" in wrong(look("--server", server.address))["health"]
 
 
-def test_the_health_needs_no_token(
-    look: Run, start_server: Callable[..., Any], tokens: Any
-) -> None:
+def test_health_needs_no_token(look: Run, start_server: Callable[..., Any], tokens: Any) -> None:
     tokens.set("door", ["models"])
     server = start_server(access=tokens.access(), health_listen="127.0.0.1:0")
     for address in (server.address, server.server.health_address):

@@ -82,7 +82,7 @@ def test_pixels_can_be_shuffled_away(limelens: Run, asked: tuple[str, str], red:
     assert result.json["num_samples"] == 100
 
 
-def test_a_contrast_says_why_this_and_not_that(
+def test_a_contrast_explains_one_label_rather_than_another(
     limelens: Run, asked: tuple[str, str], red: Path
 ) -> None:
     result = limelens("explain", red, *asked, *FAST, "--contrast", "red,blue", "--json")
@@ -93,7 +93,7 @@ def test_a_contrast_says_why_this_and_not_that(
     assert "red rather than blue +0." in shown.stdout
 
 
-def test_stability_has_a_cap_of_its_own_and_time_too(
+def test_stability_is_capped_by_samples_and_by_time(
     limelens: Run, asked: tuple[str, str], red: Path
 ) -> None:
     ways = ("--segmentation", "grid", "--num-segments", 4, "--hide", "000000", "--json")
@@ -136,7 +136,7 @@ def on_a_terminal(*arguments: object) -> tuple[str, bytes]:
     return stdout, b"".join(seen)
 
 
-def test_a_terminal_sees_how_stable_it_is_so_far_and_stdout_nothing_of_it(
+def test_the_terminal_shows_stability_so_far_and_stdout_does_not(
     asked: tuple[str, str], red: Path, limelens: Run
 ) -> None:
     many = ("--segmentation", "grid", "--num-segments", 9, "--num-samples", 6000, "--seed", 2)
@@ -166,7 +166,7 @@ def test_several_images_are_a_list_in_their_order(
     assert first["seed"] == 5
 
 
-def test_a_folder_is_explained_and_what_cannot_be_read_is_listed(
+def test_a_folder_is_explained_and_unreadable_files_are_listed(
     limelens: Run, asked: tuple[str, str], photos: Path
 ) -> None:
     result = limelens("explain", photos, *asked, *FAST, "--json")
@@ -222,7 +222,7 @@ def test_the_page_shows_mistakes_first_and_needs_nothing_else(
     assert "an HTML page" in text
 
 
-def test_a_page_of_one_image_without_a_label_judges_nothing(
+def test_a_page_of_one_image_without_a_label_counts_no_mistakes(
     limelens: Run, model: Path, red: Path, tmp_path: Path
 ) -> None:
     written = tmp_path / "out.html"
@@ -233,7 +233,7 @@ def test_a_page_of_one_image_without_a_label_judges_nothing(
     assert "istakes" not in written.read_text()
 
 
-def test_what_is_wrong_with_the_question_stops_all(
+def test_an_error_of_the_options_stops_all_images(
     limelens: Run, asked: tuple[str, str], photos: Path
 ) -> None:
     result = limelens("explain", photos, *asked, "--label", "pink", "--json")
@@ -242,7 +242,7 @@ def test_what_is_wrong_with_the_question_stops_all(
     assert "'pink'; expected one of red, green, blue" in result.stderr
 
 
-def test_a_page_that_cannot_be_written_is_told_before_the_work(
+def test_an_unwritable_page_is_reported_before_the_work(
     limelens: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     result = limelens(
@@ -266,7 +266,7 @@ def test_steps_are_drawn_on_one_sheet(
         assert sheet.width == 1360
 
 
-def test_a_check_stands_beside_a_random_order(limelens: Run, model: Path, red: Path) -> None:
+def test_a_check_is_compared_with_a_random_order(limelens: Run, model: Path, red: Path) -> None:
     ways = ("--segmentation", "grid", "--num-segments", 16, "--hide", "000000", "--seed", 1)
     result = limelens("explain", red, "--model", model, *ways, "--check", "--json")
     assert result.exit_code == 0, result.stderr
@@ -280,7 +280,7 @@ def test_a_check_stands_beside_a_random_order(limelens: Run, model: Path, red: P
 
 
 @pytest.mark.parametrize("option", [("--steps", "x.png"), ("--check",)])
-def test_a_server_cannot_check_or_draw_and_the_command_says_what_can(
+def test_a_server_cannot_check_or_draw_and_the_error_names_model(
     limelens: Run, start_server: Any, red: Path, option: tuple[str, ...]
 ) -> None:
     result = limelens("explain", red, "--server", start_server().address, *option)
@@ -311,7 +311,7 @@ def test_wrong_usage_is_exit_code_2(
 
 
 @pytest.mark.parametrize("option", ["--out", "--heat-map", "--segments", "--steps"])
-def test_an_image_that_cannot_be_written_costs_no_explanation(
+def test_an_unwritable_image_does_not_lose_the_explanation(
     limelens: Run, model: Path, red: Path, option: str
 ) -> None:
     asked = ("--model", model, "--device", "cpu", *FAST)
@@ -321,7 +321,7 @@ def test_an_image_that_cannot_be_written_costs_no_explanation(
     assert result.stderr == "limelens: /dev/full: cannot be written: No space left on device\n"
 
 
-def test_a_page_that_cannot_be_written_costs_no_explanations(
+def test_an_unwritable_page_does_not_lose_the_explanations(
     limelens: Run, model: Path, photos: Path
 ) -> None:
     asked = ("--model", model, "--device", "cpu", *FAST)

@@ -112,7 +112,7 @@ def test_a_table_becomes_data_that_train_takes(limelens: Run, table: Path, tmp_p
     assert trained.exit_code == 0, trained.stderr
 
 
-def test_without_json_it_says_what_came_and_what_to_do_next(
+def test_without_json_it_prints_the_result_and_the_next_step(
     limelens: Run, table: Path, tmp_path: Path
 ) -> None:
     result = limelens("ingest", table, "--out", tmp_path / "data", "--size", 64)
@@ -157,7 +157,7 @@ def test_wrong_tables_and_options_are_reported(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_goes_on_where_it_was(
+def test_a_killed_run_resumes(
     limelens: Run, server: Server, table: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     server.num_quick = 8

@@ -18,7 +18,7 @@ from limelens.serve import Client
 COMMAND = (sys.executable, "-m", "limelens.cli", "serve")
 
 
-def test_serve_says_when_it_is_ready_and_leaves_on_sigterm(one_model: Path) -> None:
+def test_serve_announces_that_it_is_ready_and_exits_on_sigterm(one_model: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--models", str(one_model), "--listen", "127.0.0.1:0", "--device", "cpu"],
         stdout=subprocess.PIPE,
@@ -79,7 +79,7 @@ def test_a_demo_that_is_killed_stops_its_server(tmp_path: Path) -> None:
         pass
 
 
-def test_the_demo_tells_the_portrait_from_the_masked_one(tmp_path: Path) -> None:
+def test_the_demo_distinguishes_the_portrait_from_the_masked_one(tmp_path: Path) -> None:
     image = tmp_path / "demo.png"
     found = subprocess.run(
         [sys.executable, "-m", "limelens.cli", "demo", "--out", str(image)],
@@ -103,7 +103,7 @@ def test_the_demo_tells_the_portrait_from_the_masked_one(tmp_path: Path) -> None
         (("--models", "{models}", "--listen", "0.0.0.0:0"), "--insecure"),
     ],
 )
-def test_a_server_that_cannot_start_says_what_to_do(
+def test_a_server_that_cannot_start_advises_what_to_do(
     one_model: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     with socket.socket() as taken:
@@ -145,7 +145,7 @@ def test_an_option_that_would_have_no_effect_is_refused(
     assert needed in result.stderr
 
 
-def test_cuda_that_is_not_there_is_refused_with_the_reason(
+def test_missing_cuda_is_refused_with_the_reason(
     limelens: Callable[..., Any], one_model: Path
 ) -> None:
     if Path("/proc/driver/nvidia").exists():

@@ -9,7 +9,7 @@ from typing import Any
 from tests.conftest import BundleMaker
 
 
-def test_the_command_says_what_it_cannot_sign(
+def test_the_command_names_what_it_cannot_sign(
     tmp_path: Path, bundles: BundleMaker, limelens: Callable[..., Any]
 ) -> None:
     result = limelens("sign", tmp_path, "--key", tmp_path / "key.pem")

@@ -85,7 +85,7 @@ def test_index_and_similar_print_the_documented_json(
     assert (second["neighbours"][0]["path"], second["neighbours"][0]["label"]) == ("plain.png", "")
 
 
-def test_one_image_is_a_list_and_a_small_index_gives_all(
+def test_one_image_is_a_list_and_a_small_index_returns_all(
     limelens: Run, index: Path, one_model: Path, data: Path
 ) -> None:
     model = one_model / "colours" / "1"
@@ -93,7 +93,7 @@ def test_one_image_is_a_list_and_a_small_index_gives_all(
     assert len(answer["neighbours"]) == 4
 
 
-def test_a_server_uses_the_very_model_of_the_index(
+def test_a_server_uses_the_model_of_the_index(
     limelens: Run, index: Path, models: Path, data: Path, start_server: Callable[..., Any]
 ) -> None:
     """Although it has a newer version and another model."""
@@ -147,7 +147,7 @@ def test_only_the_region_is_searched_by(
         assert answer["neighbours"][0]["path"] == expected
 
 
-def test_people_see_a_table_and_a_sheet(
+def test_text_output_has_a_table_and_a_sheet(
     limelens: Run, one_model: Path, data: Path, tmp_path: Path
 ) -> None:
     model = one_model / "colours" / "1"
@@ -168,7 +168,7 @@ def test_people_see_a_table_and_a_sheet(
         assert drawn.getpixel((90, 90)) == (250, 10, 10)
 
 
-def test_images_that_have_moved_are_found_where_data_says(
+def test_moved_images_are_found_in_the_folder_of_data(
     limelens: Run, one_model: Path, data: Path, tmp_path: Path
 ) -> None:
     model = one_model / "colours" / "1"
@@ -208,7 +208,7 @@ def test_a_label_without_a_font_is_reported_in_one_line(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_what_cannot_be_done_is_one_line_and_exit_code_1(
+def test_failures_are_one_line_and_exit_code_1(
     limelens: Run, index: Path, one_model: Path, data: Path, tmp_path: Path
 ) -> None:
     model = ("--model", one_model / "colours" / "1")
@@ -247,7 +247,7 @@ def test_wrong_usage_is_exit_code_2(limelens: Run, arguments: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize("command", ["index", "similar"])
-def test_both_commands_explain_themselves(limelens: Run, command: str) -> None:
+def test_both_commands_have_help(limelens: Run, command: str) -> None:
     result = limelens(command, "--help")
     assert result.exit_code == 0
     assert f"limelens {command}" in result.stdout

@@ -53,9 +53,7 @@ def test_a_token_is_printed_once_and_its_hash_is_kept(
     }
 
 
-def test_a_file_keeps_what_people_wrote_into_it(
-    limelens: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_file_keeps_its_comments(limelens: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text("# ours")
     path.chmod(0o640)
@@ -102,7 +100,7 @@ def test_wrong_arguments_are_refused_and_leave_no_file(
     assert not (tmp_path / "tokens.toml").exists()
 
 
-def test_a_broken_file_is_left_as_it_is(limelens: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_broken_file_is_not_changed(limelens: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text("[[client]]\nname =")
     result = limelens("token", "a", "--rights", "models", "--file", path)

@@ -116,7 +116,7 @@ def test_synthesize_draws_both_labels_for_every_split(limelens: Run, tmp_path: P
         assert len(list(folder.glob(f"*/{label}/*.jpg"))) == 20
 
 
-def test_options_go_before_the_settings_file(limelens: Run, images: Path, tmp_path: Path) -> None:
+def test_options_override_the_settings_file(limelens: Run, images: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text('arch = "cnn3"\ninput_size = 32\nepochs = 5\nbatch_size = 8\nseed = 3\n')
     run = tmp_path / "run"

@@ -57,7 +57,7 @@ def test_every_image_is_the_one_its_row_describes(
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
-def test_the_answer_is_the_same_bytes_whatever_the_number_of_threads(
+def test_any_number_of_threads_gives_the_same_bytes(
     photo: NDArray[np.uint8], linear_softmax: MakePredict, batch_size: int | None
 ) -> None:
     predict = linear_softmax((96, 80))
@@ -80,7 +80,7 @@ def test_the_answer_is_the_same_bytes_whatever_the_number_of_threads(
         assert other.samples.probabilities.tobytes() == found[0].samples.probabilities.tobytes()
 
 
-def test_the_callers_thread_works_too_and_progress_is_told_there(
+def test_the_callers_thread_works_too_and_gets_the_progress(
     photo: NDArray[np.uint8], linear_softmax: MakePredict
 ) -> None:
     predict = linear_softmax((96, 80))
@@ -113,7 +113,7 @@ def test_the_callers_thread_works_too_and_progress_is_told_there(
     assert {thread for _, thread in told} == {threading.current_thread()}
 
 
-def test_a_model_may_say_how_many_images_it_likes_in_a_call(
+def test_a_model_may_prefer_a_batch_size(
     photo: NDArray[np.uint8], linear_softmax: MakePredict
 ) -> None:
     predict = linear_softmax((96, 80))

@@ -131,7 +131,7 @@ def test_latin_text_needs_no_font_of_the_system(monkeypatch: pytest.MonkeyPatch)
     assert fonts.font_for("with mask: 99.5% - déjà", 20)[1] == "with mask: 99.5% - deja"
 
 
-def test_characters_that_no_font_has_are_said(
+def test_characters_that_no_font_has_are_reported(
     monkeypatch: pytest.MonkeyPatch, image: NDArray[np.uint8], segments: NDArray[np.int64]
 ) -> None:
     monkeypatch.setattr(fonts, "folders", lambda: (Path("/nowhere"),))

@@ -165,7 +165,7 @@ def test_errors_of_predict_come_through_and_leave_no_thread(
     assert threads() == set()
 
 
-def test_progress_is_told_and_may_stop_the_run(photo: NDArray[np.uint8]) -> None:
+def test_progress_is_reported_and_may_stop_the_run(photo: NDArray[np.uint8]) -> None:
     told: list[tuple[int, int]] = []
     predict = brightness_of(slice(0, 9), slice(0, 9))
     explain(photo, predict, num_samples=100, progress=lambda done, most: told.append((done, most)))
@@ -195,7 +195,7 @@ def test_tiny_and_odd_shaped_images_are_explained(size: tuple[int, int], segment
         assert found.num_segments > 1
 
 
-def test_a_flat_grey_image_is_explained_and_the_nothing_is_said() -> None:
+def test_a_flat_grey_image_is_explained_with_a_warning() -> None:
     image = np.full((50, 50), 77, dtype=np.uint8)
     found = explain(image, brightness_of(slice(0, 9), slice(0, 9)), seed=0)
     assert any("nothing to explain" in str(warning) for warning in found.warnings)
@@ -269,7 +269,7 @@ def test_rounds_get_better_and_the_last_is_what_explain_returns(
 
 @pytest.mark.parametrize("batch_size", [None, 7, 10, 32, 64, 256])
 @pytest.mark.parametrize("stability", [None, 0.8])
-def test_rounds_ask_in_the_batches_that_explain_asks_in(
+def test_rounds_use_the_same_batches_as_explain(
     photo: NDArray[np.uint8],
     linear_softmax: MakePredict,
     batch_size: int | None,
@@ -337,7 +337,7 @@ def test_a_check_can_stop_the_work_after_the_last_sample(choice: dict[str, Any])
         )
 
 
-def test_choosing_as_many_segments_as_there_are_is_choosing_all(
+def test_selecting_as_many_segments_as_exist_selects_all(
     photo: NDArray[np.uint8], linear_softmax: MakePredict
 ) -> None:
     predict = linear_softmax((96, 80))
@@ -369,7 +369,7 @@ def test_an_unknown_option_is_named_at_once(photo: NDArray[np.uint8]) -> None:
         explain_progressively(photo, predict, num_sample=9)  # type: ignore[call-arg]
 
 
-def test_a_target_that_is_not_reached_is_said_and_ties_are_named(
+def test_a_missed_target_is_reported_and_ties_are_named(
     photo: NDArray[np.uint8],
 ) -> None:
     noise = np.random.default_rng(0)
@@ -402,7 +402,7 @@ def test_a_deadline_ends_sampling(photo: NDArray[np.uint8]) -> None:
     assert last.num_samples < 5000
 
 
-def test_a_deadline_between_rounds_is_said_too(photo: NDArray[np.uint8]) -> None:
+def test_a_deadline_between_rounds_is_reported_too(photo: NDArray[np.uint8]) -> None:
     predict = brightness_of(slice(0, 40), slice(0, 40))
     rounds = explain_progressively(photo, predict, num_samples=100000, deadline_ms=200, seed=0)
     first = next(rounds)

@@ -73,7 +73,7 @@ def test_the_hide_rule_is_that_of_the_explanation_unless_another_is_given() -> N
     )  # white bars in their mean colour are white
 
 
-def test_areas_go_by_pixels_and_unseen_pixels_do_not_count() -> None:
+def test_areas_count_pixels_inside_the_input_region() -> None:
     image, segments = bars()
     segments[:, 4:8] = 0
     segments[:, 16:] = UNSEEN
@@ -130,7 +130,7 @@ def test_curves_are_drawn_in_both_colours() -> None:
     assert (0, 98, 178) in {tuple(colour) for colour in other.reshape(-1, 3).tolist()}
 
 
-def test_what_cannot_be_checked_is_said() -> None:
+def test_what_cannot_be_checked_is_reported() -> None:
     image, _ = bars()
     with pytest.raises(InvalidArgumentError, match="image is 8x19; the explanation is of 8x20"):
         check(explained(), linear, image[:, 1:])

@@ -25,7 +25,7 @@ def seen_by_the_model(image: NDArray[np.uint8], **options: Any) -> NDArray[np.ui
 
 @pytest.mark.parametrize("hide", HIDES)
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
-def test_what_is_shown_is_the_image_and_chunks_change_nothing(
+def test_visible_segments_show_the_image_in_any_chunks(
     photo: NDArray[np.uint8], hide: Any, batch_size: int
 ) -> None:
     whole = seen_by_the_model(photo, hide=hide, batch_size=80)
@@ -90,7 +90,7 @@ def test_images_of_any_size_are_shuffled(size: tuple[int, int]) -> None:
     assert seen_by_the_model(image, hide="shuffle").shape[1:] == image.shape
 
 
-def test_a_smaller_run_sees_the_first_images_of_a_larger_one(photo: NDArray[np.uint8]) -> None:
+def test_a_smaller_run_uses_the_first_images_of_a_larger_one(photo: NDArray[np.uint8]) -> None:
     large = seen_by_the_model(photo, hide="shuffle", num_samples=200)
     small = seen_by_the_model(photo, hide="shuffle", num_samples=90)
     np.testing.assert_array_equal(large[:90], small)

@@ -292,7 +292,7 @@ def test_a_deadline_leaves_finite_weights(photo: NDArray[np.uint8], method: Any)
         ({"hide": "shuffle", "compat": "lime"}, "'shuffle' needs compat=None"),
     ],
 )
-def test_what_methods_do_not_take_is_named(
+def test_options_that_a_method_does_not_take_are_named(
     photo: NDArray[np.uint8], arguments: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=sentence):

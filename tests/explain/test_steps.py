@@ -38,7 +38,7 @@ class Redness:
 
 @pytest.mark.parametrize("method", ["lime", "kernel_shap", "occlusion", "rise"])
 @pytest.mark.parametrize("hide", ["mean", "blur", "shuffle", (0, 0, 0)])
-def test_the_samples_drawn_are_those_that_the_model_was_shown(method: Any, hide: Any) -> None:
+def test_the_drawn_samples_are_those_that_the_model_got(method: Any, hide: Any) -> None:
     model = Redness()
     found = explain(
         scene(), model, method=method, hide=hide, segmentation="grid", num_segments=12,
@@ -86,7 +86,7 @@ def test_a_contrast_and_names_of_any_length_are_drawn() -> None:
     assert (sheet[:, -20:] == 255).all()
 
 
-def test_own_segments_keep_their_numbers_and_what_is_unseen_has_none() -> None:
+def test_own_segments_keep_their_numbers_and_hidden_ids_have_none() -> None:
     own = np.full((60, 80), 700, np.uint16)
     own[:30, :40] = 7
     own[:, 70:] = 65535

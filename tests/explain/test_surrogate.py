@@ -80,7 +80,7 @@ def test_standard_errors_match_the_spread_over_seeds(sampling: Any) -> None:
 
 
 @pytest.mark.parametrize("sampling", ["paired", "independent"])
-def test_stability_foretells_the_agreement_of_seeds(sampling: Any) -> None:
+def test_stability_predicts_the_agreement_of_seeds(sampling: Any) -> None:
     runs = [fitted(seed, 500, sampling) for seed in range(20)]
     heaviest = [{one.segment for one in run.weights[:5]} for run in runs]
     agreement = np.mean([len(a & b) / len(a | b) for a, b in itertools.combinations(heaviest, 2)])

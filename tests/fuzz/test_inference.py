@@ -130,7 +130,7 @@ def require_serving(caller: Caller) -> None:
 
 @examples(40)
 @given(request_message=infer_requests())
-def test_usable_tensors_are_answered(caller: Caller, request_message: Any) -> None:
+def test_usable_tensors_get_a_response(caller: Caller, request_message: Any) -> None:
     sent = request_message.SerializeToString()
     outcome = caller.call(METHODS["ModelInfer"], [sent])
     assert outcome.code == "OK", outcome
@@ -143,7 +143,7 @@ def test_usable_tensors_are_answered(caller: Caller, request_message: Any) -> No
 
 @examples(150)
 @given(data=st.data())
-def test_spoilt_requests_are_answered_or_refused(caller: Caller, data: st.DataObject) -> None:
+def test_spoilt_requests_get_a_response_or_a_refusal(caller: Caller, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*UNARY, *["ModelInfer"] * len(UNARY)]))
     request = data.draw(spoilt(input_of(name), USABLE))
     outcome = caller.call(METHODS[name], [request.SerializeToString()])
@@ -165,7 +165,7 @@ def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObje
 
 @examples(40)
 @given(data=st.data())
-def test_a_stream_answers_each_request_in_its_order(caller: Caller, data: st.DataObject) -> None:
+def test_a_stream_responds_to_each_request_in_order(caller: Caller, data: st.DataObject) -> None:
     one = infer_requests() | spoilt(pb2.ModelInferRequest, USABLE)
     sent = data.draw(st.lists(one, max_size=5))
     outcome = caller.call(

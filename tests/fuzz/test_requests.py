@@ -226,7 +226,7 @@ def try_one(caller: Caller, name: str, request: Any) -> None:
 
 @examples(120)
 @given(data=st.data())
-def test_usable_requests_are_answered(caller: Caller, data: st.DataObject) -> None:
+def test_usable_requests_get_a_response(caller: Caller, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(CHEAP))
     request = data.draw(messages(input_of(name), USABLE))
     outcome = caller.call(METHODS[name], [request.SerializeToString()])
@@ -236,7 +236,7 @@ def test_usable_requests_are_answered(caller: Caller, data: st.DataObject) -> No
 
 @examples(300)
 @given(data=st.data())
-def test_spoilt_requests_are_answered_or_refused(caller: Caller, data: st.DataObject) -> None:
+def test_spoilt_requests_get_a_response_or_a_refusal(caller: Caller, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(CHEAP))
     try_one(caller, name, data.draw(spoilt(input_of(name), USABLE)))
 

@@ -72,7 +72,7 @@ def test_an_error_survives_the_wire(error: LimelensError, code: str) -> None:
 
 
 @pytest.mark.parametrize("error", [ModelOutputError("not finite"), KeyError("secret")])
-def test_what_the_caller_cannot_help_has_an_id(error: Exception) -> None:
+def test_errors_of_the_server_have_an_id(error: Exception) -> None:
     assert is_internal(error)
     again = from_call(Failed(error))
     assert isinstance(again, ServerError)
@@ -87,7 +87,7 @@ class Plain(Failed):
         self._code, self._details, self._trailing = code, details, ()
 
 
-def test_a_status_of_somebody_else_is_understood_by_its_code() -> None:
+def test_a_foreign_status_is_understood_by_its_code() -> None:
     kinds = {
         grpc.StatusCode.UNAVAILABLE: UnavailableError,
         grpc.StatusCode.DEADLINE_EXCEEDED: ExpiredError,
@@ -114,6 +114,6 @@ def test_long_texts_are_cut_to_fit_the_trailers() -> None:
     assert sum(len(value) for _, value in trailing) < 6000
 
 
-def test_retries_of_grpc_are_told_when_to_come_back() -> None:
+def test_grpcs_own_retries_get_the_delay() -> None:
     trailing = dict(to_abort(OverloadedError("full", 0.25), "id")[2])
     assert trailing["grpc-retry-pushback-ms"] == "250"

@@ -33,7 +33,7 @@ def test_settings_are_read_from_toml(tmp_path: Path) -> None:
     assert TrainConfig(**read_config(written(tmp_path, "input_size = 64"))).input_size == (64, 64)
 
 
-def test_what_config_json_holds_is_read_back() -> None:
+def test_config_json_is_read_back() -> None:
     config = TrainConfig(
         task=Task.MULTICLASS, resize_mode=ResizeMode.CROP, alert_labels=("a",), start_from="x"
     )

@@ -257,7 +257,7 @@ def run_server(one_model: Path) -> Iterator[Callable[..., Serving]]:
         one.kill()
 
 
-def test_whoever_cannot_connect_sees_unavailable_and_the_server_says_why(
+def test_a_failed_handshake_is_unavailable_and_logged_with_the_reason(
     run_server: Callable[..., Serving],
     authority: Callable[..., Any],
     caller: Any,
@@ -298,7 +298,7 @@ def test_whoever_cannot_connect_sees_unavailable_and_the_server_says_why(
         assert reason in page
 
 
-def test_a_client_that_does_not_trust_the_server_sees_unavailable_and_why(
+def test_a_client_that_does_not_trust_the_server_sees_the_reason(
     start_server: Callable[..., Any],
     authority: Callable[..., Any],
     caller: Any,
@@ -354,7 +354,7 @@ def test_production_refuses_what_is_for_trying_out(
     assert type(caught.value).__name__ == error
 
 
-def test_production_answers_on_loopback_with_tokens_and_tells_no_contract(
+def test_production_serves_loopback_with_tokens_and_no_reflection(
     start_server: Callable[..., Any], tokens: Any, caller: Any
 ) -> None:
     import grpc

@@ -124,7 +124,7 @@ def test_a_token_that_another_key_signed_is_refused(address: str, caller: Any) -
             caller(address, token).classify(RED)
 
 
-def test_a_token_that_says_it_needs_no_signature_is_refused(address: str, caller: Any) -> None:
+def test_a_token_without_a_signature_is_refused(address: str, caller: Any) -> None:
     for name in ("none", "None", "NONE", ""):
         for signature in ("", part(b"x")):
             token = f"{part({'alg': name, 'typ': 'JWT'})}.{part(claims())}.{signature}"
@@ -132,7 +132,7 @@ def test_a_token_that_says_it_needs_no_signature_is_refused(address: str, caller
                 caller(address, token).classify(RED)
 
 
-def test_the_public_key_is_no_shared_secret(address: str, caller: Any) -> None:
+def test_the_public_key_is_not_a_shared_secret(address: str, caller: Any) -> None:
     for secret in (pem(RSA), pem(RSA).strip()):
         signed = f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part(claims())}"
         signature = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
@@ -141,7 +141,7 @@ def test_the_public_key_is_no_shared_secret(address: str, caller: Any) -> None:
 
 
 @pytest.mark.parametrize("token", ["..", "a.b.c", f"{part({})}.{part({})}.", "a.b.c.d"])
-def test_what_is_no_token_at_all_is_refused(address: str, caller: Any, token: str) -> None:
+def test_malformed_tokens_are_refused(address: str, caller: Any, token: str) -> None:
     with pytest.raises(UnauthenticatedError):
         caller(address, token).classify(RED)
 
@@ -210,7 +210,7 @@ def test_a_key_set_finds_the_key_by_its_id(
             caller(address, jwt.encode(claims(), key, algorithm, {"kid": key_id})).classify(RED)
 
 
-def test_rights_may_stand_in_another_claim_as_a_list(
+def test_rights_may_be_a_list_in_another_claim(
     start_server: Callable[..., Any], config: JwtConfig, caller: Any
 ) -> None:
     config = replace(config, rights_claim="roles")
@@ -221,7 +221,7 @@ def test_rights_may_stand_in_another_claim_as_a_list(
             caller(address, jwt.encode(claims(roles=roles), RSA, "RS256")).models()
 
 
-def test_tokens_of_the_file_and_signed_ones_are_good_side_by_side(
+def test_tokens_of_the_file_and_signed_ones_work_side_by_side(
     start_server: Callable[..., Any], config: JwtConfig, tokens: Any, caller: Any
 ) -> None:
     token = tokens.set("door", ["classify"])
@@ -256,7 +256,7 @@ def secret_set() -> bytes:
         (json.dumps(RSAAlgorithm.to_jwk(RSA, as_dict=True)).encode(), "holds a secret key"),
     ],
 )
-def test_a_key_file_that_cannot_be_used_says_why(data: bytes, sentence: str) -> None:
+def test_an_unusable_key_file_is_refused_with_the_reason(data: bytes, sentence: str) -> None:
     with pytest.raises(AccessPolicyError) as caught:
         read_keys(data, "issuer.pem")
     assert sentence in str(caught.value)

@@ -21,7 +21,7 @@ from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 
 
-def test_a_client_that_calls_too_often_is_told_when_to_come_back(
+def test_a_client_that_calls_too_often_gets_a_retry_delay(
     start_server: Callable[..., Any], tokens: Any, caller: Any
 ) -> None:
     fast, slow = tokens.set("fast", ["models"]), tokens.set("slow", ["models"])
@@ -52,7 +52,7 @@ def test_the_reply_carries_the_delay_for_any_grpc_client(
     assert int(trailing["grpc-retry-pushback-ms"]) > 1_000_000
 
 
-def test_after_the_delay_calls_are_answered_again(start_server: Callable[..., Any]) -> None:
+def test_after_the_delay_calls_succeed_again(start_server: Callable[..., Any]) -> None:
     server = start_server(access=AccessConfig(rate_limit="2/second"))
     with Client(server.address, max_attempts=5) as client:
         # gRPC waits as long as the server says and tries again.
@@ -71,7 +71,7 @@ def test_refused_calls_of_strangers_do_not_count_against_a_client(
     caller(address, token).models()
 
 
-def test_a_client_has_so_many_calls_at_a_time_and_others_have_theirs(
+def test_the_limit_on_calls_counts_each_client_alone(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
@@ -133,7 +133,7 @@ def test_calls_beyond_may_wait_for_their_turn(
     assert outcomes[1:] == ["red"]
 
 
-def test_a_waiting_call_that_is_given_up_leaves_its_place(
+def test_a_cancelled_waiting_call_frees_its_place(
     start_server: Callable[..., Any], caller: Any, camera: Callable[..., Any]
 ) -> None:
     access = AccessConfig(max_calls_per_client=1, max_waiting_per_client=1)
@@ -151,7 +151,7 @@ def test_a_waiting_call_that_is_given_up_leaves_its_place(
     assert caller(address).models()
 
 
-def test_an_address_is_a_client_whatever_its_port(start_server: Callable[..., Any]) -> None:
+def test_an_address_is_one_client_for_all_ports(start_server: Callable[..., Any]) -> None:
     server = start_server(access=AccessConfig(rate_limit="2/hour"))
     for _ in range(2):
         with Client(server.address, max_attempts=1) as client:
@@ -161,14 +161,14 @@ def test_an_address_is_a_client_whatever_its_port(start_server: Callable[..., An
     assert str(caught.value).startswith("127.0.0.1 has made 2 calls")
 
 
-def test_the_health_has_no_limit(start_server: Callable[..., Any]) -> None:
+def test_health_has_no_limit(start_server: Callable[..., Any]) -> None:
     server = start_server(access=AccessConfig(rate_limit="1/hour", max_calls_per_client=1))
     with grpc.insecure_channel(server.address) as channel:
         for _ in range(5):
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
 
-def test_those_who_watch_the_health_leave_room_for_callers(
+def test_health_watchers_leave_room_for_callers(
     start_server: Callable[..., Any], caller: Any
 ) -> None:
     server = start_server(max_calls=8)

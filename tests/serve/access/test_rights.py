@@ -24,11 +24,11 @@ def test_every_method_that_is_served_has_a_right_of_its_own_or_is_open(module: A
     assert [method for method in methods if needed_right(method) is Right.ADMIN] == []
 
 
-def test_reflection_of_the_next_version_has_its_place_too() -> None:
+def test_the_next_version_of_reflection_has_a_right_too() -> None:
     assert needed_right("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo") is Right.MODELS
 
 
-def test_the_inference_protocols_methods_have_their_places() -> None:
+def test_the_inference_protocols_methods_have_rights() -> None:
     service = "/inference.GRPCInferenceService/"
     rights = {
         name: needed_right(service + name)
@@ -44,11 +44,11 @@ def test_the_inference_protocols_methods_have_their_places() -> None:
 
 
 @pytest.mark.parametrize("method", ["/a/b", "", "/limelens.v1.ClassifierService/New", "x"])
-def test_a_method_without_a_place_is_for_administrators(method: str) -> None:
+def test_a_method_without_a_right_is_for_administrators(method: str) -> None:
     assert needed_right(method) is Right.ADMIN
 
 
-def test_a_word_that_is_no_right_is_refused_with_those_there_are() -> None:
+def test_an_unknown_right_is_refused_with_the_known_ones() -> None:
     assert read_rights(["models", "explain"]) == {Right.MODELS, Right.EXPLAIN}
     with pytest.raises(
         ValueError, match=r"'Explain' is not a right; expected some of classify, embed"

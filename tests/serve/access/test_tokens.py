@@ -66,7 +66,7 @@ def test_a_token_lets_its_client_in(
         ([("authorization", "Bearer a.b.c")], "the token is not known here"),
     ],
 )
-def test_without_a_good_token_no_call_is_answered(
+def test_without_a_valid_token_every_call_is_refused(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
@@ -127,7 +127,7 @@ def test_an_embedding_beside_a_classification_needs_the_right_to_embed(
     assert caller(server.address, both).classify(RED, embedding=True)[0].embedding is not None
 
 
-def test_stock_clients_that_name_no_output_get_those_that_they_may_have(
+def test_stock_clients_that_name_no_output_get_the_allowed_ones(
     start_server: Callable[..., Any], tokens: Any, caller: Any
 ) -> None:
     some, both = tokens.set("some", ["classify"]), tokens.set("both", ["classify", "embed"])
@@ -174,14 +174,14 @@ def test_a_caller_is_refused_before_its_request_was_read(
         never.set()
 
 
-def test_the_health_is_told_to_anybody(start_server: Callable[..., Any], tokens: Any) -> None:
+def test_health_is_open_to_anybody(start_server: Callable[..., Any], tokens: Any) -> None:
     tokens.set("door", ["classify"])
     with grpc.insecure_channel(start_server(access=tokens.access()).address) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_the_contract_is_told_to_those_who_may_see_the_models(
+def test_reflection_needs_the_right_to_see_models(
     start_server: Callable[..., Any], tokens: Any, caller: Any
 ) -> None:
     may, may_not = tokens.set("may", ["models"]), tokens.set("maynot", ["classify"])
@@ -200,7 +200,7 @@ def test_the_contract_is_told_to_those_who_may_see_the_models(
         assert caught.value.code().name == code
 
 
-def test_the_contract_is_told_no_longer_than_its_token_is_good(
+def test_reflection_ends_when_its_token_expires(
     start_server: Callable[..., Any], tokens: Any, caller: Any
 ) -> None:
     token = tokens.set("door", ["models"])
@@ -233,7 +233,7 @@ def test_a_stream_ends_when_its_token_expires(
         stream.wait()
 
 
-def test_an_explanation_under_way_ends_when_its_token_is_taken_away(
+def test_an_explanation_ends_when_its_token_is_removed(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
@@ -262,7 +262,7 @@ def test_an_explanation_under_way_ends_when_its_token_is_taken_away(
     assert caller(server.address, "other-token").explain(SCENE, num_samples=50)
 
 
-def test_a_stream_ends_when_its_token_is_taken_away(
+def test_a_stream_ends_when_its_token_is_removed(
     start_server: Callable[..., Any], tokens: Any, caller: Any, camera: Callable[..., Any]
 ) -> None:
     door, other = tokens.set("door", ["classify"]), tokens.set("other", ["classify"])
@@ -275,7 +275,7 @@ def test_a_stream_ends_when_its_token_is_taken_away(
     assert staying().frame_id == 1
 
 
-def test_a_stream_ends_when_its_right_is_taken_away(
+def test_a_stream_ends_when_its_right_is_removed(
     start_server: Callable[..., Any], tokens: Any, caller: Any, camera: Callable[..., Any]
 ) -> None:
     token = tokens.set("door", ["classify"])
@@ -287,7 +287,7 @@ def test_a_stream_ends_when_its_right_is_taken_away(
         stream.wait()
 
 
-def test_a_stream_ends_when_a_right_beyond_its_methods_own_is_taken_away(
+def test_a_stream_ends_when_an_extra_right_is_removed(
     start_server: Callable[..., Any], tokens: Any, caller: Any, camera: Callable[..., Any]
 ) -> None:
     token = tokens.set("door", ["classify", "explain"])
@@ -301,7 +301,7 @@ def test_a_stream_ends_when_a_right_beyond_its_methods_own_is_taken_away(
         stream.wait()
 
 
-def test_a_stream_lives_on_while_its_token_has_the_rights_that_it_uses(
+def test_a_stream_continues_while_its_token_has_the_rights_it_uses(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
@@ -323,7 +323,7 @@ def test_a_stream_lives_on_while_its_token_has_the_rights_that_it_uses(
         assert [stream().frame_id for _ in range(3)] == [first + 1, first + 2, first + 3]
 
 
-def test_an_edited_file_counts_at_once_and_costs_nobody_a_call(
+def test_an_edited_file_applies_at_once_and_fails_no_call(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
@@ -372,7 +372,7 @@ def test_an_edited_file_counts_at_once_and_costs_nobody_a_call(
     assert all(counts)
 
 
-def test_a_broken_file_is_logged_once_and_the_one_before_counts(
+def test_a_broken_file_is_logged_once_and_the_previous_one_applies(
     start_server: Callable[..., Any],
     tokens: Any,
     caller: Any,
@@ -413,7 +413,7 @@ def test_neither_tokens_nor_hashes_are_logged(
         assert hashlib.sha256(token.encode()).hexdigest() not in caplog.text
 
 
-def test_the_log_says_who_called(
+def test_the_log_names_the_caller(
     start_server: Callable[..., Any], tokens: Any, caller: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "limelens")
@@ -427,7 +427,7 @@ def test_the_log_says_who_called(
     assert vars(caplog.records[-1])["caller"] == "127.0.0.1"
 
 
-def test_a_token_does_nothing_where_none_is_asked_for(
+def test_a_token_has_no_effect_if_none_is_required(
     start_server: Callable[..., Any], caller: Any
 ) -> None:
     assert caller(start_server().address, "anything").classify(RED)[0].label == "red"
@@ -484,7 +484,7 @@ HASH = "a" * 64
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_says_where_and_why(text: str, sentence: str) -> None:
+def test_an_unusable_file_is_refused_with_place_and_reason(text: str, sentence: str) -> None:
     with pytest.raises(AccessPolicyError) as caught:
         read_clients(text.encode(), "tokens.toml")
     assert sentence in str(caught.value)
@@ -529,7 +529,7 @@ def test_a_server_whose_policy_cannot_be_used_does_not_start(
         ({"listen": "127.0.0.1:0"}, False),
     ],
 )
-def test_tokens_in_plaintext_beyond_this_machine_are_warned_of(
+def test_tokens_in_plaintext_beyond_this_machine_log_a_warning(
     one_model: Path, tokens: Any, settings: dict[str, Any], are_told: bool
 ) -> None:
     tokens.set("door", ["classify"])
@@ -538,7 +538,7 @@ def test_tokens_in_plaintext_beyond_this_machine_are_warned_of(
     assert not ServerConfig(models=one_model, **settings).sends_tokens_in_plaintext
 
 
-def test_a_file_that_others_can_write_is_warned_of(
+def test_a_file_that_others_can_write_logs_a_warning(
     start_server: Callable[..., Any], tokens: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens.set("door", ["classify"])

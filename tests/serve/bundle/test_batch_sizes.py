@@ -56,7 +56,7 @@ def test_any_number_of_images_runs_in_prepared_sizes(
     assert {len(batch) for batch in seen} <= {1, 2, 4, 8}
 
 
-def test_what_was_answered_is_not_written_over(model: Path) -> None:
+def test_a_result_is_not_overwritten(model: Path) -> None:
     bundle = stand_in(model)
     first = bundle.predict(np.zeros((3, 32, 32, 3), np.uint8))
     kept = first.copy()
@@ -171,12 +171,12 @@ def test_devices_by_name(device: str, index: int | None) -> None:
 
 
 @pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0,1", "CPU"])
-def test_what_is_no_device_is_said(device: str) -> None:
+def test_unknown_devices_are_refused(device: str) -> None:
     with pytest.raises(InvalidRequestError, match="expected auto, cpu, cuda or cuda:K"):
         gpu_index(device)
 
 
-def test_a_process_that_ran_on_page_locked_memory_ends_without_a_word(model: Path) -> None:
+def test_a_process_with_page_locked_memory_exits_silently(model: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.serve.stand_in import *; "
         "bundle = stand_in(Path(sys.argv[1])); bundle.prepare(); "

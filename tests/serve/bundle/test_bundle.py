@@ -103,7 +103,7 @@ def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
         load_bundle(pipe)
 
 
-def test_what_is_not_onnx_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, b"\x89PNG not onnx at all", "not an ONNX file")
     refused(tmp_path, b"", "no limelens metadata|not an ONNX file|not a valid")
 
@@ -155,7 +155,7 @@ def test_weights_that_are_not_finite_are_refused(
     refused(tmp_path, model, "'gain' are not all finite")
 
 
-def test_weights_of_a_constant_node_are_looked_at_too(tmp_path: Path, bundles: Any) -> None:
+def test_weights_of_a_constant_node_are_checked_too(tmp_path: Path, bundles: Any) -> None:
     model = bundles.model(bundles.metadata())
     tensor = helper.make_tensor("hidden", TensorProto.FLOAT, [], [float("nan")])
     model.graph.node.insert(0, helper.make_node("Constant", [], ["unused"], value=tensor))
@@ -228,7 +228,7 @@ def test_weights_shorter_than_their_shape_are_refused(tmp_path: Path, bundles: A
     refused(tmp_path, model, "'short' do not fill their shape")
 
 
-def test_whatever_a_check_raises_is_a_refusal(
+def test_any_error_of_a_check_is_a_refusal(
     tmp_path: Path, bundles: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_args: object) -> None:
@@ -396,7 +396,7 @@ def test_a_second_row_that_differs_is_refused(tmp_path: Path, bundles: Any) -> N
     refused(tmp_path, bundles.model(metadata, graph), "golden vector is missed")
 
 
-def test_what_is_no_probability_is_refused(tmp_path: Path, bundles: Any) -> None:
+def test_outputs_that_are_not_probabilities_are_refused(tmp_path: Path, bundles: Any) -> None:
     metadata = bundles.metadata()
     pixels = np.full_like(metadata.golden.image, 200)
     logits = np.full(3, (200 / 255 - 0.5) * 6, np.float32)
@@ -425,7 +425,7 @@ def test_cuda_is_refused_where_there_is_none(one_model: Path) -> None:
     assert "without CUDA" in bundle.provider_reason
 
 
-def test_tf32_may_miss_the_golden_vector_by_more_unless_the_bundle_says(bundles: Any) -> None:
+def test_tf32_has_a_larger_tolerance_unless_the_bundle_sets_one(bundles: Any) -> None:
     golden = bundles.metadata().golden
     assert golden.tolerance_for(CUDA, tf32=False) == 1e-3
     assert golden.tolerance_for(CUDA, tf32=True) == pytest.approx(1e-2)

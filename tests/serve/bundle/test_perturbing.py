@@ -156,7 +156,7 @@ def test_rows_are_opened_once_by_all_threads(one_model: Path) -> None:
     assert all(one is found[0] for one in found)
 
 
-def test_an_explanation_waits_to_be_told_its_chunk(one_model: Path) -> None:
+def test_an_explanation_waits_for_its_chunk_size(one_model: Path) -> None:
     bundle = stand_in(one_model / "colours" / "1", chunk=None)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: bundle.batch_size)

@@ -73,7 +73,7 @@ def test_the_signature_moves_along_with_its_bundle(tmp_path: Path, bundles: Bund
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "\xff", '{"verificationMaterial": {}}'])
-def test_what_is_no_signature_is_refused(tmp_path: Path, bundles: BundleMaker, text: str) -> None:
+def test_malformed_signatures_are_refused(tmp_path: Path, bundles: BundleMaker, text: str) -> None:
     _, public = make_keys(tmp_path, "ours")
     path = bundles.save(tmp_path, bundles.metadata())
     path.with_name("model.sig").write_bytes(text.encode("latin-1"))
@@ -81,7 +81,9 @@ def test_what_is_no_signature_is_refused(tmp_path: Path, bundles: BundleMaker, t
         check(path, public)
 
 
-def test_what_is_no_key_is_told_with_what_is_expected(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_malformed_keys_are_refused_with_the_expected_kind(
+    tmp_path: Path, bundles: BundleMaker
+) -> None:
     path = bundles.save(tmp_path, bundles.metadata())
     words = tmp_path / "words.pem"
     words.write_text("no key")
@@ -108,7 +110,7 @@ def test_the_tools_of_model_signing_read_it(tmp_path: Path, bundles: BundleMaker
     assert found.returncode == 0, found.stderr
 
 
-def test_a_repository_serves_only_what_is_signed(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_a_repository_serves_only_signed_bundles(tmp_path: Path, bundles: BundleMaker) -> None:
     private, public = make_keys(tmp_path, "ours")
     models = tmp_path / "models"
     path = bundles.save(models, bundles.metadata(), 1)
@@ -137,7 +139,7 @@ def test_a_validator_checks_the_signature_too(tmp_path: Path, bundles: BundleMak
     assert Validator([public])(path).metadata.name == "colours"
 
 
-def test_the_command_signs_and_a_server_asks_for_it(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_the_command_signs_and_a_server_requires_it(tmp_path: Path, bundles: BundleMaker) -> None:
     private, public = make_keys(tmp_path, "ours")
     path = bundles.save(tmp_path / "models", bundles.metadata())
     command = [sys.executable, "-m", "limelens.cli"]
@@ -160,7 +162,7 @@ def test_the_command_signs_and_a_server_asks_for_it(tmp_path: Path, bundles: Bun
     assert process.communicate(timeout=30) == ("", "")
 
 
-def test_without_the_extra_it_is_named(
+def test_a_missing_extra_is_named(
     tmp_path: Path, bundles: BundleMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bundles.save(tmp_path, bundles.metadata())

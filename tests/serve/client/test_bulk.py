@@ -45,7 +45,7 @@ def said(results: Any) -> list[str | None]:
     return [one.label if isinstance(one, Prediction) else one.reason for one in results]
 
 
-def test_a_thousand_files_are_answered_in_their_order(
+def test_a_thousand_files_are_classified_in_their_order(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = start_server()
@@ -82,7 +82,7 @@ def test_the_right_to_classify_is_enough_for_many_images(
     assert said(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
 
 
-def test_a_limit_that_may_not_be_read_is_found_out(
+def test_a_limit_that_may_not_be_read_is_discovered(
     start_server: Callable[..., Any], connect: Callable[..., Any], tokens: Any
 ) -> None:
     token = tokens.set("door", ["classify"])
@@ -181,7 +181,7 @@ def test_images_are_read_when_their_turn_comes(
     assert taken[0] == now
 
 
-def test_several_requests_are_under_way_at_once(
+def test_several_requests_run_at_once(
     start_witnessed: Callable[..., Any],
     connect: Callable[..., Any],
     gate: Any,
@@ -202,7 +202,7 @@ def test_several_requests_are_under_way_at_once(
     assert server.witness.names().count("Classify") == 10
 
 
-def test_a_busy_server_is_waited_for(
+def test_the_client_waits_for_a_busy_server(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_server(service=ServiceSettings(max_queue=10))

@@ -261,7 +261,7 @@ def test_calls_go_to_several_servers_in_turn(
     assert sorted(len(one.witness.calls) for one in servers) == [0, 10]
 
 
-def test_a_busy_server_is_retried_when_it_says(
+def test_a_busy_server_is_retried_after_its_delay(
     start_witnessed: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_witnessed()

@@ -78,7 +78,7 @@ def test_the_deadline_of_a_call_overrides_the_clients() -> None:
         (np.zeros((4, 4, 3), np.float32), "float32"),
     ],
 )
-def test_arrays_that_are_no_images_are_refused_before_they_are_sent(image: Any, words: str) -> None:
+def test_arrays_that_are_not_images_are_refused_before_sending(image: Any, words: str) -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequestError, match=words):
         client.classify([image])
 

@@ -87,7 +87,7 @@ def test_one_caller_has_one_connection(
 
 
 @pytest.mark.parametrize(("settings", "most"), [({}, 8), ({"max_connections": 3}, 3)])
-def test_there_are_as_many_connections_as_calls_under_way(
+def test_there_are_as_many_connections_as_calls_in_flight(
     start_server: Callable[..., Any],
     connect: Callable[..., Any],
     cameras: Callable[..., Cameras],

@@ -97,7 +97,7 @@ def test_a_slow_reader_of_a_camera_holds_one_frame_and_gets_the_newest(
     answers.close()
 
 
-def test_every_frame_is_answered_once(
+def test_every_frame_gets_one_answer(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     client = connect(start_server().address)
@@ -110,7 +110,7 @@ def test_every_frame_is_answered_once(
     assert max(one.dropped_frames for one in answers) == states[FrameStatus.SUPERSEDED]
 
 
-def test_an_unreadable_frame_is_answered_and_a_missing_one_is_an_error(
+def test_an_unreadable_frame_is_reported_and_a_missing_one_is_an_error(
     start_server: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
 ) -> None:
     client = connect(start_server().address)
@@ -338,9 +338,7 @@ print(answer.status.value)
 """
 
 
-def test_a_camera_that_gives_nothing_lets_the_program_end(
-    start_server: Callable[..., Any], kind: str
-) -> None:
+def test_a_silent_camera_lets_the_program_end(start_server: Callable[..., Any], kind: str) -> None:
     command = [sys.executable, "-c", STUCK, start_server().address, kind, b"no image".hex()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "invalid\n", "")

@@ -55,7 +55,9 @@ def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 @pytest.mark.parametrize("scheme", ["http", "https", "HTTP", "grpc", "grpcs"])
-def test_a_web_address_says_what_is_wrong(client: Callable[[str], Any], scheme: str) -> None:
+def test_a_web_address_is_refused_with_the_reason(
+    client: Callable[[str], Any], scheme: str
+) -> None:
     with pytest.raises(InvalidRequestError, match="expected HOST:PORT without a scheme"):
         client(f"{scheme}://127.0.0.1:8500")
 

@@ -40,7 +40,7 @@ def test_a_threshold_that_is_exactly_met_decides(bundles: Any) -> None:
     assert decide(probabilities(0.7, 0.2, 0.1), metadata).label == "red"
 
 
-def test_the_request_goes_before_the_bundle(bundles: Any) -> None:
+def test_the_request_overrides_the_bundle(bundles: Any) -> None:
     found = decide(probabilities(0.45, 0.3, 0.25), bundles.metadata(), threshold=0.0)
     assert (found.label, found.threshold) == ("red", 0.0)
     assert decide(probabilities(0.6, 0.3, 0.1), bundles.metadata(), threshold=0.9).label is None
@@ -63,7 +63,7 @@ def test_multilabel_gives_every_label_over_its_own_threshold(bundles: Any) -> No
     assert all_three.threshold == 0.25
 
 
-def test_an_alert_label_speaks_for_a_multilabel_frame(bundles: Any) -> None:
+def test_an_alert_label_stands_for_a_multilabel_frame(bundles: Any) -> None:
     metadata = bundles.metadata("tags", Task.MULTILABEL)
     found = decide(probabilities(0.55, 0.9, 0.1), metadata)
     assert spoken_label(found, metadata.alert_labels) == "red"
@@ -102,7 +102,7 @@ RULES = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(n 
 
 
 @given(RULES, st.lists(st.sampled_from(["a", "b", None]), max_size=60))
-def test_smoothing_only_moves_to_what_enough_frames_say(
+def test_smoothing_only_changes_if_enough_frames_agree(
     rule: tuple[int, int], said: list[str | None]
 ) -> None:
     window, required = rule

@@ -35,7 +35,7 @@ def test_alerts_that_need_as_many_frames_are_smoothed_like_others() -> None:
     assert said(fast, frames) == said(Smoothing(5, 3), frames)
 
 
-def test_what_was_forgotten_does_not_count() -> None:
+def test_forgotten_frames_do_not_count() -> None:
     smoothing = Smoothing(3, 2)
     said(smoothing, "RR")
     smoothing.forget()

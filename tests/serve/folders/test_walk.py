@@ -43,7 +43,7 @@ def test_a_link_to_a_folder_is_followed_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_that_is_there_goes_before_a_link_to_it(tmp_path: Path) -> None:
+def test_a_folder_takes_precedence_over_a_link_to_it(tmp_path: Path) -> None:
     touch(tmp_path, "z/a.jpg")
     (tmp_path / "link").symlink_to("z")
     assert names(tmp_path) == ["z/a.jpg"]
@@ -75,7 +75,7 @@ def test_dangling_links_are_reported(tmp_path: Path) -> None:
     assert "nowhere.jpg" in found.unreachable[1].reason
 
 
-def test_folders_and_pipes_are_no_images_by_any_name(tmp_path: Path) -> None:
+def test_folders_and_pipes_are_never_images(tmp_path: Path) -> None:
     touch(tmp_path, "album.jpg/in.jpg", "b.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     found = walk(tmp_path)

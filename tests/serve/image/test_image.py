@@ -202,7 +202,7 @@ def test_pixel_limit_is_checked_before_decoding() -> None:
         (bytes(range(200, 230)), "30 bytes that begin with"),
     ],
 )
-def test_what_is_no_image_is_named(data: bytes, words: str) -> None:
+def test_bytes_that_are_not_an_image_are_described(data: bytes, words: str) -> None:
     with pytest.raises(InvalidImageError, match=words):
         read_image(data)
 
@@ -266,7 +266,7 @@ def test_region_is_cut_after_the_orientation_and_before_the_resize() -> None:
     assert (seen == (255, 0, 0)).all()
 
 
-def test_stretch_looks_at_everything() -> None:
+def test_stretch_uses_the_whole_image() -> None:
     fitted = fit(quadrants(), ResizeRule(32, 32))
     assert fitted.source_box == (0, 0, 96, 64)
     assert fitted.pixels[2, 2].tolist() == [255, 0, 0]
@@ -290,7 +290,7 @@ def test_pad_keeps_everything_and_fills_with_grey() -> None:
 
 @pytest.mark.parametrize("mode", list(ResizeMode))
 @pytest.mark.parametrize(("height", "width"), [(3, 20_000), (600, 1), (1, 1), (64, 96), (33, 500)])
-def test_segments_go_to_the_source_and_back(mode: ResizeMode, height: int, width: int) -> None:
+def test_segments_map_to_the_source_and_back(mode: ResizeMode, height: int, width: int) -> None:
     rule = ResizeRule(32, 32, mode)
     fitted = fit(np.zeros((height, width, 3), np.uint8), rule)
     assert fitted.pixels.shape == (32, 32, 3)
@@ -422,7 +422,7 @@ def _pixels_or_error(pixels: Callable[[bytes], np.ndarray], data: bytes) -> byte
         return str(error)
 
 
-def test_a_damaged_jpeg_of_the_networks_size_fares_as_when_it_is_resized() -> None:
+def test_a_damaged_jpeg_is_read_alike_with_and_without_resizing() -> None:
     rng = np.random.default_rng(5)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     rule = ResizeRule(48, 64)

@@ -34,7 +34,7 @@ def test_a_server_that_serves_is_alive_and_ready(watch: Callable[..., Any]) -> N
     assert (watched.get("/readyz").status, watched.get("/readyz").text) == (200, "ok\n")
 
 
-def test_nothing_else_is_answered(watch: Callable[..., Any]) -> None:
+def test_other_pages_are_not_found(watch: Callable[..., Any]) -> None:
     watched = watch()
     for path in ("/", "/metrics/", "/favicon.ico", "/debug", "/healthz/../metrics"):
         assert watched.get(path).status == 404
@@ -84,7 +84,7 @@ def test_an_impossible_address_is_refused(http: str, one_model: Path) -> None:
         serve(ServerConfig(models=one_model, http=http))
 
 
-def test_beyond_loopback_can_be_insisted_on(start_server: Callable[..., Any]) -> None:
+def test_beyond_loopback_needs_an_option(start_server: Callable[..., Any]) -> None:
     server = start_server(http="0.0.0.0:0", insecure_http=True)
     port = int(server.server.http.address.split(":")[1])
     with socket.create_connection(("127.0.0.2", port), 5):
@@ -115,7 +115,7 @@ def test_a_taken_port_ends_the_command_with_one_line(one_model: Path) -> None:
     assert found.stdout == ""
 
 
-def test_clients_that_say_nothing_or_half_of_it_hold_nobody(watch: Callable[..., Any]) -> None:
+def test_silent_and_half_finished_clients_do_not_block_others(watch: Callable[..., Any]) -> None:
     watched = watch()
     openings = [b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost:", b"POST /metrics HTTP/1.1\r\n"]
     slow = []
@@ -130,7 +130,7 @@ def test_clients_that_say_nothing_or_half_of_it_hold_nobody(watch: Callable[...,
             one.close()
 
 
-def test_clients_that_never_read_hold_nobody(watch: Callable[..., Any]) -> None:
+def test_clients_that_never_read_do_not_block_others(watch: Callable[..., Any]) -> None:
     watched = watch()
     deaf = []
     try:
@@ -157,9 +157,7 @@ def test_clients_that_never_read_hold_nobody(watch: Callable[..., Any]) -> None:
     ],
     ids=["large headers", "large body", "TLS", "HTTP/2"],
 )
-def test_what_is_no_sensible_request_is_turned_away(
-    watch: Callable[..., Any], request_bytes: bytes
-) -> None:
+def test_malformed_requests_are_refused(watch: Callable[..., Any], request_bytes: bytes) -> None:
     watched = watch()
     with socket.create_connection(place(watched), 10) as connection:
         connection.sendall(request_bytes)
@@ -169,7 +167,7 @@ def test_what_is_no_sensible_request_is_turned_away(
     assert watched.get("/healthz").status == 200
 
 
-def test_many_probes_at_once_are_all_answered(watch: Callable[..., Any]) -> None:
+def test_many_probes_at_once_all_get_a_response(watch: Callable[..., Any]) -> None:
     watched = watch()
     with ThreadPoolExecutor(20) as pool:
         pages = list(pool.map(watched.get, ["/readyz", "/metrics"] * 50))

@@ -40,7 +40,7 @@ def stub_of() -> Iterator[Callable[[str], Any]]:
         channel.close()
 
 
-def test_what_the_model_says_of_tensors_is_counted(
+def test_predictions_for_tensors_are_counted(
     watch: Callable[..., Any], stub_of: Callable[[str], Any]
 ) -> None:
     watched = watch()
@@ -53,7 +53,7 @@ def test_what_the_model_says_of_tensors_is_counted(
     assert watched.value("limelens_decisions_total") == 2
 
 
-def test_the_line_of_a_call_with_tensors_says_which_model_answered(
+def test_the_line_of_a_call_with_tensors_names_the_model(
     start_server: Callable[..., Any],
     stub_of: Callable[[str], Any],
     caplog: pytest.LogCaptureFixture,

@@ -81,7 +81,7 @@ def make_calls(address: str) -> None:
             client.classify([b"no image"])
 
 
-def test_each_line_of_a_call_says_which(start: Callable[..., Process]) -> None:
+def test_each_line_of_a_call_has_its_id(start: Callable[..., Process]) -> None:
     server = start("--log-format", "json", "--log-level", "info")
     make_calls(server.address)
     (line,) = calls(server.log())
@@ -105,7 +105,7 @@ def test_each_line_of_a_call_says_which(start: Callable[..., Process]) -> None:
         (("--log-level", "warning"), []),
     ],
 )
-def test_calls_that_went_well_are_told_where_it_was_asked_for(
+def test_successful_calls_are_logged_on_request(
     start: Callable[..., Process], options: tuple[str, ...], codes: list[str]
 ) -> None:
     server = start("--log-format", "json", *options)
@@ -113,7 +113,7 @@ def test_calls_that_went_well_are_told_where_it_was_asked_for(
     assert [line["code"] for line in calls(server.log())] == codes
 
 
-def test_other_lines_of_a_call_say_which_too(
+def test_other_lines_of_a_call_have_its_id_too(
     start: Callable[..., Process], afraid_of_the_dark: Path
 ) -> None:
     """A frame that the model cannot judge is told of from deep within its stream."""
@@ -206,7 +206,7 @@ def test_neither_images_nor_tokens_are_ever_logged(
     assert MARKER.encode().hex() not in log.replace(" ", "")
 
 
-async def test_a_line_says_who_called(one_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_line_names_the_caller(one_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = ServerConfig(models=one_model, listen="127.0.0.1:0", device="cpu", num_threads=1)
     repository = Repository(config.models, "cpu", num_threads=1)
     server = Server(config, repository)

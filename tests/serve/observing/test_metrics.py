@@ -157,7 +157,7 @@ class Camera:
             yield message
 
 
-def test_every_frame_is_counted_by_what_became_of_it(watch: Callable[..., Any], gate: Any) -> None:
+def test_every_frame_is_counted_by_its_status(watch: Callable[..., Any], gate: Any) -> None:
     watched = watch()
     gate.close()
     camera = Camera(watched.server.stub(), camera_id="door")
@@ -240,9 +240,7 @@ async def test_answers_that_a_camera_does_not_read_are_counted(
     assert lost == 201
 
 
-def test_images_nobody_waits_for_any_more_are_counted_as_dropped(
-    watch: Callable[..., Any], gate: Any
-) -> None:
+def test_abandoned_images_are_counted_as_dropped(watch: Callable[..., Any], gate: Any) -> None:
     watched = watch(num_threads=1)
     gate.close()
     with Client(watched.address, max_attempts=1) as client, ThreadPoolExecutor() as pool:
@@ -418,7 +416,7 @@ def test_the_explanation_for_a_camera_that_left_counts_as_cancelled(
         gate.opened.set()
 
 
-def test_refused_versions_and_failures_to_load_are_told(
+def test_refused_versions_and_failures_to_load_are_counted(
     watch: Callable[..., Any], tmp_path: Path, bundles: Any
 ) -> None:
     good = bundles.save(tmp_path, bundles.metadata(), 1)
@@ -436,7 +434,7 @@ def test_refused_versions_and_failures_to_load_are_told(
     assert watched.value("limelens_model_info", version="2") == 1
 
 
-def test_a_folders_name_goes_before_the_name_in_the_file(
+def test_a_folders_name_overrides_the_name_in_the_file(
     watch: Callable[..., Any], tmp_path: Path, bundles: Any
 ) -> None:
     bundles.save(tmp_path, bundles.metadata(), 1)
@@ -478,7 +476,7 @@ def test_two_servers_count_for_themselves(watch: Callable[..., Any]) -> None:
     assert other.value("limelens_decisions_total") == 0
 
 
-def test_openmetrics_is_told_to_who_accepts_it(watch: Callable[..., Any]) -> None:
+def test_openmetrics_is_sent_to_clients_that_accept_it(watch: Callable[..., Any]) -> None:
     watched = watch()
     with Client(watched.address) as client:
         client.classify([RED])
@@ -521,7 +519,7 @@ def documented() -> dict[str, set[str]]:
     }
 
 
-def test_the_table_of_metrics_is_what_a_server_tells(watch: Callable[..., Any]) -> None:
+def test_the_table_of_metrics_matches_a_server(watch: Callable[..., Any]) -> None:
     watched = watch()
     with Client(watched.address) as client:
         client.classify([RED])
@@ -535,7 +533,7 @@ def test_the_table_of_metrics_is_what_a_server_tells(watch: Callable[..., Any]) 
             assert found[name] == labels, name
 
 
-def test_fates_of_frames_are_those_that_the_table_names(watch: Callable[..., Any]) -> None:
+def test_statuses_of_frames_are_those_in_the_table(watch: Callable[..., Any]) -> None:
     told = {
         sample.labels["fate"]
         for family in families(watch().get("/metrics").text)
@@ -547,7 +545,7 @@ def test_fates_of_frames_are_those_that_the_table_names(watch: Callable[..., Any
     assert told == set(row.split(", "))
 
 
-def test_the_alert_rules_ask_for_metrics_that_exist(watch: Callable[..., Any]) -> None:
+def test_the_alert_rules_use_metrics_that_exist(watch: Callable[..., Any]) -> None:
     watched = watch()
     known = exposed(watched)
     known |= {f"{name}_{part}": set() for name in [*known] for part in ("bucket", "sum", "count")}
@@ -562,7 +560,7 @@ def test_the_alert_rules_ask_for_metrics_that_exist(watch: Callable[..., Any]) -
         assert set(names) <= set(known), rule["alert"]
 
 
-def test_calls_that_only_ask_about_models_have_no_priority(watch: Callable[..., Any]) -> None:
+def test_calls_that_run_no_model_have_no_priority(watch: Callable[..., Any]) -> None:
     watched = watch()
     infer = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     told = [one.name for one in infer.methods if one.name not in ("ModelInfer", "ModelStreamInfer")]

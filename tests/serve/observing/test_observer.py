@@ -25,7 +25,7 @@ def test_observers_are_notified_in_their_order() -> None:
     assert noted == ["a Classify OK", "b Classify OK"]
 
 
-def test_what_no_observer_needs_is_ignored() -> None:
+def test_notifications_that_no_observer_needs_are_skipped() -> None:
     noted: list[str] = []
     for observers in ([], [Observer()], [Noting("a", noted)]):
         observer = notify_all(observers)

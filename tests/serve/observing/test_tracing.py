@@ -208,7 +208,7 @@ def test_a_trace_that_was_not_sampled_by_its_caller_is_not_sent(
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{'0' * 32}-{PARENT}-01", "x" * 999])
-def test_a_traceparent_that_is_none_begins_a_trace_of_its_own(
+def test_an_invalid_traceparent_begins_a_new_trace(
     start_server: Callable[..., Any], collector: Collector, traceparent: str
 ) -> None:
     server = start_server(trace_to=collector.address)
@@ -219,7 +219,7 @@ def test_a_traceparent_that_is_none_begins_a_trace_of_its_own(
     assert collector.one(f"{SERVICE}/ListModels").parent_span_id == b""
 
 
-def test_variables_of_opentelemetry_hold(
+def test_variables_of_opentelemetry_apply(
     start_server: Callable[..., Any], collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{collector.address}")
@@ -250,7 +250,7 @@ def test_no_pixel_and_no_token_is_ever_sent(
 
 
 @pytest.mark.parametrize("listens", [False, True])
-def test_a_collector_that_does_not_answer_holds_neither_calls_nor_the_end(
+def test_a_silent_collector_delays_neither_calls_nor_the_end(
     start_server: Callable[..., Any], listens: bool
 ) -> None:
     with socket.socket() as silent:
@@ -271,7 +271,7 @@ def test_an_impossible_target_is_refused(start_server: Callable[..., Any], targe
         start_server(trace_to=target)
 
 
-def test_without_the_extra_the_command_says_what_to_install(one_model: Path) -> None:
+def test_without_the_extra_the_command_names_it(one_model: Path) -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None; "
         "sys.argv = ['limelens', 'serve', '--models', sys.argv[1], '--listen', '127.0.0.1:0', "

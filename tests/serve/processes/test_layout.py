@@ -59,7 +59,7 @@ def test_threads_add_up_and_devices_take_turns() -> None:
     assert [one.device for one in shares] == ["cuda:0", "cuda:2", "cuda:0"]
 
 
-def test_what_bounds_work_is_divided_and_no_request_fits_less_than_before() -> None:
+def test_limits_on_work_are_divided_and_every_request_still_fits() -> None:
     service = ServiceSettings(limits=Limits(max_images=64), max_queue=100, max_explanations=1)
     share = share_of(ServerConfig(Path("models"), processes=4, service=service), 1)
     assert share.max_calls == 512
@@ -84,7 +84,7 @@ def test_devices_are_read(text: str, expected: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:a", "cuda:0,0", "cuda:-1", "cpu:0"])
-def test_what_is_no_device_is_refused(text: str) -> None:
+def test_unknown_devices_are_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="expected auto, cpu, cuda"):
         parse_devices(text)
 

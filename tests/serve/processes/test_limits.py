@@ -98,7 +98,7 @@ def test_calls_at_a_time_are_counted_over_all_processes(fleet: Callable[..., Fle
 
 
 @pytest.mark.ci
-def test_a_call_waits_for_its_turn_wherever_the_others_run(fleet: Callable[..., Fleet]) -> None:
+def test_a_call_waits_for_its_turn_in_any_process(fleet: Callable[..., Fleet]) -> None:
     server = fleet("--max-calls-per-client", "1", "--max-waiting-per-client", "1")
     camera = Camera(server.stub())
     assert camera.is_let_in()
@@ -112,7 +112,7 @@ def test_a_call_waits_for_its_turn_wherever_the_others_run(fleet: Callable[..., 
 
 
 @pytest.mark.ci
-def test_a_caller_who_leaves_takes_no_place(fleet: Callable[..., Fleet]) -> None:
+def test_a_caller_who_leaves_frees_its_place(fleet: Callable[..., Fleet]) -> None:
     server = fleet("--max-calls-per-client", "1", "--max-waiting-per-client", "9")
     camera = Camera(server.stub())
     assert camera.is_let_in()

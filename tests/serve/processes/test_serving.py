@@ -29,7 +29,9 @@ from limelens.serve.tools.load.process import local_server
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 
-def test_one_line_says_that_all_answer_and_all_answer_the_same(fleet: Callable[..., Fleet]) -> None:
+def test_one_line_announces_all_processes_and_all_respond_alike(
+    fleet: Callable[..., Fleet],
+) -> None:
     # Threads that cannot be divided evenly: results do not depend on their number.
     options = ("--num-threads", "3", "--log-level", "debug", "--log-format", "json")
     server = fleet(*options)
@@ -112,9 +114,7 @@ def _accepts(address: str) -> bool:
     return True
 
 
-def test_a_port_that_such_a_server_has_is_taken(
-    fleet: Callable[..., Fleet], one_model: Path
-) -> None:
+def test_the_port_of_such_a_server_is_taken(fleet: Callable[..., Fleet], one_model: Path) -> None:
     server = fleet()
     for processes in (1, 2):
         config = ServerConfig(
@@ -145,7 +145,7 @@ def test_a_port_of_another_server_is_not_shared(one_model: Path) -> None:
     ],
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else "",
 )
-def test_what_keeps_it_from_starting_is_raised(
+def test_an_error_at_the_start_is_raised(
     one_model: Path, settings: dict[str, Any], reason: str
 ) -> None:
     settings = {"models": one_model, "listen": "127.0.0.1:0", "device": "cpu", **settings}
@@ -153,7 +153,7 @@ def test_what_keeps_it_from_starting_is_raised(
         serve(ServerConfig(processes=2, **settings))
 
 
-def test_a_server_that_cannot_start_says_why_in_one_line(one_model: Path) -> None:
+def test_a_server_that_cannot_start_prints_one_line(one_model: Path) -> None:
     tls = ("--tls-cert", __file__, "--tls-key", __file__)
     found = run_to_its_end(
         *("--models", str(one_model), "--listen", "127.0.0.1:0", "--processes", "2", *tls)
@@ -243,7 +243,7 @@ def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(
 
 
 @pytest.mark.ci
-def test_a_worker_that_is_signalled_at_to_stop_finishes_its_calls(
+def test_a_worker_that_gets_sigterm_finishes_its_calls(
     fleet: Callable[..., Fleet],
 ) -> None:
     server = fleet()

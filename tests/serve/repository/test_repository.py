@@ -50,7 +50,7 @@ def test_the_only_model_need_not_be_named(one_model: Path, models: Path) -> None
         Repository(models, "cpu").get()
 
 
-def test_an_unknown_model_or_version_names_those_there_are(models: Path) -> None:
+def test_an_unknown_model_or_version_is_refused_with_the_known_ones(models: Path) -> None:
     repository = Repository(models, "cpu")
     with pytest.raises(NotFoundError, match=r"'cats' is served; there are colours, tags") as caught:
         repository.get("cats")
@@ -61,7 +61,7 @@ def test_an_unknown_model_or_version_names_those_there_are(models: Path) -> None
         repository.get("colours", -1)
 
 
-def test_a_missing_or_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no such folder; expected models as <name>/<version>"):
         Repository(tmp_path / "nowhere")
     with pytest.raises(BundleError, match=r"no models in it; expected .*limelens export"):
@@ -237,7 +237,7 @@ def test_odd_entries_are_named_once_and_stop_nothing(
     assert repository.get("other").version == 1
 
 
-def test_a_problem_that_is_mended_is_no_longer_reported(tmp_path: Path, bundles: Any) -> None:
+def test_a_solved_problem_is_no_longer_reported(tmp_path: Path, bundles: Any) -> None:
     bundles.save(tmp_path, bundles.metadata(), 1)
     wrong = tmp_path / "colours" / "v2"
     wrong.mkdir()
@@ -250,9 +250,7 @@ def test_a_problem_that_is_mended_is_no_longer_reported(tmp_path: Path, bundles:
     assert not repository.rejected
 
 
-def test_a_model_whose_folder_cannot_be_read_any_more_serves_on(
-    tmp_path: Path, bundles: Any
-) -> None:
+def test_a_model_whose_folder_becomes_unreadable_stays_in_use(tmp_path: Path, bundles: Any) -> None:
     bundles.save(tmp_path, bundles.metadata(), 1)
     bundles.save(tmp_path, bundles.metadata("other"), 1)
     repository = Repository(tmp_path, "cpu")

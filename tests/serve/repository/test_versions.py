@@ -36,7 +36,7 @@ def numbers(repository: Repository) -> list[int]:
         (["other=7", "latest"], [4]),
     ],
 )
-def test_what_is_wanted_is_loaded(
+def test_wanted_versions_are_loaded(
     tmp_path: Path, bundles: BundleMaker, words: list[str], served: list[int]
 ) -> None:
     fill(tmp_path, bundles, 1, 2, 3, 4)
@@ -50,7 +50,7 @@ def test_what_is_wanted_is_loaded(
     "words",
     [["none"], ["0"], ["-1"], [""], ["a="], ["=1"], ["a=0"], ["a=1,"], ["a=1", "a=2"], ["1", "2"]],
 )
-def test_what_is_no_rule_is_refused(words: list[str]) -> None:
+def test_malformed_rules_are_refused(words: list[str]) -> None:
     with pytest.raises(InvalidRequestError, match=r"^versions: "):
         parse_versions(words)
 

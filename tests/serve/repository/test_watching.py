@@ -16,7 +16,7 @@ from limelens.serve.repository.reload import Quiet
 from limelens.serve.repository.validation import Validator, read_validated
 
 
-def test_a_file_is_quiet_once_it_looked_the_same_for_long_enough() -> None:
+def test_a_file_is_quiet_once_it_has_not_changed_for_long_enough() -> None:
     clock = [0.0]
     quiet = Quiet(1.0, lambda: clock[0])
     path = Path("model.onnx")
@@ -31,7 +31,7 @@ def test_a_file_is_quiet_once_it_looked_the_same_for_long_enough() -> None:
     assert found == [False, False, False, True, False, False, True, False, True]
 
 
-def test_what_is_no_longer_asked_for_is_forgotten() -> None:
+def test_files_that_are_no_longer_checked_are_forgotten() -> None:
     clock = [0.0]
     quiet = Quiet(1.0, lambda: clock[0])
     assert not quiet(Path("a"), (1,))

@@ -125,7 +125,7 @@ def test_a_grey_image_abstains_and_a_threshold_changes_that(client: Client) -> N
     assert len(found.scores) == 1
 
 
-def test_a_region_of_interest_is_all_that_is_looked_at(client: Client) -> None:
+def test_only_the_region_of_interest_is_used(client: Client) -> None:
     both = np.concatenate([RED, BLUE], axis=1)
     assert client.classify(both, region=Region(0, 0, 0.5, 1))[0].label == "red"
     assert client.classify(png(both), region=Region(0.5, 0, 1, 1))[0].label == "blue"
@@ -160,7 +160,7 @@ def test_versions_and_models_are_chosen(start_server: Callable[..., Any], models
             client.classify(RED, model="colours", version=7)
 
 
-def test_every_file_of_the_bad_set_is_answered(server: Any, data_folder: Path) -> None:
+def test_every_file_of_the_bad_set_gets_a_response(server: Any, data_folder: Path) -> None:
     """And none of them harms the server."""
     folder = data_folder / "badimages"
     with (folder / "index.csv").open() as file:
@@ -272,7 +272,7 @@ def test_limits_are_the_servers_own(start_server: Callable[..., Any]) -> None:
         assert (info.max_images, info.max_pixels) == (2, 63)
 
 
-def test_an_unknown_model_says_what_is_served(server: Any) -> None:
+def test_an_unknown_model_is_refused_with_the_served_ones(server: Any) -> None:
     name = "x" * 5000
     request = service_pb2.ClassifyRequest(images=[image()], model=name)
     error, details = refused(lambda: server.stub().Classify(request))
@@ -282,7 +282,7 @@ def test_an_unknown_model_says_what_is_served(server: Any) -> None:
     assert details["ResourceInfo"].resource_type == "model"
 
 
-def test_malformed_bytes_and_unknown_methods_are_answered(server: Any) -> None:
+def test_malformed_bytes_and_unknown_methods_get_a_status(server: Any) -> None:
     with grpc.insecure_channel(server.address) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
         call = channel.unary_unary("/limelens.v1.ClassifierService/Classify")
@@ -314,7 +314,7 @@ def test_too_much_metadata_is_refused(server: Any) -> None:
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_what_waits_beyond_its_deadline_never_runs(server: Any, client: Client, gate: Any) -> None:
+def test_images_past_their_deadline_never_run(server: Any, client: Client, gate: Any) -> None:
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
         first = gate.close(lambda: pool.submit(client.classify, RED))
         late = [pool.submit(client.classify, BLUE, timeout_s=0.2) for _ in range(30)]
@@ -353,7 +353,7 @@ def test_a_cancelled_call_leaves_its_neighbours_alone(server: Any, gate: Any) ->
     assert (counts.run, counts.dropped) == (len(kept) + 1, 5)
 
 
-def test_companions_do_not_change_an_answer(server: Any) -> None:
+def test_other_images_do_not_change_a_result(server: Any) -> None:
     stub = server.stub()
     rng = np.random.default_rng(1)
     noise = [rng.integers(0, 256, (50, 40, 3), dtype=np.uint8) for _ in range(8)]
@@ -365,7 +365,7 @@ def test_companions_do_not_change_an_answer(server: Any) -> None:
         assert alone.SerializeToString() == together[i % 8].SerializeToString()
 
 
-def test_a_full_queue_says_when_to_come_back(start_server: Callable[..., Any], gate: Any) -> None:
+def test_a_full_queue_sends_a_retry_delay(start_server: Callable[..., Any], gate: Any) -> None:
     server = start_server(service=ServiceSettings(max_queue=4))
     stub = server.stub()
     request = service_pb2.ClassifyRequest(images=[image()] * 4)

@@ -112,19 +112,19 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", COSTLY)
-def test_what_costs_more_than_its_bytes_is_refused_before_it_is_decoded(name: str) -> None:
+def test_costly_images_are_refused_before_decoding(name: str) -> None:
     for read in (read_image, decode_apart):
         with pytest.raises(InvalidImageError):
             read(COSTLY[name])
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_no_pixel_depends_on_is_left_out(name: str) -> None:
+def test_parts_that_no_pixel_depends_on_are_left_out(name: str) -> None:
     assert read_image(HARMLESS[name]).shape == (64, 96, 3)
     assert len(inspect(HARMLESS[name]).data) < len(HARMLESS[name])
 
 
-def test_an_ordinary_image_is_looked_at_and_not_copied() -> None:
+def test_an_ordinary_image_is_inspected_without_a_copy() -> None:
     for data in (GOOD_JPEG, GOOD_PNG):
         assert inspect(data).data is data
 
@@ -166,7 +166,7 @@ def test_another_process_gives_the_same_pixels(
 
 
 @needs_fork
-def test_another_process_says_why_it_refuses() -> None:
+def test_another_process_gives_the_reason_for_a_refusal() -> None:
     with pytest.raises(ImageTooLargeError, match="the limit is 100"):
         decode_apart(GOOD_PNG, DecodeLimits(100), RULE)
     with pytest.raises(InvalidImageError, match="not an image that is read: text"):
@@ -186,7 +186,7 @@ def test_a_decoder_that_takes_too_long_is_ended_and_the_next_is_not() -> None:
 
 
 @needs_fork
-def test_a_helper_that_was_ended_is_begun_again() -> None:
+def test_a_decoder_process_that_ended_is_restarted() -> None:
     decode_apart(GOOD_PNG, rule=RULE)
     pid = start_decoder()
     assert pid is not None
@@ -227,7 +227,7 @@ def large_photo() -> bytes:
 
 
 @needs_fork
-def test_a_large_photo_is_answered_by_every_call(
+def test_every_call_accepts_a_large_photo(
     start_server: Callable[..., Any], one_model: Path, large_photo: bytes
 ) -> None:
     server = start_server(one_model)
@@ -242,7 +242,7 @@ def test_a_large_photo_is_answered_by_every_call(
 
 
 @needs_fork
-def test_while_slow_images_are_decoded_others_and_the_health_are_answered(
+def test_slow_images_delay_neither_others_nor_health(
     start_server: Callable[..., Any], one_model: Path, large_photo: bytes
 ) -> None:
     server = start_server(one_model, num_threads=1)

@@ -79,7 +79,7 @@ def test_a_region_of_interest_is_all_that_is_embedded(asked: Client) -> None:
     assert found.vectors == pytest.approx(np.array([[1, 0, 0], [1, 0, 0]]), abs=1e-4)
 
 
-def test_vectors_are_of_length_1_where_that_was_asked_for(asked: Client) -> None:
+def test_vectors_have_length_1_if_requested(asked: Client) -> None:
     dark = np.full((8, 8, 3), (30, 60, 90), np.uint8)
     found = asked.embed([dark, BLACK], normalize=True).vectors
     assert np.linalg.norm(found[0]) == pytest.approx(1, abs=1e-6)
@@ -107,7 +107,7 @@ def test_a_file_and_a_server_give_the_same(one_model: Path, server: Any) -> None
     assert ours.model_digest == theirs.model_digest
 
 
-def test_a_digest_tells_models_apart_and_not_their_places(
+def test_a_digest_identifies_a_model_in_any_folder(
     models: Path, tmp_path: Path, bundles: Any, start_server: Callable[..., Any]
 ) -> None:
     server = start_server(models)
@@ -214,7 +214,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened.set()
 
 
-def test_what_waits_beyond_its_deadline_never_runs(
+def test_images_past_their_deadline_never_run(
     start_server: Callable[..., Any], held: threading.Event
 ) -> None:
     server = start_server(num_threads=1)
@@ -232,7 +232,7 @@ def test_what_waits_beyond_its_deadline_never_runs(
     assert server.counts().dropped == 5
 
 
-def test_a_full_queue_and_held_bytes_say_when_to_come_back(
+def test_a_full_queue_and_held_bytes_send_a_retry_delay(
     start_server: Callable[..., Any], held: threading.Event
 ) -> None:
     for settings in (ServiceSettings(max_queue=2), ServiceSettings(max_waiting_bytes=300)):
@@ -253,7 +253,7 @@ def test_a_full_queue_and_held_bytes_say_when_to_come_back(
         waiting.cancel()
 
 
-def test_companions_do_not_change_a_vector(server: Any) -> None:
+def test_other_images_do_not_change_a_vector(server: Any) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (8, 30, 40, 3), dtype=np.uint8)
     with Client(server.address) as client:
         together = client.embed(noise).vectors

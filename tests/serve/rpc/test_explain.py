@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_answer(client: Client) -> None:
 
 
 @pytest.mark.parametrize("call", ["explain", "explain_stream"])
-def test_a_device_without_memory_is_told_as_when_classifying(
+def test_out_of_memory_is_reported_as_when_classifying(
     client: Client, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def too_large(_self: Bundle, _images: np.ndarray) -> np.ndarray:
@@ -143,7 +143,7 @@ def test_images_have_the_upright_images_size(client: Client) -> None:
     assert len(np.unique(segments)) == 16
 
 
-def test_images_that_were_not_asked_for_are_not_sent(client: Client) -> None:
+def test_only_requested_renderings_are_sent(client: Client) -> None:
     found = client.explain(scene(), **GRID)
     assert found.segments() is None
     assert found.explanations[0].overlay_png == b""
@@ -213,7 +213,7 @@ def test_sampling_stops_once_it_is_stable(client: Client) -> None:
     assert found.num_samples < 5000
 
 
-def test_the_lime_packages_algorithm_can_be_asked_for(client: Client) -> None:
+def test_the_lime_packages_algorithm_can_be_requested(client: Client) -> None:
     found = client.explain(scene(), compat="lime", num_samples=60, seed=1)
     assert found.explanations[0].label == "red"
 
@@ -333,7 +333,7 @@ def test_a_wrong_field_is_named_with_what_was_expected(
     assert words in bad.field_violations[0].description
 
 
-def test_every_file_of_the_bad_set_is_answered(client: Client, data_folder: Path) -> None:
+def test_every_file_of_the_bad_set_gets_a_response(client: Client, data_folder: Path) -> None:
     rows = (data_folder / "badimages" / "index.csv").read_text().splitlines()[1:]
     for row in rows:
         path = data_folder / "badimages" / row.split(",")[0]

@@ -184,7 +184,7 @@ def test_a_server_that_stops_ends_its_streams(
         (NotFoundError, {"model": "elsewhere"}),
     ],
 )
-def test_what_explain_refuses_is_refused(
+def test_requests_that_explain_refuses_are_refused(
     client: Client, error: type[Exception], arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(error):
@@ -226,7 +226,7 @@ def test_time_spent_waiting_counts_against_the_deadline(
     assert any("deadline of 300 ms passed after 32 of 1600" in one for one in found.warnings)
 
 
-def test_why_this_and_not_that_is_the_difference_of_both(asked: Client) -> None:
+def test_a_contrast_is_the_difference_of_both_labels(asked: Client) -> None:
     arguments = {**OPTIONS, "num_samples": 300, "seed": 2}
     both = asked.explain(scene(), labels=["red", "blue"], **arguments).explanations
     (contrast,) = asked.explain(

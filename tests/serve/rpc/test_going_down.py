@@ -188,7 +188,7 @@ def _counted_in(pid: int) -> set[Path]:
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("loaded", ["", "onnxruntime", "grpc"])
-def test_a_server_that_is_told_to_stop_before_it_is_ready_does(
+def test_a_server_can_be_stopped_before_it_is_ready(
     command: Callable[..., Command], processes: int, number: signal.Signals, loaded: str
 ) -> None:
     server = command(processes)
@@ -199,7 +199,7 @@ def test_a_server_that_is_told_to_stop_before_it_is_ready_does(
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
-def test_being_asked_for_new_versions_ends_no_server_that_starts(
+def test_sighup_does_not_end_a_starting_server(
     command: Callable[..., Command], processes: int
 ) -> None:
     server = command(processes)
@@ -260,7 +260,7 @@ def test_a_log_that_cannot_be_written_ends_no_server(one_model: Path, processes:
         process.communicate()
 
 
-def test_a_command_whose_answer_cannot_be_written_says_so() -> None:
+def test_a_command_reports_that_its_output_cannot_be_written() -> None:
     with Path("/dev/full").open("w") as full:
         found = subprocess.run(
             [sys.executable, "-m", "limelens.cli", "--version"],

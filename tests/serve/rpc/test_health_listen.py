@@ -83,7 +83,7 @@ def test_probes_see_a_server_that_drains(
     server.call(stopped())
 
 
-def test_a_health_port_that_cannot_be_had_is_told(start_server: Callable[..., Any]) -> None:
+def test_a_taken_health_port_is_reported(start_server: Callable[..., Any]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -54,7 +54,7 @@ def no_collector() -> Iterator[None]:
 @pytest.mark.parametrize(
     "fields", [{"top_k": -1}, {"model": "nothing"}, {}], ids=["field", "model", "image"]
 )
-def test_a_refused_request_is_gone_at_once(
+def test_a_refused_request_is_freed_at_once(
     start_server: Callable[..., Any],
     no_collector: None,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
@@ -90,7 +90,7 @@ def test_a_refused_request_is_gone_at_once(
     assert server.server.runner.budget.held == 0
 
 
-def test_an_error_forgets_what_it_held() -> None:
+def test_an_error_frees_its_request() -> None:
     class Large:
         pass
 
@@ -130,7 +130,7 @@ def test_messages_are_counted_while_they_are_held(
     assert budget.held == 0
 
 
-def test_a_burst_of_one_connection_is_refused_and_others_are_answered(
+def test_a_burst_of_one_connection_is_refused_and_others_are_served(
     start_server: Callable[..., Any],
 ) -> None:
     server = start_server(service=ServiceSettings(max_queue=64))
@@ -149,7 +149,7 @@ def test_a_burst_of_one_connection_is_refused_and_others_are_answered(
     assert other.Classify(raw_request()).predictions
 
 
-def test_calls_beyond_the_limit_are_told_when_to_come_back(
+def test_calls_beyond_the_limit_get_a_retry_delay(
     start_server: Callable[..., Any],
 ) -> None:
     server = start_server(max_calls=2)
@@ -200,7 +200,7 @@ def test_the_connections_of_one_address_share_what_it_has() -> None:
             pass
 
 
-def test_those_with_slow_images_come_in_turn() -> None:
+def test_clients_with_slow_images_take_turns() -> None:
     order: list[str] = []
 
     class Slow(EncodedImage):
@@ -248,7 +248,7 @@ def test_a_stream_of_requests_counts_its_images(start_server: Callable[..., Any]
     assert all("5 calls within 3600 s" in answer for answer in answers[2:])
 
 
-def test_a_request_that_costs_more_than_the_limit_is_answered_once(
+def test_a_request_that_costs_more_than_the_limit_is_served_once(
     start_server: Callable[..., Any],
 ) -> None:
     server = start_server(access=AccessConfig(rate_limit="5/hour"))
@@ -278,7 +278,7 @@ def test_an_explanation_counts_its_samples(start_server: Callable[..., Any]) -> 
         ("100/second; expected 1 to 64 and/or 0", "100/second; expected 1 to 64 and/or 0"),
     ],
 )
-def test_callers_are_told_no_paths(text: str, expected: str) -> None:
+def test_callers_see_no_paths(text: str, expected: str) -> None:
     assert without_paths(text) == expected
 
 

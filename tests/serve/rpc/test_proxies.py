@@ -45,7 +45,7 @@ def serve() -> Iterator[Serve]:
         listener.close()
 
 
-def test_the_first_variable_that_is_set_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_variable_that_is_set_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_for("door.example") is None
     monkeypatch.setenv("http_proxy", "http://one:1")
     monkeypatch.setenv("https_proxy", "http://two:2")
@@ -57,7 +57,7 @@ def test_the_first_variable_that_is_set_counts(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
-def test_no_proxy_is_taken_to_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_no_proxy_is_used_for_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     assert proxy_for(host) is None
 
@@ -75,7 +75,7 @@ def test_no_proxy_is_taken_to_this_machine(monkeypatch: pytest.MonkeyPatch, host
         (" , ", "door.example", False),
     ],
 )
-def test_hosts_may_be_excepted(
+def test_hosts_may_be_excluded(
     monkeypatch: pytest.MonkeyPatch, exceptions: str, host: str, is_direct: bool
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
@@ -125,7 +125,7 @@ def test_a_proxy_that_lets_calls_through_is_fine(
         (b"", "it hangs up"),
     ],
 )
-def test_a_proxy_that_lets_nothing_through_is_named(
+def test_a_proxy_that_blocks_calls_is_named(
     monkeypatch: pytest.MonkeyPatch, serve: Serve, answer: bytes, words: str
 ) -> None:
     port, _ = serve(answer)
@@ -137,7 +137,7 @@ def test_a_proxy_that_lets_nothing_through_is_named(
     assert "no_proxy" in check.advice
 
 
-def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")

@@ -104,7 +104,7 @@ def health(address: str, service: str = "") -> Any:
         return stub.Check(health_pb2.HealthCheckRequest(service=service)).status
 
 
-def test_one_line_says_what_is_served(start_process: Callable[..., Process]) -> None:
+def test_one_line_announces_the_models(start_process: Callable[..., Process]) -> None:
     process = start_process()
     assert process.line.startswith("limelens: serving colours 1 on 127.0.0.1:")
     assert process.line.endswith("(CPUExecutionProvider, 2 threads)\n")
@@ -124,7 +124,7 @@ def test_a_server_that_could_not_start_leaves_ctrl_c_as_it_was(
     assert [signal.getsignal(number) for number in handled] == before
 
 
-def test_calls_under_way_are_answered_after_sigterm(start_process: Callable[..., Process]) -> None:
+def test_calls_in_flight_finish_after_sigterm(start_process: Callable[..., Process]) -> None:
     process = start_process(slow_s=1.0)
     states: list[Any] = []
 
@@ -191,7 +191,7 @@ def test_a_watcher_of_the_health_does_not_hold_the_server(start_server: Callable
             assert then.result().status == NOT_SERVING
 
 
-def test_health_is_told_for_all_and_for_the_service(start_server: Callable[..., Any]) -> None:
+def test_health_is_reported_for_all_and_for_the_service(start_server: Callable[..., Any]) -> None:
     address = start_server().address
     assert health(address) == SERVING
     assert health(address, "limelens.v1.ClassifierService") == SERVING
@@ -215,7 +215,7 @@ def test_reflection_can_be_turned_off(start_server: Callable[..., Any]) -> None:
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_taken_port_is_an_error_that_says_what_to_do(one_model: Path) -> None:
+def test_a_taken_port_is_an_error_with_advice(one_model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ListenError, match=f"cannot listen on {address}: the port is taken"):
@@ -228,7 +228,7 @@ def test_two_servers_do_not_share_a_port(start_server: Callable[..., Any]) -> No
         start_server(listen=address)
 
 
-def test_a_missing_folder_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_with_advice(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no such folder; expected models as"):
         serve(ServerConfig(models=tmp_path / "nothing"))
 
@@ -253,7 +253,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("which", ["listen", "http", "health_listen"])
-def test_a_server_that_cannot_listen_gives_back_what_it_took(which: str, one_model: Path) -> None:
+def test_a_server_that_cannot_listen_frees_its_resources(which: str, one_model: Path) -> None:
     ports = {name: free_port() for name in ("listen", "http", "health_listen") if name != which}
     addresses: dict[str, Any] = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
 
@@ -279,7 +279,7 @@ def test_a_server_that_cannot_listen_gives_back_what_it_took(which: str, one_mod
     assert threads() == before
 
 
-def test_a_stopped_server_is_not_told_of_models_any_more(
+def test_a_stopped_server_gets_no_more_notifications(
     start_server: Callable[..., Any],
 ) -> None:
     server = start_server()
@@ -303,7 +303,7 @@ def test_an_impossible_address_is_refused(listen: str, one_model: Path) -> None:
         serve(ServerConfig(models=one_model, listen=listen, insecure=True))
 
 
-def test_plaintext_beyond_loopback_can_be_insisted_on(start_server: Callable[..., Any]) -> None:
+def test_plaintext_beyond_loopback_needs_an_option(start_server: Callable[..., Any]) -> None:
     server = start_server(listen="0.0.0.0:0", insecure=True)
     with Client(server.address.replace("0.0.0.0", "127.0.0.1")) as client:
         assert client.classify(RED)[0].label == "red"
@@ -382,7 +382,7 @@ def test_tls_protects_the_connection(start_server: Callable[..., Any], certifica
         client.classify(RED)
 
 
-def test_clients_without_a_required_certificate_are_turned_away(
+def test_clients_without_a_required_certificate_are_refused(
     start_server: Callable[..., Any], certificates: Path
 ) -> None:
     tls = Tls(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")
@@ -460,7 +460,7 @@ def test_a_socket_with_too_long_a_path_is_refused(one_model: Path, tmp_path: Pat
         serve(ServerConfig(models=one_model, listen=f"unix:{path}", device="cpu"))
 
 
-def test_taking_leave_is_part_of_the_grace(
+def test_draining_is_part_of_the_grace_period(
     one_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
@@ -488,12 +488,12 @@ def test_taking_leave_is_part_of_the_grace(
 
 
 @pytest.mark.parametrize("listen", ["unix:", "unix:/no/such/folder/s"])
-def test_a_socket_that_cannot_be_is_refused(one_model: Path, listen: str) -> None:
+def test_an_impossible_socket_is_refused(one_model: Path, listen: str) -> None:
     with pytest.raises(ListenError, match="expected unix:PATH in a folder that exists"):
         serve(ServerConfig(models=one_model, listen=listen, device="cpu"))
 
 
-def test_a_call_on_its_way_is_let_in_though_nothing_came_for_a_while(
+def test_a_draining_server_accepts_a_late_call(
     start_process: Callable[..., Process],
 ) -> None:
     process = start_process(slow_s=1.0)
@@ -570,7 +570,7 @@ class NoModels(ModelRegistry):
         pass
 
 
-def test_threads_that_ask_at_once_for_an_engine_get_the_same(one_model: Path) -> None:
+def test_concurrent_threads_get_the_same_engine(one_model: Path) -> None:
     """Explanation threads do so; nobody would end the threads of a second engine."""
     bundle = load_bundle(one_model / "colours" / "1", "cpu", num_threads=1)
     together = threading.Barrier(8)
@@ -591,7 +591,7 @@ def test_threads_that_ask_at_once_for_an_engine_get_the_same(one_model: Path) ->
         sys.setswitchinterval(often)
 
 
-def test_requests_of_an_empty_message_are_answered(start_server: Callable[..., Any]) -> None:
+def test_empty_messages_are_valid_requests(start_server: Callable[..., Any]) -> None:
     stub = start_server().stub()
     with pytest.raises(grpc.RpcError) as caught:
         stub.Classify(service_pb2.ClassifyRequest())

@@ -102,7 +102,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     gate.opened.set()
 
 
-def test_every_frame_is_answered_in_turn(client: Client) -> None:
+def test_every_frame_gets_a_response_in_order(client: Client) -> None:
     camera = Paced(client, camera_id="door", top_k=1)
     found = [camera(frame) for frame in (RED, GREEN, GREY)]
     assert [one.frame_id for one in found] == [0, 1, 2]
@@ -137,7 +137,7 @@ def test_capture_time_comes_back_and_frames_have_regions(client: Client) -> None
     camera.end()
 
 
-def test_a_bad_frame_is_answered_and_the_stream_goes_on(client: Client) -> None:
+def test_a_bad_frame_is_reported_and_the_stream_continues(client: Client) -> None:
     camera = Paced(client)
     found = [camera(frame) for frame in (RED, b"no image", b"", RED)]
     assert [one.status.value for one in found] == ["classified", "invalid", "invalid", "classified"]
@@ -159,7 +159,7 @@ def test_frames_out_of_order_are_dropped_and_counted(client: Client) -> None:
     camera.end()
 
 
-def test_of_waiting_frames_the_newest_is_classified(client: Client, gate: Any) -> None:
+def test_the_newest_waiting_frame_is_classified(client: Client, gate: Any) -> None:
     camera = Paced(client)
     camera(RED)
     while gate.entered.acquire(blocking=False):
@@ -298,7 +298,7 @@ def test_messages_must_be_one_configuration_and_then_frames(
     assert "configuration" in (caught.value.details() or "")
 
 
-def test_an_error_that_cuts_an_answer_short_still_ends_the_call(server: Any) -> None:
+def test_an_error_during_a_response_still_ends_the_call(server: Any) -> None:
     stub = server.stub()
     for _ in range(100):  # the error comes while the first answer is being written, at times
         with pytest.raises(grpc.RpcError) as caught:
@@ -310,7 +310,7 @@ def test_a_stream_may_end_with_its_configuration(server: Any) -> None:
     assert list(server.stub().ClassifyStream(iter([CONFIG]))) == []
 
 
-def test_what_waits_at_the_end_is_still_answered(server: Any) -> None:
+def test_waiting_frames_still_get_a_response_at_the_end(server: Any) -> None:
     answers = list(server.stub().ClassifyStream(iter([CONFIG, *map(frame, range(20))])))
     assert sorted(one.frame_id for one in answers) == list(range(20))
     last = max(answers, key=lambda one: one.frame_id)
@@ -450,7 +450,9 @@ def test_streams_end_when_the_server_goes_down(server: Any, client: Client) -> N
     assert time.monotonic() - began < 5
 
 
-def test_a_multilabel_models_alert_is_heard(start_server: Callable[..., Any], models: Any) -> None:
+def test_a_multilabel_models_alert_is_reported(
+    start_server: Callable[..., Any], models: Any
+) -> None:
     white = np.full((8, 8, 3), 255, np.uint8)
     file = io.BytesIO()
     Image.fromarray(white).save(file, "JPEG")

@@ -117,7 +117,7 @@ def test_a_change_is_explained_later_on_the_same_stream(client: Client) -> None:
     assert camera.end() == []
 
 
-def test_the_part_that_is_looked_at_is_what_is_explained(client: Client) -> None:
+def test_only_the_region_is_explained(client: Client) -> None:
     both = np.concatenate([RED, GREEN], axis=1)
     camera = Camera(
         client, region=Region(0.5, 0, 1, 1), explain_on_change={**FAST, "renderings": ["segments"]}
@@ -133,7 +133,7 @@ def test_the_part_that_is_looked_at_is_what_is_explained(client: Client) -> None
     camera.end()
 
 
-def test_labels_that_are_named_are_explained_instead(client: Client) -> None:
+def test_named_labels_are_explained_instead(client: Client) -> None:
     camera = Camera(client, explain_on_change={**FAST, "labels": ["blue"]})
     camera(RED)
     change = camera.hear().explanation
@@ -144,14 +144,14 @@ def test_labels_that_are_named_are_explained_instead(client: Client) -> None:
     camera.end()
 
 
-def test_a_change_to_unknown_is_not_explained_nor_one_that_alerts_nobody(client: Client) -> None:
+def test_changes_to_unknown_or_without_an_alert_are_not_explained(client: Client) -> None:
     camera = Camera(client, explain_on_change=FAST, explain_alerts_only=True)
     for frame in (GREEN, GREY, BLUE, GREY, RED, GREY):
         assert camera(frame).changed
     assert [one.frame_id for one in camera.end()] == [4]
 
 
-def test_frames_are_answered_while_one_is_explained(client: Client, gate: Gate) -> None:
+def test_frames_are_classified_while_one_is_explained(client: Client, gate: Gate) -> None:
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
@@ -164,7 +164,7 @@ def test_frames_are_answered_while_one_is_explained(client: Client, gate: Gate) 
     camera.end()
 
 
-def test_of_changes_that_wait_the_newest_is_explained(client: Client, gate: Gate) -> None:
+def test_the_newest_waiting_change_is_explained(client: Client, gate: Gate) -> None:
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
@@ -181,7 +181,7 @@ def test_of_changes_that_wait_the_newest_is_explained(client: Client, gate: Gate
     assert told[3].superseded_changes == 2
 
 
-def test_another_cameras_explanation_that_waits_also_takes_the_newest(
+def test_another_cameras_waiting_explanation_also_takes_the_newest(
     start_server: Callable[..., Any], gate: Gate
 ) -> None:
     """A change that waits behind others in the explainer's queue is not begun once it is old."""
@@ -200,7 +200,7 @@ def test_another_cameras_explanation_that_waits_also_takes_the_newest(
         ]  # fmt: skip
 
 
-def test_a_busy_server_says_why_there_is_no_explanation(
+def test_a_busy_server_reports_why_there_is_no_explanation(
     start_server: Callable[..., Any], gate: Gate
 ) -> None:
     server = start_server(service=ServiceSettings(max_waiting_explanations=0))
@@ -224,7 +224,7 @@ def test_a_busy_server_says_why_there_is_no_explanation(
         second.end()
 
 
-def test_frames_that_wait_to_be_explained_count_among_the_bytes_that_wait(
+def test_frames_that_wait_for_explanation_count_as_waiting_bytes(
     start_server: Callable[..., Any], gate: Gate
 ) -> None:
     server = start_server(service=ServiceSettings(max_waiting_bytes=RED.nbytes + 100))
@@ -243,7 +243,7 @@ def test_frames_that_wait_to_be_explained_count_among_the_bytes_that_wait(
         assert server.server.runner.budget.held == 0
 
 
-def test_a_change_that_cannot_be_explained_says_why(client: Client) -> None:
+def test_a_change_that_cannot_be_explained_has_a_reason(client: Client) -> None:
     ids = np.zeros((5, 5), np.uint16)
     camera = Camera(client, explain_on_change={"segments": ids, "num_samples": 20})
     camera(RED)
@@ -254,7 +254,7 @@ def test_a_change_that_cannot_be_explained_says_why(client: Client) -> None:
     camera.end()
 
 
-def test_what_fails_without_a_name_is_not_told_but_logged(
+def test_unexpected_errors_are_logged_and_not_sent(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from limelens.serve.explaining import pool as explainer
@@ -274,7 +274,7 @@ def test_what_fails_without_a_name_is_not_told_but_logged(
     camera.end()
 
 
-def test_at_the_end_what_is_being_explained_is_waited_for(client: Client, gate: Gate) -> None:
+def test_the_stream_waits_for_its_explanation_at_the_end(client: Client, gate: Gate) -> None:
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
@@ -284,7 +284,7 @@ def test_at_the_end_what_is_being_explained_is_waited_for(client: Client, gate: 
     assert [one.frame_id for one in camera.end()] == [0, 1]
 
 
-def test_but_not_for_ever(
+def test_the_wait_at_the_end_is_bounded(
     server: Any, client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from limelens.serve.rpc import camera_stream as stream
@@ -369,9 +369,7 @@ def test_no_more_than_one_explanation_waits_for_a_slow_reader(server: Any, clien
         ({"num_samples": 10_001}, "config.explain_on_change.options.num_samples: 10001"),
     ],
 )
-def test_options_that_cannot_be_are_refused_at_once(
-    client: Client, options: Any, words: str
-) -> None:
+def test_impossible_options_are_refused_at_once(client: Client, options: Any, words: str) -> None:
     assert Limits().max_samples == 10_000
     with pytest.raises(InvalidRequestError) as caught:
         list(client.stream([RED], explain_on_change=options))
@@ -392,7 +390,7 @@ def test_options_that_cannot_be_are_refused_at_once(
         ({"max_decision_age_s": -1.0}, "config.max_decision_age_ms: -1000; expected 0 or more"),
     ],
 )
-def test_smoothing_that_cannot_be_is_refused(
+def test_impossible_smoothing_is_refused(
     client: Client, settings: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
@@ -409,7 +407,7 @@ def test_a_door_alerts_at_once_and_clears_after_some_frames(client: Client) -> N
     camera.end()
 
 
-def test_a_decision_that_nothing_renews_becomes_unknown(client: Client) -> None:
+def test_a_decision_without_new_frames_becomes_unknown(client: Client) -> None:
     camera = Camera(client, max_decision_age_s=1.5, smoothing=(3, 2))
     camera(RED)
     assert camera(RED).alert
@@ -422,7 +420,7 @@ def test_a_decision_that_nothing_renews_becomes_unknown(client: Client) -> None:
     assert camera.end() == []
 
 
-def test_frames_that_are_no_images_do_not_keep_a_decision_alive(client: Client) -> None:
+def test_unreadable_frames_do_not_keep_a_decision(client: Client) -> None:
     camera = Camera(client, max_decision_age_s=0.3)
     assert camera(RED).smoothed_label == "red"
     until(lambda: camera(b"no image").smoothed_label is None)

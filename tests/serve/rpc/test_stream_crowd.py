@@ -54,7 +54,7 @@ def num_connections() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_unary_calls_answer_beside_4000_silent_connections(
+def test_unary_calls_succeed_beside_4000_silent_connections(
     num_connections: int, address: str
 ) -> None:
     if num_connections < 1000:

@@ -71,7 +71,7 @@ def test_a_stream_has_its_place_before_its_configuration_came(
         assert list(stream.call) == []
 
 
-def test_a_stream_that_ends_unconfigured_gives_its_place_back(
+def test_a_stream_that_ends_unconfigured_frees_its_place(
     start_server: Callable[..., Any], open_stream: Callable[[Any], Quiet]
 ) -> None:
     server = start_server(service=ServiceSettings(max_streams=1))
@@ -85,7 +85,7 @@ def test_a_stream_that_ends_unconfigured_gives_its_place_back(
     assert next(other.call).frame_id == 0
 
 
-def test_a_silent_stream_does_not_hold_a_server_that_goes_down(
+def test_a_silent_stream_does_not_delay_a_stopping_server(
     start_server: Callable[..., Any], open_stream: Callable[[Any], Quiet]
 ) -> None:
     server = start_server()

@@ -215,7 +215,7 @@ def test_bad_files_are_rejected_with_reasons_and_the_old_version_serves(
     assert health(server.address, "colours") == SERVING
 
 
-def test_a_refusal_is_logged_once_and_not_at_every_look(
+def test_a_refusal_is_logged_once_and_not_at_every_scan(
     start_server: Callable[..., Any],
     tmp_path: Path,
     bundles: BundleMaker,
@@ -234,7 +234,7 @@ def test_a_refusal_is_logged_once_and_not_at_every_look(
     assert server.repository.load_counts.loaded == 2
 
 
-def test_a_bad_file_in_place_of_a_good_one_is_told_beside_what_serves_on(
+def test_a_bad_new_file_is_reported_beside_the_served_version(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     path = put(tmp_path, bundles, 1)
@@ -248,7 +248,7 @@ def test_a_bad_file_in_place_of_a_good_one_is_told_beside_what_serves_on(
         assert version_of(client) == 1
 
 
-def test_a_file_that_is_still_written_is_not_judged_until_it_is_quiet(
+def test_a_file_that_is_being_written_is_not_validated(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -265,7 +265,7 @@ def test_a_file_that_is_still_written_is_not_judged_until_it_is_quiet(
     assert server.repository.load_counts.rejected == 0
 
 
-def test_a_version_that_is_removed_leaves_its_calls_to_the_one_before(
+def test_a_removed_versions_calls_go_to_the_one_before(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -278,7 +278,7 @@ def test_a_version_that_is_removed_leaves_its_calls_to_the_one_before(
         assert list(listed(client)) == [1]
 
 
-def test_a_folder_that_went_away_leaves_everything_as_it_was(
+def test_a_missing_repository_changes_nothing(
     start_server: Callable[..., Any],
     tmp_path: Path,
     bundles: BundleMaker,
@@ -300,7 +300,7 @@ def test_a_folder_that_went_away_leaves_everything_as_it_was(
     assert caplog.text.count("no models in it any more") < 5
 
 
-def test_health_is_told_for_each_model(
+def test_health_is_reported_for_each_model(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -319,7 +319,7 @@ def test_health_is_told_for_each_model(
     assert health(server.address) == SERVING
 
 
-def test_a_version_that_fails_after_it_took_over_is_taken_out_again(
+def test_a_version_that_fails_after_it_took_over_is_rolled_back(
     start_server: Callable[..., Any],
     tmp_path: Path,
     bundles: BundleMaker,
@@ -378,7 +378,7 @@ def test_the_version_before_is_kept_until_the_new_one_is_proven(
     assert repository.get() is second  # proven: what fails now is told, not taken out
 
 
-def test_a_changed_file_that_fails_gives_way_to_what_it_replaced(
+def test_a_changed_file_that_fails_is_rolled_back(
     tmp_path: Path, bundles: BundleMaker, start_server: Callable[..., Any]
 ) -> None:
     path = put(tmp_path, bundles, 1)
@@ -396,7 +396,7 @@ def test_a_changed_file_that_fails_gives_way_to_what_it_replaced(
 
 
 @pytest.mark.parametrize("rule", ["all", "latest"])
-def test_what_is_taken_out_during_a_look_stays_out(
+def test_a_version_rolled_back_during_a_scan_stays_out(
     tmp_path: Path, bundles: BundleMaker, rule: str, start_server: Callable[..., Any]
 ) -> None:
     from limelens.serve.repository.version_policy import parse_versions
@@ -465,7 +465,7 @@ def test_explanations_whose_run_breaks_count_against_a_version_too(
         assert ask(RED).model.version == 1
 
 
-def test_what_was_replaced_is_freed_when_its_last_call_ended(
+def test_a_replaced_version_is_freed_when_its_last_call_ends(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     from limelens.serve.repository.version_policy import parse_versions
@@ -520,7 +520,7 @@ def test_a_camera_follows_to_the_new_version_at_its_next_frame(
         pinned.end()
 
 
-def test_a_camera_goes_on_where_a_new_version_lacks_its_labels(
+def test_a_camera_continues_if_a_new_version_lacks_its_labels(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -549,7 +549,7 @@ def test_a_camera_goes_on_where_a_new_version_lacks_its_labels(
         camera.end()
 
 
-def test_sighup_looks_at_once(tmp_path: Path, bundles: BundleMaker) -> None:
+def test_sighup_scans_at_once(tmp_path: Path, bundles: BundleMaker) -> None:
     bundle = bundles.save(tmp_path / "source", bundles.metadata())
     models = tmp_path / "models"
     publish(models, bundle, 1)
@@ -568,7 +568,7 @@ def test_sighup_looks_at_once(tmp_path: Path, bundles: BundleMaker) -> None:
     assert line.endswith("loaded swapped version 2 on CPUExecutionProvider")
 
 
-def test_sighup_does_not_end_a_server_that_never_looks(
+def test_sighup_does_not_end_a_server_without_reloading(
     tmp_path: Path, bundles: BundleMaker
 ) -> None:
     publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
@@ -582,7 +582,7 @@ def test_sighup_does_not_end_a_server_that_never_looks(
     assert "switched off" in errors
 
 
-def test_a_server_stops_though_a_file_is_being_judged(
+def test_a_server_stops_while_a_file_is_being_validated(
     start_server: Callable[..., Any], tmp_path: Path, bundles: BundleMaker
 ) -> None:
     put(tmp_path, bundles, 1)
@@ -606,7 +606,7 @@ def test_a_server_stops_though_a_file_is_being_judged(
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
-def test_what_was_begun_before_sigterm_is_answered_under_load(
+def test_calls_begun_before_sigterm_finish_under_load(
     tmp_path: Path, bundles: BundleMaker, processes: int
 ) -> None:
     publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
@@ -616,7 +616,7 @@ def test_what_was_begun_before_sigterm_is_answered_under_load(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_twenty_servers_in_a_row_lose_nothing_when_they_are_told_to_stop(
+def test_twenty_stopping_servers_in_a_row_lose_no_call(
     tmp_path: Path, bundles: BundleMaker, processes: int
 ) -> None:
     publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)

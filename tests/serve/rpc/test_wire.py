@@ -67,7 +67,7 @@ def test_a_flood_of_fields_is_refused_and_named(name: str) -> None:
     assert caught.value.field == place
 
 
-def test_what_is_within_the_limits_passes() -> None:
+def test_messages_within_the_limits_pass() -> None:
     images = [image_pb2.Image(encoded=bytes(3000))] * MAX_REPEATED
     check_fields(pb2.ClassifyRequest(images=images).SerializeToString(), CLASSIFY)
     tensor = inference_pb2.ModelInferRequest.InferInputTensor(
@@ -83,7 +83,7 @@ def test_packed_numbers_of_two_bytes_count_once() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 5000, b"\x1a" * 5001, bytes(5000), b"\x0b" * 5000])
-def test_what_is_malformed_is_left_to_the_parser(data: bytes) -> None:
+def test_malformed_messages_are_left_to_the_parser(data: bytes) -> None:
     assert len(data) < MAX_FIELDS
     check_fields(data, CLASSIFY)
 
@@ -118,7 +118,7 @@ def test_a_flood_never_holds_the_event_loop(start_server: Callable[..., Any]) ->
     assert server.server.pauses.longest_s < 0.5
 
 
-def test_a_loop_that_is_held_is_seen(start_server: Callable[..., Any]) -> None:
+def test_a_blocked_loop_is_measured(start_server: Callable[..., Any]) -> None:
     server = start_server()
     server.loop.call_soon_threadsafe(time.sleep, 0.3)
     until(lambda: server.server.pauses.recent_s >= 0.2)

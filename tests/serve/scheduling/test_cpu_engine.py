@@ -143,9 +143,7 @@ async def test_a_large_request_lets_others_pass_and_is_not_starved(
     assert order.index(102) < order.index(20)
 
 
-async def test_what_expired_in_the_queue_never_runs(
-    engines: Any, bundle: Bundle, gate: Gate
-) -> None:
+async def test_expired_images_never_run(engines: Any, bundle: Bundle, gate: Gate) -> None:
     engine = engines()
     first = await occupied(engine, bundle, gate)
     deadline = time.monotonic() + 0.05
@@ -161,9 +159,7 @@ async def test_what_expired_in_the_queue_never_runs(
     assert (engine.counts.run, engine.counts.dropped) == (2, 30)
 
 
-async def test_what_was_cancelled_in_the_queue_never_runs(
-    engines: Any, bundle: Bundle, gate: Gate
-) -> None:
+async def test_cancelled_images_never_run(engines: Any, bundle: Bundle, gate: Gate) -> None:
     engine = engines(max_queue=4)
     first = await occupied(engine, bundle, gate)
     (gone,) = await queued(engine.classify(bundle, [image(i) for i in range(1, 5)]))
@@ -178,9 +174,7 @@ async def test_what_was_cancelled_in_the_queue_never_runs(
     assert sorted(batch[0] for batch in gate.batches) == [0, 11, 12, 13, 14]
 
 
-async def test_a_full_queue_says_when_to_come_back(
-    engines: Any, bundle: Bundle, gate: Gate
-) -> None:
+async def test_a_full_queue_sends_a_retry_delay(engines: Any, bundle: Bundle, gate: Gate) -> None:
     engine = engines(max_queue=3)
     first = await occupied(engine, bundle, gate)
     tasks = await queued(engine.classify(bundle, [image(1)] * 2))
@@ -216,7 +210,9 @@ async def test_one_bad_image_fails_its_request_alone(
         await engine.classify(bundle, [image(1)] * 8)
 
 
-async def test_companions_do_not_change_a_result(engines: Any, bundle: Bundle, gate: Gate) -> None:
+async def test_other_images_do_not_change_a_result(
+    engines: Any, bundle: Bundle, gate: Gate
+) -> None:
     gate.opened.set()
     engine = engines(num_threads=2)
     pixels = np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -290,7 +286,7 @@ async def test_a_lack_of_memory_is_an_overload(engines: Any, bundle: Bundle, gat
         await engine.classify(none, [image(1)])
 
 
-async def test_closing_ends_what_still_waits(engines: Any, bundle: Bundle, gate: Gate) -> None:
+async def test_closing_ends_waiting_requests(engines: Any, bundle: Bundle, gate: Gate) -> None:
     engine = engines()
     first = await occupied(engine, bundle, gate)
     tasks = await queued(engine.classify(bundle, [image(1)]))

@@ -120,7 +120,7 @@ async def test_responses_keep_the_order_of_the_images(
     np.testing.assert_allclose([one.embedding[0] * 255 for one in results], values, atol=0.01)
 
 
-async def test_embeddings_reach_only_those_who_asked(
+async def test_embeddings_reach_only_callers_who_requested_them(
     engines: Any, thread: DeviceThread, model: Path
 ) -> None:
     bundle = stand_in(model, thread=thread)
@@ -134,7 +134,7 @@ async def test_embeddings_reach_only_those_who_asked(
     assert [one.embedding is not None for one in found] == [True, False] * 3
 
 
-async def test_what_was_cancelled_or_expired_in_a_batch_never_runs(
+async def test_cancelled_or_expired_images_of_a_batch_never_run(
     engines: Any, thread: DeviceThread, model: Path
 ) -> None:
     seen: list[list[int]] = []

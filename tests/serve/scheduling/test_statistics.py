@@ -45,7 +45,7 @@ def ask(
         engine.close()
 
 
-def test_nothing_done_is_nothing_counted(bundle: Bundle) -> None:
+def test_an_unused_model_has_no_counts(bundle: Bundle) -> None:
     found = StatisticsCollector().of(bundle.path)
     assert (found.answered, found.failed, found.last_answered_at) == (0, 0, 0)
     message = model_statistics(ModelVersion("colours", 1, bundle), found)
@@ -91,7 +91,7 @@ def test_a_version_loaded_again_goes_on_counting(bundle: Bundle) -> None:
     assert collector.of(bundle.path).answered == collector.of(again.path).answered == 2
 
 
-def test_what_several_processes_did_adds_up() -> None:
+def test_statistics_of_several_processes_add_up() -> None:
     one = Statistics(1.0, 2, 0.5, 7.0, {1: Runs(3, 0.1, 0.2), 8: Runs(8, 0.2, 0.4)})
     other = Statistics(2.0, 1, 0.5, 9.0, {1: Runs(2, 0.1, 0.3)})
     both = total([one, other])

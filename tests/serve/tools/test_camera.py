@@ -150,7 +150,7 @@ def test_frames_of_a_video_come_in_order_with_their_time(
     assert source.num_skipped == 0
 
 
-def test_a_limit_of_frames_a_second_goes_by_the_videos_own_time(tmp_path: Path) -> None:
+def test_a_limit_on_the_frame_rate_follows_the_videos_timestamps(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.mp4", [RED] * 20)
     with open_source(path, max_fps=4) as source:
         times = [float(frame.place.removesuffix(" s")) for frame in source]
@@ -236,7 +236,7 @@ def test_joined_recordings_are_read_to_their_end(tmp_path: Path) -> None:
     assert (seen.count("r"), seen.count("g")) == (10, 10)
 
 
-def test_a_video_without_timestamps_goes_by_its_rate_and_says_so(tmp_path: Path) -> None:
+def test_a_video_without_timestamps_uses_its_rate_with_a_warning(tmp_path: Path) -> None:
     path = save_video(tmp_path / "raw.h264", [RED] * 40)
     told: list[str] = []
     with open_source(path, max_fps=2, tell=told.append) as source:
@@ -326,7 +326,7 @@ def test_a_video_may_come_on_standard_input(tmp_path: Path) -> None:
     assert found.stdout.strip() == b"2", found.stderr
 
 
-def test_a_camera_gives_its_newest_frame(fake_camera: FakeCamera) -> None:
+def test_a_camera_yields_its_newest_frame(fake_camera: FakeCamera) -> None:
     with open_source(fake_camera.url) as source:
         assert source.is_live
         frames = iter(source)
@@ -341,7 +341,7 @@ def test_a_camera_gives_its_newest_frame(fake_camera: FakeCamera) -> None:
         assert [first.frame_id, next(frames).frame_id] == [0, 2]
 
 
-def test_a_camera_gives_no_more_frames_a_second_than_wanted(fake_camera: FakeCamera) -> None:
+def test_a_camera_keeps_to_the_frame_rate_limit(fake_camera: FakeCamera) -> None:
     with open_source(fake_camera.url, max_fps=10) as source:
         began = time.monotonic()
         for _, _frame in zip(range(6), source, strict=False):
@@ -393,7 +393,9 @@ def test_stopping_ends_every_wait(fake_camera: FakeCamera) -> None:
         ("{folder}/sound.mkv", "no video in it"),
     ],
 )
-def test_a_source_that_cannot_be_opened_says_why(tmp_path: Path, source: str, words: str) -> None:
+def test_a_source_that_cannot_be_opened_is_an_error_with_a_reason(
+    tmp_path: Path, source: str, words: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
@@ -465,7 +467,7 @@ def test_a_broken_video_is_an_error_after_its_good_part(client: Client, tmp_path
             next(watching)
 
 
-def test_a_camera_goes_on_when_its_server_comes_back(
+def test_a_camera_continues_when_its_server_comes_back(
     start_server: Callable[..., Any], fake_camera: FakeCamera
 ) -> None:
     server = start_server()
@@ -536,9 +538,7 @@ def test_stopping_while_the_server_is_lost_is_no_error(
     assert len(told) == 1
 
 
-def test_a_file_does_not_outlive_its_server(
-    start_server: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_file_ends_with_its_server(start_server: Callable[..., Any], tmp_path: Path) -> None:
     server = start_server()
     path = save_video(tmp_path / "a.mp4", [RED] * 500)
     with Client(server.address, max_attempts=1) as client, open_source(path) as source:

@@ -10,7 +10,7 @@ def times(stamps: list[float | None], rate: float = 10.0) -> list[float]:
     return [timeline.time_of(stamp) for stamp in stamps]
 
 
-def test_timestamps_that_rise_are_taken_as_they_are() -> None:
+def test_rising_timestamps_are_kept() -> None:
     assert times([1.4, 1.5, 1.7]) == [1.4, 1.5, 1.7]
 
 
@@ -32,13 +32,13 @@ def test_missing_timestamps_follow_the_rate() -> None:
     assert times([0.0, None, None, 0.3]) == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_a_clock_that_stands_still_is_none() -> None:
+def test_constant_timestamps_are_ignored() -> None:
     timeline = Timeline(10.0)
     assert [timeline.time_of(7.0) for _ in range(4)] == pytest.approx([7.0, 7.1, 7.2, 7.3])
     assert timeline.num_without == 3
 
 
-def test_frames_out_of_order_never_step_back() -> None:
+def test_frames_out_of_order_never_go_back_in_time() -> None:
     assert times([0.0, 0.2, 0.1, 0.3]) == pytest.approx([0, 0.2, 0.2, 0.3])
 
 

@@ -212,7 +212,7 @@ def test_many_images_keep_their_order(local: Client, tmp_path: Path) -> None:
     assert vectors == pytest.approx(units, abs=1e-4)
 
 
-def test_a_model_that_is_replaced_on_the_way_is_noticed(
+def test_a_model_that_is_replaced_while_indexing_is_noticed(
     start_server: Callable[..., Any], one_model: Path, bundles: Any, tmp_path: Path
 ) -> None:
     models = tmp_path / "models"
@@ -235,7 +235,9 @@ def test_a_model_that_is_replaced_on_the_way_is_noticed(
         index_folder(client, tmp_path / "data", progress=replace_model)
 
 
-def test_what_cannot_be_indexed_says_why(local: Client, server: Any, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_indexed_are_refused_with_the_reason(
+    local: Client, server: Any, tmp_path: Path
+) -> None:
     with pytest.raises(IndexRefusedError, match="is no folder"):
         index_folder(local, tmp_path / "nowhere")
     with pytest.raises(IndexRefusedError, match="holds no images; expected files that end in"):
@@ -297,7 +299,7 @@ def test_damage_is_refused_or_harmless(index: SimilarIndex, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18), b"\x89PNG\r\n\x1a\n" * 9])
-def test_what_is_no_index_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_an_index_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "index").write_bytes(content)
     with pytest.raises(IndexRefusedError, match="not an index, or a damaged one"):
         load_index(tmp_path / "index")

@@ -120,7 +120,7 @@ def test_a_size_that_follows_the_label_is_called_a_shortcut() -> None:
     assert (best.feature, best.label) == ("aspect", "b")
 
 
-def test_a_label_that_was_forgotten_is_suggested() -> None:
+def test_a_missing_label_is_suggested() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, (200, 3))
     vectors = truth + rng.normal(0, 0.15, (200, 3))

@@ -243,7 +243,7 @@ def test_labels_have_one_unicode_form_in_every_split(tmp_path: Path) -> None:
     assert read_examples(tmp_path, ["none", "ma\u0301scara"])[1][0].targets == (1,)
 
 
-def test_labels_that_only_look_different_are_warned_of(
+def test_easily_confused_labels_give_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for label in ("None", "none", "other"):

@@ -37,14 +37,14 @@ def test_a_label_without_examples_changes_nothing() -> None:
     assert np.array_equal(repeats(single(5, 80), 2), repeats(single(5, 80), 3))
 
 
-def test_labels_above_the_percentile_are_never_shown_less() -> None:
+def test_labels_above_the_percentile_are_never_used_less() -> None:
     counts = [*range(1, 100), 10_000]
     factors = repeats(single(*counts), 100)
     assert factors.min() == 1.0
     assert factors[-1] == 1.0
 
 
-def test_each_example_is_shown_floor_or_ceil_of_its_share() -> None:
+def test_each_example_is_used_floor_or_ceil_of_its_share() -> None:
     share = np.array([1.0, 2.5, 1.25, 1.25, 3.0])
     for seed in range(20):
         found = Counter(shown(EpochBatches(share, 1, seed)))
@@ -55,7 +55,7 @@ def test_each_example_is_shown_floor_or_ceil_of_its_share() -> None:
         assert found[4] == 3
 
 
-def test_an_unbalanced_epoch_shows_everything_once() -> None:
+def test_an_unbalanced_epoch_uses_everything_once() -> None:
     order = EpochBatches(np.ones(37), 1, seed=4)
     for epoch in range(3):
         order.epoch = epoch

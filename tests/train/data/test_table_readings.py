@@ -61,7 +61,7 @@ def test_minus_one_beside_zero_is_refused(folder: Path, rows: tuple[str, str]) -
     assert "-1 could mean no or unknown" in refused(folder, "image,A,B", *rows)
 
 
-def test_a_label_column_goes_before_flags_that_say_something_else(folder: Path) -> None:
+def test_a_label_column_overrides_flags_that_differ(folder: Path) -> None:
     found = read(folder, "filename,category,verified,cropped", "cat,1,0", "dog,0,1", "cat,0,0")
     assert (found.task, found.labels) == (Task.MULTICLASS, ("cat", "dog"))
     assert "not read: 'verified', 'cropped'" in found.notes[0]
@@ -129,15 +129,15 @@ def test_two_separators_in_one_column_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["p0.jpg,cat", "gone.jpg,cat", "p0,dog"])
-def test_a_first_line_that_names_an_image_is_no_header(folder: Path, first: str) -> None:
+def test_a_first_line_that_names_an_image_is_not_a_header(folder: Path, first: str) -> None:
     assert "not a header" in refused(folder, first, "cat", "dog")
 
 
-def test_a_first_line_with_a_label_of_the_others_is_no_header(folder: Path) -> None:
+def test_a_first_line_with_a_known_label_is_not_a_header(folder: Path) -> None:
     assert "not a header" in refused(folder, "gone,cat", "cat", "dog")
 
 
-def test_a_header_may_be_called_as_a_file_is(folder: Path) -> None:
+def test_a_header_may_have_the_name_of_a_file(folder: Path) -> None:
     draw(folder, "img/image.jpg")
     assert read(folder, "image,label", "cat", "dog").labels == ("cat", "dog")
 
@@ -213,7 +213,7 @@ def test_options_for_tables_are_refused_for_folders(tmp_path: Path) -> None:
         list_data(tmp_path, TableOptions(label_column="label"))
 
 
-def test_a_note_says_in_one_line_how_a_table_was_read(
+def test_a_note_in_one_line_describes_how_a_table_was_read(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     read(folder, "image,label", "a", "b")
@@ -231,7 +231,7 @@ def test_tables_of_splits_must_be_read_the_same_way(folder: Path) -> None:
         list_data(folder)
 
 
-def test_labels_have_one_unicode_form_wherever_they_stand(folder: Path) -> None:
+def test_labels_have_one_unicode_form_everywhere(folder: Path) -> None:
     found = read(folder, "image,label", "ma\u0301scara", "máscara", "none")
     assert found.labels == ("máscara", "none")
 

@@ -177,7 +177,7 @@ def test_converting_prints_and_logs_nothing(
     assert (logging.root.handlers, logging.root.manager.disable) == (handlers, disabled)
 
 
-def test_what_cannot_be_converted_is_reported(
+def test_graphs_that_cannot_be_converted_are_reported(
     mobilenet: onnx.ModelProto, images: NDArray[np.uint8]
 ) -> None:
     with pytest.raises(PrecisionError, match="'int4'; expected one of fp32, fp16, int8"):

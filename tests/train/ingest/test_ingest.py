@@ -417,7 +417,7 @@ def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:
     assert "has more than 300,000 bytes" in left_out(tmp_path / "data")["x"]
 
 
-def test_a_drive_is_no_scheme(tmp_path: Path) -> None:
+def test_a_drive_is_not_a_scheme(tmp_path: Path) -> None:
     assert resolve("C:/x.jpg", tmp_path).startswith("file:")
     with pytest.raises(FetchError, match="expected http, https, file or a path"):
         resolve("javascript:alert(1)", tmp_path)
@@ -480,7 +480,7 @@ def test_copies_are_left_out_and_the_first_in_the_table_stays(
     assert server.requests["/first"] == 1
 
 
-def test_plain_images_of_other_colours_are_no_copies(tmp_path: Path) -> None:
+def test_plain_images_of_other_colours_are_not_copies(tmp_path: Path) -> None:
     """Their difference hashes are all the same."""
     rows = []
     for index, colour in enumerate(["red", "green", "blue", "white", "black", "yellow"]):
@@ -569,9 +569,7 @@ def test_the_seed_decides_the_division(forty: Path, tmp_path: Path) -> None:
     assert len(names[0]) == len(names[2]) == 41
 
 
-def test_a_warning_says_what_would_keep_training_from_starting(
-    server: HostileServer, tmp_path: Path
-) -> None:
+def test_a_warning_reports_what_prevents_training(server: HostileServer, tmp_path: Path) -> None:
     table = write_table(tmp_path / "items.csv", [("a", "x", server.add_image(1))])
     assert ingest(table, tmp_path / "data")["warnings"] == [
         "label 'a' has no image for val; limelens train needs one",
@@ -783,7 +781,7 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
     assert [row[0] for row in rows_of(tmp_path / "t.csv", text)] == [3, 6]
 
 
-def test_names_may_be_in_any_script_and_what_looks_the_same_is_the_same(tmp_path: Path) -> None:
+def test_names_may_be_in_any_script_and_are_normalised(tmp_path: Path) -> None:
     text = "label,id,url\ncafe\u0301,写真 1,u\ncaf\u00e9,2,u\n"
     assert {row[1] for row in rows_of(tmp_path / "t.csv", text)} == {"café"}
 
@@ -821,7 +819,7 @@ def test_an_unusable_table_is_refused_by_file_and_line(
     assert "t.csv" in str(refused.value)
 
 
-def test_a_table_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.csv: No such file"):
         read_table(tmp_path / "nowhere.csv")
     (tmp_path / "t.csv").write_bytes("label,id,url\na,1,u\nä,2,u\n".encode("latin-1"))

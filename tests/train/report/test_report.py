@@ -165,7 +165,7 @@ def test_several_labels_are_compared_with_their_base_rates(tmp_path: Path) -> No
     assert "&lt;b&gt;bold&lt;/b&gt;" in text
 
 
-def test_a_page_without_mistakes_says_so(tmp_path: Path) -> None:
+def test_a_page_without_mistakes_has_a_note(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "0.png")
     examples = (Example(tmp_path / "0.png", (0,)),)
 

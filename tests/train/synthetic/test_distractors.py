@@ -70,7 +70,7 @@ def test_an_unknown_distractor_is_named() -> None:
         Face((90.0, 195.0), (120.0, 195.0)),
     ],
 )
-def test_a_face_partly_outside_gets_the_part_that_shows(kind: Distractor, face: Face) -> None:
+def test_a_face_partly_outside_gets_the_visible_part(kind: Distractor, face: Face) -> None:
     drawn = draw_distractor(drawn_image(), face, np.random.default_rng(0), kind)
     assert drawn.shape == (200, 210, 3)
 

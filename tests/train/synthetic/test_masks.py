@@ -88,7 +88,7 @@ def test_a_grey_image_stays_grey_under_a_blue_mask() -> None:
         Face((90.0, 195.0), (120.0, 195.0)),
     ],
 )
-def test_a_face_partly_outside_gets_the_part_of_the_mask_that_shows(name: str, face: Face) -> None:
+def test_a_face_partly_outside_gets_the_visible_part_of_the_mask(name: str, face: Face) -> None:
     style = MASK_STYLES.get(name, MaskStyle("cloth", (90, 90, 90), "noise"))
     drawn, region = draw_mask(drawn_image(), face, style, np.random.default_rng(0))
     assert drawn.shape == (200, 210, 3)

@@ -183,7 +183,7 @@ def test_training_fits_images_as_serving_does(mode: ResizeMode) -> None:
 
 
 @pytest.mark.usefixtures("blank_plots")
-def test_data_without_splits_is_evaluated_on_what_training_held_back(
+def test_data_without_splits_is_evaluated_on_held_back_images(
     divided: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -204,7 +204,7 @@ def test_data_without_splits_is_evaluated_on_what_training_held_back(
 
 @pytest.mark.usefixtures("blank_plots")
 @pytest.mark.parametrize("val_from_train", [False, True])
-def test_metrics_say_whether_the_epoch_was_chosen_on_these_images(
+def test_metrics_report_whether_the_epoch_was_chosen_on_these_images(
     divided: Path, tmp_path: Path, val_from_train: bool
 ) -> None:
     train(divided, tmp_path / "run", replace(TINY, val_from_train=val_from_train))

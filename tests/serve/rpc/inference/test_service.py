@@ -263,7 +263,7 @@ def test_unknown_parameters_have_no_effect(stub: Any) -> None:
     assert top(stub.ModelInfer(request)) == 0
 
 
-def test_messages_that_are_none_are_told_with_an_id(server: Any) -> None:
+def test_malformed_messages_are_refused_with_an_id(server: Any) -> None:
     with grpc.insecure_channel(server.address) as channel:
         call: grpc.StreamUnaryMultiCallable[bytes, bytes]
         call = channel.stream_unary(f"/{NAME}/ModelInfer")
@@ -272,7 +272,7 @@ def test_messages_that_are_none_are_told_with_an_id(server: Any) -> None:
     assert details["RequestInfo"].request_id
 
 
-def test_a_failing_model_says_nothing_of_itself_on_calls_and_streams(
+def test_a_failing_models_error_is_hidden_on_calls_and_streams(
     stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> np.ndarray:
@@ -289,7 +289,7 @@ def test_a_failing_model_says_nothing_of_itself_on_calls_and_streams(
     assert "secret" not in answer.error_message
 
 
-def test_a_timeout_ends_the_waiting_and_the_model_never_runs(
+def test_a_timeout_ends_the_wait_and_the_model_never_runs(
     server: Any, stub: Any, gate: Gate
 ) -> None:
     first = gate.close(lambda: stub.ModelInfer.future(red()))
@@ -379,7 +379,7 @@ def test_health_and_reflection_know_the_service(server: Any) -> None:
         assert found.file_descriptor_response.file_descriptor_proto
 
 
-def test_a_stream_takes_in_no_more_than_it_works_on(server: Any, stub: Any, gate: Gate) -> None:
+def test_a_stream_reads_no_more_than_it_works_on(server: Any, stub: Any, gate: Gate) -> None:
     gate.opened.clear()
     ids = [str(i) for i in range(3 * IN_FLIGHT)]
     answers = stub.ModelStreamInfer(red(id=own) for own in ids)
@@ -426,7 +426,7 @@ def test_a_caller_that_never_reads_is_ended(start_server: Callable[..., Any]) ->
         assert details["RetryInfo"].retry_delay.seconds == 1
 
 
-def test_more_streams_than_the_most_are_refused(start_server: Callable[..., Any]) -> None:
+def test_streams_beyond_the_limit_are_refused(start_server: Callable[..., Any]) -> None:
     server = start_server(service=ServiceSettings(max_streams=1))
     over = threading.Event()
 
@@ -444,7 +444,7 @@ def test_more_streams_than_the_most_are_refused(start_server: Callable[..., Any]
         assert next(stub.ModelStreamInfer(iter([red(id="two")]))).infer_response.id == "two"
 
 
-def test_a_server_going_down_answers_what_a_stream_has_asked(
+def test_a_stopping_server_responds_to_requests_of_a_stream(
     server: Any, stub: Any, gate: Gate
 ) -> None:
     over = threading.Event()

@@ -42,7 +42,7 @@ def test_an_unknown_model_is_not_ready_and_no_error(stock: Stock) -> None:
     assert stock("return client.is_model_ready('colours', '7')") is False
 
 
-def test_the_server_says_what_it_is(stock: Stock) -> None:
+def test_the_server_reports_its_metadata(stock: Stock) -> None:
     found = stock("return client.get_server_metadata(as_json=True)")
     assert found["name"] == "limelens"
     assert found["version"]
@@ -96,7 +96,7 @@ def test_encoded_images_of_any_size_are_read_under_the_same_name(
     assert stock(code) == [expected, expected]
 
 
-def test_all_outputs_come_where_none_is_named(stock: Stock) -> None:
+def test_all_outputs_are_returned_if_none_is_named(stock: Stock) -> None:
     code = """
     result = client.infer("colours", [tensor(pixels(RED))], request_id="mine")
     answer = result.get_response(as_json=True)
@@ -112,7 +112,7 @@ def test_all_outputs_come_where_none_is_named(stock: Stock) -> None:
     ]
 
 
-def test_only_what_is_asked_for_comes_in_its_order(stock: Stock) -> None:
+def test_only_requested_outputs_are_returned_in_order(stock: Stock) -> None:
     code = """
     def named(*outputs):
         result = client.infer("colours", [tensor(pixels(RED, BLUE))], outputs=list(outputs))
@@ -145,7 +145,7 @@ def test_compressed_requests_are_read(stock: Stock) -> None:
     assert stock(code) > 0.99
 
 
-def test_asynchronous_calls_are_answered(stock: Stock) -> None:
+def test_asynchronous_calls_work(stock: Stock) -> None:
     code = """
     answers = queue.Queue()
     for colour in (RED, GREEN, BLUE) * 4:
@@ -163,7 +163,7 @@ def test_asynchronous_calls_are_answered(stock: Stock) -> None:
     assert stock(code) == [True] * 12
 
 
-def test_a_stream_is_answered_in_its_order_and_survives_bad_requests(stock: Stock) -> None:
+def test_a_stream_keeps_its_order_and_survives_bad_requests(stock: Stock) -> None:
     code = """
     answers = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
@@ -187,7 +187,7 @@ def test_a_stream_is_answered_in_its_order_and_survives_bad_requests(stock: Stoc
     assert found == [[str(i), i % 3] for i in range(40) if i != 17]
 
 
-def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) -> None:
+def test_the_asynchronous_client_works_for_calls_and_streams(stock: Stock) -> None:
     code = """
     import asyncio
     from tritonclient.grpc.aio import InferenceServerClient
@@ -323,7 +323,7 @@ def test_the_asynchronous_client_is_answered_on_calls_and_streams(stock: Stock) 
         ("client.get_trace_settings()", "UNIMPLEMENTED", ""),
     ],
 )
-def test_a_wrong_call_is_told_what_was_found_and_what_expected(
+def test_an_invalid_call_gets_what_was_found_and_expected(
     stock: Stock, stock_error: type[Any], call: str, status: str, said: str
 ) -> None:
     with pytest.raises(stock_error) as caught:
@@ -342,7 +342,7 @@ def test_images_in_shared_memory_are_refused(stock: Stock, stock_error: type[Any
     assert caught.value.status == "INVALID_ARGUMENT"
 
 
-def test_statistics_count_images_whoever_asked(stock: Stock, client: Client) -> None:
+def test_statistics_count_images_of_all_callers(stock: Stock, client: Client) -> None:
     client.classify([RED, BLUE])
     code = """
     try:
@@ -366,7 +366,7 @@ def test_statistics_count_images_whoever_asked(stock: Stock, client: Client) -> 
     assert batch["compute_infer"] == spent["compute_infer"]
 
 
-def test_several_models_and_versions_are_listed_and_told_apart(
+def test_several_models_and_versions_are_listed(
     stock_process: Any, start_server: Callable[..., Any], models: Path, stock_error: type[Any]
 ) -> None:
     address = start_server(models).address
@@ -392,7 +392,7 @@ def test_several_models_and_versions_are_listed_and_told_apart(
         stock_process(address, "client.infer('', [tensor(pixels(RED))])")
 
 
-def test_a_server_that_never_looks_does_not_do_so_for_callers(
+def test_without_reloading_a_call_cannot_load_versions(
     stock_process: Any,
     start_server: Callable[..., Any],
     one_model: Path,
@@ -404,7 +404,7 @@ def test_a_server_that_never_looks_does_not_do_so_for_callers(
     assert caught.value.status == "UNIMPLEMENTED"
 
 
-def test_load_looks_at_the_folder_at_once(
+def test_load_scans_the_folder_at_once(
     stock_process: Any,
     start_server: Callable[..., Any],
     tmp_path: Path,
