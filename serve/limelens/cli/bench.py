@@ -14,7 +14,9 @@ from rich.table import Table
 from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
-from limelens.serve.errors import LimelensError
+from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.folders import find_images
+from limelens.serve.image import FORMATS
 
 if TYPE_CHECKING:
     from limelens.serve.tools.load import FloorMetrics, LoadMetrics, LoadPlan, Usage
@@ -127,9 +129,9 @@ def bench(
             "TLS or a token file, which the server that is started here does not use; name a "
             "server too (--server HOST:PORT)"
         )
-    from limelens.serve.tools.load import LoadPlan, draw_image, local_server, read_images, started
+    from limelens.serve.tools.load import LoadPlan, draw_image, local_server, started
 
-    sent = read_images(images) if images else (draw_image(*_size(size)),)
+    sent = _read_images(images) if images else (draw_image(*_size(size)),)
     with ExitStack() as stack:
         start_s, pid = None, None
         if server is None:
@@ -190,11 +192,11 @@ def measure(
     before = measure_floor(floor_model, plan.images, part_s) if floor_model else None
     watch = None if pid is None else Watch(pid)
     figures = generate(plan, watch.begin, watch.end) if watch else generate(plan)
-    if before is None or floor_model is None:
-        return figures, watch.usage if watch else None, None
-    after = measure_floor(floor_model, plan.images, part_s)
-    raw = FloorMetrics((before.per_s + after.per_s) / 2, (before.cpu_ms + after.cpu_ms) / 2)
-    return figures, watch.usage if watch else None, raw
+    floor = None
+    if before is not None and floor_model is not None:
+        after = measure_floor(floor_model, plan.images, part_s)
+        floor = FloorMetrics((before.per_s + after.per_s) / 2, (before.cpu_ms + after.cpu_ms) / 2)
+    return figures, watch.usage if watch else None, floor
 
 
 def _document(
@@ -273,6 +275,16 @@ def _print(document: dict[str, Any]) -> None:
 
 
 _COLUMNS = ("p50", "p90", "p99", "p99_9", "max")
+
+
+def _read_images(paths: list[Path]) -> tuple[bytes, ...]:
+    """The bytes of files, and of the image files in folders; at most 256."""
+    files = [file for path in paths for file in find_images(path)]
+    if not files:
+        raise InvalidRequestError(
+            "images", f"none found; expected files, or folders of {', '.join(FORMATS)}"
+        )
+    return tuple(file.read_bytes() for file in files[:256])
 
 
 def _size(text: str) -> tuple[int, int]:

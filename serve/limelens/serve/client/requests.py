@@ -200,11 +200,6 @@ class Frame:
 def check_arguments(method: str, given: Iterable[str], accepted: type[Any]) -> None:
     """Refuses keyword arguments that a method does not have, and names the one that was meant.
 
-    Args:
-        method: The method that callers know.
-        given: The names that were given.
-        accepted: A typed dictionary of the names it has.
-
     Raises:
         TypeError: As Python raises it for any function.
     """
@@ -226,15 +221,10 @@ def several(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:
 
 
 def image_message(image: ImageInput, region: Region | None, name: str) -> image_pb2.Image:
-    """An image as it is sent.
-
-    Args:
-        image: The image.
-        region: The part of it that the model sees.
-        name: Its name in errors.
+    """An image, or the region of it that the model sees, as it is sent.
 
     Raises:
-        InvalidRequestError: An array that is no image.
+        InvalidRequestError: An array that is no image; `name` is what the error calls it.
         OSError: The file cannot be read.
     """
     message = image_pb2.Image(region_of_interest=_region(region))
@@ -258,12 +248,7 @@ def image_message(image: ImageInput, region: Region | None, name: str) -> image_
 def classify_request(
     images: ImageInput | Iterable[ImageInput], **arguments: Unpack[ClassifyArguments]
 ) -> service_pb2.ClassifyRequest:
-    """The request of `Client.classify`.
-
-    Raises:
-        InvalidRequestError: An array that is no image.
-        UnreadableFileError: A file cannot be read.
-    """
+    """The request of `Client.classify`; raises as `image_message`."""
     check_arguments("classify", arguments, ClassifyArguments)
     return service_pb2.ClassifyRequest(
         model=arguments.get("model"),
@@ -278,12 +263,7 @@ def classify_request(
 def embed_request(
     images: ImageInput | Iterable[ImageInput], **arguments: Unpack[EmbedArguments]
 ) -> service_pb2.EmbedRequest:
-    """The request of `Client.embed`.
-
-    Raises:
-        InvalidRequestError: An array that is no image.
-        UnreadableFileError: A file cannot be read.
-    """
+    """The request of `Client.embed`; raises as `image_message`."""
     check_arguments("embed", arguments, EmbedArguments)
     return service_pb2.EmbedRequest(
         model=arguments.get("model"),
@@ -323,12 +303,7 @@ def stream_config(**arguments: Unpack[StreamArguments]) -> service_pb2.ClassifyS
 
 
 def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
-    """Any other message of `Client.stream`.
-
-    Raises:
-        InvalidRequestError: An array that is no image.
-        OSError: The file cannot be read.
-    """
+    """Any other message of `Client.stream`; raises as `image_message`."""
     message = service_pb2.Frame(
         frame_id=frame.frame_id, image=image_message(frame.image, None, f"frame {frame.frame_id}")
     )
@@ -340,12 +315,7 @@ def frame_request(frame: Frame) -> service_pb2.ClassifyStreamRequest:
 def explain_request(
     image: ImageInput, **arguments: Unpack[ExplainArguments]
 ) -> service_pb2.ExplainRequest:
-    """The request of `Client.explain`.
-
-    Raises:
-        InvalidRequestError: An unknown word, or an array that is no image.
-        OSError: The file cannot be read.
-    """
+    """The request of `Client.explain`; raises as `image_message`, and for unknown words."""
     check_arguments("explain", arguments, ExplainArguments)
     cut: dict[str, Any] = dict(arguments.get("segmentation_options") or {})
     unknown = sorted(set(cut) - _SEGMENTATION_FIELDS)
@@ -392,20 +362,9 @@ _SEGMENTATION_FIELDS: Final = frozenset(
     if name not in ("method", "num_segments", "segments_png")
 )
 _OWN_FIELDS: Final = frozenset(
-    {
-        "contrasts",
-        "hide",
-        "num_segments",
-        "pictures",
-        "region",
-        "renderings",
-        "request_id",
-        "segmentation",
-        "segmentation_options",
-        "segments",
-        "timeout_s",
-    }
-)
+    {"contrasts", "hide", "num_segments", "pictures", "region", "renderings", "request_id",
+     "segmentation", "segmentation_options", "segments", "timeout_s"}
+)  # fmt: skip
 _ENUMS: Final[Mapping[str, Any]] = {
     "compat": explanation_pb2.Compat,
     "distance": explanation_pb2.Distance,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from limelens.serve.decisions.decision import Decision, Prediction, Score
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, model_pb2, prediction_pb2
 
+_Value = TypeVar("_Value")
+
 
 def classification(response: service_pb2.ClassifyResponse) -> Classification:
     """The result of `Classify`."""
@@ -52,16 +54,13 @@ def embeddings(response: service_pb2.EmbedResponse) -> Embeddings:
 def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
     """One message of `ClassifyStream`."""
     has = response.HasField
-    return FrameAnswer(
-        frame_id=response.frame_id,
-        # An unknown status, from a newer server, only means that there is no prediction.
+    return _filled(
+        FrameAnswer,
+        response,
+        # A status that only newer servers know means no more than that there is no prediction.
         status=FrameStatus(_word(service_pb2.FrameStatus, response.status, "failed")),
         prediction=_prediction(response.prediction) if has("prediction") else None,
         smoothed_label=response.smoothed_label or None,
-        changed=response.changed,
-        alert=response.alert,
-        dropped_frames=response.dropped_frames,
-        reason=response.reason,
         model=_ref(response.model),
         timings_ms=_timings(response.timings),
         capture_time=response.capture_time.ToDatetime(tzinfo=datetime.UTC)
@@ -74,13 +73,11 @@ def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
 def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanation:
     """The result of `Explain`."""
     spent = response.timings
-    return ServedExplanation(
+    return _filled(
+        ServedExplanation,
+        response,
         explanations=tuple(_label_explanation(one) for one in response.explanations),
-        num_segments=response.num_segments,
-        num_samples=response.num_samples,
-        seed=response.seed,
         warnings=tuple(response.warnings),
-        segments_png=response.segments_png,
         model=_ref(response.model),
         timings_ms=ExplanationTimings(
             spent.decode_ms, spent.segment_ms, spent.predict_ms, spent.fit_ms, spent.total_ms
@@ -92,20 +89,19 @@ def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanati
 
 def explanation_update(response: service_pb2.ExplainStreamResponse) -> ExplanationUpdate:
     """One message of `ExplainStream`."""
-    return ExplanationUpdate(
+    return _filled(
+        ExplanationUpdate,
+        response,
         explanation=served_explanation(response.explanation),
-        num_samples=response.num_samples,
-        max_samples=response.max_samples,
-        stability=response.stability,
         is_final=response.final,
     )
 
 
 def model_info(model: model_pb2.Model) -> ModelInfo:
     """One model of `ListModels` or `GetModel`."""
-    return ModelInfo(
-        name=model.name,
-        version=model.version,
+    return _filled(
+        ModelInfo,
+        model,
         ready=model.state == model_pb2.MODEL_STATE_READY,
         task=_word(model_pb2.Task, model.task),
         labels=tuple(
@@ -114,29 +110,18 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         ),
         input_size=(model.input_height, model.input_width),
         resize_mode=_word(model_pb2.ResizeMode, model.resize_mode),
-        threshold=model.threshold,
-        provider=model.provider,
-        provider_reason=model.provider_reason,
-        precision=model.precision,
         batch_sizes=tuple(model.batch_sizes),
-        no_graph_reason=model.no_graph_reason,
-        tf32=model.tf32,
-        embedding_size=model.embedding_size,
-        max_pixels=model.max_pixels,
-        max_images=model.max_images,
         card=json.loads(model.card_json) if model.card_json else {},
-        state_reason=model.state_reason,
     )
 
 
 def _change_explanation(message: service_pb2.ChangeExplanation) -> ChangeExplanation:
     explained = message.HasField("explanation")
-    return ChangeExplanation(
+    return _filled(
+        ChangeExplanation,
+        message,
         status=ChangeStatus(_word(service_pb2.ChangeExplanationStatus, message.status, "failed")),
-        label=message.label,
         explanation=served_explanation(message.explanation) if explained else None,
-        reason=message.reason,
-        superseded_changes=message.superseded_changes,
     )
 
 
@@ -155,18 +140,12 @@ def _prediction(message: prediction_pb2.Prediction) -> Prediction:
 
 
 def _label_explanation(message: explanation_pb2.LabelExplanation) -> LabelExplanation:
-    return LabelExplanation(
-        label=message.label,
-        probability=message.probability,
-        intercept=message.intercept,
-        local_prediction=message.local_prediction,
-        score=message.score,
-        stability=message.stability,
+    return _filled(
+        LabelExplanation,
+        message,
         weights=tuple(
             SegmentWeight(one.segment, one.weight, one.std_error) for one in message.weights
         ),
-        overlay_png=message.overlay_png,
-        heat_map_png=message.heat_map_png,
         against=message.against or None,
     )
 
@@ -179,13 +158,19 @@ def _timings(timings: prediction_pb2.Timings) -> Timings:
     return Timings(timings.queue_ms, timings.decode_ms, timings.run_ms, timings.total_ms)
 
 
+def _filled(kind: type[_Value], message: Any, **others: Any) -> _Value:
+    """A value whose fields that are not among `others` are the message's of the same names."""
+    names = kind.__match_args__  # type: ignore[attr-defined]  # of every dataclass
+    return kind(
+        **{name: getattr(message, name) for name in names if name not in others},
+        **others,
+    )
+
+
 def _word(kind: Any, value: int, default: str = "") -> str:
     """The word for an enum's value, such as `stretch` for `RESIZE_MODE_STRETCH`.
 
-    Args:
-        kind: The enum.
-        value: The value.
-        default: The word for an unspecified or unknown value.
+    A value that is unspecified or unknown here gives the default.
     """
     names: list[str] = kind.keys()
     if value == 0 or value not in kind.values():

@@ -21,13 +21,7 @@ from limelens.serve.errors import InvalidRequestError
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The model that gave a result.
-
-    Args:
-        name: The model's name.
-        version: Its version.
-        provider: The onnxruntime execution provider that it ran on.
-    """
+    """The model that gave a result, and the onnxruntime execution provider that it ran on."""
 
     name: str
     version: int
@@ -53,13 +47,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Classification(Sequence[Prediction]):
-    """The predictions for the images of one call, in their order.
-
-    Args:
-        predictions: One for each image.
-        model: The model.
-        timings_ms: The time it took.
-    """
+    """The predictions for the images of one call, in their order, and the time it took."""
 
     predictions: tuple[Prediction, ...]
     model: ModelRef
@@ -207,13 +195,7 @@ class FrameAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SegmentWeight:
-    """One segment's part in an explanation.
-
-    Args:
-        segment: Its id.
-        weight: Change of the probability when it is visible instead of hidden.
-        std_error: Standard error of the weight.
-    """
+    """One segment's part: how the probability changes once it is visible, and its error."""
 
     segment: int
     weight: float
@@ -253,12 +235,7 @@ class LabelExplanation:
 class ExplanationTimings:
     """The server's time for an explanation, in milliseconds.
 
-    Args:
-        decode: Decoding and resizing.
-        segment: Cutting the image into segments.
-        predict: Building and classifying the samples.
-        fit: Fitting the surrogate.
-        total: From arrival to the response.
+    `predict` is building and classifying the samples, `total` counts from arrival to the response.
     """
 
     decode: float
@@ -327,11 +304,7 @@ class ExplanationUpdate:
 class LabelInfo:
     """One label that a model may give.
 
-    Args:
-        name: Its name.
-        threshold: For multilabel models, the label is given from this probability on.
-        alert: Whether it is an alert label.
-        macro_label: Its superclass; None without one.
+    A multilabel model gives it from `threshold` on. `macro_label` is its superclass, if it has one.
     """
 
     name: str

@@ -64,22 +64,15 @@ class _Slot:
         self._over = False
         self.num_replaced = 0
 
-    def put_newest(self, frame: _Read) -> None:
+    def put(self, frame: _Read, *, may_replace: bool) -> None:
+        """Gives a frame in place of the last one, or waits until the last one was taken."""
         with self._changed:
-            if self._over:
-                return
-            self.num_replaced += self._frame is not None
-            self._frame = frame
-            self._changed.notify_all()
-
-    def put_next(self, frame: _Read) -> None:
-        """Waits until the last frame was taken."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._frame is None or self._over)
-            if self._over:
-                return
-            self._frame = frame
-            self._changed.notify_all()
+            if not may_replace:
+                self._changed.wait_for(lambda: self._frame is None or self._over)
+            if not self._over:
+                self.num_replaced += self._frame is not None
+                self._frame = frame
+                self._changed.notify_all()
 
     def take(self) -> _Read | None:
         """Waits for a frame; None if there are no more."""
@@ -209,7 +202,7 @@ class Source:
         for path in self._files:
             if self.is_stopped:
                 return
-            self._slot.put_next(_Read(path.read_bytes, None, str(path)))
+            self._slot.put(_Read(path.read_bytes, None, str(path)), may_replace=False)
 
     def _read_video(self, video: Video) -> None:
         if not video.is_endless:
@@ -250,7 +243,6 @@ class Source:
             return None
 
     def _read_once(self, video: Video) -> None:
-        put = self._slot.put_newest if self.is_live else self._slot.put_next
         timeline = Timeline(video.rate)
         next_s: float | None = None
         is_reported = False
@@ -277,7 +269,7 @@ class Source:
                 def encode(frame: VideoFrame = frame) -> bytes:
                     return to_jpeg(frame, self._quality)
 
-                put(_Read(encode, captured_at, at))
+                self._slot.put(_Read(encode, captured_at, at), may_replace=self.is_live)
             if video.num_broken and not video.is_endless:
                 self._tell(f"{self.name}: {video.num_broken} packets could not be decoded")
         finally:

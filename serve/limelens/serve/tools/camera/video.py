@@ -6,22 +6,36 @@ It knows timeouts and broken packets, and nothing of which frames are wanted.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from PIL.Image import Transpose
+
 from limelens.serve.errors import MissingExtraError
-from limelens.serve.tools.camera.orientation import to_upright
 from limelens.serve.tools.camera.places import Kind, Place, SourceError
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
-    from PIL.Image import Image, Transpose
+    from PIL.Image import Image
 
 _USUAL_RATE: Final = 25.0
 _TIMEOUT_S: Final = 10.0
 """Seconds of silence after which a camera counts as lost."""
+
+_TO_UPRIGHT: Final[dict[tuple[int, int, int, int], Transpose | None]] = {
+    (1, 0, 0, 1): None,
+    (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Transpose.ROTATE_180,
+    (0, 1, 1, 0): Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Transpose.TRANSVERSE,
+    (0, 1, -1, 0): Transpose.ROTATE_270,
+    (0, -1, 1, 0): Transpose.ROTATE_90,
+}
+"""By the signs of a, b, c, d, which take (x, y) to (ax + cy, bx + dy); y goes down."""
 
 
 class Video:
@@ -131,3 +145,21 @@ def _turn(frame: VideoFrame) -> Transpose | None:
     except KeyError:
         return None
     return to_upright(bytes(matrix))
+
+
+def to_upright(matrix: bytes) -> Transpose | None:
+    """The operation that makes a frame upright; None if it is.
+
+    Args:
+        matrix: The display matrix (ISO 14496-12, 6.2.2): nine 32-bit integers in this machine's
+            order: a, b, u, c, d, v, x, y, w. Turns by less than 45 degrees are ignored.
+    """
+    if len(matrix) < 36:
+        return None
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix[:36])
+    if abs(a * d) >= abs(b * c):
+        b = c = 0
+    else:
+        a = d = 0
+    signs = tuple((value > 0) - (value < 0) for value in (a, b, c, d))
+    return _TO_UPRIGHT.get(signs)

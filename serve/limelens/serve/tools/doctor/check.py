@@ -16,14 +16,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
-
-    Args:
-        name: What was checked, in a word or two.
-        state: How severe it is.
-        found: What was found.
-        advice: What to do; empty if there is nothing to do.
-    """
+    """The result of one check: what was checked, what was found, and what to do, if anything."""
 
     name: str
     state: State

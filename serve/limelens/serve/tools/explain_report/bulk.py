@@ -39,12 +39,7 @@ _FIELDS_OF_ONE_IMAGE: Final = ("", "segmentation")
 
 @dataclass(frozen=True)
 class LabeledFile:
-    """An image to explain.
-
-    Args:
-        path: Its file.
-        true_label: Its true label, if known.
-    """
+    """An image to explain, and what it shows, if known."""
 
     path: Path
     true_label: str | None = None

@@ -6,10 +6,8 @@ It is a client like any other and knows nothing of the inside of a server.
 from __future__ import annotations
 
 from limelens.serve.tools.load.floor import FloorMetrics, measure_floor
-from limelens.serve.tools.load.generate import generate
-from limelens.serve.tools.load.images import draw_image, read_images
-from limelens.serve.tools.load.metrics import KindMetrics, LoadMetrics, latency_metrics
-from limelens.serve.tools.load.plan import Kind, LoadPlan
+from limelens.serve.tools.load.generate import KindMetrics, LoadMetrics, generate, latency_metrics
+from limelens.serve.tools.load.plan import Kind, LoadPlan, draw_image
 from limelens.serve.tools.load.process import ServerProcess, Usage, Watch, local_server, started
 
 __all__ = [
@@ -26,6 +24,5 @@ __all__ = [
     "latency_metrics",
     "local_server",
     "measure_floor",
-    "read_images",
     "started",
 ]

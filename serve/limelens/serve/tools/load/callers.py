@@ -10,6 +10,7 @@ import asyncio
 import gc
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,6 @@ import grpc.aio
 import numpy as np
 
 from limelens.serve.client.connection import Connection as ClientConnection
-from limelens.serve.tools.load.metrics import Recording
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
@@ -33,8 +33,23 @@ _CLASSIFIED: Final = service_pb2.FRAME_STATUS_CLASSIFIED
 
 
 @dataclass(eq=False)
+class Recording:
+    """What one process saw of one kind of call; grows while it runs.
+
+    Args:
+        latencies_s: Of calls that succeeded; in an open loop from when they were due.
+        num_in_time: How many of them ended before the time was over.
+        errors: How often a call ended otherwise, by the status' name.
+    """
+
+    latencies_s: list[float] = field(default_factory=list)
+    num_in_time: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(eq=False)
 class Recorded:
-    """The records of one process.
+    """What one process saw.
 
     Args:
         recordings: By kind.
@@ -42,7 +57,9 @@ class Recorded:
         lateness_s: How long after they were due calls of an open loop were sent.
     """
 
-    recordings: dict[Kind, Recording]
+    recordings: dict[Kind, Recording] = field(
+        default_factory=lambda: {kind: Recording() for kind in Kind}
+    )
     cpu_s: float = 0.0
     lateness_s: list[float] = field(default_factory=list)
 
@@ -68,7 +85,7 @@ class _Callers:
     def __init__(self, plan: LoadPlan, process: int) -> None:
         self._plan, self._process = plan, process
         self._rng = np.random.default_rng((plan.seed, process))
-        self._recorded = Recorded({kind: Recording() for kind in Kind})
+        self._recorded = Recorded()
         self._begin = self._end = 0.0
         self._requests = [_classify_request(plan, data) for data in plan.images]
         self._broken = _classify_request(plan, plan.images[0][: len(plan.images[0]) // 2])
@@ -81,14 +98,12 @@ class _Callers:
 
     async def run(self, connection: Connection) -> Recorded:
         plan = self._plan
-        loops = {
-            Kind.CLASSIFY: self._caller,
-            Kind.STREAM: self._camera,
-            Kind.EXPLAIN: self._explainer,
-        }
         calls: list[Callable[[], Any]] = [self._open_loop] if plan.is_open else []
         calls += [
-            partial(loops[kind], place) for place, kind in enumerate(plan.share(self._process))
+            partial(self._camera, place)
+            if kind is Kind.STREAM
+            else partial(self._closed_loop, kind, place)
+            for place, kind in enumerate(plan.share(self._process))
         ]
         if plan.connections is None:
             num_channels = 1 + len(calls) // _CALLERS_A_CHANNEL
@@ -107,7 +122,7 @@ class _Callers:
             gc.collect()
             gc.freeze()
             tasks = [asyncio.create_task(one()) for one in calls]
-            await asyncio.sleep(max(0.0, self._begin - time.monotonic()))
+            await self._wait_until(self._begin)
             cpu_before = time.process_time()
             await asyncio.wait(tasks, timeout=max(0.0, self._end - time.monotonic()))
             self._recorded.cpu_s = time.process_time() - cpu_before
@@ -116,6 +131,11 @@ class _Callers:
             for channel in self._channels:
                 await channel.close()
         return self._recorded
+
+    @staticmethod
+    async def _wait_until(moment: float) -> None:
+        if (wait_s := moment - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
 
     def _method(self, place: int, name: str) -> Any:
         """A unary method; neighbouring loops are on different connections."""
@@ -127,17 +147,26 @@ class _Callers:
         self._turn += 1
         return self._requests[self._turn % len(self._requests)]
 
-    async def _caller(self, place: int) -> None:
-        """Closed loop: each call begins when the last has ended."""
+    async def _closed_loop(self, kind: Kind, place: int) -> None:
+        """Each call begins when the last has ended."""
+        plan = self._plan
         self._turn += 1
-        method = self._method(place, "Classify")
-        most = self._plan.calls_each
-        if most is not None or not self._plan.warmup_s:
-            await asyncio.sleep(max(0.0, self._begin - time.monotonic()))
-        count = 0
-        while (now := time.monotonic()) < self._end and (most is None or count < most):
-            count += 1
-            await self._call(Kind.CLASSIFY, method, self._next(), self._plan.deadline_s, now)
+        is_explain = kind is Kind.EXPLAIN
+        method = self._method(place, "Explain" if is_explain else "Classify")
+        most = None if is_explain else plan.calls_each
+        if most is not None or not plan.warmup_s:
+            await self._wait_until(self._begin)
+        explain = [_explain_request(plan, data, self._turn) for data in plan.images * is_explain]
+        for _ in itertools.repeat(None) if most is None else range(most):
+            if (now := time.monotonic()) >= self._end:
+                return
+            if not is_explain:
+                await self._call(kind, method, self._next(), plan.deadline_s, now)
+                continue
+            self._turn += 1
+            request = explain[self._turn % len(explain)]
+            if not await self._call(kind, method, request, plan.explain_deadline_s, now):
+                await asyncio.sleep(0.05)  # refused at once: do not flood the server
 
     async def _open_loop(self) -> None:
         """Sends each call when it is due and counts from then, so that waiting shows as latency."""
@@ -151,9 +180,7 @@ class _Callers:
         under_way: set[asyncio.Task[bool]] = set()
         due = self._begin - plan.warmup_s
         while (due := due + self._rng.exponential(mean_gap_s)) < self._end:
-            wait_s = due - time.monotonic()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
+            await self._wait_until(due)
             await room.acquire()
             if due >= self._begin:
                 self._recorded.lateness_s.append(time.monotonic() - due)
@@ -164,25 +191,6 @@ class _Callers:
             task.add_done_callback(under_way.discard)
             task.add_done_callback(lambda _: room.release())
         await asyncio.gather(*under_way)
-
-    async def _explainer(self, place: int) -> None:
-        plan = self._plan
-        self._turn += 1
-        method = self._method(place, "Explain")
-        requests = [
-            service_pb2.ExplainRequest(
-                model=plan.model,
-                image=image_pb2.Image(encoded=data),
-                num_samples=plan.num_samples,
-                seed=self._turn,
-            ).SerializeToString()
-            for data in plan.images
-        ]
-        while (now := time.monotonic()) < self._end:
-            self._turn += 1
-            request = requests[self._turn % len(requests)]
-            if not await self._call(Kind.EXPLAIN, method, request, plan.explain_deadline_s, now):
-                await asyncio.sleep(0.05)  # refused at once: do not flood the server
 
     async def _call(
         self, kind: Kind, method: Any, request: bytes, timeout_s: float | None, due: float
@@ -236,9 +244,7 @@ class _Callers:
         first_due = self._begin - plan.warmup_s
         due = first_due + phase
         while due < self._end:
-            wait_s = due - time.monotonic()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
+            await self._wait_until(due)
             data = plan.images[number % len(plan.images)]
             number += 1
             # The frame's number encodes when it was due.
@@ -252,3 +258,10 @@ class _Callers:
 def _classify_request(plan: LoadPlan, data: bytes) -> bytes:
     request = service_pb2.ClassifyRequest(model=plan.model, images=[image_pb2.Image(encoded=data)])
     return request.SerializeToString()
+
+
+def _explain_request(plan: LoadPlan, data: bytes, seed: int) -> bytes:
+    image = image_pb2.Image(encoded=data)
+    return service_pb2.ExplainRequest(
+        model=plan.model, image=image, num_samples=plan.num_samples, seed=seed
+    ).SerializeToString()

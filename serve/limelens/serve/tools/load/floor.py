@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import multiprocessing
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +19,11 @@ from PIL import Image
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import read_fitted
 
-Decoder = Literal["pillow", "limelens"]
-
 _WARMUP: Final = 5
 
 
-@dataclass(frozen=True)
-class FloorMetrics:
-    """The speed of decoding, resizing and the model alone.
-
-    Args:
-        per_s: Images a second, of all threads together.
-        cpu_ms: CPU time of one image.
-    """
+class FloorMetrics(NamedTuple):
+    """Images a second of all threads together, and the CPU time of one image."""
 
     per_s: float
     cpu_ms: float
@@ -43,7 +35,7 @@ def measure_floor(
     seconds: float,
     *,
     num_threads: int = 2,
-    decoder: Decoder = "pillow",
+    decoder: Literal["pillow", "limelens"] = "pillow",
 ) -> FloorMetrics:
     """Measures the floor in a process of its own.
 
@@ -58,10 +50,9 @@ def measure_floor(
         LimelensError: The process failed.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        arguments = model, tuple(images), seconds, num_threads, decoder == "limelens"
         try:
-            return process.submit(
-                _measure, model, tuple(images), seconds, num_threads, decoder
-            ).result()
+            return process.submit(_measure, *arguments).result()
         except Exception as error:
             raise LimelensError(
                 f"the floor could not be measured: {type(error).__name__}: {error}"
@@ -69,7 +60,7 @@ def measure_floor(
 
 
 def _measure(
-    model: Path, images: tuple[bytes, ...], seconds: float, num_threads: int, decoder: Decoder
+    model: Path, images: tuple[bytes, ...], seconds: float, num_threads: int, uses_limelens: bool
 ) -> FloorMetrics:
     from limelens.serve.bundle import load_bundle
 
@@ -78,7 +69,7 @@ def _measure(
     ended = threading.Event()
 
     def read(data: bytes) -> NDArray[np.uint8]:
-        if decoder == "limelens":
+        if uses_limelens:
             return read_fitted(data, rule)
         with Image.open(io.BytesIO(data)) as image:
             fitted = image.convert("RGB").resize(
@@ -86,22 +77,18 @@ def _measure(
             )
         return np.asarray(fitted)
 
-    def run(turn: int) -> None:
-        data = images[turn % len(images)]
-        session.run(["probabilities"], {"images": read(data)[np.newaxis]})
+    def run(first: int, most: float = math.inf) -> int:
+        count = 0
+        while not ended.is_set() and count < most:
+            pixels = read(images[(first + count) % len(images)])
+            session.run(["probabilities"], {"images": pixels[np.newaxis]})
+            count += 1
+        return count
 
-    def work(first: int) -> int:
-        turn = first
-        while not ended.is_set():
-            run(turn)
-            turn += 1
-        return turn - first
-
-    for turn in range(_WARMUP):
-        run(turn)
+    run(0, _WARMUP)
     began, cpu_before = time.monotonic(), time.process_time()
     with ThreadPoolExecutor(num_threads) as pool:
-        counts = [pool.submit(work, first) for first in range(num_threads)]
+        counts = [pool.submit(run, first) for first in range(num_threads)]
         time.sleep(seconds)
         ended.set()
         total = sum(count.result() for count in counts)

@@ -1,22 +1,68 @@
-"""Puts a plan's load on a server from several processes, and joins their records."""
+"""Puts a plan's load on a server and joins what its processes of callers recorded to metrics."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limelens.serve.errors import LimelensError, UnavailableError
-from limelens.serve.tools.load.callers import call_in_process
-from limelens.serve.tools.load.metrics import LoadMetrics, kind_metrics
+from limelens.serve.tools.load.callers import Recorded, call_in_process
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 
 _CONNECT_S: Final = 15.0
 _LAST_RESPONSES_S: Final = 300.0
+_PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
+
+
+@dataclass(frozen=True)
+class KindMetrics:
+    """Metrics of the calls of one kind.
+
+    Args:
+        answered: How many succeeded.
+        per_s: How many succeeded a second, within the time.
+        latency_ms: Of those: p50, p90, p99, p99_9, mean, max; empty if none succeeded.
+        errors: How many ended otherwise, by the status' name; for a camera the frames that were
+            not classified, by their status.
+    """
+
+    answered: int
+    per_s: float
+    latency_ms: Mapping[str, float]
+    errors: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LoadMetrics:
+    """Metrics of all calls, and the cost of sending them.
+
+    Args:
+        kinds: By kind of call, for those in the plan.
+        generator_cpu: Cores that sending took, of all processes together.
+        late_p99_ms: How late calls of an open loop were sent, the 99th percentile. If it is
+            large, the sender could not keep up.
+    """
+
+    kinds: Mapping[Kind, KindMetrics]
+    generator_cpu: float
+    late_p99_ms: float
+
+
+def latency_metrics(latencies_s: NDArray[np.float64]) -> dict[str, float]:
+    """Percentiles, mean and maximum in milliseconds; empty without latencies."""
+    if not latencies_s.size:
+        return {}
+    values = 1000 * latencies_s
+    found = {name: float(np.percentile(values, q)) for name, q in _PERCENTILES.items()}
+    return {**found, "mean": float(values.mean()), "max": float(values.max())}
 
 
 def generate(
@@ -84,14 +130,20 @@ def generate(
     lateness = np.concatenate([np.asarray(one.lateness_s, np.float64) for one in found])
     kinds = {*plan.closed_loops, *([Kind.CLASSIFY] if plan.is_open else [])}
     return LoadMetrics(
-        kinds={
-            kind: kind_metrics([one.recordings[kind] for one in found], plan.duration_s)
-            for kind in Kind
-            if kind in kinds
-        },
-        duration_s=plan.duration_s,
+        {kind: _kind_metrics(kind, found, plan.duration_s) for kind in Kind if kind in kinds},
         generator_cpu=sum(one.cpu_s for one in found) / plan.duration_s,
         late_p99_ms=float(np.percentile(1000 * lateness, 99)) if lateness.size else 0.0,
+    )
+
+
+def _kind_metrics(kind: Kind, recorded: list[Recorded], duration_s: float) -> KindMetrics:
+    parts = [one.recordings[kind] for one in recorded]
+    latencies = np.concatenate([np.asarray(one.latencies_s, np.float64) for one in parts])
+    return KindMetrics(
+        answered=int(latencies.size),
+        per_s=sum(one.num_in_time for one in parts) / duration_s,
+        latency_ms=latency_metrics(latencies),
+        errors=dict(sorted(sum((one.errors for one in parts), Counter[str]()).items())),
     )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+import numpy as np
+from PIL import Image
 
 from limelens.serve.client import Tls
 from limelens.serve.errors import InvalidRequestError
@@ -24,9 +28,7 @@ class LoadPlan:
     Args:
         server: `HOST:PORT`.
         images: Encoded images, sent in turns; at least one.
-        tls: As for `Client`; None is plaintext.
-        token: Sent with every call; None is none.
-        insecure_token: Whether the token may be sent in plaintext to other machines.
+        tls, token, insecure_token: As for `Client`.
         model: Its name; empty is the only one.
         callers: Callers of Classify, each with its next call as soon as the last has ended
             (closed loop).
@@ -75,12 +77,11 @@ class LoadPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"callers": 0, "streams": 0, "explainers": 0, "num_samples": 0}
-        least |= {"processes": 1, "connections": 1}
-        for name, minimum in least.items():
+        for name, least in {"callers": 0, "streams": 0, "explainers": 0, "num_samples": 0,
+                            "processes": 1, "connections": 1}.items():  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise InvalidRequestError(name, f"{value}; expected at least {minimum}")
+            if value is not None and value < least:
+                raise InvalidRequestError(name, f"{value}; expected at least {least}")
         for name in ("fps", "duration_s", "rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -112,9 +113,19 @@ class LoadPlan:
         return self.processes if self.is_open else min(self.processes, len(self.closed_loops))
 
     def share(self, process: int) -> tuple[Kind, ...]:
-        """The closed loops of one process; they are assigned in turns, so that none gets too many.
-
-        Args:
-            process: From 0.
-        """
+        """The closed loops of one process, from 0; dealt in turns, so that none gets too many."""
         return self.closed_loops[process :: self.num_processes]
+
+
+def draw_image(height: int, width: int, seed: int = 0) -> bytes:
+    """A JPEG that takes about as long to decode as a photograph of that size.
+
+    Smooth patches with some noise: at 224 px about 20 kB, as a photograph has.
+    """
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (max(1, height // 8), max(1, width // 8), 3)).astype(np.uint8)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    noisy = np.asarray(smooth) + rng.normal(0, 9.0, (height, width, 3))
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from limelens.serve.addresses import is_loopback
 from limelens.serve.client.connection import address_options
-from limelens.serve.errors import LimelensError, MissingExtraError, UnavailableError
+from limelens.serve.errors import LimelensError, UnavailableError
 
 _START_S: Final = 120.0
 _STOP_S: Final = 30.0
@@ -21,12 +21,9 @@ _STOP_S: Final = 30.0
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU time and memory of a server.
+    """CPU time of all cores together within some seconds, and memory at their end.
 
-    Args:
-        cpu_s: CPU time of all cores together.
-        seconds: The time it was measured for.
-        pss_mb: Memory at the end, with shared pages divided among their users (PSS), in MB.
+    Memory is in MB, with shared pages divided among their users (PSS).
     """
 
     cpu_s: float
@@ -40,38 +37,39 @@ class ServerProcess:
 
     Args:
         address: `HOST:PORT`.
-        pid: Its process id.
         start_s: From the start until it reported SERVING.
         process: The process.
         ready: The line that it printed once it listened.
     """
 
     address: str
-    pid: int
     start_s: float
     process: subprocess.Popen[str]
     ready: str
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
 
 class Watch:
-    """Measures one process and its descendants.
-
-    Args:
-        pid: The process id.
+    """Measures one process and its descendants, from now or `begin` until `end` or `usage`.
 
     Raises:
-        MissingExtraError: psutil is not installed.
         LimelensError: There is no such process.
     """
 
     def __init__(self, pid: int) -> None:
-        self._psutil = psutil = _psutil()
+        import psutil
+
+        self._error = psutil.Error
+        self._usage: Usage | None = None
         try:
             self._process = psutil.Process(pid)
             self.begin()
         except psutil.Error as error:
             raise LimelensError(f"process {pid} cannot be measured: {error}") from error
-        self._usage: Usage | None = None
 
     def begin(self) -> None:
         """Measures from now on."""
@@ -94,7 +92,7 @@ class Watch:
         """Memory now, in MB: PSS, or resident memory where the system has no PSS."""
         total = 0
         for one in self._family():
-            with contextlib.suppress(self._psutil.Error):
+            with contextlib.suppress(self._error):
                 memory = one.memory_full_info()
                 total += getattr(memory, "pss", memory.rss)
         return total / 1e6
@@ -105,7 +103,7 @@ class Watch:
     def _cpu(self) -> float:
         total = 0.0
         for one in self._family():
-            with contextlib.suppress(self._psutil.Error):
+            with contextlib.suppress(self._error):
                 times = one.cpu_times()
                 total += times.user + times.system
         return total
@@ -115,14 +113,12 @@ def local_server(address: str) -> int | None:
     """The process that listens on an address of this machine; None if that is unknown.
 
     If several processes do, it is their parent.
-
-    Raises:
-        MissingExtraError: psutil is not installed.
     """
+    import psutil
+
     port = address.rpartition(":")[2]
     if not is_loopback(address) or not port.isdecimal():
         return None
-    psutil = _psutil()
     try:
         pids = {
             one.pid
@@ -162,7 +158,7 @@ def started(command: Sequence[str], *, log: Path | None = None) -> Iterator[Serv
             raise UnavailableError(f"the server did not start; see {where} (exit {process.wait()})")
         address = ready.rpartition(" on ")[2].split()[0]
         _wait_until_serving(address, began + _START_S)
-        yield ServerProcess(address, process.pid, time.monotonic() - began, process, ready)
+        yield ServerProcess(address, time.monotonic() - began, process, ready)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -181,18 +177,8 @@ def _wait_until_serving(address: str, deadline: float) -> None:
     with grpc.insecure_channel(address, address_options(address)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(grpc.RpcError):
                 if stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == serving:
                     return
-            except grpc.RpcError:
-                pass
             time.sleep(0.01)
     raise UnavailableError(f"the server on {address} never reported SERVING")
-
-
-def _psutil() -> Any:
-    try:
-        import psutil
-    except ImportError as error:
-        raise MissingExtraError("psutil is not installed; pip install 'limelens[bench]'") from error
-    return psutil

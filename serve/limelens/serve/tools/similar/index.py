@@ -41,12 +41,7 @@ class IndexRefusedError(LimelensError):
 
 @dataclass(frozen=True, slots=True)
 class IndexedImage:
-    """One image of an index.
-
-    Args:
-        path: Relative to the folder that was indexed, with forward slashes.
-        label: The label's folder; empty without one.
-    """
+    """An image relative to the folder that was indexed, and its label's folder or nothing."""
 
     path: str
     label: str
@@ -73,12 +68,9 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """An image that is similar to a query.
+    """An image that is similar to a query, and the cosine of the angle between their vectors.
 
-    Args:
-        path: As in `IndexedImage`.
-        label: As in `IndexedImage`.
-        similarity: Cosine of the angle between the vectors, -1 to 1; 1 for the same image.
+    The cosine is from -1 to 1; 1 is the same image.
     """
 
     path: str
@@ -114,11 +106,6 @@ class SimilarIndex:
 
     def check_model(self, model: str, version: int, digest: str) -> None:
         """Refuses vectors of another model, whose numbers mean something else.
-
-        Args:
-            model: The model of the query's vectors.
-            version: Its version.
-            digest: Its digest.
 
         Raises:
             IndexRefusedError: It is another model than the index was made with.

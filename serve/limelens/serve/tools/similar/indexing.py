@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ from limelens.serve.tools.similar.index import (
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
-    from limelens.serve.client.results import Embeddings
+    from limelens.serve.client.results import Embeddings, ModelInfo
 
 _MAX_BATCH: Final = 32
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -45,12 +46,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was left out.
-
-    Args:
-        path: Relative to the folder, with forward slashes.
-        reason: Why.
-    """
+    """A file that was left out, relative to the folder with forward slashes, and why."""
 
     path: str
     reason: str
@@ -75,12 +71,7 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Indexing:
-    """The index of a folder.
-
-    Args:
-        index: The index of the images that could be read.
-        skipped: The other files.
-    """
+    """The index of the images of a folder that could be read, and the other files."""
 
     index: SimilarIndex
     skipped: tuple[Skipped, ...]
@@ -96,18 +87,12 @@ def index_folder(
 ) -> Indexing:
     """An index of every image in a folder and the folders in it.
 
-    Args:
-        client: Embeds.
-        folder: Images, or label folders, or split folders of these.
-        model: As for `Client.embed`.
-        version: As for `Client.embed`; the version must stay the same throughout.
-        progress: Called after each batch.
+    The model's version must stay the same throughout. Further arguments and errors are those of
+    `embed_files`.
 
     Raises:
-        IndexRefusedError: The folder is missing or holds no image that can be read, or the
-            model changed on the way.
+        IndexRefusedError: Also if the folder is missing or holds no image.
         MissingExtraError: faiss is not installed.
-        LimelensError: As `Client.embed`, if no image is to blame.
     """
     load_faiss()  # fails before the images are embedded
     images, others = find_images(folder)
@@ -175,14 +160,13 @@ def embed_files(
     """
     folder = Path(folder)
     info = client.model(model, version)
-    embedder = _Embedder(client, folder, info.name, info.version)
     vectors: list[NDArray[np.float32]] = []
     kept: list[IndexedImage] = []
     skipped: list[Skipped] = []
     first: Embeddings | None = None
     batches = _batches(folder, images, min(_MAX_BATCH, info.max_images))
     num_done = 0
-    for batch in in_order(embedder.embed, batches, _at_once()):
+    for batch in in_order(partial(_embed, client, folder, info), batches, _at_once()):
         num_done += len(batch.kept) + len(batch.skipped)
         kept += batch.kept
         skipped += batch.skipped
@@ -221,53 +205,39 @@ class _Batch:
     skipped: tuple[Skipped, ...]
 
 
-@dataclass(frozen=True)
-class _Embedder:
-    client: Client
-    folder: Path
-    model: str
-    version: int
-
-    def embed(self, batch: Sequence[IndexedImage]) -> _Batch:
-        """Embeds one batch, without images that cannot be read."""
-        waiting: list[tuple[IndexedImage, bytes]] = []
-        skipped: list[Skipped] = []
-        for image in batch:
-            try:
-                waiting.append((image, _bytes(self.folder / image.path)))
-            except (OSError, LimelensError) as error:
-                reason = error.strerror if isinstance(error, OSError) else None
-                skipped.append(Skipped(image.path, reason or str(error)))
-        while waiting:
-            try:
-                found = self.client.embed(
-                    [data for _, data in waiting],
-                    model=self.model,
-                    version=self.version,
-                    normalize=True,
+def _embed(client: Client, folder: Path, info: ModelInfo, batch: Sequence[IndexedImage]) -> _Batch:
+    """Embeds one batch, without images that cannot be read."""
+    waiting: list[tuple[IndexedImage, bytes]] = []
+    skipped: list[Skipped] = []
+    for image in batch:
+        try:
+            waiting.append((image, _bytes(folder / image.path)))
+        except (OSError, LimelensError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            skipped.append(Skipped(image.path, reason or str(error)))
+    while waiting:
+        try:
+            data = [data for _, data in waiting]
+            found = client.embed(data, model=info.name, version=info.version, normalize=True)
+        except InvalidRequestError as error:
+            named = _IMAGE_FIELD.match(error.field)
+            if named is not None and int(named[1]) < len(waiting):
+                image, _ = waiting.pop(int(named[1]))
+            elif len(waiting) == 1 and not error.field:  # too large for the server
+                image, _ = waiting.pop()
+            elif not error.field:  # too large together
+                parts = [_embed(client, folder, info, [image]) for image, _ in waiting]
+                return _Batch(
+                    tuple(found for one in parts for found in one.found),
+                    tuple(image for one in parts for image in one.kept),
+                    (*skipped, *(left_out for one in parts for left_out in one.skipped)),
                 )
-            except InvalidRequestError as error:
-                named = _IMAGE_FIELD.match(error.field)
-                if named is not None and int(named[1]) < len(waiting):
-                    image, _ = waiting.pop(int(named[1]))
-                elif len(waiting) == 1 and not error.field:  # too large for the server
-                    image, _ = waiting.pop()
-                elif not error.field:
-                    return self._one_by_one([one for one, _ in waiting], skipped)
-                else:
-                    raise
-                skipped.append(Skipped(image.path, error.description))
             else:
-                return _Batch((found,), tuple(one for one, _ in waiting), tuple(skipped))
-        return _Batch((), (), tuple(skipped))
-
-    def _one_by_one(self, batch: Sequence[IndexedImage], skipped: Sequence[Skipped]) -> _Batch:
-        answers = [self.embed([image]) for image in batch]
-        return _Batch(
-            tuple(found for one in answers for found in one.found),
-            tuple(image for one in answers for image in one.kept),
-            (*skipped, *(left_out for one in answers for left_out in one.skipped)),
-        )
+                raise
+            skipped.append(Skipped(image.path, error.description))
+        else:
+            return _Batch((found,), tuple(one for one, _ in waiting), tuple(skipped))
+    return _Batch((), (), tuple(skipped))
 
 
 def _label(relative: Path) -> str:
