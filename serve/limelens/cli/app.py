@@ -38,27 +38,19 @@ app = typer.Typer(
     "**limelens classify** IMAGE, **limelens explain** IMAGE.",
 )
 
-_LEARN, _USE = "Train and export", "Serve and call"
-
-app.command(cls=Command, rich_help_panel=_LEARN)(ingesting.ingest)
-app.command(cls=Command, rich_help_panel=_LEARN)(reporting.inspect)
-app.command(cls=Command, rich_help_panel=_LEARN)(training.train)
-app.command(cls=Command, rich_help_panel=_LEARN)(evaluating.evaluate)
-app.command(cls=Command, rich_help_panel=_LEARN)(evaluating.calibrate)
-app.command(cls=Command, rich_help_panel=_LEARN)(exporting.export)
-app.command(cls=Command, rich_help_panel=_LEARN)(drawing.synthesize)
-app.command(cls=Command, rich_help_panel=_LEARN)(drawing.scenes)
-app.command(cls=Command, rich_help_panel=_USE)(serving.serve)
-app.command(cls=Command, rich_help_panel=_USE)(tokens.token)
-app.command(cls=Command, rich_help_panel=_USE)(signing.sign)
-app.command(cls=Command, rich_help_panel=_USE)(classifying.classify)
-app.command(cls=Command, rich_help_panel=_USE)(explaining.explain)
-app.command(cls=Command, rich_help_panel=_USE)(camera.camera)
-app.command(cls=Command, rich_help_panel=_USE)(similar.index)
-app.command(cls=Command, rich_help_panel=_USE)(similar.similar)
-app.command(cls=Command, rich_help_panel=_USE)(bench.bench)
-app.command(cls=Command, rich_help_panel=_USE)(doctor.doctor)
-app.command(cls=Command, rich_help_panel=_USE)(demo.demo)
+_COMMANDS = {
+    "Train and export": (
+        ingesting.ingest, reporting.inspect, training.train, evaluating.evaluate,
+        evaluating.calibrate, exporting.export, drawing.synthesize, drawing.scenes,
+    ),
+    "Serve and call": (
+        serving.serve, tokens.token, signing.sign, classifying.classify, explaining.explain,
+        camera.camera, similar.index, similar.similar, bench.bench, doctor.doctor, demo.demo,
+    ),
+}  # fmt: skip
+for _panel, _commands in _COMMANDS.items():
+    for _command in _commands:
+        app.command(cls=Command, rich_help_panel=_panel)(_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -132,30 +124,12 @@ def _run() -> None:
 
 
 _OF_A_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_EXTRAS = {
-    "av": "camera",
-    "cleanlab": "train",
-    "cryptography": "serve-cpu",
-    "filelock": "train",
-    "grpc_health": "serve-cpu",
-    "grpc_reflection": "serve-cpu",
-    "httpx": "train",
-    "imagehash": "train",
-    "jinja2": "explain",
-    "jwt": "serve-cpu",
-    "limits": "serve-cpu",
-    "matplotlib": "train",
-    "onnx": "serve-cpu",
-    "onnxruntime": "serve-cpu",
-    "onnxscript": "train",
-    "prometheus_client": "serve-cpu",
-    "pythonjsonlogger": "serve-cpu",
-    "psutil": "bench",
-    "scipy": "explain",
-    "skimage": "explain",
-    "sklearn": "explain",
-    "tenacity": "train",
-    "torch": "train",
-    "torchvision": "train",
-    "waitress": "serve-cpu",
+_MODULES_OF_EXTRAS = {
+    "bench": "psutil",
+    "camera": "av",
+    "explain": "jinja2 scipy skimage sklearn",
+    "serve-cpu": "cryptography grpc_health grpc_reflection jwt limits onnx onnxruntime "
+    "prometheus_client pythonjsonlogger waitress",
+    "train": "cleanlab filelock httpx imagehash matplotlib onnxscript tenacity torch torchvision",
 }
+_EXTRAS = {name: extra for extra, names in _MODULES_OF_EXTRAS.items() for name in names.split()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from limelens.cli.options import settings_of
 from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
@@ -124,6 +125,7 @@ def bench(
 
     Example: limelens bench --server 127.0.0.1:8500 --rate 200 --streams 4 --explainers 1
     """
+    given = dict(locals())
     if server is None and (credentials.tls is not None or callable(credentials.token)):
         raise typer.BadParameter(
             "TLS or a token file, which the server that is started here does not use; name a "
@@ -142,23 +144,16 @@ def bench(
         else:
             pid = local_server(server)
         plan = LoadPlan(
-            server=server,
-            images=sent,
-            tls=credentials.tls,
-            token=credentials.token() if callable(credentials.token) else credentials.token,
-            insecure_token=credentials.insecure_token,
-            model=model,
-            callers=0 if rate is not None else callers,
-            rate=rate,
-            streams=streams,
-            fps=fps,
-            explainers=explainers,
-            num_samples=num_samples,
-            duration_s=duration_s,
-            warmup_s=warmup_s,
-            deadline_s=None if deadline_ms is None else deadline_ms / 1000,
-            processes=processes,
-            connections=connections,
+            **settings_of(LoadPlan, given)
+            | {
+                "server": server,
+                "images": sent,
+                "tls": credentials.tls,
+                "token": credentials.token() if callable(credentials.token) else credentials.token,
+                "insecure_token": credentials.insecure_token,
+                "callers": 0 if rate is not None else callers,
+                "deadline_s": None if deadline_ms is None else deadline_ms / 1000,
+            }
         )
         figures, usage, raw = measure(plan, pid, floor_model if floor else None)
     document = _document(plan, figures, usage, raw, start_s)

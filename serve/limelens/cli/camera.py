@@ -22,7 +22,14 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from limelens.cli.classifying import DEFAULT_SERVER, RegionOption, Version, parse_region
+from limelens.cli.classifying import (
+    DEFAULT_SERVER,
+    RegionOption,
+    Threshold,
+    Version,
+    parse_region,
+    prediction_document,
+)
 from limelens.cli.explain.explaining import parse_hide
 from limelens.cli.explain.explanations import explanation_document
 from limelens.cli.options.connection import NOTHING, Credentials, connect, securely
@@ -65,12 +72,7 @@ def camera(
         str, typer.Option(help="The camera's name in the server's log and in overlays' names.")
     ] = "camera",
     region: RegionOption = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Abstain below this probability.", show_default="the model's own"
-        ),
-    ] = None,
+    threshold: Threshold = None,
     window: Annotated[
         int, typer.Option(min=1, max=1000, help="Number of frames that a decision considers.")
     ] = 1,
@@ -433,12 +435,7 @@ def _line(seen: SourceAnswer, written: Path | None) -> dict[str, Any]:
         "total_ms": answer.timings_ms.total,
     }
     if prediction is not None:
-        line["decision"] = prediction.decision.value
-        line["label"] = prediction.label
-        line["labels"] = list(prediction.labels)
-        line["scores"] = [
-            {"label": score.label, "probability": score.probability} for score in prediction.scores
-        ]
+        line |= prediction_document(prediction)
     if (change := answer.explanation) is not None:
         line["explanation"] = {
             "status": change.status.value,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -21,6 +22,7 @@ from limelens.serve.wording import counted
 if TYPE_CHECKING:
     from limelens.serve.client import ClassifyArguments, Client
     from limelens.serve.client.results import Classification
+    from limelens.serve.decisions.decision import Prediction
     from limelens.serve.tools.similar import IndexedImage
 
 STDIN: Final = Path("-")
@@ -52,6 +54,13 @@ RegionOption = Annotated[
     ),
 ]
 
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=1.0, help="Abstain below this probability.", show_default="the model's own"
+    ),
+]
+
 
 @securely
 def classify(
@@ -71,12 +80,7 @@ def classify(
     top_k: Annotated[
         int, typer.Option(min=0, max=_MOST, help="Scores to show.", show_default="up to 5")
     ] = 0,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Abstain below this probability.", show_default="the model's own"
-        ),
-    ] = None,
+    threshold: Threshold = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
@@ -206,18 +210,23 @@ def _answer(image: Path, found: Classification) -> dict[str, Any]:
     prediction = found[0]
     return {
         "path": str(image),
-        "decision": prediction.decision.value,
-        "label": prediction.label,
-        "labels": list(prediction.labels),
+        **prediction_document(prediction),
         "alert": prediction.alert,
-        "scores": [
-            {"label": score.label, "probability": score.probability} for score in prediction.scores
-        ],
         "threshold": prediction.threshold,
         "macro_label": prediction.macro_label,
         "model": found.model.name,
         "version": found.model.version,
         "provider": found.model.provider,
+    }
+
+
+def prediction_document(prediction: Prediction) -> dict[str, Any]:
+    """What every command prints of a prediction as JSON."""
+    return {
+        "decision": prediction.decision.value,
+        "label": prediction.label,
+        "labels": list(prediction.labels),
+        "scores": [asdict(score) for score in prediction.scores],
     }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from limelens.cli.options import limits
+from limelens.cli.options import limits, settings_of
 from limelens.cli.terminal import streams
 from limelens.serve.errors import InvalidRequestError, LimelensError
 
@@ -214,6 +214,7 @@ def serve(
     Once it is ready it prints one line: the models, the address and the provider. SIGHUP makes it
     look for new versions at once.
     """
+    given = dict(locals())
     if tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == "NONE":
         # Only gRPC's core knows why a handshake failed. It writes it to stderr only if this is not
         # set at all, and reads it when it is loaded, below.
@@ -270,49 +271,18 @@ def serve(
     except InvalidRequestError as error:
         raise typer.BadParameter(f"--{error}") from None
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
-    config = ServerConfig(
-        models=models or default_models(),
-        listen=listen,
-        device=device,
-        tf32=tf32,
-        processes=processes,
-        num_threads=num_threads,
-        tls=tls,
-        insecure=insecure,
-        reflection=reflection,
-        grace_s=grace_s,
-        reload=reload,
-        reload_s=reload_s,
-        health_listen=health_listen,
-        access=AccessConfig(
-            tokens=tokens,
-            jwt=jwt,
-            rate_limit=rate_limit,
-            max_calls_per_client=max_calls_per_client,
-            max_waiting_per_client=max_waiting_per_client,
-            production=production,
-        ),
-        versions=wanted,
-        public_keys=tuple(require_signature or ()),
-        http=http,
-        insecure_http=insecure_http,
-        trace_to=trace_to,
-        access_log=access_log,
-        log_level=level,
-        log_format=log_format,
-        max_message_bytes=max_message_bytes,
-        max_calls=max_calls,
-        service=ServiceSettings(
-            limits=Limits(max_images, max_pixels, max_samples, max_decode_s),
-            max_queue=max_queue,
-            max_waiting_bytes=max_waiting_bytes,
-            max_batch_size=max_batch_size,
-            max_streams=max_streams,
-            stream_idle_s=stream_idle_s,
-            max_explanations=max_explanations,
-            max_waiting_explanations=max_waiting_explanations,
-        ),
-    )
+    service = settings_of(ServiceSettings, given)
+    changed = {
+        "models": models or default_models(),
+        "processes": processes,
+        "tls": tls,
+        "access": AccessConfig(jwt=jwt, **settings_of(AccessConfig, given)),
+        "versions": wanted,
+        "public_keys": tuple(require_signature or ()),
+        "log_level": level,
+        "service": ServiceSettings(limits=Limits(**settings_of(Limits, given)), **service),
+    }
+    config = ServerConfig(**settings_of(ServerConfig, given) | changed)
     try:
         config.check()
     except InvalidRequestError as error:

@@ -52,6 +52,11 @@ _TIMEOUT_S: Final = 600.0
 NUM_PARALLEL_LOCALLY: Final = 2
 """Images at a time in this process: one is read and cut while another has the cores."""
 _NUM_PARALLEL_CALLS: Final = 4
+_PASSED_ON: Final = (
+    "version", "top_labels", "method", "segmentation", "num_segments", "num_samples", "stability",
+    "max_samples", "deadline_ms", "kernel_width", "distance", "feature_selection", "num_features",
+    "sampling", "compat", "seed", "palette",
+)  # fmt: skip
 _RENDERINGS: Final[Mapping[str, Literal["overlay", "heat_map", "segments"]]] = {
     "--out": "overlay",
     "--heat-map": "heat_map",
@@ -197,6 +202,7 @@ def explain(
 
     Example: limelens explain photos --report why.html
     """
+    given = dict(locals())
     is_one = len(images) == 1 and not images[0].is_dir()
     written: dict[str, Path | None] = {
         "--out": overlay, "--heat-map": heat_map, "--segments": segments, "--steps": steps,
@@ -216,30 +222,14 @@ def explain(
     by_products = ByProducts()
     arguments: ExplainArguments = {
         "model": served_name(server, model),
-        "version": version,
         "labels": label or (),
-        "top_labels": top_labels,
         "contrasts": [_contrast(pair) for pair in contrast or ()],
         "region": parse_region(region),
-        "method": method,
-        "segmentation": segmentation,
-        "num_segments": num_segments,
-        "num_samples": num_samples,
-        "stability": stability,
-        "max_samples": max_samples,
-        "deadline_ms": deadline_ms,
         "hide": parse_hide(hide),
-        "kernel_width": kernel_width,
-        "distance": distance,
-        "feature_selection": feature_selection,
-        "num_features": num_features,
-        "sampling": sampling,
-        "compat": compat,
-        "seed": seed,
-        "palette": palette,
         "segments": None if segments_in is None else segments_in.read_bytes(),
         "timeout_s": _TIMEOUT_S,
     }
+    arguments |= cast("ExplainArguments", {name: given[name] for name in _PASSED_ON})
     with open_client(server, model, device, credentials) as client:
         if is_one and report is None:
             _explain_one(
@@ -284,7 +274,9 @@ def _explain_one(
             with by_products.writing(steps):
                 _draw_steps(local, rendered, arguments, steps)
         if check:
-            checked = local.check(rendered)
+            from limelens.serve.explaining.explain_image import check_explained
+
+            checked = check_explained(local.bundle, rendered)
     elif not err.is_terminal:
         found = client.explain(image_of(image), **arguments)
     else:

@@ -172,17 +172,6 @@ async def classify_batch(
     )
 
 
-def check_sizes(batch_size: int, at_once: int) -> None:
-    """Refuses sizes below 1.
-
-    Raises:
-        InvalidRequestError: One of them is below 1.
-    """
-    for name, value in (("batch_size", batch_size), ("at_once", at_once)):
-        if value < 1:
-            raise InvalidRequestError(name, f"{value}; expected 1 or more")
-
-
 def merged(parts: Sequence[BatchResult]) -> Classification:
     """The parts as one result; every image has a prediction."""
     whole = partial(parts)

@@ -31,7 +31,6 @@ from limelens.serve.client.bulk import (
     BatchResult,
     OnError,
     batches,
-    check_sizes,
     classify_batch,
     merged,
     partial,
@@ -471,7 +470,9 @@ class Calls:
         patience_s: float | None = None,
     ) -> AsyncGenerator[BatchResult, None]:
         """Classifies images batch by batch, several under way."""
-        check_sizes(batch_size, at_once)
+        for name, value in (("batch_size", batch_size), ("at_once", at_once)):
+            if value < 1:
+                raise InvalidRequestError(name, f"{value}; expected 1 or more")
         size = min(batch_size, await self._most_images(arguments))
         under_way: deque[Any] = deque()
 

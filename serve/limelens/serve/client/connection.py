@@ -17,8 +17,7 @@ import grpc
 
 from limelens.serve.addresses import is_loopback
 from limelens.serve.client.channels import MAX_CONNECTIONS
-from limelens.serve.client.files import read_file
-from limelens.serve.client.requests import CallArguments
+from limelens.serve.client.requests import CallArguments, read_file
 from limelens.serve.errors import ExpiredError, InvalidRequestError
 from limelens.serve.redaction import without_secrets
 

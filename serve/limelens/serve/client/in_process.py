@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from limelens.serve.client.responses import explanation_update
 from limelens.serve.client.results import ExplanationUpdate, ServedExplanation
 from limelens.serve.decisions.decision import decide
 from limelens.serve.explaining.explain_image import (
-    check_explained,
     explain_image,
     explain_image_progressively,
 )
@@ -41,9 +40,6 @@ from limelens.serve.rpc.responses import (
 )
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import prediction_pb2
-
-if TYPE_CHECKING:
-    from limelens.explain import Faithfulness
 
 _Explanations = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamResponse], None, None]
 
@@ -106,10 +102,6 @@ class LocalClient(Client):
             update = explanation_update(found[1])
             notify(update)
         return update.explanation, found[0]
-
-    def check(self, explained: RenderedExplanation) -> tuple[Faithfulness, ...]:
-        """Whether the model follows an explanation; see `check_explained`."""
-        return check_explained(self.bundle, explained)
 
 
 class LocalStream:

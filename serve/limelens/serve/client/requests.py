@@ -11,14 +11,14 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limelens.serve.client.files import read_file
-from limelens.serve.errors import InvalidRequestError
+from limelens.serve.errors import InvalidRequestError, MissingFileError, UnreadableFileError
 from limelens.serve.image import Region
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, image_pb2
@@ -195,6 +195,20 @@ class Frame:
     frame_id: int
     image: ImageInput
     capture_time: datetime.datetime | None = None
+
+
+def read_file(path: str | os.PathLike[str], expected: str) -> bytes:
+    """The bytes of a file that a caller names; an error says what was expected.
+
+    Raises:
+        UnreadableFileError: It is missing, a folder, or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise MissingFileError(error, f"expected {expected}") from error
+    except OSError as error:
+        raise UnreadableFileError(error, f"expected {expected}") from error
 
 
 def check_arguments(method: str, given: Iterable[str], accepted: type[Any]) -> None:
