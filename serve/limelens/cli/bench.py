@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from limelens.cli.options import settings_of
+from limelens.cli.options import option, settings_of
 from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
@@ -42,24 +42,17 @@ def bench(
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="The server to call.", show_default="starts one on loopback"
-        ),
+        option("The server to call.", metavar="HOST:PORT", show_default="starts one on loopback"),
     ] = None,
     models: Annotated[
         Path | None,
-        typer.Option(
-            help="Model repository of the started server.", show_default="as limelens serve"
-        ),
+        option("Model repository of the started server.", show_default="as limelens serve"),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="The model to call.", show_default="the only one")
+        str, option("The model to call.", metavar="NAME", show_default="the only one")
     ] = "",
     size: Annotated[
-        str,
-        typer.Option(
-            metavar="WIDTHxHEIGHT", help="Size of the synthetic image.", rich_help_panel=_IMAGES
-        ),
+        str, option("Size of the synthetic image.", metavar="WIDTHxHEIGHT", rich_help_panel=_IMAGES)
     ] = "224x224",
     callers: Annotated[
         int, _option(min=0, help="Callers of Classify, one call at a time each.")
@@ -97,17 +90,17 @@ def bench(
     ] = None,
     floor: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Also measure decoding and onnxruntime alone, before and after.",
             "--floor/--no-floor",
-            help="Also measure decoding and onnxruntime alone, before and after.",
             rich_help_panel=_FLOOR,
         ),
     ] = True,
     floor_model: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "The model.onnx for --floor.",
             metavar="FILE",
-            help="The model.onnx for --floor.",
             show_default="the started server's; with --server none",
             rich_help_panel=_FLOOR,
         ),
@@ -174,12 +167,9 @@ def serve_command(models: Path, *options: str) -> list[str]:
 def measure(
     plan: LoadPlan, pid: int | None, floor_model: Path | None
 ) -> tuple[LoadMetrics, Usage | None, FloorMetrics | None]:
-    """Measures a server under load, and the floor before and after.
+    """Measures a server under load, and the floor of a model before and after.
 
-    Args:
-        plan: The load.
-        pid: The server's process, if it is on this machine.
-        floor_model: The model for the floor; None measures none.
+    The server's process is watched if it is on this machine; without a model there is no floor.
     """
     from limelens.serve.tools.load import FloorMetrics, Watch, generate, measure_floor
 

@@ -32,6 +32,7 @@ from limelens.cli.classifying import (
 )
 from limelens.cli.explain.explaining import parse_hide
 from limelens.cli.explain.explanations import explanation_document
+from limelens.cli.options import option
 from limelens.cli.options.connection import NOTHING, Credentials, connect, securely
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.errors import PermissionDeniedError
@@ -60,83 +61,70 @@ def camera(
             show_default=False,
         ),
     ],
-    server: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The server to call.")
-    ] = DEFAULT_SERVER,
+    server: Annotated[str, option("The server to call.", metavar="HOST:PORT")] = DEFAULT_SERVER,
     model: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="A model on the server.", show_default="the only one"),
+        str, option("A model on the server.", metavar="NAME", show_default="the only one")
     ] = "",
     version: Version = 0,
     camera_id: Annotated[
-        str, typer.Option(help="The camera's name in the server's log and in overlays' names.")
+        str, option("The camera's name in the server's log and in overlays' names.")
     ] = "camera",
     region: RegionOption = None,
     threshold: Threshold = None,
     window: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of frames that a decision considers.")
+        int, option("The decision is over the last so many frames.", min=1, max=1000)
     ] = 1,
     required: Annotated[
-        int,
-        typer.Option(
-            min=0, max=1000, help="How many of them must agree.", show_default="more than half"
-        ),
+        int, option("How many of them must agree.", min=0, max=1000, show_default="more than half")
     ] = 0,
     required_to_alert: Annotated[
         int,
-        typer.Option(
+        option(
+            "How many must agree on an alert label; clearing it needs --required.",
             min=0,
             max=1000,
-            help="How many must agree on an alert label; clearing it needs --required.",
             show_default="as --required",
         ),
     ] = 0,
     max_decision_age_s: Annotated[
         float,
-        typer.Option(
-            min=0.0,
-            help="Seconds without a frame after which the decision becomes unknown; 0: never.",
-        ),
+        option("Without a frame for so long, the decision becomes unknown; 0: never.", min=0.0),
     ] = 0.0,
     fps: Annotated[
-        float | None, typer.Option(min=0.001, help="Frames a second at most.", show_default="all")
+        float | None, option("Frames a second at most.", min=0.001, show_default="all")
     ] = None,
     live: Annotated[
         bool | None,
-        typer.Option(
+        option(
+            "Send only the newest frame, or each one.",
             "--newest-only/--every-frame",
-            help="Send only the newest frame, or every frame.",
             show_default="newest for a camera, every frame of a file",
         ),
     ] = None,
     quality: Annotated[
-        int, typer.Option(min=1, max=95, help="JPEG quality of the frames that are sent.")
+        int, option("JPEG quality of the frames that are sent.", min=1, max=95)
     ] = 90,
     explain_on_change: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Write an overlay for each change: green for, red against."
-        ),
+        option("Write an overlay for each change: green for, red against.", metavar="DIR"),
     ] = None,
     alerts_only: Annotated[
-        bool, typer.Option("--alerts-only", help="Explain only changes to alert labels.")
+        bool, option("Explain only changes to alert labels.", "--alerts-only")
     ] = False,
     hide: Annotated[
         str | None,
-        typer.Option(
-            help="What replaces a hidden segment: mean, blur, shuffle, or a colour.",
-            show_default="mean",
+        option(
+            "What replaces a hidden segment: mean, blur, shuffle, or a colour.", show_default="mean"
         ),
     ] = None,
     num_segments: Annotated[
-        int, typer.Option(min=0, max=1000, help="Segments of an explanation.", show_default="40")
+        int, option("Segments of an explanation.", min=0, max=1000, show_default="40")
     ] = 0,
     num_samples: Annotated[
-        int, typer.Option(min=0, help="Samples of an explanation.", show_default="1000")
+        int, option("Samples of an explanation.", min=0, show_default="1000")
     ] = 0,
     as_jsonl: Annotated[
-        bool,
-        typer.Option("--jsonl", help="Print each answer as a line of JSON, as soon as it comes."),
+        bool, option("Print each answer as a line of JSON, as soon as it comes.", "--jsonl")
     ] = False,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 from rich.markup import escape
 
+from limelens.cli.options import option
 from limelens.cli.options.connection import NOTHING, OF_THE_SERVER, Credentials, connect, securely
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError, UnreadableFileError
@@ -30,35 +31,32 @@ DEFAULT_SERVER: Final = "127.0.0.1:8500"
 _MOST: Final = 2**31 - 1
 
 Server = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="The server to call.", show_default=DEFAULT_SERVER),
+    str | None, option("The server to call.", metavar="HOST:PORT", show_default=DEFAULT_SERVER)
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE|NAME",
-        help="A model.onnx to run in this process without a server, or the name of a model on the "
+    option(
+        "A model.onnx to run in this process without a server, or the name of a model on the "
         "server.",
+        metavar="FILE|NAME",
     ),
 ]
-Version = Annotated[int, typer.Option(min=0, help="Version of the model.", show_default="newest")]
+Version = Annotated[int, option("Version of the model.", min=0, show_default="newest")]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run a model file in this process.")
+    Literal["auto", "cpu", "cuda"], option("Where to run a model file in this process.")
 ]
 RegionOption = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Use only this part, in fractions of the upright image: 0.25,0,0.75,0.6",
         "--region",
         metavar="L,T,R,B",
-        help="Use only this part, in fractions of the upright image: 0.25,0,0.75,0.6",
     ),
 ]
 
 Threshold = Annotated[
     float | None,
-    typer.Option(
-        min=0.0, max=1.0, help="Abstain below this probability.", show_default="the model's own"
-    ),
+    option("Abstain below this probability.", min=0.0, max=1.0, show_default="the model's own"),
 ]
 
 
@@ -77,9 +75,7 @@ def classify(
     version: Version = 0,
     device: Device = "auto",
     region: RegionOption = None,
-    top_k: Annotated[
-        int, typer.Option(min=0, max=_MOST, help="Scores to show.", show_default="up to 5")
-    ] = 0,
+    top_k: Annotated[int, option("Scores to show.", min=0, max=_MOST, show_default="up to 5")] = 0,
     threshold: Threshold = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
@@ -231,12 +227,9 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
 
 
 def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str]) -> None:
-    """Prints the decision on one image, or its error.
+    """Prints the decision on one image, as `--json` has it, or its error.
 
-    Args:
-        answer: As `--json` prints it.
-        alarming: The field that makes the decision stand out.
-        more: Returns the text after the decision.
+    The field `alarming` makes the decision stand out; `more` gives the text after it.
     """
     path = escape(answer["path"])
     if "error" in answer:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.bench import serve_command
+from limelens.cli.options import option
 from limelens.cli.serving import packaged_models
 from limelens.cli.terminal.printing import out
 from limelens.serve.files import writing_whole
@@ -38,7 +38,7 @@ _NUM_SEGMENTS: Final = 30
 
 
 def demo(
-    image: Annotated[Path, typer.Option("--out", metavar="PNG", help="The image to write.")] = Path(
+    image: Annotated[Path, option("The image to write.", "--out", metavar="PNG")] = Path(
         "build/demo.png"
     ),
 ) -> None:

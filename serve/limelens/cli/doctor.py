@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.markup import escape
 
+from limelens.cli.options import option
 from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
@@ -28,28 +29,21 @@ _NAME_WIDTH: Final = 18
 def doctor(
     server: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Check this server.", show_default="check this machine"
-        ),
+        option("Check this server.", metavar="HOST:PORT", show_default="check this machine"),
     ] = None,
     models: Annotated[
         Path | None,
-        typer.Option(
-            help="The model repository of this machine.",
+        option(
+            "The model repository of this machine.",
             show_default="./models, else the models that come with limelens",
         ),
     ] = None,
-    deep: Annotated[
-        bool,
-        typer.Option("--deep", help="Check an explanation of the server too."),
-    ] = False,
+    deep: Annotated[bool, option("Check an explanation of the server too.", "--deep")] = False,
     health: Annotated[
         bool,
-        typer.Option(
-            "--health", help="Check only the health of the server, as probes do, without a token."
-        ),
+        option("Check only the health of the server, as probes do, without a token.", "--health"),
     ] = False,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Deadline of each step.")] = 5.0,
+    timeout_s: Annotated[float, option("Deadline of each step.", min=0.1)] = 5.0,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from limelens.cli.options import limits, settings_of
+from limelens.cli.options import limits, option, settings_of
 from limelens.cli.terminal import streams
 from limelens.serve.errors import InvalidRequestError, LimelensError
 
@@ -22,144 +22,129 @@ if TYPE_CHECKING:
 def serve(
     models: Annotated[
         Path | None,
-        typer.Option(
-            help="The model repository: NAME/VERSION/model.onnx.",
+        option(
+            "The model repository: NAME/VERSION/model.onnx.",
             show_default="./models, else the models that come with limelens",
         ),
     ] = None,
     listen: Annotated[
         str,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="The address to listen on; port 0 takes a free one. Or unix:PATH, a socket of "
+        option(
+            "The address to listen on; port 0 takes a free one. Or unix:PATH, a socket of "
             "this machine.",
+            metavar="HOST:PORT",
         ),
     ] = "127.0.0.1:8500",
     device: Annotated[
         str,
-        typer.Option(
-            metavar="auto|cpu|cuda|cuda:N[,N…]",
-            help="cuda refuses to start without a GPU; cuda:1 uses that GPU, cuda:0,1 both, each "
+        option(
+            "cuda refuses to start without a GPU; cuda:1 uses that GPU, cuda:0,1 both, each "
             "in its own process.",
+            metavar="auto|cpu|cuda|cuda:N[,N…]",
         ),
     ] = "auto",
     processes: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Server processes that share the port, each with its part of the cores; 1 is "
+        option(
+            "Server processes that share the port, each with its part of the cores; 1 is "
             "this process alone.",
+            min=1,
             show_default="1 up to 4 cores, then one for every 2",
         ),
     ] = None,
     tf32: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Let a GPU round factors to 10 bits (TF32): faster, but probabilities change a little.",
             "--tf32",
-            help="Let a GPU round factors to 10 bits (TF32): faster, but probabilities change a "
-            "little.",
         ),
     ] = False,
     num_threads: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="CPU threads of all processes together.", show_default="one for each core"
-        ),
+        option("CPU threads of all processes together.", min=1, show_default="one for each core"),
     ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="The server's certificate chain, PEM.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    tls_cert: Annotated[Path | None, option("The server's certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, option("Its private key, PEM.")] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="Require client certificates signed by this authority, PEM.")
+        Path | None, option("Require client certificates signed by this authority, PEM.")
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow plaintext beyond this machine.")
-    ] = False,
+    insecure: Annotated[bool, option("Allow plaintext beyond this machine.", "--insecure")] = False,
     reflection: Annotated[
-        bool, typer.Option("--reflection/--no-reflection", help="Let clients read the contract.")
+        bool, option("Let clients read the contract.", "--reflection/--no-reflection")
     ] = True,
     grace_s: Annotated[
-        float, typer.Option(min=0.0, help="Seconds that calls may go on after SIGTERM.")
+        float, option("Seconds that calls may go on after SIGTERM.", min=0.0)
     ] = 10.0,
     reload: Annotated[
         Literal["watch", "request", "off"],
-        typer.Option(
-            help="Look for new versions every --reload-s seconds, only on request (by SIGHUP or a "
+        option(
+            "Look for new versions every --reload-s seconds, only on request (by SIGHUP or a "
             "call of RepositoryModelLoad), or not at all."
         ),
     ] = "watch",
     reload_s: Annotated[
-        float, typer.Option(min=0.0, help="With watch: seconds between looks; 0: only on request.")
+        float, option("With watch: seconds between looks; 0: only on request.", min=0.0)
     ] = 2.0,
     versions: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Versions to load: all, latest, the number of newest, or NAME=VERSION[,…] to pin "
+            "those of one model. May be repeated.",
             metavar="RULE",
-            help="Versions to load: all, latest, a number of the newest, or NAME=VERSION[,…] to "
-            "pin a model's versions. May be repeated.",
             show_default="all",
         ),
     ] = None,
     require_signature: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="PUBLIC_KEY.pem",
-            help="Serve only bundles that `limelens sign` signed with the private key of this "
+        option(
+            "Serve only bundles that `limelens sign` signed with the private key of this "
             "public key. May be repeated.",
+            metavar="PUBLIC_KEY.pem",
         ),
     ] = None,
     health_listen: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Serve the health, and nothing else, here too in plaintext, for probes without TLS.",
             metavar="HOST:PORT",
-            help="Also serve the health alone here, in plaintext, for probes without TLS.",
         ),
     ] = None,
     tokens: Annotated[
-        Path | None,
-        typer.Option(help="The clients that may call, TOML; `limelens token` adds one."),
+        Path | None, option("The clients that may call, TOML; `limelens token` adds one.")
     ] = None,
     jwt_key: Annotated[
-        Path | None,
-        typer.Option(help="Accept tokens signed by this issuer: its public key, PEM or JWKS."),
+        Path | None, option("Accept tokens signed by this issuer: its public key, PEM or JWKS.")
     ] = None,
-    jwt_issuer: Annotated[str | None, typer.Option(help="The iss that they must have.")] = None,
-    jwt_audience: Annotated[
-        str | None, typer.Option(help="The aud that they must contain.")
-    ] = None,
-    jwt_rights_claim: Annotated[
-        str, typer.Option(help="The claim that holds their rights.")
-    ] = "scope",
+    jwt_issuer: Annotated[str | None, option("The iss that they must have.")] = None,
+    jwt_audience: Annotated[str | None, option("The aud that they must contain.")] = None,
+    jwt_rights_claim: Annotated[str, option("The claim that holds their rights.")] = "scope",
     rate_limit: Annotated[
         str | None,
-        typer.Option(
-            metavar="N/TIME",
-            help="Limit of each client, such as 100/second. Each image and each sample of an "
+        option(
+            "Limit of each client, such as 100/second. Each image and each sample of an "
             "explanation counts as a call.",
+            metavar="N/TIME",
             show_default="none",
         ),
     ] = None,
     max_calls_per_client: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Calls and streams of each client at a time.", show_default="no limit"
-        ),
+        option("Calls and streams of each client at a time.", min=1, show_default="no limit"),
     ] = None,
     max_waiting_per_client: Annotated[
         int,
-        typer.Option(
-            min=0,
-            help="Further calls of each client that wait instead of being refused; needs "
+        option(
+            "Further calls of each client that wait instead of being refused; needs "
             "--max-calls-per-client.",
+            min=0,
         ),
     ] = 0,
     production: Annotated[
         bool,
-        typer.Option(
-            "--production",
-            help="Refuse to start if anybody may call, or with plaintext beyond this machine; no "
+        option(
+            "Refuse to start if anybody may call, or with plaintext beyond this machine; no "
             "reflection.",
+            "--production",
         ),
     ] = False,
     max_batch_size: limits.MaxBatchSize = 64,
@@ -176,35 +161,30 @@ def serve(
     max_waiting_explanations: limits.MaxWaitingExplanations = 8,
     stream_idle_s: limits.StreamIdleS = 120.0,
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        typer.Option(help="Level of the log on stderr."),
+        Literal["debug", "info", "warning", "error"], option("Level of the log on stderr.")
     ] = "warning",
-    log_format: Annotated[
-        Literal["text", "json"], typer.Option(help="Format of the log on stderr.")
-    ] = "text",
+    log_format: Annotated[Literal["text", "json"], option("Format of the log on stderr.")] = "text",
     access_log: Annotated[
         bool,
-        typer.Option(
-            "--access-log", help="Log successful calls at info, not debug; needs --log-level info."
-        ),
+        option("Log successful calls at info, not debug; needs --log-level info.", "--access-log"),
     ] = False,
     http: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:8501.",
             metavar="HOST:PORT",
-            help="Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:8501.",
             show_default="nowhere",
         ),
     ] = None,
     insecure_http: Annotated[
-        bool, typer.Option("--insecure-http", help="Allow --http beyond this machine.")
+        bool, option("Allow --http beyond this machine.", "--insecure-http")
     ] = False,
     trace_to: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Send traces there by OTLP over gRPC. `otlp` takes the address from the variable "
+        option(
+            "Send traces there by OTLP over gRPC. `otlp` takes the address from the variable "
             "OTEL_EXPORTER_OTLP_ENDPOINT, `console` is stderr. Needs limelens[tracing].",
+            metavar="HOST:PORT",
             show_default="nowhere",
         ),
     ] = None,
@@ -234,16 +214,16 @@ def serve(
             f"--access-log logs calls at info, and --log-level {log_level} leaves those out; "
             "add --log-level info"
         )
-    for option, address in (
+    for flag, address in (
         ("--listen", listen),
         ("--http", http),
         ("--health-listen", health_listen),
     ):
-        if address is not None and not (option == "--listen" and is_unix(address)):
+        if address is not None and not (flag == "--listen" and is_unix(address)):
             try:
                 parse_address(address)
             except ValueError as error:
-                raise typer.BadParameter(f"{option} {error}") from None
+                raise typer.BadParameter(f"{flag} {error}") from None
     if insecure_http and http is None:
         raise typer.BadParameter("--insecure-http needs --http HOST:PORT")
     if max_waiting_per_client and max_calls_per_client is None:
@@ -286,8 +266,8 @@ def serve(
     try:
         config.check()
     except InvalidRequestError as error:
-        option = error.field.replace("_", "-")
-        raise typer.BadParameter(f"--{option}: {error.description}") from None
+        flag = error.field.replace("_", "-")
+        raise typer.BadParameter(f"--{flag}: {error.description}") from None
     code = _serve(config)
     streams.flush()
     # Python's own exit would wait for models that run, handle signals while it cleans up, and

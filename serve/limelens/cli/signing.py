@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from limelens.cli.options import option
 from limelens.cli.terminal.printing import AsJson, print_json
 
 
@@ -15,10 +16,7 @@ def sign(
         Path, typer.Argument(help="model.onnx, or the folder of a version that holds it.")
     ],
     key: Annotated[
-        Path,
-        typer.Option(
-            metavar="PRIVATE.pem", help="Private key of an elliptic curve, without a password."
-        ),
+        Path, option("Private key of an elliptic curve, without a password.", metavar="PRIVATE.pem")
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -25,6 +25,7 @@ from limelens.cli.classifying import (
     parse_region,
     served_name,
 )
+from limelens.cli.options import option
 from limelens.cli.options.connection import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
@@ -48,7 +49,7 @@ def index(
         ),
     ],
     path: Annotated[
-        Path, typer.Option("--out", metavar="INDEX", help="The file to write.", show_default=False)
+        Path, option("The file to write.", "--out", metavar="INDEX", show_default=False)
     ],
     server: Server = None,
     model: Model = None,
@@ -109,23 +110,17 @@ def similar(
             show_default=False,
         ),
     ],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each image.")] = 5,
+    k: Annotated[int, option("Neighbours of each image.", "--k", "-k", min=1)] = 5,
     server: Server = None,
     model: Model = None,
-    version: Annotated[
-        int, typer.Option(min=0, help="Version of the model.", show_default="the index's")
-    ] = 0,
+    version: Annotated[int, option("Version of the model.", min=0, show_default="the index's")] = 0,
     device: Device = "auto",
     region: RegionOption = None,
     sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", help="Write a sheet of each image and its neighbours."),
+        Path | None, option("Write a sheet of each image and its neighbours.", metavar="PNG")
     ] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(
-            help="The folder of the indexed images, for --sheet.", show_default="as indexed"
-        ),
+        Path | None, option("Where the indexed images lie, for --sheet.", show_default="as indexed")
     ] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from limelens.cli.options import option
 from limelens.cli.terminal.printing import AsJson, err, print_json
 from limelens.serve.access.caller import ClientLimits
 from limelens.serve.access.rights import read_rights
@@ -22,30 +23,21 @@ _HOURS: Final = {"h": 1, "d": 24}
 def token(
     name: Annotated[str, typer.Argument(help="Name of the client, in the log and in metrics.")],
     rights: Annotated[
-        str,
-        typer.Option(
-            metavar="RIGHT,…", help="What it may do: classify, embed, explain, models, admin."
-        ),
+        str, option("What it may do: classify, embed, explain, models, admin.", metavar="RIGHT,…")
     ],
     expires: Annotated[
-        str | None,
-        typer.Option(metavar="90d|12h|DATE", help="When it expires.", show_default="never"),
+        str | None, option("When it expires.", metavar="90d|12h|DATE", show_default="never")
     ] = None,
     rate_limit: Annotated[
         str | None,
-        typer.Option(
-            metavar="N/TIME",
-            help="Its rate limit, such as 100/second.",
-            show_default="the server's",
+        option(
+            "Its rate limit, such as 100/second.", metavar="N/TIME", show_default="the server's"
         ),
     ] = None,
     max_calls: Annotated[
-        int | None,
-        typer.Option(min=1, help="Its calls and streams at a time.", show_default="the server's"),
+        int | None, option("Its calls and streams at a time.", min=1, show_default="the server's")
     ] = None,
-    file: Annotated[Path, typer.Option(help="The server's --tokens; made if missing.")] = Path(
-        "tokens.toml"
-    ),
+    file: Annotated[Path, option("The server's --tokens; made if missing.")] = Path("tokens.toml"),
     as_json: AsJson = False,
 ) -> None:
     """Makes a token, prints it once and adds its hash to a file.

@@ -33,6 +33,7 @@ from limelens.cli.explain.explanations import (
     print_line,
     sample_bar,
 )
+from limelens.cli.options import option
 from limelens.cli.options.connection import NOTHING, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
@@ -93,18 +94,15 @@ def explain(
     device: Device = "auto",
     label: Annotated[
         list[str] | None,
-        typer.Option(help="A label to explain; may be repeated.", show_default="the most probable"),
+        option("A label to explain; may be repeated.", show_default="the most probable"),
     ] = None,
     top_labels: Annotated[int, _count("Explain this many of the most probable.", "1")] = 0,
     contrast: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="LABEL,LABEL", help="Explain why the first and not the second; may be repeated."
-        ),
+        option("Explain why the first and not the second; may be repeated.", metavar="LABEL,LABEL"),
     ] = None,
     overlay: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="PNG", help="Write the overlay: green for, red against."),
+        Path | None, option("Write the overlay: green for, red against.", "--out", metavar="PNG")
     ] = None,
     heat_map: Annotated[Path | None, _png("Write the weight of every pixel.")] = None,
     steps: Annotated[
@@ -112,18 +110,18 @@ def explain(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(
-            metavar="HTML",
-            help="Write a page of all images and why, mistakes first where folders are named "
+        option(
+            "Write a page of all images and why, mistakes first where folders are named "
             "like labels.",
+            metavar="HTML",
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(
-            "--check",
-            help="Also measure how far the model follows the explanation, compared with a random "
+        option(
+            "Also measure how far the model follows the explanation, compared with a random "
             "order; needs --model FILE.",
+            "--check",
         ),
     ] = False,
     region: RegionOption = None,
@@ -139,9 +137,7 @@ def explain(
     num_samples: Annotated[int, _count("Images that the model predicts.", "1000")] = 0,
     stability: Annotated[
         float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Sample until this share of the top segments would recur."
-        ),
+        option("Sample until this share of the top segments would recur.", min=0.0, max=1.0),
     ] = None,
     max_samples: Annotated[
         int, _count("The most samples for --stability.", "as --num-samples")
@@ -150,8 +146,7 @@ def explain(
         int, _count("Milliseconds after which the best explanation so far is returned.", "none")
     ] = 0,
     hide: Annotated[
-        str,
-        typer.Option(help="Fill of hidden segments: mean, blur, shuffle, or a colour (000000)."),
+        str, option("Fill of hidden segments: mean, blur, shuffle, or a colour (000000).")
     ] = "mean",
     kernel_width: Annotated[float | None, _option("Width of the proximity kernel.", "0.25")] = None,
     distance: Annotated[
@@ -171,15 +166,14 @@ def explain(
         _option("Colours for and against; blue_orange suits colour-blind readers.", "green_red"),
     ] = None,
     compat: Annotated[
-        Literal["lime"] | None,
-        typer.Option(help="The algorithm and the defaults of the lime package."),
+        Literal["lime"] | None, option("The algorithm and the defaults of the lime package.")
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Seed of the samples; the same seed gives the same explanation.",
             min=0,
             max=2**32 - 1,
-            help="Seed of the samples; the same seed gives the same explanation.",
             show_default="random, and reported",
         ),
     ] = None,
@@ -208,10 +202,10 @@ def explain(
         "--out": overlay, "--heat-map": heat_map, "--segments": segments, "--steps": steps,
     }  # fmt: skip
     if not is_one:
-        for option, value in {**written, "--segments-in": segments_in}.items():
+        for flag, value in {**written, "--segments-in": segments_in}.items():
             if value is not None:
                 raise typer.BadParameter(
-                    f"{option} is for one image; for several write a page with --report"
+                    f"{flag} is for one image; for several write a page with --report"
                 )
     if STDIN in images and not (is_one and report is None):
         raise typer.BadParameter("- is for one image, without --report")
@@ -262,7 +256,7 @@ def _explain_one(
 ) -> None:
     arguments = {
         **arguments,
-        "renderings": [kind for option, kind in _RENDERINGS.items() if written[option] is not None],
+        "renderings": [kind for flag, kind in _RENDERINGS.items() if written[flag] is not None],
     }
     steps = written["--steps"]
     checked: tuple[Faithfulness, ...] = ()
@@ -284,8 +278,8 @@ def _explain_one(
             for update in client.explain_stream(image_of(image), **arguments):
                 show(update)
         found = update.explanation
-    for option, kind in _RENDERINGS.items():
-        if (path := written[option]) is not None:
+    for flag, kind in _RENDERINGS.items():
+        if (path := written[flag]) is not None:
             with by_products.writing(path):
                 png = found.segments_png if kind == "segments" else _stacked(found, f"{kind}_png")
                 write_whole(path, png)
@@ -323,13 +317,13 @@ def _draw_steps(
         Image.fromarray(sheet).save(file, "PNG")
 
 
-def _local_client(client: Client, option: str) -> LocalClient:
+def _local_client(client: Client, flag: str) -> LocalClient:
     """The client, if its model is in this process."""
     from limelens.serve.client.in_process import LocalClient
 
     if not isinstance(client, LocalClient):
         raise typer.BadParameter(
-            f"{option} needs the model itself, in this process; give its file: --model FILE"
+            f"{flag} needs the model itself, in this process; give its file: --model FILE"
         )
     return client
 

@@ -158,10 +158,6 @@ def securely(command: Callable[..., None]) -> Callable[..., None]:
 def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]:
     """A client of a server; its errors say what to do.
 
-    Args:
-        server: `HOST:PORT`.
-        credentials: From the options.
-
     Raises:
         UnavailableError: The server cannot be reached; the message says why.
         UnauthenticatedError: The server does not know the caller.

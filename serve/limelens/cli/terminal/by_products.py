@@ -18,11 +18,7 @@ class ByProducts:
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Records whether a file could be written in this context.
-
-        Args:
-            path: The file.
-        """
+        """Records whether a file could be written in this context."""
         try:
             yield
         except OSError as error:

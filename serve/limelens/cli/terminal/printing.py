@@ -53,12 +53,7 @@ def print_notes() -> None:
 
 
 def progress_bar(noun: str, *columns: ProgressColumn) -> Progress:
-    """A bar on a terminal, removed once it is done; nothing elsewhere.
-
-    Args:
-        noun: What is counted.
-        columns: Between the count and the time left.
-    """
+    """A bar on a terminal, removed once it is done; nothing elsewhere."""
     return Progress(
         TextColumn(noun),
         BarColumn(),

@@ -9,12 +9,9 @@ from typing import TextIO
 
 
 def give_up(stream: TextIO) -> None:
-    """Discards a stream's buffer and all later output.
+    """Discards what stdout or stderr holds, which cannot be written, and all that follows.
 
     Otherwise Python tries again when it exits, fails again, and sets its own exit code.
-
-    Args:
-        stream: Stdout or stderr, which cannot be written.
     """
     with contextlib.suppress(OSError, ValueError):  # closed already
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -38,19 +38,11 @@ _STATUS_WAIT_S: Final = 1.0
 class AsyncClient(Calls):
     """Connections to a limelens server for one event loop; otherwise the same as `Client`.
 
-    Cancelling a task cancels its call, on the server too.
+    Cancelling a task cancels its call, on the server too. The function that gives a token may be
+    asynchronous; a plain one is called in a thread.
 
         async with AsyncClient("127.0.0.1:8500") as client:
             print((await client.classify(["door.jpg"]))[0].label)
-
-    Args:
-        address: As for `Client`.
-        settings: As for `Client`; the function that returns a token may be asynchronous. A plain
-            one is called in a thread.
-
-    Raises:
-        InvalidRequestError: As `Client`.
-        OSError: As `Client`.
     """
 
     def __init__(self, address: str, **settings: Unpack[ConnectArguments]) -> None:
@@ -183,11 +175,7 @@ class _Status:
         self._more.set()
 
     async def behind(self, error: grpc.RpcError) -> grpc.RpcError | None:
-        """How the call failed; None if it did not.
-
-        Args:
-            error: What was raised.
-        """
+        """How the call failed, given what was raised; None if it did not fail."""
         if not _is_of_write(error):
             return error
         if all(map(_is_of_write, self._seen)):

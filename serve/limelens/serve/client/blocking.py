@@ -143,11 +143,7 @@ class Client:
 
 
 class _ThreadTransport:
-    """Blocks the calling thread.
-
-    Args:
-        stub: Is called in place of a server.
-    """
+    """Blocks the calling thread; calls a stub in place of a server if there is one."""
 
     def __init__(self, stub: Any = None) -> None:
         self._stub = stub

@@ -65,13 +65,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """The results of one batch.
-
-    Args:
-        results: One for each image, in their order.
-        model: The model that classified; None if no request succeeded.
-        timings_ms: The time of all requests together.
-    """
+    """The results of one batch, in order; the model is None if no request succeeded."""
 
     results: tuple[Prediction | ImageFailure, ...]
     model: ModelRef | None
@@ -97,13 +91,7 @@ async def classify_batch(
     in_thread: Callable[..., Awaitable[Any]],
     sleep: Callable[[float], Awaitable[None]],
 ) -> BatchResult:
-    """Classifies the images of one batch.
-
-    Args:
-        batch: The images.
-        classify: Sends one request.
-        in_thread: Calls a function that reads files.
-        sleep: Waits for some seconds.
+    """Classifies the images of one batch; how to send, to call in a thread and to wait is given.
 
     Raises:
         LimelensError: As `Client.classify`; an image's own only if failures are raised.

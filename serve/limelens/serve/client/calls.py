@@ -132,22 +132,11 @@ class Transport(Protocol):
         """Waits for the result of what was started."""
 
     async def stop(self, handles: Sequence[Any], *, may_hang: bool) -> None:
-        """Ends what was started.
-
-        Args:
-            handles: From `start`.
-            may_hang: Whether it may wait for a camera for ever; it is then asked to end but not
-                awaited.
-        """
+        """Ends what was started; of what `may_hang`, such as a camera, it only asks that."""
 
 
 class Calls:
-    """The calls of `ClassifierService`.
-
-    Args:
-        connection: How the server is reached.
-        transport: How to wait for it.
-    """
+    """The calls of `ClassifierService` over a connection; the transport waits for them."""
 
     def __init__(self, connection: Connection, transport: Transport) -> None:
         self._connection, self._transport = connection, transport
@@ -272,12 +261,8 @@ class Calls:
             images: Paths, files' bytes or arrays, one or several, in one request.
             arguments: See `EmbedArguments`.
 
-        Returns:
-            One row for each image, in their order.
-
         Raises:
-            LimelensError: As `classify`.
-            OSError: A file cannot be read.
+            LimelensError, OSError: As `classify`.
         """
         request = await self._transport.in_thread(embed_request, images, **arguments)
         return embeddings(await self._call("Embed", request, arguments))
@@ -292,8 +277,7 @@ class Calls:
             arguments: See `ExplainArguments`.
 
         Raises:
-            LimelensError: As `classify`.
-            OSError: The file cannot be read.
+            LimelensError, OSError: As `classify`.
         """
         request = await self._transport.in_thread(explain_request, image, **arguments)
         return served_explanation(await self._call("Explain", request, arguments))
@@ -301,18 +285,10 @@ class Calls:
     async def explain_stream(
         self, image: ImageInput, **arguments: Unpack[ExplainArguments]
     ) -> AsyncGenerator[ExplanationUpdate, None]:
-        """The same with progress: explanations from more and more samples.
+        """The same as `explain` with progress: explanations from more and more samples.
 
         Each can be used; the last is what `explain` gives for the same arguments and seed. A slow
         reader gets fewer of them. Closing the generator stops the work.
-
-        Args:
-            image: As for `explain`.
-            arguments: As for `explain`.
-
-        Raises:
-            LimelensError: As `classify`.
-            OSError: The file cannot be read.
         """
         request = await self._transport.in_thread(explain_request, image, **arguments)
         async with aclosing(self.explanation_updates(request, arguments)) as updates:
@@ -385,15 +361,7 @@ class Calls:
     async def models(
         self, *, timeout_s: float | None = None, request_id: str | None = None
     ) -> tuple[ModelInfo, ...]:
-        """What is served, by name and version; without cards.
-
-        Args:
-            timeout_s: Deadline; None is the client's.
-            request_id: As for `classify`.
-
-        Raises:
-            LimelensError: As `classify`.
-        """
+        """What is served, by name and version; without cards. Raises as `classify`."""
         arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         response = await self._call("ListModels", service_pb2.ListModelsRequest(), arguments)
         return tuple(model_info(model) for model in response.models)
@@ -406,16 +374,13 @@ class Calls:
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> ModelInfo:
-        """One model with its card.
+        """One model with its card; raises as `classify`.
 
         Args:
             name: Empty means the only one served.
             version: 0 means the newest.
             timeout_s: Deadline; None is the client's.
             request_id: As for `classify`.
-
-        Raises:
-            LimelensError: As `classify`.
         """
         arguments: CallArguments = {"timeout_s": timeout_s, "request_id": request_id}
         request = service_pb2.GetModelRequest(model=name, version=version)

@@ -20,13 +20,9 @@ _PAUSE_S: Final = 30.0
 
 @dataclass(eq=False)
 class Channel:
-    """One connection.
+    """One connection: gRPC's channel, if there is one to close, and the stub that makes the calls.
 
-    Args:
-        channel: gRPC's channel; None if there is nothing to close.
-        stub: Its methods are the calls.
-        busy: Calls and streams under way.
-        is_ready: Whether calls may go there.
+    `busy` counts calls and streams under way; `is_ready` is whether further calls may go there.
     """
 
     channel: Any
@@ -92,11 +88,7 @@ class Channels:
         return best
 
     def give_back(self, channel: Channel, *, is_lost: bool = False) -> bool:
-        """Notes the end of a call.
-
-        Args:
-            channel: The channel of the call.
-            is_lost: Whether no server answered there.
+        """Notes the end of a call, and whether it was lost because no server answered there.
 
         Returns:
             Whether to close the channel, now that its last call is over.

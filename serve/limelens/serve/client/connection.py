@@ -198,11 +198,7 @@ class Connection:
         return timeout_s
 
     def metadata(self, token: str | None, request_id: str | None) -> Metadata | None:
-        """The headers of a call; None if there are none.
-
-        Args:
-            token: The token itself.
-            request_id: The id of the call in the server's log.
+        """The headers of a call, from its token and its id in the server's log; None without any.
 
         Raises:
             InvalidRequestError: One of them has a character that no header may have.
@@ -244,12 +240,7 @@ class Connection:
 
 
 def address_options(address: str, tls: Tls | None = None) -> list[tuple[str, Any]]:
-    """Options that every channel to an address needs.
-
-    Args:
-        address: One of gRPC's names.
-        tls: None is plaintext.
-    """
+    """Options that every channel to an address needs, in TLS or, with None, in plaintext."""
     options: list[tuple[str, Any]] = []
     if is_loopback(address):
         # Nothing that stays on this machine may go through a proxy, least of all a token.

@@ -45,20 +45,14 @@ _Explanations = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamRe
 
 
 def local_client(path: str | os.PathLike[str], device: str = "auto") -> LocalClient:
-    """A client that runs one bundle itself.
+    """A client that runs one bundle itself; only its `stream` needs a server.
 
     Args:
         path: `model.onnx`, or the folder of a version that holds it.
         device: As for `load_bundle`.
 
-    Returns:
-        A client whose `classify`, `embed`, `explain`, `explain_stream`, `models` and `model` work
-        without a server.
-
     Raises:
-        BundleError: As `load_bundle`.
-        ProviderError: As `load_bundle`.
-        MissingExtraError: As `load_bundle`.
+        BundleError, ProviderError, MissingExtraError: As `load_bundle`.
     """
     stub = LocalStub(Path(path), device)
     client = LocalClient.over(stub)
@@ -82,19 +76,10 @@ class LocalClient(Client):
         notify: Callable[[ExplanationUpdate], None] = lambda _: None,
         **arguments: Unpack[ExplainArguments],
     ) -> tuple[ServedExplanation, RenderedExplanation]:
-        """Explains an image and also returns the samples and pixels behind the explanation.
+        """Explains an image; also returns the samples and pixels behind the explanation.
 
-        Args:
-            image: As for `explain`.
-            notify: Called with each explanation, the last included.
-            arguments: As for `explain`.
-
-        Returns:
-            The result of `explain`, and the samples and pixels behind it.
-
-        Raises:
-            LimelensError: As `explain`.
-            OSError: The file cannot be read.
+        Arguments and errors are those of `explain`. `notify` is called with each explanation on
+        the way, and with the last.
         """
         arguments.pop("timeout_s", None)
         request = explain_request(image, **arguments)
@@ -105,11 +90,7 @@ class LocalClient(Client):
 
 
 class LocalStream:
-    """Messages that are made while they are read, in place of a gRPC call.
-
-    Args:
-        explanations: Makes them.
-    """
+    """Messages that are made while they are read, in place of a gRPC call."""
 
     def __init__(self, explanations: _Explanations) -> None:
         self._explanations = explanations
@@ -123,12 +104,7 @@ class LocalStream:
 
 
 class LocalStub:
-    """The calls of `ClassifierService`, except the camera stream, on one bundle.
-
-    Args:
-        path: As for `load_bundle`.
-        device: As for `load_bundle`.
-    """
+    """The calls of `ClassifierService`, except the camera stream, on one bundle."""
 
     def __init__(self, path: Path, device: str) -> None:
         self.bundle = bundle = load_bundle(path, device)

@@ -14,17 +14,12 @@ _Result = TypeVar("_Result")
 def in_order(
     work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
 ) -> Generator[_Result, None, None]:
-    """Calls `work` for each item; reads one item ahead of those in work.
+    """Calls `work` for each item in threads; an error of `work` is raised here.
 
-    Unlike `Executor.map` it does not read all items at once.
-
-    Args:
-        work: Called from several threads.
-        items: Read as they are needed.
-        at_once: How many to work on at a time.
+    Unlike `Executor.map` it does not read all items at once: it takes one more than it works on.
 
     Yields:
-        The results in the order of the items; an error of `work` is raised here.
+        The results in the order of the items.
     """
     pool = ThreadPoolExecutor(at_once, "limelens-in-order")
     waiting: deque[Future[_Result]] = deque()

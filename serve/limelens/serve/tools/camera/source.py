@@ -34,12 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SourceFrame(Frame):
-    """A frame with its place in the source.
-
-    Args:
-        image: An encoded file.
-        place: The file in a folder or the time in a video; empty for a camera.
-    """
+    """An encoded frame; `place` is the file in a folder or the time in a video, or empty."""
 
     image: bytes
     place: str = ""
@@ -98,11 +93,7 @@ class Source:
     """Frames of one source, numbered from 0; see `open_source`.
 
     Iterating yields the frames and may continue after a break. As a context manager it closes
-    itself.
-
-    Args:
-        name: For messages: without a password.
-        is_live: Whether only the newest frame counts.
+    itself. Its name holds no password; `is_live` is whether only the newest frame counts.
     """
 
     def __init__(
@@ -173,11 +164,7 @@ class Source:
             yield frame
 
     def take(self) -> SourceFrame | None:
-        """The next frame, or None if there are no more.
-
-        Raises:
-            SourceError: As iterating.
-        """
+        """The next frame, or None if there are no more; raises as iterating."""
         if self.is_live and self._interval_s:
             self._stopped.wait(max(0.0, self._next_at - time.monotonic()))
             self._next_at = max(self._next_at, time.monotonic()) + self._interval_s

@@ -27,12 +27,8 @@ class Timeline:
         """Frames without a timestamp of their own so far."""
 
     def time_of(self, stamp_s: float | None) -> float:
-        """The time of the next frame.
-
-        Args:
-            stamp_s: Its timestamp in seconds; None if it has none.
-        """
-        # Timestamps that never change are useless.
+        """The time of the next frame, given its timestamp in seconds or None."""
+        # A clock that stands still is no clock.
         is_known = stamp_s is not None and stamp_s != self._stamp_s
         self.num_without += not is_known
         if stamp_s is None or not is_known:

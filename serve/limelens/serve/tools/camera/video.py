@@ -124,12 +124,7 @@ class Video:
 
 
 def to_jpeg(frame: VideoFrame, quality: int) -> bytes:
-    """A decoded frame, upright, as a JPEG file.
-
-    Args:
-        frame: From `Video.frames`.
-        quality: 1 to 95, as in Pillow.
-    """
+    """A decoded frame, upright, as a JPEG file of a quality of 1 to 95."""
     image: Image = frame.to_image()  # type: ignore[no-untyped-call]
     if (turn := _turn(frame)) is not None:
         image = image.transpose(turn)

@@ -23,12 +23,7 @@ _NEWS: Final = (FrameStatus.EXPLANATION, FrameStatus.DECISION_EXPIRED)
 
 @dataclass(frozen=True)
 class SourceAnswer:
-    """An answer with the place of its frame in the source.
-
-    Args:
-        answer: The server's.
-        place: The file in a folder or the time in a video; empty for a camera.
-    """
+    """A server's answer; `place` is its frame's file in a folder or time in a video, or empty."""
 
     answer: FrameAnswer
     place: str

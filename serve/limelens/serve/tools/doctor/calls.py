@@ -37,14 +37,7 @@ _IMAGE: Final = np.full((16, 16, 3), 128, np.uint8)
 def check_calls(
     address: str, settings: ConnectArguments, *, deep: bool, only_health: bool
 ) -> Iterator[Check]:
-    """Checks a server by calling it.
-
-    Args:
-        address: `HOST:PORT`.
-        settings: How to reach it, and the deadline of each call.
-        deep: Whether to check an explanation too.
-        only_health: Whether to check its health alone.
-    """
+    """Checks a server by calling it; `deep` and `only_health` as for `check_remote`."""
     settings = {**settings, "max_attempts": 1}
     nobody: ConnectArguments = {**settings, "token": None}
     token, timeout_s = settings.get("token"), settings.get("timeout_s")

@@ -29,14 +29,7 @@ _CUDA: Final = "CUDAExecutionProvider"
 
 
 def check_machine(models: Path | None) -> Iterator[Check]:
-    """Checks this machine.
-
-    Args:
-        models: The model repository; None if there is none.
-
-    Yields:
-        Checks as they are done.
-    """
+    """Checks this machine and its model repository; None if there is none."""
     yield _python()
     yield _package()
     yield from _onnxruntime()

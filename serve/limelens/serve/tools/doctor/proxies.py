@@ -28,12 +28,8 @@ _FOUND: Final = b" 200"
 class Proxy:
     """A proxy from an environment variable.
 
-    Args:
-        variable: The variable.
-        shown: The proxy without its password.
-        host: Empty if gRPC cannot use the value; it then connects directly.
-        port: 1 to 65535.
-        credentials: `USER:PASSWORD`; empty for none.
+    `shown` leaves out its password. `host` is empty if gRPC cannot use the value; it then connects
+    directly. `credentials` is `USER:PASSWORD` or empty.
     """
 
     variable: str
@@ -54,10 +50,9 @@ class Proxy:
 
 
 def proxy_for(host: str) -> Proxy | None:
-    """The proxy that gRPC uses for a host; None if it connects directly.
+    """The proxy that gRPC uses for a host without a port; None if it connects directly.
 
-    Args:
-        host: A name or an address, without a port. For this machine limelens uses no proxy.
+    For this machine limelens uses no proxy.
     """
     if is_loopback_host(host) or _is_excepted(host):
         return None
@@ -77,13 +72,7 @@ def proxy_for(host: str) -> Proxy | None:
 
 
 def check_proxy(proxy: Proxy, server: str, timeout_s: float) -> Check:
-    """Whether a proxy can be reached and lets calls through to a server.
-
-    Args:
-        proxy: As `proxy_for` gives it.
-        server: `HOST:PORT`.
-        timeout_s: Of each step.
-    """
+    """Whether a proxy can be reached and lets calls through to a server, `HOST:PORT`."""
     if not proxy.is_usable:
         return warning(
             "proxy",

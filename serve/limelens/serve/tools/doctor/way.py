@@ -31,12 +31,7 @@ _UNKNOWN_ISSUER: Final = (2, 18, 19, 20, 21)
 
 
 def check_way(server: str, tls: Tls | None, timeout_s: float) -> Iterator[Check]:
-    """Checks the connection, up to the first step that fails.
-
-    Args:
-        server: `HOST:PORT`.
-        tls: None is plaintext.
-        timeout_s: Of each step.
+    """Checks the connection to `HOST:PORT`, up to the first step that fails.
 
     Raises:
         ValueError: The server is not `HOST:PORT`.

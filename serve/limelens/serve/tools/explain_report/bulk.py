@@ -47,14 +47,7 @@ class LabeledFile:
 
 @dataclass(frozen=True, eq=False)
 class ExplainedImage:
-    """The result for one image.
-
-    Args:
-        file: The image.
-        prediction: The model's; None if the image was refused.
-        explanation: Of the prediction; None likewise.
-        error: Why the image was refused; else empty.
-    """
+    """The result for one image: a prediction and its explanation, or why it was refused."""
 
     file: LabeledFile
     prediction: Prediction | None

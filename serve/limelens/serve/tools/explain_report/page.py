@@ -86,11 +86,7 @@ class Gallery:
         self._model = ""
 
     def add(self, one: ExplainedImage) -> None:
-        """Puts one image on the page, or among those that were refused.
-
-        Args:
-            one: Its result, with an overlay.
-        """
+        """Puts one image with its overlay on the page, or among those that were refused."""
         name = _relative(one.file.path, self._base)
         if one.explanation is None or one.prediction is None:
             self._refused.append((name, one.error))
@@ -147,14 +143,7 @@ class Gallery:
         del self._cards[_MOST_SHOWN:]
 
     def write(self, path: Path) -> None:
-        """Writes the page.
-
-        Args:
-            path: The HTML file.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Writes the page to an HTML file."""
         page = self._environment.get_template("page.html.j2").render(
             title=self._title,
             in_favour=self._colours[0],

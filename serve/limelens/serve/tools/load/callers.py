@@ -51,10 +51,8 @@ class Recording:
 class Recorded:
     """What one process saw.
 
-    Args:
-        recordings: By kind.
-        cpu_s: CPU time of this process while calls counted.
-        lateness_s: How long after they were due calls of an open loop were sent.
+    `cpu_s` is CPU time while calls counted, `lateness_s` how long after they were due calls of an
+    open loop were sent.
     """
 
     recordings: dict[Kind, Recording] = field(
@@ -65,13 +63,10 @@ class Recorded:
 
 
 def call_in_process(plan: LoadPlan, process: int, connection: Connection) -> None:
-    """The main function of a process of callers.
+    """The main function of a process of callers, which is the plan's `process`th from 0.
 
-    Args:
-        plan: The whole plan.
-        process: Which of its processes this is, from 0.
-        connection: Sends `ready`, receives by `time.monotonic` when counting begins, sends
-            `Recorded`, or a sentence if it failed.
+    It sends `ready`, receives by `time.monotonic` when counting begins, and sends `Recorded`, or a
+    sentence if it failed.
     """
     try:
         recorded = asyncio.run(_Callers(plan, process).run(connection))

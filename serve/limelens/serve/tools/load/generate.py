@@ -72,10 +72,7 @@ def generate(
 ) -> LoadMetrics:
     """Makes the calls of a plan from processes of their own.
 
-    Args:
-        plan: The load.
-        on_begin: Called when counting begins.
-        on_end: Called when no more calls begin.
+    `on_begin` is called when counting begins, `on_end` when no more calls begin.
 
     Raises:
         UnavailableError: The server could not be reached.

@@ -137,9 +137,8 @@ def local_server(address: str) -> int | None:
 def started(command: Sequence[str], *, log: Path | None = None) -> Iterator[ServerProcess]:
     """A server in its own process, stopped at the end.
 
-    Args:
-        command: Starts one and prints `… on HOST:PORT …` once it listens.
-        log: Where its stderr goes; None is this process's own.
+    The command starts one and prints `… on HOST:PORT …` once it listens. Its stderr goes to the
+    log, or to this process's own.
 
     Raises:
         UnavailableError: It did not start, or never reported SERVING.

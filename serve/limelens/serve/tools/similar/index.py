@@ -80,12 +80,9 @@ class Neighbour:
 
 @dataclass(frozen=True, eq=False)
 class SimilarIndex:
-    """Searchable images; see `build_index` and `load_index`.
+    """Searchable images in the order of their vectors; see `build_index` and `load_index`.
 
-    Args:
-        made: Its model and data.
-        images: In the order of the vectors.
-        faiss_index: The vectors, of length 1, in an inner-product index of faiss.
+    The vectors, of length 1, are in an inner-product index of faiss.
     """
 
     made: Made
@@ -194,10 +191,6 @@ def build_index(
 
 def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
     """Writes an index whole or not at all; an older one stays until then.
-
-    Args:
-        index: The index.
-        path: The file; a missing folder is made.
 
     Raises:
         IndexRefusedError: The path is a folder.

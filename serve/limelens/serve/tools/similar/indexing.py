@@ -54,13 +54,9 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """The feature vectors of some files.
+    """The feature vectors of some files: `(N, D)` float32 of length 1, one for each of `images`.
 
-    Args:
-        vectors: `(N, D)` float32 of length 1, one for each of `images`.
-        images: Those that could be read.
-        skipped: Those that could not.
-        made: Their model and data.
+    Files that could not be read are in `skipped`; `made` names the model and the data.
     """
 
     vectors: NDArray[np.float32]

@@ -32,12 +32,7 @@ _FRAME: Final = (30, 110, 200)
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a sheet.
-
-    Args:
-        path: Its file.
-        captions: Up to two lines below it.
-    """
+    """One image of a sheet, and up to two lines below it."""
 
     path: Path
     captions: Sequence[str]
@@ -46,11 +41,7 @@ class Panel:
 def write_sheet(
     rows: Sequence[tuple[Panel, Sequence[Panel]]], path: str | os.PathLike[str]
 ) -> tuple[Path, ...]:
-    """Draws queries, framed in blue, each with its neighbours to its right.
-
-    Args:
-        rows: For each query its own panel and those of its neighbours.
-        path: The PNG to write.
+    """Draws queries, framed in blue, each with its neighbours to its right, as a PNG.
 
     Returns:
         Files that could not be read; a grey square stands for each.
