@@ -98,11 +98,7 @@ def read_credentials(
         ),
     ] = False,
 ) -> Credentials:
-    """Turns the options into credentials.
-
-    Raises:
-        AccessPolicyError: A file is missing or cannot be used.
-    """
+    """Turns the options into credentials; an `AccessPolicyError` names a file that is unusable."""
     if (cert is None) != (key is None):
         raise typer.BadParameter("--cert and --key are given together")
     for file in (ca, cert, key):

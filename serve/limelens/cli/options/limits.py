@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
-
-_PANEL = "Limits"
+from limelens.cli.options import option
 
 
-def _option(help_: str, least: int = 1) -> typer.models.OptionInfo:
-    found: typer.models.OptionInfo = typer.Option(min=least, help=help_, rich_help_panel=_PANEL)
-    return found
+def _limit(help_: str, least: float = 1) -> Any:
+    return option(help_, min=least, rich_help_panel="Limits")
 
 
 MaxBatchSize = Annotated[
-    int, _option("Most images in one run on a GPU; on the CPU each runs alone.")
+    int, _limit("Most images in one run on a GPU; on the CPU each runs alone.")
 ]
-MaxQueue = Annotated[int, _option("Images that may wait; more are refused.")]
-MaxImages = Annotated[int, _option("Images in one request.")]
-MaxPixels = Annotated[int, _option("Height times width of one image.")]
+MaxQueue = Annotated[int, _limit("Images that may wait; more are refused.")]
+MaxImages = Annotated[int, _limit("Images in one request.")]
+MaxPixels = Annotated[int, _limit("Height times width of one image.")]
 MaxDecodeS = Annotated[
-    float,
-    typer.Option(
-        min=0.01,
-        help="Seconds of CPU time for decoding one image, beyond those for its bytes.",
-        rich_help_panel=_PANEL,
-    ),
+    float, _limit("Seconds of CPU time for decoding one image, beyond those for its bytes.", 0.01)
 ]
-MaxSamples = Annotated[int, _option("Samples of one explanation.", 10)]
-MaxMessageBytes = Annotated[int, _option("Bytes of one request or response.", 1024)]
-MaxWaitingBytes = Annotated[int, _option("Bytes of all images that wait or are processed.")]
-MaxCalls = Annotated[int, _option("Calls and streams at a time.")]
-MaxStreams = Annotated[int, _option("Cameras at a time.", 0)]
-MaxExplanations = Annotated[int, _option("Explanations at a time.")]
-MaxWaitingExplanations = Annotated[int, _option("Explanations that wait; more are refused.", 0)]
+MaxSamples = Annotated[int, _limit("Samples of one explanation.", 10)]
+MaxMessageBytes = Annotated[int, _limit("Bytes of one request or response.", 1024)]
+MaxWaitingBytes = Annotated[int, _limit("Bytes of all images that wait or are processed.")]
+MaxCalls = Annotated[int, _limit("Calls and streams at a time.")]
+MaxStreams = Annotated[int, _limit("Cameras at a time.", 0)]
+MaxExplanations = Annotated[int, _limit("Explanations at a time.")]
+MaxWaitingExplanations = Annotated[int, _limit("Explanations that wait; more are refused.", 0)]
 StreamIdleS = Annotated[
-    float,
-    typer.Option(
-        min=0.1,
-        help="Seconds without sending or reading after which a camera's stream ends.",
-        rich_help_panel=_PANEL,
-    ),
+    float, _limit("End the stream of a camera that sends or reads nothing for so long.", 0.1)
 ]

@@ -52,10 +52,8 @@ class CallArguments(TypedDict, total=False):
 class ModelArguments(CallArguments, total=False):
     """The keyword arguments of every call on images.
 
-    Args:
-        model: Empty means the only one served.
-        version: 0 means the newest.
-        region: The part of every image that the model sees.
+    An empty `model` means the only one served, version 0 the newest. Of every image the model sees
+    the `region`.
     """
 
     model: str
@@ -80,9 +78,8 @@ class ClassifyArguments(ModelArguments, total=False):
 class EmbedArguments(ModelArguments, total=False):
     """The keyword arguments of `Client.embed`, with those of `ModelArguments`.
 
-    Args:
-        normalize: Whether to divide each vector by its length, so that the dot product of two is
-            their cosine similarity.
+    `normalize` divides each vector by its length, so that the dot product of two is their cosine
+    similarity.
     """
 
     normalize: bool
@@ -183,13 +180,9 @@ class StreamArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of a camera.
+    """One frame of a camera, with a rising number of at least 0.
 
-    Args:
-        frame_id: Rising number, at least 0.
-        image: The frame.
-        capture_time: When the camera took it; comes back with the answer. Without a time zone
-            it is taken as UTC.
+    Its `capture_time` comes back with the answer; without a time zone it is taken as UTC.
     """
 
     frame_id: int

@@ -32,11 +32,8 @@ class ModelRef:
 class Timings:
     """The server's time for a result, in milliseconds.
 
-    Args:
-        queue: From arrival to the start of the work.
-        decode: Decoding and resizing.
-        run: The model itself.
-        total: From arrival to the response.
+    `queue` ends where the work starts, `decode` is decoding and resizing, `run` the model itself,
+    and `total` counts from arrival to the response.
     """
 
     queue: float
@@ -68,10 +65,8 @@ class Classification(Sequence[Prediction]):
 class ImageFailure:
     """An image among many that could not be classified.
 
-    Args:
-        index: Its place among the images, from 0.
-        path: Its file; None if it was given as bytes or pixels.
-        error: What is wrong with it, an error of limelens or an `OSError`.
+    `index` is its place among the images, `path` its file unless it was given as bytes or pixels,
+    and `error` what is wrong with it: an error of limelens or an `OSError`.
     """
 
     index: int
@@ -92,10 +87,7 @@ class ImageFailure:
 class PartialClassification(Sequence[Prediction | ImageFailure]):
     """The results for many images, in their order; some may be failures.
 
-    Args:
-        results: One for each image.
-        model: The model; None if no request succeeded.
-        timings_ms: The time of all requests together.
+    The model is None if no request succeeded; the time is that of all requests together.
     """
 
     results: tuple[Prediction | ImageFailure, ...]

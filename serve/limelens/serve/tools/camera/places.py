@@ -42,15 +42,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where frames come from.
+    """Where frames come from: the path or address to open, and how.
 
-    Args:
-        name: For messages: an address is shown without anything that may be a password.
-        kind: Its kind.
-        path: The path or address to open.
-        format: The format to read; empty detects it.
-        options: For the reader.
-        advice: For the error if it cannot be opened; may be empty.
+    The name, for messages, has of an address only what cannot be a password. An empty format means
+    to detect it. The advice is for the error if it cannot be opened.
     """
 
     name: str

@@ -73,17 +73,9 @@ def explain_many(
     num_parallel: int,
     **arguments: Unpack[ExplainArguments],
 ) -> Generator[ExplainedImage, None, None]:
-    """Explains images, and continues after one that is refused.
+    """Explains images in their order, and continues after one that is refused.
 
-    Args:
-        client: Explains; shared by threads.
-        files: The images.
-        num_parallel: How many at a time, so that one is read and segmented while the model runs
-            another.
-        arguments: As for `Client.explain`.
-
-    Yields:
-        One for each file, in their order.
+    Several are explained at a time, so that one is read and cut while another has the model.
 
     Raises:
         LimelensError: As `Client.explain`, if it concerns all images.

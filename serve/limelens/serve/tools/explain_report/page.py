@@ -49,10 +49,8 @@ class _Card:
 class Gallery:
     """The page while it fills; it keeps no large files of the images added.
 
-    Args:
-        title: Of the page.
-        base: The folder that names of images are relative to, if they lie below it.
-        colours: Those for and against a label in the overlays.
+    Names of images are relative to the base, if they lie below it. The colours are those for and
+    against a label in the overlays.
 
     Raises:
         MissingExtraError: jinja2 is not installed.

@@ -26,23 +26,19 @@ class LoadPlan:
     """What to send to a server, from how many callers, for how long.
 
     Args:
-        server: `HOST:PORT`.
+        server, tls, token, insecure_token: As for `Client`.
         images: Encoded images, sent in turns; at least one.
-        tls, token, insecure_token: As for `Client`.
         model: Its name; empty is the only one.
         callers: Callers of Classify, each with its next call as soon as the last has ended
             (closed loop).
         rate: Calls of Classify a second, at random intervals, whether or not others have ended
-            (open loop); replaces the callers. None is closed loop.
-        streams: Cameras.
-        fps: Frames a second of each camera, sent when they are due.
+            (open loop); replaces the callers.
+        streams, fps: Cameras, and the frames a second that each sends when they are due.
         explainers: Callers of Explain, in a closed loop.
         num_samples: For each explanation; 0 is the server's default.
-        duration_s: For how long calls begin and count.
-        warmup_s: For how long calls run before that without being counted.
-        deadline_s: Of each call of Classify; None is none.
-        explain_deadline_s: Of each call of Explain.
-        calls_each: Most calls of each caller; None is as many as there is time for.
+        duration_s, warmup_s: For how long calls count, and for how long before they do not.
+        deadline_s, explain_deadline_s: Of each call of Classify, and of Explain.
+        calls_each: Most calls of each caller of Classify.
         broken: Share of calls of Classify whose image is cut off, 0 to 1.
         processes: Processes that send; no more are started than have something to do.
         connections: Shared by callers, cameras and explainers, at least one for each process;

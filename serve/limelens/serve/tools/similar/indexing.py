@@ -140,11 +140,11 @@ def embed_files(
     version: int = 0,
     progress: Progress | None = None,
 ) -> Embedded:
-    """The feature vectors of some files.
+    """The feature vectors of some files, whose paths are relative to a folder.
 
     Args:
         client: Embeds.
-        folder: The folder that the images' paths are relative to.
+        folder: The folder.
         images: The files, at least one.
         model: As for `Client.embed`.
         version: As for `Client.embed`.
