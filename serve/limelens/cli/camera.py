@@ -72,7 +72,7 @@ def camera(
     region: RegionOption = None,
     threshold: Threshold = None,
     window: Annotated[
-        int, option("The decision is over the last so many frames.", min=1, max=1000)
+        int, option("Number of frames that a decision considers.", min=1, max=1000)
     ] = 1,
     required: Annotated[
         int, option("How many of them must agree.", min=0, max=1000, show_default="more than half")
@@ -88,7 +88,9 @@ def camera(
     ] = 0,
     max_decision_age_s: Annotated[
         float,
-        option("Without a frame for so long, the decision becomes unknown; 0: never.", min=0.0),
+        option(
+            "Seconds without a frame after which the decision becomes unknown; 0: never.", min=0.0
+        ),
     ] = 0.0,
     fps: Annotated[
         float | None, option("Frames a second at most.", min=0.001, show_default="all")
@@ -96,7 +98,7 @@ def camera(
     live: Annotated[
         bool | None,
         option(
-            "Send only the newest frame, or each one.",
+            "Send only the newest frame, or every frame.",
             "--newest-only/--every-frame",
             show_default="newest for a camera, every frame of a file",
         ),

@@ -88,8 +88,8 @@ def serve(
     versions: Annotated[
         list[str] | None,
         option(
-            "Versions to load: all, latest, the number of newest, or NAME=VERSION[,…] to pin "
-            "those of one model. May be repeated.",
+            "Versions to load: all, latest, a number of the newest, or NAME=VERSION[,…] to "
+            "pin a model's versions. May be repeated.",
             metavar="RULE",
             show_default="all",
         ),
@@ -105,7 +105,7 @@ def serve(
     health_listen: Annotated[
         str | None,
         option(
-            "Serve the health, and nothing else, here too in plaintext, for probes without TLS.",
+            "Also serve the health alone here, in plaintext, for probes without TLS.",
             metavar="HOST:PORT",
         ),
     ] = None,

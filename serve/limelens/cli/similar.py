@@ -120,7 +120,8 @@ def similar(
         Path | None, option("Write a sheet of each image and its neighbours.", metavar="PNG")
     ] = None,
     data: Annotated[
-        Path | None, option("Where the indexed images lie, for --sheet.", show_default="as indexed")
+        Path | None,
+        option("The folder of the indexed images, for --sheet.", show_default="as indexed"),
     ] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,

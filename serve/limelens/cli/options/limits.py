@@ -28,5 +28,5 @@ MaxStreams = Annotated[int, _limit("Cameras at a time.", 0)]
 MaxExplanations = Annotated[int, _limit("Explanations at a time.")]
 MaxWaitingExplanations = Annotated[int, _limit("Explanations that wait; more are refused.", 0)]
 StreamIdleS = Annotated[
-    float, _limit("End the stream of a camera that sends or reads nothing for so long.", 0.1)
+    float, _limit("Seconds without sending or reading after which a camera's stream ends.", 0.1)
 ]

@@ -38,7 +38,7 @@ _STATUS_WAIT_S: Final = 1.0
 class AsyncClient(Calls):
     """Connections to a limelens server for one event loop; otherwise the same as `Client`.
 
-    Cancelling a task cancels its call, on the server too. The function that gives a token may be
+    Cancelling a task cancels its call, on the server too. The function that returns a token may be
     asynchronous; a plain one is called in a thread.
 
         async with AsyncClient("127.0.0.1:8500") as client:

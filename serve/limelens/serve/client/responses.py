@@ -57,7 +57,7 @@ def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
     return _filled(
         FrameAnswer,
         response,
-        # A status that only newer servers know means no more than that there is no prediction.
+        # An unknown status, from a newer server, only means that there is no prediction.
         status=FrameStatus(_word(service_pb2.FrameStatus, response.status, "failed")),
         prediction=_prediction(response.prediction) if has("prediction") else None,
         smoothed_label=response.smoothed_label or None,

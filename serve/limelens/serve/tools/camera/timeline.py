@@ -28,7 +28,7 @@ class Timeline:
 
     def time_of(self, stamp_s: float | None) -> float:
         """The time of the next frame, given its timestamp in seconds or None."""
-        # A clock that stands still is no clock.
+        # Timestamps that never change are useless.
         is_known = stamp_s is not None and stamp_s != self._stamp_s
         self.num_without += not is_known
         if stamp_s is None or not is_known:

@@ -39,7 +39,7 @@ _FIELDS_OF_ONE_IMAGE: Final = ("", "segmentation")
 
 @dataclass(frozen=True)
 class LabeledFile:
-    """An image to explain, and what it shows, if known."""
+    """An image to explain, and its true label, if known."""
 
     path: Path
     true_label: str | None = None
@@ -75,7 +75,7 @@ def explain_many(
 ) -> Generator[ExplainedImage, None, None]:
     """Explains images in their order, and continues after one that is refused.
 
-    Several are explained at a time, so that one is read and cut while another has the model.
+    Several are explained at a time, so that one is read and segmented while the model runs another.
 
     Raises:
         LimelensError: As `Client.explain`, if it concerns all images.
