@@ -1,4 +1,4 @@
-"""Puts a plan's load on a server from several processes and joins what its processes of callers recorded to metrics."""
+"""Puts a plan's load on a server from several processes; joins their records to metrics."""
 
 from __future__ import annotations
 
