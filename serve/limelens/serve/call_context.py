@@ -12,18 +12,30 @@ from typing import Final
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call in flight."""
+    """One call in flight.
 
-    service: str  # full name of its service
+    Args:
+        service: Full name of its service.
+        request_id: The client's own id, or a random one.
+        began: When it arrived, by `time.monotonic`.
+        caller: The client's name; empty while it is unknown.
+        model: The model that responds; empty while it is unknown.
+        version: The model's version; 0 while it is unknown.
+        seconds: How long it took; 0 while it is in flight.
+        trace_id: Hexadecimal id of its trace; empty if there is none.
+        peer: The other end of the connection, as gRPC writes it.
+    """
+
+    service: str
     rpc: str
-    request_id: str  # the client's own id, or a random one
-    began: float  # when it arrived, by `time.monotonic`
-    caller: str = ""  # the client's name; empty while it is unknown
-    model: str = ""  # the model that responds; empty while it is unknown
-    version: int = 0  # the model's version; 0 while it is unknown
-    seconds: float = 0.0  # how long it took; 0 while it is in flight
-    trace_id: str = ""  # hexadecimal id of its trace; empty if there is none
-    peer: str = ""  # the other end of the connection, as gRPC writes it
+    request_id: str
+    began: float
+    caller: str = ""
+    model: str = ""
+    version: int = 0
+    seconds: float = 0.0
+    trace_id: str = ""
+    peer: str = ""
 
     def fields(self) -> dict[str, str | int]:
         """The call's known fields for a log line."""

@@ -18,23 +18,35 @@ Source = Literal["token", "jwt", "certificate", "address"]
 
 @dataclass(frozen=True)
 class ClientLimits:
-    """How much one client may ask for."""
+    """How much one client may ask for.
+
+    Args:
+        rate: None is no limit.
+        max_calls: Limit on calls and streams in flight; None is no limit.
+        max_waiting: How many further calls may wait for their turn.
+    """
 
     # Limit on images, samples of explanations and other calls, such as `100/second`.
-    rate: str | None = None  # None is no limit
-    max_calls: int | None = None  # limit on calls and streams in flight; None is no limit
-    max_waiting: int = 0  # how many further calls may wait for their turn
+    rate: str | None = None
+    max_calls: int | None = None
+    max_waiting: int = 0
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The client that sent a call."""
+    """The client that sent a call.
 
-    name: str  # the client's name, or its address if clients have no names
+    Args:
+        name: The client's name, or its address if clients have no names.
+        limits: How much it may ask for.
+        expires_at: When its token expires, in seconds since 1970; None is never.
+    """
+
+    name: str
     source: Source
     rights: frozenset[Right]
-    limits: ClientLimits = ClientLimits()  # how much it may ask for
-    expires_at: float | None = None  # when its token expires, in seconds since 1970; None is never
+    limits: ClientLimits = ClientLimits()
+    expires_at: float | None = None
 
     def require(self, right: Right) -> None:
         """Checks a right."""

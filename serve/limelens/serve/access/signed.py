@@ -32,11 +32,16 @@ _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES51
 
 @dataclass(frozen=True)
 class Key:
-    """One public key."""
+    """One public key.
+
+    Args:
+        algorithms: The algorithms that it may sign with.
+        key_id: Its id in tokens; empty if it has none.
+    """
 
     key: PublicKey
-    algorithms: tuple[str, ...]  # the algorithms that it may sign with
-    key_id: str = ""  # its id in tokens; empty if it has none
+    algorithms: tuple[str, ...]
+    key_id: str = ""
 
 
 def read_keys(data: bytes, where: str) -> tuple[Key, ...]:

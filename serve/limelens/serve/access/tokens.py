@@ -48,15 +48,24 @@ _NO_LIMITS: Final = ClientLimits()
 
 @dataclass(frozen=True, repr=False)
 class Client:
-    """One entry of the file. A client may have several, to replace its token without a gap."""
+    """One entry of the file. A client may have several, to replace its token without a gap.
 
-    name: str  # its name in log lines and metrics
+    Args:
+        name: Its name in log lines and metrics.
+        digest: SHA-256 of its token; None if it shows a certificate.
+        subject: Its certificate's subject as in RFC 4514; None if it has a token.
+        expires_at: In seconds since 1970; None is never.
+        limits: Its own; the server's apply to those that are None.
+        has_own_waiting: Whether the entry sets `max_waiting`.
+    """
+
+    name: str
     rights: frozenset[Right]
-    digest: bytes | None = None  # SHA-256 of its token; None if it shows a certificate
-    subject: str | None = None  # its certificate's subject as in RFC 4514; None if it has a token
-    expires_at: float | None = None  # in seconds since 1970; None is never
-    limits: ClientLimits = _NO_LIMITS  # its own; the server's apply to those that are None
-    has_own_waiting: bool = False  # whether the entry sets `max_waiting`
+    digest: bytes | None = None
+    subject: str | None = None
+    expires_at: float | None = None
+    limits: ClientLimits = _NO_LIMITS
+    has_own_waiting: bool = False
 
 
 class Clients:

@@ -30,28 +30,41 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A label and the model's probability for it."""
+    """A label and the model's probability for it.
 
-    label: str  # the label
-    probability: float  # 0 to 1
+    Args:
+        label: The label.
+        probability: 0 to 1.
+    """
+
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's prediction for one image."""
+    """A model's prediction for one image.
 
-    decision: Decision  # whether the model decided or abstained
-    label: str | None  # the decided label; None if the model abstained, and for multilabel models
-    # Multilabel: all labels that reach their thresholds, most probable first.
+    Args:
+        decision: Whether the model decided or abstained.
+        label: The decided label; None if the model abstained, and for multilabel models.
+        labels: Multilabel: all labels that reach their thresholds, most probable first.
+        alert: Whether a decided label is an alert label.
+        scores: The most probable labels, most probable first; ties in the model's order.
+        threshold: The probability that a decision needed; 0 if a multilabel model used the
+            thresholds of its labels.
+        macro_label: The decided label's superclass; None if there is none.
+        embedding: The feature vector; empty unless it was requested.
+    """
+
+    decision: Decision
+    label: str | None
     labels: tuple[str, ...]
-    alert: bool  # whether a decided label is an alert label
-    # The most probable labels, most probable first; ties in the model's order.
+    alert: bool
     scores: tuple[Score, ...]
-    # The probability that a decision needed; 0 if a multilabel model used the thresholds of
-    # its labels.
     threshold: float
-    macro_label: str | None  # the decided label's superclass; None if there is none
-    embedding: tuple[float, ...] = ()  # the feature vector; empty unless it was requested
+    macro_label: str | None
+    embedding: tuple[float, ...] = ()
 
 
 def decide(

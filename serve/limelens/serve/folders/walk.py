@@ -32,14 +32,18 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds."""
+    """What a folder holds.
+
+    Args:
+        files: Every file in it and below, sorted; paths begin with the folder's own.
+        unreachable: Broken links, and folders that cannot be listed.
+        not_followed: Links to folders that are read anyway, and entries that are neither file nor
+            folder.
+    """
 
     files: tuple[Path, ...]
-    """Every file in it and below, sorted; paths begin with the folder's own."""
     unreachable: tuple[Skipped, ...]
-    """Broken links, and folders that cannot be listed."""
     not_followed: tuple[Skipped, ...]
-    """Links to folders that are read anyway, and entries that are neither file nor folder."""
 
     @property
     def images(self) -> tuple[Path, ...]:

@@ -45,34 +45,52 @@ class ExplanationStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestClassified:
-    """A model ran all images of a request."""
+    """A model ran all images of a request.
+
+    Args:
+        results: One for each image.
+        predictions: Empty if only feature vectors were requested.
+        arrived_at: When the request arrived, by `time.monotonic`.
+    """
 
     model: ModelVersion
-    results: Sequence[InferenceResult]  # one for each image
-    predictions: Sequence[Prediction]  # empty if only feature vectors were requested
-    arrived_at: float  # when the request arrived, by `time.monotonic`
+    results: Sequence[InferenceResult]
+    predictions: Sequence[Prediction]
+    arrived_at: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameClassified:
-    """A model ran a camera's frame."""
+    """A model ran a camera's frame.
+
+    Args:
+        prediction: The decision for this frame alone.
+        arrived_at: When the frame arrived, by `time.monotonic`.
+    """
 
     model: ModelVersion
     result: InferenceResult
-    prediction: Prediction  # the decision for this frame alone
-    arrived_at: float  # when the frame arrived, by `time.monotonic`
+    prediction: Prediction
+    arrived_at: float
 
 
 @dataclass(frozen=True, eq=False)
 class ExplanationEnded:
-    """An explanation ended."""
+    """An explanation ended.
 
-    model: ModelVersion  # the model that was explained
+    Args:
+        model: The model that was explained.
+        explained: The last that was computed.
+        began: When it was requested, by `time.monotonic`.
+        not_finite: Whether it ended because the model's output was not finite.
+    """
+
+    model: ModelVersion
     status: ExplanationStatus
-    explained: RenderedExplanation | None  # the last that was computed
-    began: float  # when it was requested, by `time.monotonic`
+    explained: RenderedExplanation | None
+    began: float
     ended: float
-    not_finite: bool = False  # whether it ended because the model's output was not finite
+    not_finite: bool = False
 
 
 class Observer:

@@ -14,11 +14,17 @@ from limelens.serve.rpc.server_config import ServerConfig
 
 @dataclass(frozen=True)
 class Assignment:
-    """The first message to a worker."""
+    """The first message to a worker.
 
-    number: int  # of the worker, from 1
-    config: ServerConfig  # how its server is set up
-    metrics: Path | None  # the folder that it counts into; None if metrics are off
+    Args:
+        number: Of the worker, from 1.
+        config: How its server is set up.
+        metrics: The folder that it counts into; None if metrics are off.
+    """
+
+    number: int
+    config: ServerConfig
+    metrics: Path | None
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,19 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Stage:
-    """A state of all models, staged before it is served."""
+    """A state of all models, staged before it is served.
+
+    Args:
+        served: By name and version, the number of the bundle.
+        load_counts: What became of versions so far.
+        canaries: Numbers of the bundles whose results are reported.
+    """
 
     epoch: int
-    served: Mapping[tuple[str, int], int]  # by name and version, the number of the bundle
+    served: Mapping[tuple[str, int], int]
     rejected: tuple[RejectedVersion, ...]
-    load_counts: LoadCounts  # what became of versions so far
-    canaries: frozenset[int]  # numbers of the bundles whose results are reported
+    load_counts: LoadCounts
+    canaries: frozenset[int]
 
 
 class Epoch:

@@ -31,13 +31,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A change of the smoothed decision that is to be explained."""
+    """A change of the smoothed decision that is to be explained.
 
-    frame: service_pb2.Frame  # the frame that caused it, without its image
+    Args:
+        frame: The frame that caused it, without its image.
+        spec: What to explain, and how.
+        model: The model that classified the frame.
+        held: The image's bytes, in the budget.
+    """
+
+    frame: service_pb2.Frame
     label: str
-    spec: ExplainSpec  # what to explain, and how
-    model: ModelVersion  # the model that classified the frame
-    held: ExitStack = field(default_factory=ExitStack)  # the image's bytes, in the budget
+    spec: ExplainSpec
+    model: ModelVersion
+    held: ExitStack = field(default_factory=ExitStack)
 
 
 Report = Callable[[service_pb2.Frame, ModelVersion, service_pb2.ChangeExplanation], None]

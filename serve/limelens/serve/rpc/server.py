@@ -59,12 +59,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Siblings:
-    """What a server shares with other processes that listen on the same port."""
+    """What a server shares with other processes that listen on the same port.
 
-    limiter: Limiter  # counts the calls of all processes
-    refresh: Callable[[], Awaitable[None]]  # makes all processes look for new versions
-    statistics: Callable[[Path], Awaitable[Statistics]]  # of a version's file, in all processes
-    metrics: Metrics | None = None  # counts for all processes; None if there are no metrics
+    Args:
+        limiter: Counts the calls of all processes.
+        refresh: Makes all processes look for new versions.
+        statistics: Of a version's file, in all processes.
+        metrics: Counts for all processes; None if there are no metrics.
+    """
+
+    limiter: Limiter
+    refresh: Callable[[], Awaitable[None]]
+    statistics: Callable[[Path], Awaitable[Statistics]]
+    metrics: Metrics | None = None
 
 
 class Server:

@@ -25,16 +25,27 @@ MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """How much work a server accepts."""
+    """How much work a server accepts.
 
-    limits: Limits = field(default_factory=Limits)  # what one request may ask for
-    max_queue: int = 256  # how many images may wait
-    max_waiting_bytes: int = 256 * 1024 * 1024  # bytes of all requests that wait or are worked on
-    max_batch_size: int = 64  # images in one run on a GPU
-    max_streams: int = 1000  # open camera streams
-    stream_idle_s: float = 120.0  # ends a stream that neither sends nor reads for this long
-    max_explanations: int = 1  # explanations that run at a time
-    max_waiting_explanations: int = 8  # explanations that may wait
+    Args:
+        limits: What one request may ask for.
+        max_queue: How many images may wait.
+        max_waiting_bytes: Bytes of all requests that wait or are worked on.
+        max_batch_size: Images in one run on a GPU.
+        max_streams: Open camera streams.
+        stream_idle_s: Ends a stream that neither sends nor reads for this long.
+        max_explanations: Explanations that run at a time.
+        max_waiting_explanations: Explanations that may wait.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    max_queue: int = 256
+    max_waiting_bytes: int = 256 * 1024 * 1024
+    max_batch_size: int = 64
+    max_streams: int = 1000
+    stream_idle_s: float = 120.0
+    max_explanations: int = 1
+    max_waiting_explanations: int = 8
 
     @property
     def request_limits(self) -> Limits:
@@ -45,43 +56,64 @@ class ServiceSettings:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How a server is set up."""
+    """How a server is set up.
 
-    models: Path  # the model repository
-    listen: str = "127.0.0.1:8500"  # `HOST:PORT`; port 0 takes a free one
-    # `auto`, `cpu`, `cuda`, or GPUs by number, such as `cuda:1` or `cuda:0,1`; see
-    # `limelens.serve.bundle.devices`.
+    Args:
+        models: The model repository.
+        listen: `HOST:PORT`; port 0 takes a free one.
+        device: `auto`, `cpu`, `cuda`, or GPUs by number, such as `cuda:1` or `cuda:0,1`; see
+            `limelens.serve.bundle.devices`.
+        tf32: Whether a GPU may round the inputs of products to 10 bits.
+        num_threads: CPU threads of all processes together; None is one per usable core.
+        tls: Certificates; None is plaintext.
+        insecure: Whether other machines may connect in plaintext.
+        reflection: Whether clients may ask for the contract.
+        max_message_bytes: Limit on one request or response.
+        max_calls: Limit on calls and streams in flight, health watchers included.
+        grace_s: How long calls in flight may go on after a signal to stop.
+        reload: Whether to look for new versions every `reload_s`, on request only (SIGHUP,
+            `Server.reload` or RepositoryModelLoad), or never.
+        reload_s: How often to look; 0 is on request only.
+        versions: Which versions of a model to load.
+        public_keys: PEM files; if set, only bundles signed with one of these keys are served.
+        health_listen: `HOST:PORT` for health alone, in plaintext, for probes that speak no TLS such
+            as those of Kubernetes; None is none.
+        service: How much work the server accepts.
+        access: Who may call.
+        http: `HOST:PORT` of metrics and probes; None is none.
+        insecure_http: Whether other machines may connect to `http`.
+        trace_to: Where to send traces, see `tracing_to`; None is nowhere.
+        access_log: Whether to log successful calls at INFO instead of DEBUG.
+        processes: How many processes share the address; 1 is this process alone.
+        log_level: Log level of the other processes; the caller sets this process's own.
+        log_format: Log format of the other processes.
+    """
+
+    models: Path
+    listen: str = "127.0.0.1:8500"
     device: str = "auto"
-    tf32: bool = False  # whether a GPU may round the inputs of products to 10 bits
-    # CPU threads of all processes together; None is one per usable core
+    tf32: bool = False
     num_threads: int | None = None
-    tls: Tls | None = None  # certificates; None is plaintext
-    insecure: bool = False  # whether other machines may connect in plaintext
-    reflection: bool = True  # whether clients may ask for the contract
-    max_message_bytes: int = MAX_MESSAGE_BYTES  # limit on one request or response
-    max_calls: int = 2048  # limit on calls and streams in flight, health watchers included
-    grace_s: float = 10.0  # how long calls in flight may go on after a signal to stop
-    # Whether to look for new versions every `reload_s`, on request only (SIGHUP,
-    # `Server.reload` or RepositoryModelLoad), or never.
+    tls: Tls | None = None
+    insecure: bool = False
+    reflection: bool = True
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_calls: int = 2048
+    grace_s: float = 10.0
     reload: Reload = "watch"
-    reload_s: float = 2.0  # how often to look; 0 is on request only
-    versions: VersionPolicy = ALL  # which versions of a model to load
-    # PEM files; if set, only bundles signed with one of these keys are served
+    reload_s: float = 2.0
+    versions: VersionPolicy = ALL
     public_keys: tuple[Path, ...] = ()
-    # `HOST:PORT` for health alone, in plaintext, for probes that speak no TLS such as those
-    # of Kubernetes; None is none.
     health_listen: str | None = None
-    # How much work the server accepts.
     service: ServiceSettings = field(default_factory=ServiceSettings)
-    access: AccessConfig = field(default_factory=AccessConfig)  # who may call
-    http: str | None = None  # `HOST:PORT` of metrics and probes; None is none
-    insecure_http: bool = False  # whether other machines may connect to `http`
-    trace_to: str | None = None  # where to send traces, see `tracing_to`; None is nowhere
-    access_log: bool = False  # whether to log successful calls at INFO instead of DEBUG
-    processes: int = 1  # how many processes share the address; 1 is this process alone
-    # Log level of the other processes; the caller sets this process's own.
+    access: AccessConfig = field(default_factory=AccessConfig)
+    http: str | None = None
+    insecure_http: bool = False
+    trace_to: str | None = None
+    access_log: bool = False
+    processes: int = 1
     log_level: int = logging.WARNING
-    log_format: LogFormat = "text"  # log format of the other processes
+    log_format: LogFormat = "text"
 
     @property
     def sends_tokens_in_plaintext(self) -> bool:

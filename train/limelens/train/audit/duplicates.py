@@ -27,12 +27,15 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two images that are the same or nearly so, in the order of the data."""
+    """Two images that are the same or nearly so, in the order of the data.
+
+    Args:
+        kind: The same file, the same pixels encoded differently, or nearly the same pixels.
+    """
 
     first: Place
     second: Place
     kind: Kind
-    """The same file, the same pixels encoded differently, or nearly the same pixels."""
 
     @property
     def cross_splits(self) -> bool:

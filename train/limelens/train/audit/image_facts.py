@@ -21,18 +21,21 @@ from limelens.train.data.reading import read_each
 
 @dataclass(frozen=True, eq=False)
 class ImageFacts:
-    """What is known of a readable file; sizes are those of the upright image, in pixels."""
+    """What is known of a readable file; sizes are those of the upright image, in pixels.
+
+    Args:
+        content: SHA-256 of the file.
+        pixels: SHA-256 of the upright image.
+        features: As `plain_features`; empty unless requested.
+    """
 
     height: int
     width: int
     size_bytes: int
     content: str
-    """SHA-256 of the file."""
     pixels: str
-    """SHA-256 of the upright image."""
     hash: PerceptualHash
     features: NDArray[np.float32]
-    """As `plain_features`; empty unless requested."""
 
 
 def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts | Skipped]:

@@ -41,34 +41,37 @@ class Suspect(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """The findings of an inspection."""
+    """The findings of an inspection.
+
+    Args:
+        counts: Images by split and label.
+        num_images: Readable ones by split.
+        quantiles: Of width, height, aspect (width over height) and file size, at `QUANTILES`.
+        input_size: Height and width of a network's input.
+        num_smaller: Images smaller than that in height or width.
+        unused: Files that are no images.
+        judged_by: The source of the feature vectors.
+        judge_accuracy: Of the classifier on these vectors; None if it could not be trained.
+        not_judged: Labels with too few images, or that the classifier cannot predict.
+        suspects: The most suspicious first.
+    """
 
     data: Path
     task: Task
     labels: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]
-    """Images by split and label."""
     num_images: Mapping[str, int]
-    """Readable ones by split."""
     quantiles: Mapping[str, tuple[float, ...]]
-    """Of width, height, aspect (width over height) and file size, at `QUANTILES`."""
     input_size: tuple[int, int]
-    """Height and width of a network's input."""
     num_smaller: int
-    """Images smaller than that in height or width."""
     shortcuts: tuple[Shortcut, ...]
     duplicates: tuple[Duplicate, ...]
     unreadable: tuple[Skipped, ...]
     unused: tuple[Path, ...]
-    """Files that are no images."""
     judged_by: str
-    """The source of the feature vectors."""
     judge_accuracy: float | None
-    """Of the classifier on these vectors; None if it could not be trained."""
     not_judged: tuple[str, ...]
-    """Labels with too few images, or that the classifier cannot predict."""
     suspects: tuple[Suspect, ...]
-    """The most suspicious first."""
 
     @property
     def totals(self) -> dict[str, int]:

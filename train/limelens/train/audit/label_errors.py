@@ -26,27 +26,33 @@ _LEAST_AUC: Final = 0.75
 
 @dataclass(frozen=True)
 class LabelError:
-    """An image whose label looks wrong."""
+    """An image whose label looks wrong.
+
+    Args:
+        suggested: What it seems to be.
+        score: Quality of the given label by cleanlab, 0 (surely wrong) to 1.
+    """
 
     index: int
     suggested: tuple[int, ...]
-    """What it seems to be."""
     score: float
-    """Quality of the given label by cleanlab, 0 (surely wrong) to 1."""
 
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """What was found."""
+    """What was found.
+
+    Args:
+        errors: The most suspicious first.
+        accuracy: Of the classifier on held-out images (multilabel: mean over labels and images); if
+            it is low, the errors mean little.
+        left_out: Labels that were not judged: too few images, or (multilabel) too hard for the
+            classifier.
+    """
 
     errors: tuple[LabelError, ...]
-    """The most suspicious first."""
     accuracy: float | None
-    """Of the classifier on held-out images (multilabel: mean over labels and images); if it is low,
-    the errors mean little.
-    """
     left_out: tuple[int, ...]
-    """Labels that were not judged: too few images, or (multilabel) too hard for the classifier."""
 
 
 def find_label_errors(

@@ -21,17 +21,20 @@ _LEAST_GAIN: Final = 0.02
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well one number predicts the label."""
+    """How well one number predicts the label.
+
+    Args:
+        label: The label that it predicts; empty for all of them.
+        accuracy: Of a decision stump on it, cross-validated.
+        majority: Accuracy of always predicting the commonest label.
+        telling: Whether the stump is better than chance.
+    """
 
     feature: str
     label: str
-    """The label that it predicts; empty for all of them."""
     accuracy: float
-    """Of a decision stump on it, cross-validated."""
     majority: float
-    """Accuracy of always predicting the commonest label."""
     telling: bool
-    """Whether the stump is better than chance."""
 
 
 def find_shortcuts(

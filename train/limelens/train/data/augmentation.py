@@ -26,12 +26,14 @@ class Transform:
     """Turns an image of any size into a `(3, H, W)` uint8 tensor of the input's size.
 
     A rule alone does what serving does, for evaluation.
+
+    Args:
+        rule: How the image is fitted first; None keeps its size.
+        variation: What follows, drawing from torch's global generator.
     """
 
     rule: ResizeRule | None
-    """How the image is fitted first; None keeps its size."""
     variation: v2.Compose | None = None
-    """What follows, drawing from torch's global generator."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The input for upright pixels, `(H, W, 3)` uint8."""

@@ -37,20 +37,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples by split."""
+    """Examples by split.
+
+    Args:
+        labels: Sorted; an example's targets are indices into them.
+        splits: Those of `train`, `val` and `test` that exist.
+        digest: SHA-256 over labels, splits and file contents, hexadecimal.
+        crossing: Images of val and test, each with its near duplicate in train.
+        macro_labels: The superclass of each label; empty if there are none.
+    """
 
     labels: tuple[str, ...]
-    """Sorted; an example's targets are indices into them."""
     splits: Mapping[str, tuple[Example, ...]]
-    """Those of `train`, `val` and `test` that exist."""
     skipped: tuple[Skipped, ...]
     digest: str
-    """SHA-256 over labels, splits and file contents, hexadecimal."""
     crossing: tuple[tuple[Path, Path], ...] = ()
-    """Images of val and test, each with its near duplicate in train."""
     task: Task = Task.MULTICLASS
     macro_labels: Mapping[str, str] = field(default_factory=dict)
-    """The superclass of each label; empty if there are none."""
 
     def counts(self, split: str) -> dict[str, int]:
         """How many examples of each label a split has."""

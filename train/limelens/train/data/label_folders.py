@@ -21,14 +21,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelFolders:
-    """Images in label folders."""
+    """Images in label folders.
+
+    Args:
+        by_split: By split (`all` if there are none) and label.
+        missing: Broken links, and folders that cannot be listed.
+        others: Files that are no images by their names.
+    """
 
     by_split: Mapping[str, ByLabel]
-    """By split (`all` if there are none) and label."""
     missing: tuple[Skipped, ...]
-    """Broken links, and folders that cannot be listed."""
     others: tuple[Skipped, ...]
-    """Files that are no images by their names."""
 
     @property
     def rows(self) -> dict[str, tuple[tuple[Path, tuple[str, ...]], ...]]:

@@ -30,17 +30,20 @@ Rows = Sequence[tuple[Path, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The content of a table."""
+    """The content of a table.
+
+    Args:
+        task: Multilabel if a row may have any number of labels.
+        rows: Existing images by split (`all` if the table names none).
+        missing: Rows without an image file.
+        notes: How each table was read, a line each.
+    """
 
     labels: tuple[str, ...]
     task: Task
-    """Multilabel if a row may have any number of labels."""
     rows: Mapping[str, Rows]
-    """Existing images by split (`all` if the table names none)."""
     missing: tuple[Skipped, ...]
-    """Rows without an image file."""
     notes: tuple[str, ...] = ()
-    """How each table was read, a line each."""
 
 
 def table_settings(images: Images) -> dict[str, str | None]:

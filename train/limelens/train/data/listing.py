@@ -29,16 +29,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listing:
-    """The content that data claims to have, before an image is read."""
+    """The content that data claims to have, before an image is read.
+
+    Args:
+        splits: Examples by split; `all` if the data is not divided.
+        skipped: Files known to be missing.
+        others: Files in label folders that are no images by their names.
+    """
 
     labels: tuple[str, ...]
     task: Task
     splits: Mapping[str, tuple[Example, ...]]
-    """Examples by split; `all` if the data is not divided."""
     skipped: tuple[Skipped, ...] = ()
-    """Files known to be missing."""
     others: tuple[Skipped, ...] = ()
-    """Files in label folders that are no images by their names."""
 
 
 def list_data(data: Path, images: Images = None, task: Task | None = None) -> Listing:

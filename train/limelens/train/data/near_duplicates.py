@@ -21,28 +21,34 @@ _PAIRS_AT_ONCE: Final = 512
 
 @dataclass(frozen=True, eq=False)
 class PerceptualHash:
-    """The features of an image that are compared."""
+    """The features of an image that are compared.
+
+    Args:
+        gradients: 64-bit difference hash.
+        colours: `(P, 3)`, the mean RGB of each field of a grid.
+        frequencies: 64-bit hash of the lowest frequencies; 0 if it is not compared.
+    """
 
     gradients: int
-    """64-bit difference hash."""
     colours: NDArray[np.uint8]
-    """`(P, 3)`, the mean RGB of each field of a grid."""
     frequencies: int = 0
-    """64-bit hash of the lowest frequencies; 0 if it is not compared."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """How far the hashes of two near duplicates may be apart."""
+    """How far the hashes of two near duplicates may be apart.
+
+    Args:
+        colours: Mean difference of the fields, 0 to 255.
+        frequencies: Bits of 64.
+        ignores_tint: Whether each image's mean colour is subtracted first.
+        gradients: Bits of 64.
+    """
 
     colours: float
-    """Mean difference of the fields, 0 to 255."""
     frequencies: int = 64
-    """Bits of 64."""
     ignores_tint: bool = False
-    """Whether each image's mean colour is subtracted first."""
     gradients: int = 4
-    """Bits of 64."""
 
 
 COPY: Final = Threshold(16.0, 6)

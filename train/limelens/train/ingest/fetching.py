@@ -54,19 +54,22 @@ class FetchError(LimelensError):
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What one URL may cost."""
+    """What one URL may cost.
+
+    Args:
+        timeout_s: For one attempt from the name's look-up to the last byte, redirects included;
+            connecting may take 10 s of it.
+        max_bytes: Of the response, as claimed, sent and unpacked.
+        num_retries: Further attempts after a transient failure.
+        backoff_s: The longest wait before the first retry; doubles with each retry, up to 30 s. A
+            server's Retry-After is obeyed within the same bound.
+    """
 
     timeout_s: float = 30.0
-    """For one attempt from the name's look-up to the last byte, redirects included; connecting may
-    take 10 s of it."""
     max_bytes: int = 20_000_000
-    """Of the response, as claimed, sent and unpacked."""
     max_redirects: int = 5
     num_retries: int = 3
-    """Further attempts after a transient failure."""
     backoff_s: float = 0.5
-    """The longest wait before the first retry; doubles with each retry, up to 30 s. A server's
-    Retry-After is obeyed within the same bound."""
 
 
 def resolve(url: str, folder: Path) -> str:

@@ -29,13 +29,16 @@ GRID: Final = 4
 
 @dataclass(frozen=True)
 class FetchedImage:
-    """A stored image."""
+    """A stored image.
+
+    Args:
+        digest: SHA-256 of the JPEG, hexadecimal.
+        hash: With frequencies and a grid of `GRID`.
+    """
 
     digest: str
-    """SHA-256 of the JPEG, hexadecimal."""
     size_bytes: int
     hash: PerceptualHash
-    """With frequencies and a grid of `GRID`."""
 
 
 @dataclass(frozen=True)

@@ -45,17 +45,19 @@ class IngestConfig:
 
     Raises:
         DataError: A number is too small.
+
+    Args:
+        size_px: Longer side of the written images; smaller ones keep their size.
+        concurrency: URLs that are fetched at once.
+        retry_failed: Retry URLs that failed permanently in an earlier run.
+        seed: Of the division into splits.
     """
 
     size_px: int = 224
-    """Longer side of the written images; smaller ones keep their size."""
     concurrency: int = 16
-    """URLs that are fetched at once."""
     limits: FetchLimits = field(default_factory=FetchLimits)
     retry_failed: bool = False
-    """Retry URLs that failed permanently in an earlier run."""
     seed: int = 0
-    """Of the division into splits."""
 
     def __post_init__(self) -> None:
         for name in ("size_px", "concurrency"):

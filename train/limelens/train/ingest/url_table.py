@@ -24,16 +24,19 @@ _MOST_NAMED: Final = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One wanted image."""
+    """One wanted image.
+
+    Args:
+        line: Where its row begins in the table, from 1.
+        label: The folder's name.
+        id: The file's name without suffix; unique.
+        url: As in the table, not checked.
+    """
 
     line: int
-    """Where its row begins in the table, from 1."""
     label: str
-    """The folder's name."""
     id: str
-    """The file's name without suffix; unique."""
     url: str
-    """As in the table, not checked."""
 
 
 def read_table(path: Path) -> tuple[Row, ...]:

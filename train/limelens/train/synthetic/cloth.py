@@ -21,24 +21,27 @@ MaskKind = Literal["surgical", "cloth", "cup", "sport", "bandana", "gaiter"]
 
 @dataclass(frozen=True)
 class Cut:
-    """An upper and a lower edge, both bent, joined by two bent sides; in face units."""
+    """An upper and a lower edge, both bent, joined by two bent sides; in face units.
+
+    Args:
+        top: Y of the upper edge on the nose.
+        top_side: Y of the upper edge at the cheeks.
+        top_half: Half the width at the upper corners.
+        top_power: How late the upper edge bends; 1 is straight down from the nose.
+        bulge: How far the sides bend outwards.
+        loops: Whether it is held by ear loops or headbands.
+    """
 
     top: float
-    """y of the upper edge on the nose."""
     top_side: float
-    """y of the upper edge at the cheeks."""
     top_half: float
-    """Half the width at the upper corners."""
     bottom: float
     bottom_side: float
     bottom_half: float
     top_power: float = 1.6
-    """How late the upper edge bends; 1 is straight down from the nose."""
     bottom_power: float = 2.2
     bulge: float = 0.0
-    """How far the sides bend outwards."""
     loops: bool = True
-    """Whether it is held by ear loops or headbands."""
 
     def varied(self, rng: np.random.Generator) -> "Cut":
         """A random variation of the cut, worn a little higher or lower."""

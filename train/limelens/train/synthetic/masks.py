@@ -33,18 +33,21 @@ from limelens.train.synthetic.painting import (
 
 @dataclass(frozen=True)
 class MaskStyle:
-    """What a mask is made of; colours as in even white light."""
+    """What a mask is made of; colours as in even white light.
+
+    Args:
+        kind: Its cut: `surgical` (pleats, wire over the nose), `cloth` (seam in the middle), `cup`
+            (N95/FFP2 with a valve), `sport` (tight, foam), `bandana`, `gaiter`.
+        pattern: What is printed on it; `teeth` is a drawn mouth.
+        accent: Of the print.
+        strap: Of the ear loops.
+    """
 
     kind: MaskKind
-    """Its cut: `surgical` (pleats, wire over the nose), `cloth` (seam in the middle), `cup`
-    (N95/FFP2 with a valve), `sport` (tight, foam), `bandana`, `gaiter`."""
     colour: RGB
     pattern: Pattern = "plain"
-    """What is printed on it; `teeth` is a drawn mouth."""
     accent: RGB = (240, 240, 240)
-    """Of the print."""
     strap: RGB = (232, 232, 230)
-    """Of the ear loops."""
 
 
 MASK_STYLES: Final[Mapping[str, MaskStyle]] = {

@@ -98,13 +98,16 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Light:
-    """How a part of an image is lit; all about 1 in even white light."""
+    """How a part of an image is lit; all about 1 in even white light.
+
+    Args:
+        run: `(h, w)` light and shade.
+        tint: `(3,)` colour of the light.
+    """
 
     exposure: float
     run: Floats
-    """`(h, w)` light and shade."""
     tint: Floats
-    """`(3,)` colour of the light."""
     colourful: bool
 
     @classmethod

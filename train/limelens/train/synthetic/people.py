@@ -31,18 +31,21 @@ _NOSE = 0.40
 
 @dataclass(frozen=True)
 class Looks:
-    """What does not change about a person."""
+    """What does not change about a person.
+
+    Args:
+        jaw_power: How square the jaw is; 2 is round.
+        broad: Width of the head, about 1.
+        long: Height of the face below the eyes, about 1.
+        feminine: Which of two sets of hair, neck, brows, lashes and lips.
+    """
 
     skin: RGB
     hair: RGB
     jaw_power: float
-    """How square the jaw is; 2 is round."""
     broad: float
-    """Width of the head, about 1."""
     long: float
-    """Height of the face below the eyes, about 1."""
     feminine: bool
-    """Which of two sets of hair, neck, brows, lashes and lips."""
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Looks":

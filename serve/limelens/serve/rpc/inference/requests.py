@@ -34,20 +34,31 @@ _MICROSECONDS: Final = 1e6
 
 @dataclass(frozen=True)
 class Output:
-    """One output that the client wants."""
+    """One output that the client wants.
 
-    name: str  # `probabilities` or `embedding`
-    top: int = 0  # how many of the largest values to return as text; 0 returns all as numbers
+    Args:
+        name: `probabilities` or `embedding`.
+        top: How many of the largest values to return as text; 0 returns all as numbers.
+    """
+
+    name: str
+    top: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class InferSpec:
-    """What a client asks of a model."""
+    """What a client asks of a model.
+
+    Args:
+        size_bytes: That the request takes while it waits.
+        outputs: In this order; empty means all that the client may have.
+        extra_bytes: How much of `size_bytes` the message itself does not take.
+    """
 
     images: Sequence[PendingImage] = field(repr=False)
-    size_bytes: int  # that the request takes while it waits
-    outputs: tuple[Output, ...]  # in this order; empty means all that the client may have
-    extra_bytes: int = 0  # how much of `size_bytes` the message itself does not take
+    size_bytes: int
+    outputs: tuple[Output, ...]
+    extra_bytes: int = 0
 
 
 def find(

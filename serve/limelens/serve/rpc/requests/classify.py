@@ -21,12 +21,18 @@ from limelens.v1 import image_pb2
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for."""
+    """What one request may ask for.
 
-    max_images: int = 64  # images in one request
-    max_pixels: int = MAX_PIXELS  # height times width of one image
-    max_samples: int = 10_000  # images that the model runs for one explanation
-    # CPU seconds for decoding one image, in addition to a share for its bytes
+    Args:
+        max_images: Images in one request.
+        max_pixels: Height times width of one image.
+        max_samples: Images that the model runs for one explanation.
+        max_decode_s: CPU seconds for decoding one image, in addition to a share for its bytes.
+    """
+
+    max_images: int = 64
+    max_pixels: int = MAX_PIXELS
+    max_samples: int = 10_000
     max_decode_s: float = MAX_DECODE_S
 
     @cached_property
@@ -37,11 +43,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class ClassifyOptions:
-    """What to return for each image."""
+    """What to return for each image.
 
-    top_k: int  # how many scores; 0 is the default
-    threshold: float | None  # replaces the model's threshold; None keeps it
-    embed: bool = False  # whether to return the feature vector
+    Args:
+        top_k: How many scores; 0 is the default.
+        threshold: Replaces the model's threshold; None keeps it.
+        embed: Whether to return the feature vector.
+    """
+
+    top_k: int
+    threshold: float | None
+    embed: bool = False
 
 
 def read_classify(

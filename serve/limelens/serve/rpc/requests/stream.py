@@ -20,17 +20,29 @@ _NO_IMAGE: Final = EncodedImage("", b"")
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """The settings of one stream."""
+    """The settings of one stream.
 
-    camera_id: str  # the camera's name
-    options: ClassifyOptions  # what to return for each frame
-    region: Region | None  # the region of interest of every frame; None is the whole frame
-    window: int  # how many frames smoothing considers
-    required: int  # how many of them must agree
-    max_age_s: float | None  # older frames are dropped; None is no limit
-    required_to_alert: int  # how many frames must agree on an alert label
-    max_decision_age_s: float | None  # how long one holds without a classified frame
-    explaining: service_pb2.ExplainOnChange | None  # how to explain changes of the decision
+    Args:
+        camera_id: The camera's name.
+        options: What to return for each frame.
+        region: The region of interest of every frame; None is the whole frame.
+        window: How many frames smoothing considers.
+        required: How many of them must agree.
+        max_age_s: Older frames are dropped; None is no limit.
+        required_to_alert: How many frames must agree on an alert label.
+        max_decision_age_s: How long one holds without a classified frame.
+        explaining: How to explain changes of the decision.
+    """
+
+    camera_id: str
+    options: ClassifyOptions
+    region: Region | None
+    window: int
+    required: int
+    max_age_s: float | None
+    required_to_alert: int
+    max_decision_age_s: float | None
+    explaining: service_pb2.ExplainOnChange | None
 
 
 def read_stream_config(

@@ -36,19 +36,22 @@ _MINUS: Final = frozenset(("-1", "-1.0"))
 
 @dataclass(frozen=True)
 class Columns:
-    """What a table's columns mean, by their numbers."""
+    """What a table's columns mean, by their numbers.
+
+    Args:
+        label: The column of labels; None if labels are columns themselves.
+        flags: The columns whose names are the labels.
+        separator: As for `read_labels`.
+        summary: All of this in one line, for people.
+    """
 
     image: int
     folder: Path
     split: int | None
     label: int | None
-    """The column of labels; None if labels are columns themselves."""
     flags: tuple[int, ...]
-    """The columns whose names are the labels."""
     separator: str
-    """As for `read_labels`."""
     summary: str = ""
-    """All of this in one line, for people."""
 
 
 def choose_columns(

@@ -28,18 +28,21 @@ _ENOUGH_ROWS: Final = 10
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How to read a table; unset options are detected from the table."""
+    """How to read a table; unset options are detected from the table.
+
+    Args:
+        images: The folder of the images.
+        image_column: The column that names the image.
+        label_column: The column that holds one label or a list.
+        columns: The columns of yes and no whose names are the labels, or `("all",)`.
+        separator: Between the labels of a cell; `none` takes a cell as one label.
+    """
 
     images: Path | None = None
-    """The folder of the images."""
     image_column: str = ""
-    """The column that names the image."""
     label_column: str = ""
-    """The column that holds one label or a list."""
     columns: tuple[str, ...] = ()
-    """The columns of yes and no whose names are the labels, or `("all",)`."""
     separator: str = ""
-    """Between the labels of a cell; `none` takes a cell as one label."""
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
