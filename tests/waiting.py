@@ -1,4 +1,7 @@
-"""Waits for what other threads and processes bring about. It knows nothing of limelens."""
+"""Waits for what other threads and processes bring about, and slows fakes down.
+
+Tests wait for conditions, and sleep only to slow something by `slow_by`. Knows nothing of limelens.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,16 @@ async def until_async(condition: Callable[[], Any], timeout_s: float = PATIENCE_
         assert time.monotonic() - began < timeout_s, f"not so after {timeout_s:g} s"
         await asyncio.sleep(_POLL_S)
     return time.monotonic() - began
+
+
+def slow_by(seconds: float) -> None:
+    """Sleeps in place of something slow, such as a device, a camera or a reader.
+
+    This is not for waiting until something has happened: `until` does that.
+    """
+    time.sleep(seconds)
+
+
+async def slow_by_async(seconds: float) -> None:
+    """The same on an event loop, which goes on meanwhile."""
+    await asyncio.sleep(seconds)

@@ -25,6 +25,13 @@ _SIZE: Final = struct.Struct("!Q")
 _log = logging.getLogger(__name__)
 
 
+class GoneError(UnavailableError):
+    """The process at the other end of a channel ended."""
+
+    def __init__(self, message: str = "the process at the other end is gone") -> None:
+        super().__init__(message)
+
+
 class Channel:
     """One end; it finds the handler of a message by its first word."""
 
@@ -63,7 +70,7 @@ class Channel:
                 task.cancel()
             for request in self._requests.values():
                 if not request.done():
-                    request.set_exception(_gone())
+                    request.set_exception(GoneError())
 
     def send(self, word: str, *content: object) -> None:
         """Sends a message that needs no reply; it is lost if the other end is gone."""
@@ -73,11 +80,11 @@ class Channel:
         """Sends a message and waits for the reply; cancelling the wait cancels the handler.
 
         Raises:
-            UnavailableError: The other end is gone.
+            GoneError: The other end is gone.
             LimelensError: What the handler raised.
         """
         if self._is_over:
-            raise _gone()
+            raise GoneError()
         number = next(self._numbers)
         reply = self._requests[number] = asyncio.get_running_loop().create_future()
         try:
@@ -145,9 +152,5 @@ def receive_first(end: socket.socket) -> Any:
     head = end.recv(_SIZE.size, socket.MSG_WAITALL)
     data = end.recv(_SIZE.unpack(head)[0], socket.MSG_WAITALL) if head else b""
     if not data:
-        raise _gone()
+        raise GoneError()
     return pickle.loads(data)
-
-
-def _gone() -> UnavailableError:
-    return UnavailableError("the process at the other end is gone")

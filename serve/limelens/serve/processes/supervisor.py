@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.errors import LimelensError, ListenError, UnavailableError
 from limelens.serve.processes.admission import Admissions
-from limelens.serve.processes.channel import Handler
+from limelens.serve.processes.channel import GoneError, Handler
 from limelens.serve.processes.layout import num_threads_of, share_of
 from limelens.serve.processes.lifecycle import Signals, report_start
 from limelens.serve.processes.messages import Assignment, Epoch
@@ -118,8 +118,10 @@ class Supervisor:
         ]
         failed = True
         try:
-            # Of these, only a successful start ends without an error.
-            await _first(stop, starting, *keeping)
+            # Of these, only a successful start ends without an error. A worker that ends while it
+            # loads makes the start fail too, but `_keep` says which worker it was and how it ended.
+            with contextlib.suppress(GoneError):
+                await _first(stop, starting, *keeping)
             await _first(stop, *keeping)
             failed = False
         finally:

@@ -43,6 +43,7 @@ class WorkerProcess:
     ) -> WorkerProcess:
         """Starts a worker; it waits for requests."""
         ours, theirs = socket.socketpair()
+        send_first(ours, assignment)  # first, or a worker that dies at once would break the pipe
         # Blocks signals that are meant for the supervisor until the worker ignores them.
         with theirs, _blocked(signal.SIGINT, signal.SIGHUP):
             process = await asyncio.create_subprocess_exec(
@@ -53,7 +54,6 @@ class WorkerProcess:
                 stdout=2,  # stdout is for the ready line
                 process_group=0,  # Ctrl-C reaches only the supervisor, which passes it on
             )
-        send_first(ours, assignment)
         return cls(assignment, process, await Channel.over(ours, handlers))
 
     async def ended(self) -> int:
