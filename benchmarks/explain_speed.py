@@ -48,7 +48,7 @@ _COLUMNS = ("total", "by floor", "CPU by floor", "K", "segment", "predict", "mas
 
 @dataclass(eq=False)
 class _Candidate:
-    """Something to be timed.
+    """A function to time.
 
     Args:
         name: Its row.

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--hide", choices=get_args(HideName), nargs="+", default=["mean"])
     parser.add_argument("--method", choices=get_args(ExplainMethod), default="lime")
     parser.add_argument("--segmentation", choices=get_args(SegmentationMethod), default="slic")
-    parser.add_argument("--segments", type=int, help="how many slic and grid aim for")
+    parser.add_argument("--segments", type=int, help="target number for slic and grid")
     parser.add_argument(
         "--curves", choices=get_args(HideName), help="also deletion and insertion, with this fill"
     )

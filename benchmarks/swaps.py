@@ -1,8 +1,8 @@
 """Measures whether new versions take over unnoticed: failed calls, latency, memory.
 
 A server runs in a separate process and is called without pause: several callers classify, one
-explains, a camera streams. Meanwhile one version after the other appears, and the last but one is
-removed. Latencies with and without swaps come from the same run.
+explains, a camera streams. Meanwhile new versions keep appearing, and old ones are removed.
+Latencies with and without swaps come from the same run.
 
     python -m benchmarks.swaps [--swaps 100] [--memory-swaps 30] [--model MODEL.onnx]
         [--processes 2]

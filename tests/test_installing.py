@@ -1,4 +1,6 @@
-"""What make takes for installed, and whose environment it leaves alone. Nothing is downloaded."""
+"""When make counts an environment as installed, and which ones it leaves alone. Nothing is
+downloaded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the wheel holds, and that the four roots stay one namespace."""
+"""The content of the wheel, and the namespace that the four roots share."""
 
 from __future__ import annotations
 

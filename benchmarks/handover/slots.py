@@ -62,7 +62,7 @@ class Plan:
         num_each: Slots of each of them.
         input_size: Height and width of an image, in pixels.
         num_labels: Probabilities of an image.
-        name: Of the shared memory.
+        name: The shared memory's name.
     """
 
     num_fronts: int

@@ -78,7 +78,7 @@ PEERS: Final = {
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers."""
+    """A running server."""
 
     name: str
     target: Target

@@ -1,4 +1,4 @@
-"""What holds the measurements of a machine together; nothing is asserted about how fast it is."""
+"""The framework of the measurements of a machine; no test asserts a speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images handed over in shared memory; nothing is asserted about how fast it is."""
+"""Images handed over in shared memory; no test asserts a speed."""
 
 from __future__ import annotations
 

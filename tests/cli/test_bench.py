@@ -1,4 +1,4 @@
-"""Short real runs against real servers; nothing is asserted about how fast they are."""
+"""Short real runs against real servers; no test asserts a speed."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_callers_cameras_and_explainers_are_divided_among_processes() -> None:
 
 
 class Noting(grpc.GenericRpcHandler):
-    """Answers any call with its request, and notes who asked what."""
+    """Responds to any call with its request, and records the callers."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, bytes]] = []
@@ -152,7 +152,7 @@ class Noting(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def noting() -> Iterator[tuple[str, Noting]]:
-    """A plain gRPC server: its address, and what it notes."""
+    """A plain gRPC server: its address, and its recorded calls."""
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     handler = Noting()
     server.add_generic_rpc_handlers((handler,))

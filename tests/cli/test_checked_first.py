@@ -1,4 +1,4 @@
-"""What a slip of the pen costs: it is refused before torch is loaded, which takes seconds."""
+"""Typing errors are refused before torch is loaded, which takes seconds."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def data(tmp_path: Path) -> Path:
             "not one of the labels other, with_mask",
         ),
         (("train", "{data}", "--epochs", "3", "--config", "gone.toml"), "gone.toml cannot be read"),
-        (("train", "{data}", "--start-from", "gone"), "gone is not there"),
+        (("train", "{data}", "--start-from", "gone"), "gone does not exist"),
         (("train", "{data}", "--macro", "gone.csv"), "gone.csv cannot be read"),
         (("train", "{data}", "--label-column", "x"), "has no table"),
         (("train", "nowhere", "--preview", "x.png"), "nowhere is no folder"),
         (("train", "nowhere", "--find-learning-rate", "x.png"), "nowhere is no folder"),
-        (("evaluate", "gone", "{data}"), "gone is not there"),
+        (("evaluate", "gone", "{data}"), "gone does not exist"),
         (("evaluate", "{model}", "nowhere"), "nowhere is no folder"),
-        (("calibrate", "gone", "{data}"), "gone is not there"),
-        (("export", "gone", "--name", "x"), "gone is not there"),
+        (("calibrate", "gone", "{data}"), "gone does not exist"),
+        (("export", "gone", "--name", "x"), "gone does not exist"),
         (("inspect", "nowhere"), "nowhere is no folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The options by which every command reaches a server."""
+"""The connection options of every command that calls a server."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def mutual(ca: Any, name: str, **dates: int) -> Tls:
 
 @pytest.fixture
 def look(limelens: Run) -> Callable[..., dict[str, dict[str, str]]]:
-    """Runs the doctor; its checks by their names. The exit code says what the checks say."""
+    """Runs the doctor; its checks by their names. The exit code follows from the checks."""
 
     def run(*arguments: object) -> dict[str, dict[str, str]]:
         result = limelens("doctor", *arguments, "--json")

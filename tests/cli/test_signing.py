@@ -1,4 +1,4 @@
-"""What `limelens sign` and `serve` say of wrong arguments."""
+"""The errors of `limelens sign` and `serve` for wrong arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the model is asked: chunks, threads, pairs, and models that make the images themselves."""
+"""How the model is called: chunks, threads, pairs, and models that make the images themselves."""
 
 import threading
 from collections.abc import Callable

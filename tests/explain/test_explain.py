@@ -1,4 +1,4 @@
-"""The corrected mode: what a user sees of `explain`."""
+"""The public behaviour of `explain`, in the corrected mode."""
 
 import subprocess
 import sys
@@ -91,7 +91,7 @@ def test_callers_ids_are_reported_and_unseen_pixels_are_never_hidden() -> None:
     np.testing.assert_array_equal(found.segments, segments)
 
 
-def test_same_seed_same_answer_and_the_seed_drawn_is_reported(
+def test_the_same_seed_gives_the_same_result_and_is_reported(
     photo: NDArray[np.uint8], linear_softmax: MakePredict
 ) -> None:
     predict = linear_softmax((96, 80))

@@ -1,4 +1,4 @@
-"""What hidden segments show: the fills, above all the shuffled image."""
+"""The fills of hidden segments, above all the shuffled image."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""KernelSHAP, occlusion and RISE against what is known of them in closed form."""
+"""KernelSHAP, occlusion and RISE against their closed forms."""
 
 import itertools
 import math

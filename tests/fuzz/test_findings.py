@@ -1,4 +1,4 @@
-"""What random requests have found, as plain tests."""
+"""Bugs that random requests found, as plain tests."""
 
 from __future__ import annotations
 

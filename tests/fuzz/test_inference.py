@@ -1,4 +1,4 @@
-"""The same for the Open Inference Protocol: an answer or a refusal, and a server that serves on."""
+"""The same for the Open Inference Protocol: a response or a refusal, and a server that goes on."""
 
 from __future__ import annotations
 

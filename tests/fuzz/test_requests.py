@@ -1,4 +1,4 @@
-"""Whatever is sent, the server answers or refuses as the contract says, and serves on."""
+"""For any request the server responds or refuses as the contract says, and goes on."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def require_well_ended(outcome: Outcome, method: Any, *, parsed: bool = True) ->
 
 
 def require_serving(caller: Caller) -> None:
-    """It is well, and says of a good image what it always says."""
+    """The server is healthy, and classifies a good image as always."""
     assert caller.is_serving()
     image = image_pb2.Image(raw={"data": bytes((255, 0, 0)) * 64, "height": 8, "width": 8})
     request = pb2.ClassifyRequest(model="colours", version=1, images=[image])
@@ -178,7 +178,7 @@ def require_serving(caller: Caller) -> None:
 
 
 def require_answered(name: str, request: Any, replies: Any) -> None:
-    """What an answer promises, whatever was asked."""
+    """The guarantees of every response."""
     if name == "Classify":
         (reply,) = replies
         assert len(reply.predictions) == len(request.images)

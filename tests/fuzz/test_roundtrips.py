@@ -1,4 +1,4 @@
-"""What must hold for any value: regions, resizing, segments as PNG, decisions."""
+"""Properties for any value: regions, resizing, segments as PNG, decisions."""
 
 from __future__ import annotations
 

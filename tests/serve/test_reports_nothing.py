@@ -1,4 +1,4 @@
-"""No process of ours leaves files or opens connections that nobody asked for."""
+"""No process leaves unexpected files or opens unexpected connections."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Faithfulness:
         random_insertion_spread: Likewise.
         num_random: How many random orders there were.
         num_samples: How many images were predicted.
-        seed: Of the random orders.
+        seed: The seed of the random orders.
     """
 
     label: int

@@ -1,4 +1,4 @@
-"""Tokens from a file: who is let in, who is not, and what a change of the file does."""
+"""Tokens from a file: which callers it admits, and how changes of the file apply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused as a bundle, and why."""
+"""The reasons to refuse a bundle."""
 
 from __future__ import annotations
 

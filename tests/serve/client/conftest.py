@@ -1,4 +1,4 @@
-"""Both clients by one face, and a real server that says what reached it."""
+"""Both clients behind one interface, and a real server that records its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both clients over the same cases: what is answered, what is tried again, who proves what."""
+"""Both clients over the same cases: results, retries, credentials."""
 
 from __future__ import annotations
 

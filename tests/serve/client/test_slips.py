@@ -1,4 +1,4 @@
-"""What a caller gets wrong before a server is asked: files, addresses, names of arguments."""
+"""A caller's mistakes, found before a call: files, addresses, names of arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP port: who may reach it, what it answers, and that nobody can hold it."""
+"""The HTTP port: access, responses, and slow clients that must not block it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of the inference protocol's answers: the same as of our own service's."""
+"""Metrics and logs of the inference protocol are the same as those of our own service."""
 
 from __future__ import annotations
 

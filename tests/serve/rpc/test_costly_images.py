@@ -1,4 +1,4 @@
-"""Images that ask much for few bytes: refused in time, or decoded where nobody waits for it."""
+"""Small files that are costly to decode: refused in time, or decoded in another process."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_decoder_process_that_ended_is_restarted() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_view_stands_upright_as_pillow_turns(orientation: int) -> None:
+def test_a_view_is_upright_as_by_pillow(orientation: int) -> None:
     stored = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     turned = Pixels(stored, orientation).array()
     assert np.array_equal(upright(stored, orientation), turned)

@@ -50,7 +50,7 @@ def png(pixels: np.ndarray) -> bytes:
 def asked(
     request: pytest.FixtureRequest, one_model: Path, start_server: Callable[..., Any]
 ) -> Iterator[Client]:
-    """A client of a server, and one that answers by itself."""
+    """A client of a server, and one that runs a model itself."""
     if request.param == "file":
         yield local_client(one_model / "colours" / "1", "cpu")
         return

@@ -1,4 +1,4 @@
-"""The port that tells the health and nothing else, to those who speak no TLS."""
+"""The port for health alone, for probes without TLS."""
 
 from __future__ import annotations
 

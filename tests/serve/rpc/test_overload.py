@@ -1,4 +1,4 @@
-"""A burst, or a large request, of one caller is refused, is gone at once, and harms nobody else."""
+"""One caller's burst or large request is refused, freed at once, and affects nobody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a message holds is counted before it is built."""
+"""The fields of a message are counted before it is parsed."""
 
 from __future__ import annotations
 

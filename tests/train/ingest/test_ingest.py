@@ -734,7 +734,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_the_table_of_what_was_left_out_is_not_taken_for_the_table(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     table = write_table(tmp_path / "data" / "left_out.csv", [("a", "x", "x.jpg")])
-    with pytest.raises(DataError, match="give the table that it came from"):
+    with pytest.raises(DataError, match="give the original table"):
         ingest(table, tmp_path / "data")
 
 

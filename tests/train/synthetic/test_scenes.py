@@ -235,7 +235,7 @@ def test_other_labels_no_splits_and_a_set_with_scenes_are_refused(
     for folder in (tmp_path / "other", data / "train", tmp_path / "untrained"):
         with pytest.raises(DataError, match="with_mask and without_mask and no other"):
             add_scenes(folder, out)
-    with pytest.raises(DataError, match="has its scenes already"):
+    with pytest.raises(DataError, match="already has its scenes"):
         add_scenes(made[0], out)
     with pytest.raises(DataError, match="is no folder"):
         add_scenes(tmp_path / "nothing", out)

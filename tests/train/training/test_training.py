@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "best.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="is not a readable checkpoint"):
         checkpoint.load(tmp_path)
-    with pytest.raises(CheckpointError, match="is not there"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         checkpoint.load(tmp_path / "nothing.pt")
 
 

@@ -35,8 +35,8 @@ def overlay(
         segments: `(H, W)` integer ids; pixels of 65535, outside the input region, are dimmed.
         weights: One label's explanation, or weights by segment id.
         num_features: How many of the heaviest segments to paint; None for all.
-        palette: "green-red", or "blue-orange" for colour-blind readers; the first colour speaks
-            for the label, the second against it.
+        palette: "green-red", or "blue-orange" for colour-blind readers; the first colour supports
+            the label, the second opposes it.
         borders: Outline the painted segments.
 
     Returns:

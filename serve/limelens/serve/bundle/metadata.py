@@ -79,7 +79,7 @@ class Metadata:
     """Everything about a bundle but its graph.
 
     Args:
-        name: Of the model.
+        name: The model's name.
         task: Multiclass or multilabel.
         labels: In the order of the outputs; unique, at least one.
         resize: How images are fitted to the input.

@@ -29,7 +29,7 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
 
     Args:
         path: `model.onnx`, or the folder of its version.
-        private_key: PEM file without a password of an elliptic curve (P-256, P-384, P-521).
+        private_key: An elliptic-curve key (P-256, P-384, P-521) as PEM, without a password.
 
     Returns:
         The file of the signature.

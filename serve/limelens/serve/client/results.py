@@ -282,7 +282,7 @@ class ExplanationUpdate:
         num_samples: Images that the model was run on so far.
         max_samples: How many there will be at most.
         stability: The least of the labels explained so far.
-        is_final: Whether it is the last, and what `explain` would give.
+        is_final: Whether it is the last one, which equals the result of `explain`.
     """
 
     explanation: ServedExplanation

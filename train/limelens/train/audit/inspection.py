@@ -152,7 +152,7 @@ def inspect(
         images: As for `read_dataset`.
         run_or_model: Its embeddings are used to judge the labels; its own labels may differ. None
             uses plain colours and gradients.
-        seed: Of the folds.
+        seed: The seed of the folds.
 
     Raises:
         DataError: The data is missing or has no image that can be read.

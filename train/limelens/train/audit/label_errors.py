@@ -66,7 +66,7 @@ def find_label_errors(
         vectors: `(N, D)`.
         targets: As `targets_of`: `(N,)`, or `(N, C)`; then each label is judged alone.
         num_labels: C.
-        seed: Of the folds.
+        seed: The seed of the folds.
     """
     # The main components, computed once for all folds: they do not depend on labels.
     most = min(_MOST_COMPONENTS, *vectors.shape)

@@ -50,7 +50,7 @@ def find_shortcuts(
         targets: `(N,)` indices, or `(N, C)` of 0 and 1: then each label is tried alone, and the
             best predicted one is returned.
         labels: C names.
-        seed: Of the folds.
+        seed: The seed of the folds.
 
     Returns:
         The largest gain over the majority first; features that cannot be tried, because labels

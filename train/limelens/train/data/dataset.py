@@ -39,7 +39,7 @@ def read_dataset(
             `folders.split_name`) of label folders, or a table of labels (`label_table`) or a folder
             that holds one. Without splits, examples are divided 80:10:10 by label; with `train`
             alone, a tenth of it becomes `val`. Near duplicates stay on one side.
-        seed: Of the division.
+        seed: The division's seed.
         max_skipped_share: Data with a larger share of unreadable images is refused. Files
             of other kinds are listed as skipped and do not count.
         images: The folder of the images that a table names, or all options of the table; None

@@ -75,7 +75,7 @@ class BatchRuns:
     Args:
         open_session: Opens a session of the model.
         input_size: Height and width of its input, in pixels.
-        thread: Of the device.
+        thread: The device's thread.
         place: Where tensors are kept.
     """
 

@@ -62,8 +62,8 @@ def with_perturbation(data: bytes, height: int, width: int) -> bytes:
 
     Args:
         data: The checked bytes of a bundle.
-        height: Of its input.
-        width: Of its input.
+        height: Its input's height.
+        width: Its input's width.
     """
     model = onnx.load_model_from_string(data)
     graph = model.graph
@@ -109,7 +109,7 @@ class RowRuns:
         name: Of the model, for errors.
         open_session: Opens a session of the derived graph.
         input_size: Height and width of the model's input, in pixels.
-        thread: Of the device.
+        thread: The device's thread.
         place: Where tensors are kept.
     """
 
@@ -279,9 +279,9 @@ def open_row_runs(
     """Opens runs of a derived graph, and proves that they meet the golden vector.
 
     Args:
-        metadata: Of the bundle.
+        metadata: The bundle's metadata.
         open_session: Opens a session of the derived graph.
-        thread: Of the device.
+        thread: The device's thread.
         place: Where tensors are kept.
         tolerance: Largest accepted difference from the golden vector.
         estimate_s: Estimates, in seconds, how long a batch of some size takes.
