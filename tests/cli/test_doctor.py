@@ -262,7 +262,7 @@ def test_tokens_and_their_rights_are_reported(
     assert checks["right explain"]["state"] == "warning"
     assert "some has no right to explain" in checks["right explain"]["found"]
     assert not wrong(checks)
-    assert "may do nothing" in wrong(with_token("none"))["rights"]
+    assert "has none of these rights" in wrong(with_token("none"))["rights"]
     assert "the access of late has expired" in wrong(with_token("late"))["token"]
     assert "the token is not known" in wrong(with_token("wrong"))["token"]
     missing = wrong(look("--server", server.address))
