@@ -98,6 +98,7 @@ def test_a_healthy_server_has_nothing_wrong(
     }  # fmt: skip
     deep = look("--server", server.address, "--deep")
     assert deep["right explain"]["state"] == "ok"
+    assert "the limit is 33,554,432" in deep["message size"]["found"]
     told = limelens("doctor", "--server", server.address).stdout
     assert "SERVING" in told
     assert "0 wrong, 0 warnings" in told
@@ -306,7 +307,9 @@ def test_another_grpc_server_is_reported(look: Run) -> None:
 def test_this_machine_is_checked(look: Run, models: Path, limelens: Run) -> None:
     checks = look("--models", models)
     assert not wrong(checks)
-    assert {"python", "limelens", "onnxruntime", "cuda", "fonts", "cores"} <= set(checks)
+    assert {"python", "limelens", "onnxruntime", "cuda", "torch", "fonts", "cores", "disk"} <= set(
+        checks
+    )
     for name in ("colours 1", "colours 2", "tags 1"):
         assert checks[f"model {name}"]["found"].startswith("golden vector met on ")
     assert "serve-cpu" in checks["limelens"]["found"] or "serve-gpu" in checks["limelens"]["found"]

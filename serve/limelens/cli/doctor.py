@@ -38,7 +38,9 @@ def doctor(
             show_default="./models, else the models that come with limelens",
         ),
     ] = None,
-    deep: Annotated[bool, option("Check an explanation of the server too.", "--deep")] = False,
+    deep: Annotated[
+        bool, option("Check an explanation and the largest message of the server too.", "--deep")
+    ] = False,
     health: Annotated[
         bool,
         option("Check only the health of the server, as probes do, without a token.", "--health"),

@@ -38,7 +38,8 @@ def check_remote(
 
     Args:
         server: `HOST:PORT`.
-        deep: Whether to check an explanation too, which costs the server some work.
+        deep: Whether to check an explanation too, which costs the server some work, and the
+            largest message.
         only_health: Whether to check only its health, which needs no token.
         settings: As of `Client`; `timeout_s` is the deadline of each step.
 

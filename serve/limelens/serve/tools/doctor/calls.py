@@ -31,6 +31,7 @@ from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
 _SERVICE: Final = "limelens.v1.ClassifierService"
 _NUM_ROUND_TRIPS: Final = 5
 _NUM_SAMPLES: Final = 10  # the fewest that a server takes
+_LARGE_BYTES: Final = 64 * 1024 * 1024
 _IMAGE: Final = np.full((16, 16, 3), 128, np.uint8)
 
 
@@ -46,13 +47,16 @@ def check_calls(
     except InvalidRequestError as error:
         yield wrong("token", str(error), "use TLS (--ca FILE, --tls), or give --insecure-token")
         return
-    with client, Connection(address, **nobody).channel(grpc) as channel:
+    unlimited = ("grpc.max_send_message_length", -1)
+    with client, Connection(address, **nobody).channel(grpc, unlimited) as channel:
         health = list(_health(channel, timeout_s))
         yield from health
         if only_health or (health and health[0].name == "calls"):
             return
         yield from _rights(client, address, nobody, token, deep=deep)
         yield from _version(channel, token, timeout_s)
+        if deep:
+            yield _message_size(channel, timeout_s)
 
 
 def _health(channel: Any, timeout_s: float | None) -> Iterator[Check]:
@@ -234,3 +238,15 @@ def _version(channel: Any, token: Token | None, timeout_s: float | None) -> Iter
             f"limelens {there} there, {here} here",
             "features of only one do not work; install the same on both",
         )
+
+
+def _message_size(channel: Any, timeout_s: float | None) -> Check:
+    """The largest message: sends one that is too large; only its head arrives."""
+    send = channel.unary_unary("/grpc.health.v1.Health/Check")
+    try:
+        send(bytes(_LARGE_BYTES), timeout=timeout_s)
+    except grpc.RpcError as rpc_error:
+        error = from_call(rpc_error)
+        if isinstance(error, InvalidRequestError):
+            return ok("message size", f"refused: {error.description}")
+    return ok("message size", f"{_LARGE_BYTES:,} bytes and more are accepted")

@@ -1,4 +1,4 @@
-"""Checks this machine: packages, onnxruntime and CUDA, models, fonts, cores.
+"""Checks this machine: packages, onnxruntime and CUDA, models, fonts, cores, disk.
 
 It changes nothing.
 """
@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from limelens.serve.errors import LimelensError
 from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
 
+_LEAST_FREE_BYTES: Final = 1024**3
 _CJK: Final = "口罩 マスク 마스크"
 _REQUIREMENT: Final = re.compile(r"^([A-Za-z0-9._-]+)")
 _EXTRA: Final = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
@@ -33,9 +35,11 @@ def check_machine(models: Path | None) -> Iterator[Check]:
     yield _python()
     yield _package()
     yield from _onnxruntime()
+    yield _torch()
     yield from check_models(models)
     yield _fonts()
     yield _cores()
+    yield from _disk(models)
 
 
 def check_models(folder: Path | None) -> Iterator[Check]:
@@ -189,6 +193,14 @@ def run_on(provider: str) -> str:
     return ""
 
 
+def _torch() -> Check:
+    # Never imported: nothing that serves loads it.
+    try:
+        return ok("torch", f"{importlib.metadata.version('torch')}, for training")
+    except importlib.metadata.PackageNotFoundError:
+        return ok("torch", "not installed; only training needs it")
+
+
 def _fonts() -> Check:
     try:
         from limelens.explain.drawing.fonts import MissingFontWarning, font_for
@@ -224,6 +236,22 @@ def _cores() -> Check:
         f"{cores} are visible, but this container may use {share:g}",
         f"limelens serve --num-threads {max(1, round(share))}",
     )
+
+
+def _disk(models: Path | None) -> Iterator[Check]:
+    folders = {"disk": models if models is not None and models.is_dir() else Path.cwd()}
+    try:
+        folders["temporary folder"] = Path(tempfile.gettempdir())
+    except OSError:
+        advice = "a server needs none; for other commands name one (TMPDIR)"
+        yield warning("temporary folder", "no folder is writable", advice)
+    for name, folder in folders.items():
+        free = shutil.disk_usage(folder).free
+        found = f"{free / 1e9:.1f} GB free at {folder.absolute()}"
+        if free < _LEAST_FREE_BYTES:
+            yield warning(name, found, "make room: a new version is written beside the old one")
+        else:
+            yield ok(name, found)
 
 
 def _installed(name: str) -> bool:
