@@ -160,7 +160,7 @@ def test_several_images_are_a_list_in_their_order(
     assert [one["path"] for one in result.json] == [str(path) for path in paths]
     assert (first["label"], third["label"]) == ("red", "blue")
     assert second == {"path": str(paths[1]), "error": "No such file or directory"}
-    # The very answer that one image alone gets.
+    # The same result as for one image alone.
     alone = limelens("explain", paths[0], *asked, *FAST, "--json").json
     assert first["explanations"] == alone["explanations"]
     assert first["seed"] == 5

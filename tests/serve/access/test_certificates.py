@@ -1,4 +1,4 @@
-"""Certificates: the server's, which are renewed under it, and those that clients show."""
+"""Certificates: the server's, which are renewed while it runs, and those of clients."""
 
 from __future__ import annotations
 

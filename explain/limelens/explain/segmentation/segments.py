@@ -13,7 +13,7 @@ from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.warning import ExplanationWarning
 
 UNSEEN = 65535
-"""The id of pixels that the model never saw: never hidden, never weighed, drawn dimmed."""
+"""The id of pixels outside the input region: never hidden, without a weight, drawn dimmed."""
 
 
 @dataclass(frozen=True, eq=False)
