@@ -86,7 +86,7 @@ def cost_of(data: bytes) -> Cost:
     from limelens.serve.image import ResizeRule, read_fitted
     from limelens.serve.image.decoder_process import limit_memory, limit_time
     from limelens.serve.image.encoded import EncodedImage
-    from limelens.serve.image.inspecting import inspect
+    from limelens.serve.image.formats import inspect
     from limelens.serve.image.limits import allowed_s
 
     def nothing() -> bool:

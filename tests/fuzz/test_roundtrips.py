@@ -16,7 +16,7 @@ from fuzz.effort import examples
 from limelens.serve.bundle import Task
 from limelens.serve.decisions.decision import Decision, decide
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.explaining.segments import read_segments
+from limelens.serve.explaining.explain_image import read_segments
 from limelens.serve.explaining.spec import MAX_SEGMENTS
 from limelens.serve.image import UNSEEN, Region, ResizeMode, ResizeRule, fit
 

@@ -117,7 +117,7 @@ def test_a_large_image_is_read_as_its_parts_are(
     assert np.array_equal(Pixels(stored, orientation).array(), whole)
     rule, region = ResizeRule(5, 4), Region(0.1, 0.2, 0.9, 1.0)
     assert np.array_equal(
-        fitted(Pixels(stored, orientation), rule, region), fit(whole, rule, region).pixels
+        fitted(Pixels(stored, orientation), rule, region).pixels, fit(whole, rule, region).pixels
     )
 
 

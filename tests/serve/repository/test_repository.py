@@ -167,7 +167,7 @@ def test_a_load_that_failed_but_not_for_the_file_is_tried_again(
             raise ProviderError("the device is busy")
         return load_bundle(path, *args, **settings)
 
-    monkeypatch.setattr("limelens.serve.repository.loading.load_bundle", load)
+    monkeypatch.setattr("limelens.serve.bundle.loading.load_bundle", load)
     repository = Repository(tmp_path, "cpu")
     bundles.save(tmp_path, bundles.metadata(), 2)
     bundles.save(tmp_path, bundles.metadata("other"), 1)

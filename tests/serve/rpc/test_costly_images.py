@@ -35,7 +35,7 @@ from limelens.serve.image import (
 from limelens.serve.image.decoder_client import decode_apart, start_decoder, upright
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.image.fitting import Pixels, resized
-from limelens.serve.image.inspecting import inspect
+from limelens.serve.image.formats import inspect
 from limelens.serve.image.limits import MAX_SIDE
 
 RULE = ResizeRule(48, 32)

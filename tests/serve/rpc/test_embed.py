@@ -19,7 +19,7 @@ from PIL import Image
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle, load_bundle
-from limelens.serve.bundle.embedding import model_digest, unit_length
+from limelens.serve.bundle.session import unit_length
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import (
     ExpiredError,
@@ -125,7 +125,7 @@ def test_a_digest_identifies_a_model_in_any_folder(
     )
     # Other weights under the same name, labels and data: the golden vector tells.
     path = bundles.save(tmp_path, other)
-    assert model_digest(load_bundle(path, "cpu")) != digests[1]
+    assert load_bundle(path, "cpu").digest != digests[1]
 
 
 def image(**fields: Any) -> image_pb2.Image:

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.train.evaluation.metrics import (
+    calibration_error,
     coverage,
-    expected_calibration_error,
     fit_label_bias,
     fit_temperature,
     fit_thresholds,
@@ -49,8 +49,9 @@ def test_coverage_counts_only_what_is_decided() -> None:
 
 def test_calibration_error_is_zero_when_confidence_is_right() -> None:
     probabilities = np.tile([0.75, 0.25], (4, 1))
-    assert expected_calibration_error(probabilities, np.array([0, 0, 0, 1])) == 0.0
-    assert expected_calibration_error(probabilities, np.array([1, 1, 1, 1])) == 0.75
+    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    assert calibration_error(confidence, predicted == np.array([0, 0, 0, 1])) == 0.0
+    assert calibration_error(confidence, predicted == np.array([1, 1, 1, 1])) == 0.75
 
 
 def test_the_temperature_of_logits_that_were_scaled_is_found() -> None:

@@ -73,14 +73,7 @@ def build(
     input_size: tuple[int, int],
     dropout: float = 0.0,
 ) -> Classifier:
-    """A network with a fresh last layer.
-
-    Args:
-        name: One of `architectures()`.
-        num_labels: Outputs of the last layer.
-        pretrained: Start from torchvision's ImageNet weights, which are downloaded.
-        input_size: Height and width in pixels.
-        dropout: Before the last layer, in addition to the architecture's own.
+    """A network with a fresh last layer, and with dropout before it in addition to its own.
 
     Raises:
         ArchitectureError: The name is unknown, the network has no last linear layer or does not
@@ -90,7 +83,7 @@ def build(
     if name in _OWN:
         if pretrained:
             raise ArchitectureError(f"{name} has no pretrained weights; leave them out")
-        network = _OWN[name](num_labels, input_size)
+        network = _OWN[name](num_labels, *input_size)
     elif name in models.list_models(module=models):
         network = _torchvision(name, pretrained)
     else:
@@ -118,50 +111,28 @@ def default_input_size(name: str) -> int:
     return max(_DEFAULT_SIDE, *needed)
 
 
-class Cnn3(nn.Sequential):
-    """The face-mask article's network.
-
-    Three 3x3 convolutions of 16, 32 and 64 filters, each with ReLU and 2x2 max pooling; then a
-    dense layer of 512, dropout of 0.2 and the last layer.
-
-    Args:
-        num_labels: Outputs.
-        input_size: Height and width in pixels, at least 8 each.
-    """
-
-    def __init__(self, num_labels: int, input_size: tuple[int, int]) -> None:
-        height, width = input_size
-        super().__init__(
-            *_convolutions(16, 32, 64),
-            nn.Flatten(),
-            nn.Linear(64 * (height // 8) * (width // 8), 512),
-            nn.ReLU(),
-            nn.Dropout(0.2),
-            nn.Linear(512, num_labels),
-        )
+def _cnn3(num_labels: int, height: int, width: int) -> nn.Sequential:
+    """The face-mask article's network, for at least 8x8 pixels."""
+    return nn.Sequential(
+        *_convolutions(16, 32, 64),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 8) * (width // 8), 512),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(512, num_labels),
+    )
 
 
-class Cnn4(nn.Sequential):
-    """The cats-and-dogs article's network.
-
-    Four 3x3 convolutions of 32, 64, 128 and 128 filters, each with ReLU and 2x2 max pooling; then
-    dropout of a half, a dense layer of 512 and the last layer.
-
-    Args:
-        num_labels: Outputs.
-        input_size: Height and width in pixels, at least 16 each.
-    """
-
-    def __init__(self, num_labels: int, input_size: tuple[int, int]) -> None:
-        height, width = input_size
-        super().__init__(
-            *_convolutions(32, 64, 128, 128),
-            nn.Flatten(),
-            nn.Dropout(0.5),
-            nn.Linear(128 * (height // 16) * (width // 16), 512),
-            nn.ReLU(),
-            nn.Linear(512, num_labels),
-        )
+def _cnn4(num_labels: int, height: int, width: int) -> nn.Sequential:
+    """The cats-and-dogs article's network, for at least 16x16 pixels."""
+    return nn.Sequential(
+        *_convolutions(32, 64, 128, 128),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(128 * (height // 16) * (width // 16), 512),
+        nn.ReLU(),
+        nn.Linear(512, num_labels),
+    )
 
 
 def _convolutions(*filters: int) -> list[nn.Module]:
@@ -171,7 +142,7 @@ def _convolutions(*filters: int) -> list[nn.Module]:
     return layers
 
 
-_OWN: Final = {"cnn3": Cnn3, "cnn4": Cnn4}
+_OWN: Final = {"cnn3": _cnn3, "cnn4": _cnn4}
 
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:

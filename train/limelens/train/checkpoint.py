@@ -5,7 +5,6 @@ It knows the file, and not how the network was trained.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
+from limelens.serve.files import writing_whole
 from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train.architectures import Classifier, build
 from limelens.train.runs import BEST, LAST, CheckpointError
@@ -26,14 +26,8 @@ class Checkpoint:
 
     Args:
         model: In evaluation mode; its last layer includes the bias fitted on validation.
-        labels: In the order of its outputs.
-        resize: How images are fitted to its input.
-        epoch: Number of finished epochs.
         config: The training configuration, as in `config.json`.
-        data_digest: Of the training data.
         metrics: On the validation images after that epoch.
-        task: Whether an image has one label or any number.
-        macro_labels: The superclass of each label; empty if there are none.
     """
 
     model: Classifier
@@ -60,20 +54,13 @@ class Checkpoint:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint; after a crash, either the old file or the new one exists."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    """Writes a checkpoint; after a crash there is either the old file or the new one."""
+    with writing_whole(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint.
-
-    Args:
-        path: A .pt file, or a run's folder, where the best checkpoint is read.
+    """Reads a checkpoint: a .pt file, or the best one in a run's folder.
 
     Raises:
         CheckpointError: The file is missing, damaged, or another program's.
@@ -86,11 +73,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def of_state(state: dict[str, Any], path: Path) -> Checkpoint:
-    """Builds the network of a state that `load_state` read from a path.
-
-    Raises:
-        CheckpointError: The state is another program's.
-    """
+    """Builds the network of a state that `load_state` read from a path."""
     try:
         config = state["config"]
         height, width = config["input_size"]
@@ -120,11 +103,7 @@ def of_state(state: dict[str, Any], path: Path) -> Checkpoint:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Reads what `save` wrote, onto the CPU.
-
-    Raises:
-        CheckpointError: The file is damaged or another program's.
-    """
+    """Reads what `save` wrote, onto the CPU; raises as `load`."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     # torch.load raises many kinds of errors for damaged bytes.

@@ -23,6 +23,13 @@ SCHEDULES: Final = ("one-cycle", "cosine")
 BALANCES: Final = ("none", "sample", "weight")
 MIXES: Final = ("none", "mixup", "cutmix", "both")
 MIXED_PRECISIONS: Final = ("auto", "off", "bf16")
+_CHOICES: Final = {
+    "schedule": SCHEDULES,
+    "augment": PRESETS,
+    "mix": MIXES,
+    "balance": BALANCES,
+    "mixed_precision": MIXED_PRECISIONS,
+}
 
 
 class ConfigError(LimelensError):
@@ -36,14 +43,9 @@ class TrainConfig:
     Args:
         task: None derives it from the data.
         val_from_train: Choose epoch and calibration on a tenth of train, not on the data's val.
-        arch: A name of `architectures()`.
         input_size: Height and width in pixels; None uses the architecture's.
-        resize_mode: How images of another shape are fitted.
-        epochs: At least 1.
         batch_size: Images per step, over all processes; at least 2.
         learning_rate: The highest of the schedule.
-        weight_decay: AdamW's.
-        schedule: `one-cycle` or `cosine`.
         label_smoothing: 0 to below 1; for multilabel towards each label's share.
         dropout: Before the last layer, 0 to below 1, in addition to the architecture's own.
         ema_decay: Decay per step of the averaged weights that are evaluated and kept; 0 keeps
@@ -59,7 +61,6 @@ class TrainConfig:
         pretrained: Start from torchvision's ImageNet weights.
         start_from: Another run of the same architecture; training starts from its best weights.
             If the labels differ, the last layer starts fresh.
-        alert_labels: Labels that raise an alert.
         seed: Determines the split, the weights, the order and the augmentation.
         num_workers: Processes that read images; 0 reads in the training process.
     """
@@ -92,9 +93,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "alert_labels", tuple(map(label_name, self.alert_labels)))
 
-        def among(names: tuple[str, ...]) -> str:
-            return f"one of {', '.join(names)}"
-
         for name, accepted, expected in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 2, "at least 2"),
@@ -107,14 +105,9 @@ class TrainConfig:
             ("patience", self.patience >= 0, "0 or more"),
             ("seed", 0 <= self.seed < 2**32, f"0 to {2**32 - 1}"),
             ("num_workers", self.num_workers >= 0, "0 or more"),
-            ("schedule", self.schedule in SCHEDULES, among(SCHEDULES)),
-            ("augment", self.augment in PRESETS, among(PRESETS)),
-            ("mix", self.mix in MIXES, among(MIXES)),
-            ("balance", self.balance in BALANCES, among(BALANCES)),
-            (
-                "mixed_precision",
-                self.mixed_precision in MIXED_PRECISIONS,
-                among(MIXED_PRECISIONS),
+            *(
+                (name, getattr(self, name) in names, f"one of {', '.join(names)}")
+                for name, names in _CHOICES.items()
             ),
         ):
             if not accepted:
@@ -142,13 +135,7 @@ class TrainConfig:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads settings from a TOML file.
-
-    Args:
-        path: Names of `TrainConfig` with their values; `input_size` is a number or two.
-
-    Returns:
-        Arguments for `TrainConfig`.
+    """Reads arguments for `TrainConfig` from a TOML file.
 
     Raises:
         ConfigError: The file cannot be read, a name is not a setting, or a value has the wrong
@@ -162,15 +149,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def settings_from(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Converts plain values to arguments for `TrainConfig`.
-
-    Args:
-        values: By name.
-        where: Their source, for errors.
-
-    Raises:
-        ConfigError: A name is no setting's, or a value has the wrong type.
-    """
+    """Converts plain values from `where` to arguments for `TrainConfig`."""
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     settings: dict[str, Any] = {}
     for name, value in values.items():

@@ -44,11 +44,7 @@ def read_rows(run: Path) -> list[dict[str, float]]:
 
 
 def check_run_or_model(path: Path) -> None:
-    """Refuses a path that is neither a run, nor a checkpoint, nor a bundle.
-
-    Raises:
-        CheckpointError: It is none of them.
-    """
+    """Refuses a path that is neither a run, nor a checkpoint, nor a bundle."""
     if path.is_file() or (path.is_dir() and (holds_run(path) or (path / "model.onnx").exists())):
         return
     found = "a folder without best.pt, last.pt or model.onnx" if path.is_dir() else "not there"
@@ -58,11 +54,7 @@ def check_run_or_model(path: Path) -> None:
 
 
 def check_run(path: Path) -> None:
-    """Refuses a path that is neither a run nor a checkpoint.
-
-    Raises:
-        CheckpointError: It is neither.
-    """
+    """Refuses a path that is neither a run nor a checkpoint."""
     if not (path.is_file() or holds_run(path)):
         raise CheckpointError(f"{path} does not exist; expected a run of `limelens train`")
 
@@ -104,11 +96,7 @@ def holds_run_error(out: Path) -> ConfigError:
 
 
 def check_alert_labels(alert_labels: Sequence[str], labels: Sequence[str]) -> None:
-    """Refuses alert labels that the data does not have.
-
-    Raises:
-        ConfigError: There is one.
-    """
+    """Refuses alert labels that the data does not have."""
     unknown = sorted({*alert_labels} - {*map(label_name, labels)})
     if unknown:
         raise ConfigError(

@@ -20,28 +20,18 @@ from limelens.serve.errors import BundleError
 
 MAX_BYTES: Final = 2_000_000_000
 _DIGEST: Final = "limelens.graph_digest"
-_FLOATS: Final = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.DOUBLE,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.FLOAT8E4M3FN,
-    onnx.TensorProto.FLOAT8E4M3FNUZ,
-    onnx.TensorProto.FLOAT8E5M2,
-    onnx.TensorProto.FLOAT8E5M2FNUZ,
-    onnx.TensorProto.COMPLEX64,
-    onnx.TensorProto.COMPLEX128,
+_FLOATS: Final = frozenset(
+    number
+    for name, number in onnx.TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "BFLOAT", "DOUBLE", "COMPLEX"))
 )
 
 
 def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
-    """Reads a bundle's bytes once and checks them.
+    """Reads a bundle's bytes once and checks them and their metadata.
 
     Sessions are built from these bytes, so that a file that changes in between cannot slip through,
     and a session cannot follow a path to other files.
-
-    Returns:
-        The bytes, and their metadata.
 
     Raises:
         BundleError: The file is missing, or is no bundle; the message says why.
@@ -71,11 +61,7 @@ def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Reads and checks the metadata of a bundle's file.
-
-    Raises:
-        BundleError: The file is missing, or is no bundle; the message says why.
-    """
+    """Reads and checks the metadata of a bundle's file, as `read_bundle_file`."""
     return read_bundle_file(path)[1]
 
 
@@ -99,7 +85,12 @@ def check_model(model: onnx.ModelProto) -> Metadata:
     metadata = Metadata.from_props(props)
     _check_signature(model.graph, metadata)
     if _DIGEST in props:  # older bundles have none
-        _check_digest(model.graph, json.loads(props[_DIGEST]))
+        expected, found = json.loads(props[_DIGEST]), _graph_digest(model.graph)
+        if found != expected:
+            raise BundleError(
+                "the graph is not the one that the golden vector was made with: its digest is "
+                f"{found}, not {expected}; the file was damaged or changed after its export"
+            )
     return metadata
 
 
@@ -115,15 +106,6 @@ def seal(model: onnx.ModelProto, metadata: Metadata) -> None:
 def _graph_digest(graph: onnx.GraphProto) -> str:
     """SHA-256, hexadecimal."""
     return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
-
-
-def _check_digest(graph: onnx.GraphProto, expected: str) -> None:
-    found = _graph_digest(graph)
-    if found != expected:
-        raise BundleError(
-            "the graph is not the one that the golden vector was made with: its digest is "
-            f"{found}, not {expected}; the file was damaged or changed after its export"
-        )
 
 
 def _check_signature(graph: onnx.GraphProto, metadata: Metadata) -> None:

@@ -18,10 +18,7 @@ _LISTED: Final = re.compile(r"cuda:(\d{1,3}(?:,\d{1,3})*)")
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
-    """Reads the option `--device`.
-
-    Args:
-        text: `auto`, `cpu`, `cuda`, or `cuda:` and the numbers of GPUs, separated by commas.
+    """Reads the option `--device`: auto, cpu, cuda, or `cuda:` and the numbers of GPUs.
 
     Returns:
         The devices, one for a process: one of the first three words, or `cuda:N` for each GPU.
@@ -43,11 +40,7 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
 
 def gpu_index(device: str) -> int | None:
-    """The number of a GPU, from 0; None for `cpu`.
-
-    Raises:
-        InvalidRequestError: There is no such kind of device.
-    """
+    """The number of a GPU, from 0; None for `cpu`."""
     if device in ("auto", "cuda"):
         return 0
     if device == "cpu":

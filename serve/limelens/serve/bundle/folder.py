@@ -32,7 +32,6 @@ class Entry:
     """One entry of a model repository.
 
     Args:
-        versions: The files of its versions; each may be missing.
         problem: What is wrong with the entry as a whole; empty if nothing is.
         is_readable: Whether `versions` is complete.
     """
@@ -43,10 +42,7 @@ class Entry:
 
 
 def look_into(folder: Path) -> dict[str, Entry]:
-    """Finds models, and entries that may have been meant as models.
-
-    Returns:
-        By name; bytes that are no UTF-8 are escaped.
+    """Finds models, and entries that may have been meant as models, by name.
 
     Raises:
         BundleError: The folder itself is missing or cannot be read.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,8 +110,45 @@ def load_bundle(
         gpu=gpu,
     )
     if runs is not None:
-        _prepare(bundle, runs, (first_sizes if few_sizes else batch_sizes)(max_batch_size))
+        with refusing_failures(path):
+            runs.prepare_all((first_sizes if few_sizes else batch_sizes)(max_batch_size))
+        if runs.no_graph_reason:
+            _log.warning("%s runs without CUDA graphs: %s", bundle.name, runs.no_graph_reason)
     _check_golden(bundle)
+    return bundle
+
+
+def load_and_warm(
+    path: Path,
+    checked: tuple[bytes, Metadata],
+    device: str,
+    *,
+    num_threads: int | None,
+    max_batch_size: int,
+    tf32: bool = False,
+    is_starting: bool = False,
+    chunk: int | None = 0,
+) -> Bundle:
+    """As `load_bundle`, of checked bytes, with first runs so that no request waits for them.
+
+    Before anything is served (`is_starting`), what only explanations need is prepared afterwards.
+    """
+    bundle = load_bundle(
+        path,
+        device,
+        num_threads=num_threads,
+        tf32=tf32,
+        max_batch_size=max_batch_size,
+        few_sizes=is_starting,
+        chunk=chunk,
+        read=lambda _path: checked,
+    )
+    if bundle.provider == CPU:
+        bundle.warm_up()
+    elif chunk is not None and is_starting:
+        threading.Thread(target=bundle.prepare, name="limelens-prepare", daemon=True).start()
+    elif chunk is not None:
+        bundle.prepare()
     return bundle
 
 
@@ -139,13 +177,6 @@ def rows_of(
             return None
 
     return ExplanationRows(open_rows, chunk)
-
-
-def _prepare(bundle: Bundle, runs: BatchRuns, sizes: Sequence[int]) -> None:
-    with refusing_failures(bundle.path):
-        runs.prepare_all(sizes)
-    if runs.no_graph_reason:
-        _log.warning("%s runs without CUDA graphs: %s", bundle.name, runs.no_graph_reason)
 
 
 def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:

@@ -45,9 +45,6 @@ class Golden:
         probabilities: `(C,)` float32.
         tolerance: By execution provider, the largest absolute difference that is accepted, at
             most `MAX_TOLERANCE`.
-
-    Raises:
-        BundleError: A tolerance is not a number from 0 to `MAX_TOLERANCE`.
     """
 
     image: NDArray[np.uint8]
@@ -64,11 +61,7 @@ class Golden:
                 )
 
     def tolerance_for(self, provider: str, *, tf32: bool) -> float:
-        """The largest difference that is accepted on an execution provider.
-
-        Raises:
-            KeyError: There is none for that provider.
-        """
+        """The largest difference that is accepted on a provider; KeyError if there is none."""
         if tf32 and TF32 in self.tolerance:
             return self.tolerance[TF32]
         return self.tolerance[provider] * (_TF32_SCALE if tf32 else 1.0)
@@ -79,18 +72,13 @@ class Metadata:
     """Everything about a bundle but its graph.
 
     Args:
-        name: The model's name.
-        task: Multiclass or multilabel.
         labels: In the order of the outputs; unique, at least one.
-        resize: How images are fitted to the input.
         golden: A test that every provider must pass.
         threshold: Of a multiclass model: it abstains below this probability.
         label_thresholds: For multilabel, by label; empty for multiclass.
         alert_labels: Labels that raise an alert.
         macro_labels: The superclass of each label; empty if there are none.
-        precision: `fp32`, `fp16` or `int8`.
         data_digest: SHA-256 of the training data, hexadecimal.
-        limelens_version: Version of limelens that wrote the file.
         card: Metrics of training and evaluation, and other facts for readers; JSON.
 
     Raises:

@@ -7,6 +7,7 @@ requests, threads or queues; `predict` may be called from several threads at onc
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,9 +41,7 @@ class Bundle:
     """A classifier that is ready to run; see `load_bundle`.
 
     Args:
-        metadata: The metadata of the file.
         version: 1, 2, 3 …; 0 if the file is not in a model repository.
-        path: The file.
         provider: The execution provider that the session really runs on.
         provider_reason: Why it is not the requested one; empty if it is.
         num_threads: How many threads may usefully call `predict` at once.
@@ -94,6 +93,18 @@ class Bundle:
         _, embedding = self.predict_and_embed(self.metadata.golden.image[np.newaxis])
         return int(embedding.shape[1])
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the model, whatever its name and version: SHA-256 of its metadata.
+
+        The metadata include the golden vector, so models with other weights differ. The file
+        itself is no longer in memory, and may have been replaced.
+        """
+        digest = hashlib.sha256()
+        for key, value in sorted(self.metadata.to_props().items()):
+            digest.update(f"{key}={value}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
     @property
     def max_concurrency(self) -> int:
         """How many threads `limelens.explain` should call from.
@@ -125,13 +136,9 @@ class Bundle:
         return None if self.rows is None else self.rows.get()
 
     def prepare(self, chunk: int = 0) -> int:
-        """Prepares, on a GPU, the remaining batch sizes and what explanations need.
+        """Prepares, on a GPU, the remaining sizes; returns the chunk of explanations, or 0.
 
         Without it the first explanation waits for that, and small batches are padded more.
-
-        Returns:
-            The chunk of explanations, chosen to suit the device if `chunk` is 0; 0 if images are
-            not perturbed on a GPU.
         """
         if self.runs is None or self.rows is None:
             return 0
@@ -139,11 +146,7 @@ class Bundle:
         return self.rows.prepare(chunk)
 
     def warm_up(self) -> None:
-        """Runs the golden image: a runtime plans memory when it first sees a batch.
-
-        Raises:
-            BundleError: It fails.
-        """
+        """Runs the golden image: a runtime plans memory when it first sees a batch."""
         with refusing_failures(self.path):
             for _ in range(_WARM_UP_ROUNDS):
                 self.predict_and_embed(self.metadata.golden.image[np.newaxis])
@@ -182,11 +185,7 @@ class Bundle:
         return results
 
     def check_images(self, images: NDArray[np.uint8]) -> None:
-        """Refuses images that the model does not take.
-
-        Raises:
-            InvalidRequestError: The shape or the dtype differs from what `predict` takes.
-        """
+        """Refuses images that the model does not take."""
         height, width = self.input_size
         if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3):
             raise InvalidRequestError(
@@ -198,11 +197,7 @@ class Bundle:
     def check_outputs(
         self, outputs: Sequence[str], results: Sequence[NDArray[np.float32]], count: int
     ) -> None:
-        """Refuses impossible results of the named outputs, for a run of `count` images.
-
-        Raises:
-            ModelOutputError: A number is not finite, or an output has another shape.
-        """
+        """Refuses impossible results of the named outputs, for a run of `count` images."""
         for name, values in zip(outputs, results, strict=True):
             fits = values.ndim == 2 and len(values) == count
             if not fits or (name == "probabilities" and values.shape[1] != len(self.labels)):
@@ -211,6 +206,15 @@ class Bundle:
                 )
             if not np.isfinite(values).all():
                 raise ModelOutputError(f"{self.name} gave values that are not finite")
+
+
+def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divides finite `(N, D)` float32 vectors by their Euclidean lengths, unless those are 0."""
+    # In 64 bits: squares of large float32 numbers would overflow.
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    lengths[lengths == 0] = 1
+    units: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
+    return units
 
 
 class ExplanationRows:
@@ -245,13 +249,7 @@ class ExplanationRows:
 class Gpu:
     """How sessions of one bundle run on a GPU.
 
-    Args:
-        index: Number of the GPU, from 0.
-        thread: Its thread.
-        place: Where tensors are kept.
-        file: The bytes of the bundle, for graphs that are derived from it.
-        open: Opens a session for the bytes of a graph.
-        tf32: Whether products round their inputs to 10 bits.
+    `open` opens a session for the bytes of a graph, which may be derived from `file`, the bundle's.
     """
 
     index: int

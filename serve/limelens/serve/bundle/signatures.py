@@ -25,14 +25,9 @@ _MAX_BYTES: Final = 1024 * 1024
 
 
 def sign_bundle(path: Path, private_key: Path) -> Path:
-    """Signs a bundle.
+    """Signs a bundle, or that in a version's folder; returns the file of the signature.
 
-    Args:
-        path: `model.onnx`, or the folder of its version.
-        private_key: An elliptic-curve key (P-256, P-384, P-521) as PEM, without a password.
-
-    Returns:
-        The file of the signature.
+    The key is a PEM file without a password of an elliptic curve (P-256, P-384, P-521).
 
     Raises:
         SigningError: The bundle or the key cannot be used.
@@ -59,23 +54,13 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
 
 
 def check_public_keys(public_keys: Sequence[Path]) -> None:
-    """Checks the keys early: with an unusable key, every bundle would be refused.
-
-    Raises:
-        SigningError: A file is no public key.
-        MissingExtraError: `limelens[signing]` is not installed.
-    """
+    """Checks the keys early: with an unusable key, every bundle would be refused."""
     for key in public_keys:
         _verifier(key)
 
 
 def check_signature(data: bytes, path: Path, public_keys: Sequence[Path]) -> None:
     """Checks that a bundle's bytes were signed by the owner of one of the keys.
-
-    Args:
-        data: The bytes that were read from `path`; the file may have changed since.
-        path: The bundle; its signature is beside it.
-        public_keys: PEM files; one that fits is enough.
 
     Raises:
         BundleError: There is no signature, or none of the keys made it for these bytes.

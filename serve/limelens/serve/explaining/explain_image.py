@@ -1,32 +1,49 @@
 """Explains one image on a bundle, in the calling thread.
 
-Knows `limelens.explain` and bundles. Does not know messages or threads.
+Knows `limelens.explain`, bundles and the names of request fields, which its errors name. Does not
+know messages or threads.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from limelens import explain as lime
 from limelens.explain import Faithfulness
 from limelens.serve.bundle import Bundle
-from limelens.serve.explaining.errors import serving_errors
+from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
+from limelens.serve.errors import (
+    InvalidImageError,
+    InvalidRequestError,
+    MissingExtraError,
+    ModelOutputError,
+    OverloadedError,
+)
 from limelens.serve.explaining.rendering import DecodedImage, RenderedExplanation, render
-from limelens.serve.explaining.segments import read_segments
-from limelens.serve.explaining.spec import ExplainSpec
-from limelens.serve.image import fit
+from limelens.serve.explaining.spec import MAX_SEGMENTS, ExplainSpec
+from limelens.serve.image import UNSEEN, fit
+from limelens.serve.image.decoding import open_checked
 
 if TYPE_CHECKING:
     from limelens.serve.bundle.execution.perturbing import PreparePerturbed
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
+_SEGMENTS_FIELD: Final = "segmentation.segments_png"
+_FIELDS: Final = {
+    "segments": _SEGMENTS_FIELD,
+    "segmentation_options": "segmentation",
+    "max_segments": "segmentation",
+}
+_log = logging.getLogger(__name__)
 
 
 def explain_image(
@@ -34,11 +51,8 @@ def explain_image(
 ) -> RenderedExplanation:
     """Explains one image.
 
-    Args:
-        bundle: The model whose prediction is explained.
-        spec: What to explain, and how.
-        check: Called before every chunk of samples, between the stages and within the long ones;
-            raising stops the work.
+    `check` is called before every chunk of samples, between the stages and within the long ones;
+    raising stops the work.
 
     Raises:
         InvalidRequestError: The image or an option cannot be used.
@@ -60,14 +74,7 @@ def explain_image_progressively(
 ) -> Iterator[RenderedExplanation]:
     """Explains one image in rounds; takes and raises what `explain_image` does.
 
-    Args:
-        bundle: The model.
-        spec: What to explain, and how.
-        check: May stop the work.
-        is_wanted: If it returns false, an explanation is left out unless it is final.
-
-    Yields:
-        Explanations from more and more samples; the last is what `explain_image` returns.
+    Explanations that are not final are left out while `is_wanted` returns false.
     """
     image, settings = _decode(bundle, spec, check)
     model = _Model(bundle, check)
@@ -78,11 +85,7 @@ def explain_image_progressively(
 
 
 def check_explained(bundle: Bundle, explained: RenderedExplanation) -> tuple[Faithfulness, ...]:
-    """Whether the model follows the segments in the order that its explanation gives.
-
-    Returns:
-        One for each label that is explained by itself; none for contrasts.
-    """
+    """Whether the model follows the segments as each label's explanation orders them."""
     model = _Model(bundle, lambda: None)
     with serving_errors():
         return tuple(
@@ -124,9 +127,64 @@ class _Model:
         return self._predict(images)
 
 
-def _checked(function: Callable[_P, _T], check: Callable[[], None]) -> Callable[_P, _T]:
-    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+def _checked(function: Callable[..., _T], check: Callable[[], None]) -> Callable[..., _T]:
+    def checked(*args: Any) -> _T:
         check()
-        return function(*args, **kwargs)
+        return function(*args)
 
     return checked
+
+
+@contextmanager
+def serving_errors(segmentation_options: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Turns errors of explaining into errors of serving that name the request's field."""
+    try:
+        yield
+    except lime.MissingPackageError as error:
+        raise MissingExtraError(str(error)) from error
+    except lime.InvalidArgumentError as error:
+        field = _FIELDS.get(error.argument, error.argument)
+        if field == "segmentation" and segmentation_options and len(segmentation_options) == 1:
+            field = f"segmentation.{next(iter(segmentation_options))}"
+        raise InvalidRequestError(field, str(error)) from error
+    except lime.PredictionError as error:
+        raise ModelOutputError(str(error)) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _log.error("the device has no memory left for an explanation: %s", error)
+        raise OverloadedError("the device has no memory left", 1.0) from error
+
+
+def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArray[np.uint16]:
+    """The caller's own segments from a 16-bit PNG: ids of `size`, the upright image's."""
+    expected = "expected a 16-bit greyscale PNG"
+    try:
+        with open_checked(data, "PNG", max_pixels) as image:
+            if (image.height, image.width) != size:
+                found = f"{image.height}x{image.width}"
+                raise InvalidRequestError(
+                    _SEGMENTS_FIELD, f"{found}; the upright image is {size[0]}x{size[1]}"
+                )
+            if image.mode != "I;16":
+                raise InvalidRequestError(_SEGMENTS_FIELD, f"mode {image.mode}; {expected}")
+            ids = np.asarray(image).astype(np.uint16)
+    except InvalidImageError as error:
+        raise InvalidRequestError(
+            _SEGMENTS_FIELD, f"not a readable PNG: {error.description}; {expected}"
+        ) from error
+    except InvalidRequestError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InvalidRequestError(_SEGMENTS_FIELD, f"not a readable PNG; {expected}") from error
+    # A decoder may raise almost anything on broken bytes.
+    except Exception as error:
+        raise InvalidRequestError(
+            _SEGMENTS_FIELD, f"not a readable PNG: {error}; {expected}"
+        ) from error
+    count = np.count_nonzero(np.bincount(ids.ravel(), minlength=UNSEEN)[:UNSEEN])
+    if count > MAX_SEGMENTS:
+        raise InvalidRequestError(
+            _SEGMENTS_FIELD, f"{count} different ids; expected at most {MAX_SEGMENTS}"
+        )
+    return ids

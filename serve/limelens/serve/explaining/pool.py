@@ -76,10 +76,7 @@ class Explainer:
     ) -> RenderedExplanation:
         """Waits for an explanation. Cancelling stops the work.
 
-        Args:
-            bundle: The model whose prediction is explained.
-            spec: What to explain, and how.
-            deadline: By `time.monotonic`; unfinished work stops then.
+        Unfinished work also stops at the deadline, by `time.monotonic`.
 
         Raises:
             OverloadedError: Too many are waiting.
@@ -93,13 +90,8 @@ class Explainer:
     ) -> RenderedExplanation:
         """Waits for an explanation of the newest image at the time when its turn comes.
 
-        Args:
-            take: Gives the model and the specification when the work begins; called at most once,
-                in the thread that explains.
-            deadline: As for `explain`.
-
-        Raises:
-            LimelensError: As `explain`, and whatever `take` raises.
+        `take` gives the model and the specification when the work begins; it is called at most
+        once, in the thread that explains.
         """
         stop = _Stop(deadline)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from limelens import explain as lime
 from limelens.explain import Explanation, LabelExplanation
 from limelens.serve.explaining.spec import ExplainSpec
-from limelens.serve.image import Fitted, shrink
+from limelens.serve.image import Fitted, Region, shrink
 
 MAX_DRAWN: Final = 1024
 """Longer side of renderings, in pixels."""
@@ -25,14 +25,7 @@ MAX_DRAWN: Final = 1024
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """The image that is explained.
-
-    Args:
-        upright: `(H, W, 3)` uint8, all of it.
-        fitted: The part that the model sees.
-        decode_s: Decoding and resizing, in seconds.
-        started_at: When the work began, by `time.monotonic`.
-    """
+    """The image that is explained: upright `(H, W, 3)` uint8, and the part that the model sees."""
 
     upright: NDArray[np.uint8]
     fitted: Fitted
@@ -45,14 +38,10 @@ class RenderedExplanation:
     """One image's explanation, with the requested renderings as PNG files.
 
     Args:
-        explanation: As `limelens.explain` gave it.
         label_explanations: The requested ones: labels, then contrasts.
         overlays: One for each of them; empty unless requested.
-        heat_maps: The same.
         segments: Ids of the upright image's size, 16-bit greyscale; empty unless requested.
-        decode_s: Decoding and resizing, in seconds.
         pixels: `(H, W, 3)` uint8, the image as the model saw it.
-        started_at: When the work began, by `time.monotonic`.
     """
 
     explanation: Explanation
@@ -72,15 +61,7 @@ def render(
     labels: tuple[str, ...],
     check: Callable[[], None],
 ) -> RenderedExplanation:
-    """Adds contrasts and renderings to an explanation.
-
-    Args:
-        explanation: Of the image.
-        image: What to draw on.
-        spec: The request.
-        labels: The model's.
-        check: Called before each rendering; may stop the work.
-    """
+    """Adds contrasts and renderings to an explanation."""
     contrasts = [lime.contrast(explanation, *pair) for pair in spec.contrasts]
     parts = (*(() if spec.only_contrasts else explanation.explanations), *contrasts)
     overlays: list[bytes] = []
@@ -125,14 +106,8 @@ def _at_most(
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
     small = shrink(upright, new_height, new_width)
     left, top, right, bottom = fitted.source_box
-    left = min(round(left * new_width / width), new_width - 1)
-    top = min(round(top * new_height / height), new_height - 1)
-    box = (
-        left,
-        top,
-        max(left + 1, round(right * new_width / width)),
-        max(top + 1, round(bottom * new_height / height)),
-    )
+    region = Region(left / width, top / height, right / width, bottom / height)
+    box = region.box(new_height, new_width)
     return small, replace(fitted, source_size=(new_height, new_width), source_box=box)
 
 

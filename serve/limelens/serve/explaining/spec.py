@@ -17,18 +17,12 @@ class ExplainSpec:
     """What to explain, and how.
 
     Args:
-        image: The image.
         settings: How to explain it; its deadline counts from the arrival.
         contrasts: Pairs of labels: why the first and not the second. They come after the labels
             that are explained by themselves.
         only_contrasts: Whether no label is explained by itself: the labels in `settings` are those
             of the contrasts.
-        segments_png: The caller's own segments; empty if a method finds them.
-        overlay: Whether to render overlays.
-        heat_map: Whether to render heat maps.
-        segments: Whether to return the segments.
-        palette: The colours of renderings.
-        arrived_at: By `time.monotonic`.
+        segments_png: The caller's own segments; empty where a method finds them.
     """
 
     image: EncodedImage

@@ -2,8 +2,7 @@
 
     encoded          EncodedImage: within limits, in this thread or in a process   servers, clients
     decoding         read_image, read_fitted: the same in this thread              training
-      inspecting     refuses what costs far more than its bytes
-      formats        walks the structure of five formats
+      formats        walks five formats, and refuses what costs far more than its bytes
       fitting        region, orientation, colour, resizing
       limits         what decoding may cost
     decoder_client   the process for slow images, and decoder_process what runs in it

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError, UnavailableError
 from limelens.serve.image.decoding import decode
 from limelens.serve.image.fitting import Region, ResizeRule
-from limelens.serve.image.inspecting import inspect
+from limelens.serve.image.formats import inspect
 from limelens.serve.image.limits import DEFAULT_LIMITS, DecodeLimits, too_slow
 
 LENGTHS: Final = struct.Struct("<II")
@@ -50,16 +50,7 @@ def decode_apart(
     rule: ResizeRule | None = None,
     region: Region | None = None,
 ) -> NDArray[np.uint8]:
-    """Inspects and decodes a file in a process of its own.
-
-    Args:
-        data: A file of one of `FORMATS`.
-        limits: What decoding may cost.
-        rule: As for `decode`.
-        region: As for `decode`.
-
-    Returns:
-        As `decode`; perhaps a view of pixels that are stored in another order.
+    """Inspects and decodes a file in a process of its own; takes what `decode` does.
 
     Raises:
         InvalidImageError: As `decode`, or it took too long.
@@ -84,11 +75,7 @@ def decode_apart(
 
 
 def start_decoder() -> int | None:
-    """Starts the decoder process ahead of the first image.
-
-    Returns:
-        Its process id; None if processes cannot fork.
-    """
+    """Starts the decoder process early; returns its id, or None where processes cannot fork."""
     with contextlib.suppress(DecoderLostError):
         return _DECODER.start()
     return None
@@ -127,15 +114,9 @@ class _Decoder:
     def ask(
         self, request: dict[str, Any], data: bytes, limits: DecodeLimits
     ) -> tuple[Any, bytes, int | None] | None:
-        """Has a new child decode a file.
+        """Has a new child decode a file; None if processes cannot fork.
 
-        Returns:
-            The reply's JSON, its pixels, and perhaps an open file; None if
-            processes cannot fork.
-
-        Raises:
-            InvalidImageError: The child refused the file, or was ended because it took too long.
-            DecoderLostError: There is no child, or it ended otherwise.
+        Returns the reply's JSON, its pixels, and perhaps an open file.
         """
         if not self._is_possible:
             return None
@@ -177,23 +158,19 @@ class _Decoder:
         ours, theirs = socket.socketpair()
         try:
             with self._lock:
-                for is_last in (False, True):
-                    control = self._ready()
-                    try:
-                        socket.send_fds(control, [b"1"], [theirs.fileno()])
-                        return ours
-                    except OSError as error:  # it ended; another is started, once
-                        self._forget()
-                        if is_last:
-                            raise DecoderLostError(
-                                f"the decoder process cannot be reached: {error}"
-                            ) from error
-                raise AssertionError
-        except BaseException:
+                try:
+                    socket.send_fds(self._ready(), [b"1"], [theirs.fileno()])
+                except OSError:  # it ended; another is started, once
+                    self._forget()
+                    socket.send_fds(self._ready(), [b"1"], [theirs.fileno()])
+        except BaseException as error:
             ours.close()
+            if isinstance(error, OSError):
+                raise DecoderLostError(f"the decoder process cannot be reached: {error}") from error
             raise
         finally:
             theirs.close()
+        return ours
 
     def _ready(self) -> socket.socket:
         """The socket to the process, which is started unless it runs; the lock is held."""

@@ -31,7 +31,7 @@ from limelens.serve.errors import ImageTooLargeError, InvalidImageError
 from limelens.serve.image.decoder_client import LENGTHS, upright
 from limelens.serve.image.decoding import decode, decode_with, plain_jpeg
 from limelens.serve.image.fitting import Pixels, Region, ResizeMode, ResizeRule, fitted
-from limelens.serve.image.inspecting import inspect
+from limelens.serve.image.formats import inspect
 from limelens.serve.image.limits import DecodeLimits, allowed_s
 from limelens.serve.priority import lower_process_priority
 
@@ -106,7 +106,7 @@ def _decode(connection: socket.socket, request: dict[str, Any], data: bytes) -> 
         if stored is None:
             pixels = decode(source, rule, region)
         else:
-            pixels = fitted(Pixels(stored, source.orientation), rule, region)
+            pixels = fitted(Pixels(stored, source.orientation), rule, region).pixels
         _send(connection, {}, pixels.tobytes())
         return
     # Pixels lie in memory that both processes map: they are never sent.

@@ -13,25 +13,18 @@ from PIL import Image
 
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError
 from limelens.serve.image.fitting import Pixels, Region, ResizeRule, fitted
-from limelens.serve.image.inspecting import inspect
+from limelens.serve.image.formats import inspect
 from limelens.serve.image.limits import DEFAULT_LIMITS, DecodeLimits, Source
 
 _T = TypeVar("_T")
 
 
 def read_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-    """Decodes an image to upright RGB.
+    """Decodes an image to upright RGB, `(H, W, 3)` uint8.
 
     EXIF orientation is applied, transparency put over white, 16 bits scaled to 8; only an
     animation's first frame is used. The content decides the format, not a name. Damage that the
     decoder does not notice (flipped bits in a JPEG) shows in the pixels.
-
-    Args:
-        data: A file of one of `FORMATS`.
-        limits: What decoding may cost.
-
-    Returns:
-        `(H, W, 3)` uint8.
 
     Raises:
         ImageTooLargeError: Too many pixels, a side too long, or too much memory needed.
@@ -46,26 +39,14 @@ def read_fitted(
     region: Region | None = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
-    """The same bytes as `fit(read_image(data, limits), rule, region).pixels`, sooner.
-
-    Raises:
-        InvalidImageError: As `read_image`.
-    """
+    """The same bytes as `fit(read_image(data, limits), rule, region).pixels`, sooner."""
     return decode(inspect(data, limits), rule, region)
 
 
 def decode(
     source: Source, rule: ResizeRule | None = None, region: Region | None = None
 ) -> NDArray[np.uint8]:
-    """Decodes an inspected image.
-
-    Args:
-        source: What `inspect` returned.
-        rule: Fits the image to a network's input; None keeps all pixels.
-        region: The part to fit; None is everything.
-
-    Returns:
-        `(H, W, 3)` uint8, upright, of the rule's size if there is one.
+    """Decodes an inspected image as `read_image` does; a rule fits its region to a network's input.
 
     Raises:
         InvalidImageError: As `read_image`.
@@ -77,15 +58,11 @@ def decode(
         pixels = plain_jpeg(source)
         if pixels is not None:
             return pixels
-    return decode_with(source, lambda pixels: fitted(pixels, rule, region))
+    return decode_with(source, lambda pixels: fitted(pixels, rule, region).pixels)
 
 
 def plain_jpeg(source: Source, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8] | None:
-    """Decodes a plain JPEG as Pillow would, in less time and with 3 bytes a pixel.
-
-    Args:
-        source: What `inspect` returned.
-        out: `(H, W, 3)` uint8 to decode into; None is a new array.
+    """Decodes a plain JPEG as Pillow would, in less time and memory, into `out` if given.
 
     Returns:
         `(H, W, 3)` uint8, as stored. None leaves it to Pillow: another format, colours other than
@@ -113,11 +90,7 @@ def plain_jpeg(source: Source, out: NDArray[np.uint8] | None = None) -> NDArray[
 
 @contextmanager
 def open_checked(data: bytes, kind: str, max_pixels: int) -> Iterator[Image.Image]:
-    """Inspects a file of one of `FORMATS` and opens it with Pillow, not decoded yet.
-
-    Raises:
-        InvalidImageError: As `read_image`, or the file is of another kind.
-    """
+    """Inspects a file of one of `FORMATS` and opens it with Pillow, not decoded yet."""
     source = inspect(data, DecodeLimits(max_pixels))
     if source.format != kind:
         raise InvalidImageError(f"a {source.format}; expected {kind}")

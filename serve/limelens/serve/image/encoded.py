@@ -17,7 +17,7 @@ from limelens.serve.errors import InvalidImageError
 from limelens.serve.image.decoder_client import decode_apart
 from limelens.serve.image.decoding import decode
 from limelens.serve.image.fitting import Region, ResizeRule, fit
-from limelens.serve.image.inspecting import inspect
+from limelens.serve.image.formats import inspect
 from limelens.serve.image.limits import DEFAULT_LIMITS, DecodeLimits, Source
 
 _MAX_QUICK_BYTES: Final = 2 * 1024 * 1024
@@ -31,9 +31,7 @@ class EncodedImage:
     Args:
         place: Its field in the request, such as `images[2]`.
         encoded: The bytes of a file; empty where pixels were sent.
-        pixels: `(H, W, 3)` uint8 where they were sent.
         region: The part to use; None is everything.
-        limits: What decoding may cost.
         is_message: Whether `place` is an `Image` message, whose field `encoded` has the bytes.
     """
 
@@ -65,11 +63,7 @@ class EncodedImage:
         return self._decoded(None) if self.pixels is None else self.pixels
 
     def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
-        """Decodes its region as the network sees it: `(H, W, 3)` uint8 of the rule's size.
-
-        Raises:
-            InvalidImageError: As `read`.
-        """
+        """Decodes its region as the network sees it: `(H, W, 3)` uint8 of the rule's size."""
         if self.pixels is not None:
             return fit(self.pixels, rule, self.region).pixels
         return self._decoded(rule)

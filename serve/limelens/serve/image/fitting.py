@@ -51,13 +51,7 @@ class ResizeMode(StrEnum):
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle in fractions of an upright image.
-
-    Args:
-        left: 0 to 1 of the width, below `right`.
-        top: 0 to 1 of the height, below `bottom`.
-        right: 0 to 1 of the width.
-        bottom: 0 to 1 of the height.
+    """A rectangle in fractions, 0 to 1, of an upright image's width and height.
 
     Raises:
         InvalidRequestError: The rectangle is empty or not within 0 to 1.
@@ -116,11 +110,7 @@ class Fitted:
     target_box: _Box
 
     def to_source(self, segments: NDArray[np.integer]) -> NDArray[np.uint16]:
-        """Maps `(H, W)` segment ids, 0 to 65534, to the upright image.
-
-        Returns:
-            Ids of `source_size`; `UNSEEN` outside the input region.
-        """
+        """Maps `(H, W)` segment ids to the upright image; `UNSEEN` outside the input region."""
         left, top, right, bottom = self.source_box
         t_left, t_top, t_right, t_bottom = self.target_box
         rows = t_top + _centres(bottom - top, t_bottom - t_top)
@@ -146,16 +136,7 @@ class Fitted:
 
 
 def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArray[np.uint8]:
-    """Views bytes as upright RGB pixels.
-
-    Args:
-        data: `height * width * 3` bytes, rows from the top, R, G, B of each pixel.
-        height: At least 1.
-        width: At least 1.
-        max_pixels: As in `DecodeLimits`.
-
-    Returns:
-        `(height, width, 3)` uint8, read-only.
+    """Views bytes, R, G and B of each pixel, as read-only `(height, width, 3)` uint8.
 
     Raises:
         InvalidImageError: The length does not fit the size.
@@ -173,40 +154,11 @@ def raw_image(data: bytes, height: int, width: int, *, max_pixels: int) -> NDArr
 
 def fit(pixels: NDArray[np.uint8], rule: ResizeRule, region: Region | None = None) -> Fitted:
     """Fits a region of upright `(H, W, 3)` uint8 RGB pixels, or all, to a network's input."""
-    height, width = pixels.shape[:2]
-    box, target = _boxes(height, width, rule, region)
-    return Fitted(_placed(Pixels(pixels), box, rule, target), (height, width), box, target)
-
-
-def _boxes(height: int, width: int, rule: ResizeRule, region: Region | None) -> tuple[_Box, _Box]:
-    """The input region in an upright image, and its place in the network's input."""
-    box = region.box(height, width) if region else (0, 0, width, height)
-    target = (0, 0, rule.width, rule.height)
-    if rule.mode is ResizeMode.CROP:
-        box = _centred(box, rule)
-    elif rule.mode is ResizeMode.PAD:
-        target = _padded(box, rule)
-    return box, target
-
-
-def _placed(pixels: Pixels, box: _Box, rule: ResizeRule, target: _Box) -> NDArray[np.uint8]:
-    """A part of an image resized to its place in the network's input."""
-    left, top, right, bottom = target
-    resized_part = resized(pixels, box, (right - left, bottom - top))
-    if target == (0, 0, rule.width, rule.height):
-        return np.asarray(resized_part)
-    fitted = np.full((rule.height, rule.width, 3), _PAD_GREY, dtype=np.uint8)
-    fitted[top:bottom, left:right] = np.asarray(resized_part)
-    return fitted
+    return fitted(Pixels(pixels), rule, region)
 
 
 class Pixels:
-    """Decoded pixels, made upright RGB part by part to save memory.
-
-    Args:
-        stored: Pillow's image, or `(H, W, 3)` uint8 RGB, in stored orientation.
-        orientation: As EXIF counts it.
-    """
+    """Decoded pixels in a stored EXIF orientation, made upright RGB part by part to save memory."""
 
     def __init__(self, stored: Image.Image | NDArray[np.uint8], orientation: int = 1) -> None:
         self._stored = stored
@@ -291,11 +243,22 @@ def resized(pixels: Pixels, box: _Box, size: tuple[int, int]) -> Image.Image:
     return small.resize(size, bilinear, box=(0, 0, width / across, height / down))
 
 
-def fitted(pixels: Pixels, rule: ResizeRule, region: Region | None) -> NDArray[np.uint8]:
-    """The pixels that `fit` returns."""
+def fitted(pixels: Pixels, rule: ResizeRule, region: Region | None) -> Fitted:
+    """As `fit`, of pixels that may be stored in another orientation."""
     height, width = pixels.size
-    box, target = _boxes(height, width, rule, region)
-    return _placed(pixels, box, rule, target)
+    box = region.box(height, width) if region else (0, 0, width, height)
+    target = (0, 0, rule.width, rule.height)
+    if rule.mode is ResizeMode.CROP:
+        box = _centred(box, rule)
+    elif rule.mode is ResizeMode.PAD:
+        target = _padded(box, rule)
+    left, top, right, bottom = target
+    part = np.asarray(resized(pixels, box, (right - left, bottom - top)))
+    if part.shape[:2] != (rule.height, rule.width):
+        padded = np.full((rule.height, rule.width, 3), _PAD_GREY, dtype=np.uint8)
+        padded[top:bottom, left:right] = part
+        part = padded
+    return Fitted(part, (height, width), box, target)
 
 
 def shrink(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -1,9 +1,10 @@
-"""Walks the structure of JPEG, PNG, GIF, WebP and BMP files in bounded time.
+"""Inspects JPEG, PNG, GIF, WebP and BMP files in bounded time, before they are decoded.
 
-A few bytes can keep a decoder busy: scans without content, chunks without end, rows padded one by
-one. Each walker finds the size and the orientation, estimates the cost, and leaves out the parts
-that no pixel depends on (comments, profiles, further frames), so that no decoder reads them. It
-decodes no pixel.
+A few bytes can keep a decoder busy, which cannot be interrupted: scans without content, chunks
+without end, rows padded one by one. Inspection refuses what costs far more than its bytes and
+pixels; it takes a few milliseconds at most. Each walker finds the size and the orientation,
+estimates the cost, and leaves out the parts that no pixel depends on (comments, profiles, further
+frames), so that no decoder reads them. It decodes no pixel.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ import zlib
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from limelens.serve.errors import InvalidImageError
-from limelens.serve.image.limits import Source, check_size
+from limelens.serve.errors import ImageTooLargeError, InvalidImageError
+from limelens.serve.image.limits import (
+    DEFAULT_LIMITS,
+    MAX_MEMORY,
+    DecodeLimits,
+    Source,
+    allowed_s,
+    check_size,
+    too_slow,
+)
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif"})
@@ -423,7 +432,7 @@ def _xmp_orientation(xmp: bytes) -> int:
     return number if 1 <= number <= 8 else 0
 
 
-READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes, int], Source]], ...]] = (
+_READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes, int], Source]], ...]] = (
     (lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
     (lambda data: data.startswith(_PNG_START), _png),
     (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
@@ -431,3 +440,46 @@ READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes, int], Sourc
     (lambda data: data.startswith(b"BM"), _bmp),
 )
 """Tells a format by its first bytes, and walks a file within a limit of pixels."""
+
+
+def inspect(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Source:
+    """Inspects an image's structure; raises as `read_image`."""
+    if not data:
+        raise InvalidImageError("no bytes; expected an encoded image")
+    read = next((read for starts, read in _READERS if starts(data)), None)
+    if read is None:
+        raise InvalidImageError(
+            f"not an image that is read: {_describe(data)}; expected {', '.join(FORMATS)}"
+        )
+    try:
+        source = read(data, limits.max_pixels)
+    except (IndexError, struct.error):
+        raise InvalidImageError("damaged: it ends within its header") from None
+    if source.memory > MAX_MEMORY:
+        raise ImageTooLargeError(
+            f"{source.height}x{source.width} of this kind of {source.format} takes "
+            f"{source.memory / 2**20:,.0f} MiB to decode; the limit is {MAX_MEMORY / 2**20:,.0f}: "
+            "send it smaller, or as a baseline JPEG"
+        )
+    if source.seconds > allowed_s(source, len(data), limits.max_decode_s):
+        raise too_slow(limits.max_decode_s)
+    return source
+
+
+def _describe(data: bytes) -> str:
+    """A guess at what bytes are that are not an image."""
+    start = data[:512].lstrip()
+    lower = start.lower()
+    if lower.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if lower.startswith(b"<svg") or b"<svg" in lower:
+        return "an SVG drawing"
+    if start.startswith(b"%PDF"):
+        return "a PDF document"
+    if start.startswith((b"II*\0", b"MM\0*")):
+        return "a TIFF file"
+    if start.startswith(b"\x1f\x8b"):
+        return "a gzip file"
+    if start.isascii() and bytes(start).decode("ascii").isprintable():
+        return "text"
+    return f"{len(data):,} bytes that begin with {data[:8].hex(' ')}"

@@ -40,11 +40,7 @@ class Source:
     """An image that passed inspection and may be decoded.
 
     Args:
-        format: One of `FORMATS`.
-        height: As stored, in pixels.
-        width: As stored, in pixels.
         data: The file without the parts that no pixel depends on.
-        orientation: As EXIF counts it, 1 to 8; 1 is upright.
         seconds: Estimated CPU time of decoding; too low rather than too high.
         memory: Estimated bytes that decoding takes.
         is_plain: Whether it is a JPEG of one scan, as cameras make them: its cost grows with its
@@ -78,11 +74,7 @@ def too_slow(max_decode_s: float) -> InvalidImageError:
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Refuses an image that is too large.
-
-    Raises:
-        ImageTooLargeError: More than `max_pixels`, or a side over `MAX_SIDE`.
-    """
+    """Refuses an image of more than `max_pixels`, or with a side over `MAX_SIDE`."""
     if width * height > max_pixels:
         raise ImageTooLargeError(
             f"{height}x{width} is {height * width:,} pixels; the limit is {max_pixels:,}"

@@ -2,11 +2,9 @@
 
 model_repository   scans a folder, swaps versions, rolls them back
   registry         the versions that are served, as requests see them
-  scan             what one scan found out about one model
-  loading          loads a version and makes its first runs
   canary           counts the first results of a version that took over
 reload             when to scan
 validation         checks a file in a process of its own
 version_policy     which versions are wanted
-model_version      the values that pass between them
+model_version      the versions of a model, and how a scan changes them
 """

@@ -57,25 +57,15 @@ class Canaries:
                 del self._canaries[bundle]
 
     def record(self, bundle: Bundle, *, ok: bool) -> ModelVersion | None:
-        """Counts one result, usable or not.
-
-        Returns:
-            The version to roll back to if this one has failed too often; else None.
-        """
-        if bundle not in self._canaries:  # as nearly always
+        """Counts a result; returns the version to roll back to if this one failed too often."""
+        canary = self._canaries.get(bundle)
+        if canary is None:  # as nearly always
             return None
         with self._lock:
-            canary = self._canaries.get(bundle)
-            if canary is None:
-                return None
-            if ok:
-                canary.num_failed_in_a_row = 0
-                canary.num_usable += 1
-                if canary.num_usable >= PROVEN:
-                    del self._canaries[bundle]
-                return None
-            canary.num_failed_in_a_row += 1
-            if canary.num_failed_in_a_row < TOO_MANY:
-                return None
-            del self._canaries[bundle]
-            return canary.predecessor
+            canary.num_usable += ok
+            canary.num_failed_in_a_row = 0 if ok else canary.num_failed_in_a_row + 1
+            has_failed = canary.num_failed_in_a_row >= TOO_MANY
+            if has_failed or canary.num_usable >= PROVEN:
+                is_first = self._canaries.pop(bundle, None) is not None
+                return canary.predecessor if has_failed and is_first else None
+        return None

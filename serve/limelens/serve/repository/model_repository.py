@@ -18,21 +18,22 @@ from pathlib import Path
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.devices import CPU
 from limelens.serve.bundle.folder import FILE_NAME, LAYOUT, Entry, look_into
+from limelens.serve.bundle.loading import load_and_warm
 from limelens.serve.bundle.signatures import check_public_keys
 from limelens.serve.errors import BundleError, UnavailableError
 from limelens.serve.repository.canary import Canaries
-from limelens.serve.repository.loading import load_and_warm
 from limelens.serve.repository.model_version import (
     WHOLE,
     LoadCounts,
+    ModelScan,
     ModelState,
     ModelVersion,
     RejectedVersion,
     Snapshot,
     Stamp,
+    stamp_of,
 )
 from limelens.serve.repository.registry import ModelRegistry
-from limelens.serve.repository.scan import ModelScan, stamp_of
 from limelens.serve.repository.validation import Validator, read_checked, read_validated
 from limelens.serve.repository.version_policy import ALL, VersionPolicy
 
@@ -46,14 +47,11 @@ _log = logging.getLogger(__name__)
 class Repository(ModelRegistry):
     """The versions in one folder. Readers never wait, whatever is loaded meanwhile.
 
+    Other arguments are those of `load_bundle`.
+
     Args:
-        folder: Holds one folder for each model.
-        device: As for `load_bundle`.
-        num_threads: As for `load_bundle`.
         versions: Which versions are loaded.
         public_keys: A bundle must be signed with one of these; empty accepts unsigned bundles.
-        max_batch_size: Images that are joined into one run on a GPU.
-        tf32: As for `load_bundle`.
         load: Loads a version where it is to run; None loads it in this process.
 
     Raises:
@@ -128,7 +126,7 @@ class Repository(ModelRegistry):
         validator: Validator | None = None,
         is_quiet: IsQuiet = lambda _path, _stamp: True,
     ) -> bool:
-        """Scans the folder: loads what is new or changed, forgets what is gone.
+        """Loads what is new or changed, forgets what is gone; returns whether anything changed.
 
         If a changed file is refused, or not quiet yet, the version that was loaded before stays in
         use. A fault of one file never keeps another from being loaded.
@@ -137,9 +135,6 @@ class Repository(ModelRegistry):
             validator: Checks files in another process; None checks them in the calling thread,
                 which delays others in this process.
             is_quiet: Files that are not quiet are left for a later scan.
-
-        Returns:
-            Whether anything changed.
 
         Raises:
             BundleError: The folder is gone or empty; loaded versions stay in use.

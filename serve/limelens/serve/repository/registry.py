@@ -55,11 +55,7 @@ class ModelRegistry(abc.ABC):
         return tuple(one for _, model in models for _, one in sorted(model.rejected.items()))
 
     def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Calls a function, from any thread, whenever served or rejected versions changed.
-
-        Returns:
-            Ends the subscription; may be called twice.
-        """
+        """Calls a function, from any thread, on any change until the returned one is called."""
         self._subscribers.append(on_change)
 
         def unsubscribe() -> None:
@@ -71,9 +67,7 @@ class ModelRegistry(abc.ABC):
     def get(self, name: str = "", version: int = 0) -> ModelVersion:
         """The version that a request means.
 
-        Args:
-            name: Empty means the only model.
-            version: 0 means the newest that is served.
+        No name means the only model, version 0 the newest that is served.
 
         Raises:
             InvalidRequestError: No name although several are served, or a negative version.

@@ -28,12 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Quiet:
-    """Tracks which files have not changed for a while.
-
-    Args:
-        seconds: How long a file must have stayed the same.
-        now: A monotonic clock, in seconds.
-    """
+    """Tells which files have stayed the same for some seconds."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -74,26 +69,20 @@ def watcher_for(repository: Repository, reload: Reload, reload_s: float) -> Watc
     """
     if reload == "off":
         return None
-    every_s = reload_s if reload == "watch" and reload_s else None
-    return Watcher(repository, every_s=every_s, quiet_s=min(1.0, every_s or 1.0))
+    return Watcher(repository, reload_s if reload == "watch" and reload_s else None)
 
 
 class Watcher:
-    """The thread that scans for new versions.
+    """The thread that scans for new versions, every few seconds or on request only.
 
-    Args:
-        repository: What it scans.
-        every_s: Seconds between scans; None scans on request only.
-        quiet_s: How long a file must have stayed the same before it is loaded.
+    Files must have stayed the same for that long, but at most a second, before they are loaded.
     """
 
-    def __init__(
-        self, repository: Repository, *, every_s: float | None, quiet_s: float = 1.0
-    ) -> None:
+    def __init__(self, repository: Repository, every_s: float | None) -> None:
         self._repository = repository
         self._every_s = every_s
-        self._quiet_s = quiet_s
-        self._quiet = Quiet(quiet_s)
+        self._quiet_s = min(1.0, every_s or 1.0)
+        self._quiet = Quiet(self._quiet_s)
         self._validator = repository.validator()
         self._wake = threading.Event()
         self._stopped = False

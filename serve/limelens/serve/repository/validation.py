@@ -121,11 +121,7 @@ class Validator:
 
 
 def read_validated(path: Path, result: ValidationResult) -> tuple[bytes, Metadata]:
-    """Reads the bytes that were validated.
-
-    Raises:
-        BundleError: The file cannot be read, or has changed since.
-    """
+    """Reads the bytes that were validated, and refuses a file that has changed since."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -136,11 +132,7 @@ def read_validated(path: Path, result: ValidationResult) -> tuple[bytes, Metadat
 
 
 def read_checked(path: Path, public_keys: Sequence[Path] = ()) -> tuple[bytes, Metadata]:
-    """Reads a bundle's bytes and checks them, in this process.
-
-    Raises:
-        BundleError: It is refused; the message says why.
-    """
+    """Reads a bundle's bytes and checks them, in this process."""
     data, metadata = read_bundle_file(path)
     if public_keys:
         check_signature(data, path, public_keys)
@@ -167,29 +159,23 @@ def _stopped() -> UnavailableError:
     return UnavailableError("the server is going down")
 
 
-def _validate(path: Path, public_keys: Sequence[Path], *, run: bool) -> dict[str, Any]:
-    """Validates a file in this process.
-
-    Returns:
-        What the process prints, as JSON.
-    """
-    try:
-        data, metadata = read_checked(path, public_keys)
-        if run:
-            load_bundle(path, "cpu", num_threads=1, read=lambda _: (data, metadata)).warm_up()
-    except LimelensError as error:
-        return {"refused": str(error)}
-    return {"digest": hashlib.sha256(data).hexdigest(), "props": metadata.to_props()}
-
-
 def _main() -> None:
+    """Validates a file in this process and prints the result as JSON."""
     parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name if __spec__ else __name__}")
     parser.add_argument("path", type=Path)
     parser.add_argument("--key", type=Path, action="append", default=[])
     parser.add_argument("--run", action="store_true")
     arguments = parser.parse_args()
     lower_process_priority()
-    print(json.dumps(_validate(arguments.path, arguments.key, run=arguments.run)))
+    try:
+        data, metadata = read_checked(arguments.path, arguments.key)
+        if arguments.run:
+            read = lambda _: (data, metadata)  # noqa: E731
+            load_bundle(arguments.path, "cpu", num_threads=1, read=read).warm_up()
+        result = {"digest": hashlib.sha256(data).hexdigest(), "props": metadata.to_props()}
+    except LimelensError as error:
+        result = {"refused": str(error)}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

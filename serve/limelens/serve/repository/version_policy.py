@@ -38,14 +38,7 @@ ALL = VersionPolicy()
 
 
 def parse_versions(words: Iterable[str]) -> VersionPolicy:
-    """Reads the option `--versions`.
-
-    Args:
-        words: Each `all`, `latest`, a number, or `NAME=VERSION[,VERSION …]`.
-
-    Raises:
-        InvalidRequestError: None of these, or two contradict each other.
-    """
+    """Reads the option `--versions`: all, latest, a number, or NAME=VERSION[,VERSION …]."""
     newest: list[int | None] = []
     pinned: dict[str, tuple[int, ...]] = {}
     for word in words:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Metadata
-from limelens.serve.bundle.embedding import model_digest, unit_length
+from limelens.serve.bundle.session import unit_length
 from limelens.serve.decisions.decision import Prediction
 from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.repository.model_version import ModelVersion, RejectedVersion
@@ -57,7 +57,7 @@ def embed_response(
         embeddings=[embedding_pb2.Embedding(values=vector.tolist()) for vector in vectors],
         model=model_ref(model),
         timings=timings,
-        model_digest=model_digest(model.bundle),
+        model_digest=model.bundle.digest,
     )
 
 

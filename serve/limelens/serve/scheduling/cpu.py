@@ -24,27 +24,21 @@ class CpuEngine(Engine):
         return items
 
     def _run_item(self, item: WorkItem) -> None:
+        bundle, pixels = item.request.bundle, item.pixels
+        assert pixels is not None  # it was prepared
+        embedding = None
+        began = time.monotonic()
         try:
-            result = _result(item)
+            if item.request.embed:
+                all_probabilities, embeddings = bundle.predict_and_embed(pixels[np.newaxis])
+                embedding = embeddings[0]
+            else:
+                all_probabilities = bundle.predict(pixels[np.newaxis])
+            probabilities = all_probabilities[0]
         # No output of a model may end the thread that ran it.
         except Exception as error:
             self._fail_run([item], error)
-        else:
-            self._finish([item], [result])
-
-
-def _result(item: WorkItem) -> InferenceResult:
-    bundle, pixels = item.request.bundle, item.pixels
-    assert pixels is not None  # it was prepared
-    images = pixels[np.newaxis]
-    began = time.monotonic()
-    embedding = None
-    if item.request.embed:
-        probabilities, embeddings = bundle.predict_and_embed(images)
-        embedding = embeddings[0]
-    else:
-        probabilities = bundle.predict(images)
-    run_s = time.monotonic() - began
-    return InferenceResult(
-        probabilities[0], embedding, item.started_at, item.decode_s, run_s, began
-    )
+            return
+        run_s = time.monotonic() - began
+        times = item.started_at, item.decode_s, run_s, began
+        self._finish([item], [InferenceResult(probabilities, embedding, *times)])

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
 from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
-from limelens.serve.scheduling.idle_threads import IdleThreads
 from limelens.serve.scheduling.inference import (
     Completion,
     Counts,
@@ -75,12 +74,7 @@ class WorkItem:
 
     Args:
         urgency: Its priority, its turn, and a serial number, so that no two are equal.
-        request: The request that it belongs to.
-        index: Its place there.
         arrived_at: By `time.monotonic`, as `started_at`.
-        pixels: `(H, W, 3)` uint8 once they are prepared.
-        started_at: When its turn came.
-        decode_s: Time to prepare the pixels, in seconds.
     """
 
     urgency: tuple[Priority, int, int]
@@ -93,6 +87,38 @@ class WorkItem:
 
     def __lt__(self, other: WorkItem) -> bool:
         return self.urgency < other.urgency
+
+
+class _IdleThreads:
+    """The threads that wait for work; the lock is held whenever a method is called.
+
+    The one that began to wait last is woken first: its caches are warm. A condition wakes the
+    one that has waited longest, so calls that come one by one would visit all threads.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._waiting: list[threading.Lock] = []
+
+    def wait(self) -> None:
+        """Releases the lock until this thread is woken."""
+        woken = threading.Lock()
+        woken.acquire()
+        self._waiting.append(woken)
+        self._lock.release()
+        try:
+            woken.acquire()
+        finally:
+            self._lock.acquire()
+
+    def notify(self, count: int) -> None:
+        """Wakes up to `count` threads."""
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.pop().release()
+
+    def notify_all(self) -> None:
+        """Wakes every thread."""
+        self.notify(len(self._waiting))
 
 
 class Engine(ABC):
@@ -118,7 +144,7 @@ class Engine(ABC):
         self._max_queue = max_queue
         self._num_threads = num_threads
         self._lock = threading.Lock()
-        self._idle = IdleThreads(self._lock)
+        self._idle = _IdleThreads(self._lock)
         self._arrivals: list[WorkItem] = []
         self._requests_waiting = 0
         self._turn = 0
@@ -158,19 +184,10 @@ class Engine(ABC):
         deadline: float | None = None,
         embed: bool = False,
     ) -> list[InferenceResult]:
-        """Waits for the model's output for some images.
+        """Waits for the model's output for some images, in their order.
 
-        If the wait is cancelled, images that have not run are dropped.
-
-        Args:
-            bundle: The model to run.
-            images: In the order of the results.
-            priority: What goes first.
-            deadline: By `time.monotonic`; images whose turn comes later do not run.
-            embed: Whether feature vectors are wanted.
-
-        Returns:
-            One result for each image, in the order given.
+        If the wait is cancelled, images that have not run are dropped; so are images whose turn
+        comes after the deadline, by `time.monotonic`.
 
         Raises:
             OverloadedError: The queue is full, or the device has no memory left.

@@ -38,9 +38,7 @@ class _Batch:
     """Images that will run together.
 
     Args:
-        bundle: The model.
         images: `(size, H, W, 3)` uint8, page-locked: room for the largest batch that may run.
-        staging: The borrowed memory that `images` is a part of.
         items: Those whose images lie there, in the order of the rows.
         num_writing: How many of the images are still being written.
     """
@@ -57,14 +55,7 @@ class _Batch:
 
 
 class GpuEngine(Engine):
-    """Joins prepared images into batches, for one device.
-
-    Args:
-        thread: The thread of the device.
-        num_threads: Threads that prepare images.
-        max_queue: As for `Engine`.
-        on_completion: As for `Engine`.
-    """
+    """Joins prepared images into batches, for the device of a thread; see `Engine`."""
 
     def __init__(
         self,
@@ -132,9 +123,11 @@ class GpuEngine(Engine):
                 with self._lock:
                     if self._closed:
                         break
-                    batch = self._open_batch(item.request.bundle)
+                    bundle = item.request.bundle
+                    has_room = (b for b in self._batches if b.bundle is bundle and not b.is_full)
+                    batch = next(has_room, None)
                     if batch is None and spare is not None:
-                        batch = _Batch(item.request.bundle, spare[: runs.sizes[-1]], spare)
+                        batch = _Batch(bundle, spare[: runs.sizes[-1]], spare)
                         self._batches.append(batch)
                         spare = None
                     if batch is not None:
@@ -148,13 +141,6 @@ class GpuEngine(Engine):
                 runs.return_staging(spare)
         self._fail(item.request, going_down())
         return None, 0
-
-    def _open_batch(self, bundle: Bundle) -> _Batch | None:
-        """A batch of a model that has room; the lock is held."""
-        for batch in self._batches:
-            if batch.bundle is bundle and not batch.is_full:
-                return batch
-        return None
 
     def _run_next(self) -> None:
         """Runs the batch that has waited longest; in the device's thread."""
@@ -188,7 +174,7 @@ class GpuEngine(Engine):
         items = _compacted(batch, self._is_wanted)
         if not items:
             return
-        runs = batch.bundle.runs
+        bundle, runs = batch.bundle, batch.bundle.runs
         assert runs is not None
         outputs = ["probabilities"]
         if any(item.request.embed for item in items):
@@ -201,17 +187,6 @@ class GpuEngine(Engine):
         except Exception as error:
             self._fail_run(items, error)
             return
-        self._hand_out(batch.bundle, items, outputs, results, began, run_s)
-
-    def _hand_out(
-        self,
-        bundle: Bundle,
-        items: Sequence[WorkItem],
-        outputs: Sequence[str],
-        results: Sequence[NDArray[np.float32]],
-        began: float,
-        run_s: float,
-    ) -> None:
         rows: Sequence[int] = range(len(items))
         try:
             bundle.check_outputs(outputs, results, len(items))

@@ -29,11 +29,7 @@ class PendingImage(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedImage:
-    """A `PendingImage` whose pixels have the model's size already.
-
-    Args:
-        pixels: `(H, W, 3)` uint8.
-    """
+    """A `PendingImage` whose pixels, `(H, W, 3)` uint8, have the model's size already."""
 
     pixels: NDArray[np.uint8]
 
@@ -58,15 +54,10 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InferenceResult:
-    """The model's output for one image.
+    """The model's output for one image: `(C,)` and, if requested, `(D,)` float32.
 
-    Args:
-        probabilities: `(C,)` float32.
-        embedding: `(D,)` float32 if requested.
-        started_at: When its turn came, by `time.monotonic`.
-        decode_s: Time to prepare its pixels, in seconds.
-        run_s: Time of the model, in seconds; on a GPU that of the whole batch.
-        run_at: When the model started, by `time.monotonic`.
+    `started_at` and `run_at` are when its turn came and its run began, by `time.monotonic`; `run_s`
+    is, on a GPU, that of the whole batch.
     """
 
     probabilities: NDArray[np.float32]
@@ -95,14 +86,10 @@ class Completion:
     """One image that left an engine, for metrics.
 
     Args:
-        bundle: The model.
-        priority: Of the image.
-        status: How it ended.
         waited_s: From its arrival until its turn, in seconds.
         decode_s: Time to prepare its pixels, in seconds; 0 if that did not start.
         run_s: Time of the model for the whole batch, in seconds; 0 if it did not run.
         batch_size: Images in the run, without padding; 0 if there was none.
-        error: Why it failed or could not be read; else None.
     """
 
     bundle: Bundle

@@ -9,11 +9,9 @@ from limelens.serve.errors import OverloadedError
 
 
 class Budget:
-    """Bytes that are held for callers who wait; for one event loop.
+    """Bytes that are held for callers who wait, up to a limit; for one event loop.
 
-    Args:
-        most: Limit on all requests together. One request alone may be larger: messages have a
-            limit of their own.
+    One request alone may be larger: messages have a limit of their own.
     """
 
     def __init__(self, most: int) -> None:
@@ -27,11 +25,7 @@ class Budget:
 
     @contextmanager
     def holding(self, count: int, *, beside: int = 0) -> Iterator[None]:
-        """Holds bytes for as long as the context lasts; the request already holds `beside`.
-
-        Raises:
-            OverloadedError: They do not fit.
-        """
+        """Holds bytes for as long as the context lasts; the request already holds `beside`."""
         if self._held > beside and self._held + count > self._most:
             raise OverloadedError(
                 f"requests of {self._held:,} bytes are waiting and {count:,} more do not fit; "

@@ -9,29 +9,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from limelens.serve.scheduling.inference import Completion, InferenceStatus
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runs:
-    """The runs that joined the same number of images.
-
-    Args:
-        images: How many got a result.
-        decode_s: Time to prepare their pixels, in seconds.
-        run_s: Time of the model, in seconds; each image of a run adds that of the whole run.
-    """
+    """The runs that joined the same number of images; each image adds the time of its whole run."""
 
     images: int = 0
     decode_s: float = 0.0
     run_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Statistics:
     """What one version of a model has done.
 
@@ -47,7 +41,7 @@ class Statistics:
     failed: int = 0
     failed_s: float = 0.0
     last_answered_at: float = 0.0
-    runs: Mapping[int, Runs] = field(default_factory=dict)
+    runs: dict[int, Runs] = field(default_factory=dict)
 
     @property
     def answered(self) -> int:
@@ -67,47 +61,18 @@ class Statistics:
 
 def total(several: Iterable[Statistics]) -> Statistics:
     """Adds up what one version did in several processes."""
-    found = tuple(several)
-    runs: dict[int, Runs] = {}
-    for size, one in ((size, one) for each in found for size, one in each.runs.items()):
-        before = runs.get(size, Runs())
-        runs[size] = Runs(
-            before.images + one.images,
-            before.decode_s + one.decode_s,
-            before.run_s + one.run_s,
-        )
-    return Statistics(
-        sum(one.waited_s for one in found),
-        sum(one.failed for one in found),
-        sum(one.failed_s for one in found),
-        max((one.last_answered_at for one in found), default=0.0),
-        runs,
-    )
-
-
-class _Sums:
-    """Sums of one version, that grow in place; guarded by the collector's lock."""
-
-    __slots__ = ("failed", "failed_s", "last_answered_at", "runs", "waited_s")
-
-    def __init__(self) -> None:
-        self.waited_s = 0.0
-        self.failed = 0
-        self.failed_s = 0.0
-        self.last_answered_at = 0.0
-        self.runs: dict[int, list[float]] = {}  # images, decode_s, run_s
-
-    def add(self, one: Completion, now: float) -> None:
-        if one.status is not InferenceStatus.ANSWERED:
-            self.failed += 1
-            self.failed_s += one.waited_s + one.decode_s + one.run_s
-            return
-        self.waited_s += one.waited_s
-        self.last_answered_at = now
-        runs = self.runs.setdefault(one.batch_size, [0, 0.0, 0.0])
-        runs[0] += 1
-        runs[1] += one.decode_s
-        runs[2] += one.run_s
+    found = Statistics()
+    for one in several:
+        found.waited_s += one.waited_s
+        found.failed += one.failed
+        found.failed_s += one.failed_s
+        found.last_answered_at = max(found.last_answered_at, one.last_answered_at)
+        for size, more in one.runs.items():
+            runs = found.runs.setdefault(size, Runs())
+            runs.images += more.images
+            runs.decode_s += more.decode_s
+            runs.run_s += more.run_s
+    return found
 
 
 class StatisticsCollector:
@@ -116,19 +81,24 @@ class StatisticsCollector:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # A version that is loaded again is another bundle of the same file.
-        self._by_path: dict[Path, _Sums] = defaultdict(_Sums)
+        self._by_path: dict[Path, Statistics] = defaultdict(Statistics)
 
     def record(self, completion: Completion) -> None:
         """Counts one image; meant as an engine's `on_completion`."""
-        now = time.time()
         with self._lock:
-            self._by_path[completion.bundle.path].add(completion, now)
+            found = self._by_path[completion.bundle.path]
+            if completion.status is not InferenceStatus.ANSWERED:
+                found.failed += 1
+                found.failed_s += completion.waited_s + completion.decode_s + completion.run_s
+                return
+            found.waited_s += completion.waited_s
+            found.last_answered_at = time.time()
+            runs = found.runs.setdefault(completion.batch_size, Runs())
+            runs.images += 1
+            runs.decode_s += completion.decode_s
+            runs.run_s += completion.run_s
 
     def of(self, path: Path) -> Statistics:
         """What the version in a file has done, summed over its bundles."""
         with self._lock:
-            sums = self._by_path.get(path, _Sums())
-            runs = {size: Runs(int(count), *spent) for size, (count, *spent) in sums.runs.items()}
-            return Statistics(
-                sums.waited_s, sums.failed, sums.failed_s, sums.last_answered_at, runs
-            )
+            return total([self._by_path[path]] if path in self._by_path else [])

@@ -1,22 +1,28 @@
-"""Fits temperature, label bias and thresholds, so that probabilities match observed shares.
+"""A network's logits, and the temperature, label bias and thresholds that are fitted to them.
 
-It knows logits, metrics and checkpoints, and nothing of how a network was trained.
+So probabilities match observed shares. It knows logits, metrics and checkpoints, and nothing of how
+a network was trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
+from limelens.serve.image import ResizeRule
 from limelens.train import checkpoint
-from limelens.train.data.examples import targets_of
+from limelens.train.architectures import Classifier
+from limelens.train.data.augmentation import Transform
+from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import Images
 from limelens.train.data.listing import read_examples
+from limelens.train.data.loading import ordered_batches
 from limelens.train.evaluation.metrics import (
     compute_metrics,
     fit_label_bias,
@@ -24,8 +30,25 @@ from limelens.train.evaluation.metrics import (
     fit_thresholds,
     probabilities_of,
 )
-from limelens.train.evaluation.prediction import logits_of
 from limelens.train.runs import BEST
+
+_BATCH: Final = 64
+
+
+def logits_of(
+    model: Classifier, examples: Sequence[Example], resize: ResizeRule
+) -> NDArray[np.float32]:
+    """A network's logits for examples without augmentation, `(N, C)`; restores its mode."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    outputs: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for images, _ in ordered_batches(examples, Transform(resize), _BATCH):
+            images = images.to(device, memory_format=torch.channels_last)
+            outputs.append(model(images).float().cpu())
+    model.train(was_training)
+    return torch.cat(outputs).numpy()
 
 
 def calibrated_metrics(
@@ -36,13 +59,6 @@ def calibrated_metrics(
     macro_labels: Mapping[str, str],
 ) -> dict[str, Any]:
     """Fits the calibration on images and measures it on the same ones.
-
-    Args:
-        logits: `(N, C)`, as the network returns them.
-        targets: As from `targets_of`.
-        labels: C names.
-        task: The network's.
-        macro_labels: Label to coarser category; empty if there are none.
 
     Returns:
         The keys of `compute_metrics`, and `temperature`, `label_bias` (added to the logits before
@@ -73,21 +89,9 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fits the calibration of a run's best checkpoint again, for example on other images.
 
-    If a model will get images from a new source, a few hundred labelled ones from there make its
-    probabilities trustworthy.
-
-    Args:
-        run: A run's folder; its best checkpoint is overwritten.
-        data: As for `read_dataset`.
-        split: Of the data; data without splits is used whole.
-        images: As for `read_dataset`.
-
-    Returns:
-        The metrics on these images, as `calibrated_metrics`.
-
-    Raises:
-        CheckpointError: The run holds no checkpoint.
-        DataError: The data cannot be used.
+    The checkpoint is overwritten. If a model will see other images than it was trained on, a few
+    hundred labelled ones from the new source make its probabilities trustworthy there. Data
+    without splits is used whole; see `read_dataset`.
     """
     path = run / BEST
     state = checkpoint.load_state(path)

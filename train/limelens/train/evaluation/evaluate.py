@@ -28,14 +28,7 @@ from limelens.train.evaluation.model import Model, load_model
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model's results on labelled images.
-
-    Args:
-        metrics: As `evaluate` returns them.
-        examples: The images.
-        probabilities: `(N, C)`.
-        model: The evaluated model.
-    """
+    """A model's results on labelled images: metrics as from `evaluate`, probabilities `(N, C)`."""
 
     metrics: dict[str, Any]
     examples: tuple[Example, ...]
@@ -71,9 +64,10 @@ def evaluate(
         CheckpointError: The checkpoint cannot be used.
         BundleError: The bundle cannot be used.
     """
-    return assess(
+    evaluation = assess(
         run_or_model, data, split=split, images=images, wanted_accuracy=wanted_accuracy
-    ).metrics
+    )
+    return evaluation.metrics
 
 
 def assess(
@@ -93,12 +87,7 @@ def assess(
 
 
 def assess_examples(run_or_model: Path, examples: Sequence[Example]) -> Evaluation:
-    """As `assess`, on validation images that were read before.
-
-    Args:
-        run_or_model: As for `evaluate`.
-        examples: At least one, with targets in the order of the model's labels.
-    """
+    """As `assess`, on validation images with targets in the order of the model's labels."""
     return _assess(run_or_model, load_model(run_or_model), tuple(examples), "val", True, ())
 
 
@@ -111,13 +100,12 @@ def _assess(
     skipped: Sequence[Skipped],
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> Evaluation:
-    if model.task is Task.MULTICLASS:
-        for example in examples:
-            if len(example.targets) != 1:
-                raise DataError(
-                    f"{example.path} has {len(example.targets)} labels; the model is multiclass "
-                    "and expects one each"
-                )
+    for example in examples if model.task is Task.MULTICLASS else ():
+        if len(example.targets) != 1:
+            raise DataError(
+                f"{example.path} has {len(example.targets)} labels; the model is multiclass and "
+                "expects one each"
+            )
     probabilities = model.probabilities(examples)
     metrics = compute_metrics(
         probabilities,

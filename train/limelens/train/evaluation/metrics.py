@@ -35,10 +35,8 @@ def probabilities_of(
 ) -> NDArray[np.float64]:
     """Softmax or sigmoid of logits `(N, C)` divided by a temperature."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
-    if task is Task.MULTILABEL:
-        sigmoid: NDArray[np.float64] = special.expit(scaled)
-        return sigmoid
-    return softmax(scaled)
+    found: NDArray[np.float64] = (special.expit if task is Task.MULTILABEL else softmax)(scaled)
+    return found
 
 
 def compute_metrics(
@@ -53,14 +51,7 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """Calls `multiclass_metrics` or `multilabel_metrics`, depending on the task.
 
-    Args:
-        probabilities: `(N, C)`.
-        targets: As `limelens.train.data.examples.targets_of` returns them.
-        labels: C names.
-        task: The model's.
-        thresholds: C, for multilabel.
-        macro_labels: For multiclass: label to coarser category.
-        wanted_accuracy: For multiclass, see there.
+    `targets` are as `limelens.train.data.examples.targets_of` returns them.
     """
     if task is Task.MULTILABEL:
         return multilabel_metrics(probabilities, targets, labels, thresholds)
@@ -79,12 +70,7 @@ def multiclass_metrics(
 ) -> dict[str, Any]:
     """What `limelens evaluate --json` prints for a multiclass model, without the skipped files.
 
-    Args:
-        probabilities: `(N, C)`, rows sum to 1.
-        targets: `(N,)`, 0 to C - 1; N at least 1.
-        labels: C names.
-        macro_labels: Label to coarser category; None or empty if there are none.
-        wanted_accuracy: Among decided images, 0 to 1, for `at_wanted_accuracy`.
+    Probabilities are `(N, C)`, rows sum to 1; targets `(N,)`, 0 to C - 1; N is at least 1.
 
     Returns:
         `accuracy`, `top5_accuracy`, `macro_f1` (over labels that some image has or is predicted
@@ -98,37 +84,26 @@ def multiclass_metrics(
     precision, recall, f1, support = precision_recall_fscore_support(
         targets, predicted, labels=indices, zero_division=0.0
     )
-    true_probability = probabilities[np.arange(len(targets)), targets]
-    rank = (probabilities > true_probability[:, np.newaxis]).sum(axis=1)
-    macro_accuracy = {}
-    if macro_labels:
-        coarse = np.array([macro_labels[label] for label in labels])
-        macro_accuracy["macro_label_accuracy"] = float(
-            (coarse[predicted] == coarse[targets]).mean()
-        )
-    return {
+    correct = predicted == targets
+    rank = (probabilities > probabilities[np.arange(len(targets)), targets, np.newaxis]).sum(axis=1)
+    metrics: dict[str, Any] = {
         "num_images": len(targets),
         "labels": list(labels),
         "task": "multiclass",
-        "accuracy": float((predicted == targets).mean()),
+        "accuracy": float(correct.mean()),
         "top5_accuracy": float((rank < 5).mean()),
         "macro_f1": float(f1[(support > 0) | np.isin(indices, predicted)].mean()),
         "loss": negative_log_likelihood(probabilities, targets),
-        "ece": expected_calibration_error(probabilities, targets),
-        "per_class": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int(support[i]),
-            }
-            for i, label in enumerate(labels)
-        },
+        "ece": calibration_error(probabilities.max(axis=1), correct),
+        "per_class": _by_label(labels, precision=precision, recall=recall, f1=f1, support=support),
         "confusion": confusion_matrix(targets, predicted, labels=indices).tolist(),
         "coverage": coverage(probabilities, targets),
         "at_wanted_accuracy": threshold_for(probabilities, targets, wanted_accuracy),
-        **macro_accuracy,
     }
+    if macro_labels:
+        coarse = np.array([macro_labels[label] for label in labels])
+        metrics["macro_label_accuracy"] = float((coarse[predicted] == coarse[targets]).mean())
+    return metrics
 
 
 def multilabel_metrics(
@@ -139,11 +114,8 @@ def multilabel_metrics(
 ) -> dict[str, Any]:
     """What `limelens evaluate --json` prints for a multilabel model, without the skipped files.
 
-    Args:
-        probabilities: `(N, C)`, each 0 to 1.
-        targets: `(N, C)`, 0 or 1; N at least 1.
-        labels: C names.
-        thresholds: C; a label with at least its threshold is predicted.
+    Probabilities and targets are `(N, C)`, 0 to 1; N is at least 1. A label with at least its
+    threshold is predicted.
 
     Returns:
         `loss` (binary cross-entropy, mean over images and labels), `base_rate_loss` (the loss of
@@ -175,28 +147,32 @@ def multilabel_metrics(
         "labels": list(labels),
         "task": "multilabel",
         "loss": binary_cross_entropy(probabilities, true),
-        "base_rate_loss": binary_cross_entropy(
-            np.broadcast_to(true.mean(axis=0), true.shape), true
-        ),
+        "base_rate_loss": binary_cross_entropy(true.mean(axis=0), true),
         "mean_average_precision": _mean(average_precision),
         "macro_auc": _mean(auc),
         "micro_f1": float(micro_f1),
         "macro_f1": _mean(f1[(support > 0) | np.any(predicted, axis=0)].tolist()) or 0.0,
         "top3_accuracy": float(found.max(axis=1)[has_label].mean()) if has_label.any() else None,
         "top3_recall": float(found.sum() / true.sum()) if has_label.any() else None,
-        "ece": _binned_gap(probabilities.ravel(), true.ravel()),
-        "per_class": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int(support[i]),
-                "average_precision": average_precision[i],
-                "auc": auc[i],
-                "threshold": float(thresholds[i]),
-            }
-            for i, label in enumerate(labels)
-        },
+        "ece": calibration_error(probabilities.ravel(), true.ravel()),
+        "per_class": _by_label(
+            labels,
+            precision=precision,
+            recall=recall,
+            f1=f1,
+            support=support,
+            average_precision=average_precision,
+            auc=auc,
+            threshold=np.asarray(thresholds, dtype=np.float64),
+        ),
+    }
+
+
+def _by_label(labels: Sequence[str], **columns: Any) -> dict[str, dict[str, Any]]:
+    """The rows of columns of numbers, by label."""
+    rows = zip(*(np.asarray(column, dtype=object) for column in columns.values()), strict=True)
+    return {
+        label: dict(zip(columns, row, strict=True)) for label, row in zip(labels, rows, strict=True)
     }
 
 
@@ -213,13 +189,6 @@ def fit_thresholds(
 
     Labels with fewer than ten positive images share one threshold, fitted on all labels together,
     because their own would depend on chance.
-
-    Args:
-        probabilities: `(N, C)`, of validation images.
-        targets: `(N, C)`, 0 or 1.
-
-    Returns:
-        C thresholds, 0 to 1.
     """
     shared = _best_threshold(probabilities.ravel(), targets.ravel())
     return tuple(
@@ -242,12 +211,7 @@ def _best_threshold(probabilities: NDArray[np.floating], true: NDArray[np.intege
 def threshold_for(
     probabilities: NDArray[np.floating], targets: NDArray[np.integer], accuracy: float
 ) -> dict[str, float | None]:
-    """Finds the lowest threshold at which the decided images reach an accuracy.
-
-    Args:
-        probabilities: `(N, C)`.
-        targets: `(N,)`.
-        accuracy: The wanted one, 0 to 1.
+    """Finds the lowest threshold at which the decided images reach an accuracy, 0 to 1.
 
     Returns:
         `wanted`, `threshold`, `coverage` (share decided) and `accuracy`; the last three are None
@@ -284,14 +248,8 @@ def negative_log_likelihood(
     return float(-np.log(np.clip(true_probability, 1e-12, 1.0)).mean())
 
 
-def expected_calibration_error(
-    probabilities: NDArray[np.floating], targets: NDArray[np.integer]
-) -> float:
+def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> float:
     """Mean gap between confidence and accuracy over 15 equal bins (Guo et al. 2017, eq. 3)."""
-    return _binned_gap(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets)
-
-
-def _binned_gap(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> float:
     bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
     gap = np.bincount(bins, weights=confidence - correct, minlength=_NUM_BINS)
     return float(np.abs(gap).sum() / len(confidence))
@@ -302,41 +260,27 @@ def coverage(
     targets: NDArray[np.integer],
     thresholds: Sequence[float] = COVERAGE_THRESHOLDS,
 ) -> list[dict[str, float | None]]:
-    """For each threshold, the share of images decided and the accuracy on them.
-
-    Returns:
-        Rows of `threshold`, `coverage` and `accuracy` (None if no image is decided).
-    """
+    """For each threshold, the share of images decided and the accuracy on them."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
-    rows: list[dict[str, float | None]] = []
-    for threshold in thresholds:
-        decided = confidence >= threshold
-        rows.append(
-            {
-                "threshold": threshold,
-                "coverage": float(decided.mean()),
-                "accuracy": float(correct[decided].mean()) if decided.any() else None,
-            }
-        )
-    return rows
+    return [
+        {
+            "threshold": threshold,
+            "coverage": float(decided.mean()),
+            "accuracy": float(correct[decided].mean()) if decided.any() else None,
+        }
+        for threshold in thresholds
+        for decided in [confidence >= threshold]
+    ]
 
 
 def fit_temperature(
     logits: NDArray[np.floating], targets: NDArray[np.integer], task: Task = Task.MULTICLASS
 ) -> float:
-    """Finds the temperature T with the lowest loss (Guo et al. 2017, section 4.2).
+    """Finds the temperature T, 0.25 to 10, with the lowest loss (Guo et al. 2017, section 4.2).
 
     The probabilities are softmax(logits / T), or sigmoid(logits / T) for multilabel. If there is
     no mistake, lower temperatures would always look better; 1 keeps the network's own confidence.
-
-    Args:
-        logits: `(N, C)`.
-        targets: `(N,)`, or `(N, C)` for multilabel.
-        task: The network's.
-
-    Returns:
-        Between 0.25 and 10.
     """
     is_multilabel = task is Task.MULTILABEL
     predicted = (logits > 0) if is_multilabel else logits.argmax(axis=1)
@@ -356,19 +300,11 @@ def fit_temperature(
 def fit_label_bias(
     logits: NDArray[np.floating], targets: NDArray[np.integer], temperature: float
 ) -> NDArray[np.float64]:
-    """Finds a bias for the logits, so that no label is predicted too often or too seldom.
+    """Finds a `(C,)` bias that makes no label predicted too often or too seldom.
 
     Bias-corrected temperature scaling (Alexandari et al. 2020, section 3.2) at a given
     temperature. It is 0 if a label has fewer than thirty images or there is no mistake, because
     the result would depend on chance.
-
-    Args:
-        logits: `(N, C)`.
-        targets: `(N,)`.
-        temperature: As from `fit_temperature`.
-
-    Returns:
-        `(C,)`, with mean 0.
     """
     num_labels = logits.shape[1]
     counts = np.bincount(targets, minlength=num_labels)

@@ -28,16 +28,9 @@ class Model:
     """A loaded classifier.
 
     Args:
-        name: For people to read.
-        labels: In the order of the columns that `predict` returns.
-        task: Whether an image has one label or any number.
-        resize: How images are fitted to its input.
         predict: Returns probabilities, `(N, C)`.
         embed: Returns feature vectors, `(N, D)`.
         label_thresholds: One per label; empty for multiclass.
-        macro_labels: Label to coarser category; empty if there are none.
-        data_digest: Of the training data.
-        config: The training configuration.
     """
 
     name: str
@@ -53,14 +46,11 @@ class Model:
 
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float32]:
         """The probabilities of readable examples, `(N, C)`."""
-        return self._run(self.predict, examples)
+        return np.concatenate([self.predict(images) for images in batches(examples, self.resize)])
 
     def embeddings(self, examples: Sequence[Example]) -> NDArray[np.float32]:
         """The feature vectors of readable examples, `(N, D)`."""
-        return self._run(self.embed, examples)
-
-    def _run(self, function: BatchFunction, examples: Sequence[Example]) -> NDArray[np.float32]:
-        return np.concatenate([function(images) for images in batches(examples, self.resize)])
+        return np.concatenate([self.embed(images) for images in batches(examples, self.resize)])
 
 
 def batches(examples: Sequence[Example], resize: ResizeRule) -> Iterator[NDArray[np.uint8]]:
@@ -68,11 +58,6 @@ def batches(examples: Sequence[Example], resize: ResizeRule) -> Iterator[NDArray
     for start in range(0, len(examples), _BATCH):
         paths = [example.path for example in examples[start : start + _BATCH]]
         yield np.stack([read_fitted(path.read_bytes(), resize) for path in paths])
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether it is a bundle's file or version folder, and not a run or a checkpoint."""
-    return path.suffix == ".onnx" or (path / "model.onnx").exists()
 
 
 def from_bundle(bundle: Bundle) -> Model:
@@ -99,7 +84,7 @@ def load_model(run_or_model: Path) -> Model:
         CheckpointError: The checkpoint cannot be used.
         BundleError: The bundle cannot be used.
     """
-    if is_bundle(run_or_model):
+    if run_or_model.suffix == ".onnx" or (run_or_model / "model.onnx").exists():
         return from_bundle(load_bundle(run_or_model))
     # Imported here because bundles do not need torch.
     import torch

@@ -21,31 +21,30 @@ def write_card(
     difference: float,
     comparison: Comparison | None = None,
 ) -> None:
-    """Writes the card as Markdown.
+    """Writes the card as Markdown; the metrics are those on the validation images.
 
-    Args:
-        path: The file.
-        metadata: The bundle's.
-        metrics: The bundle's on the validation images.
-        difference: Largest difference of a probability from the PyTorch network.
-        comparison: Of a variant with fp32.
+    `difference` is the largest of a probability from the PyTorch network.
     """
-    config = metadata.card["config"]
-    note = f"\n{metadata.card['note']}\n" if metadata.card["note"] else ""
-    alerts = ", ".join(metadata.alert_labels) or "none"
+    card, config = metadata.card, metadata.card["config"]
+    calibration = (
+        "not fitted: no mistakes on validation"
+        if card["temperature"] == 1.0
+        else "fitted on validation"
+    )
+    note = f"\n{card['note']}\n" if card["note"] else ""
     path.write_text(
         f"""# {metadata.name}
 {note}
 | | |
 |---|---|
 | labels | {", ".join(metadata.labels)} |
-| alert labels | {alerts} |
-| network | {config["arch"]}, {metadata.card["num_parameters"]:,} parameters |
+| alert labels | {", ".join(metadata.alert_labels) or "none"} |
+| network | {config["arch"]}, {card["num_parameters"]:,} parameters |
 | input | {metadata.resize.height}x{metadata.resize.width}, {metadata.resize.mode.value} |
 | data digest | `{metadata.data_digest}` |
 | seed | {config["seed"]} |
-| best epoch | {metadata.card["epoch"]} of {config["epochs"]} |
-| temperature | {metadata.card["temperature"]:.3f} ({_calibration(metadata.card["temperature"])}) |
+| best epoch | {card["epoch"]} of {config["epochs"]} |
+| temperature | {card["temperature"]:.3f} ({calibration}) |
 | precision | {metadata.precision} |
 | from PyTorch | probabilities differ by at most {difference:.1e} |
 | limelens | {metadata.limelens_version} |
@@ -122,12 +121,6 @@ def _comparison(comparison: Comparison) -> str:
         *(f"\n**Beware:** {remark}." for remark in comparison.remarks),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _calibration(temperature: float) -> str:
-    if temperature == 1.0:
-        return "not fitted: no mistakes on validation"
-    return "fitted on validation"
 
 
 def _command(config: Mapping[str, Any]) -> str:

@@ -7,10 +7,10 @@ It knows the order of the checks. It does not know how a graph is made (`graph`)
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
+from limelens.serve.files import write_whole
 from limelens.train import checkpoint
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import table_options
+from limelens.train.evaluation.calibration import logits_of
 from limelens.train.evaluation.metrics import compute_metrics, probabilities_of, threshold_for
 from limelens.train.evaluation.model import from_bundle
-from limelens.train.evaluation.prediction import logits_of
 from limelens.train.exporting.card import write_card
 from limelens.train.exporting.graph import BundleNetwork, ExportError, golden_image, to_onnx
 from limelens.train.exporting.precision import PRECISIONS, TOLERANCES
@@ -43,8 +44,6 @@ MAX_DIFFERENCE: Final = 1e-4
 """Of probabilities, between the network and the exported graph."""
 MAX_ACCURACY_DROP: Final = 0.5
 """In percentage points, of a variant below fp32."""
-_PRIVATE_SETTINGS: Final = ("data", "images")
-"""Settings that a bundle does not get: paths are private, and the digest identifies the data."""
 
 
 def export(
@@ -168,7 +167,8 @@ def _metadata(
     image = golden_image(loaded.resize)
     with torch.inference_mode():
         probabilities = network(torch.from_numpy(image)[None])[0][0].numpy()
-    config = {key: value for key, value in loaded.config.items() if key not in _PRIVATE_SETTINGS}
+    # Paths are private, and the digest identifies the data.
+    config = {key: value for key, value in loaded.config.items() if key not in ("data", "images")}
     if config.get("start_from"):
         config["start_from"] = Path(config["start_from"]).name
     return Metadata(
@@ -238,16 +238,12 @@ def _write(
 
 
 def _write_file(path: Path, model: onnx.ModelProto, metadata: Metadata) -> Bundle:
-    with path.open("wb") as file:
-        file.write(_sealed(model, metadata).SerializeToString())
-        file.flush()
-        os.fsync(file.fileno())
+    write_whole(path, _sealed(model, metadata).SerializeToString())
     return load_bundle(path, "cpu")
 
 
 def _sealed(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     seal(copy, metadata)
     return copy
 

@@ -32,13 +32,7 @@ class ExportError(LimelensError):
 
 
 class BundleNetwork(nn.Module):
-    """What the graph computes: `(N, H, W, 3)` uint8 to probabilities and embedding.
-
-    Args:
-        classifier: The network.
-        temperature: Divides its logits.
-        task: Decides between softmax and sigmoid.
-    """
+    """What the graph computes: `(N, H, W, 3)` uint8 to probabilities and embedding."""
 
     temperature: Tensor
 
@@ -60,15 +54,7 @@ class BundleNetwork(nn.Module):
 
 
 def to_onnx(network: BundleNetwork, resize: ResizeRule) -> onnx.ModelProto:
-    """The network as a graph without metadata.
-
-    Args:
-        network: In evaluation mode.
-        resize: Its input size.
-
-    Raises:
-        ExportError: torch returned no graph.
-    """
+    """The network as a graph without metadata."""
     temperature = float(network.temperature)
     # The exporter drops a division by 1, but variants need it to set another temperature.
     network.temperature.fill_(_PLACEHOLDER)
@@ -109,11 +95,7 @@ def _remove_traces(model: onnx.ModelProto) -> None:
 
 
 def golden_image(resize: ResizeRule) -> NDArray[np.uint8]:
-    """Smooth coloured blobs, always the same: an image without people.
-
-    Returns:
-        `(H, W, 3)` uint8.
-    """
+    """Smooth coloured blobs, `(H, W, 3)` uint8, always the same: an image without people."""
     coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((resize.width, resize.height), Image.Resampling.BICUBIC)
     return np.array(smooth)

@@ -13,6 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ import onnx.utils
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from limelens.serve.bundle.devices import CPU, CUDA, TF32
 from limelens.serve.errors import LimelensError
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
@@ -33,27 +35,15 @@ CALIBRATION_SIZE: Final = 256
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
     # TF32 rounds factors to 10 bits; `benchmarks.device --only precision` shows how much
     # probabilities change.
-    "fp32": {
-        "CPUExecutionProvider": 1e-4,
-        "CUDAExecutionProvider": 1e-3,
-        "CUDAExecutionProvider+TF32": 1e-2,
-    },
+    "fp32": {CPU: 1e-4, CUDA: 1e-3, TF32: 1e-2},
     # x86 stores half-precision weights and computes in float32, ARM and CUDA compute in half
     # precision: probabilities differed by up to 3.4e-3 on 320 images.
-    "fp16": {
-        "CPUExecutionProvider": 1e-2,
-        "CUDAExecutionProvider": 1e-2,
-        "CUDAExecutionProvider+TF32": 1e-2,
-    },
+    "fp16": {CPU: 1e-2, CUDA: 1e-2, TF32: 1e-2},
     # Sums of 8-bit products are exact on every CPU. The float32 layers between them (on CUDA: all
     # layers) may round the last bit differently, which sometimes moves an activation by one of
     # 256 steps: by up to 6e-4 on emulated CPUs without VNNI, and by up to 7e-3 on 1284 images
     # with all sums in float32.
-    "int8": {
-        "CPUExecutionProvider": 2e-2,
-        "CUDAExecutionProvider": 5e-2,
-        "CUDAExecutionProvider+TF32": 5e-2,
-    },
+    "int8": {CPU: 2e-2, CUDA: 5e-2, TF32: 5e-2},
 }
 """How far probabilities may differ from the golden vector, by precision and provider."""
 _LARGEST_HALF: Final = float(np.finfo(np.float16).max)
@@ -70,14 +60,7 @@ def convert(
 ) -> onnx.ModelProto:
     """Returns a graph in another precision and leaves the given one unchanged.
 
-    Args:
-        model: `images` to `probabilities` and `embedding`, in float32, with an initializer
-            `temperature`.
-        precision: One of `PRECISIONS`.
-        calibration: `(N, H, W, 3)` uint8 training images for the ranges of activations.
-
-    Returns:
-        A graph with the same inputs and outputs, without metadata.
+    The ranges of activations are calibrated on training images, `(N, H, W, 3)` uint8.
 
     Raises:
         PrecisionError: The precision is unknown, there are no images, activations are too large
@@ -85,8 +68,7 @@ def convert(
     """
     if precision not in PRECISIONS:
         raise PrecisionError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    converted = onnx.ModelProto()
-    converted.CopyFrom(model)
+    converted = deepcopy(model)
     if precision != "fp32":
         if len(calibration) == 0:
             raise PrecisionError(f"{precision} is calibrated on training images; there are none")
@@ -110,8 +92,7 @@ def convert(
 
 def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     """A copy that divides its logits by another temperature."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     for tensor in copy.graph.initializer:
         if tensor.name == TEMPERATURE:
             tensor.CopyFrom(
@@ -122,11 +103,7 @@ def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelPr
 
 
 def logits_of(graph: onnx.GraphProto) -> str:
-    """The name of the tensor that is divided by the temperature.
-
-    Raises:
-        PrecisionError: The graph does not divide by an initializer `temperature`.
-    """
+    """The name of the tensor that is divided by the temperature."""
     for node in graph.node:
         if node.op_type == "Div" and node.input[1] == TEMPERATURE:
             name: str = node.input[0]
@@ -206,12 +183,7 @@ def _to_int8(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
     values (MinMax): entropy gave the same ranges, percentiles the same accuracy or less, and both
     hold the activations of all images in memory.
     """
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     kept = _kept_in_float(model)
     if len(kept) == len(_weighted(model.graph)):
@@ -250,18 +222,17 @@ def _kept_in_float(model: onnx.ModelProto) -> list[str]:
     logits = logits_of(model.graph)
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     weighted = _weighted(model.graph)
+
+    def is_depthwise(node: onnx.NodeProto) -> bool:
+        shape: Any = shapes.get(node.input[1], ())
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        return node.op_type == "Conv" and groups > 1 and len(shape) == 4 and shape[1] == 1
+
     return [
         node.name
         for node in weighted
-        if node.name == weighted[0].name
-        or logits in node.output
-        or (node.op_type == "Conv" and _is_depthwise(node, shapes.get(node.input[1], ())))
+        if node.name == weighted[0].name or logits in node.output or is_depthwise(node)
     ]
-
-
-def _is_depthwise(node: onnx.NodeProto, shape: Any) -> bool:
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    return groups > 1 and len(shape) == 4 and shape[1] == 1
 
 
 def _weighted(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -278,17 +249,15 @@ def _weighted(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _reader(images: NDArray[np.uint8]) -> Any:
+    """Hands the images to onnxruntime's tools in batches."""
     from onnxruntime.quantization import CalibrationDataReader
 
+    starts = range(0, len(images), _CALIBRATION_BATCH)
+    batches = iter([{"images": images[start : start + _CALIBRATION_BATCH]} for start in starts])
+
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Returns the images in batches."""
-
-        def __init__(self) -> None:
-            self._starts = iter(range(0, len(images), _CALIBRATION_BATCH))
-
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            start = next(self._starts, None)
-            return None if start is None else {"images": images[start : start + _CALIBRATION_BATCH]}
+            return next(batches, None)
 
     return Reader()
 

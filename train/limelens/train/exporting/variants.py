@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -45,14 +46,7 @@ _MIN_ROUNDS, _MAX_ROUNDS, _MAX_S = 5, 100, 3.0
 
 @dataclass(frozen=True)
 class Speed:
-    """How long a call of two bundles takes, measured alternately on this machine.
-
-    Args:
-        provider: The execution provider of both.
-        batch_size: Images per call.
-        fp32_ms: Median call of the fp32 bundle.
-        ms: Median call of the variant.
-    """
+    """The median of calls of two bundles, measured alternately on this machine."""
 
     provider: str
     batch_size: int
@@ -69,15 +63,8 @@ class Speed:
 class Comparison:
     """A variant and the fp32 bundle, on the validation images and on this machine.
 
-    Args:
-        precision: The variant's.
-        measure: The metric used: `accuracy` or, for multilabel, `mean_average_precision`.
-        fp32_accuracy: That metric for fp32, 0 to 1.
-        accuracy: That metric for the variant, 0 to 1.
-        fp32_size_bytes: The file's size in fp32.
-        size_bytes: The variant's file size.
-        difference: Largest difference of a probability.
-        speeds: One for each provider and batch size.
+    Their accuracies, 0 to 1, are of the metric `measure`; `difference` is the largest of a
+    probability.
     """
 
     precision: str
@@ -119,11 +106,7 @@ class Comparison:
 
 
 def comparable_accuracy(metrics: Mapping[str, Any]) -> tuple[str, float]:
-    """The key and value of the metric that a variant must not lose.
-
-    Raises:
-        PrecisionError: The validation images do not define it.
-    """
+    """The key and value of the metric that a variant must not lose."""
     key = "mean_average_precision" if metrics["task"] == Task.MULTILABEL else "accuracy"
     value = metrics[key]
     if value is None:
@@ -145,16 +128,8 @@ def make_variant(
 ) -> tuple[onnx.ModelProto, Metadata]:
     """Converts a graph and calibrates it again, because rounding changes its outputs.
 
-    Args:
-        model: The graph in fp32, without metadata.
-        metadata: The fp32 bundle's.
-        precision: `fp16` or `int8`.
-        train: A sample of them gives the ranges of activations.
-        val: Temperature and, for multilabel, thresholds are fitted on them.
-        seed: The sample's.
-
-    Returns:
-        The graph, without metadata, and its metadata.
+    A sample of `train` gives the ranges of activations; temperature and, for multilabel, thresholds
+    are fitted on `val`.
 
     Raises:
         PrecisionError: The graph cannot be converted, or its golden vector depends on rounding.
@@ -198,14 +173,7 @@ def make_variant(
 
 
 def compare_speed(fp32: Path, variant: Path) -> list[Speed]:
-    """Times two bundles alternately on the CPU and, if there is one, on the GPU.
-
-    Args:
-        fp32: A bundle's file.
-        variant: A bundle of the same input size.
-
-    Returns:
-        One for each provider and each of `BATCH_SIZES`.
+    """Times the files of two bundles alternately on the CPU and, if there is one, on the GPU.
 
     Raises:
         BundleError: A golden vector is not met on one of the providers.
@@ -239,12 +207,10 @@ def _logits_session(model: onnx.ModelProto, num_labels: int, optimised: bool = T
     """A function from `(N, H, W, 3)` uint8 to the graph's `(N, C)` float32 logits."""
     import onnxruntime
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     name = logits_of(copy.graph)
-    copy.graph.output.append(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", num_labels])
-    )
+    logits = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", num_labels])
+    copy.graph.output.append(logits)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -254,11 +220,7 @@ def _logits_session(model: onnx.ModelProto, num_labels: int, optimised: bool = T
         copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
-    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run([name], {"images": images})[0]
-        return logits
-
-    return run
+    return lambda images: session.run([name], {"images": images})[0]
 
 
 def _sample(examples: Sequence[Example], resize: ResizeRule, seed: int) -> NDArray[np.uint8]:

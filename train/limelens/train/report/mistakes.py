@@ -29,7 +29,6 @@ class Mistake:
     """An image that a model got wrong.
 
     Args:
-        index: The image's place in the evaluation.
         label: The label to explain: predicted wrongly, or missed (multilabel).
         missed: Whether the label is true and was not predicted.
     """
@@ -37,21 +36,6 @@ class Mistake:
     index: int
     label: int
     missed: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Why a model made a mistake.
-
-    Args:
-        image: `(H, W, 3)` uint8, upright, sized for the page.
-        overlay: The same size; green segments support the label, red ones oppose it.
-        score: R² of the explanation's linear surrogate.
-    """
-
-    image: NDArray[np.uint8]
-    overlay: NDArray[np.uint8]
-    score: float
 
 
 def worst_mistakes(evaluation: Evaluation, num_mistakes: int) -> list[Mistake]:
@@ -83,8 +67,13 @@ def _ranked(wrong: NDArray[np.bool_], keys: NDArray[np.floating], *, missed: boo
     return [Mistake(int(rows[i]), int(columns[i]), missed) for i in order]
 
 
-def explain_mistake(mistake: Mistake, evaluation: Evaluation) -> Explanation:
-    """Explains a mistake and draws the explanation over the upright original."""
+def explain_mistake(
+    mistake: Mistake, evaluation: Evaluation
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
+    """The upright original, sized for the page, its overlay, and R² of the explanation.
+
+    Green segments support the label, red ones oppose it.
+    """
     pixels = read_image(evaluation.examples[mistake.index].path.read_bytes())
     model = evaluation.model
     fitted = fit(pixels, model.resize)
@@ -98,9 +87,7 @@ def explain_mistake(mistake: Mistake, evaluation: Evaluation) -> Explanation:
         for small, large in zip(image.shape[:2], pixels.shape[:2], strict=True)
     )
     explanation = found.for_label(mistake.label)
-    return Explanation(
-        image, overlay(image, segments[np.ix_(rows, columns)], explanation), explanation.score
-    )
+    return image, overlay(image, segments[np.ix_(rows, columns)], explanation), explanation.score
 
 
 def shrunk(pixels: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:

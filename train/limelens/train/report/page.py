@@ -49,14 +49,9 @@ def write_report(
     inspection: Inspection | None = None,
     num_mistakes: int = 12,
 ) -> None:
-    """Writes the page of an evaluation.
+    """Writes the page of an evaluation, explaining its most confident mistakes.
 
-    Args:
-        evaluation: On labelled images.
-        path: The HTML file.
-        rows: Of the run's metrics.csv; fewer than two give no curves.
-        inspection: Of the data; None leaves that part out.
-        num_mistakes: How many of the most confident mistakes to explain on the page.
+    `rows` are those of the run's metrics.csv; fewer than two give no curves.
     """
     metrics, labels = evaluation.metrics, evaluation.model.labels
     base = Path(os.path.commonpath([example.path.parent for example in evaluation.examples]))
@@ -64,7 +59,10 @@ def write_report(
     per_label = _per_label(evaluation)
     values: dict[str, Any] = {"confusion": None, "confusions": [], "base_rates": None}
     if is_multilabel:
-        values["base_rates"] = _base_rates(per_label)
+        known = [row for row in reversed(per_label) if row["average_precision"] is not None]
+        columns = ([row[key] for row in known] for key in ("label", "average_precision", "share"))
+        description = "Average precision of each label, beside that of guessing"
+        values["base_rates"] = _svg(plots.average_precision(*columns), "base-rates", description)
     else:
         values["confusion"] = _svg(
             plots.confusion_matrix(metrics["confusion"], labels),
@@ -220,32 +218,24 @@ def _per_label(evaluation: Evaluation) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row[key] is None, row[key] or 0.0))
 
 
-def _base_rates(per_label: Sequence[Mapping[str, Any]]) -> Markup:
-    rows = [row for row in reversed(per_label) if row["average_precision"] is not None]
-    figure = plots.average_precision(
-        *([row[key] for row in rows] for key in ("label", "average_precision", "share"))
-    )
-    return _svg(figure, "base-rates", "Average precision of each label, beside that of guessing")
-
-
 def _mistake(mistake: Mistake, evaluation: Evaluation, base: Path) -> dict[str, Any]:
     labels = evaluation.model.labels
     example = evaluation.examples[mistake.index]
     probabilities = evaluation.probabilities[mistake.index]
     predicted = predicted_labels(evaluation)[mistake.index]
     predicted = predicted[np.argsort(-probabilities[predicted], kind="stable")]
-    explanation = explain_mistake(mistake, evaluation)
+    image, overlay, score = explain_mistake(mistake, evaluation)
     return {
         "name": _relative(example.path, base),
-        "image": _data_url(explanation.image),
-        "overlay": _data_url(explanation.overlay),
+        "image": _data_url(image),
+        "overlay": _data_url(overlay),
         "true": [(labels[i], float(probabilities[i])) for i in example.targets],
         "predicted": [(labels[i], float(probabilities[i])) for i in predicted[:_MAX_PREDICTED]],
         "num_more": max(0, len(predicted) - _MAX_PREDICTED),
         "label": labels[mistake.label],
         "probability": float(probabilities[mistake.label]),
         "missed": mistake.missed,
-        "score": explanation.score,
+        "score": score,
     }
 
 

@@ -20,6 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
 
 from limelens.serve.files import writing_whole
 
@@ -73,12 +74,7 @@ _MAX_LABEL_LENGTH: Final = 40
 
 @matplotlib.rc_context(_STYLE)
 def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and accuracy (or macro AUC) over the epochs.
-
-    Args:
-        rows: One per epoch, as in metrics.csv: `epoch`, `train_loss`, `val_loss`, and
-            `train_accuracy` and `val_accuracy`, or `val_macro_auc`.
-    """
+    """Loss and accuracy (or macro AUC) over the epochs; the rows are those of metrics.csv."""
     titles = {"loss": "Loss", "accuracy": "Accuracy", "macro_auc": "Macro AUC"}
     kinds = [kind for kind in titles if f"val_{kind}" in rows[-1]]
     figure = Figure(figsize=(4.8 * len(kinds), 3.4), layout="constrained")
@@ -107,12 +103,7 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 @matplotlib.rc_context({**_STYLE_OF_LABELS, "axes.grid": False})
 def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
-    """Counts, coloured by their share of the true label.
-
-    Args:
-        confusion: `(C, C)` counts: rows are true labels, columns predicted ones.
-        labels: C names.
-    """
+    """`(C, C)` counts, coloured by their share of the true label: rows true, columns predicted."""
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     num = len(labels)
@@ -159,26 +150,16 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
 
 @matplotlib.rc_context(_STYLE)
 def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> Figure:
-    """Accuracy by confidence; perfect calibration is the diagonal.
-
-    Args:
-        confidence: `(N,)`, 0 to 1.
-        correct: `(N,)`.
-    """
-    bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
-    counts = np.bincount(bins, minlength=_NUM_BINS)
-    filled = counts > 0
-    mean, accuracy = (
-        np.bincount(bins, weights=values, minlength=_NUM_BINS)[filled] / counts[filled]
-        for values in (confidence, correct)
-    )
+    """Accuracy by confidence, `(N,)` each; perfect calibration is the diagonal."""
+    confidence = confidence.clip(0, 1)
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=_NUM_BINS)
+    counts, edges = np.histogram(confidence, _NUM_BINS, (0, 1))
     figure = Figure(figsize=(4.4, 3.9), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     upper.plot([0, 1], [0, 1], "--", color=_INK, alpha=0.4, linewidth=1)
     upper.plot(mean, accuracy, "o-", color=_BLUE, markersize=4)
     upper.set(ylabel="share correct", xlim=(0, 1.02), ylim=(0, 1.04))
-    centres = (np.arange(_NUM_BINS) + 0.5) / _NUM_BINS
-    lower.bar(centres, counts, width=0.9 / _NUM_BINS, color=_BLUE, alpha=0.6)
+    lower.bar(edges[:-1] + 0.5 / _NUM_BINS, counts, 0.9 / _NUM_BINS, color=_BLUE, alpha=0.6)
     lower.set(xlabel="confidence", ylabel="count", yscale="log", ylim=(0.7, counts.max() * 2))
     return figure
 
@@ -189,10 +170,7 @@ def coverage(
 ) -> Figure:
     """Accuracy on the images that the model is most confident about, by their share.
 
-    Args:
-        confidence: `(N,)`, of the predicted label.
-        correct: `(N,)`.
-        reached: As `threshold_for` returns it; its point is marked.
+    The point `reached`, as `threshold_for` returns it, is marked.
     """
     order = np.argsort(-confidence, kind="stable")
     num = len(order)
@@ -229,13 +207,7 @@ def coverage(
 def average_precision(
     labels: Sequence[str], average_precision: Sequence[float], base_rates: Sequence[float]
 ) -> Figure:
-    """The average precision of each label beside that of guessing.
-
-    Args:
-        labels: C names.
-        average_precision: C values, 0 to 1.
-        base_rates: The share of images with each label: the average precision of guessing.
-    """
+    """The average precision of each label, beside that of guessing: its share of images."""
     positions = np.arange(len(labels))
     figure = Figure(figsize=(7.4, 0.24 * len(labels) + 0.9), layout="constrained")
     axes = figure.subplots()
@@ -252,13 +224,7 @@ def average_precision(
 
 @matplotlib.rc_context(_STYLE)
 def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float) -> Figure:
-    """The loss over the learning rate, with the chosen rate marked.
-
-    Args:
-        rates: Ascending.
-        losses: The smoothed training loss at each rate.
-        chosen: One of the rates.
-    """
+    """The loss over the learning rate, with the chosen rate marked."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color=_BLUE)
@@ -277,10 +243,7 @@ def save(figure: Figure, path: Path) -> None:
 def to_svg(figure: Figure, name: str, description: str) -> str:
     """A plot as an SVG element that takes its text colour from the page around it.
 
-    Args:
-        figure: The plot.
-        name: Prefix of the element's ids, unique on the page.
-        description: The text alternative.
+    `name`, unique on the page, begins its ids; `description` is its text alternative.
     """
     buffer = io.StringIO()
     _render(

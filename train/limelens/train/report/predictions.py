@@ -28,12 +28,7 @@ def write_predictions(evaluation: Evaluation, path: Path, *, data: Path | None =
     The columns are `id`, `label` and `predicted` (multilabel: joined by `|`), `label_1`,
     `probability_1` and so on for the five most probable labels, `macro_label` of the prediction
     if there are macro labels, and `correct` (multilabel: exactly the true labels are predicted).
-
-    Args:
-        evaluation: The predictions.
-        path: The csv to write, in UTF-8.
-        data: Where the images were found. Images are named as in its tables, else by their path
-            in this folder; None writes their whole path.
+    Images are named as in the tables of `data`, else by their path in it, else by their whole path.
     """
     labels = np.array(evaluation.model.labels)
     macro_labels = evaluation.model.macro_labels

@@ -16,13 +16,7 @@ from torch import distributed
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and the number of processes.
-
-    Args:
-        rank: This process's number; 0 evaluates, writes and reports.
-        world_size: The number of processes.
-        device: Where this process computes.
-    """
+    """This process and the number of processes; the one of rank 0 evaluates, writes and reports."""
 
     rank: int
     world_size: int

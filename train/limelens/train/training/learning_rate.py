@@ -36,14 +36,8 @@ def find_learning_rate(
 ) -> float:
     """Trains for a hundred steps while the rate grows from 1e-6 to 1 (Smith 2017, section 3.3).
 
-    Args:
-        data: As for `train`.
-        config: Its network, size, augmentation and batch size are used.
-        plot: The PNG to write: the smoothed loss over the rate.
-        images: As for `train`.
-
-    Returns:
-        The rate at which the smoothed loss falls fastest.
+    Returns the rate at which the smoothed loss falls fastest; the plot shows it. The other
+    arguments are those of `train`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = read_data(data, config, images)

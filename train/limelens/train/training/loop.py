@@ -25,8 +25,7 @@ from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.examples import DataError, Dataset, targets_of
 from limelens.train.data.label_table import Images, table_settings
 from limelens.train.data.sampling import EpochBatches, repeats
-from limelens.train.evaluation.calibration import calibrated_metrics
-from limelens.train.evaluation.prediction import logits_of
+from limelens.train.evaluation.calibration import calibrated_metrics, logits_of
 from limelens.train.runs import check_alert_labels, holds_run, holds_run_error
 from limelens.train.training.distributed import Processes, joined
 from limelens.train.training.recipe import (
@@ -79,12 +78,12 @@ def train(
     processes share every batch, and the first one writes.
 
     Args:
-        data: As for `read_dataset`.
+        data: As for `read_dataset`, as `images` and `macro`.
         out: The run's folder; it is created, and refused if it already holds a run.
         config: None uses the defaults.
         progress: Follows the run.
-        images: As for `read_dataset`.
-        macro: As for `read_dataset`.
+        images: The folder of the images that a table names.
+        macro: The file of macro labels.
         resume: Continue the run in `out` after its last finished epoch, with the same result as
             without the interruption; without a finished epoch it starts again.
 
@@ -190,9 +189,14 @@ class _Run:
         self.mix = build_mix(config.mix, num_labels, self.task)
         self.optimizer = build_optimizer(self.model, config)
         self.scheduler = build_schedule(self.optimizer, config, config.epochs * len(self.order))
+        self.parts: dict[str, Any] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+        }
         self.averaged: AveragedModel | None = None
         if config.ema_decay:
-            self.averaged = averaged_weights(self.model, config.ema_decay)
+            self.averaged = self.parts["averaged"] = averaged_weights(self.model, config.ema_decay)
 
     @property
     def kept(self) -> Classifier:
@@ -302,10 +306,7 @@ class _Run:
     def going(self) -> dict[str, Any]:
         """The state that resuming needs in addition to the checkpoint."""
         return {
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            **{name: part.state_dict() for name, part in self.parts.items()},
             "rows": self.rows,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -315,11 +316,8 @@ class _Run:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continues after the epoch of a saved state."""
         going = state["going"]
-        self.model.load_state_dict(going["model"])
-        if self.averaged:
-            self.averaged.load_state_dict(going["averaged"])
-        self.optimizer.load_state_dict(going["optimizer"])
-        self.scheduler.load_state_dict(going["scheduler"])
+        for name, part in self.parts.items():
+            part.load_state_dict(going[name])
         self.rows = list(going["rows"])
         self.best = tuple(going["best"]) if going["best"] else None
         self.best_epoch = going["best_epoch"]

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.utils import make_grid
 
 from limelens.serve.files import writing_whole
 from limelens.train.config import TrainConfig
@@ -26,29 +27,16 @@ def preview(
 ) -> None:
     """Writes a PNG with a training image in each row, followed by variations of it.
 
-    Args:
-        data: As for `train`.
-        path: The PNG to write.
-        config: Its augmentation, size and seed are used.
-        num_rows: How many images.
-        images: As for `train`.
+    The arguments are those of `train`.
     """
     torch.manual_seed(config.seed)
     examples = read_data(data, config, images).splits["train"]
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(len(examples), size=min(num_rows, len(examples)), replace=False)
-    original = Transform(config.resize)
     variation = for_training(config.augment, config.resize, config.min_crop)
-    rule = config.resize
-    gap = max(4, rule.width // 16)
-    row_px, width = rule.height + gap, (1 + _NUM_VARIATIONS) * rule.width + gap
-    sheet = np.full((len(chosen) * row_px - gap, width, 3), 255, dtype=np.uint8)
-    for row, index in enumerate(chosen):
-        encoded = examples[int(index)].path.read_bytes()
-        for column, transform in enumerate([original, *[variation] * _NUM_VARIATIONS]):
-            left = column * rule.width + (gap if column else 0)
-            sheet[row * row_px :][: rule.height, left : left + rule.width] = (
-                transform.read(encoded).permute(1, 2, 0).numpy()
-            )
+    transforms = [Transform(config.resize), *[variation] * _NUM_VARIATIONS]
+    files = [examples[int(index)].path.read_bytes() for index in chosen]
+    tiles = [transform.read(encoded) for encoded in files for transform in transforms]
+    sheet = make_grid(tiles, len(transforms), max(4, config.resize.width // 16), pad_value=255)
     with writing_whole(path) as file:
-        Image.fromarray(sheet).save(file, "PNG")
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(file, "PNG")

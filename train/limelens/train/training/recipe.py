@@ -26,12 +26,9 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class SmoothedBinaryCrossEntropy(nn.Module):
-    """Binary cross-entropy with targets smoothed towards each label's share of the images.
+    """Binary cross-entropy with targets smoothed towards each label's share, `(C,)`, of the images.
 
-    Args:
-        shares: `(C,)`, 0 to 1.
-        smoothing: 0 to below 1.
-        weights: `(C,)`, for images that have the label; None means 1.
+    `weights`, `(C,)`, are for images that have the label; None means 1.
     """
 
     def __init__(
@@ -59,14 +56,7 @@ class SmoothedBinaryCrossEntropy(nn.Module):
 def build_criterion(
     config: TrainConfig, task: Task, examples: Sequence[Example], num_labels: int
 ) -> nn.Module:
-    """The loss: cross-entropy, or binary cross-entropy for multilabel.
-
-    Args:
-        config: Its label smoothing and balance are used.
-        task: The data's.
-        examples: For training.
-        num_labels: C.
-    """
+    """The loss: cross-entropy, or binary cross-entropy for multilabel."""
     weights = label_weights(examples, num_labels) if config.balance == "weight" else None
     if task is Task.MULTILABEL:
         shares = label_counts(examples, num_labels) / len(examples)
@@ -116,12 +106,8 @@ def averaged_weights(model: nn.Module, decay: float) -> AveragedModel:
 def build_mix(mix: str, num_labels: int, task: Task) -> Mix | None:
     """Returns a function that mixes the images and targets of a batch; None for `none`.
 
-    MixUp (Zhang et al. 2018) with alpha 0.2, CutMix (Yun et al. 2019) with alpha 1.
-
-    Args:
-        mix: `none`, `mixup`, `cutmix` or `both`.
-        num_labels: C.
-        task: Multiclass targets are indices, multilabel ones `(N, C)`.
+    MixUp (Zhang et al. 2018) with alpha 0.2, CutMix (Yun et al. 2019) with alpha 1. Multiclass
+    targets are indices, multilabel ones `(N, C)`.
     """
     num_classes = None if task is Task.MULTILABEL else num_labels
     mixup = v2.MixUp(alpha=0.2, num_classes=num_classes)

@@ -35,13 +35,7 @@ Rows = Sequence[Mapping[str, float]]
 
 
 class RunFolder:
-    """The files of one run.
-
-    Args:
-        path: The folder.
-        settings: As `config.json` holds them.
-        dataset: The divided data.
-    """
+    """The files of one run; `settings` are as `config.json` holds them."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], dataset: Dataset) -> None:
         self.path = path
@@ -49,11 +43,7 @@ class RunFolder:
         self._dataset = dataset
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuses a state from another configuration or other data.
-
-        Raises:
-            ConfigError: It is one.
-        """
+        """Refuses a state from another configuration or other data."""
         for name, value in self._settings.items():
             before = state["config"].get(name)
             if before != value and name not in _MAY_CHANGE:
@@ -87,11 +77,7 @@ class RunFolder:
     ) -> None:
         """Writes the checkpoints and the table of a finished epoch.
 
-        Args:
-            state: `model`, `epoch` and `figures` of the checkpoint.
-            going: The state that only resuming needs.
-            rows: Of all finished epochs.
-            is_best: Whether the epoch is the best so far.
+        `state` is the checkpoint, `going` what only resuming needs, `rows` all finished epochs.
         """
         with _uninterrupted():
             # The best one first: if the last one is not written, the epoch is repeated.
@@ -157,12 +143,7 @@ class RunFolder:
 
 
 def state_to_resume(out: Path) -> dict[str, Any] | None:
-    """The state after the last finished epoch of a run; None if there is no such epoch.
-
-    Raises:
-        ConfigError: The folder holds a checkpoint that cannot be continued.
-        CheckpointError: The checkpoint cannot be read.
-    """
+    """The state after the last finished epoch of a run; None if there is no such epoch."""
     last, best = out / LAST, out / BEST
     if not last.exists():
         # A first epoch is repeated; later, the best checkpoint may be all that is left of the run.

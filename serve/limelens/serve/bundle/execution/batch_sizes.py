@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
-from limelens.serve.bundle.execution.pinned import pinned_empty
-from limelens.serve.bundle.execution.prepared import Place, PreparedRun
+from limelens.serve.bundle.execution.prepared import Place, PreparedRun, pinned_empty
 from limelens.serve.errors import LimelensError
 
 INPUT: Final = "images"
@@ -48,22 +47,18 @@ def first_sizes(largest: int) -> list[int]:
     return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class OpenedSession:
-    """An onnxruntime session, and why its runs cannot be CUDA graphs; empty if they can."""
+    """An onnxruntime session and its runs at prepared batch sizes.
+
+    Args:
+        no_graph_reason: Why its runs cannot be CUDA graphs; empty if they can.
+    """
 
     session: Any = field(repr=False)
     no_graph_reason: str = ""
-
-
-class _Opened:
-    """One opened session and its prepared runs."""
-
-    def __init__(self, opened: OpenedSession) -> None:
-        self.session = opened.session
-        self.no_graph_reason = opened.no_graph_reason
-        self.runs: dict[int, PreparedRun] = {}
-        self.sizes: tuple[int, ...] = ()
+    runs: dict[int, PreparedRun] = field(default_factory=dict, repr=False)
+    sizes: tuple[int, ...] = ()
 
 
 class BatchRuns:
@@ -71,12 +66,6 @@ class BatchRuns:
 
     If runs cannot be CUDA graphs, each size gets a session of its own: a session that changes sizes
     plans anew each time.
-
-    Args:
-        open_session: Opens a session of the model.
-        input_size: Height and width of its input, in pixels.
-        thread: The device's thread.
-        place: Where tensors are kept.
     """
 
     def __init__(
@@ -94,7 +83,7 @@ class BatchRuns:
         self._is_rebuilding = False
         self._is_used = False
         with preparing:
-            self._opened = _Opened(open_session())
+            self._opened = open_session()
         self._held = [self._opened]
         free_on(thread, self, self._held)
 
@@ -154,7 +143,7 @@ class BatchRuns:
         def work() -> None:
             try:
                 with preparing:
-                    fresh = _Opened(self._open())
+                    fresh = self._open()
                     self._prepare_all(fresh, batch_sizes(max(1, failed_size // 2)))
                     self.thread.call(lambda: self._take(fresh))
                 _log.warning("a session was rebuilt; at most %d images a run", fresh.sizes[-1])
@@ -176,11 +165,7 @@ class BatchRuns:
         return self.thread.call(lambda: min(timed(run.run) for _ in range(rounds)))
 
     def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Runs `(N, H, W, 3)` uint8 images, any N, and waits for the device.
-
-        Returns:
-            For each name in `outputs`, an `(N, …)` float32 array.
-        """
+        """Runs `(N, H, W, 3)` uint8 images, any N; an `(N, …)` float32 array for each output."""
         most = self.sizes[-1]
         parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
         found = [
@@ -193,13 +178,7 @@ class BatchRuns:
     def run_staged(
         self, outputs: Sequence[str], staged: NDArray[np.uint8], count: int
     ) -> list[NDArray[np.float32]]:
-        """Runs the first `count` images in borrowed memory; called in the device's thread.
-
-        Args:
-            outputs: Names.
-            staged: What `borrow_staging` returned.
-            count: At most the largest prepared size.
-        """
+        """Runs the first `count` images in memory from `borrow_staging`; in the device's thread."""
         self._is_used = True
         opened = self._opened
         size = opened.sizes[bisect_left(opened.sizes, count)]
@@ -218,7 +197,7 @@ class BatchRuns:
         finally:
             self.return_staging(staging)
 
-    def _prepare_all(self, opened: _Opened, sizes: Sequence[int]) -> None:
+    def _prepare_all(self, opened: OpenedSession, sizes: Sequence[int]) -> None:
         for size in sizes:
             try:
                 self._prepare(opened, size)
@@ -232,7 +211,7 @@ class BatchRuns:
                 )
                 return
 
-    def _prepare(self, opened: _Opened, size: int) -> None:
+    def _prepare(self, opened: OpenedSession, size: int) -> None:
         if size in opened.runs:
             return
         session = opened.session
@@ -250,7 +229,7 @@ class BatchRuns:
         opened.runs[size] = run
         opened.sizes = tuple(sorted(opened.runs))
 
-    def _take(self, fresh: _Opened) -> None:
+    def _take(self, fresh: OpenedSession) -> None:
         self._opened = fresh
         self._held[:] = [fresh]
 

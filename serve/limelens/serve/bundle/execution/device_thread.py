@@ -65,12 +65,7 @@ class _Work(Generic[T]):
 
 
 class DeviceThread:
-    """Runs pieces of work on one thread of its own, the most urgent first.
-
-    Args:
-        name: Of the device, and of the thread.
-        patience_s: How long a chunk waits for requests, in seconds.
-    """
+    """Runs pieces of work on one thread of its own, the most urgent first."""
 
     def __init__(self, name: str, *, patience_s: float = PATIENCE_S) -> None:
         self.name = name
@@ -87,14 +82,9 @@ class DeviceThread:
         return threading.get_ident() == self._thread.ident
 
     def submit(self, function: Callable[[], T], urgency: Urgency = Urgency.REQUEST) -> _Work[T]:
-        """Queues a piece of work.
+        """Queues a short piece of work, whose result or error `wait()` gives.
 
-        Args:
-            function: The work; should be short.
-            urgency: Pieces of the same urgency run in the order of submission.
-
-        Returns:
-            `wait()` returns what the function returned, or raises what it raised.
+        Pieces of the same urgency run in the order of submission.
         """
         work = _Work(function)
         with self._arrived:

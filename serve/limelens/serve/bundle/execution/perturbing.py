@@ -21,8 +21,7 @@ from onnx import TensorProto, helper
 
 from limelens.serve.bundle.execution.batch_sizes import OpenedSession, free_on, preparing, timed
 from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
-from limelens.serve.bundle.execution.pinned import pinned_empty
-from limelens.serve.bundle.execution.prepared import Place, PreparedRun
+from limelens.serve.bundle.execution.prepared import Place, PreparedRun, pinned_empty
 from limelens.serve.bundle.metadata import Metadata
 from limelens.serve.errors import BundleError, ModelOutputError
 
@@ -59,11 +58,6 @@ def with_perturbation(data: bytes, height: int, width: int) -> bytes:
     each pixel's column; `image` `(1, H, W, 3)` uint8; `canvas` `(P, 3)` uint8, flat; `places`
     `(1, H, W)` int32, the place in the canvas of each pixel of a window; `corners` `(N, 1, 1)`
     int32, the start of each sample's window. Their names begin with `limelens_`.
-
-    Args:
-        data: The checked bytes of a bundle.
-        height: Its input's height.
-        width: Its input's width.
     """
     model = onnx.load_model_from_string(data)
     graph = model.graph
@@ -104,13 +98,6 @@ class RowRuns:
 
     Any thread may call. Explanations share memory on the device: their shared inputs are copied
     again whenever two of them alternate.
-
-    Args:
-        name: Of the model, for errors.
-        open_session: Opens a session of the derived graph.
-        input_size: Height and width of the model's input, in pixels.
-        thread: The device's thread.
-        place: Where tensors are kept.
     """
 
     def __init__(
@@ -146,11 +133,7 @@ class RowRuns:
         free_on(thread, self, self._held)
 
     def prepare(self, chunk: int, most_s: float) -> bool:
-        """Prepares runs of a chunk size, in place of earlier ones.
-
-        Returns:
-            Whether they are ready; not if a run takes longer than `most_s` seconds.
-        """
+        """Prepares runs of a chunk size; false if one takes longer than `most_s` seconds."""
         self.chunk = chunk
         self._runs.clear()
         self._write(_nothing_hidden(self._input_size))
@@ -193,9 +176,6 @@ class RowRuns:
             image: `(H, W, 3)` uint8.
             canvas: `(H', W', 3)` uint8, of the image's size to `CANVAS_SCALE` times its pixels.
             columns: `(H, W)`, 0 to K; K is never hidden.
-
-        Returns:
-            Maps rows of segments to probabilities; any thread may call it.
         """
         height, width = self._input_size
         if image.shape != (height, width, 3):
@@ -278,17 +258,8 @@ def open_row_runs(
 ) -> RowRuns:
     """Opens runs of a derived graph, and proves that they meet the golden vector.
 
-    Args:
-        metadata: The bundle's metadata.
-        open_session: Opens a session of the derived graph.
-        thread: The device's thread.
-        place: Where tensors are kept.
-        tolerance: Largest accepted difference from the golden vector.
-        estimate_s: Estimates, in seconds, how long a batch of some size takes.
-        chunk: The chunk size; 0 chooses the largest whose run takes less than `CHUNK_S`.
-
-    Raises:
-        BundleError: The derived graph cannot be run, or misses the golden vector.
+    A chunk size of 0 chooses the largest whose run takes less than `CHUNK_S`; `estimate_s`
+    estimates that for a batch of some size.
     """
     with preparing:
         try:

@@ -1,4 +1,4 @@
-"""Runs of a session at prepared shapes, which a GPU needs to be fast.
+"""Runs of a session at prepared shapes, and page-locked memory: what a GPU needs to be fast.
 
 Whenever the shape of an input changes, onnxruntime's CUDA provider plans every convolution anew,
 which takes as long as hundreds of runs. So a session runs only at a few shapes. Each has fixed
@@ -9,6 +9,9 @@ what the numbers mean.
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +21,8 @@ from numpy.typing import NDArray
 
 _NO_GRAPH: Final = -1
 """With this graph id onnxruntime neither captures nor replays."""
+_CUDA_RUNTIMES: Final = ("libcudart.so.13", "libcudart.so.12")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,6 @@ class PreparedRun:
     """One shape of a session: its memory on the device and its CUDA graph.
 
     Args:
-        session: The `onnxruntime.InferenceSession`.
-        inputs: An `OrtValue` for each input.
-        place: Where outputs are kept.
         graph_id: Of the CUDA graph in onnxruntime, unique within a session; None runs without one.
     """
 
@@ -105,3 +107,38 @@ def _run_options(graph_id: int) -> Any:
     options = RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph_id))
     return options
+
+
+def pinned_empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
+    """An array in page-locked memory, from which a GPU copies at full speed.
+
+    It is plain memory if CUDA has none. The pages are unlocked when the array is freed.
+    """
+    array: NDArray[Any] = np.empty(shape, dtype)
+    runtime = _runtime()
+    if runtime is None or array.nbytes == 0:
+        return array
+    address = array.ctypes.data
+    code = runtime.cudaHostRegister(
+        ctypes.c_void_p(address), ctypes.c_size_t(array.nbytes), ctypes.c_uint(0)
+    )
+    if code:
+        _log.info("memory could not be page-locked (CUDA error %d)", code)
+        return array
+    # At exit the memory is freed anyway, and modules may be gone already.
+    weakref.finalize(array, _unlock, runtime, address).atexit = False
+    return array
+
+
+def _unlock(runtime: Any, address: int) -> None:
+    runtime.cudaHostUnregister(ctypes.c_void_p(address))
+
+
+def _runtime() -> Any:
+    for name in _CUDA_RUNTIMES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    _log.info("memory is not page-locked: CUDA's runtime was not found")
+    return None

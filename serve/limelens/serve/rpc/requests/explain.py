@@ -13,7 +13,7 @@ from typing import Any, Final
 from limelens.explain import ExplainOptions, Settings
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.explaining.errors import serving_errors
+from limelens.serve.explaining.explain_image import serving_errors
 from limelens.serve.explaining.spec import MAX_SEGMENTS, ExplainSpec
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.requests.classify import Limits, read_image

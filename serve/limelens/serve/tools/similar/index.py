@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.embedding import unit_length
+from limelens.serve.bundle.session import unit_length
 from limelens.serve.errors import InvalidRequestError, LimelensError, MissingExtraError
 from limelens.serve.files import writing_whole
 
