@@ -22,9 +22,6 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
     Returns:
         The devices, one for a process: one of the first three words, or `cuda:N` for each GPU.
-
-    Raises:
-        InvalidRequestError: None of these, or a GPU is named twice.
     """
     if text in ("auto", "cpu", "cuda"):
         return (text,)

@@ -51,11 +51,7 @@ class ResizeMode(StrEnum):
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle in fractions, 0 to 1, of an upright image's width and height.
-
-    Raises:
-        InvalidRequestError: The rectangle is empty or not within 0 to 1.
-    """
+    """A non-empty rectangle in fractions, 0 to 1, of an upright image's width and height."""
 
     left: float
     top: float

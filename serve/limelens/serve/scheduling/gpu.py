@@ -40,7 +40,6 @@ class _Batch:
     Args:
         images: `(size, H, W, 3)` uint8, page-locked: room for the largest batch that may run.
         items: Those whose images lie there, in the order of the rows.
-        num_writing: How many of the images are still being written.
     """
 
     bundle: Bundle
