@@ -47,7 +47,7 @@ def data(tmp_path: Path) -> Path:
         (("train", "{data}", "--label-column", "x"), "has no table"),
         (("train", "nowhere", "--preview", "x.png"), "nowhere is no folder"),
         (("train", "nowhere", "--find-learning-rate", "x.png"), "nowhere is no folder"),
-        (("evaluate", "gone", "{data}"), "gone does not exist"),
+        (("evaluate", "gone", "{data}"), "gone is not there"),
         (("evaluate", "{model}", "nowhere"), "nowhere is no folder"),
         (("calibrate", "gone", "{data}"), "gone does not exist"),
         (("export", "gone", "--name", "x"), "gone does not exist"),
