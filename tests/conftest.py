@@ -170,7 +170,8 @@ class RunningServer:
     """A real server on loopback in a thread of its own."""
 
     def __init__(self, config: Any) -> None:
-        from limelens.serve.rpc.server import Server, open_repository
+        from limelens.serve.rpc.server import Server
+        from limelens.serve.run_server import open_repository
 
         self.repository = open_repository(config)
         self.loop = asyncio.new_event_loop()

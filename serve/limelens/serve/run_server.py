@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from limelens.serve.image.decoder_client import start_decoder
-from limelens.serve.processes.lifecycle import Signals, report_start
+from limelens.serve.lifecycle import Signals, loop_factory, report_start
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.rpc.server import Server, loop_factory, open_repository
+from limelens.serve.rpc.server import Server
 from limelens.serve.rpc.server_config import ServerConfig
 from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.rpc.transport.memory import give_large_blocks_back
@@ -45,6 +45,19 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_run(config, repository, announce, signals))
     return 0
+
+
+def open_repository(config: ServerConfig) -> Repository:
+    """Loads the models of a configuration."""
+    return Repository(
+        config.models,
+        config.device,
+        num_threads=config.num_threads,
+        versions=config.versions,
+        public_keys=config.public_keys,
+        max_batch_size=config.service.max_batch_size,
+        tf32=config.tf32,
+    )
 
 
 async def _run(

@@ -30,9 +30,9 @@ from limelens.serve.errors import BundleError, ListenError, UnavailableError
 from limelens.serve.repository.model_version import LoadCounts, Snapshot
 from limelens.serve.repository.registry import ModelRegistry
 from limelens.serve.rpc.model_runner import ModelRunner
-from limelens.serve.rpc.server import Server, ServerConfig, Tls, open_repository
+from limelens.serve.rpc.server import Server, ServerConfig, Tls
 from limelens.serve.rpc.server_config import ServiceSettings
-from limelens.serve.run_server import serve
+from limelens.serve.run_server import open_repository, serve
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 

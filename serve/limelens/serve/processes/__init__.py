@@ -9,7 +9,6 @@
     admission          one count of each client's calls; both sides
     channel, messages  what the two processes say to each other, and how
     layout, port       shares of the machine; the address that all listen on
-    lifecycle          what a server process reports at its start, and does at signals
 
 Workers are started anew, never forked: threads and CUDA do not survive a fork. They listen on the
 same address with SO_REUSEPORT, so the kernel spreads connections over them.

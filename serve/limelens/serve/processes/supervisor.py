@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.errors import LimelensError, ListenError, UnavailableError
+from limelens.serve.lifecycle import Signals, report_start
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import GoneError, Handler
 from limelens.serve.processes.layout import num_threads_of, share_of
-from limelens.serve.processes.lifecycle import Signals, report_start
 from limelens.serve.processes.messages import Assignment, Epoch
 from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
-    """Serves with several processes until SIGTERM or SIGINT; see `limelens.serve.run_server`."""
+    """Serves with several processes until SIGTERM or SIGINT; see `limelens.serve.run_server.serve`."""
     config.check()
     if sys.platform != "linux":
         raise ListenError("only Linux spreads connections over processes; give --processes 1")

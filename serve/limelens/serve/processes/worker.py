@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.bundle.loading import load_and_warm
+from limelens.serve.lifecycle import loop_factory
 from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.priority import lower_thread_priority
 from limelens.serve.processes.admission import SharedLimiter
 from limelens.serve.processes.channel import Channel, receive_first
 from limelens.serve.processes.messages import Assignment, Epoch, Loaded
 from limelens.serve.processes.staged_registry import StagedRegistry
-from limelens.serve.rpc.server import Server, Siblings, loop_factory
+from limelens.serve.rpc.server import Server, Siblings
 from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.scheduling.statistics import Statistics, total
 

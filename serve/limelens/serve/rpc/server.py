@@ -284,28 +284,6 @@ class Server:
         return functools.partial(asyncio.to_thread, self._watcher.scan)
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop of uvloop if it is installed, which takes less CPU for each call."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def open_repository(config: ServerConfig) -> Repository:
-    """Loads the models of a configuration."""
-    return Repository(
-        config.models,
-        config.device,
-        num_threads=config.num_threads,
-        versions=config.versions,
-        public_keys=config.public_keys,
-        max_batch_size=config.service.max_batch_size,
-        tf32=config.tf32,
-    )
-
-
 _releasing: Final[set[asyncio.Task[Any]]] = set()
 """Keeps the tasks alive until they are done: the event loop does not."""
 
