@@ -12,10 +12,10 @@ from typing import Final
 _NICENESS: Final = 10  # at 19 it would get no time on a busy machine
 
 
-def lower_thread_priority() -> None:
-    """Lowers the priority of this thread below all others."""
+def lower_thread_priority(niceness: int = _NICENESS) -> None:
+    """Lowers the priority of this thread, and of threads that it starts, below all others."""
     if sys.platform == "linux":  # elsewhere it would be the priority of the process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 def lower_process_priority() -> None:

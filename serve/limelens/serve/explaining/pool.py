@@ -8,8 +8,6 @@ within one chunk when no caller waits. Does not know messages, nor how
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -21,8 +19,9 @@ from limelens.serve.errors import ExpiredError, OverloadedError
 from limelens.serve.explaining.explain_image import explain_image, explain_image_progressively
 from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.explaining.spec import ExplainSpec
+from limelens.serve.priority import lower_thread_priority
 
-_NICENESS: Final = 19
+_NICENESS: Final = 19  # the lowest priority
 _T = TypeVar("_T")
 
 
@@ -50,17 +49,19 @@ class Explainer:
         max_running: Explanations at a time; each uses as many threads for the model as its
             bundle has.
         max_waiting: Explanations that wait; more are refused.
-        step_back: Whether the threads have a lower priority than all others, which suits models
+        low_priority: Whether the threads have a lower priority than all others, which suits models
             on the CPU. On a GPU, others would wait for what such a thread holds.
     """
 
     def __init__(
-        self, *, max_running: int = 1, max_waiting: int = 8, step_back: bool = True
+        self, *, max_running: int = 1, max_waiting: int = 8, low_priority: bool = True
     ) -> None:
         self._max_running = max_running
         self._most = max_running + max_waiting
         self._pool = ThreadPoolExecutor(
-            max_running, "limelens-explain", initializer=_step_back if step_back else None
+            max_running,
+            "limelens-explain",
+            lambda: lower_thread_priority(_NICENESS) if low_priority else None,
         )
         self._lock = threading.Lock()
         self._count = 0
@@ -175,10 +176,3 @@ class Explainer:
         with self._lock:
             self._seconds_each += 0.3 * (time.monotonic() - began - self._seconds_each)
         return done
-
-
-def _step_back() -> None:
-    """Lowers this thread's priority below all others. Threads that it starts inherit it."""
-    # Only Linux gives each thread a niceness of its own; elsewhere it would be the process's.
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -69,7 +69,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self.explainer = Explainer(
             max_running=settings.max_explanations,
             max_waiting=settings.max_waiting_explanations,
-            step_back=all(one.bundle.gpu is None for one in self._repository.served),
+            low_priority=all(one.bundle.gpu is None for one in self._repository.served),
         )
 
     @property
