@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from fuzz.calling import Caller
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 
 MOST_SAMPLES = 50
 

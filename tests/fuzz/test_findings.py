@@ -13,8 +13,7 @@ from fuzz.calling import Caller, is_finite
 from fuzz.images import good_images
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.serve import Client
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 from limelens.v1 import classifier_service_pb2 as pb2
 from limelens.v1 import explanation_pb2
 

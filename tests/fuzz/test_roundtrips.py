@@ -17,7 +17,7 @@ from limelens.serve.bundle import Task
 from limelens.serve.decisions.decision import Decision, decide
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.explain_image import read_segments
-from limelens.serve.explaining.spec import MAX_SEGMENTS
+from limelens.serve.explaining.spec import SEGMENTS_LIMIT
 from limelens.serve.image import UNSEEN, Region, ResizeMode, ResizeRule, fit
 
 SIDES = st.integers(1, 200)
@@ -112,13 +112,14 @@ def test_segments_leave_as_png_and_come_back(
 
 @examples(60)
 @given(
-    num_ids=st.sampled_from((1, 2, MAX_SEGMENTS, MAX_SEGMENTS + 1, 2000)), most=st.integers(1, 9)
+    num_ids=st.sampled_from((1, 2, SEGMENTS_LIMIT, SEGMENTS_LIMIT + 1, 2000)),
+    most=st.integers(1, 9),
 )
 def test_more_segments_than_the_limit_are_refused(num_ids: int, most: int) -> None:
     ids = np.arange(60 * 60, dtype=np.uint16).reshape(60, 60) % num_ids * (most + 20)
     file = io.BytesIO()
     Image.fromarray(ids).save(file, "PNG")
-    if len(np.unique(ids)) <= MAX_SEGMENTS:
+    if len(np.unique(ids)) <= SEGMENTS_LIMIT:
         assert np.array_equal(read_segments(file.getvalue(), (60, 60), 3600), ids)
     else:
         with pytest.raises(InvalidRequestError, match="expected at most"):

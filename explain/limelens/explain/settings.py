@@ -30,6 +30,8 @@ Progress = Callable[[int, int], None]
 """Called after each chunk with the number of samples predicted and the most there can be. Raising
 stops the work."""
 
+DEFAULT_NUM_SEGMENTS = 40
+"""For segmentations that are given a number."""
 MAX_SEGMENTS = 4096
 """More segments need more memory and samples than an explanation is worth."""
 _DEFAULT_MAX_SAMPLES = 4000

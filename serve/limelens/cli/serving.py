@@ -7,16 +7,15 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from limelens.cli.options import limits, option, settings_of
 from limelens.cli.terminal import streams
+from limelens.serve.access.config import AccessConfig, JwtConfig, Tls
 from limelens.serve.errors import InvalidRequestError, LimelensError
-
-if TYPE_CHECKING:
-    from limelens.serve.rpc.server_config import ServerConfig
+from limelens.serve.rpc.server_config import Limits, ServerConfig, ServiceSettings
 
 
 def serve(
@@ -34,7 +33,7 @@ def serve(
             "this machine.",
             metavar="HOST:PORT",
         ),
-    ] = "127.0.0.1:8500",
+    ] = ServerConfig.listen,
     device: Annotated[
         str,
         option(
@@ -42,7 +41,7 @@ def serve(
             "in its own process.",
             metavar="auto|cpu|cuda|cuda:N[,N…]",
         ),
-    ] = "auto",
+    ] = ServerConfig.device,
     processes: Annotated[
         int | None,
         option(
@@ -71,20 +70,20 @@ def serve(
     insecure: Annotated[bool, option("Allow plaintext beyond this machine.", "--insecure")] = False,
     reflection: Annotated[
         bool, option("Let clients read the contract.", "--reflection/--no-reflection")
-    ] = True,
+    ] = ServerConfig.reflection,
     grace_s: Annotated[
         float, option("Seconds that calls may go on after SIGTERM.", min=0.0)
-    ] = 10.0,
+    ] = ServerConfig.grace_s,
     reload: Annotated[
         Literal["watch", "request", "off"],
         option(
             "Look for new versions every --reload-s seconds, only on request (by SIGHUP or a "
             "call of RepositoryModelLoad), or not at all."
         ),
-    ] = "watch",
+    ] = ServerConfig.reload,
     reload_s: Annotated[
         float, option("With watch: seconds between looks; 0: only on request.", min=0.0)
-    ] = 2.0,
+    ] = ServerConfig.reload_s,
     versions: Annotated[
         list[str] | None,
         option(
@@ -117,7 +116,9 @@ def serve(
     ] = None,
     jwt_issuer: Annotated[str | None, option("The iss that they must have.")] = None,
     jwt_audience: Annotated[str | None, option("The aud that they must contain.")] = None,
-    jwt_rights_claim: Annotated[str, option("The claim that holds their rights.")] = "scope",
+    jwt_rights_claim: Annotated[
+        str, option("The claim that holds their rights.")
+    ] = JwtConfig.rights_claim,
     rate_limit: Annotated[
         str | None,
         option(
@@ -138,7 +139,7 @@ def serve(
             "--max-calls-per-client.",
             min=0,
         ),
-    ] = 0,
+    ] = AccessConfig.max_waiting_per_client,
     production: Annotated[
         bool,
         option(
@@ -147,23 +148,27 @@ def serve(
             "--production",
         ),
     ] = False,
-    max_batch_size: limits.MaxBatchSize = 64,
-    max_queue: limits.MaxQueue = 256,
-    max_images: limits.MaxImages = 64,
-    max_pixels: limits.MaxPixels = 50_000_000,
-    max_decode_s: limits.MaxDecodeS = 0.4,
-    max_samples: limits.MaxSamples = 10_000,
-    max_message_bytes: limits.MaxMessageBytes = 32 * 1024 * 1024,
-    max_waiting_bytes: limits.MaxWaitingBytes = 256 * 1024 * 1024,
-    max_calls: limits.MaxCalls = 2048,
-    max_streams: limits.MaxStreams = 1000,
-    max_explanations: limits.MaxExplanations = 1,
-    max_waiting_explanations: limits.MaxWaitingExplanations = 8,
-    stream_idle_s: limits.StreamIdleS = 120.0,
+    max_batch_size: limits.MaxBatchSize = ServiceSettings.max_batch_size,
+    max_queue: limits.MaxQueue = ServiceSettings.max_queue,
+    max_images: limits.MaxImages = Limits.max_images,
+    max_pixels: limits.MaxPixels = Limits.max_pixels,
+    max_decode_s: limits.MaxDecodeS = Limits.max_decode_s,
+    max_samples: limits.MaxSamples = Limits.max_samples,
+    max_message_bytes: limits.MaxMessageBytes = ServerConfig.max_message_bytes,
+    max_waiting_bytes: limits.MaxWaitingBytes = ServiceSettings.max_waiting_bytes,
+    max_calls: limits.MaxCalls = ServerConfig.max_calls,
+    max_streams: limits.MaxStreams = ServiceSettings.max_streams,
+    max_explanations: limits.MaxExplanations = ServiceSettings.max_explanations,
+    max_waiting_explanations: limits.MaxWaitingExplanations = (
+        ServiceSettings.max_waiting_explanations
+    ),
+    stream_idle_s: limits.StreamIdleS = ServiceSettings.stream_idle_s,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], option("Level of the log on stderr.")
     ] = "warning",
-    log_format: Annotated[Literal["text", "json"], option("Format of the log on stderr.")] = "text",
+    log_format: Annotated[
+        Literal["text", "json"], option("Format of the log on stderr.")
+    ] = ServerConfig.log_format,
     access_log: Annotated[
         bool,
         option("Log successful calls at info, not debug; needs --log-level info.", "--access-log"),
@@ -199,13 +204,10 @@ def serve(
         # Only gRPC's core knows why a handshake failed. It writes it to stderr only if this is not
         # set at all, and reads it when it is loaded, below.
         del os.environ["GRPC_VERBOSITY"]
-    from limelens.serve.access.config import AccessConfig, JwtConfig, Tls
     from limelens.serve.addresses import is_unix, parse_address
     from limelens.serve.observing.logs import set_up_logs
     from limelens.serve.processes.layout import default_processes
     from limelens.serve.repository.version_policy import parse_versions
-    from limelens.serve.rpc.requests.classify import Limits
-    from limelens.serve.rpc.server_config import ServerConfig, ServiceSettings
 
     level = logging.getLevelNamesMapping()[log_level.upper()]
     set_up_logs(level, log_format)

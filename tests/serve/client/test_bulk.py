@@ -24,8 +24,7 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 IMAGES = {name: np.full((8, 8, 3), colour, np.uint8) for name, colour in COLOURS.items()}

@@ -15,8 +15,7 @@ from limelens.serve.processes import layout
 from limelens.serve.processes.layout import default_processes, share_of
 from limelens.serve.processes.messages import Epoch
 from limelens.serve.processes.port import held
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServerConfig, ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServerConfig, ServiceSettings
 
 
 @pytest.mark.parametrize(

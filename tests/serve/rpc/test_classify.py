@@ -38,8 +38,7 @@ from limelens.serve.errors import (
     ServerError,
 )
 from limelens.serve.image import Region
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
 

@@ -27,9 +27,8 @@ from limelens.serve.errors import (
 )
 from limelens.serve.explaining.explain_image import explain_image
 from limelens.serve.image import UNSEEN, Region
-from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.rpc.requests.explain import read_explain
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, image_pb2
 

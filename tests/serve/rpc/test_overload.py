@@ -23,8 +23,7 @@ from limelens.serve.errors import InvalidRequestError, OverloadedError
 from limelens.serve.image import ResizeRule
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.classifier_service import ClassifierService
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 from limelens.serve.rpc.slow_images import SlowImages
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.serve.status import forget, without_paths

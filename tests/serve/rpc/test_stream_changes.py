@@ -19,8 +19,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.client.results import ChangeStatus, FrameAnswer, FrameStatus
 from limelens.serve.errors import InvalidRequestError, UnavailableError
 from limelens.serve.image import Region
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 
 
 def colour(red: int, green: int, blue: int) -> np.ndarray:

@@ -18,8 +18,7 @@ from PIL import Image
 from limelens.serve import Client
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import InvalidRequestError, NotFoundError
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 from limelens.serve.tools.similar import (
     IndexedImage,
     IndexRefusedError,

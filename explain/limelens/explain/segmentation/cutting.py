@@ -21,10 +21,14 @@ from limelens.explain.segmentation.segments import (
     numbered,
     stretched,
 )
-from limelens.explain.settings import MAX_SEGMENTS, SegmentationMethod, Settings
+from limelens.explain.settings import (
+    DEFAULT_NUM_SEGMENTS,
+    MAX_SEGMENTS,
+    SegmentationMethod,
+    Settings,
+)
 from limelens.explain.warning import ExplanationWarning, WarningKind
 
-_DEFAULT_NUM_SEGMENTS = 40
 _WORKING_PIXELS = 320 * 320  # larger images are cut at this size: same K, a tenth of the time
 _MIN_SIDE = 8  # below it the clustering methods have nothing to cluster
 _MIN_PIXELS = 16  # per segment, likewise
@@ -91,7 +95,7 @@ def cut(image: NDArray[np.uint8], settings: Settings, seed: int = 42) -> Segment
     elif method == "quickshift":
         found = _run(method, small, {**_LIME_QUICKSHIFT, "rng": seed % 2**31, **options})
     else:
-        least = max(1, small.shape[0] * small.shape[1] // (4 * _DEFAULT_NUM_SEGMENTS))
+        least = max(1, small.shape[0] * small.shape[1] // (4 * DEFAULT_NUM_SEGMENTS))
         found = _run(method, small, {"scale": 150, "sigma": 0.8, "min_size": least, **options})
     if found.min() == found.max():
         return grid(WarningKind.NOT_CUT)
@@ -120,7 +124,7 @@ def _target(method: SegmentationMethod, settings: Settings) -> int:
     """How many segments to aim for."""
     target = settings.num_segments
     if target is None:
-        return _DEFAULT_NUM_SEGMENTS
+        return DEFAULT_NUM_SEGMENTS
     if method not in ("slic", "grid"):
         raise InvalidArgumentError(
             "num_segments",

@@ -28,7 +28,7 @@ from limelens.serve.explaining.explain_image import (
 from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.rpc.requests.classify import Limits, read_classify, read_embed
+from limelens.serve.rpc.requests.classify import read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
 from limelens.serve.rpc.responses import (
     embed_response,
@@ -38,6 +38,7 @@ from limelens.serve.rpc.responses import (
     model_ref,
     prediction_message,
 )
+from limelens.serve.rpc.server_config import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import prediction_pb2
 

@@ -29,7 +29,7 @@ from limelens.serve.errors import (
     OverloadedError,
 )
 from limelens.serve.explaining.rendering import DecodedImage, RenderedExplanation, render
-from limelens.serve.explaining.spec import MAX_SEGMENTS, ExplainSpec
+from limelens.serve.explaining.spec import SEGMENTS_LIMIT, ExplainSpec
 from limelens.serve.image import UNSEEN, fit
 from limelens.serve.image.decoding import open_checked
 
@@ -183,8 +183,8 @@ def read_segments(data: bytes, size: tuple[int, int], max_pixels: int) -> NDArra
             _SEGMENTS_FIELD, f"not a readable PNG: {error}; {expected}"
         ) from error
     count = np.count_nonzero(np.bincount(ids.ravel(), minlength=UNSEEN)[:UNSEEN])
-    if count > MAX_SEGMENTS:
+    if count > SEGMENTS_LIMIT:
         raise InvalidRequestError(
-            _SEGMENTS_FIELD, f"{count} different ids; expected at most {MAX_SEGMENTS}"
+            _SEGMENTS_FIELD, f"{count} different ids; expected at most {SEGMENTS_LIMIT}"
         )
     return ids

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from limelens.explain import Settings
 from limelens.serve.image.encoded import EncodedImage
 
-MAX_SEGMENTS: Final = 1000
+SEGMENTS_LIMIT: Final = 1000
 """Images with more segments are refused, even if the caller made them."""
 
 

@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
-    """Serves with several processes until SIGTERM or SIGINT; see `limelens.serve.run_server.serve`."""
+    """Serves with several processes until SIGTERM or SIGINT; see `run_server.serve`."""
     config.check()
     if sys.platform != "linux":
         raise ListenError("only Linux spreads connections over processes; give --processes 1")

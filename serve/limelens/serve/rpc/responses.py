@@ -14,7 +14,7 @@ from limelens.serve.bundle.session import unit_length
 from limelens.serve.decisions.decision import Prediction
 from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.repository.model_version import ModelVersion, RejectedVersion
-from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import Limits
 from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.status import without_paths
 from limelens.v1 import classifier_service_pb2 as service_pb2

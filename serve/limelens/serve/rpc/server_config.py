@@ -1,26 +1,51 @@
 """A server's settings, as data.
 
-It loads neither gRPC nor onnxruntime, so that a process that only starts servers stays small.
+It loads neither gRPC nor onnx: a process that only starts servers stays small, and the command line
+takes its defaults from here.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from limelens.serve.access.config import AccessConfig, Tls
 from limelens.serve.addresses import is_loopback, is_unix, parse_address
-from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.errors import AccessPolicyError, InvalidRequestError, ListenError
-from limelens.serve.observing.logs import LogFormat
-from limelens.serve.repository.reload import Reload
+from limelens.serve.image.limits import MAX_DECODE_S, MAX_PIXELS, DecodeLimits
 from limelens.serve.repository.version_policy import ALL, VersionPolicy
-from limelens.serve.rpc.requests.classify import Limits
 from limelens.serve.rpc.transport.listening import check_listen
 
+if TYPE_CHECKING:
+    from limelens.serve.observing.logs import LogFormat
+    from limelens.serve.repository.reload import Reload
+
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    Args:
+        max_images: Images in one request.
+        max_pixels: Height times width of one image.
+        max_samples: Images that the model runs for one explanation.
+        max_decode_s: CPU seconds for decoding one image, in addition to a share for its bytes.
+    """
+
+    max_images: int = 64
+    max_pixels: int = MAX_PIXELS
+    max_samples: int = 10_000
+    max_decode_s: float = MAX_DECODE_S
+
+    @cached_property
+    def decoding(self) -> DecodeLimits:
+        """What decoding one image may cost."""
+        return DecodeLimits(self.max_pixels, self.max_decode_s)
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,8 @@ class ServerConfig:
 
     def check(self) -> None:
         """Refuses unsafe or contradictory settings, before anything is loaded."""
+        from limelens.serve.bundle.devices import parse_devices  # loads onnx
+
         devices = parse_devices(self.device)
         if self.processes < len(devices):
             raise InvalidRequestError(

@@ -29,8 +29,7 @@ from limelens.inference import inference_service_pb2_grpc as pb2_grpc
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
 from limelens.serve.rpc.inference.stream import IN_FLIGHT
-from limelens.serve.rpc.requests.classify import Limits
-from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.rpc.server_config import Limits, ServiceSettings
 
 NAME = "inference.GRPCInferenceService"
 RED = np.full((32, 32, 3), (255, 0, 0), np.uint8)

@@ -20,7 +20,7 @@ from limelens.serve.image import ResizeRule
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.inference.tensors import LayoutError, unpack_elements
-from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import Limits
 from limelens.serve.scheduling.inference import FittedImage, PendingImage
 
 INPUT: Final = "images"

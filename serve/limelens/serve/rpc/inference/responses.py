@@ -17,7 +17,7 @@ from limelens.serve.bundle.folder import FILE_NAME
 from limelens.serve.repository.model_version import WHOLE, ModelVersion, RejectedVersion
 from limelens.serve.rpc.inference.requests import EMBEDDING, INPUT, PROBABILITIES, Output
 from limelens.serve.rpc.inference.tensors import pack_elements, pack_floats
-from limelens.serve.rpc.requests.classify import Limits
+from limelens.serve.rpc.server_config import Limits
 from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.scheduling.statistics import Statistics
 from limelens.serve.status import without_paths

@@ -8,37 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
-from limelens.serve.image import MAX_PIXELS, Region, raw_image
+from limelens.serve.image import Region, raw_image
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.image.limits import MAX_DECODE_S, DecodeLimits
+from limelens.serve.rpc.server_config import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask for.
-
-    Args:
-        max_images: Images in one request.
-        max_pixels: Height times width of one image.
-        max_samples: Images that the model runs for one explanation.
-        max_decode_s: CPU seconds for decoding one image, in addition to a share for its bytes.
-    """
-
-    max_images: int = 64
-    max_pixels: int = MAX_PIXELS
-    max_samples: int = 10_000
-    max_decode_s: float = MAX_DECODE_S
-
-    @cached_property
-    def decoding(self) -> DecodeLimits:
-        """What decoding one image may cost."""
-        return DecodeLimits(self.max_pixels, self.max_decode_s)
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from limelens.explain import ExplainOptions, Settings
+from limelens.explain.settings import DEFAULT_NUM_SEGMENTS
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.explain_image import serving_errors
-from limelens.serve.explaining.spec import MAX_SEGMENTS, ExplainSpec
+from limelens.serve.explaining.spec import SEGMENTS_LIMIT, ExplainSpec
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.rpc.requests.classify import Limits, read_image
+from limelens.serve.rpc.requests.classify import read_image
+from limelens.serve.rpc.server_config import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2
 
 MIN_SAMPLES: Final = 10
 _MAX_SELECTED: Final = 1000
 _MAX_CONTRASTS: Final = 100
-_DEFAULT_SEGMENTS: Final = 40
-_DEFAULT_SAMPLES: Final = 1000
 _MAX_LABEL_LENGTH: Final = 100
 _ENUMS: Final[Mapping[str, Any]] = {
     "method": explanation_pb2.ExplainMethod,
@@ -64,7 +64,7 @@ def read_spec(
         num_features=request.num_features or None,
         seed=request.seed if request.HasField("seed") else None,
         hide=_hide(request.hide),
-        max_segments=MAX_SEGMENTS,
+        max_segments=SEGMENTS_LIMIT,
         deadline_ms=request.deadline_ms or None,
         started_at=arrived_at,
     )
@@ -135,7 +135,7 @@ def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
                 "max_samples", "given together with num_samples; expected one of them"
             )
         name, given = "max_samples", request.max_samples
-    usual = min(_DEFAULT_SAMPLES, limits.max_samples)
+    usual = min(Settings.num_samples, limits.max_samples)
     num_samples = given or usual
     if not MIN_SAMPLES <= num_samples <= limits.max_samples:
         raise InvalidRequestError(
@@ -249,12 +249,12 @@ def _segmentation(message: explanation_pb2.Segmentation, *, is_lime: bool) -> Ex
     options = ExplainOptions(segmentation=given, segmentation_options=parameters or None)
     num_segments = message.num_segments
     if method in ("slic", "grid"):
-        if num_segments != 0 and not 2 <= num_segments <= MAX_SEGMENTS:
+        if num_segments != 0 and not 2 <= num_segments <= SEGMENTS_LIMIT:
             raise InvalidRequestError(
                 "segmentation.num_segments",
-                f"{num_segments}; expected 2 to {MAX_SEGMENTS}, or 0 for {_DEFAULT_SEGMENTS}",
+                f"{num_segments}; expected 2 to {SEGMENTS_LIMIT}, or 0 for {DEFAULT_NUM_SEGMENTS}",
             )
-        options["num_segments"] = num_segments or _DEFAULT_SEGMENTS
+        options["num_segments"] = num_segments or DEFAULT_NUM_SEGMENTS
     elif num_segments:
         raise InvalidRequestError(
             "segmentation.num_segments", f"{method} finds its own number; expected 0"

@@ -10,8 +10,9 @@ from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.image import Region
 from limelens.serve.image.encoded import EncodedImage
-from limelens.serve.rpc.requests.classify import ClassifyOptions, Limits, read_options, read_region
+from limelens.serve.rpc.requests.classify import ClassifyOptions, read_options, read_region
 from limelens.serve.rpc.requests.explain import read_spec
+from limelens.serve.rpc.server_config import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 _MAX_STREAM_SEGMENTS: Final = 1024 * 1024
