@@ -1,4 +1,4 @@
-"""What both clients do, written once: requests, batches, reconnects, errors.
+"""What both clients do, written once: requests, batches, errors.
 
 It awaits everything that may take time through a `Transport`, and knows neither threads nor event
 loops. `AsyncClient` runs it on asyncio; `Client` runs it in the caller's thread.
@@ -13,14 +13,11 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Callable,
-    Coroutine,
     Iterable,
     Iterator,
-    Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Literal, Protocol, Unpack, overload
+from typing import Any, Final, Literal, Unpack, overload
 
 import grpc
 
@@ -37,7 +34,8 @@ from limelens.serve.client.bulk import (
 )
 from limelens.serve.client.channels import Channel, Channels
 from limelens.serve.client.connection import Connection
-from limelens.serve.client.feeding import PAUSE_S, Feed
+from limelens.serve.client.feeding import Feed
+from limelens.serve.client.frame_stream import FrameStream
 from limelens.serve.client.requests import (
     CallArguments,
     ClassifyArguments,
@@ -49,7 +47,6 @@ from limelens.serve.client.requests import (
     classify_request,
     embed_request,
     explain_request,
-    frame_request,
     several,
     stream_config,
 )
@@ -57,7 +54,6 @@ from limelens.serve.client.responses import (
     classification,
     embeddings,
     explanation_update,
-    frame_answer,
     model_info,
     served_explanation,
 )
@@ -71,6 +67,7 @@ from limelens.serve.client.results import (
     PartialClassification,
     ServedExplanation,
 )
+from limelens.serve.client.transport import Transport
 from limelens.serve.decisions.decision import Prediction
 from limelens.serve.errors import (
     InvalidRequestError,
@@ -83,56 +80,6 @@ from limelens.v1 import classifier_service_pb2 as service_pb2
 
 _CONNECT_S: Final = 10.0
 """How long another connection may take to open."""
-
-
-class Transport(Protocol):
-    """How a client waits: all that `Client` and `AsyncClient` do not share."""
-
-    def open(self, connection: Connection) -> Channel:
-        """Makes a channel without connecting it."""
-
-    async def is_ready(self, channel: Channel, timeout_s: float) -> bool:
-        """Connects a channel; False if that fails or takes longer than `timeout_s`."""
-
-    async def close(self, channel: Channel) -> None:
-        """Closes a channel, connected or not; its calls are cancelled."""
-
-    async def token(self, give: Callable[[], Any]) -> str | None:
-        """Calls the caller's function that returns a fresh token."""
-
-    async def unary(self, method: Any, request: Any, **options: Any) -> Any:
-        """Sends one request and waits for its response."""
-
-    def responses(self, call: Any) -> AsyncGenerator[Any, None]:
-        """Yields the responses of a stream as they come."""
-
-    def requests(self, messages: AsyncGenerator[Any, None]) -> Any:
-        """Turns the messages of a stream into what gRPC reads."""
-
-    def items(self, source: Any) -> AsyncIterator[Any]:
-        """Reads a caller's iterable without holding anything else up."""
-
-    async def in_thread(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """Calls a function that reads files or encodes images."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Waits."""
-
-    def signal(self) -> Any:
-        """A lock for the state of one stream, entered by `with`.
-
-        While it is entered, `notify_all()` wakes those who wait for a change, and
-        `await until(condition)` waits until a condition holds.
-        """
-
-    def start(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
-        """Runs a coroutine in the background; the handle is for `result` and `stop`."""
-
-    async def result(self, handle: Any) -> Any:
-        """Waits for the result of what was started."""
-
-    async def stop(self, handles: Sequence[Any], *, may_hang: bool) -> None:
-        """Ends what was started; of what `may_hang`, such as a camera, it only asks that."""
 
 
 class Calls:
@@ -349,14 +296,16 @@ class Calls:
             OSError: A frame's file cannot be read.
             Exception: The error that `frames` raises, after the answers to earlier frames.
         """
-        return self._frame_answers(
+        named: CallArguments = {"request_id": request_id}
+        stream = FrameStream(
+            self._transport,
+            self._stub,
+            lambda: self._metadata(named),
             Feed(drop_old),
-            frames,
             stream_config(**arguments),
-            {"request_id": request_id},
-            reconnect,
-            wait_for_ready,
+            wait_for_ready=wait_for_ready,
         )
+        return stream.answers(frames, reconnect=reconnect)
 
     async def models(
         self, *, timeout_s: float | None = None, request_id: str | None = None
@@ -472,129 +421,6 @@ class Calls:
             except PermissionDeniedError:  # a caller who may classify need not see the models
                 self._max_images[key] = BATCH_SIZE
         return self._max_images[key]
-
-    async def _frame_answers(
-        self,
-        feed: Feed,
-        frames: Any,
-        config: service_pb2.ClassifyStreamRequest,
-        arguments: CallArguments,
-        reconnect: bool,
-        wait_for_ready: bool,
-    ) -> AsyncGenerator[FrameAnswer, None]:
-        changed = self._transport.signal()
-        reading = self._transport.start(self._read_frames, frames, feed, changed)
-        try:
-            while True:
-                failure: LimelensError | None = None
-                connected = self._one_connection(feed, changed, config, arguments, wait_for_ready)
-                try:
-                    async with aclosing(connected) as answers:
-                        async for answer in answers:
-                            yield answer
-                except LimelensError as error:
-                    failure = error
-                with changed:
-                    pause_s = feed.pause_after(failure) if reconnect and failure else None
-                    given_up = feed.take_given_up()
-                for answer in given_up:
-                    yield answer
-                if feed.error is not None:
-                    raise feed.error
-                if failure is not None and pause_s is None:
-                    raise failure
-                if pause_s is None:
-                    return
-                await self._transport.sleep(pause_s)
-                with changed:
-                    await changed.until(lambda: feed.closed or feed.has_next or feed.is_empty)
-                if feed.is_empty:
-                    if feed.error is not None:
-                        raise feed.error
-                    return
-        finally:
-            with changed:
-                feed.closed = True
-                changed.notify_all()
-            await self._transport.stop([reading], may_hang=True)
-
-    async def _one_connection(
-        self,
-        feed: Feed,
-        changed: Any,
-        config: service_pb2.ClassifyStreamRequest,
-        arguments: CallArguments,
-        wait_for_ready: bool,
-    ) -> AsyncGenerator[FrameAnswer, None]:
-        """The answers that come over one connection, until it ends or fails."""
-        metadata = await self._metadata(arguments)
-        ended = False
-
-        async def messages() -> AsyncGenerator[service_pb2.ClassifyStreamRequest, None]:
-            """What is sent; gRPC takes the next message once the last is on its way."""
-            yield config
-            while True:
-                with changed:
-                    await changed.until(
-                        lambda: feed.closed or ended or feed.has_next or feed.is_empty
-                    )
-                    if feed.closed or ended or not feed.has_next:
-                        return
-                    frame = feed.take()
-                    changed.notify_all()
-                try:
-                    message = await self._transport.in_thread(frame_request, frame)
-                except Exception as error:  # gRPC would end the stream and hide why
-                    with changed:
-                        feed.end(error)
-                    return
-                yield message
-
-        async with self._stub() as stub:
-            call = stub.ClassifyStream(
-                self._transport.requests(messages()),
-                wait_for_ready=wait_for_ready,
-                metadata=metadata,
-            )
-            try:
-                async with aclosing(self._transport.responses(call)) as responses:
-                    async for response in responses:
-                        with changed:
-                            answers = feed.received(frame_answer(response))
-                            changed.notify_all()
-                        for answer in answers:
-                            yield answer
-            finally:
-                call.cancel()
-                with changed:
-                    ended = True
-                    changed.notify_all()
-
-    async def _read_frames(self, frames: Any, feed: Feed, changed: Any) -> None:
-        """Reads the camera while its frames are wanted."""
-        failure: Exception | None = None
-        try:
-            source = self._transport.items(frames)
-            while True:
-                with changed:
-                    await changed.until(lambda: feed.closed or feed.wants)
-                    if feed.closed:
-                        return
-                try:
-                    frame = await anext(source)
-                except StopAsyncIteration:
-                    return
-                with changed:
-                    overtook = feed.put(frame)
-                    changed.notify_all()
-                # A source that never waits must not keep the sender or a core busy.
-                await self._transport.sleep(PAUSE_S if overtook else 0)
-        except Exception as error:
-            failure = error
-        finally:
-            with changed:
-                feed.end(failure)
-                changed.notify_all()
 
 
 def _own_error(error: grpc.RpcError | asyncio.CancelledError) -> LimelensError | None:
