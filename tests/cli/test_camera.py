@@ -138,11 +138,11 @@ def test_an_unwritable_overlay_is_reported_once_and_watching_continues(
 
 
 def test_long_names_are_cut_in_file_names() -> None:
-    from limelens.cli.camera import _file_name
+    from limelens.cli.camera.report import file_name
 
-    assert _file_name("front door/2") == "front_door_2"
-    assert _file_name("é" * 200) == "é" * 40
-    assert len(_file_name("漢字" * 100).encode()) <= 80
+    assert file_name("front door/2") == "front_door_2"
+    assert file_name("é" * 200) == "é" * 40
+    assert len(file_name("漢字" * 100).encode()) <= 80
 
 
 def test_overlays_of_alerts_only(

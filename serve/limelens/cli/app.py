@@ -15,7 +15,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from limelens.cli import bench, camera, classifying, demo, doctor, serving, signing, similar, tokens
+from limelens.cli import bench, classifying, demo, doctor, serving, signing, similar, tokens
+from limelens.cli.camera import watching
 from limelens.cli.explain import explaining
 from limelens.cli.terminal import streams
 from limelens.cli.terminal.helping import Command, Group
@@ -45,7 +46,7 @@ _COMMANDS = {
     ),
     "Serve and call": (
         serving.serve, tokens.token, signing.sign, classifying.classify, explaining.explain,
-        camera.camera, similar.index, similar.similar, bench.bench, doctor.doctor, demo.demo,
+        watching.camera, similar.index, similar.similar, bench.bench, doctor.doctor, demo.demo,
     ),
 }  # fmt: skip
 for _panel, _commands in _COMMANDS.items():

@@ -238,19 +238,19 @@ def test_joined_recordings_are_read_to_their_end(tmp_path: Path) -> None:
 
 def test_a_video_without_timestamps_uses_its_rate_with_a_warning(tmp_path: Path) -> None:
     path = save_video(tmp_path / "raw.h264", [RED] * 40)
-    told: list[str] = []
-    with open_source(path, max_fps=2, tell=told.append) as source:
+    reported: list[str] = []
+    with open_source(path, max_fps=2, report=reported.append) as source:
         assert len(list(source)) == 8
-    assert told == [f"{path}: frames without timestamps; they are taken to come at 10 a second"]
+    assert reported == [f"{path}: frames without timestamps; they are taken to come at 10 a second"]
 
 
 def test_dangling_links_in_a_folder_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(RED))
     (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
-    told: list[str] = []
-    with open_source(tmp_path, tell=told.append) as source:
+    reported: list[str] = []
+    with open_source(tmp_path, report=reported.append) as source:
         assert len(list(source)) == 1
-    assert "b.jpg: a link to" in told[0]
+    assert "b.jpg: a link to" in reported[0]
 
 
 @pytest.mark.parametrize(
@@ -350,8 +350,8 @@ def test_a_camera_keeps_to_the_frame_rate_limit(fake_camera: FakeCamera) -> None
 
 
 def test_a_lost_camera_is_reopened(fake_camera: FakeCamera) -> None:
-    told: list[str] = []
-    with open_source(fake_camera.url, tell=told.append) as source:
+    reported: list[str] = []
+    with open_source(fake_camera.url, report=reported.append) as source:
         frames = iter(source)
         assert strongest(next(frames).image) == "r"
         fake_camera.refusing = True
@@ -363,11 +363,11 @@ def test_a_lost_camera_is_reopened(fake_camera: FakeCamera) -> None:
                 break
         # ffmpeg itself may connect more than once to find out what it is.
         assert fake_camera.num_connections >= 2
-    assert len(told) == 2
-    assert told[0].startswith(f"http://{fake_camera.address}/…: ")
-    assert told[0].endswith("; looking for it again")
-    assert told[1] == f"http://{fake_camera.address}/…: found again"
-    assert "secret" not in "".join(told)
+    assert len(reported) == 2
+    assert reported[0].startswith(f"http://{fake_camera.address}/…: ")
+    assert reported[0].endswith("; looking for it again")
+    assert reported[1] == f"http://{fake_camera.address}/…: found again"
+    assert "secret" not in "".join(reported)
 
 
 def test_stopping_ends_every_wait(fake_camera: FakeCamera) -> None:
@@ -452,8 +452,8 @@ def test_each_change_of_a_file_is_explained_however_fast_it_is_read(
             explain_on_change={"num_samples": 500},
             explain_alerts_only=alerts_only,
         )
-        told = [one.answer.explanation for one in watching]
-    statuses = [one.status for one in told if one is not None]
+        reported = [one.answer.explanation for one in watching]
+    statuses = [one.status for one in reported if one is not None]
     assert statuses == [ChangeStatus.EXPLAINED] * (4 if alerts_only else 12)
 
 
@@ -471,9 +471,9 @@ def test_a_camera_continues_when_its_server_comes_back(
     start_server: Callable[..., Any], fake_camera: FakeCamera
 ) -> None:
     server = start_server()
-    told: list[str] = []
+    reported: list[str] = []
     with Client(server.address) as client, open_source(fake_camera.url) as source:
-        watching = watch(client, source, tell=told.append)
+        watching = watch(client, source, report=reported.append)
         # On a busy machine the first frames may be overtaken.
         classified = next(seen for seen in watching if seen.answer.prediction is not None)
         assert classified.answer.smoothed_label == "red"
@@ -481,10 +481,10 @@ def test_a_camera_continues_when_its_server_comes_back(
         again = threading.Timer(0.5, lambda: start_server(listen=server.address))
         again.start()
         for seen in watching:
-            if told and seen.answer.prediction is not None:
+            if reported and seen.answer.prediction is not None:
                 break
         again.join()
-        assert "trying again" in told[0]
+        assert "trying again" in reported[0]
         source.stop()
         list(watching)
 
@@ -501,7 +501,7 @@ def test_after_an_outage_the_frames_are_new(
     server = start_server()
     lost = threading.Event()
     with Client(server.address) as client, open_source(fake_camera.url) as source:
-        watching = watch(client, source, tell=lambda _message: lost.set())
+        watching = watch(client, source, report=lambda _message: lost.set())
         lose(server, watching)
 
         def come_back() -> None:
@@ -527,15 +527,15 @@ def test_stopping_while_the_server_is_lost_is_no_error(
     start_server: Callable[..., Any], fake_camera: FakeCamera
 ) -> None:
     server = start_server()
-    told: list[str] = []
+    reported: list[str] = []
     with Client(server.address) as client, open_source(fake_camera.url) as source:
-        watching = watch(client, source, tell=told.append)
+        watching = watch(client, source, report=reported.append)
         lose(server, watching)
         stopping = threading.Timer(3.0, source.stop)
         stopping.start()
         list(watching)  # ends, though nobody answers any more
         stopping.join()
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def test_a_file_ends_with_its_server(start_server: Callable[..., Any], tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class Source:
         is_live: bool,
         max_fps: float | None,
         quality: int,
-        tell: Callable[[str], object],
+        report: Callable[[str], object],
     ) -> None:
         self.name = where.name
         self.is_live = is_live
@@ -113,7 +113,7 @@ class Source:
         self._files = files
         self._interval_s = 1 / max_fps if max_fps else 0.0
         self._quality = quality
-        self._tell = tell
+        self._report = report
         self._slot = _Slot()
         self._stopped = threading.Event()
         self._next_id = 0
@@ -203,12 +203,12 @@ class Source:
                 last = error
             if self.is_stopped:
                 return
-            self._tell(f"{last or f'{self.name}: the camera ended'}; looking for it again")
+            self._report(f"{last or f'{self.name}: the camera ended'}; looking for it again")
             found = self._find_again()
             if found is None:
                 return
             video = found
-            self._tell(f"{self.name}: found again")
+            self._report(f"{self.name}: found again")
 
     def _find_again(self) -> Video | None:
         """Reopens the camera as soon as possible; None if it was stopped."""
@@ -242,7 +242,7 @@ class Source:
                 if goes_by_time:
                     if timeline.num_without >= _ENOUGH_WITHOUT and not is_reported:
                         is_reported = True
-                        self._tell(
+                        self._report(
                             f"{self.name}: frames without timestamps; they are taken to come at "
                             f"{video.rate:.3g} a second"
                         )
@@ -258,7 +258,7 @@ class Source:
 
                 self._slot.put(_Read(encode, captured_at, at), may_replace=self.is_live)
             if video.num_broken and not video.is_endless:
-                self._tell(f"{self.name}: {video.num_broken} packets could not be decoded")
+                self._report(f"{self.name}: {video.num_broken} packets could not be decoded")
         finally:
             video.close()
 
@@ -269,7 +269,7 @@ def open_source(
     live: bool | None = None,
     max_fps: float | None = None,
     quality: int = DEFAULT_QUALITY,
-    tell: Callable[[str], object] = _log.warning,
+    report: Callable[[str], object] = _log.warning,
 ) -> Source:
     """Opens a camera, a video or a folder of images.
 
@@ -283,7 +283,7 @@ def open_source(
         max_fps: Limit on frames a second, for a file by its timestamps; None is no limit. Images
             are not limited.
         quality: JPEG quality of decoded frames, 1 to 95. Images are sent as they are.
-        tell: Called from another thread with a sentence when a camera is lost or found again.
+        report: Called from another thread with a sentence when a camera is lost or found again.
 
     Raises:
         SourceError: It cannot be opened.
@@ -296,7 +296,7 @@ def open_source(
         found = images(Path(where.path))
         files = found.images or found.files
         for one in found.unreachable[:1]:
-            tell(f"{len(found.unreachable)} left out, such as {one.path}: {one.reason}")
+            report(f"{len(found.unreachable)} left out, such as {one.path}: {one.reason}")
     else:
         video = Video(where)
     if live is None:
@@ -308,5 +308,5 @@ def open_source(
         is_live=live and video is not None,
         max_fps=max_fps,
         quality=quality,
-        tell=tell,
+        report=report,
     )

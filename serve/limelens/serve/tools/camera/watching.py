@@ -33,7 +33,7 @@ def watch(
     client: Client,
     source: Source,
     *,
-    tell: Callable[[str], object] = lambda _message: None,
+    report: Callable[[str], object] = lambda _message: None,
     **settings: Any,
 ) -> Iterator[SourceAnswer]:
     """Classifies a source's frames.
@@ -46,7 +46,7 @@ def watch(
     Args:
         client: Calls the server.
         source: Gives the frames.
-        tell: Called with a sentence when the server is lost, once until it answers again.
+        report: Called with a sentence when the server is lost, once until it answers again.
         settings: As for `Client.stream`.
 
     Yields:
@@ -70,7 +70,7 @@ def watch(
             if not source.is_live:
                 raise
             if not is_reported:
-                tell(f"{error}; trying again")
+                report(f"{error}; trying again")
             is_reported = True
             places.clear()
             source.wait_stopped(

@@ -1,0 +1,1 @@
+"""`limelens camera`: the command, what it counts and writes, and what it prints."""

@@ -1,0 +1,119 @@
+"""What `limelens camera` prints while it runs: lines for changes, a status line, messages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from limelens.cli.camera.report import BAD, Report, answer_document
+from limelens.cli.terminal.printing import err, out
+
+if TYPE_CHECKING:
+    from limelens.serve.client.results import FrameAnswer
+    from limelens.serve.tools.camera import SourceAnswer
+
+
+class _Messages:
+    """Prints messages to stderr, or above the status line that another console draws."""
+
+    def __init__(self) -> None:
+        self.console = err
+
+    def __call__(self, message: str) -> None:
+        self.console.print(escape(message))
+
+    @contextmanager
+    def above(self, console: Console) -> Iterator[None]:
+        """Prints messages above the status line of a console."""
+        self.console = console
+        try:
+            yield
+        finally:
+            self.console = err
+
+
+messages: Final = _Messages()
+
+
+@contextmanager
+def nothing(_report: Report) -> Iterator[Any]:
+    """Prints no answer."""
+    yield lambda _found, _written: None
+
+
+@contextmanager
+def jsonl(_report: Report) -> Iterator[Any]:
+    """A line of JSON for each answer."""
+
+    def print_answer(found: SourceAnswer, written: Path | None) -> None:
+        sys.stdout.write(json.dumps(answer_document(found, written)) + "\n")
+        sys.stdout.flush()
+
+    yield print_answer
+
+
+@contextmanager
+def lines(report: Report) -> Iterator[Any]:
+    """A line for each change, and on a terminal a status line."""
+    if not out.is_terminal:
+        yield _print_news
+        return
+    with (
+        Live(console=out, auto_refresh=True, refresh_per_second=5, transient=True) as live,
+        messages.above(out if err.is_terminal else err),
+    ):
+
+        def print_answer(found: SourceAnswer, written: Path | None) -> None:
+            _print_news(found, written)
+            if found.answer.prediction is not None:
+                live.update(_status(report, found.answer))
+
+        yield print_answer
+
+
+def _print_news(found: SourceAnswer, written: Path | None) -> None:
+    answer = found.answer
+    where = f"{datetime.now():%H:%M:%S}  frame {answer.frame_id}"
+    if found.place:
+        where += f" ({escape(found.place)})"
+    if (change := answer.explanation) is not None:
+        if change.explanation is None:
+            out.print(f"{where}  {escape(change.label)} is not explained: {escape(change.reason)}")
+        elif written is not None:
+            out.print(f"{where}  why {escape(change.label)}: {escape(str(written))}")
+        return
+    if answer.status in BAD:
+        messages.console.print(f"{where}: [red]{escape(answer.reason)}[/]")
+    if answer.changed:
+        out.print(f"{where}  {_decision(answer)}")
+
+
+def _decision(answer: FrameAnswer) -> str:
+    if answer.smoothed_label is None:
+        return "[dim]unknown[/]"
+    label = escape(answer.smoothed_label)
+    return f"[bold red]{label}[/] [red](alert)[/]" if answer.alert else f"[bold]{label}[/]"
+
+
+def _status(report: Report, answer: FrameAnswer) -> Text:
+    scores = answer.prediction.scores if answer.prediction is not None else ()
+    best = f"{escape(scores[0].label)} {scores[0].probability:.2f}" if scores else ""
+    dropped = answer.dropped_frames + report.source.num_skipped
+    line = (
+        f"{_decision(answer)}   [dim]now {best}   {report.fps:.1f} frames/s   {dropped} dropped   "
+        f"{answer.timings_ms.total:.0f} ms[/]"
+    )
+    # A line that wraps would leave its second half behind when it is drawn again.
+    text = Text.from_markup(line, overflow="ellipsis")
+    text.no_wrap = True
+    return text

@@ -1,0 +1,203 @@
+"""What `limelens camera` counts and writes: statuses, changes, and a file for each overlay."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from limelens.cli.classifying import prediction_document
+from limelens.cli.explain.explanations import explanation_document
+from limelens.serve.files import write_whole
+from limelens.serve.wording import counted
+
+if TYPE_CHECKING:
+    from limelens.serve.client.results import FrameAnswer, ModelInfo
+    from limelens.serve.tools.camera import Source, SourceAnswer
+
+BAD: Final = ("invalid", "failed")
+"""Statuses of frames that could not be classified."""
+_MAX_CHANGES: Final = 1000
+"""The last changes, which the document at the end names."""
+_RATE_OVER_S: Final = 5.0
+_LONGEST_PART: Final = 80
+"""Bytes of a camera's name and of a label in the name of a file."""
+
+
+class Report:
+    """Counts and changes so far.
+
+    Args:
+        source: The camera, video or folder.
+        model: What the server says of the model; None if the caller may not know.
+        camera_id: The camera's name, for overlays' names.
+        folder: Where overlays are written; None is nowhere.
+        warn: Called with a sentence when an overlay cannot be written.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        model: ModelInfo | None,
+        camera_id: str,
+        folder: Path | None,
+        warn: Callable[[str], object],
+    ) -> None:
+        self.source = source
+        self._model = model
+        self._camera_id = camera_id
+        self._folder = folder
+        self._warn = warn
+        self._began = time.monotonic()
+        self._statuses: Counter[str] = Counter()
+        self._explained: Counter[str] = Counter()
+        self._last: FrameAnswer | None = None
+        self._num_changes = 0
+        self._is_disk_reported = False
+        self._changes: deque[dict[str, Any]] = deque(maxlen=_MAX_CHANGES)
+        self._classified: deque[float] = deque()
+
+    def add(self, found: SourceAnswer) -> Path | None:
+        """Counts an answer; returns the file of its overlay."""
+        answer = found.answer
+        self._last = answer
+        if answer.explanation is not None:
+            self._explained[answer.explanation.status.value] += 1
+            written = self._write(answer)
+            for change in reversed(self._changes):
+                if change["frame_id"] == answer.frame_id:
+                    change["overlay"] = None if written is None else str(written)
+                    break
+            return written
+        if answer.status != "decision_expired":
+            self._statuses[answer.status.value] += 1
+        if answer.status == "classified":
+            now = time.monotonic()
+            self._classified.append(now)
+            while self._classified[0] < now - _RATE_OVER_S:
+                self._classified.popleft()
+        if answer.changed:
+            self._num_changes += 1
+            self._changes.append(
+                {
+                    "frame_id": answer.frame_id,
+                    "place": found.place,
+                    "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+                    "label": answer.smoothed_label,
+                    "alert": answer.alert,
+                }
+            )
+        return None
+
+    @property
+    def num_bad(self) -> int:
+        """Frames that could not be classified."""
+        return sum(self._statuses[status] for status in BAD)
+
+    @property
+    def fps(self) -> float:
+        """Frames classified a second, over the last seconds."""
+        if not self._classified:
+            return 0.0
+        now = time.monotonic()
+        recent = sum(at > now - _RATE_OVER_S for at in self._classified)
+        return recent / max(min(_RATE_OVER_S, now - self._began), 0.1)
+
+    def document(self) -> dict[str, Any]:
+        """The document of `--json`."""
+        last = self._last
+        model, info = None if last is None else last.model, self._model
+        return {
+            "source": self.source.name,
+            "camera_id": self._camera_id,
+            "model": model.name if model else info.name if info else None,
+            "version": model.version if model else info.version if info else None,
+            "provider": model.provider if model else info.provider if info else None,
+            "seconds": round(time.monotonic() - self._began, 3),
+            "num_frames": sum(self._statuses.values()),
+            "statuses": dict(self._statuses),
+            "dropped_frames": 0 if last is None else last.dropped_frames,
+            "skipped_frames": self.source.num_skipped,
+            "decision": None if last is None else last.smoothed_label,
+            "alert": last is not None and last.alert,
+            "num_changes": self._num_changes,
+            "changes": list(self._changes),
+            "explanations": dict(self._explained),
+        }
+
+    def summary(self) -> str:
+        """The last line that is printed."""
+        num_frames = sum(self._statuses.values())
+        others = ", ".join(
+            f"{count} {status}"
+            for status, count in self._statuses.items()
+            if status != "classified"
+        )
+        return (
+            f"{counted(num_frames, 'frame')}{f' ({others})' if others else ''}, "
+            f"{counted(self._num_changes, 'change')}, "
+            f"{self.source.num_skipped} skipped"
+        )
+
+    def _write(self, answer: FrameAnswer) -> Path | None:
+        change = answer.explanation
+        if self._folder is None or change is None or change.explanation is None:
+            return None
+        name = f"{file_name(self._camera_id)}-{answer.frame_id:06}-{file_name(change.label)}.png"
+        path = self._folder / name
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, change.explanation.explanations[0].overlay_png)
+        except OSError as error:
+            # Watching matters more than an overlay.
+            if not self._is_disk_reported:
+                self._warn(
+                    f"{path}: {error.strerror}; going on without overlays that cannot be written"
+                )
+            self._is_disk_reported = True
+            return None
+        self._is_disk_reported = False
+        return path
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file name, short enough for every file system."""
+    plain = re.sub(r"[^\w-]+", "_", text).encode()[:_LONGEST_PART]
+    return plain.decode(errors="ignore")
+
+
+def answer_document(found: SourceAnswer, written: Path | None) -> dict[str, Any]:
+    """An answer as a line of `--jsonl`, with the file of its overlay."""
+    answer, prediction = found.answer, found.answer.prediction
+    line: dict[str, Any] = {
+        "frame_id": answer.frame_id,
+        "place": found.place,
+        "status": answer.status.value,
+        "smoothed_label": answer.smoothed_label,
+        "changed": answer.changed,
+        "alert": answer.alert,
+        "dropped_frames": answer.dropped_frames,
+        "reason": answer.reason,
+        "model": answer.model.name,
+        "version": answer.model.version,
+        "provider": answer.model.provider,
+        "capture_time": answer.capture_time and answer.capture_time.isoformat(),
+        "total_ms": answer.timings_ms.total,
+    }
+    if prediction is not None:
+        line |= prediction_document(prediction)
+    if (change := answer.explanation) is not None:
+        line["explanation"] = {
+            "status": change.status.value,
+            "label": change.label,
+            "reason": change.reason,
+            "superseded_changes": change.superseded_changes,
+            "overlay": None if written is None else str(written),
+        }
+        if change.explanation is not None:
+            line["explanation"] |= explanation_document(Path(found.place), change.explanation)
+    return line
