@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.speed_models import shipped_model
 from limelens.cli.explain.explaining import NUM_PARALLEL_LOCALLY
 from limelens.serve.client.in_process import local_client
-from limelens.serve.tools.explain_report.bulk import LabeledFile, explain_many
+from limelens.serve.tools.explain_report.explain_many import LabeledFile, explain_many
 from limelens.train.synthetic import write_dataset
 
 

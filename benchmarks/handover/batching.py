@@ -24,7 +24,7 @@ from limelens.serve.bundle.execution.batch_sizes import (
     batch_sizes,
 )
 from limelens.serve.bundle.execution.device_thread import device_thread
-from limelens.serve.bundle.execution.prepared import Place
+from limelens.serve.bundle.execution.prepared import DevicePlacement
 
 _OUTPUTS: Final = ("probabilities",)
 
@@ -61,7 +61,7 @@ def _runs_on_cpu(bundle: Bundle) -> BatchRuns:
     """The same code for the CPU, where it gains nothing but can be tested."""
     opened = OpenedSession(bundle.session)
     thread = device_thread("cpu")
-    runs = BatchRuns(lambda: opened, bundle.input_size, thread, Place("cpu", 0))
+    runs = BatchRuns(lambda: opened, bundle.input_size, thread, DevicePlacement("cpu", 0))
     runs.prepare_all(batch_sizes(MAX_BATCH_SIZE))
     return runs
 

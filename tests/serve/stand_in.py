@@ -22,7 +22,7 @@ from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.bundle.devices import CUDA
 from limelens.serve.bundle.execution.batch_sizes import BatchRuns, OpenedSession, batch_sizes
 from limelens.serve.bundle.execution.device_thread import DeviceThread
-from limelens.serve.bundle.execution.prepared import Place
+from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.loading import rows_of
 from limelens.serve.bundle.session import Gpu
 
@@ -115,7 +115,7 @@ def on_gpu(
 ) -> tuple[Gpu, BatchRuns, str]:
     """As `_on_gpu` of `limelens.serve.bundle.loading`."""
     thread = thread or DeviceThread("stand-in")
-    place = Place("cpu", 0)
+    place = DevicePlacement("cpu", 0)
 
     def opened(graph: bytes) -> OpenedSession:
         session = open_session(graph) if open_session else StrictSession(graph, on_run)

@@ -30,10 +30,10 @@ STDIN: Final = Path("-")
 DEFAULT_SERVER: Final = "127.0.0.1:8500"
 _MOST: Final = 2**31 - 1
 
-Server = Annotated[
+ServerOption = Annotated[
     str | None, option("The server to call.", metavar="HOST:PORT", show_default=DEFAULT_SERVER)
 ]
-Model = Annotated[
+ModelOption = Annotated[
     str | None,
     option(
         "A model.onnx to run in this process without a server, or the name of a model on the "
@@ -70,8 +70,8 @@ def classify(
             show_default=False,
         ),
     ],
-    server: Server = None,
-    model: Model = None,
+    server: ServerOption = None,
+    model: ModelOption = None,
     version: Version = 0,
     device: Device = "auto",
     region: RegionOption = None,

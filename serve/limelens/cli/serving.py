@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limelens.cli.options import limits, option, settings_of
+from limelens.cli.options import limit_options, option, settings_of
 from limelens.cli.terminal import streams
 from limelens.serve.access.config import AccessConfig, JwtConfig, Tls
 from limelens.serve.errors import InvalidRequestError, LimelensError
@@ -148,21 +148,21 @@ def serve(
             "--production",
         ),
     ] = False,
-    max_batch_size: limits.MaxBatchSize = ServiceSettings.max_batch_size,
-    max_queue: limits.MaxQueue = ServiceSettings.max_queue,
-    max_images: limits.MaxImages = Limits.max_images,
-    max_pixels: limits.MaxPixels = Limits.max_pixels,
-    max_decode_s: limits.MaxDecodeS = Limits.max_decode_s,
-    max_samples: limits.MaxSamples = Limits.max_samples,
-    max_message_bytes: limits.MaxMessageBytes = ServerConfig.max_message_bytes,
-    max_waiting_bytes: limits.MaxWaitingBytes = ServiceSettings.max_waiting_bytes,
-    max_calls: limits.MaxCalls = ServerConfig.max_calls,
-    max_streams: limits.MaxStreams = ServiceSettings.max_streams,
-    max_explanations: limits.MaxExplanations = ServiceSettings.max_explanations,
-    max_waiting_explanations: limits.MaxWaitingExplanations = (
+    max_batch_size: limit_options.MaxBatchSize = ServiceSettings.max_batch_size,
+    max_queue: limit_options.MaxQueue = ServiceSettings.max_queue,
+    max_images: limit_options.MaxImages = Limits.max_images,
+    max_pixels: limit_options.MaxPixels = Limits.max_pixels,
+    max_decode_s: limit_options.MaxDecodeS = Limits.max_decode_s,
+    max_samples: limit_options.MaxSamples = Limits.max_samples,
+    max_message_bytes: limit_options.MaxMessageBytes = ServerConfig.max_message_bytes,
+    max_waiting_bytes: limit_options.MaxWaitingBytes = ServiceSettings.max_waiting_bytes,
+    max_calls: limit_options.MaxCalls = ServerConfig.max_calls,
+    max_streams: limit_options.MaxStreams = ServiceSettings.max_streams,
+    max_explanations: limit_options.MaxExplanations = ServiceSettings.max_explanations,
+    max_waiting_explanations: limit_options.MaxWaitingExplanations = (
         ServiceSettings.max_waiting_explanations
     ),
-    stream_idle_s: limits.StreamIdleS = ServiceSettings.stream_idle_s,
+    stream_idle_s: limit_options.StreamIdleS = ServiceSettings.stream_idle_s,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], option("Level of the log on stderr.")
     ] = "warning",

@@ -15,9 +15,9 @@ from rich.table import Table
 from limelens.cli.classifying import (
     STDIN,
     Device,
-    Model,
+    ModelOption,
     RegionOption,
-    Server,
+    ServerOption,
     Version,
     image_of,
     of_image,
@@ -51,8 +51,8 @@ def index(
     path: Annotated[
         Path, option("The file to write.", "--out", metavar="INDEX", show_default=False)
     ],
-    server: Server = None,
-    model: Model = None,
+    server: ServerOption = None,
+    model: ModelOption = None,
     version: Version = 0,
     device: Device = "auto",
     credentials: Credentials = NOTHING,
@@ -111,8 +111,8 @@ def similar(
         ),
     ],
     k: Annotated[int, option("Neighbours of each image.", "--k", "-k", min=1)] = 5,
-    server: Server = None,
-    model: Model = None,
+    server: ServerOption = None,
+    model: ModelOption = None,
     version: Annotated[int, option("Version of the model.", min=0, show_default="the index's")] = 0,
     device: Device = "auto",
     region: RegionOption = None,

@@ -50,19 +50,21 @@ class Call:
         return fields
 
 
-current: Final[contextvars.ContextVar[Call | None]] = contextvars.ContextVar("call", default=None)
+current_call: Final[contextvars.ContextVar[Call | None]] = contextvars.ContextVar(
+    "call", default=None
+)
 """The call that is being handled; None outside of calls and in worker threads."""
 
 
 def note_model(name: str, version: int) -> None:
     """Notes on the current call which model responds."""
-    call = current.get()
+    call = current_call.get()
     if call is not None:
         call.model, call.version = name, version
 
 
 def note_caller(name: str) -> None:
     """Notes on the current call who sent it."""
-    call = current.get()
+    call = current_call.get()
     if call is not None:
         call.caller = name

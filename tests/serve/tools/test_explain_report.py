@@ -17,7 +17,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import InvalidRequestError, NotFoundError, UnavailableError
 from limelens.serve.rpc.server_config import ServiceSettings
-from limelens.serve.tools.explain_report.bulk import LabeledFile, explain_many
+from limelens.serve.tools.explain_report.explain_many import LabeledFile, explain_many
 
 pytest.importorskip("skimage")
 

@@ -15,9 +15,9 @@ from rich.markup import escape
 from limelens.cli.classifying import (
     STDIN,
     Device,
-    Model,
+    ModelOption,
     RegionOption,
-    Server,
+    ServerOption,
     Version,
     image_of,
     images_in,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from limelens.serve.client.in_process import LocalClient
     from limelens.serve.client.results import ServedExplanation
     from limelens.serve.explaining.rendering import RenderedExplanation
-    from limelens.serve.tools.explain_report.bulk import LabeledFile
+    from limelens.serve.tools.explain_report.explain_many import LabeledFile
 
 _MOST: Final = 2**31 - 1
 _TIMEOUT_S: Final = 600.0
@@ -88,8 +88,8 @@ def explain(
             show_default=False,
         ),
     ],
-    server: Server = None,
-    model: Model = None,
+    server: ServerOption = None,
+    model: ModelOption = None,
     version: Version = 0,
     device: Device = "auto",
     label: Annotated[
@@ -337,7 +337,7 @@ def _explain_several(
 ) -> list[dict[str, Any]]:
     """One document for each image, and the page if there is to be one."""
     from limelens.serve.client.in_process import LocalClient
-    from limelens.serve.tools.explain_report.bulk import explain_many
+    from limelens.serve.tools.explain_report.explain_many import explain_many
     from limelens.serve.tools.explain_report.page import Gallery
 
     gallery = None
@@ -366,7 +366,7 @@ def _explain_several(
 
 def _labeled_files(images: Sequence[Path], labels: frozenset[str]) -> list[LabeledFile]:
     """The images, with their true label where a folder is named like one of the model's."""
-    from limelens.serve.tools.explain_report.bulk import LabeledFile
+    from limelens.serve.tools.explain_report.explain_many import LabeledFile
 
     found: list[LabeledFile] = []
     for image in images:

@@ -21,7 +21,7 @@ from limelens.cli.terminal.printing import err, out, progress_bar
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
     from limelens.serve.client.results import ExplanationUpdate, LabelExplanation, ServedExplanation
-    from limelens.serve.tools.explain_report.bulk import ExplainedImage
+    from limelens.serve.tools.explain_report.explain_many import ExplainedImage
 
 _SHOWN_WEIGHTS: Final = 5
 _LABEL_KEYS: Final = (

@@ -57,7 +57,9 @@ class Caller:
             )
 
 
-current: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
+current_caller: contextvars.ContextVar[Caller | None] = contextvars.ContextVar(
+    "caller", default=None
+)
 """The caller of the current call; None outside of calls and before the caller is known."""
 # Counts the cost of the current call; None outside of calls.
 charging: contextvars.ContextVar[Callable[[int], Awaitable[None]] | None] = contextvars.ContextVar(
@@ -78,7 +80,7 @@ async def charge(cost: int) -> None:
 
 def require(right: Right) -> None:
     """Checks a right beyond the method's own; outside of calls everything is allowed."""
-    caller = current.get()
+    caller = current_caller.get()
     if caller is not None:
         caller.require(right)
     may(right)
@@ -86,7 +88,7 @@ def require(right: Right) -> None:
 
 def may(right: Right) -> bool:
     """Whether the caller has a right beyond the method's own; true outside of calls."""
-    caller, used = current.get(), relied_on.get()
+    caller, used = current_caller.get(), relied_on.get()
     if caller is not None and right not in caller.rights:
         return False
     if used is not None:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
-from limelens.serve.access.caller import Caller, charging, current, relied_on
+from limelens.serve.access.caller import Caller, charging, current_caller, relied_on
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.access.rights import OPEN, needed_right
@@ -98,7 +98,7 @@ class Guard:
         caller = self._access.authenticate(
             context.invocation_metadata() or (), context.peer(), context.auth_context() or {}
         )
-        current.set(caller)
+        current_caller.set(caller)
         charging.set(functools.partial(self._limiter.charge, caller))
         note_caller(caller.name)
         right = needed_right(method)

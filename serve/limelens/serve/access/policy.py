@@ -20,7 +20,7 @@ from limelens.serve.access.caller import Caller, ClientLimits, Source
 from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.limiting import read_rate
 from limelens.serve.access.rights import ALL_RIGHTS
-from limelens.serve.access.tokens import Client, Clients, read_clients
+from limelens.serve.access.tokens import ClientEntry, Clients, read_clients
 from limelens.serve.access.watched import Watched
 from limelens.serve.errors import AccessPolicyError, UnauthenticatedError
 
@@ -129,7 +129,7 @@ class Access:
             )
         return self._known(client, "certificate")
 
-    def _known(self, client: Client, source: Source) -> Caller:
+    def _known(self, client: ClientEntry, source: Source) -> Caller:
         if client.expires_at is not None and client.expires_at <= time.time():
             raise UnauthenticatedError(
                 f"the access of {client.name} has expired; expected a new token from the operator "

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from limelens.serve.access.caller import current
-from limelens.serve.call_context import current as current_call
+from limelens.serve.access.caller import current_caller
+from limelens.serve.call_context import current_call
 from limelens.serve.errors import OverloadedError
 
 _REMEMBERED_S: Final = 10.0
@@ -117,7 +117,7 @@ class Shares:
 
 def holder() -> Holder:
     """The current caller."""
-    call, caller = current_call.get(), current.get()
+    call, caller = current_call.get(), current_caller.get()
     peer = call.peer if call is not None else ""
     if caller is not None and caller.source != "address":
         return caller.name, ""

@@ -47,7 +47,7 @@ _NO_LIMITS: Final = ClientLimits()
 
 
 @dataclass(frozen=True, repr=False)
-class Client:
+class ClientEntry:
     """One entry of the file. A client may have several, to replace its token without a gap.
 
     Args:
@@ -71,12 +71,12 @@ class Client:
 class Clients:
     """The entries of a file, by what a caller shows."""
 
-    def __init__(self, entries: Iterable[Client]) -> None:
+    def __init__(self, entries: Iterable[ClientEntry]) -> None:
         self.entries = tuple(entries)
         self._by_digest = {one.digest: one for one in self.entries if one.digest is not None}
         self._by_subject = {one.subject: one for one in self.entries if one.subject is not None}
 
-    def with_token(self, token: str) -> Client | None:
+    def with_token(self, token: str) -> ClientEntry | None:
         """The owner of a token."""
         digest = hashlib.sha256(token.encode()).digest()
         found = self._by_digest.get(digest)
@@ -85,7 +85,7 @@ class Clients:
         known = found.digest if found is not None and found.digest is not None else bytes(32)
         return found if hmac.compare_digest(known, digest) else None
 
-    def with_subject(self, subject: str) -> Client | None:
+    def with_subject(self, subject: str) -> ClientEntry | None:
         """The owner of a certificate with this subject."""
         return self._by_subject.get(subject)
 
@@ -183,7 +183,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
-def _read_client(entry: Mapping[str, Any], place: str) -> Client:
+def _read_client(entry: Mapping[str, Any], place: str) -> ClientEntry:
     unknown = sorted(set(entry) - _KEYS)
     if unknown:
         raise AccessPolicyError(
@@ -208,7 +208,7 @@ def _read_client(entry: Mapping[str, Any], place: str) -> Client:
     rate = entry.get("rate_limit")
     if rate is not None and not isinstance(rate, str):
         raise AccessPolicyError(f"{place}: rate_limit: expected a text such as '100/second'")
-    return Client(
+    return ClientEntry(
         name=name,
         rights=_rights(entry.get("rights"), place),
         digest=bytes.fromhex(digest) if digest is not None else None,

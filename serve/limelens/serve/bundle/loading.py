@@ -30,7 +30,7 @@ from limelens.serve.bundle.execution.perturbing import (
     open_row_runs,
     with_perturbation,
 )
-from limelens.serve.bundle.execution.prepared import Place
+from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.folder import FILE_NAME, version_of
 from limelens.serve.bundle.metadata import Metadata, Task
 from limelens.serve.bundle.session import Bundle, ExplanationRows, Gpu, refusing_failures
@@ -195,7 +195,7 @@ def _on_gpu(
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:
         preload(directory="")
-    thread, place = device_thread(f"cuda:{index}"), Place("cuda", index)
+    thread, place = device_thread(f"cuda:{index}"), DevicePlacement("cuda", index)
 
     def opened(graph: bytes) -> OpenedSession:
         return _cuda_session(ort, graph, index, tf32=tf32)

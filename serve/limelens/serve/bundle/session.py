@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle.execution.batch_sizes import BatchRuns, OpenedSession, batch_sizes
 from limelens.serve.bundle.execution.device_thread import DeviceThread
-from limelens.serve.bundle.execution.prepared import Place
+from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.metadata import Metadata, Task
 from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError
 from limelens.serve.wording import first_line
@@ -254,7 +254,7 @@ class Gpu:
 
     index: int
     thread: DeviceThread
-    place: Place
+    place: DevicePlacement
     file: bytes = field(repr=False)
     open: Callable[[bytes], OpenedSession] = field(repr=False)
     tf32: bool = False

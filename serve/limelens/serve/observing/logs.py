@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-from limelens.serve.call_context import current
+from limelens.serve.call_context import current_call
 
 LogFormat = Literal["text", "json"]
 
@@ -55,7 +55,7 @@ class _AddFields(logging.Filter):
         self._fields = {} if worker is None else {"worker": worker}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        call = current.get()
+        call = current_call.get()
         fields: dict[str, Any] = dict(self._fields)
         if call is not None and not hasattr(record, "request_id"):
             fields |= call.fields()

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from limelens.serve.addresses import parse_address
-from limelens.serve.call_context import Call, current
+from limelens.serve.call_context import Call, current_call
 from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.serve.observing.observer import (
     ExplanationEnded,
@@ -172,7 +172,7 @@ class Tracing(Observer):
         thread.join(_CLOSE_S)
 
     def _parent(self) -> Span | None:
-        call = current.get()
+        call = current_call.get()
         span = None if call is None else self._spans.get(call)
         return span if span is not None and span.is_recording() else None
 

@@ -42,7 +42,7 @@ from limelens.serve.rpc.on_change import Change, Changes, Report
 from limelens.serve.rpc.requests.classify import read_image
 from limelens.serve.rpc.requests.stream import StreamSettings, read_change
 from limelens.serve.rpc.responses import model_ref, prediction_message, timings_message
-from limelens.serve.rpc.transport.reading import read_within, write_within
+from limelens.serve.rpc.transport.message_io import read_within, write_within
 from limelens.serve.scheduling.inference import InferenceResult, PendingImage, Priority
 from limelens.v1 import classifier_service_pb2 as service_pb2
 

@@ -20,11 +20,11 @@ import grpc.aio
 
 from limelens.serve.access.guard import Guard
 from limelens.serve.access.shares import Shares
-from limelens.serve.call_context import Call, current
+from limelens.serve.call_context import Call, current_call
 from limelens.serve.errors import MalformedMessageError, UnavailableError
 from limelens.serve.observing.observer import Observer
 from limelens.serve.rpc.open_calls import OpenCalls
-from limelens.serve.rpc.transport.reading import Context, Handler, Reader
+from limelens.serve.rpc.transport.message_io import Context, Handler, Reader
 from limelens.serve.status import code_name, forget, is_internal, left_code, to_abort
 
 _ID_KEY: Final = "x-request-id"
@@ -99,7 +99,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def respond(request: Any, context: Context) -> Any:
             metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
             call = Call(service, rpc, _request_id(metadata), time.monotonic(), peer=context.peer())
-            current.set(call)
+            current_call.set(call)
             self.open_calls.arrived()
             self._observer.call_began(call, metadata)
             try:

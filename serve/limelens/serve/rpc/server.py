@@ -40,9 +40,9 @@ from limelens.serve.rpc.interceptor import CallInterceptor
 from limelens.serve.rpc.model_runner import ModelRunner
 from limelens.serve.rpc.server_config import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from limelens.serve.rpc.server_config import ServerConfig as ServerConfig
-from limelens.serve.rpc.transport.cutting import cut
+from limelens.serve.rpc.transport.disconnecting import cut
 from limelens.serve.rpc.transport.listening import BURST_OPTIONS, bind, server_options
-from limelens.serve.rpc.transport.reading import Reader
+from limelens.serve.rpc.transport.message_io import Reader
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.serve.scheduling.statistics import Statistics
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc

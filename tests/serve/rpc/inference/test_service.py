@@ -28,7 +28,7 @@ from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
-from limelens.serve.rpc.inference.stream import IN_FLIGHT
+from limelens.serve.rpc.inference.pipelining import IN_FLIGHT
 from limelens.serve.rpc.server_config import Limits, ServiceSettings
 
 NAME = "inference.GRPCInferenceService"

@@ -17,7 +17,7 @@ Kind = Literal["bytes", "pixels", "near"]
 _KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
-class Place(NamedTuple):
+class ImageLocation(NamedTuple):
     """An image in the data; its split is `all` if the data is not divided."""
 
     path: Path
@@ -33,8 +33,8 @@ class Duplicate:
         kind: The same file, the same pixels encoded differently, or nearly the same pixels.
     """
 
-    first: Place
-    second: Place
+    first: ImageLocation
+    second: ImageLocation
     kind: Kind
 
     @property
@@ -48,7 +48,9 @@ class Duplicate:
         return self.first.labels != self.second.labels
 
 
-def find_duplicates(places: Sequence[Place], facts: Sequence[ImageFacts]) -> tuple[Duplicate, ...]:
+def find_duplicates(
+    places: Sequence[ImageLocation], facts: Sequence[ImageFacts]
+) -> tuple[Duplicate, ...]:
     """Pairs each repeated image with one before it: the first copy, or the nearest.
 
     Args:

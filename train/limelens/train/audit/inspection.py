@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from limelens.serve.bundle import Task
-from limelens.train.audit.duplicates import Duplicate, Place, find_duplicates
+from limelens.train.audit.duplicates import Duplicate, ImageLocation, find_duplicates
 from limelens.train.audit.image_facts import ImageFacts, read_facts
 from limelens.train.audit.label_errors import find_label_errors
 from limelens.train.audit.shortcuts import Shortcut, find_shortcuts
@@ -32,7 +32,7 @@ _ORDER: Final = ("train", "val", "test", "all")
 class Suspect(NamedTuple):
     """An image whose label looks wrong."""
 
-    place: Place
+    place: ImageLocation
     suggested: tuple[str, ...]
     """What it seems to be."""
     score: float
@@ -97,7 +97,7 @@ class Inspection:
         """What `limelens inspect --json` prints."""
         totals = self.totals
 
-        def place(own: Place) -> dict[str, Any]:
+        def place(own: ImageLocation) -> dict[str, Any]:
             return {"path": str(own.path), "split": own.split, "labels": list(own.labels)}
 
         return {
@@ -171,7 +171,9 @@ def inspect(
     for (split, example), fact in zip(listed, read, strict=True):
         if isinstance(fact, ImageFacts):
             by_split[split].append(example)
-            places.append(Place(example.path, split, tuple(labels[one] for one in example.targets)))
+            places.append(
+                ImageLocation(example.path, split, tuple(labels[one] for one in example.targets))
+            )
             facts.append(fact)
     if not facts:
         first = f"; the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""

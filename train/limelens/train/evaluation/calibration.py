@@ -19,10 +19,10 @@ from limelens.serve.image import ResizeRule
 from limelens.train import checkpoint
 from limelens.train.architectures import Classifier
 from limelens.train.data.augmentation import Transform
+from limelens.train.data.batching import ordered_batches
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import Images
 from limelens.train.data.listing import read_examples
-from limelens.train.data.loading import ordered_batches
 from limelens.train.evaluation.metrics import (
     compute_metrics,
     fit_label_bias,

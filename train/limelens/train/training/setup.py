@@ -14,10 +14,10 @@ from limelens.train import checkpoint
 from limelens.train.architectures import Classifier, build
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.augmentation import for_training
+from limelens.train.data.batching import Examples, drawn_batches
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Dataset
 from limelens.train.data.label_table import Images
-from limelens.train.data.loading import Examples, drawn_batches
 from limelens.train.data.sampling import EpochBatches
 
 

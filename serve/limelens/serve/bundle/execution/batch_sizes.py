@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
-from limelens.serve.bundle.execution.prepared import Place, PreparedRun, pinned_empty
+from limelens.serve.bundle.execution.prepared import DevicePlacement, PreparedRun, pinned_empty
 from limelens.serve.errors import LimelensError
 
 INPUT: Final = "images"
@@ -73,7 +73,7 @@ class BatchRuns:
         open_session: Callable[[], OpenedSession],
         input_size: tuple[int, int],
         thread: DeviceThread,
-        place: Place,
+        place: DevicePlacement,
     ) -> None:
         self._open = open_session
         self._input_size = input_size

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from limelens.serve.bundle.execution.batch_sizes import OpenedSession, free_on, preparing, timed
 from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
-from limelens.serve.bundle.execution.prepared import Place, PreparedRun, pinned_empty
+from limelens.serve.bundle.execution.prepared import DevicePlacement, PreparedRun, pinned_empty
 from limelens.serve.bundle.metadata import Metadata
 from limelens.serve.errors import BundleError, ModelOutputError
 
@@ -106,7 +106,7 @@ class RowRuns:
         open_session: Callable[[], OpenedSession],
         input_size: tuple[int, int],
         thread: DeviceThread,
-        place: Place,
+        place: DevicePlacement,
     ) -> None:
         self._name = name
         self._input_size = height, width = input_size
@@ -251,7 +251,7 @@ def open_row_runs(
     *,
     open_session: Callable[[], OpenedSession],
     thread: DeviceThread,
-    place: Place,
+    place: DevicePlacement,
     tolerance: float,
     estimate_s: Callable[[int], float],
     chunk: int = 0,

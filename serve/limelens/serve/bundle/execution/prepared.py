@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class DevicePlacement:
     """Where a session keeps its tensors: `cuda` or `cpu`, and which of several."""
 
     kind: str = "cuda"
@@ -49,7 +49,7 @@ class PreparedRun:
     """
 
     def __init__(
-        self, session: Any, inputs: Mapping[str, Any], place: Place, graph_id: int | None
+        self, session: Any, inputs: Mapping[str, Any], place: DevicePlacement, graph_id: int | None
     ) -> None:
         self._session = session
         self._inputs = dict(inputs)

@@ -16,7 +16,7 @@ import grpc.aio
 from limelens.inference import inference_service_pb2 as pb2
 from limelens.inference import inference_service_pb2_grpc as pb2_grpc
 from limelens.serve.about import package_version
-from limelens.serve.access.caller import charge, current, may, require
+from limelens.serve.access.caller import charge, current_caller, may, require
 from limelens.serve.access.rights import Right
 from limelens.serve.decisions.decision import decide
 from limelens.serve.errors import (
@@ -29,6 +29,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.observing.observer import RequestClassified
 from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.rpc.inference.pipelining import RequestStream
 from limelens.serve.rpc.inference.requests import (
     EMBEDDING,
     PROBABILITIES,
@@ -45,7 +46,6 @@ from limelens.serve.rpc.inference.responses import (
     model_statistics,
     repository_index,
 )
-from limelens.serve.rpc.inference.stream import RequestStream
 from limelens.serve.rpc.model_runner import ModelRunner, deadline_of
 from limelens.serve.scheduling.statistics import Statistics
 
@@ -184,7 +184,7 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
         if len(self._streams) >= settings.max_streams:
             raise OverloadedError(f"stream limit reached ({len(self._streams)} open)", 5.0)
         # A client's limit of calls in flight holds within a stream, too.
-        caller = current.get()
+        caller = current_caller.get()
         stream = RequestStream(
             lambda request: self._infer(request, context),
             idle_s=settings.stream_idle_s,

@@ -41,7 +41,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceAddress:
     """Where frames come from: the path or address to open, and how.
 
     The name, for messages, has of an address only what cannot be a password. An empty format means
@@ -56,14 +56,14 @@ class Place:
     advice: str = ""
 
 
-def place(source: str) -> Place:
+def place(source: str) -> SourceAddress:
     """Parses the name of a source.
 
     Raises:
         SourceError: There is no such source.
     """
     if source == "-":
-        return Place("standard input", Kind.STDIN, source)
+        return SourceAddress("standard input", Kind.STDIN, source)
     if source.isascii() and source.isdecimal():
         return _device(source)
     scheme = re.match(r"\s*([a-z][a-z0-9+.-]*)://", source, re.IGNORECASE)
@@ -71,12 +71,12 @@ def place(source: str) -> Place:
         return _address(source.strip(), scheme[1].lower())
     path = Path(source)
     if source.startswith("/dev/video"):
-        return Place(source, Kind.DEVICE, source, format="v4l2")
+        return SourceAddress(source, Kind.DEVICE, source, format="v4l2")
     try:
         if path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES):
-            return Place(source, Kind.IMAGES, source)
+            return SourceAddress(source, Kind.IMAGES, source)
         if path.exists():
-            return Place(source, Kind.VIDEO, source)
+            return SourceAddress(source, Kind.VIDEO, source)
     except (OSError, ValueError):
         # The name is too long, for example.
         pass
@@ -102,14 +102,14 @@ def images(folder: Path) -> Found:
     return found
 
 
-def _device(number: str) -> Place:
+def _device(number: str) -> SourceAddress:
     if sys.platform == "darwin":
-        return Place(f"camera {number}", Kind.DEVICE, number, format="avfoundation")
+        return SourceAddress(f"camera {number}", Kind.DEVICE, number, format="avfoundation")
     path = f"/dev/video{int(number)}"
-    return Place(path, Kind.DEVICE, path, format="v4l2")
+    return SourceAddress(path, Kind.DEVICE, path, format="v4l2")
 
 
-def _address(source: str, scheme: str) -> Place:
+def _address(source: str, scheme: str) -> SourceAddress:
     if scheme not in _SCHEMES:
         raise SourceError(f"{scheme}://… is not read; expected {', '.join(sorted(_SCHEMES))}")
     name = without_secrets(source)
@@ -117,4 +117,4 @@ def _address(source: str, scheme: str) -> Place:
     options = (("rtsp_transport", "tcp"),) if scheme.startswith("rtsp") else ()
     # The password contains one of these, or the path an @.
     advice = _ADVICE if name.endswith("://…") else ""
-    return Place(name, Kind.ADDRESS, source, options=options, advice=advice)
+    return SourceAddress(name, Kind.ADDRESS, source, options=options, advice=advice)

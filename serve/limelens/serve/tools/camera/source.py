@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from limelens.serve.client import Frame
-from limelens.serve.tools.camera.places import Kind, Place, SourceError, images, place
+from limelens.serve.tools.camera.places import Kind, SourceAddress, SourceError, images, place
 from limelens.serve.tools.camera.timeline import Timeline
 from limelens.serve.tools.camera.video import Video, to_jpeg
 
@@ -98,7 +98,7 @@ class Source:
 
     def __init__(
         self,
-        where: Place,
+        where: SourceAddress,
         video: Video | None,
         *,
         files: tuple[Path, ...],

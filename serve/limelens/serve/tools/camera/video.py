@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL.Image import Transpose
 
 from limelens.serve.errors import MissingExtraError
-from limelens.serve.tools.camera.places import Kind, Place, SourceError
+from limelens.serve.tools.camera.places import Kind, SourceAddress, SourceError
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -49,7 +49,7 @@ class Video:
         MissingExtraError: `limelens[camera]` is not installed.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: SourceAddress) -> None:
         try:
             import av
         except ImportError as error:

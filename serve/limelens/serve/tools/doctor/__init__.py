@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Unpack
 
 from limelens.serve.client import ConnectArguments
-from limelens.serve.tools.doctor.calls import check_calls
 from limelens.serve.tools.doctor.check import Check, State
 from limelens.serve.tools.doctor.machine import check_machine
 from limelens.serve.tools.doctor.proxies import Proxy, proxy_for
+from limelens.serve.tools.doctor.rpc_checks import check_calls
 from limelens.serve.tools.doctor.way import check_way
 
 __all__ = [

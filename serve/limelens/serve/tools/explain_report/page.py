@@ -22,7 +22,7 @@ from PIL import Image
 from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
-from limelens.serve.tools.explain_report.bulk import ExplainedImage
+from limelens.serve.tools.explain_report.explain_many import ExplainedImage
 
 _MAX_DRAWN: Final = 420
 """Longer side of an image on the page, in pixels."""

@@ -13,9 +13,9 @@ from typing import Any, Final
 import grpc.aio
 
 from limelens.inference import inference_service_pb2 as pb2
-from limelens.serve.call_context import current
+from limelens.serve.call_context import current_call
 from limelens.serve.errors import UnavailableError
-from limelens.serve.rpc.transport.reading import read_within, write_within
+from limelens.serve.rpc.transport.message_io import read_within, write_within
 from limelens.serve.status import forget, is_internal, to_status
 
 IN_FLIGHT: Final = 16
@@ -99,7 +99,7 @@ class RequestStream:
         try:
             response = await self._respond_to(messages.pop())
         except Exception as error:
-            call = current.get()
+            call = current_call.get()
             request_id = "" if call is None else call.request_id
             if is_internal(error):
                 _log.error(

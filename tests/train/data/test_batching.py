@@ -9,8 +9,8 @@ from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeMode, ResizeRule, read_image
 from limelens.train.config import PRESETS
 from limelens.train.data.augmentation import Transform, for_training
+from limelens.train.data.batching import Examples
 from limelens.train.data.examples import Example
-from limelens.train.data.loading import Examples
 
 
 @pytest.mark.parametrize("mode", ResizeMode)
