@@ -193,9 +193,13 @@ class RunningServer:
         """Runs a coroutine on the server's loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
+    def engine(self, name: str = "") -> Any:
+        """The engine that runs a model."""
+        return self.server.runner.engine(self.repository.get(name).bundle)
+
     def counts(self, name: str = "") -> Any:
         """What the engine of a model has done."""
-        return self.server.runner.engine(self.repository.get(name).bundle).counts
+        return self.engine(name).counts
 
     def stub(self) -> Any:
         """The generated stub on a plain channel without retries, closed with the server."""

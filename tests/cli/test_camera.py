@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -294,7 +295,11 @@ def test_ctrl_c_is_exit_code_0_while_the_server_is_lost(
     process.stdout.readline()
     server.stop()
     assert "trying again" in process.stderr.readline()
-    time.sleep(1.5)
+    host, _, port = server.address.rpartition(":")
+    with socket.create_server((host, int(port))) as silent:
+        silent.settimeout(60)
+        connection, _ = silent.accept()  # it tries again
+        connection.close()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")

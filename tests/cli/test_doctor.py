@@ -276,7 +276,7 @@ def test_tokens_and_their_rights_are_reported(
 
 def test_a_server_that_goes_down_is_reported(look: Run, start_server: Callable[..., Any]) -> None:
     server = start_server()
-    server.call(server.server._health.stop())
+    server.call(server.server.health.stop())
     assert "NOT_SERVING" in wrong(look("--server", server.address))["health"]
 
 

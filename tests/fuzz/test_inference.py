@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,7 +92,7 @@ USABLE = Usable(
 
 
 def input_of(name: str) -> Any:
-    return METHODS[name].input_type._concrete_class
+    return GetMessageClass(METHODS[name].input_type)
 
 
 def usable_request(name: str) -> st.SearchStrategy[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -213,7 +214,7 @@ def require_explained(request: Any, reply: Any) -> None:
 
 
 def input_of(name: str) -> Any:
-    return METHODS[name].input_type._concrete_class
+    return GetMessageClass(METHODS[name].input_type)
 
 
 def try_one(caller: Caller, name: str, request: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import shutil
 import subprocess
@@ -222,22 +221,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     monkeypatch.setattr(Bundle, "predict", held)
     yield gate
     gate.opened.set()
-
-
-def eventually(holds: Callable[[], Any], within_s: float = 20.0) -> bool:
-    """Whether something comes true."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        with contextlib.suppress(Exception):
-            if holds():
-                return True
-        time.sleep(0.01)
-    return False
-
-
-@pytest.fixture(name="eventually")
-def _eventually() -> Callable[..., bool]:
-    return eventually
 
 
 @pytest.fixture(scope="session")

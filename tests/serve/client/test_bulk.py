@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.client.bulk import batches, classify_batch
@@ -184,7 +185,6 @@ def test_several_requests_run_at_once(
     start_witnessed: Callable[..., Any],
     connect: Callable[..., Any],
     gate: Any,
-    eventually: Callable[..., bool],
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -195,7 +195,7 @@ def test_several_requests_run_at_once(
         asked = pool.submit(
             lambda: list(client.classify_many([IMAGES["red"]] * 40, batch_size=4, at_once=3))
         )
-        assert eventually(lambda: server.witness.names().count("Classify") == 3)
+        until(lambda: server.witness.names().count("Classify") == 3)
         gate.opened.set()
         assert said(asked.result(30)) == ["red"] * 40
     assert server.witness.names().count("Classify") == 10

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import until, until_async
 
 from limelens.serve import AsyncClient, Client
 from limelens.serve.addresses import is_loopback
@@ -237,7 +238,6 @@ def test_a_unix_socket_is_an_address(
 def test_calls_go_to_several_servers_in_turn(
     start_witnessed: Callable[..., Any],
     connect: Callable[..., Any],
-    eventually: Callable[..., bool],
 ) -> None:
     servers = [start_witnessed(), start_witnessed()]
     address = "ipv4:" + ",".join(one.address for one in servers)
@@ -247,7 +247,7 @@ def test_calls_go_to_several_servers_in_turn(
         client.models()
         return all(one.witness.calls for one in servers)
 
-    assert eventually(both_are_asked)
+    until(both_are_asked)
     before = [len(one.witness.calls) for one in servers]
     for _ in range(10):
         client.models()
@@ -326,27 +326,25 @@ def test_a_restarted_server_is_found_within_the_call(
     server.stop()
     again = threading.Timer(0.3, start_server, kwargs={"listen": server.address})
     again.start()
-    found = None
-    for _ in range(50):
-        try:
-            found = client.classify(RED)
-            break
-        except UnavailableError:
-            time.sleep(0.1)
+
+    def is_found() -> bool:
+        with contextlib.suppress(UnavailableError):
+            return bool(client.classify(RED)[0].label == "red")
+        return False
+
+    until(is_found)
     again.join()
-    assert found is not None
-    assert found[0].label == "red"
 
 
 def test_a_closed_client_ends_its_calls(
-    start_server: Callable[..., Any], connect: Callable[..., Any], gate: Any, eventually: Any
+    start_server: Callable[..., Any], connect: Callable[..., Any], gate: Any
 ) -> None:
     client = connect(start_server().address)
     client.models()
     gate.opened.clear()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.classify, RED)
-        assert eventually(lambda: gate.num_entered)
+        until(lambda: gate.num_entered)
         client.close()
         with pytest.raises(LimelensError):
             waiting.result(20)
@@ -372,22 +370,22 @@ def test_four_threads_share_one_client(start_server: Callable[..., Any]) -> None
 
 
 async def test_a_cancelled_task_cancels_its_call_on_the_server(
-    start_server: Callable[..., Any], gate: Any, eventually: Callable[..., bool]
+    start_server: Callable[..., Any], gate: Any
 ) -> None:
     server = start_server(num_threads=1)
     async with AsyncClient(server.address) as client:
         await client.models()
         gate.opened.clear()
         held = asyncio.create_task(client.classify(RED))
-        assert await asyncio.to_thread(eventually, lambda: gate.num_entered == 1)
+        await until_async(lambda: gate.num_entered == 1)
         waiting = [asyncio.create_task(client.classify(RED)) for _ in range(3)]
         engine = server.server.runner.engine(server.repository.get().bundle)
-        assert await asyncio.to_thread(eventually, lambda: engine.num_waiting == 3)
+        await until_async(lambda: engine.num_waiting == 3)
         for task in waiting:
             task.cancel()
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(one) for one in ended] == [asyncio.CancelledError] * 3
-        assert await asyncio.to_thread(eventually, lambda: engine.num_waiting == 0)
+        await until_async(lambda: engine.num_waiting == 0)
         gate.opened.set()
         assert (await held)[0].label == "red"
         assert gate.num_entered == 1  # what was cancelled never ran

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.errors import (
@@ -107,9 +109,7 @@ def test_unknown_words_are_refused(settings: dict[str, Any], words: str) -> None
         client.explain(RED, **settings)
 
 
-def test_a_server_that_comes_up_late_is_found(
-    start_server: Callable[..., Any], eventually: Callable[..., bool]
-) -> None:
+def test_a_server_that_comes_up_late_is_found(start_server: Callable[..., Any]) -> None:
     server = start_server()
     address = server.address
     with Client(address, timeout_s=20) as client:
@@ -117,5 +117,11 @@ def test_a_server_that_comes_up_late_is_found(
         server.stop()
         with pytest.raises(LimelensError):
             client.classify(RED)
+
+        def is_found() -> bool:
+            with contextlib.suppress(LimelensError):
+                return client.classify(RED)[0].label == "red"
+            return False
+
         start_server(listen=address)
-        assert eventually(lambda: client.classify(RED)[0].label == "red")
+        until(is_found)

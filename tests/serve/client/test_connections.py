@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.waiting import until, until_async
 
 from limelens.serve import AsyncClient
 from limelens.serve.client import Tls
@@ -91,7 +92,6 @@ def test_there_are_as_many_connections_as_calls_in_flight(
     start_server: Callable[..., Any],
     connect: Callable[..., Any],
     cameras: Callable[..., Cameras],
-    eventually: Callable[..., bool],
     settings: dict[str, int],
     most: int,
 ) -> None:
@@ -100,12 +100,12 @@ def test_there_are_as_many_connections_as_calls_in_flight(
     streams = cameras(client)
     for expected in (*range(1, most + 1), most, most):
         streams.add(1)
-        assert eventually(lambda: connections_to(address) == expected), expected  # noqa: B023
+        until(lambda: connections_to(address) == expected)  # noqa: B023
     assert client.classify(RED)[0].label == "red"
     assert connections_to(address) == most
     streams.close()
     client.close()
-    assert eventually(lambda: connections_to(address) == 0)
+    until(lambda: connections_to(address) == 0)
 
 
 def test_a_client_may_be_kept_to_one_connection(
@@ -122,7 +122,6 @@ def test_bulk_uses_several_connections(
     start_server: Callable[..., Any],
     connect: Callable[..., Any],
     gate: Any,
-    eventually: Callable[..., bool],
 ) -> None:
     address = start_server().address
     client = connect(address)
@@ -133,7 +132,7 @@ def test_bulk_uses_several_connections(
     )
     with gate_closed(gate):
         thread.start()
-        assert eventually(lambda: connections_to(address) == 4)
+        until(lambda: connections_to(address) == 4)
     thread.join(60)
     assert [one.label for one in results] == ["red"] * 40
 
@@ -153,7 +152,6 @@ def test_tls_and_tokens_hold_on_every_connection(
     certificates: Path,
     tokens: Any,
     cameras: Callable[..., Cameras],
-    eventually: Callable[..., bool],
 ) -> None:
     token = tokens.set("door", ["classify", "models"])
     tls = ServerTls(
@@ -163,7 +161,7 @@ def test_tls_and_tokens_hold_on_every_connection(
     own = Tls(certificates / "ca.pem", certificates / "client.pem", certificates / "client.key")
     client = connect(address, tls=own, token=token)
     cameras(client).add(4)
-    assert eventually(lambda: connections_to(address) == 4)
+    until(lambda: connections_to(address) == 4)
     assert client.classify(RED)[0].label == "red"
 
 
@@ -264,14 +262,13 @@ def test_no_call_waits_for_an_impossible_connection(
     start_server: Callable[..., Any],
     connect: Callable[..., Any],
     cameras: Callable[..., Cameras],
-    eventually: Callable[..., bool],
 ) -> None:
     way = OneConnection(start_server().address)
     client = connect(way.address)
     try:
         streams = cameras(client)
         streams.add(4)
-        assert eventually(lambda: way.num_refused > 0)
+        until(lambda: way.num_refused > 0)
         streams.add(4)
         assert client.classify(RED)[0].label == "red"
         streams.close()
@@ -289,8 +286,7 @@ async def test_a_cancelled_call_makes_room_on_its_connection(
         gate.opened.clear()
         for _ in range(5):
             task = asyncio.create_task(client.classify(RED))
-            while not gate.num_entered:
-                await asyncio.sleep(0.01)
+            await until_async(lambda: gate.num_entered)
             gate.num_entered = 0
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -8,7 +8,6 @@ import itertools
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.waiting import slow_by, slow_by_async, until, until_async
 
 from limelens.serve import AsyncClient
 from limelens.serve.client import Frame
@@ -40,6 +40,8 @@ class Counted:
     def __init__(self, most: int | None = None, every_s: float = 0.0) -> None:
         self.most, self.every_s = most, every_s
         self.num_taken = 0
+        self.is_closed = False
+        """Whether no more can be taken."""
         self._held: weakref.WeakSet[Frame] = weakref.WeakSet()
 
     @property
@@ -48,16 +50,19 @@ class Counted:
         return sum(1 for one in list(self._held) if not isinstance(one.image, bytes))
 
     def __iter__(self) -> Iterator[Frame]:
-        for number in itertools.count():
-            if number == self.most:
-                return
-            if self.every_s:
-                time.sleep(self.every_s)
-            frame = Frame(number, RED.copy())
-            self._held.add(frame)
-            self.num_taken += 1
-            yield frame
-            del frame
+        try:
+            for number in itertools.count():
+                if number == self.most:
+                    return
+                if self.every_s:
+                    slow_by(self.every_s)
+                frame = Frame(number, RED.copy())
+                self._held.add(frame)
+                self.num_taken += 1
+                yield frame
+                del frame
+        finally:
+            self.is_closed = True
 
 
 def test_every_frame_of_a_file_is_classified_for_a_slow_reader(
@@ -70,7 +75,7 @@ def test_every_frame_of_a_file_is_classified_for_a_slow_reader(
         assert answer.frame_id == number
         assert answer.status is FrameStatus.CLASSIFIED
         if number % 8 == 0:
-            time.sleep(0.03)
+            slow_by(0.03)
             assert frames.num_taken <= number + 2
     assert (number, answer.dropped_frames) == (39, 0)
 
@@ -83,10 +88,7 @@ def test_a_slow_reader_of_a_camera_holds_one_frame_and_gets_the_newest(
     frames = Counted()
     answers = client.stream(frames)
     next(answers)
-    until = time.monotonic() + 20
-    while frames.num_taken < 1000 and time.monotonic() < until:
-        time.sleep(0.01)  # nobody reads
-    assert frames.num_taken >= 1000
+    until(lambda: frames.num_taken >= 1000)  # nobody reads
     assert frames.num_held <= 4  # the newest, the one on its way, the one just made
     assert server.counts().run <= 70  # of those that may go before answers are read
     newest = frames.num_taken
@@ -140,7 +142,7 @@ def test_an_error_of_the_source_comes_after_earlier_answers(
 
 
 def test_closing_the_answers_ends_the_call_and_takes_no_more_frames(
-    start_server: Callable[..., Any], connect: Callable[..., Any], eventually: Callable[..., bool]
+    start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_server()
     client = connect(server.address)
@@ -149,11 +151,8 @@ def test_closing_the_answers_ends_the_call_and_takes_no_more_frames(
     next(answers)
     assert len(server.service.cameras) == 1
     answers.close()
-    assert eventually(lambda: not server.service.cameras)
-    time.sleep(0.05)
-    taken = frames.num_taken
-    time.sleep(0.1)
-    assert frames.num_taken <= taken + 1
+    until(lambda: not server.service.cameras)
+    until(lambda: frames.is_closed)
     assert client.classify(RED)[0].label == "red"
 
 
@@ -230,11 +229,11 @@ def test_a_camera_continues_after_a_long_silence(
 ) -> None:
     def rarely(failing: bool) -> Iterator[Any]:
         yield RED
-        time.sleep(0.8)
+        slow_by(0.8)
         if failing:
             raise OSError("the camera was unplugged")
         yield GREEN
-        time.sleep(0.8)
+        slow_by(0.8)
 
     client = connect(start_server(service=ServiceSettings(stream_idle_s=0.2)).address)
     with pytest.raises(ExpiredError, match=r"no frame for 0\.2 seconds"):
@@ -274,7 +273,7 @@ async def test_frames_may_come_from_asynchronous_code(start_server: Callable[...
         try:
             while True:
                 yield RED
-                await asyncio.sleep(0.001)
+                await slow_by_async(0.001)
         finally:
             ended.set()
 
@@ -288,9 +287,7 @@ async def test_frames_may_come_from_asynchronous_code(start_server: Callable[...
         assert [one.status.value for one in files] == ["classified"] * 5
 
 
-async def test_a_cancelled_reader_ends_the_call(
-    start_server: Callable[..., Any], eventually: Callable[..., bool]
-) -> None:
+async def test_a_cancelled_reader_ends_the_call(start_server: Callable[..., Any]) -> None:
     server = start_server()
     async with AsyncClient(server.address) as client:
         count = [0]
@@ -300,11 +297,11 @@ async def test_a_cancelled_reader_ends_the_call(
                 count[0] += 1
 
         reading = asyncio.create_task(read())
-        assert await asyncio.to_thread(eventually, lambda: count[0] > 3)
+        await until_async(lambda: count[0] > 3)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        assert await asyncio.to_thread(eventually, lambda: not server.service.cameras)
+        await until_async(lambda: not server.service.cameras)
 
 
 async def test_many_cameras_share_one_client(start_server: Callable[..., Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle, load_bundle
@@ -198,33 +198,39 @@ def test_local_answers_refuse_the_same(one_model: Path) -> None:
     assert caught.value.field == "images[1].encoded"
 
 
+class Gate:
+    """While it is closed, every run of a model for vectors waits."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.opened.set()
+        self.num_entered = 0
+
+
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Every run of a model for vectors waits until this is set."""
-    opened, run = threading.Event(), Bundle.predict_and_embed
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate, run = Gate(), Bundle.predict_and_embed
 
     def wait(self: Bundle, images: np.ndarray) -> Any:
-        assert opened.wait(20)
+        gate.num_entered += 1
+        assert gate.opened.wait(60)
         return run(self, images)
 
-    opened.set()
     monkeypatch.setattr(Bundle, "predict_and_embed", wait)
-    yield opened
-    opened.set()
+    yield gate
+    gate.opened.set()
 
 
-def test_images_past_their_deadline_never_run(
-    start_server: Callable[..., Any], held: threading.Event
-) -> None:
+def test_images_past_their_deadline_never_run(start_server: Callable[..., Any], held: Gate) -> None:
     server = start_server(num_threads=1)
     stub = server.stub()
-    held.clear()
+    held.opened.clear()
     first = stub.Embed.future(service_pb2.EmbedRequest(images=[image()]))
-    time.sleep(0.3)
+    until(lambda: held.num_entered)
     with Client(server.address, max_attempts=1) as client:
         with pytest.raises(ExpiredError):
             client.embed([RED] * 5, timeout_s=0.3)
-        held.set()
+        held.opened.set()
         assert len(first.result().embeddings) == 1
         assert client.embed(RED).vectors.shape == (1, 3)
     assert server.counts().run == 2
@@ -232,22 +238,23 @@ def test_images_past_their_deadline_never_run(
 
 
 def test_a_full_queue_and_held_bytes_send_a_retry_delay(
-    start_server: Callable[..., Any], held: threading.Event
+    start_server: Callable[..., Any], held: Gate
 ) -> None:
     for settings in (ServiceSettings(max_queue=2), ServiceSettings(max_waiting_bytes=300)):
         server = start_server(num_threads=1, service=settings)
-        held.clear()
+        held.opened.clear()
+        num_entered = held.num_entered
         first = server.stub().Embed.future(service_pb2.EmbedRequest(images=[image()]))
-        time.sleep(0.3)
+        until(lambda: held.num_entered > num_entered)  # noqa: B023
         waiting = server.stub().Embed.future(service_pb2.EmbedRequest(images=[image()]))
-        time.sleep(0.3)
+        until(lambda: server.engine().num_queued == 1)  # noqa: B023
         with (
             Client(server.address, max_attempts=1) as client,
             pytest.raises(OverloadedError) as caught,
         ):
             client.embed([RED] * 2)
         assert caught.value.retry_after_s > 0
-        held.set()
+        held.opened.set()
         assert len(first.result().embeddings) == 1
         waiting.cancel()
 

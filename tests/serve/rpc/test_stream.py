@@ -17,7 +17,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
-from tests.waiting import until, until_async
+from tests.waiting import slow_by, until, until_async
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
@@ -159,7 +159,17 @@ def test_frames_out_of_order_are_dropped_and_counted(client: Client) -> None:
     camera.end()
 
 
-def test_the_newest_waiting_frame_is_classified(client: Client, gate: Any) -> None:
+def until_waiting(server: Any, frame_id: int) -> None:
+    """Waits until a frame of the only camera waits for its turn."""
+
+    def is_waiting() -> bool:
+        [camera] = server.service.cameras
+        return camera.waiting is not None and camera.waiting.frame_id == frame_id
+
+    until(is_waiting)
+
+
+def test_the_newest_waiting_frame_is_classified(server: Any, client: Client, gate: Any) -> None:
     camera = Paced(client)
     camera(RED)
     while gate.entered.acquire(blocking=False):
@@ -169,7 +179,7 @@ def test_the_newest_waiting_frame_is_classified(client: Client, gate: Any) -> No
     assert gate.entered.acquire(timeout=5)
     for _ in range(6):
         camera.send(GREEN)
-    time.sleep(0.2)
+    until_waiting(server, 7)
     gate.opened.set()
     found = [camera.answer() for _ in range(7)]
     by_id = {one.frame_id: one.status.value for one in found}
@@ -193,7 +203,7 @@ def test_the_newest_frame_is_chosen_when_its_turn_comes(
         busy = gate.hold(lambda: client.classify(RED))
         for image in (RED, RED, GREEN):
             camera.send(image)
-        time.sleep(0.2)
+        until_waiting(server, 3)
         gate.opened.set()
         found = [camera.answer() for _ in range(3)]
         assert [one.status.value for one in found] == ["superseded", "superseded", "classified"]
@@ -209,7 +219,8 @@ def test_a_stale_frame_is_dropped_and_counted(start_server: Callable[..., Any], 
         camera(RED)
         busy = gate.hold(lambda: client.classify(RED))
         camera.send(RED)
-        time.sleep(0.4)
+        until_waiting(server, 1)
+        slow_by(0.15)  # in its turn
         gate.opened.set()
         answer = camera.answer()
         assert (answer.status, answer.dropped_frames) == (FrameStatus.STALE, 1)

@@ -8,7 +8,6 @@ import queue
 import shutil
 import signal
 import subprocess
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +24,7 @@ from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import BundleMaker
-from tests.waiting import until
+from tests.waiting import slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Task
@@ -260,7 +259,7 @@ def test_a_file_that_is_being_written_is_not_validated(
         for start in range(0, len(data), len(data) // 20):
             file.write(data[start : start + len(data) // 20])
             file.flush()
-            time.sleep(0.05)
+            slow_by(0.05)
     until(lambda: server.repository.get().version == 2)
     assert server.repository.load_counts.rejected == 0
 
@@ -341,7 +340,7 @@ def test_a_version_that_fails_after_it_took_over_is_rolled_back(
         assert "failed several times in a row; version 1" in model.state_reason
         assert server.repository.load_counts.rolled_back == 1
         assert caplog.text.count("it was rolled back") == 1
-        time.sleep(0.3)  # looks go on, and leave it out
+        assert not server.repository.refresh()  # scans go on, and leave it out
         assert version_of(client) == 1
         put(tmp_path, bundles, 3)
         until(lambda: version_of(client) == 3)
@@ -556,7 +555,6 @@ def test_sighup_scans_at_once(tmp_path: Path, bundles: BundleMaker) -> None:
     with ServerProcess(models, "--reload", "request") as server:
         with Client(server.address, max_attempts=1) as client:
             publish(models, bundle, 2)
-            time.sleep(0.3)
             assert version_of(client) == 1
             server.tell(signal.SIGHUP)
             until(lambda: version_of(client) == 2)

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.client.results import ChangeStatus, FrameStatus
@@ -112,9 +113,7 @@ class FakeCamera:
 
     def hang_up(self) -> None:
         self.hung_up.set()
-        until = time.monotonic() + 10
-        while self.num_open and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: not self.num_open)
         self.hung_up.clear()
 
     def close(self) -> None:
@@ -326,6 +325,12 @@ def test_a_video_may_come_on_standard_input(tmp_path: Path) -> None:
     assert found.stdout.strip() == b"2", found.stderr
 
 
+def let_pass(source: Any, count: int) -> None:
+    """Waits until so many more frames of a camera, 20 ms apart, were overtaken by newer ones."""
+    before = source.num_skipped
+    until(lambda: source.num_skipped >= before + count)
+
+
 def test_a_camera_yields_its_newest_frame(fake_camera: FakeCamera) -> None:
     with open_source(fake_camera.url) as source:
         assert source.is_live
@@ -334,9 +339,7 @@ def test_a_camera_yields_its_newest_frame(fake_camera: FakeCamera) -> None:
         assert strongest(first.image) == "r"
         assert first.capture_time is not None
         fake_camera.colour = GREEN
-        time.sleep(0.5)
-        skipped = source.num_skipped
-        assert skipped > 3
+        let_pass(source, 20)
         assert strongest(next(frames).image) == "g"
         assert [first.frame_id, next(frames).frame_id] == [0, 2]
 
@@ -505,10 +508,10 @@ def test_after_an_outage_the_frames_are_new(
         lose(server, watching)
 
         def come_back() -> None:
-            lost.wait(30)
-            time.sleep(2.0)
+            assert lost.wait(30)
+            let_pass(source, 50)
             fake_camera.colour = GREEN
-            time.sleep(2.0)
+            let_pass(source, 50)
             start_server(listen=server.address)
 
         coming = threading.Thread(target=come_back)
@@ -531,7 +534,15 @@ def test_stopping_while_the_server_is_lost_is_no_error(
     with Client(server.address) as client, open_source(fake_camera.url) as source:
         watching = watch(client, source, report=reported.append)
         lose(server, watching)
-        stopping = threading.Timer(3.0, source.stop)
+
+        def stop() -> None:
+            try:
+                until(lambda: reported)
+                let_pass(source, 50)
+            finally:
+                source.stop()
+
+        stopping = threading.Thread(target=stop)
         stopping.start()
         list(watching)  # ends, though nobody answers any more
         stopping.join()

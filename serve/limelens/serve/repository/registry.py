@@ -54,6 +54,11 @@ class ModelRegistry(abc.ABC):
         models = sorted(self.snapshot.items())
         return tuple(one for _, model in models for _, one in sorted(model.rejected.items()))
 
+    @property
+    def num_subscribers(self) -> int:
+        """How many functions are called when versions change."""
+        return len(self._subscribers)
+
     def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
         """Calls a function, from any thread, on any change until the returned one is called."""
         self._subscribers.append(on_change)

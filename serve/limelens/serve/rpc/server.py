@@ -142,7 +142,7 @@ class Server:
                 config.http, metrics.registry, self.why_unready, insecure=config.insecure_http
             )
             undo.callback(self.http.close)
-        self._health = Health(repository, [SERVICE_NAME, INFERENCE_NAME])
+        self.health = Health(repository, [SERVICE_NAME, INFERENCE_NAME])
         self._health_server: grpc.aio.Server | None = None
         self.health_address = ""  # `HOST:PORT` of `config.health_listen`; empty without it
         if config.health_listen is not None:
@@ -151,7 +151,7 @@ class Server:
                 options=server_options(_MAX_PROBE_BYTES, shares_port=siblings is not None),
                 maximum_concurrent_rpcs=_MAX_PROBES,
             )
-            self._health.add_to(server)
+            self.health.add_to(server)
             port = bind(server, config.health_listen, option="--health-listen")
             self.health_address = f"{config.health_listen.rpartition(':')[0]}:{port}"
             undo.callback(_release_port, server)
@@ -197,7 +197,7 @@ class Server:
         inference_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self.inference, self._server
         )
-        self._health.add_to(self._server)
+        self.health.add_to(self._server)
         if config.reflection and not config.access.production:
             names = [SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
@@ -208,7 +208,7 @@ class Server:
 
     async def start(self) -> None:
         """Starts to serve calls."""
-        await self._health.start()
+        await self.health.start()
         await self._server.start()
         if self._health_server is not None:
             await self._health_server.start()
@@ -236,7 +236,7 @@ class Server:
         self._unready = "going down"
         if self._watching is not None:
             self._watching.cancel()
-        await self._health.stop()
+        await self.health.stop()
         self.service.stop_streams()
         self.inference.stop()
         await self.open_calls.drain(min(_MAX_DRAIN_S, grace_s))
