@@ -93,6 +93,15 @@ def test_a_folder_of_bad_models_alone_is_an_error_with_reasons(tmp_path: Path) -
         Repository(tmp_path, "cpu")
 
 
+def test_of_many_refused_models_ten_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"odd{number:03}" / "latest").mkdir(parents=True)
+    with pytest.raises(BundleError) as error:
+        Repository(tmp_path, "cpu")
+    assert str(error.value).count("ignored: latest") == 10
+    assert str(error.value).endswith("; and 290 more")
+
+
 def test_a_new_version_takes_over_and_a_bad_one_does_not(tmp_path: Path, bundles: Any) -> None:
     first = bundles.save(tmp_path, bundles.metadata(), 1)
     repository = Repository(tmp_path, "cpu")

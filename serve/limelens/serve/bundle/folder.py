@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from limelens.serve.errors import BundleError
+from limelens.serve.wording import listed
 
 FILE_NAME: Final = "model.onnx"
 LAYOUT: Final = f"expected models as <name>/<version>/{FILE_NAME}, such as `limelens export` writes"
 _MAX_VERSION: Final = 2**31 - 1
-_MAX_LISTED: Final = 10
 _OF_SYSTEMS: Final = frozenset(
     {"$recycle.bin", "@eadir", "__macosx", "lost+found", "system volume information"}
 )
@@ -56,16 +56,16 @@ def look_into(folder: Path) -> dict[str, Entry]:
     for name in names:
         if _is_left_out(name):
             continue
-        shown = _shown(name)
-        if shown != name:
+        text = _as_text(name)
+        if text != name:
             entry: Entry | None = Entry(
-                problem=f"{_shown(str(folder))}/{shown}: the name is no UTF-8; rename it",
+                problem=f"{_as_text(str(folder))}/{text}: the name is no UTF-8; rename it",
                 is_readable=False,
             )
         else:
             entry = _look_at(folder / name)
         if entry is not None:
-            found[shown] = entry
+            found[text] = entry
     return found
 
 
@@ -96,14 +96,12 @@ def _look_at(model: Path) -> Entry | None:
         if is_version and int(name) <= _MAX_VERSION and is_folder:
             versions[int(name)] = model / name / FILE_NAME
         elif is_version or is_folder:
-            ignored.append(_shown(name))
+            ignored.append(_as_text(name))
     problem = ""
     if ignored:
-        listed = ", ".join(ignored[:_MAX_LISTED])
-        more = f" and {len(ignored) - _MAX_LISTED} more" if len(ignored) > _MAX_LISTED else ""
         problem = (
-            f"{model}: ignored: {listed}{more}; a version is a folder whose name is a number, "
-            f"without zeros in front, such as {model / '1' / FILE_NAME}"
+            f"{model}: ignored: {listed(ignored, ', ')}; a version is a folder whose name is a "
+            f"number, without zeros in front, such as {model / '1' / FILE_NAME}"
         )
     elif names and not versions:
         problem = f"{model}: no version in it; expected such as {model / '1' / FILE_NAME}"
@@ -128,6 +126,6 @@ def _may_be_folder(path: Path) -> bool:
         return error.errno not in _GONE or path.is_symlink()
 
 
-def _shown(name: str) -> str:
+def _as_text(name: str) -> str:
     """A name as text; bytes that are no UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -36,6 +36,7 @@ from limelens.serve.repository.model_version import (
 from limelens.serve.repository.registry import ModelRegistry
 from limelens.serve.repository.validation import Validator, read_checked, read_validated
 from limelens.serve.repository.version_policy import ALL, VersionPolicy
+from limelens.serve.wording import listed
 
 Load = Callable[[Path, "Validator | None"], Bundle]
 """Loads a file, warm and ready to run; a validator, if given, checks it first."""
@@ -97,7 +98,7 @@ class Repository(ModelRegistry):
         self.refresh()
         self._is_starting = False
         if not self.served:
-            reasons = "; ".join(rejected.reason for rejected in self.rejected)
+            reasons = listed([rejected.reason for rejected in self.rejected])
             raise BundleError(f"{self._folder}: every model in it was refused: {reasons}")
 
     @property

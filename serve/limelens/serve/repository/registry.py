@@ -20,6 +20,7 @@ from limelens.serve.repository.model_version import (
     RejectedVersion,
     Snapshot,
 )
+from limelens.serve.wording import listed
 
 
 class ModelRegistry(abc.ABC):
@@ -91,7 +92,7 @@ class ModelRegistry(abc.ABC):
             name = names[0]
         model = models.get(name, ModelState())
         if model.newest is None:
-            reasons = "; ".join(one.reason for one in model.rejected.values())
+            reasons = listed([one.reason for one in model.rejected.values()])
             reason = f" (it was refused: {reasons})" if reasons else ""
             raise NotFoundError(
                 f"no model {name[:100]!r} is served{reason}; there {_is_or_are(names)}",
