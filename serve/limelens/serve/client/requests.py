@@ -204,6 +204,9 @@ def read_file(path: str | os.PathLike[str], expected: str) -> bytes:
         raise UnreadableFileError(error, f"expected {expected}") from error
 
 
+_RENAMED: Final = {"pictures": "renderings"}  # the old name still works
+
+
 def check_arguments(method: str, given: Iterable[str], accepted: type[Any]) -> None:
     """Refuses keyword arguments that a method does not have, and names the one that was meant.
 
@@ -213,7 +216,7 @@ def check_arguments(method: str, given: Iterable[str], accepted: type[Any]) -> N
     known = sorted(accepted.__optional_keys__)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = [_RENAMED.get(one, one) for one in difflib.get_close_matches(name, known, 1)]
             meant = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}; {meant}")
 
