@@ -111,10 +111,10 @@ def test_bench_reports_errors(
 
 
 def test_callers_in_several_processes_make_their_calls_and_no_more(server: Any) -> None:
-    figures = generate(
+    metrics = generate(
         plan(server, callers=7, calls_each=3, processes=2, duration_s=20.0, warmup_s=0.0)
     )
-    assert figures.kinds[Kind.CLASSIFY].answered == 21
+    assert metrics.kinds[Kind.CLASSIFY].answered == 21
     assert server.counts().run == 21
 
 
@@ -167,7 +167,7 @@ def test_callers_use_all_their_connections(
     noting: tuple[str, Noting], connections: int | None, expected: int
 ) -> None:
     address, handler = noting
-    figures = generate(
+    metrics = generate(
         LoadPlan(
             address,
             (draw_image(40, 60),),
@@ -179,7 +179,7 @@ def test_callers_use_all_their_connections(
             warmup_s=0.0,
         )
     )
-    assert figures.kinds[Kind.CLASSIFY].answered == 12
+    assert metrics.kinds[Kind.CLASSIFY].answered == 12
     assert len({peer for peer, _, _ in handler.calls}) == expected
 
 
@@ -192,15 +192,15 @@ def test_a_server_that_does_not_start_logs_the_reason(one_model: Path, tmp_path:
 
 
 def test_broken_images_are_counted_by_their_status(server: Any) -> None:
-    figures = generate(
+    metrics = generate(
         plan(server, callers=4, calls_each=10, broken=1.0, duration_s=20.0, warmup_s=0.0)
     )
-    assert figures.kinds[Kind.CLASSIFY].errors == {"INVALID_ARGUMENT": 40}
-    assert figures.kinds[Kind.CLASSIFY].latency_ms == {}
+    assert metrics.kinds[Kind.CLASSIFY].errors == {"INVALID_ARGUMENT": 40}
+    assert metrics.kinds[Kind.CLASSIFY].latency_ms == {}
 
 
 def test_calls_past_their_deadline_are_counted_by_their_status(server: Any) -> None:
-    figures = generate(
+    metrics = generate(
         plan(
             server,
             callers=40,
@@ -210,7 +210,7 @@ def test_calls_past_their_deadline_are_counted_by_their_status(server: Any) -> N
             warmup_s=0.0,
         )
     )
-    found = figures.kinds[Kind.CLASSIFY]
+    found = metrics.kinds[Kind.CLASSIFY]
     assert found.answered + sum(found.errors.values()) == 40
     assert set(found.errors) <= {"DEADLINE_EXCEEDED"}
     assert server.counts().overdue == 0
@@ -231,10 +231,10 @@ def test_in_an_open_loop_a_stall_delays_all_calls_due_meanwhile(server: Any) -> 
     lock, session = threading.Lock(), bundle.session
     object.__setattr__(bundle, "session", Slow())
     try:
-        figures = generate(plan(server, rate=100.0, duration_s=1.0, warmup_s=0.0))
+        metrics = generate(plan(server, rate=100.0, duration_s=1.0, warmup_s=0.0))
     finally:
         object.__setattr__(bundle, "session", session)
-    found = figures.kinds[Kind.CLASSIFY]
+    found = metrics.kinds[Kind.CLASSIFY]
     # Some 100 calls are due in one second and 20 are done: the last waits for about four more. A
     # closed loop would have said 50 ms.
     assert found.answered > 50

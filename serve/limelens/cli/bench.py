@@ -148,8 +148,8 @@ def bench(
                 "deadline_s": None if deadline_ms is None else deadline_ms / 1000,
             }
         )
-        figures, usage, raw = measure(plan, pid, floor_model if floor else None)
-    document = _document(plan, figures, usage, raw, start_s)
+        metrics, usage, raw = measure(plan, pid, floor_model if floor else None)
+    document = _document(plan, metrics, usage, raw, start_s)
     if as_json:
         print_json(document)
     else:
@@ -176,22 +176,22 @@ def measure(
     part_s = min(5.0, max(0.5, plan.duration_s / 4))
     before = measure_floor(floor_model, plan.images, part_s) if floor_model else None
     watch = None if pid is None else Watch(pid)
-    figures = generate(plan, watch.begin, watch.end) if watch else generate(plan)
+    metrics = generate(plan, watch.begin, watch.end) if watch else generate(plan)
     floor = None
     if before is not None and floor_model is not None:
         after = measure_floor(floor_model, plan.images, part_s)
         floor = FloorMetrics((before.per_s + after.per_s) / 2, (before.cpu_ms + after.cpu_ms) / 2)
-    return figures, watch.usage if watch else None, floor
+    return metrics, watch.usage if watch else None, floor
 
 
 def _document(
     plan: LoadPlan,
-    figures: LoadMetrics,
+    metrics: LoadMetrics,
     usage: Usage | None,
     raw: FloorMetrics | None,
     start_s: float | None,
 ) -> dict[str, Any]:
-    kinds = {kind.value: asdict(one) for kind, one in figures.kinds.items()}
+    kinds = {kind.value: asdict(one) for kind, one in metrics.kinds.items()}
     # With explanations the CPU time is no longer that of the images alone.
     images_per_s = sum(one["per_s"] for name, one in kinds.items() if name != "explain")
     cpu_ms = None
@@ -221,8 +221,8 @@ def _document(
         },
         "sender": {
             "processes": plan.processes,
-            "cores": figures.generator_cpu,
-            "late_p99_ms": figures.late_p99_ms if plan.is_open else None,
+            "cores": metrics.generator_cpu,
+            "late_p99_ms": metrics.late_p99_ms if plan.is_open else None,
         },
     }
 

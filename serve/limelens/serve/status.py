@@ -107,7 +107,7 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     kind = _kind(error)
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=kind.grpc_reason, domain=DOMAIN)]
     if kind.grpc_reason == LimelensError.grpc_reason:
-        message = f"the server failed; its log tells more under request id {request_id}"
+        message = f"the server failed; see its log under request id {request_id}"
     else:
         message = _short(without_paths(str(error)))
     if kind.grpc_status == "INTERNAL":

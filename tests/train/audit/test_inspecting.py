@@ -64,7 +64,7 @@ def test_a_wrong_label_comes_first_with_and_without_a_model(
         assert found.suspects[0].place.path.name == "wrong.png"
         assert found.suspects[0].place.labels == ("green",)
         assert found.suspects[0].suggested == ("red",)
-        assert found.judged_by == (PLAIN if run is None else trained_run.name)
+        assert found.checked_by == (PLAIN if run is None else trained_run.name)
         assert found.judge_accuracy is not None
         assert found.judge_accuracy > 0.9
     assert found.input_size == (32, 32)
@@ -84,14 +84,14 @@ def test_the_page_of_an_inspection_shows_what_was_found(spoilt: Path, tmp_path: 
     assert "http" not in page
 
 
-def test_labels_with_too_few_images_are_left_unjudged(tmp_path: Path) -> None:
+def test_labels_with_too_few_images_are_left_unchecked(tmp_path: Path) -> None:
     for label, count in (("few", 3), ("none", 2)):
         (tmp_path / label).mkdir()
         for index in range(count):
             pixels = np.random.default_rng(index).integers(0, 255, (20, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / label / f"{index}.png")
     found = inspect(tmp_path)
-    assert found.not_judged == ("few", "none")
+    assert found.not_checked == ("few", "none")
     assert found.suspects == ()
     assert found.judge_accuracy is None
     assert found.num_images == {"all": 5}

@@ -24,6 +24,12 @@ def biased_run(trained_run: Path, tmp_path: Path) -> Path:
     return run
 
 
+def test_a_checkpoint_of_the_first_release_has_metrics(trained_run: Path, tmp_path: Path) -> None:
+    state = checkpoint.load_state(trained_run / "best.pt")
+    checkpoint.save(tmp_path / "best.pt", {**state, "figures": state["metrics"], "metrics": None})
+    assert checkpoint.load(tmp_path).metrics == state["metrics"]
+
+
 def test_calibration_removes_the_bias_also_in_the_bundle(
     biased_run: Path, divided: Path, between: Path, tmp_path: Path
 ) -> None:

@@ -191,7 +191,7 @@ def test_changed_data_or_macro_labels_are_refused(divided: Path, tmp_path: Path)
         train(data, run, config)
     macro = tmp_path / "macro.csv"
     macro.write_text("label,macro\nred,warm\ngreen,cold\n")
-    with pytest.raises(ConfigError, match="was begun with other macro labels"):
+    with pytest.raises(ConfigError, match="was begun with other superclasses"):
         train(data, run, config, macro=macro, resume=True)
     next((data / "train" / "red").iterdir()).unlink()
     with pytest.raises(ConfigError, match="has changed since it was begun"):

@@ -79,7 +79,7 @@ def of_state(state: dict[str, Any], path: Path) -> Checkpoint:
         height, width = config["input_size"]
         model = build(config["arch"], len(state["labels"]), input_size=(height, width))
         model.load_state_dict(state["model"])
-        bias = state["figures"].get("label_bias")
+        bias = state["metrics"].get("label_bias")
         if bias:
             with torch.no_grad():
                 model.head.bias.add_(torch.tensor(bias, dtype=torch.float32))
@@ -90,7 +90,7 @@ def of_state(state: dict[str, Any], path: Path) -> Checkpoint:
             state["epoch"],
             config,
             state["data_digest"],
-            state["figures"],
+            state["metrics"],
             # Files of the first version lack these two.
             Task(state.get("task", Task.MULTICLASS)),
             state.get("macro_labels", {}),
@@ -109,4 +109,6 @@ def load_state(path: Path) -> dict[str, Any]:
     # torch.load raises many kinds of errors for damaged bytes.
     except Exception as error:
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+    if isinstance(state, dict) and "figures" in state:  # its name up to 0.1
+        state["metrics"] = state.pop("figures")
     return state

@@ -140,7 +140,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
                 else ""
             )
             + (
-                f", macro label accuracy {metrics['macro_label_accuracy']:.2%}"
+                f", superclass accuracy {metrics['macro_label_accuracy']:.2%}"
                 if "macro_label_accuracy" in metrics
                 else ""
             )

@@ -113,11 +113,11 @@ def _print_inspection(inspection: Inspection) -> None:
 
 def _print_suspects(inspection: Inspection) -> None:
     if inspection.judge_accuracy is None:
-        out.print("Labels could not be judged: too few images, or too hard to tell apart")
+        out.print("Labels could not be checked: too few images, or too hard to tell apart")
         return
     out.print(
-        f"Labels that look wrong: {len(inspection.suspects)}, judged by "
-        f"{escape(inspection.judged_by)} (right {inspection.judge_accuracy:.1%} of the time"
+        f"Labels that look wrong: {len(inspection.suspects)}, checked by "
+        f"{escape(inspection.checked_by)} (right {inspection.judge_accuracy:.1%} of the time"
         + (", which is too many: most will be false alarms)" if inspection.is_judge_weak else ")")
     )
     if not inspection.suspects:

@@ -55,7 +55,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="A table of labels and their macro labels.",
+            help="A table of labels and their superclasses.",
             show_default="macro.csv in DATA, if it exists",
         ),
     ] = None,

@@ -106,7 +106,7 @@ class Metadata:
         unknown = ({*self.alert_labels} | {*self.macro_labels}) - {*self.labels}
         if unknown:
             raise BundleError(
-                f"alert or macro labels name {sorted(unknown)}; the labels are {self.labels}"
+                f"alert labels or superclasses name {sorted(unknown)}; the labels are {self.labels}"
             )
         if self.task is Task.MULTILABEL and len(self.label_thresholds) != len(self.labels):
             raise BundleError(

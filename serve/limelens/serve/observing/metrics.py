@@ -195,8 +195,8 @@ class Metrics(Observer):
 
     def image_completed(self, completion: Completion) -> None:
         series = self._by_bundle.get(completion.bundle) or self._of_bundle(completion.bundle)
-        fates, queue_s = series.images[completion.priority]
-        fates[completion.status].inc()
+        statuses, queue_s = series.images[completion.priority]
+        statuses[completion.status].inc()
         queue_s.observe(completion.waited_s)
         if completion.decode_s:
             series.decode_s.observe(completion.decode_s)

@@ -50,9 +50,9 @@ class Inspection:
         input_size: Height and width of a network's input.
         num_smaller: Images smaller than that in height or width.
         unused: Files that are no images.
-        judged_by: The source of the feature vectors.
+        checked_by: The source of the feature vectors.
         judge_accuracy: Of the classifier on these vectors; None if it could not be trained.
-        not_judged: Labels with too few images, or that the classifier cannot predict.
+        not_checked: Labels with too few images, or that the classifier cannot predict.
         suspects: The most suspicious first.
     """
 
@@ -68,9 +68,9 @@ class Inspection:
     duplicates: tuple[Duplicate, ...]
     unreadable: tuple[Skipped, ...]
     unused: tuple[Path, ...]
-    judged_by: str
+    checked_by: str
     judge_accuracy: float | None
-    not_judged: tuple[str, ...]
+    not_checked: tuple[str, ...]
     suspects: tuple[Suspect, ...]
 
     @property
@@ -131,9 +131,9 @@ class Inspection:
             ],
             "unused": [str(path) for path in self.unused],
             "suspicious": {
-                "judged_by": self.judged_by,
+                "judged_by": self.checked_by,
                 "accuracy": self.judge_accuracy,
-                "not_judged": list(self.not_judged),
+                "not_judged": list(self.not_checked),
                 "pictures": [
                     {**place(one.place), "suggested": list(one.suggested), "score": one.score}
                     for one in self.suspects
@@ -209,9 +209,9 @@ def inspect(
         duplicates=find_duplicates(places, facts),
         unreadable=(*listing.skipped, *skipped),
         unused=tuple(one.path for one in listing.others),
-        judged_by=model.name if model else PLAIN,
+        checked_by=model.name if model else PLAIN,
         judge_accuracy=errors.accuracy,
-        not_judged=tuple(labels[index] for index in errors.left_out),
+        not_checked=tuple(labels[index] for index in errors.left_out),
         suspects=tuple(
             Suspect(places[one.index], tuple(labels[index] for index in one.suggested), one.score)
             for one in errors.errors

@@ -46,7 +46,7 @@ class LabelErrors:
         errors: The most suspicious first.
         accuracy: Of the classifier on held-out images (multilabel: mean over labels and images); if
             it is low, the errors mean little.
-        left_out: Labels that were not judged: too few images, or (multilabel) too hard for the
+        left_out: Labels that were not checked: too few images, or (multilabel) too hard for the
             classifier.
     """
 
@@ -64,7 +64,7 @@ def find_label_errors(
 
     Args:
         vectors: `(N, D)`.
-        targets: As `targets_of`: `(N,)`, or `(N, C)`; then each label is judged alone.
+        targets: As `targets_of`: `(N,)`, or `(N, C)`; then each label is checked alone.
         num_labels: C.
         seed: The seed of the folds.
     """
@@ -82,18 +82,18 @@ def _multiclass(
     vectors: NDArray[np.float64], given: NDArray[np.int64], num_labels: int, seed: int
 ) -> LabelErrors:
     counts = np.bincount(given, minlength=num_labels)
-    judged = np.flatnonzero(counts >= NUM_FOLDS)
+    checked = np.flatnonzero(counts >= NUM_FOLDS)
     left_out = tuple(np.flatnonzero(counts < NUM_FOLDS).tolist())
-    if len(judged) < 2:
+    if len(checked) < 2:
         return LabelErrors((), None, left_out)
-    rows = np.flatnonzero(np.isin(given, judged))
-    compact = np.searchsorted(judged, given[rows])
+    rows = np.flatnonzero(np.isin(given, checked))
+    compact = np.searchsorted(checked, given[rows])
     probabilities = _out_of_sample(vectors[rows], compact, seed)
     flagged, scores = _flagged(compact, probabilities)
     suggested = probabilities.argmax(axis=1)
     return LabelErrors(
         tuple(
-            LabelError(int(rows[index]), (int(judged[suggested[index]]),), float(scores[index]))
+            LabelError(int(rows[index]), (int(checked[suggested[index]]),), float(scores[index]))
             for index in flagged
             if suggested[index] != compact[index]
         ),

@@ -44,7 +44,7 @@ def read_dataset(
             of other kinds are listed as skipped and do not count.
         images: The folder of the images that a table names, or all options of the table; None
             finds it.
-        macro: A table of label and macro label; None takes the data's `macro.csv` if it exists.
+        macro: A table of label and superclass; None takes the data's `macro.csv` if it exists.
         task: None takes multilabel if a table has lists or one-hot columns, else multiclass.
         val_from_train: Take a tenth of train as `val`, and leave the data's own val unused in
             training: it becomes `test` if there is none.

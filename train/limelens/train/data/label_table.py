@@ -160,14 +160,14 @@ def read_label_tables(tables: Mapping[str, Path], images: Images = None) -> Labe
 
 
 def read_macro_labels(path: Path, labels: Sequence[str]) -> dict[str, str]:
-    """Reads a table of label and macro label; the first line names the columns.
+    """Reads a table of label and superclass; the first line names the columns.
 
     Args:
         path: csv or tsv; only its first two columns are read.
         labels: Those of the data; each must be in the table.
 
     Raises:
-        DataError: The table cannot be read, a label is missing or has two macro labels.
+        DataError: The table cannot be read, a label is missing or has two superclasses.
     """
     macro: dict[str, str] = {}
     lines = read_lines(path)
@@ -178,13 +178,13 @@ def read_macro_labels(path: Path, labels: Sequence[str]) -> dict[str, str]:
         )
     for number, row in lines[1:]:
         if len(row) < 2 or not row[0].strip() or not row[1].strip():
-            raise DataError(f"{path}, row {number}: {row}; expected a label and its macro label")
+            raise DataError(f"{path}, row {number}: {row}; expected a label and its superclass")
         label, coarse = label_name(row[0].strip()), row[1].strip()
         if macro.setdefault(label, coarse) != coarse:
             raise DataError(f"{path} puts {label!r} under {macro[label]!r} and {coarse!r}")
     lacking = [label for label in labels if label not in macro]
     if lacking:
-        raise DataError(f"{path} has no macro label for {lacking[0]!r}; add a line for it")
+        raise DataError(f"{path} has no superclass for {lacking[0]!r}; add a line for it")
     return {label: macro[label] for label in labels}
 
 

@@ -96,7 +96,7 @@ def calibrate(
     path = run / BEST
     state = checkpoint.load_state(path)
     # The earlier bias is left out, because it is fitted again.
-    state["figures"] = {**state["figures"], "label_bias": []}
+    state["metrics"] = {**state["metrics"], "label_bias": []}
     loaded = checkpoint.of_state(state, path)
     _, examples = read_examples(data, loaded.labels, split, images)
     metrics = calibrated_metrics(
@@ -106,5 +106,5 @@ def calibrate(
         loaded.task,
         loaded.macro_labels,
     )
-    checkpoint.save(path, {**state, "figures": metrics})
+    checkpoint.save(path, {**state, "metrics": metrics})
     return metrics

@@ -76,7 +76,7 @@ def multiclass_metrics(
         `accuracy`, `top5_accuracy`, `macro_f1` (over labels that some image has or is predicted
         to have, as scikit-learn's), `loss` (mean negative log likelihood), `ece`, the tables
         `per_class`, `confusion` (rows: true label) and `coverage`, and `at_wanted_accuracy` (as
-        `threshold_for`). With macro labels also `macro_label_accuracy`: how often the predicted
+        `threshold_for`). With superclasses also `macro_label_accuracy`: how often the predicted
         label's category is the true label's.
     """
     indices = np.arange(len(labels))

@@ -77,7 +77,7 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     else:
         names = {
             "accuracy": "accuracy",
-            "macro_label_accuracy": "accuracy of macro labels",
+            "macro_label_accuracy": "accuracy of superclasses",
             "loss": "loss",
             "ece": "expected calibration error",
         }

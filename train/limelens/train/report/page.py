@@ -153,7 +153,7 @@ def _headline(
     tiles = [("accuracy", _percent(metrics["accuracy"], 2), f"commonest label: {commonest:.1%}")]
     if "macro_label_accuracy" in metrics:
         accuracy = _percent(metrics["macro_label_accuracy"], 2)
-        tiles.append(("macro label accuracy", accuracy, ""))
+        tiles.append(("superclass accuracy", accuracy, ""))
     if len(metrics["labels"]) > 5:
         tiles.append(("top-5 accuracy", _percent(metrics["top5_accuracy"], 2), ""))
     return [

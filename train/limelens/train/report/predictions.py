@@ -27,7 +27,7 @@ def write_predictions(evaluation: Evaluation, path: Path, *, data: Path | None =
 
     The columns are `id`, `label` and `predicted` (multilabel: joined by `|`), `label_1`,
     `probability_1` and so on for the five most probable labels, `macro_label` of the prediction
-    if there are macro labels, and `correct` (multilabel: exactly the true labels are predicted).
+    if there are superclasses, and `correct` (multilabel: exactly the true labels are predicted).
     Images are named as in the tables of `data`, else by their path in it, else by their whole path.
     """
     labels = np.array(evaluation.model.labels)

@@ -83,7 +83,7 @@ def train(
         config: None uses the defaults.
         progress: Follows the run.
         images: The folder of the images that a table names.
-        macro: The file of macro labels.
+        macro: The file of superclasses.
         resume: Continue the run in `out` after its last finished epoch, with the same result as
             without the interruption; without a finished epoch it starts again.
 
@@ -301,7 +301,7 @@ class _Run:
 
     def state(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The network and its metrics, under a checkpoint's keys."""
-        return {"model": self.kept.state_dict(), "epoch": self.epoch, "figures": dict(metrics)}
+        return {"model": self.kept.state_dict(), "epoch": self.epoch, "metrics": dict(metrics)}
 
     def going(self) -> dict[str, Any]:
         """The state that resuming needs in addition to the checkpoint."""

@@ -58,7 +58,7 @@ class RunFolder:
             )
         if state["macro_labels"] != dict(self._dataset.macro_labels):
             raise ConfigError(
-                f"{self.path} was begun with other macro labels; resume it with those, or begin a "
+                f"{self.path} was begun with other superclasses; resume it with those, or begin a "
                 "new run"
             )
 
