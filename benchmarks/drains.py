@@ -87,7 +87,7 @@ def drain_under_load(
         ) as traffic:
             traffic.wait_for(1, {"classify", "frame"})
             time.sleep(0.5)
-            signalled_at = server.tell(signal.SIGTERM)
+            signalled_at = server.send_signal(signal.SIGTERM)
             traffic.join()
         exit_code, errors = server.end()
         seconds = time.monotonic() - signalled_at

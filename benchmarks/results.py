@@ -145,7 +145,7 @@ def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
         seconds += report["seconds"]
         epochs += report["epochs"]
     loaded = checkpoint.load(run)
-    figures = evaluate(run, data / task.table if task.table else data, split=task.split)
+    metrics = evaluate(run, data / task.table if task.table else data, split=task.split)
     for image in ("curves.png", "metrics.csv"):
         ROWS.mkdir(parents=True, exist_ok=True)
         shutil.copy(run / image, ROWS / f"{name}-{image}")
@@ -158,15 +158,15 @@ def measure(name: str, task: Set, data: Path, again: bool) -> dict[str, Any]:
         "epochs": epochs,
         "minutes": round(seconds / 60, 1),
         "chosen_on": {key: loaded.metrics[key] for key in _shown(loaded.metrics)},
-        "split": figures["split"],
-        "num_images": figures["num_images"],
-        "figures": {key: figures[key] for key in _shown(figures)},
-        "at_wanted_accuracy": figures.get("at_wanted_accuracy"),
+        "split": metrics["split"],
+        "num_images": metrics["num_images"],
+        "figures": {key: metrics[key] for key in _shown(metrics)},
+        "at_wanted_accuracy": metrics.get("at_wanted_accuracy"),
     }
 
 
-def _shown(figures: Mapping[str, Any]) -> list[str]:
-    if figures["task"] == "multilabel":
+def _shown(metrics: Mapping[str, Any]) -> list[str]:
+    if metrics["task"] == "multilabel":
         return ["loss", "base_rate_loss", "macro_auc", "mean_average_precision", "micro_f1"]
     return ["accuracy", "macro_f1", "loss", "ece"]
 
@@ -200,7 +200,7 @@ def write_table(path: Path) -> None:
     Console().print(f"Wrote {path}")
 
 
-def _words(figures: Mapping[str, float]) -> str:
+def _words(metrics: Mapping[str, float]) -> str:
     names = {
         "accuracy": "accuracy",
         "loss": "loss",
@@ -208,7 +208,7 @@ def _words(figures: Mapping[str, float]) -> str:
         "macro_auc": "macro AUC",
         "ece": "calibration error",
     }
-    return ", ".join(f"{names[key]} {figures[key]:.4f}" for key in names if key in figures)
+    return ", ".join(f"{names[key]} {metrics[key]:.4f}" for key in names if key in metrics)
 
 
 def _coverage(row: Mapping[str, Any]) -> str:

@@ -41,21 +41,21 @@ class SwapsRun:
     Args:
         swaps: Versions that took over.
         calls: Every call from the first swap on.
-        calm: Calls before it.
+        baseline: Calls before it.
         seconds: From publishing a version to its first answers, one for each swap.
         pss_bytes: Of the server, before the first swap and after each.
     """
 
     swaps: int
     calls: list[Call]
-    calm: list[Call]
+    baseline: list[Call]
     seconds: list[float]
     pss_bytes: list[int]
 
     @property
     def failed(self) -> list[Call]:
         """Calls that failed."""
-        return [one for one in [*self.calm, *self.calls] if one.error]
+        return [one for one in [*self.baseline, *self.calls] if one.error]
 
 
 def publish(models: Path, bundle: Path, version: int) -> None:
@@ -98,7 +98,7 @@ def swap_under_load(
             ) as traffic:
                 traffic.wait_for(1, {"classify", "explain", "frame"})
                 time.sleep(calm_s)
-                calm = len(traffic.calls)
+                baseline = len(traffic.calls)
                 memory = [server.pss_bytes()]
                 for version in range(2, swaps + 2):
                     publish(models, bundle, version)
@@ -106,7 +106,9 @@ def swap_under_load(
                     memory.append(server.pss_bytes())
                     if version > 2:
                         shutil.rmtree(models / _NAME / str(version - 2))
-            return SwapsRun(swaps, traffic.calls[calm:], traffic.calls[:calm], seconds, memory)
+            return SwapsRun(
+                swaps, traffic.calls[baseline:], traffic.calls[:baseline], seconds, memory
+            )
 
 
 def main() -> None:
@@ -132,7 +134,7 @@ def main() -> None:
         table.add_column(name)
     for kind in ("classify", "frame", "explain"):
         cells = [kind]
-        for calls in (run.calm, run.calls):
+        for calls in (run.baseline, run.calls):
             mine = [one for one in calls if one.kind == kind]
             cells += [
                 f"{len(mine)}",

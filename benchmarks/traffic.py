@@ -65,7 +65,7 @@ class ServerProcess:
             self.process.kill()
             self.process.communicate()
 
-    def tell(self, number: signal.Signals) -> float:
+    def send_signal(self, number: signal.Signals) -> float:
         """Sends a signal; returns when, by `time.monotonic`."""
         at = time.monotonic()
         self.process.send_signal(number)

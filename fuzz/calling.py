@@ -30,7 +30,7 @@ _OPTIONS: Final = [
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class CallResult:
     """How a call ended.
 
     Args:
@@ -75,7 +75,7 @@ class Caller:
         reply = self._health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def call(self, method: MethodDescriptor, sent: Sequence[bytes]) -> Outcome:
+    def call(self, method: MethodDescriptor, sent: Sequence[bytes]) -> CallResult:
         """Calls a method with bytes that need not be a valid message.
 
         Args:
@@ -101,7 +101,7 @@ class Caller:
                 replies.append(unary(sent[0], timeout=TIMEOUT_S))
         except grpc.RpcError as error:
             return _refused(error, replies)
-        return Outcome("OK", "", "", (), tuple(replies))
+        return CallResult("OK", "", "", (), tuple(replies))
 
 
 def can_be_parsed(kind: Any, data: bytes) -> bool:
@@ -141,7 +141,7 @@ def is_finite(message: Message) -> bool:
     return True
 
 
-def _refused(error: Any, replies: Sequence[Any]) -> Outcome:
+def _refused(error: Any, replies: Sequence[Any]) -> CallResult:
     status = rpc_status.from_call(error)
     reason, fields = "", []
     for packed in status.details if status else ():
@@ -153,4 +153,6 @@ def _refused(error: Any, replies: Sequence[Any]) -> Outcome:
             request = error_details_pb2.BadRequest()
             packed.Unpack(request)
             fields = [violation.field for violation in request.field_violations]
-    return Outcome(error.code().name, error.details() or "", reason, tuple(fields), tuple(replies))
+    return CallResult(
+        error.code().name, error.details() or "", reason, tuple(fields), tuple(replies)
+    )

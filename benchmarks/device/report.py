@@ -49,7 +49,7 @@ class Row:
     note: str = ""
 
     @property
-    def verdict(self) -> str:
+    def result(self) -> str:
         """`wanted`, `required` or `missed`, whichever was reached; empty without a bound."""
         value = self.ratio if self.bounded == "ratio" else self.measured
         if self.required is None or value is None:
@@ -69,7 +69,7 @@ class Row:
             _short(self.ratio),
             "" if self.required is None else sign + _short(self.required),
             "" if self.wanted is None else _short(self.wanted),
-            self.verdict,
+            self.result,
             self.note,
         )
 
@@ -143,7 +143,7 @@ class Report:
         document = {
             "machine": self.machine,
             "seconds": time.monotonic() - self.began,
-            "rows": [{**asdict(row), "verdict": row.verdict} for row in self.rows],
+            "rows": [{**asdict(row), "verdict": row.result} for row in self.rows],
             "failures": self.failures,
         }
         self.file.write_text(json.dumps(document, indent=1) + "\n")

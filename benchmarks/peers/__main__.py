@@ -281,8 +281,8 @@ def _wait(target: Target, process: subprocess.Popen[bytes], deadline: float, log
             time.sleep(0.1)
         else:
             return
-    said = log.read_text(errors="replace").strip().splitlines()
-    last = said[-1] if said else ""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else ""
     raise LimelensError(f"it never answered: {reason} {last}".replace("\n", " "))
 
 

@@ -32,7 +32,7 @@ def _wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "more_is_better", "verdict"),
+    ("value", "more_is_better", "result"),
     [
         (1.0, False, "wanted"),
         (1.5, False, "required"),
@@ -42,20 +42,20 @@ def _wait() -> None:
     ],
 )
 def test_a_metric_is_compared_with_its_bounds(
-    value: float, more_is_better: bool, verdict: str
+    value: float, more_is_better: bool, result: str
 ) -> None:
     required, wanted = (1.0, 2.0) if more_is_better else (2.0, 1.0)
     for bounded in ("ratio", "measured"):
         row = Row("x", bounded=bounded, required=required, wanted=wanted)
         row = Row(**{**vars(row), bounded: value, "more_is_better": more_is_better})
-        assert row.verdict == verdict
-    assert Row("x", measured=1.0).verdict == ""
+        assert row.result == result
+    assert Row("x", measured=1.0).result == ""
 
 
 def test_a_failed_part_is_reported_beside_the_metrics_of_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "figures.json"
+    file = tmp_path / "metrics.json"
     report = Report({"cores": 2}, file)
     report.add(Row("first", 12.5, "ms", ratio=1.25, required=2.0))
     with report.surviving("second"):
@@ -102,7 +102,7 @@ def test_the_end_of_a_servers_log_is_printed_when_it_does_not_start(
 
 @pytest.mark.slow
 def test_the_cpu_half_prints_its_metrics(tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
+    file = tmp_path / "metrics.json"
     command = [sys.executable, "-m", "benchmarks.cores", "--seconds", "0.5", "--json", str(file)]
     subprocess.run([*command, "--processes", "default"], check=True, timeout=600)
     found = json.loads(file.read_text())

@@ -76,7 +76,7 @@ def test_a_process_that_fails_ends_or_takes_too_long_is_reported(
 
 
 def test_both_layouts_give_the_results_of_a_plain_session(tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
+    file = tmp_path / "metrics.json"
     command = [sys.executable, "-m", "benchmarks.handover", "--device", "cpu", "--json", str(file)]
     options = ["--processes", "2", "--callers", "1,6", "--seconds", "0.3"]
     done = subprocess.run([*command, *options], timeout=300, capture_output=True, text=True)

@@ -19,7 +19,7 @@ def red(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image whose left half is red and whose right half is dark."""
     pixels = np.zeros((48, 64, 3), dtype=np.uint8)
     pixels[:, :32, 0] = 250
-    path = tmp_path_factory.mktemp("pictures") / "red.png"
+    path = tmp_path_factory.mktemp("images") / "red.png"
     Image.fromarray(pixels).save(path)
     return path
 

@@ -236,7 +236,7 @@ def test_in_an_open_loop_a_stall_delays_all_calls_due_meanwhile(server: Any) -> 
         object.__setattr__(bundle, "session", session)
     found = metrics.kinds[Kind.CLASSIFY]
     # Some 100 calls are due in one second and 20 are done: the last waits for about four more. A
-    # closed loop would have said 50 ms.
+    # closed loop would have measured 50 ms.
     assert found.answered > 50
     assert found.latency_ms["p90"] > 1000
     assert engine.counts.run == found.answered

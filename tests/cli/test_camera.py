@@ -107,13 +107,13 @@ def test_changes_are_explained_into_a_folder(
     )  # fmt: skip
     assert result.exit_code == 0
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    told = [line for line in lines if line["status"] == "explanation"]
-    assert [line["explanation"]["label"] for line in told] == ["red", "green"]
-    assert told[0]["explanation"]["explanations"][0]["label"] == "red"
+    reported = [line for line in lines if line["status"] == "explanation"]
+    assert [line["explanation"]["label"] for line in reported] == ["red", "green"]
+    assert reported[0]["explanation"]["explanations"][0]["label"] == "red"
     assert sorted(path.name for path in folder.iterdir()) == [
         "front_door-000010-red.png", "front_door-000020-green.png",
     ]  # fmt: skip
-    assert told[0]["explanation"]["overlay"] == str(folder / "front_door-000010-red.png")
+    assert reported[0]["explanation"]["overlay"] == str(folder / "front_door-000010-red.png")
     with Image.open(folder / "front_door-000010-red.png") as overlay:
         assert overlay.size == (64, 32)
 

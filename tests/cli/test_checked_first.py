@@ -96,5 +96,5 @@ def test_how_a_table_was_read_is_printed_once_on_stderr(
     result = limelens("inspect", table, "--json")
     assert result.exit_code == 0
     assert result.json["labels"] == ["a", "b"]
-    said = f"{table}: images by 'file' in {tmp_path}; labels in 'label'; not read: 'camera'"
-    assert result.stderr.splitlines().count(said) == 1
+    line = f"{table}: images by 'file' in {tmp_path}; labels in 'label'; not read: 'camera'"
+    assert result.stderr.splitlines().count(line) == 1

@@ -127,8 +127,8 @@ def test_a_failed_connection_is_explained_in_one_sentence(
         assert result.exit_code == 1, sentence
         assert result.stdout == ""
         # The server's own log is on this process's stderr too.
-        (told,) = [one for one in result.stderr.splitlines() if one.startswith("limelens: ")]
-        assert sentence in told
+        (reported,) = [one for one in result.stderr.splitlines() if one.startswith("limelens: ")]
+        assert sentence in reported
 
 
 def test_the_error_of_a_token_file_names_the_problem(

@@ -99,9 +99,9 @@ def test_a_healthy_server_has_nothing_wrong(
     deep = look("--server", server.address, "--deep")
     assert deep["right explain"]["state"] == "ok"
     assert "the limit is 33,554,432" in deep["message size"]["found"]
-    told = limelens("doctor", "--server", server.address).stdout
-    assert "SERVING" in told
-    assert "0 wrong, 0 warnings" in told
+    reported = limelens("doctor", "--server", server.address).stdout
+    assert "SERVING" in reported
+    assert "0 wrong, 0 warnings" in reported
 
 
 def test_wrong_names_and_ports_are_reported(look: Run, limelens: Run, closed_port: int) -> None:

@@ -34,7 +34,7 @@ def halves(path: Path, colour: tuple[int, int, int]) -> Path:
 
 @pytest.fixture(scope="module")
 def red(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return halves(tmp_path_factory.mktemp("pictures") / "red.png", (250, 0, 0))
+    return halves(tmp_path_factory.mktemp("images") / "red.png", (250, 0, 0))
 
 
 @pytest.fixture

@@ -266,8 +266,8 @@ def test_the_unit_is_hardened_and_has_time_to_drain() -> None:
         text=True,
         check=False,
     )
-    told = [line for line in found.stderr.splitlines() if "is not executable" not in line]
-    assert not [line for line in told if line.startswith("limelens.service")], told
+    reported = [line for line in found.stderr.splitlines() if "is not executable" not in line]
+    assert not [line for line in reported if line.startswith("limelens.service")], reported
 
 
 def test_make_image_says_when_docker_and_podman_are_missing(tmp_path: Path) -> None:

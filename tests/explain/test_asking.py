@@ -85,7 +85,7 @@ def test_the_callers_thread_works_too_and_gets_the_progress(
 ) -> None:
     predict = linear_softmax((96, 80))
     asked: set[threading.Thread] = set()
-    told: list[tuple[int, threading.Thread]] = []
+    reported: list[tuple[int, threading.Thread]] = []
     both = threading.Barrier(2, timeout=30)
 
     class Threaded:
@@ -94,7 +94,7 @@ def test_the_callers_thread_works_too_and_gets_the_progress(
 
         def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
             asked.add(threading.current_thread())
-            if len(told) == 0 and self.calls < 2:
+            if len(reported) == 0 and self.calls < 2:
                 self.calls += 1
                 both.wait()  # passes only if two threads are here at once
             return predict(images)
@@ -105,12 +105,12 @@ def test_the_callers_thread_works_too_and_gets_the_progress(
         seed=4,
         num_samples=200,
         batch_size=10,
-        progress=lambda done, _: told.append((done, threading.current_thread())),
+        progress=lambda done, _: reported.append((done, threading.current_thread())),
     )
     assert len(asked) == 2
     assert threading.current_thread() in asked
-    assert [done for done, _ in told] == list(range(10, 201, 10))
-    assert {thread for _, thread in told} == {threading.current_thread()}
+    assert [done for done, _ in reported] == list(range(10, 201, 10))
+    assert {thread for _, thread in reported} == {threading.current_thread()}
 
 
 def test_a_model_may_prefer_a_batch_size(

@@ -47,7 +47,7 @@ def test_overlay_is_green_for_and_red_against_and_dims_the_unseen(
     assert painted[85, 60].max() < 60
 
 
-def test_the_blue_orange_palette_tells_signs_apart_without_red_and_green(
+def test_the_blue_orange_palette_distinguishes_signs(
     image: NDArray[np.uint8], segments: NDArray[np.int64]
 ) -> None:
     painted = overlay(image, segments, WEIGHTS, palette="blue-orange").astype(int)
@@ -88,7 +88,7 @@ def test_segment_ids_of_any_range_are_painted(image: NDArray[np.uint8]) -> None:
     assert painted[10, 100, 1] > painted[10, 100, 0]
 
 
-def test_a_heat_map_tells_of_the_label_and_its_scores(
+def test_a_heat_map_names_the_label_and_its_scores(
     image: NDArray[np.uint8], segments: NDArray[np.int64]
 ) -> None:
     one = LabelExplanation(

@@ -166,10 +166,12 @@ def test_errors_of_predict_come_through_and_leave_no_thread(
 
 
 def test_progress_is_reported_and_may_stop_the_run(photo: NDArray[np.uint8]) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     predict = brightness_of(slice(0, 9), slice(0, 9))
-    explain(photo, predict, num_samples=100, progress=lambda done, most: told.append((done, most)))
-    assert told == [(32, 100), (64, 100), (96, 100), (100, 100)]
+    explain(
+        photo, predict, num_samples=100, progress=lambda done, most: reported.append((done, most))
+    )
+    assert reported == [(32, 100), (64, 100), (96, 100), (100, 100)]
 
     def stop(done: int, _most: int) -> None:
         if done >= 64:
@@ -315,7 +317,7 @@ def test_a_check_can_stop_the_work_after_the_last_sample(choice: dict[str, Any])
     done = 0
     num_after = 0
 
-    def told(count: int, _most: int) -> None:
+    def reported(count: int, _most: int) -> None:
         nonlocal done
         done = count
 
@@ -331,7 +333,7 @@ def test_a_check_can_stop_the_work_after_the_last_sample(choice: dict[str, Any])
             brightness_of(slice(0, 9), slice(0, 9)),
             segments=segments,
             num_samples=100,
-            progress=told,
+            progress=reported,
             check=check,
             **choice,
         )

@@ -26,9 +26,9 @@ OTHER_STREAM = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 @pytest.mark.parametrize("method", [STREAM, OTHER_STREAM], ids=lambda method: str(method.name))
 def test_broken_bytes_in_a_stream_are_reported_as_such(caller: Caller, method: Any) -> None:
-    outcome = caller.call(method, [b"\xff"])
-    assert (outcome.code, outcome.reason) == ("INTERNAL", "MALFORMED_MESSAGE")
-    assert outcome.message.startswith("the request cannot be parsed")
+    result = caller.call(method, [b"\xff"])
+    assert (result.code, result.reason) == ("INTERNAL", "MALFORMED_MESSAGE")
+    assert result.message.startswith("the request cannot be parsed")
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_a_cameras_wrong_model_is_named_by_its_field(
     caller: Caller, config: pb2.StreamConfig, field: str
 ) -> None:
     message = pb2.ClassifyStreamRequest(config=config)
-    outcome = caller.call(STREAM, [message.SerializeToString()])
-    assert (outcome.code, outcome.fields) == ("INVALID_ARGUMENT", (field,))
+    result = caller.call(STREAM, [message.SerializeToString()])
+    assert (result.code, result.fields) == ("INVALID_ARGUMENT", (field,))
 
 
 def test_the_default_number_of_samples_keeps_the_servers_limit(
@@ -69,6 +69,6 @@ def test_fewer_samples_than_segments_leave_a_usable_covariance(
             seed=seed,
             contrasts=[explanation_pb2.Contrast(label="red", against="blue")],
         )
-        outcome = caller.call(EXPLAIN, [request.SerializeToString()])
-        assert outcome.code == "OK", outcome
-        assert is_finite(outcome.replies[0])
+        result = caller.call(EXPLAIN, [request.SerializeToString()])
+        assert result.code == "OK", result
+        assert is_finite(result.replies[0])

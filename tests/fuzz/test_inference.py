@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.calling import Caller, Outcome, can_be_parsed, is_finite
+from fuzz.calling import Caller, CallResult, can_be_parsed, is_finite
 from fuzz.effort import examples
 from fuzz.images import good_images
 from fuzz.messages import Usable, broken, choice, messages, spoilt
@@ -99,18 +99,18 @@ def usable_request(name: str) -> st.SearchStrategy[Any]:
     return infer_requests() if name == "ModelInfer" else messages(input_of(name), USABLE)
 
 
-def require_well_ended(outcome: Outcome, sent: Any, *, parsed: bool = True) -> None:
-    assert all(map(is_finite, outcome.replies)), outcome
+def require_well_ended(result: CallResult, sent: Any, *, parsed: bool = True) -> None:
+    assert all(map(is_finite, result.replies)), result
     if not parsed:
-        assert (outcome.code, outcome.reason) == ("INTERNAL", "MALFORMED_MESSAGE"), outcome
+        assert (result.code, result.reason) == ("INTERNAL", "MALFORMED_MESSAGE"), result
         return
     allowed = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
     if isinstance(sent, pb2.ModelInferRequest) and "timeout" in sent.parameters:
         allowed.add("DEADLINE_EXCEEDED")
     if isinstance(sent, (pb2.RepositoryModelLoadRequest, pb2.RepositoryModelUnloadRequest)):
         allowed.add("UNIMPLEMENTED")
-    assert outcome.code in allowed, outcome
-    assert outcome.code == "OK" or (outcome.message and outcome.reason), outcome
+    assert result.code in allowed, result
+    assert result.code == "OK" or (result.message and result.reason), result
 
 
 def require_serving(caller: Caller) -> None:
@@ -122,9 +122,9 @@ def require_serving(caller: Caller) -> None:
         inputs=[tensor(name="images", datatype="UINT8", shape=[1, SIZE, SIZE, 3])],
         raw_input_contents=[bytes((255, 0, 0)) * (SIZE * SIZE)],
     )
-    outcome = caller.call(METHODS["ModelInfer"], [request.SerializeToString()])
-    assert outcome.code == "OK", outcome
-    probabilities = np.frombuffer(outcome.replies[0].raw_output_contents[0], "<f4")
+    result = caller.call(METHODS["ModelInfer"], [request.SerializeToString()])
+    assert result.code == "OK", result
+    probabilities = np.frombuffer(result.replies[0].raw_output_contents[0], "<f4")
     red, other = 1 / (1 + 2 * math.exp(-6)), 1 / (2 + math.exp(6))  # see tests/conftest.py
     assert probabilities == pytest.approx([red, other, other], rel=1e-4)
 
@@ -133,9 +133,9 @@ def require_serving(caller: Caller) -> None:
 @given(request_message=infer_requests())
 def test_usable_tensors_get_a_response(caller: Caller, request_message: Any) -> None:
     sent = request_message.SerializeToString()
-    outcome = caller.call(METHODS["ModelInfer"], [sent])
-    assert outcome.code == "OK", outcome
-    (reply,) = outcome.replies
+    result = caller.call(METHODS["ModelInfer"], [sent])
+    assert result.code == "OK", result
+    (reply,) = result.replies
     assert reply.id == request_message.id
     wanted = [one.name for one in request_message.outputs] or ["probabilities", "embedding"]
     assert [one.name for one in reply.outputs] == wanted
@@ -147,8 +147,8 @@ def test_usable_tensors_get_a_response(caller: Caller, request_message: Any) -> 
 def test_spoilt_requests_get_a_response_or_a_refusal(caller: Caller, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*UNARY, *["ModelInfer"] * len(UNARY)]))
     request = data.draw(spoilt(input_of(name), USABLE))
-    outcome = caller.call(METHODS[name], [request.SerializeToString()])
-    require_well_ended(outcome, request)
+    result = caller.call(METHODS[name], [request.SerializeToString()])
+    require_well_ended(result, request)
     require_serving(caller)
 
 
@@ -158,9 +158,9 @@ def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObje
     name = data.draw(st.sampled_from([*UNARY, *["ModelInfer"] * len(UNARY)]))
     kind = input_of(name)
     sent = data.draw(broken(kind, USABLE) | st.binary(max_size=60))
-    outcome = caller.call(METHODS[name], [sent])
+    result = caller.call(METHODS[name], [sent])
     parsed = can_be_parsed(kind, sent)
-    require_well_ended(outcome, kind.FromString(sent) if parsed else None, parsed=parsed)
+    require_well_ended(result, kind.FromString(sent) if parsed else None, parsed=parsed)
     require_serving(caller)
 
 
@@ -169,12 +169,12 @@ def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObje
 def test_a_stream_responds_to_each_request_in_order(caller: Caller, data: st.DataObject) -> None:
     one = infer_requests() | spoilt(pb2.ModelInferRequest, USABLE)
     sent = data.draw(st.lists(one, max_size=5))
-    outcome = caller.call(
+    result = caller.call(
         METHODS["ModelStreamInfer"], [message.SerializeToString() for message in sent]
     )
-    require_well_ended(outcome, None)
-    assert outcome.code == "OK", outcome
-    assert [reply.infer_response.id for reply in outcome.replies] == [one.id for one in sent]
+    require_well_ended(result, None)
+    assert result.code == "OK", result
+    assert [reply.infer_response.id for reply in result.replies] == [one.id for one in sent]
     require_serving(caller)
 
 
@@ -186,6 +186,6 @@ def test_a_stream_may_hold_broken_bytes(caller: Caller, data: st.DataObject) -> 
     sent = data.draw(st.lists(good, max_size=3))
     junk = data.draw(broken(kind, USABLE) | st.binary(max_size=40))
     sent.insert(data.draw(st.integers(0, len(sent))), junk)
-    outcome = caller.call(METHODS["ModelStreamInfer"], sent)
-    require_well_ended(outcome, None, parsed=can_be_parsed(kind, junk))
+    result = caller.call(METHODS["ModelStreamInfer"], sent)
+    require_well_ended(result, None, parsed=can_be_parsed(kind, junk))
     require_serving(caller)

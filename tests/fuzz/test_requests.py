@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fuzz.calling import Caller, Outcome, can_be_parsed, is_finite, names_a_field
+from fuzz.calling import Caller, CallResult, can_be_parsed, is_finite, names_a_field
 from fuzz.effort import examples
 from fuzz.images import HEIGHT, WIDTH, bad_images, good_images
 from fuzz.messages import Usable, broken, choice, messages, spoilt
@@ -148,22 +148,22 @@ CHEAP = [name for name in UNARY if "Explain" not in name]
 EXPLAINING = [name for name in UNARY if "Explain" in name]
 
 
-def require_well_ended(outcome: Outcome, method: Any, *, parsed: bool = True) -> None:
+def require_well_ended(result: CallResult, method: Any, *, parsed: bool = True) -> None:
     """A status that the contract allows, with all that belongs to it."""
-    assert all(map(is_finite, outcome.replies)), outcome
+    assert all(map(is_finite, result.replies)), result
     if not parsed:
-        assert (outcome.code, outcome.reason) == ("INTERNAL", "MALFORMED_MESSAGE"), outcome
+        assert (result.code, result.reason) == ("INTERNAL", "MALFORMED_MESSAGE"), result
         return
-    assert outcome.code in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), outcome
-    if outcome.code == "OK":
+    assert result.code in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), result
+    if result.code == "OK":
         return
-    assert outcome.message
-    if outcome.code == "NOT_FOUND":
-        assert outcome.reason == "NOT_FOUND"
+    assert result.message
+    if result.code == "NOT_FOUND":
+        assert result.reason == "NOT_FOUND"
         return
-    assert outcome.reason in ("INVALID_REQUEST", "INVALID_IMAGE", "IMAGE_TOO_LARGE"), outcome
-    assert len(outcome.fields) == 1
-    assert names_a_field(method.input_type, outcome.fields[0]), outcome
+    assert result.reason in ("INVALID_REQUEST", "INVALID_IMAGE", "IMAGE_TOO_LARGE"), result
+    assert len(result.fields) == 1
+    assert names_a_field(method.input_type, result.fields[0]), result
 
 
 def require_serving(caller: Caller) -> None:
@@ -171,9 +171,9 @@ def require_serving(caller: Caller) -> None:
     assert caller.is_serving()
     image = image_pb2.Image(raw={"data": bytes((255, 0, 0)) * 64, "height": 8, "width": 8})
     request = pb2.ClassifyRequest(model="colours", version=1, images=[image])
-    outcome = caller.call(METHODS["Classify"], [request.SerializeToString()])
-    assert outcome.code == "OK", outcome
-    (prediction,) = outcome.replies[0].predictions
+    result = caller.call(METHODS["Classify"], [request.SerializeToString()])
+    assert result.code == "OK", result
+    (prediction,) = result.replies[0].predictions
     assert (prediction.label, prediction.alert) == ("red", True)
     assert prediction.scores[0].probability == pytest.approx(RED)
 
@@ -218,10 +218,10 @@ def input_of(name: str) -> Any:
 
 
 def try_one(caller: Caller, name: str, request: Any) -> None:
-    outcome = caller.call(METHODS[name], [request.SerializeToString()])
-    require_well_ended(outcome, METHODS[name])
-    if outcome.code == "OK":
-        require_answered(name, request, outcome.replies)
+    result = caller.call(METHODS[name], [request.SerializeToString()])
+    require_well_ended(result, METHODS[name])
+    if result.code == "OK":
+        require_answered(name, request, result.replies)
     require_serving(caller)
 
 
@@ -230,9 +230,9 @@ def try_one(caller: Caller, name: str, request: Any) -> None:
 def test_usable_requests_get_a_response(caller: Caller, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(CHEAP))
     request = data.draw(messages(input_of(name), USABLE))
-    outcome = caller.call(METHODS[name], [request.SerializeToString()])
-    assert outcome.code == "OK", outcome
-    require_answered(name, request, outcome.replies)
+    result = caller.call(METHODS[name], [request.SerializeToString()])
+    assert result.code == "OK", result
+    require_answered(name, request, result.replies)
 
 
 @examples(300)
@@ -267,8 +267,8 @@ def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObje
     name = data.draw(st.sampled_from(UNARY))
     kind = input_of(name)
     sent = data.draw(broken(kind, USABLE) | st.binary(max_size=60))
-    outcome = caller.call(METHODS[name], [sent])
-    require_well_ended(outcome, METHODS[name], parsed=can_be_parsed(kind, sent))
+    result = caller.call(METHODS[name], [sent])
+    require_well_ended(result, METHODS[name], parsed=can_be_parsed(kind, sent))
     require_serving(caller)
 
 
@@ -284,16 +284,16 @@ def test_a_camera_may_send_anything_in_any_order(caller: Caller, data: st.DataOb
         sent.insert(0, kind(config=config))
     if data.draw(st.integers(0, 4)) == 0:
         sent.insert(data.draw(st.integers(0, len(sent))), data.draw(spoilt(kind, USABLE)))
-    outcome = caller.call(
+    result = caller.call(
         METHODS["ClassifyStream"], [message.SerializeToString() for message in sent]
     )
-    require_well_ended(outcome, METHODS["ClassifyStream"])
-    if outcome.code == "OK":
+    require_well_ended(result, METHODS["ClassifyStream"])
+    if result.code == "OK":
         asked = sorted(message.frame.frame_id for message in sent[1:])
-        frames = [answer for answer in outcome.replies if answer.status not in NEWS]
+        frames = [answer for answer in result.replies if answer.status not in NEWS]
         assert sorted(answer.frame_id for answer in frames) == asked
-    assert {answer.status for answer in outcome.replies} <= FRAME_STATUSES - {0}
-    for answer in outcome.replies:
+    assert {answer.status for answer in result.replies} <= FRAME_STATUSES - {0}
+    for answer in result.replies:
         assert answer.HasField("prediction") == (answer.status == pb2.FRAME_STATUS_CLASSIFIED)
         assert answer.reason or answer.status not in (
             pb2.FRAME_STATUS_INVALID,
@@ -313,6 +313,6 @@ def test_a_camera_may_send_broken_bytes(caller: Caller, data: st.DataObject) -> 
     sent = [config.SerializeToString(), *data.draw(st.lists(frames, max_size=3))]
     junk = data.draw(broken(kind, USABLE) | st.binary(max_size=40))
     sent.insert(data.draw(st.integers(0, len(sent))), junk)
-    outcome = caller.call(METHODS["ClassifyStream"], sent)
-    require_well_ended(outcome, METHODS["ClassifyStream"], parsed=can_be_parsed(kind, junk))
+    result = caller.call(METHODS["ClassifyStream"], sent)
+    require_well_ended(result, METHODS["ClassifyStream"], parsed=can_be_parsed(kind, junk))
     require_serving(caller)

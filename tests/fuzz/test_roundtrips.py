@@ -153,8 +153,8 @@ def test_a_decision_follows_from_order_and_thresholds(
         over = probabilities >= np.asarray(least, np.float32)
         assert found.label is None
         assert set(found.labels) == {metadata.labels[i] for i in np.flatnonzero(over)}
-        said = [by_label[label] for label in found.labels]
-        assert said == sorted(said, reverse=True)
+        probabilities = [by_label[label] for label in found.labels]
+        assert probabilities == sorted(probabilities, reverse=True)
         decided = set(found.labels)
     assert found.decision is (Decision.LABEL if decided else Decision.ABSTAINED)
     assert found.alert == ("red" in decided)

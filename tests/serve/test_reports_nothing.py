@@ -17,7 +17,7 @@ PATHS = os.pathsep.join(str(ROOT / name) for name in ("train", "serve", "explain
 
 
 def environment(home: Path) -> dict[str, str]:
-    """As at a user's who has said nothing about telemetry."""
+    """As for a user who has set nothing about telemetry."""
     kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG")}
     caches = {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     return {**kept, **caches, "PYTHONPATH": PATHS, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,4 +1,4 @@
-"""Small real data: images that a network can tell apart after a few steps."""
+"""Small real data: images that a network can distinguish after a few steps."""
 
 from __future__ import annotations
 

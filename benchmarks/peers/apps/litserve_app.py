@@ -19,7 +19,7 @@ class Classifier(litserve.LitAPI):
 
     def decode_request(self, request: Request) -> bytes:
         """The form's file."""
-        return request["picture"].file.read()
+        return request["image"].file.read()
 
     def predict(self, data: bytes) -> list[float]:
         """Its probabilities."""

@@ -48,7 +48,7 @@ def _request(data: bytes) -> bytes:
     from mlserver.grpc import dataplane_pb2 as pb
 
     request = pb.ModelInferRequest(model_name="peer")
-    tensor = request.inputs.add(name="picture", datatype="BYTES", shape=[1])
+    tensor = request.inputs.add(name="image", datatype="BYTES", shape=[1])
     tensor.contents.bytes_contents.append(data)
     return request.SerializeToString()
 

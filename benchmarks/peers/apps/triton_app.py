@@ -34,7 +34,7 @@ def _serve(port: int) -> None:
         triton.bind(
             model_name="peer",
             infer_func=[instance(), instance()],
-            inputs=[Tensor(name="picture", dtype=bytes, shape=(1,))],
+            inputs=[Tensor(name="image", dtype=bytes, shape=(1,))],
             outputs=[Tensor(name="probabilities", dtype=np.float32, shape=(-1,))],
             config=ModelConfig(batching=False),
         )
@@ -45,7 +45,7 @@ def _request(data: bytes) -> bytes:
     from tritonclient.grpc import InferInput
     from tritonclient.grpc._utils import _get_inference_request
 
-    tensor = InferInput("picture", [1], "BYTES")
+    tensor = InferInput("image", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([data], dtype=np.object_))
     return _get_inference_request(
         model_name="peer",

@@ -280,17 +280,17 @@ def test_a_failed_handshake_is_unavailable_and_logged_with_the_reason(
         with pytest.raises(UnavailableError):
             caller(server.address, credentials=one).models()
         assert caller(server.address, credentials=own).models()
-    told = server.stop().splitlines()
+    reported = server.stop().splitlines()
     reasons = [
         "PEER_DID_NOT_RETURN_A_CERTIFICATE",
         "CERTIFICATE_VERIFY_FAILED: certificate has expired",
         "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate",
         "WRONG_VERSION_NUMBER",
     ]
-    assert all("Handshake failed" in line for line in told), told
+    assert all("Handshake failed" in line for line in reported), reported
     # Where localhost is two addresses, clients try both.
-    found = [reason for line in told for reason in reasons if reason in line]
-    assert len(found) == len(told)
+    found = [reason for line in reported for reason in reasons if reason in line]
+    assert len(found) == len(reported)
     assert list(dict.fromkeys(found)) == reasons
     # docs/security.md says what these words mean.
     page = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
@@ -325,9 +325,9 @@ def test_a_server_with_tls_writes_nothing_more_to_stderr_than_one_without(
         assert caller(server.address, credentials=credentials(ca.path)).models()
     with Client(server.address, max_attempts=1) as plain, pytest.raises(UnavailableError):
         plain.models()
-    told = server.stop().splitlines()
-    assert told
-    assert all(re.search(r"Handshake failed .*WRONG_VERSION_NUMBER", line) for line in told)
+    reported = server.stop().splitlines()
+    assert reported
+    assert all(re.search(r"Handshake failed .*WRONG_VERSION_NUMBER", line) for line in reported)
 
 
 @pytest.mark.parametrize(

@@ -109,28 +109,28 @@ def test_calls_beyond_may_wait_for_their_turn(
     address = start_server(access=access).address
     stream = camera(caller(address))
     stream()
-    outcomes: list[Any] = []
+    results: list[Any] = []
     one_came_back = threading.Event()
 
     def call() -> None:
         try:
-            outcomes.append(caller(address).classify(RED)[0].label)
+            results.append(caller(address).classify(RED)[0].label)
         except OverloadedError as error:
-            outcomes.append(str(error))
+            results.append(str(error))
         one_came_back.set()
 
     calling = [threading.Thread(target=call) for _ in range(2)]
     for one in calling:
         one.start()
     assert one_came_back.wait(60)
-    assert outcomes == [
+    assert results == [
         "127.0.0.1 has 1 calls in flight, which is its limit, and 1 waiting; expected one to end "
         "first"
     ]
     stream.close()
     for one in calling:
         one.join(60)
-    assert outcomes[1:] == ["red"]
+    assert results[1:] == ["red"]
 
 
 def test_a_cancelled_waiting_call_frees_its_place(

@@ -403,8 +403,8 @@ def test_neither_tokens_nor_hashes_are_logged(
         try:
             caller(server.address, token).classify(RED)
         except LimelensError as error:
-            told = str(error)
-            assert token not in told
+            reported = str(error)
+            assert token not in reported
     assert "Classify OK" in caplog.text
     assert " of door" in caplog.text
     assert "UNAUTHENTICATED" in caplog.text

@@ -122,7 +122,7 @@ def connect(kind: str, request: pytest.FixtureRequest) -> Iterator[Callable[...,
 
 
 class Witness(grpc.aio.ServerInterceptor):
-    """Sees every call before the service does, and refuses those that it is told to."""
+    """Sees every call before the service does, and refuses as many as `refusals` holds."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, str], float]] = []

@@ -41,7 +41,7 @@ def files(folder: Path, count: int) -> list[Path]:
     return made
 
 
-def said(results: Any) -> list[str | None]:
+def labels_of(results: Any) -> list[str | None]:
     return [one.label if isinstance(one, Prediction) else one.reason for one in results]
 
 
@@ -51,7 +51,7 @@ def test_a_thousand_files_are_classified_in_their_order(
     server = start_server()
     client = connect(server.address)
     found = client.classify(files(tmp_path, 1000))
-    assert said(found) == [NAMES[number % 3] for number in range(1000)]
+    assert labels_of(found) == [NAMES[number % 3] for number in range(1000)]
     assert found.model.name == "colours"
     assert found.timings_ms.total > 0
     assert server.counts().run == 1000
@@ -62,14 +62,14 @@ def test_requests_keep_within_the_servers_limit(
 ) -> None:
     server = start_witnessed(ServiceSettings(limits=Limits(max_images=3)))
     client = connect(server.address)
-    assert said(client.classify([IMAGES["red"]] * 4)) == ["red"] * 4
+    assert labels_of(client.classify([IMAGES["red"]] * 4)) == ["red"] * 4
     # All in one, then what the limit is, then three and one.
     assert sorted(server.witness.names()) == ["Classify"] * 3 + ["GetModel"]
     server.witness.calls.clear()
-    assert said(client.classify([IMAGES["blue"]] * 20)) == ["blue"] * 20
+    assert labels_of(client.classify([IMAGES["blue"]] * 20)) == ["blue"] * 20
     assert server.witness.names() == ["Classify"] * 7
     server.witness.calls.clear()
-    assert said(client.classify([IMAGES["blue"]] * 2)) == ["blue"] * 2
+    assert labels_of(client.classify([IMAGES["blue"]] * 2)) == ["blue"] * 2
     assert server.witness.names() == ["Classify"]
 
 
@@ -78,8 +78,8 @@ def test_the_right_to_classify_is_enough_for_many_images(
 ) -> None:
     token = tokens.set("door", ["classify"])
     client = connect(start_server(access=tokens.access()).address, token=token)
-    assert said(client.classify([IMAGES["red"]] * 40)) == ["red"] * 40
-    assert said(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
+    assert labels_of(client.classify([IMAGES["red"]] * 40)) == ["red"] * 40
+    assert labels_of(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
 
 
 def test_a_limit_that_may_not_be_read_is_discovered(
@@ -88,8 +88,8 @@ def test_a_limit_that_may_not_be_read_is_discovered(
     token = tokens.set("door", ["classify"])
     few = ServiceSettings(limits=Limits(max_images=5))
     client = connect(start_server(access=tokens.access(), service=few).address, token=token)
-    assert said(client.classify([IMAGES["red"]] * 20)) == ["red"] * 20
-    assert said(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
+    assert labels_of(client.classify([IMAGES["red"]] * 20)) == ["red"] * 20
+    assert labels_of(client.classify_many([IMAGES["blue"]] * 20)) == ["blue"] * 20
 
 
 def test_a_broken_image_does_not_fail_the_others(
@@ -177,7 +177,7 @@ def test_images_are_read_when_their_turn_comes(
         assert taken[0] <= number + 3 * 5 + 5
     answers.close()
     now = taken[0]
-    assert said(client.classify(IMAGES["red"])) == ["red"]
+    assert labels_of(client.classify(IMAGES["red"])) == ["red"]
     assert taken[0] == now
 
 
@@ -197,7 +197,7 @@ def test_several_requests_run_at_once(
         )
         until(lambda: server.witness.names().count("Classify") == 3)
         gate.opened.set()
-        assert said(asked.result(30)) == ["red"] * 40
+        assert labels_of(asked.result(30)) == ["red"] * 40
     assert server.witness.names().count("Classify") == 10
 
 
@@ -207,7 +207,7 @@ def test_the_client_waits_for_a_busy_server(
     server = start_server(service=ServiceSettings(max_queue=10))
     client = connect(server.address, max_attempts=1)
     found = list(client.classify_many([IMAGES["red"]] * 200, batch_size=8, at_once=4))
-    assert said(found) == ["red"] * 200
+    assert labels_of(found) == ["red"] * 200
 
 
 def test_too_many_bytes_for_one_message_are_split(
@@ -222,7 +222,7 @@ def test_too_many_bytes_for_one_message_are_split(
     found = client.classify(images, on_error="return")
     assert [one.index for one in found.failures] == [4]
     assert "the limit is 100,000" in found.failures[0].reason
-    assert said(found[:4]) == ["green"] * 4
+    assert labels_of(found[:4]) == ["green"] * 4
 
 
 def test_large_images_go_in_requests_that_can_be_retried(
@@ -233,7 +233,7 @@ def test_large_images_go_in_requests_that_can_be_retried(
     file = io.BytesIO()
     Image.fromarray(IMAGES["green"]).save(file, "PNG")
     images = [file.getvalue() + bytes(900_000)] * 17
-    assert said(client.classify(images)) == ["green"] * 17
+    assert labels_of(client.classify(images)) == ["green"] * 17
     assert server.witness.names().count("Classify") == 3  # of 8, 8 and 1
 
 
@@ -246,7 +246,7 @@ def test_a_model_file_in_this_process_takes_many_too(one_model: Path, tmp_path: 
     assert found[99].label == "red"  # type: ignore[union-attr]
 
 
-def test_types_tell_predictions_from_failures(
+def test_types_distinguish_predictions_and_failures(
     start_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     with Client(start_server().address) as client:

@@ -366,7 +366,7 @@ def test_four_threads_share_one_client(start_server: Callable[..., Any]) -> None
 
         for answers in pool.map(ask, range(40)):
             assert len(answers) == 3
-            assert all(asked == said for asked, said in answers)
+            assert all(asked == answered for asked, answered in answers)
 
 
 async def test_a_cancelled_task_cancels_its_call_on_the_server(

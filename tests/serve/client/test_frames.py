@@ -92,10 +92,12 @@ def test_a_slow_reader_of_a_camera_holds_one_frame_and_gets_the_newest(
     assert frames.num_held <= 4  # the newest, the one on its way, the one just made
     assert server.counts().run <= 70  # of those that may go before answers are read
     newest = frames.num_taken
-    told = list(itertools.islice(answers, 600))
-    assert any(one.status is FrameStatus.CLASSIFIED and one.frame_id >= newest - 1 for one in told)
-    assert any(one.status is FrameStatus.SUPERSEDED for one in told)
-    assert told[-1].dropped_frames > 500
+    reported = list(itertools.islice(answers, 600))
+    assert any(
+        one.status is FrameStatus.CLASSIFIED and one.frame_id >= newest - 1 for one in reported
+    )
+    assert any(one.status is FrameStatus.SUPERSEDED for one in reported)
+    assert reported[-1].dropped_frames > 500
     answers.close()
 
 
@@ -185,16 +187,16 @@ def test_a_server_that_comes_back_goes_on_with_the_stream(
         if len(answers) in (20, 600):
             server.stop()
             server = start_server(listen=server.address)
-    told = Counter(one.frame_id for one in answers)
-    assert sorted(told) == list(range(900))
-    assert set(told.values()) == {1}
+    reported = Counter(one.frame_id for one in answers)
+    assert sorted(reported) == list(range(900))
+    assert set(reported.values()) == {1}
     states = Counter(one.status for one in answers)
     if not drop_old:
         assert states == {FrameStatus.CLASSIFIED: 900}
     else:
         assert answers[-1].status is FrameStatus.CLASSIFIED
         assert answers[-1].dropped_frames == 900 - states[FrameStatus.CLASSIFIED]
-    # What each server said of its first frames: nothing is known yet, and that is a change.
+    # What each server reported of its first frames: nothing is known yet, and that is a change.
     labels = [one.smoothed_label for one in answers if one.status is FrameStatus.CLASSIFIED]
     assert labels.count(None) == 3
     before: str | None = None

@@ -79,8 +79,8 @@ def test_the_embedding_is_carried_along(bundles: Any) -> None:
 
 def test_smoothing_changes_once_enough_frames_agree() -> None:
     smoothing = Smoothing(5, 3)
-    said = ["a", "a", "b", "a", "b", "b", None, "b", None, None, None]
-    found = [smoothing.add(label) for label in said]
+    smoothed = ["a", "a", "b", "a", "b", "b", None, "b", None, None, None]
+    found = [smoothing.add(label) for label in smoothed]
     assert found == [None, None, None, "a", "a", "b", "b", "b", "b", None, None]
 
 
@@ -103,15 +103,15 @@ RULES = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(n 
 
 @given(RULES, st.lists(st.sampled_from(["a", "b", None]), max_size=60))
 def test_smoothing_only_changes_if_enough_frames_agree(
-    rule: tuple[int, int], said: list[str | None]
+    rule: tuple[int, int], smoothed: list[str | None]
 ) -> None:
     window, required = rule
     smoothing = Smoothing(window, required)
     before = None
-    for i, label in enumerate(said):
+    for i, label in enumerate(smoothed):
         after = smoothing.add(label)
         if after != before:
-            assert said[max(0, i + 1 - window) : i + 1].count(after) >= required
+            assert smoothed[max(0, i + 1 - window) : i + 1].count(after) >= required
         before = after
 
 

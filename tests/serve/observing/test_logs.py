@@ -116,7 +116,7 @@ def test_successful_calls_are_logged_on_request(
 def test_other_lines_of_a_call_have_its_id_too(
     start: Callable[..., Process], afraid_of_the_dark: Path
 ) -> None:
-    """A frame that the model cannot judge is told of from deep within its stream."""
+    """An unclassifiable frame is logged from deep within its stream."""
     for log_format in ("json", "text"):
         server = start("--log-format", log_format, "--models", str(afraid_of_the_dark))
         black = image_pb2.Image(
@@ -133,10 +133,13 @@ def test_other_lines_of_a_call_have_its_id_too(
             assert len(list(call)) == 1
         (line,) = [line for line in server.log().splitlines() if "forged" in line]
         if log_format == "json":
-            told = json.loads(line)
-            assert (told["level"], told["logger"]) == ("ERROR", "limelens.serve.rpc.camera_stream")
-            assert (told["request_id"], told["rpc"]) == ("door-7", "ClassifyStream")
-            assert (told["model"], told["version"]) == ("colours", 1)
+            reported = json.loads(line)
+            assert (reported["level"], reported["logger"]) == (
+                "ERROR",
+                "limelens.serve.rpc.camera_stream",
+            )
+            assert (reported["request_id"], reported["rpc"]) == ("door-7", "ClassifyStream")
+            assert (reported["model"], reported["version"]) == ("colours", 1)
         else:
             assert line.endswith(
                 "(request_id door-7, rpc ClassifyStream, caller 127.0.0.1, model colours, "

@@ -122,7 +122,7 @@ def test_calls_images_and_decisions_are_counted_exactly(
 
 
 class Camera:
-    """Sends frames as they are told to be."""
+    """Sends prepared frames."""
 
     def __init__(self, stub: Any, **config: Any) -> None:
         self._messages: list[Any] = []
@@ -334,8 +334,8 @@ def test_a_model_of_many_labels_has_few_series(one_model: Path) -> None:
     metrics = Metrics(repository, max_labels=2)
     (served,) = repository.served
     for label, times in (("red", 1), ("green", 2), ("blue", 4)):
-        said = Prediction(Decision.LABEL, label, (), False, (), 0.5, None)
-        metrics.request_classified(RequestClassified(served, (), [said] * times, 0.0))
+        prediction = Prediction(Decision.LABEL, label, (), False, (), 0.5, None)
+        metrics.request_classified(RequestClassified(served, (), [prediction] * times, 0.0))
     found = {
         sample.labels["label"]: sample.value
         for family in metrics.registry.collect()
@@ -492,7 +492,7 @@ def test_openmetrics_is_sent_to_clients_that_accept_it(watch: Callable[..., Any]
 
 
 def families(text: str) -> list[Any]:
-    """Without the moments at which series began, which the plain format tells as series."""
+    """Leaves out when series began, which the plain format gives as series."""
     return [
         family
         for family in text_string_to_metric_families(text)
@@ -524,17 +524,17 @@ def test_the_table_of_metrics_matches_a_server(watch: Callable[..., Any]) -> Non
     with Client(watched.address) as client:
         client.classify([RED])
     found = exposed(watched)
-    told = documented()
+    reported = documented()
     for only_of_several in ("limelens_workers", "limelens_worker_restarts_total"):
-        del told[only_of_several]
-    assert set(found) == set(told)
-    for name, labels in told.items():
+        del reported[only_of_several]
+    assert set(found) == set(reported)
+    for name, labels in reported.items():
         if name not in ("python_info", "limelens_build_info"):
             assert found[name] == labels, name
 
 
 def test_statuses_of_frames_are_those_in_the_table(watch: Callable[..., Any]) -> None:
-    told = {
+    reported = {
         sample.labels["fate"]
         for family in families(watch().get("/metrics").text)
         for sample in family.samples
@@ -542,7 +542,7 @@ def test_statuses_of_frames_are_those_in_the_table(watch: Callable[..., Any]) ->
     }
     text = (ROOT / "docs" / "operating.md").read_text()
     (row,) = re.findall(r"^\| `limelens_frames_total` .*`fate` \((.*)\) \|$", text, re.MULTILINE)
-    assert told == set(row.split(", "))
+    assert reported == set(row.split(", "))
 
 
 def test_the_alert_rules_use_metrics_that_exist(watch: Callable[..., Any]) -> None:
@@ -563,15 +563,17 @@ def test_the_alert_rules_use_metrics_that_exist(watch: Callable[..., Any]) -> No
 def test_calls_that_run_no_model_have_no_priority(watch: Callable[..., Any]) -> None:
     watched = watch()
     infer = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    told = [one.name for one in infer.methods if one.name not in ("ModelInfer", "ModelStreamInfer")]
+    reported = [
+        one.name for one in infer.methods if one.name not in ("ModelInfer", "ModelStreamInfer")
+    ]
     with grpc.insecure_channel(watched.address) as channel:
         stub = inference_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-        for name in told:
+        for name in reported:
             asked = getattr(inference_pb2, infer.methods_by_name[name].input_type.name)()
             with contextlib.suppress(grpc.RpcError):
                 getattr(stub, name)(asked, timeout=20)
-    assert watched.value("limelens_request_seconds_count") == len(told)
-    assert watched.value("limelens_request_seconds_count", priority="none") == len(told)
+    assert watched.value("limelens_request_seconds_count") == len(reported)
+    assert watched.value("limelens_request_seconds_count", priority="none") == len(reported)
 
 
 def test_without_the_port_nothing_is_counted_or_opened(start_server: Callable[..., Any]) -> None:
@@ -590,7 +592,7 @@ def test_the_names_of_unknown_models_make_no_series(watch: Callable[..., Any]) -
     assert "wrong-" not in watched.get("/metrics").text
 
 
-def test_a_bundle_taken_out_of_service_is_still_counted(
+def test_a_bundle_out_of_service_is_still_counted(
     watch: Callable[..., Any], gate: Any, tmp_path: Path, bundles: Any
 ) -> None:
     path = bundles.save(tmp_path, bundles.metadata(), 1)

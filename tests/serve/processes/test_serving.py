@@ -47,7 +47,7 @@ def test_one_line_announces_all_processes_and_all_respond_alike(
         listed = stub.ListModels(service_pb2.ListModelsRequest())
         replies.add(tuple(m.SerializeToString() for m in (predictions, explanation, listed)))
     assert len(replies) == 1
-    server.tell(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     code, errors = server.end()
     assert code == 0
     assert server.process.stdout is not None
@@ -63,7 +63,7 @@ def test_no_call_is_lost_when_the_server_goes_down(fleet: Callable[..., Fleet]) 
     server = fleet("--grace-s", "20")
     with Load(server, until_error=True) as load:
         load.more()
-        signalled_at = server.tell(signal.SIGTERM)
+        signalled_at = server.send_signal(signal.SIGTERM)
         assert server.end() == (0, "")
     assert load.codes == {grpc.StatusCode.UNAVAILABLE}
     assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
@@ -79,7 +79,7 @@ def test_every_process_reports_health_and_none_serves_while_stopping(
     for channel in [server.channel() for _ in range(12)]:
         watching.append(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
         assert next(watching[-1]).status == serving
-    server.tell(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     for one in watching:
         assert next(one).status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert server.end() == (0, "")
@@ -97,9 +97,9 @@ def test_ctrl_c_of_a_terminal_drains_and_a_second_one_ends_at_once(
     until(lambda: server.stub().Classify(GREEN).model.version == 1)
     # As a terminal does it: to the whole group, which workers do not belong to.
     assert all(os.getpgid(pid) == pid for pid in workers)
-    server.tell(signal.SIGINT)
+    server.send_signal(signal.SIGINT)
     until(lambda: not _accepts(server.address))
-    server.tell(signal.SIGINT)
+    server.send_signal(signal.SIGINT)
     server.process.wait(20)
     until(lambda: not any(map(is_alive, workers)))
     call.cancel()
@@ -210,7 +210,7 @@ def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., F
     assert value("limelens_decisions_total", label="green") == made
     assert value("limelens_worker_restarts_total") == 1
     assert value("limelens_requests_in_flight") == 0
-    server.tell(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     assert server.end()[0] == 0
 
 
@@ -236,7 +236,7 @@ def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(
             load.more()
     assert load.codes <= {grpc.StatusCode.UNAVAILABLE}
     assert server.versions(server.stubs()) == {1}
-    server.tell(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     code, errors = server.end()
     assert code == 0
     assert errors.count("ended: signal SIGKILL; another starts") == 2
@@ -263,13 +263,13 @@ def test_workers_whose_supervisor_is_killed_finish_and_free_the_port(
     workers = server.workers
     with Load(server, until_error=True) as load:
         signalled_at = time.monotonic()
-        server.tell(signal.SIGKILL)
+        server.send_signal(signal.SIGKILL)
         until(lambda: not any(map(is_alive, workers)))
     assert load.codes == {grpc.StatusCode.UNAVAILABLE}
     assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
     with ServerProcess(one_model, "--processes", "2", "--listen", server.address) as anew:
         assert anew.address == server.address
-        anew.tell(signal.SIGTERM)
+        anew.send_signal(signal.SIGTERM)
         assert anew.end() == (0, "")
 
 

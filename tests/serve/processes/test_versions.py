@@ -96,7 +96,7 @@ def test_a_request_to_one_process_has_all_scan_for_new_versions(
     stubs = server.stubs()
     assert server.versions(stubs) == {1}
     put(tmp_path, bundles, 2)
-    server.tell(signal.SIGHUP)
+    server.send_signal(signal.SIGHUP)
     until(lambda: 2 in server.versions(stubs))
     assert server.versions(stubs) == {2}
     put(tmp_path, bundles, 3)

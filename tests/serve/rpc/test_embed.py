@@ -122,7 +122,7 @@ def test_a_digest_identifies_a_model_in_any_folder(
     other = replace(
         bundles.metadata(), golden=replace(golden, probabilities=golden.probabilities + 1e-5)
     )
-    # Other weights under the same name, labels and data: the golden vector tells.
+    # Other weights under the same name, labels and data: the golden vector shows it.
     path = bundles.save(tmp_path, other)
     assert load_bundle(path, "cpu").digest != digests[1]
 

@@ -114,7 +114,7 @@ def test_every_way_of_cutting_works(client: Client, method: Any) -> None:
     assert found.explanations[0].label == "red"
 
 
-def test_images_can_be_drawn_for_those_who_cannot_tell_green_from_red(client: Client) -> None:
+def test_renderings_can_avoid_red_and_green(client: Client) -> None:
     drawn = [
         opened(
             client.explain(scene(), renderings=["overlay"], palette=palette, seed=1, **GRID)

@@ -67,7 +67,7 @@ class Command:
     def has_loaded(self, name: str) -> bool:
         return name in Path(f"/proc/{self.process.pid}/maps").read_text()
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
@@ -141,7 +141,7 @@ def test_callers_who_never_stop_retrying_get_unavailable_and_nothing_else(
     for _ in range(2):
         server = command(processes)
         with calling(server.ready(), 8, again=True) as statuses:
-            server.tell(signal.SIGTERM)
+            server.send_signal(signal.SIGTERM)
             assert server.end() == (0, "")
         assert {*statuses} == {None, grpc.StatusCode.UNAVAILABLE}
 
@@ -170,9 +170,9 @@ def test_a_second_signal_under_load_ends_at_once_and_in_order(
         # It would wait for this one for a minute.
         explain = service_pb2.ExplainRequest(image=_IMAGE, num_samples=10_000, seed=3)
         held = stub.Explain.future(explain)
-        server.tell(first)
+        server.send_signal(first)
         until(lambda: grpc.StatusCode.UNAVAILABLE in statuses)
-        server.tell(second)
+        server.send_signal(second)
         assert server.end() == (128 + second, "")
         assert held.code() == grpc.StatusCode.UNAVAILABLE
     assert {*statuses} == {None, grpc.StatusCode.UNAVAILABLE}
@@ -194,7 +194,7 @@ def test_a_server_can_be_stopped_before_it_is_ready(
     server = command(processes)
     until(lambda: server.catches(signal.SIGTERM))
     until(lambda: server.has_loaded(loaded) or (processes > 1 and server.has_loaded("numpy")))
-    server.tell(number)
+    server.send_signal(number)
     assert server.end() == (0, "")
 
 
@@ -206,13 +206,13 @@ def test_sighup_does_not_end_a_starting_server(
     until(lambda: server.catches(signal.SIGHUP))
     assert server.process.stdout is not None
     while not select.select([server.process.stdout], [], [], 0.05)[0]:
-        server.tell(signal.SIGHUP)
+        server.send_signal(signal.SIGHUP)
         for child in _children(server.process.pid):  # as `pkill -HUP` would
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGHUP)
     with Client(server.ready()) as client:
         assert client.classify([_RED])[0].label == "red"
-    server.tell(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     assert server.end() == (0, "")
 
 
@@ -231,7 +231,7 @@ def test_a_server_whose_ready_line_cannot_be_written_serves(
     assert "cannot write to stdout (No space left on device); ready: limelens: serving" in line
     with Client(line.split(" on ")[-1].split()[0]) as client:
         assert client.classify([_RED])[0].label == "red"
-    server.tell(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     assert server.end() == (0, "")
 
 

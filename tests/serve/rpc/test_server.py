@@ -80,7 +80,7 @@ class Process:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "busy\n"
 
-    def tell(self, number: int = signal.SIGTERM) -> float:
+    def send_signal(self, number: int = signal.SIGTERM) -> float:
         self.process.send_signal(number)
         return time.monotonic()
 
@@ -114,7 +114,7 @@ def test_one_line_announces_the_models(start_process: Callable[..., Process]) ->
     process = start_process()
     assert process.line.startswith("limelens: serving colours 1 on 127.0.0.1:")
     assert process.line.endswith("(CPUExecutionProvider, 2 threads)\n")
-    process.tell(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     assert process.end() == (0, "")
 
 
@@ -161,7 +161,7 @@ def test_calls_in_flight_finish_after_sigterm(start_process: Callable[..., Proce
         calling = threading.Thread(target=call)
         calling.start()
         process.until_busy()
-        signalled = process.tell()
+        signalled = process.send_signal()
         until(is_refused)
         calling.join()
         [(answer, answered)] = answers
@@ -187,7 +187,7 @@ def test_past_the_grace_time_calls_are_ended(start_process: Callable[..., Proces
         calling = threading.Thread(target=call)
         calling.start()
         process.until_busy()
-        signalled = process.tell()
+        signalled = process.send_signal()
         calling.join()
         assert time.monotonic() - signalled < 3
     assert [type(error) for error in errors] == [UnavailableError]
@@ -516,7 +516,7 @@ def test_a_draining_server_accepts_a_late_call(
         with grpc.insecure_channel(process.address) as channel:
             states = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert next(states).status == SERVING
-            process.tell()
+            process.send_signal()
             assert next(states).status == NOT_SERVING
         assert client.classify(RED)[0].label == "red"
         assert slow.result()[0].label == "green"

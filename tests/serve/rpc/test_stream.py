@@ -118,11 +118,11 @@ def test_every_frame_gets_a_response_in_order(client: Client) -> None:
 
 def test_the_decision_is_smoothed_with_hysteresis(client: Client) -> None:
     camera = Paced(client, smoothing=(3, 2))
-    said = [camera(frame) for frame in (RED, GREEN, RED, GREEN, GREEN, GREY, RED, RED)]
-    assert [one.smoothed_label for one in said] == [
+    found = [camera(frame) for frame in (RED, GREEN, RED, GREEN, GREEN, GREY, RED, RED)]
+    assert [one.smoothed_label for one in found] == [
         None, None, "red", "green", "green", "green", "green", "red",
     ]  # fmt: skip
-    assert [one.changed for one in said] == [
+    assert [one.changed for one in found] == [
         False, False, True, True, False, False, False, True,
     ]  # fmt: skip
     camera.end()

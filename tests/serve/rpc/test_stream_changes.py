@@ -33,7 +33,7 @@ FAST: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20, "seed
 
 
 class Camera:
-    """Sends a frame when told to; answers to frames and news come apart."""
+    """Sends a frame when called; answers to frames and news come apart."""
 
     def __init__(self, client: Client, **settings: Any) -> None:
         self._frames: queue.Queue[Any] = queue.Queue()
@@ -96,11 +96,11 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def test_a_change_is_explained_later_on_the_same_stream(client: Client) -> None:
     camera = Camera(client, explain_on_change={**FAST, "renderings": ["overlay"]})
     assert camera(RED).changed
-    told = camera.hear()
-    assert (told.status, told.frame_id) == (FrameStatus.EXPLANATION, 0)
-    assert (told.smoothed_label, told.changed, told.alert) == ("red", False, True)
-    assert told.model.name == "colours"
-    change = told.explanation
+    reported = camera.hear()
+    assert (reported.status, reported.frame_id) == (FrameStatus.EXPLANATION, 0)
+    assert (reported.smoothed_label, reported.changed, reported.alert) == ("red", False, True)
+    assert reported.model.name == "colours"
+    change = reported.explanation
     assert change is not None
     assert (change.status, change.label, change.reason) == (ChangeStatus.EXPLAINED, "red", "")
     assert change.explanation is not None
@@ -171,13 +171,13 @@ def test_the_newest_waiting_change_is_explained(client: Client, gate: Gate) -> N
     for frame in (GREEN, BLUE, RED):
         camera(frame)
     gate.opened.set()
-    told = {one.frame_id: one.explanation for one in camera.end()}
-    found = {number: one.status.value for number, one in told.items() if one is not None}
+    reported = {one.frame_id: one.explanation for one in camera.end()}
+    found = {number: one.status.value for number, one in reported.items() if one is not None}
     assert found == {0: "explained", 1: "superseded", 2: "superseded", 3: "explained"}
-    assert told[1] is not None
-    assert told[1].reason == "a newer change came before its turn"
-    assert told[3] is not None
-    assert told[3].superseded_changes == 2
+    assert reported[1] is not None
+    assert reported[1].reason == "a newer change came before its turn"
+    assert reported[3] is not None
+    assert reported[3].superseded_changes == 2
 
 
 def test_another_cameras_waiting_explanation_also_takes_the_newest(
@@ -193,8 +193,8 @@ def test_another_cameras_waiting_explanation_also_takes_the_newest(
         second(GREEN)
         gate.opened.set()
         first.end()
-        told = [(one.frame_id, one.explanation) for one in second.end()]
-        assert [(number, one.status.value) for number, one in told if one is not None] == [
+        reported = [(one.frame_id, one.explanation) for one in second.end()]
+        assert [(number, one.status.value) for number, one in reported if one is not None] == [
             (0, "superseded"), (1, "explained"),
         ]  # fmt: skip
 
@@ -410,9 +410,9 @@ def test_a_decision_without_new_frames_becomes_unknown(client: Client) -> None:
     camera = Camera(client, max_decision_age_s=1.5, smoothing=(3, 2))
     camera(RED)
     assert camera(RED).alert
-    told = camera.hear()  # without a frame
-    assert (told.status, told.frame_id) == (FrameStatus.DECISION_EXPIRED, 1)
-    assert (told.smoothed_label, told.changed, told.alert) == (None, True, False)
+    reported = camera.hear()  # without a frame
+    assert (reported.status, reported.frame_id) == (FrameStatus.DECISION_EXPIRED, 1)
+    assert (reported.smoothed_label, reported.changed, reported.alert) == (None, True, False)
     # What was seen before no longer counts.
     assert camera(RED).smoothed_label is None
     assert camera(RED).smoothed_label == "red"

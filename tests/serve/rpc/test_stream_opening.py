@@ -24,7 +24,7 @@ FRAME = service_pb2.ClassifyStreamRequest(
 
 
 class Quiet:
-    """A stream on a bare stub that says something only when told to."""
+    """A stream on a bare stub that sends only what a test sends."""
 
     def __init__(self, stub: Any) -> None:
         self._messages: queue.Queue[Any] = queue.Queue()

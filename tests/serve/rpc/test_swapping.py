@@ -227,8 +227,8 @@ def test_a_refusal_is_logged_once_and_not_at_every_scan(
     until(lambda: bool(server.repository.rejected))
     put(tmp_path, bundles, 3)
     until(lambda: server.repository.get().version == 3)
-    told = [one for one in caplog.records if "refused colours version 2" in one.getMessage()]
-    assert len(told) == 1
+    reported = [one for one in caplog.records if "refused colours version 2" in one.getMessage()]
+    assert len(reported) == 1
     assert server.repository.load_counts.rejected == 1
     assert server.repository.load_counts.loaded == 2
 
@@ -374,7 +374,9 @@ def test_the_version_before_is_kept_until_the_new_one_is_proven(
         repository.record(second.bundle, ok=True)
     for _ in range(TOO_MANY):
         repository.record(second.bundle, ok=False)
-    assert repository.get() is second  # proven: what fails now is told, not taken out
+    assert (
+        repository.get() is second
+    )  # proven: failures are reported now, and it is not rolled back
 
 
 def test_a_changed_file_that_fails_is_rolled_back(
@@ -500,7 +502,7 @@ def test_a_camera_follows_to_the_new_version_at_its_next_frame(
         assert server.repository.refresh()
         answer = camera(GREEN)
         assert answer.model.version == 2
-        # The labels are the same, so what was seen counts on; what is told of it is the new one's.
+        # The labels are the same, so smoothing goes on; what is reported is the new version's.
         assert (answer.smoothed_label, answer.alert, answer.changed) == ("red", False, False)
         answer = camera(GREEN)
         assert (answer.smoothed_label, answer.alert, answer.changed) == ("green", True, True)
@@ -537,13 +539,13 @@ def test_a_camera_continues_if_a_new_version_lacks_its_labels(
         assert server.repository.refresh()
         answer = camera(GREEN)
         assert (answer.model.version, answer.smoothed_label) == (2, "green")
-        told = camera.hear()
-        assert (told.status, told.frame_id) == (FrameStatus.EXPLANATION, 1)
-        assert told.model.version == 2
-        assert told.explanation is not None
-        assert told.explanation.status is ChangeStatus.FAILED
-        assert told.explanation.label == "green"
-        assert "config.explain_on_change.options.labels" in told.explanation.reason
+        reported = camera.hear()
+        assert (reported.status, reported.frame_id) == (FrameStatus.EXPLANATION, 1)
+        assert reported.model.version == 2
+        assert reported.explanation is not None
+        assert reported.explanation.status is ChangeStatus.FAILED
+        assert reported.explanation.label == "green"
+        assert "config.explain_on_change.options.labels" in reported.explanation.reason
         assert camera(GREEN).frame_id == 2
         camera.end()
 
@@ -556,9 +558,9 @@ def test_sighup_scans_at_once(tmp_path: Path, bundles: BundleMaker) -> None:
         with Client(server.address, max_attempts=1) as client:
             publish(models, bundle, 2)
             assert version_of(client) == 1
-            server.tell(signal.SIGHUP)
+            server.send_signal(signal.SIGHUP)
             until(lambda: version_of(client) == 2)
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         code, errors = server.end()
     assert code == 0
     # What is served changed: the log says so at its default level.
@@ -571,10 +573,10 @@ def test_sighup_does_not_end_a_server_without_reloading(
 ) -> None:
     publish(tmp_path / "models", bundles.save(tmp_path, bundles.metadata()), 1)
     with ServerProcess(tmp_path / "models", "--reload", "off") as server:
-        server.tell(signal.SIGHUP)
+        server.send_signal(signal.SIGHUP)
         with Client(server.address, max_attempts=1) as client:
             assert version_of(client) == 1
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         code, errors = server.end()
     assert code == 0
     assert "switched off" in errors

@@ -50,7 +50,7 @@ def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (12,
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for name, colour in COLOURS.items():
         paint(folder / name, colour)
     return folder

@@ -133,7 +133,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def outcome(server: HostileServer, tmp_path: Path) -> Callable[..., str]:
+def result_of(server: HostileServer, tmp_path: Path) -> Callable[..., str]:
     """Ingests one URL beside a good one; the reason why it was left out, or 'kept'."""
 
     def ingest_one(url: str, config: IngestConfig = QUICK) -> str:
@@ -150,31 +150,31 @@ def outcome(server: HostileServer, tmp_path: Path) -> Callable[..., str]:
 # What a server may do.
 
 
-def test_a_dead_link_is_requested_once(server: HostileServer, outcome: Any) -> None:
+def test_a_dead_link_is_requested_once(server: HostileServer, result_of: Any) -> None:
     url = server.add_bytes("/dead", b"gone", status=404)
-    assert outcome(url) == "HTTP status 404"
+    assert result_of(url) == "HTTP status 404"
     assert server.requests["/dead"] == 1
 
 
-def test_a_server_error_that_passes_is_overcome(server: HostileServer, outcome: Any) -> None:
+def test_a_server_error_that_passes_is_overcome(server: HostileServer, result_of: Any) -> None:
     def respond(handler: Handler) -> None:
         if server.requests["/flaky"] < 3:
             handler.reply(b"busy", status=500 if server.requests["/flaky"] == 1 else 429)
         else:
             handler.reply(encoded(random_image(1)))
 
-    assert outcome(server.add("/flaky", respond)) == "kept"
+    assert result_of(server.add("/flaky", respond)) == "kept"
     assert server.requests["/flaky"] == 3
 
 
 def test_a_lasting_server_error_is_retried_up_to_the_limit(
-    server: HostileServer, outcome: Any
+    server: HostileServer, result_of: Any
 ) -> None:
-    assert outcome(server.add_bytes("/down", b"", status=503)) == "HTTP status 503"
+    assert result_of(server.add_bytes("/down", b"", status=503)) == "HTTP status 503"
     assert server.requests["/down"] == 3
 
 
-def test_retry_after_is_waited_for(server: HostileServer, outcome: Any) -> None:
+def test_retry_after_is_waited_for(server: HostileServer, result_of: Any) -> None:
     times = []
 
     def respond(handler: Handler) -> None:
@@ -184,30 +184,32 @@ def test_retry_after_is_waited_for(server: HostileServer, outcome: Any) -> None:
         else:
             handler.reply(encoded(random_image(1)))
 
-    assert outcome(server.add("/later", respond)) == "kept"
+    assert result_of(server.add("/later", respond)) == "kept"
     assert times[1] - times[0] >= 1
 
 
-def test_a_refused_connection_and_an_unknown_host_are_left_out(outcome: Any) -> None:
-    assert "no connection" in outcome("http://127.0.0.1:9/a.jpg")
-    assert "no connection" in outcome("http://no-such-host.invalid/a.jpg")
+def test_a_refused_connection_and_an_unknown_host_are_left_out(result_of: Any) -> None:
+    assert "no connection" in result_of("http://127.0.0.1:9/a.jpg")
+    assert "no connection" in result_of("http://no-such-host.invalid/a.jpg")
 
 
-def test_redirects_are_followed(server: HostileServer, outcome: Any) -> None:
+def test_redirects_are_followed(server: HostileServer, result_of: Any) -> None:
     server.add_image(1)
     server.add_bytes("/two", b"", status=301, Location="/1.jpg")
-    assert outcome(server.add_bytes("/one", b"", status=302, Location=server.url("/two"))) == "kept"
+    assert (
+        result_of(server.add_bytes("/one", b"", status=302, Location=server.url("/two"))) == "kept"
+    )
 
 
-def test_a_redirect_loop_ends(server: HostileServer, outcome: Any) -> None:
+def test_a_redirect_loop_ends(server: HostileServer, result_of: Any) -> None:
     url = server.add_bytes("/loop", b"", status=302, Location="/loop")
-    assert outcome(url) == "more than 5 redirects"
+    assert result_of(url) == "more than 5 redirects"
     assert server.requests["/loop"] == 6
 
 
 @pytest.mark.parametrize("kind", ["file", "ftp", "nothing"])
 def test_a_redirect_to_anything_but_the_web_is_refused(
-    server: HostileServer, outcome: Any, tmp_path: Path, kind: str
+    server: HostileServer, result_of: Any, tmp_path: Path, kind: str
 ) -> None:
     random_image(1).save(tmp_path / "secret.jpg")
     target = {
@@ -215,12 +217,12 @@ def test_a_redirect_to_anything_but_the_web_is_refused(
         "ftp": "ftp://127.0.0.1/a.jpg",
         "nothing": "http://127.0.0.1:port/",
     }[kind]
-    reason = outcome(server.add_bytes("/away", b"", status=302, Location=target))
+    reason = result_of(server.add_bytes("/away", b"", status=302, Location=target))
     assert "redirects to " in reason or "Invalid URL in location" in reason
     assert server.requests["/away"] == 1
 
 
-def test_the_body_of_a_redirect_is_not_read(server: HostileServer, outcome: Any) -> None:
+def test_the_body_of_a_redirect_is_not_read(server: HostileServer, result_of: Any) -> None:
     sent = 0
 
     def respond(handler: Handler) -> None:
@@ -230,13 +232,13 @@ def test_the_body_of_a_redirect_is_not_read(server: HostileServer, outcome: Any)
             sent += handler.wfile.write(bytes(100_000))
 
     server.add_image(1)
-    assert outcome(server.add("/long-redirect", respond)) == "kept"
+    assert result_of(server.add("/long-redirect", respond)) == "kept"
     assert sent < 50_000_000
 
 
 @pytest.mark.parametrize("where", ["start", "header", "body"])
 def test_slow_and_trickling_responses_end_at_the_deadline(
-    server: HostileServer, outcome: Any, where: str
+    server: HostileServer, result_of: Any, where: str
 ) -> None:
     def respond(handler: Handler) -> None:
         if where == "start":
@@ -253,24 +255,24 @@ def test_slow_and_trickling_responses_end_at_the_deadline(
     url = server.add("/slow", respond)
     start = time.monotonic()
     config = replace(QUICK, limits=replace(QUICK.limits, timeout_s=0.4, num_retries=1))
-    assert outcome(url, config) == "no complete response within 0.4 s"
+    assert result_of(url, config) == "no complete response within 0.4 s"
     assert time.monotonic() - start < 3
     assert server.requests["/slow"] == 2
 
 
-def test_a_claim_of_5_gb_is_refused_at_once(server: HostileServer, outcome: Any) -> None:
+def test_a_claim_of_5_gb_is_refused_at_once(server: HostileServer, result_of: Any) -> None:
     def respond(handler: Handler) -> None:
         handler.reply(b"\xff\xd8", length=5_000_000_000)
         server.stopped.wait(10)
 
     start = time.monotonic()
-    reason = outcome(server.add("/huge", respond), replace(QUICK, limits=FetchLimits()))
+    reason = result_of(server.add("/huge", respond), replace(QUICK, limits=FetchLimits()))
     assert reason == "claims 5,000,000,000 bytes; the limit is 20,000,000"
     assert time.monotonic() - start < 3
     assert server.requests["/huge"] == 1
 
 
-def test_an_endless_body_is_read_up_to_the_limit(server: HostileServer, outcome: Any) -> None:
+def test_an_endless_body_is_read_up_to_the_limit(server: HostileServer, result_of: Any) -> None:
     sent = 0
 
     def respond(handler: Handler) -> None:
@@ -279,61 +281,67 @@ def test_an_endless_body_is_read_up_to_the_limit(server: HostileServer, outcome:
         while sent < 200_000_000:
             sent += handler.wfile.write(bytes(100_000))
 
-    assert outcome(server.add("/endless", respond)) == "more than 300,000 bytes, which is the limit"
+    assert (
+        result_of(server.add("/endless", respond)) == "more than 300,000 bytes, which is the limit"
+    )
     assert sent < 50_000_000
 
 
-def test_a_truncated_body_is_requested_again(server: HostileServer, outcome: Any) -> None:
+def test_a_truncated_body_is_requested_again(server: HostileServer, result_of: Any) -> None:
     def respond(handler: Handler) -> None:
         whole = encoded(random_image(1))
         half = whole[: len(whole) // 2] if server.requests["/broken"] == 1 else whole
         handler.reply(half, length=len(whole))
 
-    assert outcome(server.add("/broken", respond)) == "kept"
+    assert result_of(server.add("/broken", respond)) == "kept"
     body = encoded(random_image(2))
-    assert "no valid response" in outcome(server.add_bytes("/short", body[:500], length=len(body)))
+    assert "no valid response" in result_of(
+        server.add_bytes("/short", body[:500], length=len(body))
+    )
     # Without a length, only the image shows that it is truncated.
-    assert "damaged" in outcome(server.add_bytes("/cut", body[:500], length=None))
+    assert "damaged" in result_of(server.add_bytes("/cut", body[:500], length=None))
 
 
-def test_a_server_without_http_is_left_out(server: HostileServer, outcome: Any) -> None:
-    reason = outcome(server.add("/noise", lambda handler: handler.wfile.write(b"\0" * 200)))
+def test_a_server_without_http_is_left_out(server: HostileServer, result_of: Any) -> None:
+    reason = result_of(server.add("/noise", lambda handler: handler.wfile.write(b"\0" * 200)))
     assert "no valid response" in reason
 
 
-def test_the_content_counts_and_not_its_declared_type(server: HostileServer, outcome: Any) -> None:
+def test_the_content_counts_and_not_its_declared_type(
+    server: HostileServer, result_of: Any
+) -> None:
     page = b"<!DOCTYPE html><html>not found</html>"
-    assert "an HTML page" in outcome(server.add_bytes("/a.jpg", page, Content_Type="image/jpeg"))
+    assert "an HTML page" in result_of(server.add_bytes("/a.jpg", page, Content_Type="image/jpeg"))
     body = encoded(random_image(1), "PNG")
-    assert outcome(server.add_bytes("/b.html", body, Content_Type="text/html")) == "kept"
+    assert result_of(server.add_bytes("/b.html", body, Content_Type="text/html")) == "kept"
 
 
-def test_gzip_is_unpacked_up_to_the_limit(server: HostileServer, outcome: Any) -> None:
+def test_gzip_is_unpacked_up_to_the_limit(server: HostileServer, result_of: Any) -> None:
     small = gzip.compress(encoded(random_image(1)))
-    assert outcome(server.add_bytes("/packed", small, Content_Encoding="gzip")) == "kept"
+    assert result_of(server.add_bytes("/packed", small, Content_Encoding="gzip")) == "kept"
     bomb = gzip.compress(bytes(100_000_000))
     assert len(bomb) < QUICK.limits.max_bytes
-    reason = outcome(server.add_bytes("/bomb", bomb, Content_Encoding="gzip"))
+    reason = result_of(server.add_bytes("/bomb", bomb, Content_Encoding="gzip"))
     assert reason == "more than 300,000 bytes, which is the limit"
-    assert "packed as 'br'" in outcome(server.add_bytes("/br", b"x", Content_Encoding="br"))
-    assert "damaged gzip" in outcome(server.add_bytes("/no", b"xxx", Content_Encoding="gzip"))
-    assert "too early" in outcome(server.add_bytes("/half", small[:99], Content_Encoding="gzip"))
+    assert "packed as 'br'" in result_of(server.add_bytes("/br", b"x", Content_Encoding="br"))
+    assert "damaged gzip" in result_of(server.add_bytes("/no", b"xxx", Content_Encoding="gzip"))
+    assert "too early" in result_of(server.add_bytes("/half", small[:99], Content_Encoding="gzip"))
 
 
-def test_bytes_after_the_end_of_a_gzip_count_too(server: HostileServer, outcome: Any) -> None:
+def test_bytes_after_the_end_of_a_gzip_count_too(server: HostileServer, result_of: Any) -> None:
     body = gzip.compress(encoded(random_image(1))) + bytes(400_000)
-    reason = outcome(server.add_bytes("/tail", body, length=None, Content_Encoding="gzip"))
+    reason = result_of(server.add_bytes("/tail", body, length=None, Content_Encoding="gzip"))
     assert reason == "more than 300,000 bytes, which is the limit"
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
-    server: HostileServer, outcome: Any
+    server: HostileServer, result_of: Any
 ) -> None:
     body = encoded(Image.new("1", (12_000, 12_000)), "PNG")
-    assert "pixels" in outcome(server.add_bytes("/bomb.png", body))
+    assert "pixels" in result_of(server.add_bytes("/bomb.png", body))
 
 
-def test_cookies_are_not_sent_back(server: HostileServer, outcome: Any) -> None:
+def test_cookies_are_not_sent_back(server: HostileServer, result_of: Any) -> None:
     cookies = []
 
     def respond(handler: Handler) -> None:
@@ -345,7 +353,7 @@ def test_cookies_are_not_sent_back(server: HostileServer, outcome: Any) -> None:
         handler.reply(encoded(random_image(1)))
 
     server.add("/1.jpg", last)
-    assert outcome(server.add("/cookie", respond)) == "kept"
+    assert result_of(server.add("/cookie", respond)) == "kept"
     assert cookies == [None, None]
 
 
@@ -372,8 +380,8 @@ def test_cookies_are_not_sent_back(server: HostileServer, outcome: Any) -> None:
         "a\0b.jpg",
     ],
 )
-def test_a_url_that_cannot_be_requested_is_left_out(outcome: Any, url: str) -> None:
-    reason = outcome(url)
+def test_a_url_that_cannot_be_requested_is_left_out(result_of: Any, url: str) -> None:
+    reason = result_of(url)
     assert reason != "kept"
     assert reason.isprintable()
 

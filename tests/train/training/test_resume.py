@@ -71,7 +71,7 @@ def killed(data: Path, out: Path, config: TrainConfig, epoch: int, step: int) ->
     assert found.returncode == -signal.SIGKILL, found.stderr
 
 
-def outcome(run: Path) -> tuple[str, Any, Any]:
+def result_of(run: Path) -> tuple[str, Any, Any]:
     """Everything that an unbroken and a resumed run must have in common."""
     last = checkpoint.load_state(run / "last.pt")
     last["going"].pop("seconds")
@@ -119,7 +119,7 @@ def test_a_killed_run_is_resumed_with_the_same_result(
     report = train(divided, run, CONFIG, resume=True)
     assert report["epochs"] == 4
     assert report["interrupted"] is False
-    assert_same(outcome(run), outcome(unbroken))
+    assert_same(result_of(run), result_of(unbroken))
     assert report["val"] == json.loads((unbroken / "report.json").read_text())["val"]
     assert (run / "curves.png").exists()
 
@@ -136,7 +136,7 @@ def test_a_run_killed_while_it_wrote_is_resumed(
     (run / "metrics.csv").write_text("".join(rows[:-1]))
     shutil.copy(unbroken / "best.pt", run / "best.pt")
     train(divided, run, CONFIG, resume=True)
-    assert_same(outcome(run), outcome(unbroken))
+    assert_same(result_of(run), result_of(unbroken))
 
 
 def test_a_finished_run_is_reported_and_not_changed(
@@ -202,7 +202,7 @@ def test_resuming_an_empty_folder_starts_a_new_run(
     divided: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     train(divided, tmp_path / "run", CONFIG, resume=True)
-    assert_same(outcome(tmp_path / "run"), outcome(unbroken))
+    assert_same(result_of(tmp_path / "run"), result_of(unbroken))
 
 
 def test_a_best_checkpoint_without_a_last_one_is_not_thrown_away(
@@ -218,7 +218,7 @@ def test_a_best_checkpoint_without_a_last_one_is_not_thrown_away(
     # After a crash in the first epoch, the epoch is repeated.
     checkpoint.save(run / "best.pt", {**state, "epoch": 1})
     train(divided, run, CONFIG, resume=True)
-    assert_same(outcome(run), outcome(unbroken))
+    assert_same(result_of(run), result_of(unbroken))
 
 
 @pytest.mark.parametrize("epoch", [1, 3])
@@ -232,7 +232,7 @@ def test_a_run_stopped_by_ctrl_c_is_resumed(
     assert checkpoint.load(run).epoch <= epoch - 1
     report = train(divided, run, CONFIG, resume=True)
     assert report["interrupted"] is False
-    assert_same(outcome(run), outcome(unbroken))
+    assert_same(result_of(run), result_of(unbroken))
 
 
 def test_a_damaged_last_checkpoint_is_reported(divided: Path, broken: Path, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_elements_given_one_by_one_are_read(stub: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "field", "said"),
+    ("request_", "field", "description"),
     [
         (pb2.ModelInferRequest(), "inputs", "0 tensors (none); expected one, 'images'"),
         (
@@ -242,12 +242,12 @@ def test_elements_given_one_by_one_are_read(stub: Any) -> None:
     ],
 )
 def test_a_wrong_field_is_named_in_the_details(
-    stub: Any, request_: pb2.ModelInferRequest, field: str, said: str
+    stub: Any, request_: pb2.ModelInferRequest, field: str, description: str
 ) -> None:
     error, details = refused(lambda: stub.ModelInfer(request_))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     (violation,) = details["BadRequest"].field_violations
-    assert (violation.field, violation.description) == (field, said)
+    assert (violation.field, violation.description) == (field, description)
 
 
 def test_unknown_parameters_have_no_effect(stub: Any) -> None:

@@ -214,7 +214,7 @@ def test_the_asynchronous_client_works_for_calls_and_streams(stock: Stock) -> No
 
 
 @pytest.mark.parametrize(
-    ("call", "status", "said"),
+    ("call", "status", "words"),
     [
         (
             "client.infer('nothing', [tensor(pixels(RED))])",
@@ -324,11 +324,11 @@ def test_the_asynchronous_client_works_for_calls_and_streams(stock: Stock) -> No
     ],
 )
 def test_an_invalid_call_gets_what_was_found_and_expected(
-    stock: Stock, stock_error: type[Any], call: str, status: str, said: str
+    stock: Stock, stock_error: type[Any], call: str, status: str, words: str
 ) -> None:
     with pytest.raises(stock_error) as caught:
         stock(call)
-    assert (caught.value.status, said in caught.value.message) == (status, True), caught.value
+    assert (caught.value.status, words in caught.value.message) == (status, True), caught.value
 
 
 def test_images_in_shared_memory_are_refused(stock: Stock, stock_error: type[Any]) -> None:
