@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from limelens.cli.options import option, settings_of
-from limelens.cli.options.connection import NOTHING, Credentials, securely
+from limelens.cli.options.connection_options import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError

@@ -14,7 +14,13 @@ import typer
 from rich.markup import escape
 
 from limelens.cli.options import option
-from limelens.cli.options.connection import NOTHING, OF_THE_SERVER, Credentials, connect, securely
+from limelens.cli.options.connection_options import (
+    NOTHING,
+    OF_THE_SERVER,
+    Credentials,
+    connect,
+    securely,
+)
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError, UnreadableFileError
 from limelens.serve.image import Region

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from limelens.cli.options import option
-from limelens.cli.options.connection import NOTHING, Credentials, securely
+from limelens.cli.options.connection_options import NOTHING, Credentials, securely
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.addresses import parse_address

@@ -26,7 +26,7 @@ from limelens.cli.classifying import (
     served_name,
 )
 from limelens.cli.options import option
-from limelens.cli.options.connection import NOTHING, OF_THE_SERVER, Credentials, securely
+from limelens.cli.options.connection_options import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from limelens.train.synthetic import MASK_STYLES, Face, MaskStyle, draw_mask
-from limelens.train.synthetic.masks import random_style
+from limelens.train.synthetic.face_masks import random_style
 
 FACE = Face((85.0, 70.0), (125.0, 74.0))
 

@@ -23,7 +23,7 @@ from limelens.cli.classifying import (
 )
 from limelens.cli.explain.explaining import parse_hide
 from limelens.cli.options import option
-from limelens.cli.options.connection import NOTHING, Credentials, connect, securely
+from limelens.cli.options.connection_options import NOTHING, Credentials, connect, securely
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.errors import PermissionDeniedError
 

@@ -34,7 +34,7 @@ from limelens.cli.explain.explanations import (
     sample_bar,
 )
 from limelens.cli.options import option
-from limelens.cli.options.connection import NOTHING, Credentials, securely
+from limelens.cli.options.connection_options import NOTHING, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError

@@ -53,9 +53,7 @@ class Explainer:
             on the CPU. On a GPU, others would wait for what such a thread holds.
     """
 
-    def __init__(
-        self, *, max_running: int = 1, max_waiting: int = 8, low_priority: bool = True
-    ) -> None:
+    def __init__(self, *, max_running: int, max_waiting: int, low_priority: bool) -> None:
         self._max_running = max_running
         self._most = max_running + max_waiting
         self._pool = ThreadPoolExecutor(

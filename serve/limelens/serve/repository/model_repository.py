@@ -17,6 +17,7 @@ from pathlib import Path
 
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.devices import CPU
+from limelens.serve.bundle.execution.batch_sizes import MAX_BATCH_SIZE
 from limelens.serve.bundle.folder import FILE_NAME, LAYOUT, Entry, look_into
 from limelens.serve.bundle.loading import load_and_warm
 from limelens.serve.bundle.signatures import check_public_keys
@@ -69,7 +70,7 @@ class Repository(ModelRegistry):
         num_threads: int | None = None,
         versions: VersionPolicy = ALL,
         public_keys: Sequence[Path] = (),
-        max_batch_size: int = 64,
+        max_batch_size: int = MAX_BATCH_SIZE,
         tf32: bool = False,
         load: Load | None = None,
     ) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from limelens.train.synthetic.cloth import CHIN_CUT, SCARF_CUT
 from limelens.train.synthetic.face import FRONT, Face
-from limelens.train.synthetic.masks import put_on, random_style
+from limelens.train.synthetic.face_masks import put_on, random_style
 from limelens.train.synthetic.painting import (
     RGB,
     Floats,

@@ -2,8 +2,8 @@
 
 The images stand in for photographs in tests, in CI, in a first try. Both labels come from the same
 code and the same distributions (people, framing, light, background, size, blur, things before the
-mouth); only the mask tells them apart. Knows nothing of training; `people`, `backgrounds`, `masks`
-and `distractors` know what things look like.
+mouth); only the mask tells them apart. Knows nothing of training; `people`, `backgrounds`,
+`face_masks` and `distractors` know what things look like.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ from limelens.train.synthetic.backgrounds import random_background
 from limelens.train.synthetic.canvas import FaceCanvas
 from limelens.train.synthetic.distractors import Distractor, draw_distractor
 from limelens.train.synthetic.face import Face
-from limelens.train.synthetic.masks import draw_mask, random_style
+from limelens.train.synthetic.face_masks import draw_mask, random_style
 from limelens.train.synthetic.painting import Pixels
 from limelens.train.synthetic.people import draw_person
 

@@ -25,8 +25,8 @@ from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
 from limelens.train.synthetic.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
 from limelens.train.synthetic.face import Face
+from limelens.train.synthetic.face_masks import draw_mask, random_style
 from limelens.train.synthetic.hiding import hide_around
-from limelens.train.synthetic.masks import draw_mask, random_style
 from limelens.train.synthetic.painting import Pixels
 from limelens.train.synthetic.portraits import LABELS, Label, render_portrait, run_jobs
 
