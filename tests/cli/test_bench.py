@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import slow_by
 
 from limelens.cli.bench import serve_command
 from limelens.serve.errors import InvalidRequestError, UnavailableError
@@ -225,7 +225,7 @@ def test_in_an_open_loop_a_stall_delays_all_calls_due_meanwhile(server: Any) -> 
 
         def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> Any:
             with lock:
-                time.sleep(0.05)
+                slow_by(0.05)
             return session.run(outputs, feed)
 
     lock, session = threading.Lock(), bundle.session

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.waiting import slow_by
 
 from limelens.explain import (
     UNSEEN,
@@ -131,7 +131,7 @@ def test_concurrent_calls_give_the_answer_of_one_thread(
             with lock:
                 running += 1
                 most = max(most, running)
-            time.sleep(0.002 * (1 + len(threading.current_thread().name) % 3))
+            slow_by(0.002 * (1 + len(threading.current_thread().name) % 3))
             answer = base(images)
             with lock:
                 running -= 1
@@ -393,7 +393,7 @@ def test_a_deadline_ends_sampling(photo: NDArray[np.uint8]) -> None:
         max_concurrency = 2
 
         def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            time.sleep(0.02)
+            slow_by(0.02)
             return base(images)
 
     found = explain(photo, Slow(), num_samples=100000, deadline_ms=400, seed=0)
@@ -408,7 +408,7 @@ def test_a_deadline_between_rounds_is_reported_too(photo: NDArray[np.uint8]) -> 
     predict = brightness_of(slice(0, 40), slice(0, 40))
     rounds = explain_progressively(photo, predict, num_samples=100000, deadline_ms=200, seed=0)
     first = next(rounds)
-    time.sleep(0.25)
+    slow_by(0.25)
     (second,) = rounds
     assert second.num_samples == first.num_samples
     assert not any("deadline" in str(warning) for warning in first.warnings)

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import logging
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from limelens.inference import inference_service_pb2 as inference
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.config import AccessConfig
 from limelens.serve.access.tokens import Clients, read_clients
+from limelens.serve.access.watched import Watched
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import (
     AccessPolicyError,
@@ -377,7 +377,15 @@ def test_a_broken_file_is_logged_once_and_the_previous_one_applies(
     tokens: Any,
     caller: Any,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    reread, reads = Watched.reread, []
+
+    def counted(watched: Watched[Any]) -> bool:
+        reads.append(watched)
+        return reread(watched)
+
+    monkeypatch.setattr(Watched, "reread", counted)
     token = tokens.set("door", ["classify"])
     server = start_server(access=tokens.access())
     tokens.path.write_text("[[client]]\nname = ")
@@ -385,7 +393,8 @@ def test_a_broken_file_is_logged_once_and_the_previous_one_applies(
     tokens.path.unlink()
     until(lambda: "No such file" in caplog.text)
     assert caller(server.address, token).classify(RED)[0].label == "red"
-    time.sleep(0.5)
+    num_reads = len(reads)
+    until(lambda: len(reads) >= num_reads + 5)
     complaints = [one for one in caplog.records if "stays in use" in one.message]
     assert len(complaints) == 2
     assert {one.levelno for one in complaints} == {logging.ERROR}

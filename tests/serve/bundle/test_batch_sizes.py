@@ -6,7 +6,6 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
+from tests.waiting import slow_by
 
 from limelens.serve import load_bundle
 from limelens.serve.bundle.devices import gpu_index
@@ -105,7 +105,7 @@ def test_sizes_that_are_added_in_service_never_run_beside_another_run(model: Pat
         def run_with_iobinding(self, binding: Any, options: Any) -> None:
             if not binding.outputs:
                 with self.running:  # long enough for others to come meanwhile
-                    time.sleep(0.05)
+                    slow_by(0.05)
             super().run_with_iobinding(binding, options)
 
     bundle = stand_in(model, max_batch_size=1, open_session=SlowPlan)

@@ -21,6 +21,7 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
@@ -230,8 +231,9 @@ async def test_answers_that_a_camera_does_not_read_are_counted(
 
         writing = asyncio.create_task(flood())
         async with asyncio.timeout(30):
-            while await asyncio.to_thread(watched.value, "limelens_lost_answers_total") < 201:
-                await asyncio.sleep(0.05)
+            await asyncio.to_thread(
+                until, lambda: watched.value("limelens_lost_answers_total") >= 201
+            )
             with pytest.raises(grpc.RpcError):
                 async for _ in call:
                     pass

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from benchmarks.traffic import ServerProcess
-from tests.waiting import until
+from tests.waiting import slow_by, until
 
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
@@ -155,7 +155,7 @@ class Load:
                 reply = stub.Classify(GREEN, timeout=30, wait_for_ready=False)
             except grpc.RpcError as error:
                 code = error.code()
-                time.sleep(0.02)
+                slow_by(0.02)
             else:
                 assert reply.predictions[0].label == "green"
                 version = reply.model.version

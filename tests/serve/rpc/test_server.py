@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.waiting import slow_by_async, until
+from tests.waiting import slow_by_async, until, until_async
 
 from limelens.serve import Client, load_bundle
 from limelens.serve.bundle import Bundle
@@ -268,6 +269,13 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_server(("127.0.0.1", port)).close()
+        return True
+    return False
+
+
 @pytest.mark.parametrize("which", ["listen", "http", "health_listen"])
 def test_a_server_that_cannot_listen_frees_its_resources(which: str, one_model: Path) -> None:
     ports = {name: free_port() for name in ("listen", "http", "health_listen") if name != which}
@@ -276,13 +284,8 @@ def test_a_server_that_cannot_listen_frees_its_resources(which: str, one_model: 
     async def attempt() -> None:
         with pytest.raises(ListenError, match=str(addresses[which])):
             Server(config, repository)
-        async with asyncio.timeout(20):
-            for port in ports.values():
-                while True:
-                    with contextlib.suppress(OSError):
-                        socket.create_server(("127.0.0.1", port)).close()
-                        break
-                    await asyncio.sleep(0.01)
+        for port in ports.values():
+            await until_async(functools.partial(is_free, port))
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.waiting import until
+from tests.waiting import slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
@@ -348,7 +348,7 @@ def test_no_more_than_one_explanation_waits_for_a_slow_reader(server: Any, clien
     for answer in answers:
         num_answered += answer.status is not FrameStatus.EXPLANATION
         if time.monotonic() - began < 1:
-            time.sleep(0.005)
+            slow_by(0.005)
         waiting = [one for one in camera.unread if one.explanation.HasField("explanation")]
         most = max(most, len(waiting))
     assert num_answered > 1000

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.serve.scheduling.pending import MadeBy
+from tests.waiting import slow_by_async, until_async
 
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
@@ -109,7 +110,7 @@ async def test_calls_that_come_one_by_one_stay_on_one_thread(
         return np.zeros((32, 32, 3), np.uint8)
 
     for _ in range(6):
-        await asyncio.sleep(0.05)  # until the thread waits again
+        await slow_by_async(0.05)  # until the thread waits again
         await engine.classify(bundle, [MadeBy(prepared)])
     assert len(set(at_work)) == 1
 
@@ -151,7 +152,7 @@ async def test_expired_images_never_run(engines: Any, bundle: Bundle, gate: Gate
         *(engine.classify(bundle, [image(i)], deadline=deadline) for i in range(1, 31)),
         engine.classify(bundle, [image(77)]),
     )
-    await asyncio.sleep(max(0.0, deadline - time.monotonic()))
+    await until_async(lambda: time.monotonic() >= deadline)
     gate.opened.set()
     results = await asyncio.gather(first, *tasks, return_exceptions=True)
     assert sum(isinstance(one, ExpiredError) for one in results) == 30
@@ -331,7 +332,8 @@ async def test_how_each_image_ended_is_reported(engines: Any, bundle: Bundle, ga
     broken = asyncio.create_task(
         engine.classify(bundle, [MadeBy(unreadable)], priority=Priority.FRAME)
     )
-    await asyncio.sleep(0.05)
+    await until_async(lambda: engine.num_queued == 2)
+    await slow_by_async(0.06)  # the model; both wait as long
     gate.opened.set()
     await first
     with pytest.raises(ExpiredError):

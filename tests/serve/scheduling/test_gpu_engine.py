@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.serve.scheduling.pending import MadeBy
 from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
+from tests.waiting import slow_by_async, until_async
 
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
@@ -85,9 +86,7 @@ async def begun(engine: GpuEngine, *coroutines: Any) -> list[asyncio.Task[Any]]:
     """Tasks whose images are all in batches that wait for the device."""
     before = engine.num_staged
     tasks = [asyncio.create_task(one) for one in coroutines]
-    async with asyncio.timeout(20):
-        while engine.num_staged < before + len(tasks):
-            await asyncio.sleep(0.001)
+    await until_async(lambda: engine.num_staged >= before + len(tasks))
     return tasks
 
 
@@ -151,7 +150,7 @@ async def test_cancelled_or_expired_images_of_a_batch_never_run(
         engine.classify(bundle, [image(40)]),
     )
     tasks[0].cancel()
-    await asyncio.sleep(max(0.0, deadline - time.monotonic()))
+    await until_async(lambda: time.monotonic() >= deadline)
     busy.end()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
@@ -177,9 +176,7 @@ async def test_camera_frames_go_before_requests_that_wait(
     rest = [asyncio.create_task(engine.classify(bundle, [image(i)])) for i in range(6, 12)]
     frame = engine.classify(bundle, [image(99)], priority=Priority.FRAME)
     rest.append(asyncio.create_task(frame))
-    async with asyncio.timeout(20):
-        while engine.num_queued < len(rest):
-            await asyncio.sleep(0.001)
+    await until_async(lambda: engine.num_queued >= len(rest))
     busy.end()
     await asyncio.gather(*first, *rest)
     order = list(chain(*seen))
@@ -261,9 +258,7 @@ async def test_a_batch_too_large_for_memory_is_halved_and_the_session_rebuilt(
     results = await asyncio.gather(*tasks)
     assert len(results) == 8
     assert kind.num_failed == 1
-    async with asyncio.timeout(20):
-        while bundle.runs.session is before:
-            await asyncio.sleep(0.005)
+    await until_async(lambda: bundle.runs is not None and bundle.runs.session is not before)
     assert bundle.runs.sizes == (1, 2, 4)
     # From now on batches are no larger than what fits.
     await asyncio.gather(*(engine.classify(bundle, [image(i)]) for i in range(20)))
@@ -385,7 +380,7 @@ async def test_random_traffic_gets_the_numbers_of_a_plain_session(
         )
         task = asyncio.create_task(call)
         if rng.random() < 0.2:
-            await asyncio.sleep(rng.uniform(0, 0.05))
+            await slow_by_async(rng.uniform(0, 0.05))
             task.cancel()
         try:
             results = await task
@@ -412,14 +407,14 @@ async def test_random_traffic_gets_the_numbers_of_a_plain_session(
 
     async def swaps() -> None:
         for version in (1, 0, 1):
-            await asyncio.sleep(0.05)
+            await slow_by_async(0.05)
             current[0] = await asyncio.to_thread(
                 stand_in, versions[version], thread=thread, max_batch_size=16
             )
 
     async def requests() -> AsyncIterator[Any]:
         for number in range(60):
-            await asyncio.sleep(rng.uniform(0, 0.01))
+            await slow_by_async(rng.uniform(0, 0.01))
             yield asyncio.create_task(request(number))
 
     others = [asyncio.create_task(explanations()), asyncio.create_task(swaps())]

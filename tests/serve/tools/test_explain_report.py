@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
@@ -69,7 +69,7 @@ def test_two_images_are_explained_at_a_time(
         with lock:
             inside.append(int(images.max()))  # each image has a red of its own
             together.add(tuple(sorted(set(inside))))
-        time.sleep(0.02)
+        slow_by(0.02)
         with lock:
             inside.remove(int(images.max()))
         return predict(self, images)
@@ -111,9 +111,9 @@ def test_closing_the_iterator_starts_no_further_image(
 
     monkeypatch.setattr(Bundle, "predict", counted)
     client = local_client(one_model / "colours" / "1", "cpu")
+    num_threads = threading.active_count()
     reading = explain_many(client, files[4:], num_parallel=1, **OPTIONS)
     next(reading)
     reading.close()
-    num_calls = len(began)
-    time.sleep(0.2)
-    assert len(began) == num_calls < 8 * 3
+    until(lambda: threading.active_count() <= num_threads)
+    assert len(began) < 8 * 3
