@@ -816,7 +816,7 @@ def test_names_may_be_in_any_script_and_are_normalised(tmp_path: Path) -> None:
         ('label,id,url\na,"x\ny",u\n', r"line 2: id 'x\\ny' cannot name a file: it holds '\\n'"),
         (f"label,id,url\na,{'é' * 126},u\n", "256 bytes with its suffix; at most 255"),
         ('label,id,url\na,b,c\na,"x,u\n', "line 3: unexpected end of data"),
-        ("label,id,url\n" + "a,.x,u\n" * 9, r"(line \d: id '.x'.*){5}and 4 more lines"),
+        ("label,id,url\n" + "a,.x,u\n" * 9, r"(line \d: id '.x'.*){5}and 4 more"),
     ],
 )
 def test_an_unusable_table_is_refused_by_file_and_line(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -45,21 +44,9 @@ class _Messages:
 messages: Final = _Messages()
 
 
-@contextmanager
-def nothing(_report: Report) -> Iterator[Any]:
-    """Prints no answer."""
-    yield lambda _found, _written: None
-
-
-@contextmanager
-def jsonl(_report: Report) -> Iterator[Any]:
-    """A line of JSON for each answer."""
-
-    def print_answer(found: SourceAnswer, written: Path | None) -> None:
-        sys.stdout.write(json.dumps(answer_document(found, written)) + "\n")
-        sys.stdout.flush()
-
-    yield print_answer
+def jsonl(found: SourceAnswer, written: Path | None) -> None:
+    """Prints an answer as a line of JSON."""
+    print(json.dumps(answer_document(found, written)), flush=True)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limelens.cli.camera.lines import jsonl, lines, messages, nothing
+from limelens.cli.camera.lines import jsonl, lines, messages
 from limelens.cli.camera.report import Report
 from limelens.cli.classifying import (
     DEFAULT_SERVER,
@@ -177,10 +177,11 @@ def camera(
             _stopping(frames),
         ):
             report = Report(frames, info, camera_id, explain_on_change, messages)
-            printing = jsonl if as_jsonl else nothing if as_json else lines
-            with printing(report) as print_answer:
+            with nullcontext(jsonl) if as_jsonl or as_json else lines(report) as print_answer:
                 for found in watch(client, frames, report=messages, **settings):
-                    print_answer(found, report.add(found))
+                    written = report.add(found)
+                    if not as_json:
+                        print_answer(found, written)
     if as_json:
         print_json(report.document())
     elif not as_jsonl:

@@ -302,8 +302,9 @@ class Calls:
             self._stub,
             lambda: self._metadata(named),
             Feed(drop_old),
+            self._transport.signal(),
             stream_config(**arguments),
-            wait_for_ready=wait_for_ready,
+            wait_for_ready,
         )
         return stream.answers(frames, reconnect=reconnect)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from limelens.serve.client.feeding import PAUSE_S, Feed
@@ -18,6 +19,7 @@ from limelens.serve.errors import LimelensError
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 
+@dataclass(frozen=True)
 class FrameStream:
     """One stream of frames.
 
@@ -26,24 +28,18 @@ class FrameStream:
         stub: Opens a connection for one call.
         metadata: Makes the metadata of one call.
         feed: The frames; of this stream alone.
+        changed: The transport's signal of changes of `feed`.
         config: The first message of each call.
         wait_for_ready: Whether a call waits for a server that is not there yet.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        stub: Callable[[], AbstractAsyncContextManager[Any]],
-        metadata: Callable[[], Coroutine[Any, Any, Any]],
-        feed: Feed,
-        config: service_pb2.ClassifyStreamRequest,
-        *,
-        wait_for_ready: bool,
-    ) -> None:
-        self._transport, self._stub, self._metadata = transport, stub, metadata
-        self._feed, self._config = feed, config
-        self._wait_for_ready = wait_for_ready
-        self._changed = transport.signal()
+    transport: Transport
+    stub: Callable[[], AbstractAsyncContextManager[Any]]
+    metadata: Callable[[], Coroutine[Any, Any, Any]]
+    feed: Feed
+    changed: Any
+    config: service_pb2.ClassifyStreamRequest
+    wait_for_ready: bool
 
     async def answers(self, frames: Any, *, reconnect: bool) -> AsyncGenerator[FrameAnswer, None]:
         """Sends frames and yields their answers.
@@ -52,8 +48,8 @@ class FrameStream:
             frames: As for `Calls.stream`.
             reconnect: Whether to open another call if one fails.
         """
-        feed, changed = self._feed, self._changed
-        reading = self._transport.start(self._read_frames, frames)
+        feed, changed = self.feed, self.changed
+        reading = self.transport.start(self._read_frames, frames)
         try:
             while True:
                 failure: LimelensError | None = None
@@ -74,7 +70,7 @@ class FrameStream:
                     raise failure
                 if pause_s is None:
                     return
-                await self._transport.sleep(pause_s)
+                await self.transport.sleep(pause_s)
                 with changed:
                     await changed.until(lambda: feed.closed or feed.has_next or feed.is_empty)
                 if feed.is_empty:
@@ -85,17 +81,17 @@ class FrameStream:
             with changed:
                 feed.closed = True
                 changed.notify_all()
-            await self._transport.stop([reading], may_hang=True)
+            await self.transport.stop([reading], may_hang=True)
 
     async def _one_connection(self) -> AsyncGenerator[FrameAnswer, None]:
         """The answers that come over one connection, until it ends or fails."""
-        feed, changed = self._feed, self._changed
-        metadata = await self._metadata()
+        feed, changed = self.feed, self.changed
+        metadata = await self.metadata()
         ended = False
 
         async def messages() -> AsyncGenerator[service_pb2.ClassifyStreamRequest, None]:
             """What is sent; gRPC takes the next message once the last is on its way."""
-            yield self._config
+            yield self.config
             while True:
                 with changed:
                     await changed.until(
@@ -106,21 +102,21 @@ class FrameStream:
                     frame = feed.take()
                     changed.notify_all()
                 try:
-                    message = await self._transport.in_thread(frame_request, frame)
+                    message = await self.transport.in_thread(frame_request, frame)
                 except Exception as error:  # gRPC would end the stream and hide why
                     with changed:
                         feed.end(error)
                     return
                 yield message
 
-        async with self._stub() as stub:
+        async with self.stub() as stub:
             call = stub.ClassifyStream(
-                self._transport.requests(messages()),
-                wait_for_ready=self._wait_for_ready,
+                self.transport.requests(messages()),
+                wait_for_ready=self.wait_for_ready,
                 metadata=metadata,
             )
             try:
-                async with aclosing(self._transport.responses(call)) as responses:
+                async with aclosing(self.transport.responses(call)) as responses:
                     async for response in responses:
                         with changed:
                             answers = feed.received(frame_answer(response))
@@ -135,10 +131,10 @@ class FrameStream:
 
     async def _read_frames(self, frames: Any) -> None:
         """Reads the camera while its frames are wanted."""
-        feed, changed = self._feed, self._changed
+        feed, changed = self.feed, self.changed
         failure: Exception | None = None
         try:
-            source = self._transport.items(frames)
+            source = self.transport.items(frames)
             while True:
                 with changed:
                     await changed.until(lambda: feed.closed or feed.wants)
@@ -152,7 +148,7 @@ class FrameStream:
                     overtook = feed.put(frame)
                     changed.notify_all()
                 # A source that never waits must not keep the sender or a core busy.
-                await self._transport.sleep(PAUSE_S if overtook else 0)
+                await self.transport.sleep(PAUSE_S if overtook else 0)
         except Exception as error:
             failure = error
         finally:

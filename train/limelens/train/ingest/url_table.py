@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from limelens.serve.folders import label_name
-from limelens.serve.wording import counted
+from limelens.serve.wording import counted, listed
 from limelens.train.data.examples import DataError
 
 COLUMNS: Final = ("label", "id", "url")
 _LONGEST_NAME: Final = 255
 """Bytes of a file's name on common file systems."""
-_MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,7 @@ def read_table(path: Path) -> tuple[Row, ...]:
         lines_of.setdefault(row.id, line)
         rows.append(row)
     if problems:
-        more = len(problems) - _MOST_NAMED
-        named = "; ".join(problems[:_MOST_NAMED])
-        raise DataError(f"{path} {named}" + (f"; and {more} more lines" if more > 0 else ""))
+        raise DataError(f"{path} {listed(problems, most=5)}")
     return tuple(rows)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from limelens.serve.image import SUFFIXES
+from limelens.serve.wording import listed
 from limelens.train.data.examples import DataError
 
 IMAGE_NAMES: Final = ("id", "image", "image_id", "path", "file", "filename", "file_name", "name")
@@ -21,7 +22,6 @@ LABEL_NAMES: Final = (
 )  # fmt: skip
 SPLIT_NAMES: Final = ("split", "set", "subset", "partition", "phase")
 _SEPARATORS: Final = (",", "\t", ";")
-_MOST_NAMED: Final = 6
 _ALMOST: Final = 0.9
 _ENOUGH_ROWS: Final = 10
 
@@ -119,5 +119,4 @@ def no_header(table: Table) -> DataError:
 
 def named(names: Sequence[str]) -> str:
     """The first few names, for a message."""
-    shown = ", ".join(repr(name[:40]) for name in names[:_MOST_NAMED])
-    return shown + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
+    return listed([repr(name[:40]) for name in names], ", ", most=6)
