@@ -287,7 +287,7 @@ def test_macro_labels_are_read_from_beside_the_data(tmp_path: Path) -> None:
     [
         ("label,macro\na,x\n", r"macro\.csv has no superclass for 'b'"),
         ("label,macro\na,x\nb,y\na,y\n", r"puts 'a' under 'x' and 'y'"),
-        ("label,macro\na,x\n\nb,\n", r"macro\.csv, row 4: .* expected a label and its macro"),
+        ("label,macro\na,x\n\nb,\n", r"macro\.csv, row 4: .* expected a label and its superclass"),
         ("label\na\n", r"macro\.csv, row 2"),
     ],
 )
