@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE: Final = "LIMELENS_TOKEN"
 OF_THE_SERVER: Final = (UnavailableError, UnauthenticatedError, PermissionDeniedError)
 """Errors that concern every image alike."""
-_PANEL: Final = "A server beyond this machine"
+_option: Final = functools.partial(typer.Option, rich_help_panel="A server beyond this machine")
 _PROBE_S: Final = 3.0
 # Where systems keep the authorities that they trust; gRPC itself reads none of them.
 _AUTHORITIES: Final = (
@@ -54,11 +54,6 @@ class Credentials:
 
 
 NOTHING: Final = Credentials()
-
-
-def _option(*names: str, **given: Any) -> Any:
-    """An option in the panel that all these options share."""
-    return typer.Option(*names, rich_help_panel=_PANEL, **given)
 
 
 def read_credentials(

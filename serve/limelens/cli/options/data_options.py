@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-_PANEL: Final = "If DATA is a table"
-
-
-def _option(*names: str, **given: Any) -> Any:
-    """An option in the panel that all these options share."""
-    return typer.Option(*names, rich_help_panel=_PANEL, **given)
-
+_option: Final = partial(typer.Option, rich_help_panel="If DATA is a table")
 
 Data = Annotated[
     Path,
