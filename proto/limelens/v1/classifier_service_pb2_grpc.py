@@ -29,7 +29,7 @@ class ClassifierServiceStub:
     """Classifies images with the models of a repository and explains its decisions.
 
     Errors carry google.rpc details: BadRequest names the field (such as `images[2].encoded`),
-    RetryInfo says when to come back, ResourceInfo what was not found.
+    RetryInfo says when to retry, ResourceInfo what was not found.
     """
 
     def __init__(self, channel):
@@ -79,7 +79,7 @@ class ClassifierServiceServicer:
     """Classifies images with the models of a repository and explains its decisions.
 
     Errors carry google.rpc details: BadRequest names the field (such as `images[2].encoded`),
-    RetryInfo says when to come back, ResourceInfo what was not found.
+    RetryInfo says when to retry, ResourceInfo what was not found.
     """
 
     def Classify(self, request, context):
@@ -91,9 +91,9 @@ class ClassifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """Classifies the frames of one camera. The newest frame is classified; older frames that wait
-        are answered as dropped. The first message must be the configuration. When the camera ends
-        its side, the server finishes a running explanation first, for at most ten seconds.
+        """Classifies the frames of one camera. The newest frame is classified; older frames that wait get
+        a response that says they were dropped. The first message must be the configuration. When the
+        camera ends its side, the server finishes a running explanation first, for at most ten seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,7 +190,7 @@ class ClassifierService:
     """Classifies images with the models of a repository and explains its decisions.
 
     Errors carry google.rpc details: BadRequest names the field (such as `images[2].encoded`),
-    RetryInfo says when to come back, ResourceInfo what was not found.
+    RetryInfo says when to retry, ResourceInfo what was not found.
     """
 
     @staticmethod
