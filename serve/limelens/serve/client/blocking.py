@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import Future, wait
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
 
@@ -28,6 +28,8 @@ from limelens.serve.client.requests import (
 from limelens.serve.client.results import ExplanationUpdate
 from limelens.serve.errors import InvalidRequestError
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
+
+_WATCHED_S: Final = 0.5
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -171,7 +173,12 @@ class _ThreadTransport:
     async def close(self, channel: Channel) -> None:
         if (future := self._connecting.pop(channel, None)) is not None:
             future.cancel()
-        if channel.channel is not None:
+            # gRPC's thread that watches the connection looks again within 0.2 s, and would raise
+            # if the channel were closed between two looks.
+            closing = threading.Timer(_WATCHED_S, channel.channel.close)
+            closing.daemon = True
+            closing.start()
+        elif channel.channel is not None:
             channel.channel.close()
 
     async def token(self, give: Callable[[], Any]) -> str | None:
