@@ -39,6 +39,7 @@ def plan(server: Any, **settings: Any) -> LoadPlan:
     return LoadPlan(server.address, (draw_image(40, 60),), **settings)
 
 
+@pytest.mark.ci
 def test_bench_starts_a_server_and_measures_its_process(
     limelens: Callable[..., Any], one_model: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_calls_past_their_deadline_are_counted_by_their_status(server: Any) -> N
     assert server.counts().overdue == 0
 
 
+@pytest.mark.ci
 def test_in_an_open_loop_a_stall_delays_all_calls_due_meanwhile(server: Any) -> None:
     bundle = server.repository.get().bundle
     engine = server.server.runner.engine(bundle)
@@ -262,6 +264,7 @@ def test_drawn_images_are_jpegs_of_their_size() -> None:
     assert draw_image(64, 64, 1) != draw_image(64, 64, 2)
 
 
+@pytest.mark.ci
 def test_a_local_server_is_called_without_a_proxy(
     limelens: Callable[..., Any], server: Any, one_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

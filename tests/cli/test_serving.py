@@ -79,6 +79,7 @@ def test_a_demo_that_is_killed_stops_its_server(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.ci
 def test_the_demo_distinguishes_the_portrait_from_the_masked_one(tmp_path: Path) -> None:
     image = tmp_path / "demo.png"
     found = subprocess.run(

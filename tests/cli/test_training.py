@@ -26,6 +26,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.ci
 def test_train_evaluate_and_export_print_the_documented_json(
     limelens: Run, images: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_synthesize_draws_both_labels_for_every_split(limelens: Run, tmp_path: P
         assert len(list(folder.glob(f"*/{label}/*.jpg"))) == 20
 
 
+@pytest.mark.ci
 def test_options_override_the_settings_file(limelens: Run, images: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text('arch = "cnn3"\ninput_size = 32\nepochs = 5\nbatch_size = 8\nseed = 3\n')

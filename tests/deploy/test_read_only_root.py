@@ -109,6 +109,7 @@ def test_only_the_temporary_folder_is_writable(start: Start) -> None:
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
 
 
+@pytest.mark.ci
 def test_a_server_classifies_explains_and_drains(
     start: Start, models_there: Path, authority: Callable[..., Any], tokens: Any
 ) -> None:

@@ -242,6 +242,7 @@ def test_spoilt_requests_get_a_response_or_a_refusal(caller: Caller, data: st.Da
     try_one(caller, name, data.draw(spoilt(input_of(name), USABLE)))
 
 
+@pytest.mark.ci
 @examples(120)
 @given(data=st.data())
 def test_spoilt_explain_requests_are_explained_or_refused(
@@ -261,6 +262,7 @@ def test_damaged_images_are_classified_or_refused(caller: Caller, data: st.DataO
     try_one(caller, "Classify", pb2.ClassifyRequest(model="colours", images=[image]))
 
 
+@pytest.mark.ci
 @examples(300)
 @given(data=st.data())
 def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObject) -> None:
@@ -272,6 +274,7 @@ def test_broken_bytes_are_refused_or_a_message(caller: Caller, data: st.DataObje
     require_serving(caller)
 
 
+@pytest.mark.ci
 @examples(120)
 @given(data=st.data())
 def test_a_camera_may_send_anything_in_any_order(caller: Caller, data: st.DataObject) -> None:

@@ -110,6 +110,7 @@ def test_the_tools_of_model_signing_read_it(tmp_path: Path, bundles: BundleMaker
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.ci
 def test_a_repository_serves_only_signed_bundles(tmp_path: Path, bundles: BundleMaker) -> None:
     private, public = make_keys(tmp_path, "ours")
     models = tmp_path / "models"
@@ -139,6 +140,7 @@ def test_a_validator_checks_the_signature_too(tmp_path: Path, bundles: BundleMak
     assert Validator([public])(path).metadata.name == "colours"
 
 
+@pytest.mark.ci
 def test_the_command_signs_and_a_server_requires_it(tmp_path: Path, bundles: BundleMaker) -> None:
     private, public = make_keys(tmp_path, "ours")
     path = bundles.save(tmp_path / "models", bundles.metadata())

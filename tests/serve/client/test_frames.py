@@ -172,6 +172,7 @@ def test_a_server_that_goes_down_ends_the_stream(
     stopping.join()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("drop_old", [True, False])
 def test_a_server_that_comes_back_goes_on_with_the_stream(
     start_server: Callable[..., Any], connect: Callable[..., Any], drop_old: bool

@@ -29,6 +29,7 @@ from limelens.serve.tools.load.process import local_server
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
 
+@pytest.mark.ci
 def test_one_line_announces_all_processes_and_all_respond_alike(
     fleet: Callable[..., Fleet],
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_version_that_fails_anywhere_is_rolled_back_everywhere(
     assert "failed several times in a row; version 1" in models[1].state_reason
 
 
+@pytest.mark.ci
 def test_a_request_to_one_process_has_all_scan_for_new_versions(
     fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:

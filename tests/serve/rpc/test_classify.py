@@ -296,6 +296,7 @@ def test_malformed_bytes_and_unknown_methods_get_a_status(server: Any) -> None:
         assert client.classify(RED)[0].label == "red"
 
 
+@pytest.mark.ci
 def test_too_large_a_message_is_refused(start_server: Callable[..., Any]) -> None:
     server = start_server(max_message_bytes=100_000)
     with Client(server.address, max_attempts=1) as client:

@@ -129,6 +129,7 @@ def test_an_ordinary_image_is_inspected_without_a_copy() -> None:
         assert inspect(data).data is data
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
 @pytest.mark.parametrize("name", MAKERS)
 def test_no_kind_of_costly_image_takes_long_or_much_memory(name: str) -> None:
@@ -241,6 +242,7 @@ def test_every_call_accepts_a_large_photo(
         assert frame.prediction.label == expected.label
 
 
+@pytest.mark.ci
 @needs_fork
 def test_slow_images_delay_neither_others_nor_health(
     start_server: Callable[..., Any], one_model: Path, large_photo: bytes

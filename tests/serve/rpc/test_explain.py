@@ -332,6 +332,7 @@ def test_a_wrong_field_is_named_with_what_was_expected(
     assert words in bad.field_violations[0].description
 
 
+@pytest.mark.ci
 def test_every_file_of_the_bad_set_gets_a_response(client: Client, data_folder: Path) -> None:
     rows = (data_folder / "badimages" / "index.csv").read_text().splitlines()[1:]
     for row in rows:

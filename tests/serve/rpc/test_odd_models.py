@@ -119,6 +119,7 @@ def test_a_model_that_cannot_be_read_stops_no_other(
     until(lambda: server.listed().get(("b", 1)) == "")
 
 
+@pytest.mark.ci
 def test_a_repository_that_goes_away_is_reported_and_may_come_back(
     serving: Callable[..., Serving], bundles: BundleMaker, tmp_path: Path
 ) -> None:

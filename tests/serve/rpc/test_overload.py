@@ -129,6 +129,7 @@ def test_messages_are_counted_while_they_are_held(
     assert budget.held == 0
 
 
+@pytest.mark.ci
 def test_a_burst_of_one_connection_is_refused_and_others_are_served(
     start_server: Callable[..., Any],
 ) -> None:

@@ -174,6 +174,7 @@ def test_calls_in_flight_finish_after_sigterm(start_process: Callable[..., Proce
     assert states[1][1] < answered
 
 
+@pytest.mark.ci
 def test_past_the_grace_time_calls_are_ended(start_process: Callable[..., Process]) -> None:
     process = start_process(slow_s=3.0, grace_s=0.3)
     with Client(process.address, max_attempts=1) as client:
@@ -328,6 +329,7 @@ def test_plaintext_beyond_loopback_needs_an_option(start_server: Callable[..., A
         assert client.classify(RED)[0].label == "red"
 
 
+@pytest.mark.ci
 def test_a_new_version_takes_over_without_a_failed_call(
     start_server: Callable[..., Any], tmp_path: Path, bundles: Any
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_bundle_is_evaluated_like_its_checkpoint(
     assert of_bundle["confusion"] == of_run["confusion"]
 
 
+@pytest.mark.ci
 def test_a_second_export_is_the_next_version(trained_run: Path, tmp_path: Path) -> None:
     versions = [export(trained_run, "m", models=tmp_path)["version"] for _ in range(2)]
     assert versions == [1, 2]
@@ -120,6 +121,7 @@ def test_a_network_with_nan_is_refused_and_nothing_is_written(
     assert list((tmp_path / "models").rglob("*")) == []
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("bias", "message"),
     [(0.05, "differs from the network by"), (1e-4, "decide differently")],
@@ -182,6 +184,7 @@ def test_a_wanted_accuracy_makes_the_bundle_abstain_below_a_threshold(
     assert report["metrics"]["at_wanted_accuracy"]["accuracy"] >= 0.95
 
 
+@pytest.mark.ci
 def test_a_threshold_is_not_for_several_labels(divided: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         task=Task.MULTILABEL, arch="cnn3", input_size=(32, 32), epochs=1, batch_size=8

@@ -210,6 +210,7 @@ def _bundle(reports: dict[str, Any], precision: str) -> Bundle:
     return load_bundle(reports[precision]["path"], "cpu")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_variant_is_compared_with_fp32(reports: dict[str, Any], precision: str) -> None:
     report, fp32 = reports[precision], reports["fp32"]

@@ -12,6 +12,7 @@ from limelens.train.training.learning_rate import find_learning_rate
 TINY = TrainConfig(arch="cnn3", input_size=(32, 32), epochs=2, batch_size=8, augment="none")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("data", ["divided", "tagged"])
 def test_a_learning_rate_is_found_that_trains(
     data: str, request: pytest.FixtureRequest, tmp_path: Path

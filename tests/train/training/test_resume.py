@@ -111,6 +111,7 @@ def broken(divided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.ci
 def test_a_killed_run_is_resumed_with_the_same_result(
     divided: Path, unbroken: Path, broken: Path, tmp_path: Path
 ) -> None:

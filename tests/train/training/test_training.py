@@ -230,6 +230,7 @@ def test_the_preview_shows_originals_beside_variations(divided: Path, tmp_path: 
         assert 3 * 32 < sheet.height < 4 * 32 + 16
 
 
+@pytest.mark.ci
 def test_several_labels_are_trained_evaluated_and_exported(tagged: Path, tmp_path: Path) -> None:
     macro = tmp_path / "macro.csv"
     macro.write_text("label,macro\nN/A,none\nred,warm\nblue,cold\ngreen,cold\n")
