@@ -150,6 +150,7 @@ class _ThreadTransport:
     def __init__(self, stub: Any = None) -> None:
         self._stub = stub
         self._connecting: dict[Channel, Any] = {}
+        self._watched_until: dict[Channel, float] = {}
 
     def open(self, connection: Connection) -> Channel:
         if self._stub is not None:
@@ -168,18 +169,24 @@ class _ThreadTransport:
         except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
             return False
         self._connecting.pop(channel, None)
+        self._watched_until[channel] = time.monotonic() + _WATCHED_S
         return True
 
     async def close(self, channel: Channel) -> None:
+        if channel.channel is None:
+            return
+        # gRPC's thread that watches a connection being made looks again within 0.2 s, and would
+        # raise if the channel were closed between two looks.
+        watched_s = self._watched_until.pop(channel, 0.0) - time.monotonic()
         if (future := self._connecting.pop(channel, None)) is not None:
             future.cancel()
-            # gRPC's thread that watches the connection looks again within 0.2 s, and would raise
-            # if the channel were closed between two looks.
-            closing = threading.Timer(_WATCHED_S, channel.channel.close)
-            closing.daemon = True
-            closing.start()
-        elif channel.channel is not None:
+            watched_s = _WATCHED_S
+        if watched_s <= 0:
             channel.channel.close()
+            return
+        closing = threading.Timer(watched_s, channel.channel.close)
+        closing.daemon = True
+        closing.start()
 
     async def token(self, give: Callable[[], Any]) -> str | None:
         token: Any = give()
