@@ -317,14 +317,7 @@ class _ModelSeries:
             self.abstentions.inc()
 
 
-class LazyCollector(Collector):
-    """Collects nothing when it is registered."""
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-
-class ModelsCollector(LazyCollector):
+class ModelsCollector(Collector):
     """The served and rejected models, sampled at scrape time."""
 
     def __init__(self, repository: ModelRegistry) -> None:
@@ -361,7 +354,7 @@ class ModelsCollector(LazyCollector):
         )
 
 
-class ServiceSamples(LazyCollector):
+class ServiceSamples(Collector):
     """Queues and streams of a server, sampled at scrape time."""
 
     def __init__(

@@ -16,8 +16,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
-from limelens.serve.observing.metrics import LazyCollector, ModelsCollector
+from limelens.serve.observing.metrics import ModelsCollector
 from limelens.serve.repository.registry import ModelRegistry
 
 _CPU: Final = "process_cpu_seconds"
@@ -57,7 +58,7 @@ def metrics_of_all(
     return registry
 
 
-class _Sampling(LazyCollector):
+class _Sampling(Collector):
     def __init__(self, sample: Callable[[], None]) -> None:
         self._sample = sample
 
@@ -66,7 +67,7 @@ class _Sampling(LazyCollector):
         return iter(())
 
 
-class _Processes(LazyCollector):
+class _Processes(Collector):
     """Memory, files and CPU of this process and the workers together."""
 
     def __init__(self, workers: Callable[[], Iterable[int]], restarts: Callable[[], int]) -> None:
