@@ -25,6 +25,13 @@ def test_observers_are_notified_in_their_order() -> None:
     assert noted == ["a Classify OK", "b Classify OK"]
 
 
+def test_observers_that_notify_others_are_notified_too() -> None:
+    noted: list[str] = []
+    both = notify_all([Noting("a", noted), Noting("b", noted)])
+    notify_all([both, Noting("c", noted)]).call_ended(CALL, "OK")
+    assert noted == ["a Classify OK", "b Classify OK", "c Classify OK"]
+
+
 def test_notifications_that_no_observer_needs_are_skipped() -> None:
     noted: list[str] = []
     for observers in ([], [Observer()], [Noting("a", noted)]):

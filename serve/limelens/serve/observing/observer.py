@@ -131,9 +131,12 @@ def notify_all(observers: Sequence[Observer]) -> Observer:
     """One observer that notifies several, in their order; it skips what they ignore."""
     combined = Observer()
     for name, ignored in vars(Observer).items():
-        interested = [one for one in observers if getattr(type(one), name) is not ignored]
-        if not name.startswith("_") and interested:
-            setattr(combined, name, _call_all([getattr(one, name) for one in interested]))
+        if name.startswith("_"):
+            continue
+        functions = [getattr(one, name) for one in observers]
+        needed = [one for one in functions if getattr(one, "__func__", None) is not ignored]
+        if needed:
+            setattr(combined, name, _call_all(needed))
     return combined
 
 
