@@ -106,7 +106,7 @@ def test_the_base_wheel_alone_gives_a_client(wheel: Path, tmp_path: Path) -> Non
 
 def test_names_of_the_version_before_still_work() -> None:
     code = (
-        "from limelens.serve.camera import open_source, watch; "
+        "from limelens.serve.camera import Seen, Source, SourceError, open_source, watch; "
         "from limelens.train.data import DataError, list_data; "
         "from limelens.train.examples import DataError as old; "
         "assert old is DataError"
