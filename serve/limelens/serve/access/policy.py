@@ -124,8 +124,7 @@ class Access:
         if client is None:
             raise UnauthenticatedError(
                 f"no token, and the certificate {subject} belongs to no client; expected the "
-                "metadata "
-                f"'{TOKEN_KEY}: Bearer TOKEN'"
+                f"metadata '{TOKEN_KEY}: Bearer TOKEN'"
             )
         return self._known(client, "certificate")
 
