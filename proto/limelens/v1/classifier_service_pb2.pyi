@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from limelens.v1 import embedding_pb2 as _embedding_pb2
 from limelens.v1 import explanation_pb2 as _explanation_pb2
+from limelens.v1 import face_pb2 as _face_pb2
 from limelens.v1 import image_pb2 as _image_pb2
 from limelens.v1 import model_pb2 as _model_pb2
 from limelens.v1 import prediction_pb2 as _prediction_pb2
@@ -52,20 +53,22 @@ FRAME_STATUS_EXPLANATION: FrameStatus
 FRAME_STATUS_DECISION_EXPIRED: FrameStatus
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "version", "images", "top_k", "threshold", "return_embedding")
+    __slots__ = ("model", "version", "images", "top_k", "threshold", "return_embedding", "faces")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     RETURN_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    FACES_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     images: _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]
     top_k: int
     threshold: float
     return_embedding: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[_Union[_image_pb2.Image, _Mapping]]] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ..., return_embedding: _Optional[bool] = ...) -> None: ...
+    faces: _face_pb2.FaceOptions
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[_Union[_image_pb2.Image, _Mapping]]] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ..., return_embedding: _Optional[bool] = ..., faces: _Optional[_Union[_face_pb2.FaceOptions, _Mapping]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
     __slots__ = ("predictions", "model", "timings")
@@ -86,7 +89,7 @@ class ClassifyStreamRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StreamConfig, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class StreamConfig(_message.Message):
-    __slots__ = ("camera_id", "model", "version", "region_of_interest", "smoothing", "max_frame_age_ms", "top_k", "threshold", "max_decision_age_ms", "explain_on_change")
+    __slots__ = ("camera_id", "model", "version", "region_of_interest", "smoothing", "max_frame_age_ms", "top_k", "threshold", "max_decision_age_ms", "explain_on_change", "faces")
     CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +100,7 @@ class StreamConfig(_message.Message):
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     MAX_DECISION_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_ON_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    FACES_FIELD_NUMBER: _ClassVar[int]
     camera_id: str
     model: str
     version: int
@@ -107,7 +111,8 @@ class StreamConfig(_message.Message):
     threshold: float
     max_decision_age_ms: int
     explain_on_change: ExplainOnChange
-    def __init__(self, camera_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., region_of_interest: _Optional[_Union[_image_pb2.RegionOfInterest, _Mapping]] = ..., smoothing: _Optional[_Union[Smoothing, _Mapping]] = ..., max_frame_age_ms: _Optional[int] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ..., max_decision_age_ms: _Optional[int] = ..., explain_on_change: _Optional[_Union[ExplainOnChange, _Mapping]] = ...) -> None: ...
+    faces: _face_pb2.FaceOptions
+    def __init__(self, camera_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., region_of_interest: _Optional[_Union[_image_pb2.RegionOfInterest, _Mapping]] = ..., smoothing: _Optional[_Union[Smoothing, _Mapping]] = ..., max_frame_age_ms: _Optional[int] = ..., top_k: _Optional[int] = ..., threshold: _Optional[float] = ..., max_decision_age_ms: _Optional[int] = ..., explain_on_change: _Optional[_Union[ExplainOnChange, _Mapping]] = ..., faces: _Optional[_Union[_face_pb2.FaceOptions, _Mapping]] = ...) -> None: ...
 
 class Smoothing(_message.Message):
     __slots__ = ("window", "required", "required_to_alert")
@@ -138,7 +143,7 @@ class Frame(_message.Message):
     def __init__(self, frame_id: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ClassifyStreamResponse(_message.Message):
-    __slots__ = ("frame_id", "status", "prediction", "smoothed_label", "changed", "alert", "dropped_frames", "reason", "model", "timings", "capture_time", "explanation")
+    __slots__ = ("frame_id", "status", "prediction", "smoothed_label", "changed", "alert", "dropped_frames", "reason", "model", "timings", "capture_time", "explanation", "smoothed_decision")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +156,7 @@ class ClassifyStreamResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    SMOOTHED_DECISION_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     status: FrameStatus
     prediction: _prediction_pb2.Prediction
@@ -163,24 +169,27 @@ class ClassifyStreamResponse(_message.Message):
     timings: _prediction_pb2.Timings
     capture_time: _timestamp_pb2.Timestamp
     explanation: ChangeExplanation
-    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., explanation: _Optional[_Union[ChangeExplanation, _Mapping]] = ...) -> None: ...
+    smoothed_decision: _prediction_pb2.Decision
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., explanation: _Optional[_Union[ChangeExplanation, _Mapping]] = ..., smoothed_decision: _Optional[_Union[_prediction_pb2.Decision, str]] = ...) -> None: ...
 
 class ChangeExplanation(_message.Message):
-    __slots__ = ("status", "label", "explanation", "reason", "superseded_changes")
+    __slots__ = ("status", "label", "explanation", "reason", "superseded_changes", "person")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDED_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    PERSON_FIELD_NUMBER: _ClassVar[int]
     status: ChangeExplanationStatus
     label: str
     explanation: ExplainResponse
     reason: str
     superseded_changes: int
-    def __init__(self, status: _Optional[_Union[ChangeExplanationStatus, str]] = ..., label: _Optional[str] = ..., explanation: _Optional[_Union[ExplainResponse, _Mapping]] = ..., reason: _Optional[str] = ..., superseded_changes: _Optional[int] = ...) -> None: ...
+    person: int
+    def __init__(self, status: _Optional[_Union[ChangeExplanationStatus, str]] = ..., label: _Optional[str] = ..., explanation: _Optional[_Union[ExplainResponse, _Mapping]] = ..., reason: _Optional[str] = ..., superseded_changes: _Optional[int] = ..., person: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability", "max_samples", "deadline_ms", "contrasts", "palette")
+    __slots__ = ("model", "version", "image", "labels", "top_labels", "method", "segmentation", "num_samples", "hide", "kernel_width", "distance", "feature_selection", "num_features", "seed", "sampling", "compat", "pictures", "stability", "max_samples", "deadline_ms", "contrasts", "palette", "faces", "face")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +212,8 @@ class ExplainRequest(_message.Message):
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     CONTRASTS_FIELD_NUMBER: _ClassVar[int]
     PALETTE_FIELD_NUMBER: _ClassVar[int]
+    FACES_FIELD_NUMBER: _ClassVar[int]
+    FACE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     image: _image_pb2.Image
@@ -225,10 +236,12 @@ class ExplainRequest(_message.Message):
     deadline_ms: int
     contrasts: _containers.RepeatedCompositeFieldContainer[_explanation_pb2.Contrast]
     palette: _explanation_pb2.Palette
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ..., max_samples: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., contrasts: _Optional[_Iterable[_Union[_explanation_pb2.Contrast, _Mapping]]] = ..., palette: _Optional[_Union[_explanation_pb2.Palette, str]] = ...) -> None: ...
+    faces: _face_pb2.FaceOptions
+    face: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ..., max_samples: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., contrasts: _Optional[_Iterable[_Union[_explanation_pb2.Contrast, _Mapping]]] = ..., palette: _Optional[_Union[_explanation_pb2.Palette, str]] = ..., faces: _Optional[_Union[_face_pb2.FaceOptions, _Mapping]] = ..., face: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings", "method")
+    __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings", "method", "face")
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +251,7 @@ class ExplainResponse(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
+    FACE_FIELD_NUMBER: _ClassVar[int]
     explanations: _containers.RepeatedCompositeFieldContainer[_explanation_pb2.LabelExplanation]
     num_segments: int
     num_samples: int
@@ -247,7 +261,8 @@ class ExplainResponse(_message.Message):
     model: _model_pb2.ModelRef
     timings: _explanation_pb2.ExplanationTimings
     method: _explanation_pb2.ExplainMethod
-    def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ...) -> None: ...
+    face: _prediction_pb2.Face
+    def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., face: _Optional[_Union[_prediction_pb2.Face, _Mapping]] = ...) -> None: ...
 
 class ExplainStreamResponse(_message.Message):
     __slots__ = ("explanation", "num_samples", "max_samples", "stability", "final")

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from limelens.v1 import image_pb2 as limelens_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1climelens/v1/prediction.proto\x12\x0blimelens.v1\"+\n\x05Score\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"\xc6\x01\n\nPrediction\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x15.limelens.v1.Decision\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05\x61lert\x18\x04 \x01(\x08\x12\"\n\x06scores\x18\x05 \x03(\x0b\x32\x12.limelens.v1.Score\x12\x11\n\tthreshold\x18\x06 \x01(\x02\x12\x15\n\tembedding\x18\x07 \x03(\x02\x42\x02\x10\x01\x12\x13\n\x0bmacro_label\x18\x08 \x01(\t\"P\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x02\x12\x11\n\tdecode_ms\x18\x02 \x01(\x02\x12\x0e\n\x06run_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02*P\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_LABEL\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_ABSTAINED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1climelens/v1/prediction.proto\x12\x0blimelens.v1\x1a\x17limelens/v1/image.proto\"+\n\x05Score\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"\xe8\x01\n\nPrediction\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x15.limelens.v1.Decision\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05\x61lert\x18\x04 \x01(\x08\x12\"\n\x06scores\x18\x05 \x03(\x0b\x32\x12.limelens.v1.Score\x12\x11\n\tthreshold\x18\x06 \x01(\x02\x12\x15\n\tembedding\x18\x07 \x03(\x02\x42\x02\x10\x01\x12\x13\n\x0bmacro_label\x18\x08 \x01(\t\x12 \n\x05\x66\x61\x63\x65s\x18\t \x03(\x0b\x32\x11.limelens.v1.Face\"\xeb\x01\n\x04\x46\x61\x63\x65\x12*\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x1d.limelens.v1.RegionOfInterest\x12\r\n\x05score\x18\x02 \x01(\x02\x12+\n\nprediction\x18\x03 \x01(\x0b\x32\x17.limelens.v1.Prediction\x12%\n\x05issue\x18\x04 \x01(\x0e\x32\x16.limelens.v1.FaceIssue\x12\x0e\n\x06person\x18\x05 \x01(\x03\x12\x16\n\x0esmoothed_label\x18\x06 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x07 \x01(\x08\x12\r\n\x05\x61lert\x18\x08 \x01(\x08\x12\x0c\n\x04seen\x18\t \x01(\x08\"P\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x02\x12\x11\n\tdecode_ms\x18\x02 \x01(\x02\x12\x0e\n\x06run_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02*f\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_LABEL\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_ABSTAINED\x10\x02\x12\x14\n\x10\x44\x45\x43ISION_NO_FACE\x10\x03*q\n\tFaceIssue\x12\x1a\n\x16\x46\x41\x43\x45_ISSUE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41\x43\x45_ISSUE_TOO_SMALL\x10\x01\x12\x16\n\x12\x46\x41\x43\x45_ISSUE_CUT_OFF\x10\x02\x12\x16\n\x12\x46\x41\x43\x45_ISSUE_BLURRED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +34,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTION'].fields_by_name['embedding']._loaded_options = None
   _globals['_PREDICTION'].fields_by_name['embedding']._serialized_options = b'\020\001'
-  _globals['_DECISION']._serialized_start=373
-  _globals['_DECISION']._serialized_end=453
-  _globals['_SCORE']._serialized_start=45
-  _globals['_SCORE']._serialized_end=88
-  _globals['_PREDICTION']._serialized_start=91
-  _globals['_PREDICTION']._serialized_end=289
-  _globals['_TIMINGS']._serialized_start=291
-  _globals['_TIMINGS']._serialized_end=371
+  _globals['_DECISION']._serialized_start=670
+  _globals['_DECISION']._serialized_end=772
+  _globals['_FACEISSUE']._serialized_start=774
+  _globals['_FACEISSUE']._serialized_end=887
+  _globals['_SCORE']._serialized_start=70
+  _globals['_SCORE']._serialized_end=113
+  _globals['_PREDICTION']._serialized_start=116
+  _globals['_PREDICTION']._serialized_end=348
+  _globals['_FACE']._serialized_start=351
+  _globals['_FACE']._serialized_end=586
+  _globals['_TIMINGS']._serialized_start=588
+  _globals['_TIMINGS']._serialized_end=668
 # @@protoc_insertion_point(module_scope)
