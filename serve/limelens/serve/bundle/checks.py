@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from limelens.serve.bundle.metadata import Metadata
+from limelens.serve.bundle.metadata import Metadata, Task
 from limelens.serve.errors import BundleError
 
 MAX_BYTES: Final = 2_000_000_000
@@ -125,7 +125,11 @@ def _check_signature(graph: onnx.GraphProto, metadata: Metadata) -> None:
         if len(outputs.get(name, ())) != 2:
             raise BundleError(f"outputs {sorted(outputs)}; expected {name} of two dimensions")
     count = outputs["probabilities"][1]
-    if count != len(metadata.labels):
+    if metadata.task is Task.DETECTION:
+        num_numbers = outputs["embedding"][1]
+        if not count or num_numbers != 4 * count:
+            raise BundleError(f"{count} scores for {num_numbers} numbers; expected 4 for each box")
+    elif count != len(metadata.labels):
         raise BundleError(f"{len(metadata.labels)} labels for {count} outputs")
     golden = metadata.golden
     if golden.image.shape != size or golden.probabilities.shape != (count,):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from limelens.serve.bundle.execution.perturbing import (
 )
 from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.folder import FILE_NAME, version_of
-from limelens.serve.bundle.metadata import Metadata, Task
+from limelens.serve.bundle.metadata import CLASSIFYING, Metadata, Task
 from limelens.serve.bundle.session import Bundle, ExplanationRows, Gpu, refusing_failures
 from limelens.serve.errors import BundleError, MissingExtraError, ProviderError
 from limelens.serve.wording import first_line
@@ -51,6 +51,7 @@ def load_bundle(
     few_sizes: bool = False,
     chunk: int | None = 0,
     read: Callable[[Path], tuple[bytes, Metadata]] = read_bundle_file,
+    tasks: Collection[Task] = CLASSIFYING,
 ) -> Bundle:
     """Loads a bundle and proves that it works here.
 
@@ -68,12 +69,14 @@ def load_bundle(
         chunk: Samples of an explanation in a run on a GPU; 0 chooses what suits the device, None
             leaves that to `Bundle.prepare`.
         read: Reads the file and checks it; its errors go to the caller.
+        tasks: What the model may do; by default it must be a classifier.
 
     Returns:
         The bundle; it met its golden vector on this device.
 
     Raises:
-        BundleError: The file is missing, is no bundle, or misses its golden vector.
+        BundleError: The file is missing, is no bundle, misses its golden vector, or has another
+            task.
         InvalidRequestError: There is no such kind of device.
         ProviderError: `cuda` was asked for and cannot be used.
         MissingExtraError: onnxruntime is not installed.
@@ -90,6 +93,10 @@ def load_bundle(
     if path.is_dir():
         path = path / FILE_NAME
     data, metadata = read(path)
+    if metadata.task not in tasks:
+        raise BundleError(
+            f"{path}: a bundle for {metadata.task}; expected one for {' or '.join(sorted(tasks))}"
+        )
     size = metadata.resize.height, metadata.resize.width
     gpu, runs, reason = None, None, ""
     if index is not None:

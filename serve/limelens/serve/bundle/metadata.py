@@ -23,17 +23,23 @@ from limelens.serve.image import ResizeMode, ResizeRule
 _PREFIX: Final = "limelens."
 FORMAT_VERSION: Final = 1
 MAX_TOLERANCE: Final = 0.1
+MAX_CROP: Final = 2.0
 _TF32_SCALE: Final = 10.0
 """Factor by which TF32 raises the tolerance, unless the golden vector names one for it."""
 
 
 class Task(StrEnum):
-    """How many labels an image has."""
+    """What a model says of an image: how many labels it has, or where things are."""
 
     MULTICLASS = "multiclass"
     """Exactly one."""
     MULTILABEL = "multilabel"
     """Any number."""
+    DETECTION = "detection"
+    """No label, but K boxes: `probabilities` are their scores, and `embedding` their places."""
+
+
+CLASSIFYING: Final = frozenset({Task.MULTICLASS, Task.MULTILABEL})
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Golden:
 
     Args:
         image: `(H, W, 3)` uint8 of the bundle's input size.
-        probabilities: `(C,)` float32.
+        probabilities: `(C,)` float32; of a detector the scores of its K boxes, highest first.
         tolerance: By execution provider, the largest absolute difference that is accepted, at
             most `MAX_TOLERANCE`.
     """
@@ -80,6 +86,8 @@ class Metadata:
         macro_labels: The superclass of each label; empty if there are none.
         data_digest: SHA-256 of the training data, hexadecimal.
         card: Metrics of training and evaluation, and other facts for readers; JSON.
+        crop: What the model should see around a face: the margin on each side of its box, as a
+            fraction of the box's width and height, 0 to `MAX_CROP`; None if that was not measured.
 
     Raises:
         BundleError: A value is invalid, or two do not fit each other.
@@ -98,6 +106,7 @@ class Metadata:
     data_digest: str = ""
     limelens_version: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
+    crop: float | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -135,6 +144,8 @@ class Metadata:
         for threshold in (self.threshold, *self.label_thresholds):
             if not _is_within(threshold, 1.0):
                 raise BundleError(f"threshold {threshold!r}; expected 0 to 1")
+        if self.crop is not None and not _is_within(self.crop, MAX_CROP):
+            raise BundleError(f"crop {self.crop!r}; expected 0 to {MAX_CROP:g}")
 
     def to_props(self) -> dict[str, str]:
         """The metadata as `metadata_props`: JSON under keys that begin with `limelens.`."""
@@ -151,6 +162,8 @@ class Metadata:
             "version": values.pop("limelens_version"),
             "card": dict(self.card),
         }
+        if self.crop is None:  # as in bundles that were written before there were crops
+            del values["crop"]
         return {
             _PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()
         }
@@ -189,6 +202,7 @@ class Metadata:
                     golden["tolerance"],
                 ),
                 limelens_version=values["version"],
+                crop=values.get("crop"),
             )
         except KeyError as error:
             raise BundleError(f"the metadata lacks {_PREFIX}{error.args[0]}") from error

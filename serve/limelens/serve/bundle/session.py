@@ -38,7 +38,7 @@ _WARM_UP_ROUNDS: Final = 2
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A classifier that is ready to run; see `load_bundle`.
+    """A model that is ready to run; see `load_bundle`.
 
     Args:
         version: 1, 2, 3 …; 0 if the file is not in a model repository.
@@ -198,9 +198,10 @@ class Bundle:
         self, outputs: Sequence[str], results: Sequence[NDArray[np.float32]], count: int
     ) -> None:
         """Refuses impossible results of the named outputs, for a run of `count` images."""
+        num_columns = len(self.metadata.golden.probabilities)
         for name, values in zip(outputs, results, strict=True):
             fits = values.ndim == 2 and len(values) == count
-            if not fits or (name == "probabilities" and values.shape[1] != len(self.labels)):
+            if not fits or (name == "probabilities" and values.shape[1] != num_columns):
                 raise ModelOutputError(
                     f"{self.name} gave {name} of shape {values.shape} for {count} images"
                 )
