@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from limelens.serve.bundle import load_bundle as load_bundle
     from limelens.serve.client import AsyncClient as AsyncClient
     from limelens.serve.client import Client as Client
+    from limelens.serve.client import FaceOptions as FaceOptions
     from limelens.serve.client import Frame as Frame
     from limelens.serve.client import Tls as Tls
     from limelens.serve.client.results import ChangeExplanation as ChangeExplanation
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from limelens.serve.client.results import SegmentWeight as SegmentWeight
     from limelens.serve.client.results import ServedExplanation as ServedExplanation
     from limelens.serve.client.results import Timings as Timings
+    from limelens.serve.decisions.decision import FacePrediction as FacePrediction
     from limelens.serve.decisions.decision import Prediction as Prediction
     from limelens.serve.image import Region as Region
     from limelens.serve.rpc.server import Server as Server
@@ -67,13 +69,13 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _MODULES: Final = {
     "bundle": ("Bundle", "load_bundle"),
-    "client": ("AsyncClient", "Client", "Frame", "Tls"),
+    "client": ("AsyncClient", "Client", "FaceOptions", "Frame", "Tls"),
     "client.results": (
         "ChangeExplanation", "Classification", "Embeddings", "ExplanationUpdate", "FrameAnswer",
         "ImageFailure", "LabelExplanation", "LabelInfo", "ModelInfo", "ModelRef",
         "PartialClassification", "SegmentWeight", "ServedExplanation", "Timings",
     ),
-    "decisions.decision": ("Prediction",),
+    "decisions.decision": ("FacePrediction", "Prediction"),
     "image": ("Region",),
     "rpc.server": ("Server",),
     "rpc.server_config": ("ServerConfig",),

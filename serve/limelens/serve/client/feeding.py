@@ -13,6 +13,7 @@ from typing import Final
 
 from limelens.serve.client.requests import Frame, ImageInput
 from limelens.serve.client.results import FrameAnswer, FrameStatus, ModelRef, Timings
+from limelens.serve.decisions.decision import Decision
 from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError, UnavailableError
 
 MAX_UNANSWERED: Final = 64
@@ -43,6 +44,7 @@ class Feed:
         self._num_dropped = 0  # here, and by servers of earlier connections
         self._num_server_dropped = 0
         self._label: str | None = None
+        self._decision = Decision.ABSTAINED
         self._alert = False
         self._is_new_server = False
         self._pauses = _pauses()
@@ -103,8 +105,10 @@ class Feed:
         changed = answer.changed
         if self._is_new_server:  # it knows no earlier decision
             self._is_new_server = False
-            changed = answer.smoothed_label != self._label
+            now = answer.smoothed_label, answer.smoothed_decision
+            changed = now != (self._label, self._decision)
         self._label, self._alert = answer.smoothed_label, answer.alert
+        self._decision = answer.smoothed_decision
         dropped = self._num_dropped + self._num_server_dropped
         return [*self.take_given_up(), replace(answer, dropped_frames=dropped, changed=changed)]
 
@@ -148,6 +152,7 @@ class Feed:
                 status=status,
                 prediction=None,
                 smoothed_label=self._label,
+                smoothed_decision=self._decision,
                 changed=False,
                 alert=self._alert,
                 dropped_frames=self._num_dropped + self._num_server_dropped,

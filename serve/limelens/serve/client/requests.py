@@ -21,7 +21,7 @@ from PIL import Image
 from limelens.serve.errors import InvalidRequestError, MissingFileError, UnreadableFileError
 from limelens.serve.image import Region
 from limelens.v1 import classifier_service_pb2 as service_pb2
-from limelens.v1 import explanation_pb2, image_pb2
+from limelens.v1 import explanation_pb2, face_pb2, image_pb2
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """A file's path, a file's bytes, or `(H, W, 3)` uint8 RGB pixels."""
@@ -34,6 +34,32 @@ Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
 
 _MAX_RAW_BYTES: Final = 4 * 1024 * 1024
 """Larger arrays are sent as PNG: slower to make, and lossless."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceOptions:
+    """How faces are found in an image, and people followed through a camera's frames.
+
+    Args:
+        min_size_px: Faces whose box has a longer side under this are not looked at, in pixels of
+            the upright image, 8 to 4096; 0 means 24.
+        threshold: The least score of the detector for a face, above 0, at most 1; None means the
+            detector's own.
+        max_faces: The most faces of an image, 1 to 20, the largest first; 0 means 20.
+        detect_every: Streams: every how many frames faces are looked for, 1 to 100; in the frames
+            between, people are expected where they were going. 0 means 1.
+        skip_still_frames: Streams: whether a frame in which nothing moved keeps the faces and
+            decisions of the frame before it, without a run of a model.
+        max_unseen_s: Streams: seconds for which someone who is not seen keeps their decision and
+            number, at most 60; 0 means 2.
+    """
+
+    min_size_px: int = 0
+    threshold: float | None = None
+    max_faces: int = 0
+    detect_every: int = 0
+    skip_still_frames: bool = False
+    max_unseen_s: float = 0.0
 
 
 class CallArguments(TypedDict, total=False):
@@ -68,11 +94,13 @@ class ClassifyArguments(ModelArguments, total=False):
         top_k: Scores for each image; 0 means 5 or all, whichever is less.
         threshold: The least probability for a decision, in place of the model's own.
         embedding: Whether to return the feature vectors.
+        faces: Whether, or how, to find faces and classify each instead of the whole image.
     """
 
     top_k: int
     threshold: float | None
     embedding: bool
+    faces: bool | FaceOptions
 
 
 class EmbedArguments(ModelArguments, total=False):
@@ -114,6 +142,9 @@ class ExplainArguments(ModelArguments, total=False):
         pictures: An older name of `renderings`.
         palette: Their colours: `green_red`, or `blue_orange` for readers who cannot tell green from
             red.
+        faces: Whether, or how, to find faces and explain the decision about one of them; drawings
+            show it in the whole image.
+        face: Which, by its place in `Prediction.faces` of the same image; None is the worst.
     """
 
     labels: Sequence[str]
@@ -139,6 +170,8 @@ class ExplainArguments(ModelArguments, total=False):
     renderings: Iterable[Drawn]
     pictures: Iterable[Drawn]
     palette: Palette | None
+    faces: bool | FaceOptions
+    face: int | None
 
 
 class StreamArguments(TypedDict, total=False):
@@ -162,6 +195,8 @@ class StreamArguments(TypedDict, total=False):
             explained, and a later answer brings the explanation. Without labels, the label that
             it changed to.
         explain_alerts_only: Whether to explain only changes to alert labels.
+        faces: Whether, or how, to follow the people in the frames. Smoothing then counts the
+            frames of each person, and the frame's decision is that of the worst of them.
     """
 
     camera_id: str
@@ -176,6 +211,7 @@ class StreamArguments(TypedDict, total=False):
     max_decision_age_s: float
     explain_on_change: ExplainArguments | None
     explain_alerts_only: bool
+    faces: bool | FaceOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +303,7 @@ def classify_request(
         top_k=arguments.get("top_k"),
         threshold=arguments.get("threshold"),
         return_embedding=arguments.get("embedding"),
+        faces=_faces(arguments.get("faces")),
     )
 
 
@@ -295,14 +332,16 @@ def stream_config(**arguments: Unpack[StreamArguments]) -> service_pb2.ClassifyS
         max_decision_age_ms=round(arguments.get("max_decision_age_s", 0.0) * 1000),
         top_k=arguments.get("top_k"),
         threshold=arguments.get("threshold"),
+        faces=_faces(arguments.get("faces")),
     )
     if (smoothing := arguments.get("smoothing")) is not None:
         config.smoothing.window, config.smoothing.required = smoothing
     if required_to_alert := arguments.get("required_to_alert"):
         config.smoothing.required_to_alert = required_to_alert
     if (explain := arguments.get("explain_on_change")) is not None:
-        for name in ("model", "version", "region", "timeout_s", "request_id"):
-            if explain.get(name):
+        for name in ("model", "version", "region", "timeout_s", "request_id", "faces", "face"):
+            given = explain.get(name)
+            if given or (name == "face" and given is not None):
                 raise InvalidRequestError(
                     f"explain_on_change.{name}", "given; expected none: the stream's own is used"
                 )
@@ -358,6 +397,7 @@ def explain_request(
             for label, against in arguments.get("contrasts") or ()
         ],
         hide=_hide(arguments.get("hide") or "mean"),
+        faces=_faces(arguments.get("faces")),
         pictures=[
             _value(explanation_pb2.Picture, "renderings", one)
             for one in arguments.get("renderings") or arguments.get("pictures") or ()
@@ -372,7 +412,7 @@ _SEGMENTATION_FIELDS: Final = frozenset(
     if name not in ("method", "num_segments", "segments_png")
 )
 _OWN_FIELDS: Final = frozenset(
-    {"contrasts", "hide", "num_segments", "pictures", "region", "renderings", "request_id",
+    {"contrasts", "faces", "hide", "num_segments", "pictures", "region", "renderings", "request_id",
      "segmentation", "segmentation_options", "segments", "timeout_s"}
 )  # fmt: skip
 _ENUMS: Final[Mapping[str, Any]] = {
@@ -396,6 +436,20 @@ def _region(region: Region | None) -> image_pb2.RegionOfInterest | None:
         return None
     return image_pb2.RegionOfInterest(
         left=region.left, top=region.top, right=region.right, bottom=region.bottom
+    )
+
+
+def _faces(faces: bool | FaceOptions | None) -> face_pb2.FaceOptions | None:
+    if not faces:
+        return None
+    options = FaceOptions() if faces is True else faces
+    return face_pb2.FaceOptions(
+        min_size_px=options.min_size_px,
+        threshold=options.threshold,
+        max_faces=options.max_faces,
+        detect_every=options.detect_every,
+        skip_still_frames=options.skip_still_frames,
+        max_unseen_ms=round(1000 * options.max_unseen_s),
     )
 
 

@@ -25,7 +25,14 @@ from limelens.serve.client.results import (
     ServedExplanation,
     Timings,
 )
-from limelens.serve.decisions.decision import Decision, Prediction, Score
+from limelens.serve.decisions.decision import (
+    Decision,
+    FaceIssue,
+    FacePrediction,
+    Prediction,
+    Score,
+)
+from limelens.serve.image import Region
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, model_pb2, prediction_pb2
 
@@ -61,6 +68,7 @@ def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
         status=FrameStatus(_word(service_pb2.FrameStatus, response.status, "failed")),
         prediction=_prediction(response.prediction) if has("prediction") else None,
         smoothed_label=response.smoothed_label or None,
+        smoothed_decision=_smoothed_decision(response),
         model=_ref(response.model),
         timings_ms=_timings(response.timings),
         capture_time=response.capture_time.ToDatetime(tzinfo=datetime.UTC)
@@ -84,6 +92,7 @@ def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanati
         ),
         # Servers that do not send it know LIME alone.
         method=_word(explanation_pb2.ExplainMethod, response.method, "lime"),
+        face=face_prediction(response.face) if response.HasField("face") else None,
     )
 
 
@@ -122,13 +131,19 @@ def _change_explanation(message: service_pb2.ChangeExplanation) -> ChangeExplana
         message,
         status=ChangeStatus(_word(service_pb2.ChangeExplanationStatus, message.status, "failed")),
         explanation=served_explanation(message.explanation) if explained else None,
+        person=message.person or None,
     )
 
 
+def _smoothed_decision(response: service_pb2.ClassifyStreamResponse) -> Decision:
+    if not response.smoothed_decision:  # servers that do not send it know no faces
+        return Decision.LABEL if response.smoothed_label else Decision.ABSTAINED
+    return _decision(response.smoothed_decision)
+
+
 def _prediction(message: prediction_pb2.Prediction) -> Prediction:
-    is_decided = message.decision == prediction_pb2.DECISION_LABEL
     return Prediction(
-        decision=Decision.LABEL if is_decided else Decision.ABSTAINED,
+        decision=_decision(message.decision),
         label=message.label or None,
         labels=tuple(message.labels),
         alert=message.alert,
@@ -136,7 +151,28 @@ def _prediction(message: prediction_pb2.Prediction) -> Prediction:
         threshold=message.threshold,
         macro_label=message.macro_label or None,
         embedding=tuple(message.embedding),
+        faces=tuple(face_prediction(face) for face in message.faces),
     )
+
+
+def face_prediction(message: prediction_pb2.Face) -> FacePrediction:
+    """A face in an image or a frame."""
+    box = message.box
+    issue = _word(prediction_pb2.FaceIssue, message.issue)
+    return _filled(
+        FacePrediction,
+        message,
+        box=Region(box.left, box.top, box.right, box.bottom),
+        prediction=_prediction(message.prediction),
+        issue=FaceIssue(issue) if issue else None,
+        person=message.person or None,
+        smoothed_label=message.smoothed_label or None,
+    )
+
+
+def _decision(value: int) -> Decision:
+    """An unknown one, from a newer server, is no decision for a label."""
+    return Decision(_word(prediction_pb2.Decision, value, "abstained"))
 
 
 def _label_explanation(message: explanation_pb2.LabelExplanation) -> LabelExplanation:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limelens.serve.decisions.decision import Prediction
+from limelens.serve.decisions.decision import Decision, FacePrediction, Prediction
 from limelens.serve.decisions.frame_status import ChangeStatus as ChangeStatus
 from limelens.serve.decisions.frame_status import FrameStatus as FrameStatus
 from limelens.serve.errors import InvalidRequestError
@@ -142,6 +142,7 @@ class ChangeExplanation:
         explanation: Of the frame that brought the change; None without one.
         reason: Why there is none; empty if there is one.
         superseded_changes: Changes of this stream so far that a newer one superseded.
+        person: With faces: the number of the person whose decision changed; otherwise None.
     """
 
     status: ChangeStatus
@@ -149,6 +150,7 @@ class ChangeExplanation:
     explanation: ServedExplanation | None
     reason: str
     superseded_changes: int
+    person: int | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class FrameAnswer:
         timings_ms: The time it took.
         capture_time: As the frame gave it; None if it gave none.
         explanation: Of an earlier change; None unless the status is `EXPLANATION`.
+        smoothed_decision: With faces, `NO_FACE` means that nobody is there; otherwise whether
+            there is a smoothed label.
     """
 
     frame_id: int
@@ -183,6 +187,12 @@ class FrameAnswer:
     timings_ms: Timings
     capture_time: datetime.datetime | None
     explanation: ChangeExplanation | None = None
+    smoothed_decision: Decision = Decision.ABSTAINED
+
+    @property
+    def faces(self) -> tuple[FacePrediction, ...]:
+        """The people in the frame; empty unless faces were asked for and it was classified."""
+        return () if self.prediction is None else self.prediction.faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +263,7 @@ class ServedExplanation:
         model: The model.
         timings_ms: The time it took.
         method: How segments were weighted: `lime`, `kernel_shap`, `occlusion` or `rise`.
+        face: The face that is explained; None unless faces were asked for.
     """
 
     explanations: tuple[LabelExplanation, ...]
@@ -264,6 +275,7 @@ class ServedExplanation:
     model: ModelRef
     timings_ms: ExplanationTimings
     method: str = "lime"
+    face: FacePrediction | None = None
 
     def segments(self) -> NDArray[np.uint16] | None:
         """`(H, W)` segment ids of the upright image; None unless requested."""

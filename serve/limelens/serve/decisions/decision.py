@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from limelens.serve.bundle import Metadata
+    from limelens.serve.image import Region
 
 DEFAULT_TOP_K: Final = 5
 _MULTILABEL: Final = "multilabel"
@@ -26,6 +27,15 @@ class Decision(StrEnum):
 
     LABEL = "label"  # it decided on a label, or on several
     ABSTAINED = "abstained"  # no label reached its threshold
+    NO_FACE = "no_face"  # faces were asked for, and there is none
+
+
+class FaceIssue(StrEnum):
+    """Why a face cannot be judged."""
+
+    TOO_SMALL = "too_small"  # for the model
+    CUT_OFF = "cut_off"  # by the edge of the image
+    BLURRED = "blurred"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,8 @@ class Prediction:
             thresholds of its labels.
         macro_label: The decided label's superclass; None if there is none.
         embedding: The feature vector; empty unless it was requested.
+        faces: If faces were asked for, those found, the largest first; the prediction is then that
+            of the worst of them: an alert before one that abstained before any other.
     """
 
     decision: Decision
@@ -65,6 +77,37 @@ class Prediction:
     threshold: float
     macro_label: str | None
     embedding: tuple[float, ...] = ()
+    faces: tuple[FacePrediction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FacePrediction:
+    """A face in an image, and what the model says of it.
+
+    Args:
+        box: Where it is, within the upright image.
+        score: How sure the detector is, 0 to 1.
+        prediction: Of the face; it abstains, without scores, if there is an issue.
+        issue: Why the face cannot be judged; None if it can.
+        alert: Whether the decision about the person (of a stream) or the face is an alert label.
+        person: Streams: the person's number in this stream, from 1, which nobody else gets and
+            which says nothing of who they are; None for a single image.
+        smoothed_label: Streams: the decision about the person over the last frames; None while it
+            is unknown.
+        changed: Streams: whether that differs from the previous answer.
+        seen: Streams: whether the face was found in this frame. If not, the person was followed to
+            it, or is out of sight and keeps the last place and decision.
+    """
+
+    box: Region
+    score: float
+    prediction: Prediction
+    issue: FaceIssue | None = None
+    alert: bool = False
+    person: int | None = None
+    smoothed_label: str | None = None
+    changed: bool = False
+    seen: bool = True
 
 
 def decide(

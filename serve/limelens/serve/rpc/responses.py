@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.bundle.session import unit_length
-from limelens.serve.decisions.decision import Prediction
+from limelens.serve.decisions.decision import FacePrediction, Prediction
 from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.repository.model_version import ModelVersion, RejectedVersion
 from limelens.serve.rpc.server_config import Limits
 from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.status import without_paths
 from limelens.v1 import classifier_service_pb2 as service_pb2
-from limelens.v1 import embedding_pb2, explanation_pb2, model_pb2, prediction_pb2
+from limelens.v1 import embedding_pb2, explanation_pb2, image_pb2, model_pb2, prediction_pb2
 
 _CARD: Final = (
     "name", "task", "labels", "resize", "threshold", "label_thresholds", "alert_labels",
@@ -40,6 +40,25 @@ def prediction_message(prediction: Prediction) -> prediction_pb2.Prediction:
         threshold=prediction.threshold,
         embedding=prediction.embedding,
         macro_label=prediction.macro_label or "",
+        faces=[face_message(face) for face in prediction.faces],
+    )
+
+
+def face_message(face: FacePrediction) -> prediction_pb2.Face:
+    """A face in an image or a frame, and its prediction."""
+    box = face.box
+    return prediction_pb2.Face(
+        box=image_pb2.RegionOfInterest(
+            left=box.left, top=box.top, right=box.right, bottom=box.bottom
+        ),
+        score=face.score,
+        prediction=prediction_message(face.prediction),
+        issue="FACE_ISSUE_UNSPECIFIED" if face.issue is None else f"FACE_ISSUE_{face.issue.name}",
+        person=face.person or 0,
+        smoothed_label=face.smoothed_label or "",
+        changed=face.changed,
+        alert=face.alert,
+        seen=face.seen,
     )
 
 
