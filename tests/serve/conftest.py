@@ -1,11 +1,13 @@
-"""One server with one model, and a client that tries each call once."""
+"""One server with one model, a client that tries each call once, and certificates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Authority
 
 from limelens.serve import Client
 
@@ -19,3 +21,12 @@ def server(start_server: Callable[..., Any]) -> Any:
 def client(server: Any) -> Iterator[Client]:
     with Client(server.address, max_attempts=1) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an authority, ca.pem, with NAME.pem and NAME.key of server and client."""
+    authority = Authority(tmp_path_factory.mktemp("certificates"), "ca")
+    for name in ("server", "client"):
+        authority.issue(name)
+    return authority.folder

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,23 +219,3 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     monkeypatch.setattr(Bundle, "predict", held)
     yield gate
     gate.opened.set()
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca, server and client: NAME.pem and NAME.key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed; it makes the certificates of this test")
-    folder = tmp_path_factory.mktemp("client-certificates")
-    for name, ca in (("ca", None), ("server", "ca"), ("client", "ca")):
-        command = [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-days", "2", "-subj", f"/CN={name}",
-            "-keyout", f"{name}.key", "-out", f"{name}.pem",
-            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        ]  # fmt: skip
-        if ca is not None:
-            command += ["-CA", f"{ca}.pem", "-CAkey", f"{ca}.key"]
-            command += ["-addext", "basicConstraints=critical,CA:FALSE"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.conftest import Authority
 from tests.waiting import slow_by_async, until, until_async
 
 from limelens.serve import Client, load_bundle
@@ -368,31 +369,6 @@ def test_the_server_leaves_no_threads_behind(start_server: Callable[..., Any]) -
     assert not [name for name in names if name.startswith("limelens-")]
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca, server and client: NAME.pem and NAME.key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed; it makes the certificates of this test")
-    folder = tmp_path_factory.mktemp("certificates")
-    make_certificate(folder, "ca")
-    make_certificate(folder, "server", "ca")
-    make_certificate(folder, "client", "ca")
-    return folder
-
-
-def make_certificate(folder: Path, name: str, ca: str | None = None) -> None:
-    command = [
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-        "-nodes", "-days", "2", "-subj", f"/CN={name}",
-        "-keyout", f"{name}.key", "-out", f"{name}.pem",
-        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-    ]  # fmt: skip
-    if ca is not None:
-        command += ["-CA", f"{ca}.pem", "-CAkey", f"{ca}.key"]
-        command += ["-addext", "basicConstraints=critical,CA:FALSE"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
 def test_tls_protects_the_connection(start_server: Callable[..., Any], certificates: Path) -> None:
     tls = Tls(certificates / "server.pem", certificates / "server.key")
     server = start_server(listen="0.0.0.0:0", tls=tls)
@@ -431,8 +407,7 @@ def test_a_renewed_certificate_is_used_for_new_connections(
     )
     with Client(server.address, tls=ClientTls(ca=certificates / "ca.pem")) as before:
         assert before.classify(RED)[0].label == "red"
-        make_certificate(tmp_path, "other")
-        make_certificate(tmp_path, "server", "other")
+        Authority(tmp_path, "other").issue("server")
         with Client(server.address, tls=ClientTls(ca=tmp_path / "other.pem")) as after:
             assert after.classify(RED)[0].label == "red"
         assert before.classify(RED)[0].label == "red"
