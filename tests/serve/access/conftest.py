@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 import pytest
+from tests.serve.paced import Paced
 
 from limelens.serve import Client
 from limelens.serve.client.results import FrameAnswer
@@ -89,40 +89,19 @@ def caller() -> Iterator[Callers]:
     made.close()
 
 
-class Paced:
-    """A camera that sends the next frame once the last was answered."""
-
-    def __init__(self, client: Client, **settings: Any) -> None:
-        self._frames: queue.Queue[Any] = queue.Queue()
-        self._answers = client.stream(self._sent(), **settings)
-
-    def _sent(self) -> Iterator[Any]:
-        while (frame := self._frames.get()) is not None:
-            yield frame
+class Camera(Paced):
+    """Sends red frames, unless told otherwise."""
 
     def __call__(self, frame: Any = RED) -> FrameAnswer:
-        self._frames.put(frame)
-        return next(self._answers)
-
-    def wait(self) -> FrameAnswer:
-        """For an answer to nothing: that is, for the stream's end."""
-        return next(self._answers)
-
-    def leave(self) -> None:
-        """Ends the frames, and reads no more."""
-        self._frames.put(None)
-
-    def close(self) -> None:
-        self.leave()
-        list(self._answers)
+        return super().__call__(frame)
 
 
 @pytest.fixture
-def camera() -> Iterator[Callable[..., Paced]]:
-    opened: list[Paced] = []
+def camera() -> Iterator[Callable[..., Camera]]:
+    opened: list[Camera] = []
 
-    def open_one(client: Client, **settings: Any) -> Paced:
-        opened.append(Paced(client, **settings))
+    def open_one(client: Client, **settings: Any) -> Camera:
+        opened.append(Camera(client, **settings))
         return opened[-1]
 
     yield open_one

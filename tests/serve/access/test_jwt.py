@@ -156,7 +156,7 @@ def test_a_stream_ends_when_its_signed_token_expires(
             assert stream().frame_id == 0
             break
     with pytest.raises(UnauthenticatedError, match="the token of porter has expired"):
-        stream.wait()
+        stream.answer()
 
 
 def test_a_new_key_counts_at_once_and_ends_streams_of_the_old(
@@ -181,7 +181,7 @@ def test_a_new_key_counts_at_once_and_ends_streams_of_the_old(
     with pytest.raises(UnauthenticatedError, match=NOBODY):
         caller(address, old).classify(RED)
     with pytest.raises(UnauthenticatedError, match=NOBODY):
-        stream.wait()
+        stream.answer()
 
 
 def test_a_key_set_finds_the_key_by_its_id(

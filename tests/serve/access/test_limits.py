@@ -90,7 +90,7 @@ def test_the_limit_on_calls_counts_each_client_alone(
     other()
     caller(address, wide).classify(RED)
     assert stream().frame_id == 1
-    stream.close()
+    stream.end()
 
     def answers() -> bool:
         try:
@@ -127,7 +127,7 @@ def test_calls_beyond_may_wait_for_their_turn(
         "127.0.0.1 has 1 calls in flight, which is its limit, and 1 waiting; expected one to end "
         "first"
     ]
-    stream.close()
+    stream.end()
     for one in calling:
         one.join(60)
     assert results[1:] == ["red"]
@@ -147,7 +147,7 @@ def test_a_cancelled_waiting_call_frees_its_place(
         with pytest.raises(grpc.RpcError) as caught:
             stub.ListModels(service_pb2.ListModelsRequest(), timeout=0.3)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    stream.close()
+    stream.end()
     assert caller(address).models()
 
 

@@ -230,7 +230,7 @@ def test_a_stream_ends_when_its_token_expires(
     assert stream().frame_id == 0
     tokens.set("door", ["classify"], soon(2))
     with pytest.raises(UnauthenticatedError, match="of door has expired"):
-        stream.wait()
+        stream.answer()
 
 
 def test_an_explanation_ends_when_its_token_is_removed(
@@ -271,7 +271,7 @@ def test_a_stream_ends_when_its_token_is_removed(
     assert (ending().frame_id, staying().frame_id) == (0, 0)
     tokens.remove("door")
     with pytest.raises(UnauthenticatedError, match="not known here"):
-        ending.wait()
+        ending.answer()
     assert staying().frame_id == 1
 
 
@@ -284,7 +284,7 @@ def test_a_stream_ends_when_its_right_is_removed(
     stream()
     tokens.set("door", ["models"])
     with pytest.raises(PermissionDeniedError, match="classify"):
-        stream.wait()
+        stream.answer()
 
 
 def test_a_stream_ends_when_an_extra_right_is_removed(
@@ -295,10 +295,10 @@ def test_a_stream_ends_when_an_extra_right_is_removed(
     explaining: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20}
     stream = camera(caller(server.address, token), explain_on_change=explaining)
     stream()
-    assert stream.wait().explanation is not None
+    assert stream.answer().explanation is not None
     tokens.set("door", ["classify"])
     with pytest.raises(PermissionDeniedError, match="door no longer has the right to explain;"):
-        stream.wait()
+        stream.answer()
 
 
 def test_a_stream_continues_while_its_token_has_the_rights_it_uses(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import io
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +16,13 @@ import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
+from tests.serve.paced import Paced
 from tests.waiting import slow_by, until, until_async
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
 from limelens.serve.client import Frame
-from limelens.serve.client.results import FrameAnswer, FrameStatus
+from limelens.serve.client.results import FrameStatus
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -42,32 +42,6 @@ def colour(red: int, green: int, blue: int) -> np.ndarray:
 
 
 RED, GREEN, GREY = colour(255, 0, 0), colour(0, 255, 0), colour(99, 99, 99)
-
-
-class Paced:
-    """A camera that sends the next frame once the last was answered."""
-
-    def __init__(self, client: Client, **settings: Any) -> None:
-        self._frames: queue.Queue[Any] = queue.Queue()
-        self._answers = client.stream(self._sent(), **settings)
-
-    def _sent(self) -> Iterator[Any]:
-        while (frame := self._frames.get()) is not None:
-            yield frame
-
-    def __call__(self, frame: Any) -> FrameAnswer:
-        self._frames.put(frame)
-        return next(self._answers)
-
-    def send(self, frame: Any) -> None:
-        self._frames.put(frame)
-
-    def answer(self) -> FrameAnswer:
-        return next(self._answers)
-
-    def end(self) -> list[FrameAnswer]:
-        self._frames.put(None)
-        return list(self._answers)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.serve.paced import Paced
 from tests.waiting import slow_by, until
 
 from limelens.serve import Client
@@ -32,21 +32,16 @@ RED, GREEN, BLUE, GREY = (
 FAST: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20, "seed": 7}
 
 
-class Camera:
-    """Sends a frame when called; answers to frames and news come apart."""
+class Camera(Paced):
+    """A camera whose answers to frames and news come apart."""
 
     def __init__(self, client: Client, **settings: Any) -> None:
-        self._frames: queue.Queue[Any] = queue.Queue()
-        self._answers = client.stream(self._sent(), **settings)
+        super().__init__(client, **settings)
         self.news: list[FrameAnswer] = []
 
-    def _sent(self) -> Iterator[Any]:
-        while (frame := self._frames.get()) is not None:
-            yield frame
-
     def __call__(self, frame: Any) -> FrameAnswer:
-        self._frames.put(frame)
-        while (answer := next(self._answers)).status in (
+        self.send(frame)
+        while (answer := self.answer()).status in (
             FrameStatus.EXPLANATION, FrameStatus.DECISION_EXPIRED,
         ):  # fmt: skip
             self.news.append(answer)
@@ -54,16 +49,15 @@ class Camera:
 
     def hear(self) -> FrameAnswer:
         """The next of the news."""
-        return self.news.pop(0) if self.news else next(self._answers)
+        return self.news.pop(0) if self.news else self.answer()
 
     def end(self) -> list[FrameAnswer]:
-        self._frames.put(None)
-        return [*self.news, *self._answers]
+        return [*self.news, *super().end()]
 
     def leave(self) -> None:
         """As a camera that vanishes."""
         self._answers.close()
-        self._frames.put(None)
+        super().leave()
 
 
 class Gate:

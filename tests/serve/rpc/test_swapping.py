@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-import queue
 import shutil
 import signal
 import subprocess
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,12 @@ from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import BundleMaker
+from tests.serve.paced import Paced
 from tests.waiting import slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Task
-from limelens.serve.client.results import ChangeStatus, FrameAnswer, FrameStatus, ModelInfo
+from limelens.serve.client.results import ChangeStatus, FrameStatus, ModelInfo
 from limelens.serve.errors import LimelensError, NotFoundError, ServerError
 from limelens.serve.repository.canary import PROVEN, TOO_MANY
 
@@ -110,30 +110,6 @@ def graph_that_breaks_for_red(bundles: BundleMaker) -> onnx.GraphProto:
         ]
     )
     return graph
-
-
-class Camera:
-    """Sends the next frame once the last was answered."""
-
-    def __init__(self, client: Client, **settings: Any) -> None:
-        self._frames: queue.Queue[Any] = queue.Queue()
-        self._answers = client.stream(self._sent(), **settings)
-
-    def _sent(self) -> Iterator[Any]:
-        while (frame := self._frames.get()) is not None:
-            yield frame
-
-    def __call__(self, frame: Any) -> FrameAnswer:
-        self._frames.put(frame)
-        return next(self._answers)
-
-    def hear(self) -> FrameAnswer:
-        """What comes without a frame."""
-        return next(self._answers)
-
-    def end(self) -> None:
-        self._frames.put(None)
-        assert list(self._answers) == []
 
 
 def version_of(client: Client) -> int:
@@ -474,7 +450,7 @@ def test_a_replaced_version_is_freed_when_its_last_call_ends(
     put(tmp_path, bundles, 1)
     server = start_server(tmp_path, versions=parse_versions(["latest"]))
     with Client(server.address, max_attempts=1) as client:
-        camera = Camera(client)
+        camera = Paced(client)
         assert camera(RED).model.version == 1
         client.classify([RED] * 8)
         client.explain(RED, num_samples=20)
@@ -486,7 +462,7 @@ def test_a_replaced_version_is_freed_when_its_last_call_ends(
         for _ in range(PROVEN // 8 + 1):
             assert client.classify([RED] * 8).model.version == 2
         until(lambda: (gc.collect(), bundle() is None and session() is None)[1])
-        camera.end()
+        assert camera.end() == []
 
 
 def test_a_camera_follows_to_the_new_version_at_its_next_frame(
@@ -495,7 +471,7 @@ def test_a_camera_follows_to_the_new_version_at_its_next_frame(
     put(tmp_path, bundles, 1)
     server = start_server(tmp_path)
     with Client(server.address, max_attempts=1) as client:
-        camera, pinned = Camera(client, smoothing=(3, 2)), Camera(client, version=1)
+        camera, pinned = Paced(client, smoothing=(3, 2)), Paced(client, version=1)
         assert [camera(RED).smoothed_label for _ in range(2)] == [None, "red"]
         assert pinned(RED).model.version == 1
         put(tmp_path, bundles, 2, alert_labels=("green",))
@@ -517,8 +493,8 @@ def test_a_camera_follows_to_the_new_version_at_its_next_frame(
         assert server.repository.refresh()
         answer = camera(GREEN)
         assert (answer.model.version, answer.smoothed_label, answer.changed) == (3, None, True)
-        camera.end()
-        pinned.end()
+        assert camera.end() == []
+        assert pinned.end() == []
 
 
 def test_a_camera_continues_if_a_new_version_lacks_its_labels(
@@ -530,16 +506,16 @@ def test_a_camera_continues_if_a_new_version_lacks_its_labels(
         "labels": ["blue"], "segmentation": "grid", "num_segments": 4, "num_samples": 20,
     }  # fmt: skip
     with Client(server.address, max_attempts=1) as client:
-        camera = Camera(client, explain_on_change=wanted)
+        camera = Paced(client, explain_on_change=wanted)
         assert camera(RED).changed
-        change = camera.hear().explanation
+        change = camera.answer().explanation
         assert change is not None
         assert change.status is ChangeStatus.EXPLAINED
         put(tmp_path, bundles, 2, labels=("red", "green", "azure"), macro_labels={})
         assert server.repository.refresh()
         answer = camera(GREEN)
         assert (answer.model.version, answer.smoothed_label) == (2, "green")
-        reported = camera.hear()
+        reported = camera.answer()
         assert (reported.status, reported.frame_id) == (FrameStatus.EXPLANATION, 1)
         assert reported.model.version == 2
         assert reported.explanation is not None
@@ -547,7 +523,7 @@ def test_a_camera_continues_if_a_new_version_lacks_its_labels(
         assert reported.explanation.label == "green"
         assert "config.explain_on_change.options.labels" in reported.explanation.reason
         assert camera(GREEN).frame_id == 2
-        camera.end()
+        assert camera.end() == []
 
 
 def test_sighup_scans_at_once(tmp_path: Path, bundles: BundleMaker) -> None:
