@@ -10,9 +10,8 @@ import logging
 import resource
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
+from tests.serve.rpc.conftest import Gate
 from tests.waiting import until
 
 from limelens.serve import Client
@@ -51,37 +51,6 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Once closed, holds every run of a model until it is opened."""
-
-    class Gate:
-        def __init__(self) -> None:
-            self.opened = threading.Event()
-            self.opened.set()
-            self.entered = threading.Semaphore(0)
-
-        def close(self, start: Callable[[], Any], num_workers: int = 2) -> list[Any]:
-            """Closes, and starts one call for every worker to be held in."""
-            self.opened.clear()
-            started = [start() for _ in range(num_workers)]
-            for _ in started:
-                assert self.entered.acquire(timeout=5)
-            return started
-
-    gate, predict = Gate(), Bundle.predict
-
-    def held(self: Bundle, images: np.ndarray) -> np.ndarray:
-        if not gate.opened.is_set():
-            gate.entered.release()
-            assert gate.opened.wait(20)
-        return predict(self, images)
-
-    monkeypatch.setattr(Bundle, "predict", held)
-    yield gate
-    gate.opened.set()
 
 
 def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:
@@ -314,7 +283,7 @@ def test_too_much_metadata_is_refused(server: Any) -> None:
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_images_past_their_deadline_never_run(server: Any, client: Client, gate: Any) -> None:
+def test_images_past_their_deadline_never_run(server: Any, client: Client, gate: Gate) -> None:
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
         first = gate.close(lambda: pool.submit(client.classify, RED))
         late = [pool.submit(client.classify, BLUE, timeout_s=0.2) for _ in range(30)]
@@ -334,7 +303,7 @@ def num_waiting(server: Any) -> int:
     return int(engine.num_waiting)
 
 
-def test_a_cancelled_call_leaves_its_neighbours_alone(server: Any, gate: Any) -> None:
+def test_a_cancelled_call_leaves_its_neighbours_alone(server: Any, gate: Gate) -> None:
     stub = server.stub()
     noise = np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     request = service_pb2.ClassifyRequest(images=[image(encoded=png(noise))])
@@ -365,7 +334,7 @@ def test_other_images_do_not_change_a_result(server: Any) -> None:
         assert alone.SerializeToString() == together[i % 8].SerializeToString()
 
 
-def test_a_full_queue_sends_a_retry_delay(start_server: Callable[..., Any], gate: Any) -> None:
+def test_a_full_queue_sends_a_retry_delay(start_server: Callable[..., Any], gate: Gate) -> None:
     server = start_server(service=ServiceSettings(max_queue=4))
     stub = server.stub()
     request = service_pb2.ClassifyRequest(images=[image()] * 4)
@@ -390,7 +359,7 @@ def test_a_full_queue_sends_a_retry_delay(start_server: Callable[..., Any], gate
 
 
 def test_waiting_images_are_bounded_in_bytes_too(
-    start_server: Callable[..., Any], gate: Any
+    start_server: Callable[..., Any], gate: Gate
 ) -> None:
     server = start_server(service=ServiceSettings(max_waiting_bytes=100_000), num_threads=1)
     large = png(RED) + bytes(60_000)
@@ -422,7 +391,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_waiting_images_are_held_once(start_server: Callable[..., Any], gate: Any) -> None:
+def test_waiting_images_are_held_once(start_server: Callable[..., Any], gate: Gate) -> None:
     def memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,11 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
+from tests.serve.rpc.conftest import Gate
 from tests.waiting import until
 
 from limelens.serve import Client
-from limelens.serve.bundle import Bundle, load_bundle
+from limelens.serve.bundle import load_bundle
 from limelens.serve.bundle.session import unit_length
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import (
@@ -198,65 +198,42 @@ def test_local_answers_refuse_the_same(one_model: Path) -> None:
     assert caught.value.field == "images[1].encoded"
 
 
-class Gate:
-    """While it is closed, every run of a model for vectors waits."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.opened.set()
-        self.num_entered = 0
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate, run = Gate(), Bundle.predict_and_embed
-
-    def wait(self: Bundle, images: np.ndarray) -> Any:
-        gate.num_entered += 1
-        assert gate.opened.wait(60)
-        return run(self, images)
-
-    monkeypatch.setattr(Bundle, "predict_and_embed", wait)
-    yield gate
-    gate.opened.set()
-
-
-def test_images_past_their_deadline_never_run(start_server: Callable[..., Any], held: Gate) -> None:
+def test_images_past_their_deadline_never_run(start_server: Callable[..., Any], gate: Gate) -> None:
     server = start_server(num_threads=1)
     stub = server.stub()
-    held.opened.clear()
-    first = stub.Embed.future(service_pb2.EmbedRequest(images=[image()]))
-    until(lambda: held.num_entered)
+    [first] = gate.close(
+        lambda: stub.Embed.future(service_pb2.EmbedRequest(images=[image()])), num_workers=1
+    )
     with Client(server.address, max_attempts=1) as client:
         with pytest.raises(ExpiredError):
             client.embed([RED] * 5, timeout_s=0.3)
-        held.opened.set()
+        gate.opened.set()
         assert len(first.result().embeddings) == 1
         assert client.embed(RED).vectors.shape == (1, 3)
     assert server.counts().run == 2
     assert server.counts().dropped == 5
 
 
+@pytest.mark.parametrize(
+    "settings", [ServiceSettings(max_queue=2), ServiceSettings(max_waiting_bytes=300)]
+)
 def test_a_full_queue_and_held_bytes_send_a_retry_delay(
-    start_server: Callable[..., Any], held: Gate
+    start_server: Callable[..., Any], gate: Gate, settings: ServiceSettings
 ) -> None:
-    for settings in (ServiceSettings(max_queue=2), ServiceSettings(max_waiting_bytes=300)):
-        server = start_server(num_threads=1, service=settings)
-        held.opened.clear()
-        num_entered = held.num_entered
-        first = server.stub().Embed.future(service_pb2.EmbedRequest(images=[image()]))
-        until(lambda: held.num_entered > num_entered)  # noqa: B023
-        waiting = server.stub().Embed.future(service_pb2.EmbedRequest(images=[image()]))
-        until(lambda: server.engine().num_queued == 1)  # noqa: B023
-        with (
-            Client(server.address, max_attempts=1) as client,
-            pytest.raises(OverloadedError) as caught,
-        ):
-            client.embed([RED] * 2)
-        assert caught.value.retry_after_s > 0
-        held.opened.set()
-        assert len(first.result().embeddings) == 1
-        waiting.cancel()
+    server = start_server(num_threads=1, service=settings)
+    request = service_pb2.EmbedRequest(images=[image()])
+    [first] = gate.close(lambda: server.stub().Embed.future(request), num_workers=1)
+    waiting = server.stub().Embed.future(request)
+    until(lambda: server.engine().num_queued == 1)
+    with (
+        Client(server.address, max_attempts=1) as client,
+        pytest.raises(OverloadedError) as caught,
+    ):
+        client.embed([RED] * 2)
+    assert caught.value.retry_after_s > 0
+    gate.opened.set()
+    assert len(first.result().embeddings) == 1
+    waiting.cancel()
 
 
 def test_other_images_do_not_change_a_vector(server: Any) -> None:

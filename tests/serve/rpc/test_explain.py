@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
-from tests.waiting import slow_by, until
+from tests.serve.rpc.conftest import FAR_FROM_ALL, MANY
+from tests.waiting import until
 
 from limelens.serve import Client, load_bundle
 from limelens.serve.bundle import Bundle
@@ -352,27 +352,6 @@ def test_the_limit_on_samples_is_the_servers_own(start_server: Callable[..., Any
         pytest.raises(InvalidRequestError, match="expected 10 to 100"),
     ):
         client.explain(scene(), num_samples=101)
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Makes runs of many images take 50 ms, and notes when they began."""
-    predict, began = Bundle.predict, []
-
-    def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
-        if len(images) > 1:
-            began.append(time.monotonic())
-            slow_by(0.05)
-        return predict(self, images)
-
-    monkeypatch.setattr(Bundle, "predict", slowly)
-    return began
-
-
-MANY = 10_000
-"""Samples of an explanation that would take fifteen seconds."""
-FAR_FROM_ALL = MANY / 32 / 2
-"""Runs of the model; an explanation that is stopped soon has fewer."""
 
 
 def test_past_its_deadline_an_explanation_stops_soon(

@@ -13,10 +13,10 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from tests.waiting import slow_by, until
+from tests.serve.rpc.conftest import FAR_FROM_ALL, MANY
+from tests.waiting import until
 
 from limelens.serve import Client
-from limelens.serve.bundle import Bundle
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import (
     ExpiredError,
@@ -46,27 +46,6 @@ def request(**fields: Any) -> service_pb2.ExplainRequest:
     file = io.BytesIO()
     Image.fromarray(scene()).save(file, "PNG")
     return service_pb2.ExplainRequest(image=image_pb2.Image(encoded=file.getvalue()), **fields)
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Makes runs of many images take 30 ms, and notes when they began."""
-    predict, began = Bundle.predict, []
-
-    def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
-        if len(images) > 1:
-            began.append(time.monotonic())
-            slow_by(0.03)
-        return predict(self, images)
-
-    monkeypatch.setattr(Bundle, "predict", slowly)
-    return began
-
-
-MANY = 10_000
-"""Samples of an explanation that would take ten seconds."""
-FAR_FROM_ALL = MANY / 32 / 2
-"""Runs of the model; an explanation that is stopped soon has fewer."""
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.serve.paced import Paced
+from tests.serve.rpc.conftest import Gate
 from tests.waiting import slow_by, until, until_async
 
 from limelens.serve import Client
-from limelens.serve.bundle import Bundle
 from limelens.serve.client import Frame
 from limelens.serve.client.results import FrameStatus
 from limelens.serve.errors import (
@@ -42,38 +42,6 @@ def colour(red: int, green: int, blue: int) -> np.ndarray:
 
 
 RED, GREEN, GREY = colour(255, 0, 0), colour(0, 255, 0), colour(99, 99, 99)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """While it is closed, every run of a model waits."""
-
-    class Gate:
-        def __init__(self) -> None:
-            self.opened = threading.Event()
-            self.entered = threading.Semaphore(0)
-
-        def hold(self, call: Callable[[], Any]) -> threading.Thread:
-            """Closes, once a worker is held in the call; what ran before is forgotten."""
-            while self.entered.acquire(blocking=False):
-                pass
-            self.opened.clear()
-            thread = threading.Thread(target=call)
-            thread.start()
-            assert self.entered.acquire(timeout=5)
-            return thread
-
-    gate, predict = Gate(), Bundle.predict
-    gate.opened.set()
-
-    def held(self: Bundle, images: np.ndarray) -> np.ndarray:
-        gate.entered.release()
-        assert gate.opened.wait(20)
-        return predict(self, images)
-
-    monkeypatch.setattr(Bundle, "predict", held)
-    yield gate
-    gate.opened.set()
 
 
 def test_every_frame_gets_a_response_in_order(client: Client) -> None:
@@ -143,14 +111,10 @@ def until_waiting(server: Any, frame_id: int) -> None:
     until(is_waiting)
 
 
-def test_the_newest_waiting_frame_is_classified(server: Any, client: Client, gate: Any) -> None:
+def test_the_newest_waiting_frame_is_classified(server: Any, client: Client, gate: Gate) -> None:
     camera = Paced(client)
     camera(RED)
-    while gate.entered.acquire(blocking=False):
-        pass
-    gate.opened.clear()
-    camera.send(RED)
-    assert gate.entered.acquire(timeout=5)
+    gate.close(lambda: camera.send(RED), 1)
     for _ in range(6):
         camera.send(GREEN)
     until_waiting(server, 7)
@@ -167,14 +131,15 @@ def test_the_newest_waiting_frame_is_classified(server: Any, client: Client, gat
 
 
 def test_the_newest_frame_is_chosen_when_its_turn_comes(
-    start_server: Callable[..., Any], gate: Any
+    start_server: Callable[..., Any], gate: Gate
 ) -> None:
     """Also while the stream's place in the queue has not come up."""
     server = start_server(num_threads=1)
     with Client(server.address) as client:
         camera = Paced(client)
         camera(RED)
-        busy = gate.hold(lambda: client.classify(RED))
+        busy = threading.Thread(target=client.classify, args=(RED,))
+        gate.close(busy.start, 1)
         for image in (RED, RED, GREEN):
             camera.send(image)
         until_waiting(server, 3)
@@ -186,12 +151,13 @@ def test_the_newest_frame_is_chosen_when_its_turn_comes(
         camera.end()
 
 
-def test_a_stale_frame_is_dropped_and_counted(start_server: Callable[..., Any], gate: Any) -> None:
+def test_a_stale_frame_is_dropped_and_counted(start_server: Callable[..., Any], gate: Gate) -> None:
     server = start_server(num_threads=1)
     with Client(server.address) as client:
         camera = Paced(client, max_frame_age_s=0.1)
         camera(RED)
-        busy = gate.hold(lambda: client.classify(RED))
+        busy = threading.Thread(target=client.classify, args=(RED,))
+        gate.close(busy.start, 1)
         camera.send(RED)
         until_waiting(server, 1)
         slow_by(0.15)  # in its turn
@@ -399,14 +365,10 @@ async def test_a_half_closed_stream_that_is_never_read_is_ended(
         assert "no response was read for 0.5 seconds" in (caught.value.details() or "")
 
 
-def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Any) -> None:
+def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Gate) -> None:
     camera = Paced(client)
     camera(RED)
-    while gate.entered.acquire(blocking=False):
-        pass
-    gate.opened.clear()
-    camera.send(RED)
-    assert gate.entered.acquire(timeout=5)
+    gate.close(lambda: camera.send(RED), 1)
     moment = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
     camera.send(Frame(2, GREEN, moment))
     (held,) = server.service.cameras

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
+from tests.serve.rpc.conftest import Gate
 from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as pb2
@@ -80,38 +81,6 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:
         details[name] = getattr(error_details_pb2, name)()
         packed.Unpack(details[name])
     return caught.value, details
-
-
-class Gate:
-    """Once closed, holds every run of a model until it is opened."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.opened.set()
-        self.entered = threading.Semaphore(0)
-
-    def close(self, start: Callable[[], Any], num_workers: int = 2) -> list[Any]:
-        """Closes, and starts one call for every worker to be held in."""
-        self.opened.clear()
-        started = [start() for _ in range(num_workers)]
-        for _ in started:
-            assert self.entered.acquire(timeout=10)
-        return started
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate, predict = Gate(), Bundle.predict
-
-    def held(self: Bundle, images: np.ndarray) -> np.ndarray:
-        if not gate.opened.is_set():
-            gate.entered.release()
-            assert gate.opened.wait(20)
-        return predict(self, images)
-
-    monkeypatch.setattr(Bundle, "predict", held)
-    yield gate
-    gate.opened.set()
 
 
 @contextmanager

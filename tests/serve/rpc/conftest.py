@@ -1,0 +1,71 @@
+"""Models that are held or slow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.waiting import slow_by
+
+from limelens.serve.bundle import Bundle
+
+
+class Gate:
+    """Once closed, holds every run of a model until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.opened.set()
+        self.entered = threading.Semaphore(0)
+
+    def close(self, start: Callable[[], Any], num_workers: int = 2) -> list[Any]:
+        """Closes, and starts one call for every worker to be held in."""
+        self.opened.clear()
+        started = [start() for _ in range(num_workers)]
+        for _ in started:
+            assert self.entered.acquire(timeout=30)
+        return started
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+
+    def held(run: Callable[[Bundle, np.ndarray], Any]) -> Callable[[Bundle, np.ndarray], Any]:
+        def wait(self: Bundle, images: np.ndarray) -> Any:
+            if not gate.opened.is_set():
+                gate.entered.release()
+                assert gate.opened.wait(60)
+            return run(self, images)
+
+        return wait
+
+    monkeypatch.setattr(Bundle, "predict", held(Bundle.predict))
+    monkeypatch.setattr(Bundle, "predict_and_embed", held(Bundle.predict_and_embed))
+    yield gate
+    gate.opened.set()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Makes runs of many images take 50 ms, and notes when they began."""
+    predict, began = Bundle.predict, []
+
+    def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
+        if len(images) > 1:
+            began.append(time.monotonic())
+            slow_by(0.05)
+        return predict(self, images)
+
+    monkeypatch.setattr(Bundle, "predict", slowly)
+    return began
+
+
+MANY = 10_000
+"""Samples of an explanation that would take fifteen seconds on a slow model."""
+FAR_FROM_ALL = MANY / 32 / 2
+"""Runs of the model; an explanation that is stopped soon has fewer."""
