@@ -7,12 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import serving
 
 from limelens.serve.access.config import AccessConfig, Tls
 
@@ -61,12 +61,9 @@ def web_server() -> Iterator[int]:
         def log_message(self, format: str, *args: Any) -> None:
             del format, args
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    with serving(server):
         yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,20 +65,12 @@ def test_a_validator_that_is_stopped_leaves_its_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not read")
     validator = Validator()
-    errors: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            validator(path)
-        except UnavailableError as error:
-            errors.append(error)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    until(lambda: validator.pid is not None)
-    validator.stop()  # before its interpreter is up
-    asking.join(30)
-    assert [str(error) for error in errors] == ["the server is going down"]
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(validator, path)
+        until(lambda: validator.pid is not None)
+        validator.stop()  # before its interpreter is up
+        with pytest.raises(UnavailableError, match=r"^the server is going down$"):
+            asking.result(30)
     with pytest.raises(UnavailableError):
         validator(path)
 
@@ -87,19 +79,10 @@ def test_a_validation_that_crashes_rejects_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not read")
     validator = Validator()
-    errors: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            validator(path)
-        except BundleError as error:
-            errors.append(error)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    until(lambda: validator.pid is not None)
-    assert validator.pid is not None
-    os.kill(validator.pid, signal.SIGSEGV)
-    asking.join(30)
-    assert len(errors) == 1
-    assert "ended by signal 11" in str(errors[0])
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(validator, path)
+        until(lambda: validator.pid is not None)
+        assert validator.pid is not None
+        os.kill(validator.pid, signal.SIGSEGV)
+        with pytest.raises(BundleError, match="ended by signal 11"):
+            asking.result(30)

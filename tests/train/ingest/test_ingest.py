@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
+from tests.conftest import serving
 
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
@@ -103,13 +104,9 @@ class HostileServer(ThreadingHTTPServer):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostileServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = HostileServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.stopped.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield server
+        server.stopped.set()
 
 
 def write_table(path: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
