@@ -28,6 +28,7 @@ from onnx import TensorProto, helper
 
 from limelens.serve.bundle import Golden, Metadata, Task
 from limelens.serve.image import ResizeMode, ResizeRule
+from limelens.serve.processes.layout import usable_cores
 
 # Threads that wait for each other cost tiny networks ten times their time on a busy machine; set
 # before torch is imported, and for the processes that tests start.
@@ -40,8 +41,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Of `-n auto`: many tests wait, so one process more than there are cores."""
-    return (os.cpu_count() or 1) + 1
+    """Of `-n auto`: many tests wait, so one process more than there are usable cores."""
+    return usable_cores() + 1
 
 
 LABELS = ("red", "green", "blue")

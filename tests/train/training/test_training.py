@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -152,8 +151,10 @@ def test_ctrl_c_leaves_a_usable_last_checkpoint(divided: Path, tmp_path: Path) -
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     until(lambda: (run / "metrics.csv").exists() or process.poll() is not None, 120)
-    os.kill(process.pid, signal.SIGINT)
+    is_training = process.poll() is None
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
+    assert is_training, errors
     assert process.returncode == 0, errors
     assert checkpoint.load(run / "last.pt").epoch >= 1
     assert json.loads((run / "report.json").read_text())["interrupted"] is True
