@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +111,39 @@ def test_bench_reports_errors(
     assert result.exit_code == exit_code
     assert message in result.stderr
     assert result.stdout == ""
+
+
+WITHOUT_PSUTIL = "import sys; sys.modules['psutil'] = None; "
+
+
+def test_bench_names_the_missing_extra_before_it_starts_a_server(tmp_path: Path) -> None:
+    code = WITHOUT_PSUTIL + "from limelens.cli import main; main()"
+    # A server that was started would report that this folder has no models.
+    command = [sys.executable, "-c", code, "bench", "--models", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "limelens: psutil, which measures a server's process, is not installed; "
+        "pip install 'limelens[bench]'\n"
+    )
+    assert done.stdout == ""
+
+
+def test_measuring_without_psutil_raises_a_limelens_error(server: Any) -> None:
+    code = WITHOUT_PSUTIL + (
+        "from limelens.serve.errors import MissingExtraError\n"
+        "from limelens.serve.tools.load import Watch, local_server\n"
+        "assert local_server('door.example:8500') is None\n"
+        "for measure, target in ((Watch, 1), (local_server, sys.argv[1])):\n"
+        "    try:\n"
+        "        measure(target)\n"
+        "    except MissingExtraError as error:\n"
+        "        print(error)\n"
+    )
+    command = [sys.executable, "-c", code, server.address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pip install 'limelens[bench]'") == 2
 
 
 def test_callers_in_several_processes_make_their_calls_and_no_more(server: Any) -> None:

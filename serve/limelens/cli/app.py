@@ -126,7 +126,6 @@ def _run() -> None:
 
 _OF_A_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _MODULES_OF_EXTRAS = {
-    "bench": "psutil",
     "camera": "av",
     "explain": "jinja2 scipy skimage sklearn",
     "serve-cpu": "cryptography grpc_health grpc_reflection jwt limits onnx onnxruntime "

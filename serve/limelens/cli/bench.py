@@ -125,11 +125,13 @@ def bench(
             "server too (--server HOST:PORT)"
         )
     from limelens.serve.tools.load import LoadPlan, draw_image, local_server, started
+    from limelens.serve.tools.load.process import load_psutil
 
     sent = _read_images(images) if images else (draw_image(*_size(size)),)
     with ExitStack() as stack:
         start_s, pid = None, None
         if server is None:
+            load_psutil()  # fails before the server starts
             folder = models or default_models()
             process = stack.enter_context(started(serve_command(folder)))
             server, pid, start_s = process.address, process.pid, process.start_s

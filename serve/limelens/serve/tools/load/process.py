@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from limelens.serve.addresses import is_loopback
 from limelens.serve.client.connection import address_options
-from limelens.serve.errors import LimelensError, UnavailableError
+from limelens.serve.errors import LimelensError, MissingExtraError, UnavailableError
 
 _START_S: Final = 120.0
 _STOP_S: Final = 30.0
@@ -58,11 +58,11 @@ class Watch:
 
     Raises:
         LimelensError: There is no such process.
+        MissingExtraError: psutil is not installed.
     """
 
     def __init__(self, pid: int) -> None:
-        import psutil
-
+        psutil = load_psutil()
         self._error = psutil.Error
         self._usage: Usage | None = None
         try:
@@ -109,16 +109,34 @@ class Watch:
         return total
 
 
+def load_psutil() -> Any:
+    """The module psutil.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import psutil
+    except ImportError as error:
+        raise MissingExtraError(
+            "psutil, which measures a server's process, is not installed; "
+            "pip install 'limelens[bench]'"
+        ) from error
+    return psutil
+
+
 def local_server(address: str) -> int | None:
     """The process that listens on an address of this machine; None if that is unknown.
 
     If several processes do, it is their parent.
-    """
-    import psutil
 
+    Raises:
+        MissingExtraError: psutil, which an address of this machine needs, is not installed.
+    """
     port = address.rpartition(":")[2]
     if not is_loopback(address) or not port.isdecimal():
         return None
+    psutil = load_psutil()
     try:
         pids = {
             one.pid
