@@ -169,7 +169,7 @@ def test_a_broken_frame_is_reported_and_the_exit_code_is_1(
     result = limelens("camera", tmp_path, "--server", address)
     assert result.exit_code == 1
     assert "b.png" in result.stderr
-    assert "not an image that is read" in result.stderr
+    assert "not a supported image" in result.stderr
     assert "2 frames (1 invalid), 1 change" in result.stdout
 
 

@@ -108,7 +108,7 @@ def test_a_broken_image_does_not_fail_the_others(
         images[3], images[7], None, None, images[49],
     ]  # fmt: skip
     reasons = [one.reason for one in found.failures]
-    assert reasons[0].startswith("not an image that is read: text")
+    assert reasons[0].startswith("not a supported image: text")
     assert reasons[1] == "No such file or directory"
     assert reasons[2].startswith("no bytes")
     assert "expected uint8 (H, W, 3)" in reasons[3]

@@ -83,7 +83,7 @@ def test_a_bad_frame_is_reported_and_the_stream_continues(client: Client) -> Non
     camera = Paced(client)
     found = [camera(frame) for frame in (RED, b"no image", b"", RED)]
     assert [one.status.value for one in found] == ["classified", "invalid", "invalid", "classified"]
-    assert "not an image that is read: text" in found[1].reason
+    assert "not a supported image: text" in found[1].reason
     assert "no bytes" in found[2].reason
     assert found[1].prediction is None
     assert found[1].smoothed_label == "red"

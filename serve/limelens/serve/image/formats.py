@@ -449,7 +449,7 @@ def inspect(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Source:
     read = next((read for starts, read in _READERS if starts(data)), None)
     if read is None:
         raise InvalidImageError(
-            f"not an image that is read: {_describe(data)}; expected {', '.join(FORMATS)}"
+            f"not a supported image: {_describe(data)}; expected {', '.join(FORMATS)}"
         )
     try:
         source = read(data, limits.max_pixels)

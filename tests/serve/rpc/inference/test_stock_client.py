@@ -269,7 +269,7 @@ def test_the_asynchronous_client_works_for_calls_and_streams(stock: Stock) -> No
         (
             "client.infer('colours', [tensor(np.array([b'<html>'], dtype=object))])",
             "INVALID_ARGUMENT",
-            "images[0]: not an image that is read: an HTML page",
+            "images[0]: not a supported image: an HTML page",
         ),
         (
             "client.infer('colours', [tensor(pixels(RED))], outputs=[wanted('logits')])",
