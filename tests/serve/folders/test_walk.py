@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from limelens.serve.folders import find_images, label_name, look_alikes, split_name, walk
+from limelens.serve.folders import (
+    find_images,
+    label_name,
+    look_alikes,
+    split_name,
+    subfolders,
+    walk,
+)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -73,6 +80,14 @@ def test_dangling_links_are_reported(tmp_path: Path) -> None:
     assert [path.name for path in found.files] == ["a.jpg"]
     assert [one.path.name for one in found.unreachable] == ["batch", "gone.jpg", "itself.jpg"]
     assert "nowhere.jpg" in found.unreachable[1].reason
+
+
+def test_links_that_lead_nowhere_are_no_subfolders(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "alias").symlink_to("cat")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    assert [one.name for one in subfolders(tmp_path)] == ["alias", "cat"]
 
 
 def test_folders_and_pipes_are_never_images(tmp_path: Path) -> None:

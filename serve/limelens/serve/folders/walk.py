@@ -143,7 +143,9 @@ def subfolders(folder: Path) -> tuple[Path, ...]:
     Raises:
         OSError: The folder cannot be listed.
     """
-    return tuple(sorted(folder / entry.name for entry in _visible(folder) if entry.is_dir()))
+    # Not `entry.is_dir()`, which raises if links form a loop.
+    paths = (folder / entry.name for entry in _visible(folder))
+    return tuple(sorted(path for path in paths if path.is_dir()))
 
 
 def could_be_image(path: Path) -> bool:
