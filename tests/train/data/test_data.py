@@ -253,7 +253,7 @@ def test_easily_confused_labels_give_a_warning(
 
 
 def test_evaluation_takes_test_and_matches_labels_by_name(divided: Path) -> None:
-    name, examples = read_examples(divided, ["red", "other", "green"])
+    name, examples, _ = read_examples(divided, ["red", "other", "green"])
     assert name == "test"
     assert {example.path.parent.name: example.target for example in examples} == {
         "green": 2, "red": 0,

@@ -77,6 +77,39 @@ def test_unreadable_images_are_listed_and_left_out(trained_run: Path, tmp_path: 
     assert "PDF" in metrics["skipped"][0]["reason"]
 
 
+def test_files_that_cannot_be_opened_are_listed_and_left_out(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    for label in ("green", "red"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (20, 20), label).save(tmp_path / label / "a.png")
+    for name, target in (("gone.png", "nowhere"), ("loop.png", "loop.png")):
+        (tmp_path / "red" / name).symlink_to(target)
+    metrics = evaluate(trained_run, tmp_path)
+    assert metrics["num_images"] == 2
+    reasons = {Path(one["path"]).name: one["reason"] for one in metrics["skipped"]}
+    assert sorted(reasons) == ["gone.png", "loop.png"]
+    assert "No such file" in reasons["gone.png"]
+    assert "links" in reasons["loop.png"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that fails to read")
+def test_a_file_whose_reading_fails_is_listed_and_left_out(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/proc/self/mem")
+    (tmp_path / "c.png").symlink_to("c.png")
+    rows = ["path,label", "a.png,red", "b.png,red", "c.png,green"]
+    (tmp_path / "test.csv").write_text("\n".join(rows) + "\n")
+    metrics = evaluate(trained_run, tmp_path)
+    assert metrics["num_images"] == 1
+    assert [(Path(one["path"]).name, one["reason"]) for one in metrics["skipped"]] == [
+        ("c.png", "the table names it, but no such file exists"),
+        ("b.png", "Input/output error"),
+    ]
+
+
 @pytest.mark.usefixtures("blank_plots")
 def test_files_that_cannot_be_written_do_not_end_a_training(
     divided: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

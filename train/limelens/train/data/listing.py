@@ -83,25 +83,31 @@ def list_data(data: Path, images: Images = None, task: Task | None = None) -> Li
     return Listing(labels, task or own_task, splits, found.missing, others)
 
 
-def find_split(data: Path, split: str | None = None, images: Images = None) -> tuple[str, Rows]:
-    """The name and the images of one split with their labels; arguments as for `read_examples`.
+def find_split(
+    data: Path, split: str | None = None, images: Images = None
+) -> tuple[str, Rows, tuple[Skipped, ...]]:
+    """Finds one split; arguments as for `read_examples`.
+
+    Returns:
+        Its name, its images with their labels, and the data's files that are missing.
 
     Raises:
         DataError: The split is missing, or the data cannot be read.
     """
-    by_split = _read(data, images).rows
+    found = _read(data, images)
+    by_split = found.rows
     if "all" in by_split:
-        return "all", by_split["all"]
+        return "all", by_split["all"], found.missing
     name = split or next((s for s in ("test", "val", "train") if s in by_split), "")
     name = split_name(name) or name
     if name not in by_split:
         raise DataError(f"{data} has the splits {sorted(by_split)}; expected {split!r}")
-    return name, by_split[name]
+    return name, by_split[name], found.missing
 
 
 def read_examples(
     data: Path, labels: Sequence[str], split: str | None = None, images: Images = None
-) -> tuple[str, tuple[Example, ...]]:
+) -> tuple[str, tuple[Example, ...], tuple[Skipped, ...]]:
     """Lists the images of one split for an evaluation.
 
     Args:
@@ -112,12 +118,13 @@ def read_examples(
         images: As for `read_dataset`.
 
     Returns:
-        The split's name (`all` for data without splits) and its examples.
+        The split's name (`all` for data without splits), its examples, and the files of any split
+        that are missing or cannot be reached.
 
     Raises:
         DataError: The split is missing, or the model does not know a label.
     """
-    name, rows = find_split(data, split, images)
+    name, rows, missing = find_split(data, split, images)
     # Models trained before labels had one Unicode form may have another one.
     known = [label_name(label) for label in labels]
     unknown = sorted({label for _, own in rows for label in own} - {*known})
@@ -126,7 +133,7 @@ def read_examples(
             f"{data} has the label {unknown[0]!r}, which the model does not know; "
             f"it knows {', '.join(labels)}"
         )
-    return name, _examples(rows, known)
+    return name, _examples(rows, known), missing
 
 
 def _read(data: Path, images: Images) -> LabelTable | LabelFolders:

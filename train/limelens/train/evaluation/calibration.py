@@ -98,7 +98,7 @@ def calibrate(
     # The earlier bias is left out, because it is fitted again.
     state["metrics"] = {**state["metrics"], "label_bias": []}
     loaded = checkpoint.of_state(state, path)
-    _, examples = read_examples(data, loaded.labels, split, images)
+    _, examples, _ = read_examples(data, loaded.labels, split, images)
     metrics = calibrated_metrics(
         logits_of(loaded.model, examples, loaded.resize),
         targets_of(examples, len(loaded.labels), loaded.task),

@@ -19,7 +19,7 @@ from limelens.serve.bundle import Task
 from limelens.serve.folders import split_name
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped, targets_of
-from limelens.train.data.label_table import Images, find_tables, read_label_tables
+from limelens.train.data.label_table import Images
 from limelens.train.data.listing import read_examples
 from limelens.train.data.reading import read_each
 from limelens.train.evaluation.metrics import WANTED_ACCURACY, compute_metrics
@@ -129,7 +129,7 @@ def _readable(
     data: Path, model: Model, split: str | None, images: Images
 ) -> tuple[str, tuple[Example, ...], Sequence[Skipped], bool]:
     """The split's name, its readable images, the others, and whether training divided the data."""
-    name, examples = read_examples(data, model.labels, split, images)
+    name, examples, missing = read_examples(data, model.labels, split, images)
     if name == "all":
         own = _divided_in_training(data, model, images)
         if own is not None:
@@ -143,8 +143,7 @@ def _readable(
                 f"expected a folder {split} in it"
             )
     readable: list[Example] = []
-    tables = find_tables(data)
-    skipped = list(read_label_tables(tables, images).missing) if tables else []
+    skipped = list(missing)
     read = read_each((example.path for example in examples), lambda _encoded, _pixels: None)
     for example, problem in zip(examples, read, strict=True):
         if problem is None:
