@@ -242,12 +242,7 @@ def resized(pixels: Pixels, box: _Box, size: tuple[int, int]) -> Image.Image:
 def fitted(pixels: Pixels, rule: ResizeRule, region: Region | None) -> Fitted:
     """As `fit`, of pixels that may be stored in another orientation."""
     height, width = pixels.size
-    box = region.box(height, width) if region else (0, 0, width, height)
-    target = (0, 0, rule.width, rule.height)
-    if rule.mode is ResizeMode.CROP:
-        box = _centred(box, rule)
-    elif rule.mode is ResizeMode.PAD:
-        target = _padded(box, rule)
+    box, target = placed((height, width), rule, region)
     left, top, right, bottom = target
     part = np.asarray(resized(pixels, box, (right - left, bottom - top)))
     if part.shape[:2] != (rule.height, rule.width):
@@ -255,6 +250,27 @@ def fitted(pixels: Pixels, rule: ResizeRule, region: Region | None) -> Fitted:
         padded[top:bottom, left:right] = part
         part = padded
     return Fitted(part, (height, width), box, target)
+
+
+def placed(size: tuple[int, int], rule: ResizeRule, region: Region | None) -> tuple[_Box, _Box]:
+    """Where an image's input region lies, and where `fit` puts it.
+
+    Args:
+        size: Height and width of the upright image.
+        rule: As for `fit`.
+        region: As for `fit`.
+
+    Returns:
+        `Fitted.source_box` and `Fitted.target_box`.
+    """
+    height, width = size
+    box = region.box(height, width) if region else (0, 0, width, height)
+    target = (0, 0, rule.width, rule.height)
+    if rule.mode is ResizeMode.CROP:
+        box = _centred(box, rule)
+    elif rule.mode is ResizeMode.PAD:
+        target = _padded(box, rule)
+    return box, target
 
 
 def shrink(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
