@@ -107,7 +107,10 @@ def test_the_file_name_in_an_images_address_is_shown(url: str, shown: str) -> No
         (lambda client: client.explain(b"", num_sample=9), "explain.*'num_sample'.*'num_samples'"),
         (lambda client: client.explain(b"", picures=()), "explain.*'picures'.*'renderings'"),
         (lambda client: client.stream([], smothing=(1, 1)), "stream.*'smothing'.*'smoothing'"),
-        (lambda client: client.classify(b"", xyz=1), "classify.*'xyz'; expected embedding, model"),
+        (
+            lambda client: client.classify(b"", xyz=1),
+            "classify.*'xyz'; expected embedding, faces, model",
+        ),
         (lambda _: _made(Client, "door:8500", tiemout_s=1), "Client.*'tiemout_s'.*'timeout_s'"),
         (lambda _: _made(AsyncClient, "door:8500", tokn=""), "AsyncClient.*'tokn'.*'token'"),
     ],
