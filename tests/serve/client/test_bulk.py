@@ -128,7 +128,7 @@ def test_the_error_of_a_broken_image_names_its_index(
     client = connect(start_server().address)
     images: list[Any] = files(tmp_path, 40)
     images[33] = b"nothing"
-    with pytest.raises(InvalidImageError, match=r"images\[33\].encoded: not an image"):
+    with pytest.raises(InvalidImageError, match=r"images\[33\].encoded: not a supported image"):
         client.classify(images)
     images[33] = tmp_path / "nothing.png"
     with pytest.raises(FileNotFoundError):

@@ -74,7 +74,7 @@ def test_each_kind_of_error_has_its_class(
     client = connect(start_server().address)
     with pytest.raises(NotFoundError, match="there is colours"):
         client.model("cats")
-    with pytest.raises(InvalidRequestError, match=r"images\[1\].encoded: not an image"):
+    with pytest.raises(InvalidRequestError, match=r"images\[1\].encoded: not a supported image"):
         client.classify([RED, b"no image"])
     with pytest.raises(InvalidRequestError, match="expected uint8"):
         client.classify(RED.astype(np.float32))

@@ -66,7 +66,7 @@ def test_stubs_alone_are_enough(
         sys.executable, script, start_server().address, tmp_path / "text.jpg", folder=tmp_path
     )
     assert done.returncode == 1
-    assert "INVALID_ARGUMENT: images[0].encoded: not an image" in done.stderr
+    assert "INVALID_ARGUMENT: images[0].encoded: not a supported image" in done.stderr
 
 
 def test_a_door_is_watched_while_images_come_and_the_server_goes(
@@ -147,7 +147,7 @@ def test_node_needs_only_the_contract(
     (tmp_path / "text.jpg").write_bytes(b"nothing")
     done = node(tmp_path / "text.jpg")
     assert done.returncode == 1
-    assert "images[0].encoded: not an image" in done.stderr
+    assert "images[0].encoded: not a supported image" in done.stderr
     done = node()
     assert done.returncode == 2
     assert "usage:" in done.stderr

@@ -234,7 +234,7 @@ THOUSAND_AND_ONE[-1, -1] = UNSEEN
     ("fields", "field", "words"),
     [
         ({"image": None}, "image", "not set"),
-        ({"image": image(encoded=b"text")}, "image.encoded", "not an image"),
+        ({"image": image(encoded=b"text")}, "image.encoded", "not a supported image"),
         ({"num_samples": -1}, "num_samples", "expected 10 to 10000, or 0 for 1000"),
         ({"num_samples": 9}, "num_samples", "9; expected 10 to 10000"),
         ({"num_samples": 10**9}, "num_samples", "1000000000; expected 10 to 10000"),
