@@ -168,9 +168,7 @@ def similar(
     else:
         for answer in answers:
             _print_answer(answer)
-        for path in beside.written:
-            out.print(f"Wrote {escape(str(path))}")
-    beside.check()
+    beside.report(as_json=as_json)
     if any("error" in answer for answer in answers):
         raise typer.Exit(1)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 import numpy as np
 import typer
 from PIL import Image
-from rich.markup import escape
 
 from limelens.cli.classifying import (
     STDIN,
@@ -36,7 +35,7 @@ from limelens.cli.explain.explanations import (
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, securely
 from limelens.cli.terminal.by_products import ByProducts
-from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
+from limelens.cli.terminal.printing import AsJson, ImageBar, err, print_json
 from limelens.serve.errors import LimelensError
 from limelens.serve.files import write_whole, writing_whole
 
@@ -237,9 +236,7 @@ def explain(
     if not as_json:
         for document in documents:
             print_line(document)
-        for path in by_products.written:
-            out.print(f"Wrote {escape(str(path))}")
-    by_products.check()
+    by_products.report(as_json=as_json)
     if any("error" in document for document in documents):
         raise typer.Exit(1)
 

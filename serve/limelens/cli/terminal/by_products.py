@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.markup import escape
+
+from limelens.cli.terminal.printing import out
 from limelens.serve.errors import LimelensError
 
 
@@ -13,7 +16,7 @@ class ByProducts:
     """The files written so far, and those that could not be."""
 
     def __init__(self) -> None:
-        self.written: list[Path] = []
+        self._written: list[Path] = []
         self._failures: list[str] = []
 
     @contextlib.contextmanager
@@ -25,13 +28,16 @@ class ByProducts:
             where = error.filename or path
             self._failures.append(f"{where}: cannot be written: {error.strerror or error}")
         else:
-            self.written.append(path)
+            self._written.append(path)
 
-    def check(self) -> None:
-        """Reports, after the output, what could not be written.
+    def report(self, *, as_json: bool) -> None:
+        """Names the files, unless the output is JSON; call it after the output.
 
         Raises:
             LimelensError: A file could not be written.
         """
+        if not as_json:
+            for path in self._written:
+                out.print(f"Wrote {escape(str(path))}")
         if self._failures:
             raise LimelensError("; ".join(self._failures))

@@ -84,9 +84,7 @@ def evaluate(
         print_json(evaluation.metrics)
     else:
         print_metrics(evaluation.metrics)
-        for written in by_products.written:
-            out.print(f"Wrote {escape(str(written))}")
-    by_products.check()
+    by_products.report(as_json=as_json)
 
 
 @with_table_options
