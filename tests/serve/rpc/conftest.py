@@ -1,4 +1,4 @@
-"""Models that are held or slow."""
+"""Models that are held or slow, and the details of a refusal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from tests.waiting import slow_by
 
 from limelens.serve.bundle import Bundle
@@ -63,6 +66,19 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(Bundle, "predict", slowly)
     return began
+
+
+def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:
+    """The error of a call and its details by name."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    status = rpc_status.from_call(caught.value)
+    details: dict[str, Any] = {}
+    for packed in status.details if status else ():
+        kind = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2])
+        details[kind.DESCRIPTOR.name] = detail = kind()
+        packed.Unpack(detail)
+    return caught.value, details
 
 
 MANY = 10_000

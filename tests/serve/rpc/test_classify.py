@@ -19,10 +19,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from PIL import Image
-from tests.serve.rpc.conftest import Gate
+from tests.serve.rpc.conftest import Gate, refused
 from tests.waiting import until
 
 from limelens.serve import Client
@@ -51,19 +49,6 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:
-    """The error of a call and its details by name."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    status = rpc_status.from_call(caught.value)
-    details: dict[str, Any] = {}
-    for packed in status.details if status else ():
-        kind = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2])
-        details[kind.DESCRIPTOR.name] = detail = kind()
-        packed.Unpack(detail)
-    return caught.value, details
 
 
 def test_images_are_classified_in_their_order(client: Client, tmp_path: Path) -> None:

@@ -17,12 +17,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 from PIL import Image
-from tests.serve.rpc.conftest import Gate
+from tests.serve.rpc.conftest import Gate, refused
 from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as pb2
@@ -69,18 +67,6 @@ def typed(contents: pb2.InferTensorContents, datatype: str, *shape: int) -> pb2.
 
 def top(response: pb2.ModelInferResponse) -> int:
     return int(np.argmax(np.frombuffer(response.raw_output_contents[0], "<f4")))
-
-
-def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:
-    """The error of a call and its details by name."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    details: dict[str, Any] = {}
-    for packed in rpc_status.from_call(caught.value).details:
-        name = packed.TypeName().rpartition(".")[2]
-        details[name] = getattr(error_details_pb2, name)()
-        packed.Unpack(details[name])
-    return caught.value, details
 
 
 @contextmanager
