@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from limelens.serve.decisions.decision import FaceIssue
 from limelens.serve.faces.boxes import Face
-from limelens.serve.faces.quality import FaceIssue, QualityGate, sharpness
+from limelens.serve.faces.quality import QualityGate, sharpness
 
 FRAME = np.random.default_rng(3).integers(0, 256, (200, 300, 3), dtype=np.uint8)
 

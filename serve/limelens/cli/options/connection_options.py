@@ -7,17 +7,17 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from limelens.cli.options import in_place_of
 from limelens.serve.addresses import parse_address
 from limelens.serve.errors import (
     AccessPolicyError,
@@ -115,34 +115,8 @@ def read_credentials(
     return Credentials(found, token, insecure_token)
 
 
-def securely(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of `read_credentials`, in place of its `credentials`."""
-    theirs = inspect.signature(command).parameters.values()
-    options = inspect.signature(read_credentials).parameters
-    before = [one for one in theirs if one.name not in ("credentials", "as_json")]
-    after = [one for one in theirs if one.name == "as_json"]
-
-    @functools.wraps(command)
-    def run(*arguments: Any, **values: Any) -> None:
-        given = {name: values.pop(name) for name in options if name in values}
-        if given:
-            values["credentials"] = read_credentials(**given)
-        command(*arguments, **values)
-
-    hints = {
-        **get_type_hints(command, include_extras=True),
-        **get_type_hints(read_credentials, include_extras=True, localns={"Credentials": object}),
-    }
-    parameters = [
-        *(one.replace(annotation=hints[one.name]) for one in before),
-        *(
-            one.replace(annotation=hints[one.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for one in (*options.values(), *after)
-        ),
-    ]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    return run
+securely: Final = in_place_of("credentials", read_credentials)
+"""Gives a command the options of `read_credentials`, in place of its `credentials`."""
 
 
 @contextmanager

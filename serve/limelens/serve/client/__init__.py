@@ -16,7 +16,6 @@ from limelens.serve.client.requests import (
     Drawn,
     EmbedArguments,
     ExplainArguments,
-    FaceOptions,
     Frame,
     Hide,
     ImageInput,
@@ -25,6 +24,7 @@ from limelens.serve.client.requests import (
     StreamArguments,
     explain_request,
 )
+from limelens.serve.faces.options import FaceOptions
 
 __all__ = [
     "AsyncClient",

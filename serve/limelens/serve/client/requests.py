@@ -10,7 +10,7 @@ import difflib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.serve.errors import InvalidRequestError, MissingFileError, UnreadableFileError
+from limelens.serve.faces.options import FaceOptions
 from limelens.serve.image import Region
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2, face_pb2, image_pb2
@@ -34,32 +35,6 @@ Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
 
 _MAX_RAW_BYTES: Final = 4 * 1024 * 1024
 """Larger arrays are sent as PNG: slower to make, and lossless."""
-
-
-@dataclass(frozen=True, slots=True)
-class FaceOptions:
-    """How faces are found in an image, and people followed through a camera's frames.
-
-    Args:
-        min_size_px: Faces whose box has a longer side under this are not looked at, in pixels of
-            the upright image, 8 to 4096; 0 means 24.
-        threshold: The least score of the detector for a face, above 0, at most 1; None means the
-            detector's own.
-        max_faces: The most faces of an image, 1 to 20, the largest first; 0 means 20.
-        detect_every: Streams: every how many frames faces are looked for, 1 to 100; in the frames
-            between, people are expected where they were going. 0 means 1.
-        skip_still_frames: Streams: whether a frame in which nothing moved keeps the faces and
-            decisions of the frame before it, without a run of a model.
-        max_unseen_s: Streams: seconds for which someone who is not seen keeps their decision and
-            number, at most 60; 0 means 2.
-    """
-
-    min_size_px: int = 0
-    threshold: float | None = None
-    max_faces: int = 0
-    detect_every: int = 0
-    skip_still_frames: bool = False
-    max_unseen_s: float = 0.0
 
 
 class CallArguments(TypedDict, total=False):
@@ -440,17 +415,17 @@ def _region(region: Region | None) -> image_pb2.RegionOfInterest | None:
 
 
 def _faces(faces: bool | FaceOptions | None) -> face_pb2.FaceOptions | None:
+    """The message; a setting that is as usual stays unset."""
     if not faces:
         return None
-    options = FaceOptions() if faces is True else faces
-    return face_pb2.FaceOptions(
-        min_size_px=options.min_size_px,
-        threshold=options.threshold,
-        max_faces=options.max_faces,
-        detect_every=options.detect_every,
-        skip_still_frames=options.skip_still_frames,
-        max_unseen_ms=round(1000 * options.max_unseen_s),
-    )
+    given = {} if faces is True else asdict(faces)
+    chosen = {name: value for name, value in given.items() if value != getattr(_USUAL, name)}
+    if "max_unseen_s" in chosen:
+        chosen["max_unseen_ms"] = round(1000 * chosen.pop("max_unseen_s"))
+    return face_pb2.FaceOptions(**chosen)
+
+
+_USUAL: Final = FaceOptions()
 
 
 def _hide(hide: Hide) -> explanation_pb2.Hide:

@@ -7,25 +7,17 @@ the face is to abstain.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from limelens.serve.decisions.decision import FaceIssue as FaceIssue
 from limelens.serve.faces.boxes import Face
 
 _SIDE: Final = 48
 """Sharpness is measured at one size, in pixels, so that it means the same for all faces."""
-
-
-class FaceIssue(StrEnum):
-    """Why a face cannot be judged."""
-
-    TOO_SMALL = "too_small"
-    CUT_OFF = "cut_off"  # the image's edge hides too much of it
-    BLURRED = "blurred"
 
 
 @dataclass(frozen=True, slots=True)
