@@ -309,6 +309,8 @@ def test_failures_are_one_line_and_exit_code_1(
         ("explain", "x.png", "--segmentation", "sharp"),
         ("explain", "x.png", "--hide", "invisible"),
         ("explain", "x.png", "--num-samples", "many"),
+        ("export", ".", "--name", "x", "--crop-margin", "wide"),
+        ("export", ".", "--name", "x", "--crop-margin", "2.5"),
         ("dance",),
     ],
 )

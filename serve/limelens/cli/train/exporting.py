@@ -48,6 +48,16 @@ def export(
             show_default="never abstain",
         ),
     ] = None,
+    crop_margin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLOAT|auto",
+            help="For a model about faces: what it sees on each side of a face's box, as a "
+            "fraction of the box, 0 to 2. auto finds faces in the validation images, and takes the "
+            "smallest margin among the best.",
+            show_default="0.35, when faces are looked for",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
@@ -58,6 +68,7 @@ def export(
 
     Example: limelens export runs/photos --name photos
     """
+    crop = _crop(crop_margin)
     from limelens.train.runs import check_run
 
     # Checked before torch is loaded, which takes seconds.
@@ -73,6 +84,7 @@ def export(
         precision=precision,
         max_accuracy_drop=max_accuracy_drop,
         wanted_accuracy=wanted_accuracy,
+        crop=crop,
     )
     if as_json:
         print_json(report)
@@ -84,9 +96,31 @@ def export(
         )
         if report["threshold"]:
             out.print(f"It abstains below a probability of {report['threshold']:.3f}.")
+        if report["crop"] is not None:
+            out.print(f"It sees a face with {report['crop']:g} of its box on each side.")
         if "fp32" in report:
             _print_variant(report)
         out.print(f"Next: limelens serve --models {escape(str(models))}")
+
+
+def _crop(text: str | None) -> float | Literal["auto"] | None:
+    # Numpy, which it imports, takes long to load for a command that only prints its help.
+    from limelens.serve.bundle.metadata import MAX_CROP
+
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    try:
+        margin = float(text)
+    except ValueError:
+        margin = -1.0
+    if not 0 <= margin <= MAX_CROP:
+        raise typer.BadParameter(
+            f"{text!r}; expected auto, or a number from 0 to {MAX_CROP:g}",
+            param_hint="--crop-margin",
+        )
+    return margin
 
 
 def _print_variant(report: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from limelens.v1 import embedding_pb2, explanation_pb2, image_pb2, model_pb2, pr
 
 _CARD: Final = (
     "name", "task", "labels", "resize", "threshold", "label_thresholds", "alert_labels",
-    "macro_labels", "precision", "data_digest", "limelens_version", "card",
+    "macro_labels", "precision", "data_digest", "limelens_version", "card", "crop",
 )  # fmt: skip
 
 

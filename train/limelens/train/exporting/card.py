@@ -46,6 +46,7 @@ def write_card(
 | best epoch | {card["epoch"]} of {config["epochs"]} |
 | temperature | {card["temperature"]:.3f} ({calibration}) |
 | precision | {metadata.precision} |
+{_crop(metadata)}\
 | from PyTorch | probabilities differ by at most {difference:.1e} |
 | limelens | {metadata.limelens_version} |
 
@@ -62,6 +63,18 @@ chosen on these images.
 {_comparison(comparison) if comparison else ""}""",
         encoding="utf-8",
     )
+
+
+def _crop(metadata: Metadata) -> str:
+    """The row about faces in frames; empty if the model is not about faces."""
+    if metadata.crop is None:
+        return ""
+    chosen = metadata.card.get("crop")
+    accuracy = chosen and chosen["accuracy"][f"{metadata.crop:g}"]
+    source = (
+        f" ({accuracy:.4f} right on {chosen['num_faces']} faces of validation)" if chosen else ""
+    )
+    return f"| crop | a face with {metadata.crop:g} of its box on each side{source} |\n"
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
+from limelens.serve.faces.detector import DEFAULT, load_detector
 from limelens.serve.files import write_whole
 from limelens.train import checkpoint
 from limelens.train.data.dataset import read_dataset
@@ -31,6 +32,7 @@ from limelens.train.evaluation.calibration import logits_of
 from limelens.train.evaluation.metrics import compute_metrics, probabilities_of, threshold_for
 from limelens.train.evaluation.model import from_bundle
 from limelens.train.exporting.card import write_card
+from limelens.train.exporting.crops import AUTO, choose_crop
 from limelens.train.exporting.graph import BundleNetwork, ExportError, golden_image, to_onnx
 from limelens.train.exporting.precision import PRECISIONS, TOLERANCES
 from limelens.train.exporting.variants import (
@@ -56,6 +58,7 @@ def export(
     precision: str = "fp32",
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     wanted_accuracy: float | None = None,
+    crop: float | Literal["auto"] | None = None,
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a model card.
 
@@ -75,17 +78,21 @@ def export(
             average precision) on the validation images may be below fp32's.
         wanted_accuracy: Make a multiclass model abstain below the lowest probability at which
             this share of the decided validation images is correct, 0 to 1; None never abstains.
+        crop: For a classifier of faces: the margin that it should see on each side of a face's
+            box, as a fraction of the box, 0 to 2; `auto` chooses it on the validation images.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
-        network), `threshold` and `metrics` (of the bundle on the validation images); for a
-        variant also `fp32`, `speed` and `remarks`.
+        network), `threshold`, `crop` (None if none was asked for) and `metrics` (of the bundle on
+        the validation images); for a variant also `fp32`, `speed` and `remarks`.
 
     Raises:
         ExportError: The name cannot be a folder name, the graph differs from the network, the
-            variant loses too much, or the wanted accuracy is not reached.
+            variant loses too much, the wanted accuracy is not reached, or too few faces are found
+            to choose a crop.
         PrecisionError: The network cannot be converted.
-        BundleError: The graph breaks a rule of bundles, such as finite weights.
+        BundleError: The graph breaks a rule of bundles, such as finite weights, or there is no
+            detector of faces to choose a crop with.
         DataError: The data cannot be read.
         CheckpointError: The checkpoint cannot be used.
     """
@@ -93,6 +100,7 @@ def export(
         raise ExportError(f"name {name!r}; expected letters, digits, '-', '_' and '.'")
     if precision not in PRECISIONS:
         raise ExportError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    detector = load_detector(DEFAULT, "cpu") if crop == AUTO else None
     loaded = checkpoint.load(run)
     if wanted_accuracy is not None and loaded.task is Task.MULTILABEL:
         raise ExportError(
@@ -103,12 +111,17 @@ def export(
     examples = splits["val"]
     network = BundleNetwork(loaded.model, loaded.temperature, loaded.task)
     model = to_onnx(network, loaded.resize)
-    metadata = _metadata(name, loaded, network, note)
+    metadata = _metadata(name, loaded, network, note, None if crop == AUTO else crop)
     check_model(_sealed(model, metadata))
     logits = logits_of(loaded.model, examples, loaded.resize)
     expected = probabilities_of(logits, loaded.temperature, loaded.task)
     comparison: Comparison | None = None
     with _new_version(models / name) as draft:
+        if detector is not None:
+            written = _write_file(draft / "model.onnx", model, metadata)
+            choice = choose_crop(written, examples, detector)
+            card = {**metadata.card, "crop": choice.to_json()}
+            metadata = replace(metadata, crop=choice.margin, card=card)
         bundle = _write(draft / "model.onnx", model, metadata, examples, wanted_accuracy)
         difference = _check_parity(expected, bundle.probabilities, examples)
         if precision != "fp32":
@@ -132,6 +145,7 @@ def export(
         "size_bytes": path.stat().st_size,
         "max_abs_difference": difference,
         "threshold": bundle.metadata.threshold,
+        "crop": bundle.metadata.crop,
         "metrics": bundle.metrics,
         **(comparison.to_json() if comparison else {}),
     }
@@ -162,7 +176,11 @@ def _splits(loaded: checkpoint.Checkpoint, data: Path | None) -> Mapping[str, tu
 
 
 def _metadata(
-    name: str, loaded: checkpoint.Checkpoint, network: BundleNetwork, note: str
+    name: str,
+    loaded: checkpoint.Checkpoint,
+    network: BundleNetwork,
+    note: str,
+    crop: float | None,
 ) -> Metadata:
     image = golden_image(loaded.resize)
     with torch.inference_mode():
@@ -182,6 +200,7 @@ def _metadata(
         macro_labels=loaded.macro_labels,
         data_digest=loaded.data_digest,
         limelens_version=package_version(),
+        crop=crop,
         card={
             "note": note,
             "config": config,

@@ -76,7 +76,9 @@ def check_models(folder: Path | None) -> Iterator[Check]:
             yield wrong(name, str(error), "export it again, or delete that version's folder")
         else:
             megabytes = path.stat().st_size / 1e6
-            yield ok(name, f"golden vector met on {bundle.provider}; {megabytes:.1f} MB")
+            crop = bundle.metadata.crop
+            faces = "" if crop is None else f"; faces with {crop:g} of their box around them"
+            yield ok(name, f"golden vector met on {bundle.provider}; {megabytes:.1f} MB{faces}")
 
 
 def _python() -> Check:
