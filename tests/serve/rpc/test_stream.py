@@ -23,6 +23,7 @@ from tests.waiting import slow_by, until, until_async
 from limelens.serve import Client
 from limelens.serve.client import Frame
 from limelens.serve.client.results import FrameStatus
+from limelens.serve.decisions.decision import Decision
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -64,6 +65,8 @@ def test_the_decision_is_smoothed_with_hysteresis(client: Client) -> None:
     assert [one.smoothed_label for one in found] == [
         None, None, "red", "green", "green", "green", "green", "red",
     ]  # fmt: skip
+    assert [one.smoothed_decision is Decision.LABEL for one in found] == [False] * 2 + [True] * 6
+    assert found[0].smoothed_decision is Decision.ABSTAINED
     assert [one.changed for one in found] == [
         False, False, True, True, False, False, False, True,
     ]  # fmt: skip

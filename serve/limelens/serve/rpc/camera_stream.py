@@ -2,8 +2,9 @@
 
 A worker takes the newest frame when its turn comes; frames that were superseded get their response
 at once. Memory holds one frame, one explanation and a bounded number of small responses, however
-slowly the client reads. It knows messages and one stream's state; queueing is up to the engine, and
-explaining to `limelens.serve.rpc.on_change`.
+slowly the client reads. It knows messages and their order; what a frame does to the decision is up
+to `limelens.serve.rpc.frames`, queueing to the engine, and explaining to
+`limelens.serve.rpc.on_change`.
 """
 
 from __future__ import annotations
@@ -11,40 +12,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc.aio
-import numpy as np
-from numpy.typing import NDArray
 
-from limelens.serve.decisions.decision import decide, spoken_label
 from limelens.serve.decisions.frame_status import ChangeStatus, FrameStatus
-from limelens.serve.decisions.smoothing import Smoothing
 from limelens.serve.errors import (
-    ExpiredError,
     InvalidRequestError,
     LimelensError,
     ModelOutputError,
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.image import ResizeRule
-from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.observing.observer import FrameClassified
 from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.rpc.frames.outcome import ChangedDecision, FrameClassifier, Outcome
+from limelens.serve.rpc.frames.turn import Arrival, NewestFrame, StaleFrameError, Turn
+from limelens.serve.rpc.frames.whole import WholeFrames
 from limelens.serve.rpc.model_runner import ModelRunner
 from limelens.serve.rpc.on_change import Change, Changes, Report
 from limelens.serve.rpc.requests.classify import read_image
 from limelens.serve.rpc.requests.stream import StreamSettings, read_change
 from limelens.serve.rpc.responses import model_ref, prediction_message, timings_message
 from limelens.serve.rpc.transport.message_io import read_within, write_within
-from limelens.serve.scheduling.inference import InferenceResult, PendingImage, Priority
 from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import prediction_pb2
 
 END: Final[Any] = grpc.aio.EOF  # what `read` returns after the client's last message
 MAX_UNREAD: Final = 256
@@ -55,17 +50,6 @@ _Context = grpc.aio.ServicerContext[
     service_pb2.ClassifyStreamRequest, service_pb2.ClassifyStreamResponse
 ]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class _Arrival:
-    message: service_pb2.Frame  # without its image: `image` is a copy of it
-    image: EncodedImage
-    arrived_at: float
-
-
-class _StaleFrameError(ExpiredError):
-    """The newest frame was too old when its turn came."""
 
 
 class Camera:
@@ -92,12 +76,8 @@ class Camera:
         self._idle_s = runner.settings.stream_idle_s
         self._find_newest_model = newest
         self._changes = None if changes is None else changes(self._put_explanation)
-        self._smoothing = Smoothing(
-            settings.window, settings.required, required_to_alert=settings.required_to_alert
-        )
-        self._lock = threading.Lock()  # of the next one, which a worker takes
-        self._newest: _Arrival | None = None
-        self._classified_at = 0.0
+        self._frames: FrameClassifier = WholeFrames(settings, runner)
+        self._newest = NewestFrame()
         self._classified_id = -1
         self._ended_at = 0.0
         self._responses: deque[service_pb2.ClassifyStreamResponse] = deque()
@@ -105,7 +85,7 @@ class Camera:
         self._last_id = -1
         self._num_dropped = 0
         self._num_lost = 0
-        self._last_sent_label = ""
+        self._last_sent = prediction_pb2.DECISION_ABSTAINED, ""  # the smoothed decision
         self._ended = False
         self._stopping = False
 
@@ -117,7 +97,7 @@ class Camera:
     @property
     def waiting(self) -> service_pb2.Frame | None:
         """The newest frame, without its image, until a worker takes it."""
-        newest = self._newest
+        newest = self._newest.waiting
         return None if newest is None else newest.message
 
     @property
@@ -198,38 +178,22 @@ class Camera:
         except InvalidRequestError as error:
             self._put_invalid(frame, str(error))
             return
-        arrival = _Arrival(_without_image(frame), image, time.monotonic())
-        with self._lock:
-            superseded, self._newest = self._newest, arrival
+        arrival = Arrival(_without_image(frame), image, time.monotonic())
+        superseded = self._newest.put(arrival)
         if superseded is not None:
             self._put_dropped(superseded.message, FrameStatus.SUPERSEDED)
         self._wake_up.set()
-
-    def take_newest(self) -> _Arrival:
-        """Takes the newest frame; called from a worker's thread when the stream's turn comes."""
-        with self._lock:
-            arrival, self._newest = self._newest, None
-        assert arrival is not None  # only this stream's one item takes frames
-        return arrival
-
-    def is_stale(self, arrival: _Arrival) -> bool:
-        """Whether a frame is too old to be classified."""
-        max_age_s = self._settings.max_age_s
-        return max_age_s is not None and time.monotonic() - arrival.arrived_at > max_age_s
 
     async def _respond(self, context: _Context) -> None:
         while True:
             while self._responses:
                 response = self._responses.popleft()
-                response.changed = response.smoothed_label != self._last_sent_label
-                self._last_sent_label = response.smoothed_label
-                if response.changed and response.alert:
-                    self._observer.camera_alerted(self._model)
+                self._mark_changes(response)
                 await write_within(context, response, self._idle_s)
                 self._left(response)
             if self._stopping:
                 raise UnavailableError("the server is going down; expected the camera to reconnect")
-            if self._newest is not None:
+            if self._newest.waiting is not None:
                 await self._classify_newest()
                 continue
             remaining_s = self._time_left_s()
@@ -245,6 +209,14 @@ class Camera:
                     async with asyncio.timeout(remaining_s):
                         await self._wake_up.wait()
 
+    def _mark_changes(self, response: service_pb2.ClassifyStreamResponse) -> None:
+        """Marks what differs from the response before, as the client has read it."""
+        smoothed = response.smoothed_decision, response.smoothed_label
+        response.changed = smoothed != self._last_sent
+        self._last_sent = smoothed
+        if response.changed and response.alert:
+            self._observer.camera_alerted(self._model)
+
     def _time_left_s(self) -> float | None:
         """Seconds until `_time_out` is due; None means never."""
         if self._ended:
@@ -252,45 +224,36 @@ class Camera:
             if self._changes is None or self._changes.is_idle:
                 return None
             return self._ended_at + EXPLAIN_AFTER_END_S - time.monotonic()
-        if self._settings.max_decision_age_s is None or self._smoothing.label is None:
-            return None
-        return self._classified_at + self._settings.max_decision_age_s - time.monotonic()
+        return self._frames.expires_in_s
 
     async def _time_out(self) -> None:
         """Gives up explanations after the end, or a decision that is too old."""
         if self._ended and self._changes is not None:
             await self._changes.give_up()
             return
-        self._smoothing.forget()
+        self._frames.forget()
         self._put(service_pb2.Frame(frame_id=self._classified_id), FrameStatus.DECISION_EXPIRED)
 
     async def _classify_newest(self) -> None:
         self._move_to_newest_model()
-        model = self._model
-        newest, turn = self._newest, _Turn(self)
-        image: PendingImage = turn
+        model, turn = self._model, Turn(self._newest, self._settings.max_age_s)
         try:
-            if newest is not None and not newest.image.is_quick:
-                # No worker may wait for another process.
-                slow, rule = turn.take(), model.bundle.metadata.resize
-                try:
-                    image = await self._runner.slow_images.decode(slow, rule)
-                except OverloadedError:
-                    self._put_dropped(turn.frame.message, FrameStatus.SUPERSEDED)
-                    return
-            results = await self._runner.engine(model.bundle).classify(
-                model.bundle, [image], priority=Priority.FRAME
-            )
-        except _StaleFrameError:
-            self._put_dropped(turn.frame.message, FrameStatus.STALE)
+            outcome = await self._frames.classify(turn, model)
+        except StaleFrameError:
+            self._put_dropped(turn.arrival.message, FrameStatus.STALE)
         except InvalidRequestError as error:
-            self._put_invalid(turn.frame.message, str(error))
+            self._put_invalid(turn.arrival.message, str(error))
         except ModelOutputError as error:
             _log.error("camera %s: %s", self._settings.camera_id, error)
-            self._smoothing.forget()
-            self._put(turn.frame.message, FrameStatus.FAILED, reason=str(error))
+            self._frames.forget()
+            self._put(turn.arrival.message, FrameStatus.FAILED, reason=str(error))
+        except OverloadedError:
+            if turn.is_quick:
+                raise
+            # No process can decode it.
+            self._put_dropped(turn.arrival.message, FrameStatus.SUPERSEDED)
         else:
-            self._put_classified(turn.frame, results[0], model)
+            self._put_classified(outcome, model)
 
     def _move_to_newest_model(self) -> None:
         """Switches to a new version; smoothing goes on if its labels are the same."""
@@ -300,51 +263,43 @@ class Camera:
             return
         if model is self._model:
             return
-        if model.bundle.labels != self._model.bundle.labels:
-            self._smoothing.forget()
+        self._frames.use_model(has_same_labels=model.bundle.labels == self._model.bundle.labels)
         _log.info("camera %s moves to version %d", self._settings.camera_id, model.version)
         self._model = model
 
-    def _put_classified(
-        self, arrival: _Arrival, result: InferenceResult, model: ModelVersion
-    ) -> None:
-        options = self._settings.options
-        metadata = model.bundle.metadata
-        prediction = decide(
-            result.probabilities, metadata, top_k=options.top_k, threshold=options.threshold
-        )
-        if self._is_decision_too_old():
-            self._smoothing.forget()
-        before = self._smoothing.label
-        spoken = spoken_label(prediction, metadata.alert_labels)
-        label = self._smoothing.add(spoken, is_alert=spoken in metadata.alert_labels)
-        self._classified_at = time.monotonic()
+    def _put_classified(self, outcome: Outcome, model: ModelVersion) -> None:
+        arrival, prediction = outcome.arrival, outcome.prediction
         self._classified_id = arrival.message.frame_id
-        self._observer.frame_classified(
-            FrameClassified(model, result, prediction, arrival.arrived_at)
-        )
+        if outcome.runs:
+            last = max(outcome.runs, key=lambda run: run.run_at + run.run_s)
+            self._observer.frame_classified(
+                FrameClassified(model, last, prediction, arrival.arrived_at)
+            )
         response = self._response(arrival.message, FrameStatus.CLASSIFIED)
         response.prediction.CopyFrom(prediction_message(prediction))
-        response.timings.CopyFrom(timings_message([result], arrival.arrived_at, time.monotonic()))
+        response.timings.CopyFrom(
+            timings_message(outcome.runs, arrival.arrived_at, time.monotonic())
+        )
         self._enqueue(response, FrameStatus.CLASSIFIED)
-        if label is not None and label != before:
-            self._explain(arrival, label, model)
+        for change in outcome.changes:
+            self._explain(arrival, change, model)
 
-    def _explain(self, arrival: _Arrival, label: str, model: ModelVersion) -> None:
+    def _explain(self, arrival: Arrival, change: ChangedDecision, model: ModelVersion) -> None:
         explaining = self._settings.explaining
         if self._changes is None or explaining is None:
             return
         metadata = model.bundle.metadata
-        if explaining.alerts_only and label not in metadata.alert_labels:
+        if explaining.alerts_only and change.label not in metadata.alert_labels:
             return
+        limits = self._runner.limits
         try:
-            spec = read_change(explaining, metadata, self._runner.limits, arrival.image, label)
+            spec = read_change(explaining, metadata, limits, change.image, change.label)
         except InvalidRequestError as error:
             # The options suited the version that the stream began with, but not this one.
-            failed = self._changes.result(label, ChangeStatus.FAILED, str(error))
+            failed = self._changes.result(change.label, ChangeStatus.FAILED, str(error))
             self._put_explanation(arrival.message, model, failed)
             return
-        self._changes.add(Change(arrival.message, label, spec, model))
+        self._changes.add(Change(arrival.message, change.label, spec, model))
 
     def _put_explanation(
         self,
@@ -372,10 +327,12 @@ class Camera:
     def _response(
         self, frame: service_pb2.Frame, status: FrameStatus
     ) -> service_pb2.ClassifyStreamResponse:
-        label = "" if self._is_decision_too_old() else self._smoothing.label or ""
+        smoothed = self._frames.smoothed
+        label = smoothed.label or ""
         response = service_pb2.ClassifyStreamResponse(
             frame_id=frame.frame_id,
             status=f"FRAME_STATUS_{status.name}",
+            smoothed_decision=f"DECISION_{smoothed.decision.name}",
             smoothed_label=label,
             alert=label in self._model.bundle.metadata.alert_labels,
             dropped_frames=self._num_dropped,
@@ -403,29 +360,6 @@ class Camera:
         """Notes that a response was sent or dropped."""
         if self._changes is not None and response.explanation.HasField("explanation"):
             self._changes.was_read()
-
-    def _is_decision_too_old(self) -> bool:
-        max_age_s = self._settings.max_decision_age_s
-        return max_age_s is not None and time.monotonic() - self._classified_at >= max_age_s
-
-
-class _Turn:
-    """A `PendingImage` that becomes the camera's newest frame when a worker asks for its pixels."""
-
-    is_quick = True
-
-    def __init__(self, camera: Camera) -> None:
-        self._camera = camera
-        self.frame: _Arrival  # that was taken
-
-    def take(self) -> EncodedImage:
-        self.frame = self._camera.take_newest()
-        if self._camera.is_stale(self.frame):
-            raise _StaleFrameError
-        return self.frame.image
-
-    def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
-        return self.take().fitted(rule)
 
 
 def _without_image(frame: service_pb2.Frame) -> service_pb2.Frame:

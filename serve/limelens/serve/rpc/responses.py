@@ -85,7 +85,7 @@ def timings_message(
 ) -> prediction_pb2.Timings:
     """Where the time for the images of one request went."""
     return prediction_pb2.Timings(
-        queue_ms=1000 * max(0.0, min([one.started_at for one in results]) - arrived_at),
+        queue_ms=1000 * max(0.0, min([one.started_at for one in results], default=0) - arrived_at),
         decode_ms=1000 * sum([one.decode_s for one in results]),
         run_ms=1000 * sum([one.run_s for one in results]),
         total_ms=1000 * (now - arrived_at),

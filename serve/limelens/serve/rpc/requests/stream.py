@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from limelens.serve.bundle import Metadata
+from limelens.serve.decisions.smoothing import Smoothing
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.image import Region
@@ -44,6 +45,10 @@ class StreamSettings:
     required_to_alert: int
     max_decision_age_s: float | None
     explaining: service_pb2.ExplainOnChange | None
+
+    def new_smoothing(self) -> Smoothing:
+        """Smoothing of a decision that is unknown yet."""
+        return Smoothing(self.window, self.required, required_to_alert=self.required_to_alert)
 
 
 def read_stream_config(

@@ -1,0 +1,1 @@
+"""What a camera's frames do to the decision of their stream."""
