@@ -22,6 +22,20 @@ FRONT: Final = 0.30
 
 # The surface bulges towards the viewer as z = FRONT - _CURVE * x**2.
 _CURVE: Final = 0.75
+# Points around the face in face units, and their depth.
+_RIM: Final = np.array(
+    [
+        (-1, 0.3),
+        (1, 0.3),
+        (0, -0.9),
+        (0, 1.75),
+        (-0.75, 1.2),
+        (0.75, 1.2),
+        (-0.8, -0.5),
+        (0.8, -0.5),
+    ]
+)
+_RIM_DEPTH: Final = -0.25
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,13 @@ class Face:
         """x, y in pixels of the middle of the mouth."""
         x, y = self.to_pixels(np.array([[0.0, 1.02]]), FRONT)[0].tolist()
         return x, y
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in pixels of the face, from the hairline to the chin."""
+        points = self.to_pixels(_RIM, _RIM_DEPTH)
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return left, top, right, bottom
 
     def scaled(self, factor: float) -> "Face":
         """The same face in an image resized by a factor."""
