@@ -58,29 +58,43 @@ def to_onnx(network: BundleNetwork, resize: ResizeRule) -> onnx.ModelProto:
     temperature = float(network.temperature)
     # The exporter drops a division by 1, but variants need it to set another temperature.
     network.temperature.fill_(_PLACEHOLDER)
+    try:
+        model = to_graph(network, resize)
+    finally:
+        network.temperature.fill_(temperature)
+    return with_temperature(model, temperature)
+
+
+def to_graph(network: nn.Module, resize: ResizeRule) -> onnx.ModelProto:
+    """Any network with a bundle's input and outputs as a graph without metadata.
+
+    Args:
+        network: From `(N, H, W, 3)` uint8 to `(N, C)` and `(N, D)` float32.
+        resize: Says H and W; the graph takes any N.
+
+    Raises:
+        ExportError: The exporter gave nothing.
+    """
     # Two rows: with one, the exporter takes the batch size for a constant.
     images = torch.zeros((2, resize.height, resize.width, 3), dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                (images,),
-                dynamo=True,
-                external_data=False,
-                input_names=["images"],
-                output_names=["probabilities", "embedding"],
-                dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
-                verbose=False,
-            )
-    finally:
-        network.temperature.fill_(temperature)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            external_data=False,
+            input_names=["images"],
+            output_names=["probabilities", "embedding"],
+            dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
+            verbose=False,
+        )
     if program is None:
         raise ExportError("torch.onnx returned no graph")
     model = program.model_proto
     _remove_traces(model)
-    return with_temperature(model, temperature)
+    return model
 
 
 def _remove_traces(model: onnx.ModelProto) -> None:
