@@ -1,0 +1,194 @@
+"""Trains a detector of faces and writes it as a bundle with its card.
+
+    python -m limelens.train.detection facemask --others cats_dogs --others clothing \
+        --others wine --out detector/model.onnx
+
+The teacher that finds the faces in photographs of single people is CenterFace
+(`pip install 'limelens[faces]'`). Then come a first training, a search for backgrounds in which
+the network sees faces, and a second training in which these come more often. The threshold is
+chosen on frames composed of the validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from limelens.serve.errors import LimelensError
+from limelens.serve.faces.detector import FaceDetector, load_detector
+from limelens.serve.faces.options import FaceOptions
+from limelens.serve.image import fit
+from limelens.train.detection.composing import Scenery, compose
+from limelens.train.detection.evaluating import Find, choose_threshold, examine, table
+from limelens.train.detection.exporting import RESIZE, export_detector, write_card
+from limelens.train.detection.frames import Boxes, Frame, Photograph, Pixels, Sources, no_boxes
+from limelens.train.detection.network import FaceNetwork
+from limelens.train.detection.photographs import read_sources
+from limelens.train.detection.training import Settings, train
+
+LEAST_SCORE: Final = 0.15
+"""Boxes below it are not looked at."""
+TEST_SCENERY: Final = Scenery(
+    size=(480, 640), face_px=(24.0, 200.0), num_faces=(0.0, *[1 / 8] * 8), whole=0.0, drawn=0.0
+)
+"""The frames on which detectors are measured: one to eight photographed faces."""
+CENTERFACE_THRESHOLD: Final = 0.5
+"""That of its bundle."""
+_FIRES: Final = 0.25
+_HARD_SHARE: Final = 0.4
+_log = logging.getLogger("limelens.train.detection")
+
+
+def finder(detector: FaceDetector) -> Find:
+    """A detector as a function from an image to boxes and scores, unsure ones included."""
+    options = FaceOptions(min_size_px=1, threshold=LEAST_SCORE)
+
+    def find(pixels: Pixels) -> tuple[Boxes, NDArray[np.float32]]:
+        faces = detector.detect(pixels, options)
+        boxes = [(face.left, face.top, face.right, face.bottom) for face in faces]
+        scores = np.array([face.score for face in faces], dtype=np.float32)
+        return np.array(boxes, dtype=np.float32).reshape(-1, 4), scores
+
+    return find
+
+
+def mine(find: Find, backgrounds: Sequence[Photograph]) -> list[Photograph]:
+    """The backgrounds in which a detector sees faces."""
+    return [one for one in backgrounds if find(one.pixels)[1].max(initial=0) >= _FIRES]
+
+
+def with_hard(sources: Sources, hard: Sequence[Photograph]) -> Sources:
+    """Sources in which a share of all backgrounds are the hard ones."""
+    if not hard:
+        return sources
+    count = round(_HARD_SHARE / (1 - _HARD_SHARE) * len(sources.backgrounds))
+    repeated = [hard[n % len(hard)] for n in range(count)]
+    return replace(sources, backgrounds=[*sources.backgrounds, *repeated])
+
+
+def test_frames(sources: Sources, count: int, seed: int) -> list[Frame]:
+    """Frames on which detectors are measured."""
+    return [
+        compose(sources, TEST_SCENERY, np.random.default_rng((seed, number)))
+        for number in range(count)
+    ]
+
+
+def empty_frames(sources: Sources) -> list[Frame]:
+    """Each background alone, as it is."""
+    nobody = np.zeros(0, dtype=bool)
+    return [Frame(one.pixels, no_boxes(), no_boxes(), nobody) for one in sources.backgrounds]
+
+
+def main() -> None:
+    """Reads the command line, trains, measures and writes."""
+    arguments = _parsed()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    try:
+        _make(arguments)
+    except LimelensError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m limelens.train.detection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("people", type=Path, help="splits with with_mask and without_mask: one person an image")
+    add("--others", type=Path, action="append", required=True, help="splits of images of no people")
+    add("--out", type=Path, required=True, help="the bundle; its card is README.md beside it")
+    add("--steps", type=int, default=2400, help="of the first training (%(default)s)")
+    add("--mined-steps", type=int, default=4500, help="of the second training (%(default)s)")
+    add("--batch-size", type=int, default=24, help="(%(default)s)")
+    add("--num-drawn", type=int, default=1200, help="drawn portraits (%(default)s)")
+    add("--num-frames", type=int, default=600, help="to measure with (%(default)s)")
+    add("--max-false", type=float, default=0.004, help="false faces a frame (%(default)s)")
+    add("--start", type=Path, help="go on from these weights: no first training")
+    add("--weights", type=Path, help="keep the weights here while training")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--threads", type=int, default=1, help="of the network (%(default)s)")
+    add("--num-workers", type=int, default=1, help="processes that compose (%(default)s)")
+    return parser.parse_args()
+
+
+def _make(arguments: argparse.Namespace) -> None:
+    centerface = finder(load_detector("centerface", "cpu", num_threads=1))
+    seed, out = arguments.seed, arguments.out
+    read = partial(read_sources, arguments.people, arguments.others, centerface)
+    sources, digest = read("train", num_drawn=arguments.num_drawn, seed=seed)
+    network = _trained(arguments, sources)
+    find = _finder_of(network, out, digest)
+    sections, threshold = [], LEAST_SCORE
+    # The backgrounds have no test split: those of validation serve twice.
+    for split in ("val", "test"):
+        held_back, _ = read(split, background_split="val", num_drawn=1)
+        frames = test_frames(held_back, arguments.num_frames, seed + 1)
+        own, alone = examine(find, frames), examine(find, empty_frames(held_back))
+        if split == "val":
+            threshold = choose_threshold((own, alone), arguments.max_false)
+        theirs = examine(centerface, frames)
+        rows = [("this one", own, threshold), ("CenterFace", theirs, CENTERFACE_THRESHOLD)]
+        sections.append(
+            f"## On {len(frames)} frames of the {split} images\n\n{table(rows)}\n\n"
+            f"On the {alone.num_frames} backgrounds alone, as they are: "
+            f"{alone.false_per_frame(threshold):.4f} false faces an image."
+        )
+        _log.info("threshold %.2f\n%s", threshold, sections[-1])
+    card = {
+        "steps": [0 if arguments.start else arguments.steps, arguments.mined_steps],
+        "batch_size": arguments.batch_size,
+        "seed": seed,
+        "num_parameters": network.num_parameters,
+        "scenery": asdict(Scenery()),
+    }
+    proof = fit(frames[0].image, RESIZE).pixels
+    difference = export_detector(
+        network, out, threshold=threshold, data_digest=digest, card=card, proof=proof
+    )
+    write_card(out.with_name("README.md"), out, difference, sections)
+
+
+def _trained(arguments: argparse.Namespace, sources: Sources) -> FaceNetwork:
+    """The first training, or where it ended, and the second."""
+    settings = Settings(
+        num_steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
+        seed=arguments.seed,
+    )
+
+    def keep(_: int, network: FaceNetwork) -> None:
+        if arguments.weights:
+            torch.save(network.state_dict(), arguments.weights)
+
+    if arguments.start:
+        network = FaceNetwork()
+        network.load_state_dict(torch.load(arguments.start, weights_only=True))
+    else:
+        network = train(sources, Scenery(), settings, on_progress=keep)
+    hard = mine(_finder_of(network, arguments.out), sources.backgrounds)
+    _log.info("it sees faces in %d of %d backgrounds", len(hard), len(sources.backgrounds))
+    second = replace(settings, num_steps=arguments.mined_steps, seed=settings.seed + 1)
+    return train(with_hard(sources, hard), Scenery(), second, start=network, on_progress=keep)
+
+
+def _finder_of(network: FaceNetwork, path: Path, digest: str = "") -> Find:
+    export_detector(network, path, threshold=LEAST_SCORE, data_digest=digest)
+    return finder(load_detector(path, "cpu", num_threads=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Writes a trained network as a bundle for detection, with its golden vector and card.
+
+Knows what the bundle must hold; does not know how the network was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from limelens.serve.about import package_version
+from limelens.serve.bundle import (
+    Golden,
+    Metadata,
+    Task,
+    check_model,
+    load_bundle,
+    seal,
+)
+from limelens.serve.files import write_whole
+from limelens.serve.image import ResizeMode, ResizeRule
+from limelens.train.detection.frames import Pixels
+from limelens.train.detection.network import Detector, FaceNetwork
+from limelens.train.exporting.graph import ExportError, golden_image, to_graph
+from limelens.train.exporting.precision import TOLERANCES
+
+RESIZE: Final = ResizeRule(384, 512, ResizeMode.PAD)
+"""What a detector sees: a frame of 640x480 pixels loses a fifth of them in each direction."""
+MAX_DIFFERENCE: Final = 1e-4
+"""Of a score or of an edge in fractions, between the network and the exported graph."""
+
+_TELLING: Final = 0.2
+"""A score from which a box is compared."""
+
+
+def export_detector(
+    network: FaceNetwork,
+    path: Path,
+    *,
+    threshold: float,
+    data_digest: str = "",
+    card: Mapping[str, Any] | None = None,
+    proof: Pixels | None = None,
+    resize: ResizeRule = RESIZE,
+) -> float:
+    """Writes the file whole or not at all.
+
+    Args:
+        network: As `training.train` returns it.
+        path: Its folder is made if it is missing.
+        threshold: The score from which a box is a face.
+        data_digest: SHA-256 of the images it was trained on.
+        card: What readers should know.
+        proof: `(H, W, 3)` of the input's size, an image with faces, on which the graph must agree
+            with the network; None uses the golden image alone.
+        resize: How images are fitted to the input; its sides are multiples of 32.
+
+    Returns:
+        The largest difference of a score or an edge from the network.
+
+    Raises:
+        ExportError: The difference is above `MAX_DIFFERENCE`.
+        BundleError: The graph breaks a rule of bundles.
+    """
+    detector = Detector(network.to(memory_format=torch.contiguous_format))
+    image = golden_image(resize)
+    with torch.inference_mode():
+        scores = detector(torch.from_numpy(image)[None])[0][0].numpy()
+    metadata = Metadata(
+        name="faces",
+        task=Task.DETECTION,
+        labels=("face",),
+        resize=resize,
+        golden=Golden(image, scores, TOLERANCES["fp32"]),
+        threshold=threshold,
+        data_digest=data_digest,
+        limelens_version=package_version(),
+        card=dict(card or {}),
+    )
+    model = to_graph(detector, resize)
+    seal(model, metadata)
+    check_model(model)
+    data = model.SerializeToString()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        write_whole(draft, data)
+        difference = _difference(detector, draft, [image, *([] if proof is None else [proof])])
+    finally:
+        draft.unlink(missing_ok=True)
+    if not difference <= MAX_DIFFERENCE:
+        raise ExportError(
+            f"the exported graph differs from the network by {difference:.2g}; "
+            f"at most {MAX_DIFFERENCE:.0e} is accepted"
+        )
+    write_whole(path, data)
+    return difference
+
+
+def _difference(detector: Detector, path: Path, images: list[Pixels]) -> float:
+    batch = np.stack(images)
+    with torch.inference_mode():
+        expected = [values.numpy() for values in detector(torch.from_numpy(batch))]
+    bundle = load_bundle(path, "cpu", tasks={Task.DETECTION})
+    scores, edges = bundle.predict_and_embed(batch)
+    # Scores near zero are as good as equal, so their boxes may come in another order.
+    tells = np.repeat(expected[0] >= _TELLING, 4, axis=1)
+    apart = np.abs(expected[1] - edges)[tells]
+    return float(max(np.abs(expected[0] - scores).max(), apart.max(initial=0)))
+
+
+def write_card(path: Path, bundle: Path, difference: float, sections: Sequence[str]) -> None:
+    """Writes the card beside a bundle as Markdown.
+
+    Args:
+        path: The card.
+        bundle: Of `export_detector`, with a card in its metadata.
+        difference: What `export_detector` returned.
+        sections: What was measured.
+    """
+    metadata = load_bundle(bundle, "cpu", tasks={Task.DETECTION}).metadata
+    card = metadata.card
+    first, second = card["steps"]
+    path.write_text(
+        f"""# {metadata.name}
+
+Finds faces, with and without masks: the detector that comes with limelens.
+
+| | |
+|---|---|
+| task | {metadata.task}: 32 boxes and their scores |
+| network | {card["num_parameters"]:,} parameters |
+| input | {metadata.resize.height}x{metadata.resize.width}, {metadata.resize.mode.value} |
+| threshold | {metadata.threshold:g} |
+| data digest | `{metadata.data_digest}` |
+| trained | {first:,} steps of {card["batch_size"]} frames, {second:,} with mined backgrounds |
+| seed | {card["seed"]} |
+| from PyTorch | scores and edges differ by at most {difference:.1e} |
+| limelens | {metadata.limelens_version} |
+
+"""
+        + "\n\n".join(sections)
+        + "\n",
+        encoding="utf-8",
+    )
