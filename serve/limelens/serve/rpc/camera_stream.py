@@ -296,10 +296,10 @@ class Camera:
             spec = read_change(explaining, metadata, limits, change.image, change.label)
         except InvalidRequestError as error:
             # The options suited the version that the stream began with, but not this one.
-            failed = self._changes.result(change.label, ChangeStatus.FAILED, str(error))
+            failed = self._changes.result(change, ChangeStatus.FAILED, str(error))
             self._put_explanation(arrival.message, model, failed)
             return
-        self._changes.add(Change(arrival.message, change.label, spec, model))
+        self._changes.add(Change(arrival.message, change, spec, model))
 
     def _put_explanation(
         self,

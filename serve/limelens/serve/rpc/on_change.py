@@ -1,8 +1,8 @@
 """Explains why a camera's decision changed: one explanation at a time, always the newest change.
 
-A change waits for a free explanation thread and is superseded by newer ones until then. It knows
-explanations and one camera's changes; it reports through a function and knows nothing of frames,
-smoothing or the stream.
+A change waits for a free explanation thread and is superseded by newer ones until then; with faces,
+by newer ones of the same person. It knows explanations and one camera's changes; it reports through
+a function and knows nothing of frames, smoothing or the stream.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from limelens.serve.explaining.pool import Explainer
 from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.observing.observer import ExplanationRecord
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.rpc.responses import explain_response
+from limelens.serve.rpc.frames.outcome import ChangedDecision
+from limelens.serve.rpc.responses import explain_response, face_message
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.v1 import classifier_service_pb2 as service_pb2
 
@@ -41,7 +42,7 @@ class Change:
     """
 
     frame: service_pb2.Frame
-    label: str
+    decision: ChangedDecision
     spec: ExplainSpec
     model: ModelVersion
     held: ExitStack = field(default_factory=ExitStack)
@@ -69,7 +70,7 @@ class Changes:
         self._report = report
         self._accounting = accounting
         self._lock = threading.Lock()  # of the next two, which an explanation thread moves
-        self._newest: Change | None = None
+        self._waiting: dict[int, Change] = {}  # of each person the newest, in the order they came
         self._running: Change | None = None
         self._task: asyncio.Task[None] | None = None
         self._read = asyncio.Event()
@@ -89,7 +90,8 @@ class Changes:
             self._give_up_on(change, ChangeStatus.OVERLOADED, str(error))
             return
         with self._lock:
-            superseded, self._newest = self._newest, change
+            superseded = self._waiting.get(change.decision.person)
+            self._waiting[change.decision.person] = change
         if superseded is not None:
             self._num_superseded += 1
             reason = "a newer change came before its turn"
@@ -98,14 +100,15 @@ class Changes:
             self._task = asyncio.create_task(self._work())
 
     def result(
-        self, label: str, status: ChangeStatus, reason: str = ""
+        self, decision: ChangedDecision, status: ChangeStatus, reason: str = ""
     ) -> service_pb2.ChangeExplanation:
         """The result of a change, without an explanation."""
         return service_pb2.ChangeExplanation(
             status=f"CHANGE_EXPLANATION_STATUS_{status.name}",
-            label=label,
+            label=decision.label,
             reason=reason,
             superseded_changes=self._num_superseded,
+            person=decision.person,
         )
 
     def was_read(self) -> None:
@@ -128,15 +131,16 @@ class Changes:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         with self._lock:
-            left = [one for one in (self._running, self._newest) if one is not None]
-            self._running = self._newest = None
+            left = [*([] if self._running is None else [self._running]), *self._waiting.values()]
+            self._running = None
+            self._waiting.clear()
         for change in left:
             change.held.close()
         return left
 
     async def _work(self) -> None:
         try:
-            while self._newest is not None:
+            while self._waiting:
                 await self._read.wait()
                 await self._explain_newest()
         finally:
@@ -145,8 +149,7 @@ class Changes:
     async def _explain_newest(self) -> None:
         def take() -> tuple[Bundle, ExplainSpec]:
             with self._lock:
-                change, self._newest = self._newest, None
-                self._running = change
+                self._running = change = self._next()
             if change is None:
                 raise ExpiredError("the camera left")
             return change.model.bundle, change.spec
@@ -166,7 +169,7 @@ class Changes:
         with self._lock:
             change, self._running = self._running, None
             if change is None:  # refused before its turn came
-                change, self._newest = self._newest, None
+                change = self._next()
         if change is None:
             return
         try:
@@ -188,15 +191,21 @@ class Changes:
             return
         change.held.close()
         self._read.clear()
-        result = self.result(change.label, ChangeStatus.EXPLAINED)
+        result = self.result(change.decision, ChangeStatus.EXPLAINED)
         result.explanation.CopyFrom(
             explain_response(explained, change.model, change.spec.arrived_at, time.monotonic())
         )
+        if (face := change.decision.face) is not None:
+            result.explanation.face.CopyFrom(face_message(face))
         self._report(change.frame, change.model, result)
+
+    def _next(self) -> Change | None:
+        """Takes the change that has waited longest; the lock is held."""
+        return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
 
     def _accounted(self, change: Change) -> AbstractContextManager[ExplanationRecord]:
         return self._accounting(change.model, change.spec.arrived_at)
 
     def _give_up_on(self, change: Change, status: ChangeStatus, reason: str) -> None:
         change.held.close()
-        self._report(change.frame, change.model, self.result(change.label, status, reason))
+        self._report(change.frame, change.model, self.result(change.decision, status, reason))

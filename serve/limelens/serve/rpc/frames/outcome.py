@@ -45,6 +45,11 @@ class ChangedDecision:
     image: EncodedImage
     face: FacePrediction | None = None
 
+    @property
+    def person(self) -> int:
+        """The person's number; 0 for whole frames."""
+        return 0 if self.face is None else self.face.person or 0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
