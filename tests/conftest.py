@@ -246,7 +246,7 @@ def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
         # Without a watcher, unless a test is about it: tests change folders under servers.
         reload = "watch" if "reload_s" in settings else "request"
         settings = {"num_threads": 2, "reload": reload, **settings}
-        settings = {"listen": "127.0.0.1:0", "device": "cpu", **settings}
+        settings = {"listen": "127.0.0.1:0", "device": "cpu", "face_detector": "none", **settings}
         started.append(RunningServer(ServerConfig(models=models or one_model, **settings)))
         return started[-1]
 

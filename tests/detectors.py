@@ -26,8 +26,10 @@ SIDES = (8, 16, 32)
 NUM_BOXES = 32
 THRESHOLD = 0.5
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+MAGENTA = (255, 0, 255)
+"""Half red and half blue: the detector finds it, and the tests' classifier abstains."""
 PALE = (150, 75, 75)
-"""A colour of which the tests' classifier is not sure, but the detector finds it."""
+"""Found with a score of 0.29 only."""
 _GREY = 40
 
 Square = tuple[int, int, int, tuple[int, int, int]]

@@ -101,6 +101,14 @@ def serve(
             metavar="PUBLIC_KEY.pem",
         ),
     ] = None,
+    face_detector: Annotated[
+        str,
+        option(
+            "What finds faces, for calls that ask for them: the detector that comes with "
+            "limelens, CenterFace (needs limelens[faces]), nothing, or the bundle of another.",
+            metavar="default|centerface|none|PATH",
+        ),
+    ] = ServerConfig.face_detector,
     health_listen: Annotated[
         str | None,
         option(

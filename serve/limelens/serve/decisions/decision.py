@@ -56,7 +56,7 @@ class Prediction:
     """A model's prediction for one image.
 
     Args:
-        decision: Whether the model decided or abstained.
+        decision: Whether the model decided or abstained, or had no face to decide about.
         label: The decided label; None if the model abstained, and for multilabel models.
         labels: Multilabel: all labels that reach their thresholds, most probable first.
         alert: Whether a decided label is an alert label.

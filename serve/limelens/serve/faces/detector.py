@@ -18,13 +18,11 @@ from limelens.serve.bundle.checks import read_bundle_file
 from limelens.serve.bundle.execution.batch_sizes import MAX_BATCH_SIZE
 from limelens.serve.errors import BundleError, ModelOutputError
 from limelens.serve.faces.boxes import Face, suppress_repeats
-from limelens.serve.faces.options import FaceOptions
+from limelens.serve.faces.options import CENTERFACE, FaceOptions
+from limelens.serve.faces.options import DEFAULT as DEFAULT
 from limelens.serve.image import Region, fit
 from limelens.serve.image.fitting import placed
 
-DEFAULT: Final = "default"
-CENTERFACE: Final = "centerface"
-NONE: Final = "none"
 DEFAULT_PATH: Final = Path(__file__).parent / "detector" / "model.onnx"
 """The detector that comes with limelens."""
 _MAX_BATCH_SIZE: Final = 16

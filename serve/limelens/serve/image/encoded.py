@@ -48,6 +48,19 @@ class EncodedImage:
         return len(self.encoded) + (0 if self.pixels is None else self.pixels.nbytes)
 
     @property
+    def decoded_bytes(self) -> int:
+        """Bytes that decoding takes in addition; the most that is allowed if that is unknown."""
+        if self.pixels is not None:
+            return 0
+        match self._inspected:
+            case Source() as source:
+                return 3 * source.height * source.width
+            case None:
+                return 3 * self.limits.max_pixels
+            case _:
+                return 0
+
+    @property
     def is_quick(self) -> bool:
         """Whether decoding or refusing it takes a few hundredths of a second at most."""
         return self.pixels is not None or self._inspected is not None

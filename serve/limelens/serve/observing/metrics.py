@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prometheus_client import (
@@ -26,6 +26,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from limelens.serve.about import package_version
+from limelens.serve.decisions.decision import Decision, FaceIssue
 from limelens.serve.decisions.frame_status import FrameStatus
 from limelens.serve.errors import ModelOutputError
 from limelens.serve.observing.observer import (
@@ -101,6 +102,9 @@ _SERIES: Final = {
         "Images of requests decided as an alert label, and cameras' decisions that changed to one.",
         "model source",
     ),
+    "limelens_faces": _Series(
+        "Faces found, by the issue that keeps them from being judged.", "issue"
+    ),
     "limelens_explanations": _Series("Explanations, by how they ended.", "model fate"),
     "limelens_explanation_seconds": _Series(
         "From the request for an explanation to its response.", "model", _EXPLANATION_S
@@ -152,6 +156,8 @@ class Metrics(Observer):
             else Counter(name, text, labels.split(), registry=registry)
             for name, (text, labels, buckets) in _SERIES.items()
         }
+        faces = self._all["limelens_faces"]
+        self._faces = {one: faces.labels(one or "none") for one in (None, *FaceIssue)}
         self._service_samples: ServiceSamples | None = None
         self._repository = repository
         self._max_labels = max_labels
@@ -212,6 +218,10 @@ class Metrics(Observer):
             series.count_decision(prediction)
             if prediction.alert:
                 series.alerts_of_requests.inc()
+
+    def faces_found(self, issues: Sequence[FaceIssue | None]) -> None:
+        for issue in issues:
+            self._faces[issue].inc()
 
     def frame_ended(self, model: ModelVersion, status: FrameStatus) -> None:
         self._of(model).frames[status].inc()
@@ -313,7 +323,7 @@ class _ModelSeries:
             counter = self._by_label.get(label, self._other)
             if counter is not None:
                 counter.inc()
-        if not decided:
+        if prediction.decision is Decision.ABSTAINED:
             self.abstentions.inc()
 
 

@@ -23,7 +23,7 @@ from limelens.serve.errors import (
 
 if TYPE_CHECKING:
     from limelens.serve.call_context import Call
-    from limelens.serve.decisions.decision import Prediction
+    from limelens.serve.decisions.decision import FaceIssue, Prediction
     from limelens.serve.decisions.frame_status import FrameStatus
     from limelens.serve.explaining.rendering import RenderedExplanation
     from limelens.serve.repository.model_version import ModelVersion
@@ -48,7 +48,7 @@ class RequestClassified:
     """A model ran all images of a request.
 
     Args:
-        results: One for each image.
+        results: One for each image; if faces were asked for, also one for each face.
         predictions: Empty if only feature vectors were requested.
         arrived_at: When the request arrived, by `time.monotonic`.
     """
@@ -107,6 +107,9 @@ class Observer:
 
     def request_classified(self, classified: RequestClassified) -> None:
         """A model ran all images of a request."""
+
+    def faces_found(self, issues: Sequence[FaceIssue | None]) -> None:
+        """Faces were found in images; says for each why it cannot be judged, None if it can."""
 
     def frame_ended(self, model: ModelVersion, status: FrameStatus) -> None:
         """The response to a camera's frame is ready."""

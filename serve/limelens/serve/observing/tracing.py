@@ -117,7 +117,8 @@ class Tracing(Observer):
         parent = self._parent()
         if parent is None:
             return
-        parent.set_attribute("limelens.images", len(classified.results))
+        images = classified.predictions or classified.results
+        parent.set_attribute("limelens.images", len(images))
         for index, result in enumerate(classified.results[:MAX_TRACED]):
             self._stages(parent, _stages(result, classified.arrived_at), {"limelens.image": index})
 

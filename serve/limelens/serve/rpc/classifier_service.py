@@ -17,7 +17,8 @@ import numpy as np
 
 from limelens.serve.access.caller import charge, require
 from limelens.serve.access.rights import Right
-from limelens.serve.decisions.decision import decide
+from limelens.serve.bundle import Bundle
+from limelens.serve.decisions.decision import Prediction, decide
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -27,12 +28,13 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.explaining.pool import Explainer
+from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.observing.observer import ExplanationRecord, RequestClassified, explaining
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.camera_stream import END, Camera
 from limelens.serve.rpc.model_runner import ModelRunner, deadline_of
 from limelens.serve.rpc.on_change import Changes, Report
-from limelens.serve.rpc.requests.classify import read_classify, read_embed
+from limelens.serve.rpc.requests.classify import ClassifyOptions, read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
 from limelens.serve.rpc.requests.stream import read_stream_config
 from limelens.serve.rpc.responses import (
@@ -45,6 +47,7 @@ from limelens.serve.rpc.responses import (
     rejected_message,
     timings_message,
 )
+from limelens.serve.scheduling.inference import InferenceResult
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
@@ -95,25 +98,14 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
     ) -> service_pb2.ClassifyResponse:
         arrived_at = time.monotonic()
         model = self._runner.find(request.model, request.version)
-        metadata = model.bundle.metadata
-        images, options = read_classify(request, metadata, self._runner.limits)
+        images, options = read_classify(request, model.bundle.metadata, self._runner.limits)
         del request  # the images are copies: holding both would take twice the memory
         if options.embed:
             require(Right.EMBED)
         await charge(len(images) - 1)
-        results = await self._runner.run(
-            model.bundle, images, deadline=deadline_of(context), embed=options.embed
+        results, predictions = await self._classified(
+            model.bundle, images, options, deadline_of(context)
         )
-        predictions = [
-            decide(
-                result.probabilities,
-                metadata,
-                top_k=options.top_k,
-                threshold=options.threshold,
-                embedding=result.embedding,
-            )
-            for result in results
-        ]
         self._observer.request_classified(
             RequestClassified(model, results, predictions, arrived_at)
         )
@@ -122,6 +114,34 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             model=model_ref(model),
             timings=timings_message(results, arrived_at, time.monotonic()),
         )
+
+    async def _classified(
+        self,
+        bundle: Bundle,
+        images: list[EncodedImage],
+        options: ClassifyOptions,
+        deadline: float | None,
+    ) -> tuple[list[InferenceResult], list[Prediction]]:
+        """What the models gave, and the decision about each image."""
+        runner, metadata = self._runner, bundle.metadata
+        top_k, threshold = options.top_k, options.threshold
+        if options.faces is not None:
+            found = await runner.faces.classify(bundle, images, options.faces, deadline=deadline)
+            return (
+                [run for one in found for run in one.runs],
+                [one.prediction(metadata, top_k=top_k, threshold=threshold) for one in found],
+            )
+        results = await runner.run(bundle, images, deadline=deadline, embed=options.embed)
+        return results, [
+            decide(
+                one.probabilities,
+                metadata,
+                top_k=top_k,
+                threshold=threshold,
+                embedding=one.embedding,
+            )
+            for one in results
+        ]
 
     async def Embed(
         self, request: service_pb2.EmbedRequest, context: _Context

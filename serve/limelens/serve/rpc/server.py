@@ -25,6 +25,7 @@ from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.addresses import is_unix
+from limelens.serve.faces.options import DEFAULT, NO_DETECTOR
 from limelens.serve.observing.observer import Observer, notify_all
 from limelens.serve.observing.pauses import Pauses
 from limelens.serve.repository.model_repository import Repository
@@ -48,6 +49,8 @@ from limelens.serve.scheduling.statistics import Statistics
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
 if TYPE_CHECKING:
+    from limelens.serve.errors import LimelensError
+    from limelens.serve.faces.detector import FaceDetector
     from limelens.serve.observing.http import HttpPort
     from limelens.serve.observing.metrics import Metrics
 
@@ -171,7 +174,9 @@ class Server:
         is_socket = is_unix(config.listen)
         self.address = config.listen if is_socket else f"{config.listen.rpartition(':')[0]}:{port}"
         """`HOST:PORT` or `unix:PATH` of the services."""
-        self.runner = ModelRunner(repository, config.service, self._observer, budget)
+        self.runner = ModelRunner(
+            repository, config.service, self._observer, budget, _detector(config)
+        )
         """Runs the models for all services."""
         undo.callback(self.runner.close)
         self.service = ClassifierService(self.runner)  # `limelens.v1.ClassifierService`
@@ -282,6 +287,28 @@ class Server:
         if self._watcher is None:
             return None
         return functools.partial(asyncio.to_thread, self._watcher.scan)
+
+
+def _detector(config: ServerConfig) -> FaceDetector | LimelensError | None:
+    """The detector of faces; None or an error of the one that is missing where there is none.
+
+    Raises:
+        LimelensError: The one that was asked for cannot be used.
+    """
+    if config.face_detector == NO_DETECTOR:
+        return None
+    # Imported only when needed: a server without faces is smaller.
+    from limelens.serve.faces import detector
+
+    if config.face_detector == DEFAULT and not detector.DEFAULT_PATH.is_file():
+        return detector.missing_default()
+    return detector.load_detector(
+        config.face_detector,
+        config.device,
+        num_threads=config.num_threads,
+        tf32=config.tf32,
+        max_batch_size=config.service.max_batch_size,
+    )
 
 
 _releasing: Final[set[asyncio.Task[Any]]] = set()

@@ -101,6 +101,8 @@ class ServerConfig:
         reload_s: How often to look; 0 is on request only.
         versions: Which versions of a model to load.
         public_keys: PEM files; if set, only bundles signed with one of these keys are served.
+        face_detector: `default`, `centerface`, `none`, or the path of a detector's bundle; see
+            `limelens.serve.faces.detector.load_detector`.
         health_listen: `HOST:PORT` for health alone, in plaintext, for probes that speak no TLS such
             as those of Kubernetes; None is none.
         service: How much work the server accepts.
@@ -129,6 +131,7 @@ class ServerConfig:
     reload_s: float = 2.0
     versions: VersionPolicy = ALL
     public_keys: tuple[Path, ...] = ()
+    face_detector: str = "default"
     health_listen: str | None = None
     service: ServiceSettings = field(default_factory=ServiceSettings)
     access: AccessConfig = field(default_factory=AccessConfig)

@@ -52,15 +52,8 @@ class SlowImages:
         self, images: Sequence[PendingImage], rule: ResizeRule
     ) -> Sequence[PendingImage]:
         """The images of one request, with each slow one replaced by its pixels."""
-        quick: list[PendingImage] = []
-        started = time.monotonic()
-        for image in images:
-            is_quick = image.is_quick
-            if time.monotonic() - started > _MAX_HELD_S:
-                await asyncio.sleep(0)  # inspecting many images takes time, too
-                started = time.monotonic()
-            quick.append(image if is_quick else await self.decode(image, rule))
-        return quick
+        await inspect(images)
+        return [one if one.is_quick else await self.decode(one, rule) for one in images]
 
     async def decode(self, image: PendingImage, rule: ResizeRule) -> FittedImage:
         """Decodes one slow image."""
@@ -130,3 +123,13 @@ class SlowImages:
         if not self._running[who]:
             del self._running[who]
         self._admit()
+
+
+async def inspect(images: Sequence[PendingImage]) -> None:
+    """Finds out which images are quick, and lets others run meanwhile: that takes time, too."""
+    started = time.monotonic()
+    for image in images:
+        image.is_quick  # noqa: B018 - images remember what was found
+        if time.monotonic() - started > _MAX_HELD_S:
+            await asyncio.sleep(0)
+            started = time.monotonic()

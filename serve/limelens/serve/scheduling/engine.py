@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _STRIDE: Final = 8
 """How many later requests may pass between two images of one request."""
+_HEAD_START: Final = 64
+"""How many requests that came before it may be passed by work that has begun already."""
 _log = logging.getLogger(__name__)
 
 
@@ -183,11 +185,14 @@ class Engine(ABC):
         priority: Priority = Priority.REQUEST,
         deadline: float | None = None,
         embed: bool = False,
+        continues: bool = False,
     ) -> list[InferenceResult]:
         """Waits for the model's output for some images, in their order.
 
         If the wait is cancelled, images that have not run are dropped; so are images whose turn
-        comes after the deadline, by `time.monotonic`.
+        comes after the deadline, by `time.monotonic`. Images that `continues` a request, such as
+        the faces in an image that was accepted, are never refused, and pass requests that have not
+        begun.
 
         Raises:
             OverloadedError: The queue is full, or the device has no memory left.
@@ -199,7 +204,7 @@ class Engine(ABC):
         request = QueuedRequest(
             bundle, images, deadline, embed, future, [None] * count, count, count
         )
-        self._submit(request, priority)
+        self._submit(request, priority, continues=continues)
         try:
             return await future
         finally:
@@ -241,13 +246,15 @@ class Engine(ABC):
         for request in left:
             self._fail(request, going_down())
 
-    def _submit(self, request: QueuedRequest, priority: Priority) -> None:
+    def _submit(
+        self, request: QueuedRequest, priority: Priority, *, continues: bool = False
+    ) -> None:
         count = len(request.images)
         arrived_at = time.monotonic()
         with self._lock:
             if self._closed:
                 raise going_down()
-            if priority is Priority.REQUEST:
+            if priority is Priority.REQUEST and not continues:
                 if self._requests_waiting + count > self._max_queue:
                     self._refused += count
                     raise OverloadedError(
@@ -257,12 +264,13 @@ class Engine(ABC):
                     )
                 self._requests_waiting += count
             else:
-                # The number of streams bounds frames: they do not count as waiting.
+                # The number of streams bounds frames, and that of images the faces in them: they do
+                # not count as waiting.
                 request.num_waiting = 0
             self._turn += 1
             for index in range(count):
                 self._serial += 1
-                turn = self._turn + index * _STRIDE
+                turn = self._turn + index * _STRIDE - (_HEAD_START if continues else 0)
                 item = WorkItem((priority, turn, self._serial), request, index, arrived_at)
                 heapq.heappush(self._arrivals, item)
             self._idle.notify(count)

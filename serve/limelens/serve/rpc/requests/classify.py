@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.errors import InvalidImageError, InvalidRequestError
+from limelens.serve.faces.options import FaceOptions
 from limelens.serve.image import Region, raw_image
 from limelens.serve.image.encoded import EncodedImage
+from limelens.serve.rpc.requests.faces import read_faces
 from limelens.serve.rpc.server_config import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import image_pb2
@@ -26,11 +28,13 @@ class ClassifyOptions:
         top_k: How many scores; 0 is the default.
         threshold: Replaces the model's threshold; None keeps it.
         embed: Whether to return the feature vector.
+        faces: Which faces to look for; None classifies whole images.
     """
 
     top_k: int
     threshold: float | None
     embed: bool = False
+    faces: FaceOptions | None = None
 
 
 def read_classify(
@@ -38,6 +42,10 @@ def read_classify(
 ) -> tuple[list[EncodedImage], ClassifyOptions]:
     """The images, and what to return for them."""
     options = read_options(request, metadata, embed=request.return_embedding)
+    if options.faces is not None and options.embed:
+        raise InvalidRequestError(
+            "return_embedding", "true together with faces; expected false: faces have no vectors"
+        )
     return _read_images(request.images, limits), options
 
 
@@ -53,7 +61,7 @@ def read_options(
     *,
     embed: bool = False,
 ) -> ClassifyOptions:
-    """The number of scores and the threshold."""
+    """The number of scores, the threshold, and which faces to look for."""
     num_labels = len(metadata.labels)
     if not 0 <= request.top_k <= num_labels:
         raise InvalidRequestError(
@@ -63,7 +71,11 @@ def read_options(
     threshold = request.threshold if request.HasField("threshold") else None
     if threshold is not None and not 0 <= threshold <= 1:  # NaN fails too
         raise InvalidRequestError(f"{prefix}threshold", f"{threshold:g}; expected 0 to 1")
-    return ClassifyOptions(request.top_k, threshold, embed)
+    faces = None
+    if request.HasField("faces"):
+        is_stream = isinstance(request, service_pb2.StreamConfig)
+        faces = read_faces(request.faces, f"{prefix}faces", is_stream=is_stream)
+    return ClassifyOptions(request.top_k, threshold, embed, faces)
 
 
 def read_image(

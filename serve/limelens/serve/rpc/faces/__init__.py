@@ -1,0 +1,1 @@
+"""Faces in the images of requests and streams, found and judged by the engines."""
