@@ -5,7 +5,7 @@ pixels, one to eight a frame, over images without people, in part hidden or cut 
 blur and JPEG; and from drawn people. The same seed builds the same frames.
 
     LIMELENS_DATA=… python -m benchmarks.faces [--split val] [--frames 300]
-        [--detector default centerface] [--only finding drawn empty] [--sheet frames.png]
+        [--detector default centerface] [--only finding drawn empty quality] [--sheet frames.png]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.device.report import Row
-from benchmarks.faces import frames
+from benchmarks.faces import degraded, frames
 from benchmarks.faces.frames import HEIGHT, WIDTH, Condition, Frame, TrueFace
 from benchmarks.faces.outcomes import MARGINS, Outcomes, is_right, outcomes
 from benchmarks.faces.sources import LABELS, SPLITS, Portrait, backgrounds, portraits
@@ -110,7 +110,7 @@ def main() -> None:
         if arguments.sheet:
             _draw_sheet(arguments.sheet, arguments.seed, faces, behind)
             return
-        detectors = {name: load_detector(name, "cpu") for name in arguments.detector}
+        detectors = {Path(name).stem: load_detector(name, "cpu") for name in arguments.detector}
         classifier = load_bundle(arguments.model, "cpu")
     except LimelensError as error:
         sys.exit(str(error))
@@ -175,10 +175,30 @@ def empty(setting: _Setting) -> None:
     _CONSOLE.print(table)
 
 
+def quality(setting: _Setting) -> None:
+    """How far faces may be degraded until the model errs."""
+    faces, bundle, margin = setting.portraits, setting.classifier, setting.margin
+    by_blur, by_sharpness = degraded.blurred(faces, bundle, margin)
+    tables = {
+        "smaller": degraded.smaller(faces, bundle, margin),
+        "blurred, 96 px": by_blur,
+        "the blurred ones by sharpness": by_sharpness,
+        "cut off by the edge, 96 px": degraded.cut_off(faces, bundle, margin),
+    }
+    for title, degrees in tables.items():
+        table = Table(f"known faces, {title}")
+        for column in ("faces", "right", "of the worse label"):
+            table.add_column(column, justify="right")
+        for one in degrees:
+            table.add_row(one.name, str(one.num_faces), f"{one.accuracy:.3f}", f"{one.lower:.3f}")
+        _CONSOLE.print(table)
+
+
 _PARTS: Final[dict[str, Callable[[_Setting], None]]] = {
     "finding": finding,
     "drawn": drawn,
     "empty": empty,
+    "quality": quality,
 }
 
 
