@@ -134,7 +134,8 @@ def _judged(
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
     pixels = read_image(file.getvalue())
-    face = Face(*box.tolist(), score=1.0)
+    left, top, right, bottom = box.tolist()
+    face = Face(left, top, right, bottom, score=1.0)
     label = labels_of(pixels, [face], margin, bundle)[0]
     return _Judged(portrait.label, label == portrait.label, sharpness(face, pixels))
 
