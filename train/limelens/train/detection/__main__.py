@@ -1,4 +1,4 @@
-"""Trains a detector of faces and writes it as a bundle with its card.
+r"""Trains a detector of faces and writes it as a bundle with its card.
 
     python -m limelens.train.detection facemask --others cats_dogs --others clothing \
         --others wine --out detector/model.onnx
@@ -92,7 +92,8 @@ def empty_frames(sources: Sources) -> list[Frame]:
 def main() -> None:
     """Reads the command line, trains, measures and writes."""
     arguments = _parsed()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("limelens").setLevel(logging.INFO)
     torch.set_num_threads(arguments.threads)
     try:
         _make(arguments)

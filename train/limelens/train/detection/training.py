@@ -9,7 +9,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from limelens.train.detection.targets import Targets, loss_of, targets_of
 _log = logging.getLogger(__name__)
 _AVERAGED = 0.998
 _MAX_NORM = 5.0
+_CLOSER = 1.5
+"""Close frames are larger by this factor in each direction."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Settings:
     Args:
         num_steps: Batches.
         batch_size: Frames in a batch.
+        close_every: Every so many batches the frames are as large as what the detector sees, with
+            faces that fill them; such a batch has fewer frames, so that it takes as long.
         learning_rate: The highest; it rises for a tenth of the steps and falls like a cosine.
         num_workers: Processes that compose; 0 composes in this one.
         seed: Of the network's start and of every frame.
@@ -40,6 +44,7 @@ class Settings:
 
     num_steps: int = 8000
     batch_size: int = 24
+    close_every: int = 4
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
     num_workers: int = 2
@@ -47,16 +52,16 @@ class Settings:
 
 
 class _Frames(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
-    """Composed frames with their targets; the same number gives the same frame."""
+    """Composed frames with their targets, by number and scenery; the same always."""
 
-    def __init__(self, sources: Sources, scenery: Scenery, count: int, seed: int) -> None:
-        self._sources, self._scenery, self._count, self._seed = sources, scenery, count, seed
+    def __init__(self, sources: Sources, seed: int) -> None:
+        self._sources, self._seed = sources, seed
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        frame = compose(self._sources, self._scenery, np.random.default_rng((self._seed, index)))
+    def __getitem__(
+        self, chosen: tuple[int, Scenery]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        number, scenery = chosen
+        frame = compose(self._sources, scenery, np.random.default_rng((self._seed, number)))
         image = torch.from_numpy(frame.image.transpose(2, 0, 1).copy())
         targets = targets_of(frame)
         return image, targets.heat, targets.counts, targets.boxes, targets.has_box
@@ -117,10 +122,23 @@ def train(
 def _batches(
     sources: Sources, scenery: Scenery, settings: Settings
 ) -> Iterator[tuple[Tensor, Targets]]:
-    count = settings.num_steps * settings.batch_size
+    height, width = scenery.size
+    close = replace(
+        scenery,
+        size=(round(height * _CLOSER / 32) * 32, round(width * _CLOSER / 32) * 32),
+        face_px=(scenery.face_px[0], scenery.face_px[1] * _CLOSER),
+    )
+    fewer = max(1, round(settings.batch_size / _CLOSER**2))
+    chosen, number = [], 0
+    for step in range(settings.num_steps):
+        is_close = step % settings.close_every == settings.close_every - 1
+        count = fewer if is_close else settings.batch_size
+        look = close if is_close else scenery
+        chosen.append([(number + one, look) for one in range(count)])
+        number += count
     loader = DataLoader(
-        _Frames(sources, scenery, count, settings.seed),
-        settings.batch_size,
+        _Frames(sources, settings.seed),
+        batch_sampler=chosen,
         num_workers=settings.num_workers,
         prefetch_factor=4 if settings.num_workers else None,
     )
