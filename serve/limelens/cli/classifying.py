@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
+from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.options import option
@@ -21,15 +26,28 @@ from limelens.cli.options.connection_options import (
     connect,
     securely,
 )
+from limelens.cli.options.face_options import (
+    NO_FACES,
+    BlurFaces,
+    DetectorOption,
+    Faces,
+    face_hider,
+    face_option,
+    with_faces,
+)
+from limelens.cli.terminal.by_products import ByProducts
+from limelens.cli.terminal.faces import face_document, prediction_document, print_faces
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError, UnreadableFileError
-from limelens.serve.image import Region
+from limelens.serve.files import writing_whole
+from limelens.serve.image import Region, read_image
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.client import ClassifyArguments, Client
     from limelens.serve.client.results import Classification
     from limelens.serve.decisions.decision import Prediction
+    from limelens.serve.tools.faces.hiding import FaceHider
     from limelens.serve.tools.similar import IndexedImage
 
 STDIN: Final = Path("-")
@@ -67,6 +85,7 @@ Threshold = Annotated[
 
 
 @securely
+@with_faces
 def classify(
     images: Annotated[
         list[Path],
@@ -83,6 +102,16 @@ def classify(
     region: RegionOption = None,
     top_k: Annotated[int, option("Scores to show.", min=0, max=_MOST, show_default="up to 5")] = 0,
     threshold: Threshold = None,
+    faces: Faces = NO_FACES,
+    face_detector: DetectorOption = "default",
+    draw: Annotated[
+        Path | None, face_option("Write the image with boxes and decisions.", metavar="PNG")
+    ] = None,
+    save_drawn: Annotated[
+        Path | None,
+        face_option("Write each image with boxes and decisions into this folder.", metavar="DIR"),
+    ] = None,
+    blur_faces: BlurFaces = False,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
@@ -90,31 +119,62 @@ def classify(
 
     Images that cannot be read are reported, the others are classified, and the exit code is 1.
 
+    With --faces, each face is classified and printed with its place: width x height at left, top,
+    in pixels. The image is then decided like the worst of its faces: one that is an alert, else one
+    that is unknown.
+
     Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
 
-    Example: limelens classify photos
+    Example: limelens classify hall.jpg --faces --draw drawn.png
     """
+    if images.count(STDIN) > 1:
+        raise typer.BadParameter("- is standard input; expected it once")
+    written = {"--draw": draw, "--save-drawn": save_drawn}
+    if not faces.wanted and (given := [flag for flag, path in written.items() if path is not None]):
+        raise typer.BadParameter(f"{given[0]} without faces to draw; expected --faces too")
+    if blur_faces and draw is None and save_drawn is None:
+        raise typer.BadParameter("--blur-faces without an image to write; expected --draw PNG too")
+    if draw is not None and save_drawn is not None:
+        raise typer.BadParameter("--draw and --save-drawn; expected only one of them")
+    files = list(_files(images))
+    if draw is not None and len(files) > 1:
+        raise typer.BadParameter("--draw is for one image; for several name a --save-drawn folder")
     arguments: ClassifyArguments = {
         "model": served_name(server, model),
         "version": version,
         "region": parse_region(region),
         "top_k": top_k,
         "threshold": threshold,
+        "faces": faces.wanted,
     }
-    if images.count(STDIN) > 1:
-        raise typer.BadParameter("- is standard input; expected it once")
-    files = list(_files(images))
+    by_products = ByProducts()
     answers: list[dict[str, Any]] = []
-    with open_client(server, model, device, credentials) as client:
-        for image in files:
-            answer = _classified(client, image, arguments)
-            answers.append(answer)
+    with open_client(server, model, device, credentials, face_detector) as client:
+        hider = face_hider(client, blur_faces=blur_faces, model=arguments["model"], version=version)
+        drawn = [draw] if save_drawn is None else _drawn_paths(files, save_drawn)
+        for image, path in zip_longest(files, drawn):
+            found = _classified(client, image, arguments)
+            answers.append(found.document)
             if not as_json:
-                print_one(answer, alarming="alert", more=partial(_scores, answer))
+                _print(found)
+            if path is not None and found.pixels is not None:
+                with by_products.writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    _draw(found, path, hider)
     if as_json:
         print_json(answers)
+    by_products.report(as_json=as_json)
     if any("error" in answer for answer in answers):
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Classified:
+    """The result for one image; pixels only if faces were asked for."""
+
+    document: dict[str, Any]
+    prediction: Prediction | None = None
+    pixels: NDArray[np.uint8] | None = None
 
 
 def open_client(
@@ -122,12 +182,13 @@ def open_client(
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
     credentials: Credentials = NOTHING,
+    face_detector: str = "default",
 ) -> AbstractContextManager[Client]:
     """A client: of a model in this process if `--model` is a file, otherwise of the server."""
     if server is None and model is not None and _is_file(model):
         from limelens.serve.client.in_process import local_client
 
-        return local_client(model, device)
+        return local_client(model, device, face_detector)
     return connect(server or DEFAULT_SERVER, credentials)
 
 
@@ -196,16 +257,25 @@ def images_in(folder: Path) -> Sequence[IndexedImage]:
     return images
 
 
-def _classified(client: Client, image: Path, arguments: ClassifyArguments) -> dict[str, Any]:
-    """The result for one image, as JSON."""
+def _classified(client: Client, image: Path, arguments: ClassifyArguments) -> _Classified:
+    """The result for one image."""
     try:
-        return _answer(image, client.classify(image_of(image), **arguments))
+        data = image_of(image)
+        if not arguments["faces"]:
+            return _Classified(_answer(image, client.classify(data, **arguments)))
+        data = data.read_bytes() if isinstance(data, Path) else data
+        found = client.classify(data, **arguments)
+        pixels = read_image(data)
+        size = pixels.shape[0], pixels.shape[1]
+        document = _answer(image, found)
+        document["faces"] = [face_document(face, size) for face in found[0].faces]
+        return _Classified(document, found[0], pixels)
     except OF_THE_SERVER:  # the other images would fail too
         raise
     except LimelensError as error:
-        return {"path": str(image), "error": of_image(error)}
+        return _Classified({"path": str(image), "error": of_image(error)})
     except OSError as error:
-        return {"path": str(image), "error": str(error.strerror or error)}
+        return _Classified({"path": str(image), "error": str(error.strerror or error)})
 
 
 def _answer(image: Path, found: Classification) -> dict[str, Any]:
@@ -222,14 +292,31 @@ def _answer(image: Path, found: Classification) -> dict[str, Any]:
     }
 
 
-def prediction_document(prediction: Prediction) -> dict[str, Any]:
-    """What every command prints of a prediction as JSON."""
-    return {
-        "decision": prediction.decision.value,
-        "label": prediction.label,
-        "labels": list(prediction.labels),
-        "scores": [asdict(score) for score in prediction.scores],
-    }
+def _print(found: _Classified) -> None:
+    print_one(found.document, alarming="alert", more=partial(_scores, found.document))
+    if found.prediction is not None and found.pixels is not None:
+        print_faces(found.prediction.faces, (found.pixels.shape[0], found.pixels.shape[1]))
+
+
+def _draw(found: _Classified, path: Path, hider: FaceHider | None) -> None:
+    from limelens.serve.tools.faces.drawing import draw_faces
+
+    assert found.pixels is not None  # faces were asked for
+    assert found.prediction is not None
+    pixels = found.pixels if hider is None else hider.hide(found.pixels)
+    with writing_whole(path) as file:
+        Image.fromarray(draw_faces(pixels, found.prediction)).save(file, "PNG")
+
+
+def _drawn_paths(files: Sequence[Path], folder: Path) -> list[Path]:
+    """A file in the folder for each image, named like it."""
+    counts: Counter[str] = Counter()
+    paths: list[Path] = []
+    for file in files:
+        stem = "stdin" if file == STDIN else file.stem
+        counts[stem] += 1
+        paths.append(folder / (f"{stem}-{counts[stem]}.png" if counts[stem] > 1 else f"{stem}.png"))
+    return paths
 
 
 def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str]) -> None:
@@ -241,7 +328,8 @@ def print_one(answer: dict[str, Any], *, alarming: str, more: Callable[[], str])
     if "error" in answer:
         err.print(f"{path}: [red]{escape(answer['error'])}[/]")
         return
-    decided = answer["label"] or ", ".join(answer["labels"]) or "abstained"
+    undecided = "no face" if answer["decision"] == "no_face" else "abstained"
+    decided = answer["label"] or ", ".join(answer["labels"]) or undecided
     style = "bold red" if answer[alarming] else "bold"
     out.print(f"{path}: [{style}]{escape(decided)}[/]{more()}")
 
@@ -251,4 +339,7 @@ def _scores(answer: dict[str, Any]) -> str:
         f"{escape(score['label'])} {score['probability']:.3f}" for score in answer["scores"]
     )
     alert = " [red](alert)[/]" if answer["alert"] else ""
+    if "faces" in answer:
+        count = len(answer["faces"])
+        return f"{alert}   {counted(count, 'face')}" if count else ""
     return f"{alert}   {scores}"

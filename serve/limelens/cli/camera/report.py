@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from limelens.cli.classifying import prediction_document
 from limelens.cli.explain.explanations import explanation_document
+from limelens.cli.terminal.faces import prediction_document
 from limelens.serve.files import write_whole
 from limelens.serve.wording import counted
 

@@ -11,67 +11,64 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from limelens.cli.options import in_place_of
+from limelens.cli.options import in_place_of, option
+from limelens.serve.faces.options import FaceOptions
 
 if TYPE_CHECKING:
-    from limelens.serve.client import FaceOptions
+    from limelens.serve.client import Client
+    from limelens.serve.tools.faces.hiding import FaceHider
 
-_option: Final = functools.partial(typer.Option, rich_help_panel="Faces")
+face_option: Final = functools.partial(option, rich_help_panel="Faces")
+"""An option about faces."""
 
 _Faces = Annotated[
-    bool, _option("--faces", help="Find faces, and classify each instead of the whole image.")
+    bool, face_option("Find faces, and classify each instead of the whole image.", "--faces")
 ]
 _MinFace = Annotated[
     int | None,
-    _option(
+    face_option(
+        "Leave out faces whose longer side is shorter, in pixels.",
         min=8,
         max=4096,
-        help="Leave out faces whose longer side is shorter, in pixels.",
         metavar="PX",
         show_default="24",
     ),
 ]
 _Threshold = Annotated[
     float | None,
-    _option(
+    face_option(
+        "The least score of the detector for a face.",
         min=0.001,
         max=1.0,
-        help="The least score of the detector for a face.",
         show_default="the detector's own",
     ),
 ]
 _MaxFaces = Annotated[
-    int | None,
-    _option(min=1, max=20, help="The most faces, the largest first.", show_default="20"),
+    int | None, face_option("The most faces, the largest first.", min=1, max=20, show_default="20")
 ]
-Detector = Annotated[
+DetectorOption = Annotated[
     str,
-    _option(
+    face_option(
+        "With --model FILE: what finds faces: default, centerface, or a detector's model.onnx. A "
+        "server has its own.",
         "--face-detector",
-        help="With --model FILE: what finds faces: default, centerface, or a detector's "
-        "model.onnx. A server has its own.",
         metavar="NAME|FILE",
     ),
 ]
 BlurFaces = Annotated[
     bool,
-    _option(
+    face_option(
+        "Blur every face in the images that are written, except one that is explained.",
         "--blur-faces",
-        help="Blur every face in what is written, except the one that is explained.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Whether, and how, to look for faces."""
+    """Whether, and how, to look for faces: the value of `faces=` of a client."""
 
-    options: FaceOptions | None = None
-
-    @property
-    def wanted(self) -> FaceOptions | bool:
-        """The value of `faces=` of a client."""
-        return self.options or False
+    wanted: FaceOptions | bool = False
 
 
 NO_FACES: Final = Faces()
@@ -101,25 +98,25 @@ def read_people(
     max_faces: _MaxFaces = None,
     detect_every: Annotated[
         int | None,
-        _option(
+        face_option(
+            "Look for faces in every n-th frame; between, people are expected where they were "
+            "going.",
             min=1,
             max=100,
-            help="Look for faces in every n-th frame; between, people are expected where they "
-            "were going.",
             metavar="N",
             show_default="1",
         ),
     ] = None,
     skip_still: Annotated[
         bool,
-        _option("--skip-still", help="Keep the last decisions for frames in which nothing moved."),
+        face_option("Keep the last decisions for frames in which nothing moved.", "--skip-still"),
     ] = False,
     max_unseen_s: Annotated[
         float | None,
-        _option(
+        face_option(
+            "Seconds for which someone who turned away keeps their decision and number.",
             min=0.001,
             max=60.0,
-            help="Seconds for which someone who turned away keeps their decision and number.",
             show_default="2",
         ),
     ] = None,
@@ -140,18 +137,23 @@ def read_people(
 
 def _read(faces: bool, given: dict[str, tuple[str, Any]]) -> Faces:
     chosen = {flag: pair for flag, pair in given.items() if pair[1]}
-    if not faces:
-        if chosen:
-            raise typer.BadParameter(
-                f"{', '.join(chosen)} without faces to find; expected --faces too"
-            )
-        return NO_FACES
-    from limelens.serve.faces.options import FaceOptions
-
-    return Faces(FaceOptions(**dict(chosen.values())))
+    if faces:
+        return Faces(FaceOptions(**dict(chosen.values())))
+    if chosen:
+        raise typer.BadParameter(f"{', '.join(chosen)} without faces to find; expected --faces too")
+    return NO_FACES
 
 
 with_faces: Final = in_place_of("faces", read_faces)
 """Gives a command for images the options of `read_faces`, in place of its `faces`."""
 with_people: Final = in_place_of("faces", read_people)
 """Gives a command for a camera the options of `read_people`, in place of its `faces`."""
+
+
+def face_hider(client: Client, *, blur_faces: bool, model: str, version: int) -> FaceHider | None:
+    """What `--blur-faces` asks for; None if it is not given."""
+    if not blur_faces:
+        return None
+    from limelens.serve.tools.faces.hiding import FaceHider
+
+    return FaceHider(client, model, version)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,15 +21,18 @@ from limelens.serve.bundle.devices import CPU
 from limelens.serve.client import Client, ExplainArguments, ImageInput, explain_request
 from limelens.serve.client.responses import explanation_update
 from limelens.serve.client.results import ExplanationUpdate, ServedExplanation
-from limelens.serve.decisions.decision import decide
+from limelens.serve.decisions.decision import Prediction, decide
 from limelens.serve.explaining.explain_image import (
     explain_image,
     explain_image_progressively,
 )
 from limelens.serve.explaining.rendering import RenderedExplanation
+from limelens.serve.faces.classifying import classify_faces, find_faces
+from limelens.serve.faces.detector import FaceDetector, load_detector
+from limelens.serve.faces.options import DEFAULT
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.rpc.requests.classify import read_classify, read_embed
+from limelens.serve.rpc.requests.classify import ClassifyOptions, read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
 from limelens.serve.rpc.responses import (
     embed_response,
@@ -45,17 +49,20 @@ from limelens.v1 import prediction_pb2
 _Explanations = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamResponse], None, None]
 
 
-def local_client(path: str | os.PathLike[str], device: str = "auto") -> LocalClient:
+def local_client(
+    path: str | os.PathLike[str], device: str = "auto", face_detector: str = DEFAULT
+) -> LocalClient:
     """A client that runs one bundle itself; only its `stream` needs a server.
 
     Args:
         path: `model.onnx`, or the folder of a version that holds it.
         device: As for `load_bundle`.
+        face_detector: As for `load_detector`; it is loaded by the first call that asks for faces.
 
     Raises:
         BundleError, ProviderError, MissingExtraError: As `load_bundle`.
     """
-    stub = LocalStub(Path(path), device)
+    stub = LocalStub(Path(path), device, face_detector)
     client = LocalClient.over(stub)
     client.stub = stub
     return client
@@ -107,10 +114,15 @@ class LocalStream:
 class LocalStub:
     """The calls of `ClassifierService`, except the camera stream, on one bundle."""
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, face_detector: str) -> None:
         self.bundle = bundle = load_bundle(path, device)
         self._served = ModelVersion(bundle.name, bundle.version, bundle)
         self._limits = Limits()
+        self._device, self._face_detector = device, face_detector
+
+    @cached_property
+    def _detector(self) -> FaceDetector:
+        return load_detector(self._face_detector, self._device)
 
     def explanations(self, request: service_pb2.ExplainRequest, start: float) -> _Explanations:
         """Explanations from more and more samples, each also as a message."""
@@ -126,20 +138,22 @@ class LocalStub:
         start = time.monotonic()
         metadata = self._served.bundle.metadata
         images, options = read_classify(request, metadata, self._limits)
-        probabilities, embeddings, timings = self._run(images, start)
-        return service_pb2.ClassifyResponse(
-            predictions=[
-                prediction_message(
-                    decide(
-                        row,
-                        metadata,
-                        top_k=options.top_k,
-                        threshold=options.threshold,
-                        embedding=embedding if options.embed else None,
-                    )
+        if options.faces is not None:
+            predictions, timings = self._classify_faces(images, options, start)
+        else:
+            probabilities, embeddings, timings = self._run(images, start)
+            predictions = [
+                decide(
+                    row,
+                    metadata,
+                    top_k=options.top_k,
+                    threshold=options.threshold,
+                    embedding=embedding if options.embed else None,
                 )
                 for row, embedding in zip(probabilities, embeddings, strict=True)
-            ],
+            ]
+        return service_pb2.ClassifyResponse(
+            predictions=[prediction_message(one) for one in predictions],
             model=model_ref(self._served),
             timings=timings,
         )
@@ -181,9 +195,16 @@ class LocalStub:
         self, encoded: Sequence[EncodedImage], start: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], prediction_pb2.Timings]:
         """Probabilities and feature vectors of some images, and the time they took."""
-        bundle = self._served.bundle
-        images = np.stack([one.fitted(bundle.metadata.resize) for one in encoded])
+        rule = self.bundle.metadata.resize
+        images = np.stack([one.fitted(rule) for one in encoded])
         decoded = time.monotonic()
+        probabilities, embeddings = self._predict(images)
+        return probabilities, embeddings, _timings(start, decoded - start)
+
+    def _predict(
+        self, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        bundle = self.bundle
         # As the server: on the CPU an image's numbers must not depend on the rest of its batch.
         step = 1 if bundle.provider == CPU else len(images)
         parts = [
@@ -191,10 +212,35 @@ class LocalStub:
             for first in range(0, len(images), step)
         ]
         probabilities, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
-        done = time.monotonic()
-        timings = prediction_pb2.Timings(
-            decode_ms=1000 * (decoded - start),
-            run_ms=1000 * (done - decoded),
-            total_ms=1000 * (done - start),
-        )
-        return probabilities, embeddings, timings
+        return probabilities, embeddings
+
+    def _classify_faces(
+        self, encoded: Sequence[EncodedImage], options: ClassifyOptions, start: float
+    ) -> tuple[list[Prediction], prediction_pb2.Timings]:
+        """Predictions of images by their faces, and the time they took."""
+        assert options.faces is not None  # the caller has checked
+        detector, decode_s = self._detector, 0.0
+        predictions: list[Prediction] = []
+        for image in encoded:  # of many large images only one is held decoded
+            began = time.monotonic()
+            pixels = image.read()
+            decode_s += time.monotonic() - began
+            predictions.append(
+                classify_faces(
+                    find_faces(detector, pixels, options.faces, image.region),
+                    pixels,
+                    self.bundle.metadata,
+                    lambda crops: self._predict(crops)[0],
+                    top_k=options.top_k,
+                    threshold=options.threshold,
+                )
+            )
+        return predictions, _timings(start, decode_s)
+
+
+def _timings(start: float, decode_s: float) -> prediction_pb2.Timings:
+    """The times of a call that began at `start` and ends now, by `time.monotonic`."""
+    total_s = time.monotonic() - start
+    return prediction_pb2.Timings(
+        decode_ms=1000 * decode_s, run_ms=1000 * (total_s - decode_s), total_ms=1000 * total_s
+    )

@@ -1,0 +1,180 @@
+"""Faces on the command line, with a real detector, by a model file and by a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.detectors import BLUE, GREEN, MAGENTA, PALE, RED, frame_of, save_detector
+
+Run = Callable[..., Any]
+SMALL, MIDDLE, LARGE = (40, 80, 40), (560, 0, 80), (320, 160, 160)
+"""Places in a frame of 480x640 where the detector finds squares: left, top, side."""
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_detector(tmp_path_factory.mktemp("detector")))
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A frame with a red face, which is an alert, a green one, one that is unknown, a faint one."""
+    path = tmp_path_factory.mktemp("frames") / "door.png"
+    squares = [(*SMALL, RED), (*LARGE, GREEN), (*MIDDLE, MAGENTA), (560, 400, 80, PALE)]
+    Image.fromarray(frame_of(squares)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A frame with nobody in it."""
+    path = tmp_path_factory.mktemp("frames") / "hall.png"
+    Image.fromarray(frame_of()).save(path)
+    return path
+
+
+@pytest.fixture(params=["file", "server"])
+def asked(
+    request: pytest.FixtureRequest,
+    one_model: Path,
+    start_server: Callable[..., Any],
+    detector: str,
+) -> tuple[str, ...]:
+    """Options that ask a model file with a detector, or a server that has one."""
+    if request.param == "file":
+        model = one_model / "colours" / "1" / "model.onnx"
+        return "--model", str(model), "--face-detector", detector
+    return "--server", start_server(face_detector=detector).address
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_each_face_is_printed_with_its_place_and_the_worst_decides(
+    limelens: Run, asked: tuple[str, ...], door: Path, hall: Path
+) -> None:
+    result = limelens("classify", door, hall, "--faces", *asked, "--threshold", 0.7)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{door}: red (alert)   3 faces"
+    assert lines[1].startswith("  face 0  160x160 at 320,160  green   green 0.")
+    assert lines[2] == "  face 1  80x80 at 560,0  unknown"
+    assert lines[3].startswith("  face 2  40x40 at 40,80  red (alert)   red 0.")
+    assert lines[4] == f"{hall}: no face"
+
+
+def test_the_json_has_the_faces_and_without_faces_it_has_none(
+    limelens: Run, asked: tuple[str, ...], door: Path, hall: Path
+) -> None:
+    found, nobody = limelens("classify", door, hall, "--faces", *asked, "--json").json
+    assert (found["decision"], found["label"], found["alert"]) == ("label", "red", True)
+    face = found["faces"][2]
+    assert face["box_px"] == [40, 80, 80, 120]
+    assert face["box"] == {
+        "left": pytest.approx(40 / 640, abs=1e-6),
+        "top": pytest.approx(80 / 480, abs=1e-6),
+        "right": pytest.approx(80 / 640, abs=1e-6),
+        "bottom": pytest.approx(120 / 480, abs=1e-6),
+    }
+    assert (face["label"], face["alert"], face["issue"]) == ("red", True, None)
+    assert face["score"] > 0.9
+    assert "person" not in face
+    assert (nobody["decision"], nobody["label"], nobody["faces"]) == ("no_face", None, [])
+    (whole,) = limelens("classify", door, *asked[:2], "--json").json
+    assert "faces" not in whole
+
+
+def test_least_size_score_and_number_of_faces_are_options(
+    limelens: Run, asked: tuple[str, ...], door: Path
+) -> None:
+    def sizes(*options: object) -> list[int]:
+        (found,) = limelens("classify", door, "--faces", *options, *asked, "--json").json
+        return [right - left for left, _, right, _ in (f["box_px"] for f in found["faces"])]
+
+    assert sizes() == [160, 80, 40]
+    assert sizes("--min-face", 60) == [160, 80]
+    assert sizes("--max-faces", 1) == [160]
+    assert sizes("--face-threshold", 0.27) == [160, 80, 80, 40]
+
+
+def test_boxes_and_decisions_are_drawn(
+    limelens: Run, asked: tuple[str, ...], door: Path, hall: Path, tmp_path: Path
+) -> None:
+    drawn = tmp_path / "new" / "drawn.png"
+    result = limelens("classify", door, "--faces", "--draw", drawn, *asked)
+    assert f"Wrote {drawn}" in result.stdout
+    assert pixels_of(drawn).shape == (480, 640, 3)
+    assert not np.array_equal(pixels_of(drawn), pixels_of(door))
+    folder = tmp_path / "all"
+    result = limelens(
+        "classify", door, hall, door, "--faces", "--save-drawn", folder, *asked, "--json"
+    )
+    assert len(result.json) == 3
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "door-2.png", "door.png", "hall.png",
+    ]  # fmt: skip
+    assert np.array_equal(pixels_of(folder / "door.png"), pixels_of(drawn))
+    assert np.array_equal(pixels_of(folder / "hall.png"), pixels_of(hall))
+
+
+def test_faces_are_blurred_under_their_boxes(
+    limelens: Run, asked: tuple[str, ...], tmp_path: Path
+) -> None:
+    # A face with a pattern that blurring removes, and one too small to be asked for.
+    frame = frame_of([(*LARGE, GREEN), (*SMALL, BLUE)])
+    frame[160:320:8, 320:480] = (0, 200, 0)
+    door, plain, hidden = (tmp_path / name for name in ("door.png", "plain.png", "hidden.png"))
+    Image.fromarray(frame).save(door)
+    for drawn, more in ((plain, ()), (hidden, ("--blur-faces",))):
+        result = limelens(
+            "classify", door, "--faces", "--min-face", 100, "--draw", drawn, *more, *asked
+        )
+        assert result.exit_code == 0, result.stderr
+        assert "1 face" in result.stdout
+    inside = np.s_[200:300, 360:440, 1]
+    assert pixels_of(plain)[inside].std() > 5
+    assert pixels_of(hidden)[inside].std() < 2
+    before, after = pixels_of(plain)[80:120, 40:80], pixels_of(hidden)[80:120, 40:80]
+    assert np.all(before == BLUE)
+    assert np.all(after[[0, -1], :, 2] < 200)  # its edges run into what is around it
+
+
+def test_nothing_is_drawn_if_faces_cannot_be_found(
+    limelens: Run, one_model: Path, door: Path, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    drawn = tmp_path / "drawn.png"
+    for asked in (
+        ("--server", start_server().address),
+        ("--model", one_model / "colours" / "1", "--face-detector", tmp_path / "none.onnx"),
+    ):
+        result = limelens("classify", door, "--faces", "--draw", drawn, "--blur-faces", *asked)
+        assert result.exit_code == 1
+        assert len(result.stderr.splitlines()) == 1
+        assert "face" in result.stderr or "none.onnx" in result.stderr
+        assert not drawn.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--min-face", 40), "--min-face without faces to find; expected --faces too"),
+        (("--draw", "x.png"), "--draw without faces to draw; expected --faces too"),
+        (("--faces", "--blur-faces"), "--blur-faces without an image to write"),
+        (("--faces", "--draw", "x.png", "--save-drawn", "y"), "expected only one of them"),
+        (("second.png", "--faces", "--draw", "x.png"), "--draw is for one image"),
+        (("--faces", "--max-faces", 21), "less than or equal to 20"),
+    ],
+)
+def test_options_that_do_not_fit_are_wrong_usage(
+    limelens: Run, door: Path, options: tuple[object, ...], message: str
+) -> None:
+    result = limelens("classify", door, *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
