@@ -21,6 +21,9 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from tests.detectors import RED as RED_SQUARE
+from tests.detectors import frame_of, save_detector
+from tests.serve.paced import Paced
 from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as inference_pb2
@@ -34,6 +37,7 @@ from limelens.serve.errors import (
     OverloadedError,
     ServerError,
 )
+from limelens.serve.faces.options import FaceOptions
 from limelens.serve.observing.metrics import Metrics
 from limelens.serve.observing.observer import RequestClassified
 from limelens.serve.repository.model_repository import Repository
@@ -156,6 +160,23 @@ class Camera:
                     return
                 message = self._messages.pop(0)
             yield message
+
+
+def test_a_cameras_people_are_counted(watch: Callable[..., Any], tmp_path: Path) -> None:
+    watched = watch(face_detector=str(save_detector(tmp_path)))
+    left, right = (80, 160, 80, RED_SQUARE), (400, 160, 80, RED_SQUARE)
+    frames = [frame_of(one) for one in ((), (left,), (left, right), (left, right))]
+    with Client(watched.address, max_attempts=1) as client:
+        options = FaceOptions(skip_still_frames=True)
+        camera = Paced(client, faces=options)
+        for frame in frames:
+            camera(frame)
+        camera.end()
+    assert watched.value("limelens_frames_total", fate="classified") == 4
+    assert watched.value("limelens_faces_total", issue="none") == 3
+    # Each of the two alerted once. The frame in which nothing moved was not dropped.
+    assert watched.value("limelens_alerts_total", source="camera") == 2
+    assert watched.value("limelens_pictures_total", fate="dropped") == 0
 
 
 def test_every_frame_is_counted_by_its_status(watch: Callable[..., Any], gate: Any) -> None:

@@ -96,11 +96,6 @@ class People:
             if one.presence is not Presence.UNSEEN or one.label is not None
         )
 
-    @property
-    def followed(self) -> tuple[Person, ...]:
-        """Those who were found when faces were looked for last."""
-        return tuple(one for one in self._people if one.presence is not Presence.UNSEEN)
-
     def find(self, faces: Sequence[Face], now: float) -> list[Person]:
         """Takes the faces that were found in a frame.
 
@@ -133,10 +128,13 @@ class People:
             self._people = [one for one in self._people if one not in gone]
         return found
 
+    def expect(self, now: float) -> list[Face]:
+        """Where those are expected who were found when faces were looked for last."""
+        return [one.track.expected(now) for one in self._followed(now)]
+
     def follow(self, now: float) -> list[Person]:
-        """Moves on those who were found last, for a frame in which faces are not looked for."""
-        self._forget_old(now)
-        followed = list(self.followed)
+        """Moves people to where `expect` expects them; faces were not looked for in the frame."""
+        followed = self._followed(now)
         for one in followed:
             one.face = one.track.expected(now)
             one.presence, one.present_at = Presence.FOLLOWED, now
@@ -144,8 +142,7 @@ class People:
 
     def stay(self, now: float) -> list[Person]:
         """Keeps everybody where they are: a frame in which nothing moved."""
-        self._forget_old(now)
-        stayed = list(self.followed)
+        stayed = self._followed(now)
         for one in stayed:
             one.track.found(one.face, now)
             one.present_at = now
@@ -195,6 +192,10 @@ class People:
     def forget(self) -> None:
         """Forgets everybody; their numbers are not given again."""
         self._people.clear()
+
+    def _followed(self, now: float) -> list[Person]:
+        self._forget_old(now)
+        return [one for one in self._people if one.presence is not Presence.UNSEEN]
 
     def _forget_old(self, now: float) -> None:
         oldest = now - self._max_unseen_s

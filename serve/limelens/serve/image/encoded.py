@@ -65,6 +65,15 @@ class EncodedImage:
         """Whether decoding or refusing it takes a few hundredths of a second at most."""
         return self.pixels is not None or self._inspected is not None
 
+    def check(self) -> None:
+        """Refuses at once what `read` would refuse before decoding.
+
+        Raises:
+            InvalidImageError: As `read`.
+        """
+        if self.pixels is None and isinstance(self._inspected, InvalidImageError):
+            self._decoded(None)
+
     def read(self) -> NDArray[np.uint8]:
         """Decodes all of it: `(H, W, 3)` uint8, upright.
 

@@ -30,6 +30,7 @@ from limelens.serve.errors import (
 from limelens.serve.observing.observer import FrameClassified
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.frames.outcome import ChangedDecision, FrameClassifier, Outcome
+from limelens.serve.rpc.frames.people import PeopleFrames
 from limelens.serve.rpc.frames.turn import Arrival, NewestFrame, StaleFrameError, Turn
 from limelens.serve.rpc.frames.whole import WholeFrames
 from limelens.serve.rpc.model_runner import ModelRunner
@@ -76,7 +77,12 @@ class Camera:
         self._idle_s = runner.settings.stream_idle_s
         self._find_newest_model = newest
         self._changes = None if changes is None else changes(self._put_explanation)
-        self._frames: FrameClassifier = WholeFrames(settings, runner)
+        faces = settings.options.faces
+        self._frames: FrameClassifier = (
+            WholeFrames(settings, runner)
+            if faces is None
+            else PeopleFrames(settings, faces, runner)
+        )
         self._newest = NewestFrame()
         self._classified_id = -1
         self._ended_at = 0.0
@@ -86,6 +92,7 @@ class Camera:
         self._num_dropped = 0
         self._num_lost = 0
         self._last_sent = prediction_pb2.DECISION_ABSTAINED, ""  # the smoothed decision
+        self._last_sent_of: dict[int, str] = {}  # by a person's number
         self._ended = False
         self._stopping = False
 
@@ -214,8 +221,16 @@ class Camera:
         smoothed = response.smoothed_decision, response.smoothed_label
         response.changed = smoothed != self._last_sent
         self._last_sent = smoothed
-        if response.changed and response.alert:
-            self._observer.camera_alerted(self._model)
+        if self._settings.options.faces is None:
+            if response.changed and response.alert:
+                self._observer.camera_alerted(self._model)
+        elif response.status == service_pb2.FRAME_STATUS_CLASSIFIED:
+            faces = response.prediction.faces
+            for face in faces:
+                face.changed = face.smoothed_label != self._last_sent_of.get(face.person, "")
+                if face.changed and face.alert:
+                    self._observer.camera_alerted(self._model)
+            self._last_sent_of = {face.person: face.smoothed_label for face in faces}
 
     def _time_left_s(self) -> float | None:
         """Seconds until `_time_out` is due; None means never."""

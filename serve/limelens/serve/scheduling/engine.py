@@ -31,6 +31,7 @@ from limelens.serve.scheduling.inference import (
     Counts,
     InferenceResult,
     InferenceStatus,
+    NotNeededError,
     PendingImage,
     Priority,
 )
@@ -336,6 +337,9 @@ class Engine(ABC):
         except ExpiredError as error:
             self._fail(request, error)
             return self._drop(item)
+        except NotNeededError as error:
+            self._fail(request, error)
+            return False
         except Exception as error:
             item.decode_s = time.monotonic() - item.started_at
             self._report(item, InferenceStatus.UNREADABLE, error=error)

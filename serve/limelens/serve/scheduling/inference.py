@@ -43,6 +43,10 @@ class FittedImage:
         return self.pixels
 
 
+class NotNeededError(Exception):
+    """Raised by `PendingImage.fitted`: its caller can do without a run, which no metric counts."""
+
+
 class Priority(IntEnum):
     """What goes first."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -234,6 +235,19 @@ class FaceRunner:
         if issues := [face.issue for one in done for face in one.faces]:
             self._runner.observer.faces_found(issues)
         return done
+
+    def holding(self, num_bytes: int) -> AbstractAsyncContextManager[None]:
+        """Waits until so many bytes of pixels may be held, for a caller of `find` or `judge`."""
+        return self._pixels.holding(num_bytes)
+
+    async def check(self, frame: Frame, faces: Sequence[Face]) -> list[FoundFace]:
+        """Which of the faces, found by anything else, can be judged; the frame has its pixels."""
+
+        def checked() -> list[FoundFace]:
+            pixels = frame.read()
+            return [FoundFace(face, self._gate.issue(face, pixels)) for face in faces]
+
+        return await asyncio.to_thread(checked)
 
     async def judge(
         self,

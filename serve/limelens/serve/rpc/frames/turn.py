@@ -75,6 +75,8 @@ class Turn:
         waiting = newest.waiting
         self.is_quick = waiting is None or waiting.image.is_quick
         """Whether a worker may decode it; see `PendingImage`."""
+        self.decoded_bytes = 0 if waiting is None else waiting.image.decoded_bytes
+        """About how many bytes its pixels take."""
 
     @property
     def arrival(self) -> Arrival:

@@ -1,0 +1,253 @@
+"""The people in a stream's frames: each face is classified, each person's decision smoothed.
+
+A frame goes to the engines twice: the worker whose turn it is takes the newest frame, decodes it
+and runs the detector; then its faces go before whatever has not begun. No thread waits in between.
+A frame in which nothing moved ends once it is decoded, one in which nobody is followed before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.decisions.decision import Decision, FacePrediction, spoken_label
+from limelens.serve.faces.judging import FoundFace, crop_of, judge, of_faces
+from limelens.serve.faces.motion import MotionGate
+from limelens.serve.faces.options import FaceOptions
+from limelens.serve.faces.people import People, Person, Presence
+from limelens.serve.image import Region
+from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.rpc.faces.frame import Frame
+from limelens.serve.rpc.frames.outcome import (
+    UNKNOWN,
+    ChangedDecision,
+    FrameClassifier,
+    Outcome,
+    Smoothed,
+)
+from limelens.serve.rpc.frames.turn import Arrival, Turn
+from limelens.serve.rpc.model_runner import ModelRunner
+from limelens.serve.rpc.requests.stream import StreamSettings
+from limelens.serve.scheduling.inference import InferenceResult, NotNeededError, Priority
+
+
+class _StillFrameError(NotNeededError):
+    """Nothing moved since a frame whose faces are known."""
+
+
+class _Look:
+    """The image of a turn, as long as it differs from the last one that was looked at."""
+
+    def __init__(self, turn: Turn, gate: MotionGate | None) -> None:
+        self._turn = turn
+        self._gate = gate
+
+    @property
+    def is_quick(self) -> bool:
+        return self._turn.is_quick
+
+    @property
+    def region(self) -> Region | None:
+        return self._turn.arrival.image.region
+
+    def read(self) -> NDArray[np.uint8]:
+        pixels = self._turn.take().read()
+        if self._gate is not None:
+            seen = pixels
+            if self.region is not None:
+                left, top, right, bottom = self.region.box(*pixels.shape[:2])
+                seen = pixels[top:bottom, left:right]
+            if not self._gate.moved(seen, self._turn.arrival.arrived_at):
+                raise _StillFrameError
+        return pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Looked:
+    """What was seen in a frame: people, their faces and what the classifier gave for each."""
+
+    people: Sequence[Person]
+    faces: Sequence[FoundFace]
+    results: Sequence[InferenceResult | None]
+    runs: Sequence[InferenceResult]
+
+
+class PeopleFrames(FrameClassifier):
+    """Finds, follows and judges the people in the frames of one stream.
+
+    Args:
+        settings: Of the stream.
+        options: Which faces to look for.
+        runner: Runs the detector and the classifier.
+
+    Raises:
+        LimelensError: This server looks for no faces.
+    """
+
+    def __init__(self, settings: StreamSettings, options: FaceOptions, runner: ModelRunner) -> None:
+        super().__init__(settings.max_decision_age_s)
+        self._settings = settings.options
+        self._options = options
+        self._runner = runner.faces
+        self._runner.require()
+        self._people = People(settings.new_smoothing, max_unseen_s=options.max_unseen_s)
+        self._gate = MotionGate() if options.skip_still_frames else None
+        self._size = (0, 0)  # of the last frame, in which the people's places are
+        self._num_followed = 0  # frames since faces were looked for
+        self._must_look = True
+        self._last: list[tuple[Person, FacePrediction]] = []
+        self._smoothed = UNKNOWN
+
+    async def classify(self, turn: Turn, model: ModelVersion) -> Outcome:
+        """See `FrameClassifier`."""
+        if self._is_too_old():
+            self.forget()
+        frame = Frame(_Look(turn, self._gate))
+        try:
+            async with self._runner.holding(turn.decoded_bytes):
+                if self._must_look or self._num_followed + 1 >= self._options.detect_every:
+                    looked = await self._find(frame, turn, model)
+                else:
+                    looked = await self._follow(frame, turn, model)
+        except _StillFrameError:
+            return self._repeat(turn.arrival, model)
+        except BaseException:
+            # What moved since the last frame that was classified is not known.
+            self._look_next()
+            raise
+        judged = [
+            judge(
+                face,
+                None if result is None else result.probabilities,
+                model.bundle.metadata,
+                self._size,
+                top_k=self._settings.top_k,
+                threshold=self._settings.threshold,
+            )
+            for face, result in zip(looked.faces, looked.results, strict=True)
+        ]
+        self._last = list(zip(looked.people, judged, strict=True))
+        return self._outcome(turn.arrival, model, self._last, looked.runs)
+
+    def forget(self) -> None:
+        """See `FrameClassifier`; everybody is forgotten."""
+        self._people.forget()
+        self._last = []
+        self._smoothed = UNKNOWN
+        self._look_next()
+
+    def use_model(self, *, has_same_labels: bool) -> None:
+        """See `FrameClassifier`; people keep their numbers."""
+        self._look_next()
+        if not has_same_labels:
+            self._people.forget_decisions()
+            self._smoothed = UNKNOWN
+
+    def _current(self) -> Smoothed:
+        return self._smoothed
+
+    def _look_next(self) -> None:
+        """Looks for faces in the next frame, whatever it shows."""
+        self._must_look = True
+        if self._gate is not None:
+            self._gate.forget()
+
+    async def _find(self, frame: Frame, turn: Turn, model: ModelVersion) -> _Looked:
+        """Looks for faces."""
+        [found] = await self._runner.find([frame], self._options, priority=Priority.FRAME)
+        results, runs = await self._judged(frame, found.faces, model)
+        if frame.size != self._size:
+            self._people.forget()  # their places mean nothing here
+            self._size = frame.size
+        people = self._people.find([one.face for one in found.faces], turn.arrival.arrived_at)
+        self._must_look, self._num_followed = False, 0
+        return _Looked(people, found.faces, results, [found.result, *runs])
+
+    async def _follow(self, frame: Frame, turn: Turn, model: ModelVersion) -> _Looked:
+        """Expects people where they were going."""
+        now = time.monotonic()
+        expected = self._people.expect(now)
+        if not expected:
+            turn.take().check()
+            self._num_followed += 1
+            return _Looked([], [], [], [])
+        # The first face's worker takes the frame and decodes it; none waits for that.
+        first = [(frame, expected[0])]
+        runs = await self._runner.judge(model.bundle, first, priority=Priority.FRAME)
+        if frame.size != self._size:
+            return await self._find(frame, turn, model)
+        faces = await self._runner.check(frame, expected)
+        results, others = await self._judged(frame, faces[1:], model)
+        people = self._people.follow(now)
+        self._num_followed += 1
+        first_result = runs[0] if faces[0].issue is None else None
+        return _Looked(people, faces, [first_result, *results], [*runs, *others])
+
+    async def _judged(
+        self, frame: Frame, faces: Sequence[FoundFace], model: ModelVersion
+    ) -> tuple[list[InferenceResult | None], list[InferenceResult]]:
+        """The classifier's result for each face, None if there is an issue; and those alone."""
+        crops = [(frame, one.face) for one in faces if one.issue is None]
+        runs = await self._runner.judge(model.bundle, crops, priority=Priority.FRAME)
+        rest = iter(runs)
+        return [next(rest) if one.issue is None else None for one in faces], runs
+
+    def _repeat(self, arrival: Arrival, model: ModelVersion) -> Outcome:
+        """A frame like the one before, with the same faces and the same said of them."""
+        stayed = {*self._people.stay(arrival.arrived_at)}
+        self._last = [pair for pair in self._last if pair[0] in stayed]
+        return self._outcome(arrival, model, self._last, ())
+
+    def _outcome(
+        self,
+        arrival: Arrival,
+        model: ModelVersion,
+        judged: Sequence[tuple[Person, FacePrediction]],
+        runs: Sequence[InferenceResult],
+    ) -> Outcome:
+        """Counts what is said of the people of a frame."""
+        metadata, threshold = model.bundle.metadata, self._settings.threshold
+        alert_labels = metadata.alert_labels
+        changed: list[Person] = []
+        for person, face in judged:
+            if face.issue is None:
+                label = spoken_label(face.prediction, alert_labels)
+                is_alert = label in alert_labels
+                if self._people.decide(person, label, arrival.arrived_at, is_alert=is_alert):
+                    changed.append(person)
+        self._classified_at = time.monotonic()
+        worst = self._people.worst(alert_labels)
+        if worst.label is not None:
+            self._smoothed = Smoothed(Decision.LABEL, worst.label)
+        else:
+            self._smoothed = UNKNOWN if worst.is_anybody else Smoothed(Decision.NO_FACE)
+
+        seen = dict(judged)
+        faces = {
+            person: replace(
+                seen.get(person)
+                or judge(FoundFace(person.face), None, metadata, self._size, threshold=threshold),
+                person=person.number,
+                smoothed_label=person.label,
+                alert=person.label in alert_labels,
+                seen=person.presence is Presence.FOUND,
+            )
+            for person in sorted(self._people.present, key=lambda one: -one.face.size_px)
+        }
+        prediction = of_faces([face for _, face in judged], metadata, threshold)
+        changes = [
+            ChangedDecision(
+                person.label,
+                replace(arrival.image, region=crop_of(person.face, metadata, *self._size)),
+                faces[person],
+            )
+            for person in changed
+            if person.label is not None
+        ]
+        return Outcome(
+            arrival, replace(prediction, faces=tuple(faces.values())), list(runs), changes
+        )
