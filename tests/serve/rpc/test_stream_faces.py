@@ -127,9 +127,10 @@ def is_past(moment: float) -> bool:
 
 def test_someone_who_moves_on_is_followed(client: Client) -> None:
     camera = Paced(client, faces=True)
+    camera(EMPTY)  # the stream is open then
     began = time.monotonic()
     for i, left in enumerate(range(80, 400, 40)):
-        until(partial(is_past, began + i / 10))  # frames come as from a camera
+        until(partial(is_past, began + i / 5))  # as many frames a second as from a camera
         answer = camera(frame_of([(left, 160, 40, BLUE)]))
         assert people(answer) == {1: "blue"}
         assert answer.faces[0].box.left == pytest.approx(left / 640)
