@@ -5,15 +5,15 @@ r"""Trains a detector of faces and writes it as a bundle with its card.
 
 The teacher that finds the faces in photographs of single people is CenterFace
 (`pip install 'limelens[faces]'`). Then come a first training, a search for backgrounds in which
-the network sees faces, and a second training in which these come more often. The threshold is
-chosen on frames composed of the validation images.
+the network sees faces, and a second training in which these come more often. At last the threshold
+is chosen on frames composed of the validation images, and the card is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,12 @@ from limelens.serve.faces.options import FaceOptions
 from limelens.serve.image import fit
 from limelens.train.detection.composing import Scenery, compose
 from limelens.train.detection.evaluating import Find, choose_threshold, examine, table
-from limelens.train.detection.exporting import RESIZE, export_detector, write_card
+from limelens.train.detection.exporting import (
+    RESIZE,
+    export_detector,
+    set_threshold,
+    write_card,
+)
 from limelens.train.detection.frames import Boxes, Frame, Photograph, Pixels, Sources, no_boxes
 from limelens.train.detection.network import FaceNetwork
 from limelens.train.detection.photographs import read_sources
@@ -75,7 +80,7 @@ def with_hard(sources: Sources, hard: Sequence[Photograph]) -> Sources:
     return replace(sources, backgrounds=[*sources.backgrounds, *repeated])
 
 
-def test_frames(sources: Sources, count: int, seed: int) -> list[Frame]:
+def crowded_frames(sources: Sources, count: int, seed: int) -> list[Frame]:
     """Frames on which detectors are measured."""
     return [
         compose(sources, TEST_SCENERY, np.random.default_rng((seed, number)))
@@ -112,11 +117,12 @@ def _parsed() -> argparse.Namespace:
     add("--others", type=Path, action="append", required=True, help="splits of images of no people")
     add("--out", type=Path, required=True, help="the bundle; its card is README.md beside it")
     add("--steps", type=int, default=2400, help="of the first training (%(default)s)")
-    add("--mined-steps", type=int, default=4500, help="of the second training (%(default)s)")
+    add("--mined-steps", type=int, default=5500, help="of the second training (%(default)s)")
     add("--batch-size", type=int, default=24, help="(%(default)s)")
     add("--num-drawn", type=int, default=1200, help="drawn portraits (%(default)s)")
     add("--num-frames", type=int, default=600, help="to measure with (%(default)s)")
-    add("--max-false", type=float, default=0.004, help="false faces a frame (%(default)s)")
+    add("--max-false", type=float, default=0.01, help="false faces a frame (%(default)s)")
+    add("--measure-only", action="store_true", help="train nothing: OUT is there already")
     add("--start", type=Path, help="go on from these weights: no first training")
     add("--weights", type=Path, help="keep the weights here while training")
     add("--seed", type=int, default=0, help="(%(default)s)")
@@ -127,19 +133,43 @@ def _parsed() -> argparse.Namespace:
 
 def _make(arguments: argparse.Namespace) -> None:
     centerface = finder(load_detector("centerface", "cpu", num_threads=1))
-    seed, out = arguments.seed, arguments.out
     read = partial(read_sources, arguments.people, arguments.others, centerface)
-    sources, digest = read("train", num_drawn=arguments.num_drawn, seed=seed)
-    network = _trained(arguments, sources)
-    find = _finder_of(network, out, digest)
-    sections, threshold = [], LEAST_SCORE
+    seed, out = arguments.seed, arguments.out
+    if not arguments.measure_only:
+        sources, digest = read("train", num_drawn=arguments.num_drawn, seed=seed)
+        network = _trained(arguments, sources)
+        card = {
+            "steps": [arguments.steps, arguments.mined_steps],
+            "batch_size": arguments.batch_size,
+            "seed": seed,
+            "scenery": asdict(Scenery()),
+        }
+        frame = compose(sources, TEST_SCENERY, np.random.default_rng(seed))
+        proof = fit(frame.image, RESIZE).pixels
+        export_detector(
+            network, out, threshold=LEAST_SCORE, data_digest=digest, card=card, proof=proof
+        )
     # The backgrounds have no test split: those of validation serve twice.
-    for split in ("val", "test"):
-        held_back, _ = read(split, background_split="val", num_drawn=1)
-        frames = test_frames(held_back, arguments.num_frames, seed + 1)
-        own, alone = examine(find, frames), examine(find, empty_frames(held_back))
-        if split == "val":
+    held_back = {
+        split: read(split, background_split="val", num_drawn=1)[0] for split in ("val", "test")
+    }
+    sections = _measured(out, centerface, held_back, arguments)
+    write_card(out.with_name("README.md"), out, sections)
+
+
+def _measured(
+    path: Path, centerface: Find, held_back: Mapping[str, Sources], arguments: argparse.Namespace
+) -> list[str]:
+    """Chooses a bundle's threshold on the first sources, and says what it finds on each."""
+    find = finder(load_detector(path, "cpu", num_threads=1))
+    sections: list[str] = []
+    threshold = LEAST_SCORE
+    for split, sources in held_back.items():
+        frames = crowded_frames(sources, arguments.num_frames, arguments.seed + 1)
+        own, alone = examine(find, frames), examine(find, empty_frames(sources))
+        if not sections:
             threshold = choose_threshold((own, alone), arguments.max_false)
+            set_threshold(path, threshold)
         theirs = examine(centerface, frames)
         rows = [("this one", own, threshold), ("CenterFace", theirs, CENTERFACE_THRESHOLD)]
         sections.append(
@@ -148,18 +178,7 @@ def _make(arguments: argparse.Namespace) -> None:
             f"{alone.false_per_frame(threshold):.4f} false faces an image."
         )
         _log.info("threshold %.2f\n%s", threshold, sections[-1])
-    card = {
-        "steps": [0 if arguments.start else arguments.steps, arguments.mined_steps],
-        "batch_size": arguments.batch_size,
-        "seed": seed,
-        "num_parameters": network.num_parameters,
-        "scenery": asdict(Scenery()),
-    }
-    proof = fit(frames[0].image, RESIZE).pixels
-    difference = export_detector(
-        network, out, threshold=threshold, data_digest=digest, card=card, proof=proof
-    )
-    write_card(out.with_name("README.md"), out, difference, sections)
+    return sections
 
 
 def _trained(arguments: argparse.Namespace, sources: Sources) -> FaceNetwork:
@@ -186,8 +205,8 @@ def _trained(arguments: argparse.Namespace, sources: Sources) -> FaceNetwork:
     return train(with_hard(sources, hard), Scenery(), second, start=network, on_progress=keep)
 
 
-def _finder_of(network: FaceNetwork, path: Path, digest: str = "") -> Find:
-    export_detector(network, path, threshold=LEAST_SCORE, data_digest=digest)
+def _finder_of(network: FaceNetwork, path: Path) -> Find:
+    export_detector(network, path, threshold=LEAST_SCORE)
     return finder(load_detector(path, "cpu", num_threads=1))
 
 

@@ -17,8 +17,8 @@ from limelens.train.detection.frames import Boxes, Frame, Pixels
 
 SIZES: Final = ((24.0, 32.0), (32.0, 48.0), (48.0, 96.0), (96.0, 201.0))
 """Bands of the longer side of a face's box in pixels."""
-ENOUGH: Final = 0.5
-"""The intersection over union from which a box is that of a face."""
+ENOUGH: Final = 0.3
+"""Intersection over union from which a box is that of a face: detectors differ in tightness."""
 
 Find = Callable[[Pixels], tuple[Boxes, NDArray[np.float32]]]
 """From an image to boxes and their scores, each face once."""

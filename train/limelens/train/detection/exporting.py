@@ -6,10 +6,12 @@ Knows what the bundle must hold; does not know how the network was trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 import torch
 
 from limelens.serve.about import package_version
@@ -19,8 +21,10 @@ from limelens.serve.bundle import (
     Task,
     check_model,
     load_bundle,
+    read_metadata,
     seal,
 )
+from limelens.serve.bundle.checks import read_bundle_file
 from limelens.serve.files import write_whole
 from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train.detection.frames import Pixels
@@ -79,16 +83,13 @@ def export_detector(
         threshold=threshold,
         data_digest=data_digest,
         limelens_version=package_version(),
-        card=dict(card or {}),
+        card={**(card or {}), "num_parameters": network.num_parameters},
     )
     model = to_graph(detector, resize)
-    seal(model, metadata)
-    check_model(model)
-    data = model.SerializeToString()
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     try:
-        write_whole(draft, data)
+        _write(draft, model, metadata)
         difference = _difference(detector, draft, [image, *([] if proof is None else [proof])])
     finally:
         draft.unlink(missing_ok=True)
@@ -97,8 +98,25 @@ def export_detector(
             f"the exported graph differs from the network by {difference:.2g}; "
             f"at most {MAX_DIFFERENCE:.0e} is accepted"
         )
-    write_whole(path, data)
+    card = {**metadata.card, "max_abs_difference": difference}
+    _write(path, model, replace(metadata, card=card))
     return difference
+
+
+def set_threshold(path: Path, threshold: float) -> None:
+    """Changes the score from which a box of a bundle is a face.
+
+    Raises:
+        BundleError: The file is no bundle, or the threshold is not within 0 to 1.
+    """
+    data, metadata = read_bundle_file(path)
+    _write(path, onnx.load_model_from_string(data), replace(metadata, threshold=threshold))
+
+
+def _write(path: Path, model: onnx.ModelProto, metadata: Metadata) -> None:
+    seal(model, metadata)
+    check_model(model)
+    write_whole(path, model.SerializeToString())
 
 
 def _difference(detector: Detector, path: Path, images: list[Pixels]) -> float:
@@ -113,22 +131,22 @@ def _difference(detector: Detector, path: Path, images: list[Pixels]) -> float:
     return float(max(np.abs(expected[0] - scores).max(), apart.max(initial=0)))
 
 
-def write_card(path: Path, bundle: Path, difference: float, sections: Sequence[str]) -> None:
-    """Writes the card beside a bundle as Markdown.
+def write_card(path: Path, bundle: Path, sections: Sequence[str]) -> None:
+    """Writes the card of a bundle as Markdown.
 
     Args:
         path: The card.
-        bundle: Of `export_detector`, with a card in its metadata.
-        difference: What `export_detector` returned.
+        bundle: Of `export_detector`, given a card with `steps`, `batch_size` and `seed`.
         sections: What was measured.
     """
-    metadata = load_bundle(bundle, "cpu", tasks={Task.DETECTION}).metadata
+    metadata = read_metadata(bundle)
     card = metadata.card
     first, second = card["steps"]
     path.write_text(
         f"""# {metadata.name}
 
-Finds faces, with and without masks: the detector that comes with limelens.
+Finds faces, with and without masks: the detector that comes with limelens. Trained from scratch
+by `python -m limelens.train.detection` (see docs/training.md).
 
 | | |
 |---|---|
@@ -139,7 +157,7 @@ Finds faces, with and without masks: the detector that comes with limelens.
 | data digest | `{metadata.data_digest}` |
 | trained | {first:,} steps of {card["batch_size"]} frames, {second:,} with mined backgrounds |
 | seed | {card["seed"]} |
-| from PyTorch | scores and edges differ by at most {difference:.1e} |
+| from PyTorch | scores and edges differ by at most {card["max_abs_difference"]:.1e} |
 | limelens | {metadata.limelens_version} |
 
 """
