@@ -16,6 +16,8 @@ from rich.text import Text
 
 from limelens.cli.camera.report import BAD, Report, answer_document
 from limelens.cli.terminal.printing import err, out
+from limelens.serve.decisions.decision import Decision
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.client.results import FrameAnswer
@@ -74,30 +76,49 @@ def _print_news(found: SourceAnswer, written: Path | None) -> None:
     if found.place:
         where += f" ({escape(found.place)})"
     if (change := answer.explanation) is not None:
+        who = "" if change.person is None else f"person {change.person} is "
         if change.explanation is None:
-            out.print(f"{where}  {escape(change.label)} is not explained: {escape(change.reason)}")
+            reason = escape(change.reason)
+            out.print(f"{where}  {who}{escape(change.label)} is not explained: {reason}")
         elif written is not None:
-            out.print(f"{where}  why {escape(change.label)}: {escape(str(written))}")
+            out.print(f"{where}  why {who}{escape(change.label)}: {escape(str(written))}")
         return
     if answer.status in BAD:
         messages.console.print(f"{where}: [red]{escape(answer.reason)}[/]")
-    if answer.changed:
-        out.print(f"{where}  {_decision(answer)}")
+    people = [face for face in answer.faces if face.changed]
+    for face in people:
+        decided = _decision(face.smoothed_label, alert=face.alert)
+        out.print(f"{where}  person {face.person}: {decided}")
+    # The line of one person who is the worst says what the line of the frame would.
+    if answer.changed and all(face.smoothed_label != answer.smoothed_label for face in people):
+        out.print(f"{where}  {_together(answer)}")
 
 
-def _decision(answer: FrameAnswer) -> str:
-    if answer.smoothed_label is None:
+def _together(answer: FrameAnswer) -> str:
+    """The decision about a frame; with faces that about the worst of the people."""
+    if answer.smoothed_decision is Decision.NO_FACE:
+        return "[dim]nobody[/]"
+    decided = _decision(answer.smoothed_label, alert=answer.alert)
+    if not answer.faces:
+        return decided
+    is_of_all = answer.smoothed_label is not None and not answer.alert
+    return f"{'everybody' if is_of_all else 'somebody'}: {decided}"
+
+
+def _decision(label: str | None, *, alert: bool) -> str:
+    if label is None:
         return "[dim]unknown[/]"
-    label = escape(answer.smoothed_label)
-    return f"[bold red]{label}[/] [red](alert)[/]" if answer.alert else f"[bold]{label}[/]"
+    return f"[bold red]{escape(label)}[/] [red](alert)[/]" if alert else f"[bold]{escape(label)}[/]"
 
 
 def _status(report: Report, answer: FrameAnswer) -> Text:
     scores = answer.prediction.scores if answer.prediction is not None else ()
-    best = f"{escape(scores[0].label)} {scores[0].probability:.2f}" if scores else ""
+    best = f"now {escape(scores[0].label)} {scores[0].probability:.2f}" if scores else ""
+    if answer.faces:
+        best = counted(len(answer.faces), "face")
     dropped = answer.dropped_frames + report.source.num_skipped
     line = (
-        f"{_decision(answer)}   [dim]now {best}   {report.fps:.1f} frames/s   {dropped} dropped   "
+        f"{_together(answer)}   [dim]{best}   {report.fps:.1f} frames/s   {dropped} dropped   "
         f"{answer.timings_ms.total:.0f} ms[/]"
     )
     # A line that wraps would leave its second half behind when it is drawn again.

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from limelens.cli.explain.explanations import explanation_document
-from limelens.cli.terminal.faces import prediction_document
+from limelens.cli.terminal.faces import as_png, face_document, prediction_document
+from limelens.serve.errors import LimelensError
 from limelens.serve.files import write_whole
+from limelens.serve.image import read_image
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
-    from limelens.serve.client.results import FrameAnswer, ModelInfo
+    from limelens.serve.client.results import FrameAnswer, ModelInfo, ServedExplanation
     from limelens.serve.tools.camera import Source, SourceAnswer
+    from limelens.serve.tools.faces.hiding import FaceHider
 
 BAD: Final = ("invalid", "failed")
 """Statuses of frames that could not be classified."""
@@ -37,6 +40,7 @@ class Report:
         camera_id: The camera's name, for overlays' names.
         folder: Where overlays are written; None is nowhere.
         warn: Called with a sentence when an overlay cannot be written.
+        hider: Blurs the faces in overlays, except the one that is explained; None leaves them.
     """
 
     def __init__(
@@ -46,18 +50,20 @@ class Report:
         camera_id: str,
         folder: Path | None,
         warn: Callable[[str], object],
+        hider: FaceHider | None = None,
     ) -> None:
         self.source = source
         self._model = model
         self._camera_id = camera_id
         self._folder = folder
         self._warn = warn
+        self._hider = hider
         self._began = time.monotonic()
         self._statuses: Counter[str] = Counter()
         self._explained: Counter[str] = Counter()
         self._last: FrameAnswer | None = None
         self._num_changes = 0
-        self._is_disk_reported = False
+        self._is_failure_reported = False
         self._changes: deque[dict[str, Any]] = deque(maxlen=_MAX_CHANGES)
         self._classified: deque[float] = deque()
 
@@ -67,9 +73,10 @@ class Report:
         self._last = answer
         if answer.explanation is not None:
             self._explained[answer.explanation.status.value] += 1
-            written = self._write(answer)
+            written = self._write(found)
+            key = answer.frame_id, answer.explanation.person
             for change in reversed(self._changes):
-                if change["frame_id"] == answer.frame_id:
+                if (change["frame_id"], change["person"]) == key:
                     change["overlay"] = None if written is None else str(written)
                     break
             return written
@@ -80,18 +87,27 @@ class Report:
             self._classified.append(now)
             while self._classified[0] < now - _RATE_OVER_S:
                 self._classified.popleft()
+        for face in answer.faces:
+            if face.changed:
+                self._add_change(found, face.smoothed_label, alert=face.alert, person=face.person)
         if answer.changed:
-            self._num_changes += 1
-            self._changes.append(
-                {
-                    "frame_id": answer.frame_id,
-                    "place": found.place,
-                    "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
-                    "label": answer.smoothed_label,
-                    "alert": answer.alert,
-                }
-            )
+            self._add_change(found, answer.smoothed_label, alert=answer.alert, person=None)
         return None
+
+    def _add_change(
+        self, found: SourceAnswer, label: str | None, *, alert: bool, person: int | None
+    ) -> None:
+        self._num_changes += 1
+        self._changes.append(
+            {
+                "frame_id": found.answer.frame_id,
+                "place": found.place,
+                "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+                "label": label,
+                "alert": alert,
+                "person": person,
+            }
+        )
 
     @property
     def num_bad(self) -> int:
@@ -124,6 +140,7 @@ class Report:
             "skipped_frames": self.source.num_skipped,
             "decision": None if last is None else last.smoothed_label,
             "alert": last is not None and last.alert,
+            "smoothed_decision": None if last is None else last.smoothed_decision.value,
             "num_changes": self._num_changes,
             "changes": list(self._changes),
             "explanations": dict(self._explained),
@@ -143,25 +160,36 @@ class Report:
             f"{self.source.num_skipped} skipped"
         )
 
-    def _write(self, answer: FrameAnswer) -> Path | None:
-        change = answer.explanation
+    def _write(self, found: SourceAnswer) -> Path | None:
+        change = found.answer.explanation
         if self._folder is None or change is None or change.explanation is None:
             return None
-        name = f"{file_name(self._camera_id)}-{answer.frame_id:06}-{file_name(change.label)}.png"
-        path = self._folder / name
+        who = "" if change.person is None else f"-person_{change.person}"
+        name = f"{file_name(self._camera_id)}-{found.answer.frame_id:06}{who}"
+        path = self._folder / f"{name}-{file_name(change.label)}.png"
         try:
+            png = self._overlay(found.image, change.explanation)
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, change.explanation.explanations[0].overlay_png)
-        except OSError as error:
+            write_whole(path, png)
+        except (OSError, LimelensError) as error:
             # Watching matters more than an overlay.
-            if not self._is_disk_reported:
-                self._warn(
-                    f"{path}: {error.strerror}; going on without overlays that cannot be written"
-                )
-            self._is_disk_reported = True
+            if not self._is_failure_reported:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                self._warn(f"{path}: {reason}; going on without overlays that cannot be written")
+            self._is_failure_reported = True
             return None
-        self._is_disk_reported = False
+        self._is_failure_reported = False
         return path
+
+    def _overlay(self, frame: bytes, explanation: ServedExplanation) -> bytes:
+        one = explanation.explanations[0]
+        if self._hider is None:
+            return one.overlay_png
+        from limelens.serve.tools.faces.redrawing import draw_overlay
+
+        face = explanation.face
+        pixels = self._hider.hide(read_image(frame), None if face is None else face.box)
+        return as_png(draw_overlay(pixels, explanation, one))
 
 
 def file_name(text: str) -> str:
@@ -178,6 +206,7 @@ def answer_document(found: SourceAnswer, written: Path | None) -> dict[str, Any]
         "place": found.place,
         "status": answer.status.value,
         "smoothed_label": answer.smoothed_label,
+        "smoothed_decision": answer.smoothed_decision.value,
         "changed": answer.changed,
         "alert": answer.alert,
         "dropped_frames": answer.dropped_frames,
@@ -190,10 +219,12 @@ def answer_document(found: SourceAnswer, written: Path | None) -> dict[str, Any]
     }
     if prediction is not None:
         line |= prediction_document(prediction)
+        line["faces"] = [face_document(face) for face in prediction.faces]
     if (change := answer.explanation) is not None:
         line["explanation"] = {
             "status": change.status.value,
             "label": change.label,
+            "person": change.person,
             "reason": change.reason,
             "superseded_changes": change.superseded_changes,
             "overlay": None if written is None else str(written),

@@ -24,6 +24,13 @@ from limelens.cli.classifying import (
 from limelens.cli.explain.explaining import parse_hide
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, connect, securely
+from limelens.cli.options.face_options import (
+    NO_FACES,
+    BlurFaces,
+    Faces,
+    face_hider,
+    with_people,
+)
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.errors import PermissionDeniedError
 
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
 
 @securely
+@with_people
 def camera(
     source: Annotated[
         str,
@@ -105,6 +113,8 @@ def camera(
     num_samples: Annotated[
         int, option("Samples of an explanation.", min=0, show_default="1000")
     ] = 0,
+    faces: Faces = NO_FACES,
+    blur_faces: BlurFaces = False,
     as_jsonl: Annotated[
         bool, option("Print each answer as a line of JSON, as soon as it comes.", "--jsonl")
     ] = False,
@@ -117,11 +127,14 @@ def camera(
     lost camera or server is tried again until it is back. From a file every frame is sent, and the
     exit code is 1 if one of them was not an image. Ctrl-C ends it with exit code 0.
 
+    With --faces the people in the frames are followed by their faces. A line is printed for each
+    change of the decision about a person, once, and for each change of the decision about all.
+
     With --json, one document is printed at the end; with --jsonl, a line for each answer.
 
     Example: limelens camera rtsp://door/live --window 5 --required-to-alert 1 --fps 5
 
-    Example: limelens camera visit.mp4 --explain-on-change why --hide shuffle
+    Example: limelens camera hall.mp4 --faces --window 5 --explain-on-change why --blur-faces
     """
     if as_json and as_jsonl:
         raise typer.BadParameter("--json and --jsonl; expected only one of them")
@@ -140,6 +153,7 @@ def camera(
             "--hide": hide,
             "--num-segments": num_segments,
             "--num-samples": num_samples,
+            "--blur-faces": blur_faces,
         }
         if without := [name for name, value in explaining.items() if value]:
             raise typer.BadParameter(
@@ -154,6 +168,7 @@ def camera(
         "smoothing": (window, required),
         "required_to_alert": required_to_alert,
         "max_decision_age_s": max_decision_age_s,
+        "faces": faces.wanted,
     }
     if explain_on_change is not None:
         explain_on_change.mkdir(parents=True, exist_ok=True)
@@ -162,7 +177,8 @@ def camera(
             "hide": parse_hide(hide or "mean"),
             "num_segments": num_segments,
             "num_samples": num_samples,
-            "renderings": ["overlay"],
+            # Where faces are blurred, the overlay is drawn here.
+            "renderings": ["segments" if blur_faces else "overlay"],
         }
     # Loaded here because gRPC reads its settings from the environment when it is loaded.
     from limelens.serve.tools.camera import open_source, watch
@@ -172,13 +188,18 @@ def camera(
             info = client.model(model, version)  # an unknown one fails at once
         except PermissionDeniedError:  # a caller who may classify need not see the models
             info = None
+        hider = face_hider(client, blur_faces=blur_faces, model=model, version=version)
+        if hider is not None:
+            hider.check()
         with (
             open_source(source, live=live, max_fps=fps, quality=quality, report=messages) as frames,
             _stopping(frames),
         ):
-            report = Report(frames, info, camera_id, explain_on_change, messages)
+            report = Report(frames, info, camera_id, explain_on_change, messages, hider)
             with nullcontext(jsonl) if as_jsonl or as_json else lines(report) as print_answer:
-                for found in watch(client, frames, report=messages, **settings):
+                for found in watch(
+                    client, frames, report=messages, keep_images=blur_faces, **settings
+                ):
                     written = report.add(found)
                     if not as_json:
                         print_answer(found, written)

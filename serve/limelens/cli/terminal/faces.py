@@ -1,9 +1,13 @@
-"""Faces as JSON and as lines for people."""
+"""Predictions and faces as JSON, as lines for people, and drawings as files."""
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.terminal.printing import out
@@ -66,3 +70,10 @@ def describe_face(face: FacePrediction, size: tuple[int, int]) -> str:
         f"{escape(score.label)} {score.probability:.3f}" for score in face.prediction.scores
     )
     return f"{where}  [{style}]{escape(decided(face) or '')}[/]{alert}   {scores}"
+
+
+def as_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A drawing, `(H, W, 3)` uint8 RGB, as a file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from limelens.serve.client import Client
@@ -18,15 +18,21 @@ from limelens.serve.tools.camera.source import Source, SourceFrame
 _UNDER_WAY_LIVE: Final = 3
 """Enough to hide the network's latency; the server drops all but the newest of them."""
 _PAUSE_S: Final = 0.5
-_NEWS: Final = (FrameStatus.EXPLANATION, FrameStatus.DECISION_EXPIRED)
 
 
 @dataclass(frozen=True)
 class SourceAnswer:
-    """A server's answer; `place` is its frame's file in a folder or time in a video, or empty."""
+    """A server's answer.
+
+    Args:
+        answer: The answer.
+        place: Its frame's file in a folder or time in a video, or empty.
+        image: For an explanation the encoded frame, if it was to be kept; otherwise empty.
+    """
 
     answer: FrameAnswer
     place: str
+    image: bytes = field(default=b"", repr=False)
 
 
 def watch(
@@ -34,6 +40,7 @@ def watch(
     source: Source,
     *,
     report: Callable[[str], object] = lambda _message: None,
+    keep_images: bool = False,
     **settings: Any,
 ) -> Iterator[SourceAnswer]:
     """Classifies a source's frames.
@@ -47,6 +54,7 @@ def watch(
         client: Calls the server.
         source: Gives the frames.
         report: Called with a sentence when the server is lost, once until it answers again.
+        keep_images: Whether an explanation comes with its frame.
         settings: As for `Client.stream`.
 
     Yields:
@@ -55,11 +63,11 @@ def watch(
     Raises:
         LimelensError: As `Client.stream`, and `SourceError`.
     """
-    places: dict[int, str] = {}
+    sent: dict[int, SourceFrame] = {}
     is_reported = False
     while (first := source.take()) is not None:
         try:
-            for found in _one_stream(client, source, first, places, settings):
+            for found in _one_stream(client, source, first, sent, keep_images, settings):
                 # Answers to frames that were given up here do not come from the server.
                 is_reported = is_reported and found.answer.status is not FrameStatus.CLASSIFIED
                 yield found
@@ -72,7 +80,7 @@ def watch(
             if not is_reported:
                 report(f"{error}; trying again")
             is_reported = True
-            places.clear()
+            sent.clear()
             source.wait_stopped(
                 max(_PAUSE_S, error.retry_after_s)
                 if isinstance(error, OverloadedError)
@@ -84,7 +92,8 @@ def _one_stream(
     client: Client,
     source: Source,
     first: SourceFrame,
-    places: dict[int, str],
+    sent: dict[int, SourceFrame],
+    keep_images: bool,
     settings: dict[str, Any],
 ) -> Iterator[SourceAnswer]:
     room = threading.Semaphore(_UNDER_WAY_LIVE if source.is_live else 1)
@@ -92,13 +101,13 @@ def _one_stream(
     failed: list[Exception] = []
     is_explaining = settings.get("explain_on_change") is not None
     alerts_only = settings.get("explain_alerts_only", False)
-    awaited = -1  # the frame of a file whose explanation must come before the next frame
+    unexplained: dict[int, int] = {}  # by frame, how many explanations will come
 
     def frames() -> Iterator[SourceFrame]:
         frame: SourceFrame | None = first
         room.acquire()
         while frame is not None and not over.is_set():
-            places[frame.frame_id] = frame.place
+            sent[frame.frame_id] = frame if keep_images else replace(frame, image=b"")
             yield frame
             while not room.acquire(timeout=0.2):
                 if over.is_set() or source.is_stopped:
@@ -115,25 +124,36 @@ def _one_stream(
         # stopped: `watch` waits instead.
         for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
             number = answer.frame_id
-            if answer.status in _NEWS:
-                place = places.pop(number, "") if answer.explanation else ""
-                if answer.explanation and number == awaited:
+            frame = sent.get(number)
+            if answer.status is FrameStatus.DECISION_EXPIRED:
+                frame = None
+            elif answer.status is not FrameStatus.EXPLANATION:
+                # The frame of a change is needed again for its explanations.
+                unexplained[number] = _num_explained(answer, alerts_only) if is_explaining else 0
+                # Of a file, the next frame waits until they have come.
+                if not unexplained[number] or source.is_live:
                     room.release()
-            else:
-                # The place of a change is needed again for its explanation.
-                will_explain = (
-                    is_explaining
-                    and answer.changed
-                    and answer.smoothed_label is not None
-                    and (answer.alert or not alerts_only)
-                )
-                place = places.get(number, "") if will_explain else places.pop(number, "")
-                if will_explain and not source.is_live:
-                    awaited = number
-                else:
+            elif number in unexplained:
+                unexplained[number] -= 1
+                if not unexplained[number] and not source.is_live:
                     room.release()
-            yield SourceAnswer(answer, place)
+            if unexplained.get(number) == 0:
+                sent.pop(number, None)
+                del unexplained[number]
+            image = frame.image if frame is not None and answer.explanation else b""
+            yield SourceAnswer(answer, "" if frame is None else frame.place, image)
         if failed:
             raise failed[0]
     finally:
         over.set()
+
+
+def _num_explained(answer: FrameAnswer, alerts_only: bool) -> int:
+    """How many changes of an answer will be explained: with faces, one for each person."""
+    changes = [(one.changed, one.smoothed_label, one.alert) for one in answer.faces]
+    if not changes:
+        changes = [(answer.changed, answer.smoothed_label, answer.alert)]
+    return sum(
+        changed and label is not None and (alert or not alerts_only)
+        for changed, label, alert in changes
+    )

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from limelens.serve.client import Client, FaceOptions
 from limelens.serve.errors import LimelensError
 from limelens.serve.faces.blurring import blur_faces
-from limelens.serve.faces.boxes import overlaps
 from limelens.serve.faces.options import MAX_FACES
 from limelens.serve.image import Region
 
 _LOOKED_FOR: Final = FaceOptions(min_size_px=8, threshold=0.2)
 """Better to blur what is no face than to show one."""
 _MAX_ROUNDS: Final = 10
-_SAME: Final = 0.4
-"""Intersection over union above which two boxes are the same face."""
+_PART: Final = 0.6
+"""A box of which so much lies within that of the face to keep is that face, or a part of it."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,12 @@ class FaceHider:
         """
         faces = self.find(pixels)
         if keep is not None:
-            faces = [one for one in faces if overlaps(_edges(keep), _edges(one)).max() <= _SAME]
+            faces = [one for one in faces if _share_within(keep, one) < _PART]
         return blur_faces(pixels, faces, keep)
+
+    def check(self) -> None:
+        """Finds out whether faces can be found at all; raises as `hide`."""
+        self.find(np.zeros((64, 64, 3), np.uint8))
 
     def find(self, pixels: NDArray[np.uint8]) -> list[Region]:
         """The boxes of all faces, however many; raises as `hide`."""
@@ -79,5 +82,9 @@ class FaceHider:
         )
 
 
-def _edges(box: Region) -> NDArray[np.float64]:
-    return np.array([[box.left, box.top, box.right, box.bottom]])
+def _share_within(face: Region, other: Region) -> float:
+    """How much of the other box lies within a face's, 0 to 1."""
+    width = min(face.right, other.right) - max(face.left, other.left)
+    height = min(face.bottom, other.bottom) - max(face.top, other.top)
+    area = (other.right - other.left) * (other.bottom - other.top)
+    return max(0.0, width) * max(0.0, height) / area
