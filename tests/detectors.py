@@ -2,7 +2,8 @@
 
 Its input is 96x128; it finds squares of 8, 16 and 32 pixels there that lie on a grid of their own
 size, and have no colour around them. In a frame of 480x640 that is 40, 80 and 160 pixels. What the
-squares' colours are is up to the classifier: the tests' own calls them red, green and blue.
+squares' colours are is up to the classifier: the tests' own calls them red, green and blue. A white
+frame makes its numbers not finite.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def _graph() -> onnx.GraphProto:
     constants: dict[str, Any] = {
         "most": np.array(255, np.float32),
         "channel": np.array([3], np.int64),
+        "sides": np.array([1, 2, 3], np.int64),
         "middle": np.array([1], np.int64),
         "flat": np.array([0, -1], np.int64),
         "nine": np.array(9, np.float32),
@@ -110,7 +112,13 @@ def _graph() -> onnx.GraphProto:
     nodes += [
         helper.make_node("Concat", [f"scores{side}" for side in SIDES], ["all"], axis=1),
         helper.make_node("Clip", ["all", "zero", "one"], ["clipped"]),
-        helper.make_node("TopK", ["clipped", "k"], ["probabilities", "best"]),
+        helper.make_node("ReduceMean", ["scaled", "sides"], ["light"], keepdims=0),
+        helper.make_node("Sub", ["one", "light"], ["dark"]),
+        helper.make_node("Log", ["dark"], ["infinite"]),  # if it is white
+        helper.make_node("Mul", ["infinite", "zero"], ["nothing"]),
+        helper.make_node("Unsqueeze", ["nothing", "middle"], ["column"]),
+        helper.make_node("Add", ["clipped", "column"], ["finite"]),
+        helper.make_node("TopK", ["finite", "k"], ["probabilities", "best"]),
         helper.make_node("Gather", ["places", "best"], ["boxes"], axis=0),
         helper.make_node("Reshape", ["boxes", "flat"], ["embedding"]),
     ]

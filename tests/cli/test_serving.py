@@ -102,6 +102,11 @@ def test_the_demo_distinguishes_the_portrait_from_the_masked_one(tmp_path: Path)
         (("--models", "{empty}"), "no models in it"),
         (("--models", "{models}", "--listen", "127.0.0.1:{taken}"), "{taken}"),
         (("--models", "{models}", "--listen", "0.0.0.0:0"), "--insecure"),
+        (("--models", "{models}", "--face-detector", "{empty}/no.onnx"), "no.onnx: No such file"),
+        (
+            ("--models", "{models}", "--face-detector", "{models}/colours/1"),
+            "for multiclass; expected one for detection",
+        ),
     ],
 )
 def test_a_server_that_cannot_start_advises_what_to_do(

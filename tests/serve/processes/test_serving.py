@@ -16,6 +16,7 @@ import grpc
 import pytest
 from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.detectors import frame_of, save_detector
 from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, run_to_its_end
 from tests.waiting import until
 
@@ -27,6 +28,7 @@ from limelens.serve.rpc.server import ServerConfig
 from limelens.serve.run_server import serve
 from limelens.serve.tools.load.process import local_server
 from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import face_pb2, image_pb2
 
 
 @pytest.mark.ci
@@ -143,6 +145,7 @@ def test_a_port_of_another_server_is_not_shared(one_model: Path) -> None:
         ({"access": AccessConfig(tokens=Path("/nowhere.toml"))}, "a file that says who may call"),
         ({"device": "cuda"}, "(?i)cuda was asked for and cannot be used"),
         ({"models": Path("/nowhere")}, "/nowhere: no such folder"),
+        ({"face_detector": "/nowhere/model.onnx"}, "/nowhere/model.onnx: No such file"),
     ],
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else "",
 )
@@ -162,6 +165,19 @@ def test_a_server_that_cannot_start_prints_one_line(one_model: Path) -> None:
     assert (found.returncode, found.stdout) == (1, "")
     assert "certificate" in found.stderr.splitlines()[-1]
     assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.ci
+def test_every_process_finds_faces(fleet: Callable[..., Fleet], tmp_path: Path) -> None:
+    server = fleet("--face-detector", str(save_detector(tmp_path)))
+    frame = frame_of([(320, 160, 160, (255, 0, 0)), (560, 0, 80, (0, 0, 255))])
+    raw = image_pb2.RawImage(width=640, height=480, data=frame.tobytes())
+    request = service_pb2.ClassifyRequest(
+        images=[image_pb2.Image(raw=raw)], faces=face_pb2.FaceOptions()
+    )
+    for stub in server.stubs():
+        (prediction,) = stub.Classify(request).predictions
+        assert [face.prediction.label for face in prediction.faces] == ["red", "blue"]
 
 
 @pytest.mark.ci

@@ -144,6 +144,22 @@ async def test_a_large_request_lets_others_pass_and_is_not_starved(
     assert order.index(102) < order.index(20)
 
 
+async def test_what_continues_a_request_is_not_refused_and_passes_what_waits(
+    engines: Any, bundle: Bundle, gate: Gate
+) -> None:
+    engine = engines(max_queue=1)
+    first = await occupied(engine, bundle, gate)
+    waiting = asyncio.create_task(engine.classify(bundle, [image(1)]))
+    await until_async(lambda: engine.num_waiting == 1)
+    faces = [image(value) for value in (2, 3, 4)]
+    continued = asyncio.create_task(engine.classify(bundle, faces, continues=True))
+    await until_async(lambda: engine.num_queued == 4)
+    assert engine.num_waiting == 1
+    gate.opened.set()
+    await asyncio.gather(first, waiting, continued)
+    assert gate.batches[1:] == [[2], [3], [4], [1]]
+
+
 async def test_expired_images_never_run(engines: Any, bundle: Bundle, gate: Gate) -> None:
     engine = engines()
     first = await occupied(engine, bundle, gate)

@@ -111,6 +111,7 @@ class Server:
     ) -> None:
         """Takes ports and starts threads; `undo` gives them back."""
         config, siblings = self._config, self._siblings
+        detector = _detector(config)  # first, as it may fail
         metrics = None if siblings is None else siblings.metrics
         # Imported only when needed: a server without metrics starts sooner and is smaller.
         if siblings is None and config.http is not None:
@@ -174,9 +175,7 @@ class Server:
         is_socket = is_unix(config.listen)
         self.address = config.listen if is_socket else f"{config.listen.rpartition(':')[0]}:{port}"
         """`HOST:PORT` or `unix:PATH` of the services."""
-        self.runner = ModelRunner(
-            repository, config.service, self._observer, budget, _detector(config)
-        )
+        self.runner = ModelRunner(repository, config.service, self._observer, budget, detector)
         """Runs the models for all services."""
         undo.callback(self.runner.close)
         self.service = ClassifierService(self.runner)  # `limelens.v1.ClassifierService`
