@@ -152,13 +152,21 @@ class Explainer:
         """Ends the threads after the running explanations are done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def check_room(self) -> None:
+        """Refuses at once an explanation for which work has to be done beforehand.
+
+        Raises:
+            OverloadedError: Too many are waiting.
+        """
+        if self._count >= self._most:
+            raise OverloadedError(
+                f"limit reached: {self._count} explanations are running or waiting",
+                self._seconds_each * self._count / self._max_running,
+            )
+
     def _submit(self, work: Callable[[], _T]) -> Future[_T]:
         with self._lock:
-            if self._count >= self._most:
-                raise OverloadedError(
-                    f"limit reached: {self._count} explanations are running or waiting",
-                    self._seconds_each * self._count / self._max_running,
-                )
+            self.check_room()
             self._count += 1
         future = self._pool.submit(self._timed, work)
         future.add_done_callback(self._left)

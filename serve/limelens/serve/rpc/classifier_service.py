@@ -18,7 +18,7 @@ import numpy as np
 from limelens.serve.access.caller import charge, require
 from limelens.serve.access.rights import Right
 from limelens.serve.bundle import Bundle
-from limelens.serve.decisions.decision import Prediction, decide
+from limelens.serve.decisions.decision import FacePrediction, Prediction, decide
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -28,6 +28,7 @@ from limelens.serve.errors import (
     UnavailableError,
 )
 from limelens.serve.explaining.pool import Explainer
+from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.observing.observer import ExplanationRecord, RequestClassified, explaining
 from limelens.serve.repository.model_version import ModelVersion
@@ -36,6 +37,7 @@ from limelens.serve.rpc.model_runner import ModelRunner, deadline_of
 from limelens.serve.rpc.on_change import Changes, Report
 from limelens.serve.rpc.requests.classify import ClassifyOptions, read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
+from limelens.serve.rpc.requests.faces import WantedFace, read_wanted_face
 from limelens.serve.rpc.requests.stream import read_stream_config
 from limelens.serve.rpc.responses import (
     embed_response,
@@ -221,21 +223,23 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         arrived_at = time.monotonic()
         model = self._runner.find(request.model, request.version)
         spec = read_explain(request, model.bundle.metadata, self._runner.limits)
+        wanted = read_wanted_face(request)
         del request  # as in Classify
-        await charge(spec.num_samples - 1)
-        with self._accounted(model) as record:
+        spec, face = await self._with_face(model.bundle, spec, wanted, deadline_of(context))
+        with self._accounted(model, arrived_at) as record:
             record.explained = explained = await self.explainer.explain(
                 model.bundle, spec, deadline=deadline_of(context)
             )
-        return explain_response(explained, model, arrived_at, time.monotonic())
+        return explain_response(explained, model, arrived_at, time.monotonic(), face)
 
     async def ExplainStream(self, request: service_pb2.ExplainRequest, context: _Context) -> None:
         arrived_at = time.monotonic()
         model = self._runner.find(request.model, request.version)
         spec = read_explain(request, model.bundle.metadata, self._runner.limits)
+        wanted = read_wanted_face(request)
         del request  # as in Classify
-        await charge(spec.num_samples - 1)
-        with self._accounted(model) as record:
+        spec, face = await self._with_face(model.bundle, spec, wanted, deadline_of(context))
+        with self._accounted(model, arrived_at) as record:
             steps = self.explainer.explain_progressively(
                 model.bundle, spec, deadline=deadline_of(context)
             )
@@ -248,9 +252,22 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
                         # but no sooner: clients retry only what fails before the metadata.
                         await context.send_initial_metadata(())
                         is_first = False
-                    await self._write(
-                        context, explain_stream_response(step, model, arrived_at, time.monotonic())
-                    )
+                    now = time.monotonic()
+                    message = explain_stream_response(step, model, arrived_at, now, face)
+                    await self._write(context, message)
+
+    async def _with_face(
+        self, bundle: Bundle, spec: ExplainSpec, wanted: WantedFace | None, deadline: float | None
+    ) -> tuple[ExplainSpec, FacePrediction | None]:
+        """What to explain, and the face that it is about; charges for it."""
+        runner = self._runner.faces
+        if wanted is not None:
+            runner.require()
+            self.explainer.check_room()
+        await charge(spec.num_samples - 1)
+        if wanted is None:
+            return spec, None
+        return await runner.choose(bundle, spec, wanted, deadline=deadline)
 
     async def _write(self, context: _Context, message: object) -> None:
         idle_s = self._settings.stream_idle_s

@@ -144,9 +144,13 @@ def rejected_message(rejected: RejectedVersion) -> model_pb2.Model:
 
 
 def explain_response(
-    explained: RenderedExplanation, served: ModelVersion, arrived_at: float, now: float
+    explained: RenderedExplanation,
+    served: ModelVersion,
+    arrived_at: float,
+    now: float,
+    face: FacePrediction | None = None,
 ) -> service_pb2.ExplainResponse:
-    """One image's explanation."""
+    """The explanation of one image, or of a face in it."""
     explanation = explained.explanation
     labels = served.bundle.labels
     spent = explanation.timings_ms
@@ -185,16 +189,21 @@ def explain_response(
             total_ms=1000 * (now - arrived_at),
         ),
         method=f"EXPLAIN_METHOD_{explanation.method.upper()}",
+        face=None if face is None else face_message(face),
     )
 
 
 def explain_stream_response(
-    explained: RenderedExplanation, served: ModelVersion, arrived_at: float, now: float
+    explained: RenderedExplanation,
+    served: ModelVersion,
+    arrived_at: float,
+    now: float,
+    face: FacePrediction | None = None,
 ) -> service_pb2.ExplainStreamResponse:
-    """One image's explanation so far."""
+    """As `explain_response`, so far."""
     explanation = explained.explanation
     return service_pb2.ExplainStreamResponse(
-        explanation=explain_response(explained, served, arrived_at, now),
+        explanation=explain_response(explained, served, arrived_at, now, face),
         num_samples=explanation.num_samples,
         max_samples=explanation.max_samples,
         stability=min(one.stability for one in explanation.explanations),

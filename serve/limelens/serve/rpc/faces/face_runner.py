@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, Metadata
-from limelens.serve.decisions.decision import Prediction
+from limelens.serve.decisions.decision import FacePrediction, Prediction
 from limelens.serve.errors import LimelensError, NotOfferedError
 from limelens.serve.faces.boxes import Face
 from limelens.serve.faces.judging import FoundFace, crop_of, judge, of_faces
@@ -30,8 +30,10 @@ from limelens.serve.scheduling.inference import InferenceResult, PendingImage, P
 from limelens.serve.scheduling.memory_budget import PixelBudget
 
 if TYPE_CHECKING:
+    from limelens.serve.explaining.spec import ExplainSpec
     from limelens.serve.faces.detector import FaceDetector
     from limelens.serve.rpc.model_runner import ModelRunner
+    from limelens.serve.rpc.requests.faces import WantedFace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,6 +192,24 @@ class FaceRunner:
             )
             for one in found
         ]
+
+    async def choose(
+        self, bundle: Bundle, spec: ExplainSpec, wanted: WantedFace, *, deadline: float | None
+    ) -> tuple[ExplainSpec, FacePrediction]:
+        """Waits for the face that is to be explained.
+
+        Returns:
+            How to explain it: its crop is the image's region. And the decision about it.
+
+        Raises:
+            InvalidRequestError: There is no such face.
+            LimelensError: As `classify`.
+        """
+        (found,) = await self.classify(bundle, [spec.image], wanted.options, deadline=deadline)
+        faces = found.prediction(bundle.metadata).faces
+        index = wanted.choose(faces)
+        region = crop_of(found.found[index].face, bundle.metadata, *found.size)
+        return replace(spec, image=replace(spec.image, region=region)), faces[index]
 
     async def find(
         self,

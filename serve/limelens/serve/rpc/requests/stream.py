@@ -120,7 +120,7 @@ def read_change(
             f"{_MAX_STREAM_SEGMENTS:,}",
         )
     for given, _ in options.ListFields():
-        if given.name in ("model", "version", "image"):
+        if given.name in ("model", "version", "image", "faces", "face"):
             raise InvalidRequestError(
                 f"{place}.{given.name}", "set; expected unset: the stream's own is used"
             )
