@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import pytest
-from tests.serve.faces.walking import Walker, crowd, frame
+from tests.serve.faces.walking import WIDTH, Walker, crowd, frame
 
 from limelens.serve.decisions.smoothing import Smoothing
 from limelens.serve.faces.boxes import Face
@@ -153,6 +153,21 @@ def test_someone_who_cannot_be_judged_any_more_is_unknown_after_a_while() -> Non
     assert watched.worst[2:20] == [MASKED] * 18
     assert watched.worst[20:] == [UNKNOWN] * 10
     assert watched.people[-1] == [1]
+
+
+def test_someone_whom_the_rim_cuts_off_keeps_the_decision_and_leaves() -> None:
+    walker = Walker(0, depth=2.5, right=0.8)
+
+    def label(_walker: int, now: float) -> str:
+        face = walker.face(now)
+        assert face is not None  # or nobody would ask
+        return "?" if face.right > WIDTH + 0.2 * face.size_px else "masked"
+
+    watched = watch([walker], 6, label)
+    assert watched.changes == [(0.4, 1, "masked")]
+    assert MASKED in watched.worst
+    assert UNKNOWN not in watched.worst[2:]
+    assert watched.worst[-1] == NOBODY
 
 
 def test_two_who_pass_each_other_keep_their_decisions() -> None:

@@ -289,6 +289,19 @@ def test_another_model_judges_the_same_people(
         camera.end()
 
 
+def test_of_several_labels_the_alert_is_smoothed(
+    start_server: Callable[..., Any], detector: str, models: Path
+) -> None:
+    server = start_server(models, face_detector=detector)
+    with Client(server.address, max_attempts=1) as client:
+        camera = Paced(client, faces=True, model="tags", threshold=0.2)
+        answer = camera(scene(left=MAGENTA, right=BLUE))
+        assert {face.prediction.labels for face in answer.faces} == {("blue",), ("red", "blue")}
+        assert people(answer) == {1: "red", 2: "blue"}
+        assert (answer.smoothed_label, answer.alert) == ("red", True)
+        camera.end()
+
+
 def test_unusable_numbers_make_the_decision_unknown(
     server: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
