@@ -300,7 +300,9 @@ def _detector(config: ServerConfig) -> FaceDetector | LimelensError | None:
     from limelens.serve.faces import detector
 
     if config.face_detector == DEFAULT and not detector.DEFAULT_PATH.is_file():
-        return detector.missing_default()
+        missing = detector.missing_default()
+        _log.warning("calls that ask for faces are refused: %s", missing)
+        return missing
     return detector.load_detector(
         config.face_detector,
         config.device,
