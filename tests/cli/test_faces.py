@@ -178,3 +178,96 @@ def test_options_that_do_not_fit_are_wrong_usage(
     result = limelens("classify", door, *options)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+EXPLAIN = ("--num-segments", 4, "--num-samples", 20, "--seed", 1)
+
+
+def test_the_worst_face_is_explained_or_the_one_that_was_named(
+    limelens: Run, asked: tuple[str, ...], door: Path
+) -> None:
+    result = limelens("explain", door, "--faces", *EXPLAIN, *asked)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("face 40x40 at 40,80  red (alert)   red 0.")
+    assert lines[2].startswith("red ")
+    found = limelens("explain", door, "--faces", "--face", 0, *EXPLAIN, *asked, "--json").json
+    assert found["face"]["box_px"] == [320, 160, 480, 320]
+    assert found["explanations"][0]["label"] == "green"
+    result = limelens("explain", door, "--faces", "--face", 9, *EXPLAIN, *asked)
+    assert result.exit_code == 1
+    assert "face: 9; expected 0 to 2" in result.stderr
+
+
+def test_an_explanation_blurs_all_other_faces(
+    limelens: Run, asked: tuple[str, ...], tmp_path: Path
+) -> None:
+    door, left, right = tmp_path / "door.png", (160, 160, 160), (480, 160, 160)
+    Image.fromarray(frame_of([(*left, GREEN), (*right, RED)])).save(door)
+    drawn = {}
+    for name, options in (("plain", ()), ("hidden", ("--blur-faces",))):
+        paths = [tmp_path / f"{name}-{kind}.png" for kind in ("out", "heat", "segments")]
+        written = zip(("--out", "--heat-map", "--segments"), paths, strict=True)
+        flags = [one for pair in written for one in pair]
+        result = limelens("explain", door, "--faces", *flags, *options, *EXPLAIN, *asked)
+        assert result.exit_code == 0, result.stderr
+        drawn[name] = [np.asarray(Image.open(path)).astype(int) for path in paths]
+    # The red face at the right is explained; nothing about it changes.
+    for plain, hidden in zip(drawn["plain"][:2], drawn["hidden"][:2], strict=True):
+        assert plain.shape == hidden.shape
+        height, width = plain.shape[:2]
+        middle = np.s_[height // 2 - 40 : height // 2 + 40]
+        assert np.array_equal(plain[middle, -width // 6 :], hidden[middle, -width // 6 :])
+        # The edges of the other one at the left are gone.
+        sharp, soft = (
+            np.abs(np.diff(one[middle, width // 5 : width // 3], axis=1)).max()
+            for one in (plain, hidden)
+        )
+        assert soft < 0.5 * sharp
+    assert np.array_equal(drawn["plain"][2], drawn["hidden"][2])
+
+
+def test_a_report_explains_a_face_of_each_image_and_lists_those_without(
+    limelens: Run, asked: tuple[str, ...], door: Path, hall: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "why.html"
+    result = limelens(
+        "explain", door, hall, "--faces", "--report", page, "--blur-faces", *EXPLAIN, *asked,
+        "--json",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    found, nobody = result.json
+    assert (found["label"], found["face"]["label"]) == ("red", "red")
+    assert "no face" in nobody["error"]
+    text = page.read_text()
+    assert text.count("data:image/jpeg") == 2
+    assert "no face" in text
+
+
+def test_no_report_shows_faces_that_could_not_be_blurred(
+    limelens: Run, one_model: Path, door: Path, tmp_path: Path
+) -> None:
+    page, overlay = tmp_path / "why.html", tmp_path / "why.png"
+    asked = ("--model", one_model / "colours" / "1", "--face-detector", tmp_path / "none.onnx")
+    for written in (("--report", page), ("--out", overlay)):
+        result = limelens("explain", door, *written, "--blur-faces", *EXPLAIN, *asked)
+        assert result.exit_code == 1
+        assert "none.onnx" in result.stderr
+    assert not page.exists()
+    assert not overlay.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--face", 1), "--face without faces to find; expected --faces too"),
+        (("--blur-faces",), "--blur-faces without an image to write; expected --out PNG too"),
+        (("--blur-faces", "--steps", "x.png"), "--steps shows what the model sees"),
+    ],
+)
+def test_options_of_an_explanation_that_do_not_fit_are_wrong_usage(
+    limelens: Run, door: Path, options: tuple[object, ...], message: str
+) -> None:
+    result = limelens("explain", door, *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())

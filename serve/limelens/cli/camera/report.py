@@ -187,8 +187,7 @@ class Report:
             return one.overlay_png
         from limelens.serve.tools.faces.redrawing import draw_overlay
 
-        face = explanation.face
-        pixels = self._hider.hide(read_image(frame), None if face is None else face.box)
+        pixels = self._hider.hide(read_image(frame), explanation.face)
         return as_png(draw_overlay(pixels, explanation, one))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.cli.classifying import (
@@ -34,10 +36,21 @@ from limelens.cli.explain.explanations import (
 )
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, securely
+from limelens.cli.options.face_options import (
+    NO_FACES,
+    BlurFaces,
+    DetectorOption,
+    Faces,
+    face_hider,
+    face_option,
+    with_faces,
+)
 from limelens.cli.terminal.by_products import ByProducts
+from limelens.cli.terminal.faces import as_png
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, print_json
 from limelens.serve.errors import LimelensError
 from limelens.serve.files import write_whole, writing_whole
+from limelens.serve.image import read_image
 
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
@@ -46,6 +59,7 @@ if TYPE_CHECKING:
     from limelens.serve.client.results import ServedExplanation
     from limelens.serve.explaining.rendering import RenderedExplanation
     from limelens.serve.tools.explain_report.explain_many import LabeledFile
+    from limelens.serve.tools.faces.hiding import FaceHider
 
 _MOST: Final = 2**31 - 1
 _TIMEOUT_S: Final = 600.0
@@ -77,6 +91,7 @@ def _png(text: str) -> Any:
 
 
 @securely
+@with_faces
 def explain(
     images: Annotated[
         list[Path],
@@ -180,6 +195,19 @@ def explain(
         Path | None, _png("Write the segment ids, 16-bit; 65535: outside the input region.")
     ] = None,
     segments_in: Annotated[Path | None, _png("Use these segments: 8-bit or 16-bit ids.")] = None,
+    faces: Faces = NO_FACES,
+    face: Annotated[
+        int | None,
+        face_option(
+            "Explain this face, as limelens classify --faces numbers them.",
+            min=0,
+            max=19,
+            metavar="N",
+            show_default="the worst",
+        ),
+    ] = None,
+    face_detector: DetectorOption = "default",
+    blur_faces: BlurFaces = False,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
@@ -193,7 +221,11 @@ def explain(
 
     Example: limelens explain door.jpg --out why.png --stability 0.9
 
+    With --faces the decision about one face is explained, and drawn in the whole image.
+
     Example: limelens explain photos --report why.html
+
+    Example: limelens explain hall.jpg --faces --out why.png --blur-faces
     """
     given = dict(locals())
     is_one = len(images) == 1 and not images[0].is_dir()
@@ -212,6 +244,12 @@ def explain(
         raise typer.BadParameter("--check is for one image, without --report")
     if check and contrast and not label:
         raise typer.BadParameter("--check follows labels; name one with --label beside --contrast")
+    if face is not None and not faces.wanted:
+        raise typer.BadParameter("--face without faces to find; expected --faces too")
+    if blur_faces and steps is not None:
+        raise typer.BadParameter("--steps shows what the model sees; expected no --blur-faces")
+    if blur_faces and not (overlay or heat_map or report):
+        raise typer.BadParameter("--blur-faces without an image to write; expected --out PNG too")
     by_products = ByProducts()
     arguments: ExplainArguments = {
         "model": served_name(server, model),
@@ -221,16 +259,26 @@ def explain(
         "hide": parse_hide(hide),
         "segments": None if segments_in is None else segments_in.read_bytes(),
         "timeout_s": _TIMEOUT_S,
+        "faces": faces.wanted,
+        "face": face,
     }
     arguments |= cast("ExplainArguments", {name: given[name] for name in _PASSED_ON})
-    with open_client(server, model, device, credentials) as client:
+    with open_client(server, model, device, credentials, face_detector) as client:
+        hider = face_hider(client, blur_faces=blur_faces, model=arguments["model"], version=version)
         if is_one and report is None:
             _explain_one(
-                client, images[0], arguments, written, by_products, check=check, as_json=as_json
+                client,
+                images[0],
+                arguments,
+                written,
+                by_products,
+                hider,
+                check=check,
+                as_json=as_json,
             )
             documents = []
         else:
-            documents = _explain_several(client, images, arguments, report, by_products)
+            documents = _explain_several(client, images, arguments, report, by_products, hider)
     if as_json and documents:
         print_json(documents[0] if is_one else documents)
     if not as_json:
@@ -247,20 +295,23 @@ def _explain_one(
     arguments: ExplainArguments,
     written: dict[str, Path | None],
     by_products: ByProducts,
+    hider: FaceHider | None,
     *,
     check: bool,
     as_json: bool,
 ) -> None:
-    arguments = {
-        **arguments,
-        "renderings": [kind for flag, kind in _RENDERINGS.items() if written[flag] is not None],
-    }
+    kinds = [kind for flag, kind in _RENDERINGS.items() if written[flag] is not None]
+    # Where faces are blurred, images are drawn here.
+    arguments = {**arguments, "renderings": kinds if hider is None else ["segments"]}
+    data = image_of(image)
+    if isinstance(data, Path) and (arguments["faces"] or hider is not None):
+        data = data.read_bytes()
     steps = written["--steps"]
     checked: tuple[Faithfulness, ...] = ()
     if steps is not None or check:
         local = _local_client(client, "--check" if check else "--steps")
         with sample_bar() as show:
-            found, rendered = local.explain_fully(image_of(image), show, **arguments)
+            found, rendered = local.explain_fully(data, show, **arguments)
         if steps is not None:
             with by_products.writing(steps):
                 _draw_steps(local, rendered, arguments, steps)
@@ -269,19 +320,23 @@ def _explain_one(
 
             checked = check_explained(local.bundle, rendered)
     elif not err.is_terminal:
-        found = client.explain(image_of(image), **arguments)
+        found = client.explain(data, **arguments)
     else:
         with sample_bar() as show:
-            for update in client.explain_stream(image_of(image), **arguments):
+            for update in client.explain_stream(data, **arguments):
                 show(update)
         found = update.explanation
+    pixels = read_image(data) if isinstance(data, bytes) else None
+    size = None if pixels is None else (pixels.shape[0], pixels.shape[1])
+    if hider is not None and pixels is not None:
+        found = _redrawn(found, hider.hide(pixels, found.face), arguments)
     for flag, kind in _RENDERINGS.items():
         if (path := written[flag]) is not None:
             with by_products.writing(path):
                 png = found.segments_png if kind == "segments" else _stacked(found, f"{kind}_png")
                 write_whole(path, png)
     if as_json:
-        document = explanation_document(image, found)
+        document = explanation_document(image, found, size)
         if check:
             labels = [one.label for one in found.explanations if one.against is None]
             document["check"] = [
@@ -290,9 +345,33 @@ def _explain_one(
             ]
         print_json(document)
     else:
-        print_explanation(image, found)
+        print_explanation(image, found, size)
         for one in checked:
             print_check(one)
+
+
+def _redrawn(
+    found: ServedExplanation, pixels: NDArray[np.uint8], arguments: ExplainArguments
+) -> ServedExplanation:
+    """The explanation with its renderings on another image."""
+    from limelens.serve.tools.faces.redrawing import draw_heat_map, draw_overlay
+
+    palette = _palette(arguments)
+    return replace(
+        found,
+        explanations=tuple(
+            replace(
+                one,
+                overlay_png=as_png(draw_overlay(pixels, found, one, palette)),
+                heat_map_png=as_png(draw_heat_map(pixels, found, one, palette)),
+            )
+            for one in found.explanations
+        ),
+    )
+
+
+def _palette(arguments: ExplainArguments) -> Literal["green-red", "blue-orange"]:
+    return "blue-orange" if arguments["palette"] == "blue_orange" else "green-red"
 
 
 def _draw_steps(
@@ -308,7 +387,7 @@ def _draw_steps(
         label_name=labels[why.label],
         against_name=None if why.against is None else labels[why.against],
         distance=arguments["distance"] or "cosine",
-        palette="blue-orange" if arguments["palette"] == "blue_orange" else "green-red",
+        palette=_palette(arguments),
     )
     with writing_whole(path) as file:
         Image.fromarray(sheet).save(file, "PNG")
@@ -331,6 +410,7 @@ def _explain_several(
     arguments: ExplainArguments,
     report: Path | None,
     by_products: ByProducts,
+    hider: FaceHider | None,
 ) -> list[dict[str, Any]]:
     """One document for each image, and the page if there is to be one."""
     from limelens.serve.client.in_process import LocalClient
@@ -342,9 +422,9 @@ def _explain_several(
         if not report.parent.is_dir():
             raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
         base = images[0] if len(images) == 1 and images[0].is_dir() else None
-        colours = ("blue", "orange") if arguments["palette"] == "blue_orange" else ("green", "red")
-        gallery = Gallery(f"Why, for {base or f'{len(images)} images'}", base, colours)
-        arguments = {**arguments, "renderings": ["overlay"]}
+        title = f"Why, for {base or f'{len(images)} images'}"
+        gallery = Gallery(title, base, _palette(arguments), hider)
+        arguments = {**arguments, "renderings": ["overlay" if hider is None else "segments"]}
     model = client.model(arguments["model"], arguments["version"])
     files = _labeled_files(images, frozenset(label.name for label in model.labels))
     documents: list[dict[str, Any]] = []

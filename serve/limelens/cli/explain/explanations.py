@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import TextColumn
 
 from limelens.cli.classifying import print_one
+from limelens.cli.terminal.faces import describe_face, face_document
 from limelens.cli.terminal.printing import err, out, progress_bar
 
 if TYPE_CHECKING:
@@ -44,10 +45,14 @@ def image_document(one: ExplainedImage) -> dict[str, Any]:
     }
 
 
-def explanation_document(image: Path, found: ServedExplanation) -> dict[str, Any]:
-    """An explanation as `--json` prints it."""
+def explanation_document(
+    image: Path, found: ServedExplanation, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """An explanation as `--json` prints it; the image's size is as for `face_document`."""
+    face = {} if found.face is None else {"face": face_document(found.face, size)}
     return {
         "path": str(image),
+        **face,
         "model": found.model.name,
         "version": found.model.version,
         "provider": found.model.provider,
@@ -64,10 +69,14 @@ def explanation_document(image: Path, found: ServedExplanation) -> dict[str, Any
     }
 
 
-def print_explanation(image: Path, found: ServedExplanation) -> None:
-    """One image's explanation, for people."""
+def print_explanation(
+    image: Path, found: ServedExplanation, size: tuple[int, int] | None = None
+) -> None:
+    """One image's explanation, for people; with its size, the face that it is about."""
     model = f"{escape(found.model.name)} version {found.model.version}"
     out.print(f"{escape(str(image))}, explained on {model} ({found.model.provider})")
+    if found.face is not None and size is not None:
+        out.print(f"face {describe_face(found.face, size)}")
     for one in found.explanations:
         _print_label(one)
     timings = found.timings_ms

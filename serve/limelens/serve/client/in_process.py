@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,19 +22,22 @@ from limelens.serve.bundle.devices import CPU
 from limelens.serve.client import Client, ExplainArguments, ImageInput, explain_request
 from limelens.serve.client.responses import explanation_update
 from limelens.serve.client.results import ExplanationUpdate, ServedExplanation
-from limelens.serve.decisions.decision import Prediction, decide
+from limelens.serve.decisions.decision import FacePrediction, Prediction, decide
 from limelens.serve.explaining.explain_image import (
     explain_image,
     explain_image_progressively,
 )
 from limelens.serve.explaining.rendering import RenderedExplanation
+from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.faces.classifying import classify_faces, find_faces
 from limelens.serve.faces.detector import FaceDetector, load_detector
+from limelens.serve.faces.judging import crop_of
 from limelens.serve.faces.options import DEFAULT
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.requests.classify import ClassifyOptions, read_classify, read_embed
 from limelens.serve.rpc.requests.explain import read_explain
+from limelens.serve.rpc.requests.faces import read_wanted_face
 from limelens.serve.rpc.responses import (
     embed_response,
     explain_response,
@@ -126,10 +130,10 @@ class LocalStub:
 
     def explanations(self, request: service_pb2.ExplainRequest, start: float) -> _Explanations:
         """Explanations from more and more samples, each also as a message."""
-        spec = read_explain(request, self.bundle.metadata, self._limits)
+        spec, face = self._read_explain(request)
         for update in explain_image_progressively(self.bundle, spec):
             now = time.monotonic()
-            yield update, explain_stream_response(update, self._served, start, now)
+            yield update, explain_stream_response(update, self._served, start, now, face)
 
     def Classify(
         self, request: service_pb2.ClassifyRequest, **_: Any
@@ -168,10 +172,9 @@ class LocalStub:
     def Explain(self, request: service_pb2.ExplainRequest, **_: Any) -> service_pb2.ExplainResponse:
         """See the contract."""
         start = time.monotonic()
-        bundle = self._served.bundle
-        spec = read_explain(request, bundle.metadata, self._limits)
-        explained = explain_image(bundle, spec)
-        return explain_response(explained, self._served, start, time.monotonic())
+        spec, face = self._read_explain(request)
+        explained = explain_image(self.bundle, spec)
+        return explain_response(explained, self._served, start, time.monotonic(), face)
 
     def ExplainStream(self, request: service_pb2.ExplainRequest, **_: Any) -> LocalStream:
         """See the contract."""
@@ -190,6 +193,22 @@ class LocalStub:
         return service_pb2.GetModelResponse(
             model=model_message(self._served, self._limits, with_card=True)
         )
+
+    def _read_explain(
+        self, request: service_pb2.ExplainRequest
+    ) -> tuple[ExplainSpec, FacePrediction | None]:
+        """What to explain, and the face that it is about."""
+        metadata = self.bundle.metadata
+        spec = read_explain(request, metadata, self._limits)
+        wanted = read_wanted_face(request)
+        if wanted is None:
+            return spec, None
+        pixels = spec.image.read()
+        found = find_faces(self._detector, pixels, wanted.options, spec.image.region)
+        faces = classify_faces(found, pixels, metadata, self._probabilities).faces
+        index = wanted.choose(faces)
+        region = crop_of(found[index].face, metadata, pixels.shape[0], pixels.shape[1])
+        return replace(spec, image=replace(spec.image, region=region)), faces[index]
 
     def _run(
         self, encoded: Sequence[EncodedImage], start: float
@@ -214,6 +233,9 @@ class LocalStub:
         probabilities, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
         return probabilities, embeddings
 
+    def _probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._predict(images)[0]
+
     def _classify_faces(
         self, encoded: Sequence[EncodedImage], options: ClassifyOptions, start: float
     ) -> tuple[list[Prediction], prediction_pb2.Timings]:
@@ -230,7 +252,7 @@ class LocalStub:
                     find_faces(detector, pixels, options.faces, image.region),
                     pixels,
                     self.bundle.metadata,
-                    lambda crops: self._predict(crops)[0],
+                    self._probabilities,
                     top_k=options.top_k,
                     threshold=options.threshold,
                 )

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from limelens.serve.decisions.decision import Prediction
 from limelens.serve.errors import (
+    BundleError,
     InvalidRequestError,
     LimelensError,
     MissingExtraError,
     NotFoundError,
+    NotOfferedError,
     OverloadedError,
     PermissionDeniedError,
     UnauthenticatedError,
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_S: Final = 10.0
 _ERRORS_OF_ALL_IMAGES: Final = (
     UnavailableError, UnauthenticatedError, PermissionDeniedError, NotFoundError, MissingExtraError,
+    NotOfferedError, BundleError,
 )  # fmt: skip
-_FIELDS_OF_ONE_IMAGE: Final = ("", "segmentation")
-"""Fields whose errors may concern one image alone, by its size or its number of segments."""
+_FIELDS_OF_ONE_IMAGE: Final = ("", "segmentation", "faces", "face")
+"""Fields whose errors may concern one image alone: its size, number of segments, or its faces."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ class LabeledFile:
 
 @dataclass(frozen=True, eq=False)
 class ExplainedImage:
-    """The result for one image: a prediction and its explanation, or why it was refused."""
+    """The result for one image: a prediction and its explanation, or why it was refused.
+
+    If faces were asked for, the prediction is that of the face that is explained.
+    """
 
     file: LabeledFile
     prediction: Prediction | None
@@ -88,6 +94,12 @@ def _explained(client: Client, file: LabeledFile, arguments: ExplainArguments) -
         data = file.path.read_bytes()
         while True:
             try:
+                if arguments.get("faces"):
+                    explanation = client.explain(data, **arguments)
+                    face = explanation.face
+                    return ExplainedImage(
+                        file, None if face is None else face.prediction, explanation
+                    )
                 found = client.classify(
                     data,
                     model=arguments.get("model", ""),

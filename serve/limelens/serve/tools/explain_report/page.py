@@ -19,10 +19,14 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from limelens.explain.drawing.colours import Palette, names
+from limelens.serve.client.results import ServedExplanation
 from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
 from limelens.serve.tools.explain_report.explain_many import ExplainedImage
+from limelens.serve.tools.faces.hiding import FaceHider
+from limelens.serve.tools.faces.redrawing import draw_overlay
 
 _MAX_DRAWN: Final = 420
 """Longer side of an image on the page, in pixels."""
@@ -49,17 +53,22 @@ class _Card:
 class Gallery:
     """The page while it fills; it keeps no large files of the images added.
 
-    Names of images are relative to the base, if they lie below it. The colours are those for and
-    against a label in the overlays.
+    Names of images are relative to the base, if they lie below it. With a hider, explanations come
+    with segments in place of overlays, and every face is blurred except the one that is explained.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
 
     def __init__(
-        self, title: str, base: Path | None = None, colours: tuple[str, str] = ("green", "red")
+        self,
+        title: str,
+        base: Path | None = None,
+        palette: Palette = "green-red",
+        hider: FaceHider | None = None,
     ) -> None:
-        self._colours = colours
+        self._palette = palette
+        self._hider = hider
         try:
             from jinja2 import Environment, FileSystemLoader, StrictUndefined
         except ImportError as error:
@@ -111,12 +120,7 @@ class Gallery:
         rank = (*order, self._counts["explained"])
         if len(self._cards) >= _MOST_SHOWN and rank >= self._cards[-1].rank:
             return
-        try:
-            image = _data_url(Image.fromarray(read_image(one.file.path.read_bytes())))
-        except (OSError, LimelensError):  # deleted in the meantime
-            image = ""
-        with Image.open(io.BytesIO(explanation.explanations[0].overlay_png)) as drawn:
-            overlay = _data_url(drawn.convert("RGB"))
+        image, overlay = self._images(one.file.path, explanation)
         card = _Card(
             rank=rank,
             name=name,
@@ -140,12 +144,29 @@ class Gallery:
         bisect.insort(self._cards, card, key=lambda one: one.rank)
         del self._cards[_MOST_SHOWN:]
 
+    def _images(self, path: Path, explanation: ServedExplanation) -> tuple[str, str]:
+        """The image and its overlay; empty if it cannot be shown."""
+        try:
+            pixels = read_image(path.read_bytes())
+        except (OSError, LimelensError):  # deleted in the meantime
+            pixels = None
+        if self._hider is None:
+            with Image.open(io.BytesIO(explanation.explanations[0].overlay_png)) as drawn:
+                overlay = drawn.convert("RGB")
+            return "" if pixels is None else _data_url(Image.fromarray(pixels)), _data_url(overlay)
+        if pixels is None:
+            return "", ""
+        pixels = self._hider.hide(pixels, explanation.face)
+        redrawn = draw_overlay(pixels, explanation, explanation.explanations[0], self._palette)
+        return _data_url(Image.fromarray(pixels)), _data_url(Image.fromarray(redrawn))
+
     def write(self, path: Path) -> None:
         """Writes the page to an HTML file."""
+        in_favour, against = names(self._palette)
         page = self._environment.get_template("page.html.j2").render(
             title=self._title,
-            in_favour=self._colours[0],
-            against=self._colours[1],
+            in_favour=in_favour,
+            against=against,
             model=self._model,
             headline=self._headline(),
             cards=self._cards,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.client import Client, FaceOptions
+from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.errors import LimelensError
 from limelens.serve.faces.blurring import blur_faces
 from limelens.serve.faces.options import MAX_FACES
@@ -39,12 +40,14 @@ class FaceHider:
     model: str = ""
     version: int = 0
 
-    def hide(self, pixels: NDArray[np.uint8], keep: Region | None = None) -> NDArray[np.uint8]:
+    def hide(
+        self, pixels: NDArray[np.uint8], keep: FacePrediction | None = None
+    ) -> NDArray[np.uint8]:
         """The image with every face blurred.
 
         Args:
             pixels: The upright image, `(H, W, 3)` uint8 RGB.
-            keep: The box of the face that stays, in fractions.
+            keep: The face that stays; None if none does.
 
         Returns:
             A copy, `(H, W, 3)` uint8.
@@ -53,9 +56,10 @@ class FaceHider:
             LimelensError: As `Client.classify`, such as without a detector; or there are too many.
         """
         faces = self.find(pixels)
-        if keep is not None:
-            faces = [one for one in faces if _share_within(keep, one) < _PART]
-        return blur_faces(pixels, faces, keep)
+        if keep is None:
+            return blur_faces(pixels, faces)
+        others = [one for one in faces if _share_within(keep.box, one) < _PART]
+        return blur_faces(pixels, others, keep.box)
 
     def check(self) -> None:
         """Finds out whether faces can be found at all; raises as `hide`."""
