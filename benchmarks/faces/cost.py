@@ -280,7 +280,7 @@ def _films(people: Sequence[Portrait], behind: Sequence[Path]) -> dict[str, list
     hall = frames.empty(rng, behind).pixels
     large = [one for one in people if one.size_px >= _FACE_SIZES_PX[-1]]
     chosen = [large[int(i)] for i in rng.choice(len(large), 3, replace=False)]
-    walking = [_with_people(hall, chosen, i / _FPS) for i in range(_FILM_FRAMES)]
+    walking = [with_people(hall, chosen, i / _FPS) for i in range(_FILM_FRAMES)]
     return {
         "3 walk": [_jpeg(rng, pixels) for pixels in walking],
         "3 stand": [_jpeg(rng, walking[0]) for _ in range(_FILM_FRAMES)],
@@ -288,7 +288,7 @@ def _films(people: Sequence[Portrait], behind: Sequence[Path]) -> dict[str, list
     }
 
 
-def _with_people(
+def with_people(
     hall: NDArray[np.uint8], people: Sequence[Portrait], at_s: float
 ) -> NDArray[np.uint8]:
     """The hall with each of the people on their way to and fro, above each other."""

@@ -130,7 +130,7 @@ def _judged(
     if blur:
         photo = photo.filter(ImageFilter.GaussianBlur(blur * size_px))
     box = np.array(portrait.box) * scale
-    pixels, box = _cut(np.asarray(photo), box, lost, side) if lost else (np.asarray(photo), box)
+    pixels, box = cut(np.asarray(photo), box, lost, side) if lost else (np.asarray(photo), box)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
     pixels = read_image(file.getvalue())
@@ -140,7 +140,7 @@ def _judged(
     return _Judged(portrait.label, label == portrait.label, sharpness(face, pixels))
 
 
-def _cut(
+def cut(
     pixels: NDArray[np.uint8], box: NDArray[np.float64], lost: float, side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Cuts a share of the face off at the left, right, top or bottom; the box reaches out then."""

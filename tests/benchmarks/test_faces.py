@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.faces.cost import with_people
+from benchmarks.faces.degraded import SIZES, cut, smaller
 from benchmarks.faces.frames import HEIGHT, WIDTH, Condition, Frame, TrueFace, drawn, empty, pasted
-from benchmarks.faces.outcomes import FalseFace, Outcome, Outcomes, is_right, matches
+from benchmarks.faces.outcomes import FalseFace, Outcome, Outcomes, is_right, matches, outcomes
 from benchmarks.faces.sources import LABELS, Portrait, backgrounds, portraits
 from numpy.typing import NDArray
 from PIL import Image
+from tests.detectors import frame_of, save_detector
 
+from limelens.serve.bundle import load_bundle
+from limelens.serve.decisions.decision import FaceIssue
 from limelens.serve.errors import LimelensError
 from limelens.serve.faces.boxes import Face
+from limelens.serve.faces.detector import load_detector
+from limelens.serve.faces.quality import QualityGate
 
 DATA = os.environ.get("LIMELENS_DATA")
 RED, BLUE = (230, 20, 20), (20, 20, 230)
@@ -138,6 +145,75 @@ def test_what_is_under_the_threshold_is_not_found() -> None:
     assert counted.false_per_frame(0.1) == 0.5
     assert is_right(seen, 0.35)
     assert not is_right(seen, 0.5)
+
+
+def test_detector_gate_and_classifier_are_counted_as_they_serve(
+    tmp_path: Path, one_model: Path
+) -> None:
+    detector = load_detector(save_detector(tmp_path), "cpu")
+    classifier = load_bundle(one_model / "colours" / "1", "cpu")
+    squares = [(80, 80, 80, RED), (400, 80, 40, (20, 230, 20)), (320, 320, 160, RED)]
+    true = (
+        TrueFace((80, 80, 160, 160), "red"),
+        TrueFace((400, 80, 440, 120), "red"),  # it is green
+        TrueFace((500, 300, 560, 360), "blue"),  # there is none
+    )
+    gate = QualityGate(min_size_px=50)
+    found = outcomes(
+        [Frame(frame_of(squares), true)], {"squares": detector}, classifier,
+        min_size_px=24, margins=(0.0, 0.35), margin=0.35, gate=gate,
+    )["squares"]  # fmt: skip
+    first, second, missing = found.faces
+    assert first.issue is None
+    assert first.labels == {0.0: "red", 0.35: "red"}
+    assert second.issue is FaceIssue.TOO_SMALL
+    assert second.labels == {0.0: "green", 0.35: "green"}
+    assert not is_right(second, 0.35)
+    assert missing == Outcome(true[2], 0.0)
+    assert [one.label for one in found.false_faces if found.is_found(one)] == ["red"]
+    assert found.num_frames == 1
+
+
+def test_a_face_is_cut_off_at_the_side_that_is_meant() -> None:
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    box = np.array([20.0, 30.0, 60.0, 90.0])
+    for side, (size, left, top, right, bottom) in enumerate(
+        [
+            ((100, 70), -10, 30, 30, 90),
+            ((100, 50), 20, 30, 60, 90),
+            ((55, 100), 20, -15, 60, 45),
+            ((75, 100), 20, 30, 60, 90),
+        ]
+    ):
+        part, moved = cut(pixels, box, 0.25, side)
+        assert part.shape[:2] == size
+        assert moved.tolist() == [left, top, right, bottom]
+        visible = Face(left, top, right, bottom, 1.0).visible_share(*size)
+        assert visible == pytest.approx(0.75)
+
+
+def test_the_share_of_right_labels_is_told_for_each_size(one_model: Path) -> None:
+    bundle = load_bundle(one_model / "colours" / "1", "cpu")
+    faces = [Portrait(np.full((200, 200, 3), RED, np.uint8), (50, 50, 150, 150), "red")]
+    degrees = smaller(faces, bundle, 0.2)
+    assert [one.name for one in degrees] == [f"{size} px" for size in SIZES]
+    assert all(one.accuracy == one.lower == 1 and one.num_faces == 1 for one in degrees)
+    wrong = [Portrait(faces[0].pixels, faces[0].box, "blue")]
+    assert {one.accuracy for one in smaller(wrong, bundle, 0.2)} == {0.0}
+
+
+def test_people_of_a_film_walk_to_and_fro_within_the_frame() -> None:
+    hall = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    people = [Portrait(np.full((150, 120, 3), RED, np.uint8), (0, 0, 120, 150), LABELS[0])] * 3
+    places = []
+    for at_s in (0.0, 5.0, 20.0):
+        red = is_red(with_people(hall, people, at_s))
+        places.append([int(np.flatnonzero(lane.any(axis=0))[0]) for lane in np.split(red, 3)])
+        for lane, size in zip(np.split(red, 3), (60, 90, 130), strict=True):
+            assert lane.any(axis=1).sum() == size
+            assert lane.any(axis=0).sum() == pytest.approx(size * 0.8, abs=1)
+    for one in np.transpose(places):
+        assert len({*one.tolist()}) == 3
 
 
 @pytest.mark.skipif(DATA is None, reason="LIMELENS_DATA names no real images")
