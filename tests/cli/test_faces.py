@@ -271,3 +271,46 @@ def test_options_of_an_explanation_that_do_not_fit_are_wrong_usage(
     result = limelens("explain", door, *options)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_evaluate_measures_a_bundle_on_faces(
+    limelens: Run, one_model: Path, detector: str, door: Path, hall: Path, tmp_path: Path
+) -> None:
+    photographs = tmp_path / "photographs"
+    for label, image in (("green", door), ("red", door), ("red", hall)):
+        (photographs / label).mkdir(parents=True, exist_ok=True)
+        (photographs / label / image.name).write_bytes(image.read_bytes())
+    arguments = ("evaluate", one_model / "colours" / "1", photographs, "--face-detector", detector)
+    result = limelens(*arguments, "--faces")
+    assert result.exit_code == 0, result.stderr
+    assert "The largest face of each photograph; in 1 image there was none, in 0 none" in (
+        result.stdout
+    )
+    assert "50.00% of 2 images correct" in result.stdout
+    found = limelens(*arguments, "--faces", "--which-face", "worst", "--json").json
+    assert found["faces"]["which"] == "worst"
+    assert found["faces"]["not_found"] == [str(photographs / "red" / hall.name)]
+    wrong = limelens(*arguments, "--faces", "--report", tmp_path / "page.html")
+    assert wrong.exit_code == 2
+
+
+def test_bench_puts_the_load_of_faces_on_a_server(
+    limelens: Run, start_server: Callable[..., Any], detector: str, door: Path
+) -> None:
+    load = ("--callers", 1, "--streams", 1, "--explainers", 1, "--num-samples", 20)
+    result = limelens(
+        "bench", door, "--server", start_server(face_detector=detector).address, *load, "--faces",
+        "--skip-still", "--detect-every", 2, "--duration", 1.5, "--warmup", 0.2, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = result.json
+    assert found["faces"]["detect_every"] == 2
+    for kind in ("classify", "stream", "explain"):
+        assert found[kind]["answered"] > 0, kind
+        assert found[kind]["errors"] == {}
+    without = limelens(
+        "bench", door, "--server", start_server().address, "--faces", "--callers", 1,
+        "--duration", 0.3, "--warmup", 0.1, "--json",
+    ).json  # fmt: skip
+    assert without["classify"]["answered"] == 0
+    assert without["faces"] is not None

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from limelens.cli.options import option, settings_of
 from limelens.cli.options.connection_options import NOTHING, Credentials, securely
+from limelens.cli.options.face_options import NO_FACES, Faces, with_people
 from limelens.cli.serving import default_models
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError
@@ -31,6 +32,7 @@ def _option(*names: str, **given: Any) -> Any:
 
 
 @securely
+@with_people
 def bench(
     images: Annotated[
         list[Path] | None,
@@ -105,6 +107,7 @@ def bench(
             rich_help_panel=_FLOOR,
         ),
     ] = None,
+    faces: Faces = NO_FACES,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
@@ -112,7 +115,7 @@ def bench(
 
     Callers run in processes of their own. CPU time and memory are those of a server on this
     machine. Throughput is also given relative to the floor: Pillow and onnxruntime alone in two
-    threads.
+    threads. With --faces, name images with faces: their number decides the cost.
 
     Example: limelens bench --callers 32 --duration 20
 
@@ -147,6 +150,7 @@ def bench(
                 "token": credentials.token() if callable(credentials.token) else credentials.token,
                 "insecure_token": credentials.insecure_token,
                 "callers": 0 if rate is not None else callers,
+                "faces": faces.wanted or None,
                 "deadline_s": None if deadline_ms is None else deadline_ms / 1000,
             }
         )
@@ -208,6 +212,7 @@ def _document(
         "streams": plan.streams,
         "explainers": plan.explainers,
         "duration_s": plan.duration_s,
+        "faces": None if plan.faces is None else asdict(plan.faces),
         **kinds,
         "process": usage
         and {

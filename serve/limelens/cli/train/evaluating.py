@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from limelens.cli.options.data_options import Data, DataTable, with_table_options
+from limelens.cli.options.face_options import NO_FACES, Faces, face_option, with_faces
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
+from limelens.serve.faces.options import FaceOptions
 from limelens.serve.wording import counted
 
 
+@with_faces
 @with_table_options
 def evaluate(
     run_or_model: Annotated[
@@ -47,6 +50,18 @@ def evaluate(
             metavar="HTML", help="Also write a page with metrics, plots and explained mistakes."
         ),
     ] = None,
+    faces: Faces = NO_FACES,
+    which_face: Annotated[
+        Literal["largest", "worst"],
+        face_option("The face that has a photograph's label."),
+    ] = "largest",
+    face_detector: Annotated[
+        str,
+        face_option(
+            "What finds faces: default, centerface, or a detector's model.onnx.",
+            metavar="NAME|FILE",
+        ),
+    ] = "default",
     as_json: AsJson = False,
 ) -> None:
     """Measures a checkpoint or a bundle on labelled images.
@@ -54,18 +69,34 @@ def evaluate(
     Data without splits that the model was trained on is divided again as in training; the model is
     measured on the test images, which training never used.
 
+    With --faces, a bundle is measured on one face of each photograph; images without a face that
+    can be judged are counted, and left out of the metrics.
+
     Example: limelens evaluate models/facemask/1/model.onnx DATA --split test
+
+    Example: limelens evaluate models/facemask/1/model.onnx PHOTOGRAPHS --faces
     """
     from limelens.train.data.listing import find_split
     from limelens.train.runs import check_run_or_model, read_rows
 
+    if faces.wanted and report is not None:
+        raise typer.BadParameter("--report explains whole images; expected it without --faces")
     # Checked before torch is loaded, which takes seconds.
     check_run_or_model(run_or_model)
     find_split(data, split, table)
     from limelens.train.evaluation.evaluate import assess
+    from limelens.train.evaluation.faces import FaceChoice
 
+    choice = None
+    if isinstance(faces.wanted, FaceOptions):
+        choice = FaceChoice(which_face, face_detector, faces.wanted)
     evaluation = assess(
-        run_or_model, data, split=split, images=table, wanted_accuracy=wanted_accuracy
+        run_or_model,
+        data,
+        split=split,
+        images=table,
+        wanted_accuracy=wanted_accuracy,
+        faces=choice,
     )
     by_products = ByProducts()
     if predictions is not None:
@@ -120,6 +151,13 @@ def calibrate(
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Prints the metrics of an evaluation: a summary and a table of labels."""
     where = f" ({metrics['split']})" if "split" in metrics else ""
+    if "faces" in metrics:
+        found = metrics["faces"]
+        not_found, not_judged = len(found["not_found"]), len(found["not_judged"])
+        out.print(
+            f"The {found['which']} face of each photograph; in {counted(not_found, 'image')} there "
+            f"was none, in {not_judged} none that can be judged"
+        )
     if metrics["task"] == "multilabel":
         out.print(
             f"Macro AUC [bold]{_number(metrics['macro_auc'])}[/], mean average precision "

@@ -278,7 +278,7 @@ def classify_request(
         top_k=arguments.get("top_k"),
         threshold=arguments.get("threshold"),
         return_embedding=arguments.get("embedding"),
-        faces=_faces(arguments.get("faces")),
+        faces=faces_message(arguments.get("faces")),
     )
 
 
@@ -307,7 +307,7 @@ def stream_config(**arguments: Unpack[StreamArguments]) -> service_pb2.ClassifyS
         max_decision_age_ms=round(arguments.get("max_decision_age_s", 0.0) * 1000),
         top_k=arguments.get("top_k"),
         threshold=arguments.get("threshold"),
-        faces=_faces(arguments.get("faces")),
+        faces=faces_message(arguments.get("faces")),
     )
     if (smoothing := arguments.get("smoothing")) is not None:
         config.smoothing.window, config.smoothing.required = smoothing
@@ -372,7 +372,7 @@ def explain_request(
             for label, against in arguments.get("contrasts") or ()
         ],
         hide=_hide(arguments.get("hide") or "mean"),
-        faces=_faces(arguments.get("faces")),
+        faces=faces_message(arguments.get("faces")),
         pictures=[
             _value(explanation_pb2.Picture, "renderings", one)
             for one in arguments.get("renderings") or arguments.get("pictures") or ()
@@ -414,8 +414,8 @@ def _region(region: Region | None) -> image_pb2.RegionOfInterest | None:
     )
 
 
-def _faces(faces: bool | FaceOptions | None) -> face_pb2.FaceOptions | None:
-    """The message; a setting that is as usual stays unset."""
+def faces_message(faces: bool | FaceOptions | None) -> face_pb2.FaceOptions | None:
+    """Which faces to look for; settings that are as usual stay unset, None looks for none."""
     if not faces:
         return None
     given = {} if faces is True else asdict(faces)

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle import Task
+from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.folders import split_name
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped, targets_of
 from limelens.train.data.label_table import Images
 from limelens.train.data.listing import read_examples
 from limelens.train.data.reading import read_each
+from limelens.train.evaluation.faces import FaceChoice, classify_chosen_faces
 from limelens.train.evaluation.metrics import WANTED_ACCURACY, compute_metrics
-from limelens.train.evaluation.model import Model, load_model
+from limelens.train.evaluation.model import Model, from_bundle, is_bundle, load_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ def evaluate(
     split: str | None = None,
     images: Images = None,
     wanted_accuracy: float = WANTED_ACCURACY,
+    faces: FaceChoice | None = None,
 ) -> dict[str, Any]:
     """Classifies every image of a split and compares the results with its labels.
 
@@ -53,11 +55,15 @@ def evaluate(
         split: None uses test, else val, else all of the data.
         images: The folder of the images that a table names; None finds it.
         wanted_accuracy: Among decided images, for `at_wanted_accuracy`.
+        faces: The images are photographs, and a bundle is measured on one face of each; None
+            measures on whole images.
 
     Returns:
         The metrics of `compute_metrics`, and `split`, `chosen_on` (whether epoch and calibration
         were chosen on these images, so that the metrics are optimistic), `model` and `skipped`
-        (path and reason of every file that could not be read).
+        (path and reason of every file that could not be read). With faces also `faces`: which of
+        them, and the images in which none was found or none could be judged, which the metrics
+        leave out.
 
     Raises:
         DataError: The data has no such split, an unknown label, or no readable image.
@@ -65,7 +71,7 @@ def evaluate(
         BundleError: The bundle cannot be used.
     """
     evaluation = assess(
-        run_or_model, data, split=split, images=images, wanted_accuracy=wanted_accuracy
+        run_or_model, data, split=split, images=images, wanted_accuracy=wanted_accuracy, faces=faces
     )
     return evaluation.metrics
 
@@ -77,13 +83,47 @@ def assess(
     split: str | None = None,
     images: Images = None,
     wanted_accuracy: float = WANTED_ACCURACY,
+    faces: FaceChoice | None = None,
 ) -> Evaluation:
-    """As `evaluate`, with the probabilities of every image."""
-    model = load_model(run_or_model)
+    """As `evaluate`, with the probabilities of every image, or of one face in it."""
+    bundle = None
+    if faces is None:
+        model = load_model(run_or_model)
+    elif not is_bundle(run_or_model):
+        raise DataError(f"{run_or_model} is no bundle; faces are classified by bundles: export it")
+    else:
+        bundle = load_bundle(run_or_model)
+        model = from_bundle(bundle)
     name, examples, skipped, is_own = _readable(data, model, split, images)
     # With `val_from_train` the epoch was chosen on a part of train, unless that part is this val.
     chosen = name == "val" and (is_own or not model.config.get("val_from_train", False))
-    return _assess(run_or_model, model, examples, name, chosen, skipped, wanted_accuracy)
+    rows = None
+    if faces is not None and bundle is not None:
+        rows = classify_chosen_faces(bundle, examples, faces)
+        if not rows.examples:
+            raise DataError(
+                f"no face is found, and can be judged, in {len(examples)} images of {data}; "
+                "expected photographs of people"
+            )
+        examples = rows.examples
+    evaluation = _assess(
+        run_or_model,
+        model,
+        examples,
+        name,
+        chosen,
+        skipped,
+        wanted_accuracy,
+        None if rows is None else rows.probabilities,
+    )
+    if rows is not None and faces is not None:
+        evaluation.metrics["faces"] = {
+            "which": faces.which,
+            "detector": str(faces.detector),
+            "not_found": [str(one.path) for one in rows.without],
+            "not_judged": [str(one.path) for one in rows.unjudged],
+        }
+    return evaluation
 
 
 def assess_examples(run_or_model: Path, examples: Sequence[Example]) -> Evaluation:
@@ -99,6 +139,7 @@ def _assess(
     chosen_on: bool,
     skipped: Sequence[Skipped],
     wanted_accuracy: float = WANTED_ACCURACY,
+    probabilities: NDArray[np.floating] | None = None,
 ) -> Evaluation:
     for example in examples if model.task is Task.MULTICLASS else ():
         if len(example.targets) != 1:
@@ -106,7 +147,8 @@ def _assess(
                 f"{example.path} has {len(example.targets)} labels; the model is multiclass and "
                 "expects one each"
             )
-    probabilities = model.probabilities(examples)
+    if probabilities is None:
+        probabilities = model.probabilities(examples)
     metrics = compute_metrics(
         probabilities,
         targets_of(examples, len(model.labels), model.task),

@@ -77,6 +77,11 @@ def from_bundle(bundle: Bundle) -> Model:
     )
 
 
+def is_bundle(run_or_model: Path) -> bool:
+    """Whether a path names a bundle, rather than a run or a checkpoint."""
+    return run_or_model.suffix == ".onnx" or (run_or_model / "model.onnx").exists()
+
+
 def load_model(run_or_model: Path) -> Model:
     """Loads a run's folder, a .pt checkpoint, a .onnx bundle or a version's folder.
 
@@ -84,7 +89,7 @@ def load_model(run_or_model: Path) -> Model:
         CheckpointError: The checkpoint cannot be used.
         BundleError: The bundle cannot be used.
     """
-    if run_or_model.suffix == ".onnx" or (run_or_model / "model.onnx").exists():
+    if is_bundle(run_or_model):
         return from_bundle(load_bundle(run_or_model))
     # Imported here because bundles do not need torch.
     import torch

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -21,10 +21,12 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from limelens.serve.client import FaceOptions
 from limelens.serve.client.connection import Connection as ClientConnection
+from limelens.serve.client.requests import faces_message
 from limelens.serve.tools.load.plan import Kind, LoadPlan
 from limelens.v1 import classifier_service_pb2 as service_pb2
-from limelens.v1 import image_pb2
+from limelens.v1 import face_pb2, image_pb2
 
 _SERVICE: Final = "/limelens.v1.ClassifierService/"
 _CALLERS_A_CHANNEL: Final = 16
@@ -234,7 +236,9 @@ class _Callers:
 
     async def _frames(self, number: int, phase: float) -> AsyncIterator[bytes]:
         plan = self._plan
-        config = service_pb2.StreamConfig(camera_id=f"load-{number}", model=plan.model)
+        config = service_pb2.StreamConfig(
+            camera_id=f"load-{number}", model=plan.model, faces=faces_message(plan.faces)
+        )
         yield service_pb2.ClassifyStreamRequest(config=config).SerializeToString()
         first_due = self._begin - plan.warmup_s
         due = first_due + phase
@@ -251,12 +255,33 @@ class _Callers:
 
 
 def _classify_request(plan: LoadPlan, data: bytes) -> bytes:
-    request = service_pb2.ClassifyRequest(model=plan.model, images=[image_pb2.Image(encoded=data)])
+    request = service_pb2.ClassifyRequest(
+        model=plan.model, images=[image_pb2.Image(encoded=data)], faces=_faces_of_images(plan)
+    )
     return request.SerializeToString()
 
 
 def _explain_request(plan: LoadPlan, data: bytes, seed: int) -> bytes:
     image = image_pb2.Image(encoded=data)
     return service_pb2.ExplainRequest(
-        model=plan.model, image=image, num_samples=plan.num_samples, seed=seed
+        model=plan.model,
+        image=image,
+        num_samples=plan.num_samples,
+        seed=seed,
+        faces=_faces_of_images(plan),
     ).SerializeToString()
+
+
+def _faces_of_images(plan: LoadPlan) -> face_pb2.FaceOptions | None:
+    """As for cameras, without what concerns the people in their frames."""
+    if plan.faces is None:
+        return None
+    usual = FaceOptions()
+    return faces_message(
+        replace(
+            plan.faces,
+            detect_every=usual.detect_every,
+            skip_still_frames=usual.skip_still_frames,
+            max_unseen_s=usual.max_unseen_s,
+        )
+    )

@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
-from limelens.serve.client import Tls
+from limelens.serve.client import FaceOptions, Tls
 from limelens.serve.errors import InvalidRequestError
 
 
@@ -44,6 +44,7 @@ class LoadPlan:
         connections: Shared by callers, cameras and explainers, at least one for each process;
             None is one for up to 16 of them. A server of several processes gives each connection
             to one of them.
+        faces: Which faces to look for in all calls; None classifies and explains whole images.
         seed: For intervals and for which images are broken.
 
     Raises:
@@ -70,6 +71,7 @@ class LoadPlan:
     broken: float = 0.0
     processes: int = 1
     connections: int | None = None
+    faces: FaceOptions | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
