@@ -93,6 +93,10 @@ def test_the_demo_distinguishes_the_portrait_from_the_masked_one(tmp_path: Path)
     assert "with a mask:  with_mask" in found.stdout
     with Image.open(image) as drawn:
         assert drawn.width > 3 * drawn.height
+    people = found.stdout.partition("in a hall:    without_mask")[2]
+    assert [people.count(one) for one in ("  face ", " with_mask   ", "(alert)")] == [4, 2, 2]
+    with Image.open(tmp_path / "demo-faces.png") as frame:
+        assert frame.size == (792, 432)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`limelens demo`: classifies and explains a portrait, as it is and with a mask drawn on it."""
+"""`limelens demo`: a portrait as it is and with a mask, explained, and among other people."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.markup import escape
 from limelens.cli.bench import serve_command
 from limelens.cli.options import option
 from limelens.cli.serving import packaged_models
+from limelens.cli.terminal.faces import print_faces
 from limelens.cli.terminal.printing import out
 from limelens.serve.files import writing_whole
 from limelens.serve.image import Region
@@ -31,7 +32,17 @@ _RIGHT_EYE: Final = (246.8, 103.5)
 _YAW: Final = -0.08
 _HEAD: Final = Region(0.25, 0.03, 0.63, 0.41)
 _SEED: Final = 0
+_HALL_SEED: Final = 1
 _MODEL: Final = "facemask"
+# Beside the portrait's person: the middle between the eyes, their distance in pixels, and the mask.
+_OTHERS: Final = (
+    ((100, 130), 40, "surgical-blue"),
+    ((560, 120), 44, None),
+    ((690, 190), 34, "surgical-green"),
+)
+_BESIDE: Final = 140
+"""Pixels added at the left and the right of the portrait for them."""
+_HALL_HEIGHT: Final = 432
 # A mask whose parts are filled with their mean colour is still a mask; shuffling removes it.
 _HIDE: Final = "shuffle"
 _NUM_SEGMENTS: Final = 30
@@ -42,9 +53,14 @@ def demo(
         "build/demo.png"
     ),
 ) -> None:
-    """Starts a server, classifies and explains a portrait without and with a mask."""
+    """Starts a server, classifies and explains a portrait without and with a mask.
+
+    Then finds and classifies the faces in a frame of several people, most of them drawn, and writes
+    that beside the first image, with boxes and decisions.
+    """
     from limelens.explain import side_by_side
     from limelens.serve.client import Client
+    from limelens.serve.tools.faces.drawing import draw_faces
 
     portrait = _portrait()
     panels: list[tuple[str, NDArray[np.uint8]]] = []
@@ -75,15 +91,23 @@ def demo(
                     drawn = np.asarray(overlay.convert("RGB"))
                 panels.append((name, _head(pixels)))
                 panels.append((f"why {label} ({one.probability:.2f})", _head(drawn)))
+            hall = _hall(portrait)
+            (people,) = client.classify([hall], model=_MODEL, faces=True)
+            out.print(f"in a hall:    [bold]{escape(people.label or 'abstained')}[/]")
+            print_faces(people.faces, (hall.shape[0], hall.shape[1]))
     image.parent.mkdir(parents=True, exist_ok=True)
-    kind = Image.registered_extensions().get(image.suffix.lower(), "PNG")
-    with writing_whole(image) as file:
-        Image.fromarray(side_by_side(panels)).save(file, kind)
-    out.print(f"\nWrote [bold]{escape(str(image))}[/]: green speaks for the label, red against.")
+    faces_image = image.with_name(f"{image.stem}-faces{image.suffix}")
+    _save(side_by_side(panels), image)
+    _save(draw_faces(hall, people), faces_image)
+    out.print(f"\nWrote [bold]{escape(str(image))}[/]: green speaks for the label, red against,")
+    out.print(
+        f"and [bold]{escape(str(faces_image))}[/]: each face with its decision, red is an alert."
+    )
     out.print(
         "Now try your own images:\n"
         "  limelens serve                        (in another terminal; here: .venv/bin/limelens)\n"
         "  limelens classify PHOTO.jpg\n"
+        "  limelens classify HALL.jpg --faces --draw drawn.png\n"
         "  limelens explain PHOTO.jpg --out why.png\n"
         "or train on your own folders, one a label:\n"
         "  make install\n"
@@ -105,6 +129,26 @@ def _masked(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
     face = Face(_LEFT_EYE, _RIGHT_EYE, _YAW)
     style = MASK_STYLES["surgical-blue"]
     return draw_mask(portrait, face, style, np.random.default_rng(_SEED))[0]
+
+
+def _hall(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame of the portrait's person among others, who are drawn."""
+    from limelens.train.synthetic import MASK_STYLES, Face, add_person, draw_mask
+
+    frame = np.pad(portrait, ((0, 0), (_BESIDE, _BESIDE), (0, 0)), mode="reflect")[:_HALL_HEIGHT]
+    for number, ((x, y), unit, style) in enumerate(_OTHERS):
+        rng = np.random.default_rng([_HALL_SEED, number])
+        face = Face((x - unit / 2, y), (x + unit / 2, y + 1))
+        frame = add_person(frame, face, rng)
+        if style is not None:
+            frame = draw_mask(frame, face, MASK_STYLES[style], rng)[0]
+    return frame
+
+
+def _save(pixels: NDArray[np.uint8], path: Path) -> None:
+    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+    with writing_whole(path) as file:
+        Image.fromarray(pixels).save(file, kind)
 
 
 def _head(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

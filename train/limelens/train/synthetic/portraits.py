@@ -69,6 +69,24 @@ def render_portrait(
     return Portrait(photograph(portrait.image, rng), portrait.face)
 
 
+def add_person(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
+    """Draws a person without a mask into an image.
+
+    Args:
+        image: `(H, W, 3)` RGB, 0 to 255; it stays as it is.
+        face: Where their face is.
+        rng: Of how they look.
+
+    Returns:
+        `(H, W, 3)` uint8; what the person does not cover is softened a little.
+    """
+    height, width = image.shape[:2]
+    finer = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
+    large = Image.fromarray(image).resize(finer, Image.Resampling.BILINEAR)
+    draw_person(FaceCanvas(large, face.scaled(_SUPERSAMPLING)), rng)
+    return np.asarray(large.reduce(_SUPERSAMPLING))
+
+
 def render_sample(
     rng: np.random.Generator, label: Label, size: int | tuple[int, int] = 160
 ) -> Pixels:
@@ -198,11 +216,7 @@ def _draw_portrait(
     """As `render_portrait`, evenly exposed, sharp and without noise."""
     height, width = size
     face = _pose(rng, height, width, unit)
-    background = Image.fromarray(random_background(rng, height, width))
-    finer = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
-    large = background.resize(finer, Image.Resampling.BILINEAR)
-    draw_person(FaceCanvas(large, face.scaled(_SUPERSAMPLING)), rng)
-    image = np.asarray(large.reduce(_SUPERSAMPLING))
+    image = add_person(random_background(rng, height, width), face, rng)
     if rng.random() < 0.16:
         image = draw_distractor(image, face, rng, "beard")
     return Portrait(image, face)
