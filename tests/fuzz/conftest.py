@@ -1,4 +1,4 @@
-"""A real server with two models, and a caller of it."""
+"""A real server with two models and a detector, and a caller of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.detectors import save_detector
 
 from fuzz.calling import Caller
 from limelens.serve.rpc.server_config import Limits, ServiceSettings
@@ -14,11 +15,16 @@ from limelens.serve.rpc.server_config import Limits, ServiceSettings
 MOST_SAMPLES = 50
 
 
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_detector(tmp_path_factory.mktemp("detector")))
+
+
 @pytest.fixture
-def server(start_server: Callable[..., Any], models: Path) -> Any:
+def server(start_server: Callable[..., Any], models: Path, detector: str) -> Any:
     """Explains with few samples: it is not the explanation that is tested."""
     limits = Limits(max_images=8, max_pixels=100_000, max_samples=MOST_SAMPLES)
-    return start_server(models, service=ServiceSettings(limits=limits))
+    return start_server(models, service=ServiceSettings(limits=limits), face_detector=detector)
 
 
 @pytest.fixture

@@ -13,13 +13,17 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.detectors import GREEN as GREEN_SQUARE
+from tests.detectors import MAGENTA as MAGENTA_SQUARE
+from tests.detectors import RED as RED_SQUARE
+from tests.detectors import frame_of
 
 from fuzz.calling import Caller, CallResult, can_be_parsed, is_finite, names_a_field
 from fuzz.effort import examples
 from fuzz.images import HEIGHT, WIDTH, bad_images, good_images
 from fuzz.messages import Usable, broken, choice, messages, spoilt
 from limelens.v1 import classifier_service_pb2 as pb2
-from limelens.v1 import explanation_pb2, image_pb2
+from limelens.v1 import explanation_pb2, face_pb2, image_pb2, prediction_pb2
 
 SERVICE = pb2.DESCRIPTOR.services_by_name["ClassifierService"]
 METHODS: Mapping[str, Any] = SERVICE.methods_by_name
@@ -50,6 +54,19 @@ def raw_images(draw: st.DrawFn) -> image_pb2.RawImage:
     )
 
 
+def frames_with_faces() -> st.SearchStrategy[image_pb2.RawImage]:
+    """Frames of 96x128 in which the tests' detector finds up to two faces."""
+    left = st.sampled_from(((8, 16, 8, RED_SQUARE), (16, 32, 16, GREEN_SQUARE)))
+    right = st.sampled_from(((80, 64, 16, RED_SQUARE), (96, 64, 32, MAGENTA_SQUARE)))
+    squares = st.builds(lambda *both: both, left, right)
+
+    def message(found: Any) -> image_pb2.RawImage:
+        pixels = frame_of(found, 96, 128)
+        return image_pb2.RawImage(data=pixels.tobytes(), height=96, width=128)
+
+    return (squares | left.map(lambda one: (one,))).map(message)
+
+
 def regions() -> st.SearchStrategy[image_pb2.RegionOfInterest]:
     near, far = st.floats(0, 0.5, width=32), st.floats(0.625, 1, width=32)
     return st.builds(image_pb2.RegionOfInterest, left=near, top=near, right=far, bottom=far)
@@ -59,7 +76,11 @@ IMAGES = st.builds(
     image_pb2.Image,
     encoded=choice(list(GOOD.values())),
     region_of_interest=st.none() | regions(),
-) | st.builds(image_pb2.Image, raw=raw_images(), region_of_interest=st.none() | regions())
+) | st.builds(
+    image_pb2.Image,
+    raw=raw_images() | frames_with_faces(),
+    region_of_interest=st.none() | regions(),
+)
 MODEL = st.sampled_from(("colours", "tags"))
 VERSION = st.sampled_from((0, 0, 1))
 TOP_K = st.integers(0, 3)
@@ -71,6 +92,17 @@ def seldom(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.integers(0, 3).flatmap(lambda number: values if number == 0 else st.none())
 
 
+FACES = {
+    "min_size_px": st.sampled_from((0, 8, 30)),
+    "threshold": st.none() | st.floats(0.25, 1, width=32),
+    "max_faces": st.integers(0, 20),
+}
+PEOPLE = {
+    **FACES,
+    "detect_every": st.integers(0, 3),
+    "skip_still_frames": st.booleans(),
+    "max_unseen_ms": st.sampled_from((0, 1, 60_000)),
+}
 VALUES: Mapping[str, st.SearchStrategy[Any]] = {
     "limelens.v1.Image": IMAGES,
     "limelens.v1.RegionOfInterest": regions(),
@@ -80,6 +112,10 @@ VALUES: Mapping[str, st.SearchStrategy[Any]] = {
     "limelens.v1.ClassifyRequest.top_k": TOP_K,
     "limelens.v1.ClassifyRequest.threshold": THRESHOLD,
     "limelens.v1.ClassifyRequest.return_embedding": st.booleans(),
+    "limelens.v1.ClassifyRequest.faces": seldom(st.builds(face_pb2.FaceOptions, **FACES)),
+    "limelens.v1.StreamConfig.faces": seldom(st.builds(face_pb2.FaceOptions, **PEOPLE)),
+    "limelens.v1.ExplainRequest.faces": seldom(st.builds(face_pb2.FaceOptions, **FACES)),
+    "limelens.v1.ExplainRequest.face": seldom(st.integers(0, 1)),
     "limelens.v1.EmbedRequest.model": MODEL,
     "limelens.v1.EmbedRequest.version": VERSION,
     "limelens.v1.EmbedRequest.images": st.lists(IMAGES, min_size=1, max_size=3),
@@ -185,7 +221,10 @@ def require_answered(name: str, request: Any, replies: Any) -> None:
         assert len(reply.predictions) == len(request.images)
         for one in reply.predictions:
             found = [score.probability for score in one.scores]
-            assert len(found) == (request.top_k or 3)
+            if request.HasField("faces"):
+                require_faces(request, one)
+            if found or not request.HasField("faces"):
+                assert len(found) == (request.top_k or 3)
             assert found == sorted(found, reverse=True)
             assert all(0 <= probability <= 1 for probability in found)
             assert len(one.embedding) == (3 if request.return_embedding else 0)
@@ -198,6 +237,19 @@ def require_answered(name: str, request: Any, replies: Any) -> None:
     elif name == "ExplainStream":
         assert [one.final for one in replies] == [False] * (len(replies) - 1) + [True]
         require_explained(request, replies[-1].explanation)
+
+
+def require_faces(request: Any, found: prediction_pb2.Prediction) -> None:
+    """The guarantees of an image's faces."""
+    assert (found.decision == prediction_pb2.DECISION_NO_FACE) == (not found.faces)
+    assert len(found.faces) <= (request.faces.max_faces or 20)
+    for face in found.faces:
+        box = face.box
+        assert 0 <= box.left < box.right <= 1
+        assert 0 <= box.top < box.bottom <= 1
+        assert request.faces.threshold <= face.score <= 1
+        assert bool(face.issue) == (not face.prediction.scores)
+    assert found.alert == any(face.alert for face in found.faces)
 
 
 def require_explained(request: Any, reply: Any) -> None:
@@ -231,6 +283,9 @@ def test_usable_requests_get_a_response(caller: Caller, data: st.DataObject) -> 
     name = data.draw(st.sampled_from(CHEAP))
     request = data.draw(messages(input_of(name), USABLE))
     result = caller.call(METHODS[name], [request.SerializeToString()])
+    if name == "Classify" and request.HasField("faces") and request.return_embedding:
+        assert result.fields == ("return_embedding",)
+        return
     assert result.code == "OK", result
     require_answered(name, request, result.replies)
 

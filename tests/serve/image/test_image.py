@@ -30,7 +30,9 @@ from limelens.serve.image import (
     read_fitted,
     read_image,
 )
+from limelens.serve.image.decoding import decode_with
 from limelens.serve.image.fitting import Pixels, fitted
+from limelens.serve.image.formats import inspect
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
@@ -413,6 +415,11 @@ def test_a_jpeg_of_the_networks_size_has_the_pixels_of_the_long_way(
     data = _saved(image, **options)
     rule = ResizeRule(height, width, mode)
     assert read_fitted(data, rule).tobytes() == fit(read_image(data), rule).pixels.tobytes()
+    assert read_image(data).tobytes() == _by_pillow(data).tobytes()
+
+
+def _by_pillow(data: bytes) -> np.ndarray:
+    return decode_with(inspect(data), Pixels.array)
 
 
 def _pixels_or_error(pixels: Callable[[bytes], np.ndarray], data: bytes) -> bytes | str:
@@ -434,6 +441,9 @@ def test_a_damaged_jpeg_is_read_alike_with_and_without_resizing() -> None:
             damaged[position] = rng.integers(256)
         del damaged[rng.integers(len(whole) // 2, 3 * len(whole)) :]
         found = _pixels_or_error(lambda data: fit(read_image(data), rule).pixels, bytes(damaged))
+        assert _pixels_or_error(read_image, bytes(damaged)) == _pixels_or_error(
+            _by_pillow, bytes(damaged)
+        )
         assert _pixels_or_error(lambda data: read_fitted(data, rule), bytes(damaged)) == found
         num_read += isinstance(found, bytes)
         num_refused += isinstance(found, str)
@@ -456,6 +466,7 @@ def test_an_orientation_behind_a_repeated_marker_byte_is_not_missed() -> None:
     assert data[led : led + 2] == b"\xff\xda"
     rule = ResizeRule(48, 64)
     assert read_fitted(data, rule).tobytes() == fit(read_image(data), rule).pixels.tobytes()
+    assert read_image(data).tobytes() == _by_pillow(data).tobytes()
 
 
 def test_without_simplejpeg_pillow_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:

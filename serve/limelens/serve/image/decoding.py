@@ -51,13 +51,13 @@ def decode(
     Raises:
         InvalidImageError: As `read_image`.
     """
-    if rule is None:
-        return decode_with(source, Pixels.array)
-    is_size = (source.height, source.width) == (rule.height, rule.width)
-    if region is None and is_size and source.orientation == 1:
+    is_size = rule is None or (source.height, source.width) == (rule.height, rule.width)
+    if (rule is None or region is None) and is_size and source.orientation == 1:
         pixels = plain_jpeg(source)
         if pixels is not None:
             return pixels
+    if rule is None:
+        return decode_with(source, Pixels.array)
     return decode_with(source, lambda pixels: fitted(pixels, rule, region).pixels)
 
 
