@@ -31,8 +31,9 @@ def test_the_snippets_of_the_page_run(
     (tmp_path / "images" / "broken.jpg").write_bytes(b"nothing")
     for name in ("ca.pem", "client.pem", "client.key"):
         shutil.copy(certificates / name, tmp_path)
+    detector = "default" if "faces=" in snippet else "none"
     places: dict[str, Callable[[], str]] = {
-        "127.0.0.1:8500": lambda: start_server().address,
+        "127.0.0.1:8500": lambda: start_server(face_detector=detector).address,
         "classifier.example.com:8500": lambda: (
             start_server(
                 listen="localhost:0",
