@@ -314,3 +314,32 @@ def test_bench_puts_the_load_of_faces_on_a_server(
     ).json  # fmt: skip
     assert without["classify"]["answered"] == 0
     assert without["faces"] is not None
+
+
+def test_a_sheet_of_similar_images_hides_faces(
+    limelens: Run, asked: tuple[str, ...], door: Path, hall: Path, tmp_path: Path
+) -> None:
+    index, sheets = tmp_path / "doors.index", (tmp_path / "plain.png", tmp_path / "hidden.png")
+    assert limelens("index", door.parent, "--out", index, *asked[:2]).exit_code == 0
+    for sheet, options in zip(sheets, ((), ("--blur-faces",)), strict=True):
+        result = limelens("similar", index, hall, "--sheet", sheet, *options, *asked)
+        assert result.exit_code == 0, result.stderr
+    plain, hidden = (pixels_of(sheet).astype(int) for sheet in sheets)
+    # The nearest image, at the right, has a sharp green face in the middle.
+    steps = [np.abs(np.diff(one[:, plain.shape[1] // 2 :, 1], axis=1)) for one in (plain, hidden)]
+    assert (steps[0] > 100).sum() > (steps[1] > 100).sum() + 60
+
+
+def test_no_sheet_shows_faces_that_could_not_be_blurred(
+    limelens: Run, one_model: Path, door: Path, hall: Path, tmp_path: Path
+) -> None:
+    index, sheet = tmp_path / "doors.index", tmp_path / "sheet.png"
+    model = ("--model", one_model / "colours" / "1" / "model.onnx")
+    assert limelens("index", door.parent, "--out", index, *model).exit_code == 0
+    missing = ("--face-detector", tmp_path / "none.onnx")
+    result = limelens("similar", index, hall, "--sheet", sheet, "--blur-faces", *model, *missing)
+    assert result.exit_code == 1
+    assert not sheet.exists()
+    result = limelens("similar", index, hall, "--blur-faces", *model)
+    assert result.exit_code == 2
+    assert "expected --sheet too" in result.stderr

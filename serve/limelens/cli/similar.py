@@ -27,12 +27,14 @@ from limelens.cli.classifying import (
 )
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, OF_THE_SERVER, Credentials, securely
+from limelens.cli.options.face_options import DetectorOption, face_hider, face_option
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
+    from limelens.serve.tools.faces.hiding import FaceHider
     from limelens.serve.tools.similar import Made, Neighbour
 
 _MOST_SHOWN = 10
@@ -123,6 +125,10 @@ def similar(
         Path | None,
         option("The folder of the indexed images, for --sheet.", show_default="as indexed"),
     ] = None,
+    blur_faces: Annotated[
+        bool, face_option("Blur every face on the sheet.", "--blur-faces")
+    ] = False,
+    face_detector: DetectorOption = "default",
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
@@ -137,13 +143,16 @@ def similar(
 
     if STDIN in images and (len(images) > 1 or sheet is not None):
         raise typer.BadParameter("- is for one image, without --sheet")
+    if blur_faces and sheet is None:
+        raise typer.BadParameter("--blur-faces without an image to write; expected --sheet too")
     looked_at = parse_region(region)
     found = load_index(index_file)
     name = served_name(server, model)
     if not name:  # a server must use the very model; a file needs no name
         name, version = found.made.model, version or found.made.version
     answers: list[dict[str, Any]] = []
-    with open_client(server, model, device, credentials) as client:
+    beside = ByProducts()
+    with open_client(server, model, device, credentials, face_detector) as client:
         for image in images:
             try:
                 asked = client.embed(
@@ -159,10 +168,10 @@ def similar(
                 found.check_model(asked.model.name, asked.model.version, asked.model_digest)
                 (neighbours,) = found.search(asked.vectors, k)
                 answers.append(_answer(image, index_file, found.made, neighbours))
-    beside = ByProducts()
-    if sheet is not None and any("neighbours" in answer for answer in answers):
-        with beside.writing(sheet):
-            _draw(answers, data or Path(found.made.data), sheet)
+        if sheet is not None and any("neighbours" in answer for answer in answers):
+            hider = face_hider(client, blur_faces=blur_faces, model=name, version=version)
+            with beside.writing(sheet):
+                _draw(answers, data or Path(found.made.data), sheet, hider)
     if as_json:
         print_json(answers)
     else:
@@ -188,7 +197,9 @@ def _answer(
     }
 
 
-def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
+def _draw(
+    answers: Sequence[dict[str, Any]], data: Path, sheet: Path, hider: FaceHider | None
+) -> None:
     from limelens.explain.drawing.fonts import MissingFontWarning
     from limelens.serve.tools.similar.sheet import Panel, write_sheet
 
@@ -208,7 +219,9 @@ def _draw(answers: Sequence[dict[str, Any]], data: Path, sheet: Path) -> None:
     ]
     with warnings.catch_warnings(record=True, category=MissingFontWarning) as found:
         warnings.simplefilter("always", MissingFontWarning)
-        missing = write_sheet(rows, sheet)
+        missing = (
+            write_sheet(rows, sheet) if hider is None else write_sheet(rows, sheet, hider.hide)
+        )
     if found:
         err.print(f"[yellow]{escape(str(found[0].message))}[/]")
     if missing:

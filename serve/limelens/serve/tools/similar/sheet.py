@@ -6,7 +6,7 @@ It knows pixels, captions and their layout, and nothing of vectors or models.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,9 +39,17 @@ class Panel:
 
 
 def write_sheet(
-    rows: Sequence[tuple[Panel, Sequence[Panel]]], path: str | os.PathLike[str]
+    rows: Sequence[tuple[Panel, Sequence[Panel]]],
+    path: str | os.PathLike[str],
+    change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda pixels: pixels,
 ) -> tuple[Path, ...]:
     """Draws queries, framed in blue, each with its neighbours to its right, as a PNG.
+
+    Args:
+        rows: Each query with its neighbours.
+        path: The file to write.
+        change: Changes each image, `(H, W, 3)` uint8 RGB, before it is drawn, such as by blurring
+            faces; the errors that it raises go to the caller.
 
     Returns:
         Files that could not be read; a grey square stands for each.
@@ -65,7 +73,7 @@ def write_sheet(
         placed: list[tuple[Panel, int]] = [] if first is None else [(first, _GAP)]
         placed += [(one, 2 * _GAP + (i + 1) * step_x) for i, one in enumerate(neighbours)]
         for panel, left in placed:
-            thumbnail = _thumbnail(panel.path)
+            thumbnail = _thumbnail(panel.path, change)
             if thumbnail is None:
                 missing.append(panel.path)
                 draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), fill=_MISSING)
@@ -85,12 +93,14 @@ def write_sheet(
     return tuple(missing)
 
 
-def _thumbnail(path: Path) -> Image.Image | None:
+def _thumbnail(
+    path: Path, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> Image.Image | None:
     try:
         pixels: NDArray[np.uint8] = read_image(path.read_bytes())
     except (OSError, InvalidRequestError):
         return None
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(change(pixels))
     scale = _CELL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
