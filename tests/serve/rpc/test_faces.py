@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.waiting import until
 from limelens.serve.bundle import Task
 from limelens.serve.faces import detector as detector_module
 from limelens.serve.rpc.server_config import ServiceSettings
+from limelens.serve.scheduling.inference import Priority
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import face_pb2, image_pb2, prediction_pb2
 
@@ -272,6 +275,39 @@ def test_pixels_are_held_for_as_many_images_as_memory_allows(
     labels = [one.label for one in classify(server, *[frame_of([(*LARGE, RED)])] * 3)]
     assert labels == ["red"] * 3
     assert groups == [("squares", 1), ("colours", 1)] * 3
+
+
+def test_a_camera_does_not_wait_for_the_pixels_of_requests(
+    start_server: Callable[..., Any], detector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame takes 0.9 MB decoded, and the request's holds them while it waits for its faces."""
+    server = start_server(face_detector=detector, service=ServiceSettings(max_waiting_bytes=10**6))
+    engine, begun, goes_on = server.engine(), threading.Event(), threading.Event()
+    classify_all = engine.classify
+
+    async def held(bundle: Any, images: Any, **options: Any) -> Any:
+        if options.get("priority", Priority.REQUEST) is Priority.REQUEST:
+            begun.set()
+            await asyncio.to_thread(goes_on.wait, 60)
+        return await classify_all(bundle, images, **options)
+
+    monkeypatch.setattr(engine, "classify", held)
+    frame = frame_of([(*LARGE, RED)])
+    request = server.stub().Classify.future(request_of(frame))
+    assert begun.wait(30)
+    messages = [
+        service_pb2.ClassifyStreamRequest(
+            config=service_pb2.StreamConfig(camera_id="door", faces=face_pb2.FaceOptions())
+        ),
+        service_pb2.ClassifyStreamRequest(
+            frame=service_pb2.Frame(frame_id=0, image=image_pb2.Image(encoded=png(frame)))
+        ),
+    ]
+    (answer,) = server.stub().ClassifyStream(iter(messages), timeout=30)
+    assert answer.prediction.label == "red"
+    assert not request.done()
+    goes_on.set()
+    assert request.result().predictions[0].label == "red"
 
 
 def test_a_deadline_that_passes_in_the_queue_ends_the_call_unrun(server: Any, gate: Gate) -> None:

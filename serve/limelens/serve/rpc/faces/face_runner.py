@@ -120,7 +120,9 @@ class FaceRunner:
         self._runner = runner
         self._detector = detector
         self._gate = gate
-        self._pixels = PixelBudget(runner.settings.max_waiting_bytes)
+        most = runner.settings.max_waiting_bytes
+        # Two, so that no camera waits for the large images of requests.
+        self._pixels, self._frame_pixels = PixelBudget(most), PixelBudget(most)
 
     def require(self) -> FaceDetector:
         """The detector.
@@ -257,8 +259,8 @@ class FaceRunner:
         return done
 
     def holding(self, num_bytes: int) -> AbstractAsyncContextManager[None]:
-        """Waits until so many bytes of pixels may be held, for a caller of `find` or `judge`."""
-        return self._pixels.holding(num_bytes)
+        """Waits until so many bytes of pixels may be held, for a stream's frame."""
+        return self._frame_pixels.holding(num_bytes)
 
     async def check(self, frame: Frame, faces: Sequence[Face]) -> list[FoundFace]:
         """Which of the faces, found by anything else, can be judged; the frame has its pixels."""
