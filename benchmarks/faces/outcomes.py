@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from benchmarks.faces.frames import Frame, TrueFace
 from limelens.serve import Bundle
-from limelens.serve.decisions.decision import decide
+from limelens.serve.decisions.decision import FaceIssue, decide
 from limelens.serve.faces.boxes import Face, overlaps
 from limelens.serve.faces.detector import FaceDetector
 from limelens.serve.faces.options import FaceOptions
-from limelens.serve.faces.quality import FaceIssue, QualityGate
+from limelens.serve.faces.quality import QualityGate
 from limelens.serve.image import fit
 
 MARGINS: Final = (0.0, 0.1, 0.2, 0.35, 0.5, 0.8)

@@ -139,7 +139,7 @@ def test_someone_who_moves_on_is_followed(client: Client) -> None:
 
 def test_faces_that_cannot_be_judged_say_nothing(client: Client) -> None:
     camera = Paced(client, faces=FaceOptions(min_size_px=8))
-    frame = np.kron(scene(left=RED)[::8, ::8], np.ones((1, 1, 1), np.uint8))
+    frame = np.ascontiguousarray(scene(left=RED)[::8, ::8])
     [face] = camera(frame).faces  # ten pixels in a frame of 60x80
     assert face.issue is FaceIssue.TOO_SMALL
     assert (face.person, face.smoothed_label, face.prediction.scores) == (1, None, ())
@@ -172,6 +172,16 @@ def test_faces_are_looked_for_in_every_third_frame(server: Any, client: Client) 
     assert people(changed) == {1: "red", 2: "blue"}
     assert len(camera(scene(left=RED, right=BLUE, large=RED)).faces) == 2
     assert len(camera(scene(left=RED, right=BLUE, large=RED)).faces) == 3
+    camera.end()
+
+
+def test_of_equal_faces_the_largest_decides(client: Client) -> None:
+    camera = Paced(client, faces=FaceOptions(detect_every=2))
+    camera(scene(left=GREEN))  # who comes first is the smaller one
+    camera(scene(left=GREEN))
+    found = [camera(scene(left=GREEN, large=BLUE)) for _ in range(2)]
+    assert [[face.seen for face in one.faces] for one in found] == [[True] * 2, [False] * 2]
+    assert [one.prediction and one.prediction.label for one in found] == ["blue", "blue"]
     camera.end()
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Metadata
 from limelens.serve.decisions.decision import Prediction
 from limelens.serve.faces.detector import FaceDetector
-from limelens.serve.faces.judging import FoundFace, crop_of, judge, of_faces
+from limelens.serve.faces.judging import crop_of, judge, of_faces
 from limelens.serve.faces.options import FaceOptions
-from limelens.serve.faces.quality import QualityGate
+from limelens.serve.faces.quality import FoundFace, QualityGate
 from limelens.serve.image import Region, fit
 
 _GATE: Final = QualityGate()
@@ -36,8 +36,7 @@ def find_faces(
         options: Which faces to look for.
         region: The part to look in; None is everything.
     """
-    faces = detector.detect(pixels, options, region)
-    return [FoundFace(face, _GATE.issue(face, pixels)) for face in faces]
+    return _GATE.check(detector.detect(pixels, options, region), pixels)
 
 
 def classify_faces(
@@ -65,16 +64,6 @@ def classify_faces(
         for one in found
         if one.issue is None
     ]
-    rows = iter(predict(np.stack(crops)) if crops else ())
-    faces = [
-        judge(
-            one,
-            next(rows) if one.issue is None else None,
-            metadata,
-            (height, width),
-            top_k=top_k,
-            threshold=threshold,
-        )
-        for one in found
-    ]
+    rows = predict(np.stack(crops)) if crops else ()
+    faces = judge(found, rows, metadata, (height, width), top_k=top_k, threshold=threshold)
     return of_faces(faces, metadata, threshold)

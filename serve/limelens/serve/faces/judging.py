@@ -5,8 +5,8 @@ It knows plain values, and neither runs models nor knows messages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,13 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Metadata
 from limelens.serve.decisions.decision import (
     Decision,
-    FaceIssue,
     FacePrediction,
     Prediction,
     decide,
 )
 from limelens.serve.faces.boxes import DEFAULT_MARGIN, Face
+from limelens.serve.faces.quality import FoundFace
 from limelens.serve.image import Region
-
-
-@dataclass(frozen=True, slots=True)
-class FoundFace:
-    """A face that the detector found, and why it cannot be judged; None if it can."""
-
-    face: Face
-    issue: FaceIssue | None = None
 
 
 def crop_of(face: Face, metadata: Metadata, height: int, width: int) -> Region:
@@ -38,6 +30,39 @@ def crop_of(face: Face, metadata: Metadata, height: int, width: int) -> Region:
 
 
 def judge(
+    found: Sequence[FoundFace],
+    probabilities: Iterable[NDArray[np.float32]],
+    metadata: Metadata,
+    size: tuple[int, int],
+    *,
+    top_k: int = 0,
+    threshold: float | None = None,
+) -> list[FacePrediction]:
+    """Decides about the faces of an image.
+
+    Args:
+        found: The faces.
+        probabilities: `(C,)` float32 of the crop of each face without an issue, in their order.
+        metadata: The classifier's.
+        size: Height and width of the upright image, in pixels.
+        top_k: As for `decide`.
+        threshold: As for `decide`.
+    """
+    rows = iter(probabilities)
+    return [
+        judge_one(
+            face,
+            next(rows) if face.issue is None else None,
+            metadata,
+            size,
+            top_k=top_k,
+            threshold=threshold,
+        )
+        for face in found
+    ]
+
+
+def judge_one(
     found: FoundFace,
     probabilities: NDArray[np.float32] | None,
     metadata: Metadata,
@@ -46,16 +71,7 @@ def judge(
     top_k: int = 0,
     threshold: float | None = None,
 ) -> FacePrediction:
-    """Decides about one face.
-
-    Args:
-        found: The face.
-        probabilities: `(C,)` float32 of its crop; None if there is an issue.
-        metadata: The classifier's.
-        size: Height and width of the upright image, in pixels.
-        top_k: As for `decide`.
-        threshold: As for `decide`.
-    """
+    """As `judge`, for one face; without probabilities the model abstains."""
     if probabilities is None:
         prediction = _without_label(Decision.ABSTAINED, metadata, threshold)
     else:

@@ -6,6 +6,7 @@ the face is to abstain.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,13 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limelens.serve.decisions.decision import FaceIssue as FaceIssue
+from limelens.serve.decisions.decision import FaceIssue
 from limelens.serve.faces.boxes import Face
 
 _SIDE: Final = 48
 """Sharpness is measured at one size, in pixels, so that it means the same for all faces."""
 _LEAST_CONTRAST: Final = 1.0
 """Standard deviation in grey levels below which there is nothing but a camera's noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFace:
+    """A face that was found, and why it cannot be judged; None if it can."""
+
+    face: Face
+    issue: FaceIssue | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,10 @@ class QualityGate:
     min_size_px: float = 32.0
     min_visible: float = 0.7
     min_sharpness: float = 0.035
+
+    def check(self, faces: Iterable[Face], pixels: NDArray[np.uint8]) -> list[FoundFace]:
+        """What is wrong with each face; arguments as for `issue`."""
+        return [FoundFace(face, self.issue(face, pixels)) for face in faces]
 
     def issue(self, face: Face, pixels: NDArray[np.uint8]) -> FaceIssue | None:
         """What is wrong with a face; None if it can be judged.

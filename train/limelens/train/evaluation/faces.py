@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Bundle
 from limelens.serve.faces.classifying import classify_faces, find_faces
 from limelens.serve.faces.detector import load_detector
-from limelens.serve.faces.judging import FoundFace, index_of_worst
+from limelens.serve.faces.judging import index_of_worst
 from limelens.serve.faces.options import DEFAULT, FaceOptions
+from limelens.serve.faces.quality import FoundFace
 from limelens.serve.image import read_image
 from limelens.train.data.examples import Example
 

@@ -1,7 +1,8 @@
 """Finds the faces in images, and has the classifier judge them: one way for all RPCs.
 
 Both networks run in the engines, so deadlines, priorities, cancelling and the limits of the queue
-hold as for whole images. It knows neither messages nor decisions.
+hold as for whole images. It does not know messages; what numbers mean is up to
+`limelens.serve.faces`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +21,9 @@ from limelens.serve.bundle import Bundle, Metadata
 from limelens.serve.decisions.decision import FacePrediction, Prediction
 from limelens.serve.errors import LimelensError, NotOfferedError
 from limelens.serve.faces.boxes import Face
-from limelens.serve.faces.judging import FoundFace, crop_of, judge, of_faces
+from limelens.serve.faces.judging import crop_of, judge, of_faces
 from limelens.serve.faces.options import FaceOptions
-from limelens.serve.faces.quality import QualityGate
+from limelens.serve.faces.quality import FoundFace, QualityGate
 from limelens.serve.image import Region, ResizeRule, fit
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.faces.frame import Frame
@@ -52,35 +54,26 @@ class ClassifiedFaces:
     Args:
         size: Height and width of the upright image.
         found: The faces.
-        results: One for each; None where there is an issue.
+        results: One for each face without an issue.
         detection: The detector's result, for its times.
     """
 
     size: tuple[int, int]
     found: tuple[FoundFace, ...]
-    results: tuple[InferenceResult | None, ...]
+    results: tuple[InferenceResult, ...]
     detection: InferenceResult
 
     @property
     def runs(self) -> list[InferenceResult]:
         """The results of both networks, for their times."""
-        return [self.detection, *(one for one in self.results if one is not None)]
+        return [self.detection, *self.results]
 
     def prediction(
         self, metadata: Metadata, *, top_k: int = 0, threshold: float | None = None
     ) -> Prediction:
         """Decides about each face and the image; arguments as for `decide`."""
-        faces = [
-            judge(
-                found,
-                None if result is None else result.probabilities,
-                metadata,
-                self.size,
-                top_k=top_k,
-                threshold=threshold,
-            )
-            for found, result in zip(self.found, self.results, strict=True)
-        ]
+        rows = [one.probabilities for one in self.results]
+        faces = judge(self.found, rows, metadata, self.size, top_k=top_k, threshold=threshold)
         return of_faces(faces, metadata, threshold)
 
 
@@ -189,7 +182,7 @@ class FaceRunner:
             ClassifiedFaces(
                 one.frame.size,
                 one.faces,
-                tuple(next(results) if face.issue is None else None for face in one.faces),
+                tuple(islice(results, sum(face.issue is None for face in one.faces))),
                 one.result,
             )
             for one in found
@@ -246,7 +239,7 @@ class FaceRunner:
             faces = detector.faces(
                 result.probabilities, places, (height, width), options, frame.region
             )
-            return tuple(FoundFace(face, self._gate.issue(face, pixels)) for face in faces)
+            return tuple(self._gate.check(faces, pixels))
 
         def found() -> list[FoundFaces]:
             pairs = zip(frames, results, strict=True)
@@ -264,12 +257,7 @@ class FaceRunner:
 
     async def check(self, frame: Frame, faces: Sequence[Face]) -> list[FoundFace]:
         """Which of the faces, found by anything else, can be judged; the frame has its pixels."""
-
-        def checked() -> list[FoundFace]:
-            pixels = frame.read()
-            return [FoundFace(face, self._gate.issue(face, pixels)) for face in faces]
-
-        return await asyncio.to_thread(checked)
+        return await asyncio.to_thread(self._gate.check, faces, frame.read())
 
     async def judge(
         self,

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.decisions.decision import Decision, FacePrediction, spoken_label
-from limelens.serve.faces.judging import FoundFace, crop_of, judge, of_faces
+from limelens.serve.faces.judging import crop_of, judge, judge_one, of_faces
 from limelens.serve.faces.motion import MotionGate
 from limelens.serve.faces.options import FaceOptions
 from limelens.serve.faces.people import People, Person, Presence
+from limelens.serve.faces.quality import FoundFace
 from limelens.serve.image import Region
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.faces.frame import Frame
@@ -68,11 +69,18 @@ class _Look:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Looked:
-    """What was seen in a frame: people, their faces and what the classifier gave for each."""
+    """What was seen in a frame.
+
+    Args:
+        people: Whose faces these are.
+        faces: One for each of the people.
+        results: What the classifier gave for each face without an issue.
+        runs: Of all networks, for their times.
+    """
 
     people: Sequence[Person]
     faces: Sequence[FoundFace]
-    results: Sequence[InferenceResult | None]
+    results: Sequence[InferenceResult]
     runs: Sequence[InferenceResult]
 
 
@@ -119,17 +127,14 @@ class PeopleFrames(FrameClassifier):
             # What moved since the last frame that was classified is not known.
             self._look_next()
             raise
-        judged = [
-            judge(
-                face,
-                None if result is None else result.probabilities,
-                model.bundle.metadata,
-                self._size,
-                top_k=self._settings.top_k,
-                threshold=self._settings.threshold,
-            )
-            for face, result in zip(looked.faces, looked.results, strict=True)
-        ]
+        judged = judge(
+            looked.faces,
+            [one.probabilities for one in looked.results],
+            model.bundle.metadata,
+            self._size,
+            top_k=self._settings.top_k,
+            threshold=self._settings.threshold,
+        )
         self._last = list(zip(looked.people, judged, strict=True))
         return self._outcome(turn.arrival, model, self._last, looked.runs)
 
@@ -159,13 +164,13 @@ class PeopleFrames(FrameClassifier):
     async def _find(self, frame: Frame, turn: Turn, model: ModelVersion) -> _Looked:
         """Looks for faces."""
         [found] = await self._runner.find([frame], self._options, priority=Priority.FRAME)
-        results, runs = await self._judged(frame, found.faces, model)
+        results = await self._judged(frame, found.faces, model)
         if frame.size != self._size:
             self._people.forget()  # their places mean nothing here
             self._size = frame.size
         people = self._people.find([one.face for one in found.faces], turn.arrival.arrived_at)
         self._must_look, self._num_followed = False, 0
-        return _Looked(people, found.faces, results, [found.result, *runs])
+        return _Looked(people, found.faces, results, [found.result, *results])
 
     async def _follow(self, frame: Frame, turn: Turn, model: ModelVersion) -> _Looked:
         """Expects people where they were going."""
@@ -181,20 +186,18 @@ class PeopleFrames(FrameClassifier):
         if frame.size != self._size:
             return await self._find(frame, turn, model)
         faces = await self._runner.check(frame, expected)
-        results, others = await self._judged(frame, faces[1:], model)
+        others = await self._judged(frame, faces[1:], model)
         people = self._people.follow(now)
         self._num_followed += 1
-        first_result = runs[0] if faces[0].issue is None else None
-        return _Looked(people, faces, [first_result, *results], [*runs, *others])
+        runs += others
+        return _Looked(people, faces, runs if faces[0].issue is None else others, runs)
 
     async def _judged(
         self, frame: Frame, faces: Sequence[FoundFace], model: ModelVersion
-    ) -> tuple[list[InferenceResult | None], list[InferenceResult]]:
-        """The classifier's result for each face, None if there is an issue; and those alone."""
+    ) -> list[InferenceResult]:
+        """The classifier's result for each face without an issue."""
         crops = [(frame, one.face) for one in faces if one.issue is None]
-        runs = await self._runner.judge(model.bundle, crops, priority=Priority.FRAME)
-        rest = iter(runs)
-        return [next(rest) if one.issue is None else None for one in faces], runs
+        return await self._runner.judge(model.bundle, crops, priority=Priority.FRAME)
 
     def _repeat(self, arrival: Arrival, model: ModelVersion) -> Outcome:
         """A frame like the one before, with the same faces and the same said of them."""
@@ -230,7 +233,9 @@ class PeopleFrames(FrameClassifier):
         faces = {
             person: replace(
                 seen.get(person)
-                or judge(FoundFace(person.face), None, metadata, self._size, threshold=threshold),
+                or judge_one(
+                    FoundFace(person.face), None, metadata, self._size, threshold=threshold
+                ),
                 person=person.number,
                 smoothed_label=person.label,
                 alert=person.label in alert_labels,
@@ -238,7 +243,8 @@ class PeopleFrames(FrameClassifier):
             )
             for person in sorted(self._people.present, key=lambda one: -one.face.size_px)
         }
-        prediction = of_faces([face for _, face in judged], metadata, threshold)
+        largest_first = sorted(judged, key=lambda pair: -pair[0].face.size_px)
+        prediction = of_faces([face for _, face in largest_first], metadata, threshold)
         changes = [
             ChangedDecision(
                 person.label,
