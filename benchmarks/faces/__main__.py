@@ -27,14 +27,16 @@ from rich.table import Table
 from benchmarks.device.report import Row
 from benchmarks.faces import degraded, frames
 from benchmarks.faces.frames import HEIGHT, WIDTH, Condition, Frame, TrueFace
-from benchmarks.faces.outcomes import MARGINS, Outcomes, is_right, outcomes
+from benchmarks.faces.outcomes import Outcomes, is_right, outcomes
 from benchmarks.faces.sources import LABELS, SPLITS, Portrait, backgrounds, portraits
 from limelens.cli.serving import default_models
 from limelens.serve import Bundle, load_bundle
 from limelens.serve.errors import LimelensError
 from limelens.serve.faces.boxes import DEFAULT_MARGIN
 from limelens.serve.faces.detector import FaceDetector, load_detector
+from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.faces.quality import QualityGate
+from limelens.train.exporting.crops import MARGINS
 
 _SIZES: Final = (24, 200)
 _REQUIRED_SIZES: Final = (48, 200)
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=300, help="in each part")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--detector", nargs="+", default=["default"], help="default, centerface or files"
+        "--detector", nargs="+", default=[DEFAULT_DETECTOR], help="default, centerface or files"
     )
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
     parser.add_argument("--only", nargs="+", choices=list(_PARTS), default=list(_PARTS))

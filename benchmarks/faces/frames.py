@@ -29,9 +29,8 @@ _MOST_ENLARGED: Final = 2.0
 _PLACES_TRIED: Final = 40
 _HIDDEN_SHARE: Final = 0.15
 _RIM_SHARE: Final = 0.12
-# Of a drawn face in multiples of the distance of its eyes: about what detectors call a face.
-_DRAWN_FACE: Final = np.array([[-0.95, 0.0], [0.95, 0.0], [0.0, -0.85], [0.0, 1.72]])
 _DRAWN_HEIGHT: Final = 2.57
+"""About how high a drawn face is, in distances of its eyes."""
 
 
 class Condition(StrEnum):
@@ -137,13 +136,17 @@ def drawn(rng: np.random.Generator, sizes: tuple[float, float] = (24, 200)) -> F
         if label == LABELS[0]:
             style = MASK_STYLES[str(rng.choice(sorted(MASK_STYLES)))]
             pixels, _ = draw_mask(pixels, portrait.face, style, rng)
-        points = portrait.face.to_pixels(_DRAWN_FACE)
-        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        left, top, right, bottom = portrait.face.box
         x = index * width
         image.paste(Image.fromarray(pixels), (x, 0))
         visible = left >= 0 and top >= 0 and right <= columns and bottom <= HEIGHT
-        box = (float(left) + x, float(top), float(right) + x, float(bottom))
-        faces.append(TrueFace(box, label, Condition.PLAIN if visible else Condition.RIM))
+        faces.append(
+            TrueFace(
+                (left + x, top, right + x, bottom),
+                label,
+                Condition.PLAIN if visible else Condition.RIM,
+            )
+        )
     return Frame(filmed(rng, image), tuple(faces))
 
 

@@ -22,7 +22,6 @@ from limelens.serve.faces.options import FaceOptions
 from limelens.serve.faces.quality import QualityGate
 from limelens.serve.image import fit
 
-MARGINS: Final = (0.0, 0.1, 0.2, 0.35, 0.5, 0.8)
 _LEAST_OVERLAP: Final = 0.3
 """Intersection over union from which a box is that of a face: detectors differ in tightness."""
 _LEAST_SCORE: Final = 0.05

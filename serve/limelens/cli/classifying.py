@@ -39,6 +39,7 @@ from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.faces import face_document, prediction_document, print_faces
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError, UnreadableFileError
+from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.files import writing_whole
 from limelens.serve.image import Region, read_image
 from limelens.serve.wording import counted
@@ -103,7 +104,7 @@ def classify(
     top_k: Annotated[int, option("Scores to show.", min=0, max=_MOST, show_default="up to 5")] = 0,
     threshold: Threshold = None,
     faces: Faces = NO_FACES,
-    face_detector: DetectorOption = "default",
+    face_detector: DetectorOption = DEFAULT_DETECTOR,
     draw: Annotated[
         Path | None, face_option("Write the image with boxes and decisions.", metavar="PNG")
     ] = None,
@@ -182,7 +183,7 @@ def open_client(
     model: str | None,
     device: Literal["auto", "cpu", "cuda"],
     credentials: Credentials = NOTHING,
-    face_detector: str = "default",
+    face_detector: str = DEFAULT_DETECTOR,
 ) -> AbstractContextManager[Client]:
     """A client: of a model in this process if `--model` is a file, otherwise of the server."""
     if server is None and model is not None and _is_file(model):

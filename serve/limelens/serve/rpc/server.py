@@ -25,7 +25,7 @@ from limelens.serve.access.guard import Guard, ReflectionGuard, WatcherLimit
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.access.policy import Access
 from limelens.serve.addresses import is_unix
-from limelens.serve.faces.options import DEFAULT, NO_DETECTOR
+from limelens.serve.faces.options import DEFAULT_DETECTOR, NO_DETECTOR
 from limelens.serve.observing.observer import Observer, notify_all
 from limelens.serve.observing.pauses import Pauses
 from limelens.serve.repository.model_repository import Repository
@@ -299,7 +299,7 @@ def _detector(config: ServerConfig) -> FaceDetector | LimelensError | None:
     # Imported only when needed: a server without faces is smaller.
     from limelens.serve.faces import detector
 
-    if config.face_detector == DEFAULT and not detector.DEFAULT_PATH.is_file():
+    if config.face_detector == DEFAULT_DETECTOR and not detector.DEFAULT_PATH.is_file():
         missing = detector.missing_default()
         _log.warning("calls that ask for faces are refused: %s", missing)
         return missing

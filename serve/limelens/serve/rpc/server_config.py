@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from limelens.serve.access.config import AccessConfig, Tls
 from limelens.serve.addresses import is_loopback, is_unix, parse_address
 from limelens.serve.errors import AccessPolicyError, InvalidRequestError, ListenError
+from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.image.limits import MAX_DECODE_S, MAX_PIXELS, DecodeLimits
 from limelens.serve.repository.version_policy import ALL, VersionPolicy
 from limelens.serve.rpc.transport.listening import check_listen
@@ -131,7 +132,7 @@ class ServerConfig:
     reload_s: float = 2.0
     versions: VersionPolicy = ALL
     public_keys: tuple[Path, ...] = ()
-    face_detector: str = "default"
+    face_detector: str = DEFAULT_DETECTOR
     health_listen: str | None = None
     service: ServiceSettings = field(default_factory=ServiceSettings)
     access: AccessConfig = field(default_factory=AccessConfig)

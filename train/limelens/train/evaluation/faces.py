@@ -17,7 +17,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.faces.classifying import classify_faces, find_faces
 from limelens.serve.faces.detector import load_detector
 from limelens.serve.faces.judging import index_of_worst
-from limelens.serve.faces.options import DEFAULT, FaceOptions
+from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
 from limelens.serve.faces.quality import FoundFace
 from limelens.serve.image import read_image
 from limelens.train.data.examples import Example
@@ -36,7 +36,7 @@ class FaceChoice:
     """
 
     which: WhichFace = "largest"
-    detector: str | Path = DEFAULT
+    detector: str | Path = DEFAULT_DETECTOR
     options: FaceOptions = field(default_factory=FaceOptions)
 
 

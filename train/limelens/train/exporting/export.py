@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
-from limelens.serve.faces.detector import DEFAULT, load_detector
+from limelens.serve.faces.detector import load_detector
+from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.files import write_whole
 from limelens.train import checkpoint
 from limelens.train.data.dataset import read_dataset
@@ -100,7 +101,7 @@ def export(
         raise ExportError(f"name {name!r}; expected letters, digits, '-', '_' and '.'")
     if precision not in PRECISIONS:
         raise ExportError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    detector = load_detector(DEFAULT, "cpu") if crop == AUTO else None
+    detector = load_detector(DEFAULT_DETECTOR, "cpu") if crop == AUTO else None
     loaded = checkpoint.load(run)
     if wanted_accuracy is not None and loaded.task is Task.MULTILABEL:
         raise ExportError(
