@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
@@ -22,6 +21,7 @@ from limelens.serve.access.shares import Holder, holder
 from limelens.serve.errors import OverloadedError
 from limelens.serve.image import ResizeRule
 from limelens.serve.scheduling.inference import FittedImage, PendingImage
+from limelens.serve.scheduling.turns import Turns
 
 _RETRY_AFTER_S: Final = 1.0
 _MAX_HELD_S: Final = 0.005
@@ -31,22 +31,20 @@ class SlowImages:
     """Decodes slow images for one event loop, by default one per core at a time, at least two."""
 
     def __init__(self, max_running: int | None = None, *, max_waiting: int = 256) -> None:
-        self._max_running = max_running or max(2, os.cpu_count() or 1)
-        self._max_each = max(1, self._max_running - 1)
+        max_running = max_running or max(2, os.cpu_count() or 1)
         self._max_waiting = max_waiting
-        self._pool = ThreadPoolExecutor(self._max_running, "limelens-decode")
-        self._running: dict[Holder, int] = {}
-        self._waiting: OrderedDict[Holder, deque[asyncio.Future[None]]] = OrderedDict()
+        self._pool = ThreadPoolExecutor(max_running, "limelens-decode")
+        self._turns = Turns(max_running, most_each=max(1, max_running - 1))
 
     @property
     def num_running(self) -> int:
         """How many images are being decoded."""
-        return sum(self._running.values())
+        return self._turns.held
 
     @property
     def num_waiting(self) -> int:
         """How many images wait for their turn."""
-        return sum(map(len, self._waiting.values()))
+        return self._turns.num_waiting
 
     async def decoded(
         self, images: Sequence[PendingImage], rule: ResizeRule
@@ -62,14 +60,14 @@ class SlowImages:
         try:
             work = self._pool.submit(image.fitted, rule)
         except BaseException:
-            self._release(who)
+            self._turns.release(who)
             raise
         loop = asyncio.get_running_loop()
 
         def done(_: Future[NDArray[np.uint8]]) -> None:
             # The client may have left: its place stays taken until the work ends.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._release, who)
+                loop.call_soon_threadsafe(self._turns.release, who)
 
         work.add_done_callback(done)
         return FittedImage(await asyncio.wrap_future(work))
@@ -79,50 +77,13 @@ class SlowImages:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _wait_for_turn(self, who: Holder) -> None:
-        if not self._waiting and self._has_place(who):
-            self._running[who] = self._running.get(who, 0) + 1
-            return
         if self.num_waiting >= self._max_waiting:
             raise OverloadedError(
                 f"{self.num_waiting} slow images are waiting, which is the limit; expected fewer "
                 "or smaller images",
                 _RETRY_AFTER_S,
             )
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(who, deque()).append(turn)
-        self._admit()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._release(who)
-            elif turn in (turns := self._waiting.get(who, deque())):
-                turns.remove(turn)
-                if not turns:
-                    del self._waiting[who]
-            raise
-
-    def _has_place(self, who: Holder) -> bool:
-        return self.num_running < self._max_running and self._running.get(who, 0) < self._max_each
-
-    def _admit(self) -> None:
-        """Gives free places to those who wait, one client after the other."""
-        for who in list(self._waiting):
-            while who in self._waiting and self._has_place(who):
-                turns = self._waiting[who]
-                turn = turns.popleft()
-                if turns:
-                    self._waiting.move_to_end(who)
-                else:
-                    del self._waiting[who]
-                self._running[who] = self._running.get(who, 0) + 1
-                turn.set_result(None)
-
-    def _release(self, who: Holder) -> None:
-        self._running[who] -= 1
-        if not self._running[who]:
-            del self._running[who]
-        self._admit()
+        await self._turns.take(who)
 
 
 async def inspect(images: Sequence[PendingImage]) -> None:

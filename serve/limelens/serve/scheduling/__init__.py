@@ -6,4 +6,5 @@ engine         the queue and its worker threads; what both engines share
   gpu          images joined into prepared batches
 statistics     what each model has done
 memory_budget  bytes of requests that may wait
+turns          limited places, given to clients in turn
 """

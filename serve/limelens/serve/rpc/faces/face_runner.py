@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.serve.access.shares import holder
 from limelens.serve.bundle import Bundle, Metadata
 from limelens.serve.decisions.decision import FacePrediction, Prediction
 from limelens.serve.errors import LimelensError, NotOfferedError
@@ -29,7 +30,7 @@ from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.faces.frame import Frame
 from limelens.serve.rpc.slow_images import inspect
 from limelens.serve.scheduling.inference import InferenceResult, PendingImage, Priority
-from limelens.serve.scheduling.memory_budget import PixelBudget
+from limelens.serve.scheduling.turns import Turns
 
 if TYPE_CHECKING:
     from limelens.serve.explaining.spec import ExplainSpec
@@ -114,8 +115,9 @@ class FaceRunner:
         self._detector = detector
         self._gate = gate
         most = runner.settings.max_waiting_bytes
-        # Two, so that no camera waits for the large images of requests.
-        self._pixels, self._frame_pixels = PixelBudget(most), PixelBudget(most)
+        # Bytes of decoded images. Two, so that no camera waits for the large images of requests.
+        self._pixels = Turns(most, most_each=most - most // 4)
+        self._frame_pixels = Turns(most, most_each=most - most // 4)
 
     def require(self) -> FaceDetector:
         """The detector.
@@ -155,7 +157,7 @@ class FaceRunner:
             await inspect(images)
             while len(done) < len(images):
                 group, num_bytes = self._group(images[len(done) :])
-                async with self._pixels.holding(num_bytes):
+                async with self._pixels.holding(holder(), num_bytes):
                     done += await self._classify(bundle, group, options, deadline)
         return done
 
@@ -253,7 +255,7 @@ class FaceRunner:
 
     def holding(self, num_bytes: int) -> AbstractAsyncContextManager[None]:
         """Waits until so many bytes of pixels may be held, for a stream's frame."""
-        return self._frame_pixels.holding(num_bytes)
+        return self._frame_pixels.holding(holder(), num_bytes)
 
     async def check(self, frame: Frame, faces: Sequence[Face]) -> list[FoundFace]:
         """Which of the faces, found by anything else, can be judged; the frame has its pixels."""
