@@ -129,6 +129,29 @@ def test_each_change_is_explained_for_its_person_with_the_others_blurred(
         assert np.abs(np.diff(hidden[name][160:320, own - 2 : own + 2], axis=1)).max() > 30
 
 
+def test_people_of_a_file_are_followed_in_its_own_time(
+    limelens: Run, address: str, tmp_path: Path
+) -> None:
+    """However long explanations hold the frames up, and however fast the others are sent."""
+    green, red = (*LEFT, GREEN), (*RIGHT, RED)
+    frames = save_frames(
+        tmp_path / "walk",
+        *[[(left, 160, 160, RED)] for left in (0, 160, 320)],
+        *[[green, red]],
+        *[[green]] * 12,
+    )
+    result = limelens(
+        "camera", frames, "--server", address, "--faces", "--jsonl", "--explain-on-change",
+        tmp_path / "why", "--num-segments", 4, "--num-samples", 2000, "--max-unseen-s", 1,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    people = [{one["person"] for one in line["faces"]} for line in lines if "faces" in line]
+    assert people[:4] == [{1}, {1}, {1}, {1, 2}]
+    # Images of a folder are 0.2 s apart: after one second the other one is gone.
+    assert people[8:10] == [{1, 2}, {2}]
+    assert people[-1] == {2}
+
+
 def test_without_a_detector_nothing_is_watched_and_nothing_written(
     limelens: Run, visit: Path, start_server: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ class MotionGate:
 
         Args:
             image: `(H, W, 3)` RGB, 0 to 255; a change of its size counts as motion.
-            now: When it came, by `time.monotonic`.
+            now: When it was taken, in seconds; rising.
         """
         cells = _cells(image)
         last = self._last

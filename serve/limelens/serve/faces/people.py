@@ -101,7 +101,7 @@ class People:
 
         Args:
             faces: Of the frame, in any order.
-            now: When the frame came, by `time.monotonic`; rising.
+            now: When the frame was taken, in seconds; rising.
 
         Returns:
             The person of each face, in their order.
@@ -158,7 +158,7 @@ class People:
         Args:
             person: Whom it is about.
             label: What the model decided; None if it abstained.
-            now: When the frame came, by `time.monotonic`.
+            now: When the frame was taken, in seconds.
             is_alert: Whether the label is an alert label.
 
         Returns:

@@ -42,7 +42,7 @@ class Track:
     Args:
         number: From 1, rising; no number is given twice in a stream.
         face: Where the face was found.
-        now: When, by `time.monotonic`.
+        now: When, in seconds.
     """
 
     def __init__(self, number: int, face: Face, now: float) -> None:
@@ -102,7 +102,7 @@ class Tracker:
         Args:
             tracks: Of the people who may be in the frame.
             faces: Of the frame, in any order.
-            now: When the frame was taken, by `time.monotonic`; rising.
+            now: When the frame was taken, in seconds; rising.
 
         Returns:
             The track of each face, in their order.

@@ -29,6 +29,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.observing.observer import FrameClassified
 from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.rpc.frames.clock import FrameClock
 from limelens.serve.rpc.frames.outcome import ChangedDecision, FrameClassifier, Outcome
 from limelens.serve.rpc.frames.people import PeopleFrames
 from limelens.serve.rpc.frames.turn import Arrival, NewestFrame, StaleFrameError, Turn
@@ -84,6 +85,7 @@ class Camera:
             else PeopleFrames(settings, faces, runner)
         )
         self._newest = NewestFrame()
+        self._clock = FrameClock()
         self._classified_id = -1
         self._ended_at = 0.0
         self._responses: deque[service_pb2.ClassifyStreamResponse] = deque()
@@ -185,7 +187,8 @@ class Camera:
         except InvalidRequestError as error:
             self._put_invalid(frame, str(error))
             return
-        arrival = Arrival(_without_image(frame), image, time.monotonic())
+        now = time.monotonic()
+        arrival = Arrival(_without_image(frame), image, now, self._clock.taken_at(frame, now))
         superseded = self._newest.put(arrival)
         if superseded is not None:
             self._put_dropped(superseded.message, FrameStatus.SUPERSEDED)

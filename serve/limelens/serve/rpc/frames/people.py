@@ -62,7 +62,7 @@ class _Look:
             if self.region is not None:
                 left, top, right, bottom = self.region.box(*pixels.shape[:2])
                 seen = pixels[top:bottom, left:right]
-            if not self._gate.moved(seen, self._turn.arrival.arrived_at):
+            if not self._gate.moved(seen, self._turn.arrival.taken_at):
                 raise _StillFrameError
         return pixels
 
@@ -168,13 +168,13 @@ class PeopleFrames(FrameClassifier):
         if frame.size != self._size:
             self._people.forget()  # their places mean nothing here
             self._size = frame.size
-        people = self._people.find([one.face for one in found.faces], turn.arrival.arrived_at)
+        people = self._people.find([one.face for one in found.faces], turn.arrival.taken_at)
         self._must_look, self._num_followed = False, 0
         return _Looked(people, found.faces, results, [found.result, *results])
 
     async def _follow(self, frame: Frame, turn: Turn, model: ModelVersion) -> _Looked:
         """Expects people where they were going."""
-        now = time.monotonic()
+        now = turn.expected_at
         expected = self._people.expect(now)
         if not expected:
             turn.take().check()
@@ -201,7 +201,7 @@ class PeopleFrames(FrameClassifier):
 
     def _repeat(self, arrival: Arrival, model: ModelVersion) -> Outcome:
         """A frame like the one before, with the same faces and the same said of them."""
-        stayed = {*self._people.stay(arrival.arrived_at)}
+        stayed = {*self._people.stay(arrival.taken_at)}
         self._last = [pair for pair in self._last if pair[0] in stayed]
         return self._outcome(arrival, model, self._last, ())
 
@@ -220,7 +220,7 @@ class PeopleFrames(FrameClassifier):
             if face.issue is None:
                 label = spoken_label(face.prediction, alert_labels)
                 is_alert = label in alert_labels
-                if self._people.decide(person, label, arrival.arrived_at, is_alert=is_alert):
+                if self._people.decide(person, label, arrival.taken_at, is_alert=is_alert):
                     changed.append(person)
         self._classified_at = time.monotonic()
         worst = self._people.worst(alert_labels)

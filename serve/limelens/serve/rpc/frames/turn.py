@@ -23,11 +23,13 @@ class Arrival:
         message: Without its image.
         image: A copy of it, with its region of interest.
         arrived_at: By `time.monotonic`.
+        taken_at: By the stream's `FrameClock`.
     """
 
     message: service_pb2.Frame
     image: EncodedImage
     arrived_at: float
+    taken_at: float
 
 
 class StaleFrameError(ExpiredError):
@@ -77,6 +79,8 @@ class Turn:
         """Whether a worker may decode it; see `PendingImage`."""
         self.decoded_bytes = 0 if waiting is None else waiting.image.decoded_bytes
         """About how many bytes its pixels take."""
+        self.expected_at = 0.0 if waiting is None else waiting.taken_at
+        """When the frame was taken, as long as no newer one comes; see `FrameClock`."""
 
     @property
     def arrival(self) -> Arrival:

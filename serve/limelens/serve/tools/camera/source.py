@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -29,6 +29,8 @@ _LONGEST_WAIT_S: Final = 30.0
 _ENOUGH_WITHOUT: Final = 2
 """Frames without a timestamp before a warning; a single one is normal."""
 _TOLERANCE_S: Final = 1e-6
+_IMAGE_INTERVAL_S: Final = 0.2
+"""Images of a folder are taken to be so far apart, as if a camera had taken them."""
 _log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,7 @@ class Source:
         self._stopped = threading.Event()
         self._next_id = 0
         self._next_at = 0.0
+        self._began = datetime.now(UTC)
         self._thread = threading.Thread(
             target=self._read, args=(video,), name="limelens-camera", daemon=True
         )
@@ -186,10 +189,20 @@ class Source:
             self._slot.end()
 
     def _read_images(self) -> None:
-        for path in self._files:
+        interval_s = self._interval_s or _IMAGE_INTERVAL_S
+        for number, path in enumerate(self._files):
             if self.is_stopped:
                 return
-            self._slot.put(_Read(path.read_bytes, None, str(path)), may_replace=False)
+            captured_at = self._filed_at(number * interval_s)
+            self._slot.put(_Read(path.read_bytes, captured_at, str(path)), may_replace=False)
+
+    def _filed_at(self, at_s: float) -> datetime | None:
+        """When a frame of a file was taken, as if the file had begun with the reading.
+
+        A file is sent slower or faster than it was taken; by this the server knows its pace. None
+        if it is read as a camera is.
+        """
+        return None if self.is_live else self._began + timedelta(seconds=at_s)
 
     def _read_video(self, video: Video) -> None:
         if not video.is_endless:
@@ -251,7 +264,7 @@ class Source:
                     earliest_s = (at_s if next_s is None else next_s) + self._interval_s
                     next_s = max(earliest_s, at_s)
                 at = "" if video.is_endless else f"{at_s:.3f} s"
-                captured_at = datetime.now(UTC) if video.is_endless else None
+                captured_at = datetime.now(UTC) if video.is_endless else self._filed_at(at_s)
 
                 def encode(frame: VideoFrame = frame) -> bytes:
                     return to_jpeg(frame, self._quality)
