@@ -78,19 +78,34 @@ def test_same_numbers_give_the_same_frame(coloured: Sources) -> None:
     assert np.array_equal(first.faces, second.faces)
 
 
-def test_face_that_is_mostly_outside_is_unsure(coloured: Sources) -> None:
-    frames = [compose(coloured, CLEAR, np.random.default_rng(seed)) for seed in range(80)]
+def test_a_face_that_is_cut_off_or_covered_is_unsure_and_not_lost(coloured: Sources) -> None:
+    scenery = replace(CLEAR, whole=0.0, num_faces=(0.0, 1.0))
+    frames = [compose(coloured, scenery, np.random.default_rng(seed)) for seed in range(150)]
+    assert all(len(frame.masked) == len(frame.faces) for frame in frames)
+    num_unsure = 0
     for frame in frames:
-        assert len(frame.masked) == len(frame.faces)
-    assert any(len(frame.unsure) for frame in frames)
+        for left, top, right, bottom in frame.unsure:
+            num_unsure += 1
+            part = frame.image[int(top) : int(bottom) + 1, int(left) : int(right) + 1]
+            assert max(is_colour(part, channel).mean() for channel in (0, 1)) > 0.2
+    assert num_unsure > 3
 
 
 def test_distorted_image_keeps_its_size_and_its_content() -> None:
-    scene = random_background(np.random.default_rng(4), 64, 96)
+    scene = person((250, 0, 0), masked=False).pixels
+    alike = []
     for seed in range(40):
         changed = distort(Image.fromarray(scene), np.random.default_rng(seed))
         assert changed.shape == scene.shape
         assert changed.dtype == np.uint8
+        alike.append(np.array_equal(changed, scene))
+        # The face differs from what is around it by more than both do within themselves.
+        left, top, right, bottom = BOX[0].astype(int)
+        greens = changed[..., 1].astype(float)
+        is_face = np.zeros(greens.shape, dtype=bool)
+        is_face[top:bottom, left:right] = True
+        assert greens[~is_face].mean() > greens[is_face].mean() + greens[~is_face].std()
+    assert sum(alike) < 10
 
 
 def test_mirroring_twice_changes_nothing() -> None:

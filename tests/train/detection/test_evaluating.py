@@ -60,6 +60,8 @@ def test_threshold_is_the_lowest_that_all_findings_allow() -> None:
     assert choose_threshold([other], 0) == pytest.approx(0.32)
     assert choose_threshold([one, other], 0) == pytest.approx(0.43)
     assert choose_threshold([one, other], 1) == pytest.approx(0.2)
+    sure = examine(finding([[60, 60, 80, 80]], [0.99]), [frame()])
+    assert choose_threshold([sure], 0) == pytest.approx(0.95)
 
 
 def test_table_has_a_row_for_each_detector() -> None:

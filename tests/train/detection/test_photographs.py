@@ -87,10 +87,18 @@ def test_teacher_looks_again_with_a_border() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_drawn_box_holds_skin(masked: bool) -> None:
-    for seed in range(6):
+def test_drawn_box_holds_a_face(masked: bool) -> None:
+    reds = []
+    for seed in range(20):
         one = draw_portrait(np.random.default_rng(seed), masked)
         (left, top, right, bottom) = one.faces[0]
         assert 0 <= left < right <= one.pixels.shape[1]
         assert 0 <= top < bottom <= one.pixels.shape[0]
         assert one.masked == masked
+        # Skin is redder than most of what is behind people.
+        middle, wide = (left + right) / 2, (right - left) / 4
+        forehead = one.pixels[round(top) + 3 : round(top + 0.4 * (bottom - top)),
+                              round(middle - wide) : round(middle + wide)]  # fmt: skip
+        redness = [part[..., 0].mean() - part[..., 2].mean() for part in (forehead, one.pixels)]
+        reds.append(redness[0] > redness[1])
+    assert np.mean(reds) > 0.8

@@ -18,6 +18,7 @@ from limelens.train.detection.frames import (
     Boxes,
     Frame,
     Photograph,
+    Pixels,
     Sources,
     clipped,
     mirrored,
@@ -103,7 +104,7 @@ class _Board:
         self.faces = [np.concatenate([no_boxes(), *self.faces])]
         self.unsure = [np.concatenate([no_boxes(), *self.unsure])]
 
-    def framed(self, image: np.ndarray, least_px: float) -> Frame:
+    def framed(self, image: Pixels, least_px: float) -> Frame:
         """The finished frame."""
         height, width = image.shape[:2]
         faces, unsure, masked = self.faces[0], self.unsure[0], np.array(self.masked, dtype=bool)
