@@ -111,8 +111,8 @@ TINIEST = face_pb2.FaceOptions(min_size_px=8)
         (FRAME, {"face": 20}, "face", "20; expected 0 to 19"),
         (FRAME, {"face": 0, "faces": None}, "face", "without faces"),
         (FRAME, {"faces": face_pb2.FaceOptions(max_faces=50)}, "faces.max_faces", "1 to 20"),
-        (TINY, {"faces": TINIEST}, "faces", "of 1 found none can be judged: too_small"),
-        (TINY, {"faces": TINIEST, "face": 0}, "face", "0 is too_small and cannot be judged"),
+        (TINY, {"faces": TINIEST}, "faces", "of 1 found none can be judged: too small"),
+        (TINY, {"faces": TINIEST, "face": 0}, "face", "0 is too small and cannot be judged"),
     ],
 )
 def test_a_face_that_is_not_there_is_an_error_of_its_field(

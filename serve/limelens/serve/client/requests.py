@@ -119,7 +119,8 @@ class ExplainArguments(ModelArguments, total=False):
             red.
         faces: Whether, or how, to find faces and explain the decision about one of them; drawings
             show it in the whole image.
-        face: Which, by its place in `Prediction.faces` of the same image; None is the worst.
+        face: Which, by its place in `Prediction.faces` of the same image; None is the worst of
+            those that can be judged.
     """
 
     labels: Sequence[str]

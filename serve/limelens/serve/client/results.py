@@ -171,8 +171,8 @@ class FrameAnswer:
         timings_ms: The time it took.
         capture_time: As the frame gave it; None if it gave none.
         explanation: Of an earlier change; None unless the status is `EXPLANATION`.
-        smoothed_decision: With faces, `NO_FACE` means that nobody is there; otherwise whether
-            there is a smoothed label.
+        smoothed_decision: Whether the smoothed decision is a label or unknown; with faces also
+            `NO_FACE`, if nobody is there.
     """
 
     frame_id: int

@@ -37,6 +37,11 @@ class FaceIssue(StrEnum):
     CUT_OFF = "cut_off"  # by the edge of the image
     BLURRED = "blurred"
 
+    @property
+    def in_words(self) -> str:
+        """For people: `too small`."""
+        return self.replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

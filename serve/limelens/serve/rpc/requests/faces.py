@@ -42,7 +42,7 @@ class WantedFace:
             judged = [i for i, face in enumerate(faces) if face.issue is None]
             if judged:
                 return judged[index_of_worst([faces[i] for i in judged])]
-            issues = ", ".join(dict.fromkeys(str(face.issue) for face in faces))
+            issues = ", ".join(dict.fromkeys(one.issue.in_words for one in faces if one.issue))
             raise InvalidRequestError(
                 "faces", f"of {len(faces)} found none can be judged: {issues}; expected one"
             )
@@ -52,7 +52,7 @@ class WantedFace:
             )
         if (issue := faces[index].issue) is not None:
             raise InvalidRequestError(
-                "face", f"{index} is {issue} and cannot be judged; expected another"
+                "face", f"{index} is {issue.in_words} and cannot be judged; expected another"
             )
         return index
 

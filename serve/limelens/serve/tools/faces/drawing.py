@@ -21,7 +21,6 @@ _ALERT: Final = signs("green-red")[1]
 _FINE: Final = (0, 118, 46)
 _UNKNOWN: Final = (92, 92, 92)
 _HALO: Final = (255, 255, 255)
-_ISSUES: Final = {"too_small": "too small", "cut_off": "cut off", "blurred": "blurred"}
 
 _Box = tuple[float, float, float, float]
 
@@ -62,7 +61,7 @@ def describe(face: FacePrediction) -> str:
     name = "" if face.person is None else f"{face.person}: "
     label = decided(face)
     if label is None:
-        issue = "" if face.issue is None else f", {_ISSUES[face.issue]}"
+        issue = "" if face.issue is None else f", {face.issue.in_words}"
         return f"{name}unknown{issue}"
     found = face.prediction
     if face.person is None and found.label is not None:
