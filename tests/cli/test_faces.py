@@ -156,6 +156,8 @@ def test_nothing_is_drawn_if_faces_cannot_be_found(
     ):
         result = limelens("classify", door, "--faces", "--draw", drawn, "--blur-faces", *asked)
         assert result.exit_code == 1
+        several = limelens("classify", door, door, "--faces", *asked)
+        assert several.stderr == result.stderr  # said once, not for each image
         assert len(result.stderr.splitlines()) == 1
         assert "face" in result.stderr or "none.onnx" in result.stderr
         assert not drawn.exists()

@@ -21,7 +21,10 @@ from limelens.cli.options import in_place_of
 from limelens.serve.addresses import parse_address
 from limelens.serve.errors import (
     AccessPolicyError,
+    BundleError,
     LimelensError,
+    MissingExtraError,
+    NotOfferedError,
     PermissionDeniedError,
     UnauthenticatedError,
     UnavailableError,
@@ -31,7 +34,11 @@ if TYPE_CHECKING:
     from limelens.serve.client import Client, Tls
 
 TOKEN_VARIABLE: Final = "LIMELENS_TOKEN"
-OF_THE_SERVER: Final = (UnavailableError, UnauthenticatedError, PermissionDeniedError)
+OF_THE_SERVER: Final = (
+    UnavailableError, UnauthenticatedError, PermissionDeniedError,
+    # No detector, for faces:
+    NotOfferedError, BundleError, MissingExtraError,
+)  # fmt: skip
 """Errors that concern every image alike."""
 _option: Final = functools.partial(typer.Option, rich_help_panel="A server beyond this machine")
 _PROBE_S: Final = 3.0
