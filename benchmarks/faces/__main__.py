@@ -21,6 +21,7 @@ from typing import Final
 
 import numpy as np
 from PIL import Image, ImageDraw
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -159,7 +160,7 @@ def empty(setting: _Setting) -> None:
         setting.frames(3, lambda rng: frames.empty(rng, setting.backgrounds)), _LEAST_PX, []
     )
     alerts = setting.classifier.metadata.alert_labels
-    table = Table("frames without anybody, each another one")
+    table = Table("frames without anybody, each another one", box=MARKDOWN)
     for title in (
         "frames",
         "false faces a frame",
@@ -188,7 +189,7 @@ def quality(setting: _Setting) -> None:
         "cut off by the edge, 96 px": degraded.cut_off(faces, bundle, margin),
     }
     for title, degrees in tables.items():
-        table = Table(f"known faces, {title}")
+        table = Table(f"known faces, {title}", box=MARKDOWN)
         for column in ("faces", "right", "of the worse label"):
             table.add_column(column, justify="right")
         for one in degrees:
@@ -205,7 +206,7 @@ _PARTS: Final[dict[str, Callable[[_Setting], None]]] = {
 
 
 def _table(title: str, results: dict[str, Outcomes], columns: Sequence[str]) -> Table:
-    table = Table(title)
+    table = Table(title, box=MARKDOWN)
     for name in results:
         for column in columns:
             table.add_column(f"{name}: {column}", justify="right")
@@ -233,7 +234,7 @@ def _share(count: int, total: int) -> str:
 
 
 def _print_required(setting: _Setting, results: dict[str, Outcomes]) -> None:
-    table = Table("faces from 48 px", "required", "wanted")
+    table = Table("faces from 48 px", "required", "wanted", box=MARKDOWN)
     for name in results:
         table.add_column(name, justify="right")
         table.add_column("met")

@@ -28,6 +28,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -112,7 +113,7 @@ def main() -> None:
 def _cost(command: Sequence[str], data: Path, arguments: argparse.Namespace) -> None:
     films = _films(portraits(data, "val"), backgrounds(data))
     print(f"load average before it {os.getloadavg()[0]:.1f}")
-    table = Table("cameras", "scene", "faces looked for")
+    table = Table("cameras", "scene", "faces looked for", box=MARKDOWN)
     for title in (
         "CPU, cores a camera", "required", "wanted", "met", "p50 ms", "p99 ms", "<= 150",
         "p99 first, last third", "dropped %", "faces a frame",
