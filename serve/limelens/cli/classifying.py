@@ -31,7 +31,7 @@ from limelens.cli.options.face_options import (
     BlurFaces,
     DetectorOption,
     Faces,
-    face_hider,
+    face_blurrer,
     face_option,
     with_faces,
 )
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from limelens.serve.client import ClassifyArguments, Client
     from limelens.serve.client.results import Classification
     from limelens.serve.decisions.decision import Prediction
-    from limelens.serve.tools.faces.hiding import FaceHider
+    from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
     from limelens.serve.tools.similar import IndexedImage
 
 STDIN: Final = Path("-")
@@ -151,7 +151,9 @@ def classify(
     by_products = ByProducts()
     answers: list[dict[str, Any]] = []
     with open_client(server, model, device, credentials, face_detector) as client:
-        hider = face_hider(client, blur_faces=blur_faces, model=arguments["model"], version=version)
+        blurrer = face_blurrer(
+            client, blur_faces=blur_faces, model=arguments["model"], version=version
+        )
         drawn = [draw] if save_drawn is None else _drawn_paths(files, save_drawn)
         for image, path in zip_longest(files, drawn):
             found = _classified(client, image, arguments)
@@ -161,7 +163,7 @@ def classify(
             if path is not None and found.pixels is not None:
                 with by_products.writing(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    _draw(found, path, hider)
+                    _draw(found, path, blurrer)
     if as_json:
         print_json(answers)
     by_products.report(as_json=as_json)
@@ -299,12 +301,12 @@ def _print(found: _Classified) -> None:
         print_faces(found.prediction.faces, (found.pixels.shape[0], found.pixels.shape[1]))
 
 
-def _draw(found: _Classified, path: Path, hider: FaceHider | None) -> None:
+def _draw(found: _Classified, path: Path, blurrer: FaceBlurrer | None) -> None:
     from limelens.serve.tools.faces.drawing import draw_faces
 
     assert found.pixels is not None  # faces were asked for
     assert found.prediction is not None
-    pixels = found.pixels if hider is None else hider.hide(found.pixels)
+    pixels = found.pixels if blurrer is None else blurrer.blur(found.pixels)
     with writing_whole(path) as file:
         Image.fromarray(draw_faces(pixels, found.prediction)).save(file, "PNG")
 

@@ -27,7 +27,7 @@ from limelens.cli.classifying import (
 )
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, OF_THE_SERVER, Credentials, securely
-from limelens.cli.options.face_options import DetectorOption, face_hider, face_option
+from limelens.cli.options.face_options import DetectorOption, face_blurrer, face_option
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError
@@ -35,7 +35,7 @@ from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
-    from limelens.serve.tools.faces.hiding import FaceHider
+    from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
     from limelens.serve.tools.similar import Made, Neighbour
 
 _MOST_SHOWN = 10
@@ -170,9 +170,9 @@ def similar(
                 (neighbours,) = found.search(asked.vectors, k)
                 answers.append(_answer(image, index_file, found.made, neighbours))
         if sheet is not None and any("neighbours" in answer for answer in answers):
-            hider = face_hider(client, blur_faces=blur_faces, model=name, version=version)
+            blurrer = face_blurrer(client, blur_faces=blur_faces, model=name, version=version)
             with beside.writing(sheet):
-                _draw(answers, data or Path(found.made.data), sheet, hider)
+                _draw(answers, data or Path(found.made.data), sheet, blurrer)
     if as_json:
         print_json(answers)
     else:
@@ -199,7 +199,7 @@ def _answer(
 
 
 def _draw(
-    answers: Sequence[dict[str, Any]], data: Path, sheet: Path, hider: FaceHider | None
+    answers: Sequence[dict[str, Any]], data: Path, sheet: Path, blurrer: FaceBlurrer | None
 ) -> None:
     from limelens.explain.drawing.fonts import MissingFontWarning
     from limelens.serve.tools.similar.sheet import Panel, write_sheet
@@ -221,7 +221,7 @@ def _draw(
     with warnings.catch_warnings(record=True, category=MissingFontWarning) as found:
         warnings.simplefilter("always", MissingFontWarning)
         missing = (
-            write_sheet(rows, sheet) if hider is None else write_sheet(rows, sheet, hider.hide)
+            write_sheet(rows, sheet) if blurrer is None else write_sheet(rows, sheet, blurrer.blur)
         )
     if found:
         err.print(f"[yellow]{escape(str(found[0].message))}[/]")

@@ -20,7 +20,7 @@ from limelens.serve.wording import counted
 if TYPE_CHECKING:
     from limelens.serve.client.results import FrameAnswer, ModelInfo, ServedExplanation
     from limelens.serve.tools.camera import Source, SourceAnswer
-    from limelens.serve.tools.faces.hiding import FaceHider
+    from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
 
 BAD: Final = ("invalid", "failed")
 """Statuses of frames that could not be classified."""
@@ -40,7 +40,7 @@ class Report:
         camera_id: The camera's name, for overlays' names.
         folder: Where overlays are written; None is nowhere.
         warn: Called with a sentence when an overlay cannot be written.
-        hider: Blurs the faces in overlays, except the one that is explained; None leaves them.
+        blurrer: Blurs the faces in overlays, except the one that is explained; None leaves them.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Report:
         camera_id: str,
         folder: Path | None,
         warn: Callable[[str], object],
-        hider: FaceHider | None = None,
+        blurrer: FaceBlurrer | None = None,
     ) -> None:
         self.source = source
         self._model = model
         self._camera_id = camera_id
         self._folder = folder
         self._warn = warn
-        self._hider = hider
+        self._blurrer = blurrer
         self._began = time.monotonic()
         self._statuses: Counter[str] = Counter()
         self._explained: Counter[str] = Counter()
@@ -183,11 +183,11 @@ class Report:
 
     def _overlay(self, frame: bytes, explanation: ServedExplanation) -> bytes:
         one = explanation.explanations[0]
-        if self._hider is None:
+        if self._blurrer is None:
             return one.overlay_png
         from limelens.serve.tools.faces.redrawing import draw_overlay
 
-        pixels = self._hider.hide(read_image(frame), explanation.face)
+        pixels = self._blurrer.blur(read_image(frame), explanation.face)
         return as_png(draw_overlay(pixels, explanation, one))
 
 

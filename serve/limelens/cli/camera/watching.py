@@ -28,7 +28,7 @@ from limelens.cli.options.face_options import (
     NO_FACES,
     BlurFaces,
     Faces,
-    face_hider,
+    face_blurrer,
     with_people,
 )
 from limelens.cli.terminal.printing import AsJson, out, print_json
@@ -188,14 +188,14 @@ def camera(
             info = client.model(model, version)  # an unknown one fails at once
         except PermissionDeniedError:  # a caller who may classify need not see the models
             info = None
-        hider = face_hider(client, blur_faces=blur_faces, model=model, version=version)
-        if hider is not None:
-            hider.check()
+        blurrer = face_blurrer(client, blur_faces=blur_faces, model=model, version=version)
+        if blurrer is not None:
+            blurrer.check()
         with (
             open_source(source, live=live, max_fps=fps, quality=quality, report=messages) as frames,
             _stopping(frames),
         ):
-            report = Report(frames, info, camera_id, explain_on_change, messages, hider)
+            report = Report(frames, info, camera_id, explain_on_change, messages, blurrer)
             with nullcontext(jsonl) if as_jsonl or as_json else lines(report) as print_answer:
                 for found in watch(
                     client, frames, report=messages, keep_images=blur_faces, **settings

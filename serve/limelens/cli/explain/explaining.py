@@ -41,7 +41,7 @@ from limelens.cli.options.face_options import (
     BlurFaces,
     DetectorOption,
     Faces,
-    face_hider,
+    face_blurrer,
     face_option,
     with_faces,
 )
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from limelens.serve.client.results import ServedExplanation
     from limelens.serve.explaining.rendering import RenderedExplanation
     from limelens.serve.tools.explain_report.explain_many import LabeledFile
-    from limelens.serve.tools.faces.hiding import FaceHider
+    from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
 
 _MOST: Final = 2**31 - 1
 _TIMEOUT_S: Final = 600.0
@@ -265,7 +265,9 @@ def explain(
     }
     arguments |= cast("ExplainArguments", {name: given[name] for name in _PASSED_ON})
     with open_client(server, model, device, credentials, face_detector) as client:
-        hider = face_hider(client, blur_faces=blur_faces, model=arguments["model"], version=version)
+        blurrer = face_blurrer(
+            client, blur_faces=blur_faces, model=arguments["model"], version=version
+        )
         if is_one and report is None:
             _explain_one(
                 client,
@@ -273,13 +275,13 @@ def explain(
                 arguments,
                 written,
                 by_products,
-                hider,
+                blurrer,
                 check=check,
                 as_json=as_json,
             )
             documents = []
         else:
-            documents = _explain_several(client, images, arguments, report, by_products, hider)
+            documents = _explain_several(client, images, arguments, report, by_products, blurrer)
     if as_json and documents:
         print_json(documents[0] if is_one else documents)
     if not as_json:
@@ -296,16 +298,16 @@ def _explain_one(
     arguments: ExplainArguments,
     written: dict[str, Path | None],
     by_products: ByProducts,
-    hider: FaceHider | None,
+    blurrer: FaceBlurrer | None,
     *,
     check: bool,
     as_json: bool,
 ) -> None:
     kinds = [kind for flag, kind in _RENDERINGS.items() if written[flag] is not None]
     # Where faces are blurred, images are drawn here.
-    arguments = {**arguments, "renderings": kinds if hider is None else ["segments"]}
+    arguments = {**arguments, "renderings": kinds if blurrer is None else ["segments"]}
     data = image_of(image)
-    if isinstance(data, Path) and (arguments["faces"] or hider is not None):
+    if isinstance(data, Path) and (arguments["faces"] or blurrer is not None):
         data = data.read_bytes()
     steps = written["--steps"]
     checked: tuple[Faithfulness, ...] = ()
@@ -329,8 +331,8 @@ def _explain_one(
         found = update.explanation
     pixels = read_image(data) if isinstance(data, bytes) else None
     size = None if pixels is None else (pixels.shape[0], pixels.shape[1])
-    if hider is not None and pixels is not None:
-        found = _redrawn(found, hider.hide(pixels, found.face), arguments)
+    if blurrer is not None and pixels is not None:
+        found = _redrawn(found, blurrer.blur(pixels, found.face), arguments)
     for flag, kind in _RENDERINGS.items():
         if (path := written[flag]) is not None:
             with by_products.writing(path):
@@ -411,7 +413,7 @@ def _explain_several(
     arguments: ExplainArguments,
     report: Path | None,
     by_products: ByProducts,
-    hider: FaceHider | None,
+    blurrer: FaceBlurrer | None,
 ) -> list[dict[str, Any]]:
     """One document for each image, and the page if there is to be one."""
     from limelens.serve.client.in_process import LocalClient
@@ -424,8 +426,8 @@ def _explain_several(
             raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
         base = images[0] if len(images) == 1 and images[0].is_dir() else None
         title = f"Why, for {base or f'{len(images)} images'}"
-        gallery = Gallery(title, base, _palette(arguments), hider)
-        arguments = {**arguments, "renderings": ["overlay" if hider is None else "segments"]}
+        gallery = Gallery(title, base, _palette(arguments), blurrer)
+        arguments = {**arguments, "renderings": ["overlay" if blurrer is None else "segments"]}
     model = client.model(arguments["model"], arguments["version"])
     files = _labeled_files(images, frozenset(label.name for label in model.labels))
     documents: list[dict[str, Any]] = []

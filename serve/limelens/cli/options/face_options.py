@@ -16,7 +16,7 @@ from limelens.serve.faces.options import FaceOptions
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
-    from limelens.serve.tools.faces.hiding import FaceHider
+    from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
 
 face_option: Final = functools.partial(option, rich_help_panel="Faces")
 """An option about faces."""
@@ -150,10 +150,12 @@ with_people: Final = in_place_of("faces", read_people)
 """Gives a command for a camera the options of `read_people`, in place of its `faces`."""
 
 
-def face_hider(client: Client, *, blur_faces: bool, model: str, version: int) -> FaceHider | None:
+def face_blurrer(
+    client: Client, *, blur_faces: bool, model: str, version: int
+) -> FaceBlurrer | None:
     """What `--blur-faces` asks for; None if it is not given."""
     if not blur_faces:
         return None
-    from limelens.serve.tools.faces.hiding import FaceHider
+    from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
 
-    return FaceHider(client, model, version)
+    return FaceBlurrer(client, model, version)

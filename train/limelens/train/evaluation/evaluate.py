@@ -120,8 +120,8 @@ def assess(
         evaluation.metrics["faces"] = {
             "which": faces.which,
             "detector": str(faces.detector),
-            "not_found": [str(one.path) for one in rows.without],
-            "not_judged": [str(one.path) for one in rows.unjudged],
+            "not_found": [str(one.path) for one in rows.not_found],
+            "not_judged": [str(one.path) for one in rows.not_judged],
         }
     return evaluation
 

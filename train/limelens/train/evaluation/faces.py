@@ -47,14 +47,14 @@ class FaceRows:
     Args:
         examples: Those with a face that can be judged.
         probabilities: `(N, C)` float32, of one face each.
-        without: Those in which no face was found.
-        unjudged: Those whose faces are all too small, cut off or blurred.
+        not_found: Those in which no face was found.
+        not_judged: Those whose faces are all too small, cut off or blurred.
     """
 
     examples: tuple[Example, ...]
     probabilities: NDArray[np.float32]
-    without: tuple[Example, ...]
-    unjudged: tuple[Example, ...]
+    not_found: tuple[Example, ...]
+    not_judged: tuple[Example, ...]
 
 
 def classify_chosen_faces(
@@ -69,21 +69,21 @@ def classify_chosen_faces(
     detector = load_detector(choice.detector)
     kept: list[Example] = []
     rows: list[list[float]] = []
-    without: list[Example] = []
-    unjudged: list[Example] = []
+    not_found: list[Example] = []
+    not_judged: list[Example] = []
     for example in examples:
         pixels = read_image(example.path.read_bytes())
         found = find_faces(detector, pixels, choice.options)
         judged = [one for one in found if one.issue is None]
         if not found:
-            without.append(example)
+            not_found.append(example)
         elif not judged:
-            unjudged.append(example)
+            not_judged.append(example)
         else:
             kept.append(example)
             rows.append(_row(bundle, pixels, judged, choice.which))
     probabilities = np.array(rows, np.float32).reshape(-1, len(bundle.labels))
-    return FaceRows(tuple(kept), probabilities, tuple(without), tuple(unjudged))
+    return FaceRows(tuple(kept), probabilities, tuple(not_found), tuple(not_judged))
 
 
 def _row(

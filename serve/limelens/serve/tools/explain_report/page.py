@@ -25,7 +25,7 @@ from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
 from limelens.serve.tools.explain_report.explain_many import ExplainedImage
-from limelens.serve.tools.faces.hiding import FaceHider
+from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
 from limelens.serve.tools.faces.redrawing import draw_overlay
 
 _MAX_DRAWN: Final = 420
@@ -53,8 +53,9 @@ class _Card:
 class Gallery:
     """The page while it fills; it keeps no large files of the images added.
 
-    Names of images are relative to the base, if they lie below it. With a hider, explanations come
-    with segments in place of overlays, and every face is blurred except the one that is explained.
+    Names of images are relative to the base, if they lie below it. With a blurrer, explanations
+    come with segments in place of overlays, and every face is blurred except the one that is
+    explained.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -65,10 +66,10 @@ class Gallery:
         title: str,
         base: Path | None = None,
         palette: Palette = "green-red",
-        hider: FaceHider | None = None,
+        blurrer: FaceBlurrer | None = None,
     ) -> None:
         self._palette = palette
-        self._hider = hider
+        self._blurrer = blurrer
         try:
             from jinja2 import Environment, FileSystemLoader, StrictUndefined
         except ImportError as error:
@@ -150,13 +151,13 @@ class Gallery:
             pixels = read_image(path.read_bytes())
         except (OSError, LimelensError):  # deleted in the meantime
             pixels = None
-        if self._hider is None:
+        if self._blurrer is None:
             with Image.open(io.BytesIO(explanation.explanations[0].overlay_png)) as drawn:
                 overlay = drawn.convert("RGB")
             return "" if pixels is None else _data_url(Image.fromarray(pixels)), _data_url(overlay)
         if pixels is None:
             return "", ""
-        pixels = self._hider.hide(pixels, explanation.face)
+        pixels = self._blurrer.blur(pixels, explanation.face)
         redrawn = draw_overlay(pixels, explanation, explanation.explanations[0], self._palette)
         return _data_url(Image.fromarray(pixels)), _data_url(Image.fromarray(redrawn))
 

@@ -27,7 +27,7 @@ _PART: Final = 0.6
 
 
 @dataclass(frozen=True)
-class FaceHider:
+class FaceBlurrer:
     """Blurs the faces in images.
 
     Args:
@@ -40,7 +40,7 @@ class FaceHider:
     model: str = ""
     version: int = 0
 
-    def hide(
+    def blur(
         self, pixels: NDArray[np.uint8], keep: FacePrediction | None = None
     ) -> NDArray[np.uint8]:
         """The image with every face blurred.
@@ -62,11 +62,11 @@ class FaceHider:
         return blur_faces(pixels, others, keep.box)
 
     def check(self) -> None:
-        """Finds out whether faces can be found at all; raises as `hide`."""
+        """Finds out whether faces can be found at all; raises as `blur`."""
         self.find(np.zeros((64, 64, 3), np.uint8))
 
     def find(self, pixels: NDArray[np.uint8]) -> list[Region]:
-        """The boxes of all faces, however many; raises as `hide`."""
+        """The boxes of all faces, however many; raises as `blur`."""
         found: list[Region] = []
         left = pixels
         for _ in range(_MAX_ROUNDS):
