@@ -12,7 +12,12 @@ from limelens.serve.faces.tracking import Track, Tracker
 
 
 def numbers(
-    walkers: list[Walker], seconds: float, *, fps: float = 5, lost: Collection[int] = ()
+    walkers: list[Walker],
+    seconds: float,
+    *,
+    fps: float = 5,
+    lost: Collection[int] = (),
+    held: Collection[int] = (),
 ) -> list[list[int]]:
     """The numbers that each walker was given, in order, without repeats.
 
@@ -21,6 +26,7 @@ def numbers(
         seconds: How long they are watched.
         fps: Frames a second.
         lost: Which frames never arrive.
+        held: Which frames arrive just before the one that follows them.
     """
     tracker, tracks = Tracker(), dict[int, Track]()
     given: list[list[int]] = [[] for _ in walkers]
@@ -28,7 +34,8 @@ def numbers(
         if i in lost:
             continue
         faces = frame(walkers, i / fps)
-        found = tracker.match([*tracks.values()], [*faces.values()], i / fps)
+        arrived_at = (i + 0.999) / fps if i in held else i / fps
+        found = tracker.match([*tracks.values()], [*faces.values()], arrived_at)
         tracks |= {one.number: one for one in found}
         for who, track in zip(faces, found, strict=True):
             if given[who][-1:] != [track.number]:
@@ -44,6 +51,12 @@ def test_people_who_come_one_after_the_other_are_numbered_as_they_come() -> None
 @pytest.mark.parametrize("speed", [0.4, 0.8, 1.4])
 def test_someone_who_crosses_the_hall_keeps_their_number(speed: float) -> None:
     assert numbers([Walker(-1.9, right=speed)], 3.6 / speed) == [[1]]
+
+
+@pytest.mark.parametrize("held", range(4, 9))
+@pytest.mark.parametrize("speed", [0.0, 0.4, 0.8])
+def test_frames_that_arrive_together_lose_nobody(speed: float, held: int) -> None:
+    assert numbers([Walker(-0.8, right=speed)], 2.4, held=[held]) == [[1]]
 
 
 @pytest.mark.parametrize("speed", [0.3, 0.5, 0.8, 1.2])

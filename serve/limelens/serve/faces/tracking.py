@@ -32,6 +32,11 @@ _ALONE: Final = 1.4
 """The cost of leaving a track and a face alone. A pair that is just within reach costs 1: if this
 were less, people side by side would get each other's numbers in their second frame."""
 _VELOCITY_GAIN: Final = 0.5
+_LEAST_STEP_S: Final = 0.09
+"""Speed is measured over no less: by the times of frames that arrive together, as after a network
+held them up, people would be flying."""
+_LEAST_KNOWN_S: Final = 0.2
+"""Nor is the reach smaller: between such frames they went farther than the times say."""
 _SLOWING_S: Final = 3.0
 """Someone out of sight is expected to slow down: their speed falls to 1/e within that time."""
 
@@ -49,17 +54,20 @@ class Track:
         self.number = number
         self._place = _place_of(face)
         self._velocity: NDArray[np.float64] | None = None
+        self._measured_from = self._place, now
         self._score = face.score
         self._found_at = now
 
     def found(self, face: Face, now: float) -> None:
         """Moves to where the face was found in a newer frame."""
-        place, elapsed = _place_of(face), now - self._found_at
-        if elapsed > 0:
-            velocity = (place - self._place) / elapsed
+        place = _place_of(face)
+        before, since = self._measured_from
+        if now - since >= _LEAST_STEP_S:
+            velocity = (place - before) / (now - since)
             if self._velocity is not None:
                 velocity = self._velocity + _VELOCITY_GAIN * (velocity - self._velocity)
             self._velocity = velocity
+            self._measured_from = place, now
         self._place, self._score, self._found_at = place, face.score, now
 
     def expected(self, now: float) -> Face:
@@ -82,7 +90,7 @@ class Track:
         elapsed = now - self._found_at
         if self._velocity is None:
             return _REACH + _UNKNOWN_SPEED * min(elapsed, _MOST_UNKNOWN_S)
-        return _REACH + _KNOWN_SPEED * min(elapsed, _MOST_KNOWN_S)
+        return _REACH + _KNOWN_SPEED * min(max(elapsed, _LEAST_KNOWN_S), _MOST_KNOWN_S)
 
 
 class Tracker:
