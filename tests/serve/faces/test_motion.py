@@ -77,6 +77,13 @@ def test_another_size_or_a_forgotten_frame_passes() -> None:
     assert gate.moved(camera(hall(240, 320), 1), 0.3)
 
 
+def test_another_part_of_the_scene_passes_even_if_it_looks_alike() -> None:
+    gate, wall = MotionGate(), camera(hall(), 0)
+    assert [gate.moved(wall, 0.1 * i, view) for i, view in enumerate("llrrl")] == [
+        True, False, True, False, True,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 2), (5, 3)])
 def test_frames_of_a_few_pixels_are_compared_too(size: tuple[int, int]) -> None:
     gate = MotionGate()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from limelens.serve.decisions.decision import Decision, FaceIssue
 from limelens.serve.errors import InvalidRequestError, LimelensError
 from limelens.serve.faces.options import FaceOptions
 from limelens.serve.image import Region
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import face_pb2, image_pb2
 
 FAST: Any = {"segmentation": "grid", "num_segments": 4, "num_samples": 20, "seed": 7}
 LEFT, RIGHT, LARGE = (80, 160, 80), (560, 320, 80), (320, 160, 160)
@@ -236,6 +239,32 @@ def test_a_frame_of_another_size_shows_other_people(client: Client) -> None:
     assert people(camera(scene(left=RED))) == {1: "red"}
     assert people(camera(frame_of([(40, 80, 40, RED)], 240, 320))) == {2: "red"}
     camera.end()
+
+
+def test_a_still_frame_with_another_region_is_looked_at(server: Any) -> None:
+    file = io.BytesIO()
+    Image.fromarray(frame_of([(80, 160, 80, RED), (400, 160, 80, RED)])).save(file, "PNG")
+    turns: queue.Queue[float] = queue.Queue()
+
+    def messages() -> Iterator[service_pb2.ClassifyStreamRequest]:
+        faces = face_pb2.FaceOptions(skip_still_frames=True)
+        config = service_pb2.StreamConfig(camera_id="door", faces=faces)
+        yield service_pb2.ClassifyStreamRequest(config=config)
+        for number in range(3):
+            left = turns.get(timeout=30)
+            region = image_pb2.RegionOfInterest(left=left, top=0, right=left + 0.5, bottom=1)
+            image = image_pb2.Image(encoded=file.getvalue(), region_of_interest=region)
+            frame = service_pb2.Frame(frame_id=number, image=image)
+            yield service_pb2.ClassifyStreamRequest(frame=frame)
+
+    answers = server.stub().ClassifyStream(messages(), timeout=30)
+    found = []
+    for left in (0.0, 0.0, 0.5):
+        turns.put(left)
+        faces = next(answers).prediction.faces
+        found.append([round(640 * face.box.left) for face in faces if face.seen])
+    assert found == [[80], [80], [400]]
+    assert list(answers) == []
 
 
 def test_slow_frames_are_decoded_elsewhere(server: Any, client: Client) -> None:

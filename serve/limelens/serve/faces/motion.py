@@ -33,26 +33,27 @@ class MotionGate:
 
     def __init__(self) -> None:
         self._last: NDArray[np.float32] | None = None
-        self._shape: tuple[int, ...] = ()
+        self._view: tuple[object, ...] = ()
         self._passed_at = 0.0
 
-    def moved(self, image: NDArray[np.uint8], now: float) -> bool:
+    def moved(self, image: NDArray[np.uint8], now: float, view: object = None) -> bool:
         """Whether a frame must be looked at; it then takes the place of the last one that passed.
 
         Args:
             image: `(H, W, 3)` RGB, 0 to 255; a change of its size counts as motion.
             now: When it was taken, in seconds; rising.
+            view: Which part of the scene it shows; a change of it counts as motion, too.
         """
         cells = _cells(image)
         last = self._last
         if (
             last is not None
-            and self._shape == image.shape
+            and self._view == (image.shape, view)
             and now - self._passed_at < _MAX_STILL_S
             and not _differ(last, cells)
         ):
             return False
-        self._last, self._shape, self._passed_at = cells, image.shape, now
+        self._last, self._view, self._passed_at = cells, (image.shape, view), now
         return True
 
     def forget(self) -> None:

@@ -62,7 +62,7 @@ class _Look:
             if self.region is not None:
                 left, top, right, bottom = self.region.box(*pixels.shape[:2])
                 seen = pixels[top:bottom, left:right]
-            if not self._gate.moved(seen, self._turn.arrival.taken_at):
+            if not self._gate.moved(seen, self._turn.arrival.taken_at, self.region):
                 raise _StillFrameError
         return pixels
 
