@@ -32,7 +32,12 @@ def frame(captured_s: float | None) -> service_pb2.Frame:
         ([0, None, 9, 9.5], [50, 51, 52, 53], [1, 1, 0.5]),
         # A clock that was set back.
         ([0, 0.2, -3600, -3599.8], [50, 50.2, 50.4, 50.6], [0.2, 0.2, 0.2]),
-        ([0, 0, 0], [50, 51, 52], [0, 0]),
+        # One that stands still: people who left must be gone some time.
+        ([0, 0, 0], [50, 51, 52], [1, 1]),
+        # One that tells whole seconds only.
+        ([0, 0, 0, 1, 1, 2], [50, 50.3, 50.6, 50.9, 51.2, 52.5], [0.3, 0.3, 0.4, 0.3, 0.7]),
+        # Nonsense once.
+        ([0, 7e10, 7e10 + 0.5], [50, 50.2, 50.4], [3600, 0.5]),
     ],
 )
 def test_time_goes_on_as_it_did_for_the_camera(
