@@ -30,7 +30,7 @@ from limelens.serve.errors import (
 from limelens.serve.observing.observer import FrameClassified
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.frames.clock import FrameClock
-from limelens.serve.rpc.frames.outcome import ChangedDecision, FrameClassifier, Outcome
+from limelens.serve.rpc.frames.frame_classifier import ChangedDecision, FrameClassifier, FrameResult
 from limelens.serve.rpc.frames.people import PeopleFrames
 from limelens.serve.rpc.frames.turn import Arrival, NewestFrame, StaleFrameError, Turn
 from limelens.serve.rpc.frames.whole import WholeFrames
@@ -256,7 +256,7 @@ class Camera:
         self._move_to_newest_model()
         model, turn = self._model, Turn(self._newest, self._settings.max_age_s)
         try:
-            outcome = await self._frames.classify(turn, model)
+            result = await self._frames.classify(turn, model)
         except StaleFrameError:
             self._put_dropped(turn.arrival.message, FrameStatus.STALE)
         except InvalidRequestError as error:
@@ -271,7 +271,7 @@ class Camera:
             # No process can decode it.
             self._put_dropped(turn.arrival.message, FrameStatus.SUPERSEDED)
         else:
-            self._put_classified(outcome, model)
+            self._put_classified(result, model)
 
     def _move_to_newest_model(self) -> None:
         """Switches to a new version; smoothing goes on if its labels are the same."""
@@ -285,21 +285,21 @@ class Camera:
         _log.info("camera %s moves to version %d", self._settings.camera_id, model.version)
         self._model = model
 
-    def _put_classified(self, outcome: Outcome, model: ModelVersion) -> None:
-        arrival, prediction = outcome.arrival, outcome.prediction
+    def _put_classified(self, result: FrameResult, model: ModelVersion) -> None:
+        arrival, prediction = result.arrival, result.prediction
         self._classified_id = arrival.message.frame_id
-        if outcome.runs:
-            last = max(outcome.runs, key=lambda run: run.run_at + run.run_s)
+        if result.runs:
+            last = max(result.runs, key=lambda run: run.run_at + run.run_s)
             self._observer.frame_classified(
                 FrameClassified(model, last, prediction, arrival.arrived_at)
             )
         response = self._response(arrival.message, FrameStatus.CLASSIFIED)
         response.prediction.CopyFrom(prediction_message(prediction))
         response.timings.CopyFrom(
-            timings_message(outcome.runs, arrival.arrived_at, time.monotonic())
+            timings_message(result.runs, arrival.arrived_at, time.monotonic())
         )
         self._enqueue(response, FrameStatus.CLASSIFIED)
-        for change in outcome.changes:
+        for change in result.changes:
             self._explain(arrival, change, model)
 
     def _explain(self, arrival: Arrival, change: ChangedDecision, model: ModelVersion) -> None:

@@ -22,7 +22,7 @@ from limelens.serve.explaining.pool import Explainer
 from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.observing.observer import ExplanationRecord
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.rpc.frames.outcome import ChangedDecision
+from limelens.serve.rpc.frames.frame_classifier import ChangedDecision
 from limelens.serve.rpc.responses import explain_response, face_message
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.v1 import classifier_service_pb2 as service_pb2

@@ -23,11 +23,11 @@ from limelens.serve.faces.quality import FoundFace
 from limelens.serve.image import Region
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.faces.frame import Frame
-from limelens.serve.rpc.frames.outcome import (
+from limelens.serve.rpc.frames.frame_classifier import (
     UNKNOWN,
     ChangedDecision,
     FrameClassifier,
-    Outcome,
+    FrameResult,
     Smoothed,
 )
 from limelens.serve.rpc.frames.turn import Arrival, Turn
@@ -40,7 +40,7 @@ class _StillFrameError(NotNeededError):
     """Nothing moved since a frame whose faces are known."""
 
 
-class _Look:
+class _GatedImage:
     """The image of a turn, as long as it differs from the last one that was looked at."""
 
     def __init__(self, turn: Turn, gate: MotionGate | None) -> None:
@@ -68,7 +68,7 @@ class _Look:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Looked:
+class _JudgedFaces:
     """What was seen in a frame.
 
     Args:
@@ -110,11 +110,11 @@ class PeopleFrames(FrameClassifier):
         self._last: list[tuple[Person, FacePrediction]] = []
         self._smoothed = UNKNOWN
 
-    async def classify(self, turn: Turn, model: ModelVersion) -> Outcome:
+    async def classify(self, turn: Turn, model: ModelVersion) -> FrameResult:
         """See `FrameClassifier`."""
         if self._is_too_old():
             self.forget()
-        frame = Frame(_Look(turn, self._gate))
+        frame = Frame(_GatedImage(turn, self._gate))
         try:
             async with self._runner.holding(turn.decoded_bytes):
                 if self._must_look or self._num_followed + 1 >= self._options.detect_every:
@@ -136,7 +136,7 @@ class PeopleFrames(FrameClassifier):
             threshold=self._settings.threshold,
         )
         self._last = list(zip(looked.people, judged, strict=True))
-        return self._outcome(turn.arrival, model, self._last, looked.runs)
+        return self._result(turn.arrival, model, self._last, looked.runs)
 
     def forget(self) -> None:
         """See `FrameClassifier`; everybody is forgotten."""
@@ -161,7 +161,7 @@ class PeopleFrames(FrameClassifier):
         if self._gate is not None:
             self._gate.forget()
 
-    async def _find(self, frame: Frame, turn: Turn, model: ModelVersion) -> _Looked:
+    async def _find(self, frame: Frame, turn: Turn, model: ModelVersion) -> _JudgedFaces:
         """Looks for faces."""
         [found] = await self._runner.find([frame], self._options, priority=Priority.FRAME)
         results = await self._judged(frame, found.faces, model)
@@ -170,16 +170,16 @@ class PeopleFrames(FrameClassifier):
             self._size = frame.size
         people = self._people.find([one.face for one in found.faces], turn.arrival.taken_at)
         self._must_look, self._num_followed = False, 0
-        return _Looked(people, found.faces, results, [found.result, *results])
+        return _JudgedFaces(people, found.faces, results, [found.result, *results])
 
-    async def _follow(self, frame: Frame, turn: Turn, model: ModelVersion) -> _Looked:
+    async def _follow(self, frame: Frame, turn: Turn, model: ModelVersion) -> _JudgedFaces:
         """Expects people where they were going."""
         now = turn.expected_at
         expected = self._people.expect(now)
         if not expected:
             turn.take().check()
             self._num_followed += 1
-            return _Looked([], [], [], [])
+            return _JudgedFaces([], [], [], [])
         # The first face's worker takes the frame and decodes it; none waits for that.
         first = [(frame, expected[0])]
         runs = await self._runner.judge(model.bundle, first, priority=Priority.FRAME)
@@ -190,7 +190,7 @@ class PeopleFrames(FrameClassifier):
         people = self._people.follow(now)
         self._num_followed += 1
         runs += others
-        return _Looked(people, faces, runs if faces[0].issue is None else others, runs)
+        return _JudgedFaces(people, faces, runs if faces[0].issue is None else others, runs)
 
     async def _judged(
         self, frame: Frame, faces: Sequence[FoundFace], model: ModelVersion
@@ -199,19 +199,19 @@ class PeopleFrames(FrameClassifier):
         crops = [(frame, one.face) for one in faces if one.issue is None]
         return await self._runner.judge(model.bundle, crops, priority=Priority.FRAME)
 
-    def _repeat(self, arrival: Arrival, model: ModelVersion) -> Outcome:
+    def _repeat(self, arrival: Arrival, model: ModelVersion) -> FrameResult:
         """A frame like the one before, with the same faces and the same said of them."""
         stayed = {*self._people.stay(arrival.taken_at)}
         self._last = [pair for pair in self._last if pair[0] in stayed]
-        return self._outcome(arrival, model, self._last, ())
+        return self._result(arrival, model, self._last, ())
 
-    def _outcome(
+    def _result(
         self,
         arrival: Arrival,
         model: ModelVersion,
         judged: Sequence[tuple[Person, FacePrediction]],
         runs: Sequence[InferenceResult],
-    ) -> Outcome:
+    ) -> FrameResult:
         """Counts what is said of the people of a frame."""
         metadata, threshold = model.bundle.metadata, self._settings.threshold
         alert_labels = metadata.alert_labels
@@ -254,6 +254,6 @@ class PeopleFrames(FrameClassifier):
             for person in changed
             if person.label is not None
         ]
-        return Outcome(
+        return FrameResult(
             arrival, replace(prediction, faces=tuple(faces.values())), list(runs), changes
         )

@@ -6,11 +6,11 @@ import time
 
 from limelens.serve.decisions.decision import Decision, decide, spoken_label
 from limelens.serve.repository.model_version import ModelVersion
-from limelens.serve.rpc.frames.outcome import (
+from limelens.serve.rpc.frames.frame_classifier import (
     UNKNOWN,
     ChangedDecision,
     FrameClassifier,
-    Outcome,
+    FrameResult,
     Smoothed,
 )
 from limelens.serve.rpc.frames.turn import Turn
@@ -28,7 +28,7 @@ class WholeFrames(FrameClassifier):
         self._runner = runner
         self._smoothing = settings.new_smoothing()
 
-    async def classify(self, turn: Turn, model: ModelVersion) -> Outcome:
+    async def classify(self, turn: Turn, model: ModelVersion) -> FrameResult:
         """See `FrameClassifier`."""
         bundle = model.bundle
         image: PendingImage = turn
@@ -55,7 +55,7 @@ class WholeFrames(FrameClassifier):
         changes = []
         if label is not None and label != before:
             changes.append(ChangedDecision(label, turn.arrival.image))
-        return Outcome(turn.arrival, prediction, [result], changes)
+        return FrameResult(turn.arrival, prediction, [result], changes)
 
     def forget(self) -> None:
         """See `FrameClassifier`."""

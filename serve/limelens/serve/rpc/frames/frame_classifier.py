@@ -1,4 +1,4 @@
-"""What a classified frame does to the decision of its stream: the interface of its two kinds."""
+"""What classifies a stream's frames, and holds its decision: the interface of both kinds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ChangedDecision:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class FrameResult:
     """A frame that was classified.
 
     Args:
@@ -93,7 +93,7 @@ class FrameClassifier(ABC):
         return self._classified_at + self._max_decision_age_s - time.monotonic()
 
     @abstractmethod
-    async def classify(self, turn: Turn, model: ModelVersion) -> Outcome:
+    async def classify(self, turn: Turn, model: ModelVersion) -> FrameResult:
         """Classifies the newest frame, and adds it to the decision.
 
         Raises:
