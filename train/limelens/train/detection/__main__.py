@@ -6,7 +6,8 @@ r"""Trains a detector of faces and writes it as a bundle with its card.
 The teacher that finds the faces in photographs of single people is CenterFace
 (`pip install 'limelens[faces]'`). Then come a first training, a search for backgrounds in which
 the network sees faces, and a second training in which these come more often. At last the threshold
-is chosen on frames composed of the validation images, and the card is written.
+is chosen on frames composed of the validation images, and the card is written. These frames are as
+hard as those of the training; `python -m benchmarks.faces` has frames as cameras see them.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def _parsed() -> argparse.Namespace:
     add("--num-drawn", type=int, default=1200, help="drawn portraits (%(default)s)")
     add("--num-frames", type=int, default=600, help="to measure with (%(default)s)")
     add("--max-false", type=float, default=0.01, help="false faces a frame (%(default)s)")
+    add("--threshold", type=float, help="of the bundle; chosen by --max-false if it is missing")
     add("--measure-only", action="store_true", help="train nothing: OUT is there already")
     add("--start", type=Path, help="go on from these weights: no first training")
     add("--weights", type=Path, help="keep the weights here while training")
@@ -168,7 +170,7 @@ def _measured(
         frames = crowded_frames(sources, arguments.num_frames, arguments.seed + 1)
         own, alone = examine(find, frames), examine(find, empty_frames(sources))
         if not sections:
-            threshold = choose_threshold((own, alone), arguments.max_false)
+            threshold = arguments.threshold or choose_threshold((own, alone), arguments.max_false)
             set_threshold(path, threshold)
         theirs = examine(centerface, frames)
         rows = [("this one", own, threshold), ("CenterFace", theirs, CENTERFACE_THRESHOLD)]
