@@ -42,7 +42,7 @@ from limelens.train.exporting.crops import MARGINS
 _SIZES: Final = (24, 200)
 _REQUIRED_SIZES: Final = (48, 200)
 _BOUNDS: Final = (24, 32, 48, 96, 201)
-_THRESHOLDS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+_THRESHOLDS: Final = (0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7)
 _LEAST_PX: Final = 24
 """Smaller boxes are left out, as by default."""
 _LEAST_PX_BELOW_48: Final = 16
@@ -155,26 +155,28 @@ def drawn(setting: _Setting) -> None:
 
 
 def empty(setting: _Setting) -> None:
-    """Frames without anybody: false faces, and those of them that are an alert."""
+    """Frames without anybody: false faces, and which of them alert if each frame counts alone."""
     results = setting.outcomes(
         setting.frames(3, lambda rng: frames.empty(rng, setting.backgrounds)), _LEAST_PX, []
     )
     alerts = setting.classifier.metadata.alert_labels
-    table = Table("frames without anybody, each another one", box=MARKDOWN)
-    for title in (
-        "frames",
-        "false faces a frame",
-        "alerts a frame",
-        "alerts an hour at 5 a second",
-    ):
-        table.add_column(title, justify="right")
-    for name, result in results.items():
-        alarms = [one for one in result.false_faces if result.is_found(one) and one.label in alerts]
-        share = len(alarms) / result.num_frames
-        table.add_row(
-            name, str(result.num_frames), f"{result.false_per_frame():.4f}", f"{share:.4f}",
-            f"{share * _FRAMES_AN_HOUR:.0f}",
-        )  # fmt: skip
+    table = _table(
+        f"threshold, {setting.num_frames} frames without anybody, each another one",
+        results,
+        ("false a frame", "alerts a frame", "alerts an hour"),
+    )
+    thresholds = {*_THRESHOLDS, *(result.threshold for result in results.values())}
+    for threshold in sorted(thresholds):
+        cells = []
+        for result in results.values():
+            false = [one for one in result.false_faces if one.score >= threshold]
+            share = sum(one.label in alerts for one in false) / result.num_frames
+            cells += [
+                f"{len(false) / result.num_frames:.4f}",
+                f"{share:.4f}",
+                f"{share * _FRAMES_AN_HOUR:.0f}",
+            ]
+        table.add_row(f"{threshold:g}", *cells)
     _CONSOLE.print(table)
 
 
