@@ -29,7 +29,8 @@ from limelens.serve.client.results import ExplanationUpdate
 from limelens.serve.errors import InvalidRequestError
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
-_WATCHED_S: Final = 0.5
+_WATCHED_S: Final = 2.0
+"""How long gRPC's thread may take to look at a connection again: 0.2 s, more on a busy machine."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
