@@ -61,7 +61,7 @@ def watch(
         people: What follows them.
         fps: Frames a second.
         false: By frame: a face that the detector finds where there is none; the model says "bare".
-        detect_every: Every how many frames faces are looked for.
+        detect_every: Every how many frames faces are looked for, unless something is unsure.
         lost: Which frames never arrive.
     """
     people = people or People(three_of_five, max_unseen_s=2.0)
@@ -71,7 +71,7 @@ def watch(
         if i in lost:
             continue
         now = i / fps
-        if i % detect_every == 0:
+        if i % detect_every == 0 or people.is_unsure:
             faces = frame(walkers, now)
             if false and i in false:
                 faces[-1] = false[i]
@@ -230,6 +230,42 @@ def test_nobody_leaves_while_faces_are_not_looked_for() -> None:
     people.find([], 4.0)
     assert people.present == ()
     assert people.follow(4.2) == []
+
+
+def test_someone_who_left_is_not_decided_by_where_they_were() -> None:
+    people = People(Smoothing, max_unseen_s=2.0)
+    [person] = people.find([Face(0, 0, 50, 50, 1.0)], 0.0)
+    assert people.decide(person, "bare", 0.0, is_alert=True)
+    assert people.follow(0.2) == [person]
+    assert not people.decide(person, "masked", 0.2)
+    assert people.is_unsure
+    assert people.find([], 0.4) == []
+    assert not people.is_unsure
+    assert people.worst(ALERTS) == BARE
+    # They come back, and nothing of the wall behind them counts.
+    assert people.find([Face(0, 0, 50, 50, 1.0)], 0.6) == [person]
+    assert not people.decide(person, "bare", 0.6, is_alert=True)
+
+
+def test_what_was_said_while_someone_was_followed_counts_once_they_are_found() -> None:
+    people = People(three_of_five, max_unseen_s=2.0)
+    [person] = people.find([Face(0, 0, 50, 50, 1.0)], 0.0)
+    people.decide(person, "masked", 0.0)
+    people.follow(0.2)
+    assert not people.decide(person, "masked", 0.2)
+    assert people.find([Face(0, 0, 50, 50, 1.0)], 0.4) == [person]
+    assert people.decide(person, "masked", 0.4)
+
+
+def test_one_false_detection_alerts_nobody_however_long_it_is_followed() -> None:
+    people = People(lambda: Smoothing(5, 3, required_to_alert=2), max_unseen_s=2.0)
+    [ghost] = people.find([Face(0, 0, 50, 50, 1.0)], 0.0)
+    people.decide(ghost, "bare", 0.0, is_alert=True)
+    for i in range(1, 5):
+        people.follow(i / 5)
+        assert not people.decide(ghost, "bare", i / 5, is_alert=True)
+    people.find([], 1.0)
+    assert people.worst(ALERTS) == NOBODY
 
 
 def test_still_frames_keep_everybody_and_count() -> None:

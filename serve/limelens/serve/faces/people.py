@@ -6,6 +6,7 @@ somebody is: a person is a number, a place and a decision, all forgotten when th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,9 @@ from limelens.serve.faces.tracking import Track, Tracker
 
 MAX_PEOPLE: Final = 2 * MAX_FACES
 """The most people who are remembered, those out of sight included."""
+
+
+_MAX_UNCONFIRMED: Final = 100
 
 
 class Presence(Enum):
@@ -43,6 +47,8 @@ class Person:
         self.presence = Presence.FOUND
         self.present_at = now
         self.judged_at = now
+        self.unconfirmed: deque[tuple[str | None, bool]] = deque(maxlen=_MAX_UNCONFIRMED)
+        """What was said where they were expected, and whether it is an alert label."""
 
     @property
     def number(self) -> int:
@@ -53,6 +59,11 @@ class Person:
     def label(self) -> str | None:
         """The smoothed decision; None while it is unknown."""
         return self.smoothing.label
+
+    def forget_decision(self) -> None:
+        """Makes the decision unknown."""
+        self.smoothing.forget()
+        self.unconfirmed.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +131,10 @@ class People:
             person.face, person.presence, person.present_at = face, Presence.FOUND, now
             found.append(person)
         for one in self._people:
-            if one.presence is Presence.UNSEEN and one.label is None:
-                one.smoothing.add(None)
+            if one.presence is Presence.UNSEEN:
+                one.unconfirmed.clear()
+                if one.label is None:
+                    one.smoothing.add(None)
         excess = len(self._people) - MAX_PEOPLE
         if excess > 0:
             gone = sorted(self._people, key=lambda one: one.present_at)[:excess]
@@ -165,8 +178,19 @@ class People:
             Whether the smoothed decision about the person changed.
         """
         before = person.label
+        if person.presence is Presence.FOLLOWED and (person.unconfirmed or label != before):
+            person.unconfirmed.append((label, is_alert))
+            return False
         person.judged_at = now
+        for earlier, was_alert in person.unconfirmed:
+            person.smoothing.add(earlier, is_alert=was_alert)
+        person.unconfirmed.clear()
         return person.smoothing.add(label, is_alert=is_alert) != before
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether to look for faces next, because something waits for somebody to be found."""
+        return any(one.unconfirmed and one.presence is Presence.FOLLOWED for one in self._people)
 
     def worst(self, alert_labels: Collection[str]) -> Worst:
         """The decision about the worst of those present.
@@ -187,7 +211,7 @@ class People:
     def forget_decisions(self) -> None:
         """Makes all decisions unknown; people keep their numbers."""
         for one in self._people:
-            one.smoothing.forget()
+            one.forget_decision()
 
     def forget(self) -> None:
         """Forgets everybody; their numbers are not given again."""
@@ -202,4 +226,4 @@ class People:
         self._people = [one for one in self._people if one.present_at >= oldest]
         for one in self._people:
             if one.judged_at < oldest:
-                one.smoothing.forget()
+                one.forget_decision()

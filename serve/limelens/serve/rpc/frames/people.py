@@ -222,6 +222,8 @@ class PeopleFrames(FrameClassifier):
                 is_alert = label in alert_labels
                 if self._people.decide(person, label, arrival.taken_at, is_alert=is_alert):
                     changed.append(person)
+        if self._people.is_unsure:
+            self._look_next()
         self._classified_at = time.monotonic()
         worst = self._people.worst(alert_labels)
         if worst.label is not None:
