@@ -191,9 +191,9 @@ class Engine(ABC):
         """Waits for the model's output for some images, in their order.
 
         If the wait is cancelled, images that have not run are dropped; so are images whose turn
-        comes after the deadline, by `time.monotonic`. Images that `continues` a request, such as
-        the faces in an image that was accepted, are never refused, and pass requests that have not
-        begun.
+        comes after the deadline, by `time.monotonic`. If a request that was accepted `continues`
+        with them, such as with the faces in its image, they are never refused, and pass requests
+        that have not begun.
 
         Raises:
             OverloadedError: The queue is full, or the device has no memory left.
