@@ -24,7 +24,8 @@ class FaceOptions:
         threshold: The least score of the detector for a face, above 0, at most 1; None is the
             detector's own.
         max_faces: The most faces of an image, 1 to `MAX_FACES`; the largest go first.
-        detect_every: Streams only: every how many frames faces are looked for, 1 to 100.
+        detect_every: Streams only: every how many frames faces are looked for, 1 to 100; sooner if
+            somebody would be decided otherwise in a frame between.
         skip_still_frames: Streams only: whether a frame in which nothing moved keeps the faces of
             the frame before it.
         max_unseen_s: Streams only: for how long someone who is not seen keeps their decision and
