@@ -225,6 +225,14 @@ def test_a_damaged_jpeg_decodes_or_is_refused(place: int, value: int) -> None:
         assert read_image(bytes(data)).ndim == 3
 
 
+def test_a_damaged_header_is_refused_without_addresses_in_memory() -> None:
+    damaged = bytearray(encode(quadrants(), "PNG"))
+    damaged[29] ^= 1  # the checksum of the header
+    with pytest.raises(InvalidImageError) as refused:
+        read_image(bytes(damaged))
+    assert "0x" not in str(refused.value)
+
+
 def test_a_png_with_a_text_bomb_is_refused_with_bounded_memory() -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from limelens.serve.errors import ImageTooLargeError, InvalidImageError
 from limelens.serve.image.fitting import Pixels, Region, ResizeRule, fitted
@@ -82,6 +82,8 @@ def plain_jpeg(source: Source, out: NDArray[np.uint8] | None = None) -> NDArray[
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             source.data, fastdct=False, fastupsample=False, buffer=out
         )
+    except UnidentifiedImageError:  # its text has an address in memory
+        raise InvalidImageError("damaged: its header cannot be read") from None
     # A decoder may raise almost anything on broken bytes.
     except Exception:
         return None
@@ -114,6 +116,8 @@ def decode_with(source: Source, read: Callable[[Pixels], _T]) -> _T:
         raise ImageTooLargeError("has more pixels than Pillow ever decodes") from None
     except MemoryError:
         raise ImageTooLargeError("takes more memory to decode than is allowed") from None
+    except UnidentifiedImageError:  # its text has an address in memory
+        raise InvalidImageError("damaged: its header cannot be read") from None
     # A decoder may raise almost anything on broken bytes (struct.error, zlib.error, SyntaxError…).
     except Exception as error:
         raise InvalidImageError(f"damaged: {error}") from error
