@@ -82,8 +82,6 @@ def plain_jpeg(source: Source, out: NDArray[np.uint8] | None = None) -> NDArray[
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             source.data, fastdct=False, fastupsample=False, buffer=out
         )
-    except UnidentifiedImageError:  # its text has an address in memory
-        raise InvalidImageError("damaged: its header cannot be read") from None
     # A decoder may raise almost anything on broken bytes.
     except Exception:
         return None
