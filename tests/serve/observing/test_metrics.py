@@ -602,8 +602,8 @@ def test_calls_that_run_no_model_have_no_priority(watch: Callable[..., Any]) -> 
 def test_without_the_port_nothing_is_counted_or_opened(start_server: Callable[..., Any]) -> None:
     server = start_server().server
     assert server.http is None
-    with grpc.insecure_channel(server.address) as channel:
-        grpc.channel_ready_future(channel).result(10)
+    with Client(server.address) as client:
+        assert client.models()
 
 
 def test_the_names_of_unknown_models_make_no_series(watch: Callable[..., Any]) -> None:

@@ -353,11 +353,11 @@ async def test_a_half_closed_stream_that_is_never_read_is_ended(
         stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
         call = stub.ClassifyStream()
         await call.write(CONFIG)
+        await until_async(lambda: server.service.cameras)
         # Each is answered at once, as out of order; the answers are more than the window holds.
         for _ in range(1500):
             await call.write(frame(7))
         await call.done_writing()
-        assert server.service.cameras
         async with asyncio.timeout(5):
             await until_async(lambda: not server.service.cameras)
             # The call is over for the server too, though nobody fetches the reason.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -64,8 +65,10 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Ends it at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        # `Process.kill` may collect a process that has just ended, before asyncio does.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     async def request(self, word: str, *content: object, timeout_s: float = ACT_S) -> Any:
         """As `Channel.request`; ends the worker if the reply is late."""
