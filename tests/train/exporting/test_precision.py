@@ -216,7 +216,7 @@ def test_a_variant_is_compared_with_fp32(reports: dict[str, Any], precision: str
     report, fp32 = reports[precision], reports["fp32"]
     assert {*fp32} == {
         "model", "version", "path", "precision", "size_bytes", "max_abs_difference", "metrics",
-        "threshold",
+        "threshold", "crop",
     }  # fmt: skip
     assert {*report} == {*fp32, "fp32", "speed", "remarks"}
     assert report["precision"] == precision
