@@ -24,6 +24,7 @@ from limelens.serve.files import writing_whole
 from limelens.serve.image import Region
 
 if TYPE_CHECKING:
+    from limelens.serve.decisions.decision import Prediction
     from limelens.serve.tools.load import ServerProcess
 
 # Where the face is in scikit-image's portrait of the astronaut Eileen Collins, 512x512.
@@ -80,9 +81,8 @@ def demo(
                 )
                 scores = "  ".join(f"{s.label} {s.probability:.3f}" for s in prediction[0].scores)
                 label = prediction[0].label or "abstained"
-                alert = "  [red]alert[/]" if prediction[0].alert else ""
                 out.print(
-                    f"{name + ':':14}[bold]{escape(label)}[/]{alert}   {escape(scores)}   "
+                    f"{name + ':':14}{_decision(prediction[0])}   {escape(scores)}   "
                     f"classified in {prediction.timings_ms.total:.1f} ms, explained with "
                     f"{explanation.num_samples} samples in {explanation.timings_ms.total:.0f} ms"
                 )
@@ -93,7 +93,7 @@ def demo(
                 panels.append((f"why {label} ({one.probability:.2f})", _head(drawn)))
             hall = _hall(portrait)
             (people,) = client.classify([hall], model=_MODEL, faces=True)
-            out.print(f"in a hall:    [bold]{escape(people.label or 'abstained')}[/]")
+            out.print(f"in a hall:    {_decision(people)}")
             print_faces(people.faces, (hall.shape[0], hall.shape[1]))
     image.parent.mkdir(parents=True, exist_ok=True)
     faces_image = image.with_name(f"{image.stem}-faces{image.suffix}")
@@ -129,6 +129,12 @@ def _masked(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
     face = Face(_LEFT_EYE, _RIGHT_EYE, _YAW)
     style = MASK_STYLES["surgical-blue"]
     return draw_mask(portrait, face, style, np.random.default_rng(_SEED))[0]
+
+
+def _decision(prediction: Prediction) -> str:
+    """The label, and whether it is an alert, as markup."""
+    alert = "  [red]alert[/]" if prediction.alert else ""
+    return f"[bold]{escape(prediction.label or 'abstained')}[/]{alert}"
 
 
 def _hall(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
