@@ -141,8 +141,8 @@ def decide(
     best = order[0]
     label: str | None = None
     decided: tuple[str, ...] = ()
+    needed = needed_threshold(metadata, threshold)
     if metadata.task == _MULTILABEL:
-        needed = threshold or 0.0
         least: Sequence[float] = (
             metadata.label_thresholds if threshold is None else [threshold] * len(labels)
         )
@@ -150,7 +150,6 @@ def decide(
         decided = tuple(labels[i] for i in order if reached[i])
         alert = not {*metadata.alert_labels}.isdisjoint(decided)
     else:
-        needed = metadata.threshold if threshold is None else threshold
         # Compared as float32: the float32 nearest to 0.7 reaches a threshold of 0.7.
         label = labels[best] if probabilities[best] >= np.float32(needed) else None
         alert = label in metadata.alert_labels
@@ -166,6 +165,13 @@ def decide(
         macro_label=None if label is None else metadata.macro_labels.get(label),
         embedding=() if embedding is None else tuple(embedding.tolist()),
     )
+
+
+def needed_threshold(metadata: Metadata, threshold: float | None = None) -> float:
+    """`Prediction.threshold` of a model's decisions; arguments as for `decide`."""
+    if threshold is not None:
+        return threshold
+    return 0.0 if metadata.task == _MULTILABEL else metadata.threshold
 
 
 def _by_probability(probabilities: NDArray[np.float32], values: list[float]) -> list[int]:

@@ -17,6 +17,7 @@ from limelens.serve.decisions.decision import (
     FacePrediction,
     Prediction,
     decide,
+    needed_threshold,
 )
 from limelens.serve.faces.boxes import DEFAULT_MARGIN, Face
 from limelens.serve.faces.quality import FoundFace
@@ -110,13 +111,12 @@ def _rank(prediction: Prediction) -> int:
 
 
 def _without_label(decision: Decision, metadata: Metadata, threshold: float | None) -> Prediction:
-    needed = metadata.threshold if threshold is None else threshold
     return Prediction(
         decision=decision,
         label=None,
         labels=(),
         alert=False,
         scores=(),
-        threshold=needed,
+        threshold=needed_threshold(metadata, threshold),
         macro_label=None,
     )

@@ -25,7 +25,7 @@ from limelens.serve.faces.boxes import Face
 from limelens.serve.faces.judging import crop_of, judge, of_faces
 from limelens.serve.faces.options import FaceOptions
 from limelens.serve.faces.quality import FoundFace, QualityGate
-from limelens.serve.image import Region, ResizeRule, fit
+from limelens.serve.image import ResizeRule, fit
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.faces.frame import Frame
 from limelens.serve.rpc.slow_images import inspect
@@ -93,7 +93,7 @@ class _Crop:
     def fitted(self, rule: ResizeRule) -> NDArray[np.uint8]:
         pixels = self.frame.read()
         height, width = pixels.shape[:2]
-        region: Region = crop_of(self.face, self.bundle.metadata, height, width)
+        region = crop_of(self.face, self.bundle.metadata, height, width)
         return fit(pixels, rule, region).pixels
 
 
