@@ -337,7 +337,6 @@ def _print_sizes(setting: _Setting, results: dict[str, Outcomes], title: str) ->
             }
             cells = _cells(results, chosen, setting.margin)
             table.add_row(f"{label}, {low} to {high} px", *cells)
-    table.add_section()
     false = [
         text for result in results.values() for text in (f"{result.false_per_frame():.4f}", "")
     ]
