@@ -1,10 +1,11 @@
-"""Models that are held or slow, and the details of a refusal."""
+"""Models that are held, slow or broken, and the details of a refusal."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -66,6 +67,27 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(Bundle, "predict", slowly)
     return began
+
+
+@pytest.fixture
+def break_for(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[np.ndarray], np.ndarray]], None]:
+    """Makes the model give numbers that are not finite for some images of a batch."""
+
+    def begin(is_bad: Callable[[np.ndarray], np.ndarray]) -> None:
+        served = server.repository.get()
+
+        class Broken:
+            def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+                results: list[np.ndarray] = served.bundle.session.run(outputs, feed)
+                results[0][is_bad(feed["images"])] = np.nan
+                return results
+
+        broken = replace(served, bundle=replace(served.bundle, session=Broken()))
+        monkeypatch.setattr(server.repository, "get", lambda *_: broken)
+
+    return begin
 
 
 def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:

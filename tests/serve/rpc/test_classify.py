@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -441,16 +440,9 @@ def test_the_callers_own_request_id_is_used(server: Any, caplog: pytest.LogCaptu
 
 
 def test_numbers_that_are_not_finite_are_an_internal_error(
-    client: Client, server: Any, monkeypatch: pytest.MonkeyPatch
+    client: Client, server: Any, break_for: Callable[..., None]
 ) -> None:
-    served = server.repository.get()
-
-    class NotFinite:
-        def run(self, *_args: object) -> list[np.ndarray]:
-            return [np.full((1, 3), np.nan, np.float32)]
-
-    broken = replace(served, bundle=replace(served.bundle, session=NotFinite()))
-    monkeypatch.setattr(server.repository, "get", lambda *_: broken)
+    break_for(lambda images: np.ones(len(images), np.bool_))
     with pytest.raises(ServerError, match="not finite"):
         client.classify(RED)
     assert server.counts().not_finite == 1
