@@ -29,14 +29,22 @@ from limelens.serve.faces.detector import FaceDetector, load_detector
 from limelens.serve.faces.options import FaceOptions
 from limelens.serve.image import fit
 from limelens.train.detection.composing import Scenery, compose
-from limelens.train.detection.evaluating import Find, choose_threshold, examine, table
+from limelens.train.detection.evaluating import choose_threshold, examine, table
 from limelens.train.detection.exporting import (
     RESIZE,
     export_detector,
     set_threshold,
     write_card,
 )
-from limelens.train.detection.frames import Boxes, Frame, Photograph, Pixels, Sources, no_boxes
+from limelens.train.detection.frames import (
+    Boxes,
+    Find,
+    Frame,
+    Photograph,
+    Pixels,
+    Sources,
+    no_boxes,
+)
 from limelens.train.detection.network import FaceNetwork
 from limelens.train.detection.photographs import read_sources
 from limelens.train.detection.training import Settings, train
@@ -47,8 +55,6 @@ TEST_SCENERY: Final = Scenery(
     size=(480, 640), face_px=(24.0, 200.0), num_faces=(0.0, *[1 / 8] * 8), whole=0.0, drawn=0.0
 )
 """The frames on which detectors are measured: one to eight photographed faces."""
-CENTERFACE_THRESHOLD: Final = 0.5
-"""That of its bundle."""
 _FIRES: Final = 0.25
 _HARD_SHARE: Final = 0.4
 _log = logging.getLogger("limelens.train.detection")
@@ -124,9 +130,9 @@ def _parsed() -> argparse.Namespace:
     add("--num-frames", type=int, default=600, help="to measure with (%(default)s)")
     add("--max-false", type=float, default=0.01, help="false faces a frame (%(default)s)")
     add("--threshold", type=float, help="of the bundle; chosen by --max-false if it is missing")
-    add("--measure-only", action="store_true", help="train nothing: OUT is there already")
-    add("--start", type=Path, help="go on from these weights: no first training")
-    add("--weights", type=Path, help="keep the weights here while training")
+    add("--measure-only", action="store_true", help="train nothing: measure OUT")
+    add("--start", type=Path, help="weights after --steps: no first training")
+    add("--weights", type=Path, help="file that gets the weights while training")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--threads", type=int, default=1, help="of the network (%(default)s)")
     add("--num-workers", type=int, default=1, help="processes that compose (%(default)s)")
@@ -134,8 +140,8 @@ def _parsed() -> argparse.Namespace:
 
 
 def _make(arguments: argparse.Namespace) -> None:
-    centerface = finder(load_detector("centerface", "cpu", num_threads=1))
-    read = partial(read_sources, arguments.people, arguments.others, centerface)
+    centerface = load_detector("centerface", "cpu", num_threads=1)
+    read = partial(read_sources, arguments.people, arguments.others, finder(centerface))
     seed, out = arguments.seed, arguments.out
     if not arguments.measure_only:
         sources, digest = read("train", num_drawn=arguments.num_drawn, seed=seed)
@@ -160,7 +166,10 @@ def _make(arguments: argparse.Namespace) -> None:
 
 
 def _measured(
-    path: Path, centerface: Find, held_back: Mapping[str, Sources], arguments: argparse.Namespace
+    path: Path,
+    centerface: FaceDetector,
+    held_back: Mapping[str, Sources],
+    arguments: argparse.Namespace,
 ) -> list[str]:
     """Chooses a bundle's threshold on the first sources, and says what it finds on each."""
     find = finder(load_detector(path, "cpu", num_threads=1))
@@ -170,10 +179,15 @@ def _measured(
         frames = crowded_frames(sources, arguments.num_frames, arguments.seed + 1)
         own, alone = examine(find, frames), examine(find, empty_frames(sources))
         if not sections:
-            threshold = arguments.threshold or choose_threshold((own, alone), arguments.max_false)
+            threshold = arguments.threshold
+            if threshold is None:
+                threshold = choose_threshold((own, alone), arguments.max_false)
             set_threshold(path, threshold)
-        theirs = examine(centerface, frames)
-        rows = [("this one", own, threshold), ("CenterFace", theirs, CENTERFACE_THRESHOLD)]
+        theirs = examine(finder(centerface), frames)
+        rows = [
+            ("this one", own, threshold),
+            ("CenterFace", theirs, centerface.bundle.metadata.threshold),
+        ]
         sections.append(
             f"## On {len(frames)} frames of the {split} images\n\n{table(rows)}\n\n"
             f"On the {alone.num_frames} backgrounds alone, as they are: "

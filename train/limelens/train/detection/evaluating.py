@@ -5,7 +5,7 @@ Knows boxes and scores; does not know what found them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.faces.boxes import overlaps
-from limelens.train.detection.frames import Boxes, Frame, Pixels
+from limelens.train.detection.frames import Boxes, Find, Frame
 
 SIZES: Final = ((24.0, 32.0), (32.0, 48.0), (48.0, 96.0), (96.0, 201.0))
 """Bands of the longer side of a face's box in pixels."""
 ENOUGH: Final = 0.3
 """Intersection over union from which a box is that of a face: detectors differ in tightness."""
-
-Find = Callable[[Pixels], tuple[Boxes, NDArray[np.float32]]]
-"""From an image to boxes and their scores, each face once."""
+_MEETS: Final = 0.2
+"""The same, from which a box that found nothing is about a face or something unsure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +62,11 @@ def examine(find: Find, frames: Iterable[Frame]) -> Findings:
         num_frames += 1
         boxes, found = find(frame.image)
         matched = match(boxes, found, frame.faces)
-        unsure = np.concatenate([frame.unsure, frame.faces])
-        meets = overlaps(boxes, unsure).max(axis=1, initial=0) >= 0.2
-        is_false = ~np.isin(np.arange(len(boxes)), matched) & ~meets
+        is_other = ~np.isin(np.arange(len(boxes)), matched)
         # A second box for a face that was found is a mistake as well.
-        again = ~np.isin(np.arange(len(boxes)), matched) & (
-            overlaps(boxes, frame.faces).max(axis=1, initial=0) >= 0.2
-        )
-        false_scores.append(found[is_false | again])
+        is_again = (overlaps(boxes, frame.faces) >= _MEETS).any(axis=1)
+        is_unsure = (overlaps(boxes, frame.unsure) >= _MEETS).any(axis=1)
+        false_scores.append(found[is_other & (is_again | ~is_unsure)])
         sizes.append((frame.faces[:, 2:] - frame.faces[:, :2]).max(axis=1, initial=0))
         masked.append(frame.masked)
         scores.append(np.where(matched >= 0, np.append(found, 0)[matched], 0))

@@ -28,7 +28,7 @@ from limelens.serve.bundle.checks import read_bundle_file
 from limelens.serve.files import write_whole
 from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train.detection.frames import Pixels
-from limelens.train.detection.network import Detector, FaceNetwork
+from limelens.train.detection.network import NUM_BOXES, Detector, FaceNetwork
 from limelens.train.exporting.graph import ExportError, golden_image, to_graph
 from limelens.train.exporting.precision import TOLERANCES
 
@@ -150,7 +150,7 @@ by `python -m limelens.train.detection` (see docs/training.md).
 
 | | |
 |---|---|
-| task | {metadata.task}: 32 boxes and their scores |
+| task | {metadata.task}: {NUM_BOXES} boxes and their scores |
 | network | {card["num_parameters"]:,} parameters |
 | input | {metadata.resize.height}x{metadata.resize.width}, {metadata.resize.mode.value} |
 | threshold | {metadata.threshold:g} |

@@ -6,7 +6,7 @@ images come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
 """`(N, 4)`: left, top, right and bottom in pixels."""
+Find = Callable[[Pixels], tuple[Boxes, NDArray[np.float32]]]
+"""From an image to boxes of faces and their scores, 0 to 1, each face once."""
 
 
 def no_boxes() -> Boxes:

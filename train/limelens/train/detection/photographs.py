@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limelens.train.data.examples import DataError, Skipped
 from limelens.train.data.label_folders import read_label_folders
 from limelens.train.data.reading import read_each
-from limelens.train.detection.frames import Boxes, Photograph, Pixels, Sources, clipped
+from limelens.train.detection.frames import Boxes, Find, Photograph, Pixels, Sources, clipped
 from limelens.train.synthetic import LABELS, draw_mask, random_style, render_portrait
-
-Teacher = Callable[[Pixels], tuple[Boxes, NDArray[np.float32]]]
-"""From an image to boxes of faces and their scores, 0 to 1, unsure ones included."""
 
 SURE: Final = 0.3
 """A teacher's score from which a box of a photograph of people is a face."""
@@ -37,7 +33,7 @@ _log = logging.getLogger(__name__)
 def read_sources(
     people: Path,
     others: Sequence[Path],
-    teacher: Teacher,
+    teacher: Find,
     split: str,
     *,
     background_split: str | None = None,
@@ -49,7 +45,7 @@ def read_sources(
     Args:
         people: A folder of splits with the labels `with_mask` and `without_mask`.
         others: Folders of splits with any labels, without people.
-        teacher: Finds the faces.
+        teacher: Finds the faces, unsure ones included.
         split: Which one.
         background_split: Which one of the others; None is the same.
         num_drawn: How many portraits are drawn, half of them with a mask.
@@ -87,7 +83,7 @@ def read_sources(
     return sources, digest.hexdigest()
 
 
-def find_all(pixels: Pixels, teacher: Teacher) -> tuple[Boxes, Boxes]:
+def find_all(pixels: Pixels, teacher: Find) -> tuple[Boxes, Boxes]:
     """The faces of a photograph of people, and the boxes of which the teacher is unsure.
 
     A face that fills the image is easier to find with a border around it, so the teacher looks

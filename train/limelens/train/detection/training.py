@@ -42,8 +42,8 @@ class Settings:
         seed: Of the network's start and of every frame.
     """
 
-    num_steps: int = 8000
-    batch_size: int = 24
+    num_steps: int
+    batch_size: int
     close_every: int = 4
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
