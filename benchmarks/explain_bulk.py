@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed_models import shipped_model
-from limelens.cli.explain.explaining import NUM_PARALLEL_LOCALLY
+from limelens.cli.explain.several import NUM_PARALLEL_LOCALLY
 from limelens.serve.client.in_process import local_client
 from limelens.serve.tools.explain_report.explain_many import LabeledFile, explain_many
 from limelens.train.synthetic import write_dataset

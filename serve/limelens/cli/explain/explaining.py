@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
-from PIL import Image
 
 from limelens.cli.classifying import (
     STDIN,
@@ -21,19 +16,19 @@ from limelens.cli.classifying import (
     ServerOption,
     Version,
     image_of,
-    images_in,
     open_client,
     parse_region,
     served_name,
 )
+from limelens.cli.explain.drawings import draw_steps, palette_of, redrawn, stacked
 from limelens.cli.explain.explanations import (
     explanation_document,
-    image_document,
     print_check,
     print_explanation,
     print_line,
     sample_bar,
 )
+from limelens.cli.explain.several import explain_several
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, securely
 from limelens.cli.options.face_options import (
@@ -46,27 +41,19 @@ from limelens.cli.options.face_options import (
     with_faces,
 )
 from limelens.cli.terminal.by_products import ByProducts
-from limelens.cli.terminal.faces import as_png
-from limelens.cli.terminal.printing import AsJson, ImageBar, err, print_json
-from limelens.serve.errors import LimelensError
-from limelens.serve.faces.options import DEFAULT_DETECTOR
-from limelens.serve.files import write_whole, writing_whole
+from limelens.cli.terminal.printing import AsJson, err, print_json
+from limelens.serve.faces.options import DEFAULT_DETECTOR, MAX_FACES
+from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
 
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
     from limelens.serve.client import Client, ExplainArguments
     from limelens.serve.client.in_process import LocalClient
-    from limelens.serve.client.results import ServedExplanation
-    from limelens.serve.explaining.rendering import RenderedExplanation
-    from limelens.serve.tools.explain_report.explain_many import LabeledFile
     from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
 
 _MOST: Final = 2**31 - 1
 _TIMEOUT_S: Final = 600.0
-NUM_PARALLEL_LOCALLY: Final = 2
-"""Images at a time in this process: one is read and cut while another has the cores."""
-_NUM_PARALLEL_CALLS: Final = 4
 _PASSED_ON: Final = (
     "version", "top_labels", "method", "segmentation", "num_segments", "num_samples", "stability",
     "max_samples", "deadline_ms", "kernel_width", "distance", "feature_selection", "num_features",
@@ -202,7 +189,7 @@ def explain(
         face_option(
             "Explain this face, as limelens classify --faces numbers them.",
             min=0,
-            max=19,
+            max=MAX_FACES - 1,
             metavar="N",
             show_default="the worst",
         ),
@@ -220,9 +207,9 @@ def explain(
     Of several images, or a folder, those that cannot be explained are listed, the others are
     explained, and the exit code is 1.
 
-    Example: limelens explain door.jpg --out why.png --stability 0.9
-
     With --faces the decision about one face is explained, and drawn in the whole image.
+
+    Example: limelens explain door.jpg --out why.png --stability 0.9
 
     Example: limelens explain photos --report why.html
 
@@ -281,7 +268,7 @@ def explain(
             )
             documents = []
         else:
-            documents = _explain_several(client, images, arguments, report, by_products, blurrer)
+            documents = explain_several(client, images, arguments, report, by_products, blurrer)
     if as_json and documents:
         print_json(documents[0] if is_one else documents)
     if not as_json:
@@ -317,7 +304,7 @@ def _explain_one(
             found, rendered = local.explain_fully(data, show, **arguments)
         if steps is not None:
             with by_products.writing(steps):
-                _draw_steps(local, rendered, arguments, steps)
+                draw_steps(local, rendered, arguments, steps)
         if check:
             from limelens.serve.explaining.explain_image import check_explained
 
@@ -332,11 +319,12 @@ def _explain_one(
     pixels = read_image(data) if isinstance(data, bytes) else None
     size = None if pixels is None else (pixels.shape[0], pixels.shape[1])
     if blurrer is not None and pixels is not None:
-        found = _redrawn(found, blurrer.blur(pixels, found.face), arguments)
+        pixels = blurrer.blur(pixels, found.face)
+        found = redrawn(found, pixels, kinds, palette_of(arguments))
     for flag, kind in _RENDERINGS.items():
         if (path := written[flag]) is not None:
             with by_products.writing(path):
-                png = found.segments_png if kind == "segments" else _stacked(found, f"{kind}_png")
+                png = found.segments_png if kind == "segments" else stacked(found, f"{kind}_png")
                 write_whole(path, png)
     if as_json:
         document = explanation_document(image, found, size)
@@ -353,49 +341,6 @@ def _explain_one(
             print_check(one)
 
 
-def _redrawn(
-    found: ServedExplanation, pixels: NDArray[np.uint8], arguments: ExplainArguments
-) -> ServedExplanation:
-    """The explanation with its renderings on another image."""
-    from limelens.serve.tools.faces.redrawing import draw_heat_map, draw_overlay
-
-    palette = _palette(arguments)
-    return replace(
-        found,
-        explanations=tuple(
-            replace(
-                one,
-                overlay_png=as_png(draw_overlay(pixels, found, one, palette)),
-                heat_map_png=as_png(draw_heat_map(pixels, found, one, palette)),
-            )
-            for one in found.explanations
-        ),
-    )
-
-
-def _palette(arguments: ExplainArguments) -> Literal["green-red", "blue-orange"]:
-    return "blue-orange" if arguments["palette"] == "blue_orange" else "green-red"
-
-
-def _draw_steps(
-    local: LocalClient, rendered: RenderedExplanation, arguments: ExplainArguments, path: Path
-) -> None:
-    from limelens.explain import steps
-
-    why, labels = rendered.label_explanations[0], local.bundle.labels
-    sheet = steps(
-        rendered.pixels,
-        rendered.explanation,
-        why,
-        label_name=labels[why.label],
-        against_name=None if why.against is None else labels[why.against],
-        distance=arguments["distance"] or "cosine",
-        palette=_palette(arguments),
-    )
-    with writing_whole(path) as file:
-        Image.fromarray(sheet).save(file, "PNG")
-
-
 def _local_client(client: Client, flag: str) -> LocalClient:
     """The client, if its model is in this process."""
     from limelens.serve.client.in_process import LocalClient
@@ -405,59 +350,6 @@ def _local_client(client: Client, flag: str) -> LocalClient:
             f"{flag} needs the model itself, in this process; give its file: --model FILE"
         )
     return client
-
-
-def _explain_several(
-    client: Client,
-    images: Sequence[Path],
-    arguments: ExplainArguments,
-    report: Path | None,
-    by_products: ByProducts,
-    blurrer: FaceBlurrer | None,
-) -> list[dict[str, Any]]:
-    """One document for each image, and the page if there is to be one."""
-    from limelens.serve.client.in_process import LocalClient
-    from limelens.serve.tools.explain_report.explain_many import explain_many
-    from limelens.serve.tools.explain_report.page import Gallery
-
-    gallery = None
-    if report is not None:
-        if not report.parent.is_dir():
-            raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
-        base = images[0] if len(images) == 1 and images[0].is_dir() else None
-        title = f"Why, for {base or f'{len(images)} images'}"
-        gallery = Gallery(title, base, _palette(arguments), blurrer)
-        arguments = {**arguments, "renderings": ["overlay" if blurrer is None else "segments"]}
-    model = client.model(arguments["model"], arguments["version"])
-    files = _labeled_files(images, frozenset(label.name for label in model.labels))
-    documents: list[dict[str, Any]] = []
-    num_parallel = NUM_PARALLEL_LOCALLY if isinstance(client, LocalClient) else _NUM_PARALLEL_CALLS
-    with ImageBar() as bar:
-        for one in explain_many(client, files, num_parallel=num_parallel, **arguments):
-            if gallery is not None:
-                gallery.add(one)
-            documents.append(image_document(one))
-            bar.done(len(documents), len(files))
-    if gallery is not None and report is not None:
-        with by_products.writing(report):
-            gallery.write(report)
-    return documents
-
-
-def _labeled_files(images: Sequence[Path], labels: frozenset[str]) -> list[LabeledFile]:
-    """The images, with their true label where a folder is named like one of the model's."""
-    from limelens.serve.tools.explain_report.explain_many import LabeledFile
-
-    found: list[LabeledFile] = []
-    for image in images:
-        if image.is_dir():
-            files = [(image / one.path, one.label) for one in images_in(image)]
-        else:
-            files = [(image, "")]
-        for path, label in files:
-            names = (label, path.absolute().parent.name)
-            found.append(LabeledFile(path, next((name for name in names if name in labels), None)))
-    return found
 
 
 def _contrast(text: str) -> tuple[str, str]:
@@ -480,17 +372,3 @@ def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int
             f"--hide {text!r}; expected mean, blur, shuffle or a colour such as 000000"
         ) from None
     return red, green, blue
-
-
-def _stacked(found: ServedExplanation, kind: str) -> bytes:
-    """The rendering of the explained label; those of several labels, one above the other."""
-    files = [getattr(one, kind) for one in found.explanations]
-    if len(files) == 1:
-        return bytes(files[0])
-    images = []
-    for file in files:
-        with Image.open(io.BytesIO(file)) as image:
-            images.append(np.asarray(image.convert("RGB")))
-    written = io.BytesIO()
-    Image.fromarray(np.concatenate(images)).save(written, "PNG")
-    return written.getvalue()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from limelens.cli.options import in_place_of, option
-from limelens.serve.faces.options import FaceOptions
+from limelens.serve.faces.options import MAX_FACES, FaceOptions
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
@@ -44,7 +44,10 @@ _Threshold = Annotated[
     ),
 ]
 _MaxFaces = Annotated[
-    int | None, face_option("The most faces, the largest first.", min=1, max=20, show_default="20")
+    int | None,
+    face_option(
+        "The most faces, the largest first.", min=1, max=MAX_FACES, show_default=str(MAX_FACES)
+    ),
 ]
 DetectorOption = Annotated[
     str,

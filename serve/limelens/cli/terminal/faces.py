@@ -62,14 +62,15 @@ def describe_face(face: FacePrediction, size: tuple[int, int]) -> str:
 
     left, top, right, bottom = face.box.box(*size)
     where = f"{right - left}x{bottom - top} at {left},{top}"
-    if decided(face) is None:
+    label = decided(face)
+    if label is None:
         return f"{where}  {describe(face)}"
     style = "bold red" if face.alert else "bold"
     alert = " [red](alert)[/]" if face.alert else ""
     scores = "  ".join(
         f"{escape(score.label)} {score.probability:.3f}" for score in face.prediction.scores
     )
-    return f"{where}  [{style}]{escape(decided(face) or '')}[/]{alert}   {scores}"
+    return f"{where}  [{style}]{escape(label)}[/]{alert}   {scores}"
 
 
 def as_png(pixels: NDArray[np.uint8]) -> bytes:
