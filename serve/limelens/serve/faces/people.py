@@ -19,9 +19,8 @@ from limelens.serve.faces.tracking import Track, Tracker
 
 MAX_PEOPLE: Final = 2 * MAX_FACES
 """The most people who are remembered, those out of sight included."""
-
-
 _MAX_UNCONFIRMED: Final = 100
+"""As many frames as there can be from one in which faces are looked for to the next."""
 
 
 class Presence(Enum):
