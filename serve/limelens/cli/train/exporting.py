@@ -104,7 +104,7 @@ def export(
 
 
 def _crop(text: str | None) -> float | Literal["auto"] | None:
-    # Numpy, which it imports, takes long to load for a command that only prints its help.
+    # onnx, which it imports, takes long to load for a command that only prints its help.
     from limelens.serve.bundle.metadata import MAX_CROP
 
     if text is None:

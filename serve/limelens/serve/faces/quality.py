@@ -35,8 +35,8 @@ class FoundFace:
 class QualityGate:
     """What a face must be to be judged.
 
-    By default the shipped face-mask model is right about 0.95 of the faces at each bound, as
-    `python -m benchmarks.faces --only finding quality` measures on validation images.
+    By default the shipped face-mask model judges nine of ten faces right, or more, at each bound,
+    as `python -m benchmarks.faces --only finding quality` measures on validation images.
 
     Args:
         min_size_px: Longer side of its box, in pixels of the image.
