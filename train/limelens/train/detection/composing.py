@@ -76,7 +76,6 @@ def compose(sources: Sources, scenery: Scenery, rng: np.random.Generator) -> Fra
     count = int(rng.choice(len(scenery.num_faces), p=scenery.num_faces))
     for _ in range(count):
         _paste_face(board, sources, scenery, rng)
-    board.settle()
     if rng.random() < 0.35:
         _cover_faces(board, rng)
     image = distort(board.image, rng) if scenery.distorted else np.asarray(board.image)
@@ -88,31 +87,26 @@ class _Board:
     """A frame while it is composed."""
 
     image: Image.Image
-    faces: list[Boxes] = field(default_factory=list)
-    unsure: list[Boxes] = field(default_factory=list)
+    faces: Boxes = field(default_factory=no_boxes)
+    unsure: Boxes = field(default_factory=no_boxes)
     masked: list[bool] = field(default_factory=list)
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def add(self, photograph: Photograph, faces: Boxes, unsure: Boxes) -> None:
         """Notes the boxes of a photograph that was laid into the frame."""
-        self.faces.append(faces)
-        self.unsure.append(unsure)
+        self.faces = np.concatenate([self.faces, faces])
+        self.unsure = np.concatenate([self.unsure, unsure])
         self.masked += [photograph.masked] * len(faces)
-
-    def settle(self) -> None:
-        """Joins what was added."""
-        self.faces = [np.concatenate([no_boxes(), *self.faces])]
-        self.unsure = [np.concatenate([no_boxes(), *self.unsure])]
 
     def framed(self, image: Pixels, least_px: float) -> Frame:
         """The finished frame."""
         height, width = image.shape[:2]
-        faces, unsure, masked = self.faces[0], self.unsure[0], np.array(self.masked, dtype=bool)
-        inside, shares = clipped(faces, width, height)
+        masked = np.array(self.masked, dtype=bool)
+        inside, shares = clipped(self.faces, width, height)
         longest = (inside[:, 2:] - inside[:, :2]).max(axis=1, initial=0)
         is_face = (shares >= 0.5) & (longest >= least_px)
         rest = np.concatenate(
-            [inside[~is_face & (shares > 0.02)], clipped(unsure, width, height)[0]]
+            [inside[~is_face & (shares > 0.02)], clipped(self.unsure, width, height)[0]]
         )
         return Frame(image, inside[is_face], rest, masked[is_face])
 
@@ -203,22 +197,22 @@ def _lay_photograph(
     wide, tall = max(4, round(image.width * factor)), max(4, round(image.height * factor))
     # A wide photograph may be cut anywhere, but mostly where its faces are.
     x, y = _offset(wide, width, rng), _offset(tall, height, rng)
+    scale = (wide / image.width, tall / image.height)
+    faces = moved(boxes, scale, (x, y))
     if factor >= covering:
-        part = (-x / factor, -y / factor, (width - x) / factor, (height - y) / factor)
         part = (
-            max(0.0, part[0]), max(0.0, part[1]),
-            min(float(image.width), part[2]), min(float(image.height), part[3]),
+            max(0.0, -x / factor), max(0.0, -y / factor),
+            min(float(image.width), (width - x) / factor),
+            min(float(image.height), (height - y) / factor),
         )  # fmt: skip
         board.image = image.resize((width, height), _BILINEAR, box=part, reducing_gap=2.0)
+        # Other people may stand where nobody is yet.
+        board.taken = [tuple(box) for box in faces.tolist()]
     else:
         board.image = _continued(image, sources, scenery, rng)
         board.image.paste(image.resize((wide, tall), _BILINEAR, reducing_gap=2.0), (x, y))
-    board.taken.append((x, y, x + wide, y + tall) if factor < covering else (0, 0, width, height))
-    scale = (wide / image.width, tall / image.height)
-    board.add(photograph, moved(boxes, scale, (x, y)), moved(unsure, scale, (x, y)))
-    if factor >= covering:
-        # Other people may stand where nobody is yet.
-        board.taken = [tuple(box) for box in moved(boxes, scale, (x, y)).tolist()]
+        board.taken = [(x, y, x + wide, y + tall)]
+    board.add(photograph, faces, moved(unsure, scale, (x, y)))
 
 
 def _offset(length: int, room: int, rng: np.random.Generator) -> int:
@@ -335,7 +329,7 @@ def _edge(wide: int, tall: int, rng: np.random.Generator) -> Image.Image | None:
 def _cover_faces(board: _Board, rng: np.random.Generator) -> None:
     """Something before some of the faces; a face that is mostly hidden becomes unsure."""
     draw = ImageDraw.Draw(board.image)
-    faces = board.faces[0]
+    faces = board.faces
     hidden = np.zeros(len(faces), dtype=bool)
     for number, (left, top, right, bottom) in enumerate(faces.tolist()):
         if rng.random() > 0.4:
@@ -356,6 +350,6 @@ def _cover_faces(board: _Board, rng: np.random.Generator) -> None:
         else:
             draw.ellipse(thing, fill=colour)
         hidden[number] = share > 0.42
-    board.unsure = [np.concatenate([board.unsure[0], faces[hidden]])]
-    board.faces = [faces[~hidden]]
+    board.unsure = np.concatenate([board.unsure, faces[hidden]])
+    board.faces = faces[~hidden]
     board.masked = [mask for mask, gone in zip(board.masked, hidden, strict=True) if not gone]
