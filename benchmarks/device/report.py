@@ -59,16 +59,23 @@ class Row:
                 return name
         return "missed"
 
+    @property
+    def bounds(self) -> tuple[str, str]:
+        """What is required and what is wanted; empty without a bound."""
+        sign = ">= " if self.more_is_better else "<= "
+        return (
+            "" if self.required is None else sign + _short(self.required),
+            "" if self.wanted is None else _short(self.wanted),
+        )
+
     def cells(self) -> tuple[str, ...]:
         """The note in the table."""
-        sign = ">= " if self.more_is_better else "<= "
         return (
             self.what,
             _with_unit(self.measured, self.unit),
             _with_unit(self.floor, self.unit),
             _short(self.ratio),
-            "" if self.required is None else sign + _short(self.required),
-            "" if self.wanted is None else _short(self.wanted),
+            *self.bounds,
             self.result,
             self.note,
         )

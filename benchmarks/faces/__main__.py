@@ -11,7 +11,6 @@ blur and JPEG; and from drawn people. The same seed builds the same frames.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from benchmarks.device.report import Row
 from benchmarks.faces import degraded, frames
 from benchmarks.faces.frames import HEIGHT, WIDTH, Condition, Frame, TrueFace
 from benchmarks.faces.outcomes import Outcomes, is_right, outcomes
-from benchmarks.faces.sources import LABELS, SPLITS, Portrait, backgrounds, portraits
+from benchmarks.faces.sources import LABELS, SPLITS, Portrait, backgrounds, data_folder, portraits
 from limelens.cli.serving import default_models
 from limelens.serve import Bundle, load_bundle
 from limelens.serve.errors import LimelensError
@@ -105,11 +104,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(_PARTS), default=list(_PARTS))
     parser.add_argument("--sheet", type=Path, help="only draw 20 of the frames, with their faces")
     arguments = parser.parse_args()
-    folder = os.environ.get("LIMELENS_DATA")
-    if not folder:
-        sys.exit("LIMELENS_DATA is not set; it names the folder that holds facemask and cats_dogs")
     try:
-        faces, behind = portraits(Path(folder), arguments.split), backgrounds(Path(folder))
+        folder = data_folder()
+        faces, behind = portraits(folder, arguments.split), backgrounds(folder)
         if arguments.sheet:
             _draw_sheet(arguments.sheet, arguments.seed, faces, behind)
             return
@@ -265,14 +262,8 @@ def _print_required(setting: _Setting, results: dict[str, Outcomes]) -> None:
         for what, row in measured.items():
             rows.setdefault(what, []).append(row)
     for what, cells in rows.items():
-        first = cells[0]
-        sign = ">= " if first.more_is_better else "<= "
-        bounds = (
-            ("", "") if first.required is None else (sign + f"{first.required}", f"{first.wanted}")
-        )
-        table.add_row(
-            what, *bounds, *(text for row in cells for text in (f"{row.measured:.4f}", row.result))
-        )
+        shown = (text for row in cells for text in (f"{row.measured:.4f}", row.result))
+        table.add_row(what, *cells[0].bounds, *shown)
     _CONSOLE.print(table)
 
 
@@ -344,11 +335,9 @@ def _print_sizes(setting: _Setting, results: dict[str, Outcomes], title: str) ->
     _CONSOLE.print(table)
 
 
-def _draw_sheet(
-    path: Path, seed: int, faces: Sequence[Portrait], behind: Sequence[Path], across: int = 5
-) -> None:
+def _draw_sheet(path: Path, seed: int, faces: Sequence[Portrait], behind: Sequence[Path]) -> None:
     """Draws frames with their known faces: pasted ones, and drawn ones in the last row."""
-    size = (WIDTH * 3 // 5, HEIGHT * 3 // 5)
+    across, size = 5, (WIDTH * 3 // 5, HEIGHT * 3 // 5)
     sheet = Image.new("RGB", (across * size[0], 4 * size[1]))
     for number in range(4 * across):
         rng = np.random.default_rng((seed, 0, number))

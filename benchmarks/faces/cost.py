@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import os
 import sys
 import time
@@ -34,8 +33,8 @@ from rich.table import Table
 
 from benchmarks.device.report import Row
 from benchmarks.faces import frames
-from benchmarks.faces.frames import HEIGHT, WIDTH
-from benchmarks.faces.sources import Portrait, backgrounds, portraits
+from benchmarks.faces.frames import HEIGHT, WIDTH, jpeg
+from benchmarks.faces.sources import Portrait, backgrounds, data_folder, portraits
 from limelens.cli.bench import serve_command
 from limelens.cli.serving import default_models
 from limelens.serve.errors import LimelensError
@@ -47,7 +46,6 @@ from limelens.v1 import face_pb2, image_pb2
 _MODEL: Final = "facemask"
 _FPS: Final = 5.0
 _FILM_FRAMES: Final = 100
-_QUALITY: Final = 85
 _NOISE: Final = 2.0
 """Standard deviation of the sensor's noise, in grey levels: no two frames are the same bytes."""
 _FACE_SIZES_PX: Final = (60, 90, 130)
@@ -100,9 +98,6 @@ def main() -> None:
     parser.add_argument("--hour", action="store_true", help="an hour without anybody instead")
     parser.add_argument("--frames", type=int, default=round(_HOUR * _FPS), help="of that hour")
     arguments = parser.parse_args()
-    folder = os.environ.get("LIMELENS_DATA")
-    if not folder:
-        sys.exit("LIMELENS_DATA is not set; it names the folder that holds facemask and cats_dogs")
     command = serve_command(
         arguments.models,
         *("--num-threads", str(arguments.num_threads)),
@@ -110,9 +105,9 @@ def main() -> None:
     )
     try:
         if arguments.hour:
-            _hour(command, backgrounds(Path(folder)), arguments.frames)
+            _hour(command, backgrounds(data_folder()), arguments.frames)
         else:
-            _cost(command, Path(folder), arguments)
+            _cost(command, data_folder(), arguments)
     except LimelensError as error:
         sys.exit(str(error))
 
@@ -161,7 +156,7 @@ def _cells(cameras: list[_Camera], cores: float, run: _Run) -> list[str]:
     row = Row("", cores, required=0.35, wanted=0.2, bounded="measured")
     p99 = float(np.percentile(whole, 99))
     return [
-        f"{cores:.3f}", "0.35", "0.2", row.result, f"{np.percentile(whole, 50):.0f}", f"{p99:.0f}",
+        f"{cores:.3f}", *row.bounds, row.result, f"{np.percentile(whole, 50):.0f}", f"{p99:.0f}",
         "" if run.num_cameras > 1 else ("met" if p99 <= 150 else "missed"),
         f"{first:.0f}, {last:.0f}", f"{100 * (1 - classified / num_sent):.1f}",
         f"{np.mean(np.concatenate([camera.num_faces for camera in cameras])):.2f}",
@@ -276,7 +271,7 @@ def _views(behind: Sequence[Path]) -> Iterator[bytes]:
     while True:
         view = frames.empty(rng, behind).pixels
         for _ in range(_FRAMES_A_VIEW):
-            yield _jpeg(rng, view)
+            yield _filmed(rng, view)
 
 
 def _films(people: Sequence[Portrait], behind: Sequence[Path]) -> dict[str, list[bytes]]:
@@ -287,9 +282,9 @@ def _films(people: Sequence[Portrait], behind: Sequence[Path]) -> dict[str, list
     chosen = [large[int(i)] for i in rng.choice(len(large), 3, replace=False)]
     walking = [with_people(hall, chosen, i / _FPS) for i in range(_FILM_FRAMES)]
     return {
-        "3 walk": [_jpeg(rng, pixels) for pixels in walking],
-        "3 stand": [_jpeg(rng, walking[0]) for _ in range(_FILM_FRAMES)],
-        "nobody": [_jpeg(rng, hall) for _ in range(_FILM_FRAMES)],
+        "3 walk": [_filmed(rng, pixels) for pixels in walking],
+        "3 stand": [_filmed(rng, walking[0]) for _ in range(_FILM_FRAMES)],
+        "nobody": [_filmed(rng, hall) for _ in range(_FILM_FRAMES)],
     }
 
 
@@ -311,12 +306,9 @@ def with_people(
     return np.asarray(image)
 
 
-def _jpeg(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> bytes:
+def _filmed(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> bytes:
     noise = rng.standard_normal(pixels.shape, np.float32) * np.float32(_NOISE)
-    file = io.BytesIO()
-    noisy = np.clip(pixels + noise, 0, 255).astype(np.uint8)
-    Image.fromarray(noisy).save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+    return jpeg(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ the margin of the model. No detector takes part: where the face is, is known.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from benchmarks.faces.frames import jpeg
 from benchmarks.faces.outcomes import labels_of
 from benchmarks.faces.sources import Portrait
 from limelens.serve import Bundle
@@ -31,7 +31,6 @@ VISIBLE: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """Share of a face that is left when the frame's edge cuts it."""
 _SIZE_PX: Final = 96
 """Of the faces that are blurred or cut off."""
-_QUALITY: Final = 85
 _SHARPNESS_EDGES: Final = (0.0, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 2.0)
 
 
@@ -131,9 +130,7 @@ def _judged(
         photo = photo.filter(ImageFilter.GaussianBlur(blur * size_px))
     box = np.array(portrait.box) * scale
     pixels, box = cut(np.asarray(photo), box, lost, side) if lost else (np.asarray(photo), box)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
-    pixels = read_image(file.getvalue())
+    pixels = read_image(jpeg(pixels))
     left, top, right, bottom = box.tolist()
     face = Face(left, top, right, bottom, score=1.0)
     label = labels_of(pixels, [face], margin, bundle)[0]

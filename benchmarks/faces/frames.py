@@ -165,9 +165,14 @@ def filmed(rng: np.random.Generator, image: Image.Image) -> NDArray[np.uint8]:
     if rng.random() < 0.5:
         noise = rng.standard_normal(values.shape, np.float32) * np.float32(rng.uniform(1, 10))
         values = np.clip(values + noise, 0, 255).astype(np.uint8)
+    return read_image(jpeg(values, int(rng.integers(45, 95))))
+
+
+def jpeg(pixels: NDArray[np.uint8], quality: int = 85) -> bytes:
+    """A camera's file."""
     file = io.BytesIO()
-    Image.fromarray(values).save(file, "JPEG", quality=int(rng.integers(45, 95)))
-    return read_image(file.getvalue())
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 def _background(rng: np.random.Generator, backgrounds: Sequence[Path]) -> Image.Image:

@@ -131,24 +131,16 @@ def matches(true: Sequence[TrueFace], found: Sequence[Face]) -> list[int | None]
     return partners
 
 
-def crops(
-    pixels: NDArray[np.uint8], faces: Sequence[Face], margin: float, classifier: Bundle
-) -> NDArray[np.uint8]:
-    """What the classifier sees of the faces: `(N, H, W, 3)` uint8."""
-    height, width = pixels.shape[:2]
-    rule = classifier.metadata.resize
-    return np.stack(
-        [fit(pixels, rule, face.region(margin, height, width)).pixels for face in faces]
-    )
-
-
 def labels_of(
     pixels: NDArray[np.uint8], faces: Sequence[Face], margin: float, classifier: Bundle
 ) -> list[str | None]:
     """The model's decision about each face; None where it abstains."""
     if not faces:
         return []
-    probabilities = classifier.predict(crops(pixels, faces, margin, classifier))
+    height, width = pixels.shape[:2]
+    rule = classifier.metadata.resize
+    crops = [fit(pixels, rule, face.region(margin, height, width)).pixels for face in faces]
+    probabilities = classifier.predict(np.stack(crops))
     return [decide(row, classifier.metadata).label for row in probabilities]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +23,6 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.folders import find_images
 from limelens.serve.image import read_image
 
-Split = str
 SPLITS: Final = ("val", "test")
 LABELS: Final = ("with_mask", "without_mask")
 _FOLDER: Final = Path(__file__).parent
@@ -52,7 +52,21 @@ class Portrait:
         return max(right - left, bottom - top)
 
 
-def portraits(data: Path, split: Split) -> list[Portrait]:
+def data_folder() -> Path:
+    """The folder of the sets.
+
+    Raises:
+        LimelensError: None is named.
+    """
+    folder = os.environ.get("LIMELENS_DATA")
+    if not folder:
+        raise LimelensError(
+            "LIMELENS_DATA is not set; it names the folder that holds facemask and cats_dogs"
+        )
+    return Path(folder)
+
+
+def portraits(data: Path, split: str) -> list[Portrait]:
     """The faces of `data/facemask/SPLIT` whose places are known.
 
     Raises:
