@@ -86,43 +86,31 @@ def assess(
     faces: FaceChoice | None = None,
 ) -> Evaluation:
     """As `evaluate`, with the probabilities of every image, or of one face in it."""
-    bundle = None
-    if faces is None:
-        model = load_model(run_or_model)
-    elif not is_bundle(run_or_model):
+    if faces is not None and not is_bundle(run_or_model):
         raise DataError(f"{run_or_model} is no bundle; faces are classified by bundles: export it")
-    else:
-        bundle = load_bundle(run_or_model)
-        model = from_bundle(bundle)
+    bundle = None if faces is None else load_bundle(run_or_model)
+    model = load_model(run_or_model) if bundle is None else from_bundle(bundle)
     name, examples, skipped, is_own = _readable(data, model, split, images)
     # With `val_from_train` the epoch was chosen on a part of train, unless that part is this val.
     chosen = name == "val" and (is_own or not model.config.get("val_from_train", False))
-    rows = None
-    if faces is not None and bundle is not None:
-        rows = classify_chosen_faces(bundle, examples, faces)
-        if not rows.examples:
-            raise DataError(
-                f"no face is found, and can be judged, in {len(examples)} images of {data}; "
-                "expected photographs of people"
-            )
-        examples = rows.examples
+    if faces is None or bundle is None:
+        return _assess(run_or_model, model, examples, name, chosen, skipped, wanted_accuracy)
+    rows = classify_chosen_faces(bundle, examples, faces)
+    if not rows.examples:
+        raise DataError(
+            f"no face is found, and can be judged, in {len(examples)} images of {data}; "
+            "expected photographs of people"
+        )
     evaluation = _assess(
-        run_or_model,
-        model,
-        examples,
-        name,
-        chosen,
-        skipped,
-        wanted_accuracy,
-        None if rows is None else rows.probabilities,
-    )
-    if rows is not None and faces is not None:
-        evaluation.metrics["faces"] = {
-            "which": faces.which,
-            "detector": str(faces.detector),
-            "not_found": [str(one.path) for one in rows.not_found],
-            "not_judged": [str(one.path) for one in rows.not_judged],
-        }
+        run_or_model, model, rows.examples, name, chosen, skipped, wanted_accuracy,
+        rows.probabilities,
+    )  # fmt: skip
+    evaluation.metrics["faces"] = {
+        "which": faces.which,
+        "detector": str(faces.detector),
+        "not_found": [str(one.path) for one in rows.not_found],
+        "not_judged": [str(one.path) for one in rows.not_judged],
+    }
     return evaluation
 
 

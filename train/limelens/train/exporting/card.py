@@ -70,10 +70,10 @@ def _crop(metadata: Metadata) -> str:
     if metadata.crop is None:
         return ""
     chosen = metadata.card.get("crop")
-    accuracy = chosen and chosen["accuracy"][f"{metadata.crop:g}"]
-    source = (
-        f" ({accuracy:.4f} right on {chosen['num_faces']} faces of validation)" if chosen else ""
-    )
+    source = ""
+    if chosen:
+        accuracy = chosen["accuracy"][f"{metadata.crop:g}"]
+        source = f" ({accuracy:.4f} right on {chosen['num_faces']} faces of validation)"
     return f"| crop | a face with {metadata.crop:g} of its box on each side{source} |\n"
 
 
