@@ -1,5 +1,6 @@
 """Bare faces of a set are added masked, disturbed and in scenes; its own images stay."""
 
+import csv
 import hashlib
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from skimage.data import astronaut
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
 from limelens.train.synthetic import Counts, Face, add_scenes
+from limelens.train.synthetic.drawn_groups import GROUPS_FILE
 from limelens.train.synthetic.scenes import RECORD, WITH_MASK, find_face, set_into_scene
 
 LEFT_EYE, RIGHT_EYE = (203.7, 101.2), (246.8, 103.5)
@@ -192,12 +194,25 @@ def test_two_workers_make_the_same_files_and_another_seed_others(
     one, other = contents(out), contents(tmp_path / "other")
     assert one.keys() == other.keys()
     changed = {name for name in one if one[name] != other[name]}
-    assert changed == {name for name in one if "-0" in name} | {"scenes.json"}
+    assert changed == {name for name in one if "-0" in name} | {RECORD, GROUPS_FILE}
 
 
 def test_without_scenes_there_are_two_images_of_a_face(data: Path, tmp_path: Path) -> None:
     counts = add_scenes(data, tmp_path / "out", num_scenes=0)
     assert counts["train"] == Counts(faces=3, images=6)
+
+
+def test_a_table_says_what_was_drawn_in_each_added_image(
+    made: tuple[Path, dict[str, Counts]],
+) -> None:
+    out, _ = made
+    with (out / GROUPS_FILE).open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    added = {path.relative_to(out).as_posix() for path in out.rglob("*-0*.jpg")}
+    assert {*rows} == added
+    for image, row in rows.items():
+        assert bool(row["mask_pattern"]) == ("/with_mask/" in image)
+        assert bool(row["before_mouth"]) == ("/without_mask/" in image)
 
 
 def test_hidden_segments_are_added_to_train_alone_and_change_nothing_else(
@@ -209,9 +224,8 @@ def test_hidden_segments_are_added_to_train_alone_and_change_nothing_else(
     assert more["val"] == counts["val"]
     before, after = contents(out), contents(tmp_path / "out")
     added = set(after) - set(before)
-    assert {name: after[name] for name in before if name != RECORD} == {
-        name: content for name, content in before.items() if name != RECORD
-    }
+    others = {*before} - {RECORD, GROUPS_FILE}
+    assert {name: after[name] for name in others} == {name: before[name] for name in others}
     assert len(added) == 8 * counts["train"].faces
     # Where nothing is left that decides, each label is given as often as the other.
     hidden = [name for name in added if "hidden-" in name]

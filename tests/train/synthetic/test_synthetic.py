@@ -1,5 +1,6 @@
 """Synthetic sets: repeatable, laid out for training, alike in everything but the mask."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limelens.train.synthetic import LABELS, write_dataset
+from limelens.train.synthetic import LABELS, MASK_STYLES, write_dataset
+from limelens.train.synthetic.drawn_groups import GROUPS_FILE, colour_name
 from limelens.train.synthetic.portraits import Label, render_sample
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_sample_is_repeatable(label: Label) -> None:
-    first = render_sample(np.random.default_rng(9), label, (60, 80))
-    again = render_sample(np.random.default_rng(9), label, (60, 80))
+    first, groups = render_sample(np.random.default_rng(9), label, (60, 80))
+    again, same = render_sample(np.random.default_rng(9), label, (60, 80))
+    assert groups == same
     assert first.shape == (60, 80, 3)
     assert np.array_equal(first, again)
 
@@ -37,12 +40,43 @@ def test_several_processes_write_the_same_files(tmp_path: Path) -> None:
     assert files(tmp_path / "1") == files(tmp_path / "2")
     for name in files(tmp_path / "1"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert (tmp_path / "1" / GROUPS_FILE).read_bytes() == (
+        tmp_path / "2" / GROUPS_FILE
+    ).read_bytes()
+
+
+def test_a_table_says_what_was_drawn_in_each_image(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 6, seed=2, size=24)
+    with (tmp_path / GROUPS_FILE).open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == files(tmp_path)
+    for image, row in rows.items():
+        masked = "/with_mask/" in image
+        assert all(bool(row[name]) == masked for name in ("mask", "mask_colour", "mask_pattern"))
+        assert bool(row["before_mouth"]) != masked
+        assert row["skin"] in ("light", "medium", "dark")
+        assert row["pose"]
+        assert row["lighting"]
+
+
+@pytest.mark.parametrize(
+    ("style", "name"),
+    [
+        ("surgical-blue", "blue"), ("surgical-white", "white"), ("surgical-green", "green"),
+        ("surgical-pink", "pink or purple"), ("surgical-black", "black"), ("cloth-stripes", "red"),
+        ("cup-grey", "grey"), ("cloth-camouflage", "green"),
+    ],
+)  # fmt: skip
+def test_colours_of_masks_have_names(style: str, name: str) -> None:
+    assert colour_name(MASK_STYLES[style].colour) == name
 
 
 def test_a_dataset_has_its_splits_and_labels(tmp_path: Path) -> None:
     counts = write_dataset(tmp_path, 12, seed=3, size=48)
     assert counts == {"train": 10, "val": 1, "test": 1}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train", "val"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "groups.csv", "test", "train", "val"
+    ]  # fmt: skip
     for split, count in counts.items():
         for label in LABELS:
             names = sorted(path.name for path in (tmp_path / split / label).iterdir())

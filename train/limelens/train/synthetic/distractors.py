@@ -66,10 +66,17 @@ def draw_distractor(
         ValueError: The image is not `(H, W, 3)` uint8, or the kind is unknown.
     """
     check_image(image)
-    chosen = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))] if kind is None else kind
+    chosen = random_distractor(rng) if kind is None else kind
     if chosen not in _DRAW:
         raise ValueError(f"Distractor is {chosen!r}; known are {', '.join(DISTRACTORS)}")
     return _DRAW[chosen](image, face, rng)
+
+
+def random_distractor(
+    rng: np.random.Generator, among: Sequence[Distractor] = DISTRACTORS
+) -> Distractor:
+    """Any of some kinds, each as often."""
+    return among[int(rng.integers(len(among)))]
 
 
 def _draw_chin_mask(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:

@@ -63,7 +63,24 @@ class Looks:
         )
 
 
-def draw_person(canvas: FaceCanvas, rng: np.random.Generator) -> None:
+@dataclass(frozen=True)
+class DrawnPerson:
+    """Who was drawn.
+
+    Args:
+        looks: What does not change about them.
+        lamp: By which share the light grows with each face unit to the right.
+        glasses: Whether they wear any.
+        hat: Whether they wear one.
+    """
+
+    looks: Looks
+    lamp: float
+    glasses: bool
+    hat: bool
+
+
+def draw_person(canvas: FaceCanvas, rng: np.random.Generator) -> DrawnPerson:
     """Draws a person around the canvas's face, from the back to the front."""
     looks = Looks.random(rng)
     hat = rng.random() < 0.16
@@ -82,8 +99,10 @@ def draw_person(canvas: FaceCanvas, rng: np.random.Generator) -> None:
         _draw_hat(canvas, looks, rng)
     elif not bald:
         _draw_hair(canvas, looks, rng)
-    if rng.random() < 0.22:
+    glasses = rng.random() < 0.22
+    if glasses:
         _draw_glasses(canvas, rng)
+    return DrawnPerson(looks, lamp, glasses, hat)
 
 
 def _draw_body(canvas: FaceCanvas, looks: Looks, rng: np.random.Generator) -> None:

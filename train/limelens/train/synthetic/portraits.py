@@ -18,11 +18,22 @@ from PIL import Image, ImageFilter
 
 from limelens.train.synthetic.backgrounds import random_background
 from limelens.train.synthetic.canvas import FaceCanvas
-from limelens.train.synthetic.distractors import Distractor, draw_distractor
+from limelens.train.synthetic.distractors import (
+    Distractor,
+    draw_distractor,
+    random_distractor,
+)
+from limelens.train.synthetic.drawn_groups import (
+    Groups,
+    face_groups,
+    mask_groups,
+    person_groups,
+    write_groups,
+)
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.face_masks import draw_mask, random_style
 from limelens.train.synthetic.painting import Pixels
-from limelens.train.synthetic.people import draw_person
+from limelens.train.synthetic.people import DrawnPerson, draw_person
 
 Result = TypeVar("Result")
 Label = Literal["with_mask", "without_mask"]
@@ -65,7 +76,7 @@ def render_portrait(
     Raises:
         ValueError: A side is under 16 pixels.
     """
-    portrait = _draw_portrait(rng, _height_width(size), unit)
+    portrait, _ = _draw_portrait(rng, _height_width(size), unit)
     return Portrait(photograph(portrait.image, rng), portrait.face)
 
 
@@ -80,17 +91,13 @@ def add_person(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
     Returns:
         `(H, W, 3)` uint8; what the person does not cover is softened a little.
     """
-    height, width = image.shape[:2]
-    finer = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
-    large = Image.fromarray(image).resize(finer, Image.Resampling.BILINEAR)
-    draw_person(FaceCanvas(large, face.scaled(_SUPERSAMPLING)), rng)
-    return np.asarray(large.reduce(_SUPERSAMPLING))
+    return _with_person(image, face, rng)[0]
 
 
 def render_sample(
     rng: np.random.Generator, label: Label, size: int | tuple[int, int] = 160
-) -> Pixels:
-    """An image for one of the two labels.
+) -> tuple[Pixels, Groups]:
+    """An image for one of the two labels, and what was drawn in it.
 
     Args:
         rng: Of everything in the image.
@@ -106,20 +113,25 @@ def render_sample(
     height, width = _height_width(size)
     # Collected images are often squeezed into another shape.
     drawn_width = max(16, round(width * float(rng.uniform(0.82, 1.18))))
-    portrait = _draw_portrait(rng, (height, drawn_width))
-    image, face = portrait.image, portrait.face
+    (image, face), person = _draw_portrait(rng, (height, drawn_width))
+    groups = {**person_groups(person), **face_groups(face, height, drawn_width)}
     if rng.random() < 0.12:
         image = draw_distractor(image, face, rng, "scarf")
     if label == "with_mask":
-        image, _ = draw_mask(image, face, random_style(rng), rng)
+        style = random_style(rng)
+        image, _ = draw_mask(image, face, style, rng)
+        groups |= mask_groups(style)
     elif rng.random() < 0.4:
-        kind = _BARE_DISTRACTORS[int(rng.integers(len(_BARE_DISTRACTORS)))]
+        kind = random_distractor(rng, _BARE_DISTRACTORS)
         image = draw_distractor(image, face, rng, kind)
+        groups["before_mouth"] = kind
+    else:
+        groups["before_mouth"] = "nothing"
     for shared in _SHARED_DISTRACTORS:
         if rng.random() < 0.08:
             image = draw_distractor(image, face, rng, shared)
     squeezed = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return photograph(np.asarray(squeezed), rng)
+    return photograph(np.asarray(squeezed), rng), groups
 
 
 def write_dataset(
@@ -132,6 +144,8 @@ def write_dataset(
     num_workers: int = 1,
 ) -> dict[str, int]:
     """Writes `folder/{train,val,test}/{with_mask,without_mask}/0000.jpg` and so on.
+
+    `groups.csv` says of each image what was drawn: pose, skin, lighting, mask.
 
     The same arguments give the same files. Existing files with other names stay.
 
@@ -167,7 +181,9 @@ def write_dataset(
                 # Each image has its own stream, so that a larger set begins with a smaller one.
                 stream = (seed, split_index, label_index, number)
                 jobs.append((target / f"{number:04d}.jpg", label, stream, size))
-    run_jobs(_write, jobs, num_workers)
+    groups = run_jobs(_write, jobs, num_workers)
+    names = [job[0].relative_to(folder).as_posix() for job in jobs]
+    write_groups(folder, dict(zip(names, groups, strict=True)))
     return counts
 
 
@@ -212,14 +228,22 @@ def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 def _draw_portrait(
     rng: np.random.Generator, size: tuple[int, int], unit: tuple[float, float] | None = None
-) -> Portrait:
-    """As `render_portrait`, evenly exposed, sharp and without noise."""
+) -> tuple[Portrait, DrawnPerson]:
+    """As `render_portrait`, evenly exposed, sharp and without noise; and who it is."""
     height, width = size
     face = _pose(rng, height, width, unit)
-    image = add_person(random_background(rng, height, width), face, rng)
+    image, person = _with_person(random_background(rng, height, width), face, rng)
     if rng.random() < 0.16:
         image = draw_distractor(image, face, rng, "beard")
-    return Portrait(image, face)
+    return Portrait(image, face), person
+
+
+def _with_person(image: Pixels, face: Face, rng: np.random.Generator) -> tuple[Pixels, DrawnPerson]:
+    height, width = image.shape[:2]
+    finer = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
+    large = Image.fromarray(image).resize(finer, Image.Resampling.BILINEAR)
+    person = draw_person(FaceCanvas(large, face.scaled(_SUPERSAMPLING)), rng)
+    return np.asarray(large.reduce(_SUPERSAMPLING)), person
 
 
 def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -249,9 +273,11 @@ def _pose(
     return Face.posed((x, y), unit, roll, yaw)
 
 
-def _write(path: Path, label: Label, stream: tuple[int, ...], size: int) -> None:
+def _write(path: Path, label: Label, stream: tuple[int, ...], size: int) -> Groups:
     rng = np.random.default_rng(stream)
     # As often tall as wide, for both labels.
     short = max(16, round(size * float(rng.uniform(0.72, 1.0))))
     shape = (size, short) if rng.random() < 0.5 else (short, size)
-    Image.fromarray(render_sample(rng, label, shape)).save(path, quality=90)
+    image, groups = render_sample(rng, label, shape)
+    Image.fromarray(image).save(path, quality=90)
+    return groups

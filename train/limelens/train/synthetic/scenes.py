@@ -23,7 +23,17 @@ from PIL import Image, ImageFilter
 from limelens.serve.errors import InvalidImageError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
-from limelens.train.synthetic.distractors import DISTRACTORS_CLEAR_OF_MOUTH, draw_distractor
+from limelens.train.synthetic.distractors import (
+    DISTRACTORS_CLEAR_OF_MOUTH,
+    draw_distractor,
+    random_distractor,
+)
+from limelens.train.synthetic.drawn_groups import (
+    Groups,
+    face_groups,
+    mask_groups,
+    write_groups,
+)
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.face_masks import draw_mask, random_style
 from limelens.train.synthetic.hiding import hide_around
@@ -65,7 +75,7 @@ def add_scenes(
 ) -> dict[str, Counts]:
     """Copies a face-mask set and adds images to its train and val splits; test stays as it is.
 
-    The same arguments give the same files.
+    The same arguments give the same files. `groups.csv` says of each added image what was drawn.
 
     Args:
         data: Splits, train among them, with the labels `with_mask` and `without_mask`.
@@ -111,14 +121,18 @@ def add_scenes(
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
     counts = {}
+    groups: dict[str, Groups] = {}
     for index, split in enumerate(_SPLITS):
         if split in splits:
             jobs = [
                 (path, out / split, (seed, index, number), num_scenes, hidden and split == "train")
                 for number, path in enumerate(splits[split][WITHOUT_MASK])
             ]
-            images = run_jobs(_write_variations, jobs, num_workers)
-            counts[split] = Counts(sum(n > 0 for n in images), sum(images))
+            made = run_jobs(_write_variations, jobs, num_workers)
+            counts[split] = Counts(sum(map(bool, made)), sum(map(len, made)))
+            for images in made:
+                groups |= {f"{split}/{name}": row for name, row in images.items()}
+    write_groups(out, groups)
     record = {"seed": seed, "num_scenes": num_scenes, "hidden": hidden}
     write_whole(out / RECORD, json.dumps(record) + "\n")
     return counts
@@ -189,51 +203,54 @@ def set_into_scene(pixels: Pixels, face: Face, rng: np.random.Generator) -> tupl
 
 def _write_variations(
     path: Path, folder: Path, seed: tuple[int, int, int], num_scenes: int, hidden: bool
-) -> int:
-    """Writes all variations of one bare image to a split's folder; returns how many."""
+) -> dict[str, Groups]:
+    """Writes all variations of one bare image to a split's folder; returns what was drawn in each.
+
+    They are named by their paths in the folder.
+    """
     try:
         pixels = read_image(path.read_bytes())
     except InvalidImageError:
-        return 0
+        return {}
     face = find_face(pixels)
     if face is None:
-        return 0
+        return {}
     rng = np.random.default_rng(seed)
-    count = 0
-    for label, kind, image in _variations(pixels, face, num_scenes, hidden, rng):
+    drawn: dict[str, Groups] = {}
+    for label, kind, image, groups in _variations(pixels, face, num_scenes, hidden, rng):
         # Several images may have one stem, and a prefix could make a stem too long.
         name = f"{kind}-{seed[-1]:05d}-{path.stem[:40]}.jpg"
         quality = int(rng.integers(70, 95))
         Image.fromarray(image).save(folder / label / name, quality=quality)
-        count += 1
-    return count
+        drawn[f"{label}/{name}"] = groups
+    return drawn
 
 
 def _variations(
     pixels: Pixels, face: Face, num_scenes: int, hidden: bool, rng: np.random.Generator
-) -> Iterator[tuple[Label, str, Pixels]]:
-    """Label, name and image of every variation of a bare face."""
+) -> Iterator[tuple[Label, str, Pixels, Groups]]:
+    """Label, name, image and groups of every variation of a bare face."""
     scale = _SHORTEST_SIDE / min(pixels.shape[:2])
     if scale > 1:  # so that drawn shapes are not coarser than the photo
         size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
         face = face.scaled(scale)
     places = [(pixels, face)]
-    yield WITH_MASK, "masked", _masked(pixels, face, rng)
-    yield WITHOUT_MASK, "disturbed", draw_distractor(pixels, face, rng)
+    yield WITH_MASK, "masked", *_masked(pixels, face, rng)
+    yield WITHOUT_MASK, "disturbed", *_disturbed(pixels, face, rng)
     for number in range(num_scenes):
         scene, place = set_into_scene(pixels, face, rng)
         places.append((scene, place))
         is_disturbed = rng.random() < _DISTRACTOR_SHARE
-        bare = draw_distractor(scene, place, rng) if is_disturbed else scene
-        yield WITHOUT_MASK, f"scene{number}", bare
-        yield WITH_MASK, f"scene{number}", _masked(scene, place, rng)
+        bare = _disturbed(scene, place, rng) if is_disturbed else (scene, _bare(scene, place))
+        yield WITHOUT_MASK, f"scene{number}", *bare
+        yield WITH_MASK, f"scene{number}", *_masked(scene, place, rng)
 
     if hidden:
         # The photo and its first scene.
         for number, (image, place) in enumerate(places[:2]):
             for label, kind, varied in _hidden(image, place, rng):
-                yield label, f"{kind}{number}", varied
+                yield label, f"{kind}{number}", varied, {}
 
 
 def _hidden(
@@ -249,11 +266,27 @@ def _hidden(
     yield second, "hidden-mouth", hide_around(pixels, region, rng, hide_region=True)
 
 
-def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
+def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> tuple[Pixels, Groups]:
+    groups = _size_groups(pixels, face)
     if rng.random() < 0.2:
-        kind = _BESIDE_A_MASK[int(rng.integers(len(_BESIDE_A_MASK)))]
+        kind = random_distractor(rng, _BESIDE_A_MASK)
         pixels = draw_distractor(pixels, face, rng, kind)
-    return draw_mask(pixels, face, random_style(rng), rng)[0]
+    style = random_style(rng)
+    return draw_mask(pixels, face, style, rng)[0], {**groups, **mask_groups(style)}
+
+
+def _disturbed(pixels: Pixels, face: Face, rng: np.random.Generator) -> tuple[Pixels, Groups]:
+    kind = random_distractor(rng)
+    groups = {**_size_groups(pixels, face), "before_mouth": kind}
+    return draw_distractor(pixels, face, rng, kind), groups
+
+
+def _bare(pixels: Pixels, face: Face) -> Groups:
+    return {**_size_groups(pixels, face), "before_mouth": "nothing"}
+
+
+def _size_groups(pixels: Pixels, face: Face) -> Groups:
+    return face_groups(face, *pixels.shape[:2], posed=False)
 
 
 def _similarity(target: Face, source: Face) -> tuple[float, float, float, float, float, float]:
