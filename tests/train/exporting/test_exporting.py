@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 
 from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.errors import BundleError
-from limelens.serve.image import ResizeRule, fit, read_image
+from limelens.serve.image import ResizeRule, fit, read_fitted, read_image
 from limelens.train import ExportError, TrainConfig, checkpoint, evaluate, export, train
+from limelens.train.data.examples import Example
 from limelens.train.exporting import export as exporting
+from limelens.train.exporting.golden_images import choose_examples
 from limelens.train.exporting.graph import BundleNetwork, to_onnx
 
 
@@ -93,6 +96,58 @@ def test_a_bundle_is_evaluated_like_its_checkpoint(
 
 
 @pytest.mark.ci
+def test_golden_images_are_validation_images_balanced_over_labels(
+    models: Path, divided: Path
+) -> None:
+    bundle = load_bundle(models / "colours" / "1", "cpu")
+    images = bundle.metadata.golden_images
+    assert Counter(image.labels for image in images) == {("green",): 8, ("red",): 8}
+    for image in images:
+        # Neither cut off nor squeezed: 48 x 40 pixels, made smaller until the shorter side is 32.
+        assert read_image(image.encoded).shape == (38, 32, 3)
+        assert image.fitted(bundle.metadata.resize).shape == (32, 32, 3)
+        folder = divided / "validation" / image.labels[0]
+        rule = ResizeRule(38, 32)
+        differences = [
+            np.abs(read_fitted(path.read_bytes(), rule) - read_image(image.encoded).astype(int))
+            for path in folder.iterdir()
+        ]
+        assert min(difference.mean() for difference in differences) < 5
+    assert "16 of the validation images travel in the file" in card_of(models)
+
+
+def test_golden_images_can_be_fewer_or_none(trained_run: Path, tmp_path: Path) -> None:
+    report = export(trained_run, "m", models=tmp_path, num_golden_images=5)
+    assert report["num_golden_images"] == 5
+    again = export(trained_run, "m", models=tmp_path, num_golden_images=5)
+    few, same = (load_bundle(one["path"], "cpu").metadata for one in (report, again))
+    assert few.golden_images == same.golden_images
+    assert [image.labels[0] for image in few.golden_images] == ["green", "red"] * 2 + ["green"]
+    none = load_bundle(
+        export(trained_run, "m", models=tmp_path, num_golden_images=0)["path"], "cpu"
+    )
+    assert not none.metadata.golden_images
+    assert "limelens.golden_images" not in none.metadata.to_props()
+    with pytest.raises(ExportError, match="257 golden images; expected 0 to 256"):
+        export(trained_run, "m", models=tmp_path, num_golden_images=257)
+
+
+def test_golden_images_of_several_labels_show_each_label_and_none() -> None:
+    targets: list[tuple[int, ...]] = [(0, 1)] * 40 + [(0,)] * 40 + [(2,)] * 2 + [()] * 2
+    examples = [Example(Path(str(index)), found) for index, found in enumerate(targets)]
+    chosen = choose_examples(examples, 12, seed=3)
+    assert len(set(chosen)) == 12
+    counts = Counter(one.targets for one in chosen)
+    assert counts[()] == counts[(2,)] == 2
+    assert choose_examples(examples, 12, seed=3) == chosen
+    assert choose_examples(examples, 12, seed=4) != chosen
+    assert set(choose_examples(examples, 1000, seed=3)) == set(examples)
+
+
+def card_of(models: Path) -> str:
+    return (models / "colours" / "1" / "README.md").read_text()
+
+
 def test_a_second_export_is_the_next_version(trained_run: Path, tmp_path: Path) -> None:
     versions = [export(trained_run, "m", models=tmp_path)["version"] for _ in range(2)]
     assert versions == [1, 2]
@@ -100,7 +155,7 @@ def test_a_second_export_is_the_next_version(trained_run: Path, tmp_path: Path) 
 
 
 def test_the_card_names_data_note_and_command(models: Path) -> None:
-    card = (models / "colours" / "1" / "README.md").read_text()
+    card = card_of(models)
     metadata = load_bundle(models / "colours" / "1", "cpu").metadata
     assert metadata.data_digest in card
     assert "A note." in card

@@ -58,6 +58,15 @@ def export(
             show_default="0.35, when faces are looked for",
         ),
     ] = None,
+    golden_images: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=256,
+            help="Validation images that travel in the bundle, for `limelens serve --hold-back`. "
+            "Whoever has the file can see them; 0 if they are private.",
+        ),
+    ] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
@@ -85,6 +94,7 @@ def export(
         max_accuracy_drop=max_accuracy_drop,
         wanted_accuracy=wanted_accuracy,
         crop=crop,
+        num_golden_images=golden_images,
     )
     if as_json:
         print_json(report)
@@ -98,6 +108,11 @@ def export(
             out.print(f"It abstains below a probability of {report['threshold']:.3f}.")
         if report["crop"] is not None:
             out.print(f"It sees a face with {report['crop']:g} of its box on each side.")
+        if report["num_golden_images"]:
+            out.print(
+                f"{report['num_golden_images']} validation images travel in it as golden images "
+                "(--golden-images 0 leaves them out)."
+            )
         if "fp32" in report:
             _print_variant(report)
         out.print(f"Next: limelens serve --models {escape(str(models))}")

@@ -17,6 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle.devices import TF32
+from limelens.serve.bundle.golden_images import (
+    GoldenImage,
+    check_golden_images,
+    golden_images_from_json,
+    golden_images_to_json,
+)
 from limelens.serve.errors import BundleError
 from limelens.serve.image import ResizeMode, ResizeRule
 
@@ -88,6 +94,7 @@ class Metadata:
         card: Metrics of training and evaluation, and other facts for readers; JSON.
         crop: What the model should see around a face: the margin on each side of its box, as a
             fraction of the box's width and height, 0 to `MAX_CROP`; None if that was not measured.
+        golden_images: Labelled examples, to judge the versions that follow by; may be empty.
 
     Raises:
         BundleError: A value is invalid, or two do not fit each other.
@@ -107,6 +114,7 @@ class Metadata:
     limelens_version: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     crop: float | None = None
+    golden_images: tuple[GoldenImage, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -122,6 +130,8 @@ class Metadata:
                 f"{len(self.label_thresholds)} thresholds for {len(self.labels)} labels; "
                 "a multilabel bundle needs one each"
             )
+        is_multilabel = self.task is Task.MULTILABEL
+        check_golden_images(self.golden_images, self.labels, is_multilabel=is_multilabel)
 
     def _check_types(self) -> None:
         """Checks types at run time: a file can hold anything."""
@@ -161,9 +171,13 @@ class Metadata:
             "macro_labels": dict(self.macro_labels),
             "version": values.pop("limelens_version"),
             "card": dict(self.card),
+            "golden_images": golden_images_to_json(self.golden_images),
         }
-        if self.crop is None:  # as in bundles that were written before there were crops
+        # As in bundles that were written before there were these.
+        if self.crop is None:
             del values["crop"]
+        if not self.golden_images:
+            del values["golden_images"]
         return {
             _PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()
         }
@@ -203,6 +217,7 @@ class Metadata:
                 ),
                 limelens_version=values["version"],
                 crop=values.get("crop"),
+                golden_images=golden_images_from_json(values.get("golden_images", [])),
             )
         except KeyError as error:
             raise BundleError(f"the metadata lacks {_PREFIX}{error.args[0]}") from error

@@ -46,7 +46,7 @@ def write_card(
 | best epoch | {card["epoch"]} of {config["epochs"]} |
 | temperature | {card["temperature"]:.3f} ({calibration}) |
 | precision | {metadata.precision} |
-{_crop(metadata)}\
+{_crop(metadata)}{_golden_images(metadata)}\
 | from PyTorch | probabilities differ by at most {difference:.1e} |
 | limelens | {metadata.limelens_version} |
 
@@ -75,6 +75,18 @@ def _crop(metadata: Metadata) -> str:
         accuracy = chosen["accuracy"][f"{metadata.crop:g}"]
         source = f" ({accuracy:.4f} right on {chosen['num_faces']} faces of validation)"
     return f"| crop | a face with {metadata.crop:g} of its box on each side{source} |\n"
+
+
+def _golden_images(metadata: Metadata) -> str:
+    """The row about images that whoever has the file can see; empty if there are none."""
+    images = metadata.golden_images
+    if not images:
+        return ""
+    size_kb = sum(len(image.encoded) for image in images) / 1e3
+    return (
+        f"| golden images | {len(images)} of the validation images travel in the file "
+        f"({size_kb:,.0f} kB) |\n"
+    )
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:

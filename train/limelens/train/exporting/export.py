@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
+from limelens.serve.bundle.golden_images import MAX_GOLDEN_IMAGES
 from limelens.serve.faces.detector import load_detector
 from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.files import write_whole
@@ -34,6 +35,7 @@ from limelens.train.evaluation.metrics import compute_metrics, probabilities_of,
 from limelens.train.evaluation.model import from_bundle
 from limelens.train.exporting.card import write_card
 from limelens.train.exporting.crops import AUTO, choose_crop
+from limelens.train.exporting.golden_images import NUM_GOLDEN_IMAGES, golden_images
 from limelens.train.exporting.graph import BundleNetwork, ExportError, golden_image, to_onnx
 from limelens.train.exporting.precision import PRECISIONS, TOLERANCES
 from limelens.train.exporting.variants import (
@@ -60,6 +62,7 @@ def export(
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     wanted_accuracy: float | None = None,
     crop: float | Literal["auto"] | None = None,
+    num_golden_images: int = NUM_GOLDEN_IMAGES,
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a model card.
 
@@ -81,16 +84,19 @@ def export(
             this share of the decided validation images is correct, 0 to 1; None never abstains.
         crop: For a classifier of faces: the margin that it should see on each side of a face's
             box, as a fraction of the box, 0 to 2; `auto` chooses it on the validation images.
+        num_golden_images: How many validation images, at most `MAX_GOLDEN_IMAGES`, travel in the
+            bundle, readable by everybody who has it, so that a server can judge a later version.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
-        network), `threshold`, `crop` (None if none was asked for) and `metrics` (of the bundle on
-        the validation images); for a variant also `fp32`, `speed` and `remarks`.
+        network), `threshold`, `crop` (None if none was asked for), `num_golden_images` and
+        `metrics` (of the bundle on the validation images); for a variant also `fp32`, `speed` and
+        `remarks`.
 
     Raises:
-        ExportError: The name cannot be a folder name, the graph differs from the network, the
-            variant loses too much, the wanted accuracy is not reached, or too few faces are found
-            to choose a crop.
+        ExportError: The name cannot be a folder name, too many golden images are wanted, the graph
+            differs from the network, the variant loses too much, the wanted accuracy is not
+            reached, or too few faces are found to choose a crop.
         PrecisionError: The network cannot be converted.
         BundleError: The graph breaks a rule of bundles, such as finite weights, or there is no
             detector of faces to choose a crop with.
@@ -101,6 +107,8 @@ def export(
         raise ExportError(f"name {name!r}; expected letters, digits, '-', '_' and '.'")
     if precision not in PRECISIONS:
         raise ExportError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if not 0 <= num_golden_images <= MAX_GOLDEN_IMAGES:
+        raise ExportError(f"{num_golden_images} golden images; expected 0 to {MAX_GOLDEN_IMAGES}")
     detector = load_detector(DEFAULT_DETECTOR, "cpu") if crop == AUTO else None
     loaded = checkpoint.load(run)
     if wanted_accuracy is not None and loaded.task is Task.MULTILABEL:
@@ -113,6 +121,10 @@ def export(
     network = BundleNetwork(loaded.model, loaded.temperature, loaded.task)
     model = to_onnx(network, loaded.resize)
     metadata = _metadata(name, loaded, network, note, None if crop == AUTO else crop)
+    chosen = golden_images(
+        examples, loaded.labels, loaded.resize, num_golden_images, loaded.config["seed"]
+    )
+    metadata = replace(metadata, golden_images=chosen)
     check_model(_sealed(model, metadata))
     logits = logits_of(loaded.model, examples, loaded.resize)
     expected = probabilities_of(logits, loaded.temperature, loaded.task)
@@ -147,6 +159,7 @@ def export(
         "max_abs_difference": difference,
         "threshold": bundle.metadata.threshold,
         "crop": bundle.metadata.crop,
+        "num_golden_images": len(bundle.metadata.golden_images),
         "metrics": bundle.metrics,
         **(comparison.to_json() if comparison else {}),
     }
