@@ -32,6 +32,32 @@ def test_metrics_of_a_small_case_counted_by_hand() -> None:
     assert metrics["loss"] == pytest.approx(-np.log([0.9, 0.5, 0.3, 0.8]).mean())
 
 
+def test_abstentions_are_a_column_of_their_own() -> None:
+    # 0.7 is not a float32: a probability of the nearest float32 reaches it, as in serving.
+    probabilities = np.array(
+        [[0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.3, 0.6, 0.1], [0.1, 0.1, 0.8]],
+        dtype=np.float32,
+    )
+    metrics = multiclass_metrics(
+        probabilities, np.array([0, 1, 1, 2, 2]), ["a", "b", "c"], threshold=0.7
+    )
+    assert metrics["accuracy"] == 0.6
+    assert metrics["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    assert metrics["at_threshold"] == {
+        "threshold": 0.7,
+        "coverage": 0.6,
+        "accuracy": pytest.approx(2 / 3),
+        "confusion": [[1, 0, 0, 0], [1, 0, 0, 1], [0, 0, 1, 1]],
+    }
+    assert [row["abstained"] for row in metrics["per_class"].values()] == [0, 1, 1]
+
+
+def test_a_threshold_that_nothing_reaches_has_no_accuracy() -> None:
+    metrics = multiclass_metrics(np.array([[0.6, 0.4]]), np.array([0]), ["a", "b"], threshold=0.9)
+    assert metrics["at_threshold"]["coverage"] == 0.0
+    assert metrics["at_threshold"]["accuracy"] is None
+
+
 def test_a_label_without_images_does_not_lower_macro_f1() -> None:
     probabilities = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]])
     assert multiclass_metrics(probabilities, np.array([0, 1]), ["a", "b", "c"])["macro_f1"] == 1.0

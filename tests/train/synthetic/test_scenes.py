@@ -14,8 +14,8 @@ from skimage.data import astronaut
 
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
+from limelens.train.data.groups_table import GROUPS_FILE
 from limelens.train.synthetic import Counts, Face, add_scenes
-from limelens.train.synthetic.drawn_groups import GROUPS_FILE
 from limelens.train.synthetic.scenes import RECORD, WITH_MASK, find_face, set_into_scene
 
 LEFT_EYE, RIGHT_EYE = (203.7, 101.2), (246.8, 103.5)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limelens.train.data.groups_table import GROUPS_FILE
 from limelens.train.synthetic import LABELS, MASK_STYLES, write_dataset
-from limelens.train.synthetic.drawn_groups import GROUPS_FILE, colour_name
+from limelens.train.synthetic.drawn_groups import colour_name
 from limelens.train.synthetic.portraits import Label, render_sample
 
 

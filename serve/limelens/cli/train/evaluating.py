@@ -50,6 +50,14 @@ def evaluate(
             metavar="HTML", help="Also write a page with metrics, plots and explained mistakes."
         ),
     ] = None,
+    groups: Annotated[
+        bool,
+        typer.Option(
+            "--groups",
+            help="Also print the accuracy by size, brightness and shape of the images, and by the "
+            "columns of groups.csv in DATA.",
+        ),
+    ] = False,
     faces: Faces = NO_FACES,
     which_face: Annotated[
         Literal["largest", "worst"],
@@ -115,6 +123,7 @@ def evaluate(
         print_json(evaluation.metrics)
     else:
         print_metrics(evaluation.metrics)
+        print_groups(evaluation.metrics["groups"], every=groups)
     by_products.report(as_json=as_json)
 
 
@@ -181,6 +190,13 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
                 else ""
             )
         )
+        own = metrics.get("at_threshold")
+        if own is not None:
+            right = "" if own["accuracy"] is None else f", {own['accuracy']:.2%} of those correctly"
+            out.print(
+                f"At its own threshold of {own['threshold']:.3f} it decides about "
+                f"{own['coverage']:.1%}{right}, and abstains from the rest"
+            )
         reached = metrics.get("at_wanted_accuracy") or {"threshold": None}
         if reached["threshold"] is not None and reached["coverage"] < 1:
             out.print(
@@ -192,13 +208,57 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
     if metrics["task"] == "multilabel":
         columns |= {"average_precision": "avg. precision", "auc": "AUC", "threshold": "threshold"}
-    for name in (*columns.values(), "images"):
+    counts = {"support": "images"} | (
+        {"abstained": "abstained"} if "at_threshold" in metrics else {}
+    )
+    for name in (*columns.values(), *counts.values()):
         table.add_column(name, justify="right")
     for label, row in metrics["per_class"].items():
-        table.add_row(escape(label), *[_number(row[key]) for key in columns], str(row["support"]))
+        numbers = [_number(row[key]) for key in columns]
+        table.add_row(escape(label), *numbers, *[str(row[key]) for key in counts])
     out.print(table)
     for skipped in metrics.get("skipped", ()):
         err.print(f"skipped {escape(skipped['path'])}: {escape(skipped['reason'])}")
+
+
+def print_groups(groups: Mapping[str, Any], *, every: bool) -> None:
+    """Prints accuracy by group, or names the groups that are worse than the others."""
+    measure = "a true label in top 3" if groups["measure"] == "top3_accuracy" else "accuracy"
+    if not every:
+        for name, rows in groups["by"].items():
+            for row in rows:
+                if row["worse"]:
+                    out.print(
+                        f"[yellow]Worse than the others[/]: {escape(name)} {escape(row['group'])}, "
+                        f"{measure} {row['accuracy']:.1%} of {row['num_images']} images "
+                        f"({row['low']:.1%} to {row['high']:.1%}); --groups prints all"
+                    )
+        return
+    if not groups["by"]:
+        out.print("The images are of one size, brightness and shape; there are no groups")
+    for name, rows in groups["by"].items():
+        table = Table(box=None, pad_edge=False)
+        table.add_column(escape(name))
+        for column in ("images", measure, "95 % interval"):
+            table.add_column(column, justify="right")
+        is_deciding = "coverage" in rows[0]
+        if is_deciding:
+            table.add_column("decided", justify="right")
+            table.add_column("of these right", justify="right")
+        table.add_column("")
+        for row in rows:
+            remark = "[yellow]worse than the others[/]" if row["worse"] else ""
+            cells = [escape(row["group"]), str(row["num_images"])]
+            if row["too_small"]:
+                table.add_row(*cells, "too few images")
+                continue
+            cells += [f"{row['accuracy']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}"]
+            if is_deciding:
+                right = row["decided_accuracy"]
+                cells += [f"{row['coverage']:.1%}", "-" if right is None else f"{right:.1%}"]
+            table.add_row(*cells, remark)
+        out.print()
+        out.print(table)
 
 
 def _number(value: float | None) -> str:

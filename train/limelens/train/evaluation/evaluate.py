@@ -7,7 +7,7 @@ bundles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,17 @@ from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.folders import split_name
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped, targets_of
+from limelens.train.data.groups_table import read_groupings
 from limelens.train.data.label_table import Images
 from limelens.train.data.listing import read_examples
-from limelens.train.data.reading import read_each
 from limelens.train.evaluation.faces import FaceChoice, classify_chosen_faces
-from limelens.train.evaluation.metrics import WANTED_ACCURACY, compute_metrics
+from limelens.train.evaluation.groups import (
+    Appearance,
+    group_metrics,
+    measured_groupings,
+    read_appearances,
+)
+from limelens.train.evaluation.metrics import WANTED_ACCURACY, compute_metrics, is_decided
 from limelens.train.evaluation.model import Model, from_bundle, is_bundle, load_model
 
 
@@ -59,11 +65,11 @@ def evaluate(
             measures on whole images.
 
     Returns:
-        The metrics of `compute_metrics`, and `split`, `chosen_on` (whether epoch and calibration
-        were chosen on these images, so that the metrics are optimistic), `model` and `skipped`
-        (path and reason of every file that could not be read). With faces also `faces`: which of
-        them, and the images in which none was found or none could be judged, which the metrics
-        leave out.
+        The metrics of `compute_metrics`, and `groups` (as `metrics_by_group`), `split`,
+        `chosen_on` (whether epoch and calibration were chosen on these images, so that the metrics
+        are optimistic), `model` and `skipped` (path and reason of every file that could not be
+        read). With faces also `faces`: which of them, and the images in which none was found or
+        none could be judged, which the metrics leave out.
 
     Raises:
         DataError: The data has no such split, an unknown label, or no readable image.
@@ -90,19 +96,28 @@ def assess(
         raise DataError(f"{run_or_model} is no bundle; faces are classified by bundles: export it")
     bundle = None if faces is None else load_bundle(run_or_model)
     model = load_model(run_or_model) if bundle is None else from_bundle(bundle)
-    name, examples, skipped, is_own = _readable(data, model, split, images)
+    found = _readable(data, model, split, images)
     # With `val_from_train` the epoch was chosen on a part of train, unless that part is this val.
-    chosen = name == "val" and (is_own or not model.config.get("val_from_train", False))
+    chosen = found.split == "val" and (found.is_own or not model.config.get("val_from_train"))
     if faces is None or bundle is None:
-        return _assess(run_or_model, model, examples, name, chosen, skipped, wanted_accuracy)
-    rows = classify_chosen_faces(bundle, examples, faces)
+        evaluation = _assess(
+            run_or_model,
+            model,
+            found.examples,
+            found.split,
+            chosen,
+            found.skipped,
+            wanted_accuracy,
+        )
+        return _by_group(evaluation, data, found.appearances)
+    rows = classify_chosen_faces(bundle, found.examples, faces)
     if not rows.examples:
         raise DataError(
-            f"no face is found, and can be judged, in {len(examples)} images of {data}; "
+            f"no face is found, and can be judged, in {len(found.examples)} images of {data}; "
             "expected photographs of people"
         )
     evaluation = _assess(
-        run_or_model, model, rows.examples, name, chosen, skipped, wanted_accuracy,
+        run_or_model, model, rows.examples, found.split, chosen, found.skipped, wanted_accuracy,
         rows.probabilities,
     )  # fmt: skip
     evaluation.metrics["faces"] = {
@@ -111,12 +126,71 @@ def assess(
         "not_found": [str(one.path) for one in rows.not_found],
         "not_judged": [str(one.path) for one in rows.not_judged],
     }
-    return evaluation
+    return _by_group(evaluation, data, found.appearances)
 
 
-def assess_examples(run_or_model: Path, examples: Sequence[Example]) -> Evaluation:
+def assess_examples(
+    run_or_model: Path, examples: Sequence[Example], data: Path | None = None
+) -> Evaluation:
     """As `assess`, on validation images with targets in the order of the model's labels."""
-    return _assess(run_or_model, load_model(run_or_model), tuple(examples), "val", True, ())
+    model = load_model(run_or_model)
+    evaluation = _assess(run_or_model, model, tuple(examples), "val", True, ())
+    return _by_group(evaluation, data)
+
+
+def metrics_by_group(
+    model: Model,
+    examples: Sequence[Example],
+    probabilities: NDArray[np.floating],
+    data: Path | None,
+    appearances: Mapping[Path, Appearance] | None = None,
+) -> dict[str, Any]:
+    """How accurate a model is by size, brightness and shape of the images, and by `groups.csv`.
+
+    Args:
+        model: Whose labels the targets are.
+        examples: Readable images; those of a multilabel model without a label are left out.
+        probabilities: Of the same, `(N, C)`.
+        data: The folder, or the table in the folder, that may have a `groups.csv`; None has none.
+        appearances: Those of the images, if they are known; None reads them again.
+
+    Returns:
+        `measure`, `accuracy` or `top3_accuracy` (multilabel), and `by`, as `group_metrics`.
+
+    Raises:
+        DataError: `groups.csv` cannot be read.
+    """
+    is_multilabel = model.task is Task.MULTILABEL
+    rows = [i for i, example in enumerate(examples) if example.targets]
+    paths = [examples[i].path for i in rows]
+    probabilities = probabilities[rows]
+    top = np.argsort(-probabilities, axis=1, kind="stable")[:, : 3 if is_multilabel else 1]
+    correct = np.array(
+        [not {*examples[i].targets}.isdisjoint(best) for i, best in zip(rows, top, strict=True)],
+        dtype=np.bool_,
+    )
+    found = (
+        read_appearances(paths) if appearances is None else [appearances[path] for path in paths]
+    )
+    groupings = measured_groupings(found)
+    if data is not None:
+        groupings |= read_groupings(data, paths)
+    decided = is_decided(probabilities, model.threshold) if model.threshold > 0 else None
+    return {
+        "measure": "top3_accuracy" if is_multilabel else "accuracy",
+        "by": group_metrics(groupings, correct, decided),
+    }
+
+
+def _by_group(
+    evaluation: Evaluation,
+    data: Path | None,
+    appearances: Mapping[Path, Appearance] | None = None,
+) -> Evaluation:
+    evaluation.metrics["groups"] = metrics_by_group(
+        evaluation.model, evaluation.examples, evaluation.probabilities, data, appearances
+    )
+    return evaluation
 
 
 def _assess(
@@ -143,6 +217,7 @@ def _assess(
         model.labels,
         model.task,
         thresholds=model.label_thresholds,
+        threshold=model.threshold,
         macro_labels=model.macro_labels,
         wanted_accuracy=wanted_accuracy,
     )
@@ -155,36 +230,49 @@ def _assess(
     return Evaluation(metrics, examples, probabilities, model)
 
 
-def _readable(
-    data: Path, model: Model, split: str | None, images: Images
-) -> tuple[str, tuple[Example, ...], Sequence[Skipped], bool]:
-    """The split's name, its readable images, the others, and whether training divided the data."""
+@dataclass(frozen=True, eq=False)
+class _Readable:
+    """A split's name, its readable images and how they look, and the others.
+
+    `is_own` says whether training divided the data.
+    """
+
+    split: str
+    examples: tuple[Example, ...]
+    appearances: Mapping[Path, Appearance]
+    skipped: Sequence[Skipped]
+    is_own: bool
+
+
+def _readable(data: Path, model: Model, split: str | None, images: Images) -> _Readable:
     name, examples, missing = read_examples(data, model.labels, split, images)
-    if name == "all":
-        own = _divided_in_training(data, model, images)
-        if own is not None:
-            name = split_name(split or "test") or split or "test"
-            if name not in own.splits:
-                raise DataError(f"{data} was divided into {sorted(own.splits)}, not {split!r}")
-            return name, own.splits[name], own.skipped, True
-        if split not in (None, "all"):
-            raise DataError(
-                f"{data} has no splits, and is not what the model was trained on; "
-                f"expected a folder {split} in it"
-            )
+    skipped: Sequence[Skipped] = missing
+    own = _divided_in_training(data, model, images) if name == "all" else None
+    if own is not None:
+        name = split_name(split or "test") or split or "test"
+        if name not in own.splits:
+            raise DataError(f"{data} was divided into {sorted(own.splits)}, not {split!r}")
+        examples, skipped = own.splits[name], own.skipped
+    elif name == "all" and split not in (None, "all"):
+        raise DataError(
+            f"{data} has no splits, and is not what the model was trained on; "
+            f"expected a folder {split} in it"
+        )
     readable: list[Example] = []
-    skipped = list(missing)
-    read = read_each((example.path for example in examples), lambda _encoded, _pixels: None)
-    for example, problem in zip(examples, read, strict=True):
-        if problem is None:
-            readable.append(example)
+    appearances: dict[Path, Appearance] = {}
+    unreadable: list[Skipped] = []
+    found = read_appearances(example.path for example in examples)
+    for example, one in zip(examples, found, strict=True):
+        if isinstance(one, Skipped):
+            unreadable.append(one)
         else:
-            skipped.append(problem)
+            readable.append(example)
+            appearances[example.path] = one
     if not readable:
         raise DataError(
             f"{data} has no image that can be read ({name}); expected a folder for each label"
         )
-    return name, tuple(readable), skipped, False
+    return _Readable(name, tuple(readable), appearances, [*skipped, *unreadable], own is not None)
 
 
 def _divided_in_training(data: Path, model: Model, images: Images) -> Dataset | None:

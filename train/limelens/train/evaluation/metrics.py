@@ -46,6 +46,7 @@ def compute_metrics(
     task: Task,
     *,
     thresholds: Sequence[float] = (),
+    threshold: float = 0.0,
     macro_labels: Mapping[str, str] | None = None,
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> dict[str, Any]:
@@ -56,7 +57,12 @@ def compute_metrics(
     if task is Task.MULTILABEL:
         return multilabel_metrics(probabilities, targets, labels, thresholds)
     return multiclass_metrics(
-        probabilities, targets, labels, macro_labels=macro_labels, wanted_accuracy=wanted_accuracy
+        probabilities,
+        targets,
+        labels,
+        threshold=threshold,
+        macro_labels=macro_labels,
+        wanted_accuracy=wanted_accuracy,
     )
 
 
@@ -65,19 +71,23 @@ def multiclass_metrics(
     targets: NDArray[np.integer],
     labels: Sequence[str],
     *,
+    threshold: float = 0.0,
     macro_labels: Mapping[str, str] | None = None,
     wanted_accuracy: float = WANTED_ACCURACY,
 ) -> dict[str, Any]:
     """What `limelens evaluate --json` prints for a multiclass model, without the skipped files.
 
-    Probabilities are `(N, C)`, rows sum to 1; targets `(N,)`, 0 to C - 1; N is at least 1.
+    Probabilities are `(N, C)`, rows sum to 1; targets `(N,)`, 0 to C - 1; N is at least 1. Below
+    `threshold` the model abstains; 0 never does.
 
     Returns:
         `accuracy`, `top5_accuracy`, `macro_f1` (over labels that some image has or is predicted
         to have, as scikit-learn's), `loss` (mean negative log likelihood), `ece`, the tables
         `per_class`, `confusion` (rows: true label) and `coverage`, and `at_wanted_accuracy` (as
-        `threshold_for`). With superclasses also `macro_label_accuracy`: how often the predicted
-        label's category is the true label's.
+        `threshold_for`). All of these count the most probable label, decided or not. With a
+        threshold also `at_threshold` (as `decided_metrics`), and `abstained` in each row of
+        `per_class`: how many of its images are not decided. With superclasses also
+        `macro_label_accuracy`: how often the predicted label's category is the true label's.
     """
     indices = np.arange(len(labels))
     predicted = probabilities.argmax(axis=1)
@@ -100,10 +110,46 @@ def multiclass_metrics(
         "coverage": coverage(probabilities, targets),
         "at_wanted_accuracy": threshold_for(probabilities, targets, wanted_accuracy),
     }
+    if threshold > 0:
+        metrics["at_threshold"] = decided_metrics(probabilities, targets, threshold)
+        for row, counts in zip(
+            metrics["per_class"].values(), metrics["at_threshold"]["confusion"], strict=True
+        ):
+            row["abstained"] = counts[-1]
     if macro_labels:
         coarse = np.array([macro_labels[label] for label in labels])
         metrics["macro_label_accuracy"] = float((coarse[predicted] == coarse[targets]).mean())
     return metrics
+
+
+def is_decided(probabilities: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+    """Whether a model with a threshold decides about each row; compared as `decide` does."""
+    reached: NDArray[np.bool_] = probabilities.max(axis=1).astype(np.float32) >= np.float32(
+        threshold
+    )
+    return reached
+
+
+def decided_metrics(
+    probabilities: NDArray[np.floating], targets: NDArray[np.integer], threshold: float
+) -> dict[str, Any]:
+    """What a model with a threshold decides.
+
+    Returns:
+        `threshold`, `coverage` (share decided), `accuracy` (among these; None if there are none)
+        and `confusion`, C rows of true labels and C + 1 columns: the decided labels, then how many
+        it abstained from.
+    """
+    num_labels = probabilities.shape[1]
+    decided = is_decided(probabilities, threshold)
+    column = np.where(decided, probabilities.argmax(axis=1), num_labels)
+    counts = confusion_matrix(targets, column, labels=np.arange(num_labels + 1))[:num_labels]
+    return {
+        "threshold": threshold,
+        "coverage": float(decided.mean()),
+        "accuracy": float((column == targets)[decided].mean()) if decided.any() else None,
+        "confusion": counts.tolist(),
+    }
 
 
 def multilabel_metrics(

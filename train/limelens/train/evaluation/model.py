@@ -31,6 +31,7 @@ class Model:
         predict: Returns probabilities, `(N, C)`.
         embed: Returns feature vectors, `(N, D)`.
         label_thresholds: One per label; empty for multiclass.
+        threshold: Multiclass: the probability below which it abstains; 0 never does.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Model:
     macro_labels: Mapping[str, str] = field(default_factory=dict)
     data_digest: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float = 0.0
 
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float32]:
         """The probabilities of readable examples, `(N, C)`."""
@@ -74,6 +76,7 @@ def from_bundle(bundle: Bundle) -> Model:
         metadata.macro_labels,
         metadata.data_digest,
         metadata.card.get("config", {}),
+        metadata.threshold if bundle.task is Task.MULTICLASS else 0.0,
     )
 
 

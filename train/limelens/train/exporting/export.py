@@ -261,6 +261,7 @@ def _write(
         metadata.labels,
         metadata.task,
         thresholds=metadata.label_thresholds,
+        threshold=metadata.threshold,
         macro_labels=metadata.macro_labels,
     )
     # Rounding changes the metrics slightly; the file holds its own.

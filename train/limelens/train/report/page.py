@@ -64,12 +64,13 @@ def write_report(
         description = "Average precision of each label, beside that of guessing"
         values["base_rates"] = _svg(plots.average_precision(*columns), "base-rates", description)
     else:
+        confusion = metrics.get("at_threshold", metrics)["confusion"]
         values["confusion"] = _svg(
-            plots.confusion_matrix(metrics["confusion"], labels),
+            plots.confusion_matrix(confusion, labels),
             "confusion",
             f"Confusion matrix of {len(labels)} labels; accuracy {metrics['accuracy']:.1%}",
         )
-        values["confusions"] = _confusions(metrics["confusion"], labels)
+        values["confusions"] = _confusions(confusion, labels)
     curves = None
     if len(rows) > 1:
         description = f"Loss and accuracy over {len(rows)} epochs of training"
@@ -154,6 +155,10 @@ def _headline(
     if "macro_label_accuracy" in metrics:
         accuracy = _percent(metrics["macro_label_accuracy"], 2)
         tiles.append(("superclass accuracy", accuracy, ""))
+    own = metrics.get("at_threshold")
+    if own is not None:
+        right = f"{_percent(own['accuracy'])} of these correct"
+        tiles.append((f"decided at {own['threshold']:.3f}", _percent(own["coverage"]), right))
     if len(metrics["labels"]) > 5:
         tiles.append(("top-5 accuracy", _percent(metrics["top5_accuracy"], 2), ""))
     return [
@@ -189,9 +194,10 @@ def _confidence(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _confusions(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of labels that are confused most."""
+    """The pairs of labels that are confused most; abstentions are no confusion."""
     counts = np.array(confusion)
     support = counts.sum(axis=1)
+    counts = counts[:, : len(labels)]
     np.fill_diagonal(counts, 0)
     order = np.argsort(-counts, axis=None, kind="stable")[:_MAX_CONFUSIONS]
     pairs = [divmod(int(flat), len(counts)) for flat in order]

@@ -103,12 +103,18 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 @matplotlib.rc_context({**_STYLE_OF_LABELS, "axes.grid": False})
 def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
-    """`(C, C)` counts, coloured by their share of the true label: rows true, columns predicted."""
+    """Counts, coloured by their share of the true label: rows true, columns predicted.
+
+    `(C, C)`, or `(C, C + 1)`, whose last column counts the images that the model abstained from.
+    """
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    num = len(labels)
+    abstained = int(counts[:, len(labels) :].sum())
+    has_column = counts.shape[1] > len(labels)
     labels = [_shortened(label) for label in labels]
-    label_width = 0.09 * max(map(len, labels)) + 0.1
+    columns = [*labels, "abstained"] if has_column else labels
+    num = len(columns)
+    label_width = 0.09 * max(map(len, columns)) + 0.1
     large, with_counts = num <= _MAX_LABELS_LARGE, num <= _MAX_LABELS_WITH_COUNTS
     if large:
         # Few labels leave room to write their names horizontally.
@@ -119,7 +125,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     figure = Figure(
         figsize=(
             cell * num + label_width + 1.6,
-            cell * num + (0.3 if horizontal else label_width) + 0.8,
+            cell * len(labels) + (0.3 if horizontal else label_width) + 0.8,
         ),
         layout="compressed",
     )
@@ -129,12 +135,12 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     bar.solids.set_rasterized(True)  # type: ignore[union-attr]
     bar.outline.set_visible(False)
     ticks = np.arange(num)
-    axes.set_xticks(ticks, labels, rotation=0 if horizontal else 90, fontsize=size)
-    axes.set_yticks(ticks, labels, fontsize=size)
+    axes.set_xticks(ticks, columns, rotation=0 if horizontal else 90, fontsize=size)
+    axes.set_yticks(ticks[: len(labels)], labels, fontsize=size)
     axes.spines[["top", "right"]].set_visible(True)
     if with_counts:
         axes.set_xticks(ticks[1:] - 0.5, minor=True)
-        axes.set_yticks(ticks[1:] - 0.5, minor=True)
+        axes.set_yticks(ticks[1 : len(labels)] - 0.5, minor=True)
         axes.grid(which="minor", linewidth=0.5)
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -142,9 +148,12 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
                 axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour,
                           fontsize=10 if large else 6)  # fmt: skip
     axes.tick_params(which="both", length=0)
-    correct, total = int(np.trace(counts)), int(counts.sum())
+    if has_column:
+        axes.axvline(len(labels) - 0.5, color=_INK, linewidth=1)
+    correct, total = int(np.trace(counts)), int(counts.sum()) - abstained
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"{correct} of {total} correct ({correct / max(total, 1):.1%})", fontsize=10)
+    title = f"{correct} of {total} correct ({correct / max(total, 1):.1%})"
+    axes.set_title(f"{title}, {abstained} abstained" if has_column else title, fontsize=10)
     return figure
 
 

@@ -1,25 +1,19 @@
 """What was drawn in an image, in words, so that a model can be measured by it.
 
-The words go to `groups.csv` in a data folder, which `limelens evaluate --groups` reads. Knows what
-was drawn; measures nothing in pixels.
+`limelens evaluate --groups` reads them from the data's `groups.csv`. Knows what was drawn; measures
+nothing in pixels.
 """
 
 import colorsys
-import csv
-import io
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from limelens.serve.files import write_whole
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.face_masks import MaskStyle
 from limelens.train.synthetic.painting import RGB
 from limelens.train.synthetic.people import DrawnPerson
 
-GROUPS_FILE: Final = "groups.csv"
 Groups = dict[str, str]
 """The group that an image belongs to, by the name of the grouping."""
 
@@ -29,7 +23,7 @@ _SKINS: Final = ((120.0, "dark"), (175.0, "medium"), (np.inf, "light"))
 _POSES: Final = ((0.15, "front"), (0.4, "turned a little"), (np.inf, "turned far"))
 _TILTS: Final = ((0.1, "upright"), (np.inf, "tilted"))
 _SIZES: Final = (
-    (0.1, "under 0.1"), (0.2, "0.1 to 0.2"), (0.3, "0.2 to 0.3"), (np.inf, "over 0.3"),
+    (0.1, "0.0 to 0.1"), (0.2, "0.1 to 0.2"), (0.3, "0.2 to 0.3"), (np.inf, "0.3 or more"),
 )  # fmt: skip
 _LIGHTS: Final = ((0.2, "even"), (np.inf, "from one side"))
 # Upper ends of hues in degrees.
@@ -82,21 +76,6 @@ def colour_name(colour: RGB) -> str:
     if chroma < 0.12:
         return "white" if lightness > 0.8 else "grey"
     return _below(_HUES, 360 * hue)
-
-
-def write_groups(folder: Path, rows: Mapping[str, Groups]) -> None:
-    """Writes `groups.csv`: a column `image`, and one for each grouping, empty where it is unknown.
-
-    Args:
-        folder: The data.
-        rows: By the path of an image in it, with forward slashes.
-    """
-    names = list(dict.fromkeys(name for groups in rows.values() for name in groups))
-    with io.StringIO(newline="") as table:
-        writer = csv.DictWriter(table, ["image", *names], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"image": image, **groups} for image, groups in rows.items())
-        write_whole(folder / GROUPS_FILE, table.getvalue())
 
 
 def _luma(colour: RGB) -> float:

@@ -28,7 +28,6 @@ from limelens.train.synthetic.drawn_groups import (
     face_groups,
     mask_groups,
     person_groups,
-    write_groups,
 )
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.face_masks import draw_mask, random_style
@@ -163,6 +162,9 @@ def write_dataset(
     Raises:
         ValueError: Too few images for the splits, or the shares do not sum to 1.
     """
+    # Imported here: drawing needs only numpy and Pillow.
+    from limelens.train.data.groups_table import write_groups
+
     if abs(sum(splits.values()) - 1) > 1e-6 or min(splits.values(), default=0) <= 0:
         raise ValueError(f"Splits are {dict(splits)!r}; the shares must be over 0 and sum to 1")
     if num_images_per_label < len(splits):

@@ -32,7 +32,6 @@ from limelens.train.synthetic.drawn_groups import (
     Groups,
     face_groups,
     mask_groups,
-    write_groups,
 )
 from limelens.train.synthetic.face import Face
 from limelens.train.synthetic.face_masks import draw_mask, random_style
@@ -95,6 +94,7 @@ def add_scenes(
     """
     # Imported here: drawing needs only numpy and Pillow.
     from limelens.train.data.examples import DataError
+    from limelens.train.data.groups_table import write_groups
     from limelens.train.data.label_folders import read_label_folders
 
     if seed < 0 or num_scenes < 0 or num_workers < 1:

@@ -106,7 +106,8 @@ class RunFolder:
                     matrix = plots.confusion_matrix(val["confusion"], self._dataset.labels)
                     plots.save(matrix, self.path / "confusion.png")
             with _optional():
-                evaluation = assess_examples(self.path, self._dataset.splits["val"])
+                data = Path(self._settings["data"])
+                evaluation = assess_examples(self.path, self._dataset.splits["val"], data)
                 write_report(evaluation, self.path / REPORT, rows=rows)
         report = {
             "run": str(self.path),
