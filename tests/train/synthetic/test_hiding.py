@@ -31,7 +31,8 @@ def test_a_shown_region_keeps_its_pixels(
 ) -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        after = hide_around(portrait, region, rng, hide_region=False)
+        after, shown = hide_around(portrait, region, rng, chance=0.0)
+        assert shown == 1
         # A segment with less than a quarter of itself in the region may be hidden.
         assert changed(portrait, after)[region].mean() < 0.25
         assert changed(portrait, after)[~region].mean() > 0.05
@@ -42,14 +43,28 @@ def test_a_hidden_region_shows_nothing_of_itself(
 ) -> None:
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        after = hide_around(portrait, region, rng, hide_region=True)
+        after, shown = hide_around(portrait, region, rng, chance=1.0)
+        assert shown == 0
         assert changed(portrait, after)[region].mean() > 0.7
+
+
+def test_what_is_shown_of_a_region_follows_its_hidden_pixels(
+    portrait: NDArray[np.uint8], region: NDArray[np.bool_]
+) -> None:
+    shares = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        after, shown = hide_around(portrait, region, rng, chance=0.5)
+        # Filled pixels may by chance have their own colour, and small parts do not count.
+        assert 1 - changed(portrait, after)[region].mean() == pytest.approx(shown, abs=0.25)
+        shares.append(shown)
+    assert min(shares) < 0.4 < 0.6 < max(shares)
 
 
 def test_the_same_generator_hides_the_same(
     portrait: NDArray[np.uint8], region: NDArray[np.bool_]
 ) -> None:
     first, second = (
-        hide_around(portrait, region, np.random.default_rng(1), hide_region=True) for _ in range(2)
+        hide_around(portrait, region, np.random.default_rng(1), chance=0.5)[0] for _ in range(2)
     )
     assert np.array_equal(first, second)

@@ -220,16 +220,20 @@ def test_hidden_segments_are_added_to_train_alone_and_change_nothing_else(
 ) -> None:
     out, counts = made
     more = add_scenes(data, tmp_path / "out", seed=5, hidden=True)
-    assert more["train"].images == counts["train"].images + 8 * counts["train"].faces
+    assert more["train"].images == counts["train"].images + 12 * counts["train"].faces
     assert more["val"] == counts["val"]
     before, after = contents(out), contents(tmp_path / "out")
     added = set(after) - set(before)
     others = {*before} - {RECORD, GROUPS_FILE}
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
-    assert len(added) == 8 * counts["train"].faces
-    # Where nothing is left that decides, each label is given as often as the other.
-    hidden = [name for name in added if "hidden-" in name]
-    assert sum(f"/{WITH_MASK}/" in name for name in hidden) == len(hidden) / 2
+    assert len(added) == 12 * counts["train"].faces
+    # The label is certain only where all that decides is shown.
+    masked, bare = (
+        [name for name in added if f"hidden-{kind}0" in name] for kind in ("mask", "mouth")
+    )
+    assert len(masked) == len(bare) == 2 * counts["train"].faces
+    assert all(f"/{WITH_MASK}/" in name for name in masked)
+    assert not any(f"/{WITH_MASK}/" in name for name in bare)
 
 
 def test_a_folder_that_exists_is_refused_and_left_alone(data: Path, tmp_path: Path) -> None:

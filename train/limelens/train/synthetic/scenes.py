@@ -256,14 +256,18 @@ def _variations(
 def _hidden(
     pixels: Pixels, face: Face, rng: np.random.Generator
 ) -> Iterator[tuple[Label, str, Pixels]]:
-    """A face with and without a mask, with the decisive region shown and hidden."""
+    """A face with and without a mask, with all, some or nothing of the decisive region shown.
+
+    The label is drawn: `with_mask` is as likely as not where nothing of the region is seen, and
+    the more certain the more of it is. A network that learns these chances loses its certainty
+    gradually when segments are hidden, as a linear surrogate assumes.
+    """
     masked, region = draw_mask(pixels, face, random_style(rng), rng)
-    yield WITH_MASK, "shown-mask", hide_around(masked, region, rng, hide_region=False)
-    yield WITHOUT_MASK, "shown-mouth", hide_around(pixels, region, rng, hide_region=False)
-    # The decisive region is hidden: both labels occur equally often, for masked and for bare faces.
-    first, second = LABELS if rng.random() < 0.5 else LABELS[::-1]
-    yield first, "hidden-mask", hide_around(masked, region, rng, hide_region=True)
-    yield second, "hidden-mouth", hide_around(pixels, region, rng, hide_region=True)
+    for number, chance in enumerate((0.0, float(rng.uniform(0.2, 0.8)), 1.0)):
+        for kind, image, certain in (("mask", masked, 0.5), ("mouth", pixels, -0.5)):
+            varied, shown = hide_around(image, region, rng, chance=chance)
+            is_masked = rng.random() < 0.5 + certain * shown
+            yield (WITH_MASK if is_masked else WITHOUT_MASK), f"hidden-{kind}{number}", varied
 
 
 def _masked(pixels: Pixels, face: Face, rng: np.random.Generator) -> tuple[Pixels, Groups]:
