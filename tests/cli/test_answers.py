@@ -200,7 +200,7 @@ def test_explain_prints_the_documented_json(
     (explanation,) = document["explanations"]
     assert explanation["label"] == "red"
     assert {
-        "probability", "intercept", "local_prediction", "score", "stability", "weights"
+        "probability", "baseline", "intercept", "local_prediction", "score", "stability", "weights"
     } <= {*explanation}  # fmt: skip
     assert len(explanation["weights"]) == document["num_segments"]
     assert {*explanation["weights"][0]} == {"segment", "weight", "std_error"}

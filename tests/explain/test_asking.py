@@ -127,13 +127,13 @@ def test_a_model_may_prefer_a_batch_size(
             return predict(images)
 
     found = explain(photo, Choosy(), seed=4, num_samples=100)
-    assert sizes == [12] * 8 + [4]
+    assert sizes == [12] * 8 + [4, 1]  # the last is the baseline
     sizes.clear()
     check(found, Choosy(), photo, num_random=2)
     assert set(sizes[:-1]) == {12}
     sizes.clear()
     explain(photo, Choosy(), seed=4, num_samples=100, compat="lime")
-    assert set(sizes) == {10}
+    assert set(sizes[:-1]) == {10}
     sizes.clear()
     explain(photo, Choosy(), seed=4, num_samples=100, batch_size=50)
     assert sizes == [50, 50]

@@ -83,7 +83,8 @@ def test_every_kind_of_warning_has_a_sentence(kind: WarningKind) -> None:
         "height": 3, "width": 4, "segmentation": "slic", "num_segments": 2, "num_samples": 30,
         "enough": 40, "effective": 1.5, "kernel_width": 0.25, "distance": "l2", "probability": 0.5,
         "score": 0.1, "stability": 0.5, "target": 0.9, "ties": "1, 2", "top_k": 5,
-        "deadline_ms": 300, "max_samples": 100,
+        "deadline_ms": 300, "max_samples": 100, "baseline": 0.49, "weight": 0.01,
+        "std_error": 0.002, "other": "blur",
     }  # fmt: skip
     sentence = ExplanationWarning(kind, numbers=anything).sentence()
     assert sentence.endswith(".")

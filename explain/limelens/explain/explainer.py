@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from limelens.explain.explanation import Explanation, LabelExplanation, Samples, Timings
 from limelens.explain.image import as_rgb
+from limelens.explain.sampling.baseline import hidden_probabilities
 from limelens.explain.sampling.design import design_for, effective_samples
 from limelens.explain.sampling.perturbation import perturbation
 from limelens.explain.sampling.prediction import Predict, Predictions
@@ -30,6 +31,11 @@ _GROWTH = 1.5
 _FEW_SEGMENTS = 8
 _FEW_SAMPLES = 4  # per segment
 _POOR_SCORE = 0.3
+# In probability. On faces of the shipped model, weights are below the first where a fill leaves a
+# mask a mask, and above the second where the strongest segment lies on it.
+_TINY_WEIGHT, _SMALL_WEIGHT = 0.01, 0.05
+_LITTLE_EFFECT = 0.15
+_CLEAR = 2.0  # standard errors
 
 
 def explain(
@@ -115,8 +121,11 @@ def _explanations(
     rounds = [num_samples]
     if in_rounds and not same_for_all_seeds:
         rounds = _rounds(num_samples, num_segments, predictions.batch_size)
+    hidden: NDArray[np.floating] | None = None
     for target in rounds:
         predictions.advance(target, deadline)
+        if hidden is None:
+            hidden = hidden_probabilities(predict, perturbed, design.visible, predictions, settings)
         clock.lap("predict")
         num_done = predictions.num_done
         is_late = num_done < target
@@ -129,6 +138,7 @@ def _explanations(
             method=settings.method,
             sampling=design.sampling,
             exact=same_for_all_seeds and not is_late,
+            hidden=hidden,
         )
         labels = _labels_to_explain(settings, samples.probabilities[0])
         explanations = fit_labels(samples, labels, settings)
@@ -216,6 +226,19 @@ def _labels_to_explain(settings: Settings, probabilities: NDArray[np.floating]) 
     return tuple(np.argsort(-probabilities, kind="stable")[: settings.top_labels or 1].tolist())
 
 
+def _says_little(one: LabelExplanation) -> WarningKind | None:
+    """Why the weights say next to nothing, if they do."""
+    if not one.weights or one.baseline is None:
+        return None
+    strongest = one.weights[0]
+    size = abs(strongest.weight)
+    if abs(one.probability - one.baseline) < _LITTLE_EFFECT and size < _SMALL_WEIGHT:
+        return WarningKind.LITTLE_EFFECT
+    if size < max(_TINY_WEIGHT, _CLEAR * strongest.std_error):
+        return WarningKind.WEAK_WEIGHTS
+    return None
+
+
 def _warnings(
     settings: Settings,
     samples: Samples,
@@ -254,6 +277,18 @@ def _warnings(
         if column.max() - column.min() <= 1e-6 * abs(one.probability):
             warn(WarningKind.CONSTANT, one.label, probability=one.probability)
             continue
+        if (empty := _says_little(one)) is not None:
+            other = "shuffle" if settings.hide == "blur" else "blur"
+            strongest = one.weights[0]
+            warn(
+                empty,
+                one.label,
+                probability=one.probability,
+                baseline=one.baseline,
+                weight=strongest.weight,
+                std_error=strongest.std_error,
+                other=other,
+            )
         if one.score < _POOR_SCORE:
             warn(WarningKind.POOR_FIT, one.label, score=one.score)
         is_last = is_late or num_samples == max_samples

@@ -46,6 +46,8 @@ class LabelExplanation:
         ties: Ids of the segments that may lie inside or outside of the top k, at 95 % confidence;
             empty if the cut is clear.
         weights: The segments, heaviest first.
+        baseline: The model's probability with every segment hidden, a mean where fills differ from
+            sample to sample; the difference, for a contrast. None where nobody predicted it.
     """
 
     label: int
@@ -58,6 +60,7 @@ class LabelExplanation:
     top_k: int
     ties: tuple[int, ...]
     weights: tuple[SegmentWeight, ...]
+    baseline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Samples:
         method: The method they were drawn for.
         sampling: How the rows were drawn.
         exact: Every seed gives these samples and predictions.
+        hidden: `(F, C)` float, of all labels with every segment hidden, by each of F fills; no part
+            of the fit. None where nobody predicted it.
     """
 
     visible: NDArray[np.bool_]
@@ -100,6 +105,7 @@ class Samples:
     method: ExplainMethod = "lime"
     sampling: Sampling = "independent"
     exact: bool = False
+    hidden: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

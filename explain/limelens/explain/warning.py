@@ -19,6 +19,8 @@ class WarningKind(StrEnum):
     FEW_SAMPLES = "few_samples"
     NARROW_KERNEL = "narrow_kernel"
     CONSTANT = "constant"
+    LITTLE_EFFECT = "little_effect"
+    WEAK_WEIGHTS = "weak_weights"
     POOR_FIT = "poor_fit"
     UNSTABLE = "unstable"
     TIED = "tied"
@@ -54,6 +56,14 @@ _SENTENCES: Mapping[WarningKind, str] = {
     ),
     WarningKind.CONSTANT: (
         "its probability is {probability:.4g} whatever is hidden, so there is nothing to explain."
+    ),
+    WarningKind.LITTLE_EFFECT: (
+        "hiding everything moves its probability only from {probability:.3f} to {baseline:.3f}, so "
+        "the weights say little; try another fill, such as {other}."
+    ),
+    WarningKind.WEAK_WEIGHTS: (
+        "no segment matters by itself: the strongest weighs {weight:.3f} ± {std_error:.3f}; try "
+        "larger segments, more samples, or another fill, such as {other}."
     ),
     WarningKind.POOR_FIT: (
         "the linear surrogate follows the model poorly here (R² {score:.2f}); do not rely on "

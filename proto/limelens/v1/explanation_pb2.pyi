@@ -138,7 +138,7 @@ class Contrast(_message.Message):
     def __init__(self, label: _Optional[str] = ..., against: _Optional[str] = ...) -> None: ...
 
 class LabelExplanation(_message.Message):
-    __slots__ = ("label", "probability", "intercept", "local_prediction", "score", "stability", "weights", "overlay_png", "heat_map_png", "against")
+    __slots__ = ("label", "probability", "intercept", "local_prediction", "score", "stability", "weights", "overlay_png", "heat_map_png", "against", "baseline")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     INTERCEPT_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,7 @@ class LabelExplanation(_message.Message):
     OVERLAY_PNG_FIELD_NUMBER: _ClassVar[int]
     HEAT_MAP_PNG_FIELD_NUMBER: _ClassVar[int]
     AGAINST_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
     label: str
     probability: float
     intercept: float
@@ -159,7 +160,8 @@ class LabelExplanation(_message.Message):
     overlay_png: bytes
     heat_map_png: bytes
     against: str
-    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ..., intercept: _Optional[float] = ..., local_prediction: _Optional[float] = ..., score: _Optional[float] = ..., stability: _Optional[float] = ..., weights: _Optional[_Iterable[_Union[SegmentWeight, _Mapping]]] = ..., overlay_png: _Optional[bytes] = ..., heat_map_png: _Optional[bytes] = ..., against: _Optional[str] = ...) -> None: ...
+    baseline: float
+    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ..., intercept: _Optional[float] = ..., local_prediction: _Optional[float] = ..., score: _Optional[float] = ..., stability: _Optional[float] = ..., weights: _Optional[_Iterable[_Union[SegmentWeight, _Mapping]]] = ..., overlay_png: _Optional[bytes] = ..., heat_map_png: _Optional[bytes] = ..., against: _Optional[str] = ..., baseline: _Optional[float] = ...) -> None: ...
 
 class SegmentWeight(_message.Message):
     __slots__ = ("segment", "weight", "std_error")

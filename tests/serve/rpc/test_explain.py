@@ -73,6 +73,8 @@ def test_the_part_that_makes_the_label_is_found(client: Client) -> None:
     assert all(one.weight > 0 for one in red.weights[:4])
     probability = client.classify(scene())[0].scores[0].probability
     assert red.probability == pytest.approx(probability, abs=1e-4)
+    assert red.baseline is not None  # black has no colour
+    assert red.baseline < red.probability - 0.2
     assert found.model.name == "colours"
     assert found.timings_ms.total >= found.timings_ms.predict > 0
 
@@ -383,7 +385,7 @@ def test_an_explanation_stops_outside_the_model_too(
 
     def check() -> None:
         nonlocal num_checks
-        num_checks += num_predicted == 32
+        num_checks += num_predicted == 33  # with the baseline
         if num_checks == 20:
             raise ExpiredError("nobody waits")
 

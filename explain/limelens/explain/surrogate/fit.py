@@ -117,4 +117,13 @@ def _finish(
         top_k=k,
         ties=() if samples.exact else tuple(segments[ties(weights, std_errors, k)].tolist()),
         weights=tuple(map(SegmentWeight, segments.tolist(), weights.tolist(), std_errors.tolist())),
+        baseline=_baseline(samples, *name),
     )
+
+
+def _baseline(samples: Samples, label: int, against: int | None) -> float | None:
+    """The model's probability with everything hidden, or the difference of two."""
+    if samples.hidden is None:
+        return None
+    mean = samples.hidden.mean(axis=0, dtype=np.float64)
+    return float(mean[label] - (0.0 if against is None else mean[against]))

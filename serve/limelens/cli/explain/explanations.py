@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _SHOWN_WEIGHTS: Final = 5
 _LABEL_KEYS: Final = (
-    "label", "against", "probability", "intercept", "local_prediction", "score", "stability",
+    "label", "against", "probability", "baseline", "intercept", "local_prediction", "score",
+    "stability",
 )  # fmt: skip
 _TIMING_KEYS: Final = ("segment", "predict", "fit", "total")
 
@@ -91,8 +92,9 @@ def print_explanation(
 
 def _print_label(one: LabelExplanation) -> None:
     sign = "" if one.against is None else "+"
+    hidden = "" if one.baseline is None else f"; {one.baseline:{sign}.3f} with everything hidden"
     out.print(
-        f"[bold]{escape(_named(one.label, one.against))}[/] {one.probability:{sign}.3f}   "
+        f"[bold]{escape(_named(one.label, one.against))}[/] {one.probability:{sign}.3f}{hidden}   "
         f"fit (R2) {one.score:.2f}, stability {one.stability:.2f}"
     )
     for weight in one.weights[:_SHOWN_WEIGHTS]:

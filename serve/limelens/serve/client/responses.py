@@ -183,6 +183,7 @@ def _label_explanation(message: explanation_pb2.LabelExplanation) -> LabelExplan
             SegmentWeight(one.segment, one.weight, one.std_error) for one in message.weights
         ),
         against=message.against or None,
+        baseline=message.baseline if message.HasField("baseline") else None,
     )
 
 

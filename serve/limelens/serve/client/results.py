@@ -219,6 +219,8 @@ class LabelExplanation:
         overlay_png: The image with the strongest segments; empty unless requested.
         heat_map_png: The weight of every pixel as colours; empty unless requested.
         against: For a contrast the label that negative weights speak for; otherwise None.
+        baseline: The model's probability with every segment hidden; for a contrast the difference
+            of the two. None if the server is older and does not measure it.
     """
 
     label: str
@@ -231,6 +233,7 @@ class LabelExplanation:
     overlay_png: bytes = field(repr=False)
     heat_map_png: bytes = field(repr=False)
     against: str | None = None
+    baseline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ def explain_response(
                 overlay_png=explained.overlays[i] if explained.overlays else b"",
                 heat_map_png=explained.heat_maps[i] if explained.heat_maps else b"",
                 against="" if one.against is None else labels[one.against],
+                baseline=one.baseline,
             )
             for i, one in enumerate(explained.label_explanations)
         ],

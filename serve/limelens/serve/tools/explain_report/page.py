@@ -46,7 +46,7 @@ class _Card:
     label: str
     probability: float
     true_label: str | None
-    reasons: Sequence[tuple[str, float, float, float]]
+    reasons: Sequence[tuple[str, float, float | None, float, float]]
     warnings: Sequence[str]
 
 
@@ -135,6 +135,7 @@ class Gallery:
                 (
                     why.label if why.against is None else f"{why.label} rather than {why.against}",
                     why.probability,
+                    why.baseline,
                     why.score,
                     why.stability,
                 )

@@ -60,6 +60,7 @@ def draw_heat_map(
         top_k=0,
         ties=(),
         weights=_weights(one),
+        baseline=one.baseline,
     )
     return heat_map(
         small,
