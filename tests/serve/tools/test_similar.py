@@ -139,6 +139,21 @@ def test_neighbours_are_the_nearest_by_cosine(index: SimilarIndex) -> None:
     ]
 
 
+def test_an_index_keeps_confidences_if_its_maker_may_classify(
+    start_server: Callable[..., Any], local: Client, images: Path, tokens: Any
+) -> None:
+    expected = [local.classify(images / one)[0].scores[0].probability for one in sorted(COLOURS)]
+    both = tokens.set("both", ["classify", "embed", "models"])
+    vectors = tokens.set("vectors", ["embed", "models"])
+    address = start_server(access=tokens.access()).address
+    with Client(address, token=both) as client:
+        found = index_folder(client, images).index.confidences
+        assert found is not None
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with Client(address, token=vectors) as client:
+        assert index_folder(client, images).index.confidences is None
+
+
 def test_a_file_and_a_server_make_the_same_index(
     local: Client, images: Path, server: Any, tmp_path: Path
 ) -> None:

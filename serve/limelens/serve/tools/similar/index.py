@@ -82,12 +82,14 @@ class Neighbour:
 class SimilarIndex:
     """Searchable images in the order of their vectors; see `build_index` and `load_index`.
 
-    The vectors, of length 1, are in an inner-product index of faiss.
+    The vectors, of length 1, are in an inner-product index of faiss. `confidences`, `(N,)` float32,
+    are the highest probabilities that the model gave each image; None if the index has none.
     """
 
     made: Made
     images: tuple[IndexedImage, ...]
     faiss_index: Any = field(repr=False)
+    confidences: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,16 +130,7 @@ class SimilarIndex:
         Raises:
             InvalidRequestError: `k` is below 1, or the vectors have another size.
         """
-        if k < 1:
-            raise InvalidRequestError("k", f"{k}; expected at least 1")
-        if vectors.ndim != 2 or vectors.shape[1] != self.made.embedding_size:
-            raise InvalidRequestError(
-                "vectors",
-                f"shape {vectors.shape}; the index expects (N, {self.made.embedding_size})",
-            )
-        similarities, rows = self.faiss_index.search(
-            np.ascontiguousarray(unit_length(vectors)), min(k, len(self.images))
-        )
+        similarities, rows = self._nearest(vectors, k)
         return [
             tuple(
                 Neighbour(self.images[row].path, self.images[row].label, _cosine(similarity))
@@ -149,6 +142,59 @@ class SimilarIndex:
             )
         ]
 
+    def distances(self, vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:
+        """How far queries are from the index: the mean cosine distance to their `k` nearest images.
+
+        Args:
+            vectors: As for `search`.
+            k: As for `search`.
+
+        Returns:
+            `(N,)` distances, 0 to 2.
+
+        Raises:
+            InvalidRequestError: As `search`.
+        """
+        return _mean_distances(*self._nearest(vectors, k))
+
+    def own_distances(self, k: int, most: int) -> NDArray[np.float64]:
+        """`distances` of indexed images, each from the others: what is usual.
+
+        Args:
+            k: As for `search`.
+            most: Of more images, so many are taken, evenly spread.
+
+        Returns:
+            `(M,)` distances, 0 to 2; M is at most `most`.
+        """
+        count = len(self.images)
+        taken = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+        own = np.stack([self.faiss_index.reconstruct(int(row)) for row in taken])
+        similarities, rows = self.faiss_index.search(own, min(k + 1, count))
+        # An image is its own nearest, but among copies another may come first.
+        is_itself = rows == taken[:, np.newaxis]
+        is_itself[~is_itself.any(axis=1), -1] = True
+        shape = len(taken), rows.shape[1] - 1
+        return _mean_distances(
+            similarities[~is_itself].reshape(shape), rows[~is_itself].reshape(shape)
+        )
+
+    def _nearest(
+        self, vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Similarities and rows of the nearest images, each `(N, k)` or fewer; row -1 is none."""
+        if k < 1:
+            raise InvalidRequestError("k", f"{k}; expected at least 1")
+        if vectors.ndim != 2 or vectors.shape[1] != self.made.embedding_size:
+            raise InvalidRequestError(
+                "vectors",
+                f"shape {vectors.shape}; the index expects (N, {self.made.embedding_size})",
+            )
+        similarities, rows = self.faiss_index.search(
+            np.ascontiguousarray(unit_length(vectors)), min(k, len(self.images))
+        )
+        return similarities, rows
+
 
 def build_index(
     vectors: NDArray[np.float32],
@@ -156,6 +202,7 @@ def build_index(
     made: Made,
     *,
     exact: bool | None = None,
+    confidences: NDArray[np.float32] | None = None,
 ) -> SimilarIndex:
     """An index over some vectors.
 
@@ -164,6 +211,7 @@ def build_index(
         images: Their images, in the same order.
         made: Their model and data.
         exact: Whether a search compares with every image; None does so up to `EXACT_UP_TO`.
+        confidences: `(N,)`, see `SimilarIndex`.
 
     Raises:
         MissingExtraError: faiss is not installed.
@@ -186,7 +234,7 @@ def build_index(
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         index.hnsw.efSearch = _EF_SEARCH
     index.add(np.ascontiguousarray(unit_length(vectors)))
-    return SimilarIndex(made, tuple(images), index)
+    return SimilarIndex(made, tuple(images), index, confidences)
 
 
 def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
@@ -199,11 +247,13 @@ def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.is_dir():
         raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
-    document = {
+    document: dict[str, Any] = {
         "format": _FORMAT,
         "made": asdict(index.made),
         "pictures": [[one.path, one.label] for one in index.images],
     }
+    if index.confidences is not None:
+        document["confidences"] = index.confidences.tolist()
     vectors = memoryview(load_faiss().serialize_index(index.faiss_index))
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
@@ -251,9 +301,14 @@ def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
                 f"{found[0]} vectors of {found[1]} numbers for {len(images)} images and an "
                 f"embedding of {made.embedding_size}"
             )
+        confidences = None  # indexes of limelens 0.1 have none
+        if "confidences" in document:
+            confidences = np.array(document["confidences"], np.float32)
+            if confidences.shape != (len(images),) or not np.isfinite(confidences).all():
+                raise ValueError(f"{confidences.shape} confidences for {len(images)} images")
     except Exception as error:
         raise _refused(path, error) from error
-    return SimilarIndex(made, images, index)
+    return SimilarIndex(made, images, index, confidences)
 
 
 def _refused(path: Path, error: Exception) -> IndexRefusedError:
@@ -262,6 +317,16 @@ def _refused(path: Path, error: Exception) -> IndexRefusedError:
         f"{path}: not an index, or a damaged one: {reason}; expected a file that limelens index "
         "wrote: make it again"
     )
+
+
+def _mean_distances(
+    similarities: NDArray[np.float32], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The mean cosine distance of each row of similarities; those of row -1 are left out."""
+    is_found = rows >= 0
+    distances = np.where(is_found, np.clip(1 - similarities.astype(np.float64), 0, 2), 0)
+    means: NDArray[np.float64] = distances.sum(axis=1) / np.maximum(1, is_found.sum(axis=1))
+    return means
 
 
 def _cosine(similarity: float) -> float:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.errors import InvalidRequestError, LimelensError
+from limelens.serve.bundle.session import unit_length
+from limelens.serve.errors import InvalidRequestError, LimelensError, PermissionDeniedError
 from limelens.serve.folders import label_name, split_name, walk
 from limelens.serve.image import SUFFIXES
 from limelens.serve.tools.ordered_prefetch import in_order
@@ -31,7 +32,7 @@ from limelens.serve.tools.similar.index import (
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
-    from limelens.serve.client.results import Embeddings, ModelInfo
+    from limelens.serve.client.results import ModelInfo, ModelRef
 
 _MAX_BATCH: Final = 32
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -57,12 +58,15 @@ class Embedded:
     """The feature vectors of some files: `(N, D)` float32 of length 1, one for each of `images`.
 
     Files that could not be read are in `skipped`; `made` names the model and the data.
+    `confidences`, `(N,)` float32, are the highest probabilities that the model gave each image;
+    None if the caller may not classify.
     """
 
     vectors: NDArray[np.float32]
     images: tuple[IndexedImage, ...]
     skipped: tuple[Skipped, ...]
     made: Made
+    confidences: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +97,9 @@ def index_folder(
     load_faiss()  # fails before the images are embedded
     images, others = find_images(folder)
     embedded = embed_files(client, folder, images, model=model, version=version, progress=progress)
-    index = build_index(embedded.vectors, embedded.images, embedded.made)
+    index = build_index(
+        embedded.vectors, embedded.images, embedded.made, confidences=embedded.confidences
+    )
     return Indexing(index, (*embedded.skipped, *others))
 
 
@@ -157,9 +163,10 @@ def embed_files(
     folder = Path(folder)
     info = client.model(model, version)
     vectors: list[NDArray[np.float32]] = []
+    confidences: list[NDArray[np.float32] | None] = []
     kept: list[IndexedImage] = []
     skipped: list[Skipped] = []
-    first: Embeddings | None = None
+    first: _Found | None = None
     batches = _batches(folder, images, min(_MAX_BATCH, info.max_images))
     num_done = 0
     for batch in in_order(partial(_embed, client, folder, info), batches, _at_once()):
@@ -174,6 +181,7 @@ def embed_files(
                     "model while its vectors were collected; run the command again"
                 )
             vectors.append(found.vectors)
+            confidences.append(found.confidences)
         if progress is not None:
             progress(num_done, len(images))
     if first is None:
@@ -189,14 +197,31 @@ def embed_files(
         embedding_size=joined.shape[1],
         data=str(folder.resolve()),
     )
-    return Embedded(joined, tuple(kept), tuple(skipped), made)
+    known = [one for one in confidences if one is not None]
+    return Embedded(
+        joined,
+        tuple(kept),
+        tuple(skipped),
+        made,
+        np.concatenate(known) if len(known) == len(confidences) else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What the model gave for some images; see `Embedded`."""
+
+    vectors: NDArray[np.float32]
+    confidences: NDArray[np.float32] | None
+    model: ModelRef
+    model_digest: str
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
     """The result of one batch; `found` has a row for each of `kept`, in any number of parts."""
 
-    found: tuple[Embeddings, ...]
+    found: tuple[_Found, ...]
     kept: tuple[IndexedImage, ...]
     skipped: tuple[Skipped, ...]
 
@@ -214,7 +239,7 @@ def _embed(client: Client, folder: Path, info: ModelInfo, batch: Sequence[Indexe
     while waiting:
         try:
             data = [data for _, data in waiting]
-            found = client.embed(data, model=info.name, version=info.version, normalize=True)
+            found = _look_at(client, info, data)
         except InvalidRequestError as error:
             named = _IMAGE_FIELD.match(error.field)
             if named is not None and int(named[1]) < len(waiting):
@@ -234,6 +259,27 @@ def _embed(client: Client, folder: Path, info: ModelInfo, batch: Sequence[Indexe
         else:
             return _Batch((found,), tuple(one for one, _ in waiting), tuple(skipped))
     return _Batch((), (), tuple(skipped))
+
+
+def _look_at(client: Client, info: ModelInfo, data: list[bytes]) -> _Found:
+    """Vectors and confidences by one run of the model for each image, and one more for the digest.
+
+    Who may not classify gets the vectors alone.
+    """
+    model, version = info.name, info.version
+    try:
+        found = client.classify(data, model=model, version=version, top_k=1, embedding=True)
+    except PermissionDeniedError:
+        embedded = client.embed(data, model=model, version=version, normalize=True)
+        return _Found(embedded.vectors, None, embedded.model, embedded.model_digest)
+    # A classification does not say which model's vectors these are.
+    digest = client.embed(data[:1], model=model, version=version).model_digest
+    return _Found(
+        unit_length(np.array([one.embedding for one in found], np.float32)),
+        np.array([one.scores[0].probability for one in found], np.float32),
+        found.model,
+        digest,
+    )
 
 
 def _label(relative: Path) -> str:
