@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from limelens.cli import bench, classifying, demo, doctor, serving, signing, similar, tokens
+from limelens.cli import bench, classifying, demo, doctor, drift, serving, signing, similar, tokens
 from limelens.cli.camera import watching
 from limelens.cli.explain import explaining
 from limelens.cli.terminal import streams
@@ -46,7 +46,8 @@ _COMMANDS = {
     ),
     "Serve and call": (
         serving.serve, tokens.token, signing.sign, classifying.classify, explaining.explain,
-        watching.camera, similar.index, similar.similar, bench.bench, doctor.doctor, demo.demo,
+        watching.camera, similar.index, similar.similar, drift.drift, bench.bench, doctor.doctor,
+        demo.demo,
     ),
 }  # fmt: skip
 for _panel, _commands in _COMMANDS.items():

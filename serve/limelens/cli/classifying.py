@@ -137,7 +137,7 @@ def classify(
         raise typer.BadParameter("--blur-faces without an image to write; expected --draw PNG too")
     if draw is not None and save_drawn is not None:
         raise typer.BadParameter("--draw and --save-drawn; expected only one of them")
-    files = list(_files(images))
+    files = list(files_of(images))
     if draw is not None and len(files) > 1:
         raise typer.BadParameter("--draw is for one image; for several name a --save-drawn folder")
     arguments: ClassifyArguments = {
@@ -235,7 +235,7 @@ def of_image(error: LimelensError) -> str:
     return str(error)
 
 
-def _files(images: Iterable[Path]) -> Iterator[Path]:
+def files_of(images: Iterable[Path]) -> Iterator[Path]:
     """The images, with each folder replaced by the images in it."""
     for image in images:
         if image.is_dir():
