@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,8 @@ import torch
 from torch import nn
 
 from limelens.serve.bundle import Task
-from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train import TrainConfig, train
 from limelens.train.architectures import build
-from limelens.train.config import PRESETS
-from limelens.train.data.augmentation import for_training
 from limelens.train.data.examples import Example
 from limelens.train.training.recipe import (
     SmoothedBinaryCrossEntropy,
@@ -187,19 +183,6 @@ def test_dropout_works_in_training_and_not_in_evaluation() -> None:
     without = build("cnn4", 2, input_size=(32, 32))
     without.load_state_dict(copy.deepcopy(model.state_dict()))
     assert torch.equal(without.eval()(images), model(images))
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("mode", list(ResizeMode))
-def test_augmentation_can_be_sent_to_reading_processes(preset: str, mode: ResizeMode) -> None:
-    transform = for_training(preset, ResizeRule(32, 48, mode))
-    sent = pickle.loads(pickle.dumps(transform))
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    results = []
-    for one in (transform, sent):
-        torch.manual_seed(1)
-        results.append(one(pixels))
-    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class TrainConfig:
         start_from: Another run of the same architecture; training starts from its best weights.
             If the labels differ, the last layer starts fresh.
         seed: Determines the split, the weights, the order and the augmentation.
-        num_workers: Processes that read images; 0 reads in the training process.
+        num_workers: Threads that decode images, each image once; 0 uses one for each core.
     """
 
     task: Task | None = None

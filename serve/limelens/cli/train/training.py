@@ -162,7 +162,8 @@ def train(
     ] = None,
     seed: Seed = 0,
     num_workers: Annotated[
-        int, typer.Option(min=0, help="Number of processes that read images; 0 reads in this one.")
+        int,
+        typer.Option(min=0, help="Number of threads that decode images; 0 uses one for each core."),
     ] = 0,
     preview: Annotated[
         Path | None,

@@ -1,57 +1,86 @@
-"""Turns an image into a network's input, with random variations for training.
+"""Varies the images of a batch at random, each in its own way, on any device.
 
-Evaluation does what serving does. Knows pixels; does not know files or labels.
+Knows pixels and presets; does not know files or labels.
 """
 
 from __future__ import annotations
 
-import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
-from limelens.serve.image import ResizeMode, ResizeRule, fit, read_fitted, read_image
+from limelens.serve.image import ResizeRule
 from limelens.train.config import PRESETS
+from limelens.train.data.colour import Jitter, jittered
+from limelens.train.data.disturbances import add_noise, blur, compress, erase
+from limelens.train.data.draws import Draws
+from limelens.train.data.geometry import (
+    Boxes,
+    flipped,
+    free_crops,
+    relative_crops,
+    sample,
+    tilts,
+    zoomed_out,
+)
+
+_LARGEST: Final = 2.0
+_NOISE: Final = 0.05 * 255
 
 
 @dataclass(frozen=True)
-class Transform:
-    """Turns an image of any size into a `(3, H, W)` uint8 tensor of the input's size.
-
-    A rule alone does what serving does, for evaluation.
+class _Preset:
+    """What a preset does.
 
     Args:
-        rule: How the image is fitted first; None keeps its size.
-        variation: What follows, drawing from torch's global generator.
+        least: Least share of the image that a crop keeps.
+        ratio: Largest ratio of a crop's shape to the image's; to a square for a free crop.
+        jitter: Changes of colour.
+        tilted: Share of images that are rotated by up to 15 degrees and shifted by a tenth.
+        shear: Largest shear of those, in degrees.
+        disturbed: Whether crops have any shape, and images are zoomed out, blurred and so on.
     """
 
-    rule: ResizeRule | None
-    variation: v2.Compose | None = None
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """The input for upright pixels, `(H, W, 3)` uint8."""
-        return self._varied(fit(pixels, self.rule).pixels if self.rule else pixels)
-
-    def read(self, encoded: bytes) -> Tensor:
-        """The input for a file's content; decodes no more of it than needed."""
-        return self._varied(read_fitted(encoded, self.rule) if self.rule else read_image(encoded))
-
-    def _varied(self, pixels: NDArray[np.uint8]) -> Tensor:
-        if self.variation is None:
-            return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-        image: Tensor = self.variation(Image.fromarray(pixels))
-        return image.as_subclass(Tensor)
+    least: float
+    ratio: float
+    jitter: Jitter
+    tilted: float = 0.0
+    shear: float = 0.0
+    disturbed: bool = False
 
 
-def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transform:
-    """Varies an image at random.
+_PRESETS: Final = {
+    "light": _Preset(0.8, 1.15, Jitter(0.1, 0.1, 0.1)),
+    "standard": _Preset(0.5, 1.33, Jitter(0.25, 0.25, 0.25, 0.03), tilted=0.5, shear=5),
+    "strong": _Preset(
+        0.5, 1.5, Jitter(0.4, 0.4, 0.4, 0.06, grey=0.1), tilted=0.4, shear=8, disturbed=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images before they are varied.
+
+    Args:
+        pixels: `(N, 3, h, w)` uint8, of the augmentation's `stored` size.
+        shapes: `(N,)` widths of the images divided by their heights.
+        draws: Their random numbers.
+    """
+
+    pixels: Tensor
+    shapes: NDArray[np.float64]
+    draws: Draws
+
+
+class Augmentation:
+    """A preset for an input's size.
 
     Args:
         preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
@@ -64,90 +93,66 @@ def for_training(preset: str, rule: ResizeRule, min_crop: float = 0.0) -> Transf
     Raises:
         ValueError: There is no such preset.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"no augmentation preset {preset!r}; expected one of {', '.join(PRESETS)}")
-    if preset == "none":
-        return Transform(rule)
-    steps = _steps((rule.height, rule.width), min_crop)[preset]
-    # Padded or cut as for evaluation, with pixels to spare for crops and rotations.
-    larger = ResizeRule(2 * rule.height, 2 * rule.width, rule.mode)
-    return Transform(
-        None if rule.mode is ResizeMode.STRETCH else larger,
-        v2.Compose([*steps, v2.ToDtype(torch.uint8)]),
-    )
 
+    def __init__(self, preset: str, rule: ResizeRule, min_crop: float = 0.0) -> None:
+        if preset not in PRESETS:
+            expected = ", ".join(PRESETS)
+            raise ValueError(f"no augmentation preset {preset!r}; expected one of {expected}")
+        self._preset = _PRESETS.get(preset)
+        self._size = (rule.height, rule.width)
+        self._least = (min_crop or self._preset.least) if self._preset else 1.0
+        self._rule = rule
 
-class RelativeCrop(v2.Transform):  # type: ignore[misc]
-    """A random crop of about the image's own shape, resized.
+    @property
+    def stored(self) -> ResizeRule:
+        """How images are fitted beforehand: so large that the smallest crop has enough pixels."""
+        scale = min(_LARGEST, 1 / math.sqrt(self._least))
+        height, width = (round(side * scale) for side in self._size)
+        return ResizeRule(height, width, self._rule.mode)
 
-    torchvision's RandomResizedCrop ignores the image's shape: of a bottle three times as high as
-    wide it would only ever show the middle.
+    def prepared(
+        self, pixels: NDArray[np.uint8], shapes: NDArray[np.float64], seeds: Sequence[int]
+    ) -> Batch:
+        """Draws the random numbers of images and does what only the processor can.
 
-    Args:
-        size: Height and width of the result.
-        least: Least share of the image's area that is kept.
-        ratio: Largest ratio of the crop's aspect ratio to the image's, at least 1.
-    """
+        Args:
+            pixels: `(N, 3, h, w)` of the `stored` size; may be changed.
+            shapes: `(N,)` widths of the images divided by their heights.
+            seeds: Of the images.
+        """
+        draws = Draws(seeds)
+        if self._preset is not None and self._preset.disturbed:
+            compress(pixels, draws, 0.2)
+        return Batch(torch.from_numpy(pixels), shapes, draws)
 
-    def __init__(self, size: tuple[int, int], least: float, ratio: float) -> None:
-        super().__init__()
-        self.size = size
-        self.least = least
-        self.ratio = ratio
+    def __call__(self, batch: Batch, device: torch.device) -> Tensor:
+        """Varies a batch, on a device: `(N, 3, H, W)` uint8."""
+        images = batch.pixels.to(device, non_blocking=True)
+        if self._preset is None:
+            return images
+        return self._varied(images.float(), batch, self._preset)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Samples the crop's place and size in pixels."""
-        height, width = flat_inputs[0].shape[-2:]
-        share = float(torch.empty(1).uniform_(self.least, 1.0))
-        limit = math.log(self.ratio)
-        stretch = math.exp(float(torch.empty(1).uniform_(-limit, limit)))
-        across = max(1, round(width * min(1.0, math.sqrt(share * stretch))))
-        down = max(1, round(height * min(1.0, math.sqrt(share / stretch))))
-        left = int(torch.randint(width - across + 1, ()))
-        top = int(torch.randint(height - down + 1, ()))
-        return {"top": top, "left": left, "height": down, "width": across}
+    def _varied(self, images: Tensor, batch: Batch, preset: _Preset) -> Tensor:
+        draws = batch.draws
+        images = sample(images, self._boxes(batch, preset), self._tilts(draws, preset), self._size)
+        images = jittered(images, draws, preset.jitter).clamp_(0, 255)
+        if preset.disturbed:
+            blur(images, draws, 0.15)
+            add_noise(images, draws, 0.15, _NOISE)
+            erase(images, draws, 0.15)
+        return images.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cuts and resizes."""
-        return v2.functional.resized_crop(inpt, **params, size=list(self.size), antialias=True)
-
-
-def _steps(size: tuple[int, int], min_crop: float) -> dict[str, list[v2.Transform]]:
-    return {
-        "light": [
-            v2.ToImage(),
-            RelativeCrop(size, min_crop or 0.8, 1.15),
-            v2.RandomHorizontalFlip(),
-            v2.ColorJitter(0.1, 0.1, 0.1),
-        ],
-        "standard": [
-            v2.ToImage(),
-            RelativeCrop(size, min_crop or 0.5, 1.33),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=5, fill=128)], 0.5),
-            v2.ColorJitter(0.25, 0.25, 0.25, 0.03),
-        ],
-        "strong": [
-            v2.RandomApply([v2.Lambda(_jpeg)], 0.2),
-            v2.ToImage(),
-            v2.RandomApply([v2.RandomZoomOut(fill=128, side_range=(1.0, 1.6), p=1.0)], 0.2),
+    def _boxes(self, batch: Batch, preset: _Preset) -> Boxes:
+        draws = batch.draws
+        if preset.disturbed:
             # Not in the image's shape, which must not reveal the label.
-            v2.RandomResizedCrop(
-                size, scale=(min_crop or 0.5, 1.0), ratio=(1 / 1.5, 1.5), antialias=True
-            ),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.RandomAffine(15, translate=(0.1, 0.1), shear=8, fill=128)], 0.4),
-            v2.ColorJitter(0.4, 0.4, 0.4, 0.06),
-            v2.RandomGrayscale(0.1),
-            v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.15),
-            v2.RandomApply([v2.GaussianNoise(sigma=0.05)], 0.15),
-            v2.RandomErasing(0.15, scale=(0.02, 0.1)),
-        ],
-    }
+            crops = free_crops(draws, batch.shapes, self._least, preset.ratio)
+            crops = zoomed_out(crops, draws, share=0.2, most=1.6)
+        else:
+            crops = relative_crops(draws, self._least, preset.ratio)
+        return flipped(crops, draws)
 
-
-def _jpeg(image: Image.Image) -> Image.Image:
-    """Adds the artefacts of a low-quality JPEG; torchvision's transform for that is deprecated."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=int(torch.randint(20, 80, ())))
-    return Image.open(file)
+    def _tilts(self, draws: Draws, preset: _Preset) -> NDArray[np.float64] | None:
+        if not preset.tilted:
+            return None
+        return tilts(draws, self._size, preset.tilted, degrees=15, shift=0.1, shear=preset.shear)

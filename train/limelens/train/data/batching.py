@@ -1,71 +1,88 @@
-"""Loads examples as tensors: reads files, transforms them, makes batches.
+"""Makes batches of images as tensors: in their order, or drawn and varied at random.
 
 Does not know what a batch is used for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from limelens.serve.bundle import Task
-from limelens.train.data.augmentation import Transform
+from limelens.train.data.augmentation import Augmentation, Batch
+from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.sampling import Draw, EpochBatches
 
 
-class Examples(Dataset[tuple[Tensor, Tensor]]):
-    """Examples, read and transformed on access, by index or by draw.
+def ordered_batches(images: DecodedImages, batch_size: int) -> Iterator[Tensor]:
+    """All images in their order, `(N, 3, H, W)` uint8."""
+    for start in range(0, len(images), batch_size):
+        yield torch.from_numpy(images.pixels(range(start, min(start + batch_size, len(images)))))
+
+
+class TrainingBatches:
+    """The batches of an epoch: `(N, 3, H, W)` uint8 images and their targets, on the device.
 
     A draw carries the seed of its own random numbers, so that its image is the same in any process
     and order. Multiclass targets are int64 indices, multilabel ones float32 `(C,)` of 0 and 1.
+
+    Args:
+        examples: What is drawn from.
+        num_labels: Number of labels.
+        task: What the targets are.
+        augmentation: How images are varied.
+        order: What is drawn.
+        device: Where the batches are used.
+        num_threads: As for `DecodedImages`.
+        folder: As for `DecodedImages`.
     """
 
     def __init__(
-        self, examples: Sequence[Example], transform: Transform, num_labels: int, task: Task
+        self,
+        examples: Sequence[Example],
+        num_labels: int,
+        task: Task,
+        augmentation: Augmentation,
+        order: EpochBatches,
+        device: torch.device,
+        num_threads: int = 0,
+        folder: Path | None = None,
     ) -> None:
-        self._examples = examples
-        self._transform = transform
+        self.images = DecodedImages(
+            [example.path for example in examples], augmentation.stored, num_threads, folder
+        )
         targets = torch.from_numpy(targets_of(examples, num_labels, task))
         self._targets = targets.float() if task is Task.MULTILABEL else targets
+        self._augmentation = augmentation
+        self._order = order
+        self._device = device
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self._order)
 
-    def __getitem__(self, drawn: int | Draw) -> tuple[Tensor, Tensor]:
-        if isinstance(drawn, int):
-            encoded = self._examples[drawn].path.read_bytes()
-            return self._transform.read(encoded), self._targets[drawn]
-        index, seed = drawn
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would also seed the GPU that the network draws from.
-            torch.default_generator.manual_seed(seed)
-            return self[index]
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The epoch of the order; while one batch is used, the next is prepared."""
+        with ThreadPoolExecutor(1) as beside:
+            coming: Future[tuple[Batch, Tensor]] | None = None
+            for draws in self._order:
+                ready, coming = coming, beside.submit(self._prepared, draws)
+                if ready is not None:
+                    yield self._moved(*ready.result())
+            if coming is not None:
+                yield self._moved(*coming.result())
 
+    def _prepared(self, draws: Sequence[Draw]) -> tuple[Batch, Tensor]:
+        indices, seeds = zip(*draws, strict=True)
+        pixels = self.images.pixels(indices)
+        batch = self._augmentation.prepared(pixels, self.images.shapes(indices), seeds)
+        return batch, self._targets[np.array(indices)]
 
-def ordered_batches(
-    examples: Sequence[Example], transform: Transform, batch_size: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches in the examples' order, of `(N, 3, H, W)` uint8 images; all targets are 0."""
-    plain = [Example(example.path, (0,)) for example in examples]
-    return DataLoader(Examples(plain, transform, 1, Task.MULTICLASS), batch_size=batch_size)
-
-
-def drawn_batches(
-    examples: Examples, batches: EpochBatches, num_workers: int = 0
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of an epoch: `(N, 3, H, W)` uint8 images and targets.
-
-    `num_workers` processes read them; with 0, this one does.
-    """
-    return DataLoader(
-        examples,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        # With the global generator, the network's random numbers would depend on the workers.
-        generator=torch.Generator(),
-    )
+    def _moved(self, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
+        images = self._augmentation(batch, self._device)
+        return images, targets.to(self._device)

@@ -18,8 +18,8 @@ from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeRule
 from limelens.train import checkpoint
 from limelens.train.architectures import Classifier
-from limelens.train.data.augmentation import Transform
 from limelens.train.data.batching import ordered_batches
+from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import Images
 from limelens.train.data.listing import read_examples
@@ -35,18 +35,21 @@ from limelens.train.runs import BEST
 _BATCH: Final = 64
 
 
-def logits_of(
-    model: Classifier, examples: Sequence[Example], resize: ResizeRule
-) -> NDArray[np.float32]:
-    """A network's logits for examples without augmentation, `(N, C)`; restores its mode."""
+def decoded(examples: Sequence[Example], resize: ResizeRule) -> DecodedImages:
+    """The images of examples as serving fits them, each decoded when it is first needed."""
+    return DecodedImages([example.path for example in examples], resize)
+
+
+def logits_of(model: Classifier, images: DecodedImages) -> NDArray[np.float32]:
+    """A network's logits for images as they are, `(N, C)`; restores its mode."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     outputs: list[torch.Tensor] = []
     with torch.inference_mode():
-        for images, _ in ordered_batches(examples, Transform(resize), _BATCH):
-            images = images.to(device, memory_format=torch.channels_last)
-            outputs.append(model(images).float().cpu())
+        for batch in ordered_batches(images, _BATCH):
+            pixels = batch.to(device, memory_format=torch.channels_last)
+            outputs.append(model(pixels).float().cpu())
     model.train(was_training)
     return torch.cat(outputs).numpy()
 
@@ -100,7 +103,7 @@ def calibrate(
     loaded = checkpoint.of_state(state, path)
     _, examples, _ = read_examples(data, loaded.labels, split, images)
     metrics = calibrated_metrics(
-        logits_of(loaded.model, examples, loaded.resize),
+        logits_of(loaded.model, decoded(examples, loaded.resize)),
         targets_of(examples, len(loaded.labels), loaded.task),
         loaded.labels,
         loaded.task,

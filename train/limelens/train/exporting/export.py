@@ -30,7 +30,7 @@ from limelens.train import checkpoint
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import table_options
-from limelens.train.evaluation.calibration import logits_of
+from limelens.train.evaluation.calibration import decoded, logits_of
 from limelens.train.evaluation.metrics import compute_metrics, probabilities_of, threshold_for
 from limelens.train.evaluation.model import from_bundle
 from limelens.train.exporting.card import write_card
@@ -126,7 +126,7 @@ def export(
     )
     metadata = replace(metadata, golden_images=chosen)
     check_model(_sealed(model, metadata))
-    logits = logits_of(loaded.model, examples, loaded.resize)
+    logits = logits_of(loaded.model, decoded(examples, loaded.resize))
     expected = probabilities_of(logits, loaded.temperature, loaded.task)
     comparison: Comparison | None = None
     with _new_version(models / name) as draft:

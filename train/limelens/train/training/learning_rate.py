@@ -49,7 +49,7 @@ def find_learning_rate(
     order = EpochBatches(np.ones(len(examples)), config.batch_size, config.seed)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        loader = training_batches(dataset, config, order)
+        loader = training_batches(dataset, config, order, device)
         while True:
             yield from loader
             order.epoch += 1
@@ -61,7 +61,7 @@ def find_learning_rate(
         rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / (_NUM_STEPS - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = criterion(model(batch.to(device)), targets.to(device))
+        loss = criterion(model(batch), targets)
         average = _SMOOTHING * average + (1 - _SMOOTHING) * float(loss.detach())
         smoothed = average / (1 - _SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed) or (losses and smoothed > _DIVERGED * min(losses)):

@@ -25,7 +25,7 @@ from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.examples import DataError, Dataset, targets_of
 from limelens.train.data.label_table import Images, table_settings
 from limelens.train.data.sampling import EpochBatches, repeats
-from limelens.train.evaluation.calibration import calibrated_metrics, logits_of
+from limelens.train.evaluation.calibration import calibrated_metrics, decoded, logits_of
 from limelens.train.runs import check_alert_labels, holds_run, holds_run_error
 from limelens.train.training.distributed import Processes, joined
 from limelens.train.training.recipe import (
@@ -184,7 +184,8 @@ class _Run:
             processes.rank,
             processes.world_size,
         )
-        self.batches = training_batches(dataset, config, self.order)
+        self.batches = training_batches(dataset, config, self.order, self.device, folder.path)
+        self.validation = decoded(dataset.splits["val"], config.resize)
         self.criterion = build_criterion(config, self.task, examples, num_labels).to(self.device)
         self.mix = build_mix(config.mix, num_labels, self.task)
         self.optimizer = build_optimizer(self.model, config)
@@ -246,7 +247,7 @@ class _Run:
         """Metrics on the validation images, on which the calibration is fitted too."""
         examples, labels = self.dataset.splits["val"], self.dataset.labels
         return calibrated_metrics(
-            logits_of(self.kept, examples, self.config.resize),
+            logits_of(self.kept, self.validation),
             targets_of(examples, len(labels), self.task),
             labels,
             self.task,
@@ -263,8 +264,7 @@ class _Run:
         loss_sum, correct, num_seen = 0.0, 0, 0
         accuracy: float | None = None
         for step, (images, targets) in enumerate(self.batches, start=1):
-            images = images.to(self.device, memory_format=torch.channels_last)
-            targets = targets.to(self.device)
+            images = images.contiguous(memory_format=torch.channels_last)
             if self.mix is not None:
                 images, targets = self.mix(images.float(), targets)
             logits, loss = self.step(images, targets)

@@ -15,7 +15,8 @@ from torchvision.utils import make_grid
 
 from limelens.serve.files import writing_whole
 from limelens.train.config import TrainConfig
-from limelens.train.data.augmentation import Transform, for_training
+from limelens.train.data.augmentation import Augmentation
+from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.label_table import Images
 from limelens.train.training.setup import read_data
 
@@ -29,14 +30,20 @@ def preview(
 
     The arguments are those of `train`.
     """
-    torch.manual_seed(config.seed)
     examples = read_data(data, config, images).splits["train"]
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(len(examples), size=min(num_rows, len(examples)), replace=False)
-    variation = for_training(config.augment, config.resize, config.min_crop)
-    transforms = [Transform(config.resize), *[variation] * _NUM_VARIATIONS]
-    files = [examples[int(index)].path.read_bytes() for index in chosen]
-    tiles = [transform.read(encoded) for encoded in files for transform in transforms]
-    sheet = make_grid(tiles, len(transforms), max(4, config.resize.width // 16), pad_value=255)
+    paths = [examples[int(index)].path for index in chosen]
+    rows = range(len(paths))
+    augmentation = Augmentation(config.augment, config.resize, config.min_crop)
+    larger = DecodedImages(paths, augmentation.stored, config.num_workers)
+    columns = [torch.from_numpy(DecodedImages(paths, config.resize).pixels(rows))]
+    for _ in range(_NUM_VARIATIONS):
+        pixels = larger.pixels(rows)
+        seeds = rng.integers(2**63, size=len(paths)).tolist()
+        batch = augmentation.prepared(pixels, larger.shapes(rows), seeds)
+        columns.append(augmentation(batch, torch.device("cpu")))
+    tiles = torch.stack(columns, 1).flatten(0, 1)
+    sheet = make_grid(tiles, len(columns), max(4, config.resize.width // 16), pad_value=255)
     with writing_whole(path) as file:
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(file, "PNG")

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-from torch.utils.data import DataLoader
+import torch
 
 from limelens.train import checkpoint
 from limelens.train.architectures import Classifier, build
 from limelens.train.config import ConfigError, TrainConfig
-from limelens.train.data.augmentation import for_training
-from limelens.train.data.batching import Examples, drawn_batches
+from limelens.train.data.augmentation import Augmentation
+from limelens.train.data.batching import TrainingBatches
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Dataset
 from limelens.train.data.label_table import Images
@@ -36,12 +35,23 @@ def read_data(
 
 
 def training_batches(
-    dataset: Dataset, config: TrainConfig, order: EpochBatches
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of augmented training images, drawn in an order."""
-    transform = for_training(config.augment, config.resize, config.min_crop)
-    examples = Examples(dataset.splits["train"], transform, len(dataset.labels), dataset.task)
-    return drawn_batches(examples, order, config.num_workers)
+    dataset: Dataset,
+    config: TrainConfig,
+    order: EpochBatches,
+    device: torch.device,
+    folder: Path | None = None,
+) -> TrainingBatches:
+    """Batches of augmented training images, drawn in an order; see `TrainingBatches`."""
+    return TrainingBatches(
+        dataset.splits["train"],
+        len(dataset.labels),
+        dataset.task,
+        Augmentation(config.augment, config.resize, config.min_crop),
+        order,
+        device,
+        config.num_workers,
+        folder,
+    )
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> Classifier:
