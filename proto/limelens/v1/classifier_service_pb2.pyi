@@ -241,7 +241,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top_labels: _Optional[int] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., segmentation: _Optional[_Union[_explanation_pb2.Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., hide: _Optional[_Union[_explanation_pb2.Hide, _Mapping]] = ..., kernel_width: _Optional[float] = ..., distance: _Optional[_Union[_explanation_pb2.Distance, str]] = ..., feature_selection: _Optional[_Union[_explanation_pb2.FeatureSelection, str]] = ..., num_features: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_explanation_pb2.Sampling, str]] = ..., compat: _Optional[_Union[_explanation_pb2.Compat, str]] = ..., pictures: _Optional[_Iterable[_Union[_explanation_pb2.Picture, str]]] = ..., stability: _Optional[float] = ..., max_samples: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., contrasts: _Optional[_Iterable[_Union[_explanation_pb2.Contrast, _Mapping]]] = ..., palette: _Optional[_Union[_explanation_pb2.Palette, str]] = ..., faces: _Optional[_Union[_face_pb2.FaceOptions, _Mapping]] = ..., face: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings", "method", "face")
+    __slots__ = ("explanations", "num_segments", "num_samples", "seed", "warnings", "segments_png", "model", "timings", "method", "face", "settings", "settings_from_model")
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +252,8 @@ class ExplainResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     FACE_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FROM_MODEL_FIELD_NUMBER: _ClassVar[int]
     explanations: _containers.RepeatedCompositeFieldContainer[_explanation_pb2.LabelExplanation]
     num_segments: int
     num_samples: int
@@ -262,7 +264,9 @@ class ExplainResponse(_message.Message):
     timings: _explanation_pb2.ExplanationTimings
     method: _explanation_pb2.ExplainMethod
     face: _prediction_pb2.Face
-    def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., face: _Optional[_Union[_prediction_pb2.Face, _Mapping]] = ...) -> None: ...
+    settings: _explanation_pb2.ExplainSettings
+    settings_from_model: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, explanations: _Optional[_Iterable[_Union[_explanation_pb2.LabelExplanation, _Mapping]]] = ..., num_segments: _Optional[int] = ..., num_samples: _Optional[int] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., segments_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_explanation_pb2.ExplanationTimings, _Mapping]] = ..., method: _Optional[_Union[_explanation_pb2.ExplainMethod, str]] = ..., face: _Optional[_Union[_prediction_pb2.Face, _Mapping]] = ..., settings: _Optional[_Union[_explanation_pb2.ExplainSettings, _Mapping]] = ..., settings_from_model: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ExplainStreamResponse(_message.Message):
     __slots__ = ("explanation", "num_samples", "max_samples", "stability", "final")

@@ -173,6 +173,24 @@ class SegmentWeight(_message.Message):
     std_error: float
     def __init__(self, segment: _Optional[int] = ..., weight: _Optional[float] = ..., std_error: _Optional[float] = ...) -> None: ...
 
+class ExplainSettings(_message.Message):
+    __slots__ = ("method", "hide", "segmentation", "num_samples", "kernel_width", "sampling", "why_json")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    HIDE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    WHY_JSON_FIELD_NUMBER: _ClassVar[int]
+    method: ExplainMethod
+    hide: Hide
+    segmentation: Segmentation
+    num_samples: int
+    kernel_width: float
+    sampling: Sampling
+    why_json: str
+    def __init__(self, method: _Optional[_Union[ExplainMethod, str]] = ..., hide: _Optional[_Union[Hide, _Mapping]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., num_samples: _Optional[int] = ..., kernel_width: _Optional[float] = ..., sampling: _Optional[_Union[Sampling, str]] = ..., why_json: _Optional[str] = ...) -> None: ...
+
 class ExplanationTimings(_message.Message):
     __slots__ = ("decode_ms", "segment_ms", "predict_ms", "fit_ms", "total_ms")
     DECODE_MS_FIELD_NUMBER: _ClassVar[int]

@@ -22,25 +22,26 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from limelens.v1 import explanation_pb2 as limelens_dot_v1_dot_explanation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17limelens/v1/model.proto\x12\x0blimelens.v1\"\xe2\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.limelens.v1.Task\x12\"\n\x06labels\x18\x04 \x03(\x0b\x32\x12.limelens.v1.Label\x12\x14\n\x0cinput_height\x18\x05 \x01(\x05\x12\x13\n\x0binput_width\x18\x06 \x01(\x05\x12,\n\x0bresize_mode\x18\x07 \x01(\x0e\x32\x17.limelens.v1.ResizeMode\x12\x11\n\tthreshold\x18\x08 \x01(\x02\x12\x10\n\x08provider\x18\t \x01(\t\x12\x17\n\x0fprovider_reason\x18\n \x01(\t\x12\x11\n\tprecision\x18\x0b \x01(\t\x12&\n\x05state\x18\x0c \x01(\x0e\x32\x17.limelens.v1.ModelState\x12\x16\n\x0e\x65mbedding_size\x18\r \x01(\x05\x12\x12\n\nmax_pixels\x18\x0e \x01(\x03\x12\x12\n\nmax_images\x18\x0f \x01(\x05\x12\x11\n\tcard_json\x18\x10 \x01(\t\x12\x14\n\x0cstate_reason\x18\x11 \x01(\t\x12\x13\n\x0b\x62\x61tch_sizes\x18\x12 \x03(\x05\x12\x17\n\x0fno_graph_reason\x18\x13 \x01(\t\x12\x0c\n\x04tf32\x18\x14 \x01(\x08\"L\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12\r\n\x05\x61lert\x18\x03 \x01(\x08\x12\x13\n\x0bmacro_label\x18\x04 \x01(\t\";\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08provider\x18\x03 \x01(\t*F\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_MULTICLASS\x10\x01\x12\x13\n\x0fTASK_MULTILABEL\x10\x02*m\n\nResizeMode\x12\x1b\n\x17RESIZE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13RESIZE_MODE_STRETCH\x10\x01\x12\x14\n\x10RESIZE_MODE_CROP\x10\x02\x12\x13\n\x0fRESIZE_MODE_PAD\x10\x03*]\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17limelens/v1/model.proto\x12\x0blimelens.v1\x1a\x1dlimelens/v1/explanation.proto\"\x9a\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.limelens.v1.Task\x12\"\n\x06labels\x18\x04 \x03(\x0b\x32\x12.limelens.v1.Label\x12\x14\n\x0cinput_height\x18\x05 \x01(\x05\x12\x13\n\x0binput_width\x18\x06 \x01(\x05\x12,\n\x0bresize_mode\x18\x07 \x01(\x0e\x32\x17.limelens.v1.ResizeMode\x12\x11\n\tthreshold\x18\x08 \x01(\x02\x12\x10\n\x08provider\x18\t \x01(\t\x12\x17\n\x0fprovider_reason\x18\n \x01(\t\x12\x11\n\tprecision\x18\x0b \x01(\t\x12&\n\x05state\x18\x0c \x01(\x0e\x32\x17.limelens.v1.ModelState\x12\x16\n\x0e\x65mbedding_size\x18\r \x01(\x05\x12\x12\n\nmax_pixels\x18\x0e \x01(\x03\x12\x12\n\nmax_images\x18\x0f \x01(\x05\x12\x11\n\tcard_json\x18\x10 \x01(\t\x12\x14\n\x0cstate_reason\x18\x11 \x01(\t\x12\x13\n\x0b\x62\x61tch_sizes\x18\x12 \x03(\x05\x12\x17\n\x0fno_graph_reason\x18\x13 \x01(\t\x12\x0c\n\x04tf32\x18\x14 \x01(\x08\x12\x36\n\x10\x65xplain_settings\x18\x15 \x01(\x0b\x32\x1c.limelens.v1.ExplainSettings\"L\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12\r\n\x05\x61lert\x18\x03 \x01(\x08\x12\x13\n\x0bmacro_label\x18\x04 \x01(\t\";\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08provider\x18\x03 \x01(\t*F\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_MULTICLASS\x10\x01\x12\x13\n\x0fTASK_MULTILABEL\x10\x02*m\n\nResizeMode\x12\x1b\n\x17RESIZE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13RESIZE_MODE_STRETCH\x10\x01\x12\x14\n\x10RESIZE_MODE_CROP\x10\x02\x12\x13\n\x0fRESIZE_MODE_PAD\x10\x03*]\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limelens.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=664
-  _globals['_TASK']._serialized_end=734
-  _globals['_RESIZEMODE']._serialized_start=736
-  _globals['_RESIZEMODE']._serialized_end=845
-  _globals['_MODELSTATE']._serialized_start=847
-  _globals['_MODELSTATE']._serialized_end=940
-  _globals['_MODEL']._serialized_start=41
-  _globals['_MODEL']._serialized_end=523
-  _globals['_LABEL']._serialized_start=525
-  _globals['_LABEL']._serialized_end=601
-  _globals['_MODELREF']._serialized_start=603
-  _globals['_MODELREF']._serialized_end=662
+  _globals['_TASK']._serialized_start=751
+  _globals['_TASK']._serialized_end=821
+  _globals['_RESIZEMODE']._serialized_start=823
+  _globals['_RESIZEMODE']._serialized_end=932
+  _globals['_MODELSTATE']._serialized_start=934
+  _globals['_MODELSTATE']._serialized_end=1027
+  _globals['_MODEL']._serialized_start=72
+  _globals['_MODEL']._serialized_end=610
+  _globals['_LABEL']._serialized_start=612
+  _globals['_LABEL']._serialized_end=688
+  _globals['_MODELREF']._serialized_start=690
+  _globals['_MODELREF']._serialized_end=749
 # @@protoc_insertion_point(module_scope)

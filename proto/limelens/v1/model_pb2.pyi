@@ -1,3 +1,4 @@
+from limelens.v1 import explanation_pb2 as _explanation_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -37,7 +38,7 @@ MODEL_STATE_READY: ModelState
 MODEL_STATE_UNAVAILABLE: ModelState
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "task", "labels", "input_height", "input_width", "resize_mode", "threshold", "provider", "provider_reason", "precision", "state", "embedding_size", "max_pixels", "max_images", "card_json", "state_reason", "batch_sizes", "no_graph_reason", "tf32")
+    __slots__ = ("name", "version", "task", "labels", "input_height", "input_width", "resize_mode", "threshold", "provider", "provider_reason", "precision", "state", "embedding_size", "max_pixels", "max_images", "card_json", "state_reason", "batch_sizes", "no_graph_reason", "tf32", "explain_settings")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +59,7 @@ class Model(_message.Message):
     BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
     NO_GRAPH_REASON_FIELD_NUMBER: _ClassVar[int]
     TF32_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_SETTINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     task: Task
@@ -78,7 +80,8 @@ class Model(_message.Message):
     batch_sizes: _containers.RepeatedScalarFieldContainer[int]
     no_graph_reason: str
     tf32: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., resize_mode: _Optional[_Union[ResizeMode, str]] = ..., threshold: _Optional[float] = ..., provider: _Optional[str] = ..., provider_reason: _Optional[str] = ..., precision: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., embedding_size: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_images: _Optional[int] = ..., card_json: _Optional[str] = ..., state_reason: _Optional[str] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., no_graph_reason: _Optional[str] = ..., tf32: _Optional[bool] = ...) -> None: ...
+    explain_settings: _explanation_pb2.ExplainSettings
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., resize_mode: _Optional[_Union[ResizeMode, str]] = ..., threshold: _Optional[float] = ..., provider: _Optional[str] = ..., provider_reason: _Optional[str] = ..., precision: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., embedding_size: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_images: _Optional[int] = ..., card_json: _Optional[str] = ..., state_reason: _Optional[str] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., no_graph_reason: _Optional[str] = ..., tf32: _Optional[bool] = ..., explain_settings: _Optional[_Union[_explanation_pb2.ExplainSettings, _Mapping]] = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("name", "threshold", "alert", "macro_label")

@@ -71,8 +71,8 @@ _MODULES: Final = {
     "bundle": ("Bundle", "load_bundle"),
     "client": ("AsyncClient", "Client", "FaceOptions", "Frame", "Tls"),
     "client.results": (
-        "ChangeExplanation", "Classification", "Embeddings", "ExplanationUpdate", "FrameAnswer",
-        "ImageFailure", "LabelExplanation", "LabelInfo", "ModelInfo", "ModelRef",
+        "ChangeExplanation", "Classification", "Embeddings", "ExplainSettings", "ExplanationUpdate",
+        "FrameAnswer", "ImageFailure", "LabelExplanation", "LabelInfo", "ModelInfo", "ModelRef",
         "PartialClassification", "SegmentWeight", "ServedExplanation", "Timings",
     ),
     "decisions.decision": ("FacePrediction", "Prediction"),

@@ -21,7 +21,7 @@ from limelens.cli.classifying import (
     Version,
     parse_region,
 )
-from limelens.cli.explain.explaining import parse_hide
+from limelens.cli.explain.explaining import OWN, parse_hide
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, connect, securely
 from limelens.cli.options.face_options import (
@@ -104,14 +104,15 @@ def camera(
     hide: Annotated[
         str | None,
         option(
-            "What replaces a hidden segment: mean, blur, shuffle, or a colour.", show_default="mean"
+            "What replaces a hidden segment: mean, blur, shuffle, or a colour.",
+            show_default=OWN.format("mean"),
         ),
     ] = None,
     num_segments: Annotated[
-        int, option("Segments of an explanation.", min=0, max=1000, show_default="40")
+        int, option("Segments of an explanation.", min=0, max=1000, show_default=OWN.format(40))
     ] = 0,
     num_samples: Annotated[
-        int, option("Samples of an explanation.", min=0, show_default="1000")
+        int, option("Samples of an explanation.", min=0, show_default=OWN.format(1000))
     ] = 0,
     faces: Faces = NO_FACES,
     blur_faces: BlurFaces = False,
@@ -174,7 +175,7 @@ def camera(
         explain_on_change.mkdir(parents=True, exist_ok=True)
         settings["explain_alerts_only"] = alerts_only
         settings["explain_on_change"] = {
-            "hide": parse_hide(hide or "mean"),
+            "hide": None if hide is None else parse_hide(hide),
             "num_segments": num_segments,
             "num_samples": num_samples,
             # Where faces are blurred, the overlay is drawn here.

@@ -59,6 +59,7 @@ _PASSED_ON: Final = (
     "max_samples", "deadline_ms", "kernel_width", "distance", "feature_selection", "num_features",
     "sampling", "compat", "seed", "palette",
 )  # fmt: skip
+OWN: Final = "as the model's bundle says, else {}"
 _RENDERINGS: Final[Mapping[str, Literal["overlay", "heat_map", "segments"]]] = {
     "--out": "overlay",
     "--heat-map": "heat_map",
@@ -129,14 +130,14 @@ def explain(
     region: RegionOption = None,
     method: Annotated[
         Literal["lime", "kernel_shap", "occlusion", "rise"] | None,
-        _option("How segments are weighed.", "lime"),
+        _option("How segments are weighed.", OWN.format("lime")),
     ] = None,
     segmentation: Annotated[
         Literal["slic", "quickshift", "felzenszwalb", "grid"] | None,
-        _option("How the image is cut.", "slic"),
+        _option("How the image is cut.", OWN.format("slic")),
     ] = None,
-    num_segments: Annotated[int, _count("For slic and grid.", "40")] = 0,
-    num_samples: Annotated[int, _count("Images that the model predicts.", "1000")] = 0,
+    num_segments: Annotated[int, _count("For slic and grid.", OWN.format(40))] = 0,
+    num_samples: Annotated[int, _count("Images that the model predicts.", OWN.format(1000))] = 0,
     stability: Annotated[
         float | None,
         option("Sample until this share of the top segments would recur.", min=0.0, max=1.0),
@@ -148,9 +149,15 @@ def explain(
         int, _count("Milliseconds after which the best explanation so far is returned.", "none")
     ] = 0,
     hide: Annotated[
-        str, option("Fill of hidden segments: mean, blur, shuffle, or a colour (000000).")
-    ] = "mean",
-    kernel_width: Annotated[float | None, _option("Width of the proximity kernel.", "0.25")] = None,
+        str | None,
+        _option(
+            "Fill of hidden segments: mean, blur, shuffle, or a colour (000000).",
+            OWN.format("mean"),
+        ),
+    ] = None,
+    kernel_width: Annotated[
+        float | None, _option("Width of the proximity kernel.", OWN.format(0.25))
+    ] = None,
     distance: Annotated[
         Literal["cosine", "euclidean"] | None, _option("From a sample to the image.", "cosine")
     ] = None,
@@ -161,7 +168,7 @@ def explain(
     num_features: Annotated[int, _count("Most segments in the surrogate.", "all")] = 0,
     sampling: Annotated[
         Literal["paired", "independent"] | None,
-        _option("paired: every sample with its complement.", "paired where that helps"),
+        _option("paired: every sample with its complement.", OWN.format("paired where that helps")),
     ] = None,
     palette: Annotated[
         Literal["green_red", "blue_orange"] | None,
@@ -202,7 +209,8 @@ def explain(
     """Explains why the model decides as it does, with LIME or another --method.
 
     Each weight is how much of the label's probability a segment contributes, with its standard
-    error; "stability" is the share of the top five that would recur with another seed.
+    error; "stability" is the share of the top five that would recur with another seed. How to
+    explain is the model's own setting, if its bundle has one, unless an option says otherwise.
 
     Of several images, or a folder, those that cannot be explained are listed, the others are
     explained, and the exit code is 1.
@@ -244,7 +252,7 @@ def explain(
         "labels": label or (),
         "contrasts": [_contrast(pair) for pair in contrast or ()],
         "region": parse_region(region),
-        "hide": parse_hide(hide),
+        "hide": None if hide is None else parse_hide(hide),
         "segments": None if segments_in is None else segments_in.read_bytes(),
         "timeout_s": _TIMEOUT_S,
         "faces": faces.wanted,

@@ -21,7 +21,12 @@ from limelens.cli.terminal.printing import err, out, progress_bar
 
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
-    from limelens.serve.client.results import ExplanationUpdate, LabelExplanation, ServedExplanation
+    from limelens.serve.client.results import (
+        ExplainSettings,
+        ExplanationUpdate,
+        LabelExplanation,
+        ServedExplanation,
+    )
     from limelens.serve.tools.explain_report.explain_many import ExplainedImage
 
 _SHOWN_WEIGHTS: Final = 5
@@ -67,7 +72,15 @@ def explanation_document(
             for one in found.explanations
         ],
         "timings_ms": {key: getattr(found.timings_ms, key) for key in _TIMING_KEYS},
+        "settings": None if found.settings is None else settings_document(found.settings),
+        "settings_from_model": list(found.settings_from_model),
     }
+
+
+def settings_document(settings: ExplainSettings) -> dict[str, Any]:
+    """How an image was explained, or how a model is explained by default, as JSON."""
+    document = asdict(settings)
+    return {key: value for key, value in document.items() if key != "why" or value}
 
 
 def print_explanation(
@@ -86,6 +99,9 @@ def print_explanation(
         f"{timings.total:.0f} ms (segments {timings.segment:.0f}, model {timings.predict:.0f}, "
         f"fit {timings.fit:.0f})"
     )
+    if found.settings is not None and found.settings_from_model:
+        named = [f"{name} {getattr(found.settings, name)}" for name in found.settings_from_model]
+        out.print(f"[dim]the model's own settings: {escape(', '.join(named))}[/]")
     for warning in found.warnings:
         err.print(f"[yellow]{escape(warning)}[/]")
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle.devices import TF32
+from limelens.serve.bundle.explain_defaults import ExplainDefaults
 from limelens.serve.bundle.golden_images import (
     GoldenImage,
     check_golden_images,
@@ -30,6 +31,7 @@ _PREFIX: Final = "limelens."
 FORMAT_VERSION: Final = 1
 MAX_TOLERANCE: Final = 0.1
 MAX_CROP: Final = 2.0
+_OPTIONAL: Final = ("crop", "golden_images", "explain")
 _TF32_SCALE: Final = 10.0
 """Factor by which TF32 raises the tolerance, unless the golden vector names one for it."""
 
@@ -94,6 +96,7 @@ class Metadata:
         card: Metrics of training and evaluation, and other facts for readers; JSON.
         crop: What the model should see around a face: the margin on each side of its box, as a
             fraction of the box's width and height, 0 to `MAX_CROP`; None if that was not measured.
+        explain: How it is explained where a caller leaves that open; None leaves it to the library.
         golden_images: Labelled examples, to judge the versions that follow by; may be empty.
 
     Raises:
@@ -115,6 +118,7 @@ class Metadata:
     card: Mapping[str, Any] = field(default_factory=dict)
     crop: float | None = None
     golden_images: tuple[GoldenImage, ...] = ()
+    explain: ExplainDefaults | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -154,6 +158,8 @@ class Metadata:
         for threshold in (self.threshold, *self.label_thresholds):
             if not _is_within(threshold, 1.0):
                 raise BundleError(f"threshold {threshold!r}; expected 0 to 1")
+        if self.explain is not None and not isinstance(self.explain, ExplainDefaults):
+            raise BundleError(f"explain {self.explain!r}; expected explanation settings")
         if self.crop is not None and not _is_within(self.crop, MAX_CROP):
             raise BundleError(f"crop {self.crop!r}; expected 0 to {MAX_CROP:g}")
 
@@ -172,12 +178,12 @@ class Metadata:
             "version": values.pop("limelens_version"),
             "card": dict(self.card),
             "golden_images": golden_images_to_json(self.golden_images),
+            "explain": None if self.explain is None else self.explain.to_json(),
         }
         # As in bundles that were written before there were these.
-        if self.crop is None:
-            del values["crop"]
-        if not self.golden_images:
-            del values["golden_images"]
+        for name in _OPTIONAL:
+            if not getattr(self, name) and getattr(self, name) != 0.0:
+                del values[name]
         return {
             _PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()
         }
@@ -206,6 +212,7 @@ class Metadata:
             as_written = ("name", "threshold", "macro_labels", "precision", "data_digest", "card")
             lists = ("labels", "label_thresholds", "alert_labels")
             plain: dict[str, Any] = {key: values[key] for key in as_written}
+            explain = values.get("explain")
             return cls(
                 **plain | {key: _listed(values[key]) for key in lists},
                 task=Task(values["task"]),
@@ -217,6 +224,7 @@ class Metadata:
                 ),
                 limelens_version=values["version"],
                 crop=values.get("crop"),
+                explain=None if explain is None else ExplainDefaults.from_json(explain),
                 golden_images=golden_images_from_json(values.get("golden_images", [])),
             )
         except KeyError as error:

@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -97,11 +97,12 @@ class Bundle:
     def digest(self) -> str:
         """Identifies the model, whatever its name and version: SHA-256 of its metadata.
 
-        The metadata include the golden vector, so models with other weights differ. The file
-        itself is no longer in memory, and may have been replaced.
+        The metadata include the golden vector, so models with other weights differ; how it is
+        explained changes nothing. The file itself is no longer in memory, and may have been
+        replaced.
         """
         digest = hashlib.sha256()
-        for key, value in sorted(self.metadata.to_props().items()):
+        for key, value in sorted(replace(self.metadata, explain=None).to_props().items()):
             digest.update(f"{key}={value}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 

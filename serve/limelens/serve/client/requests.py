@@ -95,17 +95,19 @@ class ExplainArguments(ModelArguments, total=False):
         labels: The labels to explain, by name; empty means the most probable.
         top_labels: How many of the most probable; 0 means 1, or none with `contrasts`.
         contrasts: Pairs of labels: why the first and not the second. They come after labels.
-        method: None means lime.
-        segmentation: How to cut the image; None is the server's default.
-        num_segments: For slic and grid; 0 is the server's default.
+        method: None, as for all that follow, is the model's own (see `ModelInfo.explain_settings`),
+            or lime.
+        segmentation: How to cut the image.
+        num_segments: For slic and grid; 0 is the default.
         segmentation_options: The method's other parameters, by their names in the contract.
         segments: The caller's own, as a 16-bit PNG or as an array, of the upright image's size.
-        num_samples: Images to run the model on; 0 means 1000.
+        num_samples: Images to run the model on; 0 is the model's own, or 1000.
         stability: Sample until this is reached, at most `max_samples`.
         max_samples: The cap on that; 0 means `num_samples`.
         deadline_ms: Milliseconds after which to explain from the samples so far; 0 is no limit.
             `timeout_s` in contrast ends the call without a result.
-        hide: What replaces a hidden segment; a tuple is a colour, red, green, blue.
+        hide: What replaces a hidden segment; a tuple is a colour, red, green, blue. None is the
+            model's own, or `mean`.
         kernel_width: Width of the kernel that weighs samples by distance.
         distance: How to measure a sample's distance from the whole image.
         feature_selection: `none`, `auto`, `forward_selection`, `highest_weights` or `lasso_path`.
@@ -135,7 +137,7 @@ class ExplainArguments(ModelArguments, total=False):
     stability: float | None
     max_samples: int
     deadline_ms: int
-    hide: Hide
+    hide: Hide | None
     kernel_width: float | None
     distance: Literal["cosine", "euclidean"] | None
     feature_selection: str | None
@@ -372,7 +374,7 @@ def explain_request(
             explanation_pb2.Contrast(label=label, against=against)
             for label, against in arguments.get("contrasts") or ()
         ],
-        hide=_hide(arguments.get("hide") or "mean"),
+        hide=_hide(arguments.get("hide")),
         faces=faces_message(arguments.get("faces")),
         pictures=[
             _value(explanation_pb2.Picture, "renderings", one)
@@ -429,9 +431,11 @@ def faces_message(faces: bool | FaceOptions | None) -> face_pb2.FaceOptions | No
 _USUAL: Final = FaceOptions()
 
 
-def _hide(hide: Hide) -> explanation_pb2.Hide:
+def _hide(hide: Hide | None) -> explanation_pb2.Hide | None:
+    if hide is None:
+        return None
     if hide == "mean":
-        return explanation_pb2.Hide()
+        return explanation_pb2.Hide(segment_mean=True)
     if hide == "blur" or hide == "shuffle":
         return explanation_pb2.Hide(**{hide: True})
     try:

@@ -13,6 +13,7 @@ from limelens.serve.client.results import (
     ChangeStatus,
     Classification,
     Embeddings,
+    ExplainSettings,
     ExplanationTimings,
     ExplanationUpdate,
     FrameAnswer,
@@ -93,6 +94,8 @@ def served_explanation(response: service_pb2.ExplainResponse) -> ServedExplanati
         # Servers that do not send it know LIME alone.
         method=_word(explanation_pb2.ExplainMethod, response.method, "lime"),
         face=face_prediction(response.face) if response.HasField("face") else None,
+        settings=_explain_settings(response.settings) if response.HasField("settings") else None,
+        settings_from_model=tuple(response.settings_from_model),
     )
 
 
@@ -121,7 +124,37 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         resize_mode=_word(model_pb2.ResizeMode, model.resize_mode),
         batch_sizes=tuple(model.batch_sizes),
         card=json.loads(model.card_json) if model.card_json else {},
+        explain_settings=_explain_settings(model.explain_settings)
+        if model.HasField("explain_settings")
+        else None,
     )
+
+
+def _explain_settings(message: explanation_pb2.ExplainSettings) -> ExplainSettings:
+    cut = message.segmentation
+    parameters = {
+        descriptor.name: value
+        for descriptor, value in cut.ListFields()
+        if descriptor.name not in ("method", "num_segments", "segments_png")
+    }
+    return ExplainSettings(
+        method=_word(explanation_pb2.ExplainMethod, message.method) or None,
+        hide=_fill(message.hide),
+        segmentation=_word(explanation_pb2.SegmentationMethod, cut.method) or None,
+        num_segments=cut.num_segments or None,
+        segmentation_options=parameters,
+        num_samples=message.num_samples or None,
+        kernel_width=message.kernel_width if message.HasField("kernel_width") else None,
+        sampling=_word(explanation_pb2.Sampling, message.sampling) or None,
+        why=json.loads(message.why_json) if message.why_json else {},
+    )
+
+
+def _fill(hide: explanation_pb2.Hide) -> str | tuple[int, int, int] | None:
+    fill = hide.WhichOneof("fill")
+    if fill == "color":
+        return hide.color >> 16, hide.color >> 8 & 0xFF, hide.color & 0xFF
+    return "mean" if fill == "segment_mean" else fill
 
 
 def _change_explanation(message: service_pb2.ChangeExplanation) -> ChangeExplanation:

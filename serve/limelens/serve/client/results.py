@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -236,6 +236,33 @@ class LabelExplanation:
     baseline: float | None = None
 
 
+@dataclass(frozen=True)
+class ExplainSettings:
+    """How images are explained: by default, for a model; in fact, for an explanation.
+
+    Args:
+        method: As for `Client.explain`, like all that follow; None where a model leaves it open.
+        hide: A fill's name, or `(r, g, b)`.
+        segmentation: None also if the caller brought the segments.
+        num_segments: None also for segmentations that find their own number.
+        segmentation_options: Further parameters.
+        num_samples: The most samples.
+        kernel_width: None also for other methods than lime.
+        sampling: How rows are drawn.
+        why: For a model: what led to these settings; else empty.
+    """
+
+    method: str | None = None
+    hide: str | tuple[int, int, int] | None = None
+    segmentation: str | None = None
+    num_segments: int | None = None
+    segmentation_options: Mapping[str, float] = field(default_factory=dict)
+    num_samples: int | None = None
+    kernel_width: float | None = None
+    sampling: str | None = None
+    why: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ExplanationTimings:
     """The server's time for an explanation, in milliseconds.
@@ -267,6 +294,9 @@ class ServedExplanation:
         timings_ms: The time it took.
         method: How segments were weighted: `lime`, `kernel_shap`, `occlusion` or `rise`.
         face: The face that is explained; None unless faces were asked for.
+        settings: How it was explained; with these, the same labels and the seed, the same request
+            gives the same result. None if the server is older and does not say.
+        settings_from_model: Which of them the call left open and the model decided, by name.
     """
 
     explanations: tuple[LabelExplanation, ...]
@@ -279,6 +309,8 @@ class ServedExplanation:
     timings_ms: ExplanationTimings
     method: str = "lime"
     face: FacePrediction | None = None
+    settings: ExplainSettings | None = None
+    settings_from_model: tuple[str, ...] = ()
 
     def segments(self) -> NDArray[np.uint16] | None:
         """`(H, W)` segment ids of the upright image; None unless requested."""
@@ -345,6 +377,8 @@ class ModelInfo:
         batch_sizes: On a GPU, the prepared batch sizes, ascending; otherwise empty.
         no_graph_reason: Why a GPU replays no CUDA graphs, which are faster; otherwise empty.
         tf32: Whether a GPU rounds factors to 10 bits (TF32).
+        explain_settings: How `explain` explains it where a call leaves that open; None if the
+            bundle does not say.
     """
 
     name: str
@@ -366,3 +400,4 @@ class ModelInfo:
     batch_sizes: tuple[int, ...] = ()
     no_graph_reason: str = ""
     tf32: bool = False
+    explain_settings: ExplainSettings | None = None

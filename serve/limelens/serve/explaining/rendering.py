@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limelens import explain as lime
-from limelens.explain import Explanation, LabelExplanation
+from limelens.explain import Explanation, LabelExplanation, Settings
 from limelens.serve.explaining.spec import ExplainSpec
 from limelens.serve.image import Fitted, Region, shrink
 
@@ -42,6 +42,9 @@ class RenderedExplanation:
         overlays: One for each of them; empty unless requested.
         segments: Ids of the upright image's size, 16-bit greyscale; empty unless requested.
         pixels: `(H, W, 3)` uint8, the image as the model saw it.
+        settings: How it was explained.
+        from_model: Which of them are the model's own; see `ExplainSpec`.
+        is_own_cut: Whether the caller brought the segments.
     """
 
     explanation: Explanation
@@ -52,6 +55,9 @@ class RenderedExplanation:
     decode_s: float
     pixels: NDArray[np.uint8]
     started_at: float
+    settings: Settings
+    from_model: tuple[str, ...]
+    is_own_cut: bool
 
 
 def render(
@@ -92,6 +98,9 @@ def render(
         decode_s=image.decode_s,
         pixels=image.fitted.pixels,
         started_at=image.started_at,
+        settings=spec.settings,
+        from_model=spec.from_model,
+        is_own_cut=bool(spec.segments_png),
     )
 
 

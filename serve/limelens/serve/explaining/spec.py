@@ -23,6 +23,7 @@ class ExplainSpec:
         only_contrasts: Whether no label is explained by itself: the labels in `settings` are those
             of the contrasts.
         segments_png: The caller's own segments; empty where a method finds them.
+        from_model: Which of the settings are the model's own, because the caller left them open.
     """
 
     image: EncodedImage
@@ -35,6 +36,7 @@ class ExplainSpec:
     segments: bool
     palette: Literal["green-red", "blue-orange"]
     arrived_at: float
+    from_model: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:

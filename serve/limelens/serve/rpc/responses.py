@@ -14,6 +14,7 @@ from limelens.serve.bundle.session import unit_length
 from limelens.serve.decisions.decision import FacePrediction, Prediction
 from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.serve.repository.model_version import ModelVersion, RejectedVersion
+from limelens.serve.rpc.explain_settings import default_settings, settings_used
 from limelens.serve.rpc.server_config import Limits
 from limelens.serve.scheduling.inference import InferenceResult
 from limelens.serve.status import without_paths
@@ -130,6 +131,7 @@ def model_message(
         max_images=limits.max_images,
         card_json=_card(metadata) if with_card else "",
         state_reason="" if rejected is None else without_paths(rejected.reason),
+        explain_settings=None if metadata.explain is None else default_settings(metadata.explain),
     )
 
 
@@ -191,6 +193,8 @@ def explain_response(
         ),
         method=f"EXPLAIN_METHOD_{explanation.method.upper()}",
         face=None if face is None else face_message(face),
+        settings=settings_used(explained),
+        settings_from_model=explained.from_model,
     )
 
 
@@ -228,6 +232,8 @@ def _labels(metadata: Metadata) -> list[model_pb2.Label]:
 def _card(metadata: Metadata) -> str:
     """The metadata as one document, without the golden image, which is of no use to a reader."""
     document = {name: getattr(metadata, name) for name in _CARD}
+    if metadata.explain is not None:
+        document["explain"] = metadata.explain.to_json()
     resize = metadata.resize
     document["resize"] = {"height": resize.height, "width": resize.width, "mode": resize.mode}
     return json.dumps(document, ensure_ascii=False, default=dict)

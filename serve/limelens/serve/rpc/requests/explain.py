@@ -5,24 +5,32 @@ Knows what unset means and the options of `limelens.explain`. Runs nothing.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from limelens.explain import ExplainOptions, Settings
-from limelens.explain.settings import DEFAULT_NUM_SEGMENTS
 from limelens.serve.bundle import Metadata
+from limelens.serve.bundle.explain_defaults import (
+    MIN_SAMPLES,
+    NO_DEFAULTS,
+    ExplainDefaults,
+)
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.explaining.explain_image import serving_errors
 from limelens.serve.explaining.spec import SEGMENTS_LIMIT, ExplainSpec
 from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.requests.classify import read_image
+from limelens.serve.rpc.requests.segmentation import (
+    ALL_PARAMETERS,
+    PARAMETERS,
+    read_segmentation,
+)
+from limelens.serve.rpc.requests.values import enum_name, number
 from limelens.serve.rpc.server_config import Limits
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import explanation_pb2
 
-MIN_SAMPLES: Final = 10
 _MAX_SELECTED: Final = 1000
 _MAX_CONTRASTS: Final = 100
 _MAX_LABEL_LENGTH: Final = 100
@@ -47,7 +55,10 @@ def read_explain(
 def read_spec(
     request: service_pb2.ExplainRequest, metadata: Metadata, limits: Limits, image: EncodedImage
 ) -> ExplainSpec:
-    """What to explain of an image, and how; ignores the request's own image."""
+    """What to explain of an image, and how; ignores the request's own image.
+
+    Options that the request leaves unset are the model's own, then the library's.
+    """
     arrived_at = time.monotonic()
     for name in ("num_features", "deadline_ms"):
         if (value := getattr(request, name)) < 0:
@@ -63,32 +74,37 @@ def read_spec(
         top_labels=top_labels,
         num_features=request.num_features or None,
         seed=request.seed if request.HasField("seed") else None,
-        hide=_hide(request.hide),
         max_segments=SEGMENTS_LIMIT,
         deadline_ms=request.deadline_ms or None,
         started_at=arrived_at,
     )
     for name, kind in _ENUMS.items():
-        if chosen := _enum_name(kind, getattr(request, name), name):
+        if chosen := enum_name(kind, getattr(request, name), name):
             options[name] = chosen  # type: ignore[literal-required]
-    options |= _segmentation(request.segmentation, is_lime="compat" in options)
-    num_samples = _num_samples(request, limits)
+    hide = _hide(request.hide)
+    if hide is not None:
+        options["hide"] = hide
+    usual = _usual(request, options, metadata.explain or NO_DEFAULTS)
+    cut = read_segmentation(request.segmentation, usual, is_lime="compat" in options)
+    num_samples = _num_samples(request, usual, limits)
+    options = usual.options() | options | cut
+    options.pop("num_samples", None)
     if request.HasField("stability"):
-        options["stability"] = _number("stability", request.stability, over=0, most=1)
+        options["stability"] = number("stability", request.stability, over=0, most=1)
         options["max_samples"] = num_samples
     else:
         options["num_samples"] = num_samples
     if request.HasField("kernel_width"):
-        options["kernel_width"] = _number("kernel_width", request.kernel_width, over=0, most=1e6)
+        options["kernel_width"] = number("kernel_width", request.kernel_width, over=0, most=1e6)
     if request.num_features:
         _check_selection(request.num_features, len(labels or ()) or top_labels or 1, options)
     with serving_errors():
         settings = Settings(**options)
     renderings = {
-        _enum_name(explanation_pb2.Picture, value, f"pictures[{i}]", may_be_unset=False)
+        enum_name(explanation_pb2.Picture, value, f"pictures[{i}]", may_be_unset=False)
         for i, value in enumerate(request.pictures)
     }
-    palette = _enum_name(explanation_pb2.Palette, request.palette, "palette")
+    palette = enum_name(explanation_pb2.Palette, request.palette, "palette")
     return ExplainSpec(
         image=image,
         settings=settings,
@@ -100,7 +116,35 @@ def read_spec(
         segments="segments" in renderings,
         palette="blue-orange" if palette == "blue_orange" else "green-red",
         arrived_at=arrived_at,
+        from_model=usual.names,
     )
+
+
+def _usual(
+    request: service_pb2.ExplainRequest, options: ExplainOptions, own: ExplainDefaults
+) -> ExplainDefaults:
+    """The model's own settings, as far as the request leaves them open and they fit it."""
+    if "compat" in options:
+        return NO_DEFAULTS
+    method = options.get("method")
+    if method is None and (own.method or "lime") != "lime":
+        # Only lime selects segments and measures distances.
+        of_lime = request.num_features or request.feature_selection or request.distance
+        method = "lime" if of_lime else None
+    cut = request.segmentation
+    chosen = enum_name(explanation_pb2.SegmentationMethod, cut.method, "segmentation.method")
+    parameters = {descriptor.name for descriptor, _ in cut.ListFields()} & ALL_PARAMETERS
+    if chosen is None and not parameters <= PARAMETERS[own.segmentation or "slic"].keys():
+        chosen = "slic"
+    left = own.for_method(method).for_cut(
+        chosen, is_own=bool(cut.segments_png), is_numbered=bool(cut.num_segments)
+    )
+    given = set(options) & set(left.names)
+    if request.num_samples or request.max_samples:
+        given.add("num_samples")
+    if request.HasField("kernel_width") or options.get("distance", "cosine") != "cosine":
+        given.add("kernel_width")
+    return left.without(*given)
 
 
 def _check_selection(num_features: int, num_labels: int, options: ExplainOptions) -> None:
@@ -120,7 +164,9 @@ def _check_selection(num_features: int, num_labels: int, options: ExplainOptions
         )
 
 
-def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
+def _num_samples(
+    request: service_pb2.ExplainRequest, usual: ExplainDefaults, limits: Limits
+) -> int:
     """How many samples to draw at most."""
     name, given = "num_samples", request.num_samples
     if request.max_samples:
@@ -135,11 +181,11 @@ def _num_samples(request: service_pb2.ExplainRequest, limits: Limits) -> int:
                 "max_samples", "given together with num_samples; expected one of them"
             )
         name, given = "max_samples", request.max_samples
-    usual = min(Settings.num_samples, limits.max_samples)
-    num_samples = given or usual
+    unset = min(usual.num_samples or Settings.num_samples, limits.max_samples)
+    num_samples = given or unset
     if not MIN_SAMPLES <= num_samples <= limits.max_samples:
         raise InvalidRequestError(
-            name, f"{given}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for {usual}"
+            name, f"{given}; expected {MIN_SAMPLES} to {limits.max_samples}, or 0 for {unset}"
         )
     return num_samples
 
@@ -198,7 +244,8 @@ def _labels(
     return indices, None
 
 
-def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int]:
+def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int] | None:
+    """The fill; None where it is unset."""
     fill = hide.WhichOneof("fill")
     if fill == "color":
         color = hide.color
@@ -207,78 +254,4 @@ def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int]:
         return color >> 16, color >> 8 & 0xFF, color & 0xFF
     if fill is not None and not getattr(hide, fill):
         raise InvalidRequestError(f"hide.{fill}", "false; expected true, or another fill")
-    return "mean" if fill in (None, "segment_mean") else fill
-
-
-# The parameters of each method, named as in scikit-image: least and most. The upper bounds keep one
-# request from occupying a thread for minutes.
-_PARAMETERS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
-    "slic": {"compactness": (1e-6, 1e6), "sigma": (0, 100)},
-    "quickshift": {"kernel_size": (0.5, 10), "max_dist": (1e-6, 1e6), "ratio": (0, 1)},
-    "felzenszwalb": {"scale": (1e-6, 1e9), "min_size": (1, 1e9), "sigma": (0, 100)},
-    "grid": {},
-}
-
-
-def _segmentation(message: explanation_pb2.Segmentation, *, is_lime: bool) -> ExplainOptions:
-    given: Any = _enum_name(
-        explanation_pb2.SegmentationMethod, message.method, "segmentation.method"
-    )
-    set_fields = [descriptor.name for descriptor, _ in message.ListFields()]
-    if message.segments_png:
-        if len(set_fields) > 1:
-            others = ", ".join(name for name in set_fields if name != "segments_png")
-            raise InvalidRequestError(
-                "segmentation.segments_png", f"given together with {others}; expected it alone"
-            )
-        return {}
-    method = given or ("quickshift" if is_lime else "slic")
-    limits = _PARAMETERS[method]
-    parameters: dict[str, float] = {}
-    for name in set_fields:
-        if name in ("method", "num_segments"):
-            continue
-        field = f"segmentation.{name}"
-        if name not in limits:
-            takes = ", ".join(limits) or "none"
-            raise InvalidRequestError(
-                field, f"not a parameter of {method}, whose parameters are: {takes}"
-            )
-        least, most = limits[name]
-        parameters[name] = _number(field, getattr(message, name), least=least, most=most)
-    options = ExplainOptions(segmentation=given, segmentation_options=parameters or None)
-    num_segments = message.num_segments
-    if method in ("slic", "grid"):
-        if num_segments != 0 and not 2 <= num_segments <= SEGMENTS_LIMIT:
-            raise InvalidRequestError(
-                "segmentation.num_segments",
-                f"{num_segments}; expected 2 to {SEGMENTS_LIMIT}, or 0 for {DEFAULT_NUM_SEGMENTS}",
-            )
-        options["num_segments"] = num_segments or DEFAULT_NUM_SEGMENTS
-    elif num_segments:
-        raise InvalidRequestError(
-            "segmentation.num_segments", f"{method} finds its own number; expected 0"
-        )
-    return options
-
-
-def _number(
-    name: str, value: float, *, most: float, least: float = 0.0, over: float | None = None
-) -> float:
-    bad = not math.isfinite(value) or value > most or value < least
-    if bad or (over is not None and value <= over):
-        expected = f"over {over:g}" if over is not None else f"{least:g}"
-        raise InvalidRequestError(name, f"{value:g}; expected {expected} to {most:g}")
-    return value
-
-
-def _enum_name(kind: Any, value: int, name: str, *, may_be_unset: bool = True) -> str | None:
-    """An enum's value as an option of `limelens.explain`; None where it is unset."""
-    names: Sequence[str] = kind.keys()
-    prefix = names[0].removesuffix("UNSPECIFIED")
-    if value not in kind.values() or (value == 0 and not may_be_unset):
-        found = kind.Name(value) if value in kind.values() else value
-        raise InvalidRequestError(name, f"{found}; expected one of {', '.join(names[1:])}")
-    if value == 0:
-        return None
-    return str(kind.Name(value).removeprefix(prefix).lower())
+    return "mean" if fill == "segment_mean" else fill

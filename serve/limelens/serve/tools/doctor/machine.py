@@ -78,7 +78,12 @@ def check_models(folder: Path | None) -> Iterator[Check]:
             megabytes = path.stat().st_size / 1e6
             crop = bundle.metadata.crop
             faces = "" if crop is None else f"; faces with {crop:g} of their box around them"
-            yield ok(name, f"golden vector met on {bundle.provider}; {megabytes:.1f} MB{faces}")
+            own = bundle.metadata.explain
+            explained = "" if own is None else f"; explained by {own.describe()}"
+            yield ok(
+                name,
+                f"golden vector met on {bundle.provider}; {megabytes:.1f} MB{faces}{explained}",
+            )
 
 
 def _python() -> Check:
