@@ -132,17 +132,6 @@ def test_averaged_weights_forget_the_first_steps() -> None:
     assert found == pytest.approx(90, abs=1)
 
 
-def test_averaging_takes_the_statistics_of_normalisation_along() -> None:
-    layer = nn.BatchNorm2d(2)
-    averaged = averaged_weights(layer, 0.5)
-    for _ in range(5):
-        layer(torch.randn((4, 2, 3, 3)) + 3)
-        averaged.update_parameters(layer)
-    state = averaged.module.state_dict()
-    assert float(state["running_mean"].min()) > 0.2
-    assert state["num_batches_tracked"].dtype == torch.int64
-
-
 def test_weight_decay_spares_biases_and_normalisation() -> None:
     model = build("mobilenet_v3_small", 2, input_size=(64, 64))
     decayed, spared = build_optimizer(model, TINY).param_groups

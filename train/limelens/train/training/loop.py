@@ -8,7 +8,8 @@ are computed (`evaluation`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -27,6 +28,11 @@ from limelens.train.data.label_table import Images, table_settings
 from limelens.train.data.sampling import EpochBatches, repeats
 from limelens.train.evaluation.calibration import calibrated_metrics, decoded, logits_of
 from limelens.train.runs import check_alert_labels, holds_run, holds_run_error
+from limelens.train.training.batch_norm import (
+    has_batch_norm,
+    renew_statistics,
+    statistics_batches,
+)
 from limelens.train.training.distributed import Processes, joined
 from limelens.train.training.recipe import (
     averaged_weights,
@@ -137,6 +143,8 @@ def train(
         if not processes.is_first:
             return {"run": str(out), "epochs": run.epoch, "interrupted": interrupted}
         if interrupted and run.epoch == 0:
+            if processes.world_size == 1:
+                run.renew_statistics()
             folder.save_last(run.state({}), run.going())
         return folder.finish(
             run.rows, epochs=run.epoch, seconds=run.seconds, interrupted=interrupted
@@ -216,9 +224,21 @@ class _Run:
             if self.processes.agree(0 < patience <= self.epoch - self.best_epoch):
                 return
             loss, accuracy = self.train_one_epoch()
+            self.renew_statistics()
             self.epoch += 1
             if self.processes.is_first:
                 self.end_epoch(loss, accuracy)
+
+    def renew_statistics(self) -> None:
+        """Makes batch normalisation fit the kept weights; all processes do, with one result."""
+        if has_batch_norm(self.kept):
+            renew_statistics(self.kept, self.statistics_images)
+
+    @cached_property
+    def statistics_images(self) -> Sequence[Tensor]:
+        """Training images for the statistics of batch normalisation."""
+        config = self.config
+        return statistics_batches(self.dataset.splits["train"], config.resize, config.seed)
 
     def end_epoch(self, loss: float, accuracy: float | None) -> None:
         """Validates, and writes the epoch's files."""

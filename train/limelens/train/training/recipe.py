@@ -92,7 +92,9 @@ def averaged_weights(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a network's weights, with a lower decay at the start.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's
-    ExponentialMovingAverage, so that the first random weights are soon forgotten.
+    ExponentialMovingAverage, so that the first random weights are soon forgotten. Buffers are the
+    network's own: those of batch normalisation need new values anyway (`batch_norm`), and averages
+    of whole numbers, such as the positions in a Swin transformer's table, would be wrong.
     """
 
     def update(averaged: Any, current: Any, num_averaged: Any) -> None:
@@ -100,7 +102,7 @@ def averaged_weights(model: nn.Module, decay: float) -> AveragedModel:
         rate = min(decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(rate)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=update)
 
 
 def build_mix(mix: str, num_labels: int, task: Task) -> Mix | None:
