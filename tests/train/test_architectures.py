@@ -14,7 +14,15 @@ from limelens.train.architectures import (
 
 @pytest.mark.parametrize(
     "name",
-    ["mobilenet_v3_small", "resnet18", "efficientnet_b0", "vit_b_32", "densenet121", "cnn3"],
+    [
+        "mobilenet_v3_small",
+        "resnet18",
+        "efficientnet_b0",
+        "vit_b_32",
+        "densenet121",
+        "cnn3",
+        "resnet_tiny",
+    ],
 )
 def test_a_network_gives_logits_and_an_embedding(name: str) -> None:
     side = 224 if name.startswith("vit") else 64

@@ -1,7 +1,8 @@
 """Networks by name, each split into a feature extractor and a last linear layer.
 
-It knows torchvision's classifiers and the small networks of the articles. Networks take uint8
-pixels and normalise them, so that callers cannot forget it. It knows neither data nor training.
+It knows torchvision's classifiers, the articles' small networks and two residual ones. Networks
+take uint8 pixels and normalise them, so that callers cannot forget it. It knows neither data nor
+training.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 from limelens.serve.errors import LimelensError
+from limelens.train.residual import residual_network
 
 BATCH_NORM_MOMENTUM: Final = 0.1
 """torchvision's MobileNetV3 has 0.01, too slow for the statistics of a short run."""
 _DEFAULT_SIDE: Final = 112
-_OWN_SIDES: Final = {"cnn3": 256, "cnn4": 150}
+_OWN_SIDES: Final = {"cnn3": 256, "cnn4": 150, "resnet_tiny": 128, "resnet_slim": 128}
 # ImageNet's, so that pretrained weights fit.
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -142,7 +144,20 @@ def _convolutions(*filters: int) -> list[nn.Module]:
     return layers
 
 
-_OWN: Final = {"cnn3": _cnn3, "cnn4": _cnn4}
+def _resnet_tiny(num_labels: int, _height: int, _width: int) -> nn.Sequential:
+    return residual_network(num_labels, 16, (16, 32, 64, 160), (1, 2, 2, 2))
+
+
+def _resnet_slim(num_labels: int, _height: int, _width: int) -> nn.Sequential:
+    return residual_network(num_labels, 32, (32, 64, 128, 256), (1, 2, 2, 1))
+
+
+_OWN: Final = {
+    "cnn3": _cnn3,
+    "cnn4": _cnn4,
+    "resnet_tiny": _resnet_tiny,
+    "resnet_slim": _resnet_slim,
+}
 
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:

@@ -61,6 +61,10 @@ class TrainConfig:
         pretrained: Start from torchvision's ImageNet weights.
         start_from: Another run of the same architecture; training starts from its best weights.
             If the labels differ, the last layer starts fresh.
+        teacher: A run with the same labels, of any architecture; the network also learns from its
+            outputs for the same augmented images (Hinton et al. 2015, arXiv:1503.02531).
+        teacher_weight: Its share of the loss, above 0 up to 1; the labels have the rest.
+        teacher_temperature: Divides the logits of both, so that small probabilities count.
         seed: Determines the split, the weights, the order and the augmentation.
         num_workers: Threads that decode images, each image once; 0 uses one for each core.
     """
@@ -86,6 +90,9 @@ class TrainConfig:
     mixed_precision: str = "auto"
     pretrained: bool = False
     start_from: str | None = None
+    teacher: str | None = None
+    teacher_weight: float = 0.8
+    teacher_temperature: float = 2.0
     alert_labels: tuple[str, ...] = ()
     seed: int = 0
     num_workers: int = 0
@@ -102,6 +109,8 @@ class TrainConfig:
             ("dropout", 0 <= self.dropout < 1, "0 to below 1"),
             ("ema_decay", 0 <= self.ema_decay < 1, "0 to below 1"),
             ("min_crop", 0 <= self.min_crop <= 1, "0 to 1"),
+            ("teacher_weight", 0 < self.teacher_weight <= 1, "more than 0, at most 1"),
+            ("teacher_temperature", self.teacher_temperature > 0, "more than 0"),
             ("patience", self.patience >= 0, "0 or more"),
             ("seed", 0 <= self.seed < 2**32, f"0 to {2**32 - 1}"),
             ("num_workers", self.num_workers >= 0, "0 or more"),
@@ -193,5 +202,6 @@ _READ: Final = {
     "input_size": _size,
     "resize_mode": ResizeMode,
     "start_from": _text,
+    "teacher": _text,
     "alert_labels": _names,
 }

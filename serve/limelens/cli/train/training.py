@@ -75,7 +75,10 @@ def train(
         ),
     ] = False,
     arch: Annotated[
-        str, typer.Option(help="Name of a torchvision classifier, or cnn3 or cnn4.")
+        str,
+        typer.Option(
+            help="Name of a torchvision classifier, or resnet_tiny, resnet_slim, cnn3 or cnn4."
+        ),
     ] = "mobilenet_v3_small",
     input_size: Annotated[
         str | None,
@@ -156,6 +159,21 @@ def train(
             metavar="RUN", help="Start from the weights of another run with the same --arch."
         ),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Learn also from the outputs of another run, mostly of a larger --arch, with the "
+            "same labels.",
+        ),
+    ] = None,
+    teacher_weight: Annotated[
+        float, typer.Option(help="The teacher's share of the loss; the labels have the rest.")
+    ] = 0.8,
+    teacher_temperature: Annotated[
+        float,
+        typer.Option(help="Softens the outputs of both; higher shows more of the teacher's doubt."),
+    ] = 2.0,
     alert_label: Annotated[
         list[str] | None,
         typer.Option(help="A label that raises an alert; may be repeated."),
@@ -195,6 +213,8 @@ def train(
         given["input_size"] = list(_size(input_size))
     if start_from is not None:
         given["start_from"] = str(start_from)
+    if teacher is not None:
+        given["teacher"] = str(teacher)
     given["alert_labels"] = given.pop("alert_label", None)
     from limelens.train.config import TrainConfig, read_config, settings_from
     from limelens.train.runs import check_training

@@ -44,7 +44,7 @@ from limelens.train.training.recipe import (
     num_correct,
 )
 from limelens.train.training.run_folder import RunFolder, state_to_resume
-from limelens.train.training.setup import build_model, read_data, training_batches
+from limelens.train.training.setup import build_model, read_data, read_teacher, training_batches
 
 
 class TrainingError(LimelensError):
@@ -195,6 +195,9 @@ class _Run:
         self.batches = training_batches(dataset, config, self.order, self.device, folder.path)
         self.validation = decoded(dataset.splits["val"], config.resize)
         self.criterion = build_criterion(config, self.task, examples, num_labels).to(self.device)
+        self.teacher = read_teacher(config, dataset)
+        if self.teacher:
+            self.teacher.to(self.device)
         self.mix = build_mix(config.mix, num_labels, self.task)
         self.optimizer = build_optimizer(self.model, config)
         self.scheduler = build_schedule(self.optimizer, config, config.epochs * len(self.order))
@@ -311,6 +314,10 @@ class _Run:
         with mixed_precision(self.config, self.device):
             logits = self.shared(images)
         loss = self.criterion(logits.float(), targets)
+        if self.teacher:
+            with mixed_precision(self.config, self.device):
+                taught = self.teacher.logits(images)
+            loss = self.teacher.mixed(loss, logits.float(), taught)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -18,6 +18,7 @@ from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Dataset
 from limelens.train.data.label_table import Images
 from limelens.train.data.sampling import EpochBatches
+from limelens.train.training.teacher import Teacher
 
 
 def read_data(
@@ -86,3 +87,21 @@ def build_model(config: TrainConfig, dataset: Dataset) -> Classifier:
     if loaded.labels == dataset.labels:
         model.head.load_state_dict(loaded.model.head.state_dict())
     return model
+
+
+def read_teacher(config: TrainConfig, dataset: Dataset) -> Teacher | None:
+    """The network to learn from, if the settings name one.
+
+    Raises:
+        CheckpointError: Its checkpoint cannot be read.
+        ConfigError: It has other labels.
+    """
+    if config.teacher is None:
+        return None
+    loaded = checkpoint.load(Path(config.teacher))
+    if (loaded.labels, loaded.task) != (dataset.labels, dataset.task):
+        raise ConfigError(
+            f"the teacher {config.teacher} is {loaded.task} with the labels "
+            f"{', '.join(loaded.labels)}; expected {dataset.task} with {', '.join(dataset.labels)}"
+        )
+    return Teacher(loaded, config.teacher_weight, config.teacher_temperature)
