@@ -174,7 +174,7 @@ class RunningServer:
 
     def __init__(self, config: Any) -> None:
         from limelens.serve.rpc.server import Server
-        from limelens.serve.run_server import open_repository
+        from limelens.serve.run_server import drift_watch, open_repository
 
         self.repository = open_repository(config)
         self.loop = asyncio.new_event_loop()
@@ -182,7 +182,8 @@ class RunningServer:
         self._thread.start()
 
         async def start() -> Server:
-            server = Server(config, self.repository)
+            drift = drift_watch(config, self.repository)
+            server = Server(config, self.repository, drift=drift)
             await server.start()
             return server
 

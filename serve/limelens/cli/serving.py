@@ -15,7 +15,7 @@ from limelens.cli.options import limit_options, option, settings_of
 from limelens.cli.terminal import streams
 from limelens.serve.access.config import AccessConfig, JwtConfig, Tls
 from limelens.serve.errors import InvalidRequestError, LimelensError
-from limelens.serve.rpc.server_config import Limits, ServerConfig, ServiceSettings
+from limelens.serve.rpc.server_config import DriftSettings, Limits, ServerConfig, ServiceSettings
 
 
 def serve(
@@ -189,6 +189,21 @@ def serve(
             show_default="nowhere",
         ),
     ] = None,
+    drift_reference: Annotated[
+        list[str] | None,
+        option(
+            "Show on /metrics whether what a model sees is unlike this index, which limelens index "
+            "wrote. May be repeated, for other models.",
+            metavar="[NAME=]INDEX",
+        ),
+    ] = None,
+    drift_window: Annotated[
+        int, option("With --drift-reference: how many of the last images are compared.", min=20)
+    ] = DriftSettings.window,
+    drift_every_s: Annotated[
+        float,
+        option("With --drift-reference: look at one image in so many seconds.", min=0.0),
+    ] = DriftSettings.every_s,
     insecure_http: Annotated[
         bool, option("Allow --http beyond this machine.", "--insecure-http")
     ] = False,
@@ -236,6 +251,8 @@ def serve(
                 raise typer.BadParameter(f"{flag} {error}") from None
     if insecure_http and http is None:
         raise typer.BadParameter("--insecure-http needs --http HOST:PORT")
+    if drift_reference and http is None:
+        raise typer.BadParameter("--drift-reference needs --http HOST:PORT: it shows metrics")
     if max_waiting_per_client and max_calls_per_client is None:
         raise typer.BadParameter(
             "--max-waiting-per-client needs --max-calls-per-client: without that no call waits"
@@ -270,6 +287,11 @@ def serve(
         "versions": wanted,
         "public_keys": tuple(require_signature or ()),
         "log_level": level,
+        "drift": DriftSettings(
+            tuple(_drift_reference(one) for one in drift_reference or ()),
+            drift_window,
+            drift_every_s,
+        ),
         "service": ServiceSettings(limits=Limits(**settings_of(Limits, given)), **service),
     }
     config = ServerConfig(**settings_of(ServerConfig, given) | changed)
@@ -301,6 +323,12 @@ def _serve(config: ServerConfig) -> int:
     from limelens.serve.run_server import serve
 
     return serve(config, announce)
+
+
+def _drift_reference(word: str) -> tuple[str, Path]:
+    """The name, which may be empty, and the file of `[NAME=]INDEX`."""
+    name, is_named, path = word.partition("=")
+    return (name, Path(path)) if is_named and "/" not in name else ("", Path(word))
 
 
 def default_models() -> Path:

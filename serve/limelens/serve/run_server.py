@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.image.decoder_client import start_decoder
 from limelens.serve.lifecycle import Signals, loop_factory, report_start
@@ -14,6 +14,10 @@ from limelens.serve.rpc.server import Server
 from limelens.serve.rpc.server_config import ServerConfig
 from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.rpc.transport.memory import give_large_blocks_back
+
+if TYPE_CHECKING:
+    from limelens.serve.observing.drift import DriftWatch
+    from limelens.serve.repository.registry import ModelRegistry
 
 _log: Final = logging.getLogger(__name__)
 
@@ -60,12 +64,22 @@ def open_repository(config: ServerConfig) -> Repository:
     )
 
 
+def drift_watch(config: ServerConfig, models: ModelRegistry) -> DriftWatch | None:
+    """Watches for drift as the configuration says; see `DriftMonitor` for errors."""
+    if not config.drift.references:
+        return None
+    # Imported only when needed: it loads faiss and scipy.
+    from limelens.serve.tools.drift.watching import DriftMonitor
+
+    return DriftMonitor(config.drift, models)
+
+
 async def _run(
     config: ServerConfig, repository: Repository, announce: Callable[[str], Any], signals: Signals
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    server = Server(config, repository)
+    server = Server(config, repository, drift=drift_watch(config, repository))
     signals.on_hurry = server.leave
     await server.start()
     signals.follow(

@@ -16,6 +16,7 @@ import grpc
 import pytest
 from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
 from tests.detectors import frame_of, save_detector
 from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, run_to_its_end
 from tests.waiting import until
@@ -23,10 +24,12 @@ from tests.waiting import until
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.serve.access.config import AccessConfig
+from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import LimelensError, ListenError
 from limelens.serve.rpc.server import ServerConfig
 from limelens.serve.run_server import serve
 from limelens.serve.tools.load.process import local_server
+from limelens.serve.tools.similar import index_folder, save_index
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import face_pb2, image_pb2
 
@@ -180,12 +183,27 @@ def test_every_process_finds_faces(fleet: Callable[..., Fleet], tmp_path: Path) 
         assert [face.prediction.label for face in prediction.faces] == ["red", "blue"]
 
 
+def red_index(model: Path, folder: Path) -> Path:
+    """An index of reddish images, unlike `GREEN`."""
+    (folder / "red").mkdir()
+    for number in range(30):
+        Image.new("RGB", (8, 8), (220 + number, 40, 70 - number)).save(
+            folder / "red" / f"{number}.png"
+        )
+    index = index_folder(local_client(model, "cpu"), folder / "red").index
+    save_index(index, folder / "red.index")
+    return folder / "red.index"
+
+
 @pytest.mark.ci
-def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., Fleet]) -> None:
+def test_metrics_of_all_are_one_page_and_count_every_call(
+    fleet: Callable[..., Fleet], one_model: Path, tmp_path: Path
+) -> None:
     import urllib.request
 
     http = f"127.0.0.1:{_free_port()}"
-    server = fleet("--http", http)
+    index = red_index(one_model / "colours" / "1", tmp_path)
+    server = fleet("--http", http, "--drift-reference", str(index), "--drift-every-s", "0")
 
     def read(path: str) -> str:
         with urllib.request.urlopen(f"http://{http}{path}", timeout=20) as page:
@@ -212,6 +230,8 @@ def test_metrics_of_all_are_one_page_and_count_every_call(fleet: Callable[..., F
     assert value("limelens_model_info", model="colours", version="1") == 1
     assert value("limelens_requests_in_flight") == 0
     assert value("limelens_workers") == 2
+    until(lambda: value("limelens_drift_images", model="colours") == made)
+    until(lambda: value("limelens_drift_detected", model="colours") == 1)
     memory = value("process_resident_memory_bytes")
     assert memory > _rss(server.process.pid) + _rss(server.workers[0])
     statistics = inference_grpc.GRPCInferenceServiceStub(server.channel())  # type: ignore[no-untyped-call]

@@ -127,7 +127,12 @@ class Worker:
         siblings = Siblings(
             SharedLimiter(self._channel), partial(ask, "refresh"), statistics, self._metrics
         )
-        self._server = Server(self._config, self._models, siblings=siblings)
+        drift = None
+        if self._config.drift.references:
+            from limelens.serve.tools.drift.watching import DriftMonitor
+
+            drift = await asyncio.to_thread(DriftMonitor, self._config.drift, self._models)
+        self._server = Server(self._config, self._models, siblings=siblings, drift=drift)
         await self._server.start()
 
     def _own_statistics(self, path: Path) -> Statistics:

@@ -29,6 +29,7 @@ from limelens.serve.scheduling.inference import (
     InferenceResult,
     InferenceStatus,
     PendingImage,
+    Sampler,
 )
 from limelens.serve.scheduling.memory_budget import Budget
 from limelens.serve.scheduling.statistics import StatisticsCollector
@@ -45,6 +46,7 @@ class ModelRunner:
 
     Args:
         faces: The detector of faces, or why there is none.
+        sampler: Looks at what the models give for some images.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class ModelRunner:
         observer: Observer | None = None,
         budget: Budget | None = None,
         faces: FaceDetector | LimelensError | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
+        self._sampler = sampler
         self.repository = repository
         self.settings = settings
         self.limits = settings.request_limits
@@ -119,13 +123,17 @@ class ModelRunner:
         max_queue = self.settings.max_queue
         if bundle.gpu is None:
             return CpuEngine(
-                num_threads=bundle.num_threads, max_queue=max_queue, on_completion=self._completed
+                num_threads=bundle.num_threads,
+                max_queue=max_queue,
+                on_completion=self._completed,
+                sampler=self._sampler,
             )
         return GpuEngine(
             bundle.gpu.thread,
             num_threads=_num_decoders(),
             max_queue=max_queue,
             on_completion=self._completed,
+            sampler=self._sampler,
         )
 
     def _num_running(self, bundle: Bundle) -> int:

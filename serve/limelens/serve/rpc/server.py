@@ -51,6 +51,7 @@ from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 if TYPE_CHECKING:
     from limelens.serve.errors import LimelensError
     from limelens.serve.faces.detector import FaceDetector
+    from limelens.serve.observing.drift import DriftWatch
     from limelens.serve.observing.http import HttpPort
     from limelens.serve.observing.metrics import Metrics
 
@@ -82,6 +83,7 @@ class Server:
 
     Args:
         repository: The models to serve; the server watches a `Repository` for new versions.
+        drift: Watches for drift, if there are metrics; the server starts and closes it.
 
     Raises:
         ListenError: The server may not or cannot listen on an address.
@@ -96,8 +98,10 @@ class Server:
         *,
         observers: Iterable[Observer] = (),
         siblings: Siblings | None = None,
+        drift: DriftWatch | None = None,
     ) -> None:
         config.check()
+        self._drift = drift
         self._config = config
         self._siblings = siblings
         self._unready = "starting"
@@ -175,7 +179,13 @@ class Server:
         is_socket = is_unix(config.listen)
         self.address = config.listen if is_socket else f"{config.listen.rpartition(':')[0]}:{port}"
         """`HOST:PORT` or `unix:PATH` of the services."""
-        self.runner = ModelRunner(repository, config.service, self._observer, budget, detector)
+        drift = self._drift if metrics is not None else None
+        if drift is not None and metrics is not None:
+            drift.start(metrics.registry, repository)
+            undo.callback(drift.close)
+        self.runner = ModelRunner(
+            repository, config.service, self._observer, budget, detector, drift
+        )
         """Runs the models for all services."""
         undo.callback(self.runner.close)
         self.service = ClassifierService(self.runner)  # `limelens.v1.ClassifierService`
@@ -257,6 +267,8 @@ class Server:
         await asyncio.to_thread(self.runner.close)
         await asyncio.to_thread(self.service.close)
         await asyncio.to_thread(self._observer.close)
+        if self._drift is not None:
+            await asyncio.to_thread(self._drift.close)
         if self.http is not None:
             await asyncio.to_thread(self.http.close)
 

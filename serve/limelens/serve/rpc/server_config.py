@@ -81,6 +81,21 @@ class ServiceSettings:
 
 
 @dataclass(frozen=True)
+class DriftSettings:
+    """Which models are watched for drift, and how closely.
+
+    Args:
+        references: Of each model its name, empty for the index's own, and the file of an index.
+        window: How many of the last images are compared.
+        every_s: Of images that come faster, one is looked at in so many seconds.
+    """
+
+    references: tuple[tuple[str, Path], ...] = ()
+    window: int = 500
+    every_s: float = 1.0
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """How a server is set up.
 
@@ -109,6 +124,7 @@ class ServerConfig:
         service: How much work the server accepts.
         access: Who may call.
         http: `HOST:PORT` of metrics and probes; None is none.
+        drift: Which models are watched for drift; needs `http`.
         insecure_http: Whether other machines may connect to `http`.
         trace_to: Where to send traces, see `tracing_to`; None is nowhere.
         access_log: Whether to log successful calls at INFO instead of DEBUG.
@@ -138,6 +154,7 @@ class ServerConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     http: str | None = None
     insecure_http: bool = False
+    drift: DriftSettings = field(default_factory=DriftSettings)
     trace_to: str | None = None
     access_log: bool = False
     processes: int = 1

@@ -27,9 +27,10 @@ class CpuEngine(Engine):
         bundle, pixels = item.request.bundle, item.pixels
         assert pixels is not None  # it was prepared
         embedding = None
+        is_sampled = self._is_sampled(item)
         began = time.monotonic()
         try:
-            if item.request.embed:
+            if item.request.embed or is_sampled:
                 all_probabilities, embeddings = bundle.predict_and_embed(pixels[np.newaxis])
                 embedding = embeddings[0]
             else:
@@ -40,5 +41,8 @@ class CpuEngine(Engine):
             self._fail_run([item], error)
             return
         run_s = time.monotonic() - began
+        if is_sampled and self._sampler is not None and embedding is not None:
+            self._sampler.take(bundle, probabilities, embedding)
+            embedding = None  # its caller did not ask for it
         times = item.started_at, item.decode_s, run_s, began
         self._finish([item], [InferenceResult(probabilities, embedding, *times)])

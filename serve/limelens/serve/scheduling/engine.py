@@ -34,6 +34,7 @@ from limelens.serve.scheduling.inference import (
     NotNeededError,
     PendingImage,
     Priority,
+    Sampler,
 )
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Engine(ABC):
         max_queue: Images of requests that may wait; more are refused.
         on_completion: Called for every image that leaves, in the thread that had it; must be quick
             and may not raise.
+        sampler: Looks at some images of requests that ask for no feature vector.
 
     The threads start at once: a subclass first sets what `_has_room` and `_num_at_once` read.
     """
@@ -142,8 +144,10 @@ class Engine(ABC):
         num_threads: int,
         max_queue: int = 256,
         on_completion: Callable[[Completion], None] | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._on_completion = on_completion
+        self._sampler = sampler
         self._max_queue = max_queue
         self._num_threads = num_threads
         self._lock = threading.Lock()
@@ -239,6 +243,12 @@ class Engine(ABC):
     def _staged(self) -> Iterable[WorkItem]:
         """Items that left the queue and have not run yet; the lock is held."""
         return ()
+
+    def _is_sampled(self, item: WorkItem) -> bool:
+        """Whether the sampler takes an item's result; asked once for each run."""
+        sampler, request = self._sampler, item.request
+        # Who asks for vectors compares or collects images: that is no use of the model.
+        return sampler is not None and not request.embed and sampler.wants(request.bundle)
 
     def _drain(self) -> None:
         with self._lock:

@@ -24,7 +24,7 @@ from limelens.serve.bundle.execution.batch_sizes import BatchRuns, is_out_of_mem
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.errors import InvalidRequestError, ModelOutputError, OverloadedError
 from limelens.serve.scheduling.engine import Engine, WorkItem, going_down
-from limelens.serve.scheduling.inference import Completion, InferenceResult
+from limelens.serve.scheduling.inference import Completion, InferenceResult, Sampler
 
 _AHEAD: Final = 2
 """Full batches that may wait for the device; more images stay in the queue, in its order."""
@@ -63,11 +63,17 @@ class GpuEngine(Engine):
         num_threads: int,
         max_queue: int = 256,
         on_completion: Callable[[Completion], None] | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._thread = thread
         self._batches: deque[_Batch] = deque()
         self._is_queued = False
-        super().__init__(num_threads=num_threads, max_queue=max_queue, on_completion=on_completion)
+        super().__init__(
+            num_threads=num_threads,
+            max_queue=max_queue,
+            on_completion=on_completion,
+            sampler=sampler,
+        )
         self._written = threading.Condition(self._lock)
 
     @property
@@ -176,7 +182,8 @@ class GpuEngine(Engine):
         bundle, runs = batch.bundle, batch.bundle.runs
         assert runs is not None
         outputs = ["probabilities"]
-        if any(item.request.embed for item in items):
+        sampled = {row for row, item in enumerate(items) if self._is_sampled(item)}
+        if sampled or any(item.request.embed for item in items):
             outputs.append("embedding")
         try:
             began = time.monotonic()
@@ -191,6 +198,9 @@ class GpuEngine(Engine):
             bundle.check_outputs(outputs, results, len(items))
         except ModelOutputError:
             rows = self._usable(bundle, items, outputs, results)
+        if self._sampler is not None:
+            for row in sampled.intersection(rows):
+                self._sampler.take(bundle, results[0][row], results[1][row])
         self._finish(
             [items[row] for row in rows],
             [

@@ -43,6 +43,23 @@ class FittedImage:
         return self.pixels
 
 
+class Sampler(Protocol):
+    """Looks at what models give for some images, for itself: no caller waits for it or sees it."""
+
+    def wants(self, bundle: Bundle) -> bool:
+        """Whether it takes a bundle's next image; called from any thread, quick, never fails."""
+        ...
+
+    def take(
+        self, bundle: Bundle, probabilities: NDArray[np.float32], embedding: NDArray[np.float32]
+    ) -> None:
+        """Takes `(C,)` probabilities and a `(D,)` feature vector, which the engine may overwrite.
+
+        It is called as `wants` is.
+        """
+        ...
+
+
 class NotNeededError(Exception):
     """Raised by `PendingImage.fitted`: its caller can do without a run, which no metric counts."""
 
