@@ -1,5 +1,6 @@
 """Masks, overlays, heat maps and the fonts on them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from limelens.explain import (
     side_by_side,
 )
 from limelens.explain.drawing import fonts
+from limelens.explain.drawing.colours import Palette
 
 WEIGHTS = {3: 0.5, 8: -0.25, 1: 0.01}
 
@@ -80,6 +82,40 @@ def test_images_of_any_size_are_drawn(size: tuple[int, int]) -> None:
     assert side_by_side([("one", image), ("two", drawn)]).shape[1] > drawn.shape[1] / 10
 
 
+def test_colours_fade_with_the_size_of_the_weight(
+    image: NDArray[np.uint8], segments: NDArray[np.int64]
+) -> None:
+    def tint(weight: float) -> float:
+        drawn = overlay(image, segments, {3: weight}, borders=False)[20, 20].astype(float)
+        return float(np.abs(drawn - 128).sum())
+
+    assert tint(0.006) < 0.05 * tint(0.2)
+    assert tint(0.1) == pytest.approx(0.5 * tint(0.2), abs=3)
+    assert tint(0.9) == tint(0.2)  # the largest has full colour
+    beside = overlay(image, segments, {3: 0.2, 1: 0.8}, borders=False)[20, 20].astype(float)
+    assert np.abs(beside - 128).sum() == pytest.approx(0.25 * tint(0.2), abs=3)
+    faint = overlay(image, segments, {3: 0.004})[:78].astype(int)
+    assert np.abs(faint - 128).max() < 12  # borders fade too
+
+
+@pytest.mark.parametrize("palette", ["green-red", "blue-orange"])
+def test_the_scale_is_drawn_where_it_hides_least(palette: Palette) -> None:
+    image = np.full((240, 320), 128, dtype=np.uint8)
+    halves = np.where(np.arange(320) < 160, 0, 1) + np.zeros((240, 1), dtype=np.int64)
+    for weighted, column in ((0, 300), (1, 8)):
+        with_legend = overlay(image, halves, {weighted: 0.2}, palette=palette)
+        without = overlay(image, halves, {weighted: 0.2}, palette=palette, legend=False)
+        changed = (with_legend != without).any(axis=2)
+        rows, columns = np.nonzero(changed)
+        assert changed.mean() < 0.05
+        assert rows.min() > 180
+        assert abs(columns - column).min() < 5
+    assert np.array_equal(
+        overlay(image[:150], halves[:150], {0: 0.2}),
+        overlay(image[:150], halves[:150], {0: 0.2}, legend=False),
+    )
+
+
 def test_segment_ids_of_any_range_are_painted(image: NDArray[np.uint8]) -> None:
     segments = np.full((90, 120), -(2**31))
     segments[:, 60:] = 2**31 - 1
@@ -106,6 +142,7 @@ def test_a_heat_map_names_the_label_and_its_scores(
     described = heat_map(image, segments, one)
     bare = heat_map(image, segments, WEIGHTS)
     assert described.shape[0] > bare.shape[0]
+    assert not np.array_equal(heat_map(image, segments, replace(one, baseline=0.87)), described)
     assert described.shape[1] == bare.shape[1]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +43,11 @@ _OTHERS: Final = (
 _BESIDE: Final = 140
 """Pixels added at the left and the right of the portrait for them."""
 _HALL_HEIGHT: Final = 432
-# A mask whose parts are filled with their mean colour is still a mask; shuffling removes it.
+# For a model without settings of its own: a mask whose parts are filled with their mean colour is
+# still a mask; shuffling removes it.
 _HIDE: Final = "shuffle"
 _NUM_SEGMENTS: Final = 30
+_Number = TypeVar("_Number", np.uint8, np.uint16)
 
 
 def demo(
@@ -59,7 +60,7 @@ def demo(
     Then finds and classifies the faces in a frame of several people, most of them drawn, and writes
     that beside the first image, with boxes and decisions.
     """
-    from limelens.explain import side_by_side
+    from limelens.explain import overlay, side_by_side
     from limelens.serve.client import Client
     from limelens.serve.tools.faces.drawing import draw_faces
 
@@ -68,6 +69,7 @@ def demo(
     with _server() as server:
         out.print(f"[dim]{escape(server.ready)}[/]")
         with Client(server.address) as client:
+            has_own = client.model(_MODEL).explain_settings is not None
             for name, pixels in (("the portrait", portrait), ("with a mask", _masked(portrait))):
                 prediction = client.classify([pixels], model=_MODEL, region=_HEAD)
                 explanation = client.explain(
@@ -75,9 +77,9 @@ def demo(
                     model=_MODEL,
                     region=_HEAD,
                     seed=_SEED,
-                    hide=_HIDE,
-                    num_segments=_NUM_SEGMENTS,
-                    renderings=["overlay"],
+                    hide=None if has_own else _HIDE,
+                    num_segments=0 if has_own else _NUM_SEGMENTS,
+                    renderings=["segments"],
                 )
                 scores = "  ".join(f"{s.label} {s.probability:.3f}" for s in prediction[0].scores)
                 label = prediction[0].label or "abstained"
@@ -87,10 +89,12 @@ def demo(
                     f"{explanation.num_samples} samples in {explanation.timings_ms.total:.0f} ms"
                 )
                 one = explanation.explanations[0]
-                with Image.open(io.BytesIO(one.overlay_png)) as overlay:
-                    drawn = np.asarray(overlay.convert("RGB"))
+                segments = explanation.segments()
+                assert segments is not None  # they were requested
+                weights = {each.segment: each.weight for each in one.weights}
+                drawn = overlay(_head(pixels), _head(segments), weights)
                 panels.append((name, _head(pixels)))
-                panels.append((f"why {label} ({one.probability:.2f})", _head(drawn)))
+                panels.append((f"why {label} ({one.probability:.2f})", drawn))
             hall = _hall(portrait)
             (people,) = client.classify([hall], model=_MODEL, faces=True)
             out.print(f"in a hall:    {_decision(people)}")
@@ -157,7 +161,7 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> None:
         Image.fromarray(pixels).save(file, kind)
 
 
-def _head(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _head(pixels: NDArray[_Number]) -> NDArray[_Number]:
     left, top, right, bottom = _HEAD.box(*pixels.shape[:2])
     return pixels[top:bottom, left:right]
 

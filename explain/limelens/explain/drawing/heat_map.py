@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limelens.explain.drawing.colours import PALE_INK, PAPER, Palette, names, signs
+from limelens.explain.drawing.colours import PALE_INK, PAPER, Palette, names
 from limelens.explain.drawing.overlay import paint
-from limelens.explain.drawing.text import Paragraph, title_of, write
+from limelens.explain.drawing.scale import scale_bar, scale_of
+from limelens.explain.drawing.text import Paragraph, baseline_of, title_of, write
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import LabelExplanation, Weights, ranked
 from limelens.explain.image import as_rgb
 from limelens.explain.segmentation.segments import checked, stretched
 
 _SHORTEST, _LONGEST, _NARROWEST = 480, 1600, 48  # sides of an image, in pixels
-_STRENGTH = (0.0, 0.85)
+_STRONGEST = 0.85  # opacity of full colour
 _SIZE = 18  # pixels per em, and the margin
 
 
@@ -33,6 +34,8 @@ def heat_map(
     palette: Palette = "green-red",
 ) -> NDArray[np.uint8]:
     """All segments coloured by weight, with a title, a scale bar and a legend.
+
+    A weight of 0.2 has full colour, or the largest where one is larger; the scale says which.
 
     Args:
         image: `(H, W, 3)` or `(H, W)` uint8.
@@ -64,13 +67,14 @@ def heat_map(
         borders=False,
         fade=1.0,
         lift=0.4,
-        strength=_STRENGTH,
+        strongest=_STRONGEST,
     )
-    largest = max((abs(weight) for _, weight in pairs), default=0.0)
+    full = scale_of(pairs)
     title, facts = label_name or "Weights by segment", ""
     if isinstance(weights, LabelExplanation):
         title = title_of(weights, label_name, against_name)
-        facts = f"fit (R2) {weights.score:.2f}     stability {weights.stability:.2f}"
+        figures = f"fit (R2) {weights.score:.2f}", f"stability {weights.stability:.2f}"
+        facts = "     ".join(filter(None, (baseline_of(weights), *figures)))
     in_favour, against = names(palette)
     room = max(width, 480)
     heading = Paragraph(title, _SIZE + 4, room)
@@ -87,13 +91,13 @@ def heat_map(
     y += _SIZE // 2
     canvas.paste(Image.fromarray(painted), (_SIZE + (room - width) // 2, y))
     y += height + _SIZE
-    canvas.paste(_scale_bar(room, _SIZE, palette), (_SIZE, y))
+    canvas.paste(scale_bar(room, _SIZE, palette, _STRONGEST), (_SIZE, y))
     pen.rectangle((_SIZE, y, _SIZE + room - 1, y + _SIZE - 1), outline=PALE_INK)
     y += _SIZE + 4
     for x, anchor, text in (
-        (_SIZE, "la", f"-{largest:.3g}" if largest else ""),
+        (_SIZE, "la", f"-{full:.2g}"),
         (_SIZE + room // 2, "ma", "0"),
-        (_SIZE + room, "ra", f"+{largest:.3g}" if largest else ""),
+        (_SIZE + room, "ra", f"+{full:.2g}"),
     ):
         write(pen, (x, y), text, _SIZE - 3, anchor=anchor)
     key.draw(pen, _SIZE, y + _SIZE + _SIZE // 2)
@@ -142,13 +146,3 @@ def _report_size(width: int, height: int) -> tuple[int, int]:
     longest = max(width, height)
     scale = min(_LONGEST, max(_SHORTEST, longest)) / longest
     return max(_NARROWEST, round(width * scale)), max(_NARROWEST, round(height * scale))
-
-
-def _scale_bar(width: int, height: int, palette: Palette) -> Image.Image:
-    """The tints over mid-grey, from all against to all in favour."""
-    in_favour, against = (np.array(colour, dtype=np.float64) for colour in signs(palette))
-    at = np.linspace(-1.0, 1.0, width)[:, np.newaxis]
-    grey = np.full((1, 3), 170.0)
-    tint = np.where(at > 0, in_favour, against)
-    row = grey + (tint - grey) * np.abs(at) * _STRENGTH[1]
-    return Image.fromarray(np.repeat(np.rint(row).astype(np.uint8)[np.newaxis], height, axis=0))

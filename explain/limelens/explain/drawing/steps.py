@@ -90,7 +90,8 @@ def steps(
     hidden = sample(np.zeros(samples.columns.size, dtype=np.bool_), 0)
     whole = Image.fromarray(pixels)
     panels = [(whole, "what the model sees"), (numbered, "its segments")]
-    panels.append((hidden, "with every segment hidden"))
+    left = f": {one.baseline:.3f}" if one.baseline is not None else ""
+    panels.append((hidden, f"with every segment hidden{left}"))
     sheet.panels([(panel, [text]) for panel, text in panels], _LARGE)
 
     alone = samples.method == "occlusion"

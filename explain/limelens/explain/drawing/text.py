@@ -14,11 +14,16 @@ _IDEOGRAPHIC = 0x2E80  # from here on scripts write no spaces
 
 def title_of(one: LabelExplanation, label_name: str | None, against_name: str | None) -> str:
     """A label or a contrast with its probability; unnamed labels appear by their number."""
-    name, sign = label_name or f"label {one.label}", ""
-    if one.against is not None:
-        name, sign = f"{name} rather than {against_name or f'label {one.against}'}", "+"
-    hidden = "" if one.baseline is None else f"; {one.baseline:{sign}.1%} with everything hidden"
-    return f"{name}: {one.probability:{sign}.1%}{hidden}"
+    name = label_name or f"label {one.label}"
+    if one.against is None:
+        return f"{name}: {one.probability:.1%}"
+    return f"{name} rather than {against_name or f'label {one.against}'}: {one.probability:+.1%}"
+
+
+def baseline_of(one: LabelExplanation) -> str:
+    """What is left of the probability with everything hidden; empty if nobody predicted it."""
+    sign = "" if one.against is None else "+"
+    return "" if one.baseline is None else f"{one.baseline:{sign}.1%} with everything hidden"
 
 
 def write(
