@@ -93,6 +93,21 @@ def serve(
             show_default="all",
         ),
     ] = None,
+    hold_back: Annotated[
+        bool,
+        option(
+            "Do not let a version take over that is clearly worse than the one that it would "
+            "replace, on the golden images in their bundles.",
+            "--hold-back",
+        ),
+    ] = False,
+    hold_back_images: Annotated[
+        Path | None,
+        option(
+            "As --hold-back, on these images instead: a folder of them for each label.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     require_signature: Annotated[
         list[Path] | None,
         option(

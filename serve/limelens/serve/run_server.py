@@ -61,6 +61,8 @@ def open_repository(config: ServerConfig) -> Repository:
         public_keys=config.public_keys,
         max_batch_size=config.service.max_batch_size,
         tf32=config.tf32,
+        hold_back=config.hold_back,
+        hold_back_images=config.hold_back_images,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.conftest import BundleMaker
+from tests.golden_images import put_bundle, write_folder
 from tests.serve.processes.conftest import GREEN, RED, Fleet, Load
 from tests.serve.rpc.test_swapping import graph_that_fails_for_red, put
 from tests.waiting import until
@@ -86,6 +87,26 @@ def test_a_version_that_fails_anywhere_is_rolled_back_everywhere(
         ModelState.MODEL_STATE_UNAVAILABLE,
     ]
     assert "failed several times in a row; version 1" in models[1].state_reason
+
+
+@pytest.mark.ci
+def test_a_version_that_is_clearly_worse_is_held_back_from_all(
+    fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    images = write_folder(tmp_path / "images")
+    models = tmp_path / "models"
+    put_bundle(models, 1)
+    put_bundle(models, 2, gain=0.0)  # found by the start
+    server = fleet("--hold-back-images", str(images), "--reload-s", "0.1", models=models)
+    stubs = server.stubs()
+    assert server.versions(stubs) == {1}
+    (reply,) = listed(stubs)
+    _, second = service_pb2.ListModelsResponse.FromString(reply).models
+    assert second.state == ModelState.MODEL_STATE_UNAVAILABLE
+    expected = "held back: right on 8 of 24 given images, version 1 on 24"
+    assert second.state_reason.startswith(expected)
+    put_bundle(models, 3, gain=5.0)
+    until(lambda: server.versions(stubs) == {3})
 
 
 @pytest.mark.ci

@@ -351,16 +351,26 @@ class ModelsCollector(Collector):
         rejected = GaugeMetricFamily(
             "limelens_refused_versions", "Versions that were rejected.", labels=("model",)
         )
-        counts = {one.name: 0 for one in repository.served}
-        for refused in repository.rejected:
-            counts[refused.name] = counts.get(refused.name, 0) + 1
-        for name, count in counts.items():
-            rejected.add_metric((name,), count)
-        yield rejected
+        held_back = GaugeMetricFamily(
+            "limelens_held_back_versions",
+            "Versions that are not served because they are clearly worse.",
+            labels=("model",),
+        )
+        found = repository.rejected
+        for name in sorted({one.name for one in repository.served} | {one.name for one in found}):
+            are_held_back = [one.held_back_by > 0 for one in found if one.name == name]
+            rejected.add_metric((name,), are_held_back.count(False))
+            held_back.add_metric((name,), are_held_back.count(True))
+        yield from (rejected, held_back)
         yield CounterMetricFamily(
             "limelens_load_failures",
             "How often a model's file was rejected.",
             value=repository.load_counts.rejected,
+        )
+        yield CounterMetricFamily(
+            "limelens_versions_held_back",
+            "How often a version was held back because it is clearly worse.",
+            value=repository.load_counts.held_back,
         )
 
 

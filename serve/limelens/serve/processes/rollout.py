@@ -23,7 +23,7 @@ from limelens.serve.errors import BundleError, LimelensError, UnavailableError
 from limelens.serve.processes.messages import Epoch, Loaded, Stage
 from limelens.serve.processes.worker_process import WorkerProcess
 from limelens.serve.repository.model_repository import Repository
-from limelens.serve.repository.validation import Validator, read_validated
+from limelens.serve.repository.validation import Validate, Validator, read_validated
 
 _MOST_LOST = 2  # a bundle is refused once this many workers ended while they loaded it
 _log = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ class Rollout:
 
     # Called in the repository's threads.
 
-    def load(self, path: Path, validator: Validator | None) -> Bundle:
+    def load(self, path: Path, validate: Validate | None) -> Bundle:
         """Has all workers load a file; see `limelens.serve.repository.model_repository.Load`."""
-        data, metadata = read_validated(path, (validator or self._validator)(path))
+        data, metadata = read_validated(path, (validate or self._validator)(path))
         found = Bundle(metadata, version_of(path), path, "", "", 0, session=None, file=data)
         return asyncio.run_coroutine_threadsafe(self._load(found), self._loop).result()
 

@@ -144,7 +144,10 @@ class Supervisor:
             config.models,
             versions=config.versions,
             public_keys=config.public_keys,
+            hold_back=config.hold_back,
+            hold_back_images=config.hold_back_images,
             load=self._rollout.load,
+            validator=self._validator,
         )
         await self._rollout.begin(repository)
         repository.subscribe(self._rollout.publish_from_thread)

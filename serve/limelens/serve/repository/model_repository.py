@@ -1,8 +1,8 @@
 """The models of a folder: models/<name>/<version>/model.onnx, the layout of Triton.
 
 It scans the folder, loads the versions that the policy wants, keeps the reason for those that are
-refused, and rolls back a version that took over and fails. It knows nothing of requests or queues,
-nor when to scan.
+refused or held back, and rolls back a version that took over and fails. It knows nothing of
+requests or queues, nor when to scan.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from limelens.serve.bundle.loading import load_and_warm
 from limelens.serve.bundle.signatures import check_public_keys
 from limelens.serve.errors import BundleError, UnavailableError
 from limelens.serve.repository.canary import Canaries
+from limelens.serve.repository.hold_back import Cleared, clear_versions
+from limelens.serve.repository.judging import read_checked
 from limelens.serve.repository.model_version import (
     WHOLE,
     LoadCounts,
@@ -35,12 +37,12 @@ from limelens.serve.repository.model_version import (
     stamp_of,
 )
 from limelens.serve.repository.registry import ModelRegistry
-from limelens.serve.repository.validation import Validator, read_checked, read_validated
+from limelens.serve.repository.validation import Validate, Validator, read_validated
 from limelens.serve.repository.version_policy import ALL, VersionPolicy
 from limelens.serve.wording import listed
 
-Load = Callable[[Path, "Validator | None"], Bundle]
-"""Loads a file, warm and ready to run; a validator, if given, checks it first."""
+Load = Callable[[Path, "Validate | None"], Bundle]
+"""Loads a file, warm and ready to run; it is validated first, if that is given."""
 IsQuiet = Callable[[Path, Stamp], bool]
 """Whether a file has been left alone for long enough to be loaded."""
 _log = logging.getLogger(__name__)
@@ -54,7 +56,12 @@ class Repository(ModelRegistry):
     Args:
         versions: Which versions are loaded.
         public_keys: A bundle must be signed with one of these; empty accepts unsigned bundles.
+        hold_back: Whether a version that is clearly worse than the one that it would replace is
+            not served, unless the versions of its model are pinned.
+        hold_back_images: As `hold_back`, judged by a folder of images for each label; None judges
+            by the golden images in the bundles.
         load: Loads a version where it is to run; None loads it in this process.
+        validator: Judges versions while the repository is opened; None makes one.
 
     Raises:
         BundleError: The folder is missing, holds no model, or only refused ones.
@@ -72,12 +79,18 @@ class Repository(ModelRegistry):
         public_keys: Sequence[Path] = (),
         max_batch_size: int = MAX_BATCH_SIZE,
         tf32: bool = False,
+        hold_back: bool = False,
+        hold_back_images: Path | None = None,
         load: Load | None = None,
+        validator: Validator | None = None,
     ) -> None:
         super().__init__()
         self._folder = Path(folder)
         self._versions = versions
         self._public_keys = tuple(public_keys)
+        self._hold_back = hold_back or hold_back_images is not None
+        self._images = hold_back_images
+        self._judging = validator or Validator(public_keys, run=False)
         self._load_and_warm = functools.partial(
             load_and_warm,
             device=device,
@@ -144,6 +157,7 @@ class Repository(ModelRegistry):
             UnavailableError: The validator was stopped.
         """
         with self._scanning:
+            is_quiet = functools.cache(is_quiet)  # it may ask again, of a file that was judged
             found = self._find()
             if not found and self.served:
                 # This is what a disk that was unmounted looks like; to serve nothing any more,
@@ -185,14 +199,20 @@ class Repository(ModelRegistry):
         """Loads the wanted versions of one model, best first."""
         failure: Exception | None = None
         wanted: set[int] = set()
+        cleared: Mapping[int, Cleared] = {}
+        is_judged = self._hold_back and not self._versions.pins(name)
+        if is_judged:
+            check = functools.partial(validator or self._judging, images=self._images)
+            cleared = clear_versions(name, scan, check, is_quiet)
         for version in self._versions.candidates(name, scan.found):
             if self._versions.is_enough(name, len(wanted)):
                 break
             path = scan.found.get(version, self._path(name, version))
             stamp = stamp_of(path)
-            if scan.needs(version, stamp) and is_quiet(path, stamp):
+            one = cleared.get(version, Cleared(() if is_judged else stamp))
+            if scan.needs(version, stamp) and one.stamp == stamp and is_quiet(path, stamp):
                 try:
-                    bundle = self._load(path, validator)
+                    bundle = self._load(path, one.validator or validator)
                 except UnavailableError:  # no fault of the file
                     raise
                 except Exception as error:
@@ -211,12 +231,14 @@ class Repository(ModelRegistry):
         if failure is not None:
             raise failure
 
-    def _load_here(self, path: Path, validator: Validator | None) -> Bundle:
-        if validator is None:
+    def _load_here(self, path: Path, validate: Validate | None) -> Bundle:
+        if validate is None:
             checked = read_checked(path, self._public_keys)
         else:
-            checked = read_validated(path, validator(path))
-        return self._load_and_warm(path, checked, is_starting=validator is None)
+            checked = read_validated(path, validate(path))
+        bundle = self._load_and_warm(path, checked, is_starting=self._is_starting)
+        # A version that follows is judged against these bytes, whatever is in the file by then.
+        return replace(bundle, file=checked[0]) if self._hold_back else bundle
 
     def _swap(self, name: str, before: ModelState, scan: ModelScan) -> bool:
         """Applies a scan by one assignment: a reader sees the old state or the new."""
@@ -228,10 +250,12 @@ class Repository(ModelRegistry):
                 self._models = {**self._models, name: after}
             else:
                 self._models = {key: one for key, one in self._models.items() if key != name}
+            num_held_back = sum(one.held_back_by > 0 for one in scan.newly_rejected)
             self._counts = replace(
                 self._counts,
                 loaded=self._counts.loaded + len(scan.newly_loaded),
-                rejected=self._counts.rejected + len(scan.newly_rejected),
+                rejected=self._counts.rejected + len(scan.newly_rejected) - num_held_back,
+                held_back=self._counts.held_back + num_held_back,
             )
             self._begin_canaries(now, after, scan)
         self._log(name, before, after, scan)
@@ -248,6 +272,8 @@ class Repository(ModelRegistry):
         for rejected in scan.newly_rejected:
             if rejected.version == WHOLE:
                 _log.log(logging.WARNING if after.served else logging.ERROR, "%s", rejected.reason)
+            elif rejected.held_back_by:
+                _log.warning("%s version %d is %s", name, rejected.version, rejected.reason)
             else:
                 _log.error("refused %s version %d: %s", name, rejected.version, rejected.reason)
         for version in sorted(before.served.keys() - after.served.keys()):

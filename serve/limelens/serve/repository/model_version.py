@@ -33,24 +33,35 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class RejectedVersion:
-    """A version whose file was refused.
+    """A version whose file was refused, or is held back because it is clearly worse.
 
-    The same version may still be served as it was before its file changed. The version may be
-    `WHOLE`.
+    The same version may still be served as it was before its file changed.
+
+    Args:
+        version: May be `WHOLE`.
+        reason: Why; of a version that is held back it begins with that.
+        held_back_by: The version that it was judged against; 0 if it was refused.
     """
 
     name: str
     version: int
     reason: str
+    held_back_by: int = 0
+
+    @property
+    def what_happened(self) -> str:
+        """For sentences: `was refused: …` or `was held back: …`."""
+        return f"was {self.reason}" if self.held_back_by else f"was refused: {self.reason}"
 
 
 @dataclass(frozen=True)
 class LoadCounts:
-    """What became of versions so far: loaded, refused, or rolled back after they took over."""
+    """What became of versions so far: loaded, refused, held back, rolled back after a while."""
 
     loaded: int = 0
     rejected: int = 0
     rolled_back: int = 0
+    held_back: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,10 @@ class ModelScan:
         self.rejected[rejected.version] = rejected
         if stamp is not None:
             self.stamps[rejected.version] = stamp
+
+    def reconsider(self, version: int) -> None:
+        """Forgets why a version was rejected, so that it is loaded like a new one."""
+        self.rejected.pop(version, None)
 
     def check_whole(self, name: str, problem: str, is_quiet: Callable[[Stamp], bool]) -> None:
         """Rejects the model as a whole for a problem, or accepts it once that is empty.

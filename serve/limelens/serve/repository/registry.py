@@ -92,8 +92,8 @@ class ModelRegistry(abc.ABC):
             name = names[0]
         model = models.get(name, ModelState())
         if model.newest is None:
-            reasons = listed([one.reason for one in model.rejected.values()])
-            reason = f" (it was refused: {reasons})" if reasons else ""
+            reasons = listed([one.what_happened for one in model.rejected.values()])
+            reason = f" (it {reasons})" if reasons else ""
             raise NotFoundError(
                 f"no model {name[:100]!r} is served{reason}; there {_is_or_are(names)}",
                 kind="model",
@@ -101,7 +101,7 @@ class ModelRegistry(abc.ABC):
             )
         if version and version not in model.served:
             rejected = model.rejected.get(version)
-            reason = f" (it was refused: {rejected.reason})" if rejected else ""
+            reason = f" (it {rejected.what_happened})" if rejected else ""
             raise NotFoundError(
                 f"no version {version} of {name!r} is served{reason}; there "
                 f"{_is_or_are([str(v) for v in sorted(model.served)])}",

@@ -2,12 +2,14 @@
 
 Parsing and checking a model holds Python's lock throughout (a tenth of a second for 45 MB), and a
 malicious file may crash or exhaust a parser. So a process of lower priority checks the file and
-prints the result, with the digest of the checked bytes. It knows nothing of what is served.
+prints the result, with the digest of the checked bytes. The same process judges a version against
+the one that it would replace. It knows nothing of what is served.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import logging
@@ -15,17 +17,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from limelens.serve.bundle import Metadata
-from limelens.serve.bundle.checks import read_bundle_file
-from limelens.serve.bundle.loading import load_bundle
-from limelens.serve.bundle.signatures import check_signature
 from limelens.serve.errors import BundleError, LimelensError, UnavailableError
 from limelens.serve.priority import lower_process_priority
+from limelens.serve.repository.judging import Judgement, Rival, judge_against, loaded, read_checked
 
 _PATIENCE_S: Final = 600.0
 _log = logging.getLogger(__name__)
@@ -33,10 +33,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ValidationResult:
-    """The SHA-256 of a valid bundle's bytes, hexadecimal, and their metadata."""
+    """What was found out about a valid bundle.
+
+    Args:
+        digest: SHA-256 of its bytes, hexadecimal.
+        metadata: Its own.
+        judgement: How it compares with its rival; None without a rival.
+    """
 
     digest: str
     metadata: Metadata
+    judgement: Judgement | None = None
+
+
+Validate = Callable[[Path], ValidationResult]
+"""Validates a file; raises what a `Validator` raises."""
 
 
 class Validator:
@@ -52,33 +63,43 @@ class Validator:
         self._public_keys = tuple(public_keys)
         self._run = run
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def __call__(self, path: Path) -> ValidationResult:
+    def __call__(
+        self, path: Path, rival: Rival | None = None, images: Path | None = None
+    ) -> ValidationResult:
         """Validates one file.
+
+        Args:
+            path: The file.
+            rival: Judges the file against this version.
+            images: The folder of images to judge by; None takes golden images.
 
         Raises:
             BundleError: It is refused; the message says why.
             UnavailableError: The validator was stopped first.
         """
+        command = self._command(path)
+        if rival is not None:
+            command += ["--rival", "" if rival.data else str(rival.path.absolute())]
+            command += ["--rival-words", rival.words]
+            command += [] if images is None else ["--images", str(images.absolute())]
         began = time.monotonic()
         with self._lock:
             if self._stopped:
                 raise _stopped()
             self._process = process = subprocess.Popen(
-                self._command(path),
-                stdin=subprocess.DEVNULL,
+                command,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,  # Ctrl-C ends the server, and is no fault of the file
-                text=True,
-                encoding="utf-8",
-                errors="replace",
             )
         with process:
             try:
-                output, errors = process.communicate(timeout=_PATIENCE_S)
+                given = b"" if rival is None else rival.data
+                output, errors = process.communicate(given, timeout=_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise BundleError(
@@ -90,7 +111,7 @@ class Validator:
         if self._stopped:
             raise _stopped()
         _log.debug("validated %s in %.2f s", path, time.monotonic() - began)
-        return _result(path, process.returncode, output, errors)
+        return _result(path, process.returncode, output.decode(), errors.decode(errors="replace"))
 
     @property
     def pid(self) -> int | None:
@@ -131,12 +152,25 @@ def read_validated(path: Path, result: ValidationResult) -> tuple[bytes, Metadat
     return data, result.metadata
 
 
-def read_checked(path: Path, public_keys: Sequence[Path] = ()) -> tuple[bytes, Metadata]:
-    """Reads a bundle's bytes and checks them, in this process."""
-    data, metadata = read_bundle_file(path)
-    if public_keys:
-        check_signature(data, path, public_keys)
-    return data, metadata
+def validate(
+    path: Path,
+    public_keys: Sequence[Path] = (),
+    *,
+    run: bool = True,
+    rival: Rival | None = None,
+    images: Path | None = None,
+) -> ValidationResult:
+    """Validates a file in this process; arguments and errors are those of a `Validator`."""
+    data, metadata = read_checked(path, public_keys)
+    if run:
+        loaded(path, data, metadata).warm_up()
+    judgement = None
+    if rival is not None:
+        for image in metadata.golden_images:
+            image.fitted(metadata.resize)
+        new = functools.partial(loaded, path, data, metadata)
+        judgement = judge_against(rival, new, public_keys, images)
+    return ValidationResult(hashlib.sha256(data).hexdigest(), metadata, judgement)
 
 
 def _result(path: Path, returncode: int, output: str, errors: str) -> ValidationResult:
@@ -152,7 +186,8 @@ def _result(path: Path, returncode: int, output: str, errors: str) -> Validation
         raise BundleError(f"{path}: could not be checked: {last[0]}") from None
     if "refused" in found:
         raise BundleError(found["refused"])
-    return ValidationResult(found["digest"], Metadata.from_props(found["props"]))
+    judgement = found["judgement"] and Judgement(**found["judgement"])
+    return ValidationResult(found["digest"], Metadata.from_props(found["props"]), judgement)
 
 
 def _stopped() -> UnavailableError:
@@ -165,14 +200,28 @@ def _main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--key", type=Path, action="append", default=[])
     parser.add_argument("--run", action="store_true")
+    parser.add_argument("--rival")
+    parser.add_argument("--rival-words", default="")
+    parser.add_argument("--images", type=Path)
     arguments = parser.parse_args()
     lower_process_priority()
+    rival = None
+    if arguments.rival is not None:
+        given = b"" if arguments.rival else sys.stdin.buffer.read()
+        rival = Rival(0, arguments.rival_words, Path(arguments.rival), given)
     try:
-        data, metadata = read_checked(arguments.path, arguments.key)
-        if arguments.run:
-            read = lambda _: (data, metadata)  # noqa: E731
-            load_bundle(arguments.path, "cpu", num_threads=1, read=read).warm_up()
-        result = {"digest": hashlib.sha256(data).hexdigest(), "props": metadata.to_props()}
+        found = validate(
+            arguments.path,
+            arguments.key,
+            run=arguments.run,
+            rival=rival,
+            images=arguments.images,
+        )
+        result = {
+            "digest": found.digest,
+            "props": found.metadata.to_props(),
+            "judgement": found.judgement and asdict(found.judgement),
+        }
     except LimelensError as error:
         result = {"refused": str(error)}
     print(json.dumps(result))

@@ -25,13 +25,17 @@ class VersionPolicy:
     newest: int | None = None
     pinned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
+    def pins(self, name: str) -> bool:
+        """Whether somebody chose the versions of a model by their numbers."""
+        return name in self.pinned
+
     def candidates(self, name: str, found: Iterable[int]) -> list[int]:
         """The versions of a model that may be loaded, best first; pinned ones even if missing."""
         return sorted(self.pinned.get(name, found), reverse=True)
 
     def is_enough(self, name: str, count: int) -> bool:
         """Whether no more versions of a model are wanted once `count` are loaded."""
-        return name not in self.pinned and self.newest is not None and count >= self.newest
+        return not self.pins(name) and self.newest is not None and count >= self.newest
 
 
 ALL = VersionPolicy()

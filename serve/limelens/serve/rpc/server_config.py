@@ -116,6 +116,10 @@ class ServerConfig:
             `Server.reload` or RepositoryModelLoad), or never.
         reload_s: How often to look; 0 is on request only.
         versions: Which versions of a model to load.
+        hold_back: Whether a version that is clearly worse than the one that it would replace is
+            not served.
+        hold_back_images: As `hold_back`, judged by a folder of images for each label; None judges
+            by the golden images in the bundles.
         public_keys: PEM files; if set, only bundles signed with one of these keys are served.
         face_detector: `default`, `centerface`, `none`, or the path of a detector's bundle; see
             `limelens.serve.faces.detector.load_detector`.
@@ -147,6 +151,8 @@ class ServerConfig:
     reload: Reload = "watch"
     reload_s: float = 2.0
     versions: VersionPolicy = ALL
+    hold_back: bool = False
+    hold_back_images: Path | None = None
     public_keys: tuple[Path, ...] = ()
     face_detector: str = DEFAULT_DETECTOR
     health_listen: str | None = None
@@ -183,6 +189,12 @@ class ServerConfig:
                 "num_threads",
                 f"{self.num_threads} for {self.processes} processes; expected at least one for "
                 "each: they are those of all processes together",
+            )
+        if self.hold_back_images is not None and not self.hold_back_images.is_dir():
+            raise InvalidRequestError(
+                "hold_back_images",
+                f"{self.hold_back_images} is no folder; expected one with a folder of images for "
+                "each label",
             )
         if self.processes > 1 and is_unix(self.listen):
             raise ListenError(

@@ -20,6 +20,7 @@ from limelens.serve.access.caller import charge, current_caller, may, require
 from limelens.serve.access.rights import Right
 from limelens.serve.decisions.decision import decide
 from limelens.serve.errors import (
+    BundleError,
     ExpiredError,
     InvalidRequestError,
     NotFoundError,
@@ -154,14 +155,17 @@ class InferenceService(pb2_grpc.GRPCInferenceServiceServicer):
             )
         await self._refresh()
         name = request.model_name
+        rejected = [one for one in self._repository.rejected if one.name == name]
         try:
-            self._repository.get(name)
+            served = self._repository.get(name)
         except NotFoundError:
-            for one in self._repository.rejected:
-                if one.name == name:
-                    text = f"{name!r} version {one.version} was refused: {one.reason}"
-                    raise NotFoundError(text, kind="model", name=name) from None
+            for one in rejected:
+                text = f"{name!r} version {one.version} {one.what_happened}"
+                raise NotFoundError(text, kind="model", name=name) from None
             raise
+        for one in rejected:
+            if one.held_back_by and one.version >= served.version:
+                raise BundleError(f"{name!r} version {one.version} {one.what_happened}")
         return pb2.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(

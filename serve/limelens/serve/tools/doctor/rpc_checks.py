@@ -189,7 +189,8 @@ def _limits(models: Sequence[ModelInfo]) -> Iterator[Check]:
     for one in models:
         name = f"model {one.name} {one.version}"
         if not one.ready:
-            yield warning(name, "it exists but is not served", "look at the server's log")
+            found = f"not served: {one.state_reason}" if one.state_reason else "not served"
+            yield warning(name, found, "look at the server's log")
             continue
         found = (
             f"{one.provider}, {one.precision}, up to {one.max_images} images of "
