@@ -1,10 +1,10 @@
 """Measures whether a model's embedding finds images of the same label, and the cost of a search.
 
 It searches the images of train for each image of val. precision@5 is the share of the five nearest
-neighbours that have its label; macro is the mean over labels, micro over images. The table also
-shows the result of chance: the label's share of train. Searches are timed one image at a time,
-alternating with brute force in numpy in the same run: on a shared machine ratios can be trusted,
-milliseconds cannot.
+neighbours that have its label; macro is the mean over labels, micro over images. The table also has
+the result with vectors as the model gives them, neither centred nor whitened, and that of chance:
+the label's share of train. Searches are timed one image at a time, alternating with brute force in
+numpy in the same run: on a shared machine ratios can be trusted, milliseconds cannot.
 
     python -m benchmarks.similar MODEL DATA [--k 5] [--rounds 5] [--json]
 """
@@ -29,6 +29,7 @@ from limelens.cli.terminal.printing import print_json
 from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import LimelensError
 from limelens.serve.tools.similar import SimilarIndex, build_index, embed_files, find_images
+from limelens.serve.tools.similar.space import FeatureSpace
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation")}
 
@@ -77,30 +78,29 @@ def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, A
     k = min(k, len(train.images))
     exact = build_index(train.vectors, train.images, train.made, exact=True)
     graph = build_index(train.vectors, train.images, train.made, exact=False)
+    plain = build_index(train.vectors, train.images, train.made, space=FeatureSpace())
     labels = np.array([one.label for one in train.images])
     wanted = np.array([one.label for one in val.images])
-    hits = np.array(
-        [
-            np.mean([one.label == label for one in neighbours])
-            for label, neighbours in zip(wanted, exact.search(val.vectors, k), strict=True)
-        ]
-    )
+    hits, similarities = _hits(exact, val.vectors, wanted, k)
+    plain_hits, plain_similarities = _hits(plain, val.vectors, wanted, k)
     in_train = Counter(labels.tolist())
     per_label = {
         str(label): {
             "precision": float(hits[wanted == label].mean()),
+            "as_given": float(plain_hits[wanted == label].mean()),
             "by_chance": in_train[str(label)] / len(labels),
             "queries": int((wanted == label).sum()),
             "train": in_train[str(label)],
         }
         for label in np.unique(wanted)
     }
+    placed = exact.space.placed(train.vectors)
     searches: dict[str, Callable[[NDArray[np.float32]], list[int]]] = {
-        "numpy, brute force": lambda vector: _brute_force(train.vectors, vector, k),
+        "numpy, brute force": lambda vector: _brute_force(placed, vector, k),
         "faiss, exact": lambda vector: _rows(exact, vector, k),
         "faiss, graph (HNSW)": lambda vector: _rows(graph, vector, k),
     }
-    milliseconds, found = _timed(searches, val.vectors, rounds)
+    milliseconds, found = _timed(searches, exact.space.placed(val.vectors), rounds)
     truth = found["numpy, brute force"]
     return {
         "model": train.made.model,
@@ -112,6 +112,17 @@ def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, A
         "num_queries": len(val.images),
         "macro_precision": float(np.mean([row["precision"] for row in per_label.values()])),
         "micro_precision": float(hits.mean()),
+        "macro_as_given": float(np.mean([row["as_given"] for row in per_label.values()])),
+        "micro_as_given": float(plain_hits.mean()),
+        "is_whitened": exact.space.whitening is not None,
+        "similarities": {
+            name: {
+                "nearest": float(np.median(found[:, 0])),
+                "farthest": float(np.median(found[:, -1])),
+                "printed_alike": float(np.mean(_are_printed_alike(found))),
+            }
+            for name, found in (("index", similarities), ("as_given", plain_similarities))
+        },
         "per_label": per_label,
         "search": {
             name: {
@@ -125,6 +136,25 @@ def measure(model: Path, data: Path, k: int = 5, rounds: int = 5) -> dict[str, A
             {"path": one.path, "reason": one.reason} for one in (*train.skipped, *val.skipped)
         ],
     }
+
+
+def _hits(
+    index: SimilarIndex, vectors: NDArray[np.float32], wanted: NDArray[np.str_], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The share of neighbours with the label of each query, `(N,)`, and similarities, `(N, k)`."""
+    found = index.search(vectors, k)
+    hits = [
+        np.mean([one.label == label for one in row])
+        for label, row in zip(wanted, found, strict=True)
+    ]
+    return np.array(hits), np.array([[one.similarity for one in row] for row in found])
+
+
+def _are_printed_alike(similarities: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether all of a query's neighbours have the same similarity in four digits, `(N,)`."""
+    digits = similarities.round(4)
+    alike: NDArray[np.bool_] = digits[:, 0] == digits[:, -1]
+    return alike
 
 
 def _split(data: Path, split: str) -> tuple[Path, Any]:
@@ -180,20 +210,31 @@ def _print(report: dict[str, Any]) -> None:
         f"among {report['num_train']} of train"
     )
     table.add_column("label")
-    for column in (f"precision@{k}", "by chance", "val", "train"):
+    for column in (f"precision@{k}", "as given", "by chance", "val", "train"):
         table.add_column(column, justify="right")
     for label, row in report["per_label"].items():
         table.add_row(
             label,
             f"{row['precision']:.3f}",
+            f"{row['as_given']:.3f}",
             f"{row['by_chance']:.3f}",
             str(row["queries"]),
             str(row["train"]),
         )
     table.add_section()
-    table.add_row("macro average", f"{report['macro_precision']:.3f}")
-    table.add_row("micro average", f"{report['micro_precision']:.3f}")
+    for kind in ("macro", "micro"):
+        table.add_row(
+            f"{kind} average",
+            f"{report[f'{kind}_precision']:.4f}",
+            f"{report[f'{kind}_as_given']:.4f}",
+        )
     console.print(table)
+    for name, row in report["similarities"].items():
+        console.print(
+            f"{name}: the nearest neighbour's similarity is {row['nearest']:.4f}, the "
+            f"{report['k']}th's {row['farthest']:.4f} (medians); all alike in four digits for "
+            f"{row['printed_alike']:.1%} of images"
+        )
     table = Table(
         title=f"one search among {report['num_train']} vectors of {report['embedding_size']}"
     )

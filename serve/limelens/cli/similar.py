@@ -136,7 +136,8 @@ def similar(
     """Finds the images of an index that are most similar to the given ones.
 
     The model must be the one that the index was made with; from a server it is chosen
-    automatically. Similarity is the cosine between the feature vectors: 1 is the same image.
+    automatically. Similarity is the cosine between the feature vectors, without what all indexed
+    images share: 1 is the same image, and 0 is no more alike than any two.
 
     Example: limelens similar photos.index coat.jpg --model models/photos/1/model.onnx
     """

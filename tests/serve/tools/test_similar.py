@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from limelens.serve.tools.similar import (
     save_index,
 )
 from limelens.serve.tools.similar.sheet import Panel, write_sheet
+from limelens.serve.tools.similar.space import MIN_TO_CENTRE, FeatureSpace
 
 COLOURS = {
     "train/warm/red.png": (250, 10, 10),
@@ -222,8 +224,7 @@ def test_many_images_keep_their_order(local: Client, tmp_path: Path) -> None:
     index = index_folder(local, tmp_path).index
     assert [one.path for one in index.images] == [f"{i:03d}.png" for i in range(150)]
     vectors = index.faiss_index.reconstruct_n(0, 150)
-    units = colours / np.linalg.norm(colours, axis=1, keepdims=True)
-    assert vectors == pytest.approx(units, abs=1e-4)
+    assert vectors == pytest.approx(index.space.placed(colours.astype(np.float32)), abs=1e-3)
 
 
 def test_a_model_that_is_replaced_while_indexing_is_noticed(
@@ -377,6 +378,90 @@ def test_a_zero_vector_is_similar_to_nothing(local: Client, tmp_path: Path) -> N
     assert [one.similarity for one in neighbours] == [0, 0]
 
 
+def collapsed(count: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Vectors as of a trained network: alike but for a little in 16 directions."""
+    rng = np.random.default_rng(seed)
+    mean = np.random.default_rng(99).normal(size=16)
+    return (mean + rng.normal(scale=0.005, size=(count, 16))).astype(np.float32)
+
+
+def index_of(count: int) -> SimilarIndex:
+    images = [IndexedImage(f"{i}.png", "") for i in range(count)]
+    return build_index(collapsed(count, 0), images, Made("m", 1, "0" * 64, 16, "/nowhere"))
+
+
+@pytest.mark.parametrize("count", [MIN_TO_CENTRE, 500])
+def test_figures_tell_images_apart_that_the_network_sees_as_alike(
+    count: int, tmp_path: Path
+) -> None:
+    index = index_of(count)
+    queries = collapsed(20, 1)
+    units = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    assert (units @ units.T).min() > 0.9999
+    save_index(index, tmp_path / "index")
+    for found in (index, load_index(tmp_path / "index")):
+        for neighbours in found.search(queries, 5):
+            assert len({f"{one.similarity:.4f}" for one in neighbours}) > 1
+            assert neighbours[0].similarity < 0.99
+        (itself,) = found.search(collapsed(count, 0)[7:8] * 3, 1)
+        assert itself[0].path == "7.png"
+        assert itself[0].similarity == pytest.approx(1, abs=1e-4)
+
+
+def test_distances_are_between_vectors_as_the_model_gives_them(tmp_path: Path) -> None:
+    save_index(index_of(60), tmp_path / "index")
+    index = load_index(tmp_path / "index")
+    plain = replace(index, space=FeatureSpace(), lengths=None)
+    units = collapsed(60, 0) / np.linalg.norm(collapsed(60, 0), axis=1, keepdims=True)
+    queries = np.concatenate([collapsed(3, 1), -collapsed(1, 2)])
+    of_queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    expected = np.sort(1 - of_queries @ units.T, axis=1)[:, :2].mean(axis=1)
+    assert index.distances(queries, 2) == pytest.approx(expected, abs=1e-5)
+    assert plain.distances(queries, 2) != pytest.approx(expected, abs=1e-3)
+
+
+def test_few_images_are_compared_as_the_model_gives_them() -> None:
+    index = index_of(MIN_TO_CENTRE - 1)
+    queries = collapsed(3, 1)
+    units = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    assert index.space.placed(queries) == pytest.approx(units, abs=1e-6)
+
+
+def test_directions_in_which_images_differ_most_count_less() -> None:
+    rng = np.random.default_rng(2)
+    spread = np.array([10.0] + [1.0] * 31)
+    vectors = (50 + rng.normal(size=(400, 32)) * spread).astype(np.float32)
+    space = FeatureSpace.fitted(vectors)
+    assert space.whitening is not None
+    lengths = np.linalg.svd(space.whitening, compute_uv=False)
+    assert lengths.min() < 0.8 * lengths.max()
+    same = np.ones((10, 4), np.float32)
+    assert FeatureSpace.fitted(np.repeat(same, 9, axis=0)).placed(same) == pytest.approx(
+        0, abs=1e-3
+    )
+
+
+def test_an_older_index_is_searched_as_it_was(tmp_path: Path) -> None:
+    index = index_of(60)
+    older = replace(index, space=FeatureSpace())
+    save_index(older, tmp_path / "whole")
+    with (
+        zipfile.ZipFile(tmp_path / "whole") as whole,
+        zipfile.ZipFile(tmp_path / "old", "w") as old,
+    ):
+        text, stored = whole.read("index.json").decode(), whole.read("vectors.faiss")
+        old.writestr("index.json", text.replace('"format": 2', '"format": 1'))
+        old.writestr("vectors.faiss", stored)
+    queries = collapsed(3, 1)
+    assert load_index(tmp_path / "old").search(queries) == older.search(queries)
+    # A new one that has lost its space is no older one.
+    with zipfile.ZipFile(tmp_path / "cut", "w") as cut:
+        cut.writestr("index.json", text)
+        cut.writestr("vectors.faiss", stored)
+    with pytest.raises(IndexRefusedError, match="format 2; this limelens reads 1 and 2: make it"):
+        load_index(tmp_path / "cut")
+
+
 def test_a_graph_finds_what_comparing_with_all_finds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 64))
@@ -395,8 +480,8 @@ def test_a_graph_finds_what_comparing_with_all_finds(tmp_path: Path) -> None:
         for a, b in zip(exact.search(queries), graph.search(queries), strict=True)
     ]
     assert np.mean(shared) > 0.99
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    best = np.argmax(units @ queries[7])
+    placed = exact.space.placed(vectors)
+    best = np.argmax(placed @ exact.space.placed(queries[7:8])[0])
     assert exact.search(queries[7:8], 1)[0][0].path == f"{best}.png"
     assert len(graph.search(queries[:1], 5000)[0]) <= 2000
 

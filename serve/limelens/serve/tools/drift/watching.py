@@ -31,7 +31,8 @@ from limelens.serve.tools.drift.comparing import (
     compare,
     reference_of,
 )
-from limelens.serve.tools.similar.index import IndexRefusedError, load_faiss, load_index
+from limelens.serve.tools.similar.index import IndexRefusedError, load_faiss
+from limelens.serve.tools.similar.index_file import load_index
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

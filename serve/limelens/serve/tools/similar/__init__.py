@@ -11,9 +11,8 @@ from limelens.serve.tools.similar.index import (
     Neighbour,
     SimilarIndex,
     build_index,
-    load_index,
-    save_index,
 )
+from limelens.serve.tools.similar.index_file import load_index, save_index
 from limelens.serve.tools.similar.indexing import (
     Indexing,
     Skipped,

@@ -1,21 +1,14 @@
-"""An index of feature vectors: built, searched by cosine similarity, written to one file and read.
+"""An index of feature vectors: built, and searched by cosine similarity.
 
-The file is a zip archive of two members: `index.json` names the model and the images,
-`vectors.faiss` holds the vectors in an index of faiss. The archive's checksums find damage but do
-not prove who wrote the file, so read only indexes from people whose bundles you would run.
-
-It knows vectors and faiss, and nothing of how images become vectors.
+It knows vectors and faiss, and nothing of files or of how images become vectors.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +16,11 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle.session import unit_length
 from limelens.serve.errors import InvalidRequestError, LimelensError, MissingExtraError
-from limelens.serve.files import writing_whole
+from limelens.serve.tools.similar.space import FeatureSpace
 
 EXACT_UP_TO: Final = 50_000
 """More images are searched by a graph (HNSW), which may sometimes miss a neighbour. Comparing with
 all of 50,000 vectors of 576 numbers takes 5 ms."""
-_FORMAT: Final = 1
 _NEIGHBOURS_IN_GRAPH: Final = 32
 _EF_CONSTRUCTION: Final = 80
 _EF_SEARCH: Final = 128
@@ -70,7 +62,7 @@ class Made:
 class Neighbour:
     """An image that is similar to a query, and the cosine of the angle between their vectors.
 
-    The cosine is from -1 to 1; 1 is the same image.
+    The cosine, in the space of the index, is from -1 to 1; 1 is the same image.
     """
 
     path: str
@@ -82,14 +74,17 @@ class Neighbour:
 class SimilarIndex:
     """Searchable images in the order of their vectors; see `build_index` and `load_index`.
 
-    The vectors, of length 1, are in an inner-product index of faiss. `confidences`, `(N,)` float32,
-    are the highest probabilities that the model gave each image; None if the index has none.
+    The vectors, in `space` and of length 1, are in an inner-product index of faiss. `confidences`,
+    `(N,)` float32, are the highest probabilities that the model gave each image; None if the index
+    has none. `lengths`, `(N,)` float32, are those that the vectors had in the space.
     """
 
     made: Made
     images: tuple[IndexedImage, ...]
     faiss_index: Any = field(repr=False)
     confidences: NDArray[np.float32] | None = field(default=None, repr=False)
+    space: FeatureSpace = field(default_factory=FeatureSpace, repr=False)
+    lengths: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,7 +125,9 @@ class SimilarIndex:
         Raises:
             InvalidRequestError: `k` is below 1, or the vectors have another size.
         """
-        similarities, rows = self._nearest(vectors, k)
+        similarities, rows = self.faiss_index.search(
+            self.space.placed(self._checked(vectors, k)), min(k, len(self.images))
+        )
         return [
             tuple(
                 Neighbour(self.images[row].path, self.images[row].label, _cosine(similarity))
@@ -145,6 +142,8 @@ class SimilarIndex:
     def distances(self, vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:
         """How far queries are from the index: the mean cosine distance to their `k` nearest images.
 
+        Between vectors as the model gives them: around their mean every direction is as far.
+
         Args:
             vectors: As for `search`.
             k: As for `search`.
@@ -155,7 +154,10 @@ class SimilarIndex:
         Raises:
             InvalidRequestError: As `search`.
         """
-        return _mean_distances(*self._nearest(vectors, k))
+        similarities, rows = self._given.search(
+            np.ascontiguousarray(unit_length(self._checked(vectors, k))), min(k, len(self.images))
+        )
+        return _mean_distances(similarities, rows)
 
     def own_distances(self, k: int, most: int) -> NDArray[np.float64]:
         """`distances` of indexed images, each from the others: what is usual.
@@ -169,8 +171,8 @@ class SimilarIndex:
         """
         count = len(self.images)
         taken = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
-        own = np.stack([self.faiss_index.reconstruct(int(row)) for row in taken])
-        similarities, rows = self.faiss_index.search(own, min(k + 1, count))
+        own = np.stack([self._given.reconstruct(int(row)) for row in taken])
+        similarities, rows = self._given.search(own, min(k + 1, count))
         # An image is its own nearest, but among copies another may come first.
         is_itself = rows == taken[:, np.newaxis]
         is_itself[~is_itself.any(axis=1), -1] = True
@@ -179,10 +181,17 @@ class SimilarIndex:
             similarities[~is_itself].reshape(shape), rows[~is_itself].reshape(shape)
         )
 
-    def _nearest(
-        self, vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Similarities and rows of the nearest images, each `(N, k)` or fewer; row -1 is none."""
+    @cached_property
+    def _given(self) -> Any:
+        """An inner-product index of the vectors as the model gives them, with length 1."""
+        if self.lengths is None:
+            return self.faiss_index
+        placed = self.faiss_index.reconstruct_n(0, len(self.images))
+        index = load_faiss().IndexFlatIP(self.made.embedding_size)
+        index.add(self.space.given(placed * self.lengths[:, np.newaxis]))
+        return index
+
+    def _checked(self, vectors: NDArray[np.float32], k: int) -> NDArray[np.float32]:
         if k < 1:
             raise InvalidRequestError("k", f"{k}; expected at least 1")
         if vectors.ndim != 2 or vectors.shape[1] != self.made.embedding_size:
@@ -190,10 +199,7 @@ class SimilarIndex:
                 "vectors",
                 f"shape {vectors.shape}; the index expects (N, {self.made.embedding_size})",
             )
-        similarities, rows = self.faiss_index.search(
-            np.ascontiguousarray(unit_length(vectors)), min(k, len(self.images))
-        )
-        return similarities, rows
+        return vectors
 
 
 def build_index(
@@ -203,6 +209,7 @@ def build_index(
     *,
     exact: bool | None = None,
     confidences: NDArray[np.float32] | None = None,
+    space: FeatureSpace | None = None,
 ) -> SimilarIndex:
     """An index over some vectors.
 
@@ -212,6 +219,7 @@ def build_index(
         made: Their model and data.
         exact: Whether a search compares with every image; None does so up to `EXACT_UP_TO`.
         confidences: `(N,)`, see `SimilarIndex`.
+        space: Where vectors are compared; None fits one to them.
 
     Raises:
         MissingExtraError: faiss is not installed.
@@ -233,90 +241,11 @@ def build_index(
         )
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         index.hnsw.efSearch = _EF_SEARCH
-    index.add(np.ascontiguousarray(unit_length(vectors)))
-    return SimilarIndex(made, tuple(images), index, confidences)
-
-
-def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
-    """Writes an index whole or not at all; an older one stays until then.
-
-    Raises:
-        IndexRefusedError: The path is a folder.
-        OSError: It cannot be written.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
-    document: dict[str, Any] = {
-        "format": _FORMAT,
-        "made": asdict(index.made),
-        "pictures": [[one.path, one.label] for one in index.images],
-    }
-    if index.confidences is not None:
-        document["confidences"] = index.confidences.tolist()
-    vectors = memoryview(load_faiss().serialize_index(index.faiss_index))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("index.json", json.dumps(document), compress_type=zipfile.ZIP_DEFLATED)
-        with archive.open("vectors.faiss", "w", force_zip64=True) as member:
-            member.write(vectors)
-
-
-def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
-    """Reads what `save_index` wrote.
-
-    Raises:
-        IndexRefusedError: The file is damaged or not an index.
-        MissingExtraError: faiss is not installed.
-        OSError: The file cannot be read.
-    """
-    faiss = load_faiss()
-    path = Path(path)
-    if path.is_dir():
-        raise IndexRefusedError(f"{path} is a folder; expected a file that limelens index wrote")
-    with path.open("rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                document = json.loads(archive.read("index.json"))
-                # A wrong byte is found here, before faiss reads it.
-                data = archive.read("vectors.faiss")
-        # A damaged archive or document may raise almost anything, even OSError.
-        except Exception as error:
-            raise _refused(path, error) from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        found = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise IndexRefusedError(
-            f"{path}: index format {found!r}; this limelens reads {_FORMAT}: make it again with "
-            "limelens index"
-        )
-    try:
-        made = Made(**document["made"])
-        images = tuple(IndexedImage(str(one), str(label)) for one, label in document["pictures"])
-        index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-        found = index.ntotal, index.d
-        if not isinstance(index, (faiss.IndexFlat, faiss.IndexHNSW)):
-            raise ValueError(f"it is searched by {type(index).__name__}")
-        if found != (len(images), made.embedding_size) or not images:
-            raise ValueError(
-                f"{found[0]} vectors of {found[1]} numbers for {len(images)} images and an "
-                f"embedding of {made.embedding_size}"
-            )
-        confidences = None  # indexes of limelens 0.1 have none
-        if "confidences" in document:
-            confidences = np.array(document["confidences"], np.float32)
-            if confidences.shape != (len(images),) or not np.isfinite(confidences).all():
-                raise ValueError(f"{confidences.shape} confidences for {len(images)} images")
-    except Exception as error:
-        raise _refused(path, error) from error
-    return SimilarIndex(made, images, index, confidences)
-
-
-def _refused(path: Path, error: Exception) -> IndexRefusedError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return IndexRefusedError(
-        f"{path}: not an index, or a damaged one: {reason}; expected a file that limelens index "
-        "wrote: make it again"
-    )
+    space = FeatureSpace.fitted(vectors) if space is None else space
+    moved = space.moved(vectors)
+    index.add(np.ascontiguousarray(unit_length(moved)))
+    lengths = None if space.mean is None else np.linalg.norm(moved, axis=1).astype(np.float32)
+    return SimilarIndex(made, tuple(images), index, confidences, space, lengths)
 
 
 def _mean_distances(
