@@ -18,7 +18,7 @@ from torch import Tensor
 from limelens.serve.image import ResizeRule
 from limelens.train.config import PRESETS
 from limelens.train.data.colour import Jitter, jittered
-from limelens.train.data.disturbances import add_noise, blur, compress, erase
+from limelens.train.data.disturbances import add_noise, blur, coarsen, compress, erase
 from limelens.train.data.draws import Draws
 from limelens.train.data.geometry import (
     Boxes,
@@ -85,8 +85,8 @@ class Augmentation:
     Args:
         preset: `none`; `light`: flips and slight crops; `standard`: crops from a half, rotation,
             colour; `strong`: free aspect ratios, zooming out over a plain background, shear,
-            colour, grey, blur, noise, JPEG artefacts, erasing: for models that will get images
-            from new sources.
+            colour, grey, fewer pixels, blur, noise, JPEG artefacts, erasing: for models that will
+            get images from new sources.
         rule: The input's size.
         min_crop: Least share of the image that a crop keeps; 0 takes the preset's.
 
@@ -137,6 +137,7 @@ class Augmentation:
         images = sample(images, self._boxes(batch, preset), self._tilts(draws, preset), self._size)
         images = jittered(images, draws, preset.jitter).clamp_(0, 255)
         if preset.disturbed:
+            coarsen(images, draws, 0.2)
             blur(images, draws, 0.15)
             add_noise(images, draws, 0.15, _NOISE)
             erase(images, draws, 0.15)

@@ -1,4 +1,4 @@
-"""What cameras and files add to some images of a batch: JPEG artefacts, blur, noise, covered parts.
+"""What cameras and files do to some images of a batch: JPEG artefacts, few pixels, blur, noise.
 
 Each function changes a share of the images and leaves the others alone.
 """
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from limelens.train.data.draws import Draws
 
@@ -29,6 +29,19 @@ def compress(images: NDArray[np.uint8], draws: Draws, share: float) -> None:
         pixels = np.ascontiguousarray(images[index].transpose(1, 2, 0))
         Image.fromarray(pixels).save(file, "JPEG", quality=int(quality[index]))
         images[index] = np.asarray(Image.open(file)).transpose(2, 0, 1)
+
+
+def coarsen(images: Tensor, draws: Draws, share: float) -> None:
+    """Enlarges `(N, 3, H, W)` float32 images from 0.22 to 0.75 of their height and width, in place.
+
+    As far cameras and small files give them.
+    """
+    scales = draws.uniform(0.22, 0.75)
+    size = images.shape[-2:]
+    for index in np.flatnonzero(draws.chance(share)):
+        fewer = [max(1, round(side * scales[index])) for side in size]
+        small = interpolate(images[index, None], fewer, mode="bilinear", antialias=True)
+        images[index] = interpolate(small, size, mode="bilinear")[0]
 
 
 def blur(images: Tensor, draws: Draws, share: float) -> None:
