@@ -423,3 +423,32 @@ async def test_random_traffic_gets_the_numbers_of_a_plain_session(
         await asyncio.gather(*tasks, *others)
     assert num_right > 20
     assert engine.num_waiting == 0
+
+
+async def test_a_sampler_gets_vectors_that_callers_do_not(
+    engines: Any, thread: DeviceThread, model: Path
+) -> None:
+    taken: list[tuple[Any, Any]] = []
+
+    class EverySecond:
+        asked = 0
+
+        def wants(self, _bundle: Any) -> bool:
+            self.asked += 1
+            return self.asked % 2 == 0
+
+        def take(self, _bundle: Any, probabilities: Any, embedding: Any) -> None:
+            taken.append((probabilities.copy(), embedding.copy()))
+
+    bundle = stand_in(model, thread=thread)
+    sampler = EverySecond()
+    engine = engines(sampler=sampler)
+    results = [(await engine.classify(bundle, [image(20 * i)]))[0] for i in range(4)]
+    (with_vector,) = await engine.classify(bundle, [image(80)], embed=True)
+    assert [one.embedding for one in results] == [None] * 4
+    assert with_vector.embedding is not None
+    assert sampler.asked == 4
+    pixels = np.stack([image(value).pixels for value in (20, 60)])
+    numbers, vectors = load_bundle(model, "cpu").predict_and_embed(pixels)
+    np.testing.assert_allclose([one for one, _ in taken], numbers, atol=1e-5)
+    np.testing.assert_allclose([one for _, one in taken], vectors, atol=1e-5)

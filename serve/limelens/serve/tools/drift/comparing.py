@@ -170,7 +170,7 @@ def _shift(
         name,
         float(np.median(old)),
         float(np.median(new)),
-        float(found.statistic),
+        max(0.0, float(found.statistic)),  # may be -0.0
         float(found.pvalue),
     )
 
