@@ -17,6 +17,7 @@ from limelens.train.detection.exporting import export_detector, set_threshold, w
 from limelens.train.detection.frames import Sources
 from limelens.train.detection.network import FaceNetwork
 from limelens.train.detection.training import Settings, train
+from limelens.train.exporting.card import BY_HAND
 
 SMALL = Scenery(size=(128, 160), face_px=(20, 90))
 RULE = ResizeRule(128, 160, ResizeMode.PAD)
@@ -45,6 +46,10 @@ def test_network_learns_to_find_drawn_faces(drawn: Sources, tmp_path: Path) -> N
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| threshold | 0.35 |" in card
     assert card.endswith("## Measured\n\nnothing\n")
+    (tmp_path / "README.md").write_text(f"{card}\n{BY_HAND}\n\n## Mine\n", encoding="utf-8")
+    write_card(tmp_path / "README.md", path, ["## Measured\n\nanew"])
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert card.endswith(f"anew\n\n{BY_HAND}\n\n## Mine\n")
 
 
 def test_weights_go_on_from_a_start(drawn: Sources) -> None:

@@ -13,8 +13,11 @@ from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.errors import BundleError
 from limelens.serve.image import ResizeRule, fit, read_fitted, read_image
 from limelens.train import ExportError, TrainConfig, checkpoint, evaluate, export, train
-from limelens.train.data.examples import Example
+from limelens.train.data.examples import Example, targets_of
+from limelens.train.evaluation.evaluate import assess
 from limelens.train.exporting import export as exporting
+from limelens.train.exporting.about_data import About
+from limelens.train.exporting.card import BY_HAND, write_measured
 from limelens.train.exporting.golden_images import choose_examples
 from limelens.train.exporting.graph import BundleNetwork, to_onnx
 
@@ -23,7 +26,8 @@ from limelens.train.exporting.graph import BundleNetwork, to_onnx
 def models(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with one version of one model."""
     folder = tmp_path_factory.mktemp("models")
-    report = export(trained_run, "colours", models=folder, note="A note.")
+    about = About("Colours, painted for tests", "CC0 | none", "Not for colours of traffic lights.")
+    report = export(trained_run, "colours", models=folder, note="A note.", about=about)
     assert report["version"] == 1
     assert report["max_abs_difference"] <= 1e-4
     assert report["size_bytes"] == (folder / "colours" / "1" / "model.onnx").stat().st_size
@@ -161,6 +165,53 @@ def test_the_card_names_data_note_and_command(models: Path) -> None:
     assert "A note." in card
     assert "limelens train DATA --arch cnn3 --input-size 32x32" in card
     assert "--alert-label red" in card
+
+
+def test_data_licence_and_limits_are_in_the_card_and_in_the_bundle(models: Path) -> None:
+    card = card_of(models)
+    assert "| data | Colours, painted for tests |\n| licence of the data | CC0 \\| none |" in card
+    assert "## Limits\n\nNot for colours of traffic lights.\n\n- It never abstains" in card
+    assert "| green | 1.000 |" in card
+    assert "![Share correct over confidence](calibration.png)" in card
+    folder = models / "colours" / "1"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "calibration.png", "coverage.png", "model.onnx"
+    ]  # fmt: skip
+    of_bundle = load_bundle(folder, "cpu").metadata.card
+    assert of_bundle["data"] == {"name": "Colours, painted for tests", "license": "CC0 | none"}
+    assert of_bundle["limits"] == "Not for colours of traffic lights."
+    assert of_bundle["val"]["groups"]["measure"] == "accuracy"
+
+
+def test_what_nobody_says_is_taken_from_files_in_the_data(tmp_path: Path) -> None:
+    assert About().or_of(tmp_path).to_card() == {}
+    (tmp_path / "LICENSE").write_text("# CC BY 4.0\n\nlong text\n", encoding="utf-8")
+    (tmp_path / "LIMITS.md").write_text("\nNot at night.\n", encoding="utf-8")
+    assert About("Mine").or_of(tmp_path) == About(
+        "Mine", "CC BY 4.0 (the data's LICENSE)", "Not at night."
+    )
+    own = About("Mine", "CC0", "Nowhere.")
+    assert own.or_of(tmp_path / "labels.csv") == own
+
+
+def test_measured_figures_join_a_card_and_replace_themselves(
+    models: Path, divided: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "colours" / "1", tmp_path / "colours" / "1")
+    folder = tmp_path / "colours" / "1"
+    card = folder / "README.md"
+    before = card.read_text()
+    card.write_text(f"{before}\n{BY_HAND}\n\n## Mine\n\nwords\n")
+    found = assess(folder, divided, split="test")
+    targets = targets_of(found.examples, 2, found.model.task)
+    for title in ("the test images", "other images", "the test  images"):
+        write_measured(card, title, found.metrics, found.probabilities, targets)
+    text = card.read_text()
+    assert text.startswith(before.rstrip())
+    assert text.count("## On the test images (") == text.count("## On other images (") == 1
+    assert text.index("## On other images") < text.index(BY_HAND)
+    assert text.endswith(f"{BY_HAND}\n\n## Mine\n\nwords\n")
+    assert (folder / "calibration-the-test-images.png").stat().st_size > 1000
 
 
 def test_a_network_with_nan_is_refused_and_nothing_is_written(

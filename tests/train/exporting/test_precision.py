@@ -239,7 +239,9 @@ def test_a_variant_is_one_file_that_names_its_precision(
     bundle = _bundle(reports, precision)
     assert bundle.metadata.precision == precision
     assert bundle.metadata.card["val"]["loss"] == reports[precision]["metrics"]["loss"]
-    assert sorted(path.name for path in bundle.path.parent.iterdir()) == ["README.md", "model.onnx"]
+    assert sorted(path.name for path in bundle.path.parent.iterdir()) == [
+        "README.md", "calibration.png", "coverage.png", "model.onnx"
+    ]  # fmt: skip
     card = (bundle.path.parent / "README.md").read_text()
     assert f"| precision | {precision} |" in card
     assert f"## {precision} compared with fp32" in card

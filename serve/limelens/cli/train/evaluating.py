@@ -50,6 +50,14 @@ def evaluate(
             metavar="HTML", help="Also write a page with metrics, plots and explained mistakes."
         ),
     ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TITLE",
+            help="Also write the figures into the model card beside the bundle, as a section of "
+            "this title, such as 'the test images'.",
+        ),
+    ] = None,
     groups: Annotated[
         bool,
         typer.Option(
@@ -85,10 +93,13 @@ def evaluate(
     Example: limelens evaluate models/facemask/1/model.onnx PHOTOGRAPHS --faces
     """
     from limelens.train.data.listing import find_split
+    from limelens.train.evaluation.model import is_bundle
     from limelens.train.runs import check_run_or_model, read_rows
 
     if faces.wanted and report is not None:
         raise typer.BadParameter("--report explains whole images; expected it without --faces")
+    if card is not None and not is_bundle(run_or_model):
+        raise typer.BadParameter(f"{run_or_model} is no bundle; a card lies beside a bundle")
     # Checked before torch is loaded, which takes seconds.
     check_run_or_model(run_or_model)
     find_split(data, split, table)
@@ -119,6 +130,15 @@ def evaluate(
         inspection = inspect(data, images=table, run_or_model=run_or_model)
         with by_products.writing(report):
             write_report(evaluation, report, rows=read_rows(run_or_model), inspection=inspection)
+    if card is not None:
+        from limelens.train.data.examples import targets_of
+        from limelens.train.exporting.card import write_measured
+
+        path = (run_or_model if run_or_model.is_dir() else run_or_model.parent) / "README.md"
+        with by_products.writing(path):
+            model = evaluation.model
+            targets = targets_of(evaluation.examples, len(model.labels), model.task)
+            write_measured(path, card, evaluation.metrics, evaluation.probabilities, targets)
     if as_json:
         print_json(evaluation.metrics)
     else:

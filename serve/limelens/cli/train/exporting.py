@@ -26,6 +26,23 @@ def export(
         ),
     ] = None,
     note: Annotated[str, typer.Option(help="A sentence for the model card.")] = "",
+    data_name: Annotated[
+        str, typer.Option(help="What the training data is called, for the card and the bundle.")
+    ] = "",
+    data_license: Annotated[
+        str,
+        typer.Option(
+            help="The licence of the training data.", show_default="first line of DATA/LICENSE"
+        ),
+    ] = "",
+    limits: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT|FILE",
+            help="What the model must not be used for, for the card and the bundle.",
+            show_default="DATA/LIMITS.md",
+        ),
+    ] = "",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
         typer.Option(help="fp16 and int8 are smaller; int8 is calibrated on training images."),
@@ -82,8 +99,11 @@ def export(
 
     # Checked before torch is loaded, which takes seconds.
     check_run(run)
+    from limelens.train.exporting.about_data import About
     from limelens.train.exporting.export import export as run_export
 
+    if limits and Path(limits).is_file():
+        limits = Path(limits).read_text(encoding="utf-8")
     report = run_export(
         run,
         name,
@@ -95,6 +115,7 @@ def export(
         wanted_accuracy=wanted_accuracy,
         crop=crop,
         num_golden_images=golden_images,
+        about=About(data_name, data_license, limits),
     )
     if as_json:
         print_json(report)

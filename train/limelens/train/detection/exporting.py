@@ -29,6 +29,7 @@ from limelens.serve.files import write_whole
 from limelens.serve.image import ResizeMode, ResizeRule
 from limelens.train.detection.frames import Pixels
 from limelens.train.detection.network import NUM_BOXES, Detector, FaceNetwork
+from limelens.train.exporting.card import with_hand_written
 from limelens.train.exporting.graph import ExportError, golden_image, to_graph
 from limelens.train.exporting.precision import TOLERANCES
 
@@ -132,7 +133,7 @@ def _difference(detector: Detector, path: Path, images: list[Pixels]) -> float:
 
 
 def write_card(path: Path, bundle: Path, sections: Sequence[str]) -> None:
-    """Writes the card of a bundle as Markdown.
+    """Writes the card of a bundle as Markdown; a part written by hand is kept, see `BY_HAND`.
 
     Args:
         path: The card.
@@ -142,7 +143,7 @@ def write_card(path: Path, bundle: Path, sections: Sequence[str]) -> None:
     metadata = read_metadata(bundle)
     card = metadata.card
     first, second = card["steps"]
-    path.write_text(
+    text = (
         f"""# {metadata.name}
 
 Finds faces, with and without masks: the detector that comes with limelens. Trained from scratch
@@ -162,6 +163,6 @@ by `python -m limelens.train.detection` (see docs/training.md).
 
 """
         + "\n\n".join(sections)
-        + "\n",
-        encoding="utf-8",
+        + "\n"
     )
+    write_whole(path, with_hand_written(text, path))

@@ -97,9 +97,9 @@ def group_metrics(
 
     Returns:
         For each group `group`, `num_images`, `accuracy`, `low` and `high` (the 95 % interval of
-        Wilson 1927), `too_small` (under 20 images) and `worse` (not too small, and `high` is below
-        the accuracy of the other images of the grouping); with `decided` also `coverage` and
-        `decided_accuracy` (None if nothing is decided).
+        Wilson 1927), `accuracy_of_others` (in the other groups of the grouping), `too_small`
+        (under 20 images) and `worse` (not too small, and `high` is below that of others); with
+        `decided` also `coverage` and `decided_accuracy` (None if nothing is decided).
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for name, groups in groupings.items():
@@ -130,6 +130,7 @@ def _row(
         "accuracy": right / num,
         "low": float(interval.low),
         "high": float(interval.high),
+        "accuracy_of_others": float(correct[others].mean()),
         "too_small": too_small,
         "worse": not too_small and bool(interval.high < correct[others].mean()),
     }

@@ -122,6 +122,18 @@ def multiclass_metrics(
     return metrics
 
 
+def confidences(
+    probabilities: NDArray[np.floating], targets: NDArray[np.integer], task: Task
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """The confidence of every prediction and whether it is correct, `(N,)`, `(N * C,)` multilabel.
+
+    Of a multilabel model every label of every image is a prediction.
+    """
+    if task is Task.MULTILABEL:
+        return probabilities.ravel(), targets.ravel().astype(np.bool_)
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+
+
 def is_decided(probabilities: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
     """Whether a model with a threshold decides about each row; compared as `decide` does."""
     reached: NDArray[np.bool_] = probabilities.max(axis=1).astype(np.float32) >= np.float32(

@@ -1,17 +1,26 @@
-"""The model card beside a bundle: how it was trained and how accurate it is.
+"""The model card beside a bundle: what it is for, how it was trained, how accurate it is.
 
 It computes nothing itself.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from limelens.serve.bundle import Metadata, Task
+from limelens.serve.files import write_whole
+from limelens.train.exporting.card_figures import figures, weak_groups, write_plots
 from limelens.train.exporting.variants import Comparison
+
+BY_HAND: Final = "<!-- Written by hand from here on: limelens keeps it. -->"
+"""What stands below this line in a card is kept when the card is written again."""
 
 
 def write_card(
@@ -20,10 +29,12 @@ def write_card(
     metrics: Mapping[str, Any],
     difference: float,
     comparison: Comparison | None = None,
+    plots: str = "",
 ) -> None:
     """Writes the card as Markdown; the metrics are those on the validation images.
 
-    `difference` is the largest of a probability from the PyTorch network.
+    `difference` is the largest of a probability from the PyTorch network; `plots` is Markdown that
+    shows plots of the same images.
     """
     card, config = metadata.card, metadata.card["config"]
     calibration = (
@@ -32,13 +43,13 @@ def write_card(
         else "fitted on validation"
     )
     note = f"\n{card['note']}\n" if card["note"] else ""
-    path.write_text(
-        f"""# {metadata.name}
+    text = f"""# {metadata.name}
 {note}
 | | |
 |---|---|
 | labels | {", ".join(metadata.labels)} |
 | alert labels | {", ".join(metadata.alert_labels) or "none"} |
+{_data(card)}\
 | network | {config["arch"]}, {card["num_parameters"]:,} parameters |
 | input | {metadata.resize.height}x{metadata.resize.width}, {metadata.resize.mode.value} |
 | data digest | `{metadata.data_digest}` |
@@ -54,15 +65,104 @@ Trained by
 
     {_command(config)}
 
+## Limits
+
+{_limits(metadata, metrics)}
+
 ## On the validation images ({metrics["num_images"]})
 
-{_summary(metrics)} These are optimistic: the epoch, the temperature and the thresholds were \
-chosen on these images.
+These figures are optimistic: the epoch, the temperature and the thresholds were chosen on these \
+images.
 
-{_table(metrics)}
-{_comparison(comparison) if comparison else ""}""",
-        encoding="utf-8",
+{figures(metrics)}
+{plots and f"{chr(10)}{plots}{chr(10)}"}\
+{_comparison(comparison) if comparison else ""}"""
+    write_whole(path, with_hand_written(text, path))
+
+
+def write_measured(
+    card: Path,
+    title: str,
+    metrics: Mapping[str, Any],
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.integer],
+) -> None:
+    """Adds a section of measured figures to a card, or replaces the one of this title.
+
+    Args:
+        card: Made if it is missing; the rest of it stays.
+        title: For readers, such as `test images`.
+        metrics: As from `evaluate`.
+        probabilities: Of the same images, `(N, C)`.
+        targets: As `targets_of` returns them.
+    """
+    title = " ".join(title.split())
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "measured"
+    begin, end = f"<!-- limelens evaluate: {name} -->", f"<!-- end of limelens evaluate: {name} -->"
+    plots = write_plots(card.parent, metrics, probabilities, targets, f"-{name}")
+    heading = f"## On {title} ({metrics['num_images']})"
+    section = f"{begin}\n\n{heading}\n\n{figures(metrics)}\n\n{plots}\n\n{end}"
+    text = card.read_text(encoding="utf-8") if card.exists() else f"# {card.parent.parent.name}\n"
+    before, found, rest = text.partition(begin)
+    if found:
+        _, _, after = rest.partition(end)
+        text = f"{before}{section}{after}"
+    else:
+        before, marker, kept = text.partition(BY_HAND)
+        text = f"{before.rstrip()}\n\n{section}\n" + (f"\n{marker}{kept}" if marker else "")
+    write_whole(card, text)
+
+
+def with_hand_written(text: str, card: Path) -> str:
+    """A card's text, with what people wrote below `BY_HAND` in the card that it replaces."""
+    before = card.read_text(encoding="utf-8") if card.exists() else ""
+    _, marker, kept = before.partition(BY_HAND)
+    return f"{text.rstrip()}\n\n{BY_HAND}\n{kept}" if marker else text
+
+
+def _data(card: Mapping[str, Any]) -> str:
+    """The rows about the data; empty if nothing is known."""
+    data = card.get("data", {})
+    rows = {"data": data.get("name"), "licence of the data": data.get("license")}
+    return "".join(f"| {name} | {_cell(value)} |\n" for name, value in rows.items() if value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _limits(metadata: Metadata, metrics: Mapping[str, Any]) -> str:
+    """What people say that the model must not be used for, then what follows from figures."""
+    lines = []
+    if metadata.task is Task.MULTICLASS:
+        every = (
+            f"- Below a probability of {metadata.threshold:g} it abstains. Above, it"
+            if metadata.threshold
+            else "- It never abstains: it"
+        )
+        lines.append(
+            f"{every} gives one of its {len(metadata.labels)} labels, also to an image that shows "
+            "none of them."
+        )
+    lines.append(
+        "- Its figures hold for images like those it was measured on. Measure it on images of the "
+        "place where it will be used (`limelens evaluate`), and adjust it (`limelens calibrate`)."
     )
+    if metadata.crop is not None:
+        lines.append(
+            "- It says nothing of who a person is, and must not be used to recognise or to track "
+            "people, or to decide about a person without another person."
+        )
+    if metadata.alert_labels:
+        lines.append("- Its alerts must not be the only safeguard where people may be harmed.")
+    if "groups" in metrics:
+        worse, small = weak_groups(metrics["groups"])
+        if worse:
+            lines.append(f"- It is worse on: {'; '.join(worse)}.")
+        if small:
+            lines.append(f"- Too few images to say how good it is on: {', '.join(small)}.")
+    own = str(metadata.card.get("limits", "")).strip()
+    return "\n\n".join(part for part in (own, "\n".join(lines)) if part)
 
 
 def _crop(metadata: Metadata) -> str:
@@ -87,43 +187,6 @@ def _golden_images(metadata: Metadata) -> str:
         f"| golden images | {len(images)} of the validation images travel in the file "
         f"({size_kb:,.0f} kB) |\n"
     )
-
-
-def _summary(metrics: Mapping[str, Any]) -> str:
-    if metrics["task"] == Task.MULTILABEL:
-        names = {
-            "loss": "loss",
-            "base_rate_loss": "loss of always predicting the base rates",
-            "mean_average_precision": "mean average precision",
-            "macro_auc": "macro AUC",
-            "micro_f1": "micro F1",
-            "macro_f1": "macro F1",
-        }
-    else:
-        names = {
-            "accuracy": "accuracy",
-            "macro_label_accuracy": "accuracy of superclasses",
-            "loss": "loss",
-            "ece": "expected calibration error",
-        }
-    known = [f"{name} {metrics[key]:.4f}" for key, name in names.items() if metrics.get(key)]
-    text = ", ".join(known)
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _table(metrics: Mapping[str, Any]) -> str:
-    extra = ("average_precision", "auc", "threshold")
-    shown = [key for key in extra if key in next(iter(metrics["per_class"].values()))]
-    lines = [
-        "| " + " | ".join(["label", "precision", "recall", "F1", "images", *shown]) + " |",
-        "|---" * (5 + len(shown)) + "|",
-    ]
-    for label, row in metrics["per_class"].items():
-        numbers = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
-        numbers.append(str(row["support"]))
-        numbers += ["" if row[key] is None else f"{row[key]:.3f}" for key in shown]
-        lines.append(f"| {label} | " + " | ".join(numbers) + " |")
-    return "\n".join(lines).replace("average_precision", "average precision")
 
 
 def _comparison(comparison: Comparison) -> str:

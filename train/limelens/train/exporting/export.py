@@ -31,9 +31,12 @@ from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import table_options
 from limelens.train.evaluation.calibration import decoded, logits_of
+from limelens.train.evaluation.evaluate import metrics_by_group
 from limelens.train.evaluation.metrics import compute_metrics, probabilities_of, threshold_for
 from limelens.train.evaluation.model import from_bundle
+from limelens.train.exporting.about_data import About
 from limelens.train.exporting.card import write_card
+from limelens.train.exporting.card_figures import write_plots
 from limelens.train.exporting.crops import AUTO, choose_crop
 from limelens.train.exporting.golden_images import NUM_GOLDEN_IMAGES, golden_images
 from limelens.train.exporting.graph import BundleNetwork, ExportError, golden_image, to_onnx
@@ -63,6 +66,7 @@ def export(
     wanted_accuracy: float | None = None,
     crop: float | Literal["auto"] | None = None,
     num_golden_images: int = NUM_GOLDEN_IMAGES,
+    about: About | None = None,
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a model card.
 
@@ -86,6 +90,7 @@ def export(
             box, as a fraction of the box, 0 to 2; `auto` chooses it on the validation images.
         num_golden_images: How many validation images, at most `MAX_GOLDEN_IMAGES`, travel in the
             bundle, readable by everybody who has it, so that a server can judge a later version.
+        about: What people know of data and limits; what is empty is taken from files in the data.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
@@ -117,14 +122,15 @@ def export(
             " is for multiclass"
         )
     splits = _splits(loaded, data)
-    examples = splits["val"]
+    folder, examples = data or Path(loaded.config["data"]), splits["val"]
     network = BundleNetwork(loaded.model, loaded.temperature, loaded.task)
     model = to_onnx(network, loaded.resize)
     metadata = _metadata(name, loaded, network, note, None if crop == AUTO else crop)
     chosen = golden_images(
         examples, loaded.labels, loaded.resize, num_golden_images, loaded.config["seed"]
     )
-    metadata = replace(metadata, golden_images=chosen)
+    about = (about or About()).or_of(folder)
+    metadata = replace(metadata, golden_images=chosen, card={**metadata.card, **about.to_card()})
     check_model(_sealed(model, metadata))
     logits = logits_of(loaded.model, decoded(examples, loaded.resize))
     expected = probabilities_of(logits, loaded.temperature, loaded.task)
@@ -135,7 +141,7 @@ def export(
             choice = choose_crop(written, examples, detector)
             card = {**metadata.card, "crop": choice.to_json()}
             metadata = replace(metadata, crop=choice.margin, card=card)
-        bundle = _write(draft / "model.onnx", model, metadata, examples, wanted_accuracy)
+        bundle = _write(draft / "model.onnx", model, metadata, examples, wanted_accuracy, folder)
         difference = _check_parity(expected, bundle.probabilities, examples)
         if precision != "fp32":
             fp32 = replace(bundle, path=bundle.path.rename(draft / "fp32.onnx"))
@@ -143,11 +149,15 @@ def export(
             variant = make_variant(
                 model, metadata, precision, train=splits["train"], val=examples, seed=seed
             )
-            bundle = _write(draft / "model.onnx", *variant, examples, wanted_accuracy)
+            bundle = _write(draft / "model.onnx", *variant, examples, wanted_accuracy, folder)
             difference = float(np.abs(expected - bundle.probabilities).max())
             comparison = _compare(fp32, bundle, max_accuracy_drop)
             fp32.path.unlink()
-        write_card(draft / "README.md", bundle.metadata, bundle.metrics, difference, comparison)
+        targets = targets_of(examples, len(loaded.labels), loaded.task)
+        plots = write_plots(draft, bundle.metrics, bundle.probabilities, targets)
+        write_card(
+            draft / "README.md", bundle.metadata, bundle.metrics, difference, comparison, plots
+        )
         version = _publish(draft)
     path = models / name / str(version) / "model.onnx"
     return {
@@ -242,6 +252,7 @@ def _write(
     metadata: Metadata,
     examples: Sequence[Example],
     wanted_accuracy: float | None,
+    data: Path,
 ) -> _WrittenBundle:
     """Writes a bundle and runs it; a wanted accuracy decides its threshold."""
     bundle = from_bundle(_write_file(path, model, metadata))
@@ -264,6 +275,8 @@ def _write(
         threshold=metadata.threshold,
         macro_labels=metadata.macro_labels,
     )
+    deciding = replace(bundle, threshold=metadata.threshold)
+    metrics["groups"] = metrics_by_group(deciding, examples, probabilities, data)
     # Rounding changes the metrics slightly; the file holds its own.
     card = {**metadata.card, "val": {**metadata.card["val"], **metrics}}
     metadata = replace(metadata, card=card)

@@ -28,6 +28,7 @@ from limelens.train.audit.duplicates import Duplicate
 from limelens.train.audit.inspection import Inspection
 from limelens.train.data.examples import targets_of
 from limelens.train.evaluation.evaluate import Evaluation
+from limelens.train.evaluation.metrics import confidences
 from limelens.train.report import plots
 from limelens.train.report.mistakes import Mistake, explain_mistake, shrunk, worst_mistakes
 from limelens.train.report.predictions import predicted_labels
@@ -174,10 +175,8 @@ def _confidence(evaluation: Evaluation) -> dict[str, Any]:
     probabilities, model = np.asarray(evaluation.probabilities), evaluation.model
     targets = targets_of(evaluation.examples, len(model.labels), model.task)
     coverage = reached = None
-    if model.task is Task.MULTILABEL:
-        confidence, correct = probabilities.ravel(), targets.ravel().astype(np.bool_)
-    else:
-        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    confidence, correct = confidences(probabilities, targets, model.task)
+    if model.task is not Task.MULTILABEL:
         reached = evaluation.metrics["at_wanted_accuracy"]
         coverage = _svg(
             plots.coverage(confidence, correct, reached),
