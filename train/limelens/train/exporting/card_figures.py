@@ -127,7 +127,11 @@ def _labels(metrics: Mapping[str, Any]) -> str:
 def _groups(groups: Mapping[str, Any]) -> str:
     measure = "a true label in top 3" if groups["measure"] == "top3_accuracy" else "accuracy"
     tables = []
+    small = []
     for name, rows in groups["by"].items():
+        if all(row["too_small"] for row in rows):
+            small.append(_words(name))
+            continue
         is_deciding = "coverage" in rows[0]
         header = [_words(name), "images", measure, "95 % interval"]
         header += ["decided", "of these right"] if is_deciding else []
@@ -138,9 +142,12 @@ def _groups(groups: Mapping[str, Any]) -> str:
                 line += ["too few images", *[""] * (len(header) - 3)]
             else:
                 line += [f"{row['accuracy']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
-                line += [_cell(row["coverage"]), _cell(row["decided_accuracy"])] * is_deciding
+                if is_deciding:
+                    line += [_cell(row["coverage"]), _cell(row["decided_accuracy"])]
             cells.append(line)
         tables.append(_table(header, cells))
+    if small:
+        tables.append(f"There are too few images to say anything by {', '.join(small)}.")
     return "\n\n".join(tables)
 
 
