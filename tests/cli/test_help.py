@@ -30,4 +30,4 @@ def test_option_names_are_whole_on_a_narrow_terminal(
 def test_choices_are_listed_in_words(limelens: Callable[..., Any]) -> None:
     shown = " ".join(limelens("train", "--help").stdout.split())
     assert "One of none, light, standard, strong. [default: standard]" in shown
-    assert "[default: 32; 2 or more]" in shown
+    assert "[default: 16 up to 1,000 training images, else 32; 2 or more]" in shown

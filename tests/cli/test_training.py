@@ -147,3 +147,28 @@ def test_a_learning_rate_is_tried_instead_of_a_run(
     assert 1e-6 < found.json["learning_rate"] < 1
     assert plot.stat().st_size > 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ci
+def test_a_run_that_failed_says_so_and_what_may_help(
+    limelens: Run, images: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # A rate so small that the network stays as it began.
+    arguments = (
+        "train", images, "--out", run, "--arch", "cnn3", "--input-size", 32, "--epochs", 1,
+        "--learning-rate", 1e-9, "--seed", 1,
+    )  # fmt: skip
+    result = limelens(*arguments)
+    assert result.exit_code == 0
+    assert "For 32 training images of about 40x40: batch size 16" in result.stderr
+    assert "The model is no better than always answering" in result.stdout
+    assert "- more epochs than 1 (--epochs)" in result.stdout
+    assert "Next:" not in result.stdout
+    verdict = json.loads((run / "report.json").read_text())["verdict"]
+    assert verdict["better_than_guessing"] is False
+    assert verdict["sentence"] in (run / "report.html").read_text().replace("&#39;", "'")
+    refused = limelens("export", run, "--name", "shade", "--models", tmp_path / "models")
+    assert refused.exit_code == 1
+    assert "is not exported: The model is no better" in refused.stderr
+    assert "(--anyway)" in refused.stderr

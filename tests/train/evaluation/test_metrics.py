@@ -88,6 +88,16 @@ def test_the_temperature_of_logits_that_were_scaled_is_found() -> None:
     assert fit_temperature(logits, targets) == pytest.approx(1, rel=0.1)
 
 
+def test_few_images_move_the_temperature_little() -> None:
+    # Sure of each, and right in two of three: 6 / T = ln 2 makes them right by their confidence.
+    logits, targets = np.tile([6.0, 0.0], (15, 1)), np.array([0, 0, 1] * 5)
+    many = fit_temperature(np.tile(logits, (200, 1)), np.tile(targets, 200))
+    assert many == pytest.approx(6 / np.log(2), rel=0.03)
+    few = [fit_temperature(logits[:n], targets[:n]) for n in (3, 6, 15)]
+    assert [1.0, *few, many] == sorted([1.0, *few, many])
+    assert few[0] < 3 < few[2] < 0.8 * many
+
+
 def test_without_a_mistake_no_temperature_is_fitted() -> None:
     logits = np.array([[3.0, 0.0], [0.0, 2.0], [1.0, 0.5]])
     assert fit_temperature(logits, np.array([0, 1, 0])) == 1.0

@@ -302,3 +302,19 @@ def test_a_threshold_is_not_for_several_labels(divided: Path, tmp_path: Path) ->
     metadata = load_bundle(Path(report["path"]), "cpu").metadata
     assert metadata.task is Task.MULTILABEL
     assert len(metadata.label_thresholds) == 2
+
+
+def test_a_model_no_better_than_guessing_is_exported_only_on_request(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    run, models = shutil.copytree(trained_run, tmp_path / "run"), tmp_path / "models"
+    state = checkpoint.load_state(run / "best.pt")
+    state["metrics"]["accuracy"] = 0.5
+    checkpoint.save(run / "best.pt", state)
+    with pytest.raises(ExportError, match=r"no better than always answering .* \(--anyway\)"):
+        export(run, "colours", models=models)
+    assert not models.exists()
+    path = Path(export(run, "colours", models=models, anyway=True)["path"])
+    warning = load_bundle(path, "cpu").metadata.card["warning"]
+    assert "8 of 16 images are right, 8 would be" in warning
+    assert f"**Beware:** {warning}" in (path.parent / "README.md").read_text()

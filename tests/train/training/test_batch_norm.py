@@ -43,7 +43,7 @@ def probabilities(model: nn.Module, images: Tensor, *, by_batch: bool) -> Tensor
             pytest.param(name, 0.99, marks=pytest.mark.ci)
             for name in (
                 "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v2",
-                "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "cnn3", "swin_t",
+                "regnet_y_400mf", "resnet_tiny", "resnet18", "shufflenet_v2_x0_5", "cnn3", "swin_t",
             )
         ),
     ],

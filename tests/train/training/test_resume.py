@@ -37,6 +37,9 @@ class EndsAt:
     def data_read(self, dataset: Dataset) -> None:
         pass
 
+    def settings_chosen(self, config: TrainConfig, summary: str) -> None:
+        pass
+
     def step(
         self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float | None
     ) -> None:

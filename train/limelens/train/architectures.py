@@ -19,7 +19,8 @@ from limelens.train.residual import residual_network
 
 BATCH_NORM_MOMENTUM: Final = 0.1
 """torchvision's MobileNetV3 has 0.01, too slow for the statistics of a short run."""
-_DEFAULT_SIDE: Final = 112
+DEFAULT_SIDE: Final = 112
+"""Trains from scratch in minutes; networks that need larger inputs have their own."""
 _OWN_SIDES: Final = {"cnn3": 256, "cnn4": 150, "resnet_tiny": 128, "resnet_slim": 128}
 # ImageNet's, so that pretrained weights fit.
 _MEAN: Final = (0.485, 0.456, 0.406)
@@ -108,9 +109,9 @@ def default_input_size(name: str) -> int:
     if name in _OWN_SIDES:
         return _OWN_SIDES[name]
     if name not in models.list_models(module=models):
-        return _DEFAULT_SIDE
+        return DEFAULT_SIDE
     needed: tuple[int, int] = models.get_model_weights(name).DEFAULT.meta["min_size"]
-    return max(_DEFAULT_SIDE, *needed)
+    return max(DEFAULT_SIDE, *needed)
 
 
 def _cnn3(num_labels: int, height: int, width: int) -> nn.Sequential:

@@ -31,6 +31,11 @@ _CHOICES: Final = {
     "mixed_precision": MIXED_PRECISIONS,
 }
 
+_OPEN: Final[Any] = None
+"""Of a setting that is chosen for the data once it is read (`training.suited`)."""
+_OPEN_TYPES: Final = {"epochs": int, "batch_size": int, "learning_rate": float}
+OPEN_SETTINGS: Final = ("input_size", *_OPEN_TYPES)
+
 
 class ConfigError(LimelensError):
     """A setting has a value that cannot be used."""
@@ -40,12 +45,17 @@ class ConfigError(LimelensError):
 class TrainConfig:
     """Everything that determines the result of a run; `config.json` holds it.
 
+    Settings that are None are chosen for the data once it is read: see `training.suited`.
+
     Args:
         task: None derives it from the data.
         val_from_train: Choose epoch and calibration on a tenth of train, not on the data's val.
-        input_size: Height and width in pixels; None uses the architecture's.
-        batch_size: Images per step, over all processes; at least 2.
-        learning_rate: The highest of the schedule.
+        input_size: Height and width in pixels; None takes the architecture's, as a rectangle if the
+            images are oblong.
+        epochs: Passes over the training images; None takes more for few images.
+        batch_size: Images per step, over all processes, at least 2; None takes fewer for few
+            images.
+        learning_rate: The highest of the schedule; None takes one that suits the batch size.
         label_smoothing: 0 to below 1; for multilabel towards each label's share.
         dropout: Before the last layer, 0 to below 1, in addition to the architecture's own.
         ema_decay: Decay per step of the averaged weights that are evaluated and kept; 0 keeps
@@ -74,9 +84,9 @@ class TrainConfig:
     arch: str = "mobilenet_v3_small"
     input_size: tuple[int, int] | None = None
     resize_mode: ResizeMode = ResizeMode.STRETCH
-    epochs: int = 24
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    epochs: int = _OPEN
+    batch_size: int = _OPEN
+    learning_rate: float = _OPEN
     weight_decay: float = 0.05
     schedule: str = "one-cycle"
     label_smoothing: float = 0.05
@@ -101,9 +111,13 @@ class TrainConfig:
         object.__setattr__(self, "alert_labels", tuple(map(label_name, self.alert_labels)))
 
         for name, accepted, expected in (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 2, "at least 2"),
-            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("epochs", self.epochs is _OPEN or self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size is _OPEN or self.batch_size >= 2, "at least 2"),
+            (
+                "learning_rate",
+                self.learning_rate is _OPEN or self.learning_rate > 0,
+                "more than 0",
+            ),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
             ("dropout", 0 <= self.dropout < 1, "0 to below 1"),
@@ -168,12 +182,12 @@ def settings_from(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             settings[name] = _READ.get(name, lambda given: given)(value)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where} sets {name} to {value!r}: {error}") from error
-        default = fields[name].default
-        if type(default) in (int, float, str, bool):
-            accepted = (int, float) if isinstance(default, float) else (type(default),)
+        expected = _OPEN_TYPES.get(name, type(fields[name].default))
+        if expected in (int, float, str, bool):
+            accepted = (int, float) if expected is float else (expected,)
             if type(settings[name]) not in accepted:
                 raise ConfigError(
-                    f"{where} sets {name} to {value!r}; expected a {type(default).__name__}"
+                    f"{where} sets {name} to {value!r}; expected a {expected.__name__}"
                 )
     return settings
 

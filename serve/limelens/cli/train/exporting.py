@@ -84,6 +84,10 @@ def export(
             "Whoever has the file can see them; 0 if they are private.",
         ),
     ] = 64,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Export a model that is no better than guessing, too."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
@@ -114,6 +118,7 @@ def export(
         max_accuracy_drop=max_accuracy_drop,
         wanted_accuracy=wanted_accuracy,
         crop=crop,
+        anyway=anyway,
         num_golden_images=golden_images,
         about=About(data_name, data_license, limits),
     )

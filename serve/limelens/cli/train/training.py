@@ -21,6 +21,7 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
+    from limelens.train.config import TrainConfig
     from limelens.train.data.examples import Dataset
 
 
@@ -84,18 +85,34 @@ def train(
         str | None,
         typer.Option(
             help="Input size in pixels, such as 112 or 96x128 (height x width).",
-            show_default="depends on --arch, mostly 112",
+            show_default="by --arch, mostly 112; oblong like the images",
         ),
     ] = None,
     resize_mode: Annotated[
         Literal["stretch", "crop", "pad"],
         typer.Option(help="How to fit images of another shape; crop keeps the centre."),
     ] = "stretch",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 24,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 32,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes over the training images.",
+            show_default="24 to 90, more for few images",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Images per step.", show_default="16 up to 1,000 training images, else 32"
+        ),
+    ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Highest learning rate of the schedule.")
-    ] = 2e-3,
+        float | None,
+        typer.Option(
+            help="Highest learning rate of the schedule.",
+            show_default="0.001 for batches up to 16, else 0.002",
+        ),
+    ] = None,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay of AdamW.")] = 0.05,
     schedule: Annotated[
         Literal["one-cycle", "cosine"], typer.Option(help="Schedule of the learning rate.")
@@ -200,7 +217,8 @@ def train(
 
     DATA is a folder with one folder per label, a folder with train, val and test folders of them,
     or a table (csv, tsv) of images and labels: one-hot columns, or a column of lists. If there is
-    no val, a tenth of the images becomes val; near-duplicates stay together. The run's folder
+    no val, a tenth of the images becomes val; near-duplicates stay together. Epochs, batch size,
+    learning rate and input size suit the data unless they are given. The run's folder
     holds best.pt, last.pt, metrics.csv, curves.png, confusion.png, report.html and config.json;
     Ctrl-C leaves a usable last.pt. For several processes or machines: torchrun --nproc-per-node 4
     -m limelens.cli train ...
@@ -254,7 +272,7 @@ def train(
     from limelens.train.training.loop import train as run_training
 
     is_first = os.environ.get("RANK", "0") == "0"
-    with _reported_once(), TrainingBar(chosen.epochs, shown=is_first) as bar:
+    with _reported_once(), TrainingBar(shown=is_first) as bar:
         report = run_training(data, run, chosen, bar, images=table, macro=macro, resume=resume)
     if "checkpoint" not in report:
         # This is one of several processes; the first one reports.
@@ -299,15 +317,32 @@ def _print_training(report: Mapping[str, Any]) -> None:
     )
     if report["val"]:
         print_metrics({**report["val"], "split": "validation"})
-        out.print(f"Next: limelens export {escape(report['run'])} --name NAME")
+        _print_verdict(report)
     for skipped in report["skipped"]:
         err.print(f"skipped {escape(skipped['path'])}: {escape(skipped['reason'])}")
+
+
+def _print_verdict(report: Mapping[str, Any]) -> None:
+    verdict = report["verdict"]
+    if verdict["sentence"]:
+        out.print(f"[bold red]{escape(verdict['sentence'])}[/]")
+    if verdict["overfitted"]:
+        out.print(
+            "[yellow]Training images are recognised far better than validation images: the network "
+            "learns them by heart (overfitting).[/]"
+        )
+    if verdict["advice"]:
+        out.print("What may help:")
+        for step in verdict["advice"]:
+            out.print(f"  - {escape(step)}")
+    if verdict["better_than_guessing"]:
+        out.print(f"Next: limelens export {escape(report['run'])} --name NAME")
 
 
 class TrainingBar(Bar):
     """Shows a run: a bar on a terminal, and a line per epoch."""
 
-    def __init__(self, num_epochs: int, shown: bool = True) -> None:
+    def __init__(self, num_epochs: int | None = None, shown: bool = True) -> None:
         super().__init__(
             "epoch {task.fields[epoch]}/{task.fields[num_epochs]}",
             TextColumn("loss {task.fields[loss]:.3f}{task.fields[accuracy]}"),
@@ -331,6 +366,13 @@ class TrainingBar(Bar):
                 f"train, such as {escape(str(path))} and {escape(str(duplicate))}: their "
                 "metrics are too good[/]"
             )
+
+    def settings_chosen(self, config: TrainConfig, summary: str) -> None:
+        """Prints what was chosen for the data."""
+        self._num_epochs = config.epochs
+        self.bar.update(self.task, num_epochs=config.epochs)
+        if summary:
+            err.print(summary)
 
     def step(
         self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float | None

@@ -6,8 +6,11 @@ Knows nothing of networks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.train.data.examples import DataError, Dataset, Example, Skipped
@@ -58,7 +61,7 @@ def read_dataset(
     """
     listing = list_data(data, images, task)
     labels = listing.labels
-    readable, skipped, hashes, digest = _read_all(data, listing)
+    readable, skipped, hashes, shapes, digest = _read_all(data, listing)
     num_found = sum(len(examples) for examples in listing.splits.values()) + len(listing.skipped)
     skipped = [*listing.skipped, *skipped]
     if len(skipped) > max_skipped_share * num_found:
@@ -89,6 +92,7 @@ def read_dataset(
         crossing(splits, hashes),
         listing.task,
         read_macro_labels(macro, labels) if macro else {},
+        _median_shape([shapes[example.path] for example in splits["train"]]),
     )
     # If images have several labels, rare ones may be missing from a small validation split.
     for split in ("train", "val") if listing.task is Task.MULTICLASS else ("train",):
@@ -103,28 +107,52 @@ def read_dataset(
     return dataset
 
 
+def _median_shape(shapes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Height and width of an image as oblong as half of the others, and as large."""
+    if not shapes:
+        return None
+    heights, widths = np.array(shapes, dtype=np.float64).T
+    ratio, area = np.median(heights / widths), np.median(heights * widths)
+    return round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
+
+
 def _read_all(
     data: Path, listing: Listing
-) -> tuple[dict[str, list[Example]], list[Skipped], dict[Path, PerceptualHash], str]:
-    """Reads every file once: readable examples, skipped files, perceptual hashes, the digest."""
+) -> tuple[
+    dict[str, list[Example]],
+    list[Skipped],
+    dict[Path, PerceptualHash],
+    dict[Path, tuple[int, int]],
+    str,
+]:
+    """Reads every file once: readable examples, skipped files, hashes, shapes, the digest."""
     digest = hashlib.sha256("\0".join(listing.labels).encode())
     readable: dict[str, list[Example]] = {}
     skipped: list[Skipped] = []
     hashes: dict[Path, PerceptualHash] = {}
+    shapes: dict[Path, tuple[int, int]] = {}
     for split, examples in listing.splits.items():
         readable[split] = []
         found = read_each(
             (example.path for example in examples),
-            lambda encoded, pixels: (hashlib.sha256(encoded).hexdigest(), perceptual_hash(pixels)),
+            _described,
         )
         for example, one in zip(examples, found, strict=True):
             if isinstance(one, Skipped):
                 skipped.append(one)
                 continue
-            content, hashes[example.path] = one
+            content, hashes[example.path], shapes[example.path] = one
             targets = ",".join(map(str, example.targets))
             digest.update(f"{split}\0{targets}\0{content}\n".encode())
             readable[split].append(example)
     if not hashes:
         raise DataError(f"no image in {data} can be read")
-    return readable, skipped, hashes, digest.hexdigest()
+    return readable, skipped, hashes, shapes, digest.hexdigest()
+
+
+def _described(
+    encoded: bytes, pixels: NDArray[np.uint8]
+) -> tuple[str, PerceptualHash, tuple[int, int]]:
+    """A file's digest, and its image's perceptual hash, height and width."""
+    height, width = pixels.shape[:2]
+    return hashlib.sha256(encoded).hexdigest(), perceptual_hash(pixels), (height, width)

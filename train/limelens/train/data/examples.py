@@ -45,6 +45,7 @@ class Dataset:
         digest: SHA-256 over labels, splits and file contents, hexadecimal.
         crossing: Images of val and test, each with its near duplicate in train.
         macro_labels: The superclass of each label; empty if there are none.
+        shape: Height and width in pixels of a typical training image; None if unknown.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +55,7 @@ class Dataset:
     crossing: tuple[tuple[Path, Path], ...] = ()
     task: Task = Task.MULTICLASS
     macro_labels: Mapping[str, str] = field(default_factory=dict)
+    shape: tuple[int, int] | None = None
 
     def counts(self, split: str) -> dict[str, int]:
         """How many examples of each label a split has."""

@@ -27,6 +27,8 @@ COVERAGE_THRESHOLDS: Final = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 WANTED_ACCURACY: Final = 0.95
 _NUM_BINS: Final = 15
 _MIN_IMAGES_FOR_BIAS: Final = 30
+_PRIOR_DEVIATION: Final = 0.5
+"""Of the logarithm of the temperature."""
 _MIN_IMAGES_FOR_THRESHOLD: Final = 10
 
 
@@ -337,8 +339,10 @@ def fit_temperature(
 ) -> float:
     """Finds the temperature T, 0.25 to 10, with the lowest loss (Guo et al. 2017, section 4.2).
 
-    The probabilities are softmax(logits / T), or sigmoid(logits / T) for multilabel. If there is
-    no mistake, lower temperatures would always look better; 1 keeps the network's own confidence.
+    The probabilities are softmax(logits / T), or sigmoid(logits / T) for multilabel. ln T has a
+    normal prior around 0 with a standard deviation of 0.5: a dozen images say little about T, and
+    move it little, while hundreds outweigh the prior. If there is no mistake, lower temperatures
+    would always look better; 1 keeps the network's own confidence.
     """
     is_multilabel = task is Task.MULTILABEL
     predicted = (logits > 0) if is_multilabel else logits.argmax(axis=1)
@@ -347,9 +351,10 @@ def fit_temperature(
 
     def loss(log_temperature: float) -> float:
         scaled = logits / float(np.exp(log_temperature))
+        prior = (log_temperature / _PRIOR_DEVIATION) ** 2 / (2 * len(targets))
         if is_multilabel:
-            return binary_cross_entropy(special.expit(scaled), targets)
-        return negative_log_likelihood(softmax(scaled), targets)
+            return binary_cross_entropy(special.expit(scaled), targets) + prior
+        return negative_log_likelihood(softmax(scaled), targets) + prior
 
     found = minimize_scalar(loss, bounds=(np.log(0.25), np.log(10.0)), method="bounded")
     return float(np.exp(found.x))

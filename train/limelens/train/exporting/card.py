@@ -43,6 +43,8 @@ def write_card(
         else "fitted on validation"
     )
     note = f"\n{card['note']}\n" if card["note"] else ""
+    if card.get("warning"):
+        note = f"\n**Beware:** {card['warning']}\n{note}"
     text = f"""# {metadata.name}
 {note}
 | | |

@@ -34,6 +34,7 @@ from limelens.train.evaluation.calibration import decoded, logits_of
 from limelens.train.evaluation.evaluate import metrics_by_group
 from limelens.train.evaluation.metrics import compute_metrics, probabilities_of, threshold_for
 from limelens.train.evaluation.model import from_bundle
+from limelens.train.evaluation.verdict import no_better_than_guessing
 from limelens.train.exporting.about_data import About
 from limelens.train.exporting.card import write_card
 from limelens.train.exporting.card_figures import write_plots
@@ -65,6 +66,7 @@ def export(
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     wanted_accuracy: float | None = None,
     crop: float | Literal["auto"] | None = None,
+    anyway: bool = False,
     num_golden_images: int = NUM_GOLDEN_IMAGES,
     about: About | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +93,8 @@ def export(
         num_golden_images: How many validation images, at most `MAX_GOLDEN_IMAGES`, travel in the
             bundle, readable by everybody who has it, so that a server can judge a later version.
         about: What people know of data and limits; what is empty is taken from files in the data.
+        anyway: Export a model that is no better than guessing on the validation images, too; its
+            card says so.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
@@ -99,7 +103,8 @@ def export(
         `remarks`.
 
     Raises:
-        ExportError: The name cannot be a folder name, too many golden images are wanted, the graph
+        ExportError: The model is no better than guessing on the validation images, the name
+            cannot be a folder name, too many golden images are wanted, the graph
             differs from the network, the variant loses too much, the wanted accuracy is not
             reached, or too few faces are found to choose a crop.
         PrecisionError: The network cannot be converted.
@@ -116,6 +121,12 @@ def export(
         raise ExportError(f"{num_golden_images} golden images; expected 0 to {MAX_GOLDEN_IMAGES}")
     detector = load_detector(DEFAULT_DETECTOR, "cpu") if crop == AUTO else None
     loaded = checkpoint.load(run)
+    guessing = no_better_than_guessing(loaded.metrics)
+    if guessing and not anyway:
+        raise ExportError(
+            f"{run} is not exported: {guessing} Train a better one, or export it nevertheless "
+            "(--anyway)"
+        )
     if wanted_accuracy is not None and loaded.task is Task.MULTILABEL:
         raise ExportError(
             f"{run} is multilabel and has a threshold for each label; wanted_accuracy"
@@ -227,6 +238,7 @@ def _metadata(
         crop=crop,
         card={
             "note": note,
+            "warning": no_better_than_guessing(loaded.metrics),
             "config": config,
             "epoch": loaded.epoch,
             "num_parameters": loaded.model.num_parameters,

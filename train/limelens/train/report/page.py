@@ -29,6 +29,7 @@ from limelens.train.audit.inspection import Inspection
 from limelens.train.data.examples import targets_of
 from limelens.train.evaluation.evaluate import Evaluation
 from limelens.train.evaluation.metrics import confidences
+from limelens.train.evaluation.verdict import no_better_than_guessing
 from limelens.train.report import plots
 from limelens.train.report.mistakes import Mistake, explain_mistake, shrunk, worst_mistakes
 from limelens.train.report.predictions import predicted_labels
@@ -49,10 +50,12 @@ def write_report(
     rows: Sequence[Mapping[str, float]] = (),
     inspection: Inspection | None = None,
     num_mistakes: int = 12,
+    advice: Sequence[str] = (),
 ) -> None:
     """Writes the page of an evaluation, explaining its most confident mistakes.
 
-    `rows` are those of the run's metrics.csv; fewer than two give no curves.
+    `rows` are those of the run's metrics.csv; fewer than two give no curves. `advice` is what to
+    try next, if the run was not good.
     """
     metrics, labels = evaluation.metrics, evaluation.model.labels
     base = Path(os.path.commonpath([example.path.parent for example in evaluation.examples]))
@@ -80,6 +83,8 @@ def write_report(
         path,
         title=f"{metrics.get('model', 'A model')} on {metrics.get('split', 'its images')}",
         metrics=metrics,
+        guessing=no_better_than_guessing(metrics),
+        advice=advice,
         base=str(base),
         headline=_headline(metrics, per_label),
         curves=curves,

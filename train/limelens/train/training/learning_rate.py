@@ -20,6 +20,7 @@ from limelens.train.data.sampling import EpochBatches
 from limelens.train.report import plots
 from limelens.train.training.recipe import build_criterion, build_optimizer
 from limelens.train.training.setup import build_model, read_data, training_batches
+from limelens.train.training.suited import suited
 
 _LOWEST: Final = 1e-6
 _HIGHEST: Final = 1.0
@@ -41,6 +42,7 @@ def find_learning_rate(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = read_data(data, config, images)
+    config = suited(config, dataset)
     torch.manual_seed(config.seed)
     model = build_model(config, dataset).to(device)
     examples = dataset.splits["train"]

@@ -33,6 +33,7 @@ from limelens.train.training.batch_norm import (
     renew_statistics,
     statistics_batches,
 )
+from limelens.train.training.best_epoch import epoch_score
 from limelens.train.training.distributed import Processes, joined
 from limelens.train.training.recipe import (
     averaged_weights,
@@ -45,6 +46,7 @@ from limelens.train.training.recipe import (
 )
 from limelens.train.training.run_folder import RunFolder, state_to_resume
 from limelens.train.training.setup import build_model, read_data, read_teacher, training_batches
+from limelens.train.training.suited import suited, summary
 
 
 class TrainingError(LimelensError):
@@ -56,6 +58,9 @@ class Progress(Protocol):
 
     def data_read(self, dataset: Dataset) -> None:
         """Called once the data is read and divided."""
+
+    def settings_chosen(self, config: TrainConfig, summary: str) -> None:
+        """Called with all settings, and a line about those chosen for the data, if there are."""
 
     def step(
         self, epoch: int, step: int, num_steps: int, loss: float, accuracy: float | None
@@ -79,14 +84,16 @@ def train(
     """Trains on a folder or a table and writes a run.
 
     The run folder holds `config.json`, `metrics.csv`, `curves.png`, `confusion.png` (multiclass),
-    `report.json`, `report.html` (the best checkpoint on the validation images), `best.pt`
-    (highest validation accuracy, for multilabel lowest loss) and `last.pt`. Under `torchrun` the
-    processes share every batch, and the first one writes.
+    `report.json`, `report.html` (the best checkpoint on the validation images), `best.pt` and
+    `last.pt`. Under `torchrun` the processes share every batch, and the first one writes.
+
+    The best epoch has the lowest validation loss, with fewer than 200 validation images the lowest
+    mean loss of five epochs, with 1,000 or more the highest accuracy (`epoch_score`).
 
     Args:
         data: As for `read_dataset`, as `images` and `macro`.
         out: The run's folder; it is created, and refused if it already holds a run.
-        config: None uses the defaults.
+        config: None uses the defaults. What it leaves open is chosen for the data (`suited`).
         progress: Follows the run.
         images: The folder of the images that a table names.
         macro: The file of superclasses.
@@ -95,8 +102,10 @@ def train(
 
     Returns:
         `run`, `checkpoint`, `epochs` (finished ones), `val` (metrics of the best checkpoint),
-        `seconds`, `interrupted` (whether Ctrl-C ended it), `skipped`, `crossing` (images of
-        val and test, each with its near-duplicate in train).
+        `verdict` (`better_than_guessing`, `sentence` about that if it is not, `overfitted`, and
+        `advice`, what to try next; None without a finished epoch), `seconds`, `interrupted`
+        (whether Ctrl-C ended it), `skipped`, `crossing` (images of val and test, each with its
+        near-duplicate in train).
 
     Raises:
         DataError: The data cannot be used.
@@ -107,17 +116,18 @@ def train(
         TrainingError: The loss is not finite.
     """
     start = time.monotonic()
-    config = config or TrainConfig()
+    given = config or TrainConfig()
     with joined() as processes:
-        if config.batch_size % processes.world_size:
+        if given.batch_size is not None and given.batch_size % processes.world_size:
             raise ConfigError(
-                f"batch_size is {config.batch_size}; expected a multiple of the "
+                f"batch_size is {given.batch_size}; expected a multiple of the "
                 f"{processes.world_size} processes"
             )
         state = state_to_resume(out) if resume else None
         if processes.agree(not resume and holds_run(out)):
             raise holds_run_error(out)
-        dataset = read_data(data, config, images, macro)
+        dataset = read_data(data, given, images, macro)
+        config = suited(given, dataset, state and state["config"], processes.world_size)
         check_alert_labels(config.alert_labels, dataset.labels)
         if len(dataset.splits["train"]) < 2:
             raise DataError(f"{data} has one image for training; expected more")
@@ -125,6 +135,7 @@ def train(
             progress = None
         if progress:
             progress.data_read(dataset)
+            progress.settings_chosen(config, summary(given, config, dataset))
         torch.manual_seed(config.seed)
         model = build_model(config, dataset)
         settings = {**config.to_json(), "data": str(data.resolve()), **table_settings(images)}
@@ -255,16 +266,17 @@ class _Run:
                 row[f"val_{name}"] = metrics[name]
         row["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         self.rows.append(row)
-        # Higher is better; accuracy decides before loss.
-        score: tuple[float, ...] = (-metrics["loss"],)
-        if self.task is Task.MULTICLASS:
-            score = (metrics["accuracy"], *score)
+        score = self.score(self.epoch)
         is_best = self.best is None or score > self.best
         if is_best:
             self.best, self.best_epoch = score, self.epoch
         self.folder.end_epoch(self.state(metrics), self.going(), self.rows, is_best=is_best)
         if self.progress:
             self.progress.epoch_done(row)
+
+    def score(self, num_epochs: int) -> tuple[float, ...]:
+        """How good the network was after some epochs; higher is better."""
+        return epoch_score(self.rows[:num_epochs], len(self.dataset.splits["val"]), self.task)
 
     def validate(self) -> dict[str, Any]:
         """Metrics on the validation images, on which the calibration is fitted too."""
@@ -346,7 +358,7 @@ class _Run:
         for name, part in self.parts.items():
             part.load_state_dict(going[name])
         self.rows = list(going["rows"])
-        self.best = tuple(going["best"]) if going["best"] else None
         self.best_epoch = going["best_epoch"]
+        self.best = self.score(self.best_epoch) if self.best_epoch else None
         self.started -= going["seconds"]
         self.epoch = state["epoch"]

@@ -19,6 +19,7 @@ from limelens.train.data.augmentation import Augmentation
 from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.label_table import Images
 from limelens.train.training.setup import read_data
+from limelens.train.training.suited import suited
 
 _NUM_VARIATIONS: Final = 9
 
@@ -30,7 +31,9 @@ def preview(
 
     The arguments are those of `train`.
     """
-    examples = read_data(data, config, images).splits["train"]
+    dataset = read_data(data, config, images)
+    config = suited(config, dataset)
+    examples = dataset.splits["train"]
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(len(examples), size=min(num_rows, len(examples)), replace=False)
     paths = [examples[int(index)].path for index in chosen]

@@ -21,6 +21,7 @@ from limelens.train import checkpoint
 from limelens.train.config import ConfigError
 from limelens.train.data.examples import Dataset
 from limelens.train.evaluation.evaluate import assess_examples
+from limelens.train.evaluation.verdict import advice, is_overfitted, no_better_than_guessing
 from limelens.train.report import plots
 from limelens.train.report.page import write_report
 from limelens.train.runs import BEST, LAST, REPORT, ROWS
@@ -96,9 +97,18 @@ class RunFolder:
     ) -> dict[str, Any]:
         """Writes plots, page and report.json; returns the content of report.json."""
         val: dict[str, Any] = {}
+        verdict: dict[str, Any] | None = None
         best = self.path / BEST
         if best.exists():
             val = checkpoint.load(best).metrics
+            sentence = no_better_than_guessing(val)
+            num_images = len(self._dataset.splits["train"])
+            verdict = {
+                "better_than_guessing": not sentence,
+                "sentence": sentence,
+                "overfitted": is_overfitted(val, rows),
+                "advice": advice(val, rows, self._settings, num_images),
+            }
             with _optional():
                 plots.save(plots.curves(rows), self.path / "curves.png")
             if "confusion" in val:
@@ -108,12 +118,13 @@ class RunFolder:
             with _optional():
                 data = Path(self._settings["data"])
                 evaluation = assess_examples(self.path, self._dataset.splits["val"], data)
-                write_report(evaluation, self.path / REPORT, rows=rows)
+                write_report(evaluation, self.path / REPORT, rows=rows, advice=verdict["advice"])
         report = {
             "run": str(self.path),
             "checkpoint": str(best if best.exists() else self.path / LAST),
             "epochs": epochs,
             "val": val,
+            "verdict": verdict,
             "seconds": round(seconds, 1),
             "interrupted": interrupted,
             "skipped": [
