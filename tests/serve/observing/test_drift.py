@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,30 @@ def test_with_another_model_drift_is_unknown(
     assert gauge(watched, "images") == 0
     (line,) = [one.message for one in caplog.records if "drift" in one.message]
     assert line.startswith("drift of colours is unknown")
+
+
+def test_a_new_version_makes_drift_unknown_while_the_server_runs(
+    watch: Callable[..., Any],
+    index: Path,
+    bundles: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bundles.save(tmp_path, bundles.metadata(), 1)
+    watched = watch(tmp_path, drift=watching(index), reload_s=0.05)
+    with Client(watched.address, max_attempts=1) as client:
+        classify(client, reddish(2))
+        until(lambda: gauge(watched, "detected") == 0)
+        bundles.save(tmp_path, replace(bundles.metadata(), threshold=0.9), 2)
+        until(lambda: len(watched.server.repository.served) == 2)
+        shutil.rmtree(tmp_path / "colours" / "1")
+        until(lambda: math.isnan(gauge(watched, "detected")))
+        classify(client, reddish(3, count=3))
+    assert gauge(watched, "images") == 0
+    assert [one.message for one in caplog.records if "drift of" in one.message] == [
+        "drift of colours is unknown: the reference was made with another model than is served; "
+        "make it again with limelens index"
+    ]
 
 
 def test_an_index_that_fits_no_model_keeps_the_server_from_starting(

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 _MOST_PENDING: Final = 64
 """Images that wait to be measured; older ones are forgotten."""
 _GATHER_S: Final = 0.2
-_CHECK_S: Final = 5.0
-"""How often it looks whether the reference's model is still served."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +76,7 @@ class DriftMonitor:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     def start(self, registry: CollectorRegistry, models: ModelRegistry) -> None:
         """Begins to set gauges in a registry."""
@@ -84,6 +84,7 @@ class DriftMonitor:
         for watch in self._watches.values():
             watch.follow(models)
             gauges.set(watch.name, watch.values())
+        self._unsubscribe = models.subscribe(self._wake.set)
         self._thread = threading.Thread(
             target=self._work, args=(gauges, models), name="limelens-drift", daemon=True
         )
@@ -91,6 +92,7 @@ class DriftMonitor:
 
     def close(self) -> None:
         """Ends the thread."""
+        self._unsubscribe()
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
@@ -118,7 +120,7 @@ class DriftMonitor:
         lower_thread_priority()
         load_faiss().omp_set_num_threads(1)  # of this thread
         while not self._closing.is_set():
-            self._wake.wait(_CHECK_S)
+            self._wake.wait()  # for images, or other versions
             self._closing.wait(_GATHER_S)  # several images are measured together
             self._wake.clear()
             for watch in self._watches.values():
