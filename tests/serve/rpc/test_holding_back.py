@@ -17,8 +17,8 @@ from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
-from limelens.serve import Client
-from limelens.serve.errors import NotFoundError
+from limelens.serve import Client, ServerConfig
+from limelens.serve.errors import InvalidRequestError, NotFoundError
 
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 HELD_BACK = "held back: right on 8 of 24 golden images, version 1 on 24 (p = 1.5e-05)"
@@ -34,7 +34,8 @@ def test_a_version_at_chance_never_answers_and_a_like_one_takes_over_without_a_f
 
     def call() -> None:
         with Client(server.address, max_attempts=1) as client:
-            while not stopping.is_set():
+            # The process that judges has a lower priority: leave it some time.
+            while not stopping.wait(0.02):
                 seen.append(client.classify(RED).model.version)
 
     caller = threading.Thread(target=call)
@@ -60,6 +61,12 @@ def test_a_version_at_chance_never_answers_and_a_like_one_takes_over_without_a_f
     assert 'limelens_held_back_versions{model="colours"} 1.0' in metrics
     assert 'limelens_refused_versions{model="colours"} 0.0' in metrics
     assert "limelens_versions_held_back_total 1.0" in metrics
+
+
+def test_a_folder_that_is_missing_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    config = ServerConfig(tmp_path, hold_back_images=tmp_path / "nowhere")
+    with pytest.raises(InvalidRequestError, match=r"hold_back_images: .*nowhere is no folder"):
+        config.check()
 
 
 def test_a_request_to_load_says_that_a_version_is_held_back(

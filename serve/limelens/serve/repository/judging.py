@@ -273,4 +273,5 @@ def _others(images: Sequence[GoldenImage], own: Sequence[GoldenImage]) -> list[G
 
 
 def _thumbnails(images: Sequence[GoldenImage]) -> NDArray[np.int64]:
+    """`(N, 192)`, 0 to 255."""
     return np.array([image.fitted(_THUMBNAIL).ravel() for image in images], dtype=np.int64)
