@@ -165,6 +165,7 @@ def test_the_card_names_data_note_and_command(models: Path) -> None:
     assert "A note." in card
     assert "limelens train DATA --arch cnn3 --input-size 32x32" in card
     assert "--alert-label red" in card
+    assert "--teacher" not in card
 
 
 def test_data_licence_and_limits_are_in_the_card_and_in_the_bundle(models: Path) -> None:

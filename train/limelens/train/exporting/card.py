@@ -218,6 +218,8 @@ def _command(config: Mapping[str, Any]) -> str:
     for key, value in config.items():
         if value is None or value is False or value == []:
             continue
+        if key.startswith("teacher_") and not config.get("teacher"):
+            continue
         option = f"--{key.replace('_', '-')}"
         if key == "input_size":
             words += [option, "x".join(map(str, value))]

@@ -222,8 +222,9 @@ def _metadata(
         probabilities = network(torch.from_numpy(image)[None])[0][0].numpy()
     # Paths are private, and the digest identifies the data.
     config = {key: value for key, value in loaded.config.items() if key not in ("data", "images")}
-    if config.get("start_from"):
-        config["start_from"] = Path(config["start_from"]).name
+    for run in ("start_from", "teacher"):
+        if config.get(run):
+            config[run] = Path(config[run]).name
     return Metadata(
         name=name,
         task=loaded.task,
