@@ -473,7 +473,7 @@ def test_few_samples_and_a_narrow_kernel_are_warned_of(
         ({"segments": np.arange(96 * 80).reshape(96, 80)}, "7680 segments; at most 4096"),
         ({"segments": np.full((96, 80), UNSEEN)}, "at least one segment"),
         ({"segments": np.zeros((96, 80), int), "segmentation": "grid"}, "either the segments or"),
-        ({"hide": "noise"}, "expected 'mean', 'blur', 'shuffle' or three"),
+        ({"hide": "noise"}, "expected 'mean', 'blur', 'shuffle', 'references' or three"),
         ({"hide": (1, 2, 256)}, "0 to 255"),
         ({"kernel_width": 0.0}, "above 0"),
         ({"alpha": -1.0}, "above 0"),

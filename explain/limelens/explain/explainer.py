@@ -20,7 +20,13 @@ from limelens.explain.image import as_rgb
 from limelens.explain.sampling.baseline import hidden_probabilities
 from limelens.explain.sampling.design import design_for, effective_samples
 from limelens.explain.sampling.perturbation import perturbation
-from limelens.explain.sampling.prediction import Predict, Predictions
+from limelens.explain.sampling.prediction import (
+    Predict,
+    Predictions,
+    predict_whole,
+    references_of,
+)
+from limelens.explain.sampling.references import references_for
 from limelens.explain.segmentation.cutting import segment
 from limelens.explain.settings import ExplainOptions, Settings
 from limelens.explain.surrogate.fit import fit_labels
@@ -106,6 +112,7 @@ def _explanations(
     num_segments = segmentation.num_segments
     design = design_for(settings, num_segments, seed, state)
     num_samples = design.visible.shape[0]
+    references = _references(predict, pixels, settings)
     perturbed = perturbation(
         pixels,
         segmentation,
@@ -114,13 +121,14 @@ def _explanations(
         sampling=design.sampling,
         seed=seed or 0,
         truncate=settings.like_lime,
+        references=references,
     )
     settings.check()
     predictions = Predictions(predict, perturbed, design.visible, settings)
     same_for_all_seeds = design.complete and perturbed.fill.corners is None
     rounds = [num_samples]
     if in_rounds and not same_for_all_seeds:
-        rounds = _rounds(num_samples, num_segments, predictions.batch_size)
+        rounds = _rounds(num_samples, num_segments, predictions.batch_size, settings.fills_per_row)
     hidden: NDArray[np.floating] | None = None
     for target in rounds:
         predictions.advance(target, deadline)
@@ -139,6 +147,7 @@ def _explanations(
             sampling=design.sampling,
             exact=same_for_all_seeds and not is_late,
             hidden=hidden,
+            num_fills=settings.fills_per_row,
         )
         labels = _labels_to_explain(settings, samples.probabilities[0])
         explanations = fit_labels(samples, labels, settings)
@@ -162,6 +171,7 @@ def _explanations(
             timings_ms=clock.timings(),
             samples=samples,
             hide=settings.hide,
+            references=references,
         )
         clock.resume()
         if is_late or is_stable:
@@ -201,16 +211,28 @@ def _randomness(settings: Settings) -> tuple[int | None, np.random.RandomState |
     return seed, state
 
 
-def _rounds(num_samples: int, num_segments: int, batch_size: int) -> list[int]:
+def _references(
+    predict: Predict, pixels: NDArray[np.uint8], settings: Settings
+) -> NDArray[np.uint8] | None:
+    """The reference images, if the settings hide segments by them."""
+    if settings.hide != "references":
+        return None
+    known = settings.references
+    if known is None:
+        known = references_of(predict)
+    return references_for(predict_whole(predict, pixels), known, pixels.shape[:2])
+
+
+def _rounds(num_samples: int, num_segments: int, batch_size: int, num_fills: int) -> list[int]:
     """Growing numbers of samples, up to all of them.
 
     Each round but the last ends where a batch ends, so that the batches are the same however many
-    rounds there are: many models round batches of other sizes differently. Each is even, so that
-    pairs stay together.
+    rounds there are: many models round batches of other sizes differently. Each ends with a whole
+    row, predicted in all its fills, and so that pairs stay together.
     """
-    step = math.lcm(batch_size, 2)
+    step = math.lcm(batch_size, 2 * num_fills)
     rounds: list[int] = []
-    size = float(max(_FIRST_ROUND, _FEW_SAMPLES * num_segments))
+    size = float(max(_FIRST_ROUND, _FEW_SAMPLES * num_segments * num_fills))
     while (target := math.ceil(size / step) * step) < num_samples:
         if not rounds or target > rounds[-1]:
             rounds.append(target)
@@ -253,17 +275,18 @@ def _warnings(
         found.append(ExplanationWarning(kind, label, numbers))
 
     num_samples, num_segments = samples.visible.shape
+    num_fills, rows = samples.num_fills, samples.by_row()
     counts = {"num_samples": num_samples, "num_segments": num_segments}
     if num_segments == 1:
         warn(WarningKind.SINGLE_SEGMENT)
     elif num_segments < _FEW_SEGMENTS:
         warn(WarningKind.FEW_SEGMENTS, num_segments=num_segments)
     if not samples.exact and samples.method != "occlusion":
-        enough = _FEW_SAMPLES * num_segments
+        enough = _FEW_SAMPLES * num_segments * num_fills
         if num_samples < enough:
             warn(WarningKind.FEW_SAMPLES, **counts, enough=enough)
-        elif samples.method == "lime" and (effective := effective_samples(samples.weights)) < min(
-            num_segments + 1, num_samples / 10
+        elif samples.method == "lime" and (effective := effective_samples(rows.weights)) < min(
+            num_segments + 1, rows.weights.size / 10
         ):
             warn(
                 WarningKind.NARROW_KERNEL,

@@ -4,7 +4,7 @@ Labels are column numbers of `predict`. Does not know how results are computed, 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,8 @@ class Samples:
         exact: Every seed gives these samples and predictions.
         hidden: `(F, C)` float, of all labels with every segment hidden, by each of F fills; no part
             of the fit. None where nobody predicted it.
+        num_fills: Samples of one row: the same segments, in other fills. Rows follow each other;
+            of paired ones, the samples of two alternate: z, 1 - z, z, 1 - z.
     """
 
     visible: NDArray[np.bool_]
@@ -106,6 +108,27 @@ class Samples:
     sampling: Sampling = "independent"
     exact: bool = False
     hidden: NDArray[np.floating] | None = None
+    num_fills: int = 1
+
+    def by_row(self) -> "Samples":
+        """One sample for each row: its mean prediction over fills, and their weights together."""
+        if self.num_fills == 1:
+            return self
+        together = 2 if self.sampling == "paired" else 1
+        place = np.arange(self.visible.shape[0])
+        # Of the last row there may be fewer samples, so rows are added up by where they begin.
+        row = place // (together * self.num_fills) * together + place % together
+        order = np.argsort(row, kind="stable")
+        starts = np.flatnonzero(np.diff(row[order], prepend=-1))
+        times = np.diff(starts, append=row.size)
+        total = np.add.reduceat(self.probabilities[order], starts, axis=0, dtype=np.float64)
+        return replace(
+            self,
+            visible=self.visible[order[starts]],
+            probabilities=total / times[:, np.newaxis],
+            weights=np.add.reduceat(self.weights[order], starts),
+            num_fills=1,
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -125,6 +148,7 @@ class Explanation:
         timings_ms: Where the time went.
         samples: The raw material, for further labels or contrasts without further predictions.
         hide: How hidden segments looked.
+        references: `(M, H, W, 3)` uint8, what "references" showed there; else None.
     """
 
     image_size: tuple[int, int]
@@ -139,6 +163,7 @@ class Explanation:
     timings_ms: Timings
     samples: Samples = field(repr=False)
     hide: Hide = "mean"
+    references: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def method(self) -> ExplainMethod:

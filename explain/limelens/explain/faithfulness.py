@@ -17,9 +17,10 @@ from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
 from limelens.explain.image import as_rgb
 from limelens.explain.sampling.perturbation import perturbation
-from limelens.explain.sampling.prediction import Predict, Predictions
+from limelens.explain.sampling.prediction import Predict, Predictions, references_of
+from limelens.explain.sampling.references import references_for
 from limelens.explain.segmentation.segments import known
-from limelens.explain.settings import Check, Hide, Settings, go_on
+from limelens.explain.settings import VARYING_FILLS, Check, Hide, Settings, go_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def check(
 ) -> Faithfulness:
     """Measure how faithful an explanation is.
 
-    Predicts `2 (num_random + 1) (K + 1)` images, with "shuffle" `4 num_random (K + 1)`.
+    Predicts `2 (num_random + 1) (K + 1)` images, where fills differ `4 num_random (K + 1)`.
 
     Args:
         explanation: The explanation to check; segments without a weight count as 0.
@@ -117,7 +118,7 @@ def check(
         label: The label to check; unset: the first explained.
         hide: How hidden segments look; unset: as in the explanation.
         num_random: How many random orders, 2 or more.
-        seed: Of the random orders, and of what "shuffle" hides with.
+        seed: Of the random orders, and of fills that differ.
         batch_size: Images per call of `predict`; unset: as for `explain`.
         check: Called after every chunk; raising stops the run.
 
@@ -139,8 +140,8 @@ def check(
     rng = np.random.default_rng(seed)
     best = np.argsort(-by_column, kind="stable")
     hide = explanation.hide if hide is None else hide
-    # Tiles that differ from image to image make curves jump; a mean over several is smooth.
-    times = num_random if hide == "shuffle" else 1
+    # Fills that differ from image to image make curves jump; a mean over several is smooth.
+    times = num_random if hide in VARYING_FILLS else 1
     random = [rng.permutation(columns.size) for _ in range(num_random)]
     orders = np.stack([best] * times + random)
 
@@ -151,8 +152,18 @@ def check(
     changed = places < np.arange(columns.size + 1)[:, np.newaxis]  # (orders, K + 1, K)
     visible = np.stack([~changed, changed], axis=1).reshape(-1, columns.size)
     settings = Settings(batch_size=batch_size, hide=hide, check=check)
+    references = explanation.references
+    if hide == "references" and references is None:
+        references = references_for(
+            explanation.samples.probabilities[0], references_of(predict), pixels.shape[:2]
+        )
     perturbed = perturbation(
-        pixels, segmentation, settings.hide, num_samples=visible.shape[0], seed=seed
+        pixels,
+        segmentation,
+        settings.hide,
+        num_samples=visible.shape[0],
+        seed=seed,
+        references=references,
     )
     predictions = Predictions(predict, perturbed, visible, settings)
     predictions.advance(visible.shape[0])

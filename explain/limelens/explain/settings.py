@@ -3,20 +3,31 @@
 Names every option and the values that it takes. Does not know the image or the model.
 """
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limelens.explain.errors import InvalidArgumentError
+from limelens.explain.validation import (
+    above_zero,
+    as_labels,
+    as_references,
+    at_least,
+    one_of,
+    share,
+    word_or_colour,
+)
 
 ExplainMethod = Literal["lime", "kernel_shap", "occlusion", "rise"]
 SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
-HideName = Literal["mean", "blur", "shuffle"]
+HideName = Literal["mean", "blur", "shuffle", "references"]
 Hide = str | Sequence[int]
 """One of `HideName`, or a colour `(r, g, b)`."""
+References = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+"""`(M, H, W, 3)` uint8 images, and `(M, C)` which labels each has."""
 Distance = Literal["cosine", "euclidean", "l2"]
 FeatureSelection = Literal["none", "auto", "forward_selection", "highest_weights", "lasso_path"]
 Sampling = Literal["paired", "independent"]
@@ -35,6 +46,10 @@ DEFAULT_NUM_SEGMENTS = 40
 MAX_SEGMENTS = 4096
 """More segments need more memory and samples than an explanation is worth."""
 _DEFAULT_MAX_SAMPLES = 4000
+_NUM_FILLS = 4  # with fewer the fit is noisier, with more there are fewer rows
+_HIDDEN_SHARE = 0.15  # with more, images of other labels outweigh a small part that decides
+VARYING_FILLS: Collection[Hide] = ("shuffle", "references")
+"""The fills that differ from sample to sample."""
 
 
 def go_on() -> None:
@@ -54,6 +69,9 @@ class ExplainOptions(TypedDict, total=False):
     max_segments: int
     num_samples: int
     hide: Hide
+    references: References | None
+    num_fills: int | None
+    hidden_share: float | None
     kernel_width: float
     distance: Distance
     feature_selection: FeatureSelection | None
@@ -94,7 +112,15 @@ class Settings:
         num_samples: Perturbed images to predict, including the unperturbed one. With `stability`
             see `max_samples`.
         hide: How a hidden segment looks: "mean" (its mean colour), "blur", "shuffle" (soft tiles
-            from anywhere in the image, different for each sample) or `(r, g, b)`.
+            from anywhere in the image, different for each sample), "references" (the same place in
+            images of other labels, taken in turns) or `(r, g, b)`.
+        references: For "references": `(M, H, W, 3)` uint8 images, and of each its label, `(M,)`
+            integers, or labels, `(M, C)` bool; None: `predict`'s attribute of that name. The first
+            16 without the image's label are used.
+        num_fills: In how many fills each row of the design is predicted; the surrogate is fitted to
+            their mean. Only where fills differ; None: 4 for "references", else 1.
+        hidden_share: For lime: the probability with which a row hides a segment; None: 0.15 for
+            "references" that are not "paired", else 0.5. Only rows of 0.5 come in pairs.
         kernel_width: Width of the proximity kernel, in units of `distance`.
         distance: "cosine", or "euclidean" alias "l2" (the square root of the number of hidden
             segments: raise kernel_width to match).
@@ -133,6 +159,9 @@ class Settings:
     max_segments: int = MAX_SEGMENTS
     num_samples: int = 1000
     hide: Hide = "mean"
+    references: References | None = None
+    num_fills: int | None = None
+    hidden_share: float | None = None
     kernel_width: float = 0.25
     distance: Distance = "cosine"
     feature_selection: FeatureSelection | None = None
@@ -162,6 +191,21 @@ class Settings:
     def like_lime(self) -> bool:
         """Whether to do everything as lime does."""
         return self.compat == "lime"
+
+    @property
+    def fills_per_row(self) -> int:
+        """In how many fills each row of the design is predicted; occlusion repeats rows itself."""
+        if self.method == "occlusion":
+            return 1
+        return self.num_fills or (_NUM_FILLS if self.hide == "references" else 1)
+
+    @property
+    def hiding(self) -> float:
+        """The probability with which a row hides a segment; 0.5 for methods other than lime."""
+        if self.method != "lime":
+            return 0.5
+        is_usual = self.hide != "references" or self.sampling == "paired"
+        return self.hidden_share or (0.5 if is_usual else _HIDDEN_SHARE)
 
     @property
     def sample_limit(self) -> int:
@@ -199,6 +243,18 @@ def _check_together(settings: Settings) -> None:
             f"method {method!r} weighs every segment: leave feature_selection and num_features "
             "unset, or use method 'lime'",
         )
+    if (settings.num_fills or 1) > 1 and settings.hide not in VARYING_FILLS:
+        refuse(
+            "num_fills",
+            f"num_fills is {settings.num_fills}, but hide={settings.hide!r} is one fill: leave it "
+            "unset, or hide by 'shuffle' or 'references'",
+        )
+    if settings.hiding != 0.5 and settings.sampling == "paired":
+        refuse(
+            "sampling",
+            f"pairs hide half of the segments on average, and hidden_share is {settings.hiding:g}: "
+            "leave sampling unset, or set hidden_share to 0.5",
+        )
     seed = settings.seed
     if not settings.like_lime:
         if isinstance(seed, np.random.RandomState):
@@ -208,93 +264,41 @@ def _check_together(settings: Settings) -> None:
         refuse("method", f"method is {method!r}, which compat='lime' lacks: set one of them")
     if settings.sampling == "paired":
         refuse("sampling", "lime draws independent rows: leave sampling unset")
-    if settings.hide in ("blur", "shuffle"):
+    if settings.hiding != 0.5 and settings.hide != "references":
+        refuse("hidden_share", "lime hides half of the segments: leave hidden_share unset")
+    if isinstance(settings.hide, str) and settings.hide != "mean":
         refuse("hide", f"lime hides with 'mean' or a colour; {settings.hide!r} needs compat=None")
     if isinstance(seed, int) and seed >= 2**32:
         refuse("seed", f"seed is {seed}; lime's random numbers take 0 to 2**32 - 1")
 
 
-def _at_least(least: int) -> Callable[[str, Any], int]:
-    def valid(argument: str, value: Any) -> int:
-        try:
-            number = operator.index(value)
-        except TypeError:
-            raise InvalidArgumentError(
-                argument, f"{argument} is {value!r}; expected an integer"
-            ) from None
-        if number < least:
-            raise InvalidArgumentError(
-                argument, f"{argument} is {number}; expected at least {least}"
-            )
-        return number
-
-    return valid
-
-
-def _above_zero(most: float, expected: str) -> Callable[[str, float], float]:
-    def valid(argument: str, value: float) -> float:
-        if not 0 < value <= most:
-            raise InvalidArgumentError(argument, f"{argument} is {value}; expected {expected}")
-        return float(value)
-
-    return valid
-
-
-def _one_of(*choices: str) -> Callable[[str, str], str]:
-    def valid(argument: str, value: str) -> str:
-        if value not in choices:
-            names = ", ".join(map(repr, choices))
-            expected = f"one of {names}" if len(choices) > 1 else f"None or {names}"
-            raise InvalidArgumentError(argument, f"{argument} is {value!r}; expected {expected}")
-        return value
-
-    return valid
-
-
-def _labels(argument: str, labels: Sequence[int]) -> tuple[int, ...]:
-    if len(labels) == 0:
-        raise InvalidArgumentError(
-            argument, "labels is empty; name at least one label, or leave it unset"
-        )
-    return tuple(dict.fromkeys(_at_least(0)(argument, label) for label in labels))
-
-
-def _hide(argument: str, hide: Hide) -> Hide:
-    if isinstance(hide, str) and hide in get_args(HideName):
-        return hide
-    expected = "expected 'mean', 'blur', 'shuffle' or three integers (r, g, b) from 0 to 255"
-    if isinstance(hide, str) or len(hide) != 3:
-        raise InvalidArgumentError(argument, f"hide is {hide!r}; {expected}")
-    colour = tuple(_at_least(0)(argument, value) for value in hide)
-    if max(colour) > 255:
-        raise InvalidArgumentError(argument, f"hide is {hide!r}; {expected}")
-    return colour
-
-
 def _seed(argument: str, seed: int | np.random.RandomState) -> int | np.random.RandomState:
-    return seed if isinstance(seed, np.random.RandomState) else _at_least(0)(argument, seed)
+    return seed if isinstance(seed, np.random.RandomState) else at_least(0)(argument, seed)
 
 
-_finite = _above_zero(float(np.finfo(np.float64).max), "a finite number above 0")
+_finite = above_zero(float(np.finfo(np.float64).max), "a finite number above 0")
 _VALID: Mapping[str, Callable[[str, Any], Any]] = {
-    "method": _one_of(*get_args(ExplainMethod)),
-    "labels": _labels,
-    "top_labels": _at_least(1),
-    "segmentation": _one_of(*get_args(SegmentationMethod)),
-    "num_segments": _at_least(1),
-    "max_segments": _at_least(1),
-    "num_samples": _at_least(2),
-    "hide": _hide,
+    "method": one_of(*get_args(ExplainMethod)),
+    "labels": as_labels,
+    "top_labels": at_least(1),
+    "segmentation": one_of(*get_args(SegmentationMethod)),
+    "num_segments": at_least(1),
+    "max_segments": at_least(1),
+    "num_samples": at_least(2),
+    "hide": word_or_colour(*get_args(HideName)),
+    "references": as_references,
+    "num_fills": at_least(1),
+    "hidden_share": share,
     "kernel_width": _finite,
-    "distance": _one_of(*get_args(Distance)),
-    "feature_selection": _one_of(*get_args(FeatureSelection)),
-    "num_features": _at_least(1),
-    "sampling": _one_of(*get_args(SamplingChoice)),
+    "distance": one_of(*get_args(Distance)),
+    "feature_selection": one_of(*get_args(FeatureSelection)),
+    "num_features": at_least(1),
+    "sampling": one_of(*get_args(SamplingChoice)),
     "seed": _seed,
     "alpha": _finite,
-    "batch_size": _at_least(1),
-    "compat": _one_of("lime"),
-    "stability": _above_zero(1.0, "above 0 and at most 1, e.g. 0.9"),
-    "max_samples": _at_least(2),
-    "deadline_ms": _above_zero(np.inf, "above 0"),
+    "batch_size": at_least(1),
+    "compat": one_of("lime"),
+    "stability": above_zero(1.0, "above 0 and at most 1, e.g. 0.9"),
+    "max_samples": at_least(2),
+    "deadline_ms": above_zero(np.inf, "above 0"),
 }

@@ -24,41 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlimelens/v1/explanation.proto\x12\x0blimelens.v1\"\xe1\x02\n\x0cSegmentation\x12/\n\x06method\x18\x01 \x01(\x0e\x32\x1f.limelens.v1.SegmentationMethod\x12\x14\n\x0cnum_segments\x18\x02 \x01(\x05\x12\x18\n\x0b\x63ompactness\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0bkernel_size\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x15\n\x08max_dist\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05ratio\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05scale\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x15\n\x08min_size\x18\x08 \x01(\x05H\x05\x88\x01\x01\x12\x12\n\x05sigma\x18\t \x01(\x02H\x06\x88\x01\x01\x12\x14\n\x0csegments_png\x18\n \x01(\x0c\x42\x0e\n\x0c_compactnessB\x0e\n\x0c_kernel_sizeB\x0b\n\t_max_distB\x08\n\x06_ratioB\x08\n\x06_scaleB\x0b\n\t_min_sizeB\x08\n\x06_sigma\"Z\n\x04Hide\x12\x16\n\x0csegment_mean\x18\x01 \x01(\x08H\x00\x12\x0f\n\x05\x63olor\x18\x02 \x01(\rH\x00\x12\x0e\n\x04\x62lur\x18\x03 \x01(\x08H\x00\x12\x11\n\x07shuffle\x18\x04 \x01(\x08H\x00\x42\x06\n\x04\x66ill\"*\n\x08\x43ontrast\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x02 \x01(\t\"\x92\x02\n\x10LabelExplanation\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\x11\n\tintercept\x18\x03 \x01(\x01\x12\x18\n\x10local_prediction\x18\x04 \x01(\x01\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x11\n\tstability\x18\x06 \x01(\x01\x12+\n\x07weights\x18\x07 \x03(\x0b\x32\x1a.limelens.v1.SegmentWeight\x12\x13\n\x0boverlay_png\x18\x08 \x01(\x0c\x12\x14\n\x0cheat_map_png\x18\t \x01(\x0c\x12\x0f\n\x07\x61gainst\x18\n \x01(\t\x12\x15\n\x08\x62\x61seline\x18\x0b \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_baseline\"C\n\rSegmentWeight\x12\x0f\n\x07segment\x18\x01 \x01(\x05\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x11\n\tstd_error\x18\x03 \x01(\x01\"\x8b\x02\n\x0f\x45xplainSettings\x12*\n\x06method\x18\x01 \x01(\x0e\x32\x1a.limelens.v1.ExplainMethod\x12\x1f\n\x04hide\x18\x02 \x01(\x0b\x32\x11.limelens.v1.Hide\x12/\n\x0csegmentation\x18\x03 \x01(\x0b\x32\x19.limelens.v1.Segmentation\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x05\x12\x19\n\x0ckernel_width\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\'\n\x08sampling\x18\x06 \x01(\x0e\x32\x15.limelens.v1.Sampling\x12\x10\n\x08why_json\x18\x07 \x01(\tB\x0f\n\r_kernel_width\"q\n\x12\x45xplanationTimings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x02\x12\x12\n\nsegment_ms\x18\x02 \x01(\x02\x12\x12\n\npredict_ms\x18\x03 \x01(\x02\x12\x0e\n\x06\x66it_ms\x18\x04 \x01(\x02\x12\x10\n\x08total_ms\x18\x05 \x01(\x02*\x9f\x01\n\rExplainMethod\x12\x1e\n\x1a\x45XPLAIN_METHOD_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XPLAIN_METHOD_LIME\x10\x01\x12\x1e\n\x1a\x45XPLAIN_METHOD_KERNEL_SHAP\x10\x02\x12\x1c\n\x18\x45XPLAIN_METHOD_OCCLUSION\x10\x03\x12\x17\n\x13\x45XPLAIN_METHOD_RISE\x10\x04*1\n\x06\x43ompat\x12\x16\n\x12\x43OMPAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43OMPAT_LIME\x10\x01*\xbf\x01\n\x12SegmentationMethod\x12#\n\x1fSEGMENTATION_METHOD_UNSPECIFIED\x10\x00\x12\"\n\x1eSEGMENTATION_METHOD_QUICKSHIFT\x10\x01\x12\x1c\n\x18SEGMENTATION_METHOD_SLIC\x10\x02\x12$\n SEGMENTATION_METHOD_FELZENSZWALB\x10\x03\x12\x1c\n\x18SEGMENTATION_METHOD_GRID\x10\x04*S\n\x08Sampling\x12\x18\n\x14SAMPLING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSAMPLING_PAIRED\x10\x01\x12\x18\n\x14SAMPLING_INDEPENDENT\x10\x02*Q\n\x08\x44istance\x12\x18\n\x14\x44ISTANCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44ISTANCE_COSINE\x10\x01\x12\x16\n\x12\x44ISTANCE_EUCLIDEAN\x10\x02*\xdf\x01\n\x10\x46\x65\x61tureSelection\x12!\n\x1d\x46\x45\x41TURE_SELECTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x41TURE_SELECTION_NONE\x10\x01\x12\x1a\n\x16\x46\x45\x41TURE_SELECTION_AUTO\x10\x02\x12\'\n#FEATURE_SELECTION_FORWARD_SELECTION\x10\x03\x12%\n!FEATURE_SELECTION_HIGHEST_WEIGHTS\x10\x04\x12 \n\x1c\x46\x45\x41TURE_SELECTION_LASSO_PATH\x10\x05*R\n\x07Palette\x12\x17\n\x13PALETTE_UNSPECIFIED\x10\x00\x12\x15\n\x11PALETTE_GREEN_RED\x10\x01\x12\x17\n\x13PALETTE_BLUE_ORANGE\x10\x02*c\n\x07Picture\x12\x17\n\x13PICTURE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPICTURE_OVERLAY\x10\x01\x12\x14\n\x10PICTURE_HEAT_MAP\x10\x02\x12\x14\n\x10PICTURE_SEGMENTS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlimelens/v1/explanation.proto\x12\x0blimelens.v1\"\xe1\x02\n\x0cSegmentation\x12/\n\x06method\x18\x01 \x01(\x0e\x32\x1f.limelens.v1.SegmentationMethod\x12\x14\n\x0cnum_segments\x18\x02 \x01(\x05\x12\x18\n\x0b\x63ompactness\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0bkernel_size\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x15\n\x08max_dist\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05ratio\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05scale\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x15\n\x08min_size\x18\x08 \x01(\x05H\x05\x88\x01\x01\x12\x12\n\x05sigma\x18\t \x01(\x02H\x06\x88\x01\x01\x12\x14\n\x0csegments_png\x18\n \x01(\x0c\x42\x0e\n\x0c_compactnessB\x0e\n\x0c_kernel_sizeB\x0b\n\t_max_distB\x08\n\x06_ratioB\x08\n\x06_scaleB\x0b\n\t_min_sizeB\x08\n\x06_sigma\"\x83\x01\n\x04Hide\x12\x16\n\x0csegment_mean\x18\x01 \x01(\x08H\x00\x12\x0f\n\x05\x63olor\x18\x02 \x01(\rH\x00\x12\x0e\n\x04\x62lur\x18\x03 \x01(\x08H\x00\x12\x11\n\x07shuffle\x18\x04 \x01(\x08H\x00\x12\x14\n\nreferences\x18\x05 \x01(\x08H\x00\x12\x11\n\tnum_fills\x18\x06 \x01(\x05\x42\x06\n\x04\x66ill\"*\n\x08\x43ontrast\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x02 \x01(\t\"\x92\x02\n\x10LabelExplanation\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\x11\n\tintercept\x18\x03 \x01(\x01\x12\x18\n\x10local_prediction\x18\x04 \x01(\x01\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x11\n\tstability\x18\x06 \x01(\x01\x12+\n\x07weights\x18\x07 \x03(\x0b\x32\x1a.limelens.v1.SegmentWeight\x12\x13\n\x0boverlay_png\x18\x08 \x01(\x0c\x12\x14\n\x0cheat_map_png\x18\t \x01(\x0c\x12\x0f\n\x07\x61gainst\x18\n \x01(\t\x12\x15\n\x08\x62\x61seline\x18\x0b \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_baseline\"C\n\rSegmentWeight\x12\x0f\n\x07segment\x18\x01 \x01(\x05\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x11\n\tstd_error\x18\x03 \x01(\x01\"\x8b\x02\n\x0f\x45xplainSettings\x12*\n\x06method\x18\x01 \x01(\x0e\x32\x1a.limelens.v1.ExplainMethod\x12\x1f\n\x04hide\x18\x02 \x01(\x0b\x32\x11.limelens.v1.Hide\x12/\n\x0csegmentation\x18\x03 \x01(\x0b\x32\x19.limelens.v1.Segmentation\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x05\x12\x19\n\x0ckernel_width\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\'\n\x08sampling\x18\x06 \x01(\x0e\x32\x15.limelens.v1.Sampling\x12\x10\n\x08why_json\x18\x07 \x01(\tB\x0f\n\r_kernel_width\"q\n\x12\x45xplanationTimings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x02\x12\x12\n\nsegment_ms\x18\x02 \x01(\x02\x12\x12\n\npredict_ms\x18\x03 \x01(\x02\x12\x0e\n\x06\x66it_ms\x18\x04 \x01(\x02\x12\x10\n\x08total_ms\x18\x05 \x01(\x02*\x9f\x01\n\rExplainMethod\x12\x1e\n\x1a\x45XPLAIN_METHOD_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XPLAIN_METHOD_LIME\x10\x01\x12\x1e\n\x1a\x45XPLAIN_METHOD_KERNEL_SHAP\x10\x02\x12\x1c\n\x18\x45XPLAIN_METHOD_OCCLUSION\x10\x03\x12\x17\n\x13\x45XPLAIN_METHOD_RISE\x10\x04*1\n\x06\x43ompat\x12\x16\n\x12\x43OMPAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43OMPAT_LIME\x10\x01*\xbf\x01\n\x12SegmentationMethod\x12#\n\x1fSEGMENTATION_METHOD_UNSPECIFIED\x10\x00\x12\"\n\x1eSEGMENTATION_METHOD_QUICKSHIFT\x10\x01\x12\x1c\n\x18SEGMENTATION_METHOD_SLIC\x10\x02\x12$\n SEGMENTATION_METHOD_FELZENSZWALB\x10\x03\x12\x1c\n\x18SEGMENTATION_METHOD_GRID\x10\x04*S\n\x08Sampling\x12\x18\n\x14SAMPLING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSAMPLING_PAIRED\x10\x01\x12\x18\n\x14SAMPLING_INDEPENDENT\x10\x02*Q\n\x08\x44istance\x12\x18\n\x14\x44ISTANCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44ISTANCE_COSINE\x10\x01\x12\x16\n\x12\x44ISTANCE_EUCLIDEAN\x10\x02*\xdf\x01\n\x10\x46\x65\x61tureSelection\x12!\n\x1d\x46\x45\x41TURE_SELECTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x41TURE_SELECTION_NONE\x10\x01\x12\x1a\n\x16\x46\x45\x41TURE_SELECTION_AUTO\x10\x02\x12\'\n#FEATURE_SELECTION_FORWARD_SELECTION\x10\x03\x12%\n!FEATURE_SELECTION_HIGHEST_WEIGHTS\x10\x04\x12 \n\x1c\x46\x45\x41TURE_SELECTION_LASSO_PATH\x10\x05*R\n\x07Palette\x12\x17\n\x13PALETTE_UNSPECIFIED\x10\x00\x12\x15\n\x11PALETTE_GREEN_RED\x10\x01\x12\x17\n\x13PALETTE_BLUE_ORANGE\x10\x02*c\n\x07Picture\x12\x17\n\x13PICTURE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPICTURE_OVERLAY\x10\x01\x12\x14\n\x10PICTURE_HEAT_MAP\x10\x02\x12\x14\n\x10PICTURE_SEGMENTS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limelens.v1.explanation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPLAINMETHOD']._serialized_start=1270
-  _globals['_EXPLAINMETHOD']._serialized_end=1429
-  _globals['_COMPAT']._serialized_start=1431
-  _globals['_COMPAT']._serialized_end=1480
-  _globals['_SEGMENTATIONMETHOD']._serialized_start=1483
-  _globals['_SEGMENTATIONMETHOD']._serialized_end=1674
-  _globals['_SAMPLING']._serialized_start=1676
-  _globals['_SAMPLING']._serialized_end=1759
-  _globals['_DISTANCE']._serialized_start=1761
-  _globals['_DISTANCE']._serialized_end=1842
-  _globals['_FEATURESELECTION']._serialized_start=1845
-  _globals['_FEATURESELECTION']._serialized_end=2068
-  _globals['_PALETTE']._serialized_start=2070
-  _globals['_PALETTE']._serialized_end=2152
-  _globals['_PICTURE']._serialized_start=2154
-  _globals['_PICTURE']._serialized_end=2253
+  _globals['_EXPLAINMETHOD']._serialized_start=1312
+  _globals['_EXPLAINMETHOD']._serialized_end=1471
+  _globals['_COMPAT']._serialized_start=1473
+  _globals['_COMPAT']._serialized_end=1522
+  _globals['_SEGMENTATIONMETHOD']._serialized_start=1525
+  _globals['_SEGMENTATIONMETHOD']._serialized_end=1716
+  _globals['_SAMPLING']._serialized_start=1718
+  _globals['_SAMPLING']._serialized_end=1801
+  _globals['_DISTANCE']._serialized_start=1803
+  _globals['_DISTANCE']._serialized_end=1884
+  _globals['_FEATURESELECTION']._serialized_start=1887
+  _globals['_FEATURESELECTION']._serialized_end=2110
+  _globals['_PALETTE']._serialized_start=2112
+  _globals['_PALETTE']._serialized_end=2194
+  _globals['_PICTURE']._serialized_start=2196
+  _globals['_PICTURE']._serialized_end=2295
   _globals['_SEGMENTATION']._serialized_start=47
   _globals['_SEGMENTATION']._serialized_end=400
-  _globals['_HIDE']._serialized_start=402
-  _globals['_HIDE']._serialized_end=492
-  _globals['_CONTRAST']._serialized_start=494
-  _globals['_CONTRAST']._serialized_end=536
-  _globals['_LABELEXPLANATION']._serialized_start=539
-  _globals['_LABELEXPLANATION']._serialized_end=813
-  _globals['_SEGMENTWEIGHT']._serialized_start=815
-  _globals['_SEGMENTWEIGHT']._serialized_end=882
-  _globals['_EXPLAINSETTINGS']._serialized_start=885
-  _globals['_EXPLAINSETTINGS']._serialized_end=1152
-  _globals['_EXPLANATIONTIMINGS']._serialized_start=1154
-  _globals['_EXPLANATIONTIMINGS']._serialized_end=1267
+  _globals['_HIDE']._serialized_start=403
+  _globals['_HIDE']._serialized_end=534
+  _globals['_CONTRAST']._serialized_start=536
+  _globals['_CONTRAST']._serialized_end=578
+  _globals['_LABELEXPLANATION']._serialized_start=581
+  _globals['_LABELEXPLANATION']._serialized_end=855
+  _globals['_SEGMENTWEIGHT']._serialized_start=857
+  _globals['_SEGMENTWEIGHT']._serialized_end=924
+  _globals['_EXPLAINSETTINGS']._serialized_start=927
+  _globals['_EXPLAINSETTINGS']._serialized_end=1194
+  _globals['_EXPLANATIONTIMINGS']._serialized_start=1196
+  _globals['_EXPLANATIONTIMINGS']._serialized_end=1309
 # @@protoc_insertion_point(module_scope)

@@ -118,16 +118,20 @@ class Segmentation(_message.Message):
     def __init__(self, method: _Optional[_Union[SegmentationMethod, str]] = ..., num_segments: _Optional[int] = ..., compactness: _Optional[float] = ..., kernel_size: _Optional[float] = ..., max_dist: _Optional[float] = ..., ratio: _Optional[float] = ..., scale: _Optional[float] = ..., min_size: _Optional[int] = ..., sigma: _Optional[float] = ..., segments_png: _Optional[bytes] = ...) -> None: ...
 
 class Hide(_message.Message):
-    __slots__ = ("segment_mean", "color", "blur", "shuffle")
+    __slots__ = ("segment_mean", "color", "blur", "shuffle", "references", "num_fills")
     SEGMENT_MEAN_FIELD_NUMBER: _ClassVar[int]
     COLOR_FIELD_NUMBER: _ClassVar[int]
     BLUR_FIELD_NUMBER: _ClassVar[int]
     SHUFFLE_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    NUM_FILLS_FIELD_NUMBER: _ClassVar[int]
     segment_mean: bool
     color: int
     blur: bool
     shuffle: bool
-    def __init__(self, segment_mean: _Optional[bool] = ..., color: _Optional[int] = ..., blur: _Optional[bool] = ..., shuffle: _Optional[bool] = ...) -> None: ...
+    references: bool
+    num_fills: int
+    def __init__(self, segment_mean: _Optional[bool] = ..., color: _Optional[int] = ..., blur: _Optional[bool] = ..., shuffle: _Optional[bool] = ..., references: _Optional[bool] = ..., num_fills: _Optional[int] = ...) -> None: ...
 
 class Contrast(_message.Message):
     __slots__ = ("label", "against")

@@ -38,8 +38,11 @@ class OnDevice:
         self.rows = rows
         self.batch_size = there.batch_size
         self.max_concurrency = there.max_concurrency
+        self.whole = bundle.predict
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(images) == 1:  # as it is, to choose the references
+            return self.whole(images)
         raise AssertionError(f"{len(images)} images were made in numpy")
 
     def prepare_perturbed(self, *shared: Any) -> RowModel:
@@ -47,7 +50,7 @@ class OnDevice:
         return self.rows.prepare_rows(*shared)
 
 
-@pytest.mark.parametrize("hide", ["mean", "blur", "shuffle", (10, 20, 30)])
+@pytest.mark.parametrize("hide", ["mean", "blur", "shuffle", "references", (10, 20, 30)])
 @pytest.mark.parametrize("sampling", ["paired", "independent"])
 def test_the_graph_makes_the_images_that_numpy_makes(
     one_model: Path, hide: Any, sampling: Any
@@ -64,11 +67,17 @@ def test_the_graph_makes_the_images_that_numpy_makes(
         "sampling": sampling,
         "seed": 5,
         "num_samples": 101,
+        "hidden_share": 0.5,
     }
+    if hide == "references":
+        shown = np.random.default_rng(4).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+        every = np.arange(len(bundle.labels))
+        top = int(bundle.predict(photo[np.newaxis])[0].argmax())
+        options["references"] = shown, np.full(16, every[every != top][0])
     there = OnDevice(bundle)
     found = explain(photo, there, **options)
     expected = explain(photo, bundle.predict, **options)
-    assert there.num_prepared == 1
+    assert there.num_prepared >= 1
     # The very same images: the runtime may add the same numbers up in another order, no more.
     np.testing.assert_allclose(
         found.samples.probabilities, expected.samples.probabilities, rtol=0, atol=1e-6

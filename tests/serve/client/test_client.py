@@ -95,9 +95,9 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     [
         ({"segmentation": "voronoi"}, "'voronoi'; expected one of quickshift, slic"),
         ({"distance": "unspecified"}, "expected one of cosine, euclidean"),
-        ({"hide": (1, 2)}, "expected 'mean', 'blur', 'shuffle' or"),
-        ({"hide": (1, 2, 300)}, "expected 'mean', 'blur', 'shuffle' or"),
-        ({"hide": "nothing"}, "expected 'mean', 'blur', 'shuffle' or"),
+        ({"hide": (1, 2)}, "expected 'mean', 'blur', 'shuffle', 'references' or"),
+        ({"hide": (1, 2, 300)}, "expected 'mean', 'blur', 'shuffle', 'references' or"),
+        ({"hide": "nothing"}, "expected 'mean', 'blur', 'shuffle', 'references' or"),
         ({"segmentation_options": {"depth": 1}}, r"\['depth'\]; expected some of compactness"),
         ({"segments": np.zeros(4, int)}, r"expected \(H, W\) ids"),
         ({"segments": np.full((2, 2), -1)}, r"expected \(H, W\) ids"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.waiting import until
 
 from limelens.serve import Client, load_bundle
 from limelens.serve.bundle import Bundle
+from limelens.serve.bundle.golden_images import GoldenImage
 from limelens.serve.errors import (
     ExpiredError,
     InvalidImageError,
@@ -447,3 +449,34 @@ def test_few_features_are_selected_and_none_contradicts_them(client: Client) -> 
     assert len(few.explanations[0].weights) == 3
     with pytest.raises(InvalidRequestError, match="feature_selection NONE"):
         client.explain(scene(), num_samples=200, num_features=3, feature_selection="none")
+
+
+def test_golden_images_of_other_labels_are_what_hidden_segments_show(
+    start_server: Any, bundles: Any, tmp_path: Path
+) -> None:
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+    golden = tuple(
+        GoldenImage((label,), png(np.full((SIDE, SIDE, 3), colour, np.uint8)))
+        for label, colour in colours.items()
+    )
+    metadata = bundles.metadata()
+    assert set(metadata.labels) <= set(colours)
+    golden = tuple(one for one in golden if one.labels[0] in metadata.labels)
+    bundles.save(tmp_path / "models", replace(metadata, golden_images=golden))
+    with Client(start_server(tmp_path / "models").address) as client:
+        options: dict[str, Any] = {**GRID, "hide": "references", "seed": 3}
+        found = client.explain(scene(), labels=["red"], **options)
+        (red,) = found.explanations
+        assert {one.segment for one in red.weights[:4]} == {0, 1, 4, 5}
+        assert all(one.weight > 0 for one in red.weights[:4])
+        once = client.explain(scene(), labels=["red"], num_fills=1, **options)
+        assert once.explanations[0].weights != red.weights
+        with pytest.raises(InvalidRequestError, match=r"hide\.num_fills: 17; expected 1"):
+            client.explain(scene(), num_fills=17, **options)
+        with pytest.raises(InvalidRequestError, match="is one fill"):
+            client.explain(scene(), num_fills=2, **GRID)
+
+
+def test_references_need_golden_images(client: Client) -> None:
+    with pytest.raises(InvalidRequestError, match=r"hide: .*a bundle has its golden images"):
+        client.explain(scene(), **{**GRID, "hide": "references"})

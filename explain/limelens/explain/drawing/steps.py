@@ -144,6 +144,7 @@ def perturbation_of(pixels: NDArray[np.uint8], explanation: Explanation) -> Pert
         num_samples=explanation.num_samples,
         sampling=explanation.sampling,
         seed=explanation.seed or 0,
+        references=explanation.references,
     )
 
 

@@ -7,14 +7,15 @@ Knows random numbers and the methods' designs. Does not know pixels or the model
     Covert, Lee: Improving KernelSHAP, AISTATS 2021. https://arxiv.org/abs/2012.01536
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.explain.settings import Distance, Sampling, Settings
+from limelens.explain.settings import VARYING_FILLS, Distance, Sampling, Settings
 
+_HALF = 0.5
 _PAIRED_FROM = 5  # samples per segment for "auto"; with fewer, pairs leave too few distinct rows
 
 
@@ -23,7 +24,7 @@ class Design:
     """The samples to predict, and the weight of each.
 
     Attributes:
-        visible: `(N, K)` bool; row 0 shows the whole image.
+        visible: `(N, K)` bool; sample 0 shows the whole image.
         weights: `(N,)` float64; 0 for rows that are not random.
         sampling: How the rows were drawn.
         complete: Whether nothing is random, so that every seed has these rows.
@@ -46,33 +47,53 @@ def design_for(
         seed: Of the rows, unless `state` is given.
         state: Lime's random stream.
     """
-    num_samples, rng = settings.sample_limit, np.random.default_rng(seed)
+    num_samples, times = settings.sample_limit, settings.fills_per_row
+    rng = np.random.default_rng(seed)
+    num_rows = -(-num_samples // times)
     sampling: Sampling = "independent"
-    is_enough = num_samples >= _PAIRED_FROM * num_segments
+    is_enough = num_rows >= _PAIRED_FROM * num_segments
     if not settings.like_lime and (
-        settings.sampling == "paired" or (settings.sampling == "auto" and is_enough)
+        settings.sampling == "paired"
+        or (settings.sampling == "auto" and is_enough and settings.hiding == _HALF)
     ):
         sampling = "paired"
+    if times > 1:
+        num_rows += num_rows % 2  # whole pairs, which take turns
     if settings.method == "kernel_shap":
-        return shap_design(rng, num_samples, num_segments, sampling)
-    if settings.method == "occlusion":
-        return occlusion_design(num_samples, num_segments, repeated=settings.hide == "shuffle")
-    if settings.method == "rise":
-        return rise_design(rng, num_samples, num_segments, sampling)
-    if state is not None:
-        visible = state.randint(0, 2, num_samples * num_segments).astype(np.bool_)
-        visible = visible.reshape(num_samples, num_segments)
-        visible[0] = True
+        design = shap_design(rng, num_rows, num_segments, sampling)
+    elif settings.method == "occlusion":
+        is_repeated = settings.hide in VARYING_FILLS
+        return occlusion_design(num_samples, num_segments, repeated=is_repeated)
+    elif settings.method == "rise":
+        design = rise_design(rng, num_rows, num_segments, sampling)
     else:
-        visible = draw(rng, num_samples, num_segments, sampling)
-    near = proximity(distances(visible, settings.distance), settings.kernel_width)
-    return Design(visible, near, sampling)
+        if state is not None:
+            visible = state.randint(0, 2, num_rows * num_segments).astype(np.bool_)
+            visible = visible.reshape(num_rows, num_segments)
+            visible[0] = True
+        else:
+            visible = draw(rng, num_rows, num_segments, sampling, settings.hiding)
+        near = proximity(distances(visible, settings.distance), settings.kernel_width)
+        design = Design(visible, near, sampling)
+    return design if times == 1 else _repeated(design, times, num_samples)
+
+
+def _repeated(design: Design, times: int, num_samples: int) -> Design:
+    """Each row several times, at most `num_samples` in all; of pairs z, 1 - z, z, 1 - z."""
+    together = 2 if design.sampling == "paired" else 1
+    rows = np.arange(design.visible.shape[0]).reshape(-1, 1, together)
+    order = np.repeat(rows, times, axis=1).ravel()[:num_samples]
+    return replace(design, visible=design.visible[order], weights=design.weights[order])
 
 
 def draw(
-    rng: np.random.Generator, num_samples: int, num_segments: int, sampling: Sampling
+    rng: np.random.Generator,
+    num_samples: int,
+    num_segments: int,
+    sampling: Sampling,
+    hidden_share: float = 0.5,
 ) -> NDArray[np.bool_]:
-    """Which segments each sample shows, each with probability 1/2.
+    """Which segments each sample shows.
 
     The rows of a smaller draw are the first rows of a larger one from the same seed.
 
@@ -82,13 +103,17 @@ def draw(
         num_segments: K.
         sampling: "paired" follows each row z by 1 - z, so that rows 2i and 2i+1 complement each
             other and odd errors of the surrogate cancel.
+        hidden_share: The probability of hiding a segment; 1/2 where rows are paired.
 
     Returns:
         `(N, K)` bool, true where the segment is visible. Row 0 shows the whole image; of pairs,
         row 1 hides it all.
     """
     num_drawn = num_samples if sampling == "independent" else (num_samples + 1) // 2
-    rows = rng.integers(0, 2, size=(num_drawn, num_segments), dtype=np.bool_)
+    if hidden_share == _HALF:
+        rows = rng.integers(0, 2, size=(num_drawn, num_segments), dtype=np.bool_)
+    else:
+        rows = rng.random((num_drawn, num_segments)) >= hidden_share
     rows[0] = True
     return rows if sampling == "independent" else _with_complements(rows, num_samples)
 

@@ -14,6 +14,7 @@ from limelens.explain.segmentation.segments import Segmentation, distinct
 from limelens.explain.settings import Hide, Sampling
 
 _TILES = 18  # of a shuffled image, along its shorter side
+_TURNS = 7  # names a random stream
 _CANVAS = 3  # times the image's sides: windows of two samples then seldom share much
 
 
@@ -115,6 +116,7 @@ def perturbation(
     sampling: Sampling = "independent",
     seed: int = 0,
     truncate: bool = False,
+    references: NDArray[np.uint8] | None = None,
 ) -> Perturbation:
     """Prepare, once per image, what every sample needs.
 
@@ -122,16 +124,22 @@ def perturbation(
         image: `(H, W, 3)` uint8 RGB.
         segmentation: Its segments.
         hide: "mean" paints each segment in its mean colour, "blur" blurs away what is as small as
-            a segment, `(r, g, b)` paints that colour, and "shuffle" puts soft tiles from anywhere
-            in the image there, different for each sample.
+            a segment, `(r, g, b)` paints that colour, "shuffle" puts soft tiles from anywhere in
+            the image there, different for each sample, and "references" shows what is there in
+            other images, each in its turn.
         num_samples: N.
-        sampling: "paired": rows 2i and 2i+1 will complement each other, and get the same tiles.
-        seed: Of the tiles. A smaller number of samples gets the first of a larger one's.
+        sampling: "paired": rows 2i and 2i+1 will complement each other, and get the same fill.
+        seed: Of tiles and turns. A smaller number of samples gets the first of a larger one's.
         truncate: Round means down, as lime does, instead of to the nearest.
+        references: `(M, H, W, 3)` uint8, for "references".
     """
     if hide == "shuffle":
         # Not the stream of the rows: they must not depend on the fill.
         fill = _shuffled(image, num_samples, sampling, np.random.default_rng([seed, _TILES]))
+    elif hide == "references":
+        if references is None:
+            raise ValueError("hide is 'references', but there are none")
+        fill = _in_turns(references, num_samples, sampling, np.random.default_rng([seed, _TURNS]))
     elif hide == "mean":
         fill = Fill(_means(image, segmentation, truncate=truncate))
     elif hide == "blur":
@@ -184,12 +192,33 @@ def _shuffled(
     y = top[:, np.newaxis, :, np.newaxis] + within[:, np.newaxis, np.newaxis]
     x = left[:, np.newaxis, :, np.newaxis] + within
     canvas = image[y, x].reshape(rows * side, cols * side, 3)
-    num_windows = num_samples if sampling == "independent" else (num_samples + 1) // 2
     spare = (canvas.shape[0] - height + 1, canvas.shape[1] - width + 1)
-    corners = rng.integers(0, spare, size=(num_windows, 2))
-    if sampling == "paired":
-        corners = np.repeat(corners, 2, axis=0)[:num_samples]
-    return Fill(_blurred(canvas, side / 4), corners)
+    corners = rng.integers(0, spare, size=(_num_windows(num_samples, sampling), 2))
+    return Fill(_blurred(canvas, side / 4), _for_each(corners, num_samples, sampling))
+
+
+def _in_turns(
+    images: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
+) -> Fill:
+    """Images, one above the other; all have a turn, in a random order, before any has another."""
+    count, height, width = images.shape[:3]
+    if count == 1:
+        return Fill(images[0])
+    num_windows = _num_windows(num_samples, sampling)
+    turns = [rng.permutation(count) for _ in range(-(-num_windows // count))]
+    tops = np.concatenate(turns)[:num_windows] * height
+    corners = np.stack([tops, np.zeros_like(tops)], axis=1)
+    canvas = images.reshape(count * height, width, 3)
+    return Fill(canvas, _for_each(corners, num_samples, sampling))
+
+
+def _num_windows(num_samples: int, sampling: Sampling) -> int:
+    return num_samples if sampling == "independent" else (num_samples + 1) // 2
+
+
+def _for_each(corners: NDArray[np.intp], num_samples: int, sampling: Sampling) -> NDArray[np.intp]:
+    """The window of each sample; a pair shares one."""
+    return corners if sampling == "independent" else np.repeat(corners, 2, axis=0)[:num_samples]
 
 
 def _blurred(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from limelens.explain.errors import PredictionError, UnknownLabelError
 from limelens.explain.sampling.perturbation import Perturbation
-from limelens.explain.settings import Settings
+from limelens.explain.settings import References, Settings
+from limelens.explain.validation import as_references
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 """`(N, H, W, 3)` uint8 -> `(N, C)` probabilities. It, or the object of a bound method, may have
 attributes: `max_concurrency`, how many threads may call it at once; `batch_size`, the preferred
-number of images in a call; `prepare_perturbed`, a `Prepare`, if its device makes the images."""
+number of images in a call; `prepare_perturbed`, a `Prepare`, if its device makes the images;
+`references`, which `hide="references"` shows in place of hidden segments."""
 PredictRows = Callable[[NDArray[np.bool_], NDArray[np.intp] | None], NDArray[np.floating]]
 """`(B, K)` bool, what each sample shows, and `(B, 2)` where its window of the canvas begins, None
 where the canvas has no windows -> `(B, C)` probabilities. As many threads call it as `Predict`."""
@@ -57,7 +59,7 @@ class Predictions:
         self.num_done = 0
         default = 10 if settings.like_lime else _positive(predict, "batch_size", _BATCH_SIZE)
         # KernelSHAP needs the image and its absence, even after the deadline.
-        fewest = 2 if settings.method == "kernel_shap" else 1
+        fewest = settings.fills_per_row + 1 if settings.method == "kernel_shap" else 1
         self.batch_size = max(settings.batch_size or default, fewest)
         self._predict_rows = _row_model(predict, perturbation)
         self._visible = visible
@@ -153,20 +155,7 @@ class Predictions:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _store(self, start: int, returned: Any, stop: int) -> None:
-        found = np.asarray(returned)
-        if found.ndim != 2 or found.shape[0] != stop - start or found.shape[1] == 0:
-            raise PredictionError(
-                f"predict returned shape {found.shape} for {stop - start} images; expected "
-                f"({stop - start}, number of labels)"
-            )
-        if found.dtype.kind not in "fiub":
-            raise PredictionError(f"predict returned {found.dtype}; expected float32")
-        if not np.isfinite(found).all():
-            row = start + int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
-            raise PredictionError(
-                f"predict returned a number that is not finite for sample {row}; expected "
-                "probabilities: check the model's outputs for NaN and infinity"
-            )
+        found = _checked(returned, start, stop)
         num_labels = found.shape[1]
         with self._lock:
             if self._found is None:
@@ -184,6 +173,45 @@ class Predictions:
                 f"{self._found.shape[1]} for another; expected the same number each time"
             )
         self._found[start:stop] = found
+
+
+def predict_whole(predict: Predict, image: NDArray[np.uint8]) -> NDArray[np.floating]:
+    """The model's probabilities for one unperturbed image, `(C,)`.
+
+    Raises:
+        PredictionError: `predict` returned a wrong shape or non-finite numbers.
+    """
+    probabilities: NDArray[np.floating] = _checked(predict(image[np.newaxis]), 0, 1)[0]
+    return probabilities
+
+
+def references_of(predict: Predict) -> References | None:
+    """The reference images that come with a model.
+
+    Raises:
+        InvalidArgumentError: They are no images with labels.
+    """
+    found = _attribute(predict, "references")
+    return None if found is None else as_references("references", found)
+
+
+def _checked(returned: Any, start: int, stop: int) -> NDArray[np.floating]:
+    """What `predict` returned for samples `start` to `stop`."""
+    found = np.asarray(returned)
+    if found.ndim != 2 or found.shape[0] != stop - start or found.shape[1] == 0:
+        raise PredictionError(
+            f"predict returned shape {found.shape} for {stop - start} images; expected "
+            f"({stop - start}, number of labels)"
+        )
+    if found.dtype.kind not in "fiub":
+        raise PredictionError(f"predict returned {found.dtype}; expected float32")
+    if not np.isfinite(found).all():
+        row = start + int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
+        raise PredictionError(
+            f"predict returned a number that is not finite for sample {row}; expected "
+            "probabilities: check the model's outputs for NaN and infinity"
+        )
+    return found
 
 
 def _row_model(

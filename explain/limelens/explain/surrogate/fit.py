@@ -29,6 +29,7 @@ def fit_labels(
         labels: Columns of its probabilities.
         settings: How each label's segments are selected, and a check that may stop the work.
     """
+    samples = samples.by_row()
     targets = samples.probabilities[:, list(labels)].astype(np.float64)
     return _fit_targets(samples, targets, [(label, None) for label in labels], settings)
 
@@ -49,7 +50,7 @@ def contrast(explanation: Explanation, label: int, against: int) -> LabelExplana
     Raises:
         UnknownLabelError: The model has no such label.
     """
-    samples = explanation.samples
+    samples = explanation.samples.by_row()
     num_labels = samples.probabilities.shape[1]
     for argument, value in (("label", label), ("against", against)):
         if not 0 <= value < num_labels:

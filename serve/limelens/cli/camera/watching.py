@@ -104,7 +104,7 @@ def camera(
     hide: Annotated[
         str | None,
         option(
-            "What replaces a hidden segment: mean, blur, shuffle, or a colour.",
+            "Fill of hidden segments: mean, blur, shuffle, references, or a colour.",
             show_default=OWN.format("mean"),
         ),
     ] = None,

@@ -50,14 +50,15 @@ if TYPE_CHECKING:
     from limelens.explain import Faithfulness
     from limelens.serve.client import Client, ExplainArguments
     from limelens.serve.client.in_process import LocalClient
+    from limelens.serve.client.requests import Hide
     from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
 
 _MOST: Final = 2**31 - 1
 _TIMEOUT_S: Final = 600.0
 _PASSED_ON: Final = (
-    "version", "top_labels", "method", "segmentation", "num_segments", "num_samples", "stability",
-    "max_samples", "deadline_ms", "kernel_width", "distance", "feature_selection", "num_features",
-    "sampling", "compat", "seed", "palette",
+    "version", "top_labels", "method", "segmentation", "num_segments", "num_samples", "num_fills",
+    "stability", "max_samples", "deadline_ms", "kernel_width", "distance", "feature_selection",
+    "num_features", "sampling", "compat", "seed", "palette",
 )  # fmt: skip
 OWN: Final = "as the model's bundle says, else {}"
 _RENDERINGS: Final[Mapping[str, Literal["overlay", "heat_map", "segments"]]] = {
@@ -151,10 +152,13 @@ def explain(
     hide: Annotated[
         str | None,
         _option(
-            "Fill of hidden segments: mean, blur, shuffle, or a colour (000000).",
+            "Fill of hidden segments: mean, blur, shuffle, references, or a colour (000000).",
             OWN.format("mean"),
         ),
     ] = None,
+    num_fills: Annotated[
+        int, _count("Fills for each row of hidden segments.", "4 for references, else 1")
+    ] = 0,
     kernel_width: Annotated[
         float | None, _option("Width of the proximity kernel.", OWN.format(0.25))
     ] = None,
@@ -369,14 +373,14 @@ def _contrast(text: str) -> tuple[str, str]:
     return label, against
 
 
-def parse_hide(text: str) -> Literal["mean", "blur", "shuffle"] | tuple[int, int, int]:
+def parse_hide(text: str) -> Hide:
     """Reads `--hide`: a word, or a colour as six hexadecimal digits."""
-    if text in ("mean", "blur", "shuffle"):
-        return cast(Literal["mean", "blur", "shuffle"], text)
+    if text in ("mean", "blur", "shuffle", "references"):
+        return cast("Hide", text)
     try:
         red, green, blue = bytes.fromhex(text.removeprefix("#"))
     except ValueError:
         raise typer.BadParameter(
-            f"--hide {text!r}; expected mean, blur, shuffle or a colour such as 000000"
+            f"--hide {text!r}; expected mean, blur, shuffle, references or a colour such as 000000"
         ) from None
     return red, green, blue

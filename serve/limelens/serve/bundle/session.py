@@ -94,6 +94,21 @@ class Bundle:
         return int(embedding.shape[1])
 
     @functools.cached_property
+    def references(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+        """The golden images as `limelens.explain` hides segments by them; None if there are none.
+
+        `(M, H, W, 3)` uint8 of `input_size`, and `(M, C)` which labels each has. Decoded once.
+
+        Raises:
+            BundleError: One cannot be decoded.
+        """
+        golden = self.metadata.golden_images
+        if not golden:
+            return None
+        images = np.stack([one.fitted(self.metadata.resize) for one in golden])
+        return images, np.array([[label in one.labels for label in self.labels] for one in golden])
+
+    @functools.cached_property
     def digest(self) -> str:
         """Identifies the model, whatever its name and version: SHA-256 of its metadata.
 

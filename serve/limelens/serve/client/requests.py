@@ -31,7 +31,7 @@ SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
 Drawn = Literal["overlay", "heat_map", "segments"]
 Palette = Literal["green_red", "blue_orange"]
 Method = Literal["lime", "kernel_shap", "occlusion", "rise"]
-Hide = Literal["mean", "blur", "shuffle"] | tuple[int, int, int]
+Hide = Literal["mean", "blur", "shuffle", "references"] | tuple[int, int, int]
 
 _MAX_RAW_BYTES: Final = 4 * 1024 * 1024
 """Larger arrays are sent as PNG: slower to make, and lossless."""
@@ -106,8 +106,10 @@ class ExplainArguments(ModelArguments, total=False):
         max_samples: The cap on that; 0 means `num_samples`.
         deadline_ms: Milliseconds after which to explain from the samples so far; 0 is no limit.
             `timeout_s` in contrast ends the call without a result.
-        hide: What replaces a hidden segment; a tuple is a colour, red, green, blue. None is the
-            model's own, or `mean`.
+        hide: What replaces a hidden segment; a tuple is a colour, red, green, blue; `references`
+            are the model's golden images of other labels. None is the model's own, or `mean`.
+        num_fills: In how many fills each row of hidden segments is predicted, for `shuffle` and
+            `references`; 0 is the server's default.
         kernel_width: Width of the kernel that weighs samples by distance.
         distance: How to measure a sample's distance from the whole image.
         feature_selection: `none`, `auto`, `forward_selection`, `highest_weights` or `lasso_path`.
@@ -138,6 +140,7 @@ class ExplainArguments(ModelArguments, total=False):
     max_samples: int
     deadline_ms: int
     hide: Hide | None
+    num_fills: int
     kernel_width: float | None
     distance: Literal["cosine", "euclidean"] | None
     feature_selection: str | None
@@ -374,7 +377,7 @@ def explain_request(
             explanation_pb2.Contrast(label=label, against=against)
             for label, against in arguments.get("contrasts") or ()
         ],
-        hide=_hide(arguments.get("hide")),
+        hide=_hide(arguments.get("hide"), arguments.get("num_fills") or 0),
         faces=faces_message(arguments.get("faces")),
         pictures=[
             _value(explanation_pb2.Picture, "renderings", one)
@@ -390,8 +393,8 @@ _SEGMENTATION_FIELDS: Final = frozenset(
     if name not in ("method", "num_segments", "segments_png")
 )
 _OWN_FIELDS: Final = frozenset(
-    {"contrasts", "faces", "hide", "num_segments", "pictures", "region", "renderings", "request_id",
-     "segmentation", "segmentation_options", "segments", "timeout_s"}
+    {"contrasts", "faces", "hide", "num_fills", "num_segments", "pictures", "region", "renderings",
+     "request_id", "segmentation", "segmentation_options", "segments", "timeout_s"}
 )  # fmt: skip
 _ENUMS: Final[Mapping[str, Any]] = {
     "compat": explanation_pb2.Compat,
@@ -431,13 +434,13 @@ def faces_message(faces: bool | FaceOptions | None) -> face_pb2.FaceOptions | No
 _USUAL: Final = FaceOptions()
 
 
-def _hide(hide: Hide | None) -> explanation_pb2.Hide | None:
+def _hide(hide: Hide | None, num_fills: int) -> explanation_pb2.Hide | None:
     if hide is None:
-        return None
+        return explanation_pb2.Hide(num_fills=num_fills) if num_fills else None
     if hide == "mean":
-        return explanation_pb2.Hide(segment_mean=True)
-    if hide == "blur" or hide == "shuffle":
-        return explanation_pb2.Hide(**{hide: True})
+        return explanation_pb2.Hide(segment_mean=True, num_fills=num_fills)
+    if hide == "blur" or hide == "shuffle" or hide == "references":
+        return explanation_pb2.Hide(**{hide: True}, num_fills=num_fills)
     try:
         red, green, blue = hide
         fits = all(0 <= value <= 255 for value in (red, green, blue))
@@ -445,9 +448,9 @@ def _hide(hide: Hide | None) -> explanation_pb2.Hide | None:
         fits = False
     if not fits:
         raise InvalidRequestError(
-            "hide", f"{hide!r}; expected 'mean', 'blur', 'shuffle' or (r, g, b)"
+            "hide", f"{hide!r}; expected 'mean', 'blur', 'shuffle', 'references' or (r, g, b)"
         )
-    return explanation_pb2.Hide(color=red << 16 | green << 8 | blue)
+    return explanation_pb2.Hide(color=red << 16 | green << 8 | blue, num_fills=num_fills)
 
 
 def _value(kind: Any, name: str, word: str | None) -> Any:

@@ -19,6 +19,7 @@ from PIL import UnidentifiedImageError
 
 from limelens import explain as lime
 from limelens.explain import Faithfulness
+from limelens.explain.settings import References
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
 from limelens.serve.errors import (
@@ -42,6 +43,8 @@ _FIELDS: Final = {
     "segments": _SEGMENTS_FIELD,
     "segmentation_options": "segmentation",
     "max_segments": "segmentation",
+    "num_fills": "hide.num_fills",
+    "references": "hide.references",
 }
 _log = logging.getLogger(__name__)
 
@@ -118,6 +121,7 @@ class _Model:
     def __init__(self, bundle: Bundle, check: Callable[[], None]) -> None:
         self.max_concurrency = bundle.max_concurrency
         self.batch_size = bundle.batch_size
+        self._bundle = bundle
         self.prepare_perturbed: PreparePerturbed | None = None
         self._predict = _checked(bundle.predict, check)
         if (prepare := bundle.prepare_perturbed) is not None:
@@ -125,6 +129,11 @@ class _Model:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._predict(images)
+
+    @property
+    def references(self) -> References | None:
+        """Decoded only for explanations that show them."""
+        return self._bundle.references
 
 
 def _checked(function: Callable[..., _T], check: Callable[[], None]) -> Callable[..., _T]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from limelens.explain.settings import DEFAULT_NUM_SEGMENTS, Hide
+from limelens.explain.settings import DEFAULT_NUM_SEGMENTS, VARYING_FILLS, Hide
 from limelens.serve.bundle.explain_defaults import NUMBERED, ExplainDefaults
 from limelens.serve.explaining.rendering import RenderedExplanation
 from limelens.v1 import explanation_pb2
@@ -37,6 +37,7 @@ def settings_used(explained: RenderedExplanation) -> explanation_pb2.ExplainSett
     return _message(
         method=found.method,
         hide=found.hide,
+        num_fills=settings.fills_per_row if found.hide in VARYING_FILLS else 0,
         segmentation=None if is_own else cut,
         num_segments=None if is_own else number,
         parameters=settings.segmentation_options,
@@ -57,6 +58,7 @@ def _message(
     sampling: str | None,
     parameters: Any = None,
     why_json: str | None = None,
+    num_fills: int = 0,
 ) -> explanation_pb2.ExplainSettings:
     cut: dict[str, Any] = {"num_segments": num_segments, **(parameters or {})}
     if segmentation is not None:
@@ -64,7 +66,7 @@ def _message(
     cut = {name: value for name, value in cut.items() if value is not None}
     return explanation_pb2.ExplainSettings(
         method=None if method is None else f"EXPLAIN_METHOD_{method.upper()}",
-        hide=None if hide is None else _hide(hide),
+        hide=None if hide is None else _hide(hide, num_fills),
         segmentation=explanation_pb2.Segmentation(**cut) if cut else None,
         num_samples=num_samples,
         kernel_width=kernel_width,
@@ -73,9 +75,10 @@ def _message(
     )
 
 
-def _hide(hide: Hide) -> explanation_pb2.Hide:
+def _hide(hide: Hide, num_fills: int) -> explanation_pb2.Hide:
     if isinstance(hide, str):
         # Fields are named like the fills.
-        return explanation_pb2.Hide(**{"segment_mean" if hide == "mean" else hide: True})
+        name = "segment_mean" if hide == "mean" else hide
+        return explanation_pb2.Hide(**{name: True}, num_fills=num_fills)
     red, green, blue = hide
     return explanation_pb2.Hide(color=red << 16 | green << 8 | blue)

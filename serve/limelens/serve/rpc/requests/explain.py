@@ -34,6 +34,7 @@ from limelens.v1 import explanation_pb2
 _MAX_SELECTED: Final = 1000
 _MAX_CONTRASTS: Final = 100
 _MAX_LABEL_LENGTH: Final = 100
+_MAX_FILLS: Final = 16
 _ENUMS: Final[Mapping[str, Any]] = {
     "method": explanation_pb2.ExplainMethod,
     "distance": explanation_pb2.Distance,
@@ -84,6 +85,8 @@ def read_spec(
     hide = _hide(request.hide)
     if hide is not None:
         options["hide"] = hide
+    if request.hide.num_fills:
+        options["num_fills"] = _num_fills(request.hide.num_fills)
     usual = _usual(request, options, metadata.explain or NO_DEFAULTS)
     cut = read_segmentation(request.segmentation, usual, is_lime="compat" in options)
     num_samples = _num_samples(request, usual, limits)
@@ -255,3 +258,11 @@ def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int] | None:
     if fill is not None and not getattr(hide, fill):
         raise InvalidRequestError(f"hide.{fill}", "false; expected true, or another fill")
     return "mean" if fill == "segment_mean" else fill
+
+
+def _num_fills(num_fills: int) -> int:
+    if not 0 < num_fills <= _MAX_FILLS:
+        raise InvalidRequestError(
+            "hide.num_fills", f"{num_fills}; expected 1 to {_MAX_FILLS}, or 0 for the default"
+        )
+    return num_fills
