@@ -21,6 +21,7 @@ from limelens.train.training.recipe import (
     build_mix,
     build_optimizer,
     build_schedule,
+    mixed_precision,
     num_correct,
 )
 
@@ -172,6 +173,22 @@ def test_dropout_works_in_training_and_not_in_evaluation() -> None:
     without = build("cnn4", 2, input_size=(32, 32))
     without.load_state_dict(copy.deepcopy(model.state_dict()))
     assert torch.equal(without.eval()(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("arch", "may_gain"), [("resnet18", True), ("mobilenet_v3_small", False), ("cnn3", False)]
+)
+def test_a_processor_computes_in_bfloat16_where_that_is_faster(arch: str, may_gain: bool) -> None:
+    model = build(arch, 2, input_size=(32, 32))
+    cpu = torch.device("cpu")
+    capabilities = getattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False})
+    has_amx = capabilities().get("amx_bf16", False)
+    with mixed_precision(TINY, cpu, model):
+        assert torch.is_autocast_enabled("cpu") == (may_gain and has_amx)
+    with mixed_precision(replace(TINY, mixed_precision="off"), cpu, model):
+        assert not torch.is_autocast_enabled("cpu")
+    with mixed_precision(replace(TINY, mixed_precision="bf16"), cpu, model):
+        assert torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,9 @@ def train(
     ] = "none",
     mixed_precision: Annotated[
         Literal["auto", "off", "bf16"],
-        typer.Option(help="Compute in bfloat16; auto does so on GPUs that support it."),
+        typer.Option(
+            help="Compute in bfloat16; auto does so if the device and the network gain by it."
+        ),
     ] = "auto",
     pretrained: Annotated[
         bool,

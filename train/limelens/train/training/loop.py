@@ -323,11 +323,11 @@ class _Run:
 
     def step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Trains on one batch; returns its logits and loss."""
-        with mixed_precision(self.config, self.device):
+        with mixed_precision(self.config, self.device, self.model):
             logits = self.shared(images)
         loss = self.criterion(logits.float(), targets)
         if self.teacher:
-            with mixed_precision(self.config, self.device):
+            with mixed_precision(self.config, self.device, self.model):
                 taught = self.teacher.logits(images)
             loss = self.teacher.mixed(loss, logits.float(), taught)
         self.optimizer.zero_grad(set_to_none=True)
