@@ -41,7 +41,10 @@ def test_faces_are_trained_exported_served_and_explained(
         "--alert-label", "without_mask",
     )  # fmt: skip
     assert trained["val"]["accuracy"] >= 0.7
-    exported = run("export", tmp_path / "run", "--name", "faces", "--models", models)
+    exported = run(
+        "export", tmp_path / "run", "--name", "faces", "--models", models,
+        "--explain-settings", "none",
+    )  # fmt: skip
     tested = run("evaluate", exported["path"], data)
     assert tested["split"] == "test"
     assert tested["accuracy"] >= 0.65

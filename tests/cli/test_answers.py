@@ -311,6 +311,7 @@ def test_failures_are_one_line_and_exit_code_1(
         ("explain", "x.png", "--num-samples", "many"),
         ("export", ".", "--name", "x", "--crop-margin", "wide"),
         ("export", ".", "--name", "x", "--crop-margin", "2.5"),
+        ("tune-explanations", "model.onnx", "images", "--images", "2"),
         ("dance",),
     ],
 )
@@ -327,6 +328,7 @@ def test_wrong_usage_is_exit_code_2(limelens: Run, arguments: tuple[str, ...]) -
         "evaluate",
         "calibrate",
         "export",
+        "tune-explanations",
         "inspect",
         "ingest",
         "synthesize",

@@ -54,11 +54,16 @@ def test_train_evaluate_and_export_print_the_documented_json(
     assert calibrated["num_images"] == 8
 
     models = tmp_path / "models"
-    exported = limelens("export", run, "--name", "shade", "--models", models, "--json").json
+    own = tmp_path / "own.json"
+    own.write_text('{"hide": "blur", "num_segments": 12}')
+    exported = limelens(
+        "export", run, "--name", "shade", "--models", models, "--explain-settings", own, "--json"
+    ).json
     assert {
         "model", "version", "path", "precision", "size_bytes", "max_abs_difference", "metrics"
     } <= {*exported}  # fmt: skip
     assert Path(exported["path"]) == models / "shade" / "1" / "model.onnx"
+    assert exported["explain"] == {"hide": "blur", "num_segments": 12, "why": {}}
     of_bundle = limelens("evaluate", exported["path"], images, "--split", "test")
     assert of_bundle.exit_code == 0
     assert "100.00%" in of_bundle.stdout

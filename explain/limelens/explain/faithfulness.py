@@ -8,18 +8,19 @@ explanations and the model. Does not know how the weights were found.
     Petsiuk, Das, Saenko: RISE, BMVC 2018, section 4.1. https://arxiv.org/abs/1806.07421
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
 from limelens.explain.image import as_rgb
-from limelens.explain.sampling.perturbation import perturbation
+from limelens.explain.sampling.perturbation import Fill, perturbation
 from limelens.explain.sampling.prediction import Predict, Predictions, references_of
 from limelens.explain.sampling.references import references_for
-from limelens.explain.segmentation.segments import known
+from limelens.explain.segmentation.segments import Segmentation, known
 from limelens.explain.settings import VARYING_FILLS, Check, Hide, Settings, go_on
 
 
@@ -197,3 +198,59 @@ def check(
         num_samples=visible.shape[0],
         seed=seed,
     )
+
+
+def order_areas(
+    image: NDArray[np.uint8],
+    segmentation: Segmentation,
+    orders: NDArray[np.intp],
+    predict: Predict,
+    label: int,
+    others: NDArray[np.uint8],
+    *,
+    num_points: int = 6,
+) -> NDArray[np.float64]:
+    """Deletion and insertion areas of orders of segments, from a few points of each curve.
+
+    For comparing explanations by different fills: a hidden segment shows what other images have
+    there, which favours none of them. Predicts `2 B (num_points O + 1)` images.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        segmentation: Its K segments.
+        orders: `(O, K)`, each row the columns, first to last.
+        predict: The model.
+        label: Column of its probabilities.
+        others: `(B, H, W, 3)` uint8, at most 16 images.
+        num_points: Points of a curve between its ends.
+
+    Returns:
+        `(O, 2)`, areas under the deletion and the insertion curve, means over the B images.
+    """
+    num_orders, num_segments = orders.shape
+    num_others, height, width, _ = others.shape
+    steps = np.unique(np.rint(np.linspace(0, num_segments, num_points + 2)).astype(np.intp))
+    sizes = np.bincount(segmentation.columns.ravel(), minlength=num_segments + 1)[:-1]
+    shares = np.pad(np.cumsum(sizes[orders], axis=1) / sizes.sum(), ((0, 0), (1, 0)))[:, steps]
+    places = np.argsort(orders, axis=1)[:, np.newaxis]
+    changed = places < steps[1:-1, np.newaxis]  # (O, P, K)
+    ends = np.repeat([True, False], num_segments).reshape(2, num_segments)
+    inner = np.stack([~changed, changed], axis=1).reshape(-1, num_segments)
+    visible = np.repeat(np.concatenate([ends, inner]), num_others, axis=0)
+    settings = Settings(hide=(0, 0, 0))
+    perturbed = perturbation(image, segmentation, settings.hide, num_samples=visible.shape[0])
+    tops = height * (np.arange(visible.shape[0]) % num_others)
+    corners = np.stack([tops, np.zeros_like(tops)], axis=1).astype(np.intp)
+    stack = np.ascontiguousarray(others.reshape(num_others * height, width, 3))
+    perturbed = replace(perturbed, fill=Fill(stack, corners))
+    predictions = Predictions(predict, perturbed, visible, settings)
+    predictions.advance(visible.shape[0])
+    of_label = predictions.probabilities[:, label].astype(np.float64)
+    found = of_label.reshape(-1, num_others).mean(axis=1)
+    whole, nothing = np.full((num_orders, 1), found[0]), np.full((num_orders, 1), found[1])
+    deletion, insertion = np.moveaxis(found[2:].reshape(num_orders, 2, -1), 1, 0)
+    curves = (
+        np.concatenate([whole, deletion, nothing], axis=1),
+        np.concatenate([nothing, insertion, whole], axis=1),
+    )
+    return np.stack([np.trapezoid(curve, shares, axis=1) for curve in curves], axis=1)

@@ -21,7 +21,15 @@ from limelens.cli.explain import explaining
 from limelens.cli.terminal import streams
 from limelens.cli.terminal.helping import Command, Group
 from limelens.cli.terminal.printing import print_notes
-from limelens.cli.train import drawing, evaluating, exporting, ingesting, reporting, training
+from limelens.cli.train import (
+    drawing,
+    evaluating,
+    exporting,
+    ingesting,
+    reporting,
+    training,
+    tuning,
+)
 from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 
@@ -42,7 +50,8 @@ app = typer.Typer(
 _COMMANDS = {
     "Train and export": (
         ingesting.ingest, reporting.inspect, training.train, evaluating.evaluate,
-        evaluating.calibrate, exporting.export, drawing.synthesize, drawing.scenes,
+        evaluating.calibrate, exporting.export, tuning.tune_explanations,
+        drawing.synthesize, drawing.scenes,
     ),
     "Serve and call": (
         serving.serve, tokens.token, signing.sign, classifying.classify, explaining.explain,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from limelens.cli.terminal.printing import AsJson, out, print_json
+from limelens.serve.client.requests import read_file
+
+if TYPE_CHECKING:
+    from limelens.serve.bundle.explain_defaults import ExplainDefaults
 
 
 def export(
@@ -88,6 +93,15 @@ def export(
         bool,
         typer.Option("--anyway", help="Export a model that is no better than guessing, too."),
     ] = False,
+    explain_settings: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|FILE",
+            help="How the model is explained by default: chosen on a few validation images (within "
+            "a minute, or left out), not said, or as a JSON file says, such as "
+            '{"hide": "blur", "num_segments": 30}.',
+        ),
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
@@ -98,7 +112,7 @@ def export(
 
     Example: limelens export runs/photos --name photos
     """
-    crop = _crop(crop_margin)
+    crop, explain = _crop(crop_margin), _explain(explain_settings)
     from limelens.train.runs import check_run
 
     # Checked before torch is loaded, which takes seconds.
@@ -121,6 +135,7 @@ def export(
         anyway=anyway,
         num_golden_images=golden_images,
         about=About(data_name, data_license, limits),
+        explain=explain,
     )
     if as_json:
         print_json(report)
@@ -139,9 +154,34 @@ def export(
                 f"{report['num_golden_images']} validation images travel in it as golden images "
                 "(--golden-images 0 leaves them out)."
             )
+        if report["explain"] is not None:
+            named = {name: value for name, value in report["explain"].items() if name != "why"}
+            words = ", ".join(f"{name} {value}" for name, value in named.items())
+            out.print(
+                f"It is explained by {escape(words or 'the defaults')} unless told otherwise."
+            )
+        elif report["explain_remark"]:
+            out.print(
+                f"It has no explanation settings: {escape(report['explain_remark'])}. "
+                "limelens tune-explanations finds some."
+            )
         if "fp32" in report:
             _print_variant(report)
         out.print(f"Next: limelens serve --models {escape(str(models))}")
+
+
+def _explain(text: str) -> ExplainDefaults | Literal["auto"] | None:
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else None
+    from limelens.serve.bundle.explain_defaults import ExplainDefaults
+
+    data = read_file(text, "auto, none, or a JSON file of settings")
+    try:
+        return ExplainDefaults.from_json(json.loads(data))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text}: no JSON: {error}", param_hint="--explain-settings"
+        ) from None
 
 
 def _crop(text: str | None) -> float | Literal["auto"] | None:

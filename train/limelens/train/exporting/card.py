@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from limelens.serve.bundle import Metadata, Task
 from limelens.serve.files import write_whole
 from limelens.train.exporting.card_figures import figures, weak_groups, write_plots
+from limelens.train.exporting.card_sections import BY_HAND as BY_HAND
+from limelens.train.exporting.card_sections import with_section
+from limelens.train.exporting.settings_in_bundle import EXPLAINED, card_section
 from limelens.train.exporting.variants import Comparison
-
-BY_HAND: Final = "<!-- Written by hand from here on: limelens keeps it. -->"
-"""What stands below this line in a card is kept when the card is written again."""
 
 
 def write_card(
@@ -79,6 +79,8 @@ images.
 {figures(metrics)}
 {plots and f"{chr(10)}{plots}{chr(10)}"}\
 {_comparison(comparison) if comparison else ""}"""
+    if metadata.explain is not None:
+        text = with_section(text, EXPLAINED, card_section(metadata.explain))
     write_whole(path, with_hand_written(text, path))
 
 
@@ -100,19 +102,11 @@ def write_measured(
     """
     title = " ".join(title.split())
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "measured"
-    begin, end = f"<!-- limelens evaluate: {name} -->", f"<!-- end of limelens evaluate: {name} -->"
     plots = write_plots(card.parent, metrics, probabilities, targets, f"-{name}")
     heading = f"## On {title} ({metrics['num_images']})"
-    section = f"{begin}\n\n{heading}\n\n{figures(metrics)}\n\n{plots}\n\n{end}"
+    section = f"{heading}\n\n{figures(metrics)}\n\n{plots}"
     text = card.read_text(encoding="utf-8") if card.exists() else f"# {card.parent.parent.name}\n"
-    before, found, rest = text.partition(begin)
-    if found:
-        _, _, after = rest.partition(end)
-        text = f"{before}{section}{after}"
-    else:
-        before, marker, kept = text.partition(BY_HAND)
-        text = f"{before.rstrip()}\n\n{section}\n" + (f"\n{marker}{kept}" if marker else "")
-    write_whole(card, text)
+    write_whole(card, with_section(text, f"evaluate: {name}", section))
 
 
 def with_hand_written(text: str, card: Path) -> str:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
+from limelens.serve.bundle.explain_defaults import ExplainDefaults
 from limelens.serve.bundle.golden_images import MAX_GOLDEN_IMAGES
 from limelens.serve.faces.detector import load_detector
 from limelens.serve.faces.options import DEFAULT_DETECTOR
@@ -39,9 +40,11 @@ from limelens.train.exporting.about_data import About
 from limelens.train.exporting.card import write_card
 from limelens.train.exporting.card_figures import write_plots
 from limelens.train.exporting.crops import AUTO, choose_crop
+from limelens.train.exporting.explain_settings import TuningError, tune
 from limelens.train.exporting.golden_images import NUM_GOLDEN_IMAGES, golden_images
 from limelens.train.exporting.graph import BundleNetwork, ExportError, golden_image, to_onnx
 from limelens.train.exporting.precision import PRECISIONS, TOLERANCES
+from limelens.train.exporting.settings_in_bundle import in_turn, write_settings
 from limelens.train.exporting.variants import (
     Comparison,
     comparable_accuracy,
@@ -53,6 +56,9 @@ MAX_DIFFERENCE: Final = 1e-4
 """Of probabilities, between the network and the exported graph."""
 MAX_ACCURACY_DROP: Final = 0.5
 """In percentage points, of a variant below fp32."""
+TUNING_S: Final = 45.0
+"""How long explanation settings are looked for; no further image begins after that."""
+NUM_TUNING_IMAGES, NUM_TUNING_SAMPLES = 12, 400
 
 
 def export(
@@ -69,6 +75,7 @@ def export(
     anyway: bool = False,
     num_golden_images: int = NUM_GOLDEN_IMAGES,
     about: About | None = None,
+    explain: ExplainDefaults | Literal["auto"] | None = None,
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a model card.
 
@@ -95,12 +102,15 @@ def export(
         about: What people know of data and limits; what is empty is taken from files in the data.
         anyway: Export a model that is no better than guessing on the validation images, too; its
             card says so.
+        explain: The bundle's explanation settings; `auto` chooses them on a few validation images,
+            within `TUNING_S` seconds, and leaves them out if that cannot be done.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
-        network), `threshold`, `crop` (None if none was asked for), `num_golden_images` and
-        `metrics` (of the bundle on the validation images); for a variant also `fp32`, `speed` and
-        `remarks`.
+        network), `threshold`, `crop` (None if none was asked for), `num_golden_images`,
+        `explain` (the settings, None without), `explain_remark` (why there are none, else empty)
+        and `metrics` (of the bundle on the validation images); for a variant also `fp32`, `speed`
+        and `remarks`.
 
     Raises:
         ExportError: The model is no better than guessing on the validation images, the name
@@ -164,6 +174,9 @@ def export(
             difference = float(np.abs(expected - bundle.probabilities).max())
             comparison = _compare(fp32, bundle, max_accuracy_drop)
             fp32.path.unlink()
+        explain_remark = ""
+        if explain is not None:
+            bundle, explain_remark = _with_settings(bundle, explain, examples)
         targets = targets_of(examples, len(loaded.labels), loaded.task)
         plots = write_plots(draft, bundle.metrics, bundle.probabilities, targets)
         write_card(
@@ -181,9 +194,32 @@ def export(
         "threshold": bundle.metadata.threshold,
         "crop": bundle.metadata.crop,
         "num_golden_images": len(bundle.metadata.golden_images),
+        "explain": None if bundle.metadata.explain is None else bundle.metadata.explain.to_json(),
+        "explain_remark": explain_remark,
         "metrics": bundle.metrics,
         **(comparison.to_json() if comparison else {}),
     }
+
+
+def _with_settings(
+    bundle: _WrittenBundle,
+    settings: ExplainDefaults | Literal["auto"],
+    examples: Sequence[Example],
+) -> tuple[_WrittenBundle, str]:
+    """The bundle with explanation settings in its file; or without, and why."""
+    if settings == "auto":
+        by_label = [(one.path, one.targets) for one in examples]
+        try:
+            settings = tune(
+                load_bundle(bundle.path, "cpu"),
+                in_turn(by_label, NUM_TUNING_IMAGES, seed=0),
+                num_samples=NUM_TUNING_SAMPLES,
+                max_s=TUNING_S,
+            ).chosen
+        except TuningError as error:
+            return bundle, str(error)
+    write_settings(bundle.path, settings, bundle.path)
+    return replace(bundle, metadata=replace(bundle.metadata, explain=settings)), ""
 
 
 def _splits(loaded: checkpoint.Checkpoint, data: Path | None) -> Mapping[str, tuple[Example, ...]]:
