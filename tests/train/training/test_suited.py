@@ -59,13 +59,13 @@ def test_what_is_given_is_kept_and_not_mentioned() -> None:
     config = suited(given, data)
     assert config == replace(given, learning_rate=2e-3)
     assert summary(given, config, data) == (
-        "For 120 training images of about 270x113: learning rate 0.002; options of these names "
-        "change it"
+        "For 120 training images of about 270x113: learning rate 0.002, standard augmentation; "
+        "options of these names change it"
     )
     assert summary(config, config, data) == ""
     assert summary(TrainConfig(), suited(TrainConfig(), data), data) == (
         "For 120 training images of about 270x113: 61 epochs, input size 176x80, batch size 16, "
-        "learning rate 0.001; options of these names change it"
+        "learning rate 0.001, standard augmentation; options of these names change it"
     )
 
 

@@ -99,6 +99,6 @@ def summary(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> str:
         return ""
     about = "" if dataset.shape is None else " of about {}x{}".format(*dataset.shape)
     return (
-        f"For {len(dataset.splits['train'])} training images{about}: {', '.join(chosen)}; "
-        "options of these names change it"
+        f"For {len(dataset.splits['train'])} training images{about}: {', '.join(chosen)}, "
+        f"{config.augment} augmentation; options of these names change it"
     )
