@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.phone import WIDTH, widths_on_a_phone
 from tests.waiting import slow_by, until
 
 from limelens.serve import Client
@@ -18,6 +19,7 @@ from limelens.serve.client.in_process import local_client
 from limelens.serve.errors import InvalidRequestError, NotFoundError, UnavailableError
 from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.serve.tools.explain_report.explain_many import LabeledFile, explain_many
+from limelens.serve.tools.explain_report.page import Gallery
 
 pytest.importorskip("skimage")
 
@@ -117,3 +119,14 @@ def test_closing_the_iterator_starts_no_further_image(
     reading.close()
     until(lambda: threading.active_count() <= num_threads)
     assert len(began) < 8 * 3
+
+
+@pytest.mark.ci
+def test_the_page_fits_a_phone(client: Client, files: list[LabeledFile], tmp_path: Path) -> None:
+    gallery = Gallery("Twelve red images in " + "a/very/long/path" * 9, tmp_path)
+    options = {**OPTIONS, "renderings": ["overlay"]}
+    for one in explain_many(client, files[2:5], num_parallel=1, **options):
+        gallery.add(one)
+    gallery.write(tmp_path / "page.html")
+    pages = {"page": tmp_path / "page.html"}
+    assert widths_on_a_phone(pages, tmp_path) == {"page": WIDTH}

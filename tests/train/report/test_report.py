@@ -95,7 +95,7 @@ def test_a_run_leaves_a_page_that_needs_nothing_else(
 def test_plots_have_text_alternatives_and_ids_of_their_own(trained_run: Path) -> None:
     text = (trained_run / "report.html").read_text(encoding="utf-8")
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(drawings) == 4
+    assert len(drawings) == 5
     assert all(re.match(r'<svg role="img" aria-label="[^"]+"', one) for one in drawings)
     ids = [{*re.findall(r'\bid="([^"]+)"', one)} for one in drawings]
     for drawing, own in zip(drawings, ids, strict=True):

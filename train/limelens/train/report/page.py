@@ -35,6 +35,8 @@ from limelens.train.report.mistakes import Mistake, explain_mistake, shrunk, wor
 from limelens.train.report.predictions import predicted_labels
 
 _TEMPLATE: Final = "page.html.j2"
+_MAX_LABELS_SMALL: Final = 4
+"""A confusion matrix of so many labels can be read on a phone as a whole."""
 _MAX_CONFUSIONS: Final = 15
 _MAX_PREDICTED: Final = 4
 _MAX_DUPLICATES: Final = 12
@@ -75,10 +77,14 @@ def write_report(
             f"Confusion matrix of {len(labels)} labels; accuracy {metrics['accuracy']:.1%}",
         )
         values["confusions"] = _confusions(confusion, labels)
-    curves = None
-    if len(rows) > 1:
-        description = f"Loss and accuracy over {len(rows)} epochs of training"
-        curves = _svg(plots.curves(rows), "curves", description)
+    curves = [
+        _svg(
+            plots.curves(rows, kind),
+            f"curves-{kind}",
+            f"{kind.replace('_', ' ')} over {len(rows)} epochs of training",
+        )
+        for kind in (plots.curve_kinds(rows) if len(rows) > 1 else ())
+    ]
     _write(
         path,
         title=f"{metrics.get('model', 'A model')} on {metrics.get('split', 'its images')}",
@@ -88,6 +94,8 @@ def write_report(
         base=str(base),
         headline=_headline(metrics, per_label),
         curves=curves,
+        best_epoch=plots.best_epoch(rows) if curves else "",
+        is_small=len(labels) <= _MAX_LABELS_SMALL,
         per_label=per_label,
         mistakes=[
             _mistake(mistake, evaluation, base)

@@ -65,6 +65,7 @@ _STYLE: Final[dict[Any, Any]] = {
 }
 # A label may contain dollar signs, which would otherwise start a formula.
 _STYLE_OF_LABELS: Final[dict[Any, Any]] = {**_STYLE, "text.parse_math": False}
+_CURVES: Final = {"loss": "Loss", "accuracy": "Accuracy", "macro_auc": "Macro AUC"}
 _NUM_BINS: Final = 10
 _MARKED_THRESHOLDS: Final = (0.5, 0.7, 0.9, 0.99)
 _MAX_LABELS_LARGE: Final = 12
@@ -73,10 +74,12 @@ _MAX_LABEL_LENGTH: Final = 40
 
 
 @matplotlib.rc_context(_STYLE)
-def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and accuracy (or macro AUC) over the epochs; the rows are those of metrics.csv."""
-    titles = {"loss": "Loss", "accuracy": "Accuracy", "macro_auc": "Macro AUC"}
-    kinds = [kind for kind in titles if f"val_{kind}" in rows[-1]]
+def curves(rows: Sequence[Mapping[str, float]], only: str | None = None) -> Figure:
+    """Loss and accuracy (or macro AUC) over the epochs; the rows are those of metrics.csv.
+
+    `only` is one of `curve_kinds`, drawn alone and without a headline.
+    """
+    kinds = curve_kinds(rows) if only is None else [only]
     figure = Figure(figsize=(4.8 * len(kinds), 3.4), layout="constrained")
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
         for split, colour, name in (
@@ -88,17 +91,28 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), ".-", color=colour, label=name)
-        axes.set(xlabel="epoch", title=titles[kind])
+        axes.set(xlabel="epoch", title=_CURVES[kind])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
-    if "accuracy" in kinds:
+    if only is None:
+        figure.suptitle(best_epoch(rows), fontsize=10)
+    return figure
+
+
+def curve_kinds(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """What `curves` draws: of `loss`, `accuracy` and `macro_auc` those that are known."""
+    return [kind for kind in _CURVES if f"val_{kind}" in rows[-1]]
+
+
+def best_epoch(rows: Sequence[Mapping[str, float]]) -> str:
+    """The best epoch and its figure, in words."""
+    if "val_accuracy" in rows[-1]:
         best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
         headline = f"Best validation accuracy {best['val_accuracy']:.1%}"
     else:
         best = min(rows, key=lambda row: row["val_loss"])
         headline = f"Lowest validation loss {best['val_loss']:.4f}"
-    figure.suptitle(f"{headline} at epoch {best['epoch']:.0f}", fontsize=10)
-    return figure
+    return f"{headline} at epoch {best['epoch']:.0f}"
 
 
 @matplotlib.rc_context({**_STYLE_OF_LABELS, "axes.grid": False})
