@@ -84,10 +84,13 @@ def test_a_fill_that_the_model_follows_is_chosen(colours: Bundle, corners: Seque
     assert [one.gain for one in again.measured] == [one.gain for one in found.measured]
 
 
-def test_among_equals_the_better_fit_is_chosen() -> None:
+def test_among_equals_the_more_telling_is_chosen_then_the_better_fit() -> None:
     gains = np.array([[0.30, 0.31, 0.1], [0.20, 0.18, 0.1], [0.40, 0.42, 0.1]])
-    assert choose(gains, np.array([0.5, 0.2, 0.9])) == 0
-    assert choose(gains, np.array([0.2, 0.5, 0.9])) == 1
+    same = np.zeros(3)
+    assert choose(gains, same, np.array([0.5, 0.2, 0.9])) == 0
+    assert choose(gains, same, np.array([0.2, 0.5, 0.9])) == 1
+    # Where hiding changes nothing, the fit is best of all.
+    assert choose(gains, np.array([1.0, 0.1, 0.0]), np.array([0.9, 0.2, 0.9])) == 1
 
 
 def test_too_few_images_or_too_little_time_choose_nothing(

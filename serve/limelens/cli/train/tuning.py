@@ -54,7 +54,8 @@ def tune_explanations(
 
     Every candidate explains the images twice. Its gain is how much sooner the probability falls
     when segments are hidden in its order, and rises when they are shown, than in a random order;
-    the highest wins, and among those within its standard error the best fit.
+    the highest wins, and among those within its standard error the one whose explanations say
+    little least often.
 
     The bundle's graph stays the same; its signature, if it has one, no longer fits.
 

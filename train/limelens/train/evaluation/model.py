@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle, Task, load_bundle
+from limelens.serve.bundle.explain_defaults import ExplainDefaults
 from limelens.serve.image import ResizeRule, read_fitted
 from limelens.train.data.examples import Example
 from limelens.train.evaluation.metrics import probabilities_of
@@ -32,6 +33,7 @@ class Model:
         embed: Returns feature vectors, `(N, D)`.
         label_thresholds: One per label; empty for multiclass.
         threshold: Multiclass: the probability below which it abstains; 0 never does.
+        explain: How it is explained, as its bundle says; None leaves it to the library.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Model:
     data_digest: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     threshold: float = 0.0
+    explain: ExplainDefaults | None = None
 
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float32]:
         """The probabilities of readable examples, `(N, C)`."""
@@ -77,6 +80,7 @@ def from_bundle(bundle: Bundle) -> Model:
         metadata.data_digest,
         metadata.card.get("config", {}),
         metadata.threshold if bundle.task is Task.MULTICLASS else 0.0,
+        metadata.explain,
     )
 
 

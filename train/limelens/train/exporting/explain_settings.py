@@ -117,8 +117,9 @@ def tune(
     """Choose the explanation settings of a bundle.
 
     The best candidate has the highest mean gain. Of those whose gain is at most one standard error
-    (of the differences, image by image) below it, the one with the best fit is chosen. R² decides
-    no more than that, because where a fill changes nothing, nothing is fitted well.
+    (of the differences, image by image) below it, the one whose explanations say little least often
+    is chosen; of several such, the one with the best fit. R² decides no more than that, because
+    where a fill changes nothing, nothing is fitted well.
 
     Args:
         bundle: The model.
@@ -158,7 +159,11 @@ def tune(
         Measured(candidate, *((float(m), float(e)) for m, e in zip(means, errors, strict=True)))
         for candidate, means, errors in zip(candidates, mean, error, strict=True)
     )
-    place = choose(table[..., _MEASURES.index("gain")], mean[:, _MEASURES.index("score")])
+    place = choose(
+        table[..., _MEASURES.index("gain")],
+        mean[:, _MEASURES.index("little")],
+        mean[:, _MEASURES.index("score")],
+    )
     seconds = time.monotonic() - began
     why = {
         "images": len(rows),
@@ -171,18 +176,22 @@ def tune(
     return Tuning(chosen, measured, place, len(rows), num_samples, seconds)
 
 
-def choose(gains: NDArray[np.float64], scores: NDArray[np.float64]) -> int:
+def choose(
+    gains: NDArray[np.float64], little: NDArray[np.float64], scores: NDArray[np.float64]
+) -> int:
     """The candidate to take.
 
     Args:
         gains: `(images, candidates)`.
+        little: `(candidates,)` share of explanations that say little.
         scores: `(candidates,)` mean R².
     """
     best = int(gains.mean(axis=0).argmax())
     below = gains[:, [best]] - gains
     error = below.std(axis=0, ddof=1) / len(gains) ** 0.5
     is_tied = below.mean(axis=0) <= error
-    return int(np.where(is_tied, scores, -np.inf).argmax())
+    tied = np.flatnonzero(is_tied)
+    return int(tied[np.lexsort((-scores[tied], little[tied]))[0]])
 
 
 def _fitted(bundle: Bundle, images: Sequence[Path]) -> list[NDArray[np.uint8]]:

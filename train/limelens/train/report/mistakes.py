@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limelens.explain import explain, overlay
+from limelens.explain import ExplainOptions, explain, overlay
 from limelens.serve.bundle import Task
 from limelens.serve.image import fit, read_image
 from limelens.train.data.examples import targets_of
@@ -77,9 +77,9 @@ def explain_mistake(
     pixels = read_image(evaluation.examples[mistake.index].path.read_bytes())
     model = evaluation.model
     fitted = fit(pixels, model.resize)
-    found = explain(
-        fitted.pixels, model.predict, labels=[mistake.label], num_samples=_NUM_SAMPLES, seed=0
-    )
+    own = ExplainOptions() if model.explain is None else model.explain.options()
+    how = ExplainOptions(labels=[mistake.label], num_samples=_NUM_SAMPLES, seed=0)
+    found = explain(fitted.pixels, model.predict, **(own | how))
     image = shrunk(pixels, _MAX_SIDE_PX)
     segments = fitted.to_source(found.segments)
     rows, columns = (
