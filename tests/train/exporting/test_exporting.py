@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from limelens.serve.bundle import Task, load_bundle
 from limelens.serve.errors import BundleError
@@ -117,7 +118,7 @@ def test_golden_images_are_validation_images_balanced_over_labels(
             for path in folder.iterdir()
         ]
         assert min(difference.mean() for difference in differences) < 5
-    assert "16 of the validation images travel in the file" in card_of(models)
+    assert "16 labelled images travel in the file" in card_of(models)
 
 
 def test_golden_images_can_be_fewer_or_none(trained_run: Path, tmp_path: Path) -> None:
@@ -132,6 +133,16 @@ def test_golden_images_can_be_fewer_or_none(trained_run: Path, tmp_path: Path) -
     )
     assert not none.metadata.golden_images
     assert "limelens.golden_images" not in none.metadata.to_props()
+    # Others in place of the validation images.
+    for label, shade in (("green", 40), ("red", 200)):
+        (tmp_path / "grey" / label).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (shade, shade, shade)).save(tmp_path / "grey" / label / "1.png")
+    report = export(trained_run, "m", models=tmp_path, golden_data=tmp_path / "grey")
+    grey = load_bundle(report["path"], "cpu").metadata.golden_images
+    assert [(one.labels, round(read_image(one.encoded).mean(), -1)) for one in grey] == [
+        (("green",), 40),
+        (("red",), 200),
+    ]
     with pytest.raises(ExportError, match="257 golden images; expected 0 to 256"):
         export(trained_run, "m", models=tmp_path, num_golden_images=257)
 

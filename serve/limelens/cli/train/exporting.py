@@ -89,6 +89,14 @@ def export(
             "Whoever has the file can see them; 0 if they are private.",
         ),
     ] = 64,
+    golden_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labelled images to take golden images from, such as drawn ones.",
+            show_default="the validation images",
+        ),
+    ] = None,
     anyway: Annotated[
         bool,
         typer.Option("--anyway", help="Export a model that is no better than guessing, too."),
@@ -134,6 +142,7 @@ def export(
         crop=crop,
         anyway=anyway,
         num_golden_images=golden_images,
+        golden_data=golden_data,
         about=About(data_name, data_license, limits),
         explain=explain,
     )
@@ -150,8 +159,9 @@ def export(
         if report["crop"] is not None:
             out.print(f"It sees a face with {report['crop']:g} of its box on each side.")
         if report["num_golden_images"]:
+            source = "validation images" if golden_data is None else f"images of {golden_data}"
             out.print(
-                f"{report['num_golden_images']} validation images travel in it as golden images "
+                f"{report['num_golden_images']} {escape(source)} travel in it as golden images "
                 "(--golden-images 0 leaves them out)."
             )
         if report["explain"] is not None:

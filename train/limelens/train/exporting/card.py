@@ -180,7 +180,7 @@ def _golden_images(metadata: Metadata) -> str:
         return ""
     size_kb = sum(len(image.encoded) for image in images) / 1e3
     return (
-        f"| golden images | {len(images)} of the validation images travel in the file "
+        f"| golden images | {len(images)} labelled images travel in the file "
         f"({size_kb:,.0f} kB) |\n"
     )
 

@@ -31,6 +31,7 @@ from limelens.train import checkpoint
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.label_table import table_options
+from limelens.train.data.listing import read_examples
 from limelens.train.evaluation.calibration import decoded, logits_of
 from limelens.train.evaluation.evaluate import metrics_by_group
 from limelens.train.evaluation.metrics import compute_metrics, probabilities_of, threshold_for
@@ -74,6 +75,7 @@ def export(
     crop: float | Literal["auto"] | None = None,
     anyway: bool = False,
     num_golden_images: int = NUM_GOLDEN_IMAGES,
+    golden_data: Path | None = None,
     about: About | None = None,
     explain: ExplainDefaults | Literal["auto"] | None = None,
 ) -> dict[str, Any]:
@@ -99,6 +101,8 @@ def export(
             box, as a fraction of the box, 0 to 2; `auto` chooses it on the validation images.
         num_golden_images: How many validation images, at most `MAX_GOLDEN_IMAGES`, travel in the
             bundle, readable by everybody who has it, so that a server can judge a later version.
+        golden_data: Labelled images to take them from instead, such as drawn ones where those of
+            validation are private: its val, or all of it if it is not divided.
         about: What people know of data and limits; what is empty is taken from files in the data.
         anyway: Export a model that is no better than guessing on the validation images, too; its
             card says so.
@@ -147,8 +151,11 @@ def export(
     network = BundleNetwork(loaded.model, loaded.temperature, loaded.task)
     model = to_onnx(network, loaded.resize)
     metadata = _metadata(name, loaded, network, note, None if crop == AUTO else crop)
+    shown = examples
+    if golden_data is not None and num_golden_images:
+        _, shown, _ = read_examples(golden_data, loaded.labels, "val")
     chosen = golden_images(
-        examples, loaded.labels, loaded.resize, num_golden_images, loaded.config["seed"]
+        shown, loaded.labels, loaded.resize, num_golden_images, loaded.config["seed"]
     )
     about = (about or About()).or_of(folder)
     metadata = replace(metadata, golden_images=chosen, card={**metadata.card, **about.to_card()})
