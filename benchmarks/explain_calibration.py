@@ -17,15 +17,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.explanations import reference_images
 from limelens.cli.serving import default_models
 from limelens.explain import Explanation, LabelExplanation, explain
+from limelens.explain.settings import HideName, SamplingChoice
 from limelens.explain.surrogate.fit import fit_labels
 from limelens.serve import load_bundle
 from limelens.serve.image import fit, read_image
@@ -41,11 +43,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
     parser.add_argument("--images", "--pictures", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--hide", choices=["mean", "blur", "shuffle"], default="mean")
+    parser.add_argument("--hide", choices=get_args(HideName), default="mean")
+    parser.add_argument("--segments", type=int)
     parser.add_argument("--method", choices=["lime", "kernel_shap", "rise"], default="lime")
-    parser.add_argument("--sampling", choices=["paired", "independent"], default="paired")
+    parser.add_argument("--sampling", choices=get_args(SamplingChoice), default="auto")
     arguments = parser.parse_args()
     bundle = load_bundle(arguments.model)
+    references = reference_images(bundle, data_folder()) if arguments.hide == "references" else None
     stated: list[list[float]] = []
     came: list[list[float]] = []
     for path in real_images(arguments.images):
@@ -56,6 +60,8 @@ def main() -> None:
                 bundle.predict,
                 num_samples=SIZES[-1],
                 hide=arguments.hide,
+                references=references,
+                num_segments=arguments.segments,
                 method=arguments.method,
                 sampling=arguments.sampling,
                 seed=seed,
@@ -71,12 +77,17 @@ def main() -> None:
     _print(np.array(stated), np.array(came), arguments, bundle.name)
 
 
-def real_images(count: int) -> list[Path]:
-    """Images of the set `mask_regions`, spread over all of it."""
+def data_folder() -> Path:
+    """The folder of the data sets."""
     folder = os.environ.get("LIMELENS_DATA")
     if not folder:
         sys.exit("LIMELENS_DATA is not set; it names the folder that holds mask_regions")
-    paths = sorted((Path(folder) / "mask_regions" / "images").iterdir())
+    return Path(folder)
+
+
+def real_images(count: int) -> list[Path]:
+    """Images of the set `mask_regions`, spread over all of it."""
+    paths = sorted((data_folder() / "mask_regions" / "images").iterdir())
     return paths[:: max(1, len(paths) // count)][:count]
 
 

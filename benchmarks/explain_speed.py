@@ -7,7 +7,7 @@ ratios can be trusted, milliseconds cannot. CPU time is hardly disturbed by othe
 not show idle cores.
 
     python -m benchmarks.explain_speed [--model FILE …] [--samples 1000] [--rounds 5]
-        [--seconds S] [--no-peers]
+        [--seconds S] [--no-peers] [--hide references --segments 30]
 
 Without --model: the shipped model, and two networks at 224 pixels that are made on the first run.
 No further round of a model begins after --seconds. Peers other than lime need `pip install
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,9 @@ from benchmarks.speed_models import BUILT, NETWORKS, network_model, run_of, ship
 from benchmarks.speed_peers import missing, peers
 from limelens.explain import Explanation, explain
 from limelens.explain.sampling.perturbation import perturbation
+from limelens.explain.sampling.references import MAX_REFERENCES
 from limelens.explain.segmentation.segments import known
-from limelens.explain.settings import SegmentationMethod
+from limelens.explain.settings import HideName, References, SegmentationMethod, Settings
 from limelens.serve import Region, load_bundle
 from limelens.serve.bundle import Bundle
 from limelens.serve.image import fit
@@ -85,13 +87,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--hide", choices=get_args(HideName), default="mean")
+    parser.add_argument("--segments", type=int, help="target number for slic")
     arguments = parser.parse_args()
     console = Console(width=120)
     if missing() and not arguments.no_peers:
         print(f"not installed: {', '.join(missing())}; pip install 'limelens[peers]'")
     for path in arguments.model or (shipped_model(), *map(network_model, NETWORKS)):
         bundle = load_bundle(path)
-        candidates = _candidates(bundle, with_peers=not arguments.no_peers)
+        settings = Settings(hide=arguments.hide, seed=0, references=_noise(bundle))
+        candidates = _candidates(
+            bundle, settings, arguments.segments, with_peers=not arguments.no_peers
+        )
         for candidate in candidates:
             candidate.run(_WARMING_UP)
         rng = np.random.default_rng(0)
@@ -104,12 +111,34 @@ def main() -> None:
         console.print(_table(bundle, candidates, arguments.samples))
 
 
-def _candidates(bundle: Bundle, *, with_peers: bool) -> list[_Candidate]:
-    portrait = fit(astronaut(), bundle.metadata.resize, _PORTRAIT).pixels  # type: ignore[no-untyped-call]
+def _noise(bundle: Bundle) -> References:
+    """As many reference images as are used at most, of the label that the portrait has not."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (MAX_REFERENCES, *bundle.input_size, 3), dtype=np.uint8)
+    top = int(bundle.predict(_portrait(bundle)[np.newaxis])[0].argmax())
+    return images, np.full(
+        (MAX_REFERENCES, len(bundle.labels)), np.arange(len(bundle.labels)) != top
+    )
+
+
+def _portrait(bundle: Bundle) -> NDArray[np.uint8]:
+    return fit(astronaut(), bundle.metadata.resize, _PORTRAIT).pixels  # type: ignore[no-untyped-call]
+
+
+def _candidates(
+    bundle: Bundle, settings: Settings, num_segments: int | None, *, with_peers: bool
+) -> list[_Candidate]:
+    portrait = _portrait(bundle)
 
     def ours(segmentation: SegmentationMethod) -> Callable[[int], Explanation]:
+        cut = num_segments if segmentation == "slic" else None
         return lambda num_samples: explain(
-            portrait, bundle.predict, num_samples=num_samples, segmentation=segmentation, seed=0
+            portrait,
+            bundle.predict,
+            settings,
+            num_samples=num_samples,
+            segmentation=segmentation,
+            num_segments=cut,
         )
 
     def one_thread(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -132,8 +161,9 @@ def _candidates(bundle: Bundle, *, with_peers: bool) -> list[_Candidate]:
             lambda num_samples: explain(
                 portrait,
                 one_thread,
+                settings,
                 num_samples=num_samples,
-                seed=0,
+                num_segments=num_segments,
                 batch_size=bundle.batch_size,
             ),
         ),
@@ -200,7 +230,12 @@ def _stages(bundle: Bundle, found: Sequence[Explanation]) -> tuple[str, ...]:
     cut = known(last.segments, last.samples.columns)
     image = np.zeros((*last.image_size, 3), dtype=np.uint8)
     perturbed = perturbation(
-        image, cut, "mean", num_samples=last.num_samples, sampling=last.sampling
+        image,
+        cut,
+        last.hide,
+        num_samples=last.num_samples,
+        sampling=last.sampling,
+        references=last.references,
     )
     size = bundle.batch_size
     start = time.perf_counter()

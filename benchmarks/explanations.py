@@ -77,7 +77,7 @@ def main() -> None:
     label = bundle.labels.index("with_mask")
     references = None
     if "references" in (*arguments.hide, arguments.curves):
-        references = bundle.references or _references(bundle, Path(folder) / "facemask" / "val")
+        references = reference_images(bundle, Path(folder))
     paths = sorted((Path(folder) / "mask_regions" / "images").iterdir())[_HALVES[arguments.half]]
     paths = paths[:: max(1, len(paths) // arguments.images)][: arguments.images]
     rng = np.random.default_rng(0)
@@ -159,8 +159,16 @@ def _mask(fitted: Fitted, path: Path) -> NDArray[np.bool_]:
         return np.asarray(fitted.from_source(np.asarray(region.convert("L"))) > 127)
 
 
-def _references(bundle: Bundle, folder: Path) -> References:
-    """What a bundle without golden images would have: images of each label, equally many."""
+def reference_images(bundle: Bundle, data: Path) -> References:
+    """The bundle's; without golden images what it would have: equally many images of each label.
+
+    Args:
+        bundle: A model of faces with and without a mask.
+        data: The folder of the data sets.
+    """
+    if bundle.references is not None:
+        return bundle.references
+    folder = data / "facemask" / "val"
     rng = np.random.default_rng(0)
     images, labels = [], []
     for label, name in enumerate(bundle.labels):

@@ -15,6 +15,7 @@ from limelens.explain.settings import Hide, Sampling
 
 _TILES = 18  # of a shuffled image, along its shorter side
 _TURNS = 7  # names a random stream
+_FEW_WINDOWS = 16  # are kept as they differ from the image
 _CANVAS = 3  # times the image's sides: windows of two samples then seldom share much
 
 
@@ -71,10 +72,7 @@ class Perturbation:
             `(B, H, W, 3)` uint8, a new array.
         """
         step = 2 if self.paired and first % 2 == 0 else 1
-        masks = np.zeros(((visible.shape[0] + step - 1) // step, visible.shape[1] + 1), np.uint8)
-        masks[:, :-1][~visible[::step]] = 255
-        runs = masks.take(self.run_columns, axis=1)
-        bytes_ = np.repeat(runs, self.run_lengths, axis=1).reshape(-1, *self.image.shape)
+        bytes_ = self._hidden_bytes(visible[::step])
         differing = self._differing(first, bytes_.shape[0], step)
         np.bitwise_and(bytes_, differing, out=bytes_)
         if step == 1:
@@ -87,16 +85,42 @@ class Perturbation:
         np.bitwise_xor(images[0::2][:num_pairs], whole, out=images[1::2])
         return images
 
+    def _hidden_bytes(self, visible: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """255 for each byte that a row hides, else 0: `(B, H, W, 3)`."""
+        is_new = np.ones(visible.shape[0], dtype=np.bool_)  # a row recurs, in several fills
+        is_new[1:] = (visible[1:] != visible[:-1]).any(axis=1)
+        rows = visible[is_new]
+        masks = np.zeros((rows.shape[0], rows.shape[1] + 1), np.uint8)
+        masks[:, :-1][~rows] = 255
+        runs = masks.take(self.run_columns, axis=1)
+        bytes_ = np.repeat(runs, self.run_lengths, axis=1).reshape(-1, *self.image.shape)
+        return bytes_ if is_new.all() else bytes_.take(np.cumsum(is_new) - 1, axis=0)
+
     @cached_property
     def _differing_shared(self) -> NDArray[np.uint8]:
         differing: NDArray[np.uint8] = (self.image ^ self.fill.canvas) & self.hideable
         return differing
+
+    @cached_property
+    def _differing_by_window(self) -> tuple[NDArray[np.uint8], NDArray[np.intp]] | None:
+        """Where the image differs from each window, and the window of each sample, if few recur."""
+        if self.fill.corners is None:
+            return None
+        corners, place = np.unique(self.fill.corners, axis=0, return_inverse=True)
+        if len(corners) > _FEW_WINDOWS or len(corners) == place.size:
+            return None
+        height, width = self.image.shape[:2]
+        windows = [self.fill.canvas[y : y + height, x : x + width] for y, x in corners.tolist()]
+        return (np.stack(windows) ^ self.image) & self.hideable, place.ravel()
 
     def _differing(self, first: int, count: int, step: int) -> NDArray[np.uint8]:
         """Where image and fill differ, as bits: `(H, W, 3)`, or one for each window."""
         corners = self.fill.corners
         if corners is None:
             return self._differing_shared
+        if self._differing_by_window is not None:
+            each, place = self._differing_by_window
+            return each.take(place[first : first + step * count : step], axis=0)
         height, width = self.image.shape[:2]
         differing = np.empty((count, *self.image.shape), dtype=np.uint8)
         windows = corners[first : first + step * count : step].tolist()
