@@ -67,8 +67,7 @@ def drift(
     Example: limelens drift door.index today/ --model models/door/1/model.onnx
     """
     from limelens.serve.tools.drift import compare, reference_of
-    from limelens.serve.tools.similar import IndexedImage, load_index
-    from limelens.serve.tools.similar.indexing import embed_files
+    from limelens.serve.tools.similar import IndexedImage, embed_files, load_index
 
     if STDIN in images:
         raise typer.BadParameter("-; expected files or folders")

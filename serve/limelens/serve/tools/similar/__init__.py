@@ -4,6 +4,7 @@ Vectors come from `Client.embed`; faiss (extra `similar`) finds the nearest and 
 an index is built, read or searched.
 """
 
+from limelens.serve.tools.similar.embedding import Skipped, embed_files
 from limelens.serve.tools.similar.index import (
     IndexedImage,
     IndexRefusedError,
@@ -13,13 +14,7 @@ from limelens.serve.tools.similar.index import (
     build_index,
 )
 from limelens.serve.tools.similar.index_file import load_index, save_index
-from limelens.serve.tools.similar.indexing import (
-    Indexing,
-    Skipped,
-    embed_files,
-    find_images,
-    index_folder,
-)
+from limelens.serve.tools.similar.indexing import Indexing, find_images, index_folder
 
 __all__ = [
     "IndexRefusedError",
