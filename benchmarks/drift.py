@@ -2,8 +2,9 @@
 
 Half of the images of train is the reference, 1,000 of the others are changed: darker, blurred,
 shifted and so on, in the size that the model sees. Of 50, 200 and 1,000 of them, drawn 20 times, it
-prints how often they are called drift. The first rows are not changed and should hardly ever be;
-`val` is compared with all of train.
+prints how often they are called drift. The first rows are not changed, not even where one label is
+left alone, and should hardly ever be; `val` is compared with all of train. `mix` is the share of
+images that another label is predicted for than in the reference.
 
 Beside KS stands how well a linear classifier (LDA) tells the changed vectors from the reference's:
 its area under the ROC curve on images that it was not fitted on, 0.5 for not at all.
@@ -46,13 +47,14 @@ _Change = Callable[[Image.Image], Image.Image]
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What the model gives for some images: `(N, D)` vectors and `(N,)` confidences."""
+    """What the model gives for some images: `(N, D)` vectors, `(N,)` confidences and labels."""
 
     vectors: NDArray[np.float32]
     confidences: NDArray[np.float32]
+    predicted: NDArray[np.str_]
 
     def __getitem__(self, rows: NDArray[np.int64]) -> _Seen:
-        return _Seen(self.vectors[rows], self.confidences[rows])
+        return _Seen(self.vectors[rows], self.confidences[rows], self.predicted[rows])
 
 
 def _shift(image: Image.Image, share: float) -> Image.Image:
@@ -139,7 +141,6 @@ def measure(model: Path, data: Path, others: Iterable[Path] = ()) -> dict[str, A
     order = rng.permutation(len(train))
     seen = _look(bundle, train)
     labels = np.array([one.label for one in find_images(data / "train")[0]])
-    label = str(labels[-1])
     known, new = order[: len(order) // 2], order[len(order) // 2 :][: _SIZES[-1]]
     half = _reference(bundle, seen[known])
     all_of_train = _reference(bundle, seen)
@@ -147,7 +148,10 @@ def measure(model: Path, data: Path, others: Iterable[Path] = ()) -> dict[str, A
     row = partial(_row, rng=rng)
     rows = [
         row("train, the other half", half, seen[known], seen[new]),
-        row(f"of these only {label}", half, seen[known], seen[new[labels[new] == label]]),
+        *(
+            row(f"{one} alone", half, seen[known], seen[new[labels[new] == one]])
+            for one in np.unique(labels)
+        ),
         row("val", all_of_train, seen, _look(bundle, _load(bundle, data / "val"))),
     ]
     for name, (change, strengths) in _CHANGES.items():
@@ -170,8 +174,9 @@ def measure(model: Path, data: Path, others: Iterable[Path] = ()) -> dict[str, A
 def _row(
     name: str, reference: Reference, known: _Seen, new: _Seen, *, rng: np.random.Generator
 ) -> dict[str, Any]:
-    sample = reference.sample(new.vectors, new.confidences)
+    sample = reference.sample(new.vectors, new.confidences, new.predicted.tolist())
     assert sample.confidences is not None
+    assert sample.predicted is not None
     flagged: dict[str, float] = {}
     for size in _SIZES:
         if size > len(sample):
@@ -179,10 +184,13 @@ def _row(
         called = []
         for _ in range(_DRAWS if size < len(sample) else 1):
             drawn = rng.choice(len(sample), size, replace=False)
-            part = Sample(sample.distances[drawn], sample.confidences[drawn])
+            part = Sample(
+                sample.distances[drawn], sample.confidences[drawn], sample.predicted[drawn]
+            )
             called.append(compare(reference, part).is_drift)
         flagged[str(size)] = float(np.mean(called))
-    distance, confidence = compare(reference, sample).shifts
+    compared = compare(reference, sample)
+    distance, confidence = compared.shifts
     return {
         "images": name,
         "num_images": len(sample),
@@ -190,6 +198,7 @@ def _row(
         "distance_ks": distance.ks,
         "confidence": confidence.median,
         "confidence_ks": confidence.ks,
+        "mix_change": compared.mix_change,
         "auc": _auc(known.vectors[: _SIZES[-1]], new.vectors),
         "flagged": flagged,
     }
@@ -210,7 +219,15 @@ def _auc(known: NDArray[np.float32], new: NDArray[np.float32]) -> float:
 def _reference(bundle: Bundle, seen: _Seen) -> Reference:
     images = [IndexedImage(str(row), "") for row in range(len(seen.vectors))]
     made = Made(bundle.name, bundle.version, bundle.digest, seen.vectors.shape[1], "")
-    return reference_of(build_index(seen.vectors, images, made, confidences=seen.confidences))
+    return reference_of(
+        build_index(
+            seen.vectors,
+            images,
+            made,
+            confidences=seen.confidences,
+            predicted=seen.predicted.tolist(),
+        )
+    )
 
 
 def _load(bundle: Bundle, folder: Path) -> list[Image.Image]:
@@ -234,7 +251,8 @@ def _look(bundle: Bundle, images: Sequence[Image.Image]) -> _Seen:
         for first in range(0, len(images), _BATCH)
     ]
     probabilities, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return _Seen(vectors, probabilities.max(axis=1))
+    labels = np.array(bundle.labels, np.str_)
+    return _Seen(vectors, probabilities.max(axis=1), labels[probabilities.argmax(axis=1)])
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -244,7 +262,15 @@ def _print(report: dict[str, Any]) -> None:
         "images of train"
     )
     table.add_column("images")
-    for column in ("distance", "KS", "confidence", "KS", "AUC", *(f"of {n}" for n in _SIZES)):
+    for column in (
+        "distance",
+        "KS",
+        "confidence",
+        "KS",
+        "mix",
+        "AUC",
+        *(f"of {n}" for n in _SIZES),
+    ):
         table.add_column(column, justify="right")
     for row in report["rows"]:
         table.add_row(
@@ -253,6 +279,7 @@ def _print(report: dict[str, Any]) -> None:
             f"{row['distance_ks']:.2f}",
             f"{row['confidence']:.4f}",
             f"{row['confidence_ks']:.2f}",
+            f"{row['mix_change']:.2f}",
             f"{row['auc']:.2f}",
             *(f"{row['flagged'][str(n)]:.0%}" if str(n) in row["flagged"] else "" for n in _SIZES),
         )

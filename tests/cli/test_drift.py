@@ -60,6 +60,8 @@ def test_dark_images_are_drift_and_others_are_not(
     assert [one["of"] for one in report["tests"]] == ["distance", "confidence"]
     assert all(one["ks"] > 0.5 and one["p_value"] < 0.01 for one in report["tests"])
     assert len(report["unusual"]) == 5
+    assert sum(one["reference_share"] for one in report["mix"]) == pytest.approx(1)
+    assert sum(one["share"] for one in report["mix"]) == pytest.approx(1)
     assert report["unusual"][0]["path"].startswith(str(data / "dark"))
     assert limelens("drift", index, data / "dark", *asked, "--fail-on-drift").exit_code == 1
 
@@ -82,6 +84,7 @@ def test_a_person_reads_the_verdict_first(
     assert "p < 0.001" in result.stdout.splitlines()[0]
     assert "broken.jpg" in result.stderr
     result = limelens("drift", index, data / "same", "--model", model)
+    assert "predicted labels" in result.stdout
     assert result.stdout.startswith("No drift in these 30 images")
 
 

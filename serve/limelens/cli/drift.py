@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from limelens.serve.tools.similar import IndexedImage
 
 _UNUSUAL = 5
+_LABELS_SHOWN = 8
 
 
 @securely
@@ -62,7 +63,8 @@ def drift(
 
     A two-sample test compares how far the model's feature vectors are from the index, and how sure
     the model is. Drift is a difference that is both large (KS at least 0.2) and not by chance
-    (p below 0.01). Index images that the model was not trained on, such as those of validation.
+    (p below 0.01). Another mix of labels is shown, and is no drift. Index images that the model was
+    not trained on, such as those of validation.
 
     Example: limelens drift door.index today/ --model models/door/1/model.onnx
     """
@@ -80,7 +82,7 @@ def drift(
     with open_client(server, model, device, credentials) as client, ImageBar() as bar:
         found = embed_files(client, Path(), files, model=name, version=version, progress=bar.done)
     reference.index.check_model(found.made.model, found.made.version, found.made.digest)
-    sample = reference.sample(found.vectors, found.confidences)
+    sample = reference.sample(found.vectors, found.confidences, found.predicted)
     comparison = compare(reference, sample)
     report = {
         "index": str(reference_index),
@@ -100,6 +102,19 @@ def drift(
             }
             for one in comparison.shifts
         ],
+        "mix_change": comparison.mix_change,
+        "mix": None
+        if comparison.mix is None
+        else [
+            {
+                "label": one.label,
+                "reference_share": one.reference_share,
+                "share": one.share,
+                "num_reference": one.num_reference,
+                "matched": one.is_matched,
+            }
+            for one in comparison.mix
+        ],
         "unusual": _unusual(reference, sample, found.images),
         "skipped": [{"path": one.path, "reason": one.reason} for one in found.skipped],
     }
@@ -107,6 +122,8 @@ def drift(
         print_json(report)
     else:
         _print(comparison, report)
+        _print_mix(comparison, reference)
+        _print_unusual(report)
     if fail_on_drift and comparison.is_drift:
         raise typer.Exit(1)
 
@@ -160,8 +177,38 @@ def _print(comparison: Comparison, report: dict[str, Any]) -> None:
             "drift" if one.is_drift else "",
         )
     out.print(table)
-    if len(comparison.shifts) == 1:
-        out.print("Confidence is not compared: make the index again with this limelens index.")
+
+
+def _print_mix(comparison: Comparison, reference: Reference) -> None:
+    """How often each label is predicted, and which cannot be matched."""
+    if comparison.mix is None:
+        what = "Labels are not matched"
+        if len(comparison.shifts) == 1:
+            what = "Confidence is not compared and labels are not matched"
+        if reference.own.predicted is None:
+            out.print(f"{what}: make the index again with this limelens index.")
+        else:
+            out.print(f"{what}: you may not classify with this model.")
+        return
+    table = Table(title="predicted labels", title_justify="left", box=None, pad_edge=False)
+    table.add_column("label", overflow="fold")
+    for column in ("reference", "these"):
+        table.add_column(column, justify="right")
+    for one in comparison.mix[:_LABELS_SHOWN]:
+        table.add_row(escape(one.label), f"{one.reference_share:.1%}", f"{one.share:.1%}")
+    out.print(table)
+    if len(comparison.mix) > _LABELS_SHOWN:
+        out.print(f"and {len(comparison.mix) - _LABELS_SHOWN} more labels; --json lists all")
+    missing = [one for one in comparison.mix if one.share and not one.is_matched]
+    for one in missing[:_LABELS_SHOWN]:
+        known = f"only {one.num_reference}" if one.num_reference else "none"
+        out.print(
+            f"{escape(one.label)}: the reference has {known} of these, too few to match; they are "
+            "compared with all of it."
+        )
+
+
+def _print_unusual(report: dict[str, Any]) -> None:
     table = Table(title="farthest images", title_justify="left", box=None, pad_edge=False)
     for column in ("distance", "farther than", "confidence"):
         table.add_column(column, justify="right")

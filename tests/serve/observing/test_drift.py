@@ -70,6 +70,7 @@ def test_dark_images_raise_the_gauges_and_normal_ones_do_not(
         until(lambda: gauge(watched, "images") == 30)
         assert gauge(watched, "detected") == 0
         assert gauge(watched, "distance_ks") < 0.4
+        assert gauge(watched, "mix_change") == 0
 
         # Vectors are asked for to compare images, not to use the model.
         client.embed(reddish(3, 0.3))
@@ -91,7 +92,7 @@ def test_the_table_of_metrics_has_the_gauges(watch: Callable[..., Any], index: P
     until(lambda: gauge(watched, "images") == 30)
     found = {name: labels for name, labels in exposed(watched).items() if "drift" in name}
     assert found == {name: labels for name, labels in documented().items() if "drift" in name}
-    assert len(found) == 8
+    assert len(found) == 9
 
 
 def test_a_response_has_no_vector_that_nobody_asked_for(

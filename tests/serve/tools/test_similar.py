@@ -149,11 +149,16 @@ def test_an_index_keeps_confidences_if_its_maker_may_classify(
     vectors = tokens.set("vectors", ["embed", "models"])
     address = start_server(access=tokens.access()).address
     with Client(address, token=both) as client:
-        found = index_folder(client, images).index.confidences
-        assert found is not None
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        index = index_folder(client, images).index
+        assert index.confidences is not None
+        np.testing.assert_allclose(index.confidences, expected, rtol=1e-6)
+        assert index.predicted == tuple(
+            local.classify(images / one)[0].scores[0].label for one in sorted(COLOURS)
+        )
     with Client(address, token=vectors) as client:
-        assert index_folder(client, images).index.confidences is None
+        index = index_folder(client, images).index
+        assert index.confidences is None
+        assert index.predicted is None
 
 
 def test_a_file_and_a_server_make_the_same_index(

@@ -41,8 +41,9 @@ class DriftValues:
         confidence_ks: KS of the confidences, 0 to 1.
         distance: Median distance.
         confidence: Median confidence.
-        reference_distance: Median distance of the reference.
-        reference_confidence: Median confidence of the reference.
+        reference_distance: Median distance of the reference, in the images' mix of labels.
+        reference_confidence: Median confidence of the reference, likewise.
+        mix_change: Share of images that another label is predicted for, 0 to 1.
         images: Images in the window.
     """
 
@@ -53,6 +54,7 @@ class DriftValues:
     confidence: float = math.nan
     reference_distance: float = math.nan
     reference_confidence: float = math.nan
+    mix_change: float = math.nan
     images: float = 0.0
 
 
@@ -93,6 +95,10 @@ class DriftGauges:
             "reference_confidence": most(
                 "limelens_drift_reference_confidence",
                 "Median confidence in the reference's images, 0 to 1.",
+            ),
+            "mix_change": most(
+                "limelens_drift_mix_change",
+                "How much the mix of labels differs from the reference's, 0 to 1.",
             ),
             "images": total("limelens_drift_images", "Recent images that are compared."),
         }

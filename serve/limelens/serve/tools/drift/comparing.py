@@ -5,11 +5,15 @@ of the index, each of which is measured against the others. It is one-sided: ima
 than usual, or that the model is surer of, are not drift. Of many images even a trifle is certain to
 be a difference (a tiny p), so that drift must also be large (KS).
 
+A model may be surer of one label than of another. So that another mix of labels is no drift, the
+reference is first drawn anew in the mix of labels that are predicted for the new images.
+
 It knows vectors and probabilities, and nothing of images, servers or time.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -42,10 +46,12 @@ class Sample:
     Args:
         distances: `(N,)` mean cosine distances to the nearest images of the index, 0 to 2.
         confidences: `(N,)` highest probabilities, 0 to 1; None if they are unknown.
+        predicted: `(N,)` labels of these probabilities; None if they are unknown.
     """
 
     distances: NDArray[np.float64]
     confidences: NDArray[np.float64] | None
+    predicted: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.distances)
@@ -53,24 +59,29 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """An index, and the sample of its own images."""
+    """An index, and the sample of its own images, of many up to 2,000, evenly spread."""
 
     index: SimilarIndex
     own: Sample
     ks_test: Any = field(repr=False)
 
     def sample(
-        self, vectors: NDArray[np.float32], confidences: NDArray[np.float32] | None
+        self,
+        vectors: NDArray[np.float32],
+        confidences: NDArray[np.float32] | None,
+        predicted: Sequence[str] | None = None,
     ) -> Sample:
         """Measures new images.
 
         Args:
             vectors: `(N, D)` feature vectors of the index's model.
             confidences: `(N,)` highest probabilities of the model; None if they are unknown.
+            predicted: N labels of these probabilities; None if they are unknown.
         """
         return Sample(
             self.index.distances(vectors, _NEIGHBOURS),
             None if confidences is None else confidences.astype(np.float64),
+            None if predicted is None else np.array(predicted, np.str_),
         )
 
 
@@ -80,7 +91,7 @@ class Shift:
 
     Args:
         name: `distance` or `confidence`.
-        reference_median: Of the reference.
+        reference_median: Of the reference, in the mix of labels of the new images.
         median: Of the new images.
         ks: By how much more of the new images exceed (for confidence: fall below) some value than
             of the reference, 0 to 1: the one-sided statistic of Kolmogorov and Smirnov.
@@ -100,10 +111,47 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class LabelShare:
+    """How often a label is predicted.
+
+    Args:
+        label: The label.
+        reference_share: Of the reference's images, 0 to 1.
+        share: Of the new images, 0 to 1.
+        num_reference: Images of the reference with this label.
+    """
+
+    label: str
+    reference_share: float
+    share: float
+    num_reference: int
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether new images of this label are compared with the reference's images of it.
+
+        Otherwise the reference has fewer than `FEWEST`, and they are compared with all of it.
+        """
+        return self.num_reference >= FEWEST
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """The tests of new images against a reference, distance first."""
+    """The tests of new images against a reference, distance first.
+
+    `mix` has the labels that are predicted for either, largest change first; None if those of one
+    side are unknown, and then the mix is not matched.
+    """
 
     shifts: tuple[Shift, ...]
+    mix: tuple[LabelShare, ...] | None = None
+
+    @property
+    def mix_change(self) -> float | None:
+        """The share of images that another label is predicted for, 0 to 1 (total variation)."""
+        if self.mix is None:
+            return None
+        return sum(abs(one.share - one.reference_share) for one in self.mix) / 2
 
     @property
     def is_drift(self) -> bool:
@@ -128,16 +176,17 @@ def reference_of(index: SimilarIndex) -> Reference:
         raise TooFewImagesError(
             f"the index has {len(index)} images; a test for drift needs at least {FEWEST}"
         )
-    confidences = index.confidences
+    rows = np.linspace(0, len(index) - 1, min(_MOST_MEASURED, len(index))).astype(np.int64)
     own = Sample(
-        index.own_distances(_NEIGHBOURS, _MOST_MEASURED),
-        None if confidences is None else confidences.astype(np.float64),
+        index.own_distances(_NEIGHBOURS, rows),
+        None if index.confidences is None else index.confidences[rows].astype(np.float64),
+        None if index.predicted is None else np.array(index.predicted, np.str_)[rows],
     )
     return Reference(index, own, ks_2samp)
 
 
 def compare(reference: Reference, sample: Sample) -> Comparison:
-    """Tests new images against a reference; confidence only if both have it.
+    """Tests new images against a reference; confidence and the mix only if both have them.
 
     Raises:
         TooFewImagesError: There are fewer than `FEWEST` images.
@@ -147,15 +196,56 @@ def compare(reference: Reference, sample: Sample) -> Comparison:
             f"{counted(len(sample), 'image')}; a test for drift needs at least {FEWEST}"
         )
     own = reference.own
+    mix = matched = None
+    if own.predicted is not None and sample.predicted is not None:
+        mix = _mix(own.predicted, sample.predicted)
+        matched = _weights(own.predicted, mix)
     # "less" is about distribution functions: the first sample has the larger values.
-    shifts = [_shift(reference, "distance", own.distances, sample.distances, "less")]
+    far = _drawn(own.distances, matched), sample.distances
+    shifts = [_shift(reference, "distance", *far, "less")]
     if own.confidences is not None and sample.confidences is not None:
-        sure = own.confidences, sample.confidences
+        sure = _drawn(own.confidences, matched), sample.confidences
         shifts.append(_shift(reference, "confidence", *sure, "greater"))
     corrected = _holm([one.p_value for one in shifts])
     return Comparison(
-        tuple(replace(one, p_value=p) for one, p in zip(shifts, corrected, strict=True))
+        tuple(replace(one, p_value=p) for one, p in zip(shifts, corrected, strict=True)), mix
     )
+
+
+def _mix(own: NDArray[np.str_], new: NDArray[np.str_]) -> tuple[LabelShare, ...]:
+    old_counts, new_counts = Counter(own.tolist()), Counter(new.tolist())
+    shares = [
+        LabelShare(one, old_counts[one] / len(own), new_counts[one] / len(new), old_counts[one])
+        for one in sorted(old_counts | new_counts)
+    ]
+    return tuple(sorted(shares, key=lambda one: -abs(one.share - one.reference_share)))
+
+
+def _weights(own: NDArray[np.str_], mix: Sequence[LabelShare]) -> NDArray[np.float64]:
+    """How much each image of a reference weighs, so that its labels have the new images' mix.
+
+    Returns:
+        `(N,)` weights, of sum 1.
+    """
+    weights = np.zeros(len(own))
+    for one in mix:
+        is_same = own == one.label if one.is_matched else np.ones(len(own), np.bool_)
+        weights[is_same] += one.share / is_same.sum()
+    return weights
+
+
+def _drawn(values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Weighted values as a sample without weights: evenly spaced quantiles, without any chance.
+
+    There are as many as the effective sample size (Kish 1965), so that p knows how few images of
+    the reference stand for many new ones.
+    """
+    if weights is None:
+        return values
+    count = max(1, round(float(1 / np.sum(weights**2))))
+    levels = (np.arange(count) + 0.5) / count
+    drawn: NDArray[np.float64] = np.quantile(values, levels, weights=weights, method="inverted_cdf")
+    return drawn
 
 
 def _shift(

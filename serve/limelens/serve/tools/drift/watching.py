@@ -2,7 +2,7 @@
 
 Engines hand over the result of an image now and then. One thread of low priority measures them
 together and sets the gauges, so that no call waits. Memory is bounded: of the images in the window
-two numbers each are kept.
+two numbers and a label each are kept.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class DriftMonitor:
         """See `Sampler`."""
         watch = self._by_bundle[bundle]
         if watch is not None:
-            watch.pending.append((embedding.copy(), float(probabilities.max())))
+            best = int(probabilities.argmax())
+            scored = float(probabilities[best]), bundle.labels[best]
+            watch.pending.append((embedding.copy(), *scored))
             self._wake.set()
 
     def _work(self, gauges: DriftGauges, models: ModelRegistry) -> None:
@@ -138,11 +140,17 @@ class _Watch:
     def __init__(self, reference: Reference, name: str, settings: DriftSettings) -> None:
         self._reference = reference
         self.name = name or reference.index.made.model
-        self.pending: deque[tuple[NDArray[np.float32], float]] = deque(maxlen=_MOST_PENDING)
+        self.pending: deque[tuple[NDArray[np.float32], float, str]] = deque(maxlen=_MOST_PENDING)
         self._every_s = settings.every_s
         self._next_at = 0.0
         self._is_served = True
-        self._window: deque[tuple[float, float]] = deque(maxlen=settings.window)
+        self._window: deque[tuple[float, float, str]] = deque(maxlen=settings.window)
+        if reference.own.predicted is None:
+            _log.warning(
+                "drift of %s: labels are not matched, and another mix of them may look like drift; "
+                "make the index again with limelens index",
+                self.name,
+            )
 
     def is_of(self, bundle: Bundle) -> bool:
         return bundle.digest == self._reference.index.made.digest
@@ -177,11 +185,9 @@ class _Watch:
         taken = [self.pending.popleft() for _ in range(len(self.pending))]
         if not taken:
             return False
-        vectors = np.stack([vector for vector, _ in taken])
-        sample = self._reference.sample(vectors, None)
-        self._window.extend(
-            zip(sample.distances.tolist(), [confidence for _, confidence in taken], strict=True)
-        )
+        vectors, confidences, labels = zip(*taken, strict=True)
+        distances = self._reference.sample(np.stack(vectors), None).distances.tolist()
+        self._window.extend(zip(distances, confidences, labels, strict=True))
         return True
 
     def values(self) -> DriftValues:
@@ -200,14 +206,18 @@ class _Watch:
         )
         if len(self._window) < FEWEST:
             return known
-        distances, confidences = np.array(self._window).T
-        return _with(known, compare(self._reference, Sample(distances, confidences)))
+        distances, confidences, labels = zip(*self._window, strict=True)
+        sample = Sample(np.array(distances), np.array(confidences), np.array(labels, np.str_))
+        return _with(known, compare(self._reference, sample))
 
 
 def _with(known: DriftValues, comparison: Comparison) -> DriftValues:
     found: dict[str, float] = {}
     for one in comparison.shifts:
         found[one.name], found[f"{one.name}_ks"] = one.median, one.ks
+        found[f"reference_{one.name}"] = one.reference_median
+    if comparison.mix_change is not None:
+        found["mix_change"] = comparison.mix_change
     return replace(known, detected=float(comparison.is_drift), **found)
 
 

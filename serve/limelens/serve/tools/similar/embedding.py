@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -49,8 +49,8 @@ class Embedded:
     """The feature vectors of some files: `(N, D)` float32 of length 1, one for each of `images`.
 
     Files that could not be read are in `skipped`; `made` names the model and the data.
-    `confidences`, `(N,)` float32, are the highest probabilities that the model gave each image;
-    None if the caller may not classify.
+    `confidences`, `(N,)` float32, are the highest probabilities that the model gave each image, and
+    `predicted` their labels; None if the caller may not classify.
     """
 
     vectors: NDArray[np.float32]
@@ -58,6 +58,7 @@ class Embedded:
     skipped: tuple[Skipped, ...]
     made: Made
     confidences: NDArray[np.float32] | None = None
+    predicted: tuple[str, ...] | None = None
 
 
 def embed_files(
@@ -86,7 +87,7 @@ def embed_files(
     folder = Path(folder)
     info = client.model(model, version)
     vectors: list[NDArray[np.float32]] = []
-    confidences: list[NDArray[np.float32] | None] = []
+    scores: list[_Scores | None] = []
     kept: list[IndexedImage] = []
     skipped: list[Skipped] = []
     first: _Found | None = None
@@ -104,7 +105,7 @@ def embed_files(
                     "model while its vectors were collected; run the command again"
                 )
             vectors.append(found.vectors)
-            confidences.append(found.confidences)
+            scores.append(found.scores)
         if progress is not None:
             progress(num_done, len(images))
     if first is None:
@@ -120,14 +121,23 @@ def embed_files(
         embedding_size=joined.shape[1],
         data=str(folder.resolve()),
     )
-    known = [one for one in confidences if one is not None]
-    return Embedded(
-        joined,
-        tuple(kept),
-        tuple(skipped),
-        made,
-        np.concatenate(known) if len(known) == len(confidences) else None,
+    known = [one for one in scores if one is not None]
+    embedded = Embedded(joined, tuple(kept), tuple(skipped), made)
+    if len(known) < len(scores):
+        return embedded
+    return replace(
+        embedded,
+        confidences=np.concatenate([one.confidences for one in known]),
+        predicted=tuple(label for one in known for label in one.predicted),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """How sure the model is of some images, and of which label; see `Embedded`."""
+
+    confidences: NDArray[np.float32]
+    predicted: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +145,7 @@ class _Found:
     """What the model gave for some images; see `Embedded`."""
 
     vectors: NDArray[np.float32]
-    confidences: NDArray[np.float32] | None
+    scores: _Scores | None
     model: ModelRef
     model_digest: str
 
@@ -185,7 +195,7 @@ def _embed(client: Client, folder: Path, info: ModelInfo, batch: Sequence[Indexe
 
 
 def _look_at(client: Client, info: ModelInfo, data: list[bytes]) -> _Found:
-    """Vectors and confidences by one run of the model for each image, and one more for the digest.
+    """Vectors and scores by one run of the model for each image, and one more for the digest.
 
     Who may not classify gets the vectors alone.
     """
@@ -199,7 +209,10 @@ def _look_at(client: Client, info: ModelInfo, data: list[bytes]) -> _Found:
     digest = client.embed(data[:1], model=model, version=version).model_digest
     return _Found(
         unit_length(np.array([one.embedding for one in found], np.float32)),
-        np.array([one.scores[0].probability for one in found], np.float32),
+        _Scores(
+            np.array([one.scores[0].probability for one in found], np.float32),
+            tuple(one.scores[0].label for one in found),
+        ),
         found.model,
         digest,
     )

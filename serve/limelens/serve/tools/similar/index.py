@@ -75,8 +75,9 @@ class SimilarIndex:
     """Searchable images in the order of their vectors; see `build_index` and `load_index`.
 
     The vectors, in `space` and of length 1, are in an inner-product index of faiss. `confidences`,
-    `(N,)` float32, are the highest probabilities that the model gave each image; None if the index
-    has none. `lengths`, `(N,)` float32, are those that the vectors had in the space.
+    `(N,)` float32, are the highest probabilities that the model gave each image, and `predicted`
+    their labels; None if the index has none. `lengths`, `(N,)` float32, are those that the vectors
+    had in the space.
     """
 
     made: Made
@@ -85,6 +86,7 @@ class SimilarIndex:
     confidences: NDArray[np.float32] | None = field(default=None, repr=False)
     space: FeatureSpace = field(default_factory=FeatureSpace, repr=False)
     lengths: NDArray[np.float32] | None = field(default=None, repr=False)
+    predicted: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -159,18 +161,17 @@ class SimilarIndex:
         )
         return _mean_distances(similarities, rows)
 
-    def own_distances(self, k: int, most: int) -> NDArray[np.float64]:
+    def own_distances(self, k: int, taken: NDArray[np.int64]) -> NDArray[np.float64]:
         """`distances` of indexed images, each from the others: what is usual.
 
         Args:
             k: As for `search`.
-            most: Of more images, so many are taken, evenly spread.
+            taken: `(M,)` places of the images in the index.
 
         Returns:
-            `(M,)` distances, 0 to 2; M is at most `most`.
+            `(M,)` distances, 0 to 2.
         """
         count = len(self.images)
-        taken = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
         own = np.stack([self._given.reconstruct(int(row)) for row in taken])
         similarities, rows = self._given.search(own, min(k + 1, count))
         # An image is its own nearest, but among copies another may come first.
@@ -209,6 +210,7 @@ def build_index(
     *,
     exact: bool | None = None,
     confidences: NDArray[np.float32] | None = None,
+    predicted: Sequence[str] | None = None,
     space: FeatureSpace | None = None,
 ) -> SimilarIndex:
     """An index over some vectors.
@@ -219,6 +221,7 @@ def build_index(
         made: Their model and data.
         exact: Whether a search compares with every image; None does so up to `EXACT_UP_TO`.
         confidences: `(N,)`, see `SimilarIndex`.
+        predicted: N labels, see `SimilarIndex`.
         space: Where vectors are compared; None fits one to them.
 
     Raises:
@@ -245,7 +248,8 @@ def build_index(
     moved = space.moved(vectors)
     index.add(np.ascontiguousarray(unit_length(moved)))
     lengths = None if space.mean is None else np.linalg.norm(moved, axis=1).astype(np.float32)
-    return SimilarIndex(made, tuple(images), index, confidences, space, lengths)
+    labels = None if predicted is None else tuple(predicted)
+    return SimilarIndex(made, tuple(images), index, confidences, space, lengths, labels)
 
 
 def _mean_distances(

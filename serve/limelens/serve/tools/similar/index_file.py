@@ -52,6 +52,8 @@ def save_index(index: SimilarIndex, path: str | os.PathLike[str]) -> None:
     }
     if index.confidences is not None:
         document["confidences"] = index.confidences.tolist()
+    if index.predicted is not None:
+        document["predicted"] = index.predicted
     if index.lengths is not None:
         document["lengths"] = index.lengths.tolist()
     vectors = memoryview(load_faiss().serialize_index(index.faiss_index))
@@ -107,12 +109,13 @@ def load_index(path: str | os.PathLike[str]) -> SimilarIndex:
         confidences, lengths = (
             _column(document, name, len(images)) for name in ("confidences", "lengths")
         )
+        predicted = _labels(document, len(images))
         space = FeatureSpace()
         if of_space is not None:
             space = FeatureSpace.from_bytes(of_space, made.embedding_size)
     except Exception as error:
         raise _refused(path, error) from error
-    return SimilarIndex(made, images, index, confidences, space, lengths)
+    return SimilarIndex(made, images, index, confidences, space, lengths, predicted)
 
 
 def _column(document: dict[str, Any], name: str, count: int) -> NDArray[np.float32] | None:
@@ -123,6 +126,16 @@ def _column(document: dict[str, Any], name: str, count: int) -> NDArray[np.float
     if values.shape != (count,) or not np.isfinite(values).all():
         raise ValueError(f"{values.shape} {name} for {count} images")
     return values
+
+
+def _labels(document: dict[str, Any], count: int) -> tuple[str, ...] | None:
+    """The label that was predicted for each image; None if the index has none."""
+    if "predicted" not in document:
+        return None
+    labels = tuple(str(one) for one in document["predicted"])
+    if len(labels) != count:
+        raise ValueError(f"{len(labels)} predicted labels for {count} images")
+    return labels
 
 
 def _refused(path: Path, error: Exception) -> IndexRefusedError:

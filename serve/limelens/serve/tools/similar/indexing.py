@@ -54,7 +54,11 @@ def index_folder(
     images, others = find_images(folder)
     embedded = embed_files(client, folder, images, model=model, version=version, progress=progress)
     index = build_index(
-        embedded.vectors, embedded.images, embedded.made, confidences=embedded.confidences
+        embedded.vectors,
+        embedded.images,
+        embedded.made,
+        confidences=embedded.confidences,
+        predicted=embedded.predicted,
     )
     return Indexing(index, (*embedded.skipped, *others))
 
