@@ -105,7 +105,7 @@ def drain_under_load(
 def main() -> None:
     """Measures and prints a summary; exit code 1 if a call was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=default_models() / "facemask/1/model.onnx")
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask/2/model.onnx")
     parser.add_argument("--drains", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1, help="that serve")
     arguments = parser.parse_args()

@@ -40,7 +40,7 @@ _BINS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)
 def main() -> None:
     """Measures and prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "2")
     parser.add_argument("--images", "--pictures", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--hide", choices=get_args(HideName), default="mean")

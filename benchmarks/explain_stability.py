@@ -67,7 +67,7 @@ class _Recording(lime_base.LimeBase):  # type: ignore[misc]
 def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "2")
     parser.add_argument("--images", "--pictures", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--target", type=float, default=0.9)

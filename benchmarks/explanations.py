@@ -49,7 +49,7 @@ _HALVES: Final[Mapping[str, slice]] = {
 def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "2")
     parser.add_argument("--half", choices=_HALVES, default="all")
     parser.add_argument(
         "--images", "--pictures", type=int, default=112, help="how many, spread over the set"

@@ -21,7 +21,7 @@ _FACES_PER_LABEL: Final = 8
 
 def shipped_model() -> Path:
     """The folder of the face-mask model's first version."""
-    return default_models() / "facemask" / "1"
+    return default_models() / "facemask" / "2"
 
 
 def run_of(network: str) -> Path:

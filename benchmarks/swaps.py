@@ -114,7 +114,7 @@ def swap_under_load(
 def main() -> None:
     """Measures and prints two tables; exit code 1 where a call failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=default_models() / "facemask/1/model.onnx")
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask/2/model.onnx")
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--memory-swaps", type=int, default=30)
     parser.add_argument("--callers", type=int, default=3)

@@ -79,7 +79,7 @@ def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path
         "limelens/v1/classifier_service.proto",
         "limelens/inference/inference_service_pb2_grpc.py",
         "limelens/serve/faces/detector/model.onnx",
-        "limelens/serve/models/facemask/1/model.onnx",
+        "limelens/serve/models/facemask/2/model.onnx",
         "limelens/serve/tools/explain_report/page.html.j2",
         "limelens/train/report/page.html.j2",
     } <= names

@@ -103,7 +103,7 @@ class Setting:
 def models() -> dict[str, Path]:
     """The shipped model and the networks by name; these are made on the first call."""
     return {
-        "shipped": packaged_models() / "facemask" / "1" / "model.onnx",
+        "shipped": packaged_models() / "facemask" / "2" / "model.onnx",
         **{name: network_model(name) for name in NETWORKS},
     }
 

@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument(
         "--detector", nargs="+", default=[DEFAULT_DETECTOR], help="default, centerface or files"
     )
-    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "1")
+    parser.add_argument("--model", type=Path, default=default_models() / "facemask" / "2")
     parser.add_argument("--only", nargs="+", choices=list(_PARTS), default=list(_PARTS))
     parser.add_argument("--sheet", type=Path, help="only draw 20 of the frames, with their faces")
     arguments = parser.parse_args()

@@ -46,7 +46,7 @@ from benchmarks.handover.slots import Plan, Wake
 from limelens.serve.bundle import read_metadata
 from limelens.serve.errors import LimelensError
 
-MODEL: Final = Path(__file__).parents[2] / "models" / "facemask" / "1" / "model.onnx"
+MODEL: Final = Path(__file__).parents[2] / "models" / "facemask" / "2" / "model.onnx"
 LAYOUTS: Final = ("independent", "engine")
 TOLERANCE: Final = 1e-3
 _MAX_QUEUE: Final = 256

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-MODEL = Path(__file__).parents[2] / "models" / "facemask" / "1" / "model.onnx"
+MODEL = Path(__file__).parents[2] / "models" / "facemask" / "2" / "model.onnx"
 CODE = """
 import sys
 from limelens.cli import main

@@ -144,7 +144,7 @@ def test_the_images_install_command_gives_a_server_without_torch(tmp_path: Path)
     assert found.returncode == 0, found.stdout + found.stderr
     checks = {check["name"]: check for check in json.loads(found.stdout)["checks"]}
     assert "serve-cpu" in checks["limelens"]["found"]
-    assert checks["model facemask 1"]["state"] == "ok"
+    assert checks["model facemask 2"]["state"] == "ok"
     assert checks["torch"]["found"].startswith("not installed")
 
 

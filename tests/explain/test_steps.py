@@ -106,7 +106,7 @@ def test_a_face_with_a_mask_has_a_sheet() -> None:
     from limelens.serve import load_bundle
     from limelens.serve.image import fit, read_image
 
-    bundle = load_bundle(Path(__file__).parents[2] / "models" / "facemask" / "1", "cpu")
+    bundle = load_bundle(Path(__file__).parents[2] / "models" / "facemask" / "2", "cpu")
     path = min((Path(folder) / "facemask" / "test" / "with_mask").iterdir())
     pixels = fit(read_image(path.read_bytes()), bundle.metadata.resize).pixels
     found = explain(pixels, bundle.predict, hide="blur", num_samples=200, seed=1)

@@ -124,7 +124,7 @@ def classify(
     in pixels. The image is then decided like the worst of its faces: one that is an alert, else one
     that is unknown.
 
-    Example: limelens classify door.jpg hall.png --model models/facemask/1/model.onnx
+    Example: limelens classify door.jpg hall.png --model models/facemask/2/model.onnx
 
     Example: limelens classify hall.jpg --faces --draw drawn.png
     """

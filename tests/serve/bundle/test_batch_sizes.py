@@ -193,12 +193,12 @@ def test_a_process_with_page_locked_memory_exits_silently(model: Path) -> None:
 def test_on_a_gpu_the_shipped_model_gives_the_cpu_s_numbers(tf32: bool) -> None:
     from limelens.cli.serving import default_models
 
-    path = default_models() / "facemask" / "1"
+    path = default_models() / "facemask" / "2"
     bundle, plain = load_bundle(path, "cuda", tf32=tf32), load_bundle(path, "cpu")
     assert bundle.runs is not None
     assert bundle.runs.no_graph_reason == ""
     for count in (1, 3, 17, 64, 100):
-        images = random_images(count, 144)
+        images = random_images(count, 128)
         found = bundle.predict(images)
         np.testing.assert_allclose(found, plain.predict(images), atol=1e-2 if tf32 else 1e-4)
 
@@ -208,9 +208,9 @@ def test_on_a_gpu_a_seed_gives_the_same_explanation() -> None:
     from limelens.cli.serving import default_models
     from limelens.explain import explain
 
-    path = default_models() / "facemask" / "1"
+    path = default_models() / "facemask" / "2"
     bundle, plain = load_bundle(path, "cuda"), load_bundle(path, "cpu")
-    image = random_images(1, 144)[0]
+    image = random_images(1, 128)[0]
     first, again, expected = (
         explain(image, one.predict, seed=5) for one in (bundle, bundle, plain)
     )

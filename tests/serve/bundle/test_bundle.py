@@ -20,7 +20,7 @@ from limelens.serve.bundle.checks import MAX_BYTES
 from limelens.serve.bundle.devices import CUDA, TF32
 from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError, ProviderError
 
-SHIPPED = Path(__file__).parents[3] / "models" / "facemask" / "1" / "model.onnx"
+SHIPPED = Path(__file__).parents[3] / "models" / "facemask" / "2" / "model.onnx"
 
 
 def refused(tmp_path: Path, model: onnx.ModelProto | bytes, words: str) -> None:

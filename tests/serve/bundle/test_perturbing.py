@@ -91,7 +91,7 @@ def test_the_shipped_model_gives_the_same_explanation_from_rows() -> None:
     from limelens.explain import explain
     from limelens.serve.image import fit
 
-    bundle = load_bundle(default_models() / "facemask" / "1", "cpu")
+    bundle = load_bundle(default_models() / "facemask" / "2", "cpu")
     photo = fit(astronaut(), bundle.metadata.resize).pixels  # type: ignore[no-untyped-call]
     found = explain(photo, OnDevice(bundle), seed=5, num_samples=64)
     expected = explain(photo, bundle.predict, seed=5, num_samples=64)

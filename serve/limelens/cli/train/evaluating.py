@@ -88,9 +88,9 @@ def evaluate(
     With --faces, a bundle is measured on one face of each photograph; images without a face that
     can be judged are counted, and left out of the metrics.
 
-    Example: limelens evaluate models/facemask/1/model.onnx DATA --split test
+    Example: limelens evaluate models/facemask/2/model.onnx DATA --split test
 
-    Example: limelens evaluate models/facemask/1/model.onnx PHOTOGRAPHS --faces
+    Example: limelens evaluate models/facemask/2/model.onnx PHOTOGRAPHS --faces
     """
     from limelens.train.data.listing import find_split
     from limelens.train.evaluation.model import is_bundle
