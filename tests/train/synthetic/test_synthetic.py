@@ -139,3 +139,12 @@ def test_drawing_needs_numpy_and_pillow_alone() -> None:
         f"loaded = {heavy!r} & {{*sys.modules}}; sys.exit(str(loaded) if loaded else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_close_ups_are_large_faces_with_nothing_but_masks(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 20, seed=1, size=24, close_up=True)
+    with (tmp_path / "groups.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40
+    assert {row["before_mouth"] for row in rows} == {"", "nothing"}
+    assert {row["face_size"] for row in rows} <= {"0.2 to 0.3", "0.3 or more"}

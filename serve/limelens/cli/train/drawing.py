@@ -17,6 +17,10 @@ def synthesize(
     num_images: Annotated[
         int, typer.Option(min=10, help="Images of each of the two labels, over all splits.")
     ] = 500,
+    close_up: Annotated[
+        bool,
+        typer.Option("--close-up", help="Faces that fill the image, with nothing but masks on."),
+    ] = False,
     num_workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -24,7 +28,7 @@ def synthesize(
     """Draws faces with and without masks, to try everything out without data of your own."""
     from limelens.train.synthetic import write_dataset
 
-    write_dataset(folder, num_images, seed, num_workers=num_workers)
+    write_dataset(folder, num_images, seed, num_workers=num_workers, close_up=close_up)
     if as_json:
         print_json({"data": str(folder), "num_images_per_label": num_images, "seed": seed})
     else:

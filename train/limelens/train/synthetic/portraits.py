@@ -39,6 +39,8 @@ Label = Literal["with_mask", "without_mask"]
 
 LABELS: Final[tuple[Label, Label]] = ("with_mask", "without_mask")
 """The folders that `write_dataset` makes, in the order of class indices."""
+_CLOSE_UP: Final = (0.26, 0.42)
+"""Distance between the eyes, as a share of the shorter side, as where a detector cuts faces out."""
 
 _SUPERSAMPLING: Final = 2
 _CHUNK: Final = 8
@@ -94,7 +96,11 @@ def add_person(image: Pixels, face: Face, rng: np.random.Generator) -> Pixels:
 
 
 def render_sample(
-    rng: np.random.Generator, label: Label, size: int | tuple[int, int] = 160
+    rng: np.random.Generator,
+    label: Label,
+    size: int | tuple[int, int] = 160,
+    *,
+    close_up: bool = False,
 ) -> tuple[Pixels, Groups]:
     """An image for one of the two labels, and what was drawn in it.
 
@@ -103,6 +109,7 @@ def render_sample(
         label: `without_mask` often has a hand, a cup, a beard or a mask below the chin. Scarves,
             captions and plain shapes come with both labels alike.
         size: Pixels of a square's side, or (height, width).
+        close_up: The face fills the image, and nothing but a mask covers it.
 
     Raises:
         ValueError: A side is under 16 pixels, or the label is unknown.
@@ -112,21 +119,22 @@ def render_sample(
     height, width = _height_width(size)
     # Collected images are often squeezed into another shape.
     drawn_width = max(16, round(width * float(rng.uniform(0.82, 1.18))))
-    (image, face), person = _draw_portrait(rng, (height, drawn_width))
+    unit = _CLOSE_UP if close_up else None
+    (image, face), person = _draw_portrait(rng, (height, drawn_width), unit)
     groups = {**person_groups(person), **face_groups(face, height, drawn_width)}
-    if rng.random() < 0.12:
+    if not close_up and rng.random() < 0.12:
         image = draw_distractor(image, face, rng, "scarf")
     if label == "with_mask":
         style = random_style(rng)
         image, _ = draw_mask(image, face, style, rng)
         groups |= mask_groups(style)
-    elif rng.random() < 0.4:
+    elif not close_up and rng.random() < 0.4:
         kind = random_distractor(rng, _BARE_DISTRACTORS)
         image = draw_distractor(image, face, rng, kind)
         groups["before_mouth"] = kind
     else:
         groups["before_mouth"] = "nothing"
-    for shared in _SHARED_DISTRACTORS:
+    for shared in () if close_up else _SHARED_DISTRACTORS:
         if rng.random() < 0.08:
             image = draw_distractor(image, face, rng, shared)
     squeezed = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
@@ -141,6 +149,7 @@ def write_dataset(
     size: int = 160,
     splits: Mapping[str, float] = _SPLITS,
     num_workers: int = 1,
+    close_up: bool = False,
 ) -> dict[str, int]:
     """Writes `folder/{train,val,test}/{with_mask,without_mask}/0000.jpg` and so on.
 
@@ -155,6 +164,7 @@ def write_dataset(
         size: Longer side in pixels, 16 or more.
         splits: The share of each; they sum to 1.
         num_workers: As for `run_jobs`.
+        close_up: As for `render_sample`.
 
     Returns:
         How many images of each label went into each split.
@@ -182,7 +192,7 @@ def write_dataset(
             for number in range(count):
                 # Each image has its own stream, so that a larger set begins with a smaller one.
                 stream = (seed, split_index, label_index, number)
-                jobs.append((target / f"{number:04d}.jpg", label, stream, size))
+                jobs.append((target / f"{number:04d}.jpg", label, stream, size, close_up))
     groups = run_jobs(_write, jobs, num_workers)
     names = [job[0].relative_to(folder).as_posix() for job in jobs]
     write_groups(folder, dict(zip(names, groups, strict=True)))
@@ -275,11 +285,11 @@ def _pose(
     return Face.posed((x, y), unit, roll, yaw)
 
 
-def _write(path: Path, label: Label, stream: tuple[int, ...], size: int) -> Groups:
+def _write(path: Path, label: Label, stream: tuple[int, ...], size: int, close_up: bool) -> Groups:
     rng = np.random.default_rng(stream)
     # As often tall as wide, for both labels.
     short = max(16, round(size * float(rng.uniform(0.72, 1.0))))
     shape = (size, short) if rng.random() < 0.5 else (short, size)
-    image, groups = render_sample(rng, label, shape)
+    image, groups = render_sample(rng, label, shape, close_up=close_up)
     Image.fromarray(image).save(path, quality=90)
     return groups
