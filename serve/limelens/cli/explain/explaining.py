@@ -157,7 +157,7 @@ def explain(
         ),
     ] = None,
     num_fills: Annotated[
-        int, _count("Fills for each row of hidden segments.", "4 for references, else 1")
+        int, _count("Fills for each row of hidden segments.", "6 for references, else 1")
     ] = 0,
     kernel_width: Annotated[
         float | None, _option("Width of the proximity kernel.", OWN.format(0.25))
