@@ -136,7 +136,7 @@ def test_a_model_may_prefer_a_batch_size(
     assert set(sizes[:-1]) == {10}
     sizes.clear()
     explain(photo, Choosy(), seed=4, num_samples=100, batch_size=50)
-    assert sizes == [50, 50]
+    assert sizes == [50, 50, 1]
 
 
 @pytest.mark.parametrize(
