@@ -39,6 +39,7 @@ from limelens.train.training.recipe import build_criterion, build_optimizer, mix
 
 _SIDE: Final = 112
 _BATCH: Final = 32
+_LEARNING_RATE: Final = 2e-3
 _ARCHS: Final = ("mobilenet_v3_small", "resnet18", "efficientnet_b0")
 _DEVICE: Final = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -69,6 +70,7 @@ def main() -> None:
                     arch=arch,
                     input_size=(_SIDE, _SIDE),
                     batch_size=_BATCH,
+                    learning_rate=_LEARNING_RATE,
                     epochs=arguments.rounds + 1,
                     mixed_precision=precision,
                 )
