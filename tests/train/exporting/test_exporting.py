@@ -117,7 +117,9 @@ def test_golden_images_are_validation_images_balanced_over_labels(
             np.abs(read_fitted(path.read_bytes(), rule) - read_image(image.encoded).astype(int))
             for path in folder.iterdir()
         ]
-        assert min(difference.mean() for difference in differences) < 5
+        # Its own, whose noise JPEG changes, and not one of the others.
+        nearest, second = sorted(difference.mean() for difference in differences)[:2]
+        assert nearest < second / 2
     assert "16 labelled images travel in the file" in card_of(models)
 
 

@@ -113,7 +113,7 @@ def with_hand_written(text: str, card: Path) -> str:
     """A card's text, with what people wrote below `BY_HAND` in the card that it replaces."""
     before = card.read_text(encoding="utf-8") if card.exists() else ""
     _, marker, kept = before.partition(BY_HAND)
-    return f"{text.rstrip()}\n\n{BY_HAND}\n{kept}" if marker else text
+    return f"{text.rstrip()}\n\n{BY_HAND}{kept}" if marker else text
 
 
 def _data(card: Mapping[str, Any]) -> str:
