@@ -105,6 +105,7 @@ def test_the_surrogate_is_fitted_to_the_mean_over_the_fills_of_a_row(
         method=method,
         sampling=sampling,
         hidden_share=0.5,
+        num_fills=4,
         **FAST,
     )
     samples, rows = found.samples, found.samples.by_row()
@@ -157,7 +158,7 @@ def test_standard_errors_cover_rows_and_fills(
         "hide": "references",
         "references": (images, np.full(16, (label + 1) % 6)),
         "labels": [label],
-        "num_samples": 240,
+        "num_samples": 480,
         "segmentation": "grid",
         "num_segments": 12,
     }

@@ -465,7 +465,7 @@ def test_golden_images_of_other_labels_are_what_hidden_segments_show(
     bundles.save(tmp_path / "models", replace(metadata, golden_images=golden))
     with Client(start_server(tmp_path / "models").address) as client:
         options: dict[str, Any] = {**GRID, "hide": "references", "seed": 3}
-        found = client.explain(scene(), labels=["red"], **options)
+        found = client.explain(scene(), labels=["red"], num_fills=4, **options)
         (red,) = found.explanations
         assert {one.segment for one in red.weights[:4]} == {0, 1, 4, 5}
         assert all(one.weight > 0 for one in red.weights[:4])

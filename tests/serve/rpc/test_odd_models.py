@@ -86,7 +86,7 @@ def serving(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
         one.stop()
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("unreadable", ["b", "b/1", "b/1/model.onnx"])
 def test_a_model_that_cannot_be_read_stops_no_other(
     serving: Callable[..., Serving],
