@@ -75,7 +75,7 @@ def test_a_process_that_fails_ends_or_takes_too_long_is_reported(
             team.gather([quiet])
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_both_layouts_give_the_results_of_a_plain_session(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
     command = [sys.executable, "-m", "benchmarks.handover", "--device", "cpu", "--json", str(file)]
