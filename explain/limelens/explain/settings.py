@@ -47,7 +47,7 @@ MAX_SEGMENTS = 4096
 """More segments need more memory and samples than an explanation is worth."""
 _DEFAULT_MAX_SAMPLES = 4000
 _NUM_FILLS = 6  # with fewer the fit is noisier, with more there are fewer rows
-_HIDDEN_SHARE = 0.1  # with more, images of other labels outweigh a small part that decides
+_HIDDEN_SHARE = 0.3  # with less, the weights of what shows twice are near zero
 VARYING_FILLS: Collection[Hide] = ("shuffle", "references")
 """The fills that differ from sample to sample."""
 
@@ -119,7 +119,7 @@ class Settings:
             16 without the image's label are used.
         num_fills: In how many fills each row of the design is predicted; the surrogate is fitted to
             their mean. Only where fills differ; None: 6 for "references", else 1.
-        hidden_share: For lime: the probability with which a row hides a segment; None: 0.1 for
+        hidden_share: For lime: the probability with which a row hides a segment; None: 0.3 for
             "references" that are not "paired", else 0.5. Only rows of 0.5 come in pairs.
         kernel_width: Width of the proximity kernel, in units of `distance`.
         distance: "cosine", or "euclidean" alias "l2" (the square root of the number of hidden
