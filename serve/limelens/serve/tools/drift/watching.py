@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +57,7 @@ class DriftMonitor:
 
     def __init__(self, settings: DriftSettings, models: ModelRegistry) -> None:
         self._watches: dict[str, _Watch] = {}
+        self._by_digest: dict[str, _Watch] = {}
         for name, path in settings.references:
             watch = _Watch(_reference(path), name, settings)
             names = sorted({one.name for one in models.served})
@@ -72,7 +72,7 @@ class DriftMonitor:
                     f"--drift-reference {path}: a second index of {watch.name}; expected one"
                 )
             self._watches[watch.name] = watch
-        self._by_bundle: WeakKeyDictionary[Bundle, _Watch | None] = WeakKeyDictionary()
+            self._by_digest.setdefault(watch.digest, watch)
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -100,23 +100,17 @@ class DriftMonitor:
 
     def wants(self, bundle: Bundle) -> bool:
         """See `Sampler`."""
-        if bundle not in self._by_bundle:
-            self._by_bundle[bundle] = next(
-                (one for one in self._watches.values() if one.is_of(bundle)), None
-            )
-        watch = self._by_bundle[bundle]
+        watch = self._by_digest.get(bundle.digest)
         return watch is not None and watch.is_due()
 
     def take(
         self, bundle: Bundle, probabilities: NDArray[np.float32], embedding: NDArray[np.float32]
     ) -> None:
         """See `Sampler`."""
-        watch = self._by_bundle[bundle]
-        if watch is not None:
-            best = int(probabilities.argmax())
-            scored = float(probabilities[best]), bundle.labels[best]
-            watch.pending.append((embedding.copy(), *scored))
-            self._wake.set()
+        best = int(probabilities.argmax())
+        scored = float(probabilities[best]), bundle.labels[best]
+        self._by_digest[bundle.digest].pending.append((embedding.copy(), *scored))
+        self._wake.set()
 
     def _work(self, gauges: DriftGauges, models: ModelRegistry) -> None:
         lower_thread_priority()
@@ -140,6 +134,7 @@ class _Watch:
     def __init__(self, reference: Reference, name: str, settings: DriftSettings) -> None:
         self._reference = reference
         self.name = name or reference.index.made.model
+        self.digest = reference.index.made.digest
         self.pending: deque[tuple[NDArray[np.float32], float, str]] = deque(maxlen=_MOST_PENDING)
         self._every_s = settings.every_s
         self._next_at = 0.0
@@ -152,9 +147,6 @@ class _Watch:
                 self.name,
             )
 
-    def is_of(self, bundle: Bundle) -> bool:
-        return bundle.digest == self._reference.index.made.digest
-
     def is_due(self) -> bool:
         """Whether the next image is wanted; threads that ask at once may get one each."""
         now = time.monotonic()
@@ -166,7 +158,7 @@ class _Watch:
     def follow(self, models: ModelRegistry) -> bool:
         """Notes whether the reference's model is served; returns whether that has changed."""
         versions = [one for one in models.served if one.name == self.name]
-        is_served = any(self.is_of(one.bundle) for one in versions)
+        is_served = any(one.bundle.digest == self.digest for one in versions)
         if is_served == self._is_served:
             return False
         self._is_served = is_served
