@@ -43,10 +43,6 @@ _OTHERS: Final = (
 _BESIDE: Final = 140
 """Pixels added at the left and the right of the portrait for them."""
 _HALL_HEIGHT: Final = 432
-# For a model without settings of its own: a mask whose parts are filled with their mean colour is
-# still a mask; shuffling removes it.
-_HIDE: Final = "shuffle"
-_NUM_SEGMENTS: Final = 30
 _Number = TypeVar("_Number", np.uint8, np.uint16)
 
 
@@ -69,7 +65,6 @@ def demo(
     with _server() as server:
         out.print(f"[dim]{escape(server.ready)}[/]")
         with Client(server.address) as client:
-            has_own = client.model(_MODEL).explain_settings is not None
             for name, pixels in (("the portrait", portrait), ("with a mask", _masked(portrait))):
                 prediction = client.classify([pixels], model=_MODEL, region=_HEAD)
                 explanation = client.explain(
@@ -77,8 +72,6 @@ def demo(
                     model=_MODEL,
                     region=_HEAD,
                     seed=_SEED,
-                    hide=None if has_own else _HIDE,
-                    num_segments=0 if has_own else _NUM_SEGMENTS,
                     renderings=["segments"],
                 )
                 scores = "  ".join(f"{s.label} {s.probability:.3f}" for s in prediction[0].scores)
