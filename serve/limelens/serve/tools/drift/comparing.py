@@ -14,8 +14,8 @@ It knows vectors and probabilities, and nothing of images, servers or time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -63,7 +63,6 @@ class Reference:
 
     index: SimilarIndex
     own: Sample
-    ks_test: Any = field(repr=False)
 
     def sample(
         self,
@@ -166,12 +165,7 @@ def reference_of(index: SimilarIndex) -> Reference:
         MissingExtraError: scipy is not installed.
         TooFewImagesError: It has fewer than `FEWEST` images.
     """
-    try:
-        from scipy.stats import ks_2samp
-    except ImportError as error:
-        raise MissingExtraError(
-            "scipy, which tests for drift, is not installed; pip install 'limelens[explain]'"
-        ) from error
+    _load_test()  # fails before images are measured
     if len(index) < FEWEST:
         raise TooFewImagesError(
             f"the index has {len(index)} images; a test for drift needs at least {FEWEST}"
@@ -182,7 +176,7 @@ def reference_of(index: SimilarIndex) -> Reference:
         None if index.confidences is None else index.confidences[rows].astype(np.float64),
         None if index.predicted is None else np.array(index.predicted, np.str_)[rows],
     )
-    return Reference(index, own, ks_2samp)
+    return Reference(index, own)
 
 
 def compare(reference: Reference, sample: Sample) -> Comparison:
@@ -202,10 +196,10 @@ def compare(reference: Reference, sample: Sample) -> Comparison:
         matched = _weights(own.predicted, mix)
     # "less" is about distribution functions: the first sample has the larger values.
     far = _drawn(own.distances, matched), sample.distances
-    shifts = [_shift(reference, "distance", *far, "less")]
+    shifts = [_shift("distance", *far, "less")]
     if own.confidences is not None and sample.confidences is not None:
         sure = _drawn(own.confidences, matched), sample.confidences
-        shifts.append(_shift(reference, "confidence", *sure, "greater"))
+        shifts.append(_shift("confidence", *sure, "greater"))
     corrected = _holm([one.p_value for one in shifts])
     return Comparison(
         tuple(replace(one, p_value=p) for one, p in zip(shifts, corrected, strict=True)), mix
@@ -249,13 +243,9 @@ def _drawn(values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> 
 
 
 def _shift(
-    reference: Reference,
-    name: str,
-    old: NDArray[np.float64],
-    new: NDArray[np.float64],
-    alternative: str,
+    name: str, old: NDArray[np.float64], new: NDArray[np.float64], alternative: str
 ) -> Shift:
-    found = reference.ks_test(new, old, alternative=alternative, method="asymp")
+    found = _load_test()(new, old, alternative=alternative, method="asymp")
     return Shift(
         name,
         float(np.median(old)),
@@ -263,6 +253,17 @@ def _shift(
         max(0.0, float(found.statistic)),  # may be -0.0
         float(found.pvalue),
     )
+
+
+def _load_test() -> Callable[..., Any]:
+    try:
+        from scipy.stats import ks_2samp
+    except ImportError as error:
+        raise MissingExtraError(
+            "scipy, which tests for drift, is not installed; pip install 'limelens[explain]'"
+        ) from error
+    test: Callable[..., Any] = ks_2samp
+    return test
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:
