@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +42,13 @@ def limelens(
         return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(params=["file", "server"])
+def asked(
+    request: pytest.FixtureRequest, one_model: Path, start_server: Callable[..., Any]
+) -> tuple[str, str]:
+    """Options that ask a model file, or a server."""
+    if request.param == "file":
+        return "--model", str(one_model / "colours" / "1" / "model.onnx")
+    return "--server", start_server().address

@@ -24,16 +24,6 @@ def red(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["file", "server"])
-def asked(
-    request: pytest.FixtureRequest, one_model: Path, start_server: Callable[..., Any]
-) -> tuple[str, str]:
-    """Options that ask a model file, or a server."""
-    if request.param == "file":
-        return "--model", str(one_model / "colours" / "1" / "model.onnx")
-    return "--server", start_server().address
-
-
 def test_classify_prints_the_documented_json(
     limelens: Run, asked: tuple[str, str], red: Path
 ) -> None:

@@ -34,16 +34,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["file", "server"])
-def asked(
-    request: pytest.FixtureRequest, one_model: Path, start_server: Callable[..., Any]
-) -> tuple[str, str]:
-    """Options that ask a model file, or a server."""
-    if request.param == "file":
-        return "--model", str(one_model / "colours" / "1" / "model.onnx")
-    return "--server", start_server().address
-
-
 @pytest.fixture
 def index(limelens: Run, one_model: Path, data: Path, tmp_path: Path) -> Path:
     """An index by colours 1."""
