@@ -25,7 +25,9 @@ def test_they_are_read_as_they_were_written(metadata: Metadata) -> None:
     plain = metadata.to_props()
     assert "limelens.explain" not in plain
     assert Metadata.from_props(plain).explain is None
-    for own in (OWN, ExplainDefaults(hide=(0, 127, 255), why={"images": 8}), NO_DEFAULTS):
+    several = ExplainDefaults(hide="references", num_fills=4)
+    coloured = ExplainDefaults(hide=(0, 127, 255), why={"images": 8})
+    for own in (OWN, several, coloured, NO_DEFAULTS):
         props = replace(metadata, explain=own).to_props()
         assert Metadata.from_props(props).explain == own
     by_hand = {"hide": "blur"}
@@ -43,6 +45,9 @@ def test_they_are_read_as_they_were_written(metadata: Metadata) -> None:
         ({"hide": [1, 2, 256]}, "hide is"),
         ({"hide": {"a": 1}}, "explain: "),
         ({"segmentation": 7}, "segmentation is 7"),
+        ({"hide": "shuffle", "num_fills": 17}, "num_fills 17; expected 1 to 16"),
+        ({"hide": "shuffle", "num_fills": 2.0}, "expected a whole number"),
+        ({"hide": "blur", "num_fills": 2}, "hide='blur' is one fill"),
         ({"num_segments": 1}, "num_segments 1; expected 2 to 1000"),
         ({"num_segments": 10**9}, "expected 2 to 1000"),
         ({"num_segments": 30.5}, "expected a whole number"),

@@ -64,13 +64,14 @@ def test_what_a_call_leaves_open_is_the_models_own(asked: Client) -> None:
 
 
 def test_the_settings_of_an_answer_give_it_again(asked: Client) -> None:
-    for options in ({}, {"method": "kernel_shap"}, {"hide": "shuffle", "num_samples": 90}):
+    shuffled = {"hide": "shuffle", "num_samples": 90}
+    for options in ({}, {"method": "kernel_shap"}, shuffled, {**shuffled, "num_fills": 3}):
         first = asked.explain(scene(), **options)
         assert first.settings is not None
         again = {
             name: getattr(first.settings, name)
-            for name in ("method", "hide", "segmentation", "num_segments", "num_samples",
-                         "kernel_width", "sampling")
+            for name in ("method", "hide", "num_fills", "segmentation", "num_segments",
+                         "num_samples", "kernel_width", "sampling")
         }  # fmt: skip
         second = asked.explain(scene(), seed=first.seed, **again)
         assert second.explanations == first.explanations
@@ -92,6 +93,30 @@ def test_an_explicit_value_wins(asked: Client) -> None:
     assert (own_cut.num_segments, own_cut.num_samples) == (2, 80)
     assert own_cut.settings is not None
     assert own_cut.settings.segmentation is None
+
+
+def test_a_fill_of_the_call_has_its_own_number_of_fills(
+    start_server: Any, tmp_path: Path, bundles: BundleMaker
+) -> None:
+    own = replace(OWN, hide="shuffle", num_fills=3)
+    bundles.save(tmp_path, replace(bundles.metadata(), explain=own))
+    with Client(start_server(tmp_path).address, timeout_s=60, max_attempts=1) as client:
+        told = client.model().explain_settings
+        assert told is not None
+        assert (told.hide, told.num_fills) == ("shuffle", 3)
+        found = client.explain(scene())
+        assert found.settings_from_model[:2] == ("hide", "num_fills")
+        assert found.settings is not None
+        assert found.settings.num_fills == 3
+        for options, num_fills in (
+            ({"num_fills": 2}, 2),
+            ({"hide": "shuffle"}, 1),
+            ({"hide": "mean"}, None),
+        ):
+            found = client.explain(scene(), **options)
+            assert "num_fills" not in found.settings_from_model
+            assert found.settings is not None
+            assert found.settings.num_fills == num_fills
 
 
 def test_another_method_keeps_what_hides(asked: Client) -> None:

@@ -16,6 +16,7 @@ from limelens.explain.settings import ExplainOptions, Settings
 from limelens.serve.errors import BundleError
 
 MIN_SAMPLES: Final = 10
+MAX_FILLS: Final = 16
 _MAX_SAMPLES: Final = 100_000
 _MAX_SEGMENTS: Final = 1000
 _MAX_WHY_BYTES: Final = 100_000
@@ -32,6 +33,7 @@ class ExplainDefaults:
     Args:
         method: As for `limelens.explain.Settings`, like all that follow; None is lime.
         hide: A fill's name, or a colour `(r, g, b)`.
+        num_fills: Of each row, where fills differ: 1 to 16.
         segmentation: How to cut an image.
         num_segments: For segmentations that are given a number, 2 to 1000.
         num_samples: 10 to 100,000; a server's own limit may be lower.
@@ -45,6 +47,7 @@ class ExplainDefaults:
 
     method: str | None = None
     hide: str | tuple[int, int, int] | None = None
+    num_fills: int | None = None
     segmentation: str | None = None
     num_segments: int | None = None
     num_samples: int | None = None
@@ -53,13 +56,19 @@ class ExplainDefaults:
     why: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = {"num_segments": self.num_segments, "num_samples": self.num_samples}
+        numbers = {
+            "num_fills": self.num_fills,
+            "num_segments": self.num_segments,
+            "num_samples": self.num_samples,
+        }
         for name, number in numbers.items():
             if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
                 raise BundleError(f"explain.{name} {number!r}; expected a whole number")
         width = self.kernel_width
         if width is not None and (not isinstance(width, (int, float)) or isinstance(width, bool)):
             raise BundleError(f"explain.kernel_width {width!r}; expected a number")
+        if self.num_fills is not None and not 1 <= self.num_fills <= MAX_FILLS:
+            raise BundleError(f"explain.num_fills {self.num_fills}; expected 1 to {MAX_FILLS}")
         if self.num_segments is not None and not 2 <= self.num_segments <= _MAX_SEGMENTS:
             raise BundleError(
                 f"explain.num_segments {self.num_segments}; expected 2 to {_MAX_SEGMENTS}"

@@ -140,6 +140,7 @@ def _explain_settings(message: explanation_pb2.ExplainSettings) -> ExplainSettin
     return ExplainSettings(
         method=_word(explanation_pb2.ExplainMethod, message.method) or None,
         hide=_fill(message.hide),
+        num_fills=message.hide.num_fills or None,
         segmentation=_word(explanation_pb2.SegmentationMethod, cut.method) or None,
         num_segments=cut.num_segments or None,
         segmentation_options=parameters,

@@ -243,6 +243,7 @@ class ExplainSettings:
     Args:
         method: As for `Client.explain`, like all that follow; None where a model leaves it open.
         hide: A fill's name, or `(r, g, b)`.
+        num_fills: Of each row; None also for fills that do not differ.
         segmentation: None also if the caller brought the segments.
         num_segments: None also for segmentations that find their own number.
         segmentation_options: Further parameters.
@@ -254,6 +255,7 @@ class ExplainSettings:
 
     method: str | None = None
     hide: str | tuple[int, int, int] | None = None
+    num_fills: int | None = None
     segmentation: str | None = None
     num_segments: int | None = None
     segmentation_options: Mapping[str, float] = field(default_factory=dict)

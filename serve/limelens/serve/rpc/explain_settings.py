@@ -19,6 +19,7 @@ def default_settings(own: ExplainDefaults) -> explanation_pb2.ExplainSettings:
     return _message(
         method=own.method,
         hide=own.hide,
+        num_fills=own.num_fills or 0,
         segmentation=own.segmentation,
         num_segments=own.num_segments,
         num_samples=own.num_samples,

@@ -12,6 +12,7 @@ from typing import Any, Final
 from limelens.explain import ExplainOptions, Settings
 from limelens.serve.bundle import Metadata
 from limelens.serve.bundle.explain_defaults import (
+    MAX_FILLS,
     MIN_SAMPLES,
     NO_DEFAULTS,
     ExplainDefaults,
@@ -34,7 +35,6 @@ from limelens.v1 import explanation_pb2
 _MAX_SELECTED: Final = 1000
 _MAX_CONTRASTS: Final = 100
 _MAX_LABEL_LENGTH: Final = 100
-_MAX_FILLS: Final = 16
 _ENUMS: Final[Mapping[str, Any]] = {
     "method": explanation_pb2.ExplainMethod,
     "distance": explanation_pb2.Distance,
@@ -143,6 +143,8 @@ def _usual(
         chosen, is_own=bool(cut.segments_png), is_numbered=bool(cut.num_segments)
     )
     given = set(options) & set(left.names)
+    if "hide" in options:
+        given.add("num_fills")
     if request.num_samples or request.max_samples:
         given.add("num_samples")
     if request.HasField("kernel_width") or options.get("distance", "cosine") != "cosine":
@@ -261,8 +263,8 @@ def _hide(hide: explanation_pb2.Hide) -> str | tuple[int, int, int] | None:
 
 
 def _num_fills(num_fills: int) -> int:
-    if not 0 < num_fills <= _MAX_FILLS:
+    if not 0 < num_fills <= MAX_FILLS:
         raise InvalidRequestError(
-            "hide.num_fills", f"{num_fills}; expected 1 to {_MAX_FILLS}, or 0 for the default"
+            "hide.num_fills", f"{num_fills}; expected 1 to {MAX_FILLS}, or 0 for the default"
         )
     return num_fills
