@@ -38,7 +38,7 @@ def tune_explanations(
         ),
     ] = None,
     num_images: Annotated[
-        int, typer.Option("--images", min=4, help="Images to explain at most.")
+        int, typer.Option("--images", min=5, help="Images to explain at most.")
     ] = 24,
     num_samples: Annotated[int, typer.Option(min=10, help="Samples of each explanation.")] = 1000,
     max_seconds: Annotated[
@@ -99,6 +99,8 @@ def tune_explanations(
 
 def _print(found: Tuning) -> None:
     """The candidates as a table of at most 80 columns."""
+    from limelens.explain.settings import DEFAULT_NUM_SEGMENTS
+
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("hide", "segments", "deletion", "insertion", "R2", "stability", "little", "ms"):
         table.add_column(title, justify="left" if title == "hide" else "right", no_wrap=True)
@@ -109,7 +111,7 @@ def _print(found: Tuning) -> None:
             if isinstance(options.hide, tuple)
             else (options.hide or "mean")
         )
-        cut = f"{options.segmentation or 'slic'} {options.num_segments or 40}"
+        cut = f"{options.segmentation or 'slic'} {options.num_segments or DEFAULT_NUM_SEGMENTS}"
         pairs = (one.deletion, one.insertion, one.score, one.stability)
         table.add_row(
             hide,

@@ -43,8 +43,8 @@ CANDIDATES: Final = (
 NUM_OTHERS: Final = 4
 """How many other images' pixels hide segments where areas are measured: by its own fill, each
 candidate would be judged by what it is good at. Only `references` is like that."""
-MIN_IMAGES: Final = 4
-"""Fewer say nothing about which candidate is better."""
+MIN_IMAGES: Final = NUM_OTHERS + 1
+"""Fewer say nothing about which candidate is better, and lack others to hide by."""
 NUM_SEEDS: Final = 2
 _NUM_RANDOM: Final = 4
 _PROBE: Final = 16  # predictions that tell how fast the model is
@@ -138,10 +138,10 @@ def tune(
     if bundle.references is None:
         candidates = [one for one in candidates if one.hide != "references"]
     fitted = _fitted(bundle, images)
-    if len(fitted) < max(MIN_IMAGES, NUM_OTHERS + 1):
+    if len(fitted) < MIN_IMAGES:
         raise TuningError(
-            f"{len(fitted)} images can be read; expected at least "
-            f"{max(MIN_IMAGES, NUM_OTHERS + 1)} to choose explanation settings by"
+            f"{len(fitted)} images can be read; expected at least {MIN_IMAGES} to choose "
+            "explanation settings by"
         )
     _check_time(bundle, fitted[0], len(candidates) * NUM_SEEDS * num_samples, max_s)
     rows: list[NDArray[np.float64]] = []
