@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from limelens.explain.errors import InvalidArgumentError
 from limelens.explain.explanation import Explanation
 from limelens.explain.image import as_rgb
-from limelens.explain.sampling.perturbation import Fill, perturbation
+from limelens.explain.sampling.perturbation import perturbation, shown
 from limelens.explain.sampling.prediction import Predict, Predictions, references_of
 from limelens.explain.sampling.references import references_for
 from limelens.explain.segmentation.segments import Segmentation, known
@@ -228,7 +228,7 @@ def order_areas(
         `(O, 2)`, areas under the deletion and the insertion curve, means over the B images.
     """
     num_orders, num_segments = orders.shape
-    num_others, height, width, _ = others.shape
+    num_others = len(others)
     steps = np.unique(np.rint(np.linspace(0, num_segments, num_points + 2)).astype(np.intp))
     sizes = np.bincount(segmentation.columns.ravel(), minlength=num_segments + 1)[:-1]
     shares = np.pad(np.cumsum(sizes[orders], axis=1) / sizes.sum(), ((0, 0), (1, 0)))[:, steps]
@@ -239,10 +239,7 @@ def order_areas(
     visible = np.repeat(np.concatenate([ends, inner]), num_others, axis=0)
     settings = Settings(hide=(0, 0, 0))
     perturbed = perturbation(image, segmentation, settings.hide, num_samples=visible.shape[0])
-    tops = height * (np.arange(visible.shape[0]) % num_others)
-    corners = np.stack([tops, np.zeros_like(tops)], axis=1).astype(np.intp)
-    stack = np.ascontiguousarray(others.reshape(num_others * height, width, 3))
-    perturbed = replace(perturbed, fill=Fill(stack, corners))
+    perturbed = replace(perturbed, fill=shown(others, np.arange(visible.shape[0]) % num_others))
     predictions = Predictions(predict, perturbed, visible, settings)
     predictions.advance(visible.shape[0])
     of_label = predictions.probabilities[:, label].astype(np.float64)

@@ -199,6 +199,19 @@ def _means(
     return np.ascontiguousarray(colours[flat].reshape(image.shape))
 
 
+def shown(images: NDArray[np.uint8], places: NDArray[np.intp]) -> Fill:
+    """The fill that shows one of several images to each sample.
+
+    Args:
+        images: `(M, H, W, 3)` uint8, of the size of the image to be perturbed.
+        places: `(N,)`, which of them each sample has.
+    """
+    count, height, width = images.shape[:3]
+    canvas = np.ascontiguousarray(images).reshape(count * height, width, 3)
+    tops = places.astype(np.intp) * height
+    return Fill(canvas, np.stack([tops, np.zeros_like(tops)], axis=1))
+
+
 def _shuffled(
     image: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
 ) -> Fill:
@@ -224,25 +237,22 @@ def _shuffled(
 def _in_turns(
     images: NDArray[np.uint8], num_samples: int, sampling: Sampling, rng: np.random.Generator
 ) -> Fill:
-    """Images, one above the other; all have a turn, in a random order, before any has another."""
-    count, height, width = images.shape[:3]
+    """Images; all have a turn, in a random order, before any has another."""
+    count = len(images)
     if count == 1:
         return Fill(images[0])
     num_windows = _num_windows(num_samples, sampling)
     turns = [rng.permutation(count) for _ in range(-(-num_windows // count))]
-    tops = np.concatenate(turns)[:num_windows] * height
-    corners = np.stack([tops, np.zeros_like(tops)], axis=1)
-    canvas = images.reshape(count * height, width, 3)
-    return Fill(canvas, _for_each(corners, num_samples, sampling))
+    return shown(images, _for_each(np.concatenate(turns)[:num_windows], num_samples, sampling))
 
 
 def _num_windows(num_samples: int, sampling: Sampling) -> int:
     return num_samples if sampling == "independent" else (num_samples + 1) // 2
 
 
-def _for_each(corners: NDArray[np.intp], num_samples: int, sampling: Sampling) -> NDArray[np.intp]:
+def _for_each(windows: NDArray[np.intp], num_samples: int, sampling: Sampling) -> NDArray[np.intp]:
     """The window of each sample; a pair shares one."""
-    return corners if sampling == "independent" else np.repeat(corners, 2, axis=0)[:num_samples]
+    return windows if sampling == "independent" else np.repeat(windows, 2, axis=0)[:num_samples]
 
 
 def _blurred(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
