@@ -264,10 +264,10 @@ def _check_together(settings: Settings) -> None:
         refuse("method", f"method is {method!r}, which compat='lime' lacks: set one of them")
     if settings.sampling == "paired":
         refuse("sampling", "lime draws independent rows: leave sampling unset")
-    if settings.hiding != 0.5 and settings.hide != "references":
-        refuse("hidden_share", "lime hides half of the segments: leave hidden_share unset")
     if isinstance(settings.hide, str) and settings.hide != "mean":
         refuse("hide", f"lime hides with 'mean' or a colour; {settings.hide!r} needs compat=None")
+    if settings.hiding != 0.5:
+        refuse("hidden_share", "lime hides half of the segments: leave hidden_share unset")
     if isinstance(seed, int) and seed >= 2**32:
         refuse("seed", f"seed is {seed}; lime's random numbers take 0 to 2**32 - 1")
 
