@@ -182,7 +182,7 @@ class Metadata:
         }
         # As in bundles that were written before there were these.
         for name in _OPTIONAL:
-            if not getattr(self, name) and getattr(self, name) != 0.0:
+            if getattr(self, name) in (None, ()):
                 del values[name]
         return {
             _PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()
