@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast, get_args
 
 import typer
 
@@ -375,12 +375,15 @@ def _contrast(text: str) -> tuple[str, str]:
 
 def parse_hide(text: str) -> Hide:
     """Reads `--hide`: a word, or a colour as six hexadecimal digits."""
-    if text in ("mean", "blur", "shuffle", "references"):
+    from limelens.serve.client.requests import HideName
+
+    names = get_args(HideName)
+    if text in names:
         return cast("Hide", text)
     try:
         red, green, blue = bytes.fromhex(text.removeprefix("#"))
     except ValueError:
         raise typer.BadParameter(
-            f"--hide {text!r}; expected mean, blur, shuffle, references or a colour such as 000000"
+            f"--hide {text!r}; expected {', '.join(names)} or a colour such as 000000"
         ) from None
     return red, green, blue

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ SegmentationMethod = Literal["slic", "quickshift", "felzenszwalb", "grid"]
 Drawn = Literal["overlay", "heat_map", "segments"]
 Palette = Literal["green_red", "blue_orange"]
 Method = Literal["lime", "kernel_shap", "occlusion", "rise"]
-Hide = Literal["mean", "blur", "shuffle", "references"] | tuple[int, int, int]
+HideName = Literal["mean", "blur", "shuffle", "references"]
+Hide = HideName | tuple[int, int, int]
 
 _MAX_RAW_BYTES: Final = 4 * 1024 * 1024
 """Larger arrays are sent as PNG: slower to make, and lossless."""
@@ -437,19 +438,19 @@ _USUAL: Final = FaceOptions()
 def _hide(hide: Hide | None, num_fills: int) -> explanation_pb2.Hide | None:
     if hide is None:
         return explanation_pb2.Hide(num_fills=num_fills) if num_fills else None
-    if hide == "mean":
-        return explanation_pb2.Hide(segment_mean=True, num_fills=num_fills)
-    if hide == "blur" or hide == "shuffle" or hide == "references":
-        return explanation_pb2.Hide(**{hide: True}, num_fills=num_fills)
+    names = get_args(HideName)
+    if hide in names:
+        # Fields are named like the fills.
+        name = "segment_mean" if hide == "mean" else str(hide)
+        return explanation_pb2.Hide(**{name: True}, num_fills=num_fills)
     try:
-        red, green, blue = hide
+        red, green, blue = cast("tuple[int, int, int]", hide)
         fits = all(0 <= value <= 255 for value in (red, green, blue))
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise InvalidRequestError(
-            "hide", f"{hide!r}; expected 'mean', 'blur', 'shuffle', 'references' or (r, g, b)"
-        )
+        expected = ", ".join(map(repr, names))
+        raise InvalidRequestError("hide", f"{hide!r}; expected {expected} or (r, g, b)")
     return explanation_pb2.Hide(color=red << 16 | green << 8 | blue, num_fills=num_fills)
 
 
