@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.stats import binomtest
-from tests.golden_images import colours, golden_images, write_folder
+from tests.golden_images import colours, golden_images, put_bundle, write_folder
 
 from limelens.serve.bundle import Bundle, Task, load_bundle
 from limelens.serve.bundle.golden_images import GoldenImage, encode_golden
 from limelens.serve.errors import BundleError
 from limelens.serve.image import ResizeRule, read_image
-from limelens.serve.repository.judging import Judgement, images_of, judge, scores
+from limelens.serve.repository import judging
+from limelens.serve.repository.judging import (
+    Judgement,
+    Rival,
+    images_of,
+    judge,
+    judge_against,
+    scores,
+)
 
 IMAGES = golden_images()
 Load = Callable[..., Bundle]
@@ -172,3 +181,24 @@ def test_the_images_of_a_folder_are_spread_over_its_labels(tmp_path: Path) -> No
     assert all(one.fitted(ResizeRule(16, 16)).shape == (16, 16, 3) for one in images)
     with pytest.raises(BundleError, match="expected a folder of them for each label"):
         images_of(folder / "red", ResizeRule(16, 16))
+
+
+@pytest.mark.parametrize(("side", "expected"), [(16, 32), (48, 48)])
+def test_the_images_of_a_folder_suit_the_larger_input(
+    side: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images" / "red").mkdir(parents=True)
+    Image.new("RGB", (90, 60), (250, 0, 0)).save(tmp_path / "images" / "red" / "0.png")
+    path = put_bundle(tmp_path, 1)  # its input is 32 pixels wide
+    sides: list[int] = []
+
+    def judged(
+        _new: Bundle, _old: Bundle, _rival: str, given: Sequence[GoldenImage] = ()
+    ) -> Judgement:
+        sides.extend(min(read_image(one.encoded).shape[:2]) for one in given)
+        return Judgement(False, "")
+
+    monkeypatch.setattr(judging, "judge", judged)
+    rival, load = Rival(1, "version 1", path), lambda: load_bundle(path, "cpu")
+    judge_against(rival, load, ResizeRule(side, side), folder=tmp_path / "images")
+    assert sides == [expected]

@@ -110,6 +110,7 @@ class _Comparison:
 def judge_against(
     rival: Rival,
     load: Callable[[], Bundle],
+    resize: ResizeRule,
     public_keys: Sequence[Path] = (),
     folder: Path | None = None,
 ) -> Judgement:
@@ -118,6 +119,7 @@ def judge_against(
     Args:
         rival: What the version would replace.
         load: Loads the version.
+        resize: Of the version.
         public_keys: The rival must be signed with one of these, if it is a file.
         folder: See `images_of`; None judges by golden images.
     """
@@ -134,7 +136,9 @@ def judge_against(
     given: Sequence[GoldenImage] = ()
     if folder is not None:
         try:
-            given = images_of(folder, metadata.resize)
+            # As large as either sees them: enlarged ones would speak against a larger input.
+            larger = max(metadata.resize, resize, key=lambda rule: max(rule.height, rule.width))
+            given = images_of(folder, larger)
         except (BundleError, OSError) as error:
             # An operator who names images wants nothing to take over without them.
             return Judgement(True, f"the images to judge it by cannot be read: {error}")

@@ -169,7 +169,7 @@ def validate(
         for image in metadata.golden_images:
             image.fitted(metadata.resize)
         new = functools.partial(loaded, path, data, metadata)
-        judgement = judge_against(rival, new, public_keys, images)
+        judgement = judge_against(rival, new, metadata.resize, public_keys, images)
     return ValidationResult(hashlib.sha256(data).hexdigest(), metadata, judgement)
 
 
