@@ -111,7 +111,7 @@ def check_golden_images(
 ) -> None:
     """Checks golden images against a bundle's labels, and the headers of their files.
 
-    Pixels are decoded only when a version is judged.
+    Pixels are decoded only when a version is judged, or explained by them.
 
     Raises:
         BundleError: Too many images or bytes, labels that the bundle lacks or repeats, or bytes
