@@ -43,9 +43,13 @@ def probabilities(model: nn.Module, images: Tensor, *, by_batch: bool) -> Tensor
         *(
             pytest.param(name, 0.99, marks=pytest.mark.ci)
             for name in (
-                "cnn3", "efficientnet_b0", "resnet18", "resnet_tiny",
-                 "shufflenet_v2_x0_5",
+                "cnn3", "efficientnet_b0", "googlenet", "resnet18", "resnet_tiny",
+                "shufflenet_v2_x0_5",
             )
+        ),
+        *(
+            pytest.param(name, 0.99, marks=pytest.mark.slow)
+            for name in ("mobilenet_v2", "regnet_y_400mf")
         ),
     ],
 )  # fmt: skip
