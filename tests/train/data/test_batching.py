@@ -42,6 +42,15 @@ def test_decoded_images_are_what_serving_sees(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_of_a_new_run_is_made_for_images_too_large_for_memory(
+    divided: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "new"
+    images = DecodedImages(paths(divided), RULE, folder=folder, in_memory_bytes=0)
+    assert images.pixels([0]).shape == (1, 3, RULE.height, RULE.width)
+    assert folder.is_dir()
+
+
 def test_an_image_is_decoded_once_and_given_as_a_copy(divided: Path, tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(paths(divided)[0].read_bytes())

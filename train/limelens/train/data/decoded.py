@@ -26,7 +26,8 @@ class DecodedImages:
     """The images of files, each decoded when it is first asked for.
 
     They take `len * H * W * 3` bytes: of memory up to 1 GiB, else of a file without a name in
-    `folder`, which the system removes when the process ends, however it ends.
+    `folder`, which the system removes when the process ends, however it ends; the folder is made if
+    it is missing.
 
     Args:
         paths: Of the images.
@@ -93,6 +94,8 @@ def _reserved(
     size = math.prod(shape)
     if size <= in_memory_bytes:
         return np.empty(shape, np.uint8)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             # Writing to a mapped file beyond a full disk would end the process without a word.

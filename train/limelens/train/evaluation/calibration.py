@@ -35,9 +35,14 @@ from limelens.train.runs import BEST
 _BATCH: Final = 64
 
 
-def decoded(examples: Sequence[Example], resize: ResizeRule) -> DecodedImages:
-    """The images of examples as serving fits them, each decoded when it is first needed."""
-    return DecodedImages([example.path for example in examples], resize)
+def decoded(
+    examples: Sequence[Example],
+    resize: ResizeRule,
+    num_threads: int = 0,
+    folder: Path | None = None,
+) -> DecodedImages:
+    """The images of examples as serving fits them; see `DecodedImages`."""
+    return DecodedImages([example.path for example in examples], resize, num_threads, folder)
 
 
 def logits_of(model: Classifier, images: DecodedImages) -> NDArray[np.float32]:

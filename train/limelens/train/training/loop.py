@@ -23,6 +23,7 @@ from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
 from limelens.train.architectures import Classifier
 from limelens.train.config import ConfigError, TrainConfig
+from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.examples import DataError, Dataset, targets_of
 from limelens.train.data.label_table import Images, table_settings
 from limelens.train.data.sampling import EpochBatches, repeats
@@ -204,7 +205,6 @@ class _Run:
             processes.world_size,
         )
         self.batches = training_batches(dataset, config, self.order, self.device, folder.path)
-        self.validation = decoded(dataset.splits["val"], config.resize)
         self.criterion = build_criterion(config, self.task, examples, num_labels).to(self.device)
         self.teacher = read_teacher(config, dataset)
         if self.teacher:
@@ -253,6 +253,12 @@ class _Run:
         """Training images for the statistics of batch normalisation."""
         config = self.config
         return statistics_batches(self.dataset.splits["train"], config.resize, config.seed)
+
+    @cached_property
+    def validation(self) -> DecodedImages:
+        """The validation images; the first process alone has them."""
+        examples, config = self.dataset.splits["val"], self.config
+        return decoded(examples, config.resize, config.num_workers, self.folder.path)
 
     def end_epoch(self, loss: float, accuracy: float | None) -> None:
         """Validates, and writes the epoch's files."""
