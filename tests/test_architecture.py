@@ -14,9 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
-PARTS = ("cli", "errors", "explain", "inference", "serve", "train", "v1")
+PARTS = ("cli", "errors", "explain", "inference", "serve", "train", "v1", "watch")
 NAMED = ("serve", "explain", "train", "proto", "tests", "benchmarks", "examples", "fuzz")
-ROOMS = ("serve", "train", "explain", "cli")
+ROOMS = ("serve", "train", "explain", "watch", "cli")
 ARROW = re.compile(r"\s*(?:-->|-\.->)(?:\|[^|]*\|)?\s*")
 NODE = re.compile(r"(\w+)(?:\[\"?(.*?)\"?\])?$")
 

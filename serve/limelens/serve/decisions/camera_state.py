@@ -1,0 +1,28 @@
+"""What a camera says to whoever acts on it: alert, clear, or unknown and why."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class CameraState(StrEnum):
+    """What a door may rely on. Whatever is neither `ALERT` nor `CLEAR` is `UNKNOWN`."""
+
+    ALERT = "alert"  # the decision is an alert label
+    CLEAR = "clear"  # the decision is another label, or nobody is there
+    UNKNOWN = "unknown"  # there is no decision that still holds
+
+
+class UnknownReason(StrEnum):
+    """Why a camera's state is unknown."""
+
+    STARTING = "starting"  # nothing was decided yet
+    ABSTAINED = "abstained"  # the model does not decide on a label
+    NOBODY = "nobody"  # nobody is there, where that was asked to count as unknown
+    EXPIRED = "expired"  # no frame was classified for too long
+    FROZEN = "frozen"  # the camera sends the same frame again and again
+    CAMERA_LOST = "camera_lost"  # the camera cannot be read
+    SERVER_LOST = "server_lost"  # the server does not answer
+    REFUSED = "refused"  # the server refused the stream
+    FAILED = "failed"  # the model's output was unusable, or the frame unreadable
+    OFF = "off"  # outside its schedule, or stopped

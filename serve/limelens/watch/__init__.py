@@ -1,0 +1,1 @@
+"""Watches several cameras: their states, the events, the record of them and the guard's page."""

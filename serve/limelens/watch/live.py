@@ -1,0 +1,132 @@
+"""How every camera is now: written by the cameras' threads, read by the table and the page."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from limelens.serve.decisions.camera_state import CameraState, UnknownReason
+from limelens.serve.decisions.decision import FacePrediction
+from limelens.serve.image import Region
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """The last frame that was answered.
+
+    Args:
+        jpeg: The frame as it was sent.
+        faces: The people in it; empty unless faces were asked for.
+        time: When it was answered, UTC.
+    """
+
+    jpeg: bytes = field(repr=False)
+    faces: tuple[FacePrediction, ...]
+    time: datetime
+
+
+@dataclass(frozen=True)
+class LiveCamera:
+    """One camera, now.
+
+    Args:
+        camera_id: Its name.
+        source: Where its frames come from, without secrets.
+        state: Its state.
+        since: Since when, UTC.
+        reason: Why it is unknown; None if it is not.
+        detail: The same for people; may be empty.
+        label: The decided label; None if there is none.
+        probability: Its probability in the last frame; None without.
+        people: With faces: how many are there; otherwise None.
+        decided_at: When a frame was last classified, by `time.monotonic`; None before the first.
+        fps: Frames classified a second, over the last seconds.
+        num_frames: Frames classified.
+        num_dropped: Frames that were dropped.
+        num_alerts: Changes to an alert.
+        last_error: The last thing that went wrong; empty if nothing did.
+        region: The part of the frame that is looked at; None is all of it.
+        alert_labels: The model's; empty until it is known.
+        model: The model's name; empty until it is known.
+        version: Its version.
+        provider: What it runs on.
+        total_ms: The server's time for the last frame, in milliseconds.
+        frame: The last frame; None if none was kept.
+        last_event_id: The last event of type state; empty before the first.
+    """
+
+    camera_id: str
+    source: str
+    state: CameraState
+    since: datetime
+    reason: UnknownReason | None = None
+    detail: str = ""
+    label: str | None = None
+    probability: float | None = None
+    people: int | None = None
+    decided_at: float | None = None
+    fps: float = 0.0
+    num_frames: int = 0
+    num_dropped: int = 0
+    num_alerts: int = 0
+    last_error: str = ""
+    region: Region | None = None
+    alert_labels: tuple[str, ...] = ()
+    model: str = ""
+    version: int = 0
+    provider: str = ""
+    total_ms: float = 0.0
+    frame: LiveFrame | None = field(default=None, repr=False)
+    last_event_id: str = ""
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since a frame was last classified; None before the first."""
+        return None if self.decided_at is None else time.monotonic() - self.decided_at
+
+
+class LiveCameras:
+    """The cameras by name, in the order in which they came. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._cameras: dict[str, LiveCamera] = {}
+        self._number = 0
+
+    def put(self, camera: LiveCamera) -> None:
+        """Sets how a camera is now."""
+        with self._changed:
+            self._cameras[camera.camera_id] = camera
+            self._number += 1
+            self._changed.notify_all()
+
+    def remove(self, camera_id: str) -> None:
+        """Forgets a camera that is watched no more."""
+        with self._changed:
+            self._cameras.pop(camera_id, None)
+            self._number += 1
+            self._changed.notify_all()
+
+    def get(self, camera_id: str) -> LiveCamera | None:
+        """One camera; None if there is no such."""
+        with self._changed:
+            return self._cameras.get(camera_id)
+
+    def all(self) -> Sequence[LiveCamera]:
+        """Every camera."""
+        with self._changed:
+            return tuple(self._cameras.values())
+
+    @property
+    def number(self) -> int:
+        """Rises with each change."""
+        return self._number
+
+    def wait(self, number: int, timeout_s: float) -> int:
+        """Waits until there is a later change than `number`; returns the number then."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._number > number, timeout_s)
+            return self._number

@@ -1,0 +1,1 @@
+"""The record of what happened: events, their images and explanations, in SQLite."""
