@@ -49,6 +49,25 @@ class FrameVote:
     scores: tuple[Score, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class DecisionRule:
+    """How frames become a decision.
+
+    Args:
+        threshold: The probability that a frame's label needs; None if each label has its own.
+        window: How many frames count.
+        required: How many of them must agree.
+        required_to_alert: How many must agree on an alert label.
+        alert_labels: The model's.
+    """
+
+    threshold: float | None
+    window: int
+    required: int
+    required_to_alert: int
+    alert_labels: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a decision was made from; kept in memory until the record has it.
@@ -59,6 +78,7 @@ class Evidence:
         region: The part of it that was looked at; None is all of it.
         faces: The people in it, if faces were asked for.
         votes: The frames of the window, oldest first, this one last.
+        rule: How these votes became the decision; None if it is not known.
     """
 
     frame_id: int
@@ -66,6 +86,7 @@ class Evidence:
     region: Region | None = None
     faces: tuple[FacePrediction, ...] = ()
     votes: tuple[FrameVote, ...] = ()
+    rule: DecisionRule | None = None
 
 
 @dataclass(frozen=True)
