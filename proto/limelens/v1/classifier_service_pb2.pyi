@@ -16,6 +16,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class CameraState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAMERA_STATE_UNSPECIFIED: _ClassVar[CameraState]
+    CAMERA_STATE_ALERT: _ClassVar[CameraState]
+    CAMERA_STATE_CLEAR: _ClassVar[CameraState]
+    CAMERA_STATE_UNKNOWN: _ClassVar[CameraState]
+
 class ChangeExplanationStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CHANGE_EXPLANATION_STATUS_UNSPECIFIED: _ClassVar[ChangeExplanationStatus]
@@ -36,6 +43,10 @@ class FrameStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FRAME_STATUS_FAILED: _ClassVar[FrameStatus]
     FRAME_STATUS_EXPLANATION: _ClassVar[FrameStatus]
     FRAME_STATUS_DECISION_EXPIRED: _ClassVar[FrameStatus]
+CAMERA_STATE_UNSPECIFIED: CameraState
+CAMERA_STATE_ALERT: CameraState
+CAMERA_STATE_CLEAR: CameraState
+CAMERA_STATE_UNKNOWN: CameraState
 CHANGE_EXPLANATION_STATUS_UNSPECIFIED: ChangeExplanationStatus
 CHANGE_EXPLANATION_STATUS_EXPLAINED: ChangeExplanationStatus
 CHANGE_EXPLANATION_STATUS_SUPERSEDED: ChangeExplanationStatus
@@ -143,7 +154,7 @@ class Frame(_message.Message):
     def __init__(self, frame_id: _Optional[int] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ClassifyStreamResponse(_message.Message):
-    __slots__ = ("frame_id", "status", "prediction", "smoothed_label", "changed", "alert", "dropped_frames", "reason", "model", "timings", "capture_time", "explanation", "smoothed_decision")
+    __slots__ = ("frame_id", "status", "prediction", "smoothed_label", "changed", "alert", "dropped_frames", "reason", "model", "timings", "capture_time", "explanation", "smoothed_decision", "state")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +168,7 @@ class ClassifyStreamResponse(_message.Message):
     CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     SMOOTHED_DECISION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     status: FrameStatus
     prediction: _prediction_pb2.Prediction
@@ -170,7 +182,8 @@ class ClassifyStreamResponse(_message.Message):
     capture_time: _timestamp_pb2.Timestamp
     explanation: ChangeExplanation
     smoothed_decision: _prediction_pb2.Decision
-    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., explanation: _Optional[_Union[ChangeExplanation, _Mapping]] = ..., smoothed_decision: _Optional[_Union[_prediction_pb2.Decision, str]] = ...) -> None: ...
+    state: CameraState
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., prediction: _Optional[_Union[_prediction_pb2.Prediction, _Mapping]] = ..., smoothed_label: _Optional[str] = ..., changed: _Optional[bool] = ..., alert: _Optional[bool] = ..., dropped_frames: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., timings: _Optional[_Union[_prediction_pb2.Timings, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., explanation: _Optional[_Union[ChangeExplanation, _Mapping]] = ..., smoothed_decision: _Optional[_Union[_prediction_pb2.Decision, str]] = ..., state: _Optional[_Union[CameraState, str]] = ...) -> None: ...
 
 class ChangeExplanation(_message.Message):
     __slots__ = ("status", "label", "explanation", "reason", "superseded_changes", "person")

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from limelens.serve.client.results import SegmentWeight as SegmentWeight
     from limelens.serve.client.results import ServedExplanation as ServedExplanation
     from limelens.serve.client.results import Timings as Timings
+    from limelens.serve.decisions.camera_state import CameraState as CameraState
     from limelens.serve.decisions.decision import FacePrediction as FacePrediction
     from limelens.serve.decisions.decision import Prediction as Prediction
     from limelens.serve.image import Region as Region
@@ -75,6 +76,7 @@ _MODULES: Final = {
         "FrameAnswer", "ImageFailure", "LabelExplanation", "LabelInfo", "ModelInfo", "ModelRef",
         "PartialClassification", "SegmentWeight", "ServedExplanation", "Timings",
     ),
+    "decisions.camera_state": ("CameraState",),
     "decisions.decision": ("FacePrediction", "Prediction"),
     "image": ("Region",),
     "rpc.server": ("Server",),

@@ -9,9 +9,9 @@ import pytest
 
 from limelens.serve import FaceOptions, FacePrediction, InvalidRequestError, Prediction, Region
 from limelens.serve.client.feeding import Feed
-from limelens.serve.client.requests import classify_request, explain_request, stream_config
+from limelens.serve.client.requests import Frame, classify_request, explain_request, stream_config
 from limelens.serve.client.responses import classification, frame_answer, served_explanation
-from limelens.serve.client.results import FrameStatus
+from limelens.serve.client.results import CameraState, FrameStatus
 from limelens.serve.decisions.decision import Decision, FaceIssue, Score
 from limelens.serve.errors import UnavailableError
 from limelens.serve.rpc.responses import face_message, prediction_message
@@ -72,6 +72,15 @@ def test_the_smoothed_decision_of_an_older_server_follows_from_its_label(
 ) -> None:
     answer = frame_answer(service_pb2.ClassifyStreamResponse(smoothed_label=label))
     assert answer.smoothed_decision == decision
+    assert answer.state is (CameraState.CLEAR if label else CameraState.UNKNOWN)
+
+
+def test_a_state_of_a_newer_server_is_no_clearance() -> None:
+    response = service_pb2.ClassifyStreamResponse(
+        smoothed_label="bare", smoothed_decision=prediction_pb2.DECISION_LABEL
+    )
+    response.state = 99  # type: ignore[assignment]
+    assert frame_answer(response).state is CameraState.UNKNOWN
 
 
 def test_an_explanation_names_its_face_and_a_change_its_person() -> None:
@@ -128,6 +137,32 @@ def test_a_frame_that_was_given_up_keeps_what_was_decided() -> None:
     feed.put(RED)
     (given_up,) = feed.take_given_up()
     assert (given_up.status, given_up.smoothed_decision) == (FrameStatus.SUPERSEDED, "no_face")
+    assert given_up.state is CameraState.CLEAR
+
+
+def test_nothing_is_known_once_the_server_is_lost() -> None:
+    feed = Feed(drop_old=True, tells_loss=True)
+    bare = service_pb2.ClassifyStreamResponse(
+        frame_id=0,
+        status=service_pb2.FRAME_STATUS_CLASSIFIED,
+        smoothed_label="bare",
+        state=service_pb2.CAMERA_STATE_CLEAR,
+    )
+    assert [one.state for one in feed.received(frame_answer(bare))] == [CameraState.CLEAR]
+    feed.put(Frame(5, RED))
+    feed.take()
+    feed.put(Frame(6, RED))
+    feed.put(Frame(7, RED))  # given up while its server seemed well
+    for _ in range(2):
+        assert feed.pause_after(UnavailableError("gone")) is not None
+    feed.put(Frame(8, RED))
+    told = feed.take_given_up()
+    assert [(one.status, one.frame_id) for one in told] == [
+        (FrameStatus.SUPERSEDED, 6), (FrameStatus.LOST, 5), (FrameStatus.SERVER_LOST, 0),
+        (FrameStatus.SUPERSEDED, 7),
+    ]  # fmt: skip
+    assert {one.state for one in told} == {CameraState.UNKNOWN}
+    assert told[2].reason == "gone"
 
 
 def test_after_a_new_connection_nobody_there_differs_from_unknown() -> None:

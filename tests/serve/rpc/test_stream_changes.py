@@ -16,7 +16,7 @@ from tests.waiting import slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
-from limelens.serve.client.results import ChangeStatus, FrameAnswer, FrameStatus
+from limelens.serve.client.results import CameraState, ChangeStatus, FrameAnswer, FrameStatus
 from limelens.serve.errors import InvalidRequestError, UnavailableError
 from limelens.serve.image import Region
 from limelens.serve.rpc.server_config import Limits, ServiceSettings
@@ -402,10 +402,12 @@ def test_a_door_alerts_at_once_and_clears_after_some_frames(client: Client) -> N
 
 def test_a_decision_without_new_frames_becomes_unknown(client: Client) -> None:
     camera = Camera(client, max_decision_age_s=1.5, smoothing=(3, 2))
-    camera(RED)
-    assert camera(RED).alert
+    assert camera(RED).state is CameraState.UNKNOWN
+    answer = camera(RED)
+    assert (answer.alert, answer.state) == (True, CameraState.ALERT)
     reported = camera.hear()  # without a frame
     assert (reported.status, reported.frame_id) == (FrameStatus.DECISION_EXPIRED, 1)
+    assert reported.state is CameraState.UNKNOWN
     assert (reported.smoothed_label, reported.changed, reported.alert) == (None, True, False)
     # What was seen before no longer counts.
     assert camera(RED).smoothed_label is None
@@ -415,6 +417,6 @@ def test_a_decision_without_new_frames_becomes_unknown(client: Client) -> None:
 
 def test_unreadable_frames_do_not_keep_a_decision(client: Client) -> None:
     camera = Camera(client, max_decision_age_s=0.3)
-    assert camera(RED).smoothed_label == "red"
-    until(lambda: camera(b"no image").smoothed_label is None)
+    assert camera(GREEN).state is CameraState.CLEAR
+    until(lambda: camera(b"no image").state is CameraState.UNKNOWN)
     camera.end()

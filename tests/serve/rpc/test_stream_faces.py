@@ -23,7 +23,7 @@ from tests.waiting import until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
-from limelens.serve.client.results import ChangeStatus, FrameAnswer, FrameStatus
+from limelens.serve.client.results import CameraState, ChangeStatus, FrameAnswer, FrameStatus
 from limelens.serve.decisions.decision import Decision, FaceIssue
 from limelens.serve.errors import InvalidRequestError, LimelensError
 from limelens.serve.faces.options import FaceOptions
@@ -77,6 +77,7 @@ def test_each_person_is_decided_and_the_worst_is_told(client: Client) -> None:
     assert [one.smoothed_decision for one in found] == [Decision.NO_FACE, *[Decision.LABEL] * 4]
     assert [one.changed for one in found] == [True, True, True, True, False]
     assert [one.alert for one in found] == [False, False, False, True, True]
+    assert [one.state for one in found] == [CameraState.CLEAR] * 3 + [CameraState.ALERT] * 2
     assert [[face.changed for face in one.faces] for one in found] == [
         [], [True], [True, False], [False, False, True], [False] * 3,
     ]  # fmt: skip
@@ -106,6 +107,10 @@ def test_smoothing_counts_the_frames_of_each_person(client: Client) -> None:
     found = [camera(scene(left=GREEN, right=RED)) for _ in range(3)]
     assert [one.smoothed_decision for one in found] == [
         Decision.ABSTAINED, Decision.LABEL, Decision.LABEL,
+    ]  # fmt: skip
+    # Somebody new of whom nothing is known takes the clearance of the others away.
+    assert [one.state for one in found] == [
+        CameraState.UNKNOWN, CameraState.ALERT, CameraState.ALERT,
     ]  # fmt: skip
     assert [one.changed for one in found] == [True, True, False]
     assert [one.alert for one in found] == [False, True, True]
@@ -148,6 +153,7 @@ def test_faces_that_cannot_be_judged_say_nothing(client: Client) -> None:
     assert (face.person, face.smoothed_label, face.prediction.scores) == (1, None, ())
     answer = camera(frame)
     assert (answer.smoothed_decision, answer.alert) == (Decision.ABSTAINED, False)
+    assert answer.state is CameraState.UNKNOWN
     camera.end()
 
 
@@ -303,16 +309,19 @@ def test_a_decision_that_is_too_old_forgets_everybody(client: Client) -> None:
     assert (reported.status, reported.frame_id) == (FrameStatus.DECISION_EXPIRED, 0)
     assert (reported.smoothed_label, reported.changed, reported.alert) == (None, True, False)
     assert reported.smoothed_decision is Decision.ABSTAINED
+    assert reported.state is CameraState.UNKNOWN
     assert people(camera(scene(left=RED))) == {2: "red"}
     camera.end()
 
 
 def test_an_empty_hall_becomes_unknown_too(client: Client) -> None:
     camera = Paced(client, faces=True, max_decision_age_s=0.4)
-    assert camera(EMPTY).smoothed_decision is Decision.NO_FACE
+    nobody = camera(EMPTY)
+    assert (nobody.smoothed_decision, nobody.state) == (Decision.NO_FACE, CameraState.CLEAR)
     reported = camera.answer()
     assert reported.status is FrameStatus.DECISION_EXPIRED
     assert (reported.smoothed_decision, reported.changed) == (Decision.ABSTAINED, True)
+    assert reported.state is CameraState.UNKNOWN
     camera.end()
 
 
@@ -365,6 +374,7 @@ def test_unusable_numbers_make_the_decision_unknown(
     failed = camera(scene(left=RED, right=BLUE))
     assert (failed.status, failed.smoothed_label) == (FrameStatus.FAILED, None)
     assert failed.smoothed_decision is Decision.ABSTAINED
+    assert failed.state is CameraState.UNKNOWN
     assert people(camera(scene(left=RED))) == {2: "red"}
     camera.end()
 

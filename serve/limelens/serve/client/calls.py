@@ -281,7 +281,8 @@ class Calls:
             reconnect: Whether to open the stream again for the next frame if the server goes
                 down, is full, or ended the stream because no frame came for long. Frames in flight
                 get the status lost; without `drop_old` they are sent again. The smoothed decision
-                starts anew.
+                starts anew. With `max_decision_age_s` a camera's stream says at once that the
+                server is lost, also without a frame in flight: `FrameStatus.SERVER_LOST`.
             wait_for_ready: Whether to wait, with a frame in hand, for a server that is not there
                 yet; False raises `UnavailableError` instead.
             request_id: As for `classify`.
@@ -301,7 +302,7 @@ class Calls:
             self._transport,
             self._stub,
             lambda: self._metadata(named),
-            Feed(drop_old),
+            Feed(drop_old, tells_loss=drop_old and arguments.get("max_decision_age_s", 0.0) > 0),
             self._transport.signal(),
             stream_config(**arguments),
             wait_for_ready,

@@ -5,6 +5,7 @@ It is plain state that waits for nothing and locks nothing. At most one frame wa
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import random
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Final
 
 from limelens.serve.client.requests import Frame, ImageInput
 from limelens.serve.client.results import FrameAnswer, FrameStatus, ModelRef, Timings
+from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.decisions.decision import Decision
 from limelens.serve.errors import ExpiredError, LimelensError, OverloadedError, UnavailableError
 
@@ -32,10 +34,12 @@ class Feed:
     Args:
         drop_old: Whether a newer frame replaces one that was not sent yet. Otherwise each frame
             waits for the answer to the one before, so that the server drops none either.
+        tells_loss: Whether an answer of its own says that the server is lost.
     """
 
-    def __init__(self, drop_old: bool) -> None:
+    def __init__(self, drop_old: bool, *, tells_loss: bool = False) -> None:
         self._drop_old = drop_old
+        self._tells_loss = tells_loss
         self._window = MAX_UNANSWERED if drop_old else 1
         self._numbers = itertools.count()
         self._next: Frame | None = None
@@ -46,6 +50,8 @@ class Feed:
         self._label: str | None = None
         self._decision = Decision.ABSTAINED
         self._alert = False
+        self._state = CameraState.UNKNOWN
+        self._last_id = -1  # of the last answer
         self._is_new_server = False
         self._pauses = _pauses()
         self._model = ModelRef("", 0, "")
@@ -108,13 +114,15 @@ class Feed:
             now = answer.smoothed_label, answer.smoothed_decision
             changed = now != (self._label, self._decision)
         self._label, self._alert = answer.smoothed_label, answer.alert
-        self._decision = answer.smoothed_decision
+        self._decision, self._state = answer.smoothed_decision, answer.state
+        self._last_id = max(self._last_id, answer.frame_id)
         dropped = self._num_dropped + self._num_server_dropped
         return [*self.take_given_up(), replace(answer, dropped_frames=dropped, changed=changed)]
 
     def take_given_up(self) -> list[FrameAnswer]:
-        """The answers to frames that were given up here, each once."""
-        answers = list(self._given_up)
+        """The answers to frames that were given up here and what else is new here, each once."""
+        # They may have waited for long: only the state of now is of use.
+        answers = [replace(one, state=self._state) for one in self._given_up]
         self._given_up.clear()
         return answers
 
@@ -132,12 +140,16 @@ class Feed:
             return None
         self._num_dropped += self._num_server_dropped
         self._num_server_dropped = 0
+        # Whatever was decided before, nobody watches now.
+        self._state = CameraState.UNKNOWN
         sent, self._sent = self._sent, {}
         for frame in sent.values():
             if self._drop_old:
                 self._give_up(frame, FrameStatus.LOST)
             else:
                 self._next = frame
+        if self._tells_loss and not self._is_new_server:
+            self._report(self._last_id, FrameStatus.SERVER_LOST, reason=str(error))
         self._is_new_server = True
         pause_s = next(self._pauses)
         if isinstance(error, OverloadedError):
@@ -146,9 +158,19 @@ class Feed:
 
     def _give_up(self, frame: Frame, status: FrameStatus) -> None:
         self._num_dropped += 1
+        self._report(frame.frame_id, status, capture_time=frame.capture_time)
+
+    def _report(
+        self,
+        frame_id: int,
+        status: FrameStatus,
+        *,
+        reason: str = "",
+        capture_time: datetime.datetime | None = None,
+    ) -> None:
         self._given_up.append(
             FrameAnswer(
-                frame_id=frame.frame_id,
+                frame_id=frame_id,
                 status=status,
                 prediction=None,
                 smoothed_label=self._label,
@@ -156,10 +178,10 @@ class Feed:
                 changed=False,
                 alert=self._alert,
                 dropped_frames=self._num_dropped + self._num_server_dropped,
-                reason="",
+                reason=reason,
                 model=self._model,
                 timings_ms=Timings(0.0, 0.0, 0.0, 0.0),
-                capture_time=frame.capture_time,
+                capture_time=capture_time,
             )
         )
 

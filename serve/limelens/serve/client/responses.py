@@ -26,6 +26,7 @@ from limelens.serve.client.results import (
     ServedExplanation,
     Timings,
 )
+from limelens.serve.decisions.camera_state import CameraState, state_of
 from limelens.serve.decisions.decision import (
     Decision,
     FaceIssue,
@@ -76,6 +77,7 @@ def frame_answer(response: service_pb2.ClassifyStreamResponse) -> FrameAnswer:
         if has("capture_time")
         else None,
         explanation=_change_explanation(response.explanation) if has("explanation") else None,
+        state=_state(response),
     )
 
 
@@ -173,6 +175,13 @@ def _smoothed_decision(response: service_pb2.ClassifyStreamResponse) -> Decision
     if not response.smoothed_decision:  # servers that do not send it know no faces
         return Decision.LABEL if response.smoothed_label else Decision.ABSTAINED
     return _decision(response.smoothed_decision)
+
+
+def _state(response: service_pb2.ClassifyStreamResponse) -> CameraState:
+    if not response.state:  # servers that do not send it
+        return state_of(_smoothed_decision(response), alert=response.alert)
+    # An unknown one, from a newer server, is no clearance.
+    return CameraState(_word(service_pb2.CameraState, response.state, "unknown"))
 
 
 def _prediction(message: prediction_pb2.Prediction) -> Prediction:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from limelens.serve.decisions.camera_state import CameraState as CameraState
 from limelens.serve.decisions.decision import Decision, FacePrediction, Prediction
 from limelens.serve.decisions.frame_status import ChangeStatus as ChangeStatus
 from limelens.serve.decisions.frame_status import FrameStatus as FrameStatus
@@ -159,12 +160,12 @@ class FrameAnswer:
 
     Args:
         frame_id: The frame; for an explanation the one that is explained, for an expired decision
-            the last that was classified.
+            the last that was classified, for a lost server the last that was answered or -1.
         status: What happened to it.
         prediction: The frame's own; None unless it was classified.
         smoothed_label: The decision over the last frames; None while it is unknown.
         changed: Whether it differs from the previous answer.
-        alert: Whether it is an alert label.
+        alert: Whether it is an alert label; False also while it is unknown.
         dropped_frames: Frames of this stream dropped so far.
         reason: What was wrong with the frame; empty if nothing was.
         model: The model.
@@ -173,6 +174,8 @@ class FrameAnswer:
         explanation: Of an earlier change; None unless the status is `EXPLANATION`.
         smoothed_decision: Whether the smoothed decision is a label or unknown; with faces also
             `NO_FACE`, if nobody is there.
+        state: What a door may rely on. It does not hold for longer than `max_decision_age_s`, nor
+            once the answers end or fail: what is not `CLEAR` then is unknown.
     """
 
     frame_id: int
@@ -188,6 +191,7 @@ class FrameAnswer:
     capture_time: datetime.datetime | None
     explanation: ChangeExplanation | None = None
     smoothed_decision: Decision = Decision.ABSTAINED
+    state: CameraState = CameraState.UNKNOWN
 
     @property
     def faces(self) -> tuple[FacePrediction, ...]:

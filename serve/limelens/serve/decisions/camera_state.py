@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from limelens.serve.decisions.decision import Decision
+
 
 class CameraState(StrEnum):
     """What a door may rely on. Whatever is neither `ALERT` nor `CLEAR` is `UNKNOWN`."""
@@ -26,3 +28,15 @@ class UnknownReason(StrEnum):
     REFUSED = "refused"  # the server refused the stream
     FAILED = "failed"  # the model's output was unusable, or the frame unreadable
     OFF = "off"  # outside its schedule, or stopped
+
+
+def state_of(decision: Decision, *, alert: bool) -> CameraState:
+    """The state that a decision over the last frames means, as long as it holds.
+
+    Args:
+        decision: Whether it is a label, or unknown, or nobody is there.
+        alert: Whether the label is an alert label.
+    """
+    if decision is Decision.ABSTAINED:
+        return CameraState.UNKNOWN
+    return CameraState.ALERT if alert else CameraState.CLEAR

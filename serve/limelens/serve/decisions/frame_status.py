@@ -19,6 +19,9 @@ class FrameStatus(StrEnum):
     """No response to a frame: `FrameAnswer.explanation` explains an earlier change."""
     DECISION_EXPIRED = "decision_expired"
     """No response to a frame: the decision became too old, and is unknown."""
+    SERVER_LOST = "server_lost"
+    """No response to a frame: the connection is lost, and the state unknown until a server answers
+    again. Only clients report this, if they reconnect and were given `max_decision_age_s`."""
 
 
 class ChangeStatus(StrEnum):

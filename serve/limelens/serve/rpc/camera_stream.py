@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import grpc.aio
 
+from limelens.serve.decisions.camera_state import state_of
 from limelens.serve.decisions.frame_status import ChangeStatus, FrameStatus
 from limelens.serve.errors import (
     InvalidRequestError,
@@ -347,14 +348,16 @@ class Camera:
     ) -> service_pb2.ClassifyStreamResponse:
         smoothed = self._frames.smoothed
         label = smoothed.label or ""
+        alert = label in self._model.bundle.metadata.alert_labels
         response = service_pb2.ClassifyStreamResponse(
             frame_id=frame.frame_id,
             status=f"FRAME_STATUS_{status.name}",
             smoothed_decision=f"DECISION_{smoothed.decision.name}",
             smoothed_label=label,
-            alert=label in self._model.bundle.metadata.alert_labels,
+            alert=alert,
             dropped_frames=self._num_dropped,
             model=model_ref(self._model),
+            state=f"CAMERA_STATE_{state_of(smoothed.decision, alert=alert).name}",
         )
         if frame.HasField("capture_time"):
             response.capture_time.CopyFrom(frame.capture_time)

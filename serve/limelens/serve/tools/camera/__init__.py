@@ -10,6 +10,15 @@ and decisions.
 
 from limelens.serve.tools.camera.places import SourceError
 from limelens.serve.tools.camera.source import Source, open_source
+from limelens.serve.tools.camera.state import StateKeeper, StateReport
 from limelens.serve.tools.camera.watching import SourceAnswer, watch
 
-__all__ = ["Source", "SourceAnswer", "SourceError", "open_source", "watch"]
+__all__ = [
+    "Source",
+    "SourceAnswer",
+    "SourceError",
+    "StateKeeper",
+    "StateReport",
+    "open_source",
+    "watch",
+]
