@@ -280,6 +280,22 @@ def test_a_photo_and_its_smaller_copy_are_near_duplicates() -> None:
     assert len({int(group) for group in groups[:3]}) == 3
 
 
+def test_a_mirrored_copy_is_a_near_duplicate_where_it_is_asked_for() -> None:
+    rng = np.random.default_rng(2)
+    images = [
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
+            (90, 70), Image.Resampling.BICUBIC
+        )
+        for _ in range(3)
+    ]
+    mirrored = images[2].transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((72, 56))
+    pixels = [np.asarray(one) for one in (*images, mirrored)]
+    groups = near_duplicate_groups([perceptual_hash(one, mirrored=True) for one in pixels])
+    assert groups.tolist() == [0, 1, 2, 2]
+    groups = near_duplicate_groups([perceptual_hash(one) for one in pixels])
+    assert groups.tolist() == [0, 1, 2, 3]
+
+
 def test_bottles_of_one_shape_are_not_near_duplicates() -> None:
     rng = np.random.default_rng(1)
     bottle = np.zeros((90, 40, 3), dtype=np.uint8)

@@ -49,7 +49,7 @@ def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts 
             len(encoded),
             hashlib.sha256(encoded).hexdigest(),
             hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
-            perceptual_hash(pixels),
+            perceptual_hash(pixels, mirrored=True),
             plain_features(pixels) if features else np.empty(0, np.float32),
         )
 

@@ -155,4 +155,8 @@ def _described(
 ) -> tuple[str, PerceptualHash, tuple[int, int]]:
     """A file's digest, and its image's perceptual hash, height and width."""
     height, width = pixels.shape[:2]
-    return hashlib.sha256(encoded).hexdigest(), perceptual_hash(pixels), (height, width)
+    return (
+        hashlib.sha256(encoded).hexdigest(),
+        perceptual_hash(pixels, mirrored=True),
+        (height, width),
+    )

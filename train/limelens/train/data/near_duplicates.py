@@ -8,6 +8,7 @@ splits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,11 +28,14 @@ class PerceptualHash:
         gradients: 64-bit difference hash.
         colours: `(P, 3)`, the mean RGB of each field of a grid.
         frequencies: 64-bit hash of the lowest frequencies; 0 if it is not compared.
+        mirrored: `gradients` of the image with left and right exchanged; None if a mirrored copy is
+            another image.
     """
 
     gradients: int
     colours: NDArray[np.uint8]
     frequencies: int = 0
+    mirrored: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,29 @@ LISTED: Final = Threshold(5.5, ignores_tint=True)
 
 
 def perceptual_hash(
-    pixels: NDArray[np.uint8], *, grid: int = 16, frequencies: bool = False
+    pixels: NDArray[np.uint8],
+    *,
+    grid: int = 16,
+    frequencies: bool = False,
+    mirrored: bool = False,
 ) -> PerceptualHash:
     """The perceptual hash of an image; only hashes made with the same options compare.
 
-    `grid` fields along each side give colours; hashing `frequencies` too takes longer.
+    `grid` fields along each side give colours; hashing `frequencies` too takes longer. With
+    `mirrored`, which excludes frequencies, a mirrored copy counts as near too.
     """
     # Imported here: an evaluation needs no hashes.
     import imagehash
 
     image = Image.fromarray(pixels)
+    small = image.resize((grid, grid), Image.Resampling.BOX)
     return PerceptualHash(
         int(str(imagehash.dhash(image)), 16),
-        np.asarray(image.resize((grid, grid), Image.Resampling.BOX)).reshape(-1, 3),
+        np.asarray(small).reshape(-1, 3),
         int(str(imagehash.phash(image)), 16) if frequencies else 0,
+        int(str(imagehash.dhash(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))), 16)
+        if mirrored
+        else None,
     )
 
 
@@ -125,20 +138,44 @@ def _near_before(
     gradients = np.array([one.gradients for one in hashes], dtype=np.uint64)
     frequencies = np.array([one.frequencies for one in hashes], dtype=np.uint64)
     for index in range(1, len(hashes)):
-        bits = np.bitwise_count(gradients[:index] ^ gradients[index])
-        near = np.flatnonzero(bits <= threshold.gradients)
-        if among is not None:
-            near = near[among[near]]
-        bits = np.bitwise_count(frequencies[near] ^ frequencies[index])
-        near = near[bits <= threshold.frequencies]
-        difference = np.empty(len(near), dtype=np.float32)
-        for start in range(0, len(near), _PAIRS_AT_ONCE):
-            part = slice(start, start + _PAIRS_AT_ONCE)
-            colours = np.stack([hashes[one].colours for one in near[part]]).astype(np.float32)
-            colours -= hashes[index].colours
-            if threshold.ignores_tint:
-                colours -= colours.mean(axis=1, keepdims=True)
-            difference[part] = np.abs(colours).mean(axis=(1, 2))
-        is_near = difference <= threshold.colours
-        if is_near.any():
-            yield index, near[is_near], difference[is_near]
+        differences: dict[int, float] = {}
+        for sides in _sides(hashes[index]):
+            bits = np.bitwise_count(gradients[:index] ^ np.uint64(sides.gradients))
+            near = np.flatnonzero(bits <= threshold.gradients)
+            if among is not None:
+                near = near[among[near]]
+            bits = np.bitwise_count(frequencies[near] ^ np.uint64(sides.frequencies))
+            near = near[bits <= threshold.frequencies]
+            for one, apart in zip(near, _apart(hashes, near, sides, threshold), strict=True):
+                if apart <= threshold.colours:
+                    differences[one] = min(apart, differences.get(one, apart))
+        if differences:
+            found = sorted(differences)
+            yield index, np.array(found), np.array([differences[one] for one in found], np.float32)
+
+
+def _sides(hash: PerceptualHash) -> Iterator[PerceptualHash]:
+    """The hash of an image and, if it has one, that of its mirror image."""
+    yield hash
+    if hash.mirrored is not None:
+        grid = math.isqrt(len(hash.colours))
+        colours = hash.colours.reshape(grid, grid, 3)[:, ::-1].reshape(-1, 3)
+        yield PerceptualHash(hash.mirrored, colours)
+
+
+def _apart(
+    hashes: Sequence[PerceptualHash],
+    others: NDArray[np.intp],
+    hash: PerceptualHash,
+    threshold: Threshold,
+) -> list[float]:
+    """How far the colours of other images are from those of one, 0 to 255."""
+    found: list[float] = []
+    for start in range(0, len(others), _PAIRS_AT_ONCE):
+        part = others[start : start + _PAIRS_AT_ONCE]
+        colours = np.stack([hashes[one].colours for one in part]).astype(np.float32)
+        colours -= hash.colours
+        if threshold.ignores_tint:
+            colours -= colours.mean(axis=1, keepdims=True)
+        found += np.abs(colours).mean(axis=(1, 2)).tolist()
+    return found
