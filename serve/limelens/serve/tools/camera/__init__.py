@@ -8,12 +8,14 @@ Videos and cameras need `limelens[camera]`, folders of images do not. It knows n
 and decisions.
 """
 
-from limelens.serve.tools.camera.places import SourceError
-from limelens.serve.tools.camera.source import Source, open_source
+from limelens.serve.tools.camera.faults import LossReason, SourceError
+from limelens.serve.tools.camera.opening import open_source
+from limelens.serve.tools.camera.source import Source
 from limelens.serve.tools.camera.state import StateKeeper, StateReport
 from limelens.serve.tools.camera.watching import SourceAnswer, watch
 
 __all__ = [
+    "LossReason",
     "Source",
     "SourceAnswer",
     "SourceError",

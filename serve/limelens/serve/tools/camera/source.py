@@ -10,85 +10,57 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from limelens.serve.client import Frame
-from limelens.serve.tools.camera.places import Kind, SourceAddress, SourceError, images, place
+from limelens.serve.tools.camera.faults import LossReason, SourceError
+from limelens.serve.tools.camera.health import Health
+from limelens.serve.tools.camera.places import SourceAddress, with_credentials
+from limelens.serve.tools.camera.slot import ReadFrame, Slot
 from limelens.serve.tools.camera.timeline import Timeline
 from limelens.serve.tools.camera.video import Video, to_jpeg
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
+_log = logging.getLogger(__name__)
 DEFAULT_QUALITY: Final = 90
-_FIRST_WAIT_S: Final = 0.5
-_LONGEST_WAIT_S: Final = 30.0
 _ENOUGH_WITHOUT: Final = 2
 """Frames without a timestamp before a warning; a single one is normal."""
 _TOLERANCE_S: Final = 1e-6
 _IMAGE_INTERVAL_S: Final = 0.2
 """Images of a folder are taken to be so far apart, as if a camera had taken them."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class SourceFrame(Frame):
-    """An encoded frame; `place` is the file in a folder or the time in a video, or empty."""
+    """An encoded frame.
+
+    Args:
+        place: The file in a folder or the time in a video, or empty.
+        position_s: Seconds from the beginning of a video or folder; None for a camera. With a
+            position, the capture time is as if the file had begun with the reading.
+    """
 
     image: bytes
     place: str = ""
+    position_s: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """A frame that is not encoded yet."""
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read; see `open_source`."""
 
-    encode: Callable[[], bytes]
-    captured_at: datetime | None
-    place: str
-
-
-class _Slot:
-    """Passes frames one at a time from the reading thread to the iterating one."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._frame: _Read | None = None
-        self._error: Exception | None = None
-        self._over = False
-        self.num_replaced = 0
-
-    def put(self, frame: _Read, *, may_replace: bool) -> None:
-        """Gives a frame in place of the last one, or waits until the last one was taken."""
-        with self._changed:
-            if not may_replace:
-                self._changed.wait_for(lambda: self._frame is None or self._over)
-            if not self._over:
-                self.num_replaced += self._frame is not None
-                self._frame = frame
-                self._changed.notify_all()
-
-    def take(self) -> _Read | None:
-        """Waits for a frame; None if there are no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._frame is not None or self._over)
-            frame, self._frame = self._frame, None
-            self._changed.notify_all()
-            if frame is None and self._error is not None:
-                raise self._error
-            return frame
-
-    def end(self, error: Exception | None = None, *, at_once: bool = False) -> None:
-        """Ends the frames: after the waiting one, or at once with `at_once`."""
-        with self._changed:
-            if at_once:
-                self._frame = None
-            if not self._over:
-                self._over, self._error = True, error
-            self._changed.notify_all()
+    max_fps: float | None = None
+    quality: int = DEFAULT_QUALITY
+    credentials: str | Callable[[], str] = field(default="", repr=False)
+    frozen_after_s: float = 0.0
+    report: Callable[[str], object] = _log.warning
+    on_lost: Callable[[SourceError], object] = lambda _error: None
+    on_back: Callable[[], object] = lambda: None
 
 
 class Source:
@@ -96,6 +68,13 @@ class Source:
 
     Iterating yields the frames and may continue after a break. As a context manager it closes
     itself. Its name holds no password; `is_live` is whether only the newest frame counts.
+
+    Args:
+        where: Its place.
+        video: It, open; None for images, and for a camera that its own thread opens.
+        files: The images of a folder; None for a video or a camera.
+        is_live: Whether only the newest frame counts.
+        options: The rest.
     """
 
     def __init__(
@@ -103,20 +82,25 @@ class Source:
         where: SourceAddress,
         video: Video | None,
         *,
-        files: tuple[Path, ...],
+        files: tuple[Path, ...] | None,
         is_live: bool,
-        max_fps: float | None,
-        quality: int,
-        report: Callable[[str], object],
+        options: SourceOptions,
     ) -> None:
         self.name = where.name
         self.is_live = is_live
         self._where = where
         self._files = files
-        self._interval_s = 1 / max_fps if max_fps else 0.0
-        self._quality = quality
-        self._report = report
-        self._slot = _Slot()
+        self._options = options
+        self._report = options.report
+        self._interval_s = 1 / options.max_fps if options.max_fps else 0.0
+        self._health = Health(
+            where.name,
+            options.frozen_after_s,
+            options.report,
+            options.on_lost,
+            options.on_back,
+        )
+        self._slot = Slot()
         self._stopped = threading.Event()
         self._next_id = 0
         self._next_at = 0.0
@@ -130,6 +114,11 @@ class Source:
     def num_skipped(self) -> int:
         """Frames of a camera that a newer one replaced before they were taken."""
         return self._slot.num_replaced
+
+    @property
+    def loss(self) -> SourceError | None:
+        """Why a camera is lost or frozen now; None if it is not."""
+        return self._health.loss
 
     @property
     def is_stopped(self) -> bool:
@@ -175,12 +164,12 @@ class Source:
         if read is None:
             return None
         number, self._next_id = self._next_id, self._next_id + 1
-        return SourceFrame(number, read.encode(), read.captured_at, read.place)
+        return SourceFrame(number, read.encode(), read.captured_at, read.place, read.position_s)
 
     def _read(self, video: Video | None) -> None:
         try:
-            if video is None:
-                self._read_images()
+            if self._files is not None:
+                self._read_images(self._files)
             else:
                 self._read_video(video)
         except Exception as error:
@@ -188,13 +177,14 @@ class Source:
         else:
             self._slot.end()
 
-    def _read_images(self) -> None:
+    def _read_images(self, files: tuple[Path, ...]) -> None:
         interval_s = self._interval_s or _IMAGE_INTERVAL_S
-        for number, path in enumerate(self._files):
+        for number, path in enumerate(files):
             if self.is_stopped:
                 return
-            captured_at = self._filed_at(number * interval_s)
-            self._slot.put(_Read(path.read_bytes, captured_at, str(path)), may_replace=False)
+            at_s = number * interval_s
+            read = ReadFrame(path.read_bytes, self._filed_at(at_s), str(path), at_s)
+            self._slot.put(read, may_replace=False)
 
     def _filed_at(self, at_s: float) -> datetime | None:
         """When a frame of a file was taken, as if the file had begun with the reading.
@@ -204,43 +194,20 @@ class Source:
         """
         return None if self.is_live else self._began + timedelta(seconds=at_s)
 
-    def _read_video(self, video: Video) -> None:
-        if not video.is_endless:
-            self._read_once(video)
-            return
-        last: SourceError | None = None
+    def _read_video(self, video: Video | None) -> None:
         while not self.is_stopped:
             try:
+                video = video or open_video(self._where, self._options.credentials)
                 self._read_once(video)
+                lost = SourceError(f"{self.name}: the camera ended", LossReason.ENDED)
             except SourceError as error:
-                last = error
-            if self.is_stopped:
+                lost = error
+                if video is not None and not video.is_endless:
+                    raise
+            if self.is_stopped or (video is not None and not video.is_endless):
                 return
-            self._report(f"{last or f'{self.name}: the camera ended'}; looking for it again")
-            found = self._find_again()
-            if found is None:
-                return
-            video = found
-            self._report(f"{self.name}: found again")
-
-    def _find_again(self) -> Video | None:
-        """Reopens the camera as soon as possible; None if it was stopped."""
-        from tenacity import RetryError, Retrying, retry_if_exception_type
-        from tenacity.nap import sleep_using_event
-        from tenacity.stop import stop_when_event_set
-        from tenacity.wait import wait_exponential
-
-        self._stopped.wait(_FIRST_WAIT_S)
-        trying = Retrying(
-            retry=retry_if_exception_type(SourceError),
-            wait=wait_exponential(_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
-            stop=stop_when_event_set(self._stopped),
-            sleep=sleep_using_event(self._stopped),
-        )
-        try:
-            return trying(Video, self._where)
-        except RetryError:
-            return None
+            video = None
+            self._stopped.wait(self._health.lose(lost))
 
     def _read_once(self, video: Video) -> None:
         timeline = Timeline(video.rate)
@@ -251,6 +218,8 @@ class Source:
             for frame in video.frames():
                 if self.is_stopped:
                     return
+                if video.is_endless and self._health.is_frozen(frame):
+                    continue
                 at_s = timeline.time_of(frame.time)
                 if goes_by_time:
                     if timeline.num_without >= _ENOUGH_WITHOUT and not is_reported:
@@ -263,63 +232,33 @@ class Source:
                         continue
                     earliest_s = (at_s if next_s is None else next_s) + self._interval_s
                     next_s = max(earliest_s, at_s)
-                at = "" if video.is_endless else f"{at_s:.3f} s"
-                captured_at = datetime.now(UTC) if video.is_endless else self._filed_at(at_s)
-
-                def encode(frame: VideoFrame = frame) -> bytes:
-                    return to_jpeg(frame, self._quality)
-
-                self._slot.put(_Read(encode, captured_at, at), may_replace=self.is_live)
+                self._slot.put(self._read_frame(frame, video, at_s), may_replace=self.is_live)
             if video.num_broken and not video.is_endless:
                 self._report(f"{self.name}: {video.num_broken} packets could not be decoded")
         finally:
             video.close()
 
+    def _read_frame(self, frame: VideoFrame, video: Video, at_s: float) -> ReadFrame:
+        def encode() -> bytes:
+            return to_jpeg(frame, self._options.quality)
 
-def open_source(
-    source: str | int | Path,
-    *,
-    live: bool | None = None,
-    max_fps: float | None = None,
-    quality: int = DEFAULT_QUALITY,
-    report: Callable[[str], object] = _log.warning,
-) -> Source:
-    """Opens a camera, a video or a folder of images.
+        if video.is_endless:
+            return ReadFrame(encode, datetime.now(UTC), "", None)
+        return ReadFrame(encode, self._filed_at(at_s), f"{at_s:.3f} s", at_s)
 
-    A camera yields its newest frame and counts those that were not taken in time; if it is lost, it
-    is reopened, at growing intervals of up to half a minute. A file yields every frame.
 
-    Args:
-        source: A device's number, `/dev/videoN`, `rtsp://…`, `http(s)://…`, a video, a folder of
-            images or one image, or `-` for a video on standard input.
-        live: Whether only the newest frame counts; None means for cameras only.
-        max_fps: Limit on frames a second, for a file by its timestamps; None is no limit. Images
-            are not limited.
-        quality: JPEG quality of decoded frames, 1 to 95. Images are sent as they are.
-        report: Called from another thread with a sentence when a camera is lost or found again.
+def open_video(where: SourceAddress, credentials: str | Callable[[], str]) -> Video:
+    """Opens a video or a camera, with the credentials as they are now.
 
     Raises:
-        SourceError: It cannot be opened.
-        MissingExtraError: It needs `limelens[camera]`, which is not installed.
+        SourceError: It cannot be opened, or its credentials cannot be read.
+        MissingExtraError: `limelens[camera]` is not installed.
     """
-    where = place(str(source))
-    video = None
-    files: tuple[Path, ...] = ()
-    if where.kind is Kind.IMAGES:
-        found = images(Path(where.path))
-        files = found.images or found.files
-        for one in found.unreachable[:1]:
-            report(f"{len(found.unreachable)} left out, such as {one.path}: {one.reason}")
-    else:
-        video = Video(where)
-    if live is None:
-        live = video is not None and video.is_endless
-    return Source(
-        where,
-        video,
-        files=files,
-        is_live=live and video is not None,
-        max_fps=max_fps,
-        quality=quality,
-        report=report,
-    )
+    try:
+        given = credentials if isinstance(credentials, str) else credentials()
+    except OSError as error:
+        raise SourceError(
+            f"{where.name}: its password cannot be read: {error.strerror or error}",
+            LossReason.UNAUTHORIZED,
+        ) from error
+    return Video(with_credentials(where, given))

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from PIL.Image import Transpose
 
 from limelens.serve.errors import MissingExtraError
-from limelens.serve.tools.camera.places import Kind, SourceAddress, SourceError
+from limelens.serve.tools.camera.faults import LossReason, SourceError, reason_of, words_of
+from limelens.serve.tools.camera.places import Kind, SourceAddress
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 _USUAL_RATE: Final = 25.0
@@ -38,6 +42,21 @@ _TO_UPRIGHT: Final[dict[tuple[int, int, int, int], Transpose | None]] = {
 """By the signs of a, b, c, d, which take (x, y) to (ax + cy, bx + dy); y goes down."""
 
 
+def check_installed() -> None:
+    """Loads PyAV.
+
+    Raises:
+        MissingExtraError: `limelens[camera]` is not installed.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"reading cameras and videos needs limelens[camera] ({error}); "
+            "pip install 'limelens[camera]'"
+        ) from error
+
+
 class Video:
     """An open video or camera, to be read once.
 
@@ -50,15 +69,12 @@ class Video:
     """
 
     def __init__(self, place: SourceAddress) -> None:
-        try:
-            import av
-        except ImportError as error:
-            raise MissingExtraError(
-                f"reading cameras and videos needs limelens[camera] ({error}); "
-                "pip install 'limelens[camera]'"
-            ) from error
+        check_installed()
+        import av
+
+        self._place = place
+        self._is_open = False
         self._name = place.name
-        self._advice = place.advice
         self._errors = (av.FFmpegError, OSError)
         self._broken = av.error.InvalidDataError
         file: Any = place.path
@@ -67,6 +83,8 @@ class Video:
             # ends.
             file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
         is_remote = place.kind in (Kind.ADDRESS, Kind.DEVICE)
+        began = time.monotonic()
+        failed: SourceError | None = None
         try:
             self._container: InputContainer = av.open(
                 file,
@@ -75,12 +93,18 @@ class Video:
                 timeout=_TIMEOUT_S if is_remote else None,
             )
         except self._errors as error:
-            raise self._lost(error) from error
+            failed = self._lost(error, time.monotonic() - began)
+        if failed is not None:
+            # Not from within `except`: that error names the address with its password.
+            raise failed
+        self._is_open = True
         # The first stream may be a cover image.
         stream = self._container.streams.best("video")
-        if stream is None:
+        if not isinstance(stream, av.VideoStream):
             self._container.close()
-            raise SourceError(f"{self._name}: no video in it; expected a video or a camera")
+            raise SourceError(
+                f"{self._name}: no video in it; expected a video or a camera", LossReason.NO_VIDEO
+            )
         self._stream: VideoStream = stream
         self.num_broken = 0
         """Packets that could not be decoded so far."""
@@ -99,28 +123,71 @@ class Video:
         return float(found) if found else _USUAL_RATE
 
     def frames(self) -> Iterator[VideoFrame]:
-        """Decoded frames; broken packets are left out.
+        """Decoded frames; broken packets and frames are left out.
 
         Raises:
             SourceError: It cannot be read any further.
         """
+        failed: SourceError | None = None
+        last_at = waited_since = time.monotonic()
         try:
             for packet in self._container.demux(self._stream):
                 try:
-                    yield from packet.decode()
+                    for frame in packet.decode():
+                        if self.is_endless and frame.is_corrupt:
+                            self.num_broken += 1
+                            continue
+                        yield frame
+                        last_at = time.monotonic()
                 except self._broken:
                     self.num_broken += 1
+                waited_since = time.monotonic()
+                if self.is_endless and waited_since - last_at > _TIMEOUT_S:
+                    failed = SourceError(
+                        f"{self._name}: cannot be read: no frame in what came for {_TIMEOUT_S:g} s",
+                        LossReason.NO_VIDEO,
+                    )
+                    break
         except self._errors as error:
-            raise self._lost(error) from error
+            failed = self._lost(error, time.monotonic() - waited_since)
+        if failed is not None:
+            raise failed
 
     def close(self) -> None:
         """Closes it; no thread may be reading."""
         self._container.close()
 
-    def _lost(self, error: Exception) -> SourceError:
-        # The name in the error may hold a password.
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        return SourceError(f"{self._name}: cannot be read: {reason}{self._advice}")
+    def _lost(self, error: Exception, took_s: float) -> SourceError:
+        place = self._place
+        is_remote = place.kind is Kind.ADDRESS
+        limit_s = place.silence_s or (_TIMEOUT_S if is_remote else 0.0)
+        reason = reason_of(
+            error,
+            opening=place.path if is_remote and not self._is_open else "",
+            took_s=took_s,
+            limit_s=limit_s,
+        )
+        if is_remote and self._is_open and reason is LossReason.FAILED:
+            # FFmpeg calls it an error of input if the connection ends within a frame.
+            reason = LossReason.ENDED
+        words = words_of(
+            reason, error, is_remote=is_remote, has_user=place.has_user, limit_s=limit_s
+        )
+        return SourceError(f"{self._name}: cannot be read: {words}{place.advice}", reason)
+
+
+def brightness(frame: VideoFrame) -> NDArray[np.uint8]:
+    """A frame's first plane, `(H, W)`, 0 to 255: its brightness in the formats of cameras.
+
+    It is not copied. Of a format that mixes bytes of brightness and colour, it is all of them.
+    """
+    plane = frame.planes[0]
+    rows: NDArray[np.uint8] = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]
+    rows = rows.reshape(plane.height, plane.line_size)
+    bits = frame.format.components[0].bits if frame.format.is_planar else 0
+    pixel = (bits + 7) // 8 or (frame.format.padded_bits_per_pixel + 7) // 8
+    # What is behind a row has any value.
+    return rows[:, : min(plane.line_size, plane.width * pixel)]
 
 
 def to_jpeg(frame: VideoFrame, quality: int) -> bytes:

@@ -28,11 +28,14 @@ class SourceAnswer:
         answer: The answer.
         place: Its frame's file in a folder or time in a video, or empty.
         image: For an explanation the encoded frame, if it was to be kept; otherwise empty.
+        position_s: Seconds from the beginning of a video or folder to its frame; None for a camera
+            and where no frame is meant. With a position, the capture time is made up.
     """
 
     answer: FrameAnswer
     place: str
     image: bytes = field(default=b"", repr=False)
+    position_s: float | None = None
 
 
 def watch(
@@ -141,7 +144,10 @@ def _one_stream(
                 sent.pop(number, None)
                 del unexplained[number]
             image = frame.image if frame is not None and answer.explanation else b""
-            yield SourceAnswer(answer, "" if frame is None else frame.place, image)
+            if frame is None:
+                yield SourceAnswer(answer, "", image)
+            else:
+                yield SourceAnswer(answer, frame.place, image, frame.position_s)
         if failed:
             raise failed[0]
     finally:
