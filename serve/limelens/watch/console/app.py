@@ -1,0 +1,82 @@
+"""Puts the pages together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from limelens.watch.console import health
+from limelens.watch.console.access import login
+from limelens.watch.console.protection import Protection
+from limelens.watch.console.state import AppState
+
+STATIC: Final = Path(__file__).parent / "static"
+_BY_STATUS: Final = {404: "missing", 405: "method", 413: "too_large", 403: "forbidden"}
+
+
+def navigation(live: object, record: object, client: object) -> dict[str, str]:
+    """The paths of the pages that there are, by the keys of their names in `[nav]`."""
+    found = {"health": "/health"}
+    del live, record, client
+    return found
+
+
+def application(
+    state: AppState, hosts: Collection[str], started: Callable[[], None] = lambda: None
+) -> ASGIApp:
+    """The application, protected.
+
+    Args:
+        state: What the pages share.
+        hosts: As of `Protection`.
+        started: Called once it runs.
+    """
+
+    async def home(_: Request) -> Response:
+        return RedirectResponse(next(iter(state.pages.navigation.values())), 303)
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        known = state.pages.sentences.keys("en")
+        key = error.detail if f"errors.{error.detail}" in known else None
+        response = state.pages.error(
+            request,
+            error.status_code,
+            key or _BY_STATUS.get(error.status_code, "failed"),
+            most=state.settings.max_upload_bytes,
+        )
+        response.headers.update(error.headers or {})
+        return response
+
+    async def failed(request: Request, _: Exception) -> Response:
+        return state.pages.error(request, 500, "failed")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        started()
+        yield
+
+    routes: list[BaseRoute] = [
+        Route("/", home),
+        Mount("/static", StaticFiles(directory=STATIC)),
+        *login.routes(state),
+        *health.routes(state),
+    ]
+    inner = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: refused, Exception: failed},
+        lifespan=lifespan,
+    )
+    return Protection(
+        inner, state.visitors, state.pages, hosts, state.settings.max_upload_bytes + (1 << 16)
+    )

@@ -1,0 +1,12 @@
+// The sentences of scripts, in the page's language: the table [script] of the sentences.
+
+const words = JSON.parse(document.body.dataset.words);
+
+/** A sentence with {names} filled in; with count 1 the sentence KEY.one, if there is one. */
+export function say(key, values = {}) {
+  const found = (values.count === 1 && words[`${key}.one`]) || words[key];
+  if (found === undefined) throw new Error(`no sentence ${key}`);
+  return found.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+}
+
+export const language = document.documentElement.lang;

@@ -1,0 +1,163 @@
+"""What stands before every page, asked by a real client."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.conftest import Authority
+from tests.watch.console.conftest import Browser
+
+from limelens.serve.errors import AccessPolicyError, ListenError
+from limelens.watch.console.serving import Console
+
+Start = Callable[..., Console]
+Browse = Callable[..., Browser]
+
+
+@pytest.mark.parametrize("path", ["/health", "/login", "/missing", "/static/console.css"])
+def test_every_answer_forbids_what_a_page_does_not_need(
+    start_console: Start, browse: Browse, path: str
+) -> None:
+    headers = browse(start_console().address).get(path).headers
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "base-uri 'none'" in policy
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["cache-control"] == ("no-cache" if "/static/" in path else "no-store")
+    assert "server" not in headers
+
+
+def test_a_name_that_was_made_to_lead_here_reaches_nothing(
+    start_console: Start, browse: Browse
+) -> None:
+    console = start_console(hosts=["door.example"])
+    browser = browse(console.address)
+    port = console.address.rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost", "[::1]", "door.example", "DOOR.example"):
+        assert browser.get("/health", headers={"host": f"{host}:{port}"}).status_code == 200, host
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "x@localhost", "localhost/.evil"):
+        answer = browser.get("/health", headers={"host": host})
+        assert answer.status_code == 421, host
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "set-cookie" not in answer.headers
+
+
+def test_no_path_leads_out_of_the_static_files(start_console: Start) -> None:
+    address = start_console().address
+    for path in (
+        "/static/../settings.py",
+        "/static/%2e%2e/settings.py",
+        "/static/..%2fsettings.py",
+        "/static/....//settings.py",
+        "/static//etc/passwd",
+        "/static/%2fetc/passwd",
+        "/static/..%5csettings.py",
+        "/static/console.css%00.html",
+    ):
+        # httpx would tidy the path.
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status == 404, path
+        assert b"root:" not in answer.read()
+        connection.close()
+
+
+def test_a_post_needs_the_token_of_the_page(start_console: Start, browse: Browse) -> None:
+    browser = browse(start_console().address)
+    token = browser.csrf("/health")
+    form = {"theme": "dark", "next": "/health"}
+    for wrong in (
+        {},
+        {"csrf": ""},
+        {"csrf": "0" * 64},
+        {"csrf": browse(str(browser.base_url)).csrf()},
+    ):
+        answer = browser.post("/preferences", data={**form, **wrong})
+        assert answer.status_code == 403
+        assert "limelens-theme" not in browser.cookies
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        answer = browser.post(
+            "/preferences", data={**form, "csrf": token}, headers={"origin": origin}
+        )
+        assert answer.status_code == 403, origin
+    done = browser.post("/preferences", data=form, headers={"x-csrf-token": token})
+    assert (done.status_code, done.headers["location"]) == (303, "/health")
+    assert 'data-theme="dark"' in browser.get("/health").text
+
+
+def test_other_methods_and_too_large_bodies_are_refused(
+    start_console: Start, browse: Browse
+) -> None:
+    browser = browse(start_console().address)
+    token = browser.csrf()
+    for method in ("PUT", "DELETE", "OPTIONS", "TRACE"):
+        assert browser.request(method, "/health").status_code == 405
+    assert browser.post("/preferences", data={"csrf": token, "a": "x" * 70_000}).status_code == 413
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(70):
+            yield b"a=" + b"x" * 1024
+
+    answer = browser.post(
+        "/preferences",
+        content=chunks(),
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.status_code == 413
+
+
+def test_nobody_is_sent_to_another_site(start_console: Start, browse: Browse) -> None:
+    browser = browse(start_console().address)
+    for there in ("https://evil.example", "//evil.example", "/\\evil.example", "/\t/evil.example"):
+        answer = browser.fill_in("/preferences", theme="light", next=there)
+        assert answer.headers["location"] == "/", there
+
+
+def test_beyond_this_machine_it_starts_only_with_users_and_tls(
+    start_console: Start, users: Path, tmp_path: Path
+) -> None:
+    cert, key = Authority(tmp_path / "ca", "ca").issue("door")
+    _, other = Authority(tmp_path / "ca", "ca").issue("other")
+    beyond = {"listen": "0.0.0.0:0"}
+    with pytest.raises(ListenError, match="limelens console users add"):
+        start_console(**beyond)
+    with pytest.raises(ListenError, match="tls_cert and tls_key"):
+        start_console(**beyond, users=users)
+    with pytest.raises(ListenError, match="needs a login"):
+        start_console(**beyond, tls_cert=cert, tls_key=key)
+    with pytest.raises(AccessPolicyError, match="cannot be used"):
+        start_console(**beyond, users=users, tls_cert=cert, tls_key=other)
+    with pytest.raises(AccessPolicyError, match="given together"):
+        start_console(**beyond, users=users, insecure=True, tls_cert=cert)
+    start_console(**beyond, users=users, insecure=True)
+
+
+def test_over_tls_cookies_stay_on_tls(
+    start_console: Start, browse: Browse, users: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "ca", "ca")
+    cert, key = authority.issue("door")
+    console = start_console(listen="0.0.0.0:0", users=users, tls_cert=cert, tls_key=key)
+    address = console.address.replace("0.0.0.0", "localhost")
+    assert address.startswith("https://")
+    browser = browse(address, authority.path)
+    answer = browser.log_in("vera", "vera has a password")
+    assert "max-age=" in answer.headers["strict-transport-security"]
+    for cookie in answer.headers.get_list("set-cookie"):
+        assert cookie.startswith("__Host-limelens-")
+        assert {"httponly", "secure", "samesite=strict", "path=/"} <= {
+            word.strip().lower() for word in cookie.split(";")
+        }
+    assert browser.get("/health").status_code == 200
+    with pytest.raises(httpx.TransportError):
+        httpx.get(address.replace("https", "http") + "/login", trust_env=False)

@@ -1,0 +1,80 @@
+"""Every word of the page is in the files of sentences, in every language."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from limelens.watch.console.app import STATIC
+from limelens.watch.console.language import Sentences
+from limelens.watch.console.rendering import TEMPLATES
+
+SENTENCES = Sentences()
+OTHERS = sorted(set(SENTENCES.languages) - {"en"})
+FILES = sorted(TEMPLATES.rglob("*.html"))
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_every_language_has_every_sentence_with_the_same_values(language: str) -> None:
+    assert OTHERS == ["de"]
+    assert SENTENCES.keys(language) == SENTENCES.keys("en")
+    for key in SENTENCES.keys("en"):
+        english, other = SENTENCES.raw("en", key), SENTENCES.raw(language, key)
+        assert other.strip(), key
+        assert names(other) == names(english), key
+
+
+def names(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_no_template_has_words_of_its_own(file: Path) -> None:
+    text = file.read_text()
+    jinja2.Environment().parse(text)
+    text = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", "", text, flags=re.DOTALL)
+    spoken = re.findall(r'(?:aria-label|alt|title|placeholder)="([^"]*)"', text)
+    shown = re.sub(r"<[^>]*>", " ", text).replace("limelens", "")
+    assert not re.findall(r"[^\W\d_]{2,}", " ".join([shown, *spoken]))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_no_template_has_scripts_or_styles_in_it(file: Path) -> None:
+    text = file.read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|<script(?![^>]*\ssrc=)", text)
+    assert not re.search(r"https?://", text)
+
+
+def test_every_sentence_that_is_asked_for_is_there_and_every_one_is_asked_for() -> None:
+    keys = SENTENCES.keys("en")
+    sources = [*FILES, *STATIC.glob("*.js"), *STATIC.parent.rglob("*.py")]
+    text = "\n".join(file.read_text() for file in sources)
+    for key in re.findall(r"""say\((?:request, )?["']([a-z_.]+[a-z_])["']\s*[,)]""", text):
+        assert key in keys or f"script.{key}" in keys, key
+    for key in keys:
+        table, _, rest = key.partition(".")
+        word = rest.removesuffix(".one").rpartition(".")[2]
+        assert re.search(rf"""["'.]{re.escape(word)}["'`]""", text) or table in (
+            "states",
+            "reasons",
+            "language",
+            "themes",
+            "roles",
+        ), key
+
+
+def test_the_reader_gets_their_language() -> None:
+    for chosen, accepted, expected in (
+        (None, "", "en"),
+        (None, "de-AT,de;q=0.9,en;q=0.5", "de"),
+        (None, "fr;q=0.9, de;q=0.3, en;q=0.2", "de"),
+        (None, "fr", "en"),
+        (None, "de;q=x,,;;", "en"),
+        ("de", "en", "de"),
+        ("../en", "de", "de"),
+    ):
+        assert SENTENCES.choose(chosen, accepted) == expected
