@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
@@ -54,8 +54,10 @@ class LiveCamera:
         version: Its version.
         provider: What it runs on.
         total_ms: The server's time for the last frame, in milliseconds.
+        queue_ms: How much of that it waited for its turn.
         frame: The last frame; None if none was kept.
         last_event_id: The last event of type state; empty before the first.
+        max_age_s: How old its decision may become; None if there is no limit.
     """
 
     camera_id: str
@@ -79,13 +81,28 @@ class LiveCamera:
     version: int = 0
     provider: str = ""
     total_ms: float = 0.0
+    queue_ms: float = 0.0
     frame: LiveFrame | None = field(default=None, repr=False)
     last_event_id: str = ""
+    max_age_s: float | None = None
 
     @property
     def age_s(self) -> float | None:
         """Seconds since a frame was last classified; None before the first."""
         return None if self.decided_at is None else time.monotonic() - self.decided_at
+
+    @property
+    def current(self) -> LiveCamera:
+        """The same, but unknown if its decision expired and its thread did not say so.
+
+        Who shows a state must not depend on a thread that may hang.
+        """
+        is_old = self.max_age_s is not None and (self.age_s or 0.0) > self.max_age_s
+        if not is_old or self.state is CameraState.UNKNOWN:
+            return self
+        return replace(
+            self, state=CameraState.UNKNOWN, reason=UnknownReason.EXPIRED, label=None, detail=""
+        )
 
 
 class LiveCameras:
