@@ -1,0 +1,171 @@
+"""Stores a batch of events and explanations in one transaction, each whole or not at all.
+
+It knows what is kept of them, and nothing of threads and of trying again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from limelens.serve.decisions.camera_state import CameraState
+from limelens.serve.errors import LimelensError
+from limelens.serve.wording import first_line
+from limelens.watch.event import Event, EventExplanation
+from limelens.watch.record.backlog import Item, Lost
+from limelens.watch.record.database import transaction
+from limelens.watch.record.documents import to_ms
+from limelens.watch.record.errors import RecordError
+from limelens.watch.record.images import Blur, images_of, wants_images
+from limelens.watch.record.settings import RecordSettings
+from limelens.watch.record.storing import (
+    overlay_path,
+    store_event,
+    store_explanation,
+    store_image,
+    store_overlay,
+)
+
+_UNUSABLE: Final = (
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError,
+    RecordError, ValueError, TypeError, OverflowError,
+)  # fmt: skip
+"""One event is at fault, not the record."""
+_log = logging.getLogger(__name__)
+
+
+class BatchRecorder:
+    """Stores items as the settings say.
+
+    Args:
+        settings: What is kept of an event.
+        folder: The record's folder.
+        lose: Called with events, images and the reason for what cannot be recorded.
+    """
+
+    def __init__(
+        self, settings: RecordSettings, folder: Path, lose: Callable[[int, int, str], object]
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._lose = lose
+        self._problem = ""
+        self._losses: list[tuple[int, int, str]] = []
+
+    @property
+    def problem(self) -> str:
+        """Why images are not kept now, while events are; empty if they are."""
+        return self._problem
+
+    def record(
+        self, connection: sqlite3.Connection, items: Sequence[Item], lost: Lost | None
+    ) -> list[str]:
+        """Stores items, and what was lost before them.
+
+        Returns:
+            The ids of the events that are on the disk now.
+
+        Raises:
+            sqlite3.Error: None of them is.
+        """
+        recorded: list[str] = []
+        files: list[Path] = []
+        self._losses.clear()  # of a batch that failed as a whole, and comes again
+        try:
+            with transaction(connection):
+                if lost is not None:
+                    _store_gap(connection, lost)
+                for item in items:
+                    connection.execute("SAVEPOINT item")
+                    try:
+                        if isinstance(item, Event):
+                            self._store_event(connection, item)
+                            recorded.append(item.id)
+                        else:
+                            self._store_explanation(connection, item, files)
+                    except _UNUSABLE as error:
+                        connection.execute("ROLLBACK TO item")
+                        _log.error("record: an event cannot be recorded: %s", first_line(error))
+                        self._losses.append((1, 0, first_line(error)))
+                    connection.execute("RELEASE item")
+        except BaseException:
+            for file in files:
+                file.unlink(missing_ok=True)
+            raise
+        self._count_losses()
+        return recorded
+
+    def store_images(self, connection: sqlite3.Connection, event: Event, blur: Blur | None) -> None:
+        """Stores the images of a recorded event, if they can be made; raises as SQLite."""
+        try:
+            # Before the transaction: others could not write while faces are looked for.
+            images = list(images_of(self._settings, event, blur))
+        except LimelensError as error:
+            self._lose_image(f"images are not kept: {first_line(error)}")
+            self._count_losses()
+            return
+        with transaction(connection):
+            for kind, image in images:
+                store_image(connection, event.id, kind, image)
+        self._problem = ""
+
+    def _store_event(self, connection: sqlite3.Connection, event: Event) -> None:
+        store_event(connection, event)
+        # Images with faces to blur come later, so that no event waits for a server.
+        if self._settings.blur_faces or not wants_images(self._settings, event):
+            return
+        try:
+            for kind, image in images_of(self._settings, event, None):
+                store_image(connection, event.id, kind, image)
+        except LimelensError as error:
+            self._lose_image(f"images are not kept: {first_line(error)}")
+            return
+        self._problem = ""
+
+    def _store_explanation(
+        self, connection: sqlite3.Connection, one: EventExplanation, files: list[Path]
+    ) -> None:
+        if not store_explanation(connection, one) or not one.overlay_png:
+            return
+        (state,) = connection.execute(
+            "SELECT state FROM events WHERE id = ?", (one.event_id,)
+        ).fetchone()
+        settings = self._settings
+        if not settings.overlays or settings.blur_faces or state != CameraState.ALERT:
+            return
+        try:
+            store_overlay(connection, self._folder, one.event_id, one.overlay_png)
+        except OSError as error:
+            # An event is worth more than its overlay: recording goes on without it.
+            self._lose_image(f"overlays cannot be written: {error.strerror or error}")
+            return
+        files.append(overlay_path(self._folder, one.event_id))
+        self._problem = ""
+
+    def _lose_image(self, problem: str) -> None:
+        self._losses.append((0, 1, problem))
+        if problem != self._problem:
+            _log.error("record: %s", problem)
+        self._problem = problem
+
+    def _count_losses(self) -> None:
+        for loss in self._losses:
+            self._lose(*loss)
+        self._losses.clear()
+
+
+def _store_gap(connection: sqlite3.Connection, lost: Lost) -> None:
+    connection.execute(
+        "INSERT INTO gaps (from_ms, to_ms, num_events, num_images, reason) VALUES (?, ?, ?, ?, ?)",
+        (
+            to_ms(lost.since),
+            to_ms(datetime.now(UTC)),
+            lost.num_events,
+            lost.num_images,
+            lost.reason,
+        ),
+    )

@@ -1,0 +1,28 @@
+"""What can go wrong with the record.
+
+LimelensError
+└── RecordError               the record, or what was asked of it, cannot be used
+    ├── NoRecordError         there is no record at that place
+    ├── UnknownEventError     no event has that id
+    └── DamagedRecordError    the file is damaged, or is no record
+"""
+
+from __future__ import annotations
+
+from limelens.serve.errors import LimelensError
+
+
+class RecordError(LimelensError):
+    """The record, or what was asked of it, cannot be used."""
+
+
+class NoRecordError(RecordError):
+    """There is no record at that place."""
+
+
+class UnknownEventError(RecordError):
+    """No event has that id."""
+
+
+class DamagedRecordError(RecordError):
+    """The file is damaged, or is no record."""
