@@ -55,8 +55,8 @@ def test_a_line_is_printed_for_each_change(
     assert result.exit_code == 0
     assert result.stderr == ""
     first, second, summary = result.stdout.splitlines()
-    assert first.endswith("frame 10 (1.000 s)  red (alert)")
-    assert second.endswith("frame 22 (2.200 s)  green")
+    assert first.endswith("  alert    frame 10 (1.000 s)  red (alert)")
+    assert second.endswith("  clear    frame 22 (2.200 s)  green")
     assert summary == "40 frames, 2 changes, 0 skipped"
 
 
@@ -86,8 +86,10 @@ def test_jsonl_is_a_line_for_each_answer(
         "camera", visit, "--server", address, "--jsonl", "--region", "0,0,0.5,1", "--fps", 2,
         "--threshold", 0.5,
     )  # fmt: skip
-    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    lines = [line for line in told if line["type"] == "frame"]
     assert [line["frame_id"] for line in lines] == list(range(8))
+    assert [line["state"] for line in lines] == (["unknown"] * 2 + ["alert"] * 2 + ["clear"] * 4)
     assert [line["smoothed_label"] for line in lines] == [
         None, None, "red", "red", "green", "green", "green", "green",
     ]  # fmt: skip
@@ -181,6 +183,7 @@ def test_a_broken_frame_is_reported_and_the_exit_code_is_1(
         (("--window", 5, "--required-to-alert", 4), "at most --required, 3"),
         (("--region", "1,2"), "expected four fractions"),
         (("--hide", "paint"), "expected mean, blur, shuffle"),
+        (("--heartbeat-s", 1), "expected --jsonl too"),
     ],
 )
 def test_impossible_options_are_wrong_usage(
@@ -276,7 +279,11 @@ def test_ctrl_c_drains_the_stream(endless: int, address: str, number: int) -> No
     seen = [line for line in lines if line["status"] == "classified"]
     assert {line["smoothed_label"] for line in seen[1:]} == {"red"}
     # What was sent is answered: no number is missing.
-    assert sorted(line["frame_id"] for line in lines) == list(range(len(lines)))
+    numbers = sorted(line["frame_id"] for line in lines if line["type"] == "frame")
+    assert numbers == list(range(len(numbers)))
+    assert (lines[-1]["type"], lines[-1]["state"], lines[-1]["reason"]) == (
+        "state", "unknown", "off",
+    )  # fmt: skip
 
 
 def test_ctrl_c_is_exit_code_0_while_the_server_is_lost(
@@ -292,7 +299,8 @@ def test_ctrl_c_is_exit_code_0_while_the_server_is_lost(
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdout.readline()
+    while json.loads(process.stdout.readline())["type"] != "frame":
+        pass
     server.stop()
     assert "trying again" in process.stderr.readline()
     host, _, port = server.address.rpartition(":")

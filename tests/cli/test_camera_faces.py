@@ -53,20 +53,22 @@ def test_a_line_is_printed_for_each_change_of_each_person(
     lines = [line.split("  ", 1)[1] for line in result.stdout.splitlines()[:-1]]
     lines = [line.replace(f"{visit}/", "") for line in lines]
     assert lines == [
-        "frame 0 (000.png)  nobody",
-        "frame 2 (002.png)  somebody: unknown",
-        "frame 3 (003.png)  person 1: green",
-        "frame 5 (005.png)  somebody: unknown",
-        "frame 6 (006.png)  person 2: red (alert)",
-        "frame 9 (009.png)  person 2: blue",
-        "frame 9 (009.png)  everybody: green",
+        "clear    frame 0 (000.png)  nobody",
+        "unknown  frame 2 (002.png)  somebody: unknown",
+        "clear    frame 3 (003.png)  person 1: green",
+        "unknown  frame 5 (005.png)  somebody: unknown",
+        "alert    frame 6 (006.png)  person 2: red (alert)",
+        "clear    frame 9 (009.png)  person 2: blue",
+        "clear    frame 9 (009.png)  everybody: green",
     ]
     assert result.stdout.splitlines()[-1].startswith("11 frames, ")
 
 
 def test_json_has_the_people(limelens: Run, visit: Path, address: str) -> None:
     arguments = ("camera", visit, "--server", address, "--faces", "--window", 3)
-    lines = [json.loads(line) for line in limelens(*arguments, "--jsonl").stdout.splitlines()]
+    told = [json.loads(line) for line in limelens(*arguments, "--jsonl").stdout.splitlines()]
+    lines = [line for line in told if line["type"] == "frame"]
+    assert [line["state"] for line in lines[:4]] == ["clear", "clear", "unknown", "clear"]
     assert [line["smoothed_decision"] for line in lines[:4]] == [
         "no_face", "no_face", "abstained", "label",
     ]  # fmt: skip
@@ -180,7 +182,11 @@ def test_still_frames_and_frames_between_change_nothing(
 ) -> None:
     arguments = ("camera", visit, "--server", address, "--faces", "--jsonl")
     usual, spared, between = (
-        [json.loads(line) for line in limelens(*arguments, *options).stdout.splitlines()]
+        [
+            told
+            for line in limelens(*arguments, *options).stdout.splitlines()
+            if (told := json.loads(line))["type"] == "frame"
+        ]
         for options in ((), ("--skip-still", "--max-unseen-s", 5), ("--detect-every", 3))
     )
     assert [one["status"] for one in usual] == ["classified"] * 11

@@ -10,26 +10,16 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final
 
 from limelens.serve.client.results import ServedExplanation
 from limelens.serve.decisions.camera_state import CameraState
+from limelens.serve.decisions.camera_state import EventType as EventType
 from limelens.serve.decisions.decision import FacePrediction, Score
 from limelens.serve.image import Region
 
 SCHEMA: Final = 1
 """Version of `document`; keys are only ever added."""
-
-
-class EventType(StrEnum):
-    """What kind of news a line is."""
-
-    STATE = "state"  # the state changed, its label did, or another person alerts
-    FRAME = "frame"  # a frame was answered
-    LOST = "lost"  # the camera or the server was lost
-    BACK = "back"  # the camera or the server is back
-    HEARTBEAT = "heartbeat"  # the state is as it was
 
 
 @dataclass(frozen=True, slots=True)

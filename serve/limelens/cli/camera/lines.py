@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from limelens.cli.camera.report import BAD, Report, answer_document
+from limelens.cli.camera.documents import document
+from limelens.cli.camera.report import BAD, Report
 from limelens.cli.terminal.printing import err, out
+from limelens.serve.decisions.camera_state import CameraState, EventType
 from limelens.serve.decisions.decision import Decision
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
+    from limelens.cli.camera.telling import News
     from limelens.serve.client.results import FrameAnswer
-    from limelens.serve.tools.camera import SourceAnswer
+    from limelens.serve.tools.camera import SourceAnswer, StateReport
+
+_COLOURS: Final = {
+    CameraState.ALERT: "[bold white on red]",
+    CameraState.CLEAR: "[green]",
+    CameraState.UNKNOWN: "[bold yellow]",
+}
 
 
 class _Messages:
@@ -46,13 +53,17 @@ class _Messages:
 messages: Final = _Messages()
 
 
-def jsonl(found: SourceAnswer, written: Path | None) -> None:
-    """Prints an answer as a line of JSON."""
-    print(json.dumps(answer_document(found, written)), flush=True)
+def jsonl(camera_id: str) -> Callable[[News], None]:
+    """Prints news as lines of JSON."""
+
+    def tell(news: News) -> None:
+        print(json.dumps(document(news, camera_id)), flush=True)
+
+    return tell
 
 
 @contextmanager
-def lines(report: Report) -> Iterator[Any]:
+def lines(report: Report) -> Iterator[Callable[[News], None]]:
     """A line for each change, and on a terminal a status line."""
     if not out.is_terminal:
         yield _print_news
@@ -61,18 +72,46 @@ def lines(report: Report) -> Iterator[Any]:
         Live(console=out, auto_refresh=True, refresh_per_second=5, transient=True) as live,
         messages.above(out if err.is_terminal else err),
     ):
+        last: FrameAnswer | None = None
 
-        def print_answer(found: SourceAnswer, written: Path | None) -> None:
-            _print_news(found, written)
-            if found.answer.prediction is not None:
-                live.update(_status(report, found.answer))
+        def tell(news: News) -> None:
+            nonlocal last
+            _print_news(news)
+            if news.found is not None and news.found.answer.prediction is not None:
+                last = news.found.answer
+            live.update(_status(report, news.now, last))
 
-        yield print_answer
+        yield tell
 
 
-def _print_news(found: SourceAnswer, written: Path | None) -> None:
+def _print_news(news: News) -> None:
+    """Prints what is new for people: decisions, and why nothing is known."""
+    if news.type is EventType.STATE:
+        # What a frame decided is said of that frame.
+        if news.found is None and news.sequence > 1 and not news.is_last:
+            out.print(f"{_began(news)}  {escape(_why(news.now))}")
+    elif news.type is EventType.FRAME and news.found is not None:
+        _print_answer(news, news.found)
+
+
+def _began(news: News) -> str:
+    return f"{news.time.astimezone():%H:%M:%S}  {_state(news.now.state)}"
+
+
+def _state(state: CameraState) -> str:
+    # Not by colour alone, and as wide as the longest.
+    return f"{_COLOURS[state]}{state.value:<7}[/]"
+
+
+def _why(now: StateReport) -> str:
+    if now.reason is None:
+        return now.label or ""
+    return now.reason.in_words
+
+
+def _print_answer(news: News, found: SourceAnswer) -> None:
     answer = found.answer
-    where = f"{datetime.now():%H:%M:%S}  frame {answer.frame_id}"
+    where = f"{_began(news)}  frame {answer.frame_id}"
     if found.place:
         where += f" ({escape(found.place)})"
     if (change := answer.explanation) is not None:
@@ -80,8 +119,8 @@ def _print_news(found: SourceAnswer, written: Path | None) -> None:
         if change.explanation is None:
             reason = escape(change.reason)
             out.print(f"{where}  {who}{escape(change.label)} is not explained: {reason}")
-        elif written is not None:
-            out.print(f"{where}  why {who}{escape(change.label)}: {escape(str(written))}")
+        elif news.written is not None:
+            out.print(f"{where}  why {who}{escape(change.label)}: {escape(str(news.written))}")
         return
     if answer.status in BAD:
         messages.console.print(f"{where}: [red]{escape(answer.reason)}[/]")
@@ -111,15 +150,17 @@ def _decision(label: str | None, *, alert: bool) -> str:
     return f"[bold red]{escape(label)}[/] [red](alert)[/]" if alert else f"[bold]{escape(label)}[/]"
 
 
-def _status(report: Report, answer: FrameAnswer) -> Text:
-    scores = answer.prediction.scores if answer.prediction is not None else ()
+def _status(report: Report, now: StateReport, last: FrameAnswer | None) -> Text:
+    scores = last.prediction.scores if last is not None and last.prediction is not None else ()
     best = f"now {escape(scores[0].label)} {scores[0].probability:.2f}" if scores else ""
-    if answer.faces:
-        best = counted(len(answer.faces), "face")
-    dropped = answer.dropped_frames + report.source.num_skipped
+    if last is not None and last.faces:
+        best = counted(len(last.faces), "face")
+    dropped = report.source.num_skipped + (0 if last is None else last.dropped_frames)
+    took = "" if last is None else f"   {last.timings_ms.total:.0f} ms"
+    said = escape(_why(now)) if now.reason is not None or last is None else _together(last)
     line = (
-        f"{_together(answer)}   [dim]{best}   {report.fps:.1f} frames/s   {dropped} dropped   "
-        f"{answer.timings_ms.total:.0f} ms[/]"
+        f"{_state(now.state)} {said}   [dim]{best}   {report.fps:.1f} frames/s   "
+        f"{dropped} dropped{took}[/]"
     )
     # A line that wraps would leave its second half behind when it is drawn again.
     text = Text.from_markup(line, overflow="ellipsis")

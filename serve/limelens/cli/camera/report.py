@@ -10,8 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from limelens.cli.explain.explanations import explanation_document
-from limelens.cli.terminal.faces import as_png, face_document, prediction_document
+from limelens.cli.terminal.faces import as_png
 from limelens.serve.errors import LimelensError
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
@@ -195,39 +194,3 @@ def file_name(text: str) -> str:
     """A text as part of a file name, short enough for every file system."""
     plain = re.sub(r"[^\w-]+", "_", text).encode()[:_LONGEST_PART]
     return plain.decode(errors="ignore")
-
-
-def answer_document(found: SourceAnswer, written: Path | None) -> dict[str, Any]:
-    """An answer as a line of `--jsonl`, with the file of its overlay."""
-    answer, prediction = found.answer, found.answer.prediction
-    line: dict[str, Any] = {
-        "frame_id": answer.frame_id,
-        "place": found.place,
-        "status": answer.status.value,
-        "smoothed_label": answer.smoothed_label,
-        "smoothed_decision": answer.smoothed_decision.value,
-        "changed": answer.changed,
-        "alert": answer.alert,
-        "dropped_frames": answer.dropped_frames,
-        "reason": answer.reason,
-        "model": answer.model.name,
-        "version": answer.model.version,
-        "provider": answer.model.provider,
-        "capture_time": answer.capture_time and answer.capture_time.isoformat(),
-        "total_ms": answer.timings_ms.total,
-    }
-    if prediction is not None:
-        line |= prediction_document(prediction)
-        line["faces"] = [face_document(face) for face in prediction.faces]
-    if (change := answer.explanation) is not None:
-        line["explanation"] = {
-            "status": change.status.value,
-            "label": change.label,
-            "person": change.person,
-            "reason": change.reason,
-            "superseded_changes": change.superseded_changes,
-            "overlay": None if written is None else str(written),
-        }
-        if change.explanation is not None:
-            line["explanation"] |= explanation_document(Path(found.place), change.explanation)
-    return line

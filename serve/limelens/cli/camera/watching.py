@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from limelens.cli.camera.lines import jsonl, lines, messages
 from limelens.cli.camera.report import Report
+from limelens.cli.camera.stopping import stopping
+from limelens.cli.camera.telling import News, Teller
 from limelens.cli.classifying import (
     DEFAULT_SERVER,
     RegionOption,
@@ -32,10 +31,11 @@ from limelens.cli.options.face_options import (
     with_people,
 )
 from limelens.cli.terminal.printing import AsJson, out, print_json
+from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.errors import PermissionDeniedError
 
-if TYPE_CHECKING:
-    from limelens.serve.tools.camera import Source
+DEFAULT_MAX_DECISION_AGE_S: Final = 2.0
+DEFAULT_HEARTBEAT_S: Final = 1.0
 
 
 @securely
@@ -75,11 +75,13 @@ def camera(
         ),
     ] = 0,
     max_decision_age_s: Annotated[
-        float,
+        float | None,
         option(
-            "Seconds without a frame after which the decision becomes unknown; 0: never.", min=0.0
+            "Seconds without a frame after which the decision becomes unknown; 0: never.",
+            min=0.0,
+            show_default="2 for a camera, never for a file",
         ),
-    ] = 0.0,
+    ] = None,
     fps: Annotated[
         float | None, option("Frames a second at most.", min=0.001, show_default="all")
     ] = None,
@@ -117,8 +119,16 @@ def camera(
     faces: Faces = NO_FACES,
     blur_faces: BlurFaces = False,
     as_jsonl: Annotated[
-        bool, option("Print each answer as a line of JSON, as soon as it comes.", "--jsonl")
+        bool, option("Print each answer and each state as a line of JSON at once.", "--jsonl")
     ] = False,
+    heartbeat_s: Annotated[
+        float | None,
+        option(
+            "With --jsonl: how often to repeat the state; silence means failure. 0: never.",
+            min=0.0,
+            show_default="1 for a camera, never for a file",
+        ),
+    ] = None,
     credentials: Credentials = NOTHING,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +141,10 @@ def camera(
     With --faces the people in the frames are followed by their faces. A line is printed for each
     change of the decision about a person, once, and for each change of the decision about all.
 
-    With --json, one document is printed at the end; with --jsonl, a line for each answer.
+    Each line begins with the camera's state: alert, clear, or unknown, which is no clearance.
+
+    With --json, one document is printed at the end; with --jsonl, a line for each answer, each
+    change of the state and each heartbeat. A door takes all but clear for unknown, silence too.
 
     Example: limelens camera rtsp://door/live --window 5 --required-to-alert 1 --fps 5
 
@@ -139,6 +152,8 @@ def camera(
     """
     if as_json and as_jsonl:
         raise typer.BadParameter("--json and --jsonl; expected only one of them")
+    if heartbeat_s is not None and not as_jsonl:
+        raise typer.BadParameter("--heartbeat-s without lines of JSON; expected --jsonl too")
     required = required or window // 2 + 1
     if not window < 2 * required <= 2 * window:
         raise typer.BadParameter(
@@ -168,7 +183,6 @@ def camera(
         "threshold": threshold,
         "smoothing": (window, required),
         "required_to_alert": required_to_alert,
-        "max_decision_age_s": max_decision_age_s,
         "faces": faces.wanted,
     }
     if explain_on_change is not None:
@@ -182,7 +196,7 @@ def camera(
             "renderings": ["segments" if blur_faces else "overlay"],
         }
     # Loaded here because gRPC reads its settings from the environment when it is loaded.
-    from limelens.serve.tools.camera import open_source, watch
+    from limelens.serve.tools.camera import StateKeeper, open_source, watch
 
     with connect(server, credentials) as client:
         try:
@@ -194,16 +208,29 @@ def camera(
             blurrer.check()
         with (
             open_source(source, live=live, max_fps=fps, quality=quality, report=messages) as frames,
-            _stopping(frames),
+            stopping(frames.stop),
         ):
+            if max_decision_age_s is None:
+                max_decision_age_s = DEFAULT_MAX_DECISION_AGE_S if frames.is_live else 0.0
+            if heartbeat_s is None:
+                heartbeat_s = DEFAULT_HEARTBEAT_S if frames.is_live and as_jsonl else 0.0
+            keeper = StateKeeper(max_decision_age_s=max_decision_age_s)
             report = Report(frames, info, camera_id, explain_on_change, messages, blurrer)
-            with nullcontext(jsonl) if as_jsonl or as_json else lines(report) as print_answer:
+            with (
+                _telling(report, camera_id, as_json=as_json, as_jsonl=as_jsonl) as tell,
+                Teller(keeper, heartbeat_s, tell, failed=frames.stop) as teller,
+            ):
                 for found in watch(
-                    client, frames, report=messages, keep_images=blur_faces, **settings
+                    client,
+                    frames,
+                    report=messages,
+                    keep_images=blur_faces,
+                    on_lost=lambda error: teller.lost(UnknownReason.SERVER_LOST, str(error)),
+                    on_back=teller.back,
+                    max_decision_age_s=max_decision_age_s,
+                    **settings,
                 ):
-                    written = report.add(found)
-                    if not as_json:
-                        print_answer(found, written)
+                    teller.answered(found, report.add(found))
     if as_json:
         print_json(report.document())
     elif not as_jsonl:
@@ -212,30 +239,9 @@ def camera(
         raise typer.Exit(1)
 
 
-@contextmanager
-def _stopping(source: Source) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM stops the source, the second ends the process."""
-    reading, writing = os.pipe()
-
-    def handle(_number: int, _frame: Any) -> None:
-        # Nothing else is safe here: the main thread may hold any lock.
-        os.write(writing, b".")
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def wait() -> None:
-        if os.read(reading, 1) == b".":
-            source.stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.write(writing, b"-")
-        thread.join()
-        os.close(reading)
-        os.close(writing)
+def _telling(
+    report: Report, camera_id: str, *, as_json: bool, as_jsonl: bool
+) -> AbstractContextManager[Callable[[News], object]]:
+    if as_json:
+        return nullcontext(lambda _news: None)
+    return nullcontext(jsonl(camera_id)) if as_jsonl else lines(report)

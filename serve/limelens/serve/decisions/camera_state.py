@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from limelens.serve.decisions.decision import Decision
 
@@ -13,6 +14,16 @@ class CameraState(StrEnum):
     ALERT = "alert"  # the decision is an alert label
     CLEAR = "clear"  # the decision is another label, or nobody is there
     UNKNOWN = "unknown"  # there is no decision that still holds
+
+
+class EventType(StrEnum):
+    """What kind of news a line is."""
+
+    STATE = "state"  # the state changed, its label did, or another person alerts
+    FRAME = "frame"  # a frame was answered
+    LOST = "lost"  # the camera or the server was lost
+    BACK = "back"  # the camera or the server is back
+    HEARTBEAT = "heartbeat"  # the state is as it was
 
 
 class UnknownReason(StrEnum):
@@ -28,6 +39,25 @@ class UnknownReason(StrEnum):
     REFUSED = "refused"  # the server refused the stream
     FAILED = "failed"  # the model's output was unusable, or the frame unreadable
     OFF = "off"  # outside its schedule, or stopped
+
+    @property
+    def in_words(self) -> str:
+        """For people: `the camera cannot be read`."""
+        return _WORDS[self]
+
+
+_WORDS: Final = {
+    UnknownReason.STARTING: "nothing was decided yet",
+    UnknownReason.ABSTAINED: "the model does not decide on a label",
+    UnknownReason.NOBODY: "nobody is there",
+    UnknownReason.EXPIRED: "no frame was classified for too long",
+    UnknownReason.FROZEN: "the camera sends the same frame again and again",
+    UnknownReason.CAMERA_LOST: "the camera cannot be read",
+    UnknownReason.SERVER_LOST: "the server does not answer",
+    UnknownReason.REFUSED: "the server refused the stream",
+    UnknownReason.FAILED: "the frame or the model's output is unusable",
+    UnknownReason.OFF: "it is not watched now",
+}
 
 
 def state_of(decision: Decision, *, alert: bool) -> CameraState:

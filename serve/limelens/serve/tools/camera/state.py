@@ -117,6 +117,16 @@ class StateKeeper:
             return replace(lost or self._still_decided(age_s), age_s=age_s)
 
     @property
+    def holds_until(self) -> float | None:
+        """When the decision expires by itself, by `time.monotonic`; None if it does not."""
+        with self._lock:
+            if not self._max_age_s or self._classified_at is None:
+                return None
+            if self._camera_lost or self._server_lost or self._decided.reason is not None:
+                return None
+            return self._classified_at + self._max_age_s
+
+    @property
     def _in_words(self) -> str:
         return f"no frame was classified for {self._max_age_s:g} s" if self._max_age_s else ""
 

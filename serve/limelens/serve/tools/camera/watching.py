@@ -6,13 +6,19 @@ It knows a source and a client, but not who uses the answers.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from limelens.serve.client import Client
 from limelens.serve.client.results import FrameAnswer, FrameStatus
-from limelens.serve.errors import ExpiredError, OverloadedError, UnavailableError
+from limelens.serve.errors import (
+    ExpiredError,
+    LimelensError,
+    OverloadedError,
+    UnavailableError,
+)
 from limelens.serve.tools.camera.source import Source, SourceFrame
 
 _UNDER_WAY_LIVE: Final = 3
@@ -30,12 +36,23 @@ class SourceAnswer:
         image: For an explanation the encoded frame, if it was to be kept; otherwise empty.
         position_s: Seconds from the beginning of a video or folder to its frame; None for a camera
             and where no frame is meant. With a position, the capture time is made up.
+        taken_at: When its frame was taken from the source, by `time.monotonic`; of an answer to no
+            frame when it came. It is what `StateKeeper.answered` takes.
     """
 
     answer: FrameAnswer
     place: str
     image: bytes = field(default=b"", repr=False)
     position_s: float | None = None
+    taken_at: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Sent:
+    """A frame whose answer is awaited; its image only if that is to be kept."""
+
+    frame: SourceFrame
+    taken_at: float
 
 
 def watch(
@@ -44,6 +61,8 @@ def watch(
     *,
     report: Callable[[str], object] = lambda _message: None,
     keep_images: bool = False,
+    on_lost: Callable[[LimelensError], object] = lambda _error: None,
+    on_back: Callable[[], object] = lambda: None,
     **settings: Any,
 ) -> Iterator[SourceAnswer]:
     """Classifies a source's frames.
@@ -58,6 +77,8 @@ def watch(
         source: Gives the frames.
         report: Called with a sentence when the server is lost, once until it answers again.
         keep_images: Whether an explanation comes with its frame.
+        on_lost: Called with what happened when the server is lost, and when that changes.
+        on_back: Called before the first answer to a frame after that.
         settings: As for `Client.stream`.
 
     Yields:
@@ -66,13 +87,16 @@ def watch(
     Raises:
         LimelensError: As `Client.stream`, and `SourceError`.
     """
-    sent: dict[int, SourceFrame] = {}
-    is_reported = False
+    sent: dict[int, _Sent] = {}
+    reported = ""
     while (first := source.take()) is not None:
         try:
-            for found in _one_stream(client, source, first, sent, keep_images, settings):
+            taken = _Sent(first, time.monotonic())
+            for found in _one_stream(client, source, taken, sent, keep_images, settings):
                 # Answers to frames that were given up here do not come from the server.
-                is_reported = is_reported and found.answer.status is not FrameStatus.CLASSIFIED
+                if reported and found.answer.status is FrameStatus.CLASSIFIED:
+                    reported = ""
+                    on_back()
                 yield found
             return
         except (UnavailableError, OverloadedError, ExpiredError) as error:
@@ -80,9 +104,11 @@ def watch(
                 return
             if not source.is_live:
                 raise
-            if not is_reported:
+            if not reported:
                 report(f"{error}; trying again")
-            is_reported = True
+            if reported != str(error):
+                on_lost(error)
+            reported = str(error) or type(error).__name__
             sent.clear()
             source.wait_stopped(
                 max(_PAUSE_S, error.retry_after_s)
@@ -94,8 +120,8 @@ def watch(
 def _one_stream(
     client: Client,
     source: Source,
-    first: SourceFrame,
-    sent: dict[int, SourceFrame],
+    first: _Sent,
+    sent: dict[int, _Sent],
     keep_images: bool,
     settings: dict[str, Any],
 ) -> Iterator[SourceAnswer]:
@@ -107,16 +133,19 @@ def _one_stream(
     unexplained: dict[int, int] = {}  # by frame, how many explanations will come
 
     def frames() -> Iterator[SourceFrame]:
-        frame: SourceFrame | None = first
+        frame: SourceFrame | None = first.frame
+        taken_at = first.taken_at
         room.acquire()
         while frame is not None and not over.is_set():
-            sent[frame.frame_id] = frame if keep_images else replace(frame, image=b"")
+            light = frame if keep_images else replace(frame, image=b"")
+            sent[frame.frame_id] = _Sent(light, taken_at)
             yield frame
             while not room.acquire(timeout=0.2):
                 if over.is_set() or source.is_stopped:
                     return
             try:
                 frame = source.take()
+                taken_at = time.monotonic()
             except Exception as error:
                 # Answers to sent frames still come.
                 failed.append(error)
@@ -127,9 +156,9 @@ def _one_stream(
         # stopped: `watch` waits instead.
         for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
             number = answer.frame_id
-            frame = sent.get(number)
+            awaited = sent.get(number)
             if answer.status is FrameStatus.DECISION_EXPIRED:
-                frame = None
+                awaited = None
             elif answer.status is not FrameStatus.EXPLANATION:
                 # The frame of a change is needed again for its explanations.
                 unexplained[number] = _num_explained(answer, alerts_only) if is_explaining else 0
@@ -143,11 +172,12 @@ def _one_stream(
             if unexplained.get(number) == 0:
                 sent.pop(number, None)
                 del unexplained[number]
-            image = frame.image if frame is not None and answer.explanation else b""
-            if frame is None:
-                yield SourceAnswer(answer, "", image)
-            else:
-                yield SourceAnswer(answer, frame.place, image, frame.position_s)
+            if awaited is None:
+                yield SourceAnswer(answer, "", taken_at=time.monotonic())
+                continue
+            frame, taken_at = awaited.frame, awaited.taken_at
+            image = frame.image if answer.explanation else b""
+            yield SourceAnswer(answer, frame.place, image, frame.position_s, taken_at)
         if failed:
             raise failed[0]
     finally:
