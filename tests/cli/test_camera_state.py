@@ -154,6 +154,39 @@ def test_a_server_that_hangs_lets_the_decision_expire(
     told.until(type="state", state="clear")
 
 
+@pytest.mark.ci
+def test_a_lost_camera_is_unknown_with_heartbeats_until_it_is_back(
+    door: FakeCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
+) -> None:
+    told = tell(door.url, "--server", start_server().address, "--heartbeat-s", 0.2)
+    told.until(type="state", state="clear")
+    door.refusing = True
+    door.hang_up()
+    lost = told.until(type="lost")
+    assert (lost["state"], lost["reason"]) == ("unknown", "camera_lost")
+    assert "secret" not in json.dumps(told.lines)
+    assert told.until(type="heartbeat")["reason"] == "camera_lost"
+    assert told.until(type="heartbeat")["state"] == "unknown"
+    door.colour = RED
+    door.refusing = False
+    told.until(type="back")
+    # What was decided before the loss does not come back.
+    state = told.until(type="state", previous="unknown", reason="")
+    assert (state["state"], state["smoothed_label"]) == ("alert", "red")
+
+
+@pytest.mark.ci
+def test_a_frozen_camera_is_unknown_until_something_changes(
+    door: FakeCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
+) -> None:
+    told = tell(door.url, "--server", start_server().address, "--frozen-after-s", 0.5)
+    told.until(type="state", state="clear")
+    assert told.until(type="lost")["reason"] == "frozen"  # it never shows anything else
+    door.colour = RED
+    told.until(type="back")
+    told.until(type="state", state="alert")
+
+
 def test_a_refused_stream_ends_as_unknown(
     door: FakeCamera, start_server: Callable[..., Any], tokens: Any, tmp_path: Path,
     tell: Callable[..., Told],

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from limelens.serve.decisions.camera_state import CameraState, EventType, Unknow
 from limelens.serve.errors import LimelensError, UnavailableError
 
 if TYPE_CHECKING:
-    from limelens.serve.tools.camera import SourceAnswer, StateKeeper, StateReport
+    from limelens.serve.tools.camera import SourceAnswer, SourceError, StateKeeper, StateReport
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,47 @@ class Teller:
         at = datetime.now(UTC)
         is_last = self._is_over
         self._tell(News(kind, self._sequence, at, now, previous, found, written, detail, is_last))
+
+
+class Losses:
+    """What the source's thread says of it, told to a `Teller` that may come later."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._teller: Teller | None = None
+        self._now: SourceError | None = None
+
+    @contextmanager
+    def told_to(self, teller: Teller) -> Iterator[None]:
+        """Tells what was said until now, and what is said meanwhile."""
+        with self._lock:
+            if self._now is not None:
+                teller.lost(_reason_of(self._now), str(self._now))
+            self._teller = teller
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._teller = None
+
+    def lost(self, error: SourceError) -> None:
+        """The source is lost, frozen, or lost for another reason now."""
+        with self._lock:
+            self._now = error
+            if self._teller is not None:
+                self._teller.lost(_reason_of(error), str(error))
+
+    def back(self) -> None:
+        """Its frames come again."""
+        with self._lock:
+            self._now = None
+            if self._teller is not None:
+                self._teller.back()
+
+
+def _reason_of(error: SourceError) -> UnknownReason:
+    frozen = error.reason.value == UnknownReason.FROZEN.value
+    return UnknownReason.FROZEN if frozen else UnknownReason.CAMERA_LOST
 
 
 def _said(report: StateReport) -> tuple[object, ...]:

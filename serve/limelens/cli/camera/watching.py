@@ -12,7 +12,7 @@ import typer
 from limelens.cli.camera.lines import jsonl, lines, messages
 from limelens.cli.camera.report import Report
 from limelens.cli.camera.stopping import stopping
-from limelens.cli.camera.telling import News, Teller
+from limelens.cli.camera.telling import Losses, News, Teller
 from limelens.cli.classifying import (
     DEFAULT_SERVER,
     RegionOption,
@@ -35,6 +35,7 @@ from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.errors import PermissionDeniedError
 
 DEFAULT_MAX_DECISION_AGE_S: Final = 2.0
+DEFAULT_FROZEN_AFTER_S: Final = 10.0
 DEFAULT_HEARTBEAT_S: Final = 1.0
 
 
@@ -82,6 +83,14 @@ def camera(
             show_default="2 for a camera, never for a file",
         ),
     ] = None,
+    frozen_after_s: Annotated[
+        float,
+        option(
+            "Seconds of the same frame again and again after which a camera's state is unknown; "
+            "0: never.",
+            min=0.0,
+        ),
+    ] = DEFAULT_FROZEN_AFTER_S,
     fps: Annotated[
         float | None, option("Frames a second at most.", min=0.001, show_default="all")
     ] = None,
@@ -206,10 +215,14 @@ def camera(
         blurrer = face_blurrer(client, blur_faces=blur_faces, model=model, version=version)
         if blurrer is not None:
             blurrer.check()
+        losses = Losses()
         with (
-            open_source(source, live=live, max_fps=fps, quality=quality, report=messages) as frames,
+            open_source(
+                source, live=live, max_fps=fps, quality=quality, report=messages,
+                frozen_after_s=frozen_after_s, on_lost=losses.lost, on_back=losses.back,
+            ) as frames,
             stopping(frames.stop),
-        ):
+        ):  # fmt: skip
             if max_decision_age_s is None:
                 max_decision_age_s = DEFAULT_MAX_DECISION_AGE_S if frames.is_live else 0.0
             if heartbeat_s is None:
@@ -219,6 +232,7 @@ def camera(
             with (
                 _telling(report, camera_id, as_json=as_json, as_jsonl=as_jsonl) as tell,
                 Teller(keeper, heartbeat_s, tell, failed=frames.stop) as teller,
+                losses.told_to(teller),
             ):
                 for found in watch(
                     client,
