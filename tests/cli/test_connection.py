@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from limelens.cli.classifying import classify
-from limelens.cli.options.connection_options import system_authorities
 from limelens.serve import Client
 from limelens.serve.access.config import Tls
 from limelens.serve.client import Tls as ClientTls
+from limelens.serve.client.authorities import system_authorities
 from limelens.serve.errors import InvalidRequestError
 
 Run = Callable[..., Any]

@@ -30,6 +30,7 @@ from limelens.cli.train import (
     training,
     tuning,
 )
+from limelens.cli.watching import watch
 from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 
@@ -55,8 +56,8 @@ _COMMANDS = {
     ),
     "Serve and call": (
         serving.serve, tokens.token, signing.sign, classifying.classify, explaining.explain,
-        watching.camera, similar.index, similar.similar, drift.drift, bench.bench, doctor.doctor,
-        demo.demo,
+        watching.camera, watch.watch, similar.index, similar.similar, drift.drift, bench.bench,
+        doctor.doctor, demo.demo,
     ),
 }  # fmt: skip
 for _panel, _commands in _COMMANDS.items():
@@ -140,6 +141,7 @@ _MODULES_OF_EXTRAS = {
     "explain": "jinja2 scipy skimage sklearn",
     "serve-cpu": "cryptography grpc_health grpc_reflection jwt limits onnx onnxruntime "
     "prometheus_client pythonjsonlogger waitress",
+    "watch": "aiomqtt pydantic pydantic_settings",
     "train": "cleanlab filelock httpx imagehash matplotlib onnxscript tenacity torch torchvision",
 }
 _EXTRAS = {name: extra for extra, names in _MODULES_OF_EXTRAS.items() for name in names.split()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,13 +41,6 @@ OF_THE_SERVER: Final = (
 """Errors that concern every image alike."""
 _option: Final = functools.partial(typer.Option, rich_help_panel="A server beyond this machine")
 _PROBE_S: Final = 3.0
-# Where systems keep the authorities that they trust; gRPC itself reads none of them.
-_AUTHORITIES: Final = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
 
 
 @dataclass(frozen=True)
@@ -109,6 +101,7 @@ def read_credentials(
     found = None
     if tls or ca is not None or cert is not None:
         from limelens.serve.client import Tls
+        from limelens.serve.client.authorities import system_authorities
 
         found = Tls(ca or system_authorities(), cert, key, server_name)
     elif server_name is not None:
@@ -151,15 +144,6 @@ def connect(server: str, credentials: Credentials = NOTHING) -> Iterator[Client]
         raise UnauthenticatedError(f"{server} refuses the token: {error}") from error
     except PermissionDeniedError as error:
         raise PermissionDeniedError(f"{server} refuses: {error}") from error
-
-
-def system_authorities() -> Path | None:
-    """The file of the authorities that this system trusts; None if it has none."""
-    own = ssl.get_default_verify_paths().cafile  # SSL_CERT_FILE, if that is set
-    for path in (*((own,) if own else ()), *_AUTHORITIES):
-        if Path(path).is_file():
-            return Path(path)
-    return None
 
 
 def _why(server: str, credentials: Credentials, error: LimelensError) -> str:

@@ -33,7 +33,7 @@ class SourceAnswer:
     Args:
         answer: The answer.
         place: Its frame's file in a folder or time in a video, or empty.
-        image: For an explanation the encoded frame, if it was to be kept; otherwise empty.
+        image: The encoded frame, if it was to be kept; empty otherwise, and without a frame.
         position_s: Seconds from the beginning of a video or folder to its frame; None for a camera
             and where no frame is meant. With a position, the capture time is made up.
         taken_at: When its frame was taken from the source, by `time.monotonic`; of an answer to no
@@ -76,7 +76,7 @@ def watch(
         client: Calls the server.
         source: Gives the frames.
         report: Called with a sentence when the server is lost, once until it answers again.
-        keep_images: Whether an explanation comes with its frame.
+        keep_images: Whether an answer comes with its frame.
         on_lost: Called with what happened when the server is lost, and when that changes.
         on_back: Called before the first answer to a frame after that.
         settings: As for `Client.stream`.
@@ -176,8 +176,7 @@ def _one_stream(
                 yield SourceAnswer(answer, "", taken_at=time.monotonic())
                 continue
             frame, taken_at = awaited.frame, awaited.taken_at
-            image = frame.image if answer.explanation else b""
-            yield SourceAnswer(answer, frame.place, image, frame.position_s, taken_at)
+            yield SourceAnswer(answer, frame.place, frame.image, frame.position_s, taken_at)
         if failed:
             raise failed[0]
     finally:

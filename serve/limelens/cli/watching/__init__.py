@@ -1,0 +1,1 @@
+"""`limelens watch`: the command, and what it prints."""

@@ -1,0 +1,86 @@
+"""What `limelens watch` prints: lines of JSON, or lines for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from limelens.cli.terminal.printing import err
+
+if TYPE_CHECKING:
+    from limelens.watch.event import Event, EventExplanation
+
+STYLES = {"alert": "bold red", "clear": "green", "unknown": "yellow"}
+
+
+class Messages:
+    """Prints messages to stderr, or above the table that another console draws."""
+
+    def __init__(self) -> None:
+        self.console = err
+
+    def __call__(self, message: str) -> None:
+        """Prints a message with the time."""
+        self.console.print(f"{datetime.now():%H:%M:%S}  {escape(message)}")
+
+
+class JsonLines:
+    """A sink: each event as a line of JSON on stdout."""
+
+    name = "stdout"
+    problem = ""
+
+    def __init__(self) -> None:
+        self.is_broken = False
+        """Whether the reader of stdout has left."""
+
+    def put(self, event: Event) -> None:
+        """Prints an event."""
+        from limelens.watch.event import document
+
+        try:
+            sys.stdout.write(json.dumps(document(event)) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self.is_broken = True
+            raise
+
+    def explain(self, explanation: EventExplanation) -> None:
+        """Leaves explanations out: lines are for programs that act."""
+
+    def close(self, timeout_s: float) -> None:
+        """Has nothing left to do."""
+
+
+class EventLines:
+    """A sink: a line for people about each change of a state."""
+
+    name = "terminal"
+    problem = ""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def put(self, event: Event) -> None:
+        """Prints a change."""
+        if event.type != "state":
+            return
+        style = STYLES[event.state]
+        what = f"{event.label} {event.probability:.2f}" if event.probability else event.label or ""
+        why = "" if not event.reason else event.reason.replace("_", " ")
+        who = "" if event.person is None else f"person {event.person}: "
+        self._console.print(
+            f"{event.time.astimezone():%H:%M:%S}  {escape(event.camera_id)}  "
+            f"[{style}]{event.state}[/]  {escape(who + (what or why))}"
+        )
+
+    def explain(self, explanation: EventExplanation) -> None:
+        """Says nothing of explanations."""
+
+    def close(self, timeout_s: float) -> None:
+        """Has nothing left to do."""

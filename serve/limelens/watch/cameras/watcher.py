@@ -1,0 +1,205 @@
+"""Watches several cameras: starts, exchanges and stops their threads, and keeps the time for them.
+
+It knows cameras, and neither files of settings nor signals.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Final
+
+from limelens.serve.tools.camera import SourceError
+from limelens.serve.tools.camera.places import place
+from limelens.serve.wording import first_line
+from limelens.watch.cameras.camera_thread import CameraThread
+from limelens.watch.cameras.caption import captioned
+from limelens.watch.cameras.config import WatchConfig
+from limelens.watch.cameras.connections import Connections
+from limelens.watch.cameras.delivery import Delivery
+from limelens.watch.cameras.settings import CameraSettings, ServerSettings
+from limelens.watch.cameras.status import CameraStatus, Explained
+from limelens.watch.event import Event, EventExplanation
+from limelens.watch.live import LiveCameras
+from limelens.watch.sinks import Sink
+
+_LONGEST_TICK_S: Final = 1.0
+_SHORTEST_TICK_S: Final = 0.02
+_STOPPED: Final = "watching was ended"
+_Key = tuple[CameraSettings, ServerSettings]
+
+
+class Watcher:
+    """The cameras of one configuration, which may be exchanged while they are watched.
+
+    Args:
+        live: Where it is said how each camera is.
+        say: Called with sentences for people.
+        beat: Called about once a second while every camera's thread is alive.
+    """
+
+    def __init__(
+        self,
+        live: LiveCameras,
+        say: Callable[[str], object],
+        beat: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._live = live
+        self._say = say
+        self._beat = beat
+        self._delivery = Delivery(say)
+        self._connections = Connections()
+        self._drawing = ThreadPoolExecutor(1, "limelens-overlays")
+        self._cameras: dict[_Key, CameraThread] = {}
+        self._heartbeat_s = 0.0
+        self._heartbeat_at = 0.0
+        self._tick_s = _LONGEST_TICK_S
+        self._stopped = threading.Event()
+        self._pulse = threading.Thread(target=self._keep_time, name="limelens-time", daemon=True)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every camera was a file, and all of them were seen."""
+        return all(camera.has_ended for camera in self._cameras.values())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every camera's thread is."""
+        return all(camera.is_alive for camera in self._cameras.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps sinks from delivering now."""
+        return self._delivery.problems
+
+    def use(self, config: WatchConfig, sinks: Mapping[str, Sink], *, timeout_s: float) -> None:
+        """Watches the cameras of a configuration; those that are unchanged go on undisturbed.
+
+        Args:
+            config: The configuration.
+            sinks: Where events go, by name. The same object may be given again.
+            timeout_s: How long sinks that are gone may take to deliver what they have.
+
+        Raises:
+            LimelensError: A server's credentials cannot be used; nothing has changed then.
+        """
+        wanted = {(camera, _server_of(camera, config.server)): camera for camera in config.camera}
+        servers = {server for _, server in wanted}
+        for server in servers:
+            self._connections.client(server)
+        before = self._cameras
+        gone = [camera for key, camera in before.items() if key not in wanted]
+        _stop(gone)
+        remaining = {camera.id for camera in config.camera}
+        for camera in gone:
+            if camera.settings.id not in remaining:
+                camera.status.remove()
+        self._delivery.use(sinks, timeout_s)
+        new = {key: self._camera(*key) for key in wanted if key not in before}
+        self._heartbeat_s = config.heartbeat_s
+        self._tick_s = min(
+            _LONGEST_TICK_S, *(camera.max_decision_age_s / 2 for camera in config.camera)
+        )
+        for camera in new.values():
+            camera.start(on=_is_on(camera.settings, datetime.now()))
+        self._cameras = {key: before.get(key) or new[key] for key in wanted}
+        self._connections.keep_only(servers)
+        if self._pulse.ident is None:
+            self._pulse.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends watching: each camera says that its state is unknown now, and sinks deliver."""
+        self._stopped.set()
+        _stop(list(self._cameras.values()))
+        if self._pulse.ident is not None:
+            self._pulse.join()
+        self._drawing.shutdown()
+        self._delivery.use({}, timeout_s)
+        self._connections.keep_only(())
+
+    def _camera(self, settings: CameraSettings, server: ServerSettings) -> CameraThread:
+        def deliver(event: Event) -> None:
+            self._delivery.put(event, settings.sinks)
+
+        def explain(explained: Explained) -> None:
+            self._drawing.submit(self._explain, settings, explained)
+
+        def say(message: str) -> None:
+            self._say(f"{settings.id}: {message}")
+
+        status = CameraStatus(settings, _shown(settings), self._live, deliver, explain, self._say)
+        return CameraThread(
+            settings, status, lambda: self._connections.client(server), say, self._drawing.submit
+        )
+
+    def _explain(self, settings: CameraSettings, explained: Explained) -> None:
+        try:
+            self._delivery.put(_explanation(explained), settings.sinks)
+        except Exception as error:
+            self._say(f"{settings.id}: its explanation cannot be drawn: {first_line(error)}")
+
+    def _keep_time(self) -> None:
+        beat_at = 0.0
+        while True:
+            cameras = list(self._cameras.values())
+            now = time.monotonic()
+            wall = datetime.now()
+            for camera in cameras:
+                camera.switch(on=_is_on(camera.settings, wall))
+                camera.status.tick(now)
+            if self._heartbeat_s and now >= self._heartbeat_at:
+                self._heartbeat_at = now + self._heartbeat_s
+                for camera in cameras:
+                    camera.status.heartbeat()
+            if now >= beat_at and self.is_alive:
+                beat_at = now + _LONGEST_TICK_S
+                self._beat()
+            due = [at for camera in cameras if (at := camera.status.expires_at()) is not None]
+            if self._heartbeat_s:
+                due.append(self._heartbeat_at)
+            wait_s = min([self._tick_s, *(at - time.monotonic() for at in due)])
+            if self._stopped.wait(max(_SHORTEST_TICK_S, wait_s)):
+                return
+
+
+def _stop(cameras: list[CameraThread]) -> None:
+    for camera in cameras:
+        camera.stop()
+    for camera in cameras:
+        camera.join()
+        camera.status.end(_STOPPED)
+
+
+def _is_on(settings: CameraSettings, at: datetime) -> bool:
+    return settings.schedule is None or settings.schedule.is_on(at)
+
+
+def _server_of(camera: CameraSettings, common: ServerSettings) -> ServerSettings:
+    if camera.server is None:
+        return common
+    return common.model_copy(update={"address": camera.server})
+
+
+def _shown(settings: CameraSettings) -> str:
+    """Where a camera's frames come from, without secrets."""
+    try:
+        return place(settings.source.get_secret_value()).name
+    except SourceError:
+        return settings.source.get_secret_value().partition("://")[0]
+
+
+def _explanation(explained: Explained) -> EventExplanation:
+    event, change = explained.event, explained.change
+    if change is None or change.explanation is None:
+        return EventExplanation(
+            event.id, None, explained.reason or (change.reason if change else "")
+        )
+    one = change.explanation.explanations[0]
+    overlay = b""
+    if one.overlay_png:
+        label = f"{one.label} {one.probability:.2f}"
+        overlay = captioned(one.overlay_png, label, event.camera_id, event.time)
+    return EventExplanation(event.id, change.explanation, overlay_png=overlay)

@@ -1,0 +1,179 @@
+"""`limelens watch` as a process, with real cameras on loopback and real servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.filming import GREEN, RED, FilmedCamera, filming
+from tests.waiting import until
+
+Watching = Any
+Watch = Callable[..., Watching]
+ONE = """
+heartbeat_s = 0.2
+[server]
+address = "{server}"
+[[camera]]
+id = "door"
+source = "{source}"
+window = 3
+max_decision_age_s = 1
+"""
+
+
+@pytest.fixture
+def address(start_server: Callable[..., Any]) -> str:
+    found: str = start_server().address
+    return found
+
+
+def test_changes_come_at_once_and_the_state_is_repeated(watching: Watch, address: str) -> None:
+    with filming(GREEN) as camera:
+        one = watching(ONE.format(server=address, source=camera.url))
+        one.wait_for("door", "clear", "green")
+        camera.colour = RED
+        one.wait_for("door", "alert", "red")
+        until(lambda: [e for e in one.of("door", "heartbeat") if e["state"] == "alert"])
+        assert one.stop() == 0
+    states = one.states("door")
+    assert states[0] == ("unknown", "starting")
+    # Nobody watches any more: that is said, too.
+    assert states[-3:] == [("clear", "green"), ("alert", "red"), ("unknown", "off")]
+    events = one.of("door")
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert len({event["id"] for event in events}) == len(events)
+    alert = next(event for event in events if event["state"] == "alert")
+    assert (alert["type"], alert["previous"], alert["model"]) == ("state", "clear", "colours")
+    assert alert["votes"]["red"] >= 2
+    assert alert["probability"] > 0.9
+    taken, told = (datetime.fromisoformat(alert[key]) for key in ("capture_time", "time"))
+    assert taken.utcoffset() == timedelta(0)
+    assert timedelta(0) <= told - taken < timedelta(minutes=1)
+
+
+def test_a_camera_that_is_absent_at_start_is_waited_for(watching: Watch, address: str) -> None:
+    absent = FilmedCamera(GREEN)
+    absent.close()
+    one = watching(ONE.format(server=address, source=absent.url))
+    one.wait_for("door", "unknown", "camera_lost")
+    assert "Connection refused" in one.of("door", "lost")[0]["detail"]
+    until(lambda: any("Connection refused" in message for message in one.messages))
+    with filming(GREEN, port=absent.port):
+        one.wait_for("door", "clear", "green")
+        assert one.of("door", "back")
+        assert one.stop() == 0
+
+
+def test_a_server_that_is_killed_and_comes_back_makes_the_state_unknown_meanwhile(
+    watching: Watch, start_server: Callable[..., Any]
+) -> None:
+    server = start_server()
+    with filming(GREEN) as camera:
+        one = watching(ONE.format(server=server.address, source=camera.url))
+        one.wait_for("door", "clear", "green")
+        server.stop(0)
+        one.wait_for("door", "unknown", "server_lost")
+        start_server(listen=server.address)
+        one.wait_for("door", "clear", "green")
+        types = [event["type"] for event in one.of("door", "lost", "back")]
+        assert types == ["lost", "back"]
+        assert one.stop() == 0
+
+
+def test_a_decision_expires_if_frames_stop_coming(watching: Watch, start_server: Any) -> None:
+    server = start_server()
+    with filming(GREEN) as camera:
+        one = watching(ONE.format(server=server.address, source=camera.url))
+        one.wait_for("door", "clear", "green")
+        # The camera hangs without closing the connection.
+        camera.is_silent = True
+        one.wait_for("door", "unknown", "expired")
+        camera.is_silent = False
+        one.wait_for("door", "clear", "green")
+
+
+def test_sighup_exchanges_what_changed_and_leaves_the_rest_alone(
+    watching: Watch, address: str, tmp_path: Path
+) -> None:
+    both = ONE + '[[camera]]\nid = "hall"\nsource = "{other}"\n'
+    with filming(GREEN) as camera, filming(RED) as other, filming(GREEN) as third:
+        text = both.format(server=address, source=camera.url, other=other.url)
+        one = watching(text)
+        one.wait_for("door", "clear", "green")
+        one.wait_for("hall", "alert", "red")
+        path = tmp_path / "door.toml"
+        path.write_text(text.replace("window = 3", "window = 0"))
+        one.process.send_signal(signal.SIGHUP)
+        until(lambda: any(f"{path}:8:" in message for message in one.messages))
+        path.write_text(text.replace(other.url, third.url))
+        one.process.send_signal(signal.SIGHUP)
+        one.wait_for("hall", "clear", "green")
+        assert ("unknown", "off") in one.states("hall")
+        # The other one never noticed.
+        assert one.states("door")[-1] == ("clear", "green")
+        assert not [state for state in one.states("door") if "off" in state]
+        assert camera.num_open == 1
+        assert one.stop() == 0
+
+
+def test_videos_end_the_command_when_they_end(
+    watching: Watch, address: str, save_video: Callable[..., Path]
+) -> None:
+    video = save_video("visit.mp4", [GREEN] * 10 + [RED] * 10)
+    one = watching(ONE.format(server=address, source=video))
+    assert one.wait() == 0
+    assert one.states("door")[-3:] == [
+        ("clear", "green"), ("alert", "red"), ("unknown", "off"),
+    ]  # fmt: skip
+    assert one.of("door", "state")[-1]["detail"] == "the file is at its end"
+    frames = one.of("door", "frame")
+    assert [frame["frame_id"] for frame in frames] == list(range(20))
+
+
+def test_a_wrong_token_is_said_and_goes_on_being_tried(
+    watching: Watch, start_server: Callable[..., Any], tokens: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("wrong-token")
+    token = tokens.set("door", ["classify", "explain"])
+    server = start_server(access=tokens.access())
+    with filming(GREEN) as camera:
+        text = ONE.format(server=server.address, source=camera.url)
+        one = watching(text.replace("[[camera]]", 'token_file = "token"\n[[camera]]'))
+        one.wait_for("door", "unknown", "refused")
+        (tmp_path / "token").write_text(token)
+        one.wait_for("door", "clear", "green")
+        shown = "".join(one.messages) + str(one.events)
+        assert "wrong-token" not in shown
+        assert token not in shown
+
+
+def test_a_reader_that_leaves_ends_it(watching: Watch, address: str) -> None:
+    with filming(GREEN) as camera:
+        one = watching(ONE.format(server=address, source=camera.url))
+        one.wait_for("door", "clear", "green")
+        reading = one.process.stdout.fileno()
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, reading)
+        os.close(nowhere)
+        assert one.wait() == 1
+
+
+def test_a_wrong_file_is_an_error_and_check_only_reads(
+    limelens: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "door.toml"
+    path.write_text("[[camera]]\nid = 'a'\nsource = 0\nfsp = 5\n")
+    result = limelens("watch", path, "--check")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"limelens: {path}:4: camera.fsp: there is no such key; did you mean fps?\n"
+    )
+    path.write_text("[[camera]]\nid = 'a'\nsource = 0\n")
+    result = limelens("watch", path, "--check")
+    assert (result.exit_code, result.stdout) == (0, f"{path}: 1 camera, nothing is wrong\n")
