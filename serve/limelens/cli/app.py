@@ -17,6 +17,7 @@ import typer
 
 from limelens.cli import bench, classifying, demo, doctor, drift, serving, signing, similar, tokens
 from limelens.cli.camera import watching
+from limelens.cli.events.commands import events
 from limelens.cli.explain import explaining
 from limelens.cli.terminal import streams
 from limelens.cli.terminal.helping import Command, Group
@@ -63,6 +64,7 @@ _COMMANDS = {
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
         app.command(cls=Command, rich_help_panel=_panel)(_command)
+app.add_typer(events, rich_help_panel="Serve and call")
 
 
 def _print_version(wanted: bool) -> None:

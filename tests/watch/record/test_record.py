@@ -316,7 +316,7 @@ def test_an_event_is_called_by_a_part_of_its_id(start: Start, folder: Path) -> N
 
 
 def test_a_place_without_a_record_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NoRecordError, match=r"no record; expected the folder"):
+    with pytest.raises(NoRecordError, match="no record; expected the folder"):
         Record(tmp_path)
 
 

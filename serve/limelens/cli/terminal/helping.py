@@ -138,10 +138,10 @@ def _readable(name: str, words: str) -> tuple[str, str]:
 
     def kind(found: re.Match[str]) -> str:
         nonlocal choices
-        if "|" in found[1]:
-            choices = f"One of {', '.join(found[1].split('|'))}."
-            return "CHOICE"
         one = found[1].removeprefix("list[").removesuffix("]")
+        if "|" in one:
+            choices = f"One of {', '.join(one.split('|'))}."
+            return "CHOICE"
         return _KINDS.get(one, one.upper())
 
     name = _KIND.sub(kind, name)

@@ -166,9 +166,7 @@ def _as_record_error(error: sqlite3.Error, file: Path) -> RecordError:
 
 def _connect(file: Path, mode: str, more: str = "") -> sqlite3.Connection:
     if not file.is_file():
-        raise NoRecordError(
-            f"there is no record; expected the folder of [record] path, in which {FILE} is"
-        )
+        raise NoRecordError("there is no record; expected the folder that [record] path names")
     return sqlite3.connect(
         f"file:{quote(os.fspath(file.absolute()))}?mode={mode}{more}",
         uri=True,

@@ -151,16 +151,22 @@ def doubts(found: ServedExplanation, one: LabelExplanation) -> tuple[str, ...]:
 
 
 def _doubts(warnings: Sequence[str], one: LabelExplanation) -> Iterator[str]:
-    if not one.score >= POOR_FIT:  # NaN too
-        yield f"The fit (R2) is {one.score:.2f}, below {POOR_FIT:g}: single weights mean little."
-    if not one.stability >= LOW_STABILITY:
+    # Those about other labels say nothing of this one.
+    own = [
+        text
+        for text in warnings
+        if not text.startswith("Label ") or text.startswith(f"Label {one.label!r}:")
+    ]
+    if not one.score >= POOR_FIT and not any("R²" in text for text in own):  # NaN too
+        yield f"The fit (R²) is {one.score:.2f}, below {POOR_FIT:g}: single weights mean little."
+    if not one.stability >= LOW_STABILITY and not any("stability" in text for text in own):
         yield (
             f"The stability is {one.stability:.2f}, below {LOW_STABILITY:g}: another seed would "
             "name other regions."
         )
     if one.weights and not any(abs(w.weight) > _CLEAR * w.std_error for w in one.weights):
         yield "No region's weight differs from zero by more than its error."
-    yield from warnings
+    yield from own
 
 
 class _Places:

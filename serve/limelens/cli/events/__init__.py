@@ -1,0 +1,1 @@
+"""`limelens events`: the record of what cameras decided."""
