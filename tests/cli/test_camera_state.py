@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cameras.mjpeg_camera import MjpegCamera
 from tests.cli.test_camera import GREEN, GREY, RED, save_video
-from tests.serve.tools.test_camera import FakeCamera
 from tests.waiting import PATIENCE_S
 
 Line = dict[str, Any]
@@ -76,11 +76,10 @@ def tell() -> Iterator[Callable[..., Told]]:
 
 
 @pytest.fixture
-def door() -> Iterator[FakeCamera]:
-    camera = FakeCamera()
-    camera.colour = GREEN
-    yield camera
-    camera.close()
+def door() -> Iterator[MjpegCamera]:
+    with MjpegCamera() as camera:
+        camera.colour = GREEN
+        yield camera
 
 
 def test_a_file_tells_each_state_and_ends_as_unknown(
@@ -112,7 +111,7 @@ def test_a_file_tells_each_state_and_ends_as_unknown(
 
 @pytest.mark.ci
 def test_a_lost_server_is_unknown_with_heartbeats_until_it_is_back(
-    door: FakeCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
+    door: MjpegCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
 ) -> None:
     server = start_server()
     told = tell(door.url, "--server", server.address, "--heartbeat-s", 0.2)
@@ -138,7 +137,7 @@ def test_a_lost_server_is_unknown_with_heartbeats_until_it_is_back(
 
 @pytest.mark.ci
 def test_a_server_that_hangs_lets_the_decision_expire(
-    door: FakeCamera, serve_process: Callable[..., Any], tell: Callable[..., Told]
+    door: MjpegCamera, serve_process: Callable[..., Any], tell: Callable[..., Told]
 ) -> None:
     process, address = serve_process()
     told = tell(door.url, "--server", address, "--max-decision-age-s", 1)
@@ -156,11 +155,11 @@ def test_a_server_that_hangs_lets_the_decision_expire(
 
 @pytest.mark.ci
 def test_a_lost_camera_is_unknown_with_heartbeats_until_it_is_back(
-    door: FakeCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
+    door: MjpegCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
 ) -> None:
     told = tell(door.url, "--server", start_server().address, "--heartbeat-s", 0.2)
     told.until(type="state", state="clear")
-    door.refusing = True
+    door.status = 503
     door.hang_up()
     lost = told.until(type="lost")
     assert (lost["state"], lost["reason"]) == ("unknown", "camera_lost")
@@ -168,7 +167,7 @@ def test_a_lost_camera_is_unknown_with_heartbeats_until_it_is_back(
     assert told.until(type="heartbeat")["reason"] == "camera_lost"
     assert told.until(type="heartbeat")["state"] == "unknown"
     door.colour = RED
-    door.refusing = False
+    door.status = 200
     told.until(type="back")
     # What was decided before the loss does not come back.
     state = told.until(type="state", previous="unknown", reason="")
@@ -177,7 +176,7 @@ def test_a_lost_camera_is_unknown_with_heartbeats_until_it_is_back(
 
 @pytest.mark.ci
 def test_a_frozen_camera_is_unknown_until_something_changes(
-    door: FakeCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
+    door: MjpegCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
 ) -> None:
     told = tell(door.url, "--server", start_server().address, "--frozen-after-s", 0.5)
     told.until(type="state", state="clear")
@@ -188,7 +187,7 @@ def test_a_frozen_camera_is_unknown_until_something_changes(
 
 
 def test_a_refused_stream_ends_as_unknown(
-    door: FakeCamera, start_server: Callable[..., Any], tokens: Any, tmp_path: Path,
+    door: MjpegCamera, start_server: Callable[..., Any], tokens: Any, tmp_path: Path,
     tell: Callable[..., Told],
 ) -> None:  # fmt: skip
     (tmp_path / "token").write_text(tokens.set("guest", ["models"]))

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cameras.mjpeg_camera import BLUE, GREEN, RED, MjpegCamera, jpeg
 from tests.waiting import until
 
 from limelens.serve import Client
@@ -24,8 +24,6 @@ from limelens.serve.client.results import ChangeStatus, FrameStatus
 from limelens.serve.errors import NotFoundError, UnavailableError
 from limelens.serve.tools.camera import SourceError, open_source, watch
 from limelens.serve.tools.camera.places import Kind, place
-
-RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def save_video(
@@ -52,12 +50,6 @@ def save_video(
     return path
 
 
-def jpeg(colour: tuple[int, int, int]) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 32), colour).save(file, "JPEG")
-    return file.getvalue()
-
-
 def pixels_of(encoded: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
     with Image.open(io.BytesIO(encoded)) as image:
         return np.asarray(image.convert("RGB")).astype(np.int64)
@@ -69,64 +61,10 @@ def strongest(encoded: bytes) -> str:
     return "rgb"[int(mean.argmax())]
 
 
-class FakeCamera:
-    """A camera on loopback that speaks MJPEG over HTTP, as cheap cameras do."""
-
-    def __init__(self) -> None:
-        camera = self
-        self.colour = RED
-        self.num_connections = 0
-        self.num_open = 0
-        self.hung_up = threading.Event()
-        self.refusing = False
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if camera.refusing:
-                    self.send_error(503)
-                    return
-                camera.num_connections += 1
-                camera.num_open += 1
-                self.send_response(200)
-                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-                self.end_headers()
-                try:
-                    while not camera.hung_up.wait(0.02):
-                        image = jpeg(camera.colour)
-                        self.wfile.write(
-                            b"--frame\r\nContent-Type: image/jpeg\r\n"
-                            b"Content-Length: %d\r\n\r\n%s\r\n" % (len(image), image)
-                        )
-                except OSError:
-                    pass
-                finally:
-                    camera.num_open -= 1
-
-            def log_message(self, *_arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        self.address = f"127.0.0.1:{self._server.server_port}"
-        self.url = f"http://user:secret@{self.address}/live"
-
-    def hang_up(self) -> None:
-        self.hung_up.set()
-        until(lambda: not self.num_open)
-        self.hung_up.clear()
-
-    def close(self) -> None:
-        self.hung_up.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
-def fake_camera() -> Iterator[FakeCamera]:
-    camera = FakeCamera()
-    yield camera
-    camera.close()
+def camera() -> Iterator[MjpegCamera]:
+    with MjpegCamera() as camera:
+        yield camera
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4")])
@@ -331,43 +269,43 @@ def let_pass(source: Any, count: int) -> None:
     until(lambda: source.num_skipped >= before + count)
 
 
-def test_a_camera_yields_its_newest_frame(fake_camera: FakeCamera) -> None:
-    with open_source(fake_camera.url) as source:
+def test_a_camera_yields_its_newest_frame(camera: MjpegCamera) -> None:
+    with open_source(camera.url) as source:
         assert source.is_live
         frames = iter(source)
         first = next(frames)
         assert strongest(first.image) == "r"
         assert first.capture_time is not None
-        fake_camera.colour = GREEN
+        camera.colour = GREEN
         let_pass(source, 20)
         assert strongest(next(frames).image) == "g"
         assert [first.frame_id, next(frames).frame_id] == [0, 2]
 
 
-def test_a_camera_keeps_to_the_frame_rate_limit(fake_camera: FakeCamera) -> None:
-    with open_source(fake_camera.url, max_fps=10) as source:
+def test_a_camera_keeps_to_the_frame_rate_limit(camera: MjpegCamera) -> None:
+    with open_source(camera.url, max_fps=10) as source:
         began = time.monotonic()
         for _, _frame in zip(range(6), source, strict=False):
             pass
         assert time.monotonic() - began > 0.49
 
 
-def test_a_lost_camera_is_reopened(fake_camera: FakeCamera) -> None:
+def test_a_lost_camera_is_reopened(camera: MjpegCamera) -> None:
     reported: list[str] = []
-    with open_source(fake_camera.url, report=reported.append) as source:
+    with open_source(camera.url, report=reported.append) as source:
         frames = iter(source)
         assert strongest(next(frames).image) == "r"
-        fake_camera.refusing = True
-        fake_camera.colour = GREEN
-        fake_camera.hang_up()
+        camera.status = 503
+        camera.colour = GREEN
+        camera.hang_up()
         until(lambda: len(reported) == 2)
-        fake_camera.refusing = False
+        camera.status = 200
         for frame in frames:
             if strongest(frame.image) == "g":
                 break
         # ffmpeg itself may connect more than once to find out what it is.
-        assert fake_camera.num_connections >= 2
-    name = f"http://{fake_camera.address}/…"
+        assert camera.num_connections >= 2
+    name = f"http://{camera.address}/…"
     assert reported == [
         f"{name}: cannot be read: it closed the connection; looking for it again",
         f"{name}: cannot be read: it answers, but cannot serve now; looking for it again",
@@ -375,8 +313,8 @@ def test_a_lost_camera_is_reopened(fake_camera: FakeCamera) -> None:
     ]
 
 
-def test_stopping_ends_every_wait(fake_camera: FakeCamera) -> None:
-    source = open_source(fake_camera.url, max_fps=0.01)
+def test_stopping_ends_every_wait(camera: MjpegCamera) -> None:
+    source = open_source(camera.url, max_fps=0.01)
     frames = iter(source)
     next(frames)
     threading.Timer(0.2, source.stop).start()
@@ -476,11 +414,11 @@ def test_a_broken_video_is_an_error_after_its_good_part(client: Client, tmp_path
 
 
 def test_a_camera_continues_when_its_server_comes_back(
-    start_server: Callable[..., Any], fake_camera: FakeCamera
+    start_server: Callable[..., Any], camera: MjpegCamera
 ) -> None:
     server = start_server()
     reported: list[str] = []
-    with Client(server.address) as client, open_source(fake_camera.url) as source:
+    with Client(server.address) as client, open_source(camera.url) as source:
         watching = watch(client, source, report=reported.append)
         # On a busy machine the first frames may be overtaken.
         classified = next(seen for seen in watching if seen.answer.prediction is not None)
@@ -504,18 +442,18 @@ def lose(server: Any, watching: Iterator[Any]) -> None:
 
 
 def test_after_an_outage_the_frames_are_new(
-    start_server: Callable[..., Any], fake_camera: FakeCamera
+    start_server: Callable[..., Any], camera: MjpegCamera
 ) -> None:
     server = start_server()
     lost = threading.Event()
-    with Client(server.address) as client, open_source(fake_camera.url) as source:
+    with Client(server.address) as client, open_source(camera.url) as source:
         watching = watch(client, source, report=lambda _message: lost.set())
         lose(server, watching)
 
         def come_back() -> None:
             assert lost.wait(30)
             let_pass(source, 50)
-            fake_camera.colour = GREEN
+            camera.colour = GREEN
             let_pass(source, 50)
             start_server(listen=server.address)
 
@@ -532,11 +470,11 @@ def test_after_an_outage_the_frames_are_new(
 
 
 def test_stopping_while_the_server_is_lost_is_no_error(
-    start_server: Callable[..., Any], fake_camera: FakeCamera
+    start_server: Callable[..., Any], camera: MjpegCamera
 ) -> None:
     server = start_server()
     reported: list[str] = []
-    with Client(server.address) as client, open_source(fake_camera.url) as source:
+    with Client(server.address) as client, open_source(camera.url) as source:
         watching = watch(client, source, report=reported.append)
         lose(server, watching)
 
@@ -565,8 +503,6 @@ def test_a_file_ends_with_its_server(start_server: Callable[..., Any], tmp_path:
             list(watching)
 
 
-def test_a_model_that_is_not_served_ends_a_camera_too(
-    client: Client, fake_camera: FakeCamera
-) -> None:
-    with open_source(fake_camera.url) as source, pytest.raises(NotFoundError):
+def test_a_model_that_is_not_served_ends_a_camera_too(client: Client, camera: MjpegCamera) -> None:
+    with open_source(camera.url) as source, pytest.raises(NotFoundError):
         list(watch(client, source, model="cats"))

@@ -16,6 +16,7 @@ class ReadFrame:
     captured_at: datetime | None
     place: str
     position_s: float | None
+    read_at: float
 
 
 class Slot:
@@ -27,7 +28,7 @@ class Slot:
         self._error: Exception | None = None
         self._over = False
         self.num_replaced = 0
-        """Frames in whose place a newer one came."""
+        """Frames that were given up before they were taken."""
 
     def put(self, frame: ReadFrame, *, may_replace: bool) -> None:
         """Gives a frame in place of the last one, or waits until the last one was taken."""
@@ -38,6 +39,13 @@ class Slot:
                 self.num_replaced += self._frame is not None
                 self._frame = frame
                 self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Gives up the frame that waits."""
+        with self._changed:
+            self.num_replaced += self._frame is not None
+            self._frame = None
+            self._changed.notify_all()
 
     def take(self) -> ReadFrame | None:
         """Waits for a frame; None if there are no more."""

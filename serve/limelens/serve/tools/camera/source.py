@@ -43,11 +43,13 @@ class SourceFrame(Frame):
         place: The file in a folder or the time in a video, or empty.
         position_s: Seconds from the beginning of a video or folder; None for a camera. With a
             position, the capture time is as if the file had begun with the reading.
+        read_at: When it was read, by `time.monotonic`; it may have waited since.
     """
 
     image: bytes
     place: str = ""
     position_s: float | None = None
+    read_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Source:
             where.name,
             options.frozen_after_s,
             options.report,
-            options.on_lost,
+            self._lost,
             options.on_back,
         )
         self._slot = Slot()
@@ -112,7 +114,7 @@ class Source:
 
     @property
     def num_skipped(self) -> int:
-        """Frames of a camera that a newer one replaced before they were taken."""
+        """Frames of a camera that were given up, mostly for a newer one, before they were taken."""
         return self._slot.num_replaced
 
     @property
@@ -183,7 +185,8 @@ class Source:
             if self.is_stopped:
                 return
             at_s = number * interval_s
-            read = ReadFrame(path.read_bytes, self._filed_at(at_s), str(path), at_s)
+            captured_at, now = self._filed_at(at_s), time.monotonic()
+            read = ReadFrame(path.read_bytes, captured_at, str(path), at_s, now)
             self._slot.put(read, may_replace=False)
 
     def _filed_at(self, at_s: float) -> datetime | None:
@@ -208,6 +211,12 @@ class Source:
                 return
             video = None
             self._stopped.wait(self._health.lose(lost))
+
+    def _lost(self, error: SourceError) -> None:
+        if self.is_live:
+            # A frame from before would be decided on as if it were new.
+            self._slot.clear()
+        self._options.on_lost(error)
 
     def _read_once(self, video: Video) -> None:
         timeline = Timeline(video.rate)
@@ -242,9 +251,10 @@ class Source:
         def encode() -> bytes:
             return to_jpeg(frame, self._options.quality)
 
+        now = time.monotonic()
         if video.is_endless:
-            return ReadFrame(encode, datetime.now(UTC), "", None)
-        return ReadFrame(encode, self._filed_at(at_s), f"{at_s:.3f} s", at_s)
+            return ReadFrame(encode, datetime.now(UTC), "", None, now)
+        return ReadFrame(encode, self._filed_at(at_s), f"{at_s:.3f} s", at_s, now)
 
 
 def open_video(where: SourceAddress, credentials: str | Callable[[], str]) -> Video:
