@@ -9,9 +9,12 @@ from pathlib import Path
 import jinja2
 import pytest
 
+from limelens.serve.decisions.camera_state import CameraState, UnknownReason
+from limelens.serve.decisions.decision import FaceIssue
+from limelens.watch.console.access.users import Role
 from limelens.watch.console.app import STATIC
 from limelens.watch.console.language import Sentences
-from limelens.watch.console.rendering import TEMPLATES
+from limelens.watch.console.rendering import TEMPLATES, THEMES
 
 SENTENCES = Sentences()
 OTHERS = sorted(set(SENTENCES.languages) - {"en"})
@@ -55,16 +58,11 @@ def test_every_sentence_that_is_asked_for_is_there_and_every_one_is_asked_for() 
     text = "\n".join(file.read_text() for file in sources)
     for key in re.findall(r"""say\((?:request, )?["']([a-z_.]+[a-z_])["']\s*[,)]""", text):
         assert key in keys or f"script.{key}" in keys, key
-    for key in keys:
-        table, _, rest = key.partition(".")
-        word = rest.removesuffix(".one").rpartition(".")[2]
-        assert re.search(rf"""["'.]{re.escape(word)}["'`]""", text) or table in (
-            "states",
-            "reasons",
-            "language",
-            "themes",
-            "roles",
-        ), key
+    by_value = {*CameraState, *UnknownReason, *FaceIssue, *Role, *THEMES}
+    for key in keys - {"language.name"}:
+        word = key.removesuffix(".one").rpartition(".")[2]
+        is_asked_for = re.search(rf"""["'.]{re.escape(word)}["'`]""", text)
+        assert is_asked_for or word.removeprefix("state_").removeprefix("is_") in by_value, key
 
 
 def test_the_reader_gets_their_language() -> None:

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from limelens.watch.console import health
+from limelens.watch.console import cameras, health
 from limelens.watch.console.access import login
 from limelens.watch.console.protection import Protection
 from limelens.watch.console.state import AppState
@@ -26,9 +26,9 @@ _BY_STATUS: Final = {404: "missing", 405: "method", 413: "too_large", 403: "forb
 
 def navigation(live: object, record: object, client: object) -> dict[str, str]:
     """The paths of the pages that there are, by the keys of their names in `[nav]`."""
-    found = {"health": "/health"}
-    del live, record, client
-    return found
+    found = {"cameras": "/cameras" if live is not None else "", "health": "/health"}
+    del record, client
+    return {key: path for key, path in found.items() if path}
 
 
 def application(
@@ -70,6 +70,7 @@ def application(
         Route("/", home),
         Mount("/static", StaticFiles(directory=STATIC)),
         *login.routes(state),
+        *cameras.routes(state),
         *health.routes(state),
     ]
     inner = Starlette(

@@ -16,6 +16,7 @@ from limelens.serve.addresses import is_loopback_host, parse_address
 from limelens.serve.errors import AccessPolicyError, ListenError
 from limelens.watch.console.access.visitors import Visitors
 from limelens.watch.console.app import application, navigation
+from limelens.watch.console.changes import Changes
 from limelens.watch.console.rendering import Pages
 from limelens.watch.console.settings import ConsoleSettings
 from limelens.watch.console.state import AppState
@@ -44,9 +45,12 @@ class Console:
         try:
             host, port = parse_address(settings.listen).host, listening.getsockname()[1]
             names = {host, *settings.hosts, *_certificate_names(settings)}
+            self._changes = Changes(live)
             visitors = Visitors(settings, port)
             pages = Pages(navigation(live, record, client))
-            state = AppState(settings, live, record, client, problems, visitors, pages)
+            state = AppState(
+                settings, live, record, client, problems, self._changes, visitors, pages
+            )
             self._started = threading.Event()
             self._server = uvicorn.Server(
                 _config(settings, application(state, names, self._started.set))
@@ -69,6 +73,7 @@ class Console:
 
     def close(self) -> None:
         """Stops listening and ends all connections."""
+        self._changes.close()
         self._server.should_exit = True
         self._thread.join(_STOP_S)
 
@@ -86,7 +91,7 @@ def _config(settings: ConsoleSettings, app: Any) -> uvicorn.Config:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         limit_concurrency=settings.max_viewers * 4 + 64,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=3,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from limelens.watch.console.access.visitors import Visitors
+from limelens.watch.console.changes import Changes
 from limelens.watch.console.rendering import Pages
 from limelens.watch.console.settings import ConsoleSettings
 from limelens.watch.live import LiveCameras
@@ -25,6 +26,7 @@ class AppState:
         record: The record of events; None if nothing is recorded.
         client: Opens a client of the server, for a single use; None without a server.
         problems: What is wrong with sinks and the record now, for people.
+        changes: Tells that a camera changed, and that the console closes.
         visitors: Who requests come from.
         pages: Renders templates.
     """
@@ -34,5 +36,6 @@ class AppState:
     record: Any
     client: Callable[[], Client] | None
     problems: Callable[[], Sequence[str]]
+    changes: Changes
     visitors: Visitors
     pages: Pages

@@ -1,8 +1,12 @@
 // On every page: times as the reader's clock shows them, and a menu that closes.
 
-import { language } from "./words.js";
+import { locale } from "./words.js";
 
-const moments = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+const moments = new Intl.DateTimeFormat(locale, {
+  dateStyle: "medium",
+  timeStyle: "medium",
+  hourCycle: "h23",
+});
 
 /** Shows the times below a node in the reader's time zone. */
 export function localTimes(node) {

@@ -9,4 +9,7 @@ export function say(key, values = {}) {
   return found.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }
 
-export const language = document.documentElement.lang;
+const language = document.documentElement.lang;
+
+/** The page's language as the reader's country writes it, such as en-GB. */
+export const locale = navigator.languages.find((one) => one.split("-")[0] === language) ?? language;

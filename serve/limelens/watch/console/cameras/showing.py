@@ -1,0 +1,71 @@
+"""What the page is told of a camera: plain values, with words in the reader's language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from limelens.serve.decisions.decision import FacePrediction
+from limelens.serve.image import Region
+from limelens.watch.live import LiveCamera, LiveFrame
+
+_MOST_FACES: Final = 64
+"""They travel in a header."""
+
+Say = Callable[[str], str]
+
+
+def shown(camera: LiveCamera, say: Say) -> dict[str, Any]:
+    """A camera's tile; a decision that expired is unknown."""
+    now = camera.current
+    age_s = now.age_s
+    return {
+        "id": now.camera_id,
+        "source": now.source,
+        "state": now.state.value,
+        "since": now.since.isoformat(),
+        "reason": "" if now.reason is None else say(f"reasons.{now.reason.value}"),
+        "detail": now.detail,
+        "label": now.label,
+        "probability": now.probability,
+        "people": now.people,
+        "age_s": None if age_s is None else round(age_s, 2),
+        "max_age_s": now.max_age_s,
+        "fps": round(now.fps, 1),
+        "dropped": now.num_dropped,
+        "alerts": now.num_alerts,
+        "error": now.last_error,
+        "model": f"{now.model} {now.version}" if now.model else "",
+        "event": now.last_event_id,
+        "frame": None if now.frame is None else frame_number(now.frame),
+    }
+
+
+def frame_number(frame: LiveFrame) -> str:
+    """Tells a frame from the camera's others."""
+    return f"{frame.time.timestamp():.6f}"
+
+
+def shown_region(region: Region | None) -> list[float] | None:
+    """Left, top, right and bottom in fractions of the frame; None is all of it."""
+    if region is None:
+        return None
+    return [round(one, 4) for one in (region.left, region.top, region.right, region.bottom)]
+
+
+def shown_faces(faces: Iterable[FacePrediction]) -> list[dict[str, Any]]:
+    """The faces of a frame, the largest first, with what was decided about each."""
+    return [_face(face) for _, face in zip(range(_MOST_FACES), faces, strict=False)]
+
+
+def _face(face: FacePrediction) -> dict[str, Any]:
+    label = face.prediction.label if face.person is None else face.smoothed_label
+    state = "alert" if face.alert else "unknown" if label is None else "clear"
+    return {
+        "box": shown_region(face.box),
+        "state": state,
+        "label": label,
+        "issue": None if face.issue is None else face.issue.value,
+        "person": face.person,
+        "seen": face.seen,
+    }
