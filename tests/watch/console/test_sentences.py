@@ -15,6 +15,7 @@ from limelens.watch.console.access.users import Role
 from limelens.watch.console.app import STATIC
 from limelens.watch.console.language import Sentences
 from limelens.watch.console.rendering import TEMPLATES, THEMES
+from limelens.watch.record.words import Place, Whole
 
 SENTENCES = Sentences()
 OTHERS = sorted(set(SENTENCES.languages) - {"en"})
@@ -58,7 +59,8 @@ def test_every_sentence_that_is_asked_for_is_there_and_every_one_is_asked_for() 
     text = "\n".join(file.read_text() for file in sources)
     for key in re.findall(r"""say\((?:request, )?["']([a-z_.]+[a-z_])["']\s*[,)]""", text):
         assert key in keys or f"script.{key}" in keys, key
-    by_value = {*CameraState, *UnknownReason, *FaceIssue, *Role, *THEMES}
+    by_value = {*CameraState, *UnknownReason, *FaceIssue, *Role, *THEMES, *Place, *Whole}
+    by_value |= {f"{place}_{whole}" for place in Place for whole in Whole}
     for key in keys - {"language.name"}:
         word = key.removesuffix(".one").rpartition(".")[2]
         is_asked_for = re.search(rf"""["'.]{re.escape(word)}["'`]""", text)

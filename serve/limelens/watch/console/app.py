@@ -19,6 +19,7 @@ from limelens.watch.console import cameras, health
 from limelens.watch.console.access import login
 from limelens.watch.console.protection import Protection
 from limelens.watch.console.state import AppState
+from limelens.watch.console.trying import pages as trying
 
 STATIC: Final = Path(__file__).parent / "static"
 _BY_STATUS: Final = {404: "missing", 405: "method", 413: "too_large", 403: "forbidden"}
@@ -26,8 +27,12 @@ _BY_STATUS: Final = {404: "missing", 405: "method", 413: "too_large", 403: "forb
 
 def navigation(live: object, record: object, client: object) -> dict[str, str]:
     """The paths of the pages that there are, by the keys of their names in `[nav]`."""
-    found = {"cameras": "/cameras" if live is not None else "", "health": "/health"}
-    del record, client
+    found = {
+        "cameras": "/cameras" if live is not None else "",
+        "try": "/try" if client is not None else "",
+        "health": "/health",
+    }
+    del record
     return {key: path for key, path in found.items() if path}
 
 
@@ -71,6 +76,7 @@ def application(
         Mount("/static", StaticFiles(directory=STATIC)),
         *login.routes(state),
         *cameras.routes(state),
+        *trying.routes(state),
         *health.routes(state),
     ]
     inner = Starlette(

@@ -50,7 +50,7 @@ def test_a_whole_image_is_explained_with_progress_and_steps(client: Client) -> N
     assert tried.found.num_samples == 400
     shown = {name: np.asarray(Image.open(io.BytesIO(f))) for name, f in tried.images.items()}
     assert {image.shape for image in shown.values()} == {(768, 1024, 3)}
-    assert tried.segments.shape == (768, 1024)
+    assert tried.cut.size == (768, 1024)
     # The red half speaks for the label, so that covering it costs more than covering the rest.
     assert tried.without is not None
     assert tried.alone is not None
@@ -64,8 +64,9 @@ def test_one_face_of_several_is_found_decided_and_explained(client: Client) -> N
     assert isinstance(tried, Tried)
     assert tried.one.label == "blue"
     assert tried.found.face == faces[1]
-    rows, columns = np.nonzero(tried.segments != 65535)
-    assert max(rows.max(), columns.max()) < 160  # only the face was looked at
+    # Of 640x480 pixels, the face and what is around it are shown, larger than they are.
+    assert tried.cut.size == (480, 480)
+    assert 0.1 < tried.cut.seen.left < 0.2
 
 
 def test_closing_a_trial_ends_it_at_the_server(

@@ -72,7 +72,7 @@ class Asked(BaseModel):
             "num_segments": self.segments or 0,
             "num_samples": self.samples or 0,
             "hide": self.fill or None,
-            "renderings": ["overlay", "segments"],
+            "renderings": ["segments"],
             "timeout_s": TIMEOUT_S,
         }
         usual = None if info.explain_settings is None else info.explain_settings.segmentation

@@ -8,16 +8,11 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from io import BytesIO
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from limelens.serve import Classification, Client, LabelExplanation, ModelInfo, ServedExplanation
-from limelens.serve.image import read_image, shrink
+from limelens.serve.image import read_image
+from limelens.watch.console.cut import Cut, as_jpeg
 from limelens.watch.console.trying.asked import TIMEOUT_S, Asked
-from limelens.watch.console.trying.steps import LONGEST, Cut, as_jpeg
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Tried:
 
     Args:
         found: The explanation.
-        segments: `(H, W)` ids of `images["frame"]`'s size.
+        cut: What is shown of it, and its segments.
         without: The model's probability for the label once the strongest segments are covered;
             None if it is not among the most probable then.
         alone: The same if all others are covered.
@@ -44,7 +39,7 @@ class Tried:
     """
 
     found: ServedExplanation
-    segments: NDArray[np.uint16] = field(repr=False)
+    cut: Cut = field(repr=False)
     without: float | None
     alone: float | None
     images: Mapping[str, bytes] = field(repr=False)
@@ -81,20 +76,6 @@ def explain(client: Client, image: bytes, asked: Asked) -> Generator[Progress | 
     yield _tried(client, image, update.explanation)
 
 
-def upright(image: bytes) -> NDArray[np.uint8]:
-    """The image as it is shown, `(H, W, 3)` uint8, made smaller if it is large.
-
-    Raises:
-        InvalidImageError: It is none, is damaged or too large.
-    """
-    pixels = read_image(image)
-    height, width = pixels.shape[:2]
-    scale = min(1.0, LONGEST / max(height, width))
-    if scale == 1.0:
-        return pixels
-    return shrink(pixels, max(1, round(scale * height)), max(1, round(scale * width)))
-
-
 def _tried(client: Client, image: bytes, found: ServedExplanation) -> Tried:
     segments = found.segments()
     assert segments is not None  # they were asked for
@@ -111,18 +92,16 @@ def _tried(client: Client, image: bytes, found: ServedExplanation) -> Tried:
     without, alone = (
         {score.label: score.probability for score in each.scores}.get(one.label) for each in checked
     )
-    with Image.open(BytesIO(one.overlay_png)) as overlay:
-        drawn = np.asarray(overlay.convert("RGB"))
     images = {
         "frame": cut.pixels,
-        "overlay": drawn,
+        "overlay": cut.overlay(one),
         "cut": cut.outlined(),
         "without": covered[0],
         "alone": covered[1],
     }
     return Tried(
         found=found,
-        segments=cut.segments,
+        cut=cut,
         without=without,
         alone=alone,
         images={name: as_jpeg(pixels) for name, pixels in images.items()},
