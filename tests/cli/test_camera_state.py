@@ -174,6 +174,17 @@ def test_a_lost_camera_is_unknown_with_heartbeats_until_it_is_back(
     assert (state["state"], state["smoothed_label"]) == ("alert", "red")
 
 
+def test_a_password_may_stay_in_a_file(
+    door: MjpegCamera, start_server: Callable[..., Any], tell: Callable[..., Told], tmp_path: Path
+) -> None:
+    door.user = "door:pa/ss#@"
+    secret = tmp_path / "door.password"
+    secret.write_text("door:pa/ss#@\n")
+    url = f"http://{door.address}/live"
+    told = tell(url, "--server", start_server().address, "--password-file", secret)
+    told.until(type="state", state="clear")
+
+
 @pytest.mark.ci
 def test_a_frozen_camera_is_unknown_until_something_changes(
     door: MjpegCamera, start_server: Callable[..., Any], tell: Callable[..., Told]

@@ -282,6 +282,16 @@ def test_a_camera_yields_its_newest_frame(camera: MjpegCamera) -> None:
         assert [first.frame_id, next(frames).frame_id] == [0, 2]
 
 
+def test_a_frame_that_waited_says_since_when(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.mp4", [RED] * 5)
+    with open_source(path, live=True) as source:
+        until(lambda: source.num_skipped == 4)
+        now = time.monotonic()
+        last = source.take()
+    assert last is not None
+    assert last.read_at < now
+
+
 def test_a_camera_keeps_to_the_frame_rate_limit(camera: MjpegCamera) -> None:
     with open_source(camera.url, max_fps=10) as source:
         began = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -83,6 +83,17 @@ def camera(
             show_default="2 for a camera, never for a file",
         ),
     ] = None,
+    transport: Annotated[
+        Literal["tcp", "udp"],
+        option("How frames of an rtsp:// camera travel; with udp some may be lost."),
+    ] = "tcp",
+    password_file: Annotated[
+        Path | None,
+        option(
+            "A file with USER:PASSWORD of the camera, which its address then leaves out.",
+            metavar="FILE",
+        ),
+    ] = None,
     frozen_after_s: Annotated[
         float,
         option(
@@ -157,6 +168,8 @@ def camera(
 
     Example: limelens camera rtsp://door/live --window 5 --required-to-alert 1 --fps 5
 
+    Example: limelens camera rtsp://door/live --password-file door.password --heartbeat-s 1 --jsonl
+
     Example: limelens camera hall.mp4 --faces --window 5 --explain-on-change why --blur-faces
     """
     if as_json and as_jsonl:
@@ -219,6 +232,8 @@ def camera(
         with (
             open_source(
                 source, live=live, max_fps=fps, quality=quality, report=messages,
+                transport=transport,
+                credentials="" if password_file is None else password_file.read_text,
                 frozen_after_s=frozen_after_s, on_lost=losses.lost, on_back=losses.back,
             ) as frames,
             stopping(frames.stop),

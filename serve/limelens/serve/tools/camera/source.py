@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from limelens.serve.client import Frame
+from limelens.serve.errors import LimelensError
 from limelens.serve.tools.camera.faults import LossReason, SourceError
 from limelens.serve.tools.camera.health import Health
 from limelens.serve.tools.camera.places import SourceAddress, with_credentials
@@ -43,7 +44,8 @@ class SourceFrame(Frame):
         place: The file in a folder or the time in a video, or empty.
         position_s: Seconds from the beginning of a video or folder; None for a camera. With a
             position, the capture time is as if the file had begun with the reading.
-        read_at: When it was read, by `time.monotonic`; it may have waited since.
+        read_at: When it came from a camera, by `time.monotonic`; it may have waited since. Of a
+            file, which does not grow old, when it was given out.
     """
 
     image: bytes
@@ -264,11 +266,18 @@ def open_video(where: SourceAddress, credentials: str | Callable[[], str]) -> Vi
         SourceError: It cannot be opened, or its credentials cannot be read.
         MissingExtraError: `limelens[camera]` is not installed.
     """
+    failed = ""
     try:
         given = credentials if isinstance(credentials, str) else credentials()
+    except UnicodeDecodeError:
+        failed = "it is no text in UTF-8"
     except OSError as error:
+        failed = error.strerror or type(error).__name__
+    except LimelensError as error:
+        failed = str(error)
+    if failed:
+        # Not from within `except`: what could not be decoded is in that error.
         raise SourceError(
-            f"{where.name}: its password cannot be read: {error.strerror or error}",
-            LossReason.UNAUTHORIZED,
-        ) from error
+            f"{where.name}: its password cannot be read: {failed}", LossReason.UNAUTHORIZED
+        )
     return Video(with_credentials(where, given))

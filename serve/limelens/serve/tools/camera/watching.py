@@ -36,8 +36,8 @@ class SourceAnswer:
         image: The encoded frame, if it was to be kept; empty otherwise, and without a frame.
         position_s: Seconds from the beginning of a video or folder to its frame; None for a camera
             and where no frame is meant. With a position, the capture time is made up.
-        taken_at: When its frame was taken from the source, by `time.monotonic`; of an answer to no
-            frame when it came. It is what `StateKeeper.answered` takes.
+        taken_at: When its frame was read, as `SourceFrame.read_at`; of an answer to no frame when
+            it came. It is what `StateKeeper.answered` takes.
     """
 
     answer: FrameAnswer
@@ -45,14 +45,6 @@ class SourceAnswer:
     image: bytes = field(default=b"", repr=False)
     position_s: float | None = None
     taken_at: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Sent:
-    """A frame whose answer is awaited; its image only if that is to be kept."""
-
-    frame: SourceFrame
-    taken_at: float
 
 
 def watch(
@@ -87,12 +79,11 @@ def watch(
     Raises:
         LimelensError: As `Client.stream`, and `SourceError`.
     """
-    sent: dict[int, _Sent] = {}
+    sent: dict[int, SourceFrame] = {}
     reported = ""
     while (first := source.take()) is not None:
         try:
-            taken = _Sent(first, time.monotonic())
-            for found in _one_stream(client, source, taken, sent, keep_images, settings):
+            for found in _one_stream(client, source, first, sent, keep_images, settings):
                 # Answers to frames that were given up here do not come from the server.
                 if reported and found.answer.status is FrameStatus.CLASSIFIED:
                     reported = ""
@@ -120,8 +111,8 @@ def watch(
 def _one_stream(
     client: Client,
     source: Source,
-    first: _Sent,
-    sent: dict[int, _Sent],
+    first: SourceFrame,
+    sent: dict[int, SourceFrame],
     keep_images: bool,
     settings: dict[str, Any],
 ) -> Iterator[SourceAnswer]:
@@ -133,19 +124,16 @@ def _one_stream(
     unexplained: dict[int, int] = {}  # by frame, how many explanations will come
 
     def frames() -> Iterator[SourceFrame]:
-        frame: SourceFrame | None = first.frame
-        taken_at = first.taken_at
+        frame: SourceFrame | None = first
         room.acquire()
         while frame is not None and not over.is_set():
-            light = frame if keep_images else replace(frame, image=b"")
-            sent[frame.frame_id] = _Sent(light, taken_at)
+            sent[frame.frame_id] = frame if keep_images else replace(frame, image=b"")
             yield frame
             while not room.acquire(timeout=0.2):
                 if over.is_set() or source.is_stopped:
                     return
             try:
                 frame = source.take()
-                taken_at = time.monotonic()
             except Exception as error:
                 # Answers to sent frames still come.
                 failed.append(error)
@@ -156,9 +144,9 @@ def _one_stream(
         # stopped: `watch` waits instead.
         for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
             number = answer.frame_id
-            awaited = sent.get(number)
+            answered = sent.get(number)
             if answer.status is FrameStatus.DECISION_EXPIRED:
-                awaited = None
+                answered = None
             elif answer.status is not FrameStatus.EXPLANATION:
                 # The frame of a change is needed again for its explanations.
                 unexplained[number] = _num_explained(answer, alerts_only) if is_explaining else 0
@@ -172,11 +160,12 @@ def _one_stream(
             if unexplained.get(number) == 0:
                 sent.pop(number, None)
                 del unexplained[number]
-            if awaited is None:
+            if answered is None:
                 yield SourceAnswer(answer, "", taken_at=time.monotonic())
-                continue
-            frame, taken_at = awaited.frame, awaited.taken_at
-            yield SourceAnswer(answer, frame.place, frame.image, frame.position_s, taken_at)
+            else:
+                yield SourceAnswer(
+                    answer, answered.place, answered.image, answered.position_s, answered.read_at
+                )
         if failed:
             raise failed[0]
     finally:
