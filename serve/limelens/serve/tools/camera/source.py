@@ -168,7 +168,10 @@ class Source:
         if read is None:
             return None
         number, self._next_id = self._next_id, self._next_id + 1
-        return SourceFrame(number, read.encode(), read.captured_at, read.place, read.position_s)
+        read_at = read.read_at if self.is_live else time.monotonic()
+        return SourceFrame(
+            number, read.encode(), read.captured_at, read.place, read.position_s, read_at
+        )
 
     def _read(self, video: Video | None) -> None:
         try:
