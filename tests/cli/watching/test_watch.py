@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import urllib.request
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from tests.filming import GREEN, RED, FilmedCamera, filming
 from tests.waiting import until
+
+from limelens.watch.record import Record
 
 Watching = Any
 Watch = Callable[..., Watching]
@@ -62,8 +65,8 @@ def test_a_camera_that_is_absent_at_start_is_waited_for(watching: Watch, address
     absent.close()
     one = watching(ONE.format(server=address, source=absent.url))
     one.wait_for("door", "unknown", "camera_lost")
-    assert "Connection refused" in one.of("door", "lost")[0]["detail"]
-    until(lambda: any("Connection refused" in message for message in one.messages))
+    assert "connection refused" in one.of("door", "lost")[0]["detail"]
+    until(lambda: any("connection refused" in message for message in one.messages))
     with filming(GREEN, port=absent.port):
         one.wait_for("door", "clear", "green")
         assert one.of("door", "back")
@@ -153,6 +156,33 @@ def test_a_wrong_token_is_said_and_goes_on_being_tried(
         assert token not in shown
 
 
+@pytest.mark.ci
+def test_a_wrong_password_is_said_without_it_and_read_again(
+    watching: Watch, address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("guard:wrong-secret")
+    with filming(GREEN, login="guard:right-secret") as camera:
+        text = ONE.format(server=address, source=camera.url)
+        one = watching(text + 'password_file = "password"\n')
+        one.wait_for("door", "unknown", "camera_lost")
+        assert "password" in one.of("door", "lost")[0]["detail"]
+        (tmp_path / "password").write_text("guard:right-secret")
+        one.wait_for("door", "clear", "green")
+        assert "-secret" not in "".join(one.messages) + str(one.events)
+
+
+def test_a_frozen_camera_is_unknown_until_it_moves(watching: Watch, address: str) -> None:
+    with filming(GREEN) as camera:
+        text = ONE.format(server=address, source=camera.url)
+        one = watching(text + "frozen_after_s = 0.5\n")
+        one.wait_for("door", "clear", "green")
+        camera.is_frozen = True
+        one.wait_for("door", "unknown", "frozen")
+        camera.is_frozen = False
+        one.wait_for("door", "clear", "green")
+        assert [event["type"] for event in one.of("door", "lost", "back")] == ["lost", "back"]
+
+
 def test_a_reader_that_leaves_ends_it(watching: Watch, address: str) -> None:
     with filming(GREEN) as camera:
         one = watching(ONE.format(server=address, source=camera.url))
@@ -177,3 +207,60 @@ def test_a_wrong_file_is_an_error_and_check_only_reads(
     path.write_text("[[camera]]\nid = 'a'\nsource = 0\n")
     result = limelens("watch", path, "--check")
     assert (result.exit_code, result.stdout) == (0, f"{path}: 1 camera, nothing is wrong\n")
+
+
+@pytest.mark.ci
+def test_a_model_file_in_place_of_a_server_is_served_by_a_process_of_its_own(
+    watching: Watch, one_model: Path
+) -> None:
+    file = one_model / "colours" / "1" / "model.onnx"
+    with filming(GREEN) as camera:
+        one = watching(
+            f'[defaults]\nmodel = "{file}"\nsource = "{camera.url}"\nmax_decision_age_s = 1\n'
+            '[[camera]]\nid = "door"\n[[camera]]\nid = "hall"\n'
+        )
+        one.wait_for("door", "clear", "green")
+        one.wait_for("hall", "clear", "green")
+        (child,) = children(one.process.pid)
+        os.kill(child, signal.SIGKILL)
+        one.wait_for("door", "unknown")
+        one.wait_for("door", "clear", "green")
+        one.wait_for("hall", "clear", "green")
+        (child,) = children(one.process.pid)
+        # Whatever happens to the one, the other does not stay behind.
+        one.process.kill()
+        until(lambda: not Path(f"/proc/{child}").exists())
+
+
+@pytest.mark.ci
+def test_a_model_file_that_cannot_be_served_is_said(watching: Watch, tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(b"no bundle")
+    with filming(GREEN) as camera:
+        one = watching(f'[[camera]]\nid = "door"\nsource = "{camera.url}"\nmodel = "mine.onnx"\n')
+        until(lambda: any("mine.onnx" in e["detail"] for e in one.of("door", "lost")))
+        assert one.stop() == 0
+
+
+def children(pid: int) -> list[int]:
+    """The processes that another one, or a thread of it, started."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
+
+
+def test_events_are_recorded_and_shown_on_the_page(
+    watching: Watch, address: str, tmp_path: Path
+) -> None:
+    with filming(RED) as camera:
+        text = ONE.format(server=address, source=camera.url)
+        one = watching(f'{text}\n[record]\npath = "record"\n', "--console", "127.0.0.1:0")
+        one.wait_for("door", "alert", "red")
+        until(lambda: any("the page is at " in message for message in one.messages))
+        (page,) = [m.split("the page is at ")[1].strip() for m in one.messages if "page is" in m]
+        with urllib.request.urlopen(page) as response:
+            assert "limelens" in response.read().decode()
+        with Record(tmp_path / "record") as record:
+            until(lambda: any(e.has_overlay for e in record.list().events))
+        assert one.stop() == 0
+    with Record(tmp_path / "record") as record:
+        recorded = {one.event.id for one in record.list().events}
+    assert recorded == {e["id"] for e in one.of("door", "state", "lost", "back")}

@@ -62,6 +62,7 @@ class EventLines:
 
     name = "terminal"
     problem = ""
+    is_broken = False
 
     def __init__(self, console: Console) -> None:
         self._console = console

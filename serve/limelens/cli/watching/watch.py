@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from limelens.cli.options import option
-from limelens.cli.terminal.printing import out
+from limelens.cli.terminal.printing import err, out
 from limelens.cli.watching.lines import EventLines, JsonLines, Messages
-from limelens.cli.watching.signals import Order, Orders, orders
+from limelens.cli.watching.signals import Order, orders
+from limelens.cli.watching.table import LiveTable
 from limelens.serve.errors import LimelensError, MissingExtraError
-from limelens.serve.wording import counted
+from limelens.serve.wording import counted, first_line
 
 if TYPE_CHECKING:
     from limelens.watch.cameras.config import WatchConfig
-    from limelens.watch.cameras.service_manager import ServiceManager
-    from limelens.watch.cameras.watcher import Watcher
-    from limelens.watch.sinks import Sink
+    from limelens.watch.cameras.session import Session
 
 _LOOK_S: Final = 0.5
-_RELOAD_S: Final = 5.0
-"""Of sinks that are gone after a reload."""
 
 
 def watch(
@@ -43,6 +42,15 @@ def watch(
             show_default="the file's",
         ),
     ] = None,
+    console: Annotated[
+        str | None,
+        option(
+            "Serve the guard's page there, on this machine alone unless the file's [console] says "
+            "who may log in.",
+            metavar="HOST:PORT",
+            show_default="as the file says",
+        ),
+    ] = None,
     check: Annotated[
         bool, option("Read the file, say what is wrong with it, and end.", "--check")
     ] = False,
@@ -58,71 +66,81 @@ def watch(
 
     Example: limelens watch door.toml --jsonl --heartbeat-s 5
     """
-    found = _read(config, heartbeat_s)
+    found = _read(config, heartbeat_s, console)
     if check:
         out.print(f"{config}: {counted(len(found.camera), 'camera')}, nothing is wrong")
         return
     # Loaded here because gRPC reads its settings from the environment when it is loaded.
     from limelens.watch.cameras.service_manager import ServiceManager
-    from limelens.watch.cameras.watcher import Watcher
-    from limelens.watch.live import LiveCameras
+    from limelens.watch.cameras.session import Session
 
-    say = Messages()
     manager = ServiceManager()
+    say = Messages()
     lines = JsonLines() if as_jsonl else EventLines(out)
-    with orders() as ordered:
-        watcher = Watcher(LiveCameras(), say, manager.alive)
-        try:
-            watcher.use(found, {"": lines}, timeout_s=_RELOAD_S)
+    session = Session(lines, say, manager.alive)
+    try:
+        with orders() as ordered, _drawn(session, say, as_jsonl=as_jsonl) as draw:
+            session.use(found)
             manager.ready(_status(found))
-            _follow(ordered, watcher, manager, config, heartbeat_s, lines, say)
-        finally:
+            while not session.has_ended and not lines.is_broken:
+                order = ordered.wait(_LOOK_S)
+                if order is Order.STOP:
+                    break
+                if order is Order.RELOAD:
+                    manager.reloading()
+                    manager.ready(
+                        _reload(session, lambda: _read(config, heartbeat_s, console), say)
+                    )
+                draw()
             manager.stopping()
-            watcher.stop(drain_s)
-    if isinstance(lines, JsonLines) and lines.is_broken:
+            session.close(drain_s)
+    except BaseException:
+        session.close(0.0)
+        raise
+    if lines.is_broken:
         raise BrokenPipeError
 
 
-def _follow(
-    ordered: Orders,
-    watcher: Watcher,
-    manager: ServiceManager,
-    path: Path,
-    heartbeat_s: float | None,
-    lines: Sink,
-    say: Messages,
-) -> None:
-    """Does what is ordered, until that is to stop."""
-    while True:
-        order = ordered.wait(_LOOK_S)
-        if order is Order.STOP or watcher.has_ended:
-            return
-        if isinstance(lines, JsonLines) and lines.is_broken:
-            return
-        if order is Order.RELOAD:
-            manager.reloading()
-            try:
-                found = _read(path, heartbeat_s)
-                watcher.use(found, {"": lines}, timeout_s=_RELOAD_S)
-            except (LimelensError, OSError) as error:
-                say(f"not reloaded, watching goes on as before: {error}")
-                manager.ready("not reloaded: its file has an error")
-            else:
-                say(f"reloaded {path}: {_status(found)}")
-                manager.ready(_status(found))
+def _reload(session: Session, read: Callable[[], WatchConfig], say: Messages) -> str:
+    """Watches what the file says now; returns the status."""
+    try:
+        found = read()
+        session.use(found)
+    except (LimelensError, OSError) as error:
+        say(f"not reloaded, watching goes on as before: {error}")
+        return f"not reloaded: {first_line(error)}"
+    say(f"reloaded: {_status(found)}")
+    return _status(found)
 
 
-def _read(path: Path, heartbeat_s: float | None) -> WatchConfig:
+@contextmanager
+def _drawn(session: Session, say: Messages, *, as_jsonl: bool) -> Iterator[Callable[[], None]]:
+    """On a terminal, a live table; gives the function that draws it anew."""
+    if as_jsonl or not out.is_terminal:
+        yield lambda: None
+        return
+    with LiveTable(out, session.live) as table:
+        say.console = out if err.is_terminal else err
+        try:
+            yield lambda: table.update(session.problems(), session.address)
+        finally:
+            say.console = err
+
+
+def _read(path: Path, heartbeat_s: float | None, console: str | None) -> WatchConfig:
     try:
         from limelens.watch.cameras.config import read_config
+        from limelens.watch.console.settings import ConsoleSettings
     except ImportError as error:
         raise MissingExtraError(
             f"watching cameras needs limelens[watch] ({error}); pip install 'limelens[watch]'"
         ) from error
     config = read_config(path)
-    if heartbeat_s is not None:
-        config = config.model_copy(update={"heartbeat_s": heartbeat_s})
-    return config
+    changes: dict[str, Any] = {} if heartbeat_s is None else {"heartbeat_s": heartbeat_s}
+    if console is not None:
+        before = config.console or ConsoleSettings.model_validate({})
+        changes["console"] = before.model_copy(update={"listen": console})
+    return config.model_copy(update=changes)
 
 
 def _status(config: WatchConfig) -> str:

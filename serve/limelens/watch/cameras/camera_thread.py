@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -23,8 +24,9 @@ from limelens.serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from limelens.serve.tools.camera import Source, SourceError, open_source, watch
+from limelens.serve.tools.camera import LossReason, Source, SourceError, open_source, watch
 from limelens.serve.wording import first_line
+from limelens.watch.cameras.secret import SecretError, read_secret
 from limelens.watch.cameras.settings import CameraSettings
 from limelens.watch.cameras.status import CameraStatus, Part
 
@@ -43,7 +45,8 @@ class CameraThread:
     Args:
         settings: The camera's.
         status: Is told what happens.
-        connect: Gives the client of the camera's server; it may raise a `LimelensError`.
+        connect: Gives the client of the camera's server; it may raise a `LimelensError`. It is
+            given a function that says whether the camera is stopped.
         say: Called with sentences for people.
         aside: Calls a function in another thread, without waiting for it.
     """
@@ -52,7 +55,7 @@ class CameraThread:
         self,
         settings: CameraSettings,
         status: CameraStatus,
-        connect: Callable[[], Client],
+        connect: Callable[[Callable[[], bool]], Client],
         say: Callable[[str], object],
         aside: Callable[[Callable[[], object]], object],
     ) -> None:
@@ -94,7 +97,7 @@ class CameraThread:
         if on:
             self.status.on()
         else:
-            self.status.off("outside its schedule")
+            self.status.off(_until(self.settings))
             if source is not None:
                 source.stop()
 
@@ -134,9 +137,10 @@ class CameraThread:
     def _watch(self) -> bool:
         """Watches until it is stopped or switched off; returns whether a file is at its end."""
         settings, status = self.settings, self.status
-        client = self._connect()
+        client = self._connect(lambda: self._is_stopped or not self._is_on)
         with self._opened() as source:
-            status.back(Part.CAMERA)
+            if not source.is_live:
+                status.back(Part.CAMERA)
             try:
                 for found in watch(
                     client,
@@ -145,7 +149,8 @@ class CameraThread:
                     keep_images=True,
                     **_stream_arguments(settings),
                 ):
-                    status.answered(found, source.num_skipped)
+                    # With a limit on the rate, most frames are left out on purpose.
+                    status.answered(found, source.num_skipped if settings.fps is None else 0)
                     if found.answer.prediction is not None and found.answer.model != self._model:
                         self._model = found.answer.model
                         self._aside(partial(self._ask_for_labels, client, self._model))
@@ -161,6 +166,12 @@ class CameraThread:
             max_fps=settings.fps,
             quality=settings.quality,
             report=self._say,
+            transport=settings.transport,
+            credentials=self._password,
+            wait=True,
+            frozen_after_s=settings.frozen_after_s,
+            on_lost=self._camera_lost,
+            on_back=lambda: self.status.back(Part.CAMERA),
         ) as source:
             with self._changed:
                 self._source = source
@@ -178,6 +189,21 @@ class CameraThread:
         with suppress(LimelensError):
             labels = client.model(model.name, model.version).labels
             self.status.knows_model(tuple(label.name for label in labels if label.alert))
+
+    def _password(self) -> str:
+        """`USER:PASSWORD`, read each time that the camera is opened; empty if it needs none."""
+        settings = self.settings
+        try:
+            found = read_secret("its password", settings.password_file, settings.password_env)
+        except SecretError as error:
+            raise SourceError(str(error), LossReason.UNAUTHORIZED) from None
+        return "" if found is None else found.get_secret_value()
+
+    def _camera_lost(self, error: SourceError) -> None:
+        is_frozen = error.reason is LossReason.FROZEN
+        reason = UnknownReason.FROZEN if is_frozen else UnknownReason.CAMERA_LOST
+        # The source says it to people, and again at growing intervals.
+        self.status.lost(Part.CAMERA, reason, first_line(error), is_said=True)
 
     def _server_lost(self, error: LimelensError) -> None:
         self.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, first_line(error))
@@ -200,6 +226,12 @@ class CameraThread:
         with self._changed:
             self._changed.wait_for(lambda: self._is_stopped or condition(), timeout_s)
             return not self._is_stopped
+
+
+def _until(settings: CameraSettings) -> str:
+    """Why a camera is off, and until when."""
+    begins = None if settings.schedule is None else settings.schedule.next_on(datetime.now())
+    return "outside its schedule" + ("" if begins is None else f" until {begins:%A %H:%M}")
 
 
 def _stream_arguments(settings: CameraSettings) -> dict[str, Any]:

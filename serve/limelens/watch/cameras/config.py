@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from limelens.serve.errors import LimelensError
@@ -22,6 +23,8 @@ from limelens.serve.redaction import without_secrets
 from limelens.serve.wording import listed
 from limelens.watch.cameras.key_lines import Key, key_lines
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
+from limelens.watch.console.settings import ConsoleSettings
+from limelens.watch.record.settings import RecordSettings
 
 _PREFIX: Final = "LIMELENS_WATCH_"
 _INSTEAD: Final = (("server", "model"), ("password_file", "password_env"))
@@ -74,6 +77,8 @@ class WatchConfig(BaseSettings):
     server: ServerSettings = Field(
         default_factory=ServerSettings, description="the server of all cameras"
     )
+    record: RecordSettings | None = Field(default=None, description="the record of events")
+    console: ConsoleSettings | None = Field(default=None, description="the guard's page")
     camera: tuple[CameraSettings, ...] = Field(description="a camera")
 
     @field_validator("camera")
@@ -89,6 +94,21 @@ class WatchConfig(BaseSettings):
                     f"cameras {first} and {number} are both {camera.id!r}; expected an id of its "
                     "own for each"
                 )
+        return value
+
+    @field_validator("camera")
+    @classmethod
+    def _sinks_exist(
+        cls, value: tuple[CameraSettings, ...], info: ValidationInfo
+    ) -> tuple[CameraSettings, ...]:
+        known = _sink_names(info.data)
+        for camera in value:
+            for name in camera.sinks or ():
+                if name not in known:
+                    raise ValueError(
+                        f"{camera.id} names the sink {name!r}; expected one of "
+                        f"{', '.join(known) or 'those of sections that are missing, as [record]'}"
+                    )
         return value
 
     @classmethod
@@ -132,6 +152,11 @@ def read_config(path: Path) -> WatchConfig:
         reasons = list(dict.fromkeys(sorted(_reasons(error, path, lines))))
         raise ConfigError(listed([text for _, text in reasons], "\n", _MOST_ERRORS)) from None
     return _beside(found, path.resolve().parent)
+
+
+def _sink_names(values: Mapping[str, Any]) -> list[str]:
+    """The names of the sinks that a configuration has."""
+    return [name for name in ("record",) if values.get(name) is not None]
 
 
 def _of_toml(error: tomllib.TOMLDecodeError) -> str:

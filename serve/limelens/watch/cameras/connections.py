@@ -32,7 +32,7 @@ class Connections:
         """
         with self._lock:
             if server not in self._clients:
-                self._clients[server] = _connect(server)
+                self._clients[server] = connect(server)
             return self._clients[server]
 
     def keep_only(self, servers: Iterable[ServerSettings]) -> None:
@@ -44,7 +44,8 @@ class Connections:
             client.close()
 
 
-def _connect(server: ServerSettings) -> Client:
+def connect(server: ServerSettings) -> Client:
+    """A client of a server; raises as `Connections.client`."""
     tls = None
     if server.wants_tls:
         tls = Tls(

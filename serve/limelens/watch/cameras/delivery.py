@@ -9,28 +9,44 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from limelens.serve.wording import counted, first_line
 from limelens.watch.event import Event, EventExplanation, EventType
 from limelens.watch.sinks import Sink
 
+TERMINAL: Final = "terminal"
+"""The sink that takes the events of every camera, whichever sinks it names."""
 MAX_WAITING: Final = 2000
 """Events that wait for one sink; a sink that hangs must not fill the memory."""
 _SAID_AGAIN_S: Final = 600.0
 News = Event | EventExplanation
 
 
+class Plan(NamedTuple):
+    """How a sink is made.
+
+    Args:
+        settings: What it is made from; if they are equal to the last, it stays.
+        make: Makes it; it may raise a `LimelensError`.
+    """
+
+    settings: object
+    make: Callable[[], Sink]
+
+
 class Outlet:
     """One sink, and what waits for it.
 
     Args:
-        sink: The sink.
+        plan: How the sink is made, at once.
         say: Called with a sentence if it fails.
     """
 
-    def __init__(self, sink: Sink, say: Callable[[str], object]) -> None:
-        self.sink = sink
+    def __init__(self, plan: Plan, say: Callable[[str], object]) -> None:
+        self.plan = plan
+        self.sink = plan.make()
+        self._handing = threading.Lock()  # held while the sink is called, or exchanged
         self._say = say
         self._changed = threading.Condition()
         self._waiting: deque[News] = deque()
@@ -39,7 +55,9 @@ class Outlet:
         self._num_lost = 0
         self._failure = ""
         self._said = ("", 0.0)
-        self._thread = threading.Thread(target=self._run, name=f"limelens-{sink.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"limelens-{self.sink.name}", daemon=True
+        )
         self._thread.start()
 
     def put(self, news: News) -> None:
@@ -61,6 +79,24 @@ class Outlet:
         failure = self._failure or self.sink.problem
         lost = f"{counted(self._num_lost, 'event')} did not fit" if self._num_lost else ""
         return "; ".join(one for one in (failure, lost) if one)
+
+    def exchange(self, plan: Plan, timeout_s: float) -> None:
+        """Puts another sink in the place of this one; news wait meanwhile, and none is left out.
+
+        Two of them may want the same files, so the old one is closed first; it is made again if
+        the new one cannot be made.
+
+        Raises:
+            LimelensError: As `plan.make`.
+        """
+        with self._handing:
+            self.sink.close(timeout_s)
+            try:
+                self.sink = plan.make()
+            except Exception:
+                self.sink = self.plan.make()
+                raise
+            self.plan = plan
 
     def close(self, timeout_s: float) -> None:
         """Hands over what waits, within some seconds, and closes the sink."""
@@ -90,10 +126,11 @@ class Outlet:
                 news = self._waiting.popleft()
                 self._is_busy = True
             try:
-                if isinstance(news, Event):
-                    self.sink.put(news)
-                else:
-                    self.sink.explain(news)
+                with self._handing:
+                    if isinstance(news, Event):
+                        self.sink.put(news)
+                    else:
+                        self.sink.explain(news)
                 self._failure = ""
             except Exception as error:
                 # Watching goes on, whatever a sink does.
@@ -127,26 +164,39 @@ class Delivery:
         self._outlets: Mapping[str, Outlet] = {}
 
     def put(self, news: News, names: Sequence[str] | None = None) -> None:
-        """Hands news to the sinks of some names; None is all. Never waits."""
+        """Hands news to the sinks of some names, and the terminal; None is all. Never waits."""
         for name, outlet in self._outlets.items():
-            if names is None or name in names:
+            if names is None or name in names or name == TERMINAL:
                 outlet.put(news)
 
-    def use(self, sinks: Mapping[str, Sink], timeout_s: float) -> None:
-        """Uses these sinks from now on, and closes those that are not among them."""
+    def use(self, plans: Mapping[str, Plan], timeout_s: float) -> None:
+        """Uses these sinks from now on; one whose settings are the same goes on undisturbed.
+
+        Args:
+            plans: By name.
+            timeout_s: How long each that is gone may take to deliver what it has.
+
+        Raises:
+            LimelensError: One cannot be made; all are as before then.
+        """
         before = self._outlets
-        kept = {id(one.sink): one for one in before.values()}
-        self._outlets = {
-            name: kept.get(id(sink)) or Outlet(sink, self._say) for name, sink in sinks.items()
-        }
-        used = {id(sink) for sink in sinks.values()}
-        gone = [outlet for outlet in before.values() if id(outlet.sink) not in used]
-        # All at once: a receiver that is down must not use up the time of the others.
-        closing = [threading.Thread(target=one.close, args=(timeout_s,)) for one in gone]
-        for thread in closing:
-            thread.start()
-        for thread in closing:
-            thread.join()
+        made: dict[str, Outlet] = {}
+        changed: list[tuple[Outlet, Plan]] = []
+        try:
+            for name, plan in plans.items():
+                if name not in before:
+                    made[name] = Outlet(plan, self._say)
+                elif before[name].plan.settings != plan.settings:
+                    old = before[name].plan
+                    before[name].exchange(plan, timeout_s)
+                    changed.append((before[name], old))
+        except Exception:
+            for outlet, old in changed:
+                outlet.exchange(old, timeout_s)
+            _close(list(made.values()), timeout_s)
+            raise
+        self._outlets = {name: made.get(name) or before[name] for name in plans}
+        _close([outlet for name, outlet in before.items() if name not in plans], timeout_s)
 
     @property
     def problems(self) -> list[str]:
@@ -154,6 +204,15 @@ class Delivery:
         return [
             f"{name}: {outlet.problem}" for name, outlet in self._outlets.items() if outlet.problem
         ]
+
+
+def _close(outlets: list[Outlet], timeout_s: float) -> None:
+    """All at once: a receiver that is down must not use up the time of the others."""
+    closing = [threading.Thread(target=one.close, args=(timeout_s,)) for one in outlets]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join()
 
 
 def _is_frame(news: News) -> bool:

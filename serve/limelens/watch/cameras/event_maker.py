@@ -7,11 +7,11 @@ from typing import Any
 
 from limelens.serve.client.results import FrameAnswer
 from limelens.serve.decisions.camera_state import CameraState
-from limelens.serve.decisions.decision import FacePrediction
+from limelens.serve.decisions.decision import FacePrediction, Prediction
 from limelens.serve.tools.camera import SourceAnswer, StateReport
 from limelens.watch.cameras.settings import CameraSettings
 from limelens.watch.cameras.votes import Window
-from limelens.watch.event import Event, EventType, Evidence, new_event_id
+from limelens.watch.event import DecisionRule, Event, EventType, Evidence, new_event_id
 
 
 class EventMaker:
@@ -25,6 +25,8 @@ class EventMaker:
         self._settings = settings
         self._window = Window(settings.window)
         self._sequence = 0
+        self.alert_labels: tuple[str, ...] = ()
+        """The model's, once they are known."""
 
     def count(self, answer: FrameAnswer, at: datetime) -> None:
         """Counts a classified frame as a vote."""
@@ -79,7 +81,9 @@ class EventMaker:
             "probability": by_label.get(label or ""),
             "people": len(answer.faces) if self._settings.faces else None,
             "frame_id": answer.frame_id,
-            "capture_time": None if found.place else answer.capture_time,
+            # Of a file it is made up.
+            "capture_time": answer.capture_time if found.position_s is None else None,
+            "position_s": found.position_s,
             "model": answer.model.name,
             "version": answer.model.version,
             "provider": answer.model.provider,
@@ -89,5 +93,17 @@ class EventMaker:
                 region=self._settings.region,
                 faces=answer.faces,
                 votes=self._window.of(None if person is None else person.person),
+                rule=self._rule(prediction),
             ),
         }
+
+    def _rule(self, prediction: Prediction | None) -> DecisionRule:
+        window, required = self._settings.smoothing
+        threshold = None if prediction is None else prediction.threshold or None
+        return DecisionRule(
+            threshold=threshold if self._settings.threshold is None else self._settings.threshold,
+            window=window,
+            required=required,
+            required_to_alert=self._settings.required_to_alert or required,
+            alert_labels=self.alert_labels,
+        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from limelens.serve.client.results import FrameAnswer
-from limelens.serve.decisions.camera_state import CameraState
-from limelens.serve.image import Region
+from limelens.serve.decisions.camera_state import CameraState, UnknownReason
+from limelens.serve.tools.camera import SourceAnswer
+from limelens.watch.cameras.settings import CameraSettings
 from limelens.watch.live import LiveCamera, LiveCameras, LiveFrame
 
 MIN_INTERVAL_S: Final = 0.2
@@ -22,45 +23,48 @@ class LiveView:
 
     Args:
         live: Where it is kept.
-        camera_id: The camera.
+        settings: The camera's.
         source: Where its frames come from, without secrets.
-        region: The part that is looked at.
         now: UTC.
     """
 
     def __init__(
-        self,
-        live: LiveCameras,
-        camera_id: str,
-        source: str,
-        region: Region | None,
-        now: datetime,
+        self, live: LiveCameras, settings: CameraSettings, source: str, now: datetime
     ) -> None:
         self._live = live
-        self._camera = LiveCamera(camera_id, source, CameraState.UNKNOWN, now, region=region)
+        self._camera = LiveCamera(
+            settings.id,
+            source,
+            CameraState.UNKNOWN,
+            now,
+            reason=UnknownReason.STARTING,
+            region=settings.region,
+            max_age_s=settings.max_decision_age_s,
+        )
+        self._has_faces = settings.faces
         self._classified: deque[float] = deque()
         self._put_at = -MIN_INTERVAL_S
         self._is_new = True
 
-    def answered(
-        self, answer: FrameAnswer, jpeg: bytes, num_skipped: int, at: float, now: datetime
-    ) -> None:
-        """Takes a classified frame; `at` is by `time.monotonic`, `now` UTC."""
-        self._classified.append(at)
+    def answered(self, found: SourceAnswer, num_skipped: int, now: datetime) -> None:
+        """Takes a classified frame; `now` is UTC."""
+        answer = found.answer
+        self._classified.append(time.monotonic())
         prediction = answer.prediction
         scores = () if prediction is None else prediction.scores
         by_label = {score.label: score.probability for score in scores}
         self._set(
-            decided_at=at,
+            decided_at=found.taken_at,
             num_frames=self._camera.num_frames + 1,
             num_dropped=answer.dropped_frames + num_skipped,
             probability=by_label.get(answer.smoothed_label or ""),
-            people=len(answer.faces) if answer.faces else self._camera.people and 0,
+            people=len(answer.faces) if self._has_faces else None,
             model=answer.model.name,
             version=answer.model.version,
             provider=answer.model.provider,
             total_ms=answer.timings_ms.total,
-            frame=LiveFrame(jpeg, answer.faces, now) if jpeg else None,
+            queue_ms=answer.timings_ms.queue,
+            frame=LiveFrame(found.image, answer.faces, now),
         )
 
     def says(self, **changes: Any) -> None:
@@ -72,21 +76,23 @@ class LiveView:
         """Publishes what is new, unless that was done a moment ago."""
         while self._classified and self._classified[0] < at - _RATE_OVER_S:
             self._classified.popleft()
-        if len(self._classified) > 1:
-            seconds = max(at - self._classified[0], 0.1)
-            fps = len(self._classified) / max(seconds, min(_RATE_OVER_S, seconds))
-        else:
-            fps = len(self._classified) / _RATE_OVER_S
         if not self._classified and self._camera.fps:
-            self._set(fps=0.0)
+            self._is_new = True
         if self._is_new and at - self._put_at >= MIN_INTERVAL_S:
-            self._camera = replace(self._camera, fps=fps)
+            self._camera = replace(self._camera, fps=self._fps())
             self._live.put(self._camera)
             self._put_at, self._is_new = at, False
 
     def remove(self) -> None:
         """Forgets the camera."""
         self._live.remove(self._camera.camera_id)
+
+    def _fps(self) -> float:
+        """Frames a second between the first and the last of those that count."""
+        if len(self._classified) < 2:
+            return 0.0
+        seconds = self._classified[-1] - self._classified[0]
+        return (len(self._classified) - 1) / max(seconds, 0.001)
 
     def _set(self, **changes: Any) -> None:
         self._camera = replace(self._camera, **changes)

@@ -81,6 +81,15 @@ class CameraSettings(BaseModel):
     source: SecretStr = Field(
         description="a device's number, /dev/videoN, rtsp://…, http(s)://…, a video, or a folder"
     )
+    transport: Literal["tcp", "udp"] = Field(
+        default="tcp", description="how frames of an rtsp:// camera travel"
+    )
+    password_file: Path | None = Field(
+        default=None, description="a file that holds USER:PASSWORD of the camera"
+    )
+    password_env: str | None = Field(
+        default=None, description="the variable that holds USER:PASSWORD of the camera"
+    )
     server: str | None = Field(
         default=None,
         description="HOST:PORT of another server, reached with the options of [server]",
@@ -110,6 +119,12 @@ class CameraSettings(BaseModel):
         le=3600,
         validate_default=True,
         description="how long a decision holds without a newer one",
+    )
+    frozen_after_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="the same frame for so long is a frozen camera; 0: never",
     )
     window: int = Field(default=5, ge=1, le=1000, description="frames that a decision considers")
     required: int = Field(
@@ -155,6 +170,11 @@ class CameraSettings(BaseModel):
         if not value.strip():
             raise ValueError("it is empty; expected a device, an address, a video or a folder")
         return value
+
+    @field_validator("password_env")
+    @classmethod
+    def _is_only_password(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return _only_one(value, info, "password_env", "password_file")
 
     @field_validator("server")
     @classmethod

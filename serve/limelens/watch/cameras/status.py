@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from limelens.serve.client.results import ChangeExplanation, FrameAnswer, FrameStatus
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
@@ -33,6 +33,14 @@ class Part(StrEnum):
 
     CAMERA = "camera"
     SERVER = "server"
+
+
+class _Loss(NamedTuple):
+    """Why something is lost, and since when, by `time.monotonic`."""
+
+    reason: UnknownReason
+    detail: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,11 @@ class CameraStatus:
             max_decision_age_s=settings.max_decision_age_s, nobody=settings.state_of_nobody
         )
         self._maker = EventMaker(settings)
-        self._live = LiveView(live, settings.id, source, settings.region, datetime.now(UTC))
+        self._live = LiveView(live, settings, source, datetime.now(UTC))
         self._complaints = {
             part: Complaint(lambda text: say(f"{settings.id}: {text}")) for part in Part
         }
-        self._lost: dict[Part, tuple[UnknownReason, str]] = {}
+        self._lost: dict[Part, _Loss] = {}
         self._report = StateReport(CameraState.UNKNOWN, UnknownReason.STARTING)
         self._num_alerts = 0
         self._unexplained: dict[tuple[int, int | None], Event] = {}
@@ -92,6 +100,7 @@ class CameraStatus:
         """Says that nothing is known yet."""
         with self._lock:
             self._emit(EventType.STATE, self._report, self._report)
+            self._live.update(time.monotonic())
 
     def answered(self, found: SourceAnswer, num_skipped: int) -> None:
         """Takes an answer of the stream.
@@ -108,29 +117,41 @@ class CameraStatus:
                 self._explained(answer.frame_id, answer.explanation)
                 return
             at = time.monotonic()
-            if Part.SERVER in self._lost and answer.status is FrameStatus.CLASSIFIED:
-                self.back(Part.SERVER)
-            self._keeper.answered(answer, at)
+            if answer.status is FrameStatus.CLASSIFIED:
+                # A frame that was taken since shows that both are there.
+                for part in [part for part, one in self._lost.items() if one.at <= found.taken_at]:
+                    self.back(part)
+            self._keeper.answered(answer, found.taken_at)
             if answer.status is not FrameStatus.CLASSIFIED:
                 self._look(at)
                 return
             now = datetime.now(UTC)
             self._maker.count(answer, now)
-            self._live.answered(answer, found.image, num_skipped, at, now)
+            self._live.answered(found, num_skipped, now)
             # What a door waits for goes first.
             self._look(at, found)
             self._emit(EventType.FRAME, self._report, self._report, found)
 
-    def lost(self, part: Part, reason: UnknownReason, detail: str) -> None:
-        """The camera or the server is lost, or still is, for another reason."""
+    def lost(
+        self, part: Part, reason: UnknownReason, detail: str, *, is_said: bool = False
+    ) -> None:
+        """The camera or the server is lost, or still is, for another reason.
+
+        Args:
+            part: What is lost.
+            reason: Why, for programs.
+            detail: Why, for people; without secrets.
+            is_said: Whether people are told by somebody else.
+        """
         with self._lock:
-            if self._is_over or self._lost.get(part) == (reason, detail):
-                return
             before = self._lost.get(part)
-            self._lost[part] = reason, detail
+            if self._is_over or (before is not None and before[:2] == (reason, detail)):
+                return
             at = time.monotonic()
+            self._lost[part] = _Loss(reason, detail, at)
             self._keeper.lost(reason, detail)
-            self._complaints[part].is_wrong(detail, at)
+            if not is_said:
+                self._complaints[part].is_wrong(detail, at)
             self._live.says(last_error=detail)
             if before is None:
                 self._emit(
@@ -148,8 +169,8 @@ class CameraStatus:
             at = time.monotonic()
             message = f"the {part} is back"
             self._keeper.back()
-            for reason, detail in self._lost.values():
-                self._keeper.lost(reason, detail)
+            for loss in self._lost.values():
+                self._keeper.lost(loss.reason, loss.detail)
             self._complaints[part].is_right(message)
             report = self._keeper.report(at)
             self._emit(
@@ -185,6 +206,7 @@ class CameraStatus:
     def knows_model(self, alert_labels: tuple[str, ...]) -> None:
         """Takes what a server says of the model."""
         with self._lock:
+            self._maker.alert_labels = alert_labels
             self._live.says(alert_labels=alert_labels)
 
     def tick(self, at: float) -> None:
@@ -199,11 +221,9 @@ class CameraStatus:
     def expires_at(self) -> float | None:
         """When the decision will expire, by `time.monotonic`; None if there is none."""
         with self._lock:
-            if self._report.state is CameraState.UNKNOWN or self._report.age_s is None:
+            if self._is_over or self._report.state is CameraState.UNKNOWN:
                 return None
-            at = time.monotonic()
-            age_s = self._keeper.report(at).age_s or 0.0
-            return at + self._settings.max_decision_age_s - age_s
+            return self._keeper.holds_until
 
     def heartbeat(self) -> None:
         """Says the state as it is."""

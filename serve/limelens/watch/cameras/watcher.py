@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Final
 
+from limelens.serve.client import Client
 from limelens.serve.tools.camera import SourceError
 from limelens.serve.tools.camera.places import place
 from limelens.serve.wording import first_line
@@ -19,12 +20,12 @@ from limelens.watch.cameras.camera_thread import CameraThread
 from limelens.watch.cameras.caption import captioned
 from limelens.watch.cameras.config import WatchConfig
 from limelens.watch.cameras.connections import Connections
-from limelens.watch.cameras.delivery import Delivery
+from limelens.watch.cameras.delivery import Delivery, Plan
+from limelens.watch.cameras.model_server import ModelServers
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
 from limelens.watch.cameras.status import CameraStatus, Explained
 from limelens.watch.event import Event, EventExplanation
 from limelens.watch.live import LiveCameras
-from limelens.watch.sinks import Sink
 
 _LONGEST_TICK_S: Final = 1.0
 _SHORTEST_TICK_S: Final = 0.02
@@ -52,6 +53,7 @@ class Watcher:
         self._beat = beat
         self._delivery = Delivery(say)
         self._connections = Connections()
+        self._models = ModelServers(say)
         self._drawing = ThreadPoolExecutor(1, "limelens-overlays")
         self._cameras: dict[_Key, CameraThread] = {}
         self._heartbeat_s = 0.0
@@ -75,38 +77,38 @@ class Watcher:
         """What keeps sinks from delivering now."""
         return self._delivery.problems
 
-    def use(self, config: WatchConfig, sinks: Mapping[str, Sink], *, timeout_s: float) -> None:
+    def use(self, config: WatchConfig, sinks: Mapping[str, Plan], *, timeout_s: float) -> None:
         """Watches the cameras of a configuration; those that are unchanged go on undisturbed.
 
         Args:
             config: The configuration.
-            sinks: Where events go, by name. The same object may be given again.
+            sinks: Where events go, by name.
             timeout_s: How long sinks that are gone may take to deliver what they have.
 
         Raises:
-            LimelensError: A server's credentials cannot be used; nothing has changed then.
+            LimelensError: A server's credentials or a sink cannot be used; all is as before then.
         """
-        wanted = {(camera, _server_of(camera, config.server)): camera for camera in config.camera}
-        servers = {server for _, server in wanted}
-        for server in servers:
-            self._connections.client(server)
+        for camera in config.camera:
+            if camera.model is None:
+                self._connections.client(_server_of(camera, config.server))
+        self._delivery.use(sinks, timeout_s)
+        wanted = [(camera, self.server_of(camera, config.server)) for camera in config.camera]
         before = self._cameras
         gone = [camera for key, camera in before.items() if key not in wanted]
         _stop(gone)
         remaining = {camera.id for camera in config.camera}
-        for camera in gone:
-            if camera.settings.id not in remaining:
-                camera.status.remove()
-        self._delivery.use(sinks, timeout_s)
+        for thread in gone:
+            if thread.settings.id not in remaining:
+                thread.status.remove()
         new = {key: self._camera(*key) for key in wanted if key not in before}
         self._heartbeat_s = config.heartbeat_s
-        self._tick_s = min(
-            _LONGEST_TICK_S, *(camera.max_decision_age_s / 2 for camera in config.camera)
-        )
-        for camera in new.values():
-            camera.start(on=_is_on(camera.settings, datetime.now()))
+        ages = [camera.max_decision_age_s / 2 for camera in config.camera]
+        self._tick_s = min(_LONGEST_TICK_S, *ages)
+        for thread in new.values():
+            thread.start(on=_is_on(thread.settings, datetime.now()))
         self._cameras = {key: before.get(key) or new[key] for key in wanted}
-        self._connections.keep_only(servers)
+        self._connections.keep_only(server for _, server in wanted)
+        self._models.keep_only(one.model for one in config.camera if one.model is not None)
         if self._pulse.ident is None:
             self._pulse.start()
 
@@ -119,6 +121,7 @@ class Watcher:
         self._drawing.shutdown()
         self._delivery.use({}, timeout_s)
         self._connections.keep_only(())
+        self._models.keep_only(())
 
     def _camera(self, settings: CameraSettings, server: ServerSettings) -> CameraThread:
         def deliver(event: Event) -> None:
@@ -131,9 +134,19 @@ class Watcher:
             self._say(f"{settings.id}: {message}")
 
         status = CameraStatus(settings, _shown(settings), self._live, deliver, explain, self._say)
-        return CameraThread(
-            settings, status, lambda: self._connections.client(server), say, self._drawing.submit
-        )
+
+        def connect(is_stopped: Callable[[], bool]) -> Client:
+            if settings.model is not None:
+                self._models.of(settings.model).wait_ready(is_stopped)
+            return self._connections.client(server)
+
+        return CameraThread(settings, status, connect, say, self._drawing.submit)
+
+    def server_of(self, camera: CameraSettings, common: ServerSettings) -> ServerSettings:
+        """How the server of a camera is reached; that of a model file is started."""
+        if camera.model is not None:
+            return self._models.of(camera.model).settings
+        return _server_of(camera, common)
 
     def _explain(self, settings: CameraSettings, explained: Explained) -> None:
         try:

@@ -1,0 +1,185 @@
+"""A model file in place of a server: a private server for it, in a process of its own.
+
+All cameras that name the same file share it. If the process ends, another is started, at growing
+intervals. It listens on a socket in a folder that no other user can enter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from limelens.serve.errors import UnavailableError
+from limelens.serve.wording import first_line
+from limelens.watch.cameras.settings import ServerSettings
+
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
+_LONG_ENOUGH_S: Final = 60.0
+_START_S: Final = 60.0
+_END_S: Final = 5.0
+
+
+class ModelServer:
+    """The server of one file, from its construction until it is closed.
+
+    Args:
+        file: The bundle's file.
+        say: Called with sentences for people.
+    """
+
+    def __init__(self, file: Path, say: Callable[[str], object]) -> None:
+        self._file = file
+        self._say = say
+        self._folder = Path(tempfile.mkdtemp(prefix="limelens-"))
+        self.settings = ServerSettings(address=f"unix:{self._folder / 'socket'}")
+        """How it is reached."""
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[str] | None = None
+        self._is_ready = False
+        self._is_closed = False
+        self._problem = ""
+        self._link = _link(self._folder / "models", file)
+        self._thread = threading.Thread(target=self._run, name="limelens-model", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, is_stopped: Callable[[], bool]) -> None:
+        """Waits until it serves.
+
+        Args:
+            is_stopped: Whether nobody waits any more; asked again and again.
+
+        Raises:
+            UnavailableError: It does not serve; the message says why.
+        """
+        until = time.monotonic() + _START_S
+        with self._changed:
+            while not self._is_ready:
+                if self._problem or self._is_closed or time.monotonic() >= until or is_stopped():
+                    reason = self._problem or "it is still being loaded"
+                    raise UnavailableError(f"{self._file}: {reason}")
+                self._changed.wait(0.2)
+
+    def close(self) -> None:
+        """Ends the process."""
+        with self._changed:
+            self._is_closed = True
+            process = self._process
+            self._changed.notify_all()
+        if process is not None:
+            process.terminate()
+        self._thread.join(_END_S)
+        if process is not None and process.poll() is None:
+            process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            began = time.monotonic()
+            problem = self._run_once()
+            if time.monotonic() - began >= _LONG_ENOUGH_S:
+                pause_s = _FIRST_PAUSE_S
+            with self._changed:
+                self._is_ready = False
+                if self._is_closed:
+                    return
+                self._problem = problem
+                self._changed.notify_all()
+            self._say(f"{self._file}: {problem}; starting its server again in {pause_s:g} s")
+            with self._changed:
+                if self._changed.wait_for(lambda: self._is_closed, pause_s):
+                    return
+                # Whoever asks now waits for the next one.
+                self._problem = ""
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _run_once(self) -> str:
+        """Runs the process to its end; returns why it ended."""
+        if not self._file.is_file():
+            return "no such file; expected a bundle, which limelens export writes"
+        module = "limelens.watch.cameras.model_process"
+        command = [sys.executable, "-m", module, str(self._folder / "models")]
+        try:
+            process = subprocess.Popen(
+                [*command, str(self._folder / "socket")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                # Ctrl-C is for the process that watches: it ends this one.
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"its server cannot be started: {first_line(error)}"
+        with process:
+            with self._changed:
+                self._process = process
+                if self._is_closed:
+                    process.terminate()
+            announcing = threading.Thread(target=self._wait_for_line, args=(process,), daemon=True)
+            announcing.start()
+            last = self._pass_on(process)
+            code = process.wait()
+            announcing.join()
+        return last or f"its server ended with {code}"
+
+    def _wait_for_line(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        if process.stdout.readline():
+            with self._changed:
+                self._is_ready = True
+                self._changed.notify_all()
+
+    def _pass_on(self, process: subprocess.Popen[str]) -> str:
+        """Passes on what it says on stderr; returns the last line."""
+        assert process.stderr is not None
+        last = ""
+        for line in process.stderr:
+            last = line.strip().replace(str(self._link), self._file.name) or last
+            if self._is_ready:
+                self._say(f"{self._file}: {last}")
+        return last
+
+
+class ModelServers:
+    """The servers of all files that cameras name. One thread at a time may exchange them.
+
+    Args:
+        say: Called with sentences for people.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._servers: dict[Path, ModelServer] = {}
+
+    def of(self, file: Path) -> ModelServer:
+        """The server of a file; started if there is none."""
+        if file not in self._servers:
+            self._servers[file] = ModelServer(file, self._say)
+        return self._servers[file]
+
+    def keep_only(self, files: Iterable[Path]) -> None:
+        """Ends the servers of all other files."""
+        kept = set(files)
+        for file in [one for one in self._servers if one not in kept]:
+            self._servers.pop(file).close()
+
+
+def _link(repository: Path, file: Path) -> Path:
+    """Makes a model repository of a link to one file, so that it is served anew if exchanged."""
+    version = file.parent.name
+    is_in_repository = file.name == "model.onnx" and version.isdecimal() and version[0] != "0"
+    name = file.parent.parent.name if is_in_repository else file.stem
+    folder = repository / (name or "model") / (version if is_in_repository else "1")
+    folder.mkdir(parents=True)
+    link = folder / "model.onnx"
+    link.symlink_to(file)
+    return link

@@ -1,0 +1,140 @@
+"""A configuration in use: its cameras, its sinks and its page, which may all be exchanged.
+
+It puts the rooms together, and knows neither files nor signals.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from limelens.serve.client import Client
+from limelens.serve.errors import LimelensError
+from limelens.watch.cameras.config import WatchConfig
+from limelens.watch.cameras.connections import connect
+from limelens.watch.cameras.delivery import TERMINAL, Plan
+from limelens.watch.cameras.watcher import Watcher
+from limelens.watch.live import LiveCameras
+from limelens.watch.record.settings import RecordSettings
+from limelens.watch.sinks import Sink
+
+if TYPE_CHECKING:
+    from limelens.watch.console.serving import Console
+    from limelens.watch.record import Record
+
+RELOAD_S: Final = 5.0
+"""How long sinks that are gone after a reload may take to deliver what they have."""
+
+
+class Session:
+    """What is watched, from the first `use` until `close`.
+
+    Args:
+        lines: The sink of the terminal.
+        say: Called with sentences for people.
+        beat: Called about once a second while every camera's thread is alive.
+    """
+
+    def __init__(
+        self, lines: Sink, say: Callable[[str], object], beat: Callable[[], object]
+    ) -> None:
+        self.live = LiveCameras()
+        self._lines = lines
+        self._say = say
+        self._watcher = Watcher(self.live, say, beat)
+        self._console: Console | None = None
+        self._shown: Any = None
+        self._record: Record | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every source was a file, all of them were seen, and no page shows them."""
+        return self._console is None and self._watcher.has_ended
+
+    @property
+    def address(self) -> str:
+        """Where the page is; empty if there is none."""
+        return "" if self._console is None else self._console.address
+
+    def problems(self) -> Sequence[str]:
+        """What keeps sinks from delivering now."""
+        return self._watcher.problems
+
+    def use(self, config: WatchConfig) -> None:
+        """Watches what a configuration says; what is unchanged goes on undisturbed.
+
+        Raises:
+            LimelensError: Something of it cannot be used; cameras and sinks are as before then.
+        """
+        self._watcher.use(config, self._plans(config), timeout_s=RELOAD_S)
+        self._show(config)
+
+    def close(self, drain_s: float) -> None:
+        """Ends watching; sinks may take some seconds to deliver what they have."""
+        self._close_page()
+        self._watcher.stop(drain_s)
+
+    def _plans(self, config: WatchConfig) -> dict[str, Plan]:
+        plans = {TERMINAL: Plan(None, lambda: self._lines)}
+        if config.record is not None:
+            plans["record"] = Plan(config.record, functools.partial(self._recorder, config))
+        return plans
+
+    def _recorder(self, config: WatchConfig) -> Sink:
+        from limelens.watch.record.writer import RecordWriter
+
+        assert config.record is not None
+        return RecordWriter(config.record, blur=functools.partial(self._blur, config))
+
+    def _blur(self, config: WatchConfig, pixels: Any) -> Any:
+        from limelens.serve.tools.faces.face_blurrer import FaceBlurrer
+
+        with self._client(config) as client:
+            return FaceBlurrer(client, config.camera[0].model_name).blur(pixels)
+
+    def _client(self, config: WatchConfig) -> Client:
+        """A client of the first camera's server, for a single use."""
+        return connect(self._watcher.server_of(config.camera[0], config.server))
+
+    def _show(self, config: WatchConfig) -> None:
+        """Serves the page that the configuration asks for."""
+        server = self._watcher.server_of(config.camera[0], config.server)
+        wanted = None if config.console is None else (config.console, config.record, server)
+        if wanted == self._shown:
+            return
+        self._close_page()
+        if config.console is None:
+            return
+        from limelens.watch import console
+
+        self._record = None if config.record is None else _opened(config.record, self._say)
+        self._console = console.serve(
+            config.console,
+            self.live,
+            self._record,
+            functools.partial(self._client, config),
+            self.problems,
+        )
+        self._shown = wanted
+        self._say(f"the page is at {self._console.address}")
+
+    def _close_page(self) -> None:
+        if self._console is not None:
+            self._console.close()
+        if self._record is not None:
+            self._record.close()
+        self._console = self._record = self._shown = None
+
+
+def _opened(settings: RecordSettings, say: Callable[[str], object]) -> Record | None:
+    """The record to read, made if it is not there yet; None if it cannot be used."""
+    from limelens.watch.record import Record
+    from limelens.watch.record.database import folder_of, open_to_write
+
+    try:
+        open_to_write(folder_of(settings.path), create=True).close()
+        return Record(settings.path)
+    except (LimelensError, OSError) as error:
+        say(f"the page shows no events: {error}")
+        return None
