@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from limelens.watch.console import cameras, health
+from limelens.watch.console import cameras, events, health, why
 from limelens.watch.console.access import login
 from limelens.watch.console.protection import Protection
 from limelens.watch.console.state import AppState
@@ -29,10 +29,10 @@ def navigation(live: object, record: object, client: object) -> dict[str, str]:
     """The paths of the pages that there are, by the keys of their names in `[nav]`."""
     found = {
         "cameras": "/cameras" if live is not None else "",
+        "events": "/events" if record is not None else "",
         "try": "/try" if client is not None else "",
         "health": "/health",
     }
-    del record
     return {key: path for key, path in found.items() if path}
 
 
@@ -76,6 +76,8 @@ def application(
         Mount("/static", StaticFiles(directory=STATIC)),
         *login.routes(state),
         *cameras.routes(state),
+        *events.routes(state),
+        *why.routes(state),
         *trying.routes(state),
         *health.routes(state),
     ]

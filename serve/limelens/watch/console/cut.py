@@ -6,6 +6,7 @@ It knows pixels, segments and weights, and nothing of the model.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,14 +77,9 @@ class Cut:
         height, width = self.size
         return Region(left / width, top / height, right / width, bottom / height)
 
-    def centre(self, segment: int) -> tuple[int, int] | None:
-        """The segment's pixel nearest to its middle, as x and y; None if no pixel has it."""
-        y, x = np.nonzero(self.segments == segment)
-        if y.size == 0:
-            return None
-        # The middle itself may be outside of a bent segment.
-        nearest = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
-        return int(x[nearest]), int(y[nearest])
+    def marks(self, strongest: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+        """Where the numbers of the strongest segments stand; see `marks`."""
+        return marks(self.segments, strongest)
 
     def overlay(self, one: LabelExplanation) -> NDArray[np.uint8]:
         """`(H, W, 3)` uint8, the image with a label's strongest segments."""
@@ -118,11 +114,28 @@ class Cut:
         return drawn
 
 
+def marks(
+    segments: NDArray[np.uint16], strongest: Sequence[int]
+) -> tuple[tuple[int, int, int], ...]:
+    """Number, x and y, in pixels, of each of the strongest segments that has pixels."""
+    places = [_centre(segments, segment) for segment in strongest]
+    return tuple((n, *place) for n, place in enumerate(places, 1) if place is not None)
+
+
 def as_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """The file of an image that is shown."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
+
+
+def _centre(segments: NDArray[np.uint16], segment: int) -> tuple[int, int] | None:
+    """The segment's pixel nearest to its middle, which may be outside of a bent segment."""
+    y, x = np.nonzero(segments == segment)
+    if y.size == 0:
+        return None
+    nearest = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
+    return int(x[nearest]), int(y[nearest])
 
 
 def _seen(segments: NDArray[np.uint16]) -> tuple[int, int, int, int]:

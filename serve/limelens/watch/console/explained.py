@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from limelens.serve import LabelExplanation, ServedExplanation
-from limelens.watch.console.cut import Cut
 from limelens.watch.record.words import (
     LOW_STABILITY,
     POOR_FIT,
@@ -85,10 +84,10 @@ class Explained:
         """Whether nothing speaks against it."""
         return not (self.doubts or self.warnings)
 
-    def marks(self, cut: Cut) -> tuple[tuple[int, int, int], ...]:
-        """Where the numbers of the regions stand in what is shown: number, x and y in pixels."""
-        centres = [cut.centre(region.segment) for region in self.regions]
-        return tuple((n, *centre) for n, centre in enumerate(centres, 1) if centre is not None)
+    @property
+    def strongest(self) -> tuple[int, ...]:
+        """The segments of the regions, in their order."""
+        return tuple(region.segment for region in self.regions)
 
 
 def explained(say: Say, found: ServedExplanation, one: LabelExplanation) -> Explained:

@@ -211,4 +211,16 @@ for (const name of ["dragleave", "drop"]) {
 document.addEventListener("drop", (event) => choose(event.dataTransfer.files[0]));
 document.addEventListener("paste", (event) => choose(event.clipboardData.files[0]));
 
+/** The frame of an event, if the address names one. */
+async function chooseEvent() {
+  const asked = new URLSearchParams(location.search);
+  const id = asked.get("event");
+  if (!id) return;
+  at("faces").checked = asked.get("faces") === "true";
+  const response = await fetch(`/events/${encodeURIComponent(id)}/frame.jpg`);
+  if (response.ok) await choose(new File([await response.blob()], `${id}.jpg`));
+  else complain(await refusal(response));
+}
+
 showModel();
+chooseEvent();

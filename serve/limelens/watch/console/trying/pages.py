@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
@@ -28,8 +27,9 @@ from limelens.watch.console.boxes import face_boxes
 from limelens.watch.console.explained import explained
 from limelens.watch.console.state import AppState
 from limelens.watch.console.trying.asked import FILLS, SAMPLES, SEGMENTS, Asked, usual_numbers
-from limelens.watch.console.trying.desk import BusyError, Desk, SupersededError, Turn
-from limelens.watch.console.trying.trial import Progress, Tried, classify, explain
+from limelens.watch.console.trying.desk import BusyError, Desk, SupersededError
+from limelens.watch.console.trying.running import in_thread
+from limelens.watch.console.trying.trial import Progress, Tried, classify
 
 _LISTED_S: Final = 5.0
 """How long the page waits for the server's list of models."""
@@ -139,7 +139,7 @@ class _Tab:
     async def _lines(self, request: Request, asked: Asked, image: bytes) -> AsyncGenerator[str]:
         try:
             async with self._desk.turn(_session(request)) as turn:
-                async for news in _in_thread(self._connect, image, asked, turn):
+                async for news in in_thread(self._connect, image, asked, turn):
                     if await request.is_disconnected():
                         turn.ended.set()
                     yield _line(self._news(request, news))
@@ -178,47 +178,6 @@ class _Tab:
         if isinstance(error, InvalidImageError):
             return self._pages.say(request, "trying.no_image", error=error.description)
         return self._pages.say(request, "trying.refused", error=error)
-
-
-async def _in_thread(
-    connect: Callable[[], Client], image: bytes, asked: Asked, turn: Turn
-) -> AsyncGenerator[Progress | Tried | None]:
-    """What a trial in a thread of its own says; None if its turn ended first."""
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Progress | Tried | None]()
-
-    def put(news: Progress | Tried | None) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, news)
-
-    def work() -> None:
-        with connect() as client:
-            trial = explain(client, image, asked)
-            try:
-                for news in trial:
-                    if turn.ended.is_set():
-                        put(None)
-                        return
-                    put(news)
-            finally:
-                trial.close()
-
-    def done(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # nobody asks for it if the visitor has left
-        queue.put_nowait(None)
-
-    working = asyncio.create_task(asyncio.to_thread(work))
-    working.add_done_callback(done)
-    try:
-        while (news := await queue.get()) is not None:
-            yield news
-            if isinstance(news, Tried):
-                break
-        else:
-            if turn.ended.is_set():
-                yield None
-    finally:
-        turn.ended.set()
-        await working  # raises what went wrong
 
 
 def _line(news: dict[str, Any]) -> str:
