@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import urllib.request
@@ -252,7 +253,8 @@ def test_events_are_recorded_and_shown_on_the_page(
 ) -> None:
     with filming(RED) as camera:
         text = ONE.format(server=address, source=camera.url)
-        one = watching(f'{text}\n[record]\npath = "record"\n', "--console", "127.0.0.1:0")
+        sections = '[record]\npath = "record"\n[jsonl]\npath = "events.jsonl"\n'
+        one = watching(text + sections, "--console", "127.0.0.1:0")
         one.wait_for("door", "alert", "red")
         until(lambda: any("the page is at " in message for message in one.messages))
         (page,) = [m.split("the page is at ")[1].strip() for m in one.messages if "page is" in m]
@@ -263,4 +265,7 @@ def test_events_are_recorded_and_shown_on_the_page(
         assert one.stop() == 0
     with Record(tmp_path / "record") as record:
         recorded = {one.event.id for one in record.list().events}
-    assert recorded == {e["id"] for e in one.of("door", "state", "lost", "back")}
+    changes = [e["id"] for e in one.of("door", "state", "lost", "back")]
+    assert recorded == set(changes)
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == changes

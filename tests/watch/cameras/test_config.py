@@ -104,7 +104,15 @@ fps = 0.25
         ),
         (
             "[[camera]]\nid = 'a'\nsource = 0\n[[camera]]\nid = 'A'\nsource = 1",
-            "door.toml:1: camera: cameras 1 and 2 are both 'A'; expected an id of its own",
+            "door.toml:5: camera.id: 'A' is another camera's; expected one of its own",
+        ),
+        (
+            "[[camera]]\nid = 'a'\nsource = 0\nsinks = ['recrd']\n[record]\npath = 'r'",
+            "door.toml:4: camera.sinks: no sink is called 'recrd'; expected one of record",
+        ),
+        (
+            "[[camera]]\nid = 'a'\nsource = 0\n[jsonl]\npath = 'j'\ntypes = ['stat']",
+            "door.toml:6: jsonl.types: found 'stat'; expected 'state', 'frame', 'lost'",
         ),
         (
             "[[camera]]\nid = 'a'\nsource = 0\nserver = 'b:1'\nmodel = 'm.onnx'",

@@ -18,6 +18,8 @@ from limelens.watch.cameras.watcher import Watcher
 from limelens.watch.live import LiveCameras
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.sinks import Sink
+from limelens.watch.sinks.jsonl import JsonlSink
+from limelens.watch.sinks.webhook import WebhookSink
 
 if TYPE_CHECKING:
     from limelens.watch.console.serving import Console
@@ -77,6 +79,10 @@ class Session:
 
     def _plans(self, config: WatchConfig) -> dict[str, Plan]:
         plans = {TERMINAL: Plan(None, lambda: self._lines)}
+        if (jsonl := config.jsonl) is not None:
+            plans["jsonl"] = Plan(jsonl, lambda: JsonlSink(jsonl))
+        for webhook in config.webhook:
+            plans[webhook.name] = Plan(webhook, functools.partial(WebhookSink, webhook))
         if config.record is not None:
             plans["record"] = Plan(config.record, functools.partial(self._recorder, config))
         return plans
