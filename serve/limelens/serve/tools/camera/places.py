@@ -28,7 +28,7 @@ _EXPECTED: Final = (
 )
 _MAY_BE_ADDRESS: Final = re.compile(r"@|://|^\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _SILENCE_S: Final = 5.0
-"""FFmpeg waits twice: at the end of the first time it gives what it has of a frame."""
+"""A network camera sends several frames a second."""
 _ADVICE: Final = "; in a password, / ? # [ and @ are written %2F %3F %23 %5B and %40"
 
 

@@ -132,6 +132,10 @@ class Video:
         last_at = waited_since = time.monotonic()
         try:
             for packet in self._container.demux(self._stream):
+                if self._was_silent(waited_since):
+                    # FFmpeg gives what it has of a frame before it says that nothing more came.
+                    failed = self._because(LossReason.TIMEOUT, TimeoutError())
+                    break
                 try:
                     for frame in packet.decode():
                         if self.is_endless and frame.is_corrupt:
@@ -160,20 +164,37 @@ class Video:
     def _lost(self, error: Exception, took_s: float) -> SourceError:
         place = self._place
         is_remote = place.kind is Kind.ADDRESS
-        limit_s = place.silence_s or (_TIMEOUT_S if is_remote else 0.0)
         reason = reason_of(
             error,
             opening=place.path if is_remote and not self._is_open else "",
             took_s=took_s,
-            limit_s=limit_s,
+            limit_s=self._limit_s,
         )
         if is_remote and self._is_open and reason is LossReason.FAILED:
             # FFmpeg calls it an error of input if the connection ends within a frame.
             reason = LossReason.ENDED
+        return self._because(reason, error)
+
+    def _because(self, reason: LossReason, error: Exception) -> SourceError:
+        place = self._place
         words = words_of(
-            reason, error, is_remote=is_remote, has_user=place.has_user, limit_s=limit_s
+            reason,
+            error,
+            is_remote=place.kind is Kind.ADDRESS,
+            has_user=place.has_user,
+            limit_s=self._limit_s,
         )
         return SourceError(f"{self._name}: cannot be read: {words}{place.advice}", reason)
+
+    def _was_silent(self, since: float) -> bool:
+        limit_s = self._place.silence_s
+        return limit_s > 0 and time.monotonic() - since > 0.9 * limit_s
+
+    @property
+    def _limit_s(self) -> float:
+        """Seconds of silence after which FFmpeg gives up; 0 is never."""
+        is_remote = self._place.kind is Kind.ADDRESS
+        return self._place.silence_s or (_TIMEOUT_S if is_remote else 0.0)
 
 
 def brightness(frame: VideoFrame) -> NDArray[np.uint8]:
