@@ -17,6 +17,7 @@ import typer
 
 from limelens.cli import bench, classifying, demo, doctor, drift, serving, signing, similar, tokens
 from limelens.cli.camera import watching
+from limelens.cli.console import showing
 from limelens.cli.events.commands import events
 from limelens.cli.explain import explaining
 from limelens.cli.terminal import streams
@@ -64,6 +65,7 @@ _COMMANDS = {
 for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
         app.command(cls=Command, rich_help_panel=_panel)(_command)
+app.add_typer(showing.console, rich_help_panel="Serve and call")
 app.add_typer(events, rich_help_panel="Serve and call")
 
 
@@ -140,6 +142,7 @@ def _run() -> None:
 _OF_A_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _MODULES_OF_EXTRAS = {
     "camera": "av",
+    "console": "argon2 starlette uvicorn",
     "explain": "jinja2 scipy skimage sklearn",
     "serve-cpu": "cryptography grpc_health grpc_reflection jwt limits onnx onnxruntime "
     "prometheus_client pythonjsonlogger waitress",

@@ -84,7 +84,9 @@ class _Page:
 
     def usage(self, ctx: Any, command: Any) -> None:
         pieces = " ".join(command.collect_usage_pieces(ctx))
-        self._print(Text.assemble(("Usage: ", "bold"), f"{ctx.command_path} {pieces}"), 0)
+        # The command that a group stands for has no name of its own.
+        words = " ".join([*ctx.command_path.split(), pieces])
+        self._print(Text.assemble(("Usage: ", "bold"), words), 0)
 
     def heading(self, text: str) -> None:
         self._console.print()

@@ -16,15 +16,13 @@ the slow hash. No message repeats a token or a hash.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +30,7 @@ from typing import Any, Final
 from limelens.serve.access.caller import ClientLimits
 from limelens.serve.access.rights import Right, read_rights
 from limelens.serve.errors import AccessPolicyError
-from limelens.serve.files import write_whole
+from limelens.serve.files import locked_folder, write_whole
 
 PREFIX: Final = "limelens_"
 """Prefix of tokens, so that scanners find one that leaked to a repository or log."""
@@ -157,7 +155,7 @@ def append_entry(path: Path, text: str) -> None:
     Raises:
         AccessPolicyError: The file, with or without the entry, is invalid.
     """
-    with _locked(path.resolve().parent):
+    with locked_folder(path.resolve().parent):
         before = path.read_bytes() if path.exists() else b""
         if before.strip():
             read_clients(before, str(path))
@@ -165,22 +163,6 @@ def append_entry(path: Path, text: str) -> None:
         after = before + gap + text.encode()
         read_clients(after, str(path))
         write_whole(path, after, mode=0o600)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps others that append to files in a folder out, within the context."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(number)
 
 
 def _read_client(entry: Mapping[str, Any], place: str) -> ClientEntry:

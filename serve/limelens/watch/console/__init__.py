@@ -21,7 +21,7 @@ operators may do is wrapped by `operators_only`, and `audit(request, …)` logs 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limelens.watch.console.settings import ConsoleSettings
 
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from limelens.serve.client import Client
     from limelens.watch.console.serving import Console
     from limelens.watch.live import LiveCameras
+    from limelens.watch.record import Record
 
 
 def serve(
     settings: ConsoleSettings,
     live: LiveCameras | None,
-    record: Any = None,
+    record: Record | None = None,
     client: Callable[[], Client] | None = None,
     problems: Callable[[], Sequence[str]] = tuple,
 ) -> Console:

@@ -24,6 +24,7 @@ from limelens.watch.live import LiveCameras
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
+    from limelens.watch.record import Record
 
 _START_S: Final = 30.0
 _STOP_S: Final = 5.0
@@ -37,7 +38,7 @@ class Console:
         self,
         settings: ConsoleSettings,
         live: LiveCameras | None,
-        record: Any,
+        record: Record | None,
         client: Callable[[], Client] | None,
         problems: Callable[[], Sequence[str]],
     ) -> None:

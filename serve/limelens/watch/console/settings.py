@@ -16,37 +16,38 @@ class ConsoleSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listen: str = Field("127.0.0.1:8600", description="HOST:PORT; port 0 takes a free one.")
+    listen: str = Field(default="127.0.0.1:8600", description="HOST:PORT; port 0 takes a free one.")
     users: Path | None = Field(
-        None, description="The file of users, which `limelens console users add` writes."
+        default=None, description="The file of users, which `limelens console users add` writes."
     )
-    tls_cert: Path | None = Field(None, description="The page's certificate chain, PEM.")
-    tls_key: Path | None = Field(None, description="Its private key, PEM.")
+    tls_cert: Path | None = Field(default=None, description="The page's certificate chain, PEM.")
+    tls_key: Path | None = Field(default=None, description="Its private key, PEM.")
     insecure: bool = Field(
-        False,
+        default=False,
         description="Allow plaintext beyond this machine, for a proxy in front that ends TLS.",
     )
     hosts: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="Further names by which browsers may ask for the page, such as door.example. "
         "Addresses, localhost and the names in the certificate always may.",
     )
     trusted_proxies: tuple[str, ...] = Field(
-        (), description="Addresses of proxies whose X-Forwarded-For and -Proto are believed."
+        default=(),
+        description="Addresses of proxies whose X-Forwarded-For and -Proto are believed.",
     )
     idle_s: float = Field(
-        3600.0, gt=0, description="Seconds without a request after which a login ends."
+        default=3600.0, gt=0, description="Seconds without a request after which a login ends."
     )
     session_s: float = Field(
-        12 * 3600.0, gt=0, description="Seconds after which a login ends in any case."
+        default=12 * 3600.0, gt=0, description="Seconds after which a login ends in any case."
     )
-    max_viewers: int = Field(16, ge=1, description="Pages with live images at a time.")
+    max_viewers: int = Field(default=16, ge=1, description="Pages with live images at a time.")
     frames_per_s: float = Field(
-        5.0, gt=0, le=30, description="Images a second of each camera and page, at most."
+        default=5.0, gt=0, le=30, description="Images a second of each camera and page, at most."
     )
     max_upload_bytes: int = Field(
-        20 * 2**20, ge=1024, description="Largest image that may be sent to the page."
+        default=20 * 2**20, ge=1024, description="Largest image that may be sent to the page."
     )
     review: Path | None = Field(
-        None, description="The folder for frames with a corrected label; train reads it."
+        default=None, description="The folder for frames with a corrected label; train reads it."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limelens.watch.console.access.visitors import Visitors
 from limelens.watch.console.changes import Changes
@@ -14,6 +14,7 @@ from limelens.watch.live import LiveCameras
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
+    from limelens.watch.record import Record
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class AppState:
 
     settings: ConsoleSettings
     live: LiveCameras | None
-    record: Any
+    record: Record | None
     client: Callable[[], Client] | None
     problems: Callable[[], Sequence[str]]
     changes: Changes

@@ -10,19 +10,20 @@ knows nothing of requests.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from limelens.serve.errors import AccessPolicyError
-from limelens.serve.files import write_whole
+from limelens.serve.files import locked_folder, write_whole
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _HASH_PATTERN: Final = r"\$argon2id\$[A-Za-z0-9$=,+/]{1,512}"
@@ -59,7 +60,7 @@ def read_users(path: Path) -> dict[str, User]:
     except OSError as error:
         raise AccessPolicyError(
             f"{path}: {error.strerror}; expected a file of users: limelens console users add NAME "
-            f"--users {path} makes one"
+            f"--file {path} makes one"
         ) from error
     if rights & (stat.S_IWGRP | stat.S_IWOTH):
         raise AccessPolicyError(
@@ -99,12 +100,29 @@ def _read_user(name: str, entry: object, path: Path) -> User:
     return User(name, Role(role), password)
 
 
+@contextlib.contextmanager
+def changing_users(path: Path) -> Iterator[dict[str, User]]:
+    """The users of a file, which is made if missing; changes to them are written at the end.
+
+    Raises:
+        AccessPolicyError: The file is invalid, or its folder does not exist.
+    """
+    if not path.resolve().parent.is_dir():
+        raise AccessPolicyError(f"{path.parent} is no folder; expected one for the file of users")
+    with locked_folder(path.resolve().parent):
+        users = read_users(path) if path.exists() else {}
+        yield users
+        write_users(path, users)
+
+
 def write_users(path: Path, users: Mapping[str, User]) -> None:
     """Writes the users whole; only the owner may read the file."""
     entries = [
         f'[users."{user.name}"]\nrole = "{user.role}"\npassword = "{user.password}"\n'
         for user in users.values()
     ]
+    if path.exists():
+        path.chmod(0o600)
     write_whole(path, "\n".join(entries), mode=0o600)
 
 

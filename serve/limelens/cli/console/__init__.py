@@ -1,0 +1,1 @@
+"""`limelens console`: the guard's page, and who may see it."""
