@@ -21,7 +21,7 @@ from tests.waiting import slow_by, until, until_async
 
 from limelens.serve import Client
 from limelens.serve.client import Frame
-from limelens.serve.client.results import FrameStatus
+from limelens.serve.client.results import CameraState, FrameStatus
 from limelens.serve.decisions.decision import Decision
 from limelens.serve.errors import (
     ExpiredError,
@@ -151,6 +151,21 @@ def test_the_newest_frame_is_chosen_when_its_turn_comes(
         assert found[-1].smoothed_label == "green"
         busy.join()
         camera.end()
+
+
+def test_a_decision_expires_while_the_next_frame_waits_for_its_turn(
+    client: Client, gate: Gate
+) -> None:
+    camera = Paced(client, max_decision_age_s=0.3)
+    assert camera(RED).state is CameraState.ALERT
+    gate.close(lambda: camera.send(RED), 1)
+    reported = camera.answer()
+    assert (reported.status, reported.frame_id) == (FrameStatus.DECISION_EXPIRED, 0)
+    assert (reported.state, reported.smoothed_label) == (CameraState.UNKNOWN, None)
+    gate.opened.set()
+    answer = camera.answer()
+    assert (answer.frame_id, answer.state) == (1, CameraState.ALERT)
+    camera.leave()
 
 
 def test_a_stale_frame_is_dropped_and_counted(start_server: Callable[..., Any], gate: Gate) -> None:

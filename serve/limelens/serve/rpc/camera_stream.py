@@ -197,15 +197,11 @@ class Camera:
 
     async def _respond(self, context: _Context) -> None:
         while True:
-            while self._responses:
-                response = self._responses.popleft()
-                self._mark_changes(response)
-                await write_within(context, response, self._idle_s)
-                self._left(response)
+            await self._write_responses(context)
             if self._stopping:
                 raise UnavailableError("the server is going down; expected the camera to reconnect")
             if self._newest.waiting is not None:
-                await self._classify_newest()
+                await self._classify_within_age(context)
                 continue
             remaining_s = self._time_left_s()
             if remaining_s is not None and remaining_s <= 0:
@@ -219,6 +215,31 @@ class Camera:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(remaining_s):
                         await self._wake_up.wait()
+
+    async def _write_responses(self, context: _Context) -> None:
+        while self._responses:
+            response = self._responses.popleft()
+            self._mark_changes(response)
+            await write_within(context, response, self._idle_s)
+            self._left(response)
+
+    async def _classify_within_age(self, context: _Context) -> None:
+        """Classifies the newest frame, and reports a decision that becomes too old meanwhile."""
+        remaining_s = self._frames.expires_in_s
+        if remaining_s is None:
+            await self._classify_newest()
+            return
+        classifying = asyncio.create_task(self._classify_newest())
+        try:
+            await asyncio.wait([classifying], timeout=max(0.0, remaining_s))
+            if not classifying.done():
+                self._put_expired()
+                await self._write_responses(context)
+            await classifying
+        finally:
+            if not classifying.done():
+                classifying.cancel()
+                await asyncio.gather(classifying, return_exceptions=True)
 
     def _mark_changes(self, response: service_pb2.ClassifyStreamResponse) -> None:
         """Marks what differs from the response before, as the client has read it."""
@@ -251,7 +272,7 @@ class Camera:
             await self._changes.give_up()
             return
         self._frames.forget()
-        self._put(service_pb2.Frame(frame_id=self._classified_id), FrameStatus.DECISION_EXPIRED)
+        self._put_expired()
 
     async def _classify_newest(self) -> None:
         self._move_to_newest_model()
@@ -330,6 +351,9 @@ class Camera:
         response.model.CopyFrom(model_ref(model))
         response.explanation.CopyFrom(explanation)
         self._enqueue(response, FrameStatus.EXPLANATION)
+
+    def _put_expired(self) -> None:
+        self._put(service_pb2.Frame(frame_id=self._classified_id), FrameStatus.DECISION_EXPIRED)
 
     def _put_invalid(self, frame: service_pb2.Frame, reason: str) -> None:
         self._put(frame, FrameStatus.INVALID, reason=reason)
