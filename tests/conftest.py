@@ -8,6 +8,8 @@ import hashlib
 import ipaddress
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -254,6 +256,32 @@ def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
     yield start
     for server in started:
         server.stop(0)  # no call is left that a graceful stop would serve
+
+
+@pytest.fixture
+def serve_process(one_model: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+    """Starts servers in processes of their own, which can be stopped and killed, by address."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
+        started.append(
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "limelens.cli", "serve", "--models", str(one_model)),
+                    *("--listen", listen, "--device", "cpu"),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+        assert started[-1].stdout is not None
+        return started[-1], started[-1].stdout.readline().split(" on ")[1].split()[0]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @dataclass

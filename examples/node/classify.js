@@ -84,7 +84,7 @@ async function main () {
         `(${model.name} ${model.version})${prediction.alert ? ' ALERT' : ''}`)
     }
     await watch(client, given.images, (answer) => {
-      console.log(`frame ${answer.frame_id}: ${answer.status} ${answer.smoothed_label || 'unknown'}`)
+      console.log(`frame ${answer.frame_id}: ${answer.status} ${answer.state} ${answer.smoothed_label}`)
     })
     return 0
   } catch (error) {

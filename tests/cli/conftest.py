@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,29 +52,3 @@ def asked(
     if request.param == "file":
         return "--model", str(one_model / "colours" / "1" / "model.onnx")
     return "--server", start_server().address
-
-
-@pytest.fixture
-def serve_process(one_model: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
-    """Starts servers in processes of their own, which can be stopped and killed, by address."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
-        started.append(
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "limelens.cli", "serve", "--models", str(one_model)),
-                    *("--listen", listen, "--device", "cpu"),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        )
-        assert started[-1].stdout is not None
-        return started[-1], started[-1].stdout.readline().split(" on ")[1].split()[0]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()

@@ -43,6 +43,7 @@ def test_the_examples_pass_the_type_checker(tmp_path: Path) -> None:
             sys.executable, "-m", "mypy", "--strict", "--config-file=", "--explicit-package-bases",
             "--follow-imports=silent", f"--cache-dir={tmp_path}",
             EXAMPLES / "python" / "door_camera.py",
+            EXAMPLES / "python" / "door_controller.py",
         ],
         env={**os.environ, "MYPYPATH": roots},
         cwd=tmp_path,
@@ -90,17 +91,22 @@ def test_a_door_is_watched_while_images_come_and_the_server_goes(
     camera.start()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         assert it.stdout is not None
+        said = (line.partition(" ")[2].strip() for line in it.stdout)
         try:
-            assert it.stdout.readline().endswith(" ALERT: red\n")
+            assert next(said) == "UNKNOWN: nothing was decided yet"
+            assert next(said) == "ALERT: red"
             colour = "green"
-            assert it.stdout.readline().endswith(" ok: green\n")
+            assert next(said) == "CLEAR: green"
             server.stop()
+            assert next(said) == "UNKNOWN: the server does not answer"
             start_server(listen=server.address)
-            assert it.stdout.readline().endswith(" ok: unknown\n")
-            assert it.stdout.readline().endswith(" ok: green\n")
+            assert next(said) == "UNKNOWN: nothing was decided yet"
+            assert next(said) == "CLEAR: green"
             over.set()
             camera.join()
+            assert next(said) == "UNKNOWN: no frame was classified for too long"
             (door / "end").touch()
+            assert next(said) == "UNKNOWN: nobody watches any more"
             assert it.wait(60) == 0
         finally:
             over.set()
@@ -141,8 +147,8 @@ def test_node_needs_only_the_contract(
     assert lines[0].endswith("(colours 1) ALERT")
     assert lines[1].startswith(f"{green}: green 0.9")
     assert lines[2:] == [
-        "frame 0: FRAME_STATUS_CLASSIFIED red",
-        "frame 1: FRAME_STATUS_CLASSIFIED green",
+        "frame 0: FRAME_STATUS_CLASSIFIED CAMERA_STATE_ALERT red",
+        "frame 1: FRAME_STATUS_CLASSIFIED CAMERA_STATE_CLEAR green",
     ]
     (tmp_path / "text.jpg").write_bytes(b"nothing")
     done = node(tmp_path / "text.jpg")
