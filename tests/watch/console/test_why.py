@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_an_alert_is_shown_with_its_reasons_votes_and_images(
     shown = words(page)
     assert "Alert without_mask door ·" in shown
     assert "lower middle of the image +0.25 for without_mask" in shown
-    assert "upper middle of the image -0.10 against without_mask" in shown
+    assert "upper middle of the image \N{MINUS SIGN}0.10 against without_mask" in shown
     assert "Fit 0.92 the regions account for what the model does" in shown
     assert "Stability 0.96 another run would name the same regions" in shown
     assert "not reliable" not in shown
@@ -108,13 +109,15 @@ def test_doubts_are_said_plainly(
 def test_what_was_not_kept_is_said_with_what_to_set(
     recorded: Callable[..., Record], show: Callable[..., Browser]
 ) -> None:
-    bare, reasoned, gone = alert(), alert(), lost()
+    before = datetime.now(UTC) - timedelta(minutes=2)
+    bare, reasoned, gone, new = alert(time=before), alert(), lost(), alert()
     late = EventExplanation(reasoned.id, None, reason="a newer change superseded it")
-    browser = show(recorded(bare, reasoned, late, gone))
+    browser = show(recorded(bare, reasoned, late, gone, new))
     shown = words(browser.get(f"/events/{bare.id}").text)
     assert "No image of this event was kept. To keep the frames of later alerts" in shown
     assert "frames = &#34;alerts&#34;" in shown
     assert "This was not explained. To have every change explained" in shown
+    assert "Not explained yet." in browser.get(f"/events/{new.id}").text
     assert "a newer change superseded it" in browser.get(f"/events/{reasoned.id}").text
     shown = words(browser.get(f"/events/{gone.id}").text)
     assert "Unknown The camera cannot be read" in shown

@@ -102,6 +102,18 @@ class Asked:
             corrected=True if self.wrong else None,
         )
 
+    def chosen(self, say: Say) -> list[tuple[str, str]]:
+        """What is chosen beside the state, in words, each with the query without it."""
+        words = {
+            "camera": self.camera,
+            "label": self.label,
+            "from": self.first and say("events.from_day", day=self.first_day),
+            "to": self.last and say("events.to_day", day=self.last_day),
+            "q": self.q and say("events.searched", text=self.q),
+            "wrong": say("events.only_wrong") if self.wrong else "",
+        }
+        return [(text, self.query(**{name: ""})) for name, text in words.items() if text]
+
     def query(self, **changes: str) -> str:
         """The query that asks for the same with changes; without `before` unless that is given."""
         values = {
@@ -179,6 +191,8 @@ class _Log:
             request,
             "events.html",
             asked=asked,
+            quick={one: "/events?" + asked.query(state=one) for one in ("", *CameraState)},
+            chosen=[(words, "/events?" + query) for words, query in asked.chosen(say)],
             events=found.events,
             headlines=[headline(say, one) for one in found.events],
             newest="/events?" + asked.query() if asked.before else "",

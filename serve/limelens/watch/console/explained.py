@@ -27,6 +27,8 @@ _FIT: Final = ("explained.fit_high", "explained.fit_middle", "explained.fit_low"
 _STEADINESS: Final = (
     "explained.stability_high", "explained.stability_middle", "explained.stability_low",
 )  # fmt: skip
+_SMALL: Final = 0.05
+"""Weights below it get another digit."""
 _OF_ITS_OWN: Final = (
     Place.MOST, Place.EDGES, Place.ABOVE, Place.BELOW, Place.LEFT_OF, Place.RIGHT_OF,
 )  # fmt: skip
@@ -132,7 +134,7 @@ def _region(say: Say, region: RegionInWords, strongest: float) -> Region:
     return Region(
         segment=region.segment,
         where=where(say, region),
-        weight=f"{region.weight:+.2f}",
+        weight=f"{region.weight:+.{2 if strongest >= _SMALL else 3}f}".replace("-", "\u2212"),
         speaks=speaks,
         is_for=is_for,
         share=abs(region.weight) / strongest,

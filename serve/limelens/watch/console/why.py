@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +15,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from limelens.serve import LimelensError
+from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.console.access.audit import audit, operators_only
 from limelens.watch.console.boxes import FaceBox, face_boxes
 from limelens.watch.console.event_images import Layers, event_image, layers_of
@@ -24,6 +26,8 @@ from limelens.watch.record.errors import RecordError, UnknownEventError
 from limelens.watch.record.record import Record
 from limelens.watch.record.recorded import RecordedEvent
 from limelens.watch.record.replay import Replay
+
+_EXPLAINED_WITHIN: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class EventPage:
         reason_words: Why the state is unknown; else empty.
         why: Its explanation; None if there is none.
         reason: Why there is none, as it was recorded; else empty.
+        is_waiting: Whether an explanation may still come.
         layers: The explanation's images; None if there are none.
         faces: The people in the frame.
         labels: What it may be corrected to.
@@ -47,6 +52,7 @@ class EventPage:
     reason_words: str
     why: Explained | None
     reason: str
+    is_waiting: bool
     layers: Layers | None
     faces: tuple[FaceBox, ...]
     labels: tuple[str, ...]
@@ -173,6 +179,9 @@ class _Events:
             reason_words=reason(say, found),
             why=why,
             reason="" if recorded is None else recorded.reason,
+            is_waiting=recorded is None
+            and found.state == CameraState.ALERT
+            and datetime.now(UTC) - found.time < _EXPLAINED_WITHIN,
             layers=layers,
             faces=face_boxes(() if evidence is None else evidence.faces),
             labels=self._labels(found),

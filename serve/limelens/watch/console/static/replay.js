@@ -1,13 +1,12 @@
 // Decides an event again while the sliders of its rule move.
 
-import { wireSliders } from "./layers.js";
+import { showValue } from "./layers.js";
 
 const form = document.getElementById("rule");
 const shown = document.getElementById("replayed");
 const { threshold, window: span, required, required_to_alert: toAlert } = form.elements;
 let asking = null;
 
-wireSliders(form);
 document.getElementById("decide").hidden = true;
 
 /** Keeps the numbers possible: more than half of the window, and no more to alert than that. */
@@ -15,9 +14,7 @@ function bound() {
   required.min = Math.floor(span.value / 2) + 1;
   required.max = span.value;
   toAlert.max = required.value;
-  for (const slider of [required, toAlert]) {
-    slider.closest("label").querySelector("output").textContent = slider.value;
-  }
+  for (const slider of [required, toAlert]) showValue(slider);
 }
 
 async function decide() {
