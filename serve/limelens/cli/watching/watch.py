@@ -77,7 +77,7 @@ def watch(
     manager = ServiceManager()
     say = Messages()
     lines = JsonLines() if as_jsonl else EventLines(out)
-    session = Session(lines, say, manager.alive)
+    session = Session(lines, say, manager.alive, prints_frames=as_jsonl)
     try:
         with orders() as ordered, _drawn(session, say, as_jsonl=as_jsonl) as draw:
             session.use(found)

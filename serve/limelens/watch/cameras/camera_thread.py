@@ -26,7 +26,9 @@ from limelens.serve.errors import (
 )
 from limelens.serve.tools.camera import LossReason, Source, SourceError, open_source, watch
 from limelens.serve.wording import first_line
+from limelens.watch.cameras.model_server import ModelServerError
 from limelens.watch.cameras.secret import SecretError, read_secret
+from limelens.watch.cameras.server_loss import ServerDoctor
 from limelens.watch.cameras.settings import CameraSettings
 from limelens.watch.cameras.status import CameraStatus, Part
 
@@ -48,6 +50,7 @@ class CameraThread:
         connect: Gives the client of the camera's server; it may raise a `LimelensError`. It is
             given a function that says whether the camera is stopped.
         say: Called with sentences for people.
+        doctor: Finds out why the server is lost.
         aside: Calls a function in another thread, without waiting for it.
     """
 
@@ -57,12 +60,14 @@ class CameraThread:
         status: CameraStatus,
         connect: Callable[[Callable[[], bool]], Client],
         say: Callable[[str], object],
+        doctor: ServerDoctor,
         aside: Callable[[Callable[[], object]], object],
     ) -> None:
         self.settings = settings
         self.status = status
         self._connect = connect
         self._say = say
+        self._doctor = doctor
         self._aside = aside
         self._model: ModelRef | None = None
         self._changed = threading.Condition()
@@ -206,7 +211,14 @@ class CameraThread:
         self.status.lost(Part.CAMERA, reason, first_line(error), is_said=True)
 
     def _server_lost(self, error: LimelensError) -> None:
-        self.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, first_line(error))
+        def later(words: str) -> None:
+            self.status.lost_because(Part.SERVER, words)
+
+        if self.settings.model is not None and not isinstance(error, ModelServerError):
+            words = f"the server of {self.settings.model.name} is gone"
+        else:
+            words = self._doctor.why(error, later)
+        self.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, words)
 
     def _failed(self, error: Exception) -> None:
         """Says why watching failed; it will be tried again."""

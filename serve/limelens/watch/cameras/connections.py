@@ -46,21 +46,21 @@ class Connections:
 
 def connect(server: ServerSettings) -> Client:
     """A client of a server; raises as `Connections.client`."""
-    tls = None
-    if server.wants_tls:
-        tls = Tls(
-            server.tls_ca or system_authorities(),
-            server.tls_cert,
-            server.tls_key,
-            server.tls_server_name,
-        )
     return Client(
         server.address,
-        tls=tls,
+        tls=tls_of(server),
         token=_token(server.token_file, server.token_env),
         insecure_token=server.insecure_token,
         timeout_s=_TIMEOUT_S,
     )
+
+
+def tls_of(server: ServerSettings) -> Tls | None:
+    """The certificates of a connection; None is plaintext."""
+    if not server.wants_tls:
+        return None
+    ca = server.tls_ca or system_authorities()
+    return Tls(ca, server.tls_cert, server.tls_key, server.tls_server_name)
 
 
 def _token(file: Path | None, variable: str | None) -> Callable[[], str] | None:

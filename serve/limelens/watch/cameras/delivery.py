@@ -29,10 +29,12 @@ class Plan(NamedTuple):
     Args:
         settings: What it is made from; if they are equal to the last, it stays.
         make: Makes it; it may raise a `LimelensError`.
+        takes_frames: Whether it wants events of single frames, of which there are many.
     """
 
     settings: object
     make: Callable[[], Sink]
+    takes_frames: bool = True
 
 
 class Outlet:
@@ -62,6 +64,8 @@ class Outlet:
 
     def put(self, news: News) -> None:
         """Takes news; never waits. If too much waits already, frames go first, then the oldest."""
+        if _is_frame(news) and not self.plan.takes_frames:
+            return
         with self._changed:
             if self._is_closed:
                 return

@@ -67,11 +67,15 @@ class EventMaker:
             detail=report.detail,
             label=label,
             person=None if person is None else person.person,
-            **({} if found is None else self._brought_by(found, label, person)),
+            **({} if found is None else self._brought_by(type_, found, label, person)),
         )
 
     def _brought_by(
-        self, found: SourceAnswer, label: str | None, person: FacePrediction | None
+        self,
+        type_: EventType,
+        found: SourceAnswer,
+        label: str | None,
+        person: FacePrediction | None,
     ) -> dict[str, Any]:
         answer = found.answer
         prediction = answer.prediction if person is None else person.prediction
@@ -89,7 +93,8 @@ class EventMaker:
             "provider": answer.model.provider,
             "evidence": Evidence(
                 frame_id=answer.frame_id,
-                jpeg=found.image,
+                # Of single frames there are many, and they may wait for a slow sink.
+                jpeg=b"" if type_ is EventType.FRAME else found.image,
                 region=self._settings.region,
                 faces=answer.faces,
                 votes=self._window.of(None if person is None else person.person),

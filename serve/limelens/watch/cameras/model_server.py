@@ -27,6 +27,10 @@ _START_S: Final = 60.0
 _END_S: Final = 5.0
 
 
+class ModelServerError(UnavailableError):
+    """A private server does not serve; the message names the file and says why."""
+
+
 class ModelServer:
     """The server of one file, from its construction until it is closed.
 
@@ -57,14 +61,14 @@ class ModelServer:
             is_stopped: Whether nobody waits any more; asked again and again.
 
         Raises:
-            UnavailableError: It does not serve; the message says why.
+            ModelServerError: It does not serve; the message says why.
         """
         until = time.monotonic() + _START_S
         with self._changed:
             while not self._is_ready:
                 if self._problem or self._is_closed or time.monotonic() >= until or is_stopped():
                     reason = self._problem or "it is still being loaded"
-                    raise UnavailableError(f"{self._file}: {reason}")
+                    raise ModelServerError(f"{self._file}: {reason}")
                 self._changed.wait(0.2)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from limelens.watch.cameras.config import WatchConfig
 from limelens.watch.cameras.connections import connect
 from limelens.watch.cameras.delivery import TERMINAL, Plan
 from limelens.watch.cameras.watcher import Watcher
+from limelens.watch.event import EventType
 from limelens.watch.live import LiveCameras
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.sinks import Sink
@@ -36,17 +37,26 @@ class Session:
         lines: The sink of the terminal.
         say: Called with sentences for people.
         beat: Called about once a second while every camera's thread is alive.
+        prints_frames: Whether the terminal wants events of single frames.
     """
 
     def __init__(
-        self, lines: Sink, say: Callable[[str], object], beat: Callable[[], object]
+        self,
+        lines: Sink,
+        say: Callable[[str], object],
+        beat: Callable[[], object],
+        *,
+        prints_frames: bool,
     ) -> None:
         self.live = LiveCameras()
         self._lines = lines
+        self._prints_frames = prints_frames
         self._say = say
         self._watcher = Watcher(self.live, say, beat)
         self._console: Console | None = None
         self._shown: Any = None
+        self._page_problem = ""
+        self._is_used = False
         self._record: Record | None = None
 
     @property
@@ -61,16 +71,26 @@ class Session:
 
     def problems(self) -> Sequence[str]:
         """What keeps sinks from delivering now."""
-        return self._watcher.problems
+        page = [self._page_problem] if self._page_problem else []
+        return [*self._watcher.problems, *page]
 
     def use(self, config: WatchConfig) -> None:
         """Watches what a configuration says; what is unchanged goes on undisturbed.
 
         Raises:
-            LimelensError: Something of it cannot be used; cameras and sinks are as before then.
+            LimelensError: Something of it cannot be used; all is as before then. Of the page only
+                if it is the first: later it is said, and watching goes on.
         """
         self._watcher.use(config, self._plans(config), timeout_s=RELOAD_S)
-        self._show(config)
+        self._page_problem = ""
+        try:
+            self._show(config)
+        except LimelensError as error:
+            if not self._is_used:
+                raise
+            self._page_problem = f"the page: {error}"
+            self._say(self._page_problem)
+        self._is_used = True
 
     def close(self, drain_s: float) -> None:
         """Ends watching; sinks may take some seconds to deliver what they have."""
@@ -78,13 +98,17 @@ class Session:
         self._watcher.stop(drain_s)
 
     def _plans(self, config: WatchConfig) -> dict[str, Plan]:
-        plans = {TERMINAL: Plan(None, lambda: self._lines)}
+        plans = {TERMINAL: Plan(None, lambda: self._lines, self._prints_frames)}
         if (jsonl := config.jsonl) is not None:
-            plans["jsonl"] = Plan(jsonl, lambda: JsonlSink(jsonl))
+            takes_frames = EventType.FRAME in jsonl.types
+            plans["jsonl"] = Plan(jsonl, lambda: JsonlSink(jsonl), takes_frames)
         for webhook in config.webhook:
-            plans[webhook.name] = Plan(webhook, functools.partial(WebhookSink, webhook))
+            plans[webhook.name] = Plan(
+                webhook, functools.partial(WebhookSink, webhook), takes_frames=False
+            )
         if config.record is not None:
-            plans["record"] = Plan(config.record, functools.partial(self._recorder, config))
+            make = functools.partial(self._recorder, config)
+            plans["record"] = Plan(config.record, make, takes_frames=False)
         return plans
 
     def _recorder(self, config: WatchConfig) -> Sink:

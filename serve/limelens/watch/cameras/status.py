@@ -161,6 +161,12 @@ class CameraStatus:
                 self._maker.forget()
             self._look(at)
 
+    def lost_because(self, part: Part, detail: str) -> None:
+        """Knows better now why something is lost, if it still is."""
+        with self._lock:
+            if (loss := self._lost.get(part)) is not None:
+                self.lost(part, loss.reason, detail)
+
     def back(self, part: Part) -> None:
         """The camera or the server is back; nothing happens if it was not lost."""
         with self._lock:

@@ -5,10 +5,12 @@ It knows cameras, and neither files of settings nor signals.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -22,6 +24,7 @@ from limelens.watch.cameras.config import WatchConfig
 from limelens.watch.cameras.connections import Connections
 from limelens.watch.cameras.delivery import Delivery, Plan
 from limelens.watch.cameras.model_server import ModelServers
+from limelens.watch.cameras.server_loss import ServerDoctor
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
 from limelens.watch.cameras.status import CameraStatus, Explained
 from limelens.watch.event import Event, EventExplanation
@@ -30,6 +33,7 @@ from limelens.watch.live import LiveCameras
 _LONGEST_TICK_S: Final = 1.0
 _SHORTEST_TICK_S: Final = 0.02
 _STOPPED: Final = "watching was ended"
+_log: Final = logging.getLogger(__name__)
 _Key = tuple[CameraSettings, ServerSettings]
 
 
@@ -55,9 +59,11 @@ class Watcher:
         self._connections = Connections()
         self._models = ModelServers(say)
         self._drawing = ThreadPoolExecutor(1, "limelens-overlays")
+        self._asking = ThreadPoolExecutor(2, "limelens-asking")
         self._cameras: dict[_Key, CameraThread] = {}
         self._heartbeat_s = 0.0
         self._heartbeat_at = 0.0
+        self._beat_at = 0.0
         self._tick_s = _LONGEST_TICK_S
         self._stopped = threading.Event()
         self._pulse = threading.Thread(target=self._keep_time, name="limelens-time", daemon=True)
@@ -118,6 +124,7 @@ class Watcher:
         _stop(list(self._cameras.values()))
         if self._pulse.ident is not None:
             self._pulse.join()
+        self._asking.shutdown(wait=False, cancel_futures=True)
         self._drawing.shutdown()
         self._delivery.use({}, timeout_s)
         self._connections.keep_only(())
@@ -128,7 +135,8 @@ class Watcher:
             self._delivery.put(event, settings.sinks)
 
         def explain(explained: Explained) -> None:
-            self._drawing.submit(self._explain, settings, explained)
+            with suppress(RuntimeError):  # watching ended meanwhile
+                self._drawing.submit(self._explain, settings, explained)
 
         def say(message: str) -> None:
             self._say(f"{settings.id}: {message}")
@@ -140,13 +148,18 @@ class Watcher:
                 self._models.of(settings.model).wait_ready(is_stopped)
             return self._connections.client(server)
 
-        return CameraThread(settings, status, connect, say, self._drawing.submit)
+        doctor = ServerDoctor(server, self._asking)
+        return CameraThread(settings, status, connect, say, doctor, self._aside)
 
     def server_of(self, camera: CameraSettings, common: ServerSettings) -> ServerSettings:
         """How the server of a camera is reached; that of a model file is started."""
         if camera.model is not None:
             return self._models.of(camera.model).settings
         return _server_of(camera, common)
+
+    def _aside(self, function: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # watching ends
+            self._asking.submit(function)
 
     def _explain(self, settings: CameraSettings, explained: Explained) -> None:
         try:
@@ -155,35 +168,43 @@ class Watcher:
             self._say(f"{settings.id}: its explanation cannot be drawn: {first_line(error)}")
 
     def _keep_time(self) -> None:
-        beat_at = 0.0
-        while True:
-            cameras = list(self._cameras.values())
-            now = time.monotonic()
-            wall = datetime.now()
+        wait_s = 0.0
+        while not self._stopped.wait(max(_SHORTEST_TICK_S, wait_s)):
+            try:
+                wait_s = self._tick()
+            except Exception:
+                # Without this thread decisions would never expire.
+                _log.exception("the cameras' clock failed")
+                wait_s = _LONGEST_TICK_S
+
+    def _tick(self) -> float:
+        """Does what is due; returns the seconds until something is again."""
+        cameras = list(self._cameras.values())
+        now = time.monotonic()
+        wall = datetime.now()
+        for camera in cameras:
+            camera.switch(on=_is_on(camera.settings, wall))
+            camera.status.tick(now)
+        if self._heartbeat_s and now >= self._heartbeat_at:
+            self._heartbeat_at = now + self._heartbeat_s
             for camera in cameras:
-                camera.switch(on=_is_on(camera.settings, wall))
-                camera.status.tick(now)
-            if self._heartbeat_s and now >= self._heartbeat_at:
-                self._heartbeat_at = now + self._heartbeat_s
-                for camera in cameras:
-                    camera.status.heartbeat()
-            if now >= beat_at and self.is_alive:
-                beat_at = now + _LONGEST_TICK_S
-                self._beat()
-            due = [at for camera in cameras if (at := camera.status.expires_at()) is not None]
-            if self._heartbeat_s:
-                due.append(self._heartbeat_at)
-            wait_s = min([self._tick_s, *(at - time.monotonic() for at in due)])
-            if self._stopped.wait(max(_SHORTEST_TICK_S, wait_s)):
-                return
+                camera.status.heartbeat()
+        if now >= self._beat_at and self.is_alive:
+            self._beat_at = now + _LONGEST_TICK_S
+            self._beat()
+        due = [at for camera in cameras if (at := camera.status.expires_at()) is not None]
+        if self._heartbeat_s:
+            due.append(self._heartbeat_at)
+        return min([self._tick_s, *(at - time.monotonic() for at in due)])
 
 
 def _stop(cameras: list[CameraThread]) -> None:
     for camera in cameras:
         camera.stop()
+        # At once: what was said last must not stand while another one hangs.
+        camera.status.end(_STOPPED)
     for camera in cameras:
         camera.join()
-        camera.status.end(_STOPPED)
 
 
 def _is_on(settings: CameraSettings, at: datetime) -> bool:
@@ -213,6 +234,7 @@ def _explanation(explained: Explained) -> EventExplanation:
     one = change.explanation.explanations[0]
     overlay = b""
     if one.overlay_png:
-        label = f"{one.label} {one.probability:.2f}"
+        who = "" if event.person is None else f"   person {event.person}"
+        label = f"{one.label} {one.probability:.2f}{who}"
         overlay = captioned(one.overlay_png, label, event.camera_id, event.time)
     return EventExplanation(event.id, change.explanation, overlay_png=overlay)
