@@ -21,7 +21,15 @@ from limelens.watch.record.database import FILE, folder_of, in_words, open_to_re
 from limelens.watch.record.documents import evidence_of, explanation_of, from_ms
 from limelens.watch.record.errors import RecordError, UnknownEventError
 from limelens.watch.record.exporting import ExportFormat, export
-from limelens.watch.record.queries import SELECT, count_query, cursor_of, event_of, page_query
+from limelens.watch.record.queries import (
+    ONE,
+    condition,
+    count_query,
+    cursor_of,
+    distinct_query,
+    event_of,
+    page_query,
+)
 from limelens.watch.record.recorded import (
     Correction,
     EventFilter,
@@ -112,20 +120,14 @@ class Record:
 
     def count(self, asked: EventFilter = _EVERYTHING, search: str = "") -> int:
         """How many events `list` has in all."""
-        return int(self._one(*count_query(asked, search))[0])
+        wanted = condition(self._all, asked, search)
+        return 0 if wanted.is_never else int(self._one(*count_query(wanted))[0])
 
     def values(self, column: str) -> tuple[str, ...]:
         """What a column has: `camera_id`, `label`, `state` or `type`; in alphabetical order."""
         if column not in _COLUMNS:
             raise RecordError(f"no column {column!r}; expected one of {', '.join(_COLUMNS)}")
-        # Skips from value to value by the index, instead of reading all events.
-        rows = self._all(
-            f"WITH RECURSIVE found (value) AS (SELECT min({column}) FROM events UNION ALL "
-            f"SELECT (SELECT min({column}) FROM events WHERE {column} > value) FROM found "
-            "WHERE value IS NOT NULL) SELECT value FROM found WHERE value IS NOT NULL",
-            (),
-        )
-        return tuple(row[0] for row in rows)
+        return tuple(row[0] for row in self._all(distinct_query(column), ()))
 
     def get(self, event_id: str) -> RecordedEvent:
         """One event, with evidence.
@@ -133,7 +135,7 @@ class Record:
         Raises:
             UnknownEventError: There is no such event, or it was removed.
         """
-        rows = self._all(f"{SELECT} WHERE id = ?", (event_id,))
+        rows = self._all(ONE, (event_id,))
         if not rows:
             raise UnknownEventError(
                 f"there is no event {event_id!r} in {self.folder}; it may have been removed for "
@@ -266,8 +268,11 @@ class Record:
     ) -> EventPage:
         if not 1 <= limit <= _MOST:
             raise RecordError(f"limit {limit}; expected 1 to {_MOST}")
+        wanted = condition(self._all, asked, search)
+        if wanted.is_never:
+            return EventPage(())
         # One more says whether there are more.
-        query, values = page_query(asked, search, cursor, limit + 1, oldest_first=oldest_first)
+        query, values = page_query(wanted, cursor, limit + 1, oldest_first=oldest_first)
         rows = self._all(query, values)
         events = tuple(event_of(row) for row in rows[:limit])
         return EventPage(events, cursor_of(events[-1]) if len(rows) > limit else "")

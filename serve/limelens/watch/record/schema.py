@@ -42,6 +42,11 @@ CREATE INDEX events_by_time ON events (time_ms);
 CREATE INDEX events_by_camera ON events (camera_id, time_ms);
 CREATE INDEX events_by_state ON events (state, time_ms);
 CREATE INDEX events_by_label ON events (label, time_ms);
+CREATE INDEX events_by_type ON events (type, time_ms);
+CREATE INDEX events_by_model ON events (model, time_ms);
+CREATE INDEX events_by_camera_and_state ON events (camera_id, state, time_ms);
+CREATE INDEX events_by_reason ON events (reason, time_ms) WHERE reason <> '';
+CREATE INDEX events_by_detail ON events (detail, time_ms) WHERE detail <> '';
 
 CREATE TABLE evidence (
     event INTEGER PRIMARY KEY REFERENCES events ON DELETE CASCADE,
