@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from limelens.watch.record.errors import DamagedRecordError, NoRecordError, RecordError
+from limelens.watch.record.errors import (
+    BusyRecordError,
+    DamagedRecordError,
+    NoRecordError,
+    RecordError,
+)
 from limelens.watch.record.schema import VERSION, migrate, version_of
 
 FILE: Final = "events.sqlite"
@@ -154,9 +159,13 @@ def _as_record_error(error: sqlite3.Error, file: Path) -> RecordError:
             f"begins; `sqlite3 {FILE} .recover` saves what can be saved"
         )
     if name.startswith("SQLITE_BUSY"):
-        return RecordError(f"{file}: another process has been writing for {BUSY_S:g} s; try again")
+        return BusyRecordError(
+            f"{file}: another process has been writing for {BUSY_S:g} s; try again"
+        )
     if name.startswith("SQLITE_FULL"):
         return RecordError(f"{file}: the disk is full")
+    if name.startswith("SQLITE_IOERR"):
+        return RecordError(f"{file}: the disk cannot be read or written ({error})")
     if name.startswith("SQLITE_READONLY"):
         return RecordError(f"{file}: cannot be written: it, or its folder, is read-only")
     if name.startswith("SQLITE_CANTOPEN"):

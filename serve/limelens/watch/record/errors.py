@@ -24,5 +24,9 @@ class UnknownEventError(RecordError):
     """No event has that id."""
 
 
+class BusyRecordError(RecordError):
+    """Another process has been writing for too long."""
+
+
 class DamagedRecordError(RecordError):
     """The file is damaged, or is no record."""

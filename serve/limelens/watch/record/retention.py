@@ -7,6 +7,7 @@ two steps, and so may other processes that write.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sqlite3
 import time
@@ -60,9 +61,10 @@ class Retention:
             "SELECT number, id FROM events WHERE time_ms < ? ORDER BY time_ms LIMIT ?",
             (before_ms, _EVENTS_PER_STEP),
         ).fetchall()
-        if not old and bytes_used(connection) > self._max_bytes:
+        if not old:
             old = connection.execute(
-                "SELECT number, id FROM events ORDER BY time_ms LIMIT ?", (_EVENTS_PER_STEP,)
+                "SELECT number, id FROM events ORDER BY time_ms LIMIT ?",
+                (self._num_too_much(connection),),
             ).fetchall()
         if old:
             self._remove(connection, old)
@@ -73,6 +75,16 @@ class Retention:
             connection.execute(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})").fetchall()
             return True
         return self._sweep(connection)
+
+    def _num_too_much(self, connection: sqlite3.Connection) -> int:
+        """About how many events are too much, as far as one step goes."""
+        used = bytes_used(connection)
+        if used <= self._max_bytes:
+            return 0
+        (count,) = connection.execute("SELECT value FROM totals WHERE name = 'events'").fetchone()
+        # Half of what events of average size would need: these may be larger.
+        share = (used - self._max_bytes) / used / 2
+        return min(_EVENTS_PER_STEP, math.ceil(share * int(count)))
 
     def _remove(self, connection: sqlite3.Connection, old: list[tuple[int, str]]) -> None:
         numbers = [number for number, _ in old]

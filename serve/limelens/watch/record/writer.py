@@ -23,7 +23,7 @@ from limelens.watch.event import Event, EventExplanation, EventType
 from limelens.watch.record.backlog import Backlog, Item
 from limelens.watch.record.batch import BatchRecorder
 from limelens.watch.record.database import FILE, folder_of, in_words, open_to_write
-from limelens.watch.record.errors import RecordError
+from limelens.watch.record.errors import BusyRecordError, RecordError
 from limelens.watch.record.images import Blur, wants_images
 from limelens.watch.record.retention import Retention
 from limelens.watch.record.settings import RecordSettings
@@ -32,7 +32,8 @@ _BATCH: Final = 128
 _RETRY_S: Final = 5.0
 _RETENTION_S: Final = 60.0
 _MAX_TO_BLUR: Final = 256
-_LAST_RETRY_S: Final = 0.2
+_SAID_AGAIN_S: Final = 600.0
+"""A disk that is nearly full takes an event now and then; that is no news."""
 _RECORDED: Final = (EventType.STATE, EventType.LOST, EventType.BACK)
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class RecordWriter:
         self._to_blur: deque[Event] = deque()
         self._problem = ""
         self._retention_problem = ""
+        self._said = ("", 0.0)
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._retention = Retention(
@@ -136,6 +138,7 @@ class RecordWriter:
 
     def _run(self) -> None:
         while True:
+            is_last = self._backlog.is_closed
             try:
                 with in_words(self._folder / FILE):
                     if not self._work():
@@ -144,28 +147,29 @@ class RecordWriter:
                 # Whatever it is, watching goes on, and so does recording once it is over.
                 self._disconnect()
                 self._fail(error)
+                if is_last and not isinstance(error, BusyRecordError):
+                    break
                 if time.monotonic() > self._deadline:
                     break
-                if self._backlog.is_closed:
-                    time.sleep(_LAST_RETRY_S)
-                else:
-                    self._backlog.pause(self._retry_s)
+                self._backlog.pause(self._retry_s)
         if left := self._backlog.num_waiting:
             _log.error("record: %s could not be recorded: %s", counted(left, "event"), self.problem)
         self._disconnect()
 
     def _fail(self, error: Exception) -> None:
         problem = _reason(error)
-        if problem != self._problem:
+        said, at = self._said
+        if problem != said or time.monotonic() - at > _SAID_AGAIN_S:
             is_expected = isinstance(error, (LimelensError, OSError))
             _log.error("record: %s", problem, exc_info=None if is_expected else error)
+            self._said = problem, time.monotonic()
         self._problem = problem
 
     def _work(self) -> bool:
         """Does what is due next; returns whether there may be more."""
-        connection = self._connected()
         wait_s = 0.0 if self._to_blur else self._retention_at - time.monotonic()
         items = self._backlog.take(_BATCH, wait_s)
+        connection = self._connected()
         if items:
             self._record(connection, items)
         elif self._to_blur:
@@ -186,13 +190,13 @@ class RecordWriter:
         recorded = self._batches.record(connection, items, lost)
         if lost is not None:
             self._backlog.admitted(lost)
-        self._backlog.done(items)
         if self._on_recorded is not None:
             for event_id in recorded:
                 try:
                     self._on_recorded(event_id)
                 except Exception:
                     _log.exception("record: what is called for each recorded event failed")
+        self._backlog.done(items)
         if self._blur is None:
             return
         for item in items:

@@ -1,0 +1,241 @@
+"""What a killed process, another writer, a full disk and a damaged file do to the record."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.waiting import until
+from tests.watch.record.made import PATIENCE_S, alert, explanation
+
+from limelens.watch.record import DamagedRecordError, Record, RecordError
+from limelens.watch.record.schema import APPLICATION_ID, MIGRATIONS, VERSION
+from limelens.watch.record.writer import RecordWriter
+
+Start = Callable[..., RecordWriter]
+Process = subprocess.Popen[str]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def record_in_process(folder: Path) -> Iterator[Callable[..., Process]]:
+    """Starts processes that record."""
+    processes: list[Process] = []
+
+    def begin(count: int, most_bytes: int = 0) -> Process:
+        arguments = ["tests.watch.record.recording_process", folder, count, most_bytes]
+        path = os.pathsep.join([str(ROOT), *sys.path])
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", *map(str, arguments)],
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def lines(process: Process) -> Iterator[str]:
+    assert process.stdout is not None
+    return (line.strip() for line in process.stdout)
+
+
+def is_whole(folder: Path) -> bool:
+    with sqlite3.connect(folder / "events.sqlite") as connection:
+        (found,) = connection.execute("PRAGMA integrity_check").fetchone()
+        return bool(found == "ok") and not connection.execute("PRAGMA foreign_key_check").fetchall()
+
+
+def test_nothing_acknowledged_is_lost_by_kill_9(
+    record_in_process: Callable[..., Process], folder: Path
+) -> None:
+    acknowledged: set[str] = set()
+    for killed_after in (1, 40):
+        process = record_in_process(10_000)
+        said = lines(process)
+        acknowledged |= {next(said) for _ in range(killed_after)}
+        process.send_signal(signal.SIGKILL)
+        acknowledged |= {line for line in said if len(line) == 36}
+    with Record(folder) as record:
+        recorded = {event.id: event for event in record.oldest_first()}
+        assert acknowledged <= recorded.keys()
+        for event_id in acknowledged:
+            assert record.frame(event_id) is not None
+            if recorded[event_id].has_overlay:
+                assert record.overlay(event_id) is not None
+    assert is_whole(folder)
+
+
+def test_two_processes_write_one_record(
+    record_in_process: Callable[..., Process], folder: Path
+) -> None:
+    processes = [record_in_process(25) for _ in range(2)]
+    acknowledged = {next(lines(process)) for process in processes for _ in range(25)}
+    for process in processes:
+        _, _ = process.communicate("\n")
+        assert process.returncode == 0
+    assert len(acknowledged) == 50
+    with Record(folder) as record:
+        assert {event.id for event in record.oldest_first()} == acknowledged
+        assert record.count() == 50
+        assert not record.gaps()
+    assert is_whole(folder)
+
+
+def test_a_full_disk_stops_recording_until_there_is_room(
+    record_in_process: Callable[..., Process], folder: Path
+) -> None:
+    process = record_in_process(100, most_bytes=400_000)
+    assert process.stdin is not None
+    said = lines(process)
+    problem = next(line for line in said if line.startswith("problem"))
+    assert f"{folder / 'events.sqlite'}: the disk" in problem
+    process.stdin.write("\n")  # there is room again
+    process.stdin.flush()
+    rest = list(said)
+    assert "lost: 0" in rest
+    assert rest[-1] == "problem:"
+    with Record(folder) as record:
+        assert record.count() == 100
+    assert is_whole(folder)
+
+
+def test_what_is_lost_is_counted_in_the_record(start: Start, folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    (folder / "events.sqlite").mkdir()  # nothing can be written there
+    writer = start()
+    until(lambda: writer.problem)
+    for number in range(10_050):
+        writer.put(alert(sequence=number, evidence=None))
+    assert writer.num_lost == 50
+    assert "10000 events waiting, 50 lost" in writer.problem
+    (folder / "events.sqlite").rename(tmp_path / "away")
+    until(lambda: not writer.problem)
+    until(lambda: writer.flush(PATIENCE_S) or True)
+    with Record(folder) as record:
+        assert record.count() == 10_000
+        (gap,) = record.gaps()
+        assert (gap.num_events, gap.num_images) == (50, 0)
+        assert gap.since <= gap.until
+        assert "events.sqlite" in gap.reason
+
+
+def test_a_record_that_was_moved_away_begins_anew(
+    start: Start, folder: Path, tmp_path: Path
+) -> None:
+    writer = start()
+    first, second = alert(), alert()
+    writer.put(first)
+    assert writer.flush(PATIENCE_S)
+    folder.rename(tmp_path / "old")
+    writer.put(second)
+    assert writer.flush(PATIENCE_S)
+    for place, event in ((tmp_path / "old", first), (folder, second)):
+        with Record(place) as record:
+            assert [one.id for one in record.list().events] == [event.id]
+
+
+def test_an_event_that_cannot_be_stored_keeps_no_other_from_it(start: Start, folder: Path) -> None:
+    good = alert()
+    writer = start()
+    for bad in (alert(id="../up"), alert(detail="\ud800"), alert(frame_id=1 << 70), good):
+        writer.put(bad)
+    writer.explain(explanation("no such event"))
+    assert not writer.flush(PATIENCE_S)
+    assert writer.num_lost == 4
+    assert writer.problem == ""
+    with Record(folder) as record:
+        assert [one.id for one in record.list().events] == [good.id]
+
+
+def test_an_overlay_is_never_overwritten(start: Start, folder: Path) -> None:
+    event = alert()
+    (folder / "overlays").mkdir(parents=True)
+    path = folder / "overlays" / f"{event.id}.png"
+    path.write_bytes(b"somebody's")
+    writer = start()
+    writer.put(event)
+    writer.explain(explanation(event.id))
+    writer.flush(PATIENCE_S)
+    assert path.read_bytes() == b"somebody's"
+    assert "overlays cannot be written: File exists" in writer.problem
+    with Record(folder) as record:
+        assert not record.get(event.id).has_overlay
+        assert record.explanation(event.id) is not None
+
+
+def test_tables_of_an_older_version_are_brought_up_to_date(folder: Path) -> None:
+    folder.mkdir()
+    connection = sqlite3.connect(folder / "events.sqlite")
+    connection.executescript(MIGRATIONS[0])
+    connection.execute(
+        "INSERT INTO events (id, camera_id, sequence, type, time_ms, state, previous, reason, "
+        "detail, votes, model, version, provider) VALUES ('old', 'door', 1, 'state', 1000, "
+        "'clear', 'unknown', '', '', '{}', 'facemask', 1, 'CPU')"
+    )
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    with Record(folder) as record:
+        assert record.get("old").camera_id == "door"
+        assert record.gaps() == ()
+
+
+def test_tables_of_a_newer_version_are_refused(start: Start, folder: Path) -> None:
+    writer = start()
+    writer.put(alert())
+    assert writer.flush(PATIENCE_S)
+    writer.close(PATIENCE_S)
+    with sqlite3.connect(folder / "events.sqlite") as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+    with pytest.raises(RecordError, match=r"written by a newer limelens.* Update limelens"):
+        Record(folder)
+    later = start()
+    later.put(alert())
+    until(lambda: "written by a newer limelens" in later.problem)
+
+
+def test_another_programs_database_is_left_alone(start: Start, folder: Path) -> None:
+    folder.mkdir()
+    file = folder / "events.sqlite"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE theirs (value)")
+    connection.close()
+    before = file.read_bytes()
+    with pytest.raises(RecordError, match="database of another program"):
+        Record(folder)
+    writer = start()
+    writer.put(alert())
+    until(lambda: "database of another program" in writer.problem)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [b"no database at all, but long enough" * 100, b"\x00" * 8192])
+def test_a_damaged_record_says_so(start: Start, folder: Path, damage: bytes) -> None:
+    writer = start()
+    for _ in range(50):
+        writer.put(alert())
+    assert writer.flush(PATIENCE_S)
+    writer.close(PATIENCE_S)
+    file = folder / "events.sqlite"
+    file.write_bytes(damage + file.read_bytes()[len(damage) :])
+    with pytest.raises(DamagedRecordError, match=r"damaged .*Move its folder away"):
+        Record(folder).list()
+    later = start()
+    later.put(alert())
+    until(lambda: "damaged" in later.problem)
