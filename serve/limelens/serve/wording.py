@@ -16,7 +16,7 @@ def listed(texts: Sequence[str], separator: str = "; ", most: int = 10) -> str:
     return separator.join(texts[:most]) + more
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, its reason alone if it comes from the system."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

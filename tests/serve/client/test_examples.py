@@ -44,6 +44,7 @@ def test_the_examples_pass_the_type_checker(tmp_path: Path) -> None:
             "--follow-imports=silent", f"--cache-dir={tmp_path}",
             EXAMPLES / "python" / "door_camera.py",
             EXAMPLES / "python" / "door_controller.py",
+            EXAMPLES / "python" / "webhook_receiver.py",
         ],
         env={**os.environ, "MYPYPATH": roots},
         cwd=tmp_path,

@@ -235,8 +235,16 @@ def _unknown(camera_id: str, before: Message | None, reason: UnknownReason) -> M
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Why the broker is away, for people."""
+    if error.__cause__ is not None:  # aiomqtt's own text says only that it is
+        return _reason(error.__cause__)
     text = first_line(error)
+    if "taken over" in text or "Unspecified error" in text:
+        return (
+            "the broker ended the connection; if it does so again and again, another process has "
+            "the same base_topic, and each needs one of its own"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return (
             f"its certificate is not trusted: {text}; if it is your own authority's, name that by "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from pathlib import Path
 from typing import Literal, Self
 
@@ -88,8 +87,7 @@ class MqttSettings(BaseModel):
     client_id: str = Field(
         default="",
         max_length=64,
-        description="What the broker knows this client by; made from this machine's name and "
-        "base_topic if empty.",
+        description="What the broker knows this client by; made from base_topic if empty.",
     )
 
     @property
@@ -105,11 +103,13 @@ class MqttSettings(BaseModel):
 
     @property
     def actual_client_id(self) -> str:
-        """The id, given or made. With the same one a broker ends an old connection for a new one.
+        """The id, given or made; the same for the same topics.
 
-        Otherwise the will of the old one could come after the new one's `online`.
+        With the same id a broker ends an old connection for a new one. Otherwise the will of the
+        old one could come after the new one's `online`, and two processes could contradict each
+        other unseen.
         """
-        made = hashlib.sha256(f"{socket.gethostname()}\0{self.base_topic}".encode()).hexdigest()
+        made = hashlib.sha256(self.base_topic.encode()).hexdigest()
         return self.client_id or f"limelens-{made[:12]}"
 
     @model_validator(mode="after")
