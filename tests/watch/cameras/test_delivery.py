@@ -115,7 +115,7 @@ def test_of_a_sink_that_falls_behind_frames_are_left_out_first(delivery: Deliver
 
 def test_an_exchanged_sink_loses_no_event(delivery: Delivery) -> None:
     old, new = Kept(), Kept()
-    delivery.use({"sink": plan(old, "old")}, 5)
+    assert delivery.use({"sink": plan(old, "old")}, 5)
     halfway = threading.Event()
 
     def send() -> None:
@@ -127,7 +127,8 @@ def test_an_exchanged_sink_loses_no_event(delivery: Delivery) -> None:
     sending = threading.Thread(target=send)
     sending.start()
     halfway.wait()
-    delivery.use({"sink": plan(new, "new")}, 5)
+    assert delivery.use({"sink": plan(new, "new")}, 5)
+    assert not delivery.use({"sink": plan(new, "new")}, 5)
     sending.join()
     delivery.use({}, 5)
     assert old.is_closed

@@ -24,6 +24,7 @@ from limelens.watch.cameras.settings import CameraSettings, ServerSettings
 from limelens.watch.console.settings import ConsoleSettings
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.sinks.jsonl import JsonlSettings
+from limelens.watch.sinks.mqtt_settings import MqttSettings
 from limelens.watch.sinks.webhook_settings import WebhookSettings
 
 _PREFIX: Final = "LIMELENS_WATCH_"
@@ -63,6 +64,7 @@ class WatchConfig(BaseSettings):
     )
     jsonl: JsonlSettings | None = Field(default=None, description="lines of JSON in a file")
     webhook: tuple[WebhookSettings, ...] = Field(default=(), description="a receiver over HTTP")
+    mqtt: MqttSettings | None = Field(default=None, description="a broker of MQTT")
     record: RecordSettings | None = Field(default=None, description="the record of events")
     console: ConsoleSettings | None = Field(default=None, description="the guard's page")
     camera: tuple[CameraSettings, ...] = Field(description="a camera")
@@ -124,7 +126,7 @@ def _contradictions(config: WatchConfig) -> Iterator[tuple[Key, str]]:
                 f"{camera.id!r} is another camera's; expected one of its own",
             )
         seen.add(camera.id.casefold())
-    taken = [name for name in ("jsonl", "record") if getattr(config, name) is not None]
+    taken = [name for name in ("jsonl", "mqtt", "record") if getattr(config, name) is not None]
     spools = set()
     for number, webhook in enumerate(config.webhook):
         if webhook.name in (*taken, *_RESERVED):

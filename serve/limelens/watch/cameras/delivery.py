@@ -173,12 +173,15 @@ class Delivery:
             if names is None or name in names or name == TERMINAL:
                 outlet.put(news)
 
-    def use(self, plans: Mapping[str, Plan], timeout_s: float) -> None:
+    def use(self, plans: Mapping[str, Plan], timeout_s: float) -> bool:
         """Uses these sinks from now on; one whose settings are the same goes on undisturbed.
 
         Args:
             plans: By name.
             timeout_s: How long each that is gone may take to deliver what it has.
+
+        Returns:
+            Whether there are new ones, which know nothing of the cameras yet.
 
         Raises:
             LimelensError: One cannot be made; all are as before then.
@@ -201,6 +204,7 @@ class Delivery:
             raise
         self._outlets = {name: made.get(name) or before[name] for name in plans}
         _close([outlet for name, outlet in before.items() if name not in plans], timeout_s)
+        return bool(made or changed)
 
     @property
     def problems(self) -> list[str]:

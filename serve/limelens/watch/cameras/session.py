@@ -20,6 +20,7 @@ from limelens.watch.live import LiveCameras
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.sinks import Sink
 from limelens.watch.sinks.jsonl import JsonlSink
+from limelens.watch.sinks.mqtt import MqttSink
 from limelens.watch.sinks.webhook import WebhookSink
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class Session:
             plans[webhook.name] = Plan(
                 webhook, functools.partial(WebhookSink, webhook), takes_frames=False
             )
+        if (mqtt := config.mqtt) is not None:
+            plans["mqtt"] = Plan(mqtt, lambda: MqttSink(mqtt), takes_frames=False)
         if config.record is not None:
             make = functools.partial(self._recorder, config)
             plans["record"] = Plan(config.record, make, takes_frames=False)

@@ -97,7 +97,10 @@ class Watcher:
         for camera in config.camera:
             if camera.model is None:
                 self._connections.client(_server_of(camera, config.server))
-        self._delivery.use(sinks, timeout_s)
+        if self._delivery.use(sinks, timeout_s):
+            # A new sink knows no camera yet, and those that stay may not change for long.
+            for thread in self._cameras.values():
+                thread.status.heartbeat()
         wanted = [(camera, self.server_of(camera, config.server)) for camera in config.camera]
         before = self._cameras
         gone = [camera for key, camera in before.items() if key not in wanted]
