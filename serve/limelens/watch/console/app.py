@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
@@ -68,8 +69,10 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        looking = asyncio.create_task(state.timings.follow())
         started()
         yield
+        looking.cancel()
 
     routes: list[BaseRoute] = [
         Route("/", home),

@@ -20,6 +20,7 @@ from limelens.watch.console.changes import Changes
 from limelens.watch.console.rendering import Pages
 from limelens.watch.console.settings import ConsoleSettings
 from limelens.watch.console.state import AppState
+from limelens.watch.console.timings import Timings
 from limelens.watch.live import LiveCameras
 
 if TYPE_CHECKING:
@@ -50,7 +51,15 @@ class Console:
             visitors = Visitors(settings, port)
             pages = Pages(navigation(live, record, client))
             state = AppState(
-                settings, live, record, client, problems, self._changes, visitors, pages
+                settings,
+                live,
+                record,
+                client,
+                problems,
+                self._changes,
+                Timings(live or LiveCameras()),
+                visitors,
+                pages,
             )
             self._started = threading.Event()
             self._server = uvicorn.Server(

@@ -10,6 +10,7 @@ from limelens.watch.console.access.visitors import Visitors
 from limelens.watch.console.changes import Changes
 from limelens.watch.console.rendering import Pages
 from limelens.watch.console.settings import ConsoleSettings
+from limelens.watch.console.timings import Timings
 from limelens.watch.live import LiveCameras
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class AppState:
         client: Opens a client of the server, for a single use; None without a server.
         problems: What is wrong with sinks and the record now, for people.
         changes: Tells that a camera changed, and that the console closes.
+        timings: How long frames took lately.
         visitors: Who requests come from.
         pages: Renders templates.
     """
@@ -38,5 +40,6 @@ class AppState:
     client: Callable[[], Client] | None
     problems: Callable[[], Sequence[str]]
     changes: Changes
+    timings: Timings
     visitors: Visitors
     pages: Pages
