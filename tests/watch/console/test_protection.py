@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.conftest import Authority
+from tests.waiting import until
 from tests.watch.console.conftest import Browser
 
 from limelens.serve.errors import AccessPolicyError, ListenError
@@ -161,3 +162,25 @@ def test_over_tls_cookies_stay_on_tls(
     assert browser.get("/health").status_code == 200
     with pytest.raises(httpx.TransportError):
         httpx.get(address.replace("https", "http") + "/login", trust_env=False)
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(
+    start_console: Start, browse: Browse, users: Path, tmp_path: Path
+) -> None:
+    first, second = Authority(tmp_path / "one", "ca"), Authority(tmp_path / "two", "ca")
+    cert, key = first.issue("door")
+    console = start_console(users=users, tls_cert=cert, tls_key=key, reread_s=0.05)
+    assert browse(console.address, first.path).get("/login").status_code == 200
+    new_cert, new_key = second.issue("door")
+    cert.write_bytes(new_cert.read_bytes())  # for a moment it does not fit the key
+
+    def is_new() -> bool:
+        try:
+            return browse(console.address, second.path).get("/login").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    assert not is_new()
+    assert browse(console.address, first.path).get("/login").status_code == 200
+    key.write_bytes(new_key.read_bytes())
+    until(is_new)

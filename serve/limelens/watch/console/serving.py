@@ -7,11 +7,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from cryptography import x509
 
+from limelens.serve.access.watched import Watched
 from limelens.serve.addresses import is_loopback_host, parse_address
 from limelens.serve.errors import AccessPolicyError, ListenError
 from limelens.watch.console.access.visitors import Visitors
@@ -44,7 +46,9 @@ class Console:
         problems: Callable[[], Sequence[str]],
     ) -> None:
         listening = _listen(settings)
+        self._closing = threading.Event()
         try:
+            pair = _watched_pair(settings)
             host, port = parse_address(settings.listen).host, listening.getsockname()[1]
             names = {host, *settings.hosts, *_certificate_names(settings)}
             self._changes = Changes(live)
@@ -78,14 +82,30 @@ class Console:
             daemon=True,
         )
         self._thread.start()
+        if pair is not None:
+            renewing = threading.Thread(
+                target=self._renew,
+                args=(pair, settings.reread_s),
+                name="limelens-console-tls",
+                daemon=True,
+            )
+            renewing.start()
         if not self._started.wait(_START_S):
             raise ListenError(f"the page at {self.address} did not start within {_START_S:g} s")
 
     def close(self) -> None:
         """Stops listening and ends all connections."""
+        self._closing.set()
         self._changes.close()
         self._server.should_exit = True
         self._thread.join(_STOP_S)
+
+    def _renew(self, pair: Watched[tuple[Path, Path]], reread_s: float) -> None:
+        """Uses a renewed certificate for new connections; a pair that does not fit is logged."""
+        while not self._closing.wait(reread_s):
+            context = self._server.config.ssl
+            if pair.reread() and context is not None:
+                context.load_cert_chain(*pair.value, "")
 
 
 def _config(settings: ConsoleSettings, app: Any) -> uvicorn.Config:
@@ -160,12 +180,29 @@ def _check_tls(settings: ConsoleSettings) -> None:
     for file in (settings.tls_cert, settings.tls_key):
         if not file.is_file():
             raise AccessPolicyError(f"{file} is no file; expected a PEM file")
+    _check_pair(settings.tls_cert, settings.tls_key)
+
+
+def _watched_pair(settings: ConsoleSettings) -> Watched[tuple[Path, Path]] | None:
+    """The certificate and its key, whose files are read again; None without."""
+    cert, key = settings.tls_cert, settings.tls_key
+    if cert is None or key is None:
+        return None
+
+    def checked(_: Sequence[bytes]) -> tuple[Path, Path]:
+        _check_pair(cert, key)
+        return cert, key
+
+    return Watched((cert, key), checked, settle_s=0.2)
+
+
+def _check_pair(cert: Path, key: Path) -> None:
     try:
-        ssl.create_default_context().load_cert_chain(settings.tls_cert, settings.tls_key, "")
+        ssl.create_default_context().load_cert_chain(cert, key, "")
     except (ssl.SSLError, OSError, ValueError) as error:
         raise AccessPolicyError(
-            f"{settings.tls_cert} and {settings.tls_key} cannot be used ({error}); expected a "
-            "certificate chain and its private key, without a password, as PEM"
+            f"{cert} and {key} cannot be used ({error}); expected a certificate chain and its "
+            "private key, without a password, as PEM"
         ) from error
 
 

@@ -22,6 +22,9 @@ class ConsoleSettings(BaseModel):
     )
     tls_cert: Path | None = Field(default=None, description="The page's certificate chain, PEM.")
     tls_key: Path | None = Field(default=None, description="Its private key, PEM.")
+    reread_s: float = Field(
+        default=10.0, gt=0, description="Seconds between looks for a renewed certificate."
+    )
     insecure: bool = Field(
         default=False,
         description="Allow plaintext beyond this machine, for a proxy in front that ends TLS.",
