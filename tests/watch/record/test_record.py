@@ -200,8 +200,11 @@ def test_pages_go_back_in_time_through_every_filter(start: Start, folder: Path) 
         assert len(walk(EventFilter(), "L_%")) == 20  # taken literally
         assert record.values("camera_id") == ("door", "gate", "hall_%")
         assert record.values("label") == ("with_mask", "without_mask")
-        with pytest.raises(RecordError, match="continues no list"):
-            record.list(before="x")
+        for cursor in ("x", "1-", f"{10**30}-1"):
+            with pytest.raises(RecordError, match="continues no list"):
+                record.list(before=cursor)
+        with pytest.raises(RecordError, match="Unicode"):
+            record.list(search="\ud800")
 
 
 def test_an_event_is_decided_again(start: Start, folder: Path) -> None:

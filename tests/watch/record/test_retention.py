@@ -18,6 +18,7 @@ from limelens.watch.record.writer import RecordWriter
 
 Start = Callable[..., RecordWriter]
 HOUR_S = 3600.0
+DAY_S = 86_400.0
 
 
 def test_old_events_go_with_their_images_and_files(start: Start, folder: Path) -> None:
@@ -99,3 +100,31 @@ def test_an_overlay_that_a_killed_process_left_goes(start: Start, folder: Path) 
     until(lambda: not stray.exists())
     assert young.exists()
     assert (folder / "overlays" / f"{event.id}.png").exists()
+
+
+def test_a_clock_that_jumps_ahead_empties_no_record(start: Start, folder: Path) -> None:
+    writer = start()
+    writer.put(alert())
+    assert writer.flush(PATIENCE_S)
+    clock, monotonic = time.time(), 1000.0
+    retention = Retention(
+        folder,
+        max_age_days=7,
+        max_bytes=1 << 40,
+        clock=lambda: clock,
+        monotonic=lambda: monotonic,
+    )
+    connection = open_to_write(folder, create=False)
+
+    def events_after(clock_s: float, passed_s: float) -> int:
+        nonlocal clock, monotonic
+        clock, monotonic = clock + clock_s, monotonic + passed_s
+        while retention.step(connection):
+            pass
+        return int(connection.execute("SELECT count(*) FROM events").fetchone()[0])
+
+    assert events_after(30 * DAY_S, 60) == 1
+    assert events_after(-30 * DAY_S, 60) == 1  # it was wrong for a minute
+    assert events_after(30 * DAY_S, 60) == 1
+    assert events_after(DAY_S, DAY_S + 60) == 0  # it was right after all
+    connection.close()

@@ -104,7 +104,8 @@ class BatchRecorder:
         try:
             # Before the transaction: others could not write while faces are looked for.
             images = list(images_of(self._settings, event, blur))
-        except LimelensError as error:
+        except Exception as error:
+            # What finds faces is not ours; no image is better than the same error for ever.
             self._lose_image(f"images are not kept: {first_line(error)}")
             self._count_losses()
             return

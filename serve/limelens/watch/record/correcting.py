@@ -38,13 +38,31 @@ def mark_wrong(
     """Takes, returns and raises what `Record.mark_wrong` does, for the record in a folder."""
     label = label_name(label.strip())
     _check_label(label)
-    file = ""
+    path: Path | None = None
     if review_folder is not None and frame is not None and not frame.is_blurred:
         path = review_folder / label / f"{found.id}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, _judged(frame.data, found.event))
-        file = os.fspath(path.absolute())
-    time_ms = to_ms(datetime.now(UTC))
+    noted = Correction(
+        label,
+        by,
+        from_ms(to_ms(datetime.now(UTC))),
+        "" if path is None else os.fspath(path.absolute()),
+    )
+    try:
+        before = _note(folder, found, noted)
+    except BaseException:
+        if path is not None:
+            path.unlink(missing_ok=True)
+        raise
+    # One frame must not be given to training with two labels.
+    if before and before != noted.file and Path(before).name == f"{found.id}.jpg":
+        Path(before).unlink(missing_ok=True)
+    return noted
+
+
+def _note(folder: Path, found: RecordedEvent, noted: Correction) -> str:
+    """Records a correction; returns the file of the one that it replaces, or nothing."""
     with in_words(folder / FILE):
         connection = open_to_write(folder, create=False)
         try:
@@ -56,18 +74,13 @@ def mark_wrong(
                     "INSERT INTO corrections SELECT number, ?, ?, ?, ? FROM events WHERE id = ? "
                     "ON CONFLICT (event) DO UPDATE SET label = excluded.label, "
                     "by = excluded.by, time_ms = excluded.time_ms, file = excluded.file",
-                    (label, by, time_ms, file, found.id),
+                    (noted.label, noted.by, to_ms(noted.time), noted.file, found.id),
                 )
                 if not added.rowcount:
                     raise UnknownEventError(f"event {found.id} was removed meanwhile")
         finally:
             connection.close()
-    # One frame must not be given to training with two labels.
-    if before is not None and before[0] and before[0] != file:
-        old = Path(before[0])
-        if old.name == f"{found.id}.jpg":
-            old.unlink(missing_ok=True)
-    return Correction(label, by, from_ms(time_ms), file)
+    return "" if before is None else str(before[0])
 
 
 def _check_label(label: str) -> None:

@@ -145,6 +145,8 @@ def in_words(file: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _as_record_error(error, file) from error
+    except UnicodeEncodeError as error:
+        raise RecordError(f"{file}: a text is not valid Unicode: {error.reason}") from error
     except RecordError as error:
         if str(error).startswith(str(file)):
             raise
@@ -183,6 +185,15 @@ def _connect(file: Path, mode: str, more: str = "") -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def identity(file: Path) -> tuple[int, int] | None:
+    """Tells a file from another one of its name; None if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _has_log(file: Path) -> bool:

@@ -38,6 +38,7 @@ _OLDEST_FIRST: Final = "ORDER BY events.time_ms, number"
 _SEARCHED: Final = ("camera_id", "label", "reason", "detail", "model")
 _MOST_FOUND: Final = 500
 """With more distinct texts in a column, events are compared one by one."""
+_CURSOR: Final = re.compile(r"(-?[0-9]{1,16})-([0-9]{1,16})")
 _ID_PART: Final = re.compile(r"[0-9a-f-]{6,36}")
 
 Fetch = Callable[[str, Sequence[Any]], list[Any]]
@@ -241,10 +242,7 @@ def _marks(values: Sequence[Any]) -> str:
 
 
 def _key(cursor: str) -> tuple[int, int]:
-    time_ms, _, number = cursor.rpartition("-")
-    try:
-        return int(time_ms), int(number)
-    except ValueError:
-        raise RecordError(f"{cursor!r} continues no list; expected what the last page said") from (
-            None
-        )
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        raise RecordError(f"{cursor!r} continues no list; expected what the last page said")
+    return int(found[1]), int(found[2])

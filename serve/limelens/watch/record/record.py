@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
 from limelens.watch.record.correcting import mark_wrong
-from limelens.watch.record.database import FILE, folder_of, in_words, open_to_read
+from limelens.watch.record.database import FILE, folder_of, identity, in_words, open_to_read
 from limelens.watch.record.documents import evidence_of, explanation_of, from_ms
 from limelens.watch.record.errors import RecordError, UnknownEventError
 from limelens.watch.record.exporting import ExportFormat, export
@@ -63,8 +63,7 @@ class Record:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.folder = folder_of(path)
         self._lock = threading.Lock()
-        self._connection = open_to_read(self.folder)
-        self._connection.row_factory = sqlite3.Row
+        self._connection, self._file = self._opened()
 
     def __enter__(self) -> Self:
         return self
@@ -260,8 +259,8 @@ class Record:
     @property
     def num_bytes(self) -> int:
         """How many bytes are in use, overlays included."""
-        with self._lock, in_words(self.folder / FILE):
-            return bytes_used(self._connection)
+        with self._reading() as connection:
+            return bytes_used(connection)
 
     def _page(
         self, asked: EventFilter, search: str, cursor: str, limit: int, *, oldest_first: bool
@@ -285,9 +284,24 @@ class Record:
         )
         return RecordedImage(rows[0][0], is_blurred=bool(rows[0][1])) if rows else None
 
-    def _all(self, query: str, values: Any) -> Any:
+    def _opened(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        file = identity(self.folder / FILE)
+        connection = open_to_read(self.folder)
+        connection.row_factory = sqlite3.Row
+        return connection, file
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread; opened again if the record was moved away."""
         with self._lock, in_words(self.folder / FILE):
-            return self._connection.execute(query, values).fetchall()
+            if identity(self.folder / FILE) != self._file:
+                self._connection.close()
+                self._connection, self._file = self._opened()
+            yield self._connection
+
+    def _all(self, query: str, values: Any) -> Any:
+        with self._reading() as connection:
+            return connection.execute(query, values).fetchall()
 
     def _one(self, query: str, values: Any) -> Any:
         return self._all(query, values)[0]

@@ -11,13 +11,11 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from limelens.watch.record.database import OVERLAYS, transaction
-from limelens.watch.record.documents import to_ms
 from limelens.watch.record.storing import overlay_path
 
 _EVENTS_PER_STEP: Final = 200
@@ -26,6 +24,9 @@ _PAGES_PER_STEP: Final = 2000
 _DAY_MS: Final = 86_400_000
 _YOUNG_S: Final = 3600.0
 """A file without an event may belong to one that another process is about to commit."""
+_JUMP_S: Final = 3600.0
+"""A clock that runs ahead of the time that passed by so much has jumped."""
+_BELIEVED_AFTER_S: Final = 86_400.0
 
 
 class Retention:
@@ -35,12 +36,26 @@ class Retention:
         folder: The record's folder.
         max_age_days: Older events are removed.
         max_bytes: Above so many bytes in use, files included, the oldest are removed.
+        clock: Seconds since 1970.
+        monotonic: Seconds that no setting of the clock changes.
     """
 
-    def __init__(self, folder: Path, *, max_age_days: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_age_days: float,
+        max_bytes: int,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
         self._max_age_ms = round(max_age_days * _DAY_MS)
         self._max_bytes = max_bytes
+        self._clock = clock
+        self._monotonic = monotonic
+        self._began = clock() - monotonic()
+        self._jumped_at: float | None = None
         self._strays: Iterator[os.DirEntry[str]] | None = None
 
     def step(self, connection: sqlite3.Connection) -> bool:
@@ -56,7 +71,7 @@ class Retention:
             sqlite3.Error: From SQLite; then nothing was removed but files.
             OSError: A file cannot be removed; its event then stays.
         """
-        before_ms = to_ms(datetime.now(UTC)) - self._max_age_ms
+        before_ms = round(1000 * self._now()) - self._max_age_ms
         old = connection.execute(
             "SELECT number, id FROM events WHERE time_ms < ? ORDER BY time_ms LIMIT ?",
             (before_ms, _EVENTS_PER_STEP),
@@ -75,6 +90,24 @@ class Retention:
             connection.execute(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})").fetchall()
             return True
         return self._sweep(connection)
+
+    def _now(self) -> float:
+        """The time, in seconds since 1970; a jump of the clock ahead is believed after a day.
+
+        Otherwise a clock that is wrong for a minute would empty the record.
+        """
+        passed = self._monotonic()
+        ahead = self._clock() - passed - self._began
+        if ahead < _JUMP_S:
+            # Small corrections count, and so does a clock that was put back.
+            self._began += ahead
+            self._jumped_at = None
+        elif self._jumped_at is None:
+            self._jumped_at = passed
+        elif passed - self._jumped_at > _BELIEVED_AFTER_S:
+            self._began += ahead
+            self._jumped_at = None
+        return self._began + passed
 
     def _num_too_much(self, connection: sqlite3.Connection) -> int:
         """About how many events are too much, as far as one step goes."""
@@ -111,7 +144,7 @@ class Retention:
             ).fetchone()
             if is_known is None:
                 try:
-                    is_young = time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG_S
+                    is_young = self._clock() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG_S
                     if entry.is_file(follow_symlinks=False) and not is_young:
                         Path(entry.path).unlink()
                 except FileNotFoundError:  # another process was faster

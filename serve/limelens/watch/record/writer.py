@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from limelens.serve.errors import LimelensError
@@ -22,7 +21,7 @@ from limelens.serve.wording import counted, first_line
 from limelens.watch.event import Event, EventExplanation, EventType
 from limelens.watch.record.backlog import Backlog, Item
 from limelens.watch.record.batch import BatchRecorder
-from limelens.watch.record.database import FILE, folder_of, in_words, open_to_write
+from limelens.watch.record.database import FILE, folder_of, identity, in_words, open_to_write
 from limelens.watch.record.errors import BusyRecordError, RecordError
 from limelens.watch.record.images import Blur, wants_images
 from limelens.watch.record.retention import Retention
@@ -77,7 +76,7 @@ class RecordWriter:
         self._retention_problem = ""
         self._said = ("", 0.0)
         self._connection: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._file: tuple[int, int] | None = None
         self._retention = Retention(
             self._folder, max_age_days=settings.max_age_days, max_bytes=settings.max_bytes
         )
@@ -220,11 +219,11 @@ class RecordWriter:
 
     def _connected(self) -> sqlite3.Connection:
         """The open record; opened again if its file was moved away."""
-        if self._connection is not None and _inode(self._folder / FILE) == self._inode:
+        if self._connection is not None and identity(self._folder / FILE) == self._file:
             return self._connection
         self._disconnect()
         self._connection = open_to_write(self._folder, create=True)
-        self._inode = _inode(self._folder / FILE)
+        self._file = identity(self._folder / FILE)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -237,11 +236,3 @@ class RecordWriter:
 def _reason(error: Exception) -> str:
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     return f"{where}{first_line(error)}"
-
-
-def _inode(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
