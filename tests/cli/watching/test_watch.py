@@ -269,3 +269,21 @@ def test_events_are_recorded_and_shown_on_the_page(
     assert recorded == set(changes)
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == changes
+
+
+def test_outside_its_schedule_a_camera_is_off_and_nothing_is_sent(
+    watching: Watch, address: str
+) -> None:
+    later = datetime.now() + timedelta(hours=2)
+    schedule = f"{later:%H:%M}-{later + timedelta(hours=1):%H:%M}"
+    with filming(GREEN) as camera, filming(GREEN) as other:
+        one = watching(
+            ONE.format(server=address, source=camera.url)
+            + f'schedule = "{schedule}"\n[[camera]]\nid = "hall"\nsource = "{other.url}"\n'
+        )
+        one.wait_for("hall", "clear", "green")
+        assert one.states("door") == [("unknown", "starting"), ("unknown", "off")]
+        assert f"{later:%A %H:%M}" in one.of("door", "state")[-1]["detail"]
+        until(lambda: one.of("door", "heartbeat"))
+        assert (camera.num_open, one.of("door", "frame")) == (0, [])
+        assert one.stop() == 0

@@ -47,7 +47,7 @@ def orders() -> Iterator[Orders]:
         else:
             order = Order.STOP
             for one in stopping:
-                signal.signal(one, before[one])
+                signal.signal(one, signal.SIG_DFL)
         with suppress(BlockingIOError):  # so many wait that one more changes nothing
             os.write(writing, order.value)
 

@@ -48,18 +48,20 @@ class LiveTable:
 
     def update(self, problems: Sequence[str], address: str) -> None:
         """Draws it anew, with what keeps sinks from delivering, and where the page is."""
-        below = [Text(problem, "yellow", overflow="fold") for problem in problems]
+        below = Table.grid(expand=True)
+        for problem in problems:
+            below.add_row(Text(problem, "yellow", overflow="fold"))
         if address:
-            below.append(Text(f"page: {address}", "dim"))
-        self._live.update(Group(table(self._cameras.all()), *below), refresh=True)
+            below.add_row(Text(f"page: {address}", "dim"))
+        self._live.update(Group(table(self._cameras.all()), below), refresh=True)
 
 
 def table(cameras: Sequence[LiveCamera]) -> Table:
     """The cameras as a table that fits 80 columns; what does not fit is cut."""
     found = Table(box=None, pad_edge=False, expand=True, header_style="dim", padding=(0, 2, 0, 0))
     for name, right, ratio in (
-        ("camera", False, 3), ("state", False, 0), ("what", False, 4),
-        ("age", True, 0), ("fps", True, 0), ("drops", True, 0), ("last error", False, 6),
+        ("camera", False, 4), ("state", False, 0), ("what", False, 4),
+        ("age", True, 0), ("fps", True, 0), ("drops", True, 0), ("last error", False, 5),
     ):  # fmt: skip
         found.add_column(
             name,
@@ -78,15 +80,9 @@ def table(cameras: Sequence[LiveCamera]) -> Table:
             Text(age),
             Text(f"{one.fps:.1f}"),
             Text(str(one.num_dropped)),
-            Text(_error(one), "dim"),
+            Text(one.last_error, "dim"),
         )
     return found
-
-
-def _error(camera: LiveCamera) -> str:
-    """The last error without what the row says already."""
-    text = camera.last_error.removeprefix(f"{camera.source}: ")
-    return text.removeprefix("cannot be read: ")
 
 
 def _what(camera: LiveCamera) -> str:

@@ -208,7 +208,12 @@ class CameraThread:
         is_frozen = error.reason is LossReason.FROZEN
         reason = UnknownReason.FROZEN if is_frozen else UnknownReason.CAMERA_LOST
         # The source says it to people, and again at growing intervals.
-        self.status.lost(Part.CAMERA, reason, first_line(error), is_said=True)
+        self.status.lost(Part.CAMERA, reason, self._words(error), is_said=True)
+
+    def _words(self, error: SourceError) -> str:
+        """Why a camera is lost, without what is known already: which one, and that it is lost."""
+        words = first_line(error).removeprefix(f"{self.status.source}: ")
+        return words.removeprefix("cannot be read: ")
 
     def _server_lost(self, error: LimelensError) -> None:
         def later(words: str) -> None:
@@ -223,7 +228,7 @@ class CameraThread:
     def _failed(self, error: Exception) -> None:
         """Says why watching failed; it will be tried again."""
         if isinstance(error, SourceError):
-            self.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, first_line(error))
+            self.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, self._words(error))
         elif isinstance(error, UnavailableError | OverloadedError | ExpiredError):
             self._server_lost(error)
         elif isinstance(error, LimelensError | OSError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.client import Client
-from limelens.serve.errors import LimelensError
+from limelens.serve.errors import LimelensError, MissingExtraError
 from limelens.watch.cameras.config import WatchConfig
 from limelens.watch.cameras.connections import connect
 from limelens.watch.cameras.delivery import TERMINAL, Plan
@@ -142,13 +142,19 @@ class Session:
         from limelens.watch import console
 
         self._record = None if config.record is None else _opened(config.record, self._say)
-        self._console = console.serve(
-            config.console,
-            self.live,
-            self._record,
-            functools.partial(self._client, config),
-            self.problems,
-        )
+        try:
+            self._console = console.serve(
+                config.console,
+                self.live,
+                self._record,
+                functools.partial(self._client, config),
+                self.problems,
+            )
+        except ImportError as error:
+            raise MissingExtraError(
+                f"the guard's page needs limelens[console] ({error}); "
+                "pip install 'limelens[console]'"
+            ) from error
         self._shown = wanted
         self._say(f"the page is at {self._console.address}")
 

@@ -9,23 +9,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from limelens.serve.client.results import ChangeExplanation, FrameAnswer, FrameStatus
+from limelens.serve.client.results import FrameAnswer, FrameStatus
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.tools.camera import SourceAnswer, StateKeeper, StateReport
 from limelens.watch.cameras.event_maker import EventMaker
+from limelens.watch.cameras.explanations import Explained, Unexplained
 from limelens.watch.cameras.live_view import LiveView
 from limelens.watch.cameras.settings import CameraSettings
 from limelens.watch.cameras.telling import Complaint
 from limelens.watch.event import Event, EventType
 from limelens.watch.live import LiveCameras
-
-_MAX_UNEXPLAINED: Final = 64
 
 
 class Part(StrEnum):
@@ -41,20 +39,6 @@ class _Loss(NamedTuple):
     reason: UnknownReason
     detail: str
     at: float
-
-
-@dataclass(frozen=True)
-class Explained:
-    """The explanation of an event, as it came.
-
-    Args:
-        event: The event.
-        change: The explanation, or why there is none.
-    """
-
-    event: Event
-    change: ChangeExplanation | None
-    reason: str = ""
 
 
 class CameraStatus:
@@ -78,9 +62,9 @@ class CameraStatus:
         explain: Callable[[Explained], object],
         say: Callable[[str], object],
     ) -> None:
+        self.source = source
         self._settings = settings
         self._deliver = deliver
-        self._explain = explain
         self._lock = threading.RLock()
         self._keeper = StateKeeper(
             max_decision_age_s=settings.max_decision_age_s, nobody=settings.state_of_nobody
@@ -93,7 +77,7 @@ class CameraStatus:
         self._lost: dict[Part, _Loss] = {}
         self._report = StateReport(CameraState.UNKNOWN, UnknownReason.STARTING)
         self._num_alerts = 0
-        self._unexplained: dict[tuple[int, int | None], Event] = {}
+        self._unexplained = Unexplained(explain)
         self._is_over = False
 
     def start(self) -> None:
@@ -114,7 +98,7 @@ class CameraStatus:
             if self._is_over:
                 return
             if answer.explanation is not None:
-                self._explained(answer.frame_id, answer.explanation)
+                self._unexplained.came(answer.frame_id, answer.explanation)
                 return
             at = time.monotonic()
             if answer.status is FrameStatus.CLASSIFIED:
@@ -205,9 +189,7 @@ class CameraStatus:
     def stream_ended(self, reason: str) -> None:
         """No more explanations will come for what happened so far."""
         with self._lock:
-            pending, self._unexplained = self._unexplained, {}
-            for event in pending.values():
-                self._explain(Explained(event, None, reason))
+            self._unexplained.ended(reason)
 
     def knows_model(self, alert_labels: tuple[str, ...]) -> None:
         """Takes what a server says of the model."""
@@ -289,9 +271,7 @@ class CameraStatus:
         event = self._maker.make(type_, report, before.state, found, person)
         is_brought_by_frame = type_ is EventType.STATE and event.frame_id is not None
         if is_brought_by_frame and self._will_be_explained(event):
-            if len(self._unexplained) >= _MAX_UNEXPLAINED:
-                self._unexplained.pop(next(iter(self._unexplained)))
-            self._unexplained[event.frame_id or 0, event.person] = event
+            self._unexplained.add(event)
         self._deliver(event)
         return event
 
@@ -300,11 +280,6 @@ class CameraStatus:
         if wanted == "never" or event.label is None:
             return False
         return wanted == "changes" or event.state is CameraState.ALERT
-
-    def _explained(self, frame_id: int, change: ChangeExplanation) -> None:
-        event = self._unexplained.pop((frame_id, change.person), None)
-        if event is not None:
-            self._explain(Explained(event, change))
 
 
 def _said(report: StateReport) -> tuple[CameraState, UnknownReason | None, str | None]:

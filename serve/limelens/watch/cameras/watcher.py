@@ -19,15 +19,15 @@ from limelens.serve.tools.camera import SourceError
 from limelens.serve.tools.camera.places import place
 from limelens.serve.wording import first_line
 from limelens.watch.cameras.camera_thread import CameraThread
-from limelens.watch.cameras.caption import captioned
 from limelens.watch.cameras.config import WatchConfig
 from limelens.watch.cameras.connections import Connections
 from limelens.watch.cameras.delivery import Delivery, Plan
+from limelens.watch.cameras.explanations import Explained, explanation_of
 from limelens.watch.cameras.model_server import ModelServers
 from limelens.watch.cameras.server_loss import ServerDoctor
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
-from limelens.watch.cameras.status import CameraStatus, Explained
-from limelens.watch.event import Event, EventExplanation
+from limelens.watch.cameras.status import CameraStatus
+from limelens.watch.event import Event
 from limelens.watch.live import LiveCameras
 
 _LONGEST_TICK_S: Final = 1.0
@@ -166,7 +166,7 @@ class Watcher:
 
     def _explain(self, settings: CameraSettings, explained: Explained) -> None:
         try:
-            self._delivery.put(_explanation(explained), settings.sinks)
+            self._delivery.put(explanation_of(explained), settings.sinks)
         except Exception as error:
             self._say(f"{settings.id}: its explanation cannot be drawn: {first_line(error)}")
 
@@ -226,18 +226,3 @@ def _shown(settings: CameraSettings) -> str:
         return place(settings.source.get_secret_value()).name
     except SourceError:
         return settings.source.get_secret_value().partition("://")[0]
-
-
-def _explanation(explained: Explained) -> EventExplanation:
-    event, change = explained.event, explained.change
-    if change is None or change.explanation is None:
-        return EventExplanation(
-            event.id, None, explained.reason or (change.reason if change else "")
-        )
-    one = change.explanation.explanations[0]
-    overlay = b""
-    if one.overlay_png:
-        who = "" if event.person is None else f"   person {event.person}"
-        label = f"{one.label} {one.probability:.2f}{who}"
-        overlay = captioned(one.overlay_png, label, event.camera_id, event.time)
-    return EventExplanation(event.id, change.explanation, overlay_png=overlay)
