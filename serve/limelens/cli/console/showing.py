@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from limelens.cli.console.users import users
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, securely
 from limelens.cli.terminal.helping import Command, Group
+from limelens.cli.watching.lines import Messages
+from limelens.cli.watching.page_log import page_log
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
@@ -160,19 +161,16 @@ def _serve(
 ) -> None:
     from limelens.watch import console as guards
 
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("limelens.watch.console").setLevel(logging.INFO)
     opened = _record(record)
-    running = guards.serve(settings, None, opened, _client(server, credentials))
-    try:
-        print(f"the page is at {running.address}", flush=True)
-        _wait()
-    finally:
-        running.close()
-        if opened is not None:
-            opened.close()
+    with page_log(Messages()):
+        running = guards.serve(settings, None, opened, _client(server, credentials))
+        try:
+            print(f"the page is at {running.address}", flush=True)
+            _wait()
+        finally:
+            running.close()
+            if opened is not None:
+                opened.close()
 
 
 def _record(folder: Path | None) -> Record | None:

@@ -12,6 +12,7 @@ import typer
 from limelens.cli.options import option
 from limelens.cli.terminal.printing import err, out
 from limelens.cli.watching.lines import EventLines, JsonLines, Messages
+from limelens.cli.watching.page_log import page_log
 from limelens.cli.watching.signals import Order, orders
 from limelens.cli.watching.table import LiveTable
 from limelens.serve.errors import LimelensError, MissingExtraError
@@ -79,7 +80,11 @@ def watch(
     lines = JsonLines() if as_jsonl else EventLines(out)
     session = Session(lines, say, manager.alive, prints_frames=as_jsonl)
     try:
-        with orders() as ordered, _drawn(session, say, as_jsonl=as_jsonl) as draw:
+        with (
+            orders() as ordered,
+            page_log(say),
+            _drawn(session, say, as_jsonl=as_jsonl) as draw,
+        ):
             session.use(found)
             manager.ready(_status(found))
             while not session.has_ended and not lines.is_broken:
