@@ -70,12 +70,13 @@ def test_a_page_is_told_each_change_once_and_every_second_that_it_is_connected(
         assert next(stream)[0] == "hello"
         door = next_news(stream)["door"]
         assert (door["state"], door["label"], door["event"]) == ("clear", "with_mask", "e1")
+        assert not door["is_stale"]
         assert next(stream) == ("cameras", {"ids": ["door"], "cameras": []})
         live.put(
             camera("yard", CameraState.UNKNOWN, reason=UnknownReason.CAMERA_LOST, detail="401")
         )
         yard = next_news(stream)["yard"]
-        assert (yard["state"], yard["detail"]) == ("unknown", "401")
+        assert (yard["state"], yard["detail"], yard["is_stale"]) == ("unknown", "401", True)
         assert yard["reason"] == "Die Kamera ist nicht lesbar"
         live.remove("door")
         until(lambda: next(stream)[1]["ids"] == ["yard"])
@@ -188,6 +189,7 @@ def test_the_stream_ends_with_the_login(
         set_users(users, {})
         until(lambda: next(stream)[0] == "over")
         assert next(stream, None) is None
+    assert browser.get("/session").json() == {"may_see": False}
     assert browser.get("/cameras").status_code == 303
 
 

@@ -44,7 +44,7 @@ _HEADERS: Final = {
     "cache-control": "no-store",
 }
 _TLS_HEADERS: Final = {"strict-transport-security": "max-age=31536000"}
-_PUBLIC: Final = ("/login", "/preferences")
+_PUBLIC: Final = ("/login", "/preferences", "/session")
 _STATIC: Final = "/static/"
 _FORM: Final = "application/x-www-form-urlencoded"
 _MAX_FORM_BYTES: Final = 64 * 1024

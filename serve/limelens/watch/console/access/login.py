@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from limelens.watch.console.access.audit import audit
@@ -92,9 +92,9 @@ class _Login:
         self._visitors.log_out(request)
         return RedirectResponse("/login", 303)
 
-    async def session(self, _: Request) -> Response:
-        """204 for whoever is logged in: a link from another page comes without the cookie."""
-        return Response(status_code=204)
+    async def session(self, request: Request) -> Response:
+        """Whether there is a login: a link from another page comes without its cookie."""
+        return JSONResponse({"may_see": request.state.visitor.may_see})
 
     async def prefer(self, request: Request) -> Response:
         """Keeps the choice of language and theme in this browser."""

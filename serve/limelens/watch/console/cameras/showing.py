@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.image import Region
 from limelens.watch.live import LiveCamera, LiveFrame
 
 _MOST_FACES: Final = 64
 """They travel in a header."""
+
+_STALE: Final = {
+    UnknownReason.STARTING,
+    UnknownReason.EXPIRED,
+    UnknownReason.FROZEN,
+    UnknownReason.CAMERA_LOST,
+    UnknownReason.SERVER_LOST,
+    UnknownReason.REFUSED,
+    UnknownReason.OFF,
+}
+"""Reasons why the last frame, with what was decided about its faces, says nothing of now."""
 
 Say = Callable[[str], str]
 
@@ -26,6 +38,7 @@ def shown(camera: LiveCamera, say: Say) -> dict[str, Any]:
         "since": now.since.isoformat(),
         "reason": "" if now.reason is None else say(f"reasons.{now.reason.value}"),
         "detail": now.detail,
+        "is_stale": now.reason in _STALE,
         "label": now.label,
         "probability": now.probability,
         "people": now.people,

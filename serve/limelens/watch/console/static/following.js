@@ -37,7 +37,7 @@ export function follow(path, on) {
     timer = setTimeout(async () => {
       try {
         const found = await fetch("/session", { signal: AbortSignal.timeout(5000) });
-        if (found.status === 401) return on.over({});
+        if (!(await found.json()).may_see) return on.over({});
       } catch {
         // Still no connection: the next try tells.
       }

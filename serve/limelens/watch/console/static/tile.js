@@ -60,6 +60,7 @@ export class Tile {
     const camera = this.camera;
     this.state = this.isHeld && camera ? camera.state : "unknown";
     this.node.dataset.state = this.state;
+    this.node.toggleAttribute("data-is-stale", !this.isHeld || !camera || camera.is_stale);
     this.find(".shape use").setAttribute("href", `/static/shapes.svg#${this.state}`);
     this.find(".word").textContent = say(`state_${this.state}`);
     this.find(".what").textContent = camera ? this.what(camera) : "";
@@ -127,7 +128,7 @@ export class Tile {
 
   nameImage() {
     if (!this.faces) return;
-    const key = this.state === "unknown" ? "last_image" : "live_image";
+    const key = this.node.hasAttribute("data-is-stale") ? "last_image" : "live_image";
     const time = clockTime(new Date(this.faces.time));
     const name = say(key, { camera: this.id, time });
     if (this.image.alt !== name) this.image.alt = name;
