@@ -5,8 +5,10 @@ It knows what is kept of them, and nothing of threads and of trying again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from limelens.watch.event import Event, EventExplanation
 from limelens.watch.record.backlog import Item, Lost
 from limelens.watch.record.database import transaction
 from limelens.watch.record.documents import to_ms
-from limelens.watch.record.errors import RecordError
+from limelens.watch.record.errors import DiskFullError, RecordError
 from limelens.watch.record.images import Blur, images_of, wants_images
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.record.storing import (
@@ -35,6 +37,9 @@ _UNUSABLE: Final = (
     RecordError, ValueError, TypeError, OverflowError,
 )  # fmt: skip
 """One event is at fault, not the record."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SAID_AGAIN_S: Final = 600.0
+_SAME_GAP_MS: Final = 600_000
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +59,7 @@ class BatchRecorder:
         self._folder = folder
         self._lose = lose
         self._problem = ""
+        self._said = ("", 0.0)
         self._losses: list[tuple[int, int, str]] = []
 
     @property
@@ -87,6 +93,8 @@ class BatchRecorder:
                             recorded.append(item.id)
                         else:
                             self._store_explanation(connection, item, files)
+                    except DiskFullError:
+                        raise
                     except _UNUSABLE as error:
                         connection.execute("ROLLBACK TO item")
                         _log.error("record: an event cannot be recorded: %s", first_line(error))
@@ -141,6 +149,8 @@ class BatchRecorder:
         try:
             store_overlay(connection, self._folder, one.event_id, one.overlay_png)
         except OSError as error:
+            if error.errno in _FULL:
+                raise DiskFullError(f"{self._folder}: the disk is full") from error
             # An event is worth more than its overlay: recording goes on without it.
             self._lose_image(f"overlays cannot be written: {error.strerror or error}")
             return
@@ -149,9 +159,11 @@ class BatchRecorder:
 
     def _lose_image(self, problem: str) -> None:
         self._losses.append((0, 1, problem))
-        if problem != self._problem:
-            _log.error("record: %s", problem)
         self._problem = problem
+        said, at = self._said
+        if problem != said or time.monotonic() - at > _SAID_AGAIN_S:
+            _log.error("record: %s", problem)
+            self._said = problem, time.monotonic()
 
     def _count_losses(self) -> None:
         for loss in self._losses:
@@ -160,13 +172,17 @@ class BatchRecorder:
 
 
 def _store_gap(connection: sqlite3.Connection, lost: Lost) -> None:
-    connection.execute(
-        "INSERT INTO gaps (from_ms, to_ms, num_events, num_images, reason) VALUES (?, ?, ?, ?, ?)",
-        (
-            to_ms(lost.since),
-            to_ms(datetime.now(UTC)),
-            lost.num_events,
-            lost.num_images,
-            lost.reason,
-        ),
+    """Notes what was lost; what is lost again and again for one reason is one gap."""
+    now_ms = to_ms(datetime.now(UTC))
+    extended = connection.execute(
+        "UPDATE gaps SET to_ms = max(to_ms, ?), num_events = num_events + ?, "
+        "num_images = num_images + ? WHERE number = (SELECT max(number) FROM gaps) "
+        "AND reason = ? AND abs(? - to_ms) < ?",
+        (now_ms, lost.num_events, lost.num_images, lost.reason, now_ms, _SAME_GAP_MS),
     )
+    if not extended.rowcount:
+        connection.execute(
+            "INSERT INTO gaps (from_ms, to_ms, num_events, num_images, reason) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (to_ms(lost.since), now_ms, lost.num_events, lost.num_images, lost.reason),
+        )

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from limelens.watch.record.errors import (
     BusyRecordError,
     DamagedRecordError,
+    DiskFullError,
     NoRecordError,
     RecordError,
 )
@@ -148,7 +149,7 @@ def in_words(file: Path) -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise RecordError(f"{file}: a text is not valid Unicode: {error.reason}") from error
     except RecordError as error:
-        if str(error).startswith(str(file)):
+        if str(error).startswith(str(file.parent)):
             raise
         raise type(error)(f"{file}: {error}") from error
 
@@ -165,7 +166,7 @@ def _as_record_error(error: sqlite3.Error, file: Path) -> RecordError:
             f"{file}: another process has been writing for {BUSY_S:g} s; try again"
         )
     if name.startswith("SQLITE_FULL"):
-        return RecordError(f"{file}: the disk is full")
+        return DiskFullError(f"{file.parent}: the disk is full")
     if name.startswith("SQLITE_IOERR"):
         return RecordError(f"{file}: the disk cannot be read or written ({error})")
     if name.startswith("SQLITE_READONLY"):

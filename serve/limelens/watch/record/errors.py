@@ -28,5 +28,9 @@ class BusyRecordError(RecordError):
     """Another process has been writing for too long."""
 
 
+class DiskFullError(RecordError):
+    """There is no room."""
+
+
 class DamagedRecordError(RecordError):
     """The file is damaged, or is no record."""

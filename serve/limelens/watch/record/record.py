@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self
 
 from limelens.watch.record.correcting import mark_wrong
-from limelens.watch.record.database import FILE, folder_of, identity, in_words, open_to_read
+from limelens.watch.record.database import folder_of
 from limelens.watch.record.documents import evidence_of, explanation_of, from_ms
 from limelens.watch.record.errors import RecordError, UnknownEventError
 from limelens.watch.record.exporting import ExportFormat, export
@@ -30,6 +28,7 @@ from limelens.watch.record.queries import (
     event_of,
     page_query,
 )
+from limelens.watch.record.reader import Reader
 from limelens.watch.record.recorded import (
     Correction,
     EventFilter,
@@ -62,8 +61,7 @@ class Record:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.folder = folder_of(path)
-        self._lock = threading.Lock()
-        self._connection, self._file = self._opened()
+        self._reader = Reader(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +76,7 @@ class Record:
 
     def close(self) -> None:
         """Closes the file."""
-        with self._lock:
-            self._connection.close()
+        self._reader.close()
 
     def list(
         self,
@@ -119,14 +116,14 @@ class Record:
 
     def count(self, asked: EventFilter = _EVERYTHING, search: str = "") -> int:
         """How many events `list` has in all."""
-        wanted = condition(self._all, asked, search)
-        return 0 if wanted.is_never else int(self._one(*count_query(wanted))[0])
+        wanted = condition(self._reader.all, asked, search)
+        return 0 if wanted.is_never else int(self._reader.one(*count_query(wanted))[0])
 
     def values(self, column: str) -> tuple[str, ...]:
         """What a column has: `camera_id`, `label`, `state` or `type`; in alphabetical order."""
         if column not in _COLUMNS:
             raise RecordError(f"no column {column!r}; expected one of {', '.join(_COLUMNS)}")
-        return tuple(row[0] for row in self._all(distinct_query(column), ()))
+        return tuple(row[0] for row in self._reader.all(distinct_query(column)))
 
     def get(self, event_id: str) -> RecordedEvent:
         """One event, with evidence.
@@ -134,7 +131,7 @@ class Record:
         Raises:
             UnknownEventError: There is no such event, or it was removed.
         """
-        rows = self._all(ONE, (event_id,))
+        rows = self._reader.all(ONE, (event_id,))
         if not rows:
             raise UnknownEventError(
                 f"there is no event {event_id!r} in {self.folder}; it may have been removed for "
@@ -143,7 +140,7 @@ class Record:
         found = event_of(rows[0])
         if not found.has_evidence:
             return found
-        row = self._one("SELECT document FROM evidence WHERE event = ?", (found.number,))
+        row = self._reader.one("SELECT document FROM evidence WHERE event = ?", (found.number,))
         return replace(found, event=replace(found.event, evidence=evidence_of(row[0])))
 
     def find(self, start: str) -> RecordedEvent:
@@ -154,7 +151,7 @@ class Record:
         with contextlib.suppress(UnknownEventError):
             return self.get(start)
         text = start.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        rows = self._all(
+        rows = self._reader.all(
             "SELECT id FROM events WHERE id LIKE ? ESCAPE '\\' OR id LIKE ? ESCAPE '\\' LIMIT 2",
             (f"{text}%", f"%{text}"),
         )
@@ -179,7 +176,7 @@ class Record:
 
     def explanation(self, event_id: str) -> RecordedExplanation | None:
         """Why the event was decided; None if it was not explained."""
-        rows = self._all(
+        rows = self._reader.all(
             "SELECT explanations.* FROM explanations JOIN events ON event = number WHERE id = ?",
             (event_id,),
         )
@@ -244,7 +241,7 @@ class Record:
 
     def gaps(self) -> tuple[Gap, ...]:
         """The times in which something could not be recorded, newest first."""
-        rows = self._all("SELECT * FROM gaps ORDER BY number DESC LIMIT ?", (_MOST,))
+        rows = self._reader.all("SELECT * FROM gaps ORDER BY number DESC LIMIT ?", (_MOST,))
         return tuple(
             Gap(
                 from_ms(row["from_ms"]),
@@ -259,7 +256,7 @@ class Record:
     @property
     def num_bytes(self) -> int:
         """How many bytes are in use, overlays included."""
-        with self._reading() as connection:
+        with self._reader.reading() as connection:
             return bytes_used(connection)
 
     def _page(
@@ -267,41 +264,19 @@ class Record:
     ) -> EventPage:
         if not 1 <= limit <= _MOST:
             raise RecordError(f"limit {limit}; expected 1 to {_MOST}")
-        wanted = condition(self._all, asked, search)
+        wanted = condition(self._reader.all, asked, search)
         if wanted.is_never:
             return EventPage(())
         # One more says whether there are more.
         query, values = page_query(wanted, cursor, limit + 1, oldest_first=oldest_first)
-        rows = self._all(query, values)
+        rows = self._reader.all(query, values)
         events = tuple(event_of(row) for row in rows[:limit])
         return EventPage(events, cursor_of(events[-1]) if len(rows) > limit else "")
 
     def _image(self, event_id: str, kind: str) -> RecordedImage | None:
-        rows = self._all(
+        rows = self._reader.all(
             "SELECT jpeg, blurred FROM images JOIN events ON event = number "
             "WHERE id = ? AND kind = ?",
             (event_id, kind),
         )
         return RecordedImage(rows[0][0], is_blurred=bool(rows[0][1])) if rows else None
-
-    def _opened(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
-        file = identity(self.folder / FILE)
-        connection = open_to_read(self.folder)
-        connection.row_factory = sqlite3.Row
-        return connection, file
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread; opened again if the record was moved away."""
-        with self._lock, in_words(self.folder / FILE):
-            if identity(self.folder / FILE) != self._file:
-                self._connection.close()
-                self._connection, self._file = self._opened()
-            yield self._connection
-
-    def _all(self, query: str, values: Any) -> Any:
-        with self._reading() as connection:
-            return connection.execute(query, values).fetchall()
-
-    def _one(self, query: str, values: Any) -> Any:
-        return self._all(query, values)[0]

@@ -166,10 +166,14 @@ class RecordWriter:
 
     def _work(self) -> bool:
         """Does what is due next; returns whether there may be more."""
-        wait_s = 0.0 if self._to_blur else self._retention_at - time.monotonic()
+        is_busy = bool(self._to_blur) or self._backlog.lost is not None
+        wait_s = 0.0 if is_busy else self._retention_at - time.monotonic()
         items = self._backlog.take(_BATCH, wait_s)
         connection = self._connected()
-        if items:
+        # First, because it may make the room that recording needs.
+        if time.monotonic() >= self._retention_at and not self._backlog.is_closed:
+            self._retain(connection)
+        if items or self._backlog.lost is not None:
             self._record(connection, items)
         elif self._to_blur:
             assert self._blur is not None  # or there would be none
@@ -178,8 +182,6 @@ class RecordWriter:
         elif self._backlog.is_closed:
             return False
         self._problem = ""
-        if time.monotonic() >= self._retention_at and not self._backlog.is_closed:
-            self._retain(connection)
         return time.monotonic() <= self._deadline
 
     def _record(self, connection: sqlite3.Connection, items: Sequence[Item]) -> None:
@@ -208,11 +210,13 @@ class RecordWriter:
     def _retain(self, connection: sqlite3.Connection) -> None:
         try:
             more = self._retention.step(connection)
-        except OSError as error:
+        except (OSError, sqlite3.OperationalError) as error:
             # A file that cannot be removed must not keep events from being recorded.
             more = False
-            self._retention_problem = f"old events cannot be removed: {_reason(error)}"
-            _log.error("record: %s", self._retention_problem)
+            problem = f"old events cannot be removed: {_reason(error)}"
+            if problem != self._retention_problem:
+                _log.error("record: %s", problem)
+            self._retention_problem = problem
         else:
             self._retention_problem = ""
         self._retention_at = time.monotonic() + (0.0 if more else _RETENTION_S)
