@@ -208,6 +208,20 @@ def test_a_wrong_file_is_an_error_and_check_only_reads(
     path.write_text("[[camera]]\nid = 'a'\nsource = 0\n")
     result = limelens("watch", path, "--check")
     assert (result.exit_code, result.stdout) == (0, f"{path}: 1 camera, nothing is wrong\n")
+    path.write_text(
+        "[server]\ntoken_env = 'LIMELENS_NO_SUCH'\n[defaults]\npassword_file = 'password'\n"
+        "[[camera]]\nid = 'a'\nsource = 'a.mp4'\n"
+        "[[camera]]\nid = 'b'\nsource = 0\nmodel = 'b.onnx'\n"
+    )
+    result = limelens("watch", path, "--check")
+    assert result.exit_code == 1
+    for reason in (
+        "the server's token: the variable LIMELENS_NO_SUCH is not set",
+        f"a: its password: {tmp_path}/password: No such file or directory",
+        f"a: {tmp_path}/a.mp4: no such file",
+        f"b: {tmp_path}/b.onnx is no file; expected a bundle",
+    ):
+        assert f"{path}: {reason}" in result.stderr
 
 
 @pytest.mark.ci

@@ -166,3 +166,5 @@ def test_the_environment_goes_before_the_file(
         "the variable LIMELENS_WATCH_SERVER__ADDRESS: server.address: 'there'; expected "
         "HOST:PORT, such as 127.0.0.1:8500"
     ]
+    monkeypatch.setenv("LIMELENS_WATCH_SERVER", "there:8500")
+    assert "the environment, LIMELENS_WATCH_…: " in said(tmp_path, text)[0]

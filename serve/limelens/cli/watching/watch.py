@@ -53,7 +53,8 @@ def watch(
         ),
     ] = None,
     check: Annotated[
-        bool, option("Read the file, say what is wrong with it, and end.", "--check")
+        bool,
+        option("Say what is wrong with the file, or missing that it names, and end.", "--check"),
     ] = False,
     drain_s: Annotated[
         float, option("Seconds that sinks may take to deliver at the end.", min=0.0)
@@ -69,7 +70,7 @@ def watch(
     """
     found = _read(config, heartbeat_s, console)
     if check:
-        out.print(f"{config}: {counted(len(found.camera), 'camera')}, nothing is wrong")
+        _check(config, found)
         return
     # Loaded here because gRPC reads its settings from the environment when it is loaded.
     from limelens.watch.cameras.service_manager import ServiceManager
@@ -104,6 +105,14 @@ def watch(
         raise
     if lines.is_broken:
         raise BrokenPipeError
+
+
+def _check(path: Path, config: WatchConfig) -> None:
+    from limelens.watch.cameras.checking import missing
+
+    if wrong := list(missing(config)):
+        raise LimelensError("\n".join(f"{path}: {reason}" for reason in wrong))
+    out.print(f"{path}: {counted(len(config.camera), 'camera')}, nothing is wrong")
 
 
 def _reload(session: Session, read: Callable[[], WatchConfig], say: Messages) -> str:

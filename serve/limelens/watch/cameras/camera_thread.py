@@ -94,7 +94,7 @@ class CameraThread:
     def switch(self, *, on: bool) -> None:
         """Watches, or does not, as the schedule says."""
         with self._changed:
-            if on is self._is_on:
+            if on is self._is_on or self.has_ended:
                 return
             self._is_on = on
             source = self._source

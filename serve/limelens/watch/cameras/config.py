@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import listed
@@ -106,6 +111,8 @@ def read_config(path: Path) -> WatchConfig:
     try:
         found = _beside(WatchConfig(**values), path.resolve().parent)
         wrong = list(_contradictions(found))
+    except SettingsError as error:
+        raise ConfigError(f"the environment, {_PREFIX}…: {error}; expected JSON") from None
     except ValidationError as error:
         wrong = reasons(error, WatchConfig)
     if wrong:

@@ -78,7 +78,7 @@ class CameraStatus:
         self._report = StateReport(CameraState.UNKNOWN, UnknownReason.STARTING)
         self._num_alerts = 0
         self._unexplained = Unexplained(explain)
-        self._is_over = False
+        self._is_off = self._is_over = False
 
     def start(self) -> None:
         """Says that nothing is known yet."""
@@ -129,7 +129,11 @@ class CameraStatus:
         """
         with self._lock:
             before = self._lost.get(part)
-            if self._is_over or (before is not None and before[:2] == (reason, detail)):
+            if (
+                self._is_over
+                or self._is_off
+                or (before is not None and before[:2] == (reason, detail))
+            ):
                 return
             at = time.monotonic()
             self._lost[part] = _Loss(reason, detail, at)
@@ -175,6 +179,7 @@ class CameraStatus:
         with self._lock:
             if self._is_over:
                 return
+            self._is_off = True
             self._lost.clear()
             self._keeper.lost(UnknownReason.OFF, detail)
             self._maker.forget()
@@ -183,8 +188,10 @@ class CameraStatus:
     def on(self) -> None:
         """It is watched again."""
         with self._lock:
-            self._keeper.back()
-            self._look(time.monotonic())
+            if not self._is_over:
+                self._is_off = False
+                self._keeper.back()
+                self._look(time.monotonic())
 
     def stream_ended(self, reason: str) -> None:
         """No more explanations will come for what happened so far."""
