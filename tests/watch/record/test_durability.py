@@ -153,6 +153,20 @@ def test_a_record_that_was_moved_away_begins_anew(
             assert [one.id for one in record.list().events] == [event.id]
 
 
+def test_what_was_taken_before_closing_is_recorded_however_soon(
+    start: Start, tmp_path: Path
+) -> None:
+    # The file is still being made when the writer is closed.
+    for number in range(10):
+        path = tmp_path / str(number)
+        writer = start(path=path)
+        event = alert()
+        writer.put(event)
+        writer.close(PATIENCE_S)
+        with Record(path) as record:
+            assert record.get(event.id).event.camera_id == event.camera_id
+
+
 def test_an_event_that_cannot_be_stored_keeps_no_other_from_it(start: Start, folder: Path) -> None:
     good = alert()
     writer = start()

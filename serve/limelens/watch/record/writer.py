@@ -168,6 +168,8 @@ class RecordWriter:
         """Does what is due next; returns whether there may be more."""
         is_busy = bool(self._to_blur) or self._backlog.lost is not None
         wait_s = 0.0 if is_busy else self._retention_at - time.monotonic()
+        # Asked before: what is put between taking nothing and closing must not be left behind.
+        is_closed = self._backlog.is_closed
         items = self._backlog.take(_BATCH, wait_s)
         connection = self._connected()
         # First, because it may make the room that recording needs.
@@ -179,7 +181,7 @@ class RecordWriter:
             assert self._blur is not None  # or there would be none
             self._batches.store_images(connection, self._to_blur[0], self._blur)
             self._to_blur.popleft()
-        elif self._backlog.is_closed:
+        elif is_closed:
             return False
         self._problem = ""
         return time.monotonic() <= self._deadline
