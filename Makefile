@@ -132,10 +132,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(SERVES): | $(VENV)/bin/python
-	@echo "Installing client, server and explanations: about $(if $(filter gpu,$(ACCEL)),3 GB with CUDA,150 MB) to download, no torch ..."
-	@.ci/install $(VENV) serve-$(ACCEL),explain $(OTHER_RUNTIME) $(KEY) $@
+	@echo "Installing client, server, explanations and the page: about $(if $(filter gpu,$(ACCEL)),3 GB with CUDA,180 MB) to download, no torch ..."
+	@.ci/install $(VENV) serve-$(ACCEL),explain,console $(OTHER_RUNTIME) $(KEY) $@
 
 $(ALL): | $(VENV)/bin/python
 	@echo "Installing everything: about 3 GB to download and 6 GB on disk, because training needs torch,"
-	@echo "whose build from the package index carries CUDA. Serving alone ('make demo') needs 150 MB ..."
+	@echo "whose build from the package index carries CUDA. Serving alone ('make demo') needs 180 MB ..."
 	@.ci/install $(VENV) serve-$(ACCEL),explain,train,signing,dev $(OTHER_RUNTIME) $(KEY) $@ $(SERVES)

@@ -108,7 +108,10 @@ def demo(
         "  limelens explain PHOTO.jpg --out why.png\n"
         "or train on your own folders, one a label:\n"
         "  make install\n"
-        "  limelens train FOLDER"
+        "  limelens train FOLDER\n"
+        "or drop them on a page, and see each step of their explanations:\n"
+        "  limelens console --server 127.0.0.1:8500\n"
+        "  http://127.0.0.1:8600/try             (in a browser)"
     )
 
 

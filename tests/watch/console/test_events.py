@@ -40,7 +40,7 @@ def events() -> list[Event]:
 
 
 def written(folder: Path, made: list[Event]) -> Record:
-    writer = RecordWriter(RecordSettings(path=folder))
+    writer = RecordWriter(RecordSettings(path=folder, max_age_days=36_500))
     for event in reversed(made):
         writer.put(event)
     writer.close(60)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -241,9 +242,28 @@ def _midnight(day: str) -> datetime | None:
 
 
 def _csv(found: Iterable[RecordedEvent]) -> Iterator[bytes]:
-    """A CSV file in parts; it lies in a file without a name while it is sent."""
-    with tempfile.TemporaryFile() as file:
-        export(found, file, "csv")
-        file.seek(0)
+    """A CSV file in parts, written while they are sent.
+
+    Raises:
+        RecordError: The record cannot be read to its end.
+    """
+    reading, writing = os.pipe()
+    failed: list[Exception] = []
+
+    def write() -> None:
+        try:
+            with os.fdopen(writing, "wb") as file:
+                export(found, file, "csv")
+        except BrokenPipeError:  # whoever downloads has left
+            pass
+        except Exception as error:
+            failed.append(error)
+
+    writer = threading.Thread(target=write, name="limelens-export", daemon=True)
+    with os.fdopen(reading, "rb") as file:
+        writer.start()
         while part := file.read(_PART):
             yield part
+    writer.join()
+    if failed:
+        raise failed[0]  # a download that breaks off, not one that seems whole
