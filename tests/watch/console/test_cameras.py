@@ -131,7 +131,8 @@ def test_frames_come_no_faster_than_they_may(start_console: Start, browse: Brows
     live = LiveCameras()
     browser = browse(start_console(live, frames_per_s=0.001).address)
     with browser.stream("GET", "/cameras/stream") as answer:
-        viewer = next(events(answer))[1]["viewer"]
+        stream = events(answer)  # its end would close the connection
+        viewer = next(stream)[1]["viewer"]
         codes = []
         for number in range(3):
             live.put(camera(frame=frame(b"%d" % number)))
@@ -150,7 +151,8 @@ def test_more_pages_than_allowed_are_told_so_until_one_is_closed(
             return next(events(answer))[0]
 
     with browser.stream("GET", "/cameras/stream") as answer:
-        assert next(events(answer))[0] == "hello"
+        stream = events(answer)
+        assert next(stream)[0] == "hello"
         assert first() == "full"
     until(lambda: first() == "hello")
 

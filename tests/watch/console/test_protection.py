@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.waiting import until
 from tests.watch.console.conftest import Browser
 
 from limelens.serve.errors import AccessPolicyError, ListenError
+from limelens.watch.console.connections import WatchedProtocol
 from limelens.watch.console.serving import Console
 
 Start = Callable[..., Console]
@@ -184,3 +186,17 @@ def test_a_renewed_certificate_is_used_without_a_restart(
     assert browse(console.address, first.path).get("/login").status_code == 200
     key.write_bytes(new_key.read_bytes())
     until(is_new)
+
+
+def test_a_connection_that_brings_or_takes_nothing_is_closed(
+    start_console: Start, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WatchedProtocol, "look_s", 0.1)
+    console = start_console()
+    browser = browse(console.address)
+    host, _, port = console.address.removeprefix("http://").partition(":")
+    for sent in (b"", b"GET /health HTT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "):
+        with socket.create_connection((host, int(port)), timeout=60) as idle:
+            idle.sendall(sent)
+            assert idle.recv(1) == b"", sent
+        assert browser.get("/health").status_code == 200

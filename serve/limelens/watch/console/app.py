@@ -23,7 +23,7 @@ from limelens.watch.console.state import AppState
 from limelens.watch.console.trying import pages as trying
 
 STATIC: Final = Path(__file__).parent / "static"
-_BY_STATUS: Final = {404: "missing", 405: "method", 413: "too_large", 403: "forbidden"}
+_BY_STATUS: Final = {404: "missing", 405: "method", 408: "slow", 413: "too_large", 403: "forbidden"}
 
 
 def navigation(live: object, record: object, client: object) -> dict[str, str]:

@@ -5,6 +5,7 @@ It wraps the whole application, so that no page can be added without it.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Collection
@@ -48,6 +49,8 @@ _PUBLIC: Final = ("/login", "/preferences", "/session")
 _STATIC: Final = "/static/"
 _FORM: Final = "application/x-www-form-urlencoded"
 _MAX_FORM_BYTES: Final = 64 * 1024
+_PATIENCE_S: Final = 15.0
+"""For each part of a body."""
 
 
 class Protection:
@@ -141,8 +144,9 @@ class Protection:
         if is_form and not shown:
             try:
                 body = await _read(receive)
-            except HTTPException:
-                return self._pages.error(request, 413, "too_large", most=most), receive
+            except HTTPException as error:
+                key = "slow" if error.status_code == 408 else "too_large"
+                return self._pages.error(request, error.status_code, key, most=most), receive
             shown = parse_qs(body.decode("latin-1")).get("csrf", [""])[0]
             receive = _replayed(body, receive)
         if not hmac.compare_digest(shown.encode(), request.state.visitor.csrf.encode()):
@@ -170,12 +174,18 @@ class Protection:
 
 
 def _limited(receive: Receive, most: int) -> Receive:
-    """The same messages, until the body is longer than it may be."""
-    received = 0
+    """The same messages, until the body is longer or slower than it may be."""
+    received, is_whole = 0, False
 
     async def limited() -> Message:
-        nonlocal received
-        message = await receive()
+        nonlocal received, is_whole
+        if is_whole:
+            return await receive()  # the end of the connection, whenever it comes
+        try:
+            message = await asyncio.wait_for(receive(), _PATIENCE_S)
+        except TimeoutError:
+            raise HTTPException(408) from None
+        is_whole = not message.get("more_body", False)
         received += len(message.get("body", b""))
         if received > most:
             raise HTTPException(413)

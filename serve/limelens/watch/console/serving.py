@@ -19,6 +19,7 @@ from limelens.serve.errors import AccessPolicyError, ListenError
 from limelens.watch.console.access.visitors import Visitors
 from limelens.watch.console.app import application, navigation
 from limelens.watch.console.changes import Changes
+from limelens.watch.console.connections import WatchedProtocol
 from limelens.watch.console.rendering import Pages
 from limelens.watch.console.settings import ConsoleSettings
 from limelens.watch.console.state import AppState
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from limelens.serve.client import Client
     from limelens.watch.record import Record
 
+_MAX_CONNECTIONS: Final = 1000
 _START_S: Final = 30.0
 _STOP_S: Final = 5.0
 _log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ class Console:
 def _config(settings: ConsoleSettings, app: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=WatchedProtocol,
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -120,7 +122,7 @@ def _config(settings: ConsoleSettings, app: Any) -> uvicorn.Config:
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
-        limit_concurrency=settings.max_viewers * 4 + 64,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=3,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
