@@ -128,3 +128,22 @@ def test_a_clock_that_jumps_ahead_empties_no_record(start: Start, folder: Path) 
     assert events_after(30 * DAY_S, 60) == 1
     assert events_after(DAY_S, DAY_S + 60) == 0  # it was right after all
     connection.close()
+
+
+def test_nothing_of_a_removed_image_stays_in_the_file(start: Start, folder: Path) -> None:
+    event = alert(time=datetime.now(UTC) - timedelta(days=2))
+    assert event.evidence is not None
+    writer = start(frames="alerts", max_age_days=1)
+    writer.put(event)
+    assert writer.flush(PATIENCE_S)
+    part = event.evidence.jpeg[-200:]
+    assert part in everything(folder)
+    writer.close(PATIENCE_S)
+    start(max_age_days=1)
+    with Record(folder) as record:
+        until(lambda: record.count() == 0)
+    until(lambda: part not in everything(folder))
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("events.sqlite*"))

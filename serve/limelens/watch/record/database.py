@@ -78,6 +78,8 @@ def open_to_write(folder: Path, *, create: bool) -> sqlite3.Connection:
             # What is committed is on the disk, also if the power fails.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
+            # What is removed, images of people among it, must be gone.
+            connection.execute("PRAGMA secure_delete = ON")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             migrate(connection)

@@ -56,6 +56,7 @@ class Retention:
         self._monotonic = monotonic
         self._began = clock() - monotonic()
         self._jumped_at: float | None = None
+        self._leaves_traces = True  # maybe of a process that was killed
         self._strays: Iterator[os.DirEntry[str]] | None = None
 
     def step(self, connection: sqlite3.Connection) -> bool:
@@ -83,7 +84,12 @@ class Retention:
             ).fetchall()
         if old:
             self._remove(connection, old)
+            self._leaves_traces = True
             return True
+        if self._leaves_traces:
+            # The log, and pages behind it, hold what was removed until they are written back.
+            (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._leaves_traces = bool(is_busy)
         # Free pages are used again; giving them back only matters once there are many.
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         if free > _PAGES_PER_STEP:
