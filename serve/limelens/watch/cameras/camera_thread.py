@@ -26,10 +26,11 @@ from limelens.serve.errors import (
 )
 from limelens.serve.tools.camera import LossReason, Source, SourceError, open_source, watch
 from limelens.serve.wording import first_line
+from limelens.watch.cameras.aside import aside
 from limelens.watch.cameras.model_server import ModelServerError
 from limelens.watch.cameras.secret import SecretError, read_secret
-from limelens.watch.cameras.server_loss import ServerDoctor
-from limelens.watch.cameras.settings import CameraSettings
+from limelens.watch.cameras.server_loss import why_lost
+from limelens.watch.cameras.settings import CameraSettings, ServerSettings
 from limelens.watch.cameras.status import CameraStatus, Part
 
 _FIRST_PAUSE_S: Final = 0.5
@@ -50,8 +51,7 @@ class CameraThread:
         connect: Gives the client of the camera's server; it may raise a `LimelensError`. It is
             given a function that says whether the camera is stopped.
         say: Called with sentences for people.
-        doctor: Finds out why the server is lost.
-        aside: Calls a function in another thread, without waiting for it.
+        server: How that server is reached.
     """
 
     def __init__(
@@ -60,15 +60,13 @@ class CameraThread:
         status: CameraStatus,
         connect: Callable[[Callable[[], bool]], Client],
         say: Callable[[str], object],
-        doctor: ServerDoctor,
-        aside: Callable[[Callable[[], object]], object],
+        server: ServerSettings,
     ) -> None:
         self.settings = settings
         self.status = status
         self._connect = connect
         self._say = say
-        self._doctor = doctor
-        self._aside = aside
+        self._server = server
         self._model: ModelRef | None = None
         self._changed = threading.Condition()
         self._is_on = True
@@ -158,7 +156,7 @@ class CameraThread:
                     status.answered(found, source.num_skipped if settings.fps is None else 0)
                     if found.answer.prediction is not None and found.answer.model != self._model:
                         self._model = found.answer.model
-                        self._aside(partial(self._ask_for_labels, client, self._model))
+                        aside(partial(self._ask_for_labels, client, self._model))
             finally:
                 status.stream_ended("the stream ended before the explanation")
             return not source.is_stopped and not source.is_live
@@ -222,7 +220,7 @@ class CameraThread:
         if self.settings.model is not None and not isinstance(error, ModelServerError):
             words = f"the server of {self.settings.model.name} is gone"
         else:
-            words = self._doctor.why(error, later)
+            words = why_lost(self._server, error, later)
         self.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, words)
 
     def _failed(self, error: Exception) -> None:

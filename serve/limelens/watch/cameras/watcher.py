@@ -24,7 +24,6 @@ from limelens.watch.cameras.connections import Connections
 from limelens.watch.cameras.delivery import Delivery, Plan
 from limelens.watch.cameras.explanations import Explained, explanation_of
 from limelens.watch.cameras.model_server import ModelServers
-from limelens.watch.cameras.server_loss import ServerDoctor
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
 from limelens.watch.cameras.status import CameraStatus
 from limelens.watch.event import Event
@@ -59,7 +58,6 @@ class Watcher:
         self._connections = Connections()
         self._models = ModelServers(say)
         self._drawing = ThreadPoolExecutor(1, "limelens-overlays")
-        self._asking = ThreadPoolExecutor(2, "limelens-asking")
         self._cameras: dict[_Key, CameraThread] = {}
         self._heartbeat_s = 0.0
         self._heartbeat_at = 0.0
@@ -127,7 +125,6 @@ class Watcher:
         _stop(list(self._cameras.values()))
         if self._pulse.ident is not None:
             self._pulse.join()
-        self._asking.shutdown(wait=False, cancel_futures=True)
         self._drawing.shutdown()
         self._delivery.use({}, timeout_s)
         self._connections.keep_only(())
@@ -151,18 +148,13 @@ class Watcher:
                 self._models.of(settings.model).wait_ready(is_stopped)
             return self._connections.client(server)
 
-        doctor = ServerDoctor(server, self._asking)
-        return CameraThread(settings, status, connect, say, doctor, self._aside)
+        return CameraThread(settings, status, connect, say, server)
 
     def server_of(self, camera: CameraSettings, common: ServerSettings) -> ServerSettings:
         """How the server of a camera is reached; that of a model file is started."""
         if camera.model is not None:
             return self._models.of(camera.model).settings
         return _server_of(camera, common)
-
-    def _aside(self, function: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # watching ends
-            self._asking.submit(function)
 
     def _explain(self, settings: CameraSettings, explained: Explained) -> None:
         try:
