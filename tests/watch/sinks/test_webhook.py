@@ -7,11 +7,14 @@ import functools
 import hashlib
 import hmac
 import json
+import shutil
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +180,23 @@ def test_a_wrong_secret_is_refused_by_the_example_and_a_replaced_one_taken(
     until(lambda: example.sequences() == [2])
 
 
+def test_a_receiver_whose_clock_is_wrong_is_told_from_others(
+    settings: Callable[..., WebhookSettings],
+    scripted: Callable[..., Scripted],
+    start_sink: Callable[..., WebhookSink],
+) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response_only(401)
+        request.send_header("date", formatdate(time.time() - 7200, usegmt=True))
+        request.send_header("content-length", "0")
+        request.end_headers()
+
+    sink = start_sink(settings(scripted(answer).port))
+    sink.put(event())
+    until(lambda: "with status 401, and its clock is 72" in sink.problem)
+    assert " s behind this machine's" in sink.problem
+
+
 def test_an_endless_answer_holds_up_nothing(
     settings: Callable[..., WebhookSettings],
     scripted: Callable[..., Scripted],
@@ -262,3 +282,35 @@ def test_a_spool_is_for_one_process_and_a_damaged_one_is_set_aside(
     until(lambda: receiver.sequences == [1])
     with pytest.raises(SinkError, match=r"another process uses it; give each webhook"):
         WebhookSink(settings(receiver.port))
+
+
+@pytest.mark.ci
+def test_a_full_disk_loses_no_event_and_keeps_the_order(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.watch.sinks.filling", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "True\n")
+
+
+def test_a_spool_that_is_removed_begins_anew(
+    settings: Callable[..., WebhookSettings],
+    scripted: Callable[..., Scripted],
+    start_sink: Callable[..., WebhookSink],
+    tmp_path: Path,
+) -> None:
+    receiver = scripted(says(204), says(204), says(503))
+    sink = start_sink(settings(receiver.port))
+    for sequence in (1, 2):
+        sink.put(event(sequence))
+    until(lambda: receiver.sequences == [1, 2])
+    shutil.rmtree(tmp_path / "spool")
+    sink.put(event(3))
+    until(lambda: "1 event waiting" in sink.problem)
+    sink.close(5)
+    later = scripted(says(204))
+    start_sink(settings(later.port))
+    until(lambda: later.sequences == [3])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import ssl
 import time
 from datetime import UTC, datetime
@@ -31,6 +33,8 @@ _LONGEST_RETRY_AFTER_S: Final = 3600.0
 _MAX_ANSWER_BYTES: Final = 4096
 _MAX_ANSWER_S: Final = 1.0
 _MAX_SAID: Final = 500
+_MAX_CLOCKS_S: Final = 60.0
+"""Between two clocks; receivers refuse a signature of another time."""
 
 
 class LaterError(Exception):
@@ -47,10 +51,15 @@ class RefusedError(Exception):
     Args:
         status: Its answer's, such as 400.
         answer: The beginning of what it said.
+        ahead_s: How far its clock is ahead of this machine's, in seconds.
     """
 
-    def __init__(self, status: int, answer: str) -> None:
-        super().__init__(f"status {status}")
+    def __init__(self, status: int, answer: str, ahead_s: float) -> None:
+        clock = ""
+        if abs(ahead_s) > _MAX_CLOCKS_S:
+            word = "ahead of" if ahead_s > 0 else "behind"
+            clock = f", and its clock is {abs(ahead_s):.0f} s {word} this machine's"
+        super().__init__(f"status {status}{clock}")
         self.status = status
         self.answer = answer
 
@@ -117,7 +126,8 @@ class Receiver:
         if response.is_success:
             return
         if response.is_client_error and status not in _TRANSIENT:
-            raise RefusedError(status, answer)
+            ahead_s = _seconds_until(response.headers.get("date", "")) or 0.0
+            raise RefusedError(status, answer, ahead_s)
         said = f"{self.shown}: answers {status} {response.reason_phrase}".rstrip()
         if response.is_redirect:
             there = without_secrets(response.headers.get("location", ""))
@@ -143,15 +153,17 @@ async def _beginning(response: httpx.Response) -> str:
 
 def _retry_after_s(value: str) -> float:
     """Seconds of a Retry-After (RFC 9110, 10.2.3): a number or a date; 0 if it is neither."""
+    seconds = float(value) if value.isascii() and value.isdecimal() else _seconds_until(value)
+    return min(max(seconds or 0.0, 0.0), _LONGEST_RETRY_AFTER_S)
+
+
+def _seconds_until(date: str) -> float | None:
+    """From now to a date of HTTP; None if it is none."""
     try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            until = parsedate_to_datetime(value)
-        except ValueError:
-            return 0.0
-        seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S) if seconds == seconds else 0.0
+        then = parsedate_to_datetime(date)
+        return (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _reason(error: httpx.HTTPError) -> str:
@@ -164,7 +176,9 @@ def _reason(error: httpx.HTTPError) -> str:
                 "authority's, name that by tls_ca"
             )
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+            # asyncio replaces the system's words for the number; a name's look-up has others.
+            number = cause.errno or 0
+            return os.strerror(number) if number in errno.errorcode else cause.strerror
         cause = cause.__cause__ or cause.__context__
     return first_line(error)
 

@@ -24,16 +24,17 @@ class Rejected:
         self._last = "earlier"
         self._failure = ""
 
-    def add(self, body: bytes, status: int, answer: str) -> None:
+    def add(self, body: bytes, status: int, answer: str, reason: str) -> None:
         """Appends one event; if it cannot be written, `problem` says so.
 
         Args:
             body: The event as it was sent.
             status: The receiver's, such as 400.
             answer: The beginning of what it said.
+            reason: Why it was refused, for people.
         """
         now = datetime.now(UTC)
-        self._last = f"the last at {now:%Y-%m-%d %H:%M:%S} UTC with status {status}"
+        self._last = f"the last at {now:%Y-%m-%d %H:%M:%S} UTC with {reason}"
         line: dict[str, Any] = {
             "rejected": now.isoformat(timespec="milliseconds"),
             "status": status,

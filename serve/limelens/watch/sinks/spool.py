@@ -93,6 +93,8 @@ class Spool:
 
     def save(self) -> None:
         """Writes to disk what could not be written before."""
+        if self._database is not None and not self._path.exists():
+            self.close()  # somebody removed it; what is written to it now would be lost
         if not self._unsaved and self._database is not None:
             return
         try:
@@ -135,6 +137,8 @@ class Spool:
                     return Spooled(*row)
         except sqlite3.Error as error:
             self._failed(error)
+            if self._num_saved:  # those in memory must not go before those that cannot be read
+                return None
         return self._unsaved[0] if self._unsaved else None
 
     def remove(self, message: Spooled) -> None:
@@ -169,6 +173,8 @@ class Spool:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
+            with contextlib.suppress(OSError):  # SQLite says why, if it fails
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             database = sqlite3.connect(
                 self._path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
             )
@@ -185,6 +191,11 @@ class Spool:
                 ):
                     database.execute(line)
                 (self._num_saved,) = database.execute("SELECT count(*) FROM events").fetchone()
+                (last,) = database.execute(
+                    "SELECT coalesce(max(seq), 0) FROM sqlite_sequence"
+                ).fetchone()
+                # In another file than before, numbers begin anew.
+                self._delivered_to = min(self._delivered_to, last)
             except BaseException:
                 database.close()
                 raise
@@ -192,8 +203,8 @@ class Spool:
         return self._database
 
     def _failed(self, error: sqlite3.Error) -> None:
-        self.close()  # what a failed connection still believes is not to be relied on
         if _code(error) in _BROKEN:
+            self.close()
             self._num_saved = 0
             self._delivered_to = 0
             name = f"broken-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"

@@ -125,7 +125,7 @@ class WebhookSink(ThreadedSink):
         except RetryError:
             return False
         except RefusedError as error:
-            self._rejected.add(message.body, error.status, error.answer)
+            self._rejected.add(message.body, error.status, error.answer, str(error))
         self._said = ""
         return True
 
