@@ -82,6 +82,10 @@ def test_the_wheel_holds_the_code_the_contract_and_the_shipped_model(wheel: Path
         "limelens/serve/models/facemask/2/model.onnx",
         "limelens/serve/tools/explain_report/page.html.j2",
         "limelens/train/report/page.html.j2",
+        "limelens/watch/console/sentences/de.toml",
+        "limelens/watch/console/static/console.css",
+        "limelens/watch/console/static/shapes.svg",
+        "limelens/watch/console/templates/base.html",
     } <= names
     assert not [name for name in names if name.startswith(("train/", "serve/", "models/"))]
 
