@@ -24,18 +24,20 @@ def jpeg(colour: Colour, size: tuple[int, int] = (64, 32)) -> bytes:
 class MjpegCamera:
     """Shows one colour, at 50 frames a second.
 
-    `colour` and `size` are those of the next frames; with a `status` it refuses new connections;
-    with `user` it wants that user and password, as `USER:PASSWORD`; while it `is_silent` it keeps
-    connections and sends nothing.
+    `colour` and `size` are those of the next frames, unless they are `image`, any bytes; with a
+    `status` it refuses new connections; with `user` it wants that user and password, as
+    `USER:PASSWORD`; while it `is_silent` it keeps connections and sends nothing.
     """
 
     def __init__(self) -> None:
         camera = self
         self.colour = RED
         self.size = (64, 32)
+        self.image = b""
         self.status = 200
         self.user = ""
         self.is_silent = False
+        self.num_images = 0  # how often `image` was sent
         self.num_connections = 0
         self.num_open = 0
         self.hung_up = threading.Event()
@@ -67,11 +69,12 @@ class MjpegCamera:
                     camera.num_open -= 1
 
             def _send_frame(self) -> None:
-                image = jpeg(camera.colour, camera.size)
+                image = camera.image or jpeg(camera.colour, camera.size)
                 self.wfile.write(
                     b"--frame\r\nContent-Type: image/jpeg\r\n"
                     b"Content-Length: %d\r\n\r\n%s\r\n" % (len(image), image)
                 )
+                camera.num_images += image is camera.image
 
             def log_message(self, *_arguments: Any) -> None:
                 pass

@@ -7,11 +7,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -133,6 +134,14 @@ def test_an_absent_camera_is_waited_for(told: Told) -> None:
     assert told.news == ["refused", "back"]
 
 
+def test_an_absent_device_is_waited_for_too(told: Told) -> None:
+    with told.open("/dev/video77", wait=True) as source:
+        until(lambda: told.news)
+        assert source.loss is not None
+    assert told.news == ["not_found"]
+    assert "No such file or directory" in told.sentences[0]
+
+
 def test_stopping_ends_the_wait_for_an_absent_camera(told: Told) -> None:
     with told.open(f"rtsp://127.0.0.1:{free_port()}/live", wait=True) as source:
         until(lambda: told.news)
@@ -232,26 +241,79 @@ def test_an_unknown_host_and_a_missing_stream_are_told_apart() -> None:
     assert caught.value.reason is LossReason.NOT_FOUND
 
 
+@pytest.mark.ci
+def test_frames_that_cannot_be_decoded_make_a_camera_lost(told: Told) -> None:
+    with MjpegCamera() as camera, told.open(camera.url) as source:
+        frames = iter(source)
+        next(frames)
+        camera.image = jpeg(RED)[:200]
+        until(lambda: told.news)
+        assert told.news == ["no_video"]
+        assert "no frame in what came for 10 s" in told.sentences[0]
+        camera.image = b""
+        until(lambda: source.loss is None)
+
+
+def test_a_frame_of_too_many_pixels_is_left_out(told: Told) -> None:
+    too_large = jpeg(RED, (9000, 6000))
+    with MjpegCamera() as camera, told.open(camera.url) as source:
+        frames = iter(source)
+        next(frames)
+        camera.image = too_large
+        until(lambda: camera.num_images >= 3)
+        camera.image, camera.size = b"", (80, 40)
+        sizes = {size_of(next(frames).image)}
+        while (80, 40) not in sizes:
+            sizes.add(size_of(next(frames).image))
+    # Another size that is not too large is taken as it comes.
+    assert sizes <= {(64, 32), (80, 40)}
+    assert told.news == []
+
+
+def test_a_video_on_a_web_server_is_a_file_though_it_is_waited_for(
+    told: Told, tmp_path: Path, web: Callable[[Path], str]
+) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for _ in range(5):
+            pixels = np.zeros((32, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    with told.open(f"{web(tmp_path)}a.mp4", wait=True) as source:
+        assert [frame.position_s for frame in source] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+        assert not source.is_live
+
+
 @pytest.fixture
-def page() -> Iterator[str]:
-    """The address of a page on the web that is no video."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert server.stdout is not None
-    port = server.stdout.readline().split(" port ")[1].split()[0]
-    yield f"http://127.0.0.1:{port}/"
-    server.kill()
-    server.communicate()
+def web() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder over HTTP; gives its address."""
+    servers: list[subprocess.Popen[str]] = []
+
+    def serve(folder: Path) -> str:
+        servers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"],
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        )
+        out = servers[-1].stdout
+        assert out is not None
+        return f"http://127.0.0.1:{out.readline().split(' port ')[1].split()[0]}/"
+
+    yield serve
+    for server in servers:
+        server.kill()
+        server.communicate()
 
 
-def test_a_page_is_no_video(page: str) -> None:
+def test_a_page_is_no_video(tmp_path: Path, web: Callable[[Path], str]) -> None:
     with pytest.raises(SourceError) as caught:
-        open_source(page)
+        open_source(web(tmp_path))
     assert caught.value.reason is LossReason.NO_VIDEO
 
 

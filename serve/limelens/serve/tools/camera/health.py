@@ -78,8 +78,12 @@ class Health:
                 return True
         elif self.loss is not None and self.loss.reason is LossReason.FROZEN:
             return True
-        if self._outage.back(now):
+        self.well()
+        return False
+
+    def well(self) -> None:
+        """Notes that a frame came that counts; says so if it was lost."""
+        if self._outage.back(time.monotonic()):
             self.loss = None
             self._report(f"{self._name}: found again")
             self._on_back()
-        return False

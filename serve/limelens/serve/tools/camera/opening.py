@@ -73,10 +73,9 @@ def open_source(
         for one in found.unreachable[:1]:
             report(f"{len(found.unreachable)} left out, such as {one.path}: {one.reason}")
         files = found.images or found.files
-        return Source(where, None, files=files, is_live=False, options=options)
+        return Source(where, None, files=files, live=False, options=options)
     if wait and where.kind in (Kind.ADDRESS, Kind.DEVICE):
         check_installed()
-        return Source(where, None, files=None, is_live=live is not False, options=options)
+        return Source(where, None, files=None, live=live, options=options)
     video = open_video(where, credentials)
-    is_live = video.is_endless if live is None else live
-    return Source(where, video, files=None, is_live=is_live, options=options)
+    return Source(where, video, files=None, live=live, options=options)

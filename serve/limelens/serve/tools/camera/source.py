@@ -71,13 +71,14 @@ class Source:
     """Frames of one source, numbered from 0; see `open_source`.
 
     Iterating yields the frames and may continue after a break. As a context manager it closes
-    itself. Its name holds no password; `is_live` is whether only the newest frame counts.
+    itself. Its name holds no password; `is_live` is whether only the newest frame counts, which of
+    a source that is waited for is known once it is there.
 
     Args:
         where: Its place.
         video: It, open; None for images, and for a camera that its own thread opens.
         files: The images of a folder; None for a video or a camera.
-        is_live: Whether only the newest frame counts.
+        live: Whether only the newest frame counts; None means for cameras only.
         options: The rest.
     """
 
@@ -87,11 +88,12 @@ class Source:
         video: Video | None,
         *,
         files: tuple[Path, ...] | None,
-        is_live: bool,
+        live: bool | None,
         options: SourceOptions,
     ) -> None:
         self.name = where.name
-        self.is_live = is_live
+        self._live = live
+        self.is_live = self._is_live(video) if files is None else False
         self._where = where
         self._files = files
         self._options = options
@@ -206,6 +208,7 @@ class Source:
         while not self.is_stopped:
             try:
                 video = video or open_video(self._where, self._options.credentials)
+                self.is_live = self._is_live(video)
                 self._read_once(video)
                 lost = SourceError(f"{self.name}: the camera ended", LossReason.ENDED)
             except SourceError as error:
@@ -216,6 +219,12 @@ class Source:
                 return
             video = None
             self._stopped.wait(self._health.lose(lost))
+
+    def _is_live(self, video: Video | None) -> bool:
+        """Whether only the newest frame counts; what is not open yet is taken for a camera."""
+        if self._live is not None:
+            return self._live
+        return video is None or video.is_endless
 
     def _lost(self, error: SourceError) -> None:
         if self.is_live:
@@ -232,7 +241,9 @@ class Source:
             for frame in video.frames():
                 if self.is_stopped:
                     return
-                if video.is_endless and self._health.is_frozen(frame):
+                if not video.is_endless:
+                    self._health.well()
+                elif self._health.is_frozen(frame):
                     continue
                 at_s = timeline.time_of(frame.time)
                 if goes_by_time:

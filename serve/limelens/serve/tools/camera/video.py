@@ -15,6 +15,7 @@ import numpy as np
 from PIL.Image import Transpose
 
 from limelens.serve.errors import MissingExtraError
+from limelens.serve.image import MAX_PIXELS
 from limelens.serve.tools.camera.faults import LossReason, SourceError, reason_of, words_of
 from limelens.serve.tools.camera.places import Kind, SourceAddress
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _USUAL_RATE: Final = 25.0
 _TIMEOUT_S: Final = 10.0
 """Seconds of silence after which a camera counts as lost."""
+_LIMITS: Final = {"max_pixels": str(MAX_PIXELS)}
+"""A server refuses larger images, and a frame that only claims to be large takes the memory."""
 
 _TO_UPRIGHT: Final[dict[tuple[int, int, int, int], Transpose | None]] = {
     (1, 0, 0, 1): None,
@@ -76,7 +79,8 @@ class Video:
         self._is_open = False
         self._name = place.name
         self._errors = (av.FFmpegError, OSError)
-        self._broken = av.error.InvalidDataError
+        # The latter is how FFmpeg refuses a frame of too many pixels.
+        self._broken = (av.error.InvalidDataError, av.error.ArgumentError)
         file: Any = place.path
         if place.kind is Kind.STDIN:
             # Not sys.stdin: a thread that waits for a frame would hold its lock when the process
@@ -89,7 +93,7 @@ class Video:
             self._container: InputContainer = av.open(
                 file,
                 format=place.format or None,
-                options=dict(place.options),
+                options={**dict(place.options), **_LIMITS},
                 timeout=_TIMEOUT_S if is_remote else None,
             )
         except self._errors as error:
@@ -106,6 +110,7 @@ class Video:
                 f"{self._name}: no video in it; expected a video or a camera", LossReason.NO_VIDEO
             )
         self._stream: VideoStream = stream
+        self._stream.codec_context.options = dict(_LIMITS)
         self.num_broken = 0
         """Packets that could not be decoded so far."""
         self.is_endless = (
