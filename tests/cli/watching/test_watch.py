@@ -242,9 +242,12 @@ def test_a_model_file_in_place_of_a_server_is_served_by_a_process_of_its_own(
         one.wait_for("door", "clear", "green")
         one.wait_for("hall", "clear", "green")
         (child,) = children(one.process.pid)
-        # Whatever happens to the one, the other does not stay behind.
+        # Whatever happens to the one, the other does not stay behind, nor does its folder.
+        folder = Path(Path(f"/proc/{child}/cmdline").read_text().split("\0")[-2])
+        assert folder.stat().st_mode & 0o777 == 0o700
         one.process.kill()
         until(lambda: not Path(f"/proc/{child}").exists())
+        assert not folder.exists()
 
 
 @pytest.mark.ci

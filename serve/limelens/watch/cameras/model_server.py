@@ -110,10 +110,9 @@ class ModelServer:
         if not self._file.is_file():
             return "no such file; expected a bundle, which limelens export writes"
         module = "limelens.watch.cameras.model_process"
-        command = [sys.executable, "-m", module, str(self._folder / "models")]
         try:
             process = subprocess.Popen(
-                [*command, str(self._folder / "socket")],
+                [sys.executable, "-m", module, str(self._folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
