@@ -86,6 +86,10 @@ class Subscriber:
         with self._lock:
             return list(self._heard)
 
+    def say(self, topic: str, said: str) -> None:
+        """Publishes something, retained."""
+        self._client.publish(topic, said, qos=1, retain=True)
+
     def all(self, topic: str) -> list[str]:
         """Everything said on a topic."""
         return [said for one, said in self.heard if one == topic]

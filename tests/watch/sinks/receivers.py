@@ -48,8 +48,8 @@ class Example:
             self._process.communicate()
             self._process = None
 
-    def sequences(self) -> list[int]:
-        """Of the events that came, in the order in which they came."""
+    def events(self) -> list[dict[str, Any]]:
+        """What came, in order."""
         if not self.database.exists():
             return []
         database = sqlite3.connect(self.database)
@@ -57,7 +57,11 @@ class Example:
             rows = database.execute("SELECT event FROM events ORDER BY number").fetchall()
         finally:
             database.close()
-        return [json.loads(row[0])["sequence"] for row in rows]
+        return [json.loads(row[0]) for row in rows]
+
+    def sequences(self) -> list[int]:
+        """The numbers of the events that came, in order."""
+        return [event["sequence"] for event in self.events()]
 
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

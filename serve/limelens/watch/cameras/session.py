@@ -108,7 +108,9 @@ class Session:
                 webhook, functools.partial(WebhookSink, webhook), takes_frames=False
             )
         if (mqtt := config.mqtt) is not None:
-            plans["mqtt"] = Plan(mqtt, lambda: MqttSink(mqtt), takes_frames=False)
+            # Named at once, so that no state of an earlier run counts until the first event comes.
+            named = [one.id for one in config.camera if one.sinks is None or "mqtt" in one.sinks]
+            plans["mqtt"] = Plan(mqtt, lambda: MqttSink(mqtt, named), takes_frames=False)
         if config.record is not None:
             make = functools.partial(self._recorder, config)
             plans["record"] = Plan(config.record, make, takes_frames=False)
