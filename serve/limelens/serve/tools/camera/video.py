@@ -218,12 +218,26 @@ def brightness(frame: VideoFrame) -> NDArray[np.uint8]:
 
 def to_jpeg(frame: VideoFrame, quality: int) -> bytes:
     """A decoded frame, upright, as a JPEG file of a quality of 1 to 95."""
+    turn = _turn(frame)
+    if turn is None and (encoded := _plain_jpeg(frame, quality)):
+        return encoded
     image: Image = frame.to_image()  # type: ignore[no-untyped-call]
-    if (turn := _turn(frame)) is not None:
+    if turn is not None:
         image = image.transpose(turn)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+def _plain_jpeg(frame: VideoFrame, quality: int) -> bytes:
+    """The same, as close to the pixels and in half the time; empty without simplejpeg."""
+    try:
+        import simplejpeg  # servers have it, cameras need not
+    except ImportError:
+        return b""
+    pixels = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+    encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
+    return encoded
 
 
 def _turn(frame: VideoFrame) -> Transpose | None:
