@@ -88,10 +88,14 @@ def _print_news(news: News) -> None:
     """Prints what is new for people: decisions, and why nothing is known."""
     if news.type is EventType.STATE:
         # What a frame decided is said of that frame.
-        if news.found is None and news.sequence > 1 and not news.is_last:
+        if not _is_of_frame(news.found) and news.sequence > 1 and not news.is_last:
             out.print(f"{_began(news)}  {escape(_why(news.now))}")
-    elif news.type is EventType.FRAME and news.found is not None:
+    elif news.type is EventType.FRAME and news.found is not None and _is_of_frame(news.found):
         _print_answer(news, news.found)
+
+
+def _is_of_frame(found: SourceAnswer | None) -> bool:
+    return found is not None and found.answer.status != "decision_expired"
 
 
 def _began(news: News) -> str:
@@ -152,14 +156,16 @@ def _decision(label: str | None, *, alert: bool) -> str:
 
 def _status(report: Report, now: StateReport, last: FrameAnswer | None) -> Text:
     scores = last.prediction.scores if last is not None and last.prediction is not None else ()
-    best = f"now {escape(scores[0].label)} {scores[0].probability:.2f}" if scores else ""
+    best = f"now {escape(scores[0].label)} {scores[0].probability:.2f}   " if scores else ""
     if last is not None and last.faces:
-        best = counted(len(last.faces), "face")
+        best = f"{counted(len(last.faces), 'face')}   "
+    if now.reason is not None:
+        best = ""  # it is of before
     dropped = report.source.num_skipped + (0 if last is None else last.dropped_frames)
     took = "" if last is None else f"   {last.timings_ms.total:.0f} ms"
     said = escape(_why(now)) if now.reason is not None or last is None else _together(last)
     line = (
-        f"{_state(now.state)} {said}   [dim]{best}   {report.fps:.1f} frames/s   "
+        f"{_state(now.state)} {said}   [dim]{best}{report.fps:.1f} frames/s   "
         f"{dropped} dropped{took}[/]"
     )
     # A line that wraps would leave its second half behind when it is drawn again.
