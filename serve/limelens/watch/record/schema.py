@@ -6,7 +6,9 @@ It knows SQL and nothing of events. Every change of the tables is another step a
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
 from limelens.watch.record.errors import RecordError
@@ -122,14 +124,15 @@ def version_of(connection: sqlite3.Connection) -> int:
     Raises:
         RecordError: The file is another program's, or a newer limelens wrote it.
     """
-    application, version, num_tables = (
-        connection.execute(query).fetchone()[0]
-        for query in (
-            "PRAGMA application_id",
-            "PRAGMA user_version",
-            "SELECT count(*) FROM sqlite_schema",
+    with _at_one_moment(connection):
+        application, version, num_tables = (
+            connection.execute(query).fetchone()[0]
+            for query in (
+                "PRAGMA application_id",
+                "PRAGMA user_version",
+                "SELECT count(*) FROM sqlite_schema",
+            )
         )
-    )
     if not application and not version and not num_tables:
         return 0
     if application != APPLICATION_ID:
@@ -140,6 +143,20 @@ def version_of(connection: sqlite3.Connection) -> int:
             f"versions up to {VERSION}. Update limelens"
         )
     return int(version)
+
+
+@contextlib.contextmanager
+def _at_one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read in the context is from one moment: another may just make the tables."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("COMMIT")
 
 
 def migrate(connection: sqlite3.Connection) -> None:
