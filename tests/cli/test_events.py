@@ -88,8 +88,8 @@ def test_a_week_old_event_is_explained_from_the_record_alone(
         "The state changed from clear to alert: without_mask, probability 0.90.",
         "Of the last 5 frames, 2 said without_mask:",
         "without_mask (without_mask 0.80, with_mask 0.20)",
-        "Needed were 2 of 5 frames for an alert, 4 of 5 for anything else, and in each a label of "
-        "0.50 or more.",
+        "Needed were 2 of 5 frames for an alert, and 4 of 5 for anything else, each with a label "
+        "of 0.50 or more.",
         "The model was facemask version 2 on CPUExecutionProvider.",
         "lower middle of the image: +0.25 for without_mask (±0.02)",
         "upper middle of the image: -0.10 against without_mask (±0.02)",

@@ -17,12 +17,13 @@ from typing import Final
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import first_line
-from limelens.watch.event import Event, EventExplanation
+from limelens.watch.event import Event
 from limelens.watch.record.backlog import Item, Lost
-from limelens.watch.record.database import transaction
+from limelens.watch.record.database import OVERLAYS, transaction
 from limelens.watch.record.documents import to_ms
 from limelens.watch.record.errors import DiskFullError, RecordError
 from limelens.watch.record.images import Blur, images_of, wants_images
+from limelens.watch.record.recorded import RecordedImage
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.record.storing import (
     overlay_path,
@@ -30,6 +31,9 @@ from limelens.watch.record.storing import (
     store_explanation,
     store_image,
     store_overlay,
+    sync_folder,
+    unexplained_state,
+    write_new,
 )
 
 _UNUSABLE: Final = (
@@ -79,8 +83,11 @@ class BatchRecorder:
             sqlite3.Error: None of them is.
         """
         recorded: list[str] = []
-        files: list[Path] = []
         self._losses.clear()  # of a batch that failed as a whole, and comes again
+        # What takes long comes before the transaction, which keeps other processes from writing.
+        images = {item.id: self._images(item) for item in items if isinstance(item, Event)}
+        files = self._write_overlays(connection, items)
+        unused = dict(files)
         try:
             with transaction(connection):
                 if lost is not None:
@@ -89,21 +96,24 @@ class BatchRecorder:
                     connection.execute("SAVEPOINT item")
                     try:
                         if isinstance(item, Event):
-                            self._store_event(connection, item)
+                            store_event(connection, item)
+                            for kind, image in images[item.id]:
+                                store_image(connection, item.id, kind, image)
                             recorded.append(item.id)
-                        else:
-                            self._store_explanation(connection, item, files)
-                    except DiskFullError:
-                        raise
+                        elif store_explanation(connection, item) and item.event_id in files:
+                            store_overlay(connection, item)
+                            del unused[item.event_id]
                     except _UNUSABLE as error:
                         connection.execute("ROLLBACK TO item")
                         _log.error("record: an event cannot be recorded: %s", first_line(error))
                         self._losses.append((1, 0, first_line(error)))
                     connection.execute("RELEASE item")
         except BaseException:
-            for file in files:
-                file.unlink(missing_ok=True)
+            unused = files
             raise
+        finally:
+            for file in unused.values():
+                file.unlink(missing_ok=True)
         self._count_losses()
         return recorded
 
@@ -122,40 +132,50 @@ class BatchRecorder:
                 store_image(connection, event.id, kind, image)
         self._problem = ""
 
-    def _store_event(self, connection: sqlite3.Connection, event: Event) -> None:
-        store_event(connection, event)
+    def _images(self, event: Event) -> list[tuple[str, RecordedImage]]:
         # Images with faces to blur come later, so that no event waits for a server.
         if self._settings.blur_faces or not wants_images(self._settings, event):
-            return
+            return []
         try:
-            for kind, image in images_of(self._settings, event, None):
-                store_image(connection, event.id, kind, image)
+            images = list(images_of(self._settings, event, None))
         except LimelensError as error:
             self._lose_image(f"images are not kept: {first_line(error)}")
-            return
+            return []
         self._problem = ""
+        return images
 
-    def _store_explanation(
-        self, connection: sqlite3.Connection, one: EventExplanation, files: list[Path]
-    ) -> None:
-        if not store_explanation(connection, one) or not one.overlay_png:
-            return
-        (state,) = connection.execute(
-            "SELECT state FROM events WHERE id = ?", (one.event_id,)
-        ).fetchone()
-        settings = self._settings
-        if not settings.overlays or settings.blur_faces or state != CameraState.ALERT:
-            return
-        try:
-            store_overlay(connection, self._folder, one.event_id, one.overlay_png)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise DiskFullError(f"{self._folder}: the disk is full") from error
-            # An event is worth more than its overlay: recording goes on without it.
-            self._lose_image(f"overlays cannot be written: {error.strerror or error}")
-            return
-        files.append(overlay_path(self._folder, one.event_id))
-        self._problem = ""
+    def _write_overlays(
+        self, connection: sqlite3.Connection, items: Sequence[Item]
+    ) -> dict[str, Path]:
+        """Writes the overlays of alerts that have no explanation yet; returns them by event."""
+        if not self._settings.overlays or self._settings.blur_faces:
+            return {}
+        states = {item.id: item.state for item in items if isinstance(item, Event)}
+        written: dict[str, Path] = {}
+        for item in items:
+            if isinstance(item, Event) or not item.overlay_png or item.event_id in written:
+                continue
+            state = states.get(item.event_id) or unexplained_state(connection, item.event_id)
+            if state != CameraState.ALERT:
+                continue
+            try:
+                path = overlay_path(self._folder, item.event_id)
+                write_new(path, item.overlay_png)
+            except RecordError:  # no event can have that id
+                continue
+            except OSError as error:
+                if error.errno in _FULL:
+                    for file in written.values():
+                        file.unlink(missing_ok=True)
+                    raise DiskFullError(f"{self._folder}: the disk is full") from error
+                # An event is worth more than its overlay: recording goes on without it.
+                self._lose_image(f"overlays cannot be written: {error.strerror or error}")
+            else:
+                written[item.event_id] = path
+                self._problem = ""
+        if written:
+            sync_folder(self._folder / OVERLAYS)
+        return written
 
     def _lose_image(self, problem: str) -> None:
         self._losses.append((0, 1, problem))

@@ -87,17 +87,19 @@ def store_explanation(connection: sqlite3.Connection, one: EventExplanation) -> 
     return added.rowcount > 0
 
 
-def store_overlay(connection: sqlite3.Connection, folder: Path, event_id: str, png: bytes) -> None:
-    """Writes the overlay of an event as a file, which nothing overwrites, and notes it.
+def store_overlay(connection: sqlite3.Connection, one: EventExplanation) -> None:
+    """Notes that the overlay of an event has its file; raises as `store_explanation`."""
+    number = _number_of(connection, one.event_id)
+    connection.execute("INSERT INTO overlays VALUES (?, ?)", (number, len(one.overlay_png)))
 
-    Raises:
-        FileExistsError: There is one.
-        OSError: It cannot be written; then nothing of it stays.
-        sqlite3.Error: From SQLite.
-    """
-    number = _number_of(connection, event_id)
-    write_new(overlay_path(folder, event_id), png)
-    connection.execute("INSERT INTO overlays VALUES (?, ?)", (number, len(png)))
+
+def unexplained_state(connection: sqlite3.Connection, event_id: str) -> str | None:
+    """The state of an event without an explanation; None if it has one, or does not exist."""
+    row = connection.execute(
+        "SELECT state FROM events WHERE id = ? AND number NOT IN (SELECT event FROM explanations)",
+        (event_id,),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -113,15 +115,19 @@ def write_new(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # some systems cannot open folders
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names of new files survive a loss of power."""
+    with contextlib.suppress(OSError):  # some systems cannot open folders
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def overlay_path(folder: Path, event_id: str) -> Path:

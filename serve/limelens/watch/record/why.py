@@ -171,12 +171,13 @@ def _votes(event: Event) -> str:
 
 def _rule(event: Event) -> Iterator[str]:
     rule = _evidence(event).rule
-    if rule is not None:
-        label = "a label" if rule.threshold is None else f"a label of {rule.threshold:.2f} or more"
-        yield (
-            f"Needed were {rule.required_to_alert} of {rule.window} frames for an alert, "
-            f"{rule.required} of {rule.window} for anything else, and in each {label}."
-        )
+    if rule is None:
+        return
+    sure = "" if rule.threshold is None else f", each with a label of {rule.threshold:.2f} or more"
+    yield (
+        f"Needed were {rule.required_to_alert} of {rule.window} frames for an alert, and "
+        f"{rule.required} of {rule.window} for anything else{sure}."
+    )
 
 
 def _model(event: Event) -> Iterator[str]:
