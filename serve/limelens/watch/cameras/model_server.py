@@ -6,6 +6,7 @@ intervals. It listens on a socket in a folder that no other user can enter.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,12 @@ class ModelServer:
     def __init__(self, file: Path, say: Callable[[str], object]) -> None:
         self._file = file
         self._say = say
+        import fcntl  # not on every system
+
         self._folder = Path(tempfile.mkdtemp(prefix="limelens-"))
+        # systemd-tmpfiles removes what is old, but not what is locked.
+        self._held = os.open(self._folder, os.O_RDONLY)
+        fcntl.flock(self._held, fcntl.LOCK_SH)
         self.settings = ServerSettings(address=f"unix:{self._folder / 'socket'}")
         """How it is reached."""
         self._changed = threading.Condition()
@@ -83,6 +89,7 @@ class ModelServer:
         if process is not None and process.poll() is None:
             process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._held)
 
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
