@@ -35,6 +35,13 @@ def test_a_camera_that_is_soon_lost_again_was_not_back(steady_s: float, first_s:
     assert waits(outage, LossReason.ENDED, 1, at=110 + steady_s) == [first_s]
 
 
+def test_a_camera_that_was_frozen_is_tried_as_soon_as_any_other() -> None:
+    outage = Outage()
+    waits(outage, LossReason.FROZEN, 100, at=100)
+    outage.back(200)
+    assert waits(outage, LossReason.TIMEOUT, 2, at=205) == [0.5, 1]
+
+
 def test_only_another_reason_is_news_and_the_rest_is_said_at_growing_intervals() -> None:
     outage = Outage()
     assert not outage.is_lost

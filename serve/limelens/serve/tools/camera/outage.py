@@ -46,7 +46,8 @@ class Outage:
         if _refuses(reason) and not _refuses(self._reason):
             self._num_failed = 0
         self._reason = reason
-        self._num_failed += 1
+        # A frozen camera is connected; each of its frames says so.
+        self._num_failed += reason is not LossReason.FROZEN
         return is_news
 
     def reminds(self, at: float) -> float:
