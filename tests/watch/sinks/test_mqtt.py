@@ -240,6 +240,30 @@ def test_a_broker_asks_for_a_password_and_shows_a_certificate(
     until(lambda: subscriber.last(STATUS) == "online")
 
 
+def test_what_the_broker_s_access_lists_forbid_is_said(
+    start_broker: StartBroker,
+    start_sink: Callable[..., MqttSink],
+    subscribe: Subscribe,
+    passwords: Path,
+    tmp_path: Path,
+) -> None:
+    lists, password = tmp_path / "lists", tmp_path / "password.txt"
+    lists.write_text("user door\ntopic readwrite limelens/#\n")  # not homeassistant/#
+    password.write_text("hunter2")
+    broker = start_broker(
+        f"password_file {passwords}", f"acl_file {lists}", "allow_anonymous false"
+    )
+    sink = start_sink(settings(broker.port, username="door", password_file=password))
+    sink.put(event(1, "clear"))
+    subscriber = subscribe(broker.port, login=("door", "hunter2"))
+    until(lambda: subscriber.last(STATE) == "clear")  # the rest is said all the same
+    assert sink.problem == (
+        f"127.0.0.1:{broker.port}: refuses 2 topics, such as "
+        "homeassistant/binary_sensor/limelens_door/alert/config: Not authorized; expected the "
+        "right to write limelens/# and homeassistant/#"
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

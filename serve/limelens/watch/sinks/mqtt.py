@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
-import ssl
 import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from aiomqtt import Client, MqttError, ProtocolVersion, Will
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from aiomqtt import MqttError, Will
 
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
-from limelens.serve.wording import counted, first_line
+from limelens.serve.wording import counted
 from limelens.watch.event import Event, EventType, new_event_id
+from limelens.watch.sinks.broker_client import (
+    BrokerClient,
+    client_of,
+    password_of,
+    tls_of,
+    why,
+)
 from limelens.watch.sinks.errors import SinkError
 from limelens.watch.sinks.message import ON_CHANGE, Message, message_of
 from limelens.watch.sinks.mqtt_settings import MqttSettings
-from limelens.watch.sinks.secret_text import read_secret
 from limelens.watch.sinks.threaded import ThreadedSink
 from limelens.watch.sinks.topics import OFFLINE, ONLINE, Topics, announcements
 
@@ -37,9 +39,6 @@ _MAX_EVENTS: Final = 1000
 _FIRST_WAIT_S: Final = 1.0
 _STEADY_S: Final = 10.0
 """A connection that lasted so long was a good one: the next wait is short again."""
-# aiomqtt warns in the log of what the sink says itself.
-_quiet: Final = logging.getLogger(f"{__name__}.wire")
-_quiet.setLevel(logging.CRITICAL)
 
 
 class MqttSink(ThreadedSink):
@@ -57,8 +56,8 @@ class MqttSink(ThreadedSink):
         super().__init__("mqtt", (*ON_CHANGE, EventType.HEARTBEAT))
         self._settings = settings
         self._topics = Topics(settings.base_topic)
-        self._tls = _tls(settings)
-        self._password()
+        self._tls = tls_of(settings)
+        password_of(settings)
         self._states = {one: _unknown(one, None, UnknownReason.STARTING) for one in cameras}
         self._unsaid = set(self._states)
         self._announced: set[str] = set()
@@ -66,23 +65,40 @@ class MqttSink(ThreadedSink):
         self._num_lost = 0
         self._repeats_at = 0.0
         self._said = ""
+        self._refused: dict[str, str] = {}
         self._thread.start()
 
     def _problems(self) -> list[str]:
         lost = self._num_lost
-        return [self._said, f"{counted(lost, 'event')} not said while it was away" if lost else ""]
+        return [
+            self._said or self._refusals(),
+            f"{counted(lost, 'event')} not said while it was away" if lost else "",
+        ]
+
+    def _refusals(self) -> str:
+        refused = dict(self._refused)
+        if not refused:
+            return ""
+        topic, reason = next(iter(refused.items()))
+        prefix = self._settings.discovery_prefix
+        rights = f"{self._settings.base_topic}/#" + (f" and {prefix}/#" if prefix else "")
+        return (
+            f"{self._settings.address}: refuses {counted(len(refused), 'topic')}, such as {topic}: "
+            f"{reason}; expected the right to write {rights}"
+        )
 
     async def _work(self) -> None:
         num_failed = 0
         while not self._is_closing:
             began = time.monotonic()
             try:
-                async with self._client() as client:
-                    self._said = ""
+                will = Will(self._topics.status, OFFLINE, qos=1, retain=True)
+                async with client_of(self._settings, self._tls, will) as client:
+                    self._said, self._refused = "", client.refused
                     await self._publish_until_the_end(client)
                     return
             except (MqttError, SinkError, OSError, ValueError) as error:
-                self._said = f"{self._settings.address}: {_reason(error)}; trying again"
+                self._said = f"{self._settings.address}: {why(error)}; trying again"
             num_failed = 1 if time.monotonic() - began > _STEADY_S else num_failed + 1
             longest_s = min(_FIRST_WAIT_S * 2 ** min(num_failed - 1, 12), self._settings.max_wait_s)
             await self._pause(random.uniform(longest_s / 2, longest_s))
@@ -93,45 +109,29 @@ class MqttSink(ThreadedSink):
             await self._mailbox.arrived(left_s)
             self._take()
 
-    def _client(self) -> Client:
-        settings = self._settings
-        return Client(
-            settings.host,
-            settings.actual_port,
-            username=settings.username,
-            password=self._password(),
-            identifier=settings.actual_client_id,
-            protocol=ProtocolVersion.V5 if settings.version == "5" else ProtocolVersion.V311,
-            will=Will(self._topics.status, OFFLINE, qos=1, retain=True),
-            keepalive=settings.keepalive_s,
-            timeout=settings.timeout_s,
-            tls_context=self._tls,
-            logger=_quiet,
-        )
-
-    async def _publish_until_the_end(self, client: Client) -> None:
+    async def _publish_until_the_end(self, client: BrokerClient) -> None:
         lost = asyncio.create_task(_until_lost(client))
         lost.add_done_callback(lambda _: self._mailbox.ring())
         try:
             self._announced = set()
             self._unsaid = set(self._states)
             await self._publish_news(client, events=False)
-            await client.publish(self._topics.status, ONLINE, qos=1, retain=True)
+            await client.say(self._topics.status, ONLINE, retain=True)
             while not self._is_closing:
                 self._repeats_at = time.monotonic() + self._settings.repeat_s
-                self._unsaid |= set(self._states)
                 while not self._is_closing and time.monotonic() < self._repeats_at:
                     await self._publish_news(client)
                     await self._mailbox.arrived(self._next_s())
                     if lost.done():
                         lost.result()
+                self._unsaid |= set(self._states)
             await self._say_goodbye(client)
         finally:
             lost.cancel()
             with contextlib.suppress(MqttError, asyncio.CancelledError):
                 await lost
 
-    async def _publish_news(self, client: Client, *, events: bool = True) -> None:
+    async def _publish_news(self, client: BrokerClient, *, events: bool = True) -> None:
         """Publishes what was not said yet: states first, since a door waits for them."""
         while True:
             self._take()
@@ -141,25 +141,26 @@ class MqttSink(ThreadedSink):
                 self._unsaid.discard(camera_id)
             elif events and self._events:
                 event = self._events[0]
-                await client.publish(self._topics.events(event.camera_id), event.body, qos=1)
+                await client.say(self._topics.events(event.camera_id), event.body)
                 self._events.popleft()
             else:
                 return
 
-    async def _publish_state(self, client: Client, camera_id: str) -> None:
+    async def _publish_state(self, client: BrokerClient, camera_id: str) -> None:
         message = self._states[camera_id]
         if self._settings.discovery_prefix and camera_id not in self._announced:
             for topic, payload in announcements(self._settings, camera_id).items():
-                await client.publish(topic, payload, qos=1, retain=True)
+                await client.say(topic, payload, retain=True)
             self._announced.add(camera_id)
         topics = self._topics
+        expires_s = int(3 * self._settings.repeat_s) if self._settings.version == "5" else None
         for topic, said in (
             (topics.state(camera_id), message.state.value.encode()),
             (topics.details(camera_id), message.body),
         ):
-            await client.publish(topic, said, qos=1, retain=True, properties=self._expiry())
+            await client.say(topic, said, retain=True, expires_s=expires_s)
 
-    async def _say_goodbye(self, client: Client) -> None:
+    async def _say_goodbye(self, client: BrokerClient) -> None:
         """Leaves no state behind that nobody watches over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._left_s):
@@ -167,7 +168,7 @@ class MqttSink(ThreadedSink):
                 for camera_id, before in self._states.items():
                     self._states[camera_id] = _unknown(camera_id, before, UnknownReason.OFF)
                     await self._publish_state(client, camera_id)
-                await client.publish(self._topics.status, OFFLINE, qos=1, retain=True)
+                await client.say(self._topics.status, OFFLINE, retain=True)
 
     def _take(self) -> None:
         """Takes what has come, and the states of cameras that have gone silent."""
@@ -195,21 +196,8 @@ class MqttSink(ThreadedSink):
             due += [one.at + limit_s for one in known]
         return max(min(due) - time.monotonic(), 0.01)
 
-    def _expiry(self) -> Properties | None:
-        if self._settings.version != "5":
-            return None
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.MessageExpiryInterval = int(3 * self._settings.repeat_s)
-        return properties
 
-    def _password(self) -> str | None:
-        settings = self._settings
-        if settings.password_file is None and settings.password_env is None:
-            return None
-        return read_secret(settings.password_file, settings.password_env)
-
-
-async def _until_lost(client: Client) -> None:
+async def _until_lost(client: BrokerClient) -> None:
     """Ends when the connection does.
 
     Raises:
@@ -233,36 +221,3 @@ def _unknown(camera_id: str, before: Message | None, reason: UnknownReason) -> M
             reason=reason.value,
         )
     )
-
-
-def _reason(error: BaseException) -> str:
-    """Why the broker is away, for people."""
-    if error.__cause__ is not None:  # aiomqtt's own text says only that it is
-        return _reason(error.__cause__)
-    text = first_line(error)
-    if "taken over" in text or "Unspecified error" in text:
-        return (
-            "the broker ended the connection; if it does so again and again, another process has "
-            "the same base_topic, and each needs one of its own"
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return (
-            f"its certificate is not trusted: {text}; if it is your own authority's, name that by "
-            "tls_ca"
-        )
-    return text
-
-
-def _tls(settings: MqttSettings) -> ssl.SSLContext | None:
-    if not settings.tls:
-        return None
-    path = settings.tls_ca
-    try:
-        context = ssl.create_default_context(cafile=None if path is None else str(path))
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            path = settings.tls_cert
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        reason = "cannot be used" if isinstance(error, ssl.SSLError) else error.strerror
-        raise SinkError(f"{path}: {reason}; expected certificates as PEM") from error
-    return context

@@ -14,6 +14,7 @@ import ssl
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx
@@ -87,7 +88,11 @@ class Receiver:
     def connecting(self) -> httpx.AsyncClient:
         """A client to post by."""
         # Redirects are not followed: events go where the settings say, and nowhere else.
-        return httpx.AsyncClient(verify=self._tls, follow_redirects=False, timeout=None)
+        # Nor are cookies kept: a receiver could make each request larger than the last.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        return httpx.AsyncClient(
+            verify=self._tls, follow_redirects=False, timeout=None, cookies=no_cookies
+        )
 
     async def post(self, client: httpx.AsyncClient, message: Spooled) -> None:
         """Posts an event once; on return the receiver has it.
