@@ -73,7 +73,9 @@ class EventLines:
             return
         style = STYLES[event.state]
         what = f"{event.label} {event.probability:.2f}" if event.probability else event.label or ""
-        why = "" if not event.reason else event.reason.replace("_", " ")
+        why = event.reason.replace("_", " ")
+        if event.reason == "off" and event.detail:
+            why += f": {event.detail}"
         who = "" if event.person is None else f"person {event.person}: "
         self._console.print(
             f"{event.time.astimezone():%H:%M:%S}  {escape(event.camera_id)}  "

@@ -1,4 +1,4 @@
-"""Says what the guard's page logs, such as logins, like every other message."""
+"""Says what is logged, such as logins at the guard's page, like every other message."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_NAME: Final = "limelens.watch.console"
+_NAMES: Final = {"limelens": logging.WARNING, "limelens.watch.console": logging.INFO}
 
 
 class _Saying(logging.Handler):
     def __init__(self, say: Callable[[str], object]) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say(record.getMessage())
+        self._say(self.format(record))
 
 
 @contextmanager
 def page_log(say: Callable[[str], object]) -> Iterator[None]:
-    """Within the context, `say` gets each line that the page logs."""
-    logger = logging.getLogger(_NAME)
-    handler, level, propagate = _Saying(say), logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    """Within the context, `say` gets what the page logs, and warnings of everything else."""
+    handler = _Saying(say)
+    loggers = [(logging.getLogger(name), level) for name, level in _NAMES.items()]
+    before = [(logger, logger.level, logger.propagate) for logger, _ in loggers]
+    for logger, level in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+        for logger, level, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
