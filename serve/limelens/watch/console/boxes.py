@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+from PIL import ExifTags, Image
 
 from limelens.serve import FacePrediction, Region
 from limelens.serve.decisions.camera_state import CameraState
+from limelens.serve.image import FORMATS
+
+_LYING: Final = 5
+"""From this EXIF orientation on, width and height change places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +22,8 @@ class FaceBox:
     """One face.
 
     Args:
-        number: Its place among those of the frame, from 1.
+        number: The person's, or else its place among those of the frame, from 1.
+        is_person: Whether it is the person's.
         box: Where it is.
         state: What was decided about it.
         label: The label; None if there is none.
@@ -23,6 +32,7 @@ class FaceBox:
     """
 
     number: int
+    is_person: bool
     box: Region
     state: CameraState
     label: str | None
@@ -35,6 +45,18 @@ def face_boxes(faces: Iterable[FacePrediction]) -> tuple[FaceBox, ...]:
     return tuple(_box(number, face) for number, face in enumerate(faces, 1))
 
 
+def aspect(image: bytes) -> float:
+    """Width by height of an upright image; 1 if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            width, height = opened.size
+            is_lying = opened.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING
+    # A decoder may raise almost anything on broken bytes.
+    except Exception:
+        return 1.0
+    return height / width if is_lying else width / height
+
+
 def _box(number: int, face: FacePrediction) -> FaceBox:
     prediction = face.prediction
     label = prediction.label if face.person is None else face.smoothed_label
@@ -43,7 +65,8 @@ def _box(number: int, face: FacePrediction) -> FaceBox:
     else:
         state = CameraState.UNKNOWN if label is None else CameraState.CLEAR
     return FaceBox(
-        number=number,
+        number=number if face.person is None else face.person,
+        is_person=face.person is not None,
         box=face.box,
         state=state,
         label=label,

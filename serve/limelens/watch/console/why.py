@@ -17,7 +17,7 @@ from starlette.routing import Route
 from limelens.serve import LimelensError
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.console.access.audit import audit, operators_only
-from limelens.watch.console.boxes import FaceBox, face_boxes
+from limelens.watch.console.boxes import FaceBox, aspect, face_boxes
 from limelens.watch.console.event_images import Layers, event_image, layers_of
 from limelens.watch.console.events import Asked, headline, reason
 from limelens.watch.console.explained import Explained, Say, explained
@@ -43,6 +43,7 @@ class EventPage:
         is_waiting: Whether an explanation may still come.
         layers: The explanation's images; None if there are none.
         faces: The people in the frame.
+        aspect: Width by height of the frame.
         labels: What it may be corrected to.
         replay: What was decided, frame by frame; None if that was not recorded.
     """
@@ -55,6 +56,7 @@ class EventPage:
     is_waiting: bool
     layers: Layers | None
     faces: tuple[FaceBox, ...]
+    aspect: float
     labels: tuple[str, ...]
     replay: Replay | None
 
@@ -169,6 +171,7 @@ class _Events:
             except LimelensError:  # the words are still there
                 layers = None
         evidence = found.event.evidence
+        frame = self._record.frame(event_id) if found.has_frame else None
         try:
             replayed = None if evidence is None else self._record.replay(event_id)
         except RecordError:  # nobody was judged
@@ -184,6 +187,7 @@ class _Events:
             and datetime.now(UTC) - found.time < _EXPLAINED_WITHIN,
             layers=layers,
             faces=face_boxes(() if evidence is None else evidence.faces),
+            aspect=1.0 if frame is None else aspect(frame.data),
             labels=self._labels(found),
             replay=replayed,
         )

@@ -23,7 +23,7 @@ from limelens.serve import (
 )
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.console.access.audit import operators_only
-from limelens.watch.console.boxes import face_boxes
+from limelens.watch.console.boxes import aspect, face_boxes
 from limelens.watch.console.explained import explained
 from limelens.watch.console.state import AppState
 from limelens.watch.console.trying.asked import FILLS, SAMPLES, SEGMENTS, Asked, usual_numbers
@@ -88,6 +88,7 @@ class _Tab:
             prediction=prediction,
             state=_state(prediction),
             faces=face_boxes(prediction.faces),
+            aspect=aspect(image),
             worst=_worst(prediction),
             model=result.model,
             milliseconds=result.timings_ms.total,
