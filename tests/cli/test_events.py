@@ -149,6 +149,30 @@ def test_export_writes_every_format(
     assert events("export", "--out", tmp_path / "events.xls").exit_code == 2
 
 
+def test_what_a_camera_said_does_not_steer_the_terminal(limelens: Run, tmp_path: Path) -> None:
+    writer = RecordWriter(RecordSettings(path=tmp_path))
+    event = lost(detail="\x1b]0;pwned\x07", reason="[red]\x1b[2J")
+    writer.put(event)
+    assert writer.flush(PATIENCE_S)
+    writer.close(PATIENCE_S)
+    for command in (["list"], ["show", event.id], ["why", event.id]):
+        said = limelens("events", *command, "--record", tmp_path).stdout
+        assert "[red]\N{REPLACEMENT CHARACTER}[2J" in said
+        assert "\x1b" not in said
+
+
+def test_what_is_missing_is_said(limelens: Run, tmp_path: Path) -> None:
+    writer = RecordWriter(RecordSettings(path=tmp_path))
+    writer.put(alert(id="../up"))
+    writer.close(PATIENCE_S)
+    result = limelens("events", "list", "--record", tmp_path)
+    assert "0 of 0 events" in result.stdout
+    assert "1 gap in the record" in result.stderr
+    assert "1 event and 0 images lost ('../up' is no id of an event" in result.stderr
+    (gap,) = limelens("events", "list", "--record", tmp_path, "--json").json["gaps"]
+    assert gap["num_events"] == 1
+
+
 def test_where_there_is_no_record_it_says_how_to_name_one(limelens: Run, tmp_path: Path) -> None:
     result = limelens("events", "list", "--record", tmp_path)
     assert result.exit_code == 1

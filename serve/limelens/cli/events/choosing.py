@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.markup import escape
 
 from limelens.cli.options import option
 from limelens.serve.decisions.camera_state import CameraState
@@ -122,6 +123,13 @@ def open_record(folder: Path) -> Record:
         return Record(folder)
     except NoRecordError as error:
         raise NoRecordError(f"{error}; name it with --record or LIMELENS_RECORD") from None
+
+
+def shown(text: str) -> str:
+    """A recorded text as markup; what a camera or a server said must not steer the terminal."""
+    return escape(
+        "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    )
 
 
 def _time(text: str | None, name: str) -> datetime | None:

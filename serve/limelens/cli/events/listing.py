@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from limelens.cli.events.choosing import Choice, choose, open_record
+from limelens.cli.events.choosing import Choice, choose, open_record, shown
 from limelens.cli.options import in_place_of, option
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.decisions.camera_state import CameraState
@@ -60,15 +60,14 @@ def list_(
         return
     if page.events:
         _print_table(page.events)
-    shown = len(page.events)
     more = f"; continue with --before {page.before}" if page.before else ""
-    out.print(f"{shown} of {counted(num_all, 'event')}{more}")
+    out.print(f"{len(page.events)} of {counted(num_all, 'event')}{more}")
     if gaps:
         newest = gaps[0]
         err.print(
             f"[yellow]{counted(len(gaps), 'gap')} in the record, the last until "
-            f"{newest.until:%Y-%m-%d %H:%M} UTC: {newest.num_events} events and "
-            f"{newest.num_images} images lost ({escape(newest.reason)})[/]"
+            f"{newest.until:%Y-%m-%d %H:%M} UTC: {counted(newest.num_events, 'event')} and "
+            f"{counted(newest.num_images, 'image')} lost ({shown(newest.reason)})[/]"
         )
 
 
@@ -127,10 +126,10 @@ def _print_table(events: tuple[RecordedEvent, ...]) -> None:
     for one in events:
         table.add_row(
             f"{one.time:%Y-%m-%d %H:%M:%S}",
-            escape(one.camera_id),
+            shown(one.camera_id),
             f"[{STYLES[one.state]}]{one.state}[/]",
-            escape(_reason(one)),
-            escape(one.id[-SHORT:]),
+            shown(_reason(one)),
+            shown(one.id[-SHORT:]),
         )
     out.print(table)
 

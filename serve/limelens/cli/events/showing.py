@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.markup import escape
 from rich.padding import Padding
 
-from limelens.cli.events.choosing import RECORD, Id, RecordOption, open_record
+from limelens.cli.events.choosing import RECORD, Id, RecordOption, open_record, shown
 from limelens.cli.events.listing import SHORT, STYLES
 from limelens.cli.options import option
 from limelens.cli.terminal.by_products import ByProducts
@@ -58,7 +57,7 @@ def show(
     else:
         for name, value in found.document().items():
             if value not in (None, "", {}) and name != "schema":
-                out.print(f"[bold]{name:12}[/] {escape(_shown(value))}")
+                out.print(f"[bold]{name:12}[/] {shown(_in_words(value))}")
     beside.report(as_json=as_json)
 
 
@@ -128,41 +127,41 @@ def _image(image: RecordedImage | None, kind: str, found: RecordedEvent) -> byte
 def _print_why(found: Why) -> None:
     one = found.found
     _say(
-        f"[{STYLES[one.state]}]{one.state.upper()}[/] at {escape(one.camera_id)}, "
-        f"{one.time:%Y-%m-%d %H:%M:%S} UTC, event {escape(one.id)}"
+        f"[{STYLES[one.state]}]{one.state.upper()}[/] at {shown(one.camera_id)}, "
+        f"{one.time:%Y-%m-%d %H:%M:%S} UTC, event {shown(one.id)}"
     )
     for sentence in found.decided:
-        _say(escape(sentence))
+        _say(shown(sentence))
     for vote in () if one.event.evidence is None else one.event.evidence.votes:
         time = f"{vote.time:%H:%M:%S}.{vote.time.microsecond // 100_000}"
         scores = ", ".join(f"{score.label} {score.probability:.2f}" for score in vote.scores[:3])
-        _say(escape(f"{time}  {vote.label or 'nothing'} ({scores})"), indent=2)
+        _say(shown(f"{time}  {vote.label or 'nothing'} ({scores})"), indent=2)
     for sentence in found.decided_by:
-        _say(escape(sentence))
+        _say(shown(sentence))
     out.print()
     first, *others = found.explained
-    _say(escape(first))
+    _say(shown(first))
     for region in found.regions:
         style = "green" if region.weight >= 0 else "red"
         doubt = "" if region.is_clear else ", may be chance"
-        _say(f"[{style}]{escape(region.sentence)}[/] (±{region.std_error:.2f}{doubt})", indent=2)
+        _say(f"[{style}]{shown(region.sentence)}[/] (±{region.std_error:.2f}{doubt})", indent=2)
     for sentence in others:
-        _say(escape(sentence))
+        _say(shown(sentence))
     if found.doubts:
         _say("[bold yellow]This explanation is not reliable:[/]")
         for doubt in found.doubts:
-            _say(f"[yellow]{escape(doubt)}[/]", indent=2)
+            _say(f"[yellow]{shown(doubt)}[/]", indent=2)
     elif found.one is not None:
         _say("Fit and stability raise no doubt about this explanation.")
     kept = [name for name in ("overlay", "frame", "thumbnail") if getattr(one, f"has_{name}")]
     if kept:
         options = " ".join(f"--{name} FILE" for name in kept)
-        _say(f"For its images: limelens events show {escape(one.id[-SHORT:])} {options}")
+        _say(f"For its images: limelens events show {shown(one.id[-SHORT:])} {options}")
     if one.correction is not None:
         by = f" by {one.correction.by}" if one.correction.by else ""
         _say(
-            f"[yellow]Marked as wrong{escape(by)} on {one.correction.time:%Y-%m-%d}: it should "
-            f"have been {escape(one.correction.label)}.[/]"
+            f"[yellow]Marked as wrong{shown(by)} on {one.correction.time:%Y-%m-%d}: it should "
+            f"have been {shown(one.correction.label)}.[/]"
         )
 
 
@@ -175,7 +174,7 @@ def _print_replay(again: Replay) -> None:
     _say(
         f"Decided again, with {rule.required_to_alert} of {rule.window} frames for an alert, "
         f"{rule.required} of {rule.window} for anything else, and labels{threshold}: "
-        f"[{STYLES[again.state]}]{again.state}[/]{escape(label)} ({differs})."
+        f"[{STYLES[again.state]}]{again.state}[/]{shown(label)} ({differs})."
     )
     if again.num_missing:
         frames = counted(again.num_missing, "frame")
@@ -208,7 +207,7 @@ def _replay_document(again: Replay) -> dict[str, Any]:
     }
 
 
-def _shown(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key or 'nothing'} {one}" for key, one in value.items() if one != "")
     if isinstance(value, bool):
