@@ -4,6 +4,8 @@ import { drawBoxes } from "./boxes.js";
 import { age, clockTime, number, percent, rate } from "./times.js";
 import { say } from "./words.js";
 
+const WIDEST = 16 / 9;
+const TALLEST = 4 / 3;
 const template = document.getElementById("tile");
 
 export class Tile {
@@ -73,7 +75,7 @@ export class Tile {
     this.fact("alerts", number(camera.alerts));
     const error = this.find(".error");
     error.textContent = camera.error;
-    error.hidden = !camera.error;
+    error.hidden = !camera.error || camera.error === camera.detail;
     this.link(camera);
     this.nameImage();
     this.tick();
@@ -120,7 +122,10 @@ export class Tile {
     }
     this.frame = about.number;
     this.faces = about;
-    this.find(".live").toggleAttribute("data-is-empty", false);
+    const live = this.find(".live");
+    live.toggleAttribute("data-is-empty", false);
+    const ratio = this.image.naturalWidth / this.image.naturalHeight;
+    live.style.aspectRatio = Math.min(WIDEST, Math.max(TALLEST, ratio));
     this.find("figcaption").textContent = clockTime(new Date(about.time));
     this.nameImage();
     this.redraw();
