@@ -42,14 +42,23 @@ def test_every_answer_forbids_what_a_page_does_not_need(
 def test_a_name_that_was_made_to_lead_here_reaches_nothing(
     start_console: Start, browse: Browse
 ) -> None:
-    console = start_console(hosts=["door.example"])
+    console = start_console(hosts=["door.example", "*.halls.example"])
     browser = browse(console.address)
     port = console.address.rpartition(":")[2]
-    for host in ("127.0.0.1", "localhost", "[::1]", "door.example", "DOOR.example"):
+    for host in ("127.0.0.1", "localhost", "[::1]", "DOOR.example", "north.halls.example"):
         assert browser.get("/health", headers={"host": f"{host}:{port}"}).status_code == 200, host
-    for host in ("evil.example", "127.0.0.1.evil.example", "", "x@localhost", "localhost/.evil"):
+    for host in (
+        "evil.example",
+        "halls.example",
+        "a.b.halls.example",
+        "127.0.0.1.evil.example",
+        "",
+        "x@localhost",
+        "localhost/.evil",
+    ):
         answer = browser.get("/health", headers={"host": host})
         assert answer.status_code == 421, host
+        assert "--host" in answer.text
         assert answer.headers["x-frame-options"] == "DENY"
         assert "set-cookie" not in answer.headers
 

@@ -97,7 +97,8 @@ class Protection:
         if not is_known_host:
             # A name that leads here only because somebody made it do so (DNS rebinding) must not
             # reach anything, not even a login.
-            refused: Response | None = PlainTextResponse("Unknown host.\n", 421)
+            text = self._pages.say(request, "errors.host")
+            refused: Response | None = PlainTextResponse(f"{text}\n", 421)
         elif request.method not in ("GET", "HEAD", "POST"):
             refused = self._pages.error(request, 405, "method")
         elif request.method == "POST":
@@ -113,7 +114,8 @@ class Protection:
         try:
             ipaddress.ip_address(name.partition("%")[0])
         except ValueError:
-            return name == "localhost" or name in self._hosts
+            parent = name.partition(".")[2]
+            return name == "localhost" or not self._hosts.isdisjoint({name, f"*.{parent}"})
         return True  # addresses cannot be rebound
 
     def _check_login(self, request: Request) -> Response | None:
