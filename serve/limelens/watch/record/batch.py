@@ -19,7 +19,7 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.wording import first_line
 from limelens.watch.event import Event
 from limelens.watch.record.backlog import Item, Lost
-from limelens.watch.record.database import OVERLAYS, transaction
+from limelens.watch.record.database import OVERLAYS, sync_folder, transaction
 from limelens.watch.record.documents import to_ms
 from limelens.watch.record.errors import DiskFullError, RecordError
 from limelens.watch.record.images import Blur, images_of, wants_images
@@ -31,7 +31,6 @@ from limelens.watch.record.storing import (
     store_explanation,
     store_image,
     store_overlay,
-    sync_folder,
     unexplained_state,
     write_new,
 )

@@ -44,8 +44,21 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: It cannot be made.
     """
+    is_new = not folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / OVERLAYS).mkdir(mode=0o700, exist_ok=True)
+    if is_new:
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names of new files survive a loss of power."""
+    with contextlib.suppress(OSError):  # some systems cannot open folders
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def open_to_write(folder: Path, *, create: bool) -> sqlite3.Connection:

@@ -5,7 +5,6 @@ It knows tables and what belongs into them, and nothing of threads, queues and f
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sqlite3
@@ -118,16 +117,6 @@ def write_new(path: Path, data: bytes) -> None:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names of new files survive a loss of power."""
-    with contextlib.suppress(OSError):  # some systems cannot open folders
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def overlay_path(folder: Path, event_id: str) -> Path:

@@ -97,6 +97,11 @@ class RecordWriter:
 
     def explain(self, explanation: EventExplanation) -> None:
         """Takes the explanation of an earlier event."""
+        found = explanation.explanation
+        if found is not None:
+            # What is drawn in it is in the overlay too, and would fill the memory.
+            plain = [replace(one, overlay_png=b"", heat_map_png=b"") for one in found.explanations]
+            explanation = replace(explanation, explanation=replace(found, explanations=(*plain,)))
         self._backlog.put(explanation)
 
     def flush(self, timeout_s: float) -> bool:
