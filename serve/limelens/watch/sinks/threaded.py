@@ -148,6 +148,11 @@ class ThreadedSink(ABC):
         asyncio.run(self._work_on())
 
     async def _work_on(self) -> None:
+        # A library's callback may still touch a socket that is gone; the loss itself is noticed
+        # where it matters, and must not be printed into a table.
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: _log.debug("%s: %s", self._name, context.get("message"))
+        )
         self._mailbox.listen()
         while True:
             try:
