@@ -133,6 +133,15 @@ def test_another_reason_is_said_once_and_is_no_second_loss() -> None:
     assert (camera.detail, camera.last_error) == ("unknown host", "unknown host")
 
 
+def test_with_a_server_go_its_explanations_and_its_votes() -> None:
+    door = Door(window=3)
+    door.answer(1)
+    door.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, "gone")
+    assert [one.reason for one in door.explained] == ["the server was lost before the explanation"]
+    door.answer(2)
+    assert door.events[-1].votes == {"green": 1}
+
+
 def test_a_camera_that_is_off_is_not_lost() -> None:
     door = Door()
     door.status.off("outside its schedule")

@@ -147,6 +147,7 @@ class CameraStatus:
                 )
             if part is Part.SERVER:
                 self._maker.forget()
+                self._unexplained.ended("the server was lost before the explanation")
             self._look(at)
 
     def lost_because(self, part: Part, detail: str) -> None:
