@@ -20,6 +20,7 @@ from tests.waiting import until
 from tests.watch.record.made import PATIENCE_S, alert, explanation, lost
 
 from limelens.serve.decisions.camera_state import CameraState
+from limelens.serve.decisions.decision import Decision, FacePrediction, Prediction
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import Region, read_image
 from limelens.watch.event import EventType, document
@@ -334,3 +335,28 @@ def test_training_gets_the_part_that_was_judged(start: Start, folder: Path, tmp_
         noted = record.mark_wrong(event.id, "with_mask", review_folder=tmp_path / "review")
     with Image.open(noted.file) as image:
         assert image.size == (32, 48)
+
+
+def test_training_gets_the_face_of_the_person_it_is_about(
+    start: Start, folder: Path, tmp_path: Path
+) -> None:
+    nobody = Prediction(Decision.ABSTAINED, None, (), False, (), 0.5, None)
+    faces = tuple(
+        FacePrediction(Region(left, 0.4, left + 0.25, 0.6), 0.9, nobody, person=person)
+        for person, left in ((1, 0.0), (2, 0.5))
+    )
+    event = alert(person=2, people=2)
+    assert event.evidence is not None
+    event = replace(event, evidence=replace(event.evidence, faces=faces))
+    writer = start(frames="changes")
+    writer.put(event)
+    assert writer.flush(PATIENCE_S)
+    with Record(folder) as record:
+        noted = record.mark_wrong(event.id, "with_mask", review_folder=tmp_path / "review")
+    assert event.evidence is not None
+    whole = read_image(event.evidence.jpeg)
+    part = read_image(Path(noted.file).read_bytes())
+    left, right = round(64 * (0.5 - 0.35 * 0.25)), round(64 * (0.75 + 0.35 * 0.25))
+    top, bottom = round(48 * (0.4 - 0.35 * 0.2)), round(48 * (0.6 + 0.35 * 0.2))
+    assert part.shape == (bottom - top, right - left, 3)
+    assert np.abs(part.astype(int) - whole[top:bottom, left:right]).mean() < 20
