@@ -1,0 +1,52 @@
+"""What examples/python/webhook_receiver.py takes and refuses, as an attacker would try it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.watch.sinks.made import KEY, SECRET, event
+from tests.watch.sinks.receivers import Example
+
+from limelens.watch.sinks.message import message_of
+from limelens.watch.sinks.signing import signed_headers
+
+SENT = event(7)
+BODY = message_of(SENT).body
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Example]:
+    secret = tmp_path / "secret.txt"
+    secret.write_text(SECRET)
+    found = Example(tmp_path, secret)
+    found.start()
+    yield found
+    found.kill()
+
+
+def test_only_what_is_signed_now_is_taken_and_once(receiver: Example) -> None:
+    now = int(time.time())
+    right = signed_headers((KEY,), SENT.id, BODY, now)
+    old = signed_headers((KEY,), SENT.id, BODY, now - 600)
+    ahead = signed_headers((KEY,), SENT.id, BODY, now + 600)
+    foreign = signed_headers((b"another secret of many bytes",), SENT.id, BODY, now)
+    nonsense = {**right, "webhook-signature": "v1,%%% v2,AAAA v1,"}
+
+    def post(headers: dict[str, str], body: bytes = BODY) -> int:
+        address = f"http://127.0.0.1:{receiver.port}/"
+        return httpx.post(address, content=body, headers=headers, trust_env=False).status_code
+
+    refused = [post(one) for one in (old, ahead, foreign, nonsense, {})]
+    assert refused == [401] * 5
+    assert post({**old, "webhook-timestamp": str(now)}) == 401  # an old signature of a new time
+    assert post({**right, "webhook-id": "another"}) == 401  # a repeat that pretends to be news
+    assert post(right, BODY.replace(b"alert", b"clear")) == 401
+    assert receiver.sequences() == []
+    assert [post(right), post(right)] == [204, 204]
+    assert receiver.sequences() == [7]
+    text = b"no event"
+    assert post(signed_headers((KEY,), "text", text, now), text) == 400
