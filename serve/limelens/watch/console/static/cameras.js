@@ -31,9 +31,12 @@ follow("/cameras/stream", {
     for (const camera of value.cameras) {
       const tile = tiles.get(camera.id);
       const before = tile.state;
+      const event = tile.camera?.event;
       const isFirst = tile.camera === null;
       tile.show(camera);
-      if (tile.state !== before || isFirst) tell(tile, isFirst);
+      // While one person alerts, another may: that is an event of its own.
+      const isAnother = tile.state === "alert" && camera.event !== event;
+      if (tile.state !== before || isFirst || isAnother) tell(tile, isFirst);
     }
     // A tile that was lost gets its state back though nothing changed.
     for (const tile of tiles.values()) tile.hold();
