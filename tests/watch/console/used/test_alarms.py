@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+from tests.waiting import until
 
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.console.serving import Console
@@ -53,16 +54,16 @@ def test_an_alert_sounds_and_notifies_each_time_once_somebody_asked_for_it(
     page.get_by_role("button", name="Sound").click()
     page.get_by_role("button", name="Notifications").click()
     expect(page.get_by_role("button", name="Notifications", pressed=True)).to_be_visible()
-    page.wait_for_function("noted.tones == 1")  # so that they know how loud it is
+    until(lambda: noted()["tones"] == 1)  # so that they know how loud it is
 
     live.put(clear)
     expect(tile).to_have_attribute("data-state", "clear")
     live.put(replace(alert, last_event_id="3"))
-    page.wait_for_function("noted.shown.length == 1")
+    until(lambda: len(noted()["shown"]) == 1)
     assert noted() == {"tones": 6, "shown": ["Alert: door, without_mask"]}
     expect(page.locator("#alarm")).to_have_text("Alert: door")
     live.put(replace(alert, last_event_id="3", fps=4.0))  # no news
     live.put(replace(alert, last_event_id="4"))  # somebody else
-    page.wait_for_function("noted.shown.length == 2")
+    until(lambda: len(noted()["shown"]) == 2)
     assert noted()["tones"] == 11
     expect(why).to_have_attribute("href", "/events/4")
