@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each row")
     parser.add_argument("--cameras", type=int, default=16, help="of the part cameras")
     parser.add_argument("--events", type=int, default=100_000, help="of the part record")
+    parser.add_argument("--frames", type=int, default=_HOUR, help="of the part memory")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
@@ -79,7 +80,7 @@ def main() -> None:
     if "record" in parts:
         _record(console, int(arguments.events * share))
     if "memory" in parts:
-        _memory(console, arguments.models, people, int(_HOUR * share))
+        _memory(console, arguments.models, people, int(arguments.frames * share))
     for one in missed:
         console.print(f"not met: {one}")
     sys.exit(1 if missed else 0)
