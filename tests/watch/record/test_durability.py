@@ -258,3 +258,23 @@ def test_a_damaged_record_says_so(start: Start, folder: Path, damage: bytes) -> 
     later = start()
     later.put(alert())
     until(lambda: "damaged" in later.problem)
+
+
+def test_a_damaged_event_says_so(start: Start, folder: Path) -> None:
+    event = alert()
+    writer = start()
+    writer.put(event)
+    writer.explain(explanation(event.id))
+    assert writer.flush(PATIENCE_S)
+    for table, column, read in (
+        ("explanations", "document", Record.explanation),
+        ("evidence", "document", Record.get),
+        ("events", "state", Record.get),
+    ):
+        with sqlite3.connect(folder / "events.sqlite") as connection:
+            connection.execute(f"UPDATE {table} SET {column} = '{{}}'")
+        connection.close()
+        with Record(folder) as record, pytest.raises(DamagedRecordError, match="cannot be read"):
+            read(record, event.id)
+    with Record(folder) as record, pytest.raises(DamagedRecordError, match="cannot be read"):
+        record.list()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from limelens.serve.errors import InvalidRequestError
 from limelens.watch.record.errors import (
     BusyRecordError,
     DamagedRecordError,
@@ -167,6 +168,21 @@ def in_words(file: Path) -> Iterator[None]:
         if str(error).startswith(str(file.parent)):
             raise
         raise type(error)(f"{file}: {error}") from error
+
+
+@contextlib.contextmanager
+def legible(folder: Path) -> Iterator[None]:
+    """Turns errors of understanding what a row holds into those of the record.
+
+    Raises:
+        DamagedRecordError: The row is damaged.
+    """
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError, InvalidRequestError) as error:
+        raise DamagedRecordError(
+            f"{folder / FILE}: the record is damaged: an event in it cannot be read ({error})"
+        ) from error
 
 
 def _as_record_error(error: sqlite3.Error, file: Path) -> RecordError:

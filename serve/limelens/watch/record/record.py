@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from limelens.watch.record.correcting import mark_wrong
-from limelens.watch.record.database import folder_of
+from limelens.watch.record.database import folder_of, legible
 from limelens.watch.record.documents import evidence_of, explanation_of, from_ms
 from limelens.watch.record.errors import RecordError, UnknownEventError
 from limelens.watch.record.exporting import ExportFormat, export
@@ -137,11 +137,13 @@ class Record:
                 f"there is no event {event_id!r} in {self.folder}; it may have been removed for "
                 "its age"
             )
-        found = event_of(rows[0])
+        with legible(self.folder):
+            found = event_of(rows[0])
         if not found.has_evidence:
             return found
         row = self._reader.one("SELECT document FROM evidence WHERE event = ?", (found.number,))
-        return replace(found, event=replace(found.event, evidence=evidence_of(row[0])))
+        with legible(self.folder):
+            return replace(found, event=replace(found.event, evidence=evidence_of(row[0])))
 
     def find(self, start: str) -> RecordedEvent:
         """The only event whose id starts, or ends, so; raises as `get`, also if there are several.
@@ -184,9 +186,10 @@ class Record:
             return None
         (row,) = rows
         document, png = row["document"], row["segments_png"] or b""
-        return RecordedExplanation(
-            None if document is None else explanation_of(document, png), row["reason"]
-        )
+        with legible(self.folder):
+            return RecordedExplanation(
+                None if document is None else explanation_of(document, png), row["reason"]
+            )
 
     def replay(
         self,
@@ -270,7 +273,8 @@ class Record:
         # One more says whether there are more.
         query, values = page_query(wanted, cursor, limit + 1, oldest_first=oldest_first)
         rows = self._reader.all(query, values)
-        events = tuple(event_of(row) for row in rows[:limit])
+        with legible(self.folder):
+            events = tuple(event_of(row) for row in rows[:limit])
         return EventPage(events, cursor_of(events[-1]) if len(rows) > limit else "")
 
     def _image(self, event_id: str, kind: str) -> RecordedImage | None:
