@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from importlib import metadata
@@ -48,6 +51,47 @@ def test_the_client_needs_nothing_heavy() -> None:
         "found = heavy & set(sys.modules); assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def imported(folder: Path, *, without: str = "") -> set[str]:
+    """The packages that the modules of a folder import from elsewhere, wherever they do."""
+    found = set()
+    for path in folder.rglob("*.py"):
+        if without and without in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {one.name for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module))
+    ours = {"limelens", "__future__", *sys.stdlib_module_names}
+    return {name.partition(".")[0] for name in found} - ours
+
+
+def installed_by(*extras: str) -> set[str]:
+    """What can be imported after an installation: what is asked for, and what that asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(extras)
+    requirements: list[str] = project["dependencies"]
+    while wanted:
+        requirements = requirements + project["optional-dependencies"][wanted.pop()]
+        wanted += [one[9:-1] for one in requirements if one.startswith("limelens[")]
+        requirements = [one for one in requirements if not one.startswith("limelens[")]
+    names = {re.split(r"[^\w.-]", one)[0] for one in requirements}
+    for name in list(names):
+        further = [one for one in metadata.requires(name) or () if ";" not in one]
+        names |= {re.split(r"[^\w.-]", one)[0] for one in further}
+    files = [file for name in names for file in metadata.files(name) or ()]
+    return {file.parts[0].partition(".")[0] for file in files}
+
+
+def test_what_watching_needs_comes_with_its_extras() -> None:
+    watch = ROOT / "serve/limelens/watch"
+    # One kind of export alone has an extra of its own.
+    assert imported(watch, without="console") - {"pyarrow"} <= installed_by("watch")
+    assert imported(watch / "console") <= installed_by("console")
+    camera = imported(ROOT / "serve/limelens/serve/tools/camera")
+    assert camera - {"simplejpeg"} <= installed_by("camera")  # which is faster, but not needed
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,8 @@ class Source:
         if read is None:
             return None
         number, self._next_id = self._next_id, self._next_id + 1
-        read_at = read.read_at if self.is_live else time.monotonic()
+        is_file = read.position_s is not None and not self.is_live
+        read_at = time.monotonic() if is_file else read.read_at
         return SourceFrame(
             number, read.encode(), read.captured_at, read.place, read.position_s, read_at
         )
