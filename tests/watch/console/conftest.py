@@ -22,6 +22,13 @@ CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 """Tests of what follows a login need no slow hash."""
 
 
+def csrf_of(page: str) -> str:
+    """The token in a page's forms."""
+    found = re.search(r'<meta name="csrf" content="([^"]+)">', page)
+    assert found is not None
+    return found[1]
+
+
 class Browser(httpx.Client):
     """A client that asks like a browser."""
 
@@ -36,11 +43,7 @@ class Browser(httpx.Client):
 
     def csrf(self, path: str = "/login") -> str:
         """The token in a page's forms."""
-        found = re.search(
-            r'<meta name="csrf" content="([^"]+)">', self.get(path, follow_redirects=True).text
-        )
-        assert found is not None
-        return found[1]
+        return csrf_of(self.get(path, follow_redirects=True).text)
 
     def fill_in(self, path: str, page: str = "/login", **form: str) -> httpx.Response:
         """Sends a form of a page."""

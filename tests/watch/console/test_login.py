@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.watch.console.conftest import Browser, set_users
+from tests.watch.console.conftest import Browser, csrf_of, set_users
 
 from limelens.serve.errors import AccessPolicyError
 from limelens.watch.console.access.lockout import Lockout
@@ -167,3 +167,41 @@ def test_a_file_of_users_is_refused_with_what_is_wrong(users: Path) -> None:
     users.chmod(0o666)
     with pytest.raises(AccessPolicyError, match="chmod 600"):
         read_users(users)
+
+
+def test_without_a_login_there_is_nothing_but_the_login(
+    start_console: Start, browse: Browse, users: Path
+) -> None:
+    browser = browse(start_console(users=users).address)
+    token = browser.csrf()
+    for path in ("/", "/cameras", "/cameras/frame", "/events", "/try", "/health/now", "/missing"):
+        assert browser.get(path).headers["location"].startswith("/login?next="), path
+        assert browser.get(path, headers={"accept": "*/*"}).status_code == 401, path
+        posted = browser.post(path, headers={"x-csrf-token": token, "accept": "*/*"})
+        assert posted.status_code == 401, path
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_the_address_that_a_proxy_names_counts_only_if_the_proxy_is_trusted(
+    start_console: Start,
+    browse: Browse,
+    users: Path,
+    caplog: pytest.LogCaptureFixture,
+    is_trusted: bool,
+) -> None:
+    caplog.set_level(logging.INFO, "limelens.watch.console")
+    proxies = ["127.0.0.1"] if is_trusted else []
+    browser = browse(start_console(users=users, trusted_proxies=proxies).address)
+    browser.headers.update({"x-forwarded-for": "192.0.2.9", "x-forwarded-proto": "https"})
+    visit = browser.get("/login")
+    (cookie,) = visit.headers.get_list("set-cookie")
+    # To the proxy the browser would speak TLS: it keeps the cookie, and this client does not.
+    answer = browser.post(
+        "/login",
+        data={"name": "vera", "password": "vera has a password"},
+        headers={"cookie": cookie.partition(";")[0], "x-csrf-token": csrf_of(visit.text)},
+    )
+    assert answer.status_code == 303
+    assert ("192.0.2.9" if is_trusted else "127.0.0.1") in caplog.records[-1].getMessage()
+    cookies = answer.headers.get_list("set-cookie")
+    assert all(("Secure" in one and one.startswith("__Host-")) == is_trusted for one in cookies)
