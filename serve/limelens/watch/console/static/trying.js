@@ -81,7 +81,7 @@ async function prepared(file) {
   return { blob, shrunk: true };
 }
 
-async function choose(file) {
+async function choose(file, name = file?.name) {
   if (!file) return;
   complain("");
   const { blob, shrunk } = await prepared(file);
@@ -90,7 +90,7 @@ async function choose(file) {
     return;
   }
   image = blob;
-  at("chosen").textContent = shrunk ? say("try_shrunk", { name: file.name }) : file.name;
+  at("chosen").textContent = shrunk ? say("try_shrunk", { name }) : name;
   const preview = at("preview");
   if (preview.src) URL.revokeObjectURL(preview.src);
   preview.src = URL.createObjectURL(blob);
@@ -168,7 +168,8 @@ async function explain() {
       if (news.part) {
         at("explained").innerHTML = news.part;
         wireSliders(at("explained"));
-        at("explained").scrollIntoView({ block: "nearest" });
+        at("why").focus({ preventScroll: true });
+        at("explained").scrollIntoView({ block: "start" });
       }
     }
   });
@@ -218,7 +219,7 @@ async function chooseEvent() {
   if (!id) return;
   at("faces").checked = asked.get("faces") === "true";
   const response = await fetch(`/events/${encodeURIComponent(id)}/frame.jpg`);
-  if (response.ok) await choose(new File([await response.blob()], `${id}.jpg`));
+  if (response.ok) await choose(await response.blob(), say("try_frame"));
   else complain(await refusal(response));
 }
 
