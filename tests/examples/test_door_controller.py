@@ -179,7 +179,8 @@ def test_a_refused_stream_opens_no_secure_door(
     both.until("unknown, the camera's program ended")
     assert both.ended() == [1, 1]
     for controller in both.controllers:
-        assert "refused" in controller.said[-2]
+        # How long the process takes to end after that is not said.
+        assert any(said.endswith("unknown, refused") for said in controller.said)
 
 
 @pytest.fixture

@@ -152,3 +152,25 @@ def test_nobody_there_is_clear_unless_it_is_to_be_unknown() -> None:
     keeper = StateKeeper(max_decision_age_s=2, nobody=UNKNOWN)
     keeper.answered(answer(nobody=True), 10)
     assert said(keeper, 10) == (UNKNOWN, UnknownReason.NOBODY)
+
+
+def test_one_loss_ends_and_the_other_lasts() -> None:
+    keeper = StateKeeper(max_decision_age_s=2)
+    keeper.lost(UnknownReason.FROZEN)
+    keeper.lost(UnknownReason.SERVER_LOST)
+    keeper.back(UnknownReason.SERVER_LOST)
+    keeper.answered(answer("green"), 10)
+    assert said(keeper, 10) == (UNKNOWN, UnknownReason.FROZEN)
+    keeper.lost(UnknownReason.REFUSED)
+    keeper.back(UnknownReason.CAMERA_LOST)
+    assert said(keeper, 10) == (UNKNOWN, UnknownReason.REFUSED)
+
+
+def test_a_frame_from_before_a_camera_came_back_clears_nothing() -> None:
+    keeper = StateKeeper(max_decision_age_s=2)
+    keeper.lost(UnknownReason.CAMERA_LOST)
+    keeper.back(UnknownReason.CAMERA_LOST, at=10)
+    keeper.answered(answer("green"), 9.9)  # its answer was on its way
+    assert said(keeper, 10) == (UNKNOWN, UnknownReason.STARTING)
+    keeper.answered(answer("green"), 10.1)
+    assert said(keeper, 10.2) == (CLEAR, None)

@@ -102,10 +102,10 @@ class Teller:
             self._keeper.lost(reason, detail)
             self._put(EventType.LOST, self._tell_state(), detail=detail)
 
-    def back(self) -> None:
-        """Notes that it is back."""
+    def back(self, reason: UnknownReason) -> None:
+        """Notes that what was lost for such a reason is back."""
         with self._changed:
-            self._keeper.back()
+            self._keeper.back(reason, at=time.monotonic())
             self._put(EventType.BACK, self._keeper.report(time.monotonic()))
             self._tell_state()
 
@@ -210,7 +210,7 @@ class Losses:
         with self._lock:
             self._now = None
             if self._teller is not None:
-                self._teller.back()
+                self._teller.back(UnknownReason.CAMERA_LOST)
 
 
 def _reason_of(error: SourceError) -> UnknownReason:

@@ -255,7 +255,7 @@ def camera(
                     report=messages,
                     keep_images=blur_faces,
                     on_lost=lambda error: teller.lost(UnknownReason.SERVER_LOST, str(error)),
-                    on_back=teller.back,
+                    on_back=lambda: teller.back(UnknownReason.SERVER_LOST),
                     max_decision_age_s=max_decision_age_s,
                     **settings,
                 ):

@@ -59,6 +59,7 @@ class StateKeeper:
         self._camera_lost: StateReport | None = None
         self._server_lost: StateReport | None = None
         self._bad_frame = ""  # why frames after the last classified one could not be read
+        self._not_before = 0.0  # when a camera came back
 
     def answered(self, answer: FrameAnswer, at: float) -> None:
         """Takes an answer of the stream, also one to no frame.
@@ -74,6 +75,8 @@ class StateKeeper:
                 return
             if self._server_lost is not None and answer.status is not FrameStatus.SUPERSEDED:
                 self._server_lost = None  # it answers again
+            if at < self._not_before and answer.state is not CameraState.ALERT:
+                return
             if answer.status is FrameStatus.CLASSIFIED:
                 self._classified_at = at
                 self._bad_frame = ""
@@ -102,10 +105,20 @@ class StateKeeper:
         with self._lock:
             self._lose(reason, detail)
 
-    def back(self) -> None:
-        """Ends every loss. The state is unknown until the next decision."""
+    def back(self, reason: UnknownReason | None = None, *, at: float = 0.0) -> None:
+        """Ends a loss. The state is unknown until the next decision.
+
+        Args:
+            reason: `SERVER_LOST` or `REFUSED` for that of the server, any other for that of the
+                camera; None ends both.
+            at: When, by `time.monotonic`; answers to frames that were taken before say nothing.
+        """
         with self._lock:
-            self._camera_lost = self._server_lost = None
+            if reason is None or reason in _OF_SERVER:
+                self._server_lost = None
+            if reason not in _OF_SERVER:
+                self._camera_lost = None
+                self._not_before = at
             self._decided = _STARTING
             self._bad_frame = ""
 
