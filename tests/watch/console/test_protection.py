@@ -208,4 +208,4 @@ def test_a_connection_that_brings_or_takes_nothing_is_closed(
         with socket.create_connection((host, int(port)), timeout=60) as idle:
             idle.sendall(sent)
             assert idle.recv(1) == b"", sent
-        assert browser.get("/health").status_code == 200
+        assert browser.get("/health", headers={"connection": "close"}).status_code == 200

@@ -18,7 +18,7 @@ from typing import Final
 
 _FREE: Final = 4
 """Wrong logins before the first delay."""
-_FIRST_S: Final = 2.0
+FIRST_S: Final = 2.0
 _LONGEST_S: Final = {"name": 30.0, "address": 900.0, "browser": 30.0}
 _FADES_S: Final = 3600.0
 _MAX_COUNTS: Final = 20_000
@@ -49,7 +49,7 @@ class Lockout:
             count.last = at
             over = count.wrong - _FREE
             if over > 0:
-                delay_s = min(_LONGEST_S[key[0]], _FIRST_S * 2.0 ** min(over - 1, 30))
+                delay_s = min(_LONGEST_S[key[0]], FIRST_S * 2.0 ** min(over - 1, 30))
                 count.until = at + delay_s
             self._counts[key] = count
             self._counts.move_to_end(key)
