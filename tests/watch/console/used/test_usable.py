@@ -132,7 +132,7 @@ def test_nothing_serious_is_found_on_any_page(
     look("cameras")
     page.goto(f"{console.address}/events?q=o")
     look("events")
-    for number, name in enumerate(("explained", "bare", "lost")):
+    for number, name in enumerate(("bare", "lost", "explained")):
         page.goto(f"{console.address}/events")
         page.locator(".event a").nth(number).click()
         expect(page.locator("h1 .state")).to_be_visible()
