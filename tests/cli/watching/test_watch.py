@@ -142,6 +142,19 @@ def test_videos_end_the_command_when_they_end(
     assert [frame["frame_id"] for frame in frames] == list(range(20))
 
 
+def test_a_video_says_that_its_server_is_absent_and_begins_when_it_is_there(
+    watching: Watch, start_server: Callable[..., Any], save_video: Callable[..., Path]
+) -> None:
+    server = start_server()
+    server.stop(0)
+    video = save_video("visit.mp4", [GREEN] * 3)
+    one = watching(ONE.format(server=server.address, source=video))
+    one.wait_for("door", "unknown", "server_lost")
+    start_server(listen=server.address)
+    assert one.wait() == 0
+    assert one.states("door")[-2:] == [("clear", "green"), ("unknown", "off")]
+
+
 def test_a_wrong_token_is_said_and_goes_on_being_tried(
     watching: Watch, start_server: Callable[..., Any], tokens: Any, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,6 +181,18 @@ def test_a_decision_expires_by_the_clock_alone() -> None:
     door.status.tick(expires_at + 0.01)
     assert door.news[-1] == ("state", UNKNOWN, CLEAR, "expired")
     assert door.status.expires_at() is None
+
+
+def test_a_decision_on_a_file_holds_until_the_next_however_long_its_explanation_takes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "visit.mp4").touch()
+    door = Door(source=str(tmp_path / "visit.mp4"), max_decision_age_s=2)
+    door.answer(1)
+    door.status.tick(time.monotonic() + 999)
+    assert door.news[-1][1] == ALERT
+    (camera,) = door.live.all()
+    assert camera.max_age_s is None
 
 
 def test_another_person_who_alerts_is_an_event_of_their_own() -> None:

@@ -150,6 +150,8 @@ class CameraThread:
                     source,
                     on_lost=self._server_lost,
                     keep_images=True,
+                    # Inside a call nobody could say why there is no server.
+                    waits_for_server=False,
                     **_stream_arguments(settings),
                 ):
                     # With a limit on the rate, most frames are left out on purpose.
@@ -259,7 +261,7 @@ def _stream_arguments(settings: CameraSettings) -> dict[str, Any]:
         "smoothing": settings.smoothing,
         "required_to_alert": settings.required_to_alert,
         "threshold": settings.threshold,
-        "max_decision_age_s": settings.max_decision_age_s,
+        "max_decision_age_s": settings.holds_for_s or 0.0,
         "faces": settings.face_options,
         "explain_on_change": None if settings.explain == "never" else _EXPLAINED_AS,
         "explain_alerts_only": settings.explain == "alerts",

@@ -39,7 +39,7 @@ class LiveView:
             now,
             reason=UnknownReason.STARTING,
             region=settings.region,
-            max_age_s=settings.max_decision_age_s,
+            max_age_s=settings.holds_for_s,
         )
         self._has_faces = settings.faces
         self._classified: deque[float] = deque()

@@ -246,6 +246,17 @@ class CameraSettings(BaseModel):
         return self.window, self.required or self.window // 2 + 1
 
     @property
+    def holds_for_s(self) -> float | None:
+        """How long a decision holds without a newer one; None is until there is one.
+
+        That is so of a file: its next frame waits until an alert is explained, which would end
+        the alert, and raise another one.
+        """
+        path = self.source.get_secret_value()
+        is_file = "://" not in path and (Path(path).is_file() or Path(path).is_dir())
+        return None if is_file else self.max_decision_age_s
+
+    @property
     def state_of_nobody(self) -> CameraState:
         """The state while nobody is there."""
         return CameraState(self.nobody)

@@ -67,7 +67,7 @@ class CameraStatus:
         self._deliver = deliver
         self._lock = threading.RLock()
         self._keeper = StateKeeper(
-            max_decision_age_s=settings.max_decision_age_s, nobody=settings.state_of_nobody
+            max_decision_age_s=settings.holds_for_s or 0.0, nobody=settings.state_of_nobody
         )
         self._maker = EventMaker(settings)
         self._live = LiveView(live, settings, source, datetime.now(UTC))

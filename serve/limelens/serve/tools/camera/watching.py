@@ -55,6 +55,7 @@ def watch(
     keep_images: bool = False,
     on_lost: Callable[[LimelensError], object] = lambda _error: None,
     on_back: Callable[[], object] = lambda: None,
+    waits_for_server: bool = True,
     **settings: Any,
 ) -> Iterator[SourceAnswer]:
     """Classifies a source's frames.
@@ -71,6 +72,8 @@ def watch(
         keep_images: Whether an answer comes with its frame.
         on_lost: Called with what happened when the server is lost, and when that changes.
         on_back: Called before the first answer to a frame after that.
+        waits_for_server: Whether a file waits, silently, for a server that is not there yet; False
+            raises `UnavailableError`. A camera's server is waited for, and lost meanwhile.
         settings: As for `Client.stream`.
 
     Yields:
@@ -82,6 +85,9 @@ def watch(
     sent: dict[int, SourceFrame] = {}
     reported = ""
     while (first := source.take()) is not None:
+        # Inside a call, a live frame that waits for a server grows old, and the call cannot be
+        # stopped: it is waited for here instead.
+        settings["wait_for_ready"] = waits_for_server and not source.is_live
         try:
             for found in _one_stream(client, source, first, sent, keep_images, settings):
                 # Answers to frames that were given up here do not come from the server.
@@ -140,9 +146,7 @@ def _one_stream(
                 return
 
     try:
-        # Inside a call, a live frame that waits for a server grows old, and the call cannot be
-        # stopped: `watch` waits instead.
-        for answer in client.stream(frames(), wait_for_ready=not source.is_live, **settings):
+        for answer in client.stream(frames(), **settings):
             number = answer.frame_id
             answered = sent.get(number)
             if answer.status is FrameStatus.DECISION_EXPIRED:
