@@ -13,7 +13,7 @@ import paho.mqtt.client as paho
 import pytest
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
-from tests.deploy.test_watching_files import texts
+from tests.deploy.test_watching_files import check, texts, with_its_files
 from tests.waiting import until
 from tests.watch.sinks.brokers import Broker, Subscriber, mosquitto
 from tests.watch.sinks.made import event
@@ -38,15 +38,10 @@ def secrets_named(text: str) -> set[str]:
     return {part.split()[0] for part in text.split("/run/secrets/")[1:]}
 
 
-def test_the_example_is_a_file_that_can_be_watched() -> None:
-    found = subprocess.run(
-        [sys.executable, "-m", "limelens.cli", "watch", DEPLOY / "compose-door.toml", "--check"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (found.returncode, found.stderr) == (0, "")
+def test_the_example_is_a_file_that_can_be_watched(
+    tmp_path: Path, authority: Callable[..., Any]
+) -> None:
+    check(with_its_files(DEPLOY / "compose-door.toml", tmp_path, authority("server")))
 
 
 def test_the_services_may_do_as_little_as_the_server() -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,24 @@ def test_systemd_finds_nothing_wrong_with_the_unit() -> None:
     assert found.returncode == 0, found.stdout[-500:] + found.stderr
 
 
-def test_the_example_is_a_file_that_can_be_watched() -> None:
+def with_its_files(example: Path, folder: Path, ca: Any) -> Path:
+    """The example, and beside it the files that it names."""
+    text = re.sub(r'"/(?:run|etc|var)/[^"]*/', f'"{folder}/', example.read_text())
+    chain, key = ca.issue("localhost")
+    for name in re.findall(rf'"{folder}/([^"]+)"', text):
+        content = {"ca.pem": ca.path, "tls.crt": chain, "tls.key": key}.get(name)
+        # The rest is read as a line, or as a file of users, of whom there are none.
+        (folder / name).write_text("# a:b\n" if content is None else content.read_text())
+    (folder / "record").unlink(missing_ok=True)
+    found = folder / example.name
+    found.write_text(text)
+    return found
+
+
+def check(path: Path) -> None:
+    """Lets `limelens watch` say what is wrong with a file."""
     found = subprocess.run(
-        [sys.executable, "-m", "limelens.cli", "watch", EXAMPLE, "--check"],
+        [sys.executable, "-m", "limelens.cli", "watch", path, "--check"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -90,6 +105,12 @@ def test_the_example_is_a_file_that_can_be_watched() -> None:
     )
     assert (found.returncode, found.stderr) == (0, "")
     assert "2 cameras" in found.stdout
+
+
+def test_the_example_is_a_file_that_can_be_watched(
+    tmp_path: Path, authority: Callable[..., Any]
+) -> None:
+    check(with_its_files(EXAMPLE, tmp_path, authority("server")))
 
 
 def test_the_examples_paths_are_those_that_the_unit_gives_it() -> None:
