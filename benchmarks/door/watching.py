@@ -123,7 +123,9 @@ def _config(address: str, sources: Sequence[str], rules: str, num_explaining: in
     box = [REGION.left, REGION.top, REGION.right, REGION.bottom]
     parts = [
         f'[server]\naddress = "{address}"\n',
-        f'[defaults]\nmodel_name = "facemask"\nregion = {box}\nexplain = "never"\n{rules}\n',
+        # A person's few frames come again and again.
+        f'[defaults]\nmodel_name = "facemask"\nregion = {box}\nexplain = "never"\n'
+        f"frozen_after_s = 0\n{rules}\n",
     ]
     for number, source in enumerate(sources):
         explain = 'explain = "changes"\n' if number < num_explaining else ""
