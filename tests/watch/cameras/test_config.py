@@ -135,6 +135,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "door.toml").write_bytes(b"a = '\xff'")
     with pytest.raises(ConfigError, match="byte 5 is not UTF-8"):
         read_config(tmp_path / "door.toml")
+    (tmp_path / "door.toml").write_text("a = " + "[" * 5000)
+    with pytest.raises(ConfigError, match="brackets within brackets"):
+        read_config(tmp_path / "door.toml")
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,14 @@ def test_a_file_of_users_is_refused_with_what_is_wrong(users: Path) -> None:
         ("[users.'ve ra']\nrole = 'viewer'\npassword = 'x'\n", "1 to 64"),
         ("[users.vera]\nrole = 'root'\npassword = 'x'\n", "viewer or operator"),
         ("[users.vera]\nrole = 'viewer'\npassword = 'in the clear'\n", "argon2id"),
+        # Such a hash would fail the logins of others, or take all the memory.
+        ("[users.vera]\nrole = 'viewer'\npassword = '$argon2id$v=19'\n", "argon2id"),
+        (
+            "[users.vera]\nrole = 'viewer'\n"
+            "password = '$argon2id$v=19$m=4000000,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2hoYXNo'\n",
+            "argon2id",
+        ),
+        ("a = " + "[" * 5000, "not TOML"),
     ):
         users.write_text(text)
         with pytest.raises(AccessPolicyError, match=said) as caught:

@@ -102,6 +102,8 @@ def read_config(path: Path) -> WatchConfig:
         raise ConfigError(f"{path}: {error.strerror}; expected a file in TOML") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; expected TOML") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: too many brackets within brackets; expected TOML") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}{_of_toml(error)}; expected TOML") from None
     defaults = values.pop("defaults", {})

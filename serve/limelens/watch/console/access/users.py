@@ -22,12 +22,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from argon2 import extract_parameters
+from argon2.exceptions import Argon2Error, InvalidHashError
+
 from limelens.serve.errors import AccessPolicyError
 from limelens.serve.files import locked_folder, write_whole
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _HASH_PATTERN: Final = r"\$argon2id\$[A-Za-z0-9$=,+/]{1,512}"
 _MAX_BYTES: Final = 1 << 20
+_MOST_KIB: Final = 1 << 20
+_MOST_PASSES: Final = 100
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +77,7 @@ def read_users(path: Path) -> dict[str, User]:
         )
     try:
         document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise AccessPolicyError(f"{path} is not TOML: {error}; correct it") from error
     entries = document.pop("users", {})
     if document or not isinstance(entries, dict):
@@ -92,12 +97,23 @@ def _read_user(name: str, entry: object, path: Path) -> User:
     role, password = entry["role"], entry["password"]
     if role not in [one.value for one in Role]:
         raise AccessPolicyError(f"{place}: role: expected viewer or operator")
-    if not isinstance(password, str) or not re.fullmatch(_HASH_PATTERN, password):
+    if not isinstance(password, str) or not _is_hash(password):
         raise AccessPolicyError(
             f"{place}: password: expected a hash by argon2id; limelens console users add {name} "
             "writes one"
         )
     return User(name, Role(role), password)
+
+
+def _is_hash(text: str) -> bool:
+    """Whether it is a hash that can be checked here: one that cannot would fail every login."""
+    if not re.fullmatch(_HASH_PATTERN, text):
+        return False
+    try:
+        found = extract_parameters(text)
+    except (Argon2Error, InvalidHashError):
+        return False
+    return found.memory_cost <= _MOST_KIB and found.time_cost <= _MOST_PASSES
 
 
 @contextlib.contextmanager
