@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.waiting import until
 from tests.watch.console.conftest import Browser
 
 from limelens.serve.errors import AccessPolicyError, ListenError
-from limelens.watch.console.connections import WatchedProtocol
+from limelens.watch.console import connections
+from limelens.watch.console.connections import LimitedSocket, WatchedProtocol
 from limelens.watch.console.serving import Console
 
 Start = Callable[..., Console]
@@ -55,6 +57,9 @@ def test_a_name_that_was_made_to_lead_here_reaches_nothing(
         "",
         "x@localhost",
         "localhost/.evil",
+        "[",
+        "[::1",
+        "localhost]",
     ):
         answer = browser.get("/health", headers={"host": host})
         assert answer.status_code == 421, host
@@ -97,7 +102,7 @@ def test_a_post_needs_the_token_of_the_page(start_console: Start, browse: Browse
         answer = browser.post("/preferences", data={**form, **wrong})
         assert answer.status_code == 403
         assert "limelens-theme" not in browser.cookies
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://["):
         answer = browser.post(
             "/preferences", data={**form, "csrf": token}, headers={"origin": origin}
         )
@@ -195,6 +200,91 @@ def test_a_renewed_certificate_is_used_without_a_restart(
     assert browse(console.address, first.path).get("/login").status_code == 200
     key.write_bytes(new_key.read_bytes())
     until(is_new)
+
+
+def test_connections_leave_the_process_open_files(
+    start_console: Start, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
+    console = start_console()
+    place = ("127.0.0.1", int(console.address.rpartition(":")[2]))
+    flood = [socket.create_connection(place, timeout=60) for _ in range(21)]
+    assert flood[20].recv(1) == b""  # at once: the others are looked at after some seconds
+    flood[0].sendall(b"GET /session HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert flood[0].recv(12) == b"HTTP/1.1 200"
+    for one in flood:
+        one.close()
+
+    until(lambda: _is_served(browse(console.address)))
+
+
+def test_a_connection_that_takes_no_response_is_closed(
+    start_console: Start, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WatchedProtocol, "look_s", 0.2)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 1)
+    console = start_console()
+    place = ("127.0.0.1", int(console.address.rpartition(":")[2]))
+    ask = b"GET /static/console.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(place, timeout=60) as deaf:
+        deaf.sendall(ask * 1000)  # for far more than the system holds for it
+        until(lambda: _is_served(browse(console.address)))
+
+
+def test_requests_ahead_of_their_turn_fill_no_memory(start_console: Start) -> None:
+    place = ("127.0.0.1", int(start_console().address.rpartition(":")[2]))
+    much = b"GET /session HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1_000_000
+    with socket.create_connection(place, timeout=60) as hasty, pytest.raises(ConnectionError):
+        hasty.sendall(much)  # far more than the system holds
+
+
+def _is_served(browser: Browser) -> bool:
+    try:
+        return browser.get("/session").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_one_address_cannot_take_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_PER_ADDRESS", 3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        LimitedSocket(listening, [ipaddress.ip_network("127.0.0.3/32")]) as limited,
+    ):
+
+        def accepted(source: str) -> socket.socket:
+            opened = socket.create_connection(
+                limited.getsockname(), timeout=60, source_address=(source, 0)
+            )
+            with opened:
+                return limited.accept()[0]
+
+        first = [accepted("127.0.0.1") for _ in range(3)]
+        with pytest.raises(ConnectionAbortedError):
+            accepted("127.0.0.1")
+        others = [accepted("127.0.0.2"), *(accepted("127.0.0.3") for _ in range(5))]
+        first.pop().close()
+        for one in (accepted("127.0.0.1"), *first, *others):
+            one.close()
+
+
+def test_nobody_is_a_proxy_by_a_wide_word(start_console: Start) -> None:
+    for everybody in ("*", "0.0.0.0/0", "::/0", "proxy.example"):
+        with pytest.raises(AccessPolicyError, match="expected the proxy's own address"):
+            start_console(trusted_proxies=[everybody])
+
+
+def test_a_request_with_two_ends_is_refused(start_console: Start) -> None:
+    place = ("127.0.0.1", int(start_console().address.rpartition(":")[2]))
+    with socket.create_connection(place, timeout=60) as opened:
+        opened.sendall(
+            b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: opened.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 def test_a_connection_that_brings_or_takes_nothing_is_closed(

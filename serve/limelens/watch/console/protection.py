@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import time
 from collections.abc import Collection
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
@@ -51,6 +52,8 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _MAX_FORM_BYTES: Final = 64 * 1024
 _PATIENCE_S: Final = 15.0
 """For each part of a body."""
+_WHOLE_S: Final = 120.0
+"""For a body."""
 
 
 class Protection:
@@ -99,6 +102,9 @@ class Protection:
             # reach anything, not even a login.
             text = self._pages.say(request, "errors.host")
             refused: Response | None = PlainTextResponse(f"{text}\n", 421)
+        elif {"content-length", "transfer-encoding"} <= {*request.headers}:
+            # A proxy in front may see another end of the request, and another one behind it.
+            refused = PlainTextResponse("", 400, {"connection": "close"})
         elif request.method not in ("GET", "HEAD", "POST"):
             refused = self._pages.error(request, 405, "method")
         elif request.method == "POST":
@@ -108,7 +114,7 @@ class Protection:
         await (refused or self._app)(scope, receive, protected_send)
 
     def _is_known_host(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if host and not set(host) & set("/@?#\\ ") else None
+        name = _name_in(f"//{host}") if not set(host) & set("/@?#\\ ") else None
         if name is None:
             return False
         try:
@@ -131,7 +137,8 @@ class Protection:
         self, request: Request, receive: Receive
     ) -> tuple[Response | None, Receive]:
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        host = request.headers.get("host")
+        if origin is not None and origin.partition("://")[2] != host:
             return self._pages.error(request, 403, "forged"), receive
         is_form = request.headers.get("content-type", "").partition(";")[0].strip() == _FORM
         most = _MAX_FORM_BYTES if is_form else self._max_body_bytes
@@ -175,16 +182,27 @@ class Protection:
             )
 
 
+def _name_in(url: str) -> str | None:
+    """The host that a URL names; None without one that can be read."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # such as brackets around no address
+        return None
+
+
 def _limited(receive: Receive, most: int) -> Receive:
     """The same messages, until the body is longer or slower than it may be."""
     received, is_whole = 0, False
+    ends_at = time.monotonic() + _WHOLE_S
 
     async def limited() -> Message:
         nonlocal received, is_whole
         if is_whole:
             return await receive()  # the end of the connection, whenever it comes
         try:
-            message = await asyncio.wait_for(receive(), _PATIENCE_S)
+            message = await asyncio.wait_for(
+                receive(), min(_PATIENCE_S, ends_at - time.monotonic())
+            )
         except TimeoutError:
             raise HTTPException(408) from None
         is_whole = not message.get("more_body", False)

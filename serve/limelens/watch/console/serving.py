@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import logging
 import socket
 import ssl
@@ -17,9 +19,10 @@ from limelens.serve.access.watched import Watched
 from limelens.serve.addresses import is_loopback_host, parse_address
 from limelens.serve.errors import AccessPolicyError, ListenError
 from limelens.watch.console.access.visitors import Visitors
+from limelens.watch.console.addresses import OWN, Network
 from limelens.watch.console.app import application, navigation
 from limelens.watch.console.changes import Changes
-from limelens.watch.console.connections import WatchedProtocol
+from limelens.watch.console.connections import LimitedSocket, WatchedProtocol
 from limelens.watch.console.rendering import Pages
 from limelens.watch.console.settings import ConsoleSettings
 from limelens.watch.console.state import AppState
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from limelens.serve.client import Client
     from limelens.watch.record import Record
 
-_MAX_CONNECTIONS: Final = 1000
 _START_S: Final = 30.0
 _STOP_S: Final = 5.0
 _log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ class Console:
         client: Callable[[], Client] | None,
         problems: Callable[[], Sequence[str]],
     ) -> None:
-        listening = _listen(settings)
+        many = [*_proxies(settings), *OWN]
+        listening = LimitedSocket(_listen(settings), many)
         self._closing = threading.Event()
         try:
             pair = _watched_pair(settings)
@@ -122,7 +125,6 @@ def _config(settings: ConsoleSettings, app: Any) -> uvicorn.Config:
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
-        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=3,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
@@ -157,6 +159,27 @@ def _listen(settings: ConsoleSettings) -> socket.socket:
             f"cannot serve the page on {settings.listen}: {error.strerror}; the port is taken, or "
             "the address is not this machine's: listen on another"
         ) from error
+
+
+def _proxies(settings: ConsoleSettings) -> list[Network]:
+    """The proxies that are trusted.
+
+    Raises:
+        AccessPolicyError: One is no address, or everybody is.
+    """
+    found: list[Network] = []
+    for text in settings.trusted_proxies:
+        network: Network | None = None
+        with contextlib.suppress(ValueError):
+            network = ipaddress.ip_network(text, strict=False)
+        if network is None or not network.prefixlen:
+            raise AccessPolicyError(
+                f"{text!r} cannot be trusted as a proxy; expected the proxy's own address, such as "
+                "10.0.0.2: whoever is trusted may claim any address, and dodge the limit on wrong "
+                "logins"
+            )
+        found.append(network)
+    return found
 
 
 def _check_beyond(settings: ConsoleSettings) -> None:

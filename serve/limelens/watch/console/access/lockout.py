@@ -11,10 +11,11 @@ It knows no clock: times are handed in.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
+
+from limelens.watch.console.addresses import network_of
 
 _FREE: Final = 4
 """Wrong logins before the first delay."""
@@ -74,17 +75,4 @@ class Lockout:
 def _keys(name: str, address: str, browser: str | None) -> list[tuple[str, str]]:
     if browser is not None:
         return [("browser", f"{browser} {name}")]
-    return [("name", name), ("address", _network(address))]
-
-
-def _network(address: str) -> str:
-    """The address, or of IPv6 the network that one subscriber has."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
+    return [("name", name), ("address", network_of(address))]
