@@ -109,7 +109,7 @@ def test_doubts_are_said_plainly(
 def test_what_was_not_kept_is_said_with_what_to_set(
     recorded: Callable[..., Record], show: Callable[..., Browser]
 ) -> None:
-    before = datetime.now(UTC) - timedelta(minutes=2)
+    before = datetime.now(UTC) - timedelta(minutes=3)
     bare, reasoned, gone, new = alert(time=before), alert(), lost(), alert()
     late = EventExplanation(reasoned.id, None, reason="a newer change superseded it")
     browser = show(recorded(bare, reasoned, late, gone, new))

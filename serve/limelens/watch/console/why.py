@@ -27,7 +27,7 @@ from limelens.watch.record.record import Record
 from limelens.watch.record.recorded import RecordedEvent
 from limelens.watch.record.replay import Replay
 
-_EXPLAINED_WITHIN: Final = timedelta(minutes=1)
+_EXPLAINED_WITHIN: Final = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)

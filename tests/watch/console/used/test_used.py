@@ -30,6 +30,7 @@ address = "{server}"
 id = "door"
 source = "{source}"
 window = 3
+max_decision_age_s = 60
 explain = "alerts"
 [record]
 path = "record"

@@ -1,7 +1,7 @@
 // Shows an event's explanation once it is there: it comes some seconds after the event.
 
 const EVERY_MS = 2000;
-const LONGEST_MS = 60_000;
+const LONGEST_MS = 120_000;
 const began = performance.now();
 
 async function look() {
