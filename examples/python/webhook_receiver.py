@@ -6,7 +6,7 @@ it was taken. An event that comes late is kept, but opens no door: only a fresh 
 
 It needs nothing but Python.
 
-    python webhook_receiver.py 127.0.0.1:8600 secret.txt events.sqlite
+    python webhook_receiver.py 127.0.0.1:8700 secret.txt events.sqlite
 """
 
 from __future__ import annotations

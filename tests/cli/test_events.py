@@ -99,7 +99,7 @@ def test_a_week_old_event_is_explained_from_the_record_alone(
         assert sentence in said
 
     said = events("why", doubtful.id).stdout
-    assert "about person 3 of 4" in said
+    assert "about person 3, with 4 people there" in said
     assert "This explanation is not reliable:\n  The stability is 0.30" in said
 
     said = events("why", gone.id).stdout

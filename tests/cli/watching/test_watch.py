@@ -227,10 +227,17 @@ def test_a_wrong_file_is_an_error_and_check_only_reads(
         "[server]\ntoken_env = 'LIMELENS_NO_SUCH'\n[defaults]\npassword_file = 'password'\n"
         "[[camera]]\nid = 'a'\nsource = 'a.mp4'\n"
         "[[camera]]\nid = 'b'\nsource = 0\nmodel = 'b.onnx'\n"
+        "[[webhook]]\nname = 'c'\nurl = 'http://127.0.0.1:1/'\nsecret_file = 'c.secret'\n"
+        "spool = 'spool'\n"
+        "[mqtt]\nhost = 'd'\nusername = 'd'\npassword_env = 'LIMELENS_NO_SUCH'\n"
+        "[console]\nusers = 'users.toml'\n"
     )
     result = limelens("watch", path, "--check")
     assert result.exit_code == 1
     for reason in (
+        f"webhook c: secret_file: {tmp_path}/c.secret is no file",
+        "mqtt: password_env: the variable LIMELENS_NO_SUCH is not set",
+        f"console: users: {tmp_path}/users.toml is no file",
         "the server's token: the variable LIMELENS_NO_SUCH is not set",
         f"a: its password: {tmp_path}/password: No such file or directory",
         f"a: {tmp_path}/a.mp4: no such file",

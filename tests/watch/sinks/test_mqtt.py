@@ -212,6 +212,16 @@ def test_a_camera_of_which_nothing_is_heard_becomes_unknown(
 
 # paho leaves it to the interpreter to close a connection whose handshake failed.
 @pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
+def test_a_broker_that_speaks_no_tls_is_said_to(
+    start_broker: StartBroker, start_sink: Callable[..., MqttSink]
+) -> None:
+    broker = start_broker("allow_anonymous true")
+    sink = start_sink(settings(broker.port, tls=True))
+    until(lambda: "set tls = false" in sink.problem)
+    assert "Errno" not in sink.problem
+
+
+@pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
 def test_a_broker_asks_for_a_password_and_shows_a_certificate(
     start_broker: StartBroker,
     subscribe: Subscribe,

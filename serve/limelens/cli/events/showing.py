@@ -178,7 +178,10 @@ def _print_replay(again: Replay) -> None:
     )
     if again.num_missing:
         frames = counted(again.num_missing, "frame")
-        _say(f"[yellow]{frames} of such a window not recorded: it may have decided earlier.[/]")
+        are = "is" if again.num_missing == 1 else "are"
+        _say(
+            f"[yellow]{frames} of such a window {are} not recorded: it may have decided earlier.[/]"
+        )
 
 
 def _say(text: str, indent: int = 0) -> None:

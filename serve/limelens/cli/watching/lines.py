@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 STYLES = {"alert": "bold red", "clear": "green", "unknown": "yellow"}
 
 
+def _print(console: Console, text: str) -> None:
+    """Prints a line; on a terminal it breaks between words."""
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
 class Messages:
     """Prints messages to stderr, or above the table that another console draws."""
 
@@ -26,7 +31,7 @@ class Messages:
 
     def __call__(self, message: str) -> None:
         """Prints a message with the time."""
-        self.console.print(f"{datetime.now():%H:%M:%S}  {escape(message)}")
+        _print(self.console, f"{datetime.now():%H:%M:%S}  {escape(message)}")
 
 
 class JsonLines:
@@ -77,9 +82,10 @@ class EventLines:
         if event.reason == "off" and event.detail:
             why += f": {event.detail}"
         who = "" if event.person is None else f"person {event.person}: "
-        self._console.print(
+        _print(
+            self._console,
             f"{event.time.astimezone():%H:%M:%S}  {escape(event.camera_id)}  "
-            f"[{style}]{event.state}[/]  {escape(who + (what or why))}"
+            f"[{style}]{event.state}[/]  {escape(who + (what or why))}",
         )
 
     def explain(self, explanation: EventExplanation) -> None:

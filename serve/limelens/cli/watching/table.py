@@ -53,7 +53,10 @@ class LiveTable:
             below.add_row(Text(problem, "yellow", overflow="fold"))
         if address:
             below.add_row(Text(f"page: {address}", "dim"))
-        self._live.update(Group(table(self._cameras.all()), below), refresh=True)
+        # A terminal echoes ^C where the drawing ends; behind a full line that is one line further
+        # down, and the head of the table would stay.
+        last = Text()
+        self._live.update(Group(table(self._cameras.all()), below, last), refresh=True)
 
 
 def table(cameras: Sequence[LiveCamera]) -> Table:

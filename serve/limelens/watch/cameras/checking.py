@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel
 
 from limelens.serve.errors import LimelensError
 from limelens.serve.tools.camera.places import place
 from limelens.watch.cameras.config import WatchConfig
 from limelens.watch.cameras.secret import SecretError, read_secret
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
+
+_FILES: Final = ("secret_file", "password_file", "tls_ca", "tls_cert", "tls_key", "users")
+_VARIABLES: Final = ("secret_env", "password_env")
 
 
 def missing(config: WatchConfig) -> Iterator[str]:
@@ -18,6 +26,19 @@ def missing(config: WatchConfig) -> Iterator[str]:
     for camera in config.camera:
         for reason in _of_camera(camera):
             yield f"{camera.id}: {reason}"
+    for webhook in config.webhook:
+        yield from _of_section(f"webhook {webhook.name}", webhook)
+    for name, section in (("mqtt", config.mqtt), ("console", config.console)):
+        if section is not None:
+            yield from _of_section(name, section)
+
+
+def _of_section(name: str, section: BaseModel) -> Iterator[str]:
+    for key, value in section:
+        if key in _FILES and isinstance(value, Path) and not value.is_file():
+            yield f"{name}: {key}: {value} is no file"
+        elif key in _VARIABLES and value is not None and not os.environ.get(value):
+            yield f"{name}: {key}: the variable {value} is not set"
 
 
 def _of_server(server: ServerSettings) -> Iterator[str]:

@@ -63,7 +63,8 @@ class Why:
     def explained(self) -> list[str]:
         """How the decision is explained, without the regions and the doubts."""
         if self.explanation is None:
-            return ["It was not explained."]
+            is_alert = self.found.event.state == CameraState.ALERT
+            return ["It was not explained, or not yet." if is_alert else "It was not explained."]
         found = self.explanation.explanation
         if found is None or self.one is None:
             return [f"There is no explanation: {self.explanation.reason or 'no reason was given'}."]
@@ -148,8 +149,10 @@ def _change(event: Event) -> str:
     if event.detail:
         text += f" ({event.detail})"
     if event.person is not None:
-        there = "" if event.people is None else f" of {event.people} there"
-        text += f"; it is about person {event.person}{there}"
+        text += f"; it is about person {event.person}"
+        if event.people is not None:
+            there = "1 person" if event.people == 1 else f"{event.people} people"
+            text += f", with {there} there"
     return f"{text}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ from limelens.watch.sinks.secret_text import read_secret
 # aiomqtt warns in the log of what the sink says itself.
 _quiet: Final = logging.getLogger(f"{__name__}.wire")
 _quiet.setLevel(logging.CRITICAL)
+
+_NO_TLS: Final = ("reset by peer", "UNEXPECTED_EOF", "EOF occurred", "WRONG_VERSION")
+"""What a listener without TLS makes of a greeting in TLS."""
 
 
 class BrokerClient(Client):
@@ -126,10 +130,10 @@ def tls_of(settings: MqttSettings) -> ssl.SSLContext | None:
     return context
 
 
-def why(error: BaseException) -> str:
-    """Why the broker is away, for people."""
+def why(error: BaseException, *, tls: bool) -> str:
+    """Why the broker is away, for people; `tls` is whether TLS was spoken."""
     if error.__cause__ is not None:  # aiomqtt's own text says only that it is
-        return why(error.__cause__)
+        return why(error.__cause__, tls=tls)
     text = first_line(error)
     if "taken over" in text or "Unspecified error" in text:
         return (
@@ -141,4 +145,6 @@ def why(error: BaseException) -> str:
             f"its certificate is not trusted: {text}; if it is your own authority's, name that by "
             "tls_ca"
         )
-    return text
+    if tls and any(one in text for one in _NO_TLS):
+        text += "; if the broker speaks no TLS, which is enough on this machine, set tls = false"
+    return re.sub(r"^\[Errno \d+\] ", "", text)

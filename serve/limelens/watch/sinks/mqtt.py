@@ -98,7 +98,9 @@ class MqttSink(ThreadedSink):
                     await self._publish_until_the_end(client)
                     return
             except (MqttError, SinkError, OSError, ValueError) as error:
-                self._said = f"{self._settings.address}: {why(error)}; trying again"
+                self._said = (
+                    f"{self._settings.address}: {why(error, tls=self._settings.tls)}; trying again"
+                )
             num_failed = 1 if time.monotonic() - began > _STEADY_S else num_failed + 1
             longest_s = min(_FIRST_WAIT_S * 2 ** min(num_failed - 1, 12), self._settings.max_wait_s)
             await self._pause(random.uniform(longest_s / 2, longest_s))
