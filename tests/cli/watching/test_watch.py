@@ -210,6 +210,21 @@ def test_a_reader_that_leaves_ends_it(watching: Watch, address: str) -> None:
         assert one.wait() == 1
 
 
+def test_what_is_not_installed_is_said_to_be_so_and_not_a_refusal(
+    watching: Watch, address: str, tmp_path: Path
+) -> None:
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "av.py").write_text("raise ImportError('no av')\n")
+    path = os.pathsep.join([str(absent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with filming(GREEN) as camera:
+        text = ONE.format(server=address, source=camera.url)
+        one = watching(text, environment={"PYTHONPATH": path})
+        one.wait_for("door", "unknown", "failed")
+        assert "pip install 'limelens[camera]'" in one.of("door", "lost")[0]["detail"]
+        assert one.stop() == 0
+
+
 def test_a_wrong_file_is_an_error_and_check_only_reads(
     limelens: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -61,6 +61,14 @@ def delivery(said: list[str]) -> Delivery:
     return Delivery(said.append)
 
 
+def test_a_sink_that_ends_with_a_problem_says_so(delivery: Delivery, said: list[str]) -> None:
+    sink = Kept()
+    delivery.use({"kept": plan(sink)}, 5)
+    sink.problem = "connection refused; 3 events waiting"
+    delivery.use({}, 5)
+    assert said == ["kept ended while this was wrong: connection refused; 3 events waiting"]
+
+
 def test_a_sink_that_raises_gets_the_next_event_all_the_same(
     delivery: Delivery, said: list[str]
 ) -> None:

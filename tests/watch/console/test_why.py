@@ -118,7 +118,7 @@ def test_what_was_not_kept_is_said_with_what_to_set(
     assert "frames = &#34;alerts&#34;" in shown
     assert "This was not explained. To have every change explained" in shown
     assert "Not explained yet." in browser.get(f"/events/{new.id}").text
-    assert "a newer change superseded it" in browser.get(f"/events/{reasoned.id}").text
+    assert "A newer change superseded it." in browser.get(f"/events/{reasoned.id}").text
     shown = words(browser.get(f"/events/{gone.id}").text)
     assert "Unknown The camera cannot be read" in shown
     assert "the camera refused the password (401)" in shown

@@ -21,6 +21,7 @@ from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.errors import (
     ExpiredError,
     LimelensError,
+    MissingExtraError,
     OverloadedError,
     UnavailableError,
 )
@@ -231,6 +232,8 @@ class CameraThread:
             self.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, self._words(error))
         elif isinstance(error, UnavailableError | OverloadedError | ExpiredError):
             self._server_lost(error)
+        elif isinstance(error, MissingExtraError):
+            self.status.lost(Part.CAMERA, UnknownReason.FAILED, first_line(error))
         elif isinstance(error, LimelensError | OSError):
             self.status.lost(Part.SERVER, UnknownReason.REFUSED, first_line(error))
         else:

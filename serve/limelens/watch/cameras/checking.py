@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel
 
 from limelens.serve.errors import LimelensError
-from limelens.serve.tools.camera.places import place
+from limelens.serve.tools.camera.places import Kind, place
+from limelens.serve.tools.camera.video import check_installed
 from limelens.watch.cameras.config import WatchConfig
 from limelens.watch.cameras.secret import SecretError, read_secret
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
@@ -20,7 +22,7 @@ _VARIABLES: Final = ("secret_env", "password_env")
 
 
 def missing(config: WatchConfig) -> Iterator[str]:
-    """Sentences about secrets, certificates, models, videos and folders that cannot be used."""
+    """Sentences about secrets, certificates, models, sources and extras that cannot be used."""
     if any(camera.model is None for camera in config.camera):
         yield from _of_server(config.server)
     for camera in config.camera:
@@ -57,8 +59,11 @@ def _of_camera(camera: CameraSettings) -> Iterator[str]:
     except SecretError as error:
         yield str(error)
     try:
-        place(camera.source.get_secret_value())
+        if place(camera.source.get_secret_value()).kind is not Kind.IMAGES:
+            check_installed()
     except LimelensError as error:
         yield str(error)
     if camera.model is not None and not camera.model.is_file():
         yield f"{camera.model} is no file; expected a bundle, which limelens export writes"
+    if camera.model is not None and find_spec("onnxruntime") is None:
+        yield "serving a model needs limelens[serve-cpu]; pip install 'limelens[serve-cpu]'"

@@ -118,6 +118,9 @@ class Outlet:
             self.sink.close(max(0.1, until - time.monotonic()))
         except Exception as error:
             self._say(f"{self.sink.name}: {first_line(error)}")
+            return
+        if problem := self.sink.problem:
+            self._say(f"{self.sink.name} ended while this was wrong: {problem}")
 
     def _run(self) -> None:
         while True:
