@@ -28,3 +28,6 @@ def test_a_state_does_not_outlive_its_decision_though_its_thread_hangs() -> None
         replace(clear, state=CameraState.UNKNOWN, reason=UnknownReason.FROZEN),
     ):
         assert other.current is other
+        assert not other.is_stale
+    assert not clear.is_stale  # its thread has a second to say so
+    assert replace(clear, decided_at=time.monotonic() - 3.1).is_stale

@@ -7,10 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Final
 
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.image import Region
+
+_GRACE_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,16 @@ class LiveCamera:
     def age_s(self) -> float | None:
         """Seconds since a frame was last classified; None before the first."""
         return None if self.decided_at is None else time.monotonic() - self.decided_at
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its decision expired a while ago, and its threads, which may hang, say nothing.
+
+        They have time to say so first.
+        """
+        if self.max_age_s is None or self.state is CameraState.UNKNOWN:
+            return False
+        return (self.age_s or 0.0) > self.max_age_s + _GRACE_S
 
     @property
     def current(self) -> LiveCamera:

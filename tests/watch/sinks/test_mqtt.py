@@ -82,6 +82,25 @@ def start_sink() -> Iterator[Callable[..., MqttSink]]:
         sink.close(5)
 
 
+def test_a_state_is_not_repeated_once_its_decision_expired_in_silence(
+    start_broker: StartBroker, subscribe: Subscribe
+) -> None:
+    broker = start_broker()
+    subscriber = subscribe(broker.port)
+    stale: set[str] = set()
+    sink = MqttSink(settings(broker.port, repeat_s=1), ["door"], stale.__contains__)
+    try:
+        sink.put(event(1, "clear"))
+        until(lambda: subscriber.last(STATE) == "clear")
+        stale.add("door")
+        until(lambda: subscriber.last(STATE) == "unknown")
+        until(lambda: json.loads(subscriber.last(DETAILS))["reason"] == "expired")
+        stale.clear()
+        until(lambda: subscriber.last(STATE) == "clear")
+    finally:
+        sink.close(5)
+
+
 def test_a_state_is_unknown_until_it_is_known_and_again_at_the_end(
     start_broker: StartBroker, subscribe: Subscribe, start_sink: Callable[..., MqttSink]
 ) -> None:

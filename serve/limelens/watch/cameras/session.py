@@ -110,11 +110,17 @@ class Session:
         if (mqtt := config.mqtt) is not None:
             # Named at once, so that no state of an earlier run counts until the first event comes.
             named = [one.id for one in config.camera if one.sinks is None or "mqtt" in one.sinks]
-            plans["mqtt"] = Plan(mqtt, lambda: MqttSink(mqtt, named), takes_frames=False)
+            plans["mqtt"] = Plan(
+                mqtt, lambda: MqttSink(mqtt, named, self._is_stale), takes_frames=False
+            )
         if config.record is not None:
             make = functools.partial(self._recorder, config)
             plans["record"] = Plan(config.record, make, takes_frames=False)
         return plans
+
+    def _is_stale(self, camera_id: str) -> bool:
+        camera = self.live.get(camera_id)
+        return camera is not None and camera.is_stale
 
     def _recorder(self, config: WatchConfig) -> Sink:
         from limelens.watch.record.writer import RecordWriter

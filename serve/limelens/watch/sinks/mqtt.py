@@ -12,7 +12,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -37,6 +37,8 @@ from limelens.watch.sinks.topics import OFFLINE, ONLINE, Topics, announcements
 _MAX_EVENTS: Final = 1000
 """Events that wait for the broker; MQTT is for now, the webhook and the record for every event."""
 _FIRST_WAIT_S: Final = 1.0
+_LOOK_S: Final = 1.0
+"""Between two looks for states that expired in silence."""
 _STEADY_S: Final = 10.0
 """A connection that lasted so long was a good one: the next wait is short again."""
 
@@ -47,18 +49,27 @@ class MqttSink(ThreadedSink):
     Args:
         settings: The broker, and the topics.
         cameras: Their ids; each is unknown until its first event comes.
+        is_stale: Whether a camera's decision expired and nobody said so. States are repeated here,
+            by a thread that knows nothing of whether the others still watch.
 
     Raises:
         SinkError: The password, the authorities or the certificate cannot be used.
     """
 
-    def __init__(self, settings: MqttSettings, cameras: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        cameras: Sequence[str] = (),
+        is_stale: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         super().__init__("mqtt", (*ON_CHANGE, EventType.HEARTBEAT))
         self._settings = settings
         self._topics = Topics(settings.base_topic)
         self._tls = tls_of(settings)
         password_of(settings)
         self._states = {one: _unknown(one, None, UnknownReason.STARTING) for one in cameras}
+        self._is_stale = is_stale
+        self._stale: set[str] = set()
         self._unsaid = set(self._states)
         self._announced: set[str] = set()
         self._events: deque[Message] = deque(maxlen=_MAX_EVENTS)
@@ -150,6 +161,8 @@ class MqttSink(ThreadedSink):
 
     async def _publish_state(self, client: BrokerClient, camera_id: str) -> None:
         message = self._states[camera_id]
+        if camera_id in self._stale and message.state is not CameraState.UNKNOWN:
+            message = _unknown(camera_id, message, UnknownReason.EXPIRED)
         if self._settings.discovery_prefix and camera_id not in self._announced:
             for topic, payload in announcements(self._settings, camera_id).items():
                 await client.say(topic, payload, retain=True)
@@ -183,6 +196,9 @@ class MqttSink(ThreadedSink):
             if message.type in ON_CHANGE:
                 self._num_lost += len(self._events) == self._events.maxlen
                 self._events.append(message)
+        stale = {camera_id for camera_id in self._states if self._is_stale(camera_id)}
+        self._unsaid |= stale ^ self._stale
+        self._stale = stale
         limit_s = self._settings.expire_after_s
         for camera_id, message in self._states.items():
             is_silent = limit_s and time.monotonic() - message.at > limit_s
@@ -192,7 +208,7 @@ class MqttSink(ThreadedSink):
 
     def _next_s(self) -> float:
         """Seconds until there is something to do even if nothing comes."""
-        due = [self._repeats_at]
+        due = [self._repeats_at, time.monotonic() + _LOOK_S]
         if limit_s := self._settings.expire_after_s:
             known = (one for one in self._states.values() if one.state is not CameraState.UNKNOWN)
             due += [one.at + limit_s for one in known]
