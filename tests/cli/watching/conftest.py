@@ -26,13 +26,19 @@ class Watching:
     Args:
         arguments: After `limelens watch`.
         environment: In addition to this process's own.
+        stderr: Where its messages go, in place of `messages`.
     """
 
-    def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        environment: dict[str, str] | None = None,
+        stderr: int = subprocess.PIPE,
+    ) -> None:
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             env={**os.environ, **(environment or {})},
         )
@@ -88,8 +94,7 @@ class Watching:
             self.events.append(json.loads(line))
 
     def _read_messages(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.process.stderr or ():
             self.messages.append(line)
 
 
@@ -127,5 +132,5 @@ def watching(tmp_path: Path) -> Iterator[Callable[..., Watching]]:
         one.process.kill()
         one.wait()
         for pipe in (one.process.stdout, one.process.stderr):
-            assert pipe is not None
-            pipe.close()
+            if pipe is not None:
+                pipe.close()

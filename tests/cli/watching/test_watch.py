@@ -7,6 +7,7 @@ import os
 import signal
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,29 @@ def test_a_camera_that_is_absent_at_start_is_waited_for(watching: Watch, address
         one.wait_for("door", "clear", "green")
         assert one.of("door", "back")
         assert one.stop() == 0
+
+
+def test_messages_that_nobody_reads_keep_no_camera_from_saying_that_it_is_lost(
+    watching: Watch, address: str
+) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    camera = FilmedCamera(GREEN)
+    try:
+        one = watching(ONE.format(server=address, source=camera.url), stderr=writing)
+        one.wait_for("door", "clear", "green")
+        camera.close()
+        one.wait_for("door", "unknown", "camera_lost")
+        assert one.stop() == 0
+        assert one.states("door")[-1] == ("unknown", "off")
+    finally:
+        camera.close()
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_server_that_is_killed_and_comes_back_makes_the_state_unknown_meanwhile(

@@ -162,7 +162,8 @@ def _serve(
     from limelens.watch import console as guards
 
     opened = _record(record)
-    with page_log(Messages()):
+    say = Messages()
+    with page_log(say):
         running = guards.serve(settings, None, opened, _client(server, credentials))
         try:
             print(f"the page is at {running.address}", flush=True)
@@ -171,6 +172,7 @@ def _serve(
             running.close()
             if opened is not None:
                 opened.close()
+            say.flush()
 
 
 def _record(folder: Path | None) -> Record | None:

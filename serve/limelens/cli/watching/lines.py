@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from queue import Full, Queue
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +18,8 @@ from limelens.cli.terminal.printing import err
 if TYPE_CHECKING:
     from limelens.watch.event import Event, EventExplanation
 
+_MAX_WAITING: Final = 1000
+_FLUSH_S: Final = 2.0
 STYLES = {"alert": "bold red", "clear": "green", "unknown": "yellow"}
 
 
@@ -24,14 +29,36 @@ def _print(console: Console, text: str) -> None:
 
 
 class Messages:
-    """Prints messages to stderr, or above the table that another console draws."""
+    """Prints messages to stderr, or above the table that another console draws.
+
+    Nobody waits for that but a thread of its own: a terminal that is held, or a pipe that nobody
+    reads, must not keep cameras from saying that they are lost.
+    """
 
     def __init__(self) -> None:
         self.console = err
+        self._waiting: Queue[str] = Queue(_MAX_WAITING)
+        threading.Thread(target=self._print_on, name="limelens-messages", daemon=True).start()
 
     def __call__(self, message: str) -> None:
-        """Prints a message with the time."""
-        _print(self.console, f"{datetime.now():%H:%M:%S}  {escape(message)}")
+        """Prints a message with the time; if too many wait to be printed, it is left out."""
+        with suppress(Full):
+            self._waiting.put_nowait(f"{datetime.now():%H:%M:%S}  {escape(message)}")
+
+    def flush(self, timeout_s: float = _FLUSH_S) -> bool:
+        """Waits until all are printed, at most for some seconds; returns whether they are."""
+        with self._waiting.all_tasks_done:
+            return self._waiting.all_tasks_done.wait_for(
+                lambda: not self._waiting.unfinished_tasks, timeout_s
+            )
+
+    def _print_on(self) -> None:
+        while True:
+            message = self._waiting.get()
+            # Where stderr is closed or its disk is full, there is nobody to tell.
+            with suppress(OSError, ValueError):
+                _print(self.console, message)
+            self._waiting.task_done()
 
 
 class JsonLines:

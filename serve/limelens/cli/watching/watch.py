@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,9 +101,13 @@ def watch(
                 draw()
             manager.stopping()
             session.close(drain_s)
+            is_said = say.flush()
     except BaseException:
         session.close(0.0)
         raise
+    if not is_said:
+        # The interpreter would wait for whoever does not read what is said.
+        os._exit(1 if lines.is_broken else 0)
     if lines.is_broken:
         raise BrokenPipeError
 
@@ -138,6 +143,7 @@ def _drawn(session: Session, say: Messages, *, as_jsonl: bool) -> Iterator[Calla
         try:
             yield lambda: table.update(session.problems(), session.address)
         finally:
+            say.flush()
             say.console = err
 
 
