@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,25 @@ def test_a_camera_that_is_absent_at_start_is_waited_for(watching: Watch, address
         one.wait_for("door", "clear", "green")
         assert one.of("door", "back")
         assert one.stop() == 0
+
+
+@pytest.mark.ci
+def test_what_waited_while_nothing_ran_is_not_taken_for_news(watching: Watch, address: str) -> None:
+    with filming(GREEN) as camera:
+        one = watching(ONE.format(server=address, source=camera.url))
+        one.wait_for("door", "clear", "green")
+        os.kill(one.process.pid, signal.SIGSTOP)
+        stopped_at = time.monotonic()
+        until(lambda: time.monotonic() > stopped_at + 6)  # it is the time that counts
+        camera.colour = RED
+        since = datetime.now(UTC)
+        os.kill(one.process.pid, signal.SIGCONT)
+        one.wait_for("door", "alert", "red")
+        assert one.stop() == 0
+    lost = [e for e in one.of("door", "lost") if datetime.fromisoformat(e["time"]) > since]
+    assert "stood still" in lost[0]["detail"]
+    later = [e for e in one.of("door") if e["sequence"] >= lost[0]["sequence"]]
+    assert "clear" not in {event["state"] for event in later}
 
 
 def test_messages_that_nobody_reads_keep_no_camera_from_saying_that_it_is_lost(

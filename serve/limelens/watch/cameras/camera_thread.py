@@ -105,6 +105,14 @@ class CameraThread:
             if source is not None:
                 source.stop()
 
+    def reopen(self, why: str) -> None:
+        """Opens a live source anew: what waits there is old, and must not count as taken now."""
+        with self._changed:
+            source = self._source
+        if source is not None and source.is_live:
+            source.stop()
+            self.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, why)
+
     def stop(self) -> None:
         """Lets it end; `join` waits for that."""
         with self._changed:

@@ -6,9 +6,10 @@ It knows cameras, and neither files of settings nor signals.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -31,6 +32,9 @@ from limelens.watch.live import LiveCameras
 
 _LONGEST_TICK_S: Final = 1.0
 _SHORTEST_TICK_S: Final = 0.02
+_GAP_S: Final = 5.0
+"""Frames that waited for longer than this, because nothing ran, are thrown away."""
+_AWAKE_OR_NOT: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 _STOPPED: Final = "watching was ended"
 _log: Final = logging.getLogger(__name__)
 _Key = tuple[CameraSettings, ServerSettings]
@@ -62,6 +66,7 @@ class Watcher:
         self._heartbeat_s = 0.0
         self._heartbeat_at = 0.0
         self._beat_at = 0.0
+        self._ticked_at = math.inf
         self._tick_s = _LONGEST_TICK_S
         self._stopped = threading.Event()
         self._pulse = threading.Thread(target=self._keep_time, name="limelens-time", daemon=True)
@@ -175,6 +180,7 @@ class Watcher:
     def _tick(self) -> float:
         """Does what is due; returns the seconds until something is again."""
         cameras = list(self._cameras.values())
+        self._look_for_a_gap(cameras)
         now = time.monotonic()
         wall = datetime.now()
         for camera in cameras:
@@ -191,6 +197,19 @@ class Watcher:
         if self._heartbeat_s:
             due.append(self._heartbeat_at)
         return min([self._tick_s, *(at - time.monotonic() for at in due)])
+
+    def _look_for_a_gap(self, cameras: Iterable[CameraThread]) -> None:
+        """Opens the cameras anew if this process was stopped, or the machine slept."""
+        now = _clock_s()
+        gap_s, self._ticked_at = now - self._ticked_at, now
+        if gap_s > _GAP_S:
+            for camera in cameras:
+                camera.reopen(f"watching stood still for {gap_s:.0f} s; it is opened again")
+
+
+def _clock_s() -> float:
+    """Seconds that also pass while the machine sleeps, where the system knows them."""
+    return time.clock_gettime(_AWAKE_OR_NOT) if _AWAKE_OR_NOT is not None else time.monotonic()
 
 
 def _stop(cameras: list[CameraThread]) -> None:
