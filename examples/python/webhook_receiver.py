@@ -2,11 +2,12 @@
 
 It takes only what was signed with the secret within the last five minutes. Each event counts once,
 however often it comes: a database remembers the ids, and has an event before its sender hears that
-it was taken. An event that comes late is kept, but opens no door: only a fresh `clear` does.
+it was taken. An event that comes late is kept, but opens no door: only a fresh `clear` does. A
+camera of which nothing is heard for SILENCE_S seconds, three heartbeats, opens none either.
 
 It needs nothing but Python.
 
-    python webhook_receiver.py 127.0.0.1:8700 secret.txt events.sqlite
+    python webhook_receiver.py 127.0.0.1:8700 secret.txt events.sqlite [SILENCE_S]
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 
 LONGEST_AGE_S = 300
 """Older signatures are not taken; this also bounds how far the clocks may differ."""
 LATE = timedelta(seconds=10)
 LARGEST_BODY = 1_000_000
+SILENCE_S = 15.0
+"""Three heartbeats of the default of 5 s."""
 
 
 def is_signed(headers: Mapping[str, str], body: bytes, secrets: list[bytes], now: float) -> bool:
@@ -79,6 +82,40 @@ class Events:
             return added.rowcount == 1
 
 
+class Doors:
+    """What the door of each camera may do, until nothing is heard of it for a while."""
+
+    def __init__(self, silence_s: float) -> None:
+        self._silence_s = silence_s
+        self._lock = Lock()
+        self._said: dict[str, str] = {}
+        self._timers: dict[str, Timer] = {}
+
+    def heard(self, camera: str, state: str, *, is_late: bool) -> None:
+        """Takes a state, and prints what it means if that is new; begins to wait for the next."""
+        with self._lock:
+            late = " (late)" if is_late else ""
+            opens = state == "clear" and not is_late
+            self._say(camera, f"{state}{late}, the door {'may open' if opens else 'stays shut'}")
+            if camera in self._timers:
+                self._timers[camera].cancel()
+            timer = self._timers[camera] = Timer(
+                self._silence_s, lambda: self._silent(camera, timer)
+            )
+            timer.daemon = True
+            timer.start()
+
+    def _silent(self, camera: str, timer: Timer) -> None:
+        with self._lock:
+            if self._timers[camera] is timer:  # a message may have come just now
+                self._say(camera, f"silent for {self._silence_s:g} s, the door stays shut")
+
+    def _say(self, camera: str, text: str) -> None:
+        if self._said.get(camera) != text:
+            self._said[camera] = text
+            print(f"{camera}: {text}", flush=True)
+
+
 class Receiver(BaseHTTPRequestHandler):
     """Answers 204 once an event is kept, 401 to what is not signed, 400 to what is no event."""
 
@@ -86,6 +123,7 @@ class Receiver(BaseHTTPRequestHandler):
     timeout = 30
     secrets: list[bytes]
     events: Events
+    doors: Doors
 
     def do_POST(self) -> None:
         """Takes one event."""
@@ -108,10 +146,7 @@ class Receiver(BaseHTTPRequestHandler):
             self.answer(400, "this is no event")
             return
         if self.events.add(headers["webhook-id"], body.decode()):
-            opens = state == "clear" and not is_late
-            word = "may open" if opens else "stays shut"
-            late = " (late)" if is_late else ""
-            print(f"{camera}: {state}{late}, the door {word}", flush=True)
+            self.doors.heard(camera, state, is_late=is_late)
         self.answer(204)
 
     def answer(self, status: int, text: str = "") -> None:
@@ -134,13 +169,17 @@ def read_secrets(path: Path) -> list[bytes]:
 
 def main() -> int:
     """Reads the command line."""
-    if len(sys.argv) != 4:
-        print("usage: python webhook_receiver.py HOST:PORT SECRET_FILE DATABASE", file=sys.stderr)
+    if len(sys.argv) not in (4, 5):
+        print(
+            "usage: python webhook_receiver.py HOST:PORT SECRET_FILE DATABASE [SILENCE_S]",
+            file=sys.stderr,
+        )
         return 2
     host, _, port = sys.argv[1].rpartition(":")
     try:
         Receiver.secrets = read_secrets(Path(sys.argv[2]))
         Receiver.events = Events(sys.argv[3])
+        Receiver.doors = Doors(float(sys.argv[4]) if len(sys.argv) == 5 else SILENCE_S)
         with ThreadingHTTPServer((host, int(port)), Receiver) as server:
             print(f"listening on {host}:{server.server_port}", file=sys.stderr, flush=True)
             server.serve_forever()

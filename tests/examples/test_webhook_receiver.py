@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.waiting import until
 from tests.watch.sinks.made import KEY, SECRET, event
 from tests.watch.sinks.receivers import Example
 
+from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.sinks.message import message_of
 from limelens.watch.sinks.signing import signed_headers
 
@@ -50,3 +54,23 @@ def test_only_what_is_signed_now_is_taken_and_once(receiver: Example) -> None:
     assert receiver.sequences() == [7]
     text = b"no event"
     assert post(signed_headers((KEY,), "text", text, now), text) == 400
+
+
+def test_a_door_stays_shut_once_its_camera_is_silent(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text(SECRET)
+    receiver = Example(tmp_path, secret, silence_s=1)
+    receiver.start()
+    try:
+        clear = replace(event(8), state=CameraState.CLEAR, time=datetime.now(UTC))
+        body = message_of(clear).body
+        headers = signed_headers((KEY,), clear.id, body, int(time.time()))
+        address = f"http://127.0.0.1:{receiver.port}/"
+        assert httpx.post(address, content=body, headers=headers, trust_env=False).is_success
+        until(lambda: len(receiver.said()) == 2)
+        assert receiver.said() == [
+            "door: clear, the door may open",
+            "door: silent for 1 s, the door stays shut",
+        ]
+    finally:
+        receiver.kill()

@@ -22,21 +22,27 @@ ROOT = Path(__file__).parents[3]
 class Example:
     """The receiver of examples/python in a process of its own, always at the same port."""
 
-    def __init__(self, folder: Path, secret: Path) -> None:
+    def __init__(self, folder: Path, secret: Path, silence_s: float = 15) -> None:
         self.database = folder / "events.sqlite"
         self._secret = secret
+        self._silence_s = silence_s
+        self._said = folder / "said.txt"
         self.port = 0
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         script = ROOT / "examples" / "python" / "webhook_receiver.py"
         address = f"127.0.0.1:{self.port}"
-        self._process = subprocess.Popen(
-            [sys.executable, script, address, self._secret, self.database],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with self._said.open("a") as said:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, script, address),
+                    *(self._secret, self.database, str(self._silence_s)),
+                ],
+                stdout=said,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         assert self._process.stderr is not None
         line = self._process.stderr.readline()
         assert line.startswith("listening on "), line
@@ -47,6 +53,10 @@ class Example:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+    def said(self) -> list[str]:
+        """The lines that it printed."""
+        return self._said.read_text().splitlines()
 
     def events(self) -> list[dict[str, Any]]:
         """What came, in order."""
