@@ -138,6 +138,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "door.toml").write_text("a = " + "[" * 5000)
     with pytest.raises(ConfigError, match="brackets within brackets"):
         read_config(tmp_path / "door.toml")
+    with pytest.raises(ConfigError, match="more than 4194304 bytes"):
+        read_config(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(

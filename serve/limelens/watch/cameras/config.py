@@ -39,6 +39,7 @@ _RESERVED: Final = (TERMINAL, "jsonl", "mqtt", "record")
 """Names of sinks that no webhook may have."""
 _TOML_ERROR: Final = re.compile(r"(?P<reason>.*) \(at line (?P<line>\d+)(?P<more>, column \d+)\)")
 _MOST_ERRORS: Final = 10
+_MAX_BYTES: Final = 4 << 20
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -96,7 +97,11 @@ def read_config(path: Path) -> WatchConfig:
             each error, with the file's name and line, and shows no secret.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"{path}: more than {_MAX_BYTES} bytes; expected a file of cameras")
+        text = data.decode()
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a file in TOML") from None
