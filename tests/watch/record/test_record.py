@@ -240,6 +240,8 @@ def test_a_wrong_event_goes_to_training(start: Start, folder: Path, tmp_path: Pa
     with Record(folder) as record:
         noted = record.mark_wrong(event.id, "with_mask", "guard", review)
         assert Path(noted.file) == review / "with_mask" / f"{event.id}.jpg"
+        for path in (review, review / "with_mask", Path(noted.file)):
+            assert not path.stat().st_mode & 0o077, path
         assert event.evidence is not None
         assert Path(noted.file).read_bytes() == event.evidence.jpeg
         assert record.get(event.id).correction == noted
@@ -257,7 +259,7 @@ def test_a_wrong_event_goes_to_training(start: Start, folder: Path, tmp_path: Pa
 
 
 def test_exports_hold_every_event(start: Start, folder: Path) -> None:
-    events = [alert(camera_id='=HYPERLINK("x")'), lost()]
+    events = [alert(camera_id='=HYPERLINK("x")', label="\uff1d1+1"), lost(detail="\n=1+1")]
     writer = start()
     for event in events:
         writer.put(event)
@@ -272,6 +274,7 @@ def test_exports_hold_every_event(start: Start, folder: Path) -> None:
         assert [row["id"] for row in rows] == [event.id for event in events]
         # A spreadsheet must not calculate what a camera is called.
         assert rows[0]["camera_id"] == '\'=HYPERLINK("x")'
+        assert (rows[0]["label"], rows[1]["detail"]) == ("'\uff1d1+1", "'\n=1+1")
         table = pq.read_table(io.BytesIO(files["parquet"].getvalue())).to_pylist()
         assert table[0]["camera_id"] == '=HYPERLINK("x")'
         assert dict(table[0]["votes"]) == {"with_mask": 3, "without_mask": 2}

@@ -41,8 +41,10 @@ def mark_wrong(
     path: Path | None = None
     if review_folder is not None and frame is not None and not frame.is_blurred:
         path = review_folder / label / f"{found.id}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, _judged(frame.data, found.event))
+        for made in (review_folder, path.parent):
+            # Faces are nobody else's business, here as in the record.
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(path, _judged(frame.data, found.event), mode=0o600)
     noted = Correction(
         label,
         by,

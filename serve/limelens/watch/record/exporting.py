@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Final, Literal, get_args
 
@@ -18,7 +19,7 @@ from limelens.watch.record.recorded import RecordedEvent
 
 ExportFormat = Literal["csv", "jsonl", "parquet"]
 _ROWS: Final = 10_000
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@")
 _TEXTS: Final = (
     "id", "camera_id", "type", "state", "previous", "reason", "detail", "label", "model",
     "provider", "right_label", "corrected_by",
@@ -91,10 +92,15 @@ def _cell(name: str, value: Any) -> str:
         return str(value.isoformat(timespec="milliseconds"))
     if name == "votes":
         return json.dumps(value, ensure_ascii=False)
-    if name in _TEXTS and str(value).startswith(_FORMULA):
-        # A spreadsheet would calculate it.
+    if name in _TEXTS and _is_calculated(str(value)):
         return f"'{value}"
     return str(value)
+
+
+def _is_calculated(text: str) -> bool:
+    """Whether a spreadsheet might calculate it, some also behind spaces or in wide letters."""
+    start = unicodedata.normalize("NFKC", text.lstrip()[:1])
+    return text != text.lstrip() or start.startswith(_FORMULA)
 
 
 def _write_jsonl(events: Iterable[RecordedEvent], file: BinaryIO) -> None:
