@@ -150,6 +150,7 @@ class _ThreadTransport:
 
     def __init__(self, stub: Any = None) -> None:
         self._stub = stub
+        self._lock = threading.Lock()  # no channel is closed while gRPC begins to watch it
         self._connecting: dict[Channel, Any] = {}
         self._watched_until: dict[Channel, float] = {}
 
@@ -160,17 +161,19 @@ class _ThreadTransport:
         return Channel(channel, service_grpc.ClassifierServiceStub(channel))  # type: ignore[no-untyped-call]
 
     async def is_ready(self, channel: Channel, timeout_s: float) -> bool:
-        try:
-            future = grpc.channel_ready_future(channel.channel)
-        except ValueError:  # the client was closed meanwhile
-            return False
-        self._connecting[channel] = future
+        with self._lock:
+            try:
+                future = grpc.channel_ready_future(channel.channel)
+            except ValueError:  # the client was closed meanwhile
+                return False
+            self._connecting[channel] = future
         try:
             future.result(timeout=timeout_s)
         except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
             return False
-        self._connecting.pop(channel, None)
-        self._watched_until[channel] = time.monotonic() + _WATCHED_S
+        with self._lock:
+            self._connecting.pop(channel, None)
+            self._watched_until[channel] = time.monotonic() + _WATCHED_S
         return True
 
     async def close(self, channel: Channel) -> None:
@@ -178,13 +181,15 @@ class _ThreadTransport:
             return
         # gRPC's thread that watches a connection being made looks again within 0.2 s, and would
         # raise if the channel were closed between two looks.
-        watched_s = self._watched_until.pop(channel, 0.0) - time.monotonic()
-        if (future := self._connecting.pop(channel, None)) is not None:
+        with self._lock:
+            watched_s = self._watched_until.pop(channel, 0.0) - time.monotonic()
+            if (future := self._connecting.pop(channel, None)) is not None:
+                watched_s = _WATCHED_S
+            if watched_s <= 0:
+                channel.channel.close()
+                return
+        if future is not None:
             future.cancel()
-            watched_s = _WATCHED_S
-        if watched_s <= 0:
-            channel.channel.close()
-            return
         closing = threading.Timer(watched_s, channel.channel.close)
         closing.daemon = True
         closing.start()
