@@ -140,6 +140,23 @@ def test_a_frame_that_was_given_up_keeps_what_was_decided() -> None:
     assert given_up.state is CameraState.CLEAR
 
 
+def test_a_frame_that_was_given_up_before_a_decision_tells_that_of_now() -> None:
+    feed = Feed(drop_old=True)
+    feed.put(RED)
+    feed.put(RED)
+    alert = service_pb2.ClassifyStreamResponse(
+        frame_id=0,
+        status=service_pb2.FRAME_STATUS_CLASSIFIED,
+        smoothed_label="bare",
+        smoothed_decision=prediction_pb2.DECISION_LABEL,
+        alert=True,
+        state=service_pb2.CAMERA_STATE_ALERT,
+    )
+    given_up, decided = feed.received(frame_answer(alert))
+    for one in (given_up, decided):
+        assert (one.smoothed_label, one.alert, one.state) == ("bare", True, CameraState.ALERT)
+
+
 def test_nothing_is_known_once_the_server_is_lost() -> None:
     feed = Feed(drop_old=True, tells_loss=True)
     bare = service_pb2.ClassifyStreamResponse(

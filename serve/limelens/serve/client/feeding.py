@@ -121,8 +121,17 @@ class Feed:
 
     def take_given_up(self) -> list[FrameAnswer]:
         """The answers to frames that were given up here and what else is new here, each once."""
-        # They may have waited for long: only the state of now is of use.
-        answers = [replace(one, state=self._state) for one in self._given_up]
+        # They may have waited for long: only the decision of now is of use.
+        answers = [
+            replace(
+                one,
+                smoothed_label=self._label,
+                smoothed_decision=self._decision,
+                alert=self._alert,
+                state=self._state,
+            )
+            for one in self._given_up
+        ]
         self._given_up.clear()
         return answers
 
