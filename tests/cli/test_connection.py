@@ -204,5 +204,5 @@ def test_commands_are_functions_that_can_be_called(
 
 def test_the_command_line_loads_grpc_only_when_it_is_needed() -> None:
     # `limelens serve` says to gRPC's core what to log before that is loaded.
-    code = "import sys, limelens.cli; assert 'grpc' not in sys.modules"
+    code = "import sys, limelens.cli.app; assert 'grpc' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -12,8 +12,7 @@ import typer
 from rich.markup import escape
 
 from limelens.cli.options import option
-from limelens.serve.decisions.camera_state import CameraState
-from limelens.watch.event import EventType
+from limelens.serve.decisions.camera_state import CameraState, EventType
 
 if TYPE_CHECKING:
     from limelens.watch.record import EventFilter, Record

@@ -14,7 +14,6 @@ from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.files import write_whole
 from limelens.serve.wording import counted
-from limelens.watch.record.errors import RecordError
 
 if TYPE_CHECKING:
     from limelens.watch.record import Record, RecordedEvent, RecordedImage, Replay
@@ -120,6 +119,8 @@ def _replayed(record: Record, event_id: str, changes: dict[str, Any]) -> Replay:
 
 def _image(image: RecordedImage | None, kind: str, found: RecordedEvent) -> bytes:
     if image is None:
+        from limelens.watch.record.errors import RecordError
+
         raise RecordError(f"no {kind} was kept of event {found.id}; see [record] in docs/record.md")
     return image.data
 

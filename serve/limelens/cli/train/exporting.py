@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from limelens.cli.terminal.printing import AsJson, out, print_json
-from limelens.serve.client.requests import read_file
 
 if TYPE_CHECKING:
     from limelens.serve.bundle.explain_defaults import ExplainDefaults
@@ -184,6 +183,7 @@ def _explain(text: str) -> ExplainDefaults | Literal["auto"] | None:
     if text in ("auto", "none"):
         return "auto" if text == "auto" else None
     from limelens.serve.bundle.explain_defaults import ExplainDefaults
+    from limelens.serve.client.requests import read_file
 
     data = read_file(text, "auto, none, or a JSON file of settings")
     try:
