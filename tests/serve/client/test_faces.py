@@ -140,7 +140,7 @@ def test_a_frame_that_was_given_up_keeps_what_was_decided() -> None:
     assert given_up.state is CameraState.CLEAR
 
 
-def test_a_frame_that_was_given_up_before_a_decision_tells_that_of_now() -> None:
+def test_a_frame_that_was_given_up_tells_the_whole_decision_that_was_told_last() -> None:
     feed = Feed(drop_old=True)
     feed.put(RED)
     feed.put(RED)
@@ -152,9 +152,14 @@ def test_a_frame_that_was_given_up_before_a_decision_tells_that_of_now() -> None
         alert=True,
         state=service_pb2.CAMERA_STATE_ALERT,
     )
-    given_up, decided = feed.received(frame_answer(alert))
-    for one in (given_up, decided):
-        assert (one.smoothed_label, one.alert, one.state) == ("bare", True, CameraState.ALERT)
+    told = feed.received(frame_answer(alert))
+    feed.put(RED)
+    told += feed.take_given_up()
+    assert [(one.smoothed_label, one.alert, one.state) for one in told] == [
+        (None, False, CameraState.UNKNOWN),
+        ("bare", True, CameraState.ALERT),
+        ("bare", True, CameraState.ALERT),
+    ]
 
 
 def test_nothing_is_known_once_the_server_is_lost() -> None:

@@ -108,6 +108,7 @@ class Feed:
         self._model = answer.model
         self._pauses = _pauses()
         self._num_server_dropped = answer.dropped_frames
+        given_up = self.take_given_up()  # before this decision, so with the one before
         changed = answer.changed
         if self._is_new_server:  # it knows no earlier decision
             self._is_new_server = False
@@ -117,11 +118,11 @@ class Feed:
         self._decision, self._state = answer.smoothed_decision, answer.state
         self._last_id = max(self._last_id, answer.frame_id)
         dropped = self._num_dropped + self._num_server_dropped
-        return [*self.take_given_up(), replace(answer, dropped_frames=dropped, changed=changed)]
+        return [*given_up, replace(answer, dropped_frames=dropped, changed=changed)]
 
     def take_given_up(self) -> list[FrameAnswer]:
         """The answers to frames that were given up here and what else is new here, each once."""
-        # They may have waited for long: only the decision of now is of use.
+        # They may have waited for long: what is told is the decision that was told last.
         answers = [
             replace(
                 one,
