@@ -23,7 +23,7 @@ SMALL = Scenery(size=(128, 160), face_px=(20, 90))
 RULE = ResizeRule(128, 160, ResizeMode.PAD)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_network_learns_to_find_drawn_faces(drawn: Sources, tmp_path: Path) -> None:
     steps: list[int] = []
     settings = Settings(num_steps=220, batch_size=8, num_workers=0)

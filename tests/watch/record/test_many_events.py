@@ -20,7 +20,7 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 COUNT = 100_000
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_pages_of_100_000_events_cost_what_they_show(folder: Path) -> None:
     writing = open_to_write(folder, create=True)
     alerted, gone = alert(evidence=None), lost()
