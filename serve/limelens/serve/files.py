@@ -54,7 +54,7 @@ def writing_whole(path: str | os.PathLike[str], *, mode: int | None = None) -> I
             with contextlib.suppress(OSError):
                 beside.unlink()
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         if isinstance(error.errno, int) and type(error) in _PLAIN:
             raise type(error)(error.errno, os.strerror(error.errno), os.fspath(path)) from error
@@ -90,6 +90,16 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes the names of new files survive a loss of power; some systems cannot open folders."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
 _PLAIN: Final = (
     OSError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError,
 )  # fmt: skip
@@ -113,13 +123,3 @@ def _copy_rights(file: BinaryIO, before: os.stat_result) -> None:
         with contextlib.suppress(OSError):  # only root, or the owner of both, may
             os.fchown(file.fileno(), before.st_uid, before.st_gid)
         os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the name survive a loss of power; some systems cannot open folders."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

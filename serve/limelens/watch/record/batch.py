@@ -16,10 +16,11 @@ from typing import Final
 
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.errors import LimelensError
+from limelens.serve.files import sync_folder
 from limelens.serve.wording import first_line
 from limelens.watch.event import Event
 from limelens.watch.record.backlog import Item, Lost
-from limelens.watch.record.database import OVERLAYS, sync_folder, transaction
+from limelens.watch.record.database import OVERLAYS, transaction
 from limelens.watch.record.documents import to_ms
 from limelens.watch.record.errors import DiskFullError, RecordError
 from limelens.watch.record.images import Blur, images_of, wants_images

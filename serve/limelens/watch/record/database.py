@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from limelens.serve.errors import InvalidRequestError
+from limelens.serve.files import sync_folder
 from limelens.watch.record.errors import (
     BusyRecordError,
     DamagedRecordError,
@@ -50,16 +51,6 @@ def make_folder(folder: Path) -> None:
     (folder / OVERLAYS).mkdir(mode=0o700, exist_ok=True)
     if is_new:
         sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names of new files survive a loss of power."""
-    with contextlib.suppress(OSError):  # some systems cannot open folders
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def open_to_write(folder: Path, *, create: bool) -> sqlite3.Connection:
