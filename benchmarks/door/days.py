@@ -108,9 +108,9 @@ def memory(
 
 
 def _event(number: int, of: int) -> Event:
-    """One of a day's events: every fourth is an alert, with the votes behind it."""
+    """One of a day's events: every fourth of a camera is an alert, with the votes behind it."""
     at = datetime.now(UTC) - timedelta(days=1) * (1 - number / of)
-    state = (CameraState.ALERT, CameraState.CLEAR)[number % 4 != 0]
+    state = (CameraState.ALERT, CameraState.CLEAR)[number // _NUM_CAMERAS % 4 != 0]
     label = "without_mask" if state is CameraState.ALERT else "with_mask"
     share = float(np.clip(0.75 + 0.2 * np.sin(number), 0, 1))
     scores = (Score(label, share), Score("other", 1 - share))
