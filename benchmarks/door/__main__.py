@@ -99,10 +99,10 @@ def _delay(
     for fps in (5.0, 15.0):
         window_ms = 1000 * 5 / fps
         stay_s = (2 * window_ms / 1000, 4 * window_ms / 1000)
-        load = Load(f"{fps:g}", 2, fps, seconds, stay_s, 5, 4, 2)
+        load = Load(2, fps, seconds, stay_s, 5, 4, 2)
         found = measure(load, models, people, _NUM_CORES)
         table.add_row(
-            load.name,
+            f"{fps:g}",
             f"{window_ms:.0f}",
             str(found.num_changes),
             *(
@@ -145,7 +145,7 @@ def _cameras(
         table.add_column(column, justify="right")
     missed = []
     for num_explaining in (0, 1):
-        load = Load("", num_cameras, 5.0, seconds, (0.8, 1.6), num_explaining=num_explaining)
+        load = Load(num_cameras, 5.0, seconds, (0.8, 1.6), num_explaining=num_explaining)
         found = measure(load, models, people, _NUM_CORES)
         p99_ms = percentile_ms(found.from_sent_s, 99)
         table.add_row(

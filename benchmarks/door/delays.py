@@ -23,7 +23,6 @@ class Load:
     """The cameras of one row.
 
     Args:
-        name: What it is called.
         num_cameras: How many.
         fps: Frames a second of each.
         seconds: How long.
@@ -34,7 +33,6 @@ class Load:
         num_explaining: Of how many cameras each change is explained.
     """
 
-    name: str
     num_cameras: int
     fps: float
     seconds: float
@@ -58,7 +56,6 @@ class Outcome:
     """What came of it.
 
     Args:
-        load: The cameras.
         alert_s: From each change to the alert that it brought.
         clear_s: From each change to the clearance that it brought.
         from_sent_s: From sending the first frame of each change to its state.
@@ -72,7 +69,6 @@ class Outcome:
         cpu_s: CPU time by process.
     """
 
-    load: Load
     alert_s: list[float]
     clear_s: list[float]
     from_sent_s: list[float]
@@ -144,7 +140,6 @@ def outcome(
         from_sent_s.append(hit[1] - change.sent_at)
     decided = [one for one in states if one[2] != "unknown"]
     return Outcome(
-        load=load,
         alert_s=found["alert"],
         clear_s=found["clear"],
         from_sent_s=from_sent_s,

@@ -31,7 +31,6 @@ class Said:
         states: Camera, time, state and label of each change of a state.
         ages_s: Of each frame, from its capture to the line that says that it was answered.
         num_frames: Frames answered, by camera and since `begins_at`.
-        losses: Details of what was lost.
         begins_at: Nothing from before counts.
         num_classified: Frames classified in all.
         is_over: Whether nothing else comes.
@@ -40,7 +39,6 @@ class Said:
     states: list[tuple[str, float, str, str]] = field(default_factory=list)
     ages_s: list[float] = field(default_factory=list)
     num_frames: dict[str, int] = field(default_factory=dict)
-    losses: list[str] = field(default_factory=list)
     begins_at: float = float("inf")
     num_classified: int = 0
     is_over: bool = False
@@ -50,8 +48,6 @@ class Said:
         camera, at = line["camera_id"], _seconds(line["time"])
         if line["type"] == "state":
             self.states.append((camera, at, line["state"], line["label"] or ""))
-        elif line["type"] == "lost":
-            self.losses.append(line["detail"])
         elif line["type"] == "frame":
             self.num_classified += 1
             captured_at = _seconds(line["capture_time"]) if line["capture_time"] else 0.0
@@ -87,7 +83,6 @@ def watching(
     rules: str,
     num_explaining: int = 0,
     num_threads: int = 2,
-    wrapped: Callable[[list[str]], list[str]] = lambda command: command,
 ) -> Iterator[Running]:
     """Watches some cameras; returns once something was decided of each.
 
@@ -97,14 +92,13 @@ def watching(
         rules: Lines of `[defaults]`.
         num_explaining: Of how many cameras each change is explained.
         num_threads: Of the server.
-        wrapped: Changes the commands, for example to bind them to cores.
     """
-    command = wrapped(serve_command(models, "--num-threads", str(num_threads)))
+    command = serve_command(models, "--num-threads", str(num_threads))
     with tempfile.TemporaryDirectory() as folder, started(command) as server:
         config = Path(folder) / "door.toml"
         config.write_text(_config(server.address, sources, rules, num_explaining))
         with subprocess.Popen(
-            wrapped([sys.executable, "-m", "limelens.cli", "watch", str(config), "--jsonl"]),
+            [sys.executable, "-m", "limelens.cli", "watch", str(config), "--jsonl"],
             stdout=subprocess.PIPE,
             text=True,
         ) as process:

@@ -10,7 +10,7 @@ from benchmarks.door.filming import Change, Shown, films
 from benchmarks.door.people import Person
 from benchmarks.door.watching import Said
 
-LOAD = Load("5", 2, 5.0, 10.0, (1.0, 2.0))
+LOAD = Load(2, 5.0, 10.0, (1.0, 2.0))
 
 
 def test_people_of_two_labels_take_turns_for_known_times() -> None:
