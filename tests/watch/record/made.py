@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.serve.client.results import (
@@ -36,6 +37,19 @@ def jpeg(width: int = 64, height: int = 48) -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def grid(height: int, width: int) -> NDArray[np.uint16]:
+    """Nine segments, row by row."""
+    rows, columns = np.mgrid[0:3, 0:3]
+    cells = (3 * rows + columns).astype(np.uint16)
+    return np.kron(cells, np.ones((height // 3, width // 3), np.uint16))
+
+
+def png(segments: NDArray[np.uint16]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(segments).save(file, "PNG")
     return file.getvalue()
 
 
@@ -99,10 +113,6 @@ def lost(**changes: Any) -> Event:
 
 def explanation(event_id: str, **changes: Any) -> EventExplanation:
     """The lower middle of the image speaks for without_mask."""
-    rows, columns = np.mgrid[0:3, 0:3]
-    segments = np.kron((3 * rows + columns).astype(np.uint16), np.ones((16, 16), np.uint16))
-    png = io.BytesIO()
-    Image.fromarray(segments).save(png, "PNG")
     one = LabelExplanation(
         label="without_mask",
         probability=0.9,
@@ -121,7 +131,7 @@ def explanation(event_id: str, **changes: Any) -> EventExplanation:
         num_samples=500,
         seed=3,
         warnings=(),
-        segments_png=png.getvalue(),
+        segments_png=png(grid(48, 48)),
         model=ModelRef("facemask", 2, "CPUExecutionProvider"),
         timings_ms=ExplanationTimings(1, 2, 3, 4, 10),
         settings=ExplainSettings(method="lime", hide=(1, 2, 3), num_samples=500),
