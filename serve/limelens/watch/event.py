@@ -20,6 +20,8 @@ from limelens.serve.image import Region
 
 SCHEMA: Final = 1
 """Version of `document`; keys are only ever added."""
+ON_CHANGE: Final = (EventType.STATE, EventType.LOST, EventType.BACK)
+"""The types of events that say that something changed; these are recorded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Final
 
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted, first_line
-from limelens.watch.event import Event, EventExplanation, EventType
+from limelens.watch.event import ON_CHANGE, Event, EventExplanation
 from limelens.watch.record.backlog import Backlog, Item
 from limelens.watch.record.batch import BatchRecorder
 from limelens.watch.record.database import FILE, folder_of, identity, in_words, open_to_write
@@ -33,7 +33,6 @@ _RETENTION_S: Final = 60.0
 _MAX_TO_BLUR: Final = 256
 _SAID_AGAIN_S: Final = 600.0
 """A disk that is nearly full takes an event now and then; that is no news."""
-_RECORDED: Final = (EventType.STATE, EventType.LOST, EventType.BACK)
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +91,7 @@ class RecordWriter:
 
     def put(self, event: Event) -> None:
         """Takes an event; frames and heartbeats are not recorded."""
-        if event.type in _RECORDED:
+        if event.type in ON_CHANGE:
             self._backlog.put(self._kept(event))
 
     def explain(self, explanation: EventExplanation) -> None:

@@ -16,8 +16,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from limelens.serve.wording import counted
-from limelens.watch.event import EventType
-from limelens.watch.sinks.message import ON_CHANGE
+from limelens.watch.event import ON_CHANGE, EventType
 from limelens.watch.sinks.threaded import ThreadedSink
 
 _MAX_WAITING: Final = 10_000

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.event import Event, EventType, document
 
-ON_CHANGE = (EventType.STATE, EventType.LOST, EventType.BACK)
-"""The types of events that say that something changed."""
-
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -20,7 +20,7 @@ from aiomqtt import MqttError, Will
 
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.serve.wording import counted
-from limelens.watch.event import Event, EventType, new_event_id
+from limelens.watch.event import ON_CHANGE, Event, EventType, new_event_id
 from limelens.watch.sinks.broker_client import (
     BrokerClient,
     client_of,
@@ -29,7 +29,7 @@ from limelens.watch.sinks.broker_client import (
     why,
 )
 from limelens.watch.sinks.errors import SinkError
-from limelens.watch.sinks.message import ON_CHANGE, Message, message_of
+from limelens.watch.sinks.message import Message, message_of
 from limelens.watch.sinks.mqtt_settings import MqttSettings
 from limelens.watch.sinks.threaded import ThreadedSink
 from limelens.watch.sinks.topics import OFFLINE, ONLINE, Topics, announcements

@@ -18,8 +18,8 @@ from tenacity import AsyncRetrying, RetryCallState, RetryError, retry_if_excepti
 from tenacity.wait import wait_random_exponential
 
 from limelens.serve.wording import counted
-from limelens.watch.event import EventType
-from limelens.watch.sinks.message import ON_CHANGE, Message
+from limelens.watch.event import ON_CHANGE, EventType
+from limelens.watch.sinks.message import Message
 from limelens.watch.sinks.posting import LaterError, Receiver, RefusedError
 from limelens.watch.sinks.rejected import Rejected
 from limelens.watch.sinks.spool import Spool, Spooled
