@@ -16,7 +16,7 @@ import pytest
 from tests.watch.record.made import PATIENCE_S, alert, explanation, lost
 
 from limelens.serve.decisions.camera_state import CameraState
-from limelens.watch.event import Event
+from limelens.watch.event import ON_CHANGE, Event, EventType
 from limelens.watch.record import Record
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.record.writer import RecordWriter
@@ -76,6 +76,18 @@ def test_the_newest_events_come_first_and_pages_go_on(
     assert "camera lost" in shown
     assert "1 of 1 event" in shown
     assert events("list", "--since", "yesterday").exit_code == 2
+
+
+def test_only_types_that_are_recorded_can_be_chosen(
+    events: Run, recorded: tuple[Path, list[Event]]
+) -> None:
+    for one in EventType:
+        result = events("list", "--type", one, "--json")
+        if one in ON_CHANGE:
+            ids = [event.id for event in reversed(recorded[1]) if event.type is one]
+            assert [found["id"] for found in result.json["events"]] == ids
+        else:
+            assert result.exit_code == 2
 
 
 def test_a_week_old_event_is_explained_from_the_record_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -40,6 +41,14 @@ Id = Annotated[
 ]
 
 
+class RecordedType(StrEnum):
+    """The types of events that are recorded, as `ON_CHANGE` has them."""
+
+    STATE = EventType.STATE.value
+    LOST = EventType.LOST.value
+    BACK = EventType.BACK.value
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which events of which record.
@@ -67,7 +76,7 @@ def choose(
         list[str] | None, option("Only with this label; may be repeated.", show_default="all")
     ] = None,
     type_: Annotated[
-        list[EventType] | None,
+        list[RecordedType] | None,
         option("Only of this type; may be repeated.", "--type"),
     ] = None,
     since: Annotated[
@@ -102,7 +111,7 @@ def choose(
         cameras=tuple(camera or ()),
         states=tuple(state or ()),
         labels=tuple(label or ()),
-        types=tuple(type_ or ()),
+        types=tuple(EventType(one) for one in type_ or ()),
         since=_time(since, "--since"),
         until=_time(until, "--until"),
         corrected=True if wrong else None,
