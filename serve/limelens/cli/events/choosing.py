@@ -143,13 +143,13 @@ def shown(text: str) -> str:
 def _time(text: str | None, name: str) -> datetime | None:
     if text is None:
         return None
-    if found := _AGO.fullmatch(text):
-        return datetime.now(UTC) - timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
     try:
+        if found := _AGO.fullmatch(text):
+            return datetime.now(UTC) - timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise typer.BadParameter(
             f"{text!r}; expected a date, a date with a time, or how long ago, such as 24h",
             param_hint=name,
         ) from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
