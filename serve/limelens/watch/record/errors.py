@@ -4,6 +4,8 @@ LimelensError
 └── RecordError               the record, or what was asked of it, cannot be used
     ├── NoRecordError         there is no record at that place
     ├── UnknownEventError     no event has that id
+    ├── BusyRecordError       another process has been writing for too long
+    ├── DiskFullError         there is no room
     └── DamagedRecordError    the file is damaged, or is no record
 """
 
