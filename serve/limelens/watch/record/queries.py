@@ -144,6 +144,11 @@ def distinct_query(column: str) -> str:
     )
 
 
+def escaped(text: str) -> str:
+    r"""A text as `LIKE ? ESCAPE '\'` takes it literally."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
 def cursor_of(event: RecordedEvent) -> str:
     """Where a list goes on behind this event."""
     return f"{to_ms(event.time)}-{event.number}"
@@ -206,8 +211,7 @@ def _searched(fetch: Fetch, search: str) -> Condition:
 
     Few texts repeat in many events, so they are searched instead of the events.
     """
-    text = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    like = f"%{text}%"
+    like = f"%{escaped(search)}%"
     parts: list[str] = []
     values: list[Any] = []
     for column in _SEARCHED:

@@ -25,6 +25,7 @@ from limelens.watch.record.queries import (
     count_query,
     cursor_of,
     distinct_query,
+    escaped,
     event_of,
     page_query,
 )
@@ -152,7 +153,7 @@ class Record:
         """
         with contextlib.suppress(UnknownEventError):
             return self.get(start)
-        text = start.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        text = escaped(start)
         rows = self._reader.all(
             "SELECT id FROM events WHERE id LIKE ? ESCAPE '\\' OR id LIKE ? ESCAPE '\\' LIMIT 2",
             (f"{text}%", f"%{text}"),
