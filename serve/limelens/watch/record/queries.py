@@ -89,10 +89,9 @@ def condition(fetch: Fetch, asked: EventFilter, search: str) -> Condition:
     if asked.until is not None:
         parts.append("time_ms < ?")
         values.append(to_ms(asked.until))
-    for is_wanted, table in ((asked.corrected, "corrections"), (asked.explained, "explanations")):
-        if is_wanted is not None:
-            no = "" if is_wanted else "NOT "
-            parts.append(f"number {no}IN (SELECT event FROM {table})")
+    if asked.corrected is not None:
+        no = "" if asked.corrected else "NOT "
+        parts.append(f"number {no}IN (SELECT event FROM corrections)")
     if search:
         found = _searched(fetch, search)
         if found.is_never:

@@ -113,7 +113,6 @@ class EventFilter:
         since: From this time on.
         until: Before this time.
         corrected: Whether somebody marked them as wrong.
-        explained: Whether they were explained.
     """
 
     cameras: tuple[str, ...] = ()
@@ -123,7 +122,6 @@ class EventFilter:
     since: datetime | None = None
     until: datetime | None = None
     corrected: bool | None = None
-    explained: bool | None = None
 
 
 @dataclass(frozen=True)
