@@ -16,7 +16,7 @@ from limelens.serve.files import write_whole
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
-    from limelens.watch.record import Record, RecordedEvent, RecordedImage, Replay
+    from limelens.watch.record import RecordedEvent, RecordedImage, Replay
     from limelens.watch.record.why import Why
 
 
@@ -95,7 +95,7 @@ def why(
 
     with open_record(record) as opened:
         found = why_of(opened, opened.find(event).id)
-        changes = {
+        changes: dict[str, Any] = {
             "threshold": threshold,
             "window": window,
             "required": required,
@@ -103,7 +103,7 @@ def why(
         }
         again = None
         if any(value is not None for value in changes.values()):
-            again = _replayed(opened, found.found.id, changes)
+            again = opened.replay(found.found.id, **changes)
     if as_json:
         replayed = {} if again is None else {"replay": _replay_document(again)}
         print_json({**found.document(), **replayed})
@@ -111,10 +111,6 @@ def why(
     _print_why(found)
     if again is not None:
         _print_replay(again)
-
-
-def _replayed(record: Record, event_id: str, changes: dict[str, Any]) -> Replay:
-    return record.replay(event_id, **changes)
 
 
 def _image(image: RecordedImage | None, kind: str, found: RecordedEvent) -> bytes:
