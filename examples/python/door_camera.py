@@ -50,9 +50,7 @@ class Told:
     def look(self) -> None:
         """Looks at the state now."""
         now, last = self._keeper.report(time.monotonic()), self._last
-        if last is None or (now.state, now.reason, now.label) != (
-            last.state, last.reason, last.label,
-        ):  # fmt: skip
+        if last is None or now.is_news_after(last):
             why = now.label if now.reason is None else now.reason.in_words
             print(f"{datetime.datetime.now():%H:%M:%S} {now.state.upper()}: {why}", flush=True)
         self._last = now

@@ -154,7 +154,7 @@ class Teller:
     def _tell_state(self, found: SourceAnswer | None = None) -> StateReport:
         """Tells the state if it is new; returns it."""
         now, last = self._keeper.report(time.monotonic()), self._last
-        if last is None or _said(now) != _said(last):
+        if last is None or now.is_news_after(last):
             self._put(EventType.STATE, now, found=found)
         return now
 
@@ -216,10 +216,6 @@ class Losses:
 def _reason_of(error: SourceError) -> UnknownReason:
     frozen = error.reason.value == UnknownReason.FROZEN.value
     return UnknownReason.FROZEN if frozen else UnknownReason.CAMERA_LOST
-
-
-def _said(report: StateReport) -> tuple[object, ...]:
-    return report.state, report.reason, report.label
 
 
 def _why_ended(error: BaseException | None) -> tuple[UnknownReason, str]:

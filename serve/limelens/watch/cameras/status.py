@@ -242,7 +242,7 @@ class CameraStatus:
     def _look(self, at: float, found: SourceAnswer | None = None) -> None:
         """Compares the state with the last one that was said; the lock is held."""
         report, before = self._keeper.report(at), self._report
-        is_news = _said(report) != _said(before)
+        is_news = report.is_news_after(before)
         self._report = report
         people = [] if found is None else _people_of_note(found.answer, report, is_news=is_news)
         if is_news:
@@ -288,11 +288,6 @@ class CameraStatus:
         if wanted == "never" or event.label is None:
             return False
         return wanted == "changes" or event.state is CameraState.ALERT
-
-
-def _said(report: StateReport) -> tuple[CameraState, UnknownReason | None, str | None]:
-    """What is news if it differs."""
-    return report.state, report.reason, report.label
 
 
 def _people_of_note(

@@ -36,6 +36,10 @@ class StateReport:
     label: str | None = None
     age_s: float | None = None
 
+    def is_news_after(self, last: StateReport) -> bool:
+        """Whether it says something else than an earlier report, apart from detail and age."""
+        return (self.state, self.reason, self.label) != (last.state, last.reason, last.label)
+
 
 class StateKeeper:
     """Keeps the state of one camera. Safe to use from any thread.
