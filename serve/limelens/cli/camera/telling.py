@@ -190,7 +190,7 @@ class Losses:
         """Tells what was said until now, and what is said meanwhile."""
         with self._lock:
             if self._now is not None:
-                teller.lost(_reason_of(self._now), str(self._now))
+                teller.lost(self._now.unknown_reason, str(self._now))
             self._teller = teller
         try:
             yield
@@ -203,7 +203,7 @@ class Losses:
         with self._lock:
             self._now = error
             if self._teller is not None:
-                self._teller.lost(_reason_of(error), str(error))
+                self._teller.lost(error.unknown_reason, str(error))
 
     def back(self) -> None:
         """Its frames come again."""
@@ -211,11 +211,6 @@ class Losses:
             self._now = None
             if self._teller is not None:
                 self._teller.back(UnknownReason.CAMERA_LOST)
-
-
-def _reason_of(error: SourceError) -> UnknownReason:
-    frozen = error.reason.value == UnknownReason.FROZEN.value
-    return UnknownReason.FROZEN if frozen else UnknownReason.CAMERA_LOST
 
 
 def _why_ended(error: BaseException | None) -> tuple[UnknownReason, str]:

@@ -214,10 +214,8 @@ class CameraThread:
         return "" if found is None else found.get_secret_value()
 
     def _camera_lost(self, error: SourceError) -> None:
-        is_frozen = error.reason is LossReason.FROZEN
-        reason = UnknownReason.FROZEN if is_frozen else UnknownReason.CAMERA_LOST
         # The source says it to people, and again at growing intervals.
-        self.status.lost(Part.CAMERA, reason, self._words(error), is_said=True)
+        self.status.lost(Part.CAMERA, error.unknown_reason, self._words(error), is_said=True)
 
     def _words(self, error: SourceError) -> str:
         """Why a camera is lost, without what is known already: which one, and that it is lost."""

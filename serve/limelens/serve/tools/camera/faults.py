@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
+from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.errors import LimelensError
 
 
@@ -42,6 +43,12 @@ class SourceError(LimelensError):
     def __init__(self, message: str, reason: LossReason = LossReason.FAILED) -> None:
         super().__init__(message)
         self.reason = reason
+
+    @property
+    def unknown_reason(self) -> UnknownReason:
+        """Why the state of a camera that is lost like this is unknown."""
+        is_frozen = self.reason is LossReason.FROZEN
+        return UnknownReason.FROZEN if is_frozen else UnknownReason.CAMERA_LOST
 
 
 _BY_ERRNO: Final = {
