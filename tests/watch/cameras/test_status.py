@@ -115,6 +115,18 @@ def test_a_frame_from_before_a_loss_does_not_end_it() -> None:
     ]
 
 
+def test_a_frame_from_before_a_loss_says_nothing_after_it() -> None:
+    door = Door()
+    door.answer(0)
+    before = time.monotonic()
+    door.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, "cut off")
+    door.status.back(Part.CAMERA)
+    door.answer(2, taken_at=before)
+    assert door.news[-1] == ("state", UNKNOWN, UNKNOWN, "starting")
+    door.answer(4)
+    assert door.news[-1] == ("state", CLEAR, UNKNOWN, "green")
+
+
 def test_of_two_losses_the_other_one_stays() -> None:
     door = Door()
     door.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, "no server")

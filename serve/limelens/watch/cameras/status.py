@@ -159,13 +159,12 @@ class CameraStatus:
     def back(self, part: Part) -> None:
         """The camera or the server is back; nothing happens if it was not lost."""
         with self._lock:
-            if self._is_over or self._lost.pop(part, None) is None:
+            if self._is_over or (loss := self._lost.pop(part, None)) is None:
                 return
             at = time.monotonic()
             message = f"the {part} is back"
-            self._keeper.back()
-            for loss in self._lost.values():
-                self._keeper.lost(loss.reason, loss.detail)
+            # Frames from before the loss may still be answered.
+            self._keeper.back(loss.reason, at=loss.at)
             self._complaints[part].is_right(message)
             report = self._keeper.report(at)
             self._emit(
