@@ -31,3 +31,14 @@ def test_choices_are_listed_in_words(limelens: Callable[..., Any]) -> None:
     shown = " ".join(limelens("train", "--help").stdout.split())
     assert "One of none, light, standard, strong. [default: standard]" in shown
     assert "[default: 16 up to 1,000 training images, else 32; 2 or more]" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [("watch", "CONFIG"), ("console", "[CONFIG]"), ("classify", "IMAGE...")],
+)
+def test_arguments_are_in_capitals(
+    limelens: Callable[..., Any], command: str, argument: str
+) -> None:
+    usage = limelens(command, "--help").stdout.splitlines()[0]
+    assert usage == f"Usage: limelens {command} [OPTIONS] {argument}"

@@ -33,11 +33,12 @@ class Command(TyperCommand):
     """A command whose help fits every terminal."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The words of the usage line, with arguments as IMAGE and [IMAGE...]."""
-        # typer writes "{image}", "{IMAGE}..." and "[[IMAGE]]...".
+        """The words of the usage line, with arguments as IMAGE, [CONFIG] and [IMAGE...]."""
+        # typer writes "{image}", "{IMAGE}...", "[config]" and "[[IMAGE]]...".
         pieces = [re.sub(r"\{(\w+)(?:\.{3})?\}", lambda found: found[1].upper(), one)
                   for one in super().collect_usage_pieces(ctx)]  # fmt: skip
-        return [re.sub(r"\[+(\w+)\]+\.{3}", r"[\1...]", one) for one in pieces]
+        pieces = [re.sub(r"\[+(\w+)\]+\.{3}", r"[\1...]", one) for one in pieces]
+        return [one.upper() if re.fullmatch(r"\[\w+\]", one) else one for one in pieces]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the help."""
