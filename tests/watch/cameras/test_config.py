@@ -119,6 +119,10 @@ fps = 0.25
             "door.toml:5: camera.model: model and server; expected only one of them",
         ),
         (
+            "[[camera]]\nid = 'a'\nsource = 0\n[mqtt]\nhost = 'h'\nbase_topic = 'doors/'",
+            "door.toml:6: mqtt.base_topic: 'doors/'; expected names with / between, such as ",
+        ),
+        (
             "server = 'b:1'\n[[camera]]\nid = 'a'\nsource = 0",
             "door.toml:1: server: found 'b:1'; expected a table such as [server]",
         ),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core.core_schema import ValidationInfo
 
 from limelens.serve.addresses import is_loopback_host
 
-_TOPIC = r"^[^+#\x00/$][^+#\x00/]*(/[^+#\x00/]+)*$"
+_TOPIC: Final = re.compile(r"[^+#\x00/$][^+#\x00/]*(/[^+#\x00/]+)*")
 
 
 class MqttSettings(BaseModel):
@@ -44,12 +46,10 @@ class MqttSettings(BaseModel):
     )
     base_topic: str = Field(
         default="limelens",
-        pattern=_TOPIC,
         description="What all topics begin with; each process that watches needs one of its own.",
     )
     discovery_prefix: str = Field(
         default="homeassistant",
-        pattern=rf"{_TOPIC}|^$",
         description="Where Home Assistant looks for devices; empty: announce none.",
     )
     device_class: Literal["safety", "problem"] = Field(
@@ -111,6 +111,17 @@ class MqttSettings(BaseModel):
         """
         made = hashlib.sha256(self.base_topic.encode()).hexdigest()
         return self.client_id or f"limelens-{made[:12]}"
+
+    @field_validator("base_topic", "discovery_prefix")
+    @classmethod
+    def _check_topic(cls, value: str, info: ValidationInfo) -> str:
+        may_be_left_out = info.field_name == "discovery_prefix" and not value
+        if not may_be_left_out and not _TOPIC.fullmatch(value):
+            raise ValueError(
+                f"{value!r}; expected names with / between, such as doors/front, without + and #, "
+                "and no $ at the beginning"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
