@@ -97,6 +97,10 @@ fps = 0.25
     [
         ("", "door.toml: camera: there is no camera; expected [[camera]]"),
         ("[[camera]]\nid = 'a'", "door.toml:1: camera.source: it is missing; expected a device's"),
+        (
+            "[[camera]]\nid = 'a'\nsource = 0\n[jsonl]",
+            "door.toml:4: jsonl.path: it is missing; expected the file; its folder must exist",
+        ),
         ("camera = []", "door.toml:1: camera: there is no camera; expected [[camera]]"),
         (
             "[[camera]\nid = 'a'",

@@ -116,7 +116,11 @@ def _unknown(key: Key, root: type[BaseModel]) -> str:
 def _described(key: Key, root: type[BaseModel]) -> str:
     model = _model_at(key[:-1], root)
     field = None if model is None else model.model_fields.get(str(key[-1]))
-    return "a value" if field is None or not field.description else field.description
+    if field is None or not field.description:
+        return "a value"
+    # Some sections are described in sentences; here it is the end of one.
+    text = field.description.removesuffix(".")
+    return text[0].lower() + text[1:]
 
 
 def _model_at(key: Key, root: type[BaseModel]) -> type[BaseModel] | None:
