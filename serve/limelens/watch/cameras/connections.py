@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -73,4 +72,4 @@ def _token(file: Path | None, variable: str | None) -> Callable[[], str] | None:
         return secret.get_secret_value()
 
     read()  # an unusable one is reported before anything begins
-    return functools.partial(read)
+    return read
