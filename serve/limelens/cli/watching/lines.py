@@ -45,11 +45,11 @@ class Messages:
         with suppress(Full):
             self._waiting.put_nowait(f"{datetime.now():%H:%M:%S}  {escape(message)}")
 
-    def flush(self, timeout_s: float = _FLUSH_S) -> bool:
+    def flush(self) -> bool:
         """Waits until all are printed, at most for some seconds; returns whether they are."""
         with self._waiting.all_tasks_done:
             return self._waiting.all_tasks_done.wait_for(
-                lambda: not self._waiting.unfinished_tasks, timeout_s
+                lambda: not self._waiting.unfinished_tasks, _FLUSH_S
             )
 
     def _print_on(self) -> None:

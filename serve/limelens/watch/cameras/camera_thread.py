@@ -122,10 +122,10 @@ class CameraThread:
         if source is not None:
             source.stop()
 
-    def join(self, timeout_s: float = _JOIN_S) -> None:
+    def join(self) -> None:
         """Waits until it has ended; a source that hangs is left alone."""
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S

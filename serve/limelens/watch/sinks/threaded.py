@@ -30,15 +30,11 @@ _MORE_S: Final = 2.0
 
 
 class Mailbox:
-    """Messages on their way to a sink's thread. If it is full, the oldest gives way.
+    """Messages on their way to a sink's thread. If it is full, the oldest gives way."""
 
-    Args:
-        max_waiting: How many there may be.
-    """
-
-    def __init__(self, max_waiting: int = _MAX_WAITING) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._messages: deque[Message] = deque(maxlen=max_waiting)
+        self._messages: deque[Message] = deque(maxlen=_MAX_WAITING)
         self._bell: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self.num_dropped = 0
         """Messages that gave way."""
