@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 from tests.waiting import until
 
@@ -96,24 +94,6 @@ class Watching:
     def _read_messages(self) -> None:
         for line in self.process.stderr or ():
             self.messages.append(line)
-
-
-@pytest.fixture
-def save_video(tmp_path: Path) -> Callable[..., Path]:
-    """Saves a video of one-coloured frames, 10 a second."""
-
-    def save(name: str, colours: list[tuple[int, int, int]]) -> Path:
-        path = tmp_path / name
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=10)
-            stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
-            for colour in colours:
-                pixels = np.full((32, 64, 3), colour, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode(None))
-        return path
-
-    return save
 
 
 @pytest.fixture

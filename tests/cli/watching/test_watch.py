@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.test_camera import save_video
 from tests.filming import GREEN, RED, FilmedCamera, filming
 from tests.waiting import until
 
@@ -173,9 +174,9 @@ def test_sighup_exchanges_what_changed_and_leaves_the_rest_alone(
 
 
 def test_videos_end_the_command_when_they_end(
-    watching: Watch, address: str, save_video: Callable[..., Path]
+    watching: Watch, address: str, tmp_path: Path
 ) -> None:
-    video = save_video("visit.mp4", [GREEN] * 10 + [RED] * 10)
+    video = save_video(tmp_path / "visit.mp4", [GREEN] * 10 + [RED] * 10)
     one = watching(ONE.format(server=address, source=video))
     assert one.wait() == 0
     assert one.states("door")[-3:] == [
@@ -187,11 +188,11 @@ def test_videos_end_the_command_when_they_end(
 
 
 def test_a_video_says_that_its_server_is_absent_and_begins_when_it_is_there(
-    watching: Watch, start_server: Callable[..., Any], save_video: Callable[..., Path]
+    watching: Watch, start_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = start_server()
     server.stop(0)
-    video = save_video("visit.mp4", [GREEN] * 3)
+    video = save_video(tmp_path / "visit.mp4", [GREEN] * 3)
     one = watching(ONE.format(server=server.address, source=video))
     one.wait_for("door", "unknown", "server_lost")
     start_server(listen=server.address)
