@@ -102,6 +102,26 @@ def test_an_overlay_that_a_killed_process_left_goes(start: Start, folder: Path) 
     assert (folder / "overlays" / f"{event.id}.png").exists()
 
 
+def test_files_are_looked_through_once_an_hour(folder: Path) -> None:
+    connection = open_to_write(folder, create=True)
+    monotonic = 0.0
+    retention = Retention(folder, max_age_days=7, max_bytes=1 << 40, monotonic=lambda: monotonic)
+    stray = folder / "overlays" / "stray.png"
+
+    def is_swept() -> bool:
+        stray.write_bytes(b"half")
+        os.utime(stray, times=(time.time() - 2 * HOUR_S,) * 2)
+        while retention.step(connection):
+            pass
+        return not stray.exists()
+
+    assert is_swept()
+    assert not is_swept()
+    monotonic += HOUR_S
+    assert is_swept()
+    connection.close()
+
+
 def test_a_clock_that_jumps_ahead_empties_no_record(start: Start, folder: Path) -> None:
     writer = start()
     writer.put(alert())

@@ -24,6 +24,8 @@ _PAGES_PER_STEP: Final = 2000
 _DAY_MS: Final = 86_400_000
 _YOUNG_S: Final = 3600.0
 """A file without an event may belong to one that another process is about to commit."""
+_SWEPT_EVERY_S: Final = 3600.0
+"""Only a process that is killed leaves files, and looking asks for the event of every one."""
 _JUMP_S: Final = 3600.0
 """A clock that runs ahead of the time that passed by so much has jumped."""
 _BELIEVED_AFTER_S: Final = 86_400.0
@@ -58,6 +60,7 @@ class Retention:
         self._jumped_at: float | None = None
         self._leaves_traces = True  # maybe of a process that was killed
         self._strays: Iterator[os.DirEntry[str]] | None = None
+        self._swept_at = -math.inf
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Removes some of what is too old or too much.
@@ -141,7 +144,10 @@ class Retention:
     def _sweep(self, connection: sqlite3.Connection) -> bool:
         """Removes overlays that a process left behind when it was killed before it committed."""
         if self._strays is None:
+            if self._monotonic() - self._swept_at < _SWEPT_EVERY_S:
+                return False
             self._strays = os.scandir(self._folder / OVERLAYS)
+            self._swept_at = self._monotonic()
         some = list(itertools.islice(self._strays, _FILES_PER_STEP))
         for entry in some:
             is_known = connection.execute(
