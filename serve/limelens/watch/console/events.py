@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
-from limelens.watch.console.explained import Say
+from limelens.watch.console.language import Say
 from limelens.watch.console.state import AppState
 from limelens.watch.event import EventType
 from limelens.watch.record.errors import RecordError
@@ -164,9 +165,7 @@ class _Log:
     async def page(self, request: Request) -> Response:
         """A page of the log."""
         asked = Asked.read(request.query_params)
-
-        def say(key: str, **values: Any) -> str:
-            return self._pages.say(request, key, **values)
+        say = partial(self._pages.say, request)
 
         def read() -> dict[str, Any]:
             try:

@@ -5,11 +5,11 @@ It knows explanations and the keys of sentences, and nothing of pages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from limelens.serve import LabelExplanation, ServedExplanation
+from limelens.watch.console.language import Say
 from limelens.watch.record.words import (
     LOW_STABILITY,
     POOR_FIT,
@@ -17,9 +17,6 @@ from limelens.watch.record.words import (
     RegionInWords,
     strongest_regions,
 )
-
-Say = Callable[..., str]
-"""A sentence of the reader's language, by its key and with its values."""
 
 _GOOD_FIT: Final = 0.6
 _HIGH_STABILITY: Final = 0.85

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +13,7 @@ from starlette.routing import Route
 from limelens.serve.about import package_version
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.console.findings import ask_server, read_certificate, read_disk
+from limelens.watch.console.language import Say
 from limelens.watch.console.state import AppState
 
 _GIB: Final = 1 << 30
@@ -30,10 +31,7 @@ def routes(state: AppState) -> list[Route]:
 
     async def found(request: Request) -> dict[str, Any]:
         values = await run_in_threadpool(_look, state)
-
-        def say(key: str, **values: Any) -> str:
-            return state.pages.say(request, key, **values)
-
+        say = partial(state.pages.say, request)
         return values | {"problems": _problems(state, values, say)}
 
     return [Route("/health", health), Route("/health/now", now)]
@@ -55,7 +53,7 @@ def _look(state: AppState) -> dict[str, Any]:
     }
 
 
-def _problems(state: AppState, values: dict[str, Any], say: Callable[..., str]) -> list[str]:
+def _problems(state: AppState, values: dict[str, Any], say: Say) -> list[str]:
     """Everything that somebody should look at, the worst first."""
     problems = [
         say(

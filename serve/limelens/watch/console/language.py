@@ -6,13 +6,16 @@ No template and no script has words of its own. It knows nothing of what the sen
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 FOLDER: Final = Path(__file__).parent / "sentences"
 DEFAULT: Final = "en"
 _ONE: Final = ".one"
+
+Say = Callable[..., str]
+"""A sentence of the reader's language, by its key and with its values."""
 
 
 class Sentences:

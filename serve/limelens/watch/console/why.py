@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from functools import partial
+from typing import Final
 from urllib.parse import parse_qsl, quote
 
 from starlette.concurrency import run_in_threadpool
@@ -20,7 +21,8 @@ from limelens.watch.console.access.audit import audit, operators_only
 from limelens.watch.console.boxes import FaceBox, aspect, face_boxes
 from limelens.watch.console.event_images import Layers, event_image, layers_of
 from limelens.watch.console.events import Asked, headline, reason
-from limelens.watch.console.explained import Explained, Say, explained
+from limelens.watch.console.explained import Explained, explained
+from limelens.watch.console.language import Say
 from limelens.watch.console.state import AppState
 from limelens.watch.record.errors import RecordError, UnknownEventError
 from limelens.watch.record.record import Record
@@ -127,8 +129,7 @@ class _Events:
         return Response(found.data, media_type=found.media_type)
 
     async def _page(self, request: Request, status: int = 200, problem: str = "") -> Response:
-        def say(key: str, **values: Any) -> str:
-            return self._pages.say(request, key, **values)
+        say = partial(self._pages.say, request)
 
         def read() -> tuple[EventPage, Replay | None, str]:
             page = self._read(request.path_params["id"], say)

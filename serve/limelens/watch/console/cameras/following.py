@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -28,10 +29,7 @@ async def states(
         `cameras` with all ids in order and the cameras that changed; without news that is empty,
         once a second. `over` ends it where the login did.
     """
-
-    def say(key: str) -> str:
-        return state.pages.say(request, key)
-
+    say = partial(state.pages.say, request)
     with viewers.viewing() as viewer:
         if viewer is None:
             yield "full", {"most": state.settings.max_viewers}

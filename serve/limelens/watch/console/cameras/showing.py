@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.image import Region
+from limelens.watch.console.language import Say
 from limelens.watch.live import LiveCamera, LiveFrame
 
 _MOST_FACES: Final = 64
@@ -23,8 +24,6 @@ _STALE: Final = {
     UnknownReason.OFF,
 }
 """Reasons why the last frame, with what was decided about its faces, says nothing of now."""
-
-Say = Callable[[str], str]
 
 
 def shown(camera: LiveCamera, say: Say) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
@@ -156,15 +157,11 @@ class _Tab:
             )
             return {"done": news.num_samples, "most": news.max_samples, "words": words}
         kept = self._desk.keep(_session(request), news.images)
-
-        def say(key: str, **values: Any) -> str:
-            return self._pages.say(request, key, **values)
-
         page = self._pages.render(
             request,
             "trying_explained.html",
             tried=news,
-            why=explained(say, news.found, news.one),
+            why=explained(partial(self._pages.say, request), news.found, news.one),
             folder=f"/try/{kept.name}",
         )
         return {"part": bytes(page.body).decode()}
