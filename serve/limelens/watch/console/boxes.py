@@ -45,6 +45,14 @@ def face_boxes(faces: Iterable[FacePrediction]) -> tuple[FaceBox, ...]:
     return tuple(_box(number, face) for number, face in enumerate(faces, 1))
 
 
+def decided(face: FacePrediction) -> tuple[CameraState, str | None]:
+    """What was decided about a face, over the last frames if it is a person's: state and label."""
+    label = face.prediction.label if face.person is None else face.smoothed_label
+    if face.alert:
+        return CameraState.ALERT, label
+    return CameraState.UNKNOWN if label is None else CameraState.CLEAR, label
+
+
 def aspect(image: bytes) -> float:
     """Width by height of an upright image; 1 if it cannot be read."""
     try:
@@ -59,11 +67,7 @@ def aspect(image: bytes) -> float:
 
 def _box(number: int, face: FacePrediction) -> FaceBox:
     prediction = face.prediction
-    label = prediction.label if face.person is None else face.smoothed_label
-    if face.alert:
-        state = CameraState.ALERT
-    else:
-        state = CameraState.UNKNOWN if label is None else CameraState.CLEAR
+    state, label = decided(face)
     return FaceBox(
         number=number if face.person is None else face.person,
         is_person=face.person is not None,

@@ -8,6 +8,7 @@ from typing import Any, Final
 from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.image import Region
+from limelens.watch.console.boxes import decided
 from limelens.watch.console.language import Say
 from limelens.watch.live import LiveCamera, LiveFrame
 
@@ -71,11 +72,10 @@ def shown_faces(faces: Iterable[FacePrediction]) -> list[dict[str, Any]]:
 
 
 def _face(face: FacePrediction) -> dict[str, Any]:
-    label = face.prediction.label if face.person is None else face.smoothed_label
-    state = "alert" if face.alert else "unknown" if label is None else "clear"
+    state, label = decided(face)
     return {
         "box": shown_region(face.box),
-        "state": state,
+        "state": state.value,
         "label": label,
         "issue": None if face.issue is None else face.issue.value,
         "person": face.person,
