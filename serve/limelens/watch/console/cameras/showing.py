@@ -33,7 +33,6 @@ def shown(camera: LiveCamera, say: Say) -> dict[str, Any]:
     age_s = now.age_s
     return {
         "id": now.camera_id,
-        "source": now.source,
         "state": now.state.value,
         "since": now.since.isoformat(),
         "reason": "" if now.reason is None else say(f"reasons.{now.reason.value}"),
@@ -43,12 +42,10 @@ def shown(camera: LiveCamera, say: Say) -> dict[str, Any]:
         "probability": now.probability,
         "people": now.people,
         "age_s": None if age_s is None else round(age_s, 2),
-        "max_age_s": now.max_age_s,
         "fps": round(now.fps, 1),
         "dropped": now.num_dropped,
         "alerts": now.num_alerts,
         "error": now.last_error,
-        "model": f"{now.model} {now.version}" if now.model else "",
         "event": now.last_event_id,
         "frame": None if now.frame is None else frame_number(now.frame),
     }
@@ -78,6 +75,5 @@ def _face(face: FacePrediction) -> dict[str, Any]:
         "state": state.value,
         "label": label,
         "issue": None if face.issue is None else face.issue.value,
-        "person": face.person,
         "seen": face.seen,
     }
