@@ -78,8 +78,9 @@ class Cut:
         return Region(left / width, top / height, right / width, bottom / height)
 
     def marks(self, strongest: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-        """Where the numbers of the strongest segments stand; see `marks`."""
-        return marks(self.segments, strongest)
+        """Number, x and y, in pixels, of each of the strongest segments that has pixels."""
+        places = [_centre(self.segments, segment) for segment in strongest]
+        return tuple((n, *place) for n, place in enumerate(places, 1) if place is not None)
 
     def overlay(self, one: LabelExplanation) -> NDArray[np.uint8]:
         """`(H, W, 3)` uint8, the image with a label's strongest segments."""
@@ -112,14 +113,6 @@ class Cut:
         drawn = self.pixels.copy()
         drawn[hidden] = np.rint(self.pixels[seen].mean(axis=0)).astype(np.uint8)
         return drawn
-
-
-def marks(
-    segments: NDArray[np.uint16], strongest: Sequence[int]
-) -> tuple[tuple[int, int, int], ...]:
-    """Number, x and y, in pixels, of each of the strongest segments that has pixels."""
-    places = [_centre(segments, segment) for segment in strongest]
-    return tuple((n, *place) for n, place in enumerate(places, 1) if place is not None)
 
 
 def as_jpeg(pixels: NDArray[np.uint8]) -> bytes:

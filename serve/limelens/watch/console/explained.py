@@ -60,7 +60,6 @@ class Explained:
 
     Args:
         label: The label.
-        probability: The model's for it, 0 to 1.
         regions: The strongest, strongest first.
         doubts: Why not to rely on it, in the reader's language; empty if nothing speaks against it.
         warnings: The server's, in English.
@@ -69,7 +68,6 @@ class Explained:
     """
 
     label: str
-    probability: float
     regions: tuple[Region, ...]
     doubts: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -102,7 +100,6 @@ def explained(say: Say, found: ServedExplanation, one: LabelExplanation) -> Expl
         doubts.append(say("explained.doubt_weights"))
     return Explained(
         label=one.label,
-        probability=one.probability,
         regions=tuple(_region(say, region, strongest) for region in regions),
         doubts=tuple(doubts),
         warnings=found.warnings,
@@ -111,13 +108,6 @@ def explained(say: Say, found: ServedExplanation, one: LabelExplanation) -> Expl
         steadiness=say(_STEADINESS[_grade(one.stability, LOW_STABILITY, _HIGH_STABILITY)]),
         stability=one.stability,
     )
-
-
-def where(say: Say, region: RegionInWords) -> str:
-    """`lower middle of the face`, in the reader's language."""
-    if region.place in _OF_ITS_OWN:
-        return say(f"places.{region.place}_{region.whole}")
-    return say(f"places.{region.place}", whole=say(f"wholes.{region.whole}"))
 
 
 def _region(say: Say, region: RegionInWords, strongest: float) -> Region:
@@ -130,13 +120,19 @@ def _region(say: Say, region: RegionInWords, strongest: float) -> Region:
         speaks = say("explained.for", label=region.against)
     return Region(
         segment=region.segment,
-        where=where(say, region),
+        where=_where(say, region),
         weight=f"{region.weight:+.{2 if strongest >= _SMALL else 3}f}".replace("-", "\u2212"),
         speaks=speaks,
         is_for=is_for,
         share=abs(region.weight) / strongest,
         is_clear=region.is_clear,
     )
+
+
+def _where(say: Say, region: RegionInWords) -> str:
+    if region.place in _OF_ITS_OWN:
+        return say(f"places.{region.place}_{region.whole}")
+    return say(f"places.{region.place}", whole=say(f"wholes.{region.whole}"))
 
 
 def _grade(value: float, low: float, high: float) -> int:
