@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from limelens.serve import FacePrediction, Region
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.image import FORMATS
+from limelens.serve.tools.faces.drawing import decided
 
 _LYING: Final = 5
 """From this EXIF orientation on, width and height change places."""
@@ -26,7 +27,7 @@ class FaceBox:
         is_person: Whether it is the person's.
         box: Where it is.
         state: What was decided about it.
-        label: The label; None if there is none.
+        label: The label, or labels; None if there is none.
         probability: The model's for the most probable label; None if it was not judged.
         issue: Why it cannot be judged, as a key of `[issues]`; empty if it can.
     """
@@ -45,12 +46,11 @@ def face_boxes(faces: Iterable[FacePrediction]) -> tuple[FaceBox, ...]:
     return tuple(_box(number, face) for number, face in enumerate(faces, 1))
 
 
-def decided(face: FacePrediction) -> tuple[CameraState, str | None]:
-    """What was decided about a face, over the last frames if it is a person's: state and label."""
-    label = face.prediction.label if face.person is None else face.smoothed_label
+def state_of(face: FacePrediction) -> CameraState:
+    """What the decision about a face comes to."""
     if face.alert:
-        return CameraState.ALERT, label
-    return CameraState.UNKNOWN if label is None else CameraState.CLEAR, label
+        return CameraState.ALERT
+    return CameraState.UNKNOWN if decided(face) is None else CameraState.CLEAR
 
 
 def aspect(image: bytes) -> float:
@@ -67,13 +67,12 @@ def aspect(image: bytes) -> float:
 
 def _box(number: int, face: FacePrediction) -> FaceBox:
     prediction = face.prediction
-    state, label = decided(face)
     return FaceBox(
         number=number if face.person is None else face.person,
         is_person=face.person is not None,
         box=face.box,
-        state=state,
-        label=label,
+        state=state_of(face),
+        label=decided(face),
         probability=prediction.scores[0].probability if prediction.scores else None,
         issue="" if face.issue is None else face.issue.value,
     )

@@ -8,7 +8,8 @@ from typing import Any, Final
 from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.image import Region
-from limelens.watch.console.boxes import decided
+from limelens.serve.tools.faces.drawing import decided
+from limelens.watch.console.boxes import state_of
 from limelens.watch.console.language import Say
 from limelens.watch.live import LiveCamera, LiveFrame
 
@@ -69,11 +70,10 @@ def shown_faces(faces: Iterable[FacePrediction]) -> list[dict[str, Any]]:
 
 
 def _face(face: FacePrediction) -> dict[str, Any]:
-    state, label = decided(face)
     return {
         "box": shown_region(face.box),
-        "state": state.value,
-        "label": label,
+        "state": state_of(face).value,
+        "label": decided(face),
         "issue": None if face.issue is None else face.issue.value,
         "seen": face.seen,
     }
