@@ -8,7 +8,8 @@
     language.py     reads `sentences/`
     cameras/        the tiles: states, live images
     health.py       the machinery
-    events.py, why.py, trying.py    the record's events, one of them, images to try
+    events.py, why.py    the record's events, one of them
+    trying/         images to try
     serving.py      uvicorn, TLS
 
 A new page adds its routes and its place in the navigation to `app.py`. It renders by

@@ -23,7 +23,7 @@ class Pages:
     """The templates. Everything in them is escaped, sentences too.
 
     Args:
-        navigation: The paths of the pages, by the keys of their names in `[navigation]`.
+        navigation: The paths of the pages, by the keys of their names in `[nav]`.
     """
 
     def __init__(self, navigation: Mapping[str, str]) -> None:

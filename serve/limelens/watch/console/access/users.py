@@ -40,7 +40,7 @@ class Role(StrEnum):
     """What a user may do."""
 
     VIEWER = "viewer"  # see everything
-    OPERATOR = "operator"  # also correct labels, replay events and try images
+    OPERATOR = "operator"  # also correct labels and try images
 
 
 @dataclass(frozen=True)
