@@ -41,4 +41,4 @@ def test_arguments_are_in_capitals(
     limelens: Callable[..., Any], command: str, argument: str
 ) -> None:
     usage = limelens(command, "--help").stdout.splitlines()[0]
-    assert usage == f"Usage: limelens {command} [OPTIONS] {argument}"
+    assert usage.endswith(f"limelens {command} [OPTIONS] {argument}")
