@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
-PARTS = ("cli", "errors", "explain", "inference", "serve", "train", "v1", "watch")
+PARTS = ("bulk", "cli", "errors", "explain", "inference", "serve", "train", "v1", "watch")
 NAMED = ("serve", "explain", "train", "proto", "tests", "benchmarks", "examples", "fuzz")
 ROOMS = ("serve", "train", "explain", "watch", "cli")
 ARROW = re.compile(r"\s*(?:-->|-\.->)(?:\|[^|]*\|)?\s*")
