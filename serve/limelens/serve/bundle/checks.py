@@ -47,12 +47,21 @@ def read_bundle_file(path: Path) -> tuple[bytes, Metadata]:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; expected a bundle (model.onnx)") from error
+    return data, check_bundle(path, data)
+
+
+def check_bundle(path: Path, data: bytes) -> Metadata:
+    """Checks the bytes of a bundle's file; the path is what errors call it.
+
+    Raises:
+        BundleError: It is no bundle; the message says why.
+    """
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:
         raise BundleError(f"{path}: not an ONNX file, or an incomplete one") from error
     try:
-        return data, check_model(model)
+        return check_model(model)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
     # An unforeseen fault of one file must not take other models down.

@@ -1,0 +1,213 @@
+"""Classifies images into rows that say what `limelens classify --json` says of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from limelens.bulk.columns import Rows, fingerprint_of, schema_of
+from limelens.bulk.model_file import ModelFile
+from limelens.bulk.running import BatchRunner, encoded
+from limelens.bulk.work import BulkImage, Work
+from limelens.serve.bundle import Bundle
+from limelens.serve.decisions.decision import FacePrediction, Prediction, decide
+from limelens.serve.errors import InvalidRequestError
+from limelens.serve.faces.classifying import classify_faces, find_faces
+from limelens.serve.faces.detector import load_detector
+from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
+from limelens.serve.image import Region
+
+_PREDICTION: Final = (
+    pa.field("decision", pa.string()),
+    pa.field("label", pa.string()),
+    pa.field("labels", pa.list_(pa.string())),
+    pa.field("probabilities", pa.map_(pa.string(), pa.float32())),
+    pa.field("alert", pa.bool_()),
+)
+_BOX: Final = pa.struct([(edge, pa.float64()) for edge in ("left", "top", "right", "bottom")])
+_FACE: Final = pa.struct(
+    [
+        pa.field("box", _BOX),
+        pa.field("box_px", pa.list_(pa.int32(), 4)),
+        pa.field("score", pa.float32()),
+        *_PREDICTION,
+        pa.field("issue", pa.string()),
+    ]
+)
+_IMAGES_PER_THREAD: Final = 4
+"""How many images with faces are handed over at once for each thread."""
+
+
+@dataclass(frozen=True)
+class ClassifyWork:
+    """How to classify images; see `classify_work`."""
+
+    model: ModelFile
+    region: Region | None
+    top_k: int
+    threshold: float | None
+    faces: FaceOptions | None
+    face_detector: str
+    detector_digest: str
+
+    @property
+    def schema(self) -> pa.Schema:
+        """See `WorkSpec`."""
+        faces = () if self.faces is None else (pa.field("faces", pa.list_(_FACE)),)
+        return schema_of(
+            *_PREDICTION,
+            pa.field("threshold", pa.float32()),
+            pa.field("macro_label", pa.string()),
+            *faces,
+        )
+
+    def fingerprint(self) -> str:
+        """See `WorkSpec`."""
+        return fingerprint_of(
+            self.schema,
+            model=self.model.identity,
+            region=self.region and asdict(self.region),
+            top_k=self.top_k,
+            threshold=self.threshold,
+            faces=self.faces and asdict(self.faces),
+            detector=self.detector_digest,
+        )
+
+    def open(self, num_threads: int) -> Work:
+        """See `WorkSpec`."""
+        bundle = self.model.load(num_threads)
+        if self.faces is None:
+            return _ClassifyImages(self, bundle, num_threads)
+        return _ClassifyFaces(self, self.faces, bundle, num_threads)
+
+
+def classify_work(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    region: Region | None = None,
+    top_k: int = 0,
+    threshold: float | None = None,
+    faces: FaceOptions | None = None,
+    face_detector: str = DEFAULT_DETECTOR,
+) -> ClassifyWork:
+    """Reads a bundle, and checks how it shall classify images.
+
+    Args:
+        path: `model.onnx`, or the folder of a version that holds it.
+        device: Of the workers, as for `load_bundle`.
+        region: The part of each image that the model sees, or where faces are looked for.
+        top_k: How many of the most probable labels get their probabilities; 0 is all.
+        threshold: Replaces the bundle's (multilabel: every label's) threshold, 0 to 1.
+        faces: Which faces to classify in place of whole images; None is none.
+        face_detector: As for `load_detector`; a path must lead to the file on every worker.
+
+    Raises:
+        BundleError, MissingExtraError: As `load_bundle` and `load_detector`.
+        InvalidRequestError: An option is out of its range.
+    """
+    model, bundle = ModelFile.read(path, device)
+    num_labels = len(bundle.labels)
+    if not 0 <= top_k <= num_labels:
+        raise InvalidRequestError(
+            "top_k", f"{top_k}; expected 1 to {num_labels}, the number of labels, or 0 for all"
+        )
+    if threshold is not None and not 0 <= threshold <= 1:  # NaN fails too
+        raise InvalidRequestError("threshold", f"{threshold:g}; expected 0 to 1")
+    detector = load_detector(face_detector, "cpu", num_threads=1) if faces else None
+    return ClassifyWork(
+        model=model,
+        region=region,
+        top_k=top_k or num_labels,
+        threshold=threshold,
+        faces=faces,
+        face_detector=face_detector,
+        detector_digest="" if detector is None else detector.bundle.digest,
+    )
+
+
+class _ClassifyImages:
+    def __init__(self, spec: ClassifyWork, bundle: Bundle, num_threads: int) -> None:
+        self._spec, self._metadata = spec, bundle.metadata
+        self._rows = Rows(bundle)
+        self._run = BatchRunner(bundle, bundle.predict, num_threads, spec.region)
+
+    @property
+    def batch_size(self) -> int:
+        return self._run.batch_size
+
+    def __call__(self, images: Sequence[BulkImage]) -> list[Mapping[str, Any]]:
+        return [
+            self._rows.failed(image, found)
+            if isinstance(found, Exception)
+            else self._rows.of(image, prediction_columns(self._decided(found)))
+            for image, found in zip(images, self._run(images), strict=True)
+        ]
+
+    def _decided(self, probabilities: NDArray[np.float32]) -> Prediction:
+        spec = self._spec
+        return decide(probabilities, self._metadata, top_k=spec.top_k, threshold=spec.threshold)
+
+
+class _ClassifyFaces:
+    def __init__(
+        self, spec: ClassifyWork, options: FaceOptions, bundle: Bundle, num_threads: int
+    ) -> None:
+        self._spec, self._options, self._bundle = spec, options, bundle
+        self._rows = Rows(bundle)
+        self._detector = load_detector(
+            spec.face_detector, spec.model.device, num_threads=num_threads
+        )
+        self._pool = ThreadPoolExecutor(num_threads, "limelens-bulk")
+        self.batch_size = num_threads * _IMAGES_PER_THREAD
+
+    def __call__(self, images: Sequence[BulkImage]) -> list[Mapping[str, Any]]:
+        return list(self._pool.map(self._row, images))
+
+    def _row(self, image: BulkImage) -> Mapping[str, Any]:
+        spec = self._spec
+        try:
+            pixels = encoded(image).read()
+            prediction = classify_faces(
+                find_faces(self._detector, pixels, self._options, spec.region),
+                pixels,
+                self._bundle.metadata,
+                self._bundle.predict,
+                top_k=spec.top_k,
+                threshold=spec.threshold,
+            )
+        except Exception as error:
+            return self._rows.failed(image, error)
+        size = pixels.shape[0], pixels.shape[1]
+        faces = [_face_columns(face, size) for face in prediction.faces]
+        return self._rows.of(image, prediction_columns(prediction) | {"faces": faces})
+
+
+def prediction_columns(prediction: Prediction) -> dict[str, Any]:
+    """The columns of a prediction."""
+    return {
+        "decision": prediction.decision.value,
+        "label": prediction.label,
+        "labels": prediction.labels,
+        "probabilities": [(score.label, score.probability) for score in prediction.scores],
+        "alert": prediction.alert,
+        "threshold": prediction.threshold,
+        "macro_label": prediction.macro_label,
+    }
+
+
+def _face_columns(face: FacePrediction, size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        **prediction_columns(face.prediction),
+        "box": asdict(face.box),
+        "box_px": face.box.box(*size),
+        "score": face.score,
+        "issue": None if face.issue is None else face.issue.value,
+    }
