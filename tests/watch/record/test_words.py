@@ -49,6 +49,15 @@ def test_a_segment_is_named_by_its_place_and_what_it_speaks_for() -> None:
     assert sentences(contrast) == ["middle right of the image: -0.20 for with_mask"]
 
 
+def test_weights_that_print_as_zero_name_no_region() -> None:
+    assert sentences(explained(grid(90, 90), {7: 0.25, 0: 4e-4, 4: -1e-9})) == [
+        "lower middle of the image: +0.25 for without_mask"
+    ]
+    none = explained(grid(90, 90), {7: -4e-4, 0: 1e-9})
+    assert sentences(none) == []
+    assert "No region's weight" in " ".join(doubts(none, none.explanations[0]))
+
+
 def test_places_are_those_of_the_face_if_there_is_one() -> None:
     # The face is the middle cell: its neighbours lie outside, and a part of it within.
     segments = grid(90, 90)

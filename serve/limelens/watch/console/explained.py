@@ -96,7 +96,7 @@ def explained(say: Say, found: ServedExplanation, one: LabelExplanation) -> Expl
         doubts.append(say("explained.doubt_fit", value=f"{one.score:.2f}"))
     if not one.stability >= LOW_STABILITY:
         doubts.append(say("explained.doubt_stability", value=f"{one.stability:.2f}"))
-    if regions and not any(region.is_clear for region in regions):
+    if one.weights and not any(region.is_clear for region in regions):
         doubts.append(say("explained.doubt_weights"))
     return Explained(
         label=one.label,

@@ -22,6 +22,8 @@ LOW_STABILITY: Final = 0.7
 """Below this share of the strongest segments would stay with another seed."""
 _CLEAR: Final = 2.0
 """Standard errors from zero."""
+_VISIBLE: Final = 0.0005
+"""Smaller weights are 0.000 in print, and their sign is chance."""
 _MOST: Final = 0.6
 _RING: Final = 0.1
 """A segment that has less of itself than this in the middle, and reaches far, lies around it."""
@@ -125,7 +127,7 @@ def strongest_regions(
         limit: How many at most.
 
     Returns:
-        Empty if the explanation has no segments.
+        Empty if the explanation has no segments, or no weight that shows in three digits.
     """
     segments = found.segments()
     if segments is None:
@@ -133,7 +135,7 @@ def strongest_regions(
     place_of = _Places(segments, None if found.face is None else found.face.box)
     regions: list[RegionInWords] = []
     for weight in one.weights:
-        if len(regions) == limit:
+        if len(regions) == limit or abs(weight.weight) < _VISIBLE:
             break
         where = place_of(weight.segment)
         if where is not None:
