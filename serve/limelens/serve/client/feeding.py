@@ -183,10 +183,9 @@ class Feed:
                 frame_id=frame_id,
                 status=status,
                 prediction=None,
-                smoothed_label=self._label,
-                smoothed_decision=self._decision,
+                smoothed_label=None,  # what was decided is filled in when it is told
                 changed=False,
-                alert=self._alert,
+                alert=False,
                 dropped_frames=self._num_dropped + self._num_server_dropped,
                 reason=reason,
                 model=self._model,
