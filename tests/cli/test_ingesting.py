@@ -175,8 +175,9 @@ def test_a_killed_run_resumes(
         stderr=subprocess.PIPE,
         text=True,
     ) as killed:
-        # The dead link is remembered too.
+        # The dead link is remembered too. Four more requests have arrived, so that none comes late.
         until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 9)
+        until(lambda: server.requests.total() == 9 + 4)
         killed.send_signal(how)
         _, stderr = killed.communicate(timeout=10)
     assert killed.returncode == (-9 if how == signal.SIGKILL else 1)
