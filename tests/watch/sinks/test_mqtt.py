@@ -17,7 +17,7 @@ from tests.watch.sinks.made import event
 from tests.watch.sinks.receivers import ROOT
 
 from limelens.watch.event import EventType
-from limelens.watch.sinks.errors import SinkError
+from limelens.watch.secret import SecretError
 from limelens.watch.sinks.mqtt import MqttSink
 from limelens.watch.sinks.mqtt_settings import MqttSettings
 
@@ -313,5 +313,5 @@ def test_settings_that_cannot_be_used_are_refused(values: dict[str, Any], said: 
 
 
 def test_a_password_that_is_not_there_is_said_at_once() -> None:
-    with pytest.raises(SinkError, match="NO_SUCH_VARIABLE: is not set"):
+    with pytest.raises(SecretError, match="NO_SUCH_VARIABLE is not set"):
         MqttSink(settings(1, username="door", password_env="NO_SUCH_VARIABLE"))

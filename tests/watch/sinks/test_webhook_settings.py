@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from limelens.watch.secret import SecretError
 from limelens.watch.sinks.errors import SinkError
 from limelens.watch.sinks.webhook import WebhookSink
 from limelens.watch.sinks.webhook_settings import WebhookSettings
@@ -41,5 +42,5 @@ def test_a_secret_that_cannot_be_used_is_refused_without_being_shown(
         WebhookSink(settings(1))
     assert "hunter2" not in str(found.value)
     secret.unlink()
-    with pytest.raises(SinkError, match=r"secret\.txt: No such file"):
+    with pytest.raises(SecretError, match=r"secret\.txt: No such file"):
         WebhookSink(settings(1))

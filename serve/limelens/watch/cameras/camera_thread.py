@@ -29,10 +29,10 @@ from limelens.serve.tools.camera import LossReason, Source, SourceError, open_so
 from limelens.serve.wording import first_line
 from limelens.watch.cameras.aside import aside
 from limelens.watch.cameras.model_server import ModelServerError
-from limelens.watch.cameras.secret import SecretError, read_secret
 from limelens.watch.cameras.server_loss import why_lost
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
 from limelens.watch.cameras.status import CameraStatus, Part
+from limelens.watch.secret import SecretError, read_secret
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0

@@ -14,8 +14,8 @@ from limelens.serve.errors import LimelensError
 from limelens.serve.tools.camera.places import Kind, place
 from limelens.serve.tools.camera.video import check_installed
 from limelens.watch.cameras.config import WatchConfig
-from limelens.watch.cameras.secret import SecretError, read_secret
 from limelens.watch.cameras.settings import CameraSettings, ServerSettings
+from limelens.watch.secret import SecretError, read_secret
 
 _FILES: Final = ("secret_file", "password_file", "tls_ca", "tls_cert", "tls_key", "users")
 _VARIABLES: Final = ("secret_env", "password_env")

@@ -9,8 +9,8 @@ from typing import Final
 
 from limelens.serve.client import Client, Tls
 from limelens.serve.client.authorities import system_authorities
-from limelens.watch.cameras.secret import read_secret
 from limelens.watch.cameras.settings import ServerSettings
+from limelens.watch.secret import read_secret
 
 _TIMEOUT_S: Final = 10.0
 

@@ -14,9 +14,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from limelens.serve.wording import first_line
+from limelens.watch.secret import read_secret
 from limelens.watch.sinks.errors import SinkError
 from limelens.watch.sinks.mqtt_settings import MqttSettings
-from limelens.watch.sinks.secret_text import read_secret
 
 # aiomqtt warns in the log of what the sink says itself.
 _quiet: Final = logging.getLogger(f"{__name__}.wire")
@@ -82,7 +82,7 @@ def client_of(settings: MqttSettings, tls: ssl.SSLContext | None, will: Will) ->
     """A client for one connection, on the running event loop.
 
     Raises:
-        SinkError: The password cannot be read.
+        SecretError: The password cannot be read.
     """
     return BrokerClient(
         settings.host,
@@ -103,11 +103,10 @@ def password_of(settings: MqttSettings) -> str | None:
     """The password, read anew; None if there is none.
 
     Raises:
-        SinkError: It cannot be read.
+        SecretError: It cannot be read.
     """
-    if settings.password_file is None and settings.password_env is None:
-        return None
-    return read_secret(settings.password_file, settings.password_env)
+    secret = read_secret("the password", settings.password_file, settings.password_env)
+    return None if secret is None else secret.get_secret_value()
 
 
 def tls_of(settings: MqttSettings) -> ssl.SSLContext | None:

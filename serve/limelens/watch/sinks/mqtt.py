@@ -21,6 +21,7 @@ from aiomqtt import MqttError, Will
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.serve.wording import counted
 from limelens.watch.event import ON_CHANGE, Event, EventType, new_event_id
+from limelens.watch.secret import SecretError
 from limelens.watch.sinks.broker_client import (
     BrokerClient,
     client_of,
@@ -53,7 +54,7 @@ class MqttSink(ThreadedSink):
             by a thread that knows nothing of whether the others still watch.
 
     Raises:
-        SinkError: The password, the authorities or the certificate cannot be used.
+        SecretError, SinkError: The password, the authorities or the certificate cannot be used.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class MqttSink(ThreadedSink):
                     self._said, self._refused = "", client.refused
                     await self._publish_until_the_end(client)
                     return
-            except (MqttError, SinkError, OSError, ValueError) as error:
+            except (MqttError, SecretError, SinkError, OSError, ValueError) as error:
                 self._said = (
                     f"{self._settings.address}: {why(error, tls=self._settings.tls)}; trying again"
                 )

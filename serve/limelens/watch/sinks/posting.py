@@ -22,8 +22,8 @@ import httpx
 from limelens.serve.about import package_version
 from limelens.serve.redaction import without_secrets
 from limelens.serve.wording import first_line
+from limelens.watch.secret import SecretError, read_secret
 from limelens.watch.sinks.errors import SinkError
-from limelens.watch.sinks.secret_text import read_secret
 from limelens.watch.sinks.signing import read_keys, signed_headers
 from limelens.watch.sinks.spool import Spooled
 from limelens.watch.sinks.webhook_settings import WebhookSettings
@@ -32,6 +32,7 @@ _TRANSIENT: Final = frozenset({408, 429})
 _LONGEST_RETRY_AFTER_S: Final = 3600.0
 """A receiver cannot ask for more; its clock or ours may be wrong."""
 _MAX_ANSWER_BYTES: Final = 4096
+_MAX_KEYS: Final = 100
 _MAX_ANSWER_S: Final = 1.0
 _MAX_SAID: Final = 500
 _MAX_CLOCKS_S: Final = 60.0
@@ -69,7 +70,7 @@ class Receiver:
     """Where events are posted to. It is used on one event loop.
 
     Raises:
-        SinkError: The secret or the authorities cannot be used.
+        SecretError, SinkError: The secret or the authorities cannot be used.
     """
 
     def __init__(self, settings: WebhookSettings) -> None:
@@ -103,7 +104,7 @@ class Receiver:
         """
         try:
             keys = self._keys()  # anew each time, since the file may be replaced at any time
-        except SinkError as error:
+        except (SecretError, SinkError) as error:
             raise LaterError(str(error)) from error
         headers = {
             **self._headers,
@@ -141,7 +142,10 @@ class Receiver:
 
     def _keys(self) -> tuple[bytes, ...]:
         settings = self._settings
-        return read_keys(read_secret(settings.secret_file, settings.secret_env))
+        text = read_secret(
+            "the secret", settings.secret_file, settings.secret_env, max_lines=_MAX_KEYS
+        )
+        return read_keys("" if text is None else text.get_secret_value())
 
 
 async def _beginning(response: httpx.Response) -> str:

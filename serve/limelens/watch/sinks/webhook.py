@@ -36,7 +36,7 @@ class WebhookSink(ThreadedSink):
     """Posts events to one receiver.
 
     Raises:
-        SinkError: The secret, the spool or the authorities cannot be used.
+        SecretError, SinkError: The secret, the spool or the authorities cannot be used.
     """
 
     def __init__(self, settings: WebhookSettings) -> None:

@@ -16,16 +16,19 @@ class SecretError(LimelensError):
     """A secret cannot be read; the message says where it was looked for, and never what it is."""
 
 
-def read_secret(what: str, file: Path | None, variable: str | None) -> SecretStr | None:
-    """A secret, one line; None if neither a file nor a variable is named.
+def read_secret(
+    what: str, file: Path | None, variable: str | None, max_lines: int = 1
+) -> SecretStr | None:
+    """A secret without the space around it; None if neither a file nor a variable is named.
 
     Args:
         what: What it is, for messages, such as `the token`.
         file: The file that holds it.
         variable: The variable of the environment that holds it.
+        max_lines: How many lines it may have.
 
     Raises:
-        SecretError: It is not there, cannot be read, or is not one line.
+        SecretError: It is not there, cannot be read, is empty or has more lines.
     """
     if file is not None:
         where, text = str(file), _read(what, file)
@@ -40,9 +43,10 @@ def read_secret(what: str, file: Path | None, variable: str | None) -> SecretStr
     else:
         return None
     secret = text.strip()
-    if not secret or len(secret.splitlines()) != 1:
-        found_lines = len(secret.splitlines())
-        raise SecretError(f"{what}: {where} holds {found_lines} lines; expected one")
+    num_lines = len(secret.splitlines())
+    if not 1 <= num_lines <= max_lines:
+        expected = "one" if max_lines == 1 else f"1 to {max_lines}"
+        raise SecretError(f"{what}: {where} holds {num_lines} lines; expected {expected}")
     return SecretStr(secret)
 
 
