@@ -29,6 +29,9 @@ def test_the_page_is_served_until_it_is_told_to_stop_and_says_who_logs_in(users:
         with Browser(address) as browser:
             assert browser.log_in("vera", "vera has a password").status_code == 303
             assert browser.get("/health").status_code == 200
+        process.send_signal(signal.SIGHUP)  # of a terminal that is closed, or a service's reload
+        with Browser(address) as browser:
+            assert browser.get("/static/console.css").status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stderr is not None

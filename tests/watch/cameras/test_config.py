@@ -101,6 +101,10 @@ fps = 0.25
             "[[camera]]\nid = 'a'\nsource = 0\n[jsonl]",
             "door.toml:4: jsonl.path: it is missing; expected the file; its folder must exist",
         ),
+        (
+            "[server]\ntls_server_name = 'door'\n[[camera]]\nid = 'a'\nsource = '0'",
+            "door.toml:2: server.tls_server_name: it needs TLS: set tls or tls_ca",
+        ),
         ("camera = []", "door.toml:1: camera: there is no camera; expected [[camera]]"),
         (
             "[[camera]\nid = 'a'",

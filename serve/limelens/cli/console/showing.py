@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,6 +14,7 @@ from limelens.cli.options.connection_options import NOTHING, Credentials, secure
 from limelens.cli.terminal.helping import Command, Group
 from limelens.cli.watching.lines import Messages
 from limelens.cli.watching.page_log import page_log
+from limelens.cli.watching.signals import Order, orders
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client
@@ -163,11 +162,12 @@ def _serve(
 
     opened = _record(record)
     say = Messages()
-    with page_log(say):
+    with page_log(say), orders() as ordered:
         running = guards.serve(settings, None, opened, _client(server, credentials))
         try:
             print(f"the page is at {running.address}", flush=True)
-            _wait()
+            while ordered.wait(3600) is not Order.STOP:
+                pass  # SIGHUP has nothing to read anew
         finally:
             running.close()
             if opened is not None:
@@ -193,12 +193,3 @@ def _client(server: str | None, credentials: Credentials) -> Callable[[], Client
 
     connect().close()  # an unusable address or certificate fails before anything begins
     return connect
-
-
-def _wait() -> None:
-    """Until SIGTERM or Ctrl-C."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    while not ended.wait(3600):
-        pass

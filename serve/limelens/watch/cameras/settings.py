@@ -61,6 +61,13 @@ class ServerSettings(BaseModel):
             raise ValueError("tls_cert and tls_key are given together")
         return value
 
+    @field_validator("tls_server_name")
+    @classmethod
+    def _has_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not any(map(info.data.get, ("tls", "tls_ca", "tls_cert"))):
+            raise ValueError("it needs TLS: set tls or tls_ca")
+        return value
+
     @field_validator("token_env")
     @classmethod
     def _is_only_token(cls, value: str | None, info: ValidationInfo) -> str | None:

@@ -96,6 +96,7 @@ class Console:
             )
             renewing.start()
         if not self._started.wait(_START_S):
+            self.close()
             raise ListenError(f"the page at {self.address} did not start within {_START_S:g} s")
 
     def close(self) -> None:
