@@ -75,8 +75,7 @@ function arrange(ids) {
 
 function lose(why) {
   frames.stop();
-  if (trouble.hidden || !trouble.dataset.why) trouble.textContent = why;
-  trouble.dataset.why = why;
+  trouble.textContent = why;
   trouble.hidden = false;
   const wasHeld = [...tiles.values()].some((tile) => tile.isHeld);
   for (const tile of tiles.values()) tile.lose();
