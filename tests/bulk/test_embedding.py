@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.bulk.collection import BAD, GOOD, read_images, rows_of, write_images
 
+from limelens.bulk.classifying import classify_work
 from limelens.bulk.embedding import embed_work
 from limelens.bulk.work import BulkImage
 from limelens.serve.client.in_process import local_client
@@ -35,6 +36,12 @@ def test_vectors_are_those_of_a_client(
     found = np.array([row["embedding"] for row, _ in good])
     np.testing.assert_allclose(found, expected.vectors, atol=1e-5)
     assert {row["model_digest"] for row in rows} == {expected.model_digest}
+    decided = rows_of(classify_work(path, region=region), images)
+    for row, other in zip(rows, decided, strict=True):
+        row.pop("embedding")
+        probabilities = [dict(one.pop("probabilities") or ()) for one in (row, other)]
+        assert row == other
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
 
 
 def test_the_fingerprint_changes_with_whatever_changes_rows(models: Path) -> None:

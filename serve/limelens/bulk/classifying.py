@@ -5,42 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from limelens.bulk.batch_runner import BatchRunner, encoded
 from limelens.bulk.columns import Rows, fingerprint_of, schema_of
 from limelens.bulk.model_file import ModelFile
-from limelens.bulk.running import BatchRunner, encoded
+from limelens.bulk.predictions import FACE, PREDICTION, face_values, prediction_values
 from limelens.bulk.work import BulkImage, Work
 from limelens.serve.bundle import Bundle
-from limelens.serve.decisions.decision import FacePrediction, Prediction, decide
+from limelens.serve.decisions.decision import Prediction, decide
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.faces.classifying import classify_faces, find_faces
 from limelens.serve.faces.detector import load_detector
 from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
 from limelens.serve.image import Region
 
-_PREDICTION: Final = (
-    pa.field("decision", pa.string()),
-    pa.field("label", pa.string()),
-    pa.field("labels", pa.list_(pa.string())),
-    pa.field("probabilities", pa.map_(pa.string(), pa.float32())),
-    pa.field("alert", pa.bool_()),
-)
-_BOX: Final = pa.struct([(edge, pa.float64()) for edge in ("left", "top", "right", "bottom")])
-_FACE: Final = pa.struct(
-    [
-        pa.field("box", _BOX),
-        pa.field("box_px", pa.list_(pa.int32(), 4)),
-        pa.field("score", pa.float32()),
-        *_PREDICTION,
-        pa.field("issue", pa.string()),
-    ]
-)
 _IMAGES_PER_THREAD: Final = 4
 """How many images with faces are handed over at once for each thread."""
 
@@ -60,23 +44,18 @@ class ClassifyWork:
     @property
     def schema(self) -> pa.Schema:
         """See `WorkSpec`."""
-        faces = () if self.faces is None else (pa.field("faces", pa.list_(_FACE)),)
-        return schema_of(
-            *_PREDICTION,
-            pa.field("threshold", pa.float32()),
-            pa.field("macro_label", pa.string()),
-            *faces,
-        )
+        faces = () if self.faces is None else (pa.field("faces", pa.list_(FACE)),)
+        return schema_of(*PREDICTION, *faces)
 
     def fingerprint(self) -> str:
         """See `WorkSpec`."""
         return fingerprint_of(
             self.schema,
             model=self.model.identity,
-            region=self.region and asdict(self.region),
+            region=self.region,
             top_k=self.top_k,
             threshold=self.threshold,
-            faces=self.faces and asdict(self.faces),
+            faces=self.faces,
             detector=self.detector_digest,
         )
 
@@ -147,7 +126,7 @@ class _ClassifyImages:
         return [
             self._rows.failed(image, found)
             if isinstance(found, Exception)
-            else self._rows.of(image, prediction_columns(self._decided(found)))
+            else self._rows.of(image, prediction_values(self._decided(found)))
             for image, found in zip(images, self._run(images), strict=True)
         ]
 
@@ -186,28 +165,5 @@ class _ClassifyFaces:
         except Exception as error:
             return self._rows.failed(image, error)
         size = pixels.shape[0], pixels.shape[1]
-        faces = [_face_columns(face, size) for face in prediction.faces]
-        return self._rows.of(image, prediction_columns(prediction) | {"faces": faces})
-
-
-def prediction_columns(prediction: Prediction) -> dict[str, Any]:
-    """The columns of a prediction."""
-    return {
-        "decision": prediction.decision.value,
-        "label": prediction.label,
-        "labels": prediction.labels,
-        "probabilities": [(score.label, score.probability) for score in prediction.scores],
-        "alert": prediction.alert,
-        "threshold": prediction.threshold,
-        "macro_label": prediction.macro_label,
-    }
-
-
-def _face_columns(face: FacePrediction, size: tuple[int, int]) -> dict[str, Any]:
-    return {
-        **prediction_columns(face.prediction),
-        "box": asdict(face.box),
-        "box_px": face.box.box(*size),
-        "score": face.score,
-        "issue": None if face.issue is None else face.issue.value,
-    }
+        faces = [face_values(face, size) for face in prediction.faces]
+        return self._rows.of(image, prediction_values(prediction) | {"faces": faces})

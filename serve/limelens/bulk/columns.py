@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import pyarrow as pa
@@ -44,8 +45,13 @@ def schema_of(*columns: pa.Field) -> pa.Schema:
 
 
 def fingerprint_of(schema: pa.Schema, **what: Any) -> str:
-    """SHA-256, hexadecimal, of a table's columns and of JSON values that change its rows."""
-    written = json.dumps(what, sort_keys=True, allow_nan=False)
+    """SHA-256, hexadecimal, of a table's columns and of whatever else changes its rows.
+
+    Args:
+        schema: The columns.
+        what: JSON values, or dataclasses of such.
+    """
+    written = json.dumps(what, sort_keys=True, default=asdict)
     return hashlib.sha256(f"{written}\n{schema}".encode()).hexdigest()
 
 

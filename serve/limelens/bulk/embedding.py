@@ -1,22 +1,27 @@
-"""Embeds images: a row has the feature vector that `Client.embed` gives."""
+"""Embeds images: a row has the feature vector that `Client.embed` gives, and the decision.
+
+The model gives both in one run.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from limelens.bulk.batch_runner import BatchRunner
 from limelens.bulk.columns import Rows, fingerprint_of, schema_of
 from limelens.bulk.model_file import ModelFile
-from limelens.bulk.running import BatchRunner
+from limelens.bulk.predictions import PREDICTION, prediction_values
 from limelens.bulk.work import BulkImage, Work
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.session import unit_length
+from limelens.serve.decisions.decision import decide
 from limelens.serve.image import Region
 
 
@@ -32,14 +37,15 @@ class EmbedWork:
     @property
     def schema(self) -> pa.Schema:
         """See `WorkSpec`."""
-        return schema_of(pa.field("embedding", pa.list_(pa.float32(), self.embedding_size)))
+        vector = pa.list_(pa.float32(), self.embedding_size)
+        return schema_of(*PREDICTION, pa.field("embedding", vector))
 
     def fingerprint(self) -> str:
         """See `WorkSpec`."""
         return fingerprint_of(
             self.schema,
             model=self.model.identity,
-            region=self.region and asdict(self.region),
+            region=self.region,
             normalize=self.normalize,
         )
 
@@ -84,10 +90,19 @@ class _EmbedImages:
         return [
             self._rows.failed(image, found)
             if isinstance(found, Exception)
-            else self._rows.of(image, {"embedding": found})
+            else self._row(image, *found)
             for image, found in zip(images, self._run(images), strict=True)
         ]
 
-    def _embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        _, vectors = self._bundle.predict_and_embed(images)
-        return unit_length(vectors) if self._normalize else vectors
+    def _row(
+        self, image: BulkImage, probabilities: NDArray[np.float32], vector: NDArray[np.float32]
+    ) -> Mapping[str, Any]:
+        metadata = self._bundle.metadata
+        prediction = decide(probabilities, metadata, top_k=len(metadata.labels))
+        return self._rows.of(image, prediction_values(prediction) | {"embedding": vector})
+
+    def _embed(
+        self, images: NDArray[np.uint8]
+    ) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        probabilities, vectors = self._bundle.predict_and_embed(images)
+        return zip(probabilities, unit_length(vectors) if self._normalize else vectors, strict=True)

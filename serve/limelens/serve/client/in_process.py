@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -66,7 +65,7 @@ def local_client(
     Raises:
         BundleError, ProviderError, MissingExtraError: As `load_bundle`.
     """
-    stub = LocalStub(Path(path), device, face_detector)
+    stub = LocalStub(load_bundle(path, device), lambda: load_detector(face_detector, device))
     client = LocalClient.over(stub)
     client.stub = stub
     return client
@@ -116,17 +115,31 @@ class LocalStream:
 
 
 class LocalStub:
-    """The calls of `ClassifierService`, except the camera stream, on one bundle."""
+    """The calls of `ClassifierService`, except the camera stream, on one bundle.
 
-    def __init__(self, path: Path, device: str, face_detector: str) -> None:
-        self.bundle = bundle = load_bundle(path, device)
+    Args:
+        bundle: Runs them.
+        open_detector: Loads a detector, for the first call that asks for faces.
+    """
+
+    def __init__(self, bundle: Bundle, open_detector: Callable[[], FaceDetector]) -> None:
+        self.bundle = bundle
         self._served = ModelVersion(bundle.name, bundle.version, bundle)
         self._limits = Limits()
-        self._device, self._face_detector = device, face_detector
+        self._open_detector = open_detector
 
     @cached_property
     def _detector(self) -> FaceDetector:
-        return load_detector(self._face_detector, self._device)
+        return self._open_detector()
+
+    def explained(
+        self, request: service_pb2.ExplainRequest
+    ) -> tuple[service_pb2.ExplainResponse, RenderedExplanation]:
+        """An explanation as a message, and the samples and pixels behind it."""
+        start = time.monotonic()
+        spec, face = self._read_explain(request)
+        found = explain_image(self.bundle, spec)
+        return explain_response(found, self._served, start, time.monotonic(), face), found
 
     def explanations(self, request: service_pb2.ExplainRequest, start: float) -> _Explanations:
         """Explanations from more and more samples, each also as a message."""
@@ -171,10 +184,7 @@ class LocalStub:
 
     def Explain(self, request: service_pb2.ExplainRequest, **_: Any) -> service_pb2.ExplainResponse:
         """See the contract."""
-        start = time.monotonic()
-        spec, face = self._read_explain(request)
-        explained = explain_image(self.bundle, spec)
-        return explain_response(explained, self._served, start, time.monotonic(), face)
+        return self.explained(request)[0]
 
     def ExplainStream(self, request: service_pb2.ExplainRequest, **_: Any) -> LocalStream:
         """See the contract."""

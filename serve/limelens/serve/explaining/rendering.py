@@ -41,7 +41,7 @@ class RenderedExplanation:
         label_explanations: The requested ones: labels, then contrasts.
         overlays: One for each of them; empty unless requested.
         segments: Ids of the upright image's size, 16-bit greyscale; empty unless requested.
-        pixels: `(H, W, 3)` uint8, the image as the model saw it.
+        fitted: The image as the model saw it.
         settings: How it was explained.
         from_model: Which of them are the model's own; see `ExplainSpec`.
         is_own_cut: Whether the caller brought the segments.
@@ -53,11 +53,16 @@ class RenderedExplanation:
     heat_maps: tuple[bytes, ...]
     segments: bytes
     decode_s: float
-    pixels: NDArray[np.uint8]
+    fitted: Fitted
     started_at: float
     settings: Settings
     from_model: tuple[str, ...]
     is_own_cut: bool
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """`(H, W, 3)` uint8, the image as the model saw it."""
+        return self.fitted.pixels
 
 
 def render(
@@ -96,7 +101,7 @@ def render(
         heat_maps=tuple(heat_maps),
         segments=_png(image.fitted.to_source(explanation.segments)) if spec.segments else b"",
         decode_s=image.decode_s,
-        pixels=image.fitted.pixels,
+        fitted=image.fitted,
         started_at=image.started_at,
         settings=spec.settings,
         from_model=spec.from_model,

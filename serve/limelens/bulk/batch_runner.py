@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,25 @@ from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.rpc.requests.classify import read_image
 from limelens.serve.rpc.server_config import Limits
 
-Output = NDArray[np.float32]
-Predict = Callable[[NDArray[np.uint8]], Output]
-"""`(N, H, W, 3)` uint8 to `(N, K)` float32."""
-
 _Pixels = NDArray[np.uint8]
+_Output = TypeVar("_Output")
 _Item = TypeVar("_Item")
 _LIMITS: Final = Limits()
 _CPU_CHUNKS: Final = 8
 _GPU_BATCHES: Final = 4
 """How many runs are handed over at once, on each thread of the CPU and on a GPU."""
 _DECODED_AT_ONCE: Final = 8
+
+
+def given_bytes(image: BulkImage) -> bytes:
+    """The encoded image.
+
+    Raises:
+        OSError: It could not be read.
+    """
+    if image.data is None:
+        raise OSError(image.error)
+    return image.data
 
 
 def encoded(image: BulkImage, region: Region | None = None) -> EncodedImage:
@@ -43,24 +51,26 @@ def encoded(image: BulkImage, region: Region | None = None) -> EncodedImage:
         OSError: It could not be read.
         InvalidImageError: It has no bytes.
     """
-    if image.data is None:
-        raise OSError(image.error)
     place = "images[0]"
-    return read_image(image_message(image.data, region, place), place, _LIMITS)
+    return read_image(image_message(given_bytes(image), region, place), place, _LIMITS)
 
 
-class BatchRunner:
+class BatchRunner(Generic[_Output]):
     """Runs images through a model, in threads of its own.
 
     Args:
         bundle: Whose input the images are fitted to.
-        predict: Runs it.
+        predict: Runs `(N, H, W, 3)` uint8 images; gives an output for each.
         num_threads: Of decoding, and on the CPU of the model.
         region: The part of each image that the model sees.
     """
 
     def __init__(
-        self, bundle: Bundle, predict: Predict, num_threads: int, region: Region | None = None
+        self,
+        bundle: Bundle,
+        predict: Callable[[_Pixels], Iterable[_Output]],
+        num_threads: int,
+        region: Region | None = None,
     ) -> None:
         self._rule = bundle.metadata.resize
         self._predict = predict
@@ -74,8 +84,8 @@ class BatchRunner:
             self._run_size = bundle.runs.sizes[-1]
             self.batch_size = self._run_size * _GPU_BATCHES
 
-    def __call__(self, images: Sequence[BulkImage]) -> list[Output | Exception]:
-        """The `(K,)` output of each image, or why there is none."""
+    def __call__(self, images: Sequence[BulkImage]) -> list[_Output | Exception]:
+        """The output of each image, or why there is none."""
         if not self._is_on_gpu:
             runs = self._pool.map(
                 lambda part: self._run(self._decode(part)), _parts(images, self._run_size)
@@ -95,12 +105,12 @@ class BatchRunner:
                 found.append(error)
         return found
 
-    def _run(self, decoded: Sequence[_Pixels | Exception]) -> Iterator[Output | Exception]:
+    def _run(self, decoded: Sequence[_Pixels | Exception]) -> Iterator[_Output | Exception]:
         readable = [one for one in decoded if not isinstance(one, Exception)]
         outputs = iter(self._outputs(readable))
         return (one if isinstance(one, Exception) else next(outputs) for one in decoded)
 
-    def _outputs(self, pixels: Sequence[_Pixels]) -> list[Output | Exception]:
+    def _outputs(self, pixels: Sequence[_Pixels]) -> list[_Output | Exception]:
         if not pixels:
             return []
         try:
