@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,24 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.deploy.test_units import service
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = DEPLOY / "limelens-watch@.service"
 EXAMPLE = DEPLOY / "door.toml"
 DOOR = "front"
-OF_ITS_OWN = {
-    "Type", "NotifyAccess", "ExecStart", "ExecReload", "WatchdogSec", "LoadCredential",
-    "StateDirectory", "StateDirectoryMode",
-}  # fmt: skip
-
-
-def service(path: Path) -> dict[str, str]:
-    """The section [Service] of a unit, for one door."""
-    parser = configparser.RawConfigParser(strict=False)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(path.read_text().replace("\\\n", " ").replace("%i", DOOR))
-    return dict(parser["Service"])
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -44,40 +30,12 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(one)
 
 
-def test_the_unit_of_cameras_is_hardened_as_the_servers_is() -> None:
-    ours, theirs = service(UNIT), service(DEPLOY / "limelens.service")
-    assert {key: value for key, value in ours.items() if key not in OF_ITS_OWN} == {
-        key: value for key, value in theirs.items() if key not in OF_ITS_OWN
-    }
-    assert ours["StateDirectoryMode"] == "0700"
-
-
-def test_the_unit_waits_until_it_is_ready_and_is_watched() -> None:
-    found = service(UNIT)
-    assert (found["Type"], found["NotifyAccess"]) == ("notify", "main")
-    assert 0 < float(found["WatchdogSec"]) <= 60
-    assert found["ExecReload"] == "kill -HUP $MAINPID"
+def test_the_unit_watches_the_file_of_its_door_and_has_time_to_deliver() -> None:
+    found = service(UNIT.name)
     words = shlex.split(found["ExecStart"])
     drain_s = float(words[words.index("--drain-s") + 1])
     assert float(found["TimeoutStopSec"]) > drain_s
     assert words[1:3] == ["watch", f"/etc/limelens/watch/{DOOR}.toml"]
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="it needs systemd-analyze")
-def test_systemd_finds_nothing_wrong_with_the_unit() -> None:
-    found = subprocess.run(
-        ["systemd-analyze", "verify", UNIT], capture_output=True, text=True, check=False
-    )
-    reported = [line for line in found.stderr.splitlines() if "is not executable" not in line]
-    assert not [line for line in reported if line.startswith("limelens-watch")], reported
-    found = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", UNIT],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    # Of 100, where 100 is everything exposed.
-    assert found.returncode == 0, found.stdout[-500:] + found.stderr
 
 
 def with_its_files(example: Path, folder: Path, ca: Any) -> Path:
@@ -114,7 +72,7 @@ def test_the_example_is_a_file_that_can_be_watched(
 
 
 def test_the_examples_paths_are_those_that_the_unit_gives_it() -> None:
-    found = service(UNIT)
+    found = service(UNIT.name)
     name, folder = found["LoadCredential"].split(":")
     assert folder == f"/etc/limelens/watch/{DOOR}.secrets"
     readable = (

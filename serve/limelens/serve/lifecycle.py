@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from limelens.serve.repository.registry import ModelRegistry, ready_line
 from limelens.serve.rpc.server_config import ServerConfig
+from limelens.serve.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
 
 _NVIDIA: Final = Path("/proc/driver/nvidia")
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+ENDING_S: Final = 5.0
+"""How long after the grace period the end may take."""
+_PROOF_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -90,6 +94,22 @@ class Signals:
             self._on_stop()
         elif self._leaves_early:
             os._exit(0)
+
+
+def proof_pause_s(manager: ServiceManager) -> float:
+    """Seconds between two proofs that models run; several for each bite of the watchdog."""
+    return min(_PROOF_S, manager.watchdog_s / 8 or _PROOF_S)
+
+
+async def feed(manager: ServiceManager, is_alive: Callable[[], bool]) -> None:
+    """Feeds the service manager's watchdog, if there is one, while something is alive.
+
+    As it runs on the event loop, the watchdog bites too if that is blocked.
+    """
+    while manager.watchdog_s:
+        if is_alive():
+            manager.alive()
+        await asyncio.sleep(manager.watchdog_s / 8)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -8,12 +8,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.image.decoder_client import start_decoder
-from limelens.serve.lifecycle import Signals, loop_factory, report_start
+from limelens.serve.lifecycle import (
+    ENDING_S,
+    Signals,
+    feed,
+    loop_factory,
+    proof_pause_s,
+    report_start,
+)
 from limelens.serve.repository.model_repository import Repository
+from limelens.serve.repository.registry import status_line
+from limelens.serve.rpc.proofs import Proofs
 from limelens.serve.rpc.server import Server
 from limelens.serve.rpc.server_config import ServerConfig
 from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.rpc.transport.memory import give_large_blocks_back
+from limelens.serve.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from limelens.serve.observing.drift import DriftWatch
@@ -38,6 +48,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         from limelens.serve.processes.supervisor import supervise
 
         return supervise(config, announce)
+    manager = ServiceManager()  # before any child could speak in its name
     allow_many_connections()
     give_large_blocks_back()
     if config.http is not None:
@@ -47,7 +58,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
     with Signals(leaves_early=True) as signals:
         repository = open_repository(config)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_run(config, repository, announce, signals))
+            runner.run(_run(config, repository, announce, signals, manager))
     return 0
 
 
@@ -77,21 +88,41 @@ def drift_watch(config: ServerConfig, models: ModelRegistry) -> DriftWatch | Non
 
 
 async def _run(
-    config: ServerConfig, repository: Repository, announce: Callable[[str], Any], signals: Signals
+    config: ServerConfig,
+    repository: Repository,
+    announce: Callable[[str], Any],
+    signals: Signals,
+    manager: ServiceManager,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     server = Server(config, repository, drift=drift_watch(config, repository))
     signals.on_hurry = server.leave
     await server.start()
+
+    def status() -> str:
+        return status_line(server.address, repository)
+
+    def reload() -> None:
+        manager.reloading()
+        server.reload(lambda: manager.ready(status()))
+
     signals.follow(
-        lambda: loop.call_soon_threadsafe(stop.set),
-        lambda: loop.call_soon_threadsafe(server.reload),
+        lambda: loop.call_soon_threadsafe(stop.set), lambda: loop.call_soon_threadsafe(reload)
     )
     report_start(config, repository, server.address, server.http, announce)
+    repository.subscribe(lambda: manager.is_now(status()))
+    manager.ready(status())
+    proofs = Proofs(server.runner, proof_pause_s(manager))
+    alive = [asyncio.create_task(feed(manager, lambda: proofs.age_s < manager.watchdog_s / 2))]
+    if manager.watchdog_s:
+        alive.append(asyncio.create_task(proofs.run()))
     warming = asyncio.create_task(asyncio.to_thread(start_decoder))  # for the first slow image
     await stop.wait()
+    manager.stopping(config.grace_s + ENDING_S)
     await warming
     _log.info("stopping; calls in flight have %g seconds", config.grace_s)
     await server.stop()
+    for task in alive:
+        task.cancel()
     _log.info("stopped")

@@ -74,7 +74,7 @@ def watch(
         _check(config, found)
         return
     # Loaded here because gRPC reads its settings from the environment when it is loaded.
-    from limelens.watch.cameras.service_manager import ServiceManager
+    from limelens.serve.service_manager import ServiceManager
     from limelens.watch.cameras.session import Session
 
     manager = ServiceManager()

@@ -20,11 +20,13 @@ class Assignment:
         number: Of the worker, from 1.
         config: How its server is set up.
         metrics: The folder that it counts into; None if metrics are off.
+        proof_pause_s: Seconds between two proofs that its models run.
     """
 
     number: int
     config: ServerConfig
     metrics: Path | None
+    proof_pause_s: float
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.access.limiting import Limiter
 from limelens.serve.errors import LimelensError, ListenError, UnavailableError
-from limelens.serve.lifecycle import Signals, report_start
+from limelens.serve.lifecycle import ENDING_S, Signals, feed, proof_pause_s, report_start
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import GoneError, Handler
 from limelens.serve.processes.layout import num_threads_of, share_of
@@ -32,14 +32,15 @@ from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
 from limelens.serve.processes.worker_process import LOAD_S, WorkerProcess, describe_end
 from limelens.serve.repository.model_repository import Repository
+from limelens.serve.repository.registry import status_line
 from limelens.serve.repository.reload import Watcher, watcher_for
 from limelens.serve.repository.validation import Validator
 from limelens.serve.rpc.server_config import ServerConfig
+from limelens.serve.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
 
-_ENDING_S: Final = 5.0  # beyond the grace period, until a worker that does not stop is killed
 _PAUSES_S: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is replaced; the more often replacements end soon, the longer."""
 _SOUND_S: Final = 10.0  # a worker that lived so long does not count as one that ended soon
@@ -54,6 +55,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
     config.check()
     if sys.platform != "linux":
         raise ListenError("only Linux spreads connections over processes; give --processes 1")
+    manager = ServiceManager()  # before any child could speak in its name
     with contextlib.ExitStack() as holding:
         signals = holding.enter_context(Signals(leaves_early=False))
         config = replace(config, listen=holding.enter_context(held(config.listen)))
@@ -71,7 +73,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
             counts_folder = Path(holding.enter_context(folder))
 
         async def run() -> None:
-            await Supervisor(config, counts_folder, signals).run(announce)
+            await Supervisor(config, counts_folder, signals, manager).run(announce)
 
         asyncio.run(run())
     return 0
@@ -80,8 +82,15 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
 class Supervisor:
     """Keeps the workers of one server, for one run."""
 
-    def __init__(self, config: ServerConfig, counts_folder: Path | None, signals: Signals) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        counts_folder: Path | None,
+        signals: Signals,
+        manager: ServiceManager,
+    ) -> None:
         self._config = config
+        self._manager = manager
         self._counts_folder = counts_folder
         self._signals = signals
         self._loop = asyncio.get_running_loop()
@@ -112,6 +121,7 @@ class Supervisor:
             lambda: self._loop.call_soon_threadsafe(self._request_scan),
         )
         stop = asyncio.create_task(self._stopping.wait())
+        feeding = asyncio.create_task(feed(self._manager, self._is_alive))
         starting = asyncio.create_task(self._start_serving(announce))
         keeping = [
             asyncio.create_task(self._keep(number + 1)) for number in range(self._config.processes)
@@ -127,6 +137,7 @@ class Supervisor:
         finally:
             await self._end(starting, keeping, at_once=failed)
             stop.cancel()
+            feeding.cancel()
 
     def why_unready(self) -> str:
         """Why the server is not ready; empty while it is. Any thread may call."""
@@ -172,6 +183,8 @@ class Supervisor:
         if self._watcher is not None:
             self._watcher.start()
         report_start(config, repository, config.listen, self._http, announce)
+        repository.subscribe(lambda: self._manager.is_now(self._status()))
+        self._manager.ready(self._status())
 
     async def _keep(self, number: int) -> None:
         """Runs one worker after the other under this number, until the server stops."""
@@ -196,7 +209,10 @@ class Supervisor:
     async def _run_worker(self, number: int) -> str:
         """Runs one worker from its start to its end."""
         admissions = Admissions(self._limiter)
-        assignment = Assignment(number, share_of(self._config, number), self._counts_folder)
+        assignment = Assignment(
+            *(number, share_of(self._config, number), self._counts_folder),
+            proof_pause_s(self._manager),
+        )
         handlers: dict[str, Handler] = {
             "admit": admissions.admit,
             "leave": admissions.leave,
@@ -208,14 +224,15 @@ class Supervisor:
         worker = await WorkerProcess.start(assignment, self._epoch.file, handlers)
         self._workers[number] = worker
         ended = asyncio.create_task(worker.ended())
+        ping_s = min(_PING_S, proof_pause_s(self._manager))
         try:
             if self._stopping.is_set():
                 worker.kill()
             await self._bring_up(worker, ended)
             while not ended.done():
-                await asyncio.wait((ended,), timeout=_PING_S)
+                await asyncio.wait((ended,), timeout=ping_s)
                 if not ended.done():
-                    await worker.request("ping")
+                    await worker.ping()
         except UnavailableError as error:
             _log.debug("worker %d: %s", number, error)
         except LimelensError as error:
@@ -244,6 +261,7 @@ class Supervisor:
         finally:
             may_serve.cancel()
         await worker.request("serve", timeout_s=LOAD_S)
+        worker.proved_at = time.monotonic()
         self._serving[worker.number] = worker
         if len(self._serving) == self._config.processes:
             self._complete.set()
@@ -259,7 +277,7 @@ class Supervisor:
             self._kill()
         for worker in self._workers.values():
             worker.send("stop")
-        _, late = await asyncio.wait(keeping, timeout=self._config.grace_s + _ENDING_S)
+        _, late = await asyncio.wait(keeping, timeout=self._config.grace_s + ENDING_S)
         if late:
             _log.error("%d workers did not end in time", len(late))
             self._kill()
@@ -272,7 +290,22 @@ class Supervisor:
             await asyncio.to_thread(self._http.close)
         _log.info("stopped")
 
+    def _is_alive(self) -> bool:
+        """Whether every worker that serves proved it lately; one that is replaced does not count.
+
+        A worker that loads or starts has a time limit of its own.
+        """
+        limit_s = self._manager.watchdog_s / 2
+        now = time.monotonic()
+        return all(now - one.proved_at < limit_s for one in self._serving.values())
+
+    def _status(self) -> str:
+        assert self._repository is not None
+        line = status_line(self._config.listen, self._repository)
+        return f"{line}, {self._config.processes} processes"
+
     def _stop(self) -> None:
+        self._manager.stopping(self._config.grace_s + 2 * ENDING_S)
         _log.info("stopping; calls in flight have %g seconds", self._config.grace_s)
         self._stopping.set()
 
@@ -290,7 +323,8 @@ class Supervisor:
     def _request_scan(self) -> None:
         """Requests a scan for new versions and does not wait for it."""
         if self._watcher is not None:
-            self._watcher.request_scan()
+            self._manager.reloading()
+            self._watcher.request_scan(lambda: self._manager.ready(self._status()))
         elif self._may_serve.is_set():
             _log.warning("cannot look for new models: reloading is switched off")
 

@@ -28,6 +28,7 @@ from limelens.serve.processes.admission import SharedLimiter
 from limelens.serve.processes.channel import Channel, receive_first
 from limelens.serve.processes.messages import Assignment, Epoch, Loaded
 from limelens.serve.processes.staged_registry import StagedRegistry
+from limelens.serve.rpc.proofs import Proofs
 from limelens.serve.rpc.server import Server, Siblings
 from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.scheduling.statistics import Statistics, total
@@ -43,6 +44,7 @@ class Worker:
 
     def __init__(self, assignment: Assignment, epoch: Epoch) -> None:
         self._config = assignment.config
+        self._proof_pause_s = assignment.proof_pause_s
         self._counted = assignment.metrics
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -56,6 +58,8 @@ class Worker:
 
             self._metrics = Metrics(self._models)
         self._server: Server | None = None
+        self._proofs: Proofs | None = None
+        self._proving: asyncio.Task[None] | None = None
         # One bundle at a time; with lower priority once calls are served.
         self._loading = ThreadPoolExecutor(1, "limelens-loading")
         self._loading_behind = ThreadPoolExecutor(1, "limelens-models", lower_thread_priority)
@@ -74,7 +78,7 @@ class Worker:
                 "serve": self._serve,
                 "sample": self._sample,
                 "statistics": self._own_statistics,
-                "ping": lambda: None,
+                "ping": lambda: 0.0 if self._proofs is None else self._proofs.age_s,
                 "stop": self._stopping.set,
             },
         )
@@ -89,8 +93,9 @@ class Worker:
             await self._server.stop()
         if receiving.done() and self._counted is not None:
             shutil.rmtree(self._counted, ignore_errors=True)  # no other process is left to do it
-        for task in (receiving, stop):
-            task.cancel()
+        for task in (receiving, stop, self._proving):
+            if task is not None:
+                task.cancel()
 
     async def _prepare(self, number: int, path: Path, data: bytes, props: dict[str, str]) -> Loaded:
         """Loads a bundle while others are served."""
@@ -134,6 +139,8 @@ class Worker:
             drift = await asyncio.to_thread(DriftMonitor, self._config.drift, self._models)
         self._server = Server(self._config, self._models, siblings=siblings, drift=drift)
         await self._server.start()
+        self._proofs = Proofs(self._server.runner, self._proof_pause_s)
+        self._proving = asyncio.create_task(self._proofs.run())
 
     def _own_statistics(self, path: Path) -> Statistics:
         return Statistics() if self._server is None else self._server.runner.counting.of(path)

@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from limelens.serve.bundle import Bundle
 from limelens.serve.errors import UnavailableError
@@ -21,6 +22,7 @@ from limelens.serve.processes.messages import Assignment, Loaded
 
 _MODULE: Final = "limelens.serve.processes.worker"
 LOAD_S: Final = 180.0  # a worker that takes longer to load one bundle, or to start serving, hangs
+_HANGS_S: Final = 60.0  # a worker whose models have not run for longer hangs
 ACT_S: Final = 15.0  # the same for requests that take a moment
 
 
@@ -32,6 +34,8 @@ class WorkerProcess:
     ) -> None:
         self.number = assignment.number
         self.pid = process.pid
+        self.proved_at = time.monotonic()
+        """When it last proved that it answers."""
         self._process = process
         self._channel = channel
         self.send = channel.send
@@ -57,6 +61,22 @@ class WorkerProcess:
             )
         return cls(assignment, process, await Channel.over(ours, handlers))
 
+    async def ping(self) -> None:
+        """Asks whether it answers, and its models too; ends it if they hang.
+
+        Raises:
+            UnavailableError: It was ended.
+        """
+        unproved_s: float = await self.request("ping")
+        self.proved_at = time.monotonic() - unproved_s
+        if unproved_s > _HANGS_S:
+            await self._end_hanging(f"has run no model for {unproved_s:.0f} seconds")
+
+    async def _end_hanging(self, why: str) -> NoReturn:
+        self.kill()
+        await self._process.wait()  # it serves no more calls
+        raise UnavailableError(f"worker {self.number} {why} and was ended")
+
     async def ended(self) -> int:
         """Waits for its end; returns the exit code, or minus the signal that ended it."""
         code = await self._process.wait()
@@ -76,11 +96,7 @@ class WorkerProcess:
             async with asyncio.timeout(timeout_s):
                 return await self._channel.request(word, *content)
         except TimeoutError:
-            self.kill()
-            await self._process.wait()  # it serves no more calls
-            raise UnavailableError(
-                f"worker {self.number} did not {word} within {timeout_s:g} seconds and was ended"
-            ) from None
+            await self._end_hanging(f"did not {word} within {timeout_s:g} seconds")
 
     async def prepare(self, number: int, bundle: Bundle) -> Loaded | None:
         """Has the worker load a bundle, unless it already has; raises what it raised."""

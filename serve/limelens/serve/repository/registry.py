@@ -20,7 +20,7 @@ from limelens.serve.repository.model_version import (
     RejectedVersion,
     Snapshot,
 )
-from limelens.serve.wording import listed
+from limelens.serve.wording import counted, listed
 
 
 class ModelRegistry(abc.ABC):
@@ -125,6 +125,11 @@ def ready_line(address: str, models: ModelRegistry, processes: int = 1) -> str:
     }
     several = f"{processes} processes; " if processes > 1 else ""
     return f"limelens: serving {names} on {address} ({several}{'; '.join(sorted(devices))})"
+
+
+def status_line(address: str, models: ModelRegistry) -> str:
+    """How many models are served, and where."""
+    return f"serving {counted(len({one.name for one in models.served}), 'model')} on {address}"
 
 
 def _is_or_are(names: list[str]) -> str:

@@ -85,6 +85,7 @@ class Watcher:
         self._quiet = Quiet(self._quiet_s)
         self._validator = repository.validator()
         self._wake = threading.Event()
+        self._waiting: list[Callable[[], object]] = []
         self._stopped = False
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="limelens-models", daemon=True)
@@ -93,8 +94,9 @@ class Watcher:
         """Starts the thread."""
         self._thread.start()
 
-    def request_scan(self) -> None:
-        """Has the thread scan soon, and again until every file is quiet."""
+    def request_scan(self, done: Callable[[], object] = lambda: None) -> None:
+        """Has the thread scan soon, and again until every file is quiet; then it calls `done`."""
+        self._waiting.append(done)
         self._wake.set()
 
     def scan(self) -> None:
@@ -118,8 +120,15 @@ class Watcher:
         while not self._stopped:
             self._wake.wait(self._quiet_s if self._quiet.pending else self._every_s)
             self._wake.clear()
-            if not self._stopped:
-                self._scan_quiet_files()
+            if self._stopped:
+                return
+            asked, self._waiting = self._waiting, []
+            self._scan_quiet_files()
+            if self._quiet.pending:
+                self._waiting = asked + self._waiting
+            else:
+                for done in asked:
+                    done()
 
     def _scan_quiet_files(self) -> None:
         self._quiet.begin()

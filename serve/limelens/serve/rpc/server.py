@@ -232,12 +232,16 @@ class Server:
         if self._watcher is not None:
             self._watcher.start()
 
-    def reload(self) -> None:
-        """Looks for new versions now, without waiting for the result."""
+    def reload(self, done: Callable[[], object] = lambda: None) -> None:
+        """Looks for new versions now, without waiting for the result; then any thread calls `done`.
+
+        Nothing is done where reloading is switched off.
+        """
         if self._watcher is None:
             _log.warning("cannot look for new models: reloading is switched off")
+            done()
         else:
-            self._watcher.request_scan()
+            self._watcher.request_scan(done)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Reports NOT_SERVING and takes no more calls; calls in flight go on for a while.

@@ -158,6 +158,7 @@ class Engine(ABC):
         self._serial = 0
         self._closed = False
         self._seconds_each = 0.01
+        self._at_work_since: dict[int, float] = {}  # by thread
         self._run = self._dropped = self._refused = self._not_finite = self._overdue = 0
         self._threads = [
             threading.Thread(target=self._work, name=f"limelens-worker-{i}", daemon=True)
@@ -181,6 +182,12 @@ class Engine(ABC):
     def num_queued(self) -> int:
         """Work items in the queue, camera frames and items to be dropped included."""
         return len(self._arrivals)
+
+    @property
+    def longest_at_work_s(self) -> float:
+        """For how long, in seconds, a thread has been at the same work; 0 if none works."""
+        now = time.monotonic()
+        return max((now - since for since in tuple(self._at_work_since.values())), default=0.0)
 
     async def classify(
         self,
@@ -287,10 +294,13 @@ class Engine(ABC):
             self._idle.notify(count)
 
     def _work(self) -> None:
+        me = threading.get_ident()
         while (items := self._take()) is not None:
             for item in items:
+                self._at_work_since[me] = time.monotonic()
                 if self._prepare(item):
                     self._run_item(item)
+            self._at_work_since.pop(me, None)
             # A thread that waits must not hold the image, nor a model that was replaced.
             item = None  # type: ignore[assignment]
             items.clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from limelens.watch.cameras.service_manager import ServiceManager
+from limelens.serve.service_manager import ServiceManager
 
 
 @pytest.fixture
@@ -31,13 +31,18 @@ def test_it_is_told_what_happens(listening: socket.socket) -> None:
     assert listening.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
     manager.stopping()
     assert listening.recv(100) == b"STOPPING=1"
+    manager.stopping(within_s=25.5)
+    assert listening.recv(100) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=25500000"
 
 
 def test_the_watchdog_is_fed_by_the_process_that_it_watches(listening: socket.socket) -> None:
     environment = {"NOTIFY_SOCKET": listening.getsockname(), "WATCHDOG_USEC": "20000000"}
     other = ServiceManager({**environment, "WATCHDOG_PID": "1"})
     other.alive()
+    assert other.watchdog_s == 0
+    assert ServiceManager({"WATCHDOG_USEC": "20000000"}).watchdog_s == 0
     manager = ServiceManager({**environment, "WATCHDOG_PID": str(os.getpid())})
+    assert manager.watchdog_s == 20
     manager.alive()
     manager.alive()  # so soon after the last one it says nothing
     manager.stopping()

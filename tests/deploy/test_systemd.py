@@ -1,0 +1,175 @@
+"""The server's unit under a real systemd, which runs in namespaces of its own.
+
+Its options, its sandbox and its user are those of deploy/limelens.service; only its watchdog is
+less patient. It has a network of its own, so that the ports are free.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.deploy.test_read_only_root import CHECKOUT, HERE
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+SYSTEMD = Path("/lib/systemd/systemd")
+WATCHDOG_S = 8
+TO_FILE = "StandardOutput=append:/run/log\nStandardError=append:/run/log\n"  # there is no journal
+PARTS = ("train", "serve", "explain", "proto", "models")
+
+
+class Machine:
+    """A systemd and what it runs.
+
+    Args:
+        process: What started it.
+        pid: Its number here; within, it is 1.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], pid: int) -> None:
+        self._process = process
+        self._pid = pid
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command beside it."""
+        there = ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--net"]
+        return subprocess.run(
+            [*there, *command], capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def systemctl(self, *words: str) -> str:
+        found = self.run("systemctl", *words)
+        assert found.returncode == 0, f"{words}: {found.stderr}{self.log()}"
+        return found.stdout
+
+    def log(self) -> str:
+        """What the server said."""
+        return self.run("cat", "/run/log").stdout
+
+    def show(self, key: str, unit: str = "limelens") -> str:
+        """A property of a unit."""
+        return self.systemctl("show", "--value", f"--property={key}", unit).strip()
+
+    def until(self, key: str, value: str) -> None:
+        """Waits until a property has a value."""
+        until(lambda: self.show(key) == value, 120)
+
+
+def installed(folder: Path) -> Path:
+    """An /opt with this Python and this checkout, for users who cannot see where they lie."""
+    ours = folder / "opt" / "limelens"
+    links = {"python": sys.base_prefix, "environment": sys.prefix}
+    links |= {name: str(CHECKOUT / name) for name in PARTS}
+    for name in links:
+        (ours / name).mkdir(parents=True)
+    (ours / "bin").mkdir()
+    major, minor = sys.version_info[:2]
+    paths = ":".join(f"/opt/limelens/{name}" for name in PARTS[:4])
+    library = f"lib/python{major}.{minor}/site-packages"
+    command = ours / "bin" / "limelens"
+    command.write_text(
+        "#!/bin/sh\n"
+        "export PYTHONHOME=/opt/limelens/python LD_LIBRARY_PATH=/opt/limelens/python/lib\n"
+        f"export PYTHONPATH={paths}:/opt/limelens/environment/{library}\n"
+        f'exec /opt/limelens/python/bin/python{major}.{minor} -m limelens.cli "$@"\n'
+    )
+    command.chmod(0o755)
+    (folder / "mounts").write_text(
+        "".join(f"mount --bind '{where}' '{ours / name}'\n" for name, where in links.items())
+    )
+    return folder / "opt"
+
+
+@pytest.fixture
+def machine(
+    tmp_path: Path, one_model: Path, authority: Callable[..., Any], tokens: Any
+) -> Iterator[Machine]:
+    tools = ("unshare", "nsenter", "mount", "ip", "systemctl")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing or not SYSTEMD.is_file() or os.geteuid() != 0:
+        pytest.skip("a systemd of its own needs systemd, util-linux and the rights of root")
+    tmp_path.chmod(0o755)
+    units, etc = tmp_path / "units", tmp_path / "etc"
+    units.mkdir()
+    shutil.copy(CHECKOUT / "deploy" / "limelens.service", units)
+    patience = units / "limelens.service.d" / "patience.conf"
+    patience.parent.mkdir()
+    patience.write_text(f"[Service]\nWatchdogSec={WATCHDOG_S}\n{TO_FILE}")
+    # What services wait for, and a machine without other services lacks.
+    for name in ("nothing", "sysinit", "basic", "shutdown", "network-online"):
+        (units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
+    ca = authority("server")
+    chain, key = ca.issue("localhost")
+    etc.mkdir()
+    shutil.copy(chain, etc / "tls.crt")
+    shutil.copy(key, etc / "tls.key")
+    shutil.copytree(one_model, tmp_path / "srv" / "limelens" / "models")
+    for folder in (one_model.parent, *(tmp_path / "srv").rglob("*")):
+        folder.chmod(0o755)
+    tokens.path = etc / "tokens.toml"
+    (etc / "token").write_text(tokens.set("door", ["classify"]))
+    shutil.copy(ca.path, etc / "ca.pem")
+    Image.new("RGB", (64, 64), (250, 0, 0)).save(etc / "red.png")
+    opt = installed(tmp_path)
+    process = subprocess.Popen(
+        [
+            *("unshare", "--pid", "--fork", "--kill-child", "--mount", "--cgroup", "--net"),
+            *("sh", "-euc", '. "$0"; exec sh "$@"', str(tmp_path / "mounts")),
+            *(str(HERE / "systemd_alone.sh"), str(units), str(opt), str(etc)),
+            str(tmp_path / "srv"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: process.poll() is not None or children.read_text())
+    one = Machine(process, int(children.read_text() or 0))
+    try:
+        until(
+            lambda: (
+                process.poll() is not None
+                or one.run("systemctl", "is-system-running").stdout.strip() == "running"
+            )
+        )
+        if process.poll() is not None:
+            pytest.skip(f"no systemd of its own: {process.communicate()[0][-300:]}")
+        yield one
+    finally:
+        process.kill()  # and with it all that it started
+        process.communicate()
+
+
+def test_it_starts_reloads_is_restarted_by_the_watchdog_and_stops(machine: Machine) -> None:
+    machine.systemctl("start", "limelens")  # returns once the server says that it is ready
+    assert machine.show("ActiveState") == "active"
+    assert machine.show("StatusText") == "serving 1 model on 0.0.0.0:8500"
+    pid = machine.show("MainPID")
+    answer = machine.run(
+        *("/opt/limelens/bin/limelens", "classify", "/etc/limelens/red.png"),
+        *("--server", "localhost:8500", "--ca", "/etc/limelens/ca.pem"),
+        *("--token-file", "/etc/limelens/token", "--json"),
+    )
+    assert json.loads(answer.stdout)[0]["label"] == "red", answer.stderr
+
+    machine.systemctl("reload", "limelens")
+    machine.until("SubState", "running")
+    assert machine.show("MainPID") == pid
+
+    machine.run("kill", "-STOP", pid)
+    machine.until("NRestarts", "1")
+    machine.until("SubState", "running")
+    assert machine.show("MainPID") != pid
+    assert machine.show("StatusText") == "serving 1 model on 0.0.0.0:8500"
+
+    machine.systemctl("stop", "limelens")
+    assert (machine.show("Result"), machine.show("ExecMainStatus")) == ("success", "0")
