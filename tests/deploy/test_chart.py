@@ -1,0 +1,212 @@
+"""The chart in deploy/helm, rendered by the real helm. Nothing here asks a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.deploy import charts
+from tests.deploy.fetched import wheel
+
+from limelens.serve.about import package_version
+
+pytestmark = pytest.mark.ci
+VERSIONS = ("1.30", "1.33", "1.37")
+OF_HELM = {"app.kubernetes.io/instance", "app.kubernetes.io/version",
+           "app.kubernetes.io/managed-by", "helm.sh/chart"}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=charts.SETS)
+def objects(request: pytest.FixtureRequest) -> charts.Objects:
+    return charts.render(*charts.values_of(request.param))
+
+
+def without_helms(value: Any) -> Any:
+    """An object without the labels that only helm writes."""
+    if isinstance(value, dict):
+        return {key: without_helms(one) for key, one in value.items() if key not in OF_HELM}
+    return [without_helms(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", charts.SETS)
+def test_helm_lint_finds_nothing(name: str) -> None:
+    done = charts.run("lint", "--strict", str(charts.CHART), *charts.values_of(name))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout
+
+
+def test_the_chart_says_the_same_as_the_plain_manifest() -> None:
+    rendered = charts.render(*charts.setting("models.existingClaim=limelens-models"))
+    plain = charts.plain()
+    rendered.pop("Pod")  # of `helm test`
+    assert set(rendered) == set(plain)
+    for kind, one in rendered.items():
+        assert one["metadata"].pop("namespace") == "doors"
+        if kind == "Deployment":
+            container = charts.server_of(rendered)
+            assert container.pop("imagePullPolicy") == "IfNotPresent"
+            assert container["image"] == f"limelens:{package_version()}"
+            container["image"] = "limelens"
+        assert without_helms(one) == without_helms(plain[kind]), kind
+
+
+def test_kubernetes_schemas_know_every_field(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.yaml" for name in charts.SETS}
+    for name, file in files.items():
+        file.write_text(charts.text(*charts.values_of(name)))
+    oldest = [file for name, file in files.items() if name != "gpu"]  # 1.30 has no image volumes
+    for versions, those in ((VERSIONS[:1], oldest), (VERSIONS[1:], list(files.values()))):
+        done = validated(versions, *those)
+        assert done.returncode == 0, done.stdout + done.stderr
+        passed = [line for line in done.stdout.splitlines() if " passed for " in line]
+        unknown = [line for line in done.stdout.splitlines() if line.startswith("WARN")]
+        objects = sum(file.read_text().count("\nkind: ") for file in those)
+        assert len(passed) + len(unknown) == objects * len(versions)
+        # Of the operators; test_custom_resources.py looks at those.
+        assert all("PodMonitor" in line or "Certificate" in line for line in unknown)
+
+
+def test_the_schemas_refuse_a_field_that_there_is_not(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(charts.text().replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"))
+    done = validated(VERSIONS[-1:], wrong)
+    assert done.returncode == 1
+    assert "'readOnlyRootFileSystem' was unexpected" in done.stdout
+
+
+def validated(versions: Sequence[str], *files: Path) -> subprocess.CompletedProcess[str]:
+    """kubernetes-validate's verdict, which refuses unknown fields."""
+    schemas = tuple(f"/v{one}.0-local-strict/" for one in VERSIONS)
+    folders = [
+        wheel(
+            "kubernetes-validate",
+            "1.37.0",
+            lambda name: "json-schema" not in name or any(one in name for one in schemas),
+        ),
+        wheel("importlib-resources", "6.5.2"),
+    ]
+    command = [sys.executable, "-m", "kubernetes_validate", "--strict"]
+    command += [word for one in versions for word in ("--kubernetes-version", one)]
+    return subprocess.run(
+        [*command, *files],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_container_is_confined(objects: charts.Objects) -> None:
+    pod, test = charts.pod_of(objects), objects["Pod"]["spec"]
+    for spec in (pod, test):
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 65532
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+            names = {mount["name"] for mount in container["volumeMounts"]}
+            assert names <= {volume["name"] for volume in spec["volumes"]}
+    mounts = {one["name"]: one for one in charts.server_of(objects)["volumeMounts"]}
+    assert all(one.get("readOnly") for name, one in mounts.items() if name != "tmp")
+
+
+def test_the_server_knows_every_option(objects: charts.Objects) -> None:
+    arguments = charts.server_of(objects)["args"]
+    done = subprocess.run(
+        [sys.executable, "-m", "limelens.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    # 2 were an option that there is not; here are no files of the pod.
+    assert done.returncode == 1, done.stderr
+    first = "/srv/models: no such folder" if "--insecure" in arguments else "tls.crt is no file"
+    assert first in done.stderr
+
+
+def test_ports_selectors_and_times_fit(objects: charts.Objects) -> None:
+    container, pod = charts.server_of(objects), charts.pod_of(objects)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"]["port"] == ports["health"]
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for selector in (
+        objects["Service"]["spec"]["selector"],
+        objects["Deployment"]["spec"]["selector"]["matchLabels"],
+        objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+    # The pod of `helm test` is a client, and none of the service's pods.
+    assert not labels.items() <= objects["Pod"]["metadata"]["labels"].items()
+    allowed = objects["NetworkPolicy"]["spec"]["ingress"][0]["from"]
+    assert {"podSelector": {"matchLabels": objects["Pod"]["metadata"]["labels"]}} in allowed
+    pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    (grace,) = [one for one in container["args"] if one.startswith("--grace-s=")]
+    assert pod["terminationGracePeriodSeconds"] > pause_s + int(grace.partition("=")[2])
+
+
+def test_the_doctor_of_helm_test_finds_a_real_server_well(
+    serve: Callable[..., Any], authority: Callable[[str], Any], tokens: Any, tmp_path: Path
+) -> None:
+    ca = authority("ca")
+    chain, key = ca.issue("localhost")
+    token = tokens.set("doctor", ["classify", "models"])
+    (tmp_path / "token").write_text(token)
+    server = serve("--tls-cert", chain, "--tls-key", key, "--tokens", tokens.path)
+    options = charts.setting("test.ca.existingSecret=ca", "test.serverName=localhost")
+    for more in ([], charts.setting("test.token.existingSecret=doctor")):
+        pod = charts.render(*options, *more)["Pod"]["spec"]
+        arguments = pod["containers"][0]["args"]
+        places = {"/ca/ca.crt": ca.path, "/token/token": tmp_path / "token"}
+        for inside, here in places.items():
+            arguments = [one.replace(inside, str(here)) for one in arguments]
+        assert "--server=limelens.doors.svc:8500" in arguments
+        arguments[arguments.index("--server=limelens.doors.svc:8500")] = f"--server={server}"
+        assert ("--health" in arguments) == (not more)
+        done = subprocess.run(
+            [sys.executable, "-m", "limelens.cli", *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        states = {one["name"]: one["state"] for one in json.loads(done.stdout)["checks"]}
+        assert "wrong" not in states.values()
+
+
+@pytest.fixture
+def serve(one_model: Path) -> Any:
+    """Starts a real server; arguments are its options. Returns its address."""
+    from benchmarks.traffic import ServerProcess
+
+    started = []
+
+    def start(*options: object) -> str:
+        started.append(ServerProcess(one_model, *map(str, options)))
+        return started[-1].address
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
+
+
+def test_the_chart_has_the_version_of_the_package() -> None:
+    chart = yaml.safe_load((charts.CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == chart["version"] == package_version()
