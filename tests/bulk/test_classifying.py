@@ -134,7 +134,7 @@ def test_the_worst_face_decides_as_in_classify(models: Path, tmp_path: Path) -> 
     Image.fromarray(frame_of()).save(tmp_path / "nobody.png")
     (tmp_path / "page.jpg").write_bytes(b"<html>")
     model = models / "colours" / "1"
-    spec = classify_work(model, faces=FaceOptions(), face_detector=str(detector))
+    spec = classify_work(model, faces=True, face_detector=str(detector))
     rows = rows_of(spec, read_images(tmp_path))
     assert [row["decision"] for row in rows] == ["label", "abstained", "no_face", None]
     expected = answers(
@@ -186,6 +186,8 @@ def test_wrong_options_and_models_are_refused_before_anything_runs(
         classify_work(model, top_k=4)
     with pytest.raises(InvalidRequestError, match="threshold: 2; expected 0 to 1"):
         classify_work(model, threshold=2)
+    with pytest.raises(InvalidRequestError, match=r"faces\.max_faces: 99; expected 1 to 20"):
+        classify_work(model, faces=FaceOptions(max_faces=99))
     with pytest.raises(BundleError, match="No such file"):
         classify_work(tmp_path / "nothing.onnx")
     metadata = bundles.metadata()

@@ -18,12 +18,14 @@ from limelens.bulk.model_file import ModelFile
 from limelens.bulk.predictions import FACE, PREDICTION, face_values, prediction_values
 from limelens.bulk.work import BulkImage, Work
 from limelens.serve.bundle import Bundle
+from limelens.serve.client.requests import faces_message
 from limelens.serve.decisions.decision import Prediction, decide
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.faces.classifying import classify_faces, find_faces
 from limelens.serve.faces.detector import load_detector
 from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
 from limelens.serve.image import Region
+from limelens.serve.rpc.requests.faces import read_faces
 
 _IMAGES_PER_THREAD: Final = 4
 """How many images with faces are handed over at once for each thread."""
@@ -74,7 +76,7 @@ def classify_work(
     region: Region | None = None,
     top_k: int = 0,
     threshold: float | None = None,
-    faces: FaceOptions | None = None,
+    faces: bool | FaceOptions = False,
     face_detector: str = DEFAULT_DETECTOR,
 ) -> ClassifyWork:
     """Reads a bundle, and checks how it shall classify images.
@@ -85,7 +87,7 @@ def classify_work(
         region: The part of each image that the model sees, or where faces are looked for.
         top_k: How many of the most probable labels get their probabilities; 0 is all.
         threshold: Replaces the bundle's (multilabel: every label's) threshold, 0 to 1.
-        faces: Which faces to classify in place of whole images; None is none.
+        faces: Whether, or how, to find faces and classify each instead of the whole image.
         face_detector: As for `load_detector`; a path must lead to the file on every worker.
 
     Raises:
@@ -100,13 +102,14 @@ def classify_work(
         )
     if threshold is not None and not 0 <= threshold <= 1:  # NaN fails too
         raise InvalidRequestError("threshold", f"{threshold:g}; expected 0 to 1")
-    detector = load_detector(face_detector, "cpu", num_threads=1) if faces else None
+    message = faces_message(faces)
+    detector = None if message is None else load_detector(face_detector, "cpu", num_threads=1)
     return ClassifyWork(
         model=model,
         region=region,
         top_k=top_k or num_labels,
         threshold=threshold,
-        faces=faces,
+        faces=None if message is None else read_faces(message, "faces"),
         face_detector=face_detector,
         detector_digest="" if detector is None else detector.bundle.digest,
     )
