@@ -57,12 +57,17 @@ def test_train_evaluate_and_export_print_the_documented_json(
     own = tmp_path / "own.json"
     own.write_text('{"hide": "blur", "num_segments": 12}')
     exported = limelens(
-        "export", run, "--name", "shade", "--models", models, "--explain-settings", own, "--json"
-    ).json
+        "export", run, "--name", "shade", "--models", models, "--explain-settings", own,
+        "--triton", tmp_path / "triton", "--json",
+    ).json  # fmt: skip
     assert {
         "model", "version", "path", "precision", "size_bytes", "max_abs_difference", "metrics"
     } <= {*exported}  # fmt: skip
     assert Path(exported["path"]) == models / "shade" / "1" / "model.onnx"
+    (for_triton,) = exported["triton"]
+    copied = tmp_path / "triton" / "shade" / "1" / "model.onnx"
+    assert (for_triton["model"], for_triton["versions"]) == ("shade", [1])
+    assert copied.read_bytes() == Path(exported["path"]).read_bytes()
     assert exported["explain"] == {"hide": "blur", "num_segments": 12, "why": {}}
     of_bundle = limelens("evaluate", exported["path"], images, "--split", "test")
     assert of_bundle.exit_code == 0

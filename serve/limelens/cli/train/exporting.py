@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from limelens.cli.terminal.printing import AsJson, out, print_json
+from limelens.cli.train.exported import print_exported
+from limelens.cli.train.for_triton import export_bundles, is_bundle, print_written
 
 if TYPE_CHECKING:
     from limelens.serve.bundle.explain_defaults import ExplainDefaults
 
 
 def export(
-    run: Annotated[
-        Path, typer.Argument(help="A run's folder or a .pt checkpoint.", show_default=False)
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder or a .pt checkpoint. With --triton also a bundle, or the folder "
+            "of a version, a model or a model repository.",
+            show_default=False,
+        ),
     ],
-    name: Annotated[str, typer.Option(help="The model's name in the repository.")],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's name in the repository; needed for a run.",
+            show_default="that of the bundle",
+        ),
+    ] = None,
     models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
     data: Annotated[
         Path | None,
@@ -109,6 +122,15 @@ def export(
             '{"hide": "blur", "num_segments": 30}.',
         ),
     ] = "auto",
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write it into this model repository of Triton, or only that if the source "
+            "is a bundle: the same file, with a config.pbtxt, labels and a warm-up.",
+            show_default="not written",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Writes a run as a bundle: models/NAME/VERSION/model.onnx.
@@ -118,19 +140,26 @@ def export(
     only if they keep its accuracy; their size and speed are compared with fp32.
 
     Example: limelens export runs/photos --name photos
+
+    For a Triton server: limelens export models/photos --triton triton
     """
+    if is_bundle(source):
+        export_bundles(context, source, triton, name, as_json=as_json)
+        return
     crop, explain = _crop(crop_margin), _explain(explain_settings)
     from limelens.train.runs import check_run
 
     # Checked before torch is loaded, which takes seconds.
-    check_run(run)
+    check_run(source)
+    if name is None:
+        raise typer.BadParameter("expected the model's name", param_hint="--name")
     from limelens.train.exporting.about_data import About
     from limelens.train.exporting.export import export as run_export
 
     if limits and Path(limits).is_file():
         limits = Path(limits).read_text(encoding="utf-8")
     report = run_export(
-        run,
+        source,
         name,
         models=models,
         data=data,
@@ -145,38 +174,19 @@ def export(
         about=About(data_name, data_license, limits),
         explain=explain,
     )
+    written = []
+    if triton is not None:
+        from limelens.serve.tools.triton.repository import write_models
+
+        written = write_models(Path(report["path"]), triton)
+        report["triton"] = [model.to_json() for model in written]
     if as_json:
         print_json(report)
     else:
-        out.print(
-            f"Wrote [bold]{escape(report['path'])}[/]: {report['model']} version "
-            f"{report['version']}, {report['size_bytes'] / 1e6:.1f} MB, {report['precision']}; "
-            f"probabilities differ from PyTorch's by at most {report['max_abs_difference']:.1e}."
-        )
-        if report["threshold"]:
-            out.print(f"It abstains below a probability of {report['threshold']:.3f}.")
-        if report["crop"] is not None:
-            out.print(f"It sees a face with {report['crop']:g} of its box on each side.")
-        if report["num_golden_images"]:
-            source = "validation images" if golden_data is None else f"images of {golden_data}"
-            out.print(
-                f"{report['num_golden_images']} {escape(source)} travel in it as golden images "
-                "(--golden-images 0 leaves them out)."
-            )
-        if report["explain"] is not None:
-            named = {name: value for name, value in report["explain"].items() if name != "why"}
-            words = ", ".join(f"{name} {value}" for name, value in named.items())
-            out.print(
-                f"It is explained by {escape(words or 'the defaults')} unless told otherwise."
-            )
-        elif report["explain_remark"]:
-            out.print(
-                f"It has no explanation settings: {escape(report['explain_remark'])}. "
-                "limelens tune-explanations finds some."
-            )
-        if "fp32" in report:
-            _print_variant(report)
+        print_exported(report, golden_data)
         out.print(f"Next: limelens serve --models {escape(str(models))}")
+        if triton is not None:
+            print_written(written, triton)
 
 
 def _explain(text: str) -> ExplainDefaults | Literal["auto"] | None:
@@ -212,27 +222,3 @@ def _crop(text: str | None) -> float | Literal["auto"] | None:
             param_hint="--crop-margin",
         )
     return margin
-
-
-def _print_variant(report: Mapping[str, Any]) -> None:
-    """Prints a table that compares a variant with fp32."""
-    fp32 = report["fp32"]
-    measure = "accuracy" if "accuracy" in fp32 else "mean_average_precision"
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "fp32", report["precision"], "ratio"):
-        table.add_column(title, justify="right" if title else "left")
-    sizes = fp32["size_bytes"], report["size_bytes"]
-    table.add_row("size, MB", *(f"{n / 1e6:.2f}" for n in sizes), f"{sizes[1] / sizes[0]:.2f}")
-    table.add_row(
-        measure.replace("_", " "), f"{fp32[measure]:.2%}", f"{report['metrics'][measure]:.2%}", ""
-    )
-    for speed in report["speed"]:
-        table.add_row(
-            f"ms for {speed['batch_size']}, {speed['provider'].removesuffix('ExecutionProvider')}",
-            f"{speed['fp32_ms']:.2f}",
-            f"{speed['ms']:.2f}",
-            f"{speed['ratio']:.2f}",
-        )
-    out.print(table)
-    for remark in report["remarks"]:
-        out.print(f"[yellow]{escape(remark)}[/]")

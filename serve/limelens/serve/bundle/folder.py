@@ -19,6 +19,8 @@ from limelens.serve.wording import listed
 
 FILE_NAME: Final = "model.onnx"
 LAYOUT: Final = f"expected models as <name>/<version>/{FILE_NAME}, such as `limelens export` writes"
+WARM_UP_FOLDER: Final = "warmup"
+"""In a model's folder: samples that Triton runs before the first request."""
 _MAX_VERSION: Final = 2**31 - 1
 _OF_SYSTEMS: Final = frozenset(
     {"$recycle.bin", "@eadir", "__macosx", "lost+found", "system volume information"}
@@ -63,13 +65,13 @@ def look_into(folder: Path) -> dict[str, Entry]:
                 is_readable=False,
             )
         else:
-            entry = _look_at(folder / name)
+            entry = look_at(folder / name)
         if entry is not None:
             found[text] = entry
     return found
 
 
-def _look_at(model: Path) -> Entry | None:
+def look_at(model: Path) -> Entry | None:
     """Reads one entry; None if it cannot be meant as a model."""
     try:
         is_folder = stat.S_ISDIR(model.stat().st_mode)
@@ -88,7 +90,7 @@ def _look_at(model: Path) -> Entry | None:
     versions: dict[int, Path] = {}
     ignored: list[str] = []
     for name in names:
-        if _is_left_out(name):
+        if _is_left_out(name) or name == WARM_UP_FOLDER:
             continue
         is_folder = _may_be_folder(model / name)
         # As in Triton, other folders and numbers that begin with 0 are no versions.

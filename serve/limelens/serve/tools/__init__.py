@@ -1,1 +1,1 @@
-"""Programs that are clients of a server or of a model: camera, search, doctor, load, report."""
+"""Programs around a server or a model: camera, search, doctor, load, report, folders for Triton."""
