@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 from tests.cameras.mjpeg_camera import MjpegCamera
 from tests.cli.test_camera import GREEN, GREY, RED, save_video
-from tests.waiting import PATIENCE_S
+from tests.notified import Manager
+from tests.waiting import PATIENCE_S, until
 
 Line = dict[str, Any]
 LASTING = ("--max-decision-age-s", 60)
@@ -153,6 +155,53 @@ def test_a_server_that_hangs_lets_the_decision_expire(
     finally:
         os.kill(process.pid, signal.SIGCONT)
     told.until(type="state", state="clear")
+
+
+@pytest.mark.ci
+def test_frames_that_waited_while_nothing_ran_are_no_news(
+    door: MjpegCamera, start_server: Callable[..., Any], tell: Callable[..., Told]
+) -> None:
+    told = tell(door.url, "--server", start_server().address, *LASTING)
+    told.until(type="state", state="clear")
+    os.kill(told.process.pid, signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    until(lambda: time.monotonic() > stopped_at + 6)  # it is the time that counts
+    door.colour = RED
+    resumed = datetime.now(UTC).isoformat(timespec="milliseconds")
+    os.kill(told.process.pid, signal.SIGCONT)
+    told.until(type="state", state="alert")
+    told.end()
+    since = [line for line in told.lines if line["time"] > resumed]
+    (lost,) = [line for line in since if line["type"] == "lost"]
+    assert "stood still" in lost["detail"]
+    later = [line for line in told.lines if line["sequence"] >= lost["sequence"]]
+    assert "clear" not in {line["state"] for line in later}
+
+
+def test_systemd_hears_how_it_is(
+    door: MjpegCamera,
+    start_server: Callable[..., Any],
+    tell: Callable[..., Told],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = start_server().address
+    with Manager(str(tmp_path / "notify")) as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+        monkeypatch.setenv("WATCHDOG_USEC", "4000000")
+        told = tell(door.url, "--server", address)
+        heard = manager.until("READY=1")
+        [status] = [line for line in heard if line.startswith("STATUS=")]
+        assert status.startswith("STATUS=watching http://127.0.0.1:")
+        assert "secret" not in status
+        for _ in range(2):
+            manager.until("WATCHDOG=1")
+        door.hang_up()  # a camera that is lost is no reason to start again
+        for _ in range(2):
+            manager.until("WATCHDOG=1")
+        told.process.send_signal(signal.SIGTERM)
+        manager.until("STOPPING=1")
+        assert told.process.wait(60) == 0
 
 
 @pytest.mark.ci

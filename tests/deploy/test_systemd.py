@@ -1,7 +1,7 @@
-"""The server's unit under a real systemd, which runs in namespaces of its own.
+"""The units of a server and a camera under a real systemd, which runs in namespaces of its own.
 
-Its options, its sandbox and its user are those of deploy/limelens.service; only its watchdog is
-less patient. It has a network of its own, so that the ports are free.
+Options, sandbox and user are those of the units in deploy/; only the watchdogs are less patient.
+The network is of its own too, so that the ports are free.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ pytestmark = pytest.mark.slow
 SYSTEMD = Path("/lib/systemd/systemd")
 WATCHDOG_S = 8
 TO_FILE = "StandardOutput=append:/run/log\nStandardError=append:/run/log\n"  # there is no journal
+CAMERA = (
+    "from tests.cameras.mjpeg_camera import MjpegCamera\n"
+    "with MjpegCamera() as camera:\n"
+    "    camera.colour = (0, 250, 0)\n"
+    "    print(camera.url, flush=True)\n"
+    "    input()\n"
+)
 PARTS = ("train", "serve", "explain", "proto", "models")
 
 
@@ -44,6 +51,16 @@ class Machine:
         there = ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--net"]
         return subprocess.run(
             [*there, *command], capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def beside(self, code: str) -> subprocess.Popen[str]:
+        """Runs Python in its network, but not in its file system."""
+        return subprocess.Popen(
+            ["nsenter", "--target", str(self._pid), "--net", sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=CHECKOUT,
         )
 
     def systemctl(self, *words: str) -> str:
@@ -100,10 +117,11 @@ def machine(
     tmp_path.chmod(0o755)
     units, etc = tmp_path / "units", tmp_path / "etc"
     units.mkdir()
-    shutil.copy(CHECKOUT / "deploy" / "limelens.service", units)
-    patience = units / "limelens.service.d" / "patience.conf"
-    patience.parent.mkdir()
-    patience.write_text(f"[Service]\nWatchdogSec={WATCHDOG_S}\n{TO_FILE}")
+    for unit in ("limelens.service", "limelens-camera@.service"):
+        shutil.copy(CHECKOUT / "deploy" / unit, units)
+        patience = units / f"{unit}.d" / "patience.conf"
+        patience.parent.mkdir()
+        patience.write_text(f"[Service]\nWatchdogSec={WATCHDOG_S}\n{TO_FILE}")
     # What services wait for, and a machine without other services lacks.
     for name in ("nothing", "sysinit", "basic", "shutdown", "network-online"):
         (units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
@@ -116,7 +134,10 @@ def machine(
     for folder in (one_model.parent, *(tmp_path / "srv").rglob("*")):
         folder.chmod(0o755)
     tokens.path = etc / "tokens.toml"
-    (etc / "token").write_text(tokens.set("door", ["classify"]))
+    secrets = etc / "camera" / "front.secrets"
+    secrets.mkdir(parents=True, mode=0o700)
+    for token in (etc / "token", secrets / "token"):
+        token.write_text(tokens.set("door", ["classify"]))
     shutil.copy(ca.path, etc / "ca.pem")
     Image.new("RGB", (64, 64), (250, 0, 0)).save(etc / "red.png")
     opt = installed(tmp_path)
@@ -173,3 +194,29 @@ def test_it_starts_reloads_is_restarted_by_the_watchdog_and_stops(machine: Machi
 
     machine.systemctl("stop", "limelens")
     assert (machine.show("Result"), machine.show("ExecMainStatus")) == ("success", "0")
+
+
+def test_a_camera_is_watched_and_said_in_lines(machine: Machine) -> None:
+    unit = "limelens-camera@front"
+    token = f"--token-file /run/credentials/{unit}.service/secrets_token"
+    with machine.beside(CAMERA) as camera:
+        assert camera.stdin is not None
+        assert camera.stdout is not None
+        lines = [
+            f"CAMERA={camera.stdout.readline().strip()}",
+            "SERVER=localhost:8500",
+            f"OPTIONS=--fps 5 --ca /etc/limelens/ca.pem {token}",
+        ]
+        machine.run("sh", "-c", f"echo '{chr(10).join(lines)}' > /etc/limelens/camera/front.env")
+        machine.systemctl("start", "limelens", unit)
+        assert machine.show("StatusText", unit).startswith("watching http://127.0.0.1:")
+        until(lambda: '"state": "clear"' in machine.log(), 120)
+
+        pid = machine.show("MainPID", unit)
+        machine.run("kill", "-STOP", pid)
+        until(lambda: machine.show("NRestarts", unit) == "1", 120)
+        until(lambda: machine.show("SubState", unit) == "running", 120)
+        machine.systemctl("stop", unit)
+        assert machine.show("Result", unit) == "success"
+        assert '"reason": "off"' in machine.log()
+        camera.stdin.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ INSTANCE = "front"
 OF_ITS_OWN = {
     "Type", "NotifyAccess", "ExecStart", "ExecReload", "WatchdogSec", "LoadCredential",
     "StateDirectory", "StateDirectoryMode", "TimeoutStartSec",
+    "EnvironmentFile", "Restart",
 }  # fmt: skip
 BINARY = "/opt/limelens/bin/limelens"
 needs_tools = pytest.mark.skipif(
@@ -39,6 +42,53 @@ def test_every_unit_is_hardened_as_the_servers_is(name: str) -> None:
     }
     if "StateDirectory" in ours:
         assert ours["StateDirectoryMode"] == "0700"
+
+
+def example_of(unit: str, name: str) -> dict[str, str]:
+    """The variables of the file that a unit's first comment shows, as systemd would read it."""
+    text = (DEPLOY / unit).read_text().partition("[Unit]")[0]
+    _, _, lines = text.partition(f"/{name}:\n")
+    found = {}
+    for line in lines.splitlines():
+        key, is_set, value = line.removeprefix("#   ").partition("=")
+        if is_set and key.isupper():
+            found[key] = value
+        elif found and line.startswith("#   --"):
+            found["OPTIONS"] += " " + line.removeprefix("#   ")
+    return found
+
+
+def test_the_camera_of_the_example_is_watched_with_options_that_exist(tmp_path: Path) -> None:
+    found = service("limelens-camera@.service")
+    assert found["EnvironmentFile"] == f"/etc/limelens/camera/{INSTANCE}.env"
+    example = example_of("limelens-camera@.service", "hall.env")
+    assert example.keys() == {"CAMERA", "SERVER", "OPTIONS"}
+    ca = tmp_path / "ca.pem"
+    ca.write_text("no certificate")
+    (tmp_path / "token").write_text("a-token\n")
+    secrets = (
+        f"/run/credentials/limelens-camera@hall.service/{found['LoadCredential'].split(':')[0]}_"
+    )
+    assert secrets in example["OPTIONS"]
+    words = found["ExecStart"].replace(
+        "$OPTIONS", example["OPTIONS"].replace(secrets, f"{tmp_path}/")
+    )
+    words = words.replace("/etc/limelens/", f"{tmp_path}/").replace("${SERVER}", "127.0.0.1:9")
+    _, *arguments = shlex.split(words.replace("${CAMERA}", example["CAMERA"]))
+    result = subprocess.run(
+        [sys.executable, "-m", "limelens.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr  # 2 were an option that there is not
+    assert "127.0.0.1:9" in result.stderr or "certificate" in result.stderr
+
+
+def test_deploying_names_every_unit() -> None:
+    page = (DEPLOY.parent / "docs" / "deploying.md").read_text()
+    assert [name for name in UNITS if name not in page] == []
 
 
 @pytest.mark.parametrize("name", UNITS)

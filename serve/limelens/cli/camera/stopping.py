@@ -11,8 +11,8 @@ from typing import Any
 
 
 @contextmanager
-def stopping(stop: Callable[[], object]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM calls `stop` in a thread, the second ends the process."""
+def stopping(*stops: Callable[[], object]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM calls functions in a thread, the second ends the process."""
     reading, writing = os.pipe()
 
     def handle(_number: int, _frame: Any) -> None:
@@ -23,7 +23,8 @@ def stopping(stop: Callable[[], object]) -> Iterator[None]:
 
     def wait() -> None:
         if os.read(reading, 1) == b".":
-            stop()
+            for stop in stops:
+                stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     thread = threading.Thread(target=wait, daemon=True)

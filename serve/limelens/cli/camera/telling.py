@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from limelens.serve.decisions.camera_state import CameraState, EventType, UnknownReason
 from limelens.serve.errors import LimelensError, UnavailableError
 
 if TYPE_CHECKING:
     from limelens.serve.tools.camera import SourceAnswer, SourceError, StateKeeper, StateReport
+
+_TICK_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Teller:
         heartbeat_s: How often the state is told while it stays, in seconds; 0 is never.
         tell: Takes the news, one at a time.
         failed: Called once, by the thread here, if `tell` raised; `close` then raises that.
+        tick: Called about once a second by the thread here; it must be quick and may not raise.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Teller:
         heartbeat_s: float,
         tell: Callable[[News], object],
         failed: Callable[[], object],
+        tick: Callable[[], object] = lambda: None,
     ) -> None:
+        self._tick = tick
         self._keeper = keeper
         self._heartbeat_s = heartbeat_s
         self._tell = tell
@@ -133,7 +138,8 @@ class Teller:
         try:
             with self._changed:
                 while not self._is_over:
-                    self._changed.wait(self._wait_s())
+                    self._tick()
+                    self._changed.wait(min(_TICK_S, self._wait_s()))
                     if self._is_over:
                         return
                     now = self._tell_state()
@@ -143,13 +149,13 @@ class Teller:
             self._error = error
             self._failed()
 
-    def _wait_s(self) -> float | None:
+    def _wait_s(self) -> float:
         """Seconds until the state changes by itself, or is to be told again."""
         due = [self._beats_at] if self._heartbeat_s else []
         if self._last is not None and self._last.state is not CameraState.UNKNOWN:
             until = self._keeper.holds_until
             due += [] if until is None else [until]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min(due) - time.monotonic()) if due else _TICK_S
 
     def _tell_state(self, found: SourceAnswer | None = None) -> StateReport:
         """Tells the state if it is new; returns it."""

@@ -33,6 +33,7 @@ from limelens.cli.options.face_options import (
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.errors import PermissionDeniedError
+from limelens.serve.service_manager import ServiceManager
 
 DEFAULT_MAX_DECISION_AGE_S: Final = 2.0
 DEFAULT_FROZEN_AFTER_S: Final = 10.0
@@ -217,6 +218,7 @@ def camera(
             # Where faces are blurred, the overlay is drawn here.
             "renderings": ["segments" if blur_faces else "overlay"],
         }
+    manager = ServiceManager()
     # Loaded here because gRPC reads its settings from the environment when it is loaded.
     from limelens.serve.tools.camera import StateKeeper, open_source, watch
 
@@ -236,19 +238,25 @@ def camera(
                 credentials="" if password_file is None else password_file.read_text,
                 frozen_after_s=frozen_after_s, on_lost=losses.lost, on_back=losses.back,
             ) as frames,
-            stopping(frames.stop),
+            stopping(manager.stopping, frames.stop),
         ):  # fmt: skip
             if max_decision_age_s is None:
                 max_decision_age_s = DEFAULT_MAX_DECISION_AGE_S if frames.is_live else 0.0
             if heartbeat_s is None:
                 heartbeat_s = DEFAULT_HEARTBEAT_S if frames.is_live and as_jsonl else 0.0
             keeper = StateKeeper(max_decision_age_s=max_decision_age_s)
+
+            def tick() -> None:
+                frames.tick()
+                manager.alive()
+
             report = Report(frames, info, camera_id, explain_on_change, messages, blurrer)
             with (
                 _telling(report, camera_id, as_json=as_json, as_jsonl=as_jsonl) as tell,
-                Teller(keeper, heartbeat_s, tell, failed=frames.stop) as teller,
+                Teller(keeper, heartbeat_s, tell, failed=frames.stop, tick=tick) as teller,
                 losses.told_to(teller),
             ):
+                manager.ready(f"watching {frames.name}")
                 for found in watch(
                     client,
                     frames,

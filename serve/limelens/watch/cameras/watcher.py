@@ -6,7 +6,6 @@ It knows cameras, and neither files of settings nor signals.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import Final
 from limelens.serve.client import Client
 from limelens.serve.tools.camera import SourceError
 from limelens.serve.tools.camera.places import place
+from limelens.serve.tools.camera.standstill import Standstill
 from limelens.serve.wording import first_line
 from limelens.watch.cameras.camera_thread import CameraThread
 from limelens.watch.cameras.config import WatchConfig
@@ -32,9 +32,6 @@ from limelens.watch.live import LiveCameras
 
 _LONGEST_TICK_S: Final = 1.0
 _SHORTEST_TICK_S: Final = 0.02
-_GAP_S: Final = 5.0
-"""Frames that waited for longer than this, because nothing ran, are thrown away."""
-_AWAKE_OR_NOT: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 _STOPPED: Final = "watching was ended"
 _log: Final = logging.getLogger(__name__)
 _Key = tuple[CameraSettings, ServerSettings]
@@ -66,7 +63,7 @@ class Watcher:
         self._heartbeat_s = 0.0
         self._heartbeat_at = 0.0
         self._beat_at = 0.0
-        self._ticked_at = math.inf
+        self._standstill: Standstill | None = None
         self._tick_s = _LONGEST_TICK_S
         self._stopped = threading.Event()
         self._pulse = threading.Thread(target=self._keep_time, name="limelens-time", daemon=True)
@@ -200,16 +197,10 @@ class Watcher:
 
     def _look_for_a_gap(self, cameras: Iterable[CameraThread]) -> None:
         """Opens the cameras anew if this process was stopped, or the machine slept."""
-        now = _clock_s()
-        gap_s, self._ticked_at = now - self._ticked_at, now
-        if gap_s > _GAP_S:
+        self._standstill = self._standstill or Standstill()
+        if gap_s := self._standstill.look():
             for camera in cameras:
                 camera.reopen(f"watching stood still for {gap_s:.0f} s; it is opened again")
-
-
-def _clock_s() -> float:
-    """Seconds that also pass while the machine sleeps, where the system knows them."""
-    return time.clock_gettime(_AWAKE_OR_NOT) if _AWAKE_OR_NOT is not None else time.monotonic()
 
 
 def _stop(cameras: list[CameraThread]) -> None:

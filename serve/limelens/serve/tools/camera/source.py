@@ -21,6 +21,7 @@ from limelens.serve.tools.camera.faults import LossReason, SourceError
 from limelens.serve.tools.camera.health import Health
 from limelens.serve.tools.camera.places import SourceAddress, with_credentials
 from limelens.serve.tools.camera.slot import ReadFrame, Slot
+from limelens.serve.tools.camera.standstill import Standstill
 from limelens.serve.tools.camera.timeline import Timeline
 from limelens.serve.tools.camera.video import Video, to_jpeg
 
@@ -107,6 +108,8 @@ class Source:
             options.on_back,
         )
         self._slot = Slot()
+        self._standstill: Standstill | None = None
+        self._stood_still_s = 0.0
         self._stopped = threading.Event()
         self._next_id = 0
         self._next_at = 0.0
@@ -135,6 +138,16 @@ class Source:
         """Ends the frames; from any thread, but not from a signal handler: it waits for locks."""
         self._stopped.set()
         self._slot.end(at_once=True)
+
+    def tick(self) -> None:
+        """Is called about once a second, from any thread, so that a standstill is noticed.
+
+        If this process was stopped or the machine slept, frames of a camera waited: it is lost
+        then, and opened anew.
+        """
+        if self._standstill is None:
+            self._standstill = Standstill()
+        self._stood_still_s = self._standstill.look() or self._stood_still_s
 
     def wait_stopped(self, seconds: float) -> bool:
         """Waits some seconds for `stop`; returns whether it was called."""
@@ -207,6 +220,7 @@ class Source:
 
     def _read_video(self, video: Video | None) -> None:
         while not self.is_stopped:
+            self._stood_still()  # when nothing was open yet: no frame waited
             try:
                 video = video or open_video(self._where, self._options.credentials)
                 self.is_live = self._is_live(video)
@@ -244,6 +258,10 @@ class Source:
                     return
                 if not video.is_endless:
                     self._health.well()
+                elif gap_s := self._stood_still():
+                    raise SourceError(
+                        f"{self.name}: watching stood still for {gap_s:.0f} s", LossReason.FAILED
+                    )
                 elif self._health.is_frozen(frame):
                     continue
                 at_s = timeline.time_of(frame.time)
@@ -263,6 +281,13 @@ class Source:
                 self._report(f"{self.name}: {video.num_broken} packets could not be decoded")
         finally:
             video.close()
+
+    def _stood_still(self) -> float:
+        """For how long this process did, in seconds, if that was not noticed before."""
+        if self._standstill is not None:
+            self.tick()  # who is told by `tick` may wake up later than this thread
+        gap_s, self._stood_still_s = self._stood_still_s, 0.0
+        return gap_s
 
     def _read_frame(self, frame: VideoFrame, video: Video, at_s: float) -> ReadFrame:
         def encode() -> bytes:
