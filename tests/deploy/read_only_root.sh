@@ -2,7 +2,7 @@
 # Runs a command as a container would: another root folder, read-only but for a small /tmp, an
 # unprivileged user without a home, no capabilities. Called within a mount namespace of its own:
 #   unshare --mount sh read_only_root.sh ROOT FOLDER… -- COMMAND…
-# Each FOLDER is seen at its own path, read-only.
+# Each FOLDER is seen at its own path, read-only; FOLDER:PATH at that one.
 set -eu
 root=$1
 shift
@@ -11,9 +11,9 @@ mount -t tmpfs -o mode=755 tmpfs "$root"
 mkdir "$root/tmp"
 mount -t tmpfs -o mode=1777,size=16m tmpfs "$root/tmp"
 show() {
-  mkdir -p "$root$1"
-  mount --bind "$1" "$root$1"
-  mount -o remount,bind,ro "$root$1"
+  mkdir -p "$root${1#*:}"
+  mount --bind "${1%%:*}" "$root${1#*:}"
+  mount -o remount,bind,ro "$root${1#*:}"
 }
 for folder in /bin /sbin /lib /lib64 /usr /etc; do
   if [ -L "$folder" ]; then

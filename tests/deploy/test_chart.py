@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests.deploy import charts
-from tests.deploy.fetched import wheel
+from tests.deploy.schemas import VERSIONS, validated
 
 from limelens.serve.about import package_version
 
 pytestmark = pytest.mark.ci
-VERSIONS = ("1.30", "1.33", "1.37")
 OF_HELM = {"app.kubernetes.io/instance", "app.kubernetes.io/version",
            "app.kubernetes.io/managed-by", "helm.sh/chart"}  # fmt: skip
 
@@ -81,28 +80,6 @@ def test_the_schemas_refuse_a_field_that_there_is_not(tmp_path: Path) -> None:
     assert "'readOnlyRootFileSystem' was unexpected" in done.stdout
 
 
-def validated(versions: Sequence[str], *files: Path) -> subprocess.CompletedProcess[str]:
-    """kubernetes-validate's verdict, which refuses unknown fields."""
-    schemas = tuple(f"/v{one}.0-local-strict/" for one in VERSIONS)
-    folders = [
-        wheel(
-            "kubernetes-validate",
-            "1.37.0",
-            lambda name: "json-schema" not in name or any(one in name for one in schemas),
-        ),
-        wheel("importlib-resources", "6.5.2"),
-    ]
-    command = [sys.executable, "-m", "kubernetes_validate", "--strict"]
-    command += [word for one in versions for word in ("--kubernetes-version", one)]
-    return subprocess.run(
-        [*command, *files],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_every_container_is_confined(objects: charts.Objects) -> None:
     pod, test = charts.pod_of(objects), objects["Pod"]["spec"]
     for spec in (pod, test):
@@ -136,6 +113,55 @@ def test_the_server_knows_every_option(objects: charts.Objects) -> None:
     assert done.returncode == 1, done.stderr
     first = "/srv/models: no such folder" if "--insecure" in arguments else "tls.crt is no file"
     assert first in done.stderr
+
+
+def test_a_server_runs_with_the_charts_arguments_where_the_chart_mounts(
+    start: Callable[..., Any],
+    models_there: Path,
+    authority: Callable[[str], Any],
+    tokens: Any,
+    tmp_path: Path,
+) -> None:
+    ca = authority("shown")
+    chain, key = ca.issue("localhost")
+    folders = {name: tmp_path / "shown" / name for name in ("tls", "access")}
+    for folder in folders.values():
+        folder.mkdir()
+    shutil.copy(chain, folders["tls"] / "tls.crt")
+    shutil.copy(key, folders["tls"] / "tls.key")
+    (folders["tls"] / "tls.key").chmod(0o644)  # its reader is another user
+    tokens.path = folders["access"] / "tokens.toml"
+    (tmp_path / "token").write_text(tokens.set("door", ["classify", "models"]))
+    tokens.path.chmod(0o644)
+
+    objects = charts.render(*charts.setting("models.existingClaim=claim"))
+    server = charts.server_of(objects)
+    places = {one["name"]: one["mountPath"] for one in server["volumeMounts"]}
+    mounts = {folder: places[name] for name, folder in folders.items()}
+    process = start(
+        *("-m", "limelens.cli", *server["args"]),
+        mounts={**mounts, models_there: places["models"]},
+        alone=True,
+    )
+    ready = process.stdout.readline()
+    assert ready, process.communicate()[1]
+    assert "colours" in ready
+    doctor = ["nsenter", "--net", f"--target={process.pid}", sys.executable, "-m", "limelens.cli"]
+    doctor += ["doctor", "--server"]
+    reached = {
+        f"localhost:{server['ports'][0]['containerPort']}": [
+            *("--ca", str(ca.path), "--token-file", str(tmp_path / "token"))
+        ],
+        f"localhost:{server['startupProbe']['grpc']['port']}": ["--health"],
+    }
+    for address, options in reached.items():
+        done = subprocess.run(
+            [*doctor, address, *options], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
 
 
 def test_ports_selectors_and_times_fit(objects: charts.Objects) -> None:

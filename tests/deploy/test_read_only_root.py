@@ -6,83 +6,20 @@ No image is built and no container runtime is asked: namespaces of the kernel do
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import limelens.serve
 from limelens.serve.client import Client, Tls
 
-HERE = Path(__file__).parent
-CHECKOUT = HERE.parent.parent
-TOOLS = ("unshare", "mount", "chroot", "setpriv", "env")
 RED = np.full((64, 64, 3), (250, 0, 0), np.uint8)
 Start = Callable[..., subprocess.Popen[str]]
-
-
-def outermost(folders: list[Path]) -> list[Path]:
-    """The folders without those that lie in another of them."""
-    return [one for one in folders if not any(other in one.parents for other in folders)]
-
-
-@pytest.fixture
-def models_there(tmp_path: Path, one_model: Path) -> Path:
-    """The models, where another user can read them."""
-    folder = tmp_path / "shown" / "models"
-    shutil.copytree(one_model, folder)
-    folder.chmod(0o755)  # as the temporary folder that they come from is not
-    return folder
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts Python with these arguments in the read-only root, where tmp_path/shown is seen."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"without {', '.join(missing)} there is no root of its own to be made")
-    tried = subprocess.run(
-        ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if tried.returncode != 0:
-        pytest.skip(f"this machine allows no mounts: {tried.stderr.strip()}")
-    root = tmp_path / "root"
-    root.mkdir()
-    shown = tmp_path / "shown"
-    shown.mkdir(exist_ok=True)
-    roots = {Path(folder).parent.parent for folder in limelens.serve.__path__} | {
-        CHECKOUT / name for name in ("train", "serve", "explain", "proto", "models")
-    }
-    folders = {Path(sys.prefix), Path(sys.base_prefix), shown, *roots}
-    visible = outermost(sorted({one.resolve() for one in folders} - {Path("/usr")}))
-    path = os.pathsep.join(str(CHECKOUT / name) for name in ("train", "serve", "explain", "proto"))
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*arguments: object) -> subprocess.Popen[str]:
-        command: list[str | Path] = ["unshare", "--mount", "sh", HERE / "read_only_root.sh", root]
-        command += [*visible, "--", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1"]
-        command += ["OMP_NUM_THREADS=1", sys.executable, *map(str, arguments)]
-        started.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-        return started[-1]
-
-    yield run
-    for one in started:
-        if one.poll() is None:
-            one.kill()
-        one.communicate()
 
 
 def test_only_the_temporary_folder_is_writable(start: Start) -> None:

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.deploy.test_read_only_root import CHECKOUT, HERE
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent.parent
 SYSTEMD = Path("/lib/systemd/systemd")
 WATCHDOG_S = 8
 TO_FILE = "StandardOutput=append:/run/log\nStandardError=append:/run/log\n"  # there is no journal
