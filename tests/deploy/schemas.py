@@ -84,3 +84,15 @@ def unknown_fields(value: Any, kind: str, models: dict[str, Model], path: str = 
         for key in value.keys() & fields.keys()
         for one in unknown_fields(value[key], fields[key], models, f"{path}.{key}")
     ]
+
+
+def missing(wanted: Any, found: Any, path: str = "$") -> list[str]:
+    """What is in `wanted` and not the same in `found`, which may hold more."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        lost = [f"{path}.{key}" for key in wanted.keys() - found.keys()]
+        both = wanted.keys() & found.keys()
+        return lost + [one for k in both for one in missing(wanted[k], found[k], f"{path}.{k}")]
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = enumerate(zip(wanted, found, strict=True))
+        return [one for i, (a, b) in pairs for one in missing(a, b, f"{path}[{i}]")]
+    return [] if wanted == found else [path]

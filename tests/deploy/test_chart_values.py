@@ -118,6 +118,28 @@ def test_a_gpu_is_asked_for_wherever_it_must_be() -> None:
     assert not {"runtimeClassName", "nodeSelector", "tolerations"} & set(charts.pod_of(none))
 
 
+def test_what_is_added_arrives() -> None:
+    secret = "{name: jwt, secret: {secretName: issuer}}"
+    mount = "{name: jwt, mountPath: /jwt, readOnly: true}"
+    objects = charts.render(
+        *("--set-json", f"extraVolumes=[{json.dumps(yaml.safe_load(secret))}]"),
+        *("--set-json", f"extraVolumeMounts=[{json.dumps(yaml.safe_load(mount))}]"),
+        *("--set-json", 'extraEnv=[{"name": "OTEL_SERVICE_NAME", "value": "door"}]'),
+        *charts.setting("extraArgs={--access-log}", "podLabels.team=doors"),
+        *charts.setting("image.pullSecrets[0].name=pull", f"image.digest=sha256:{'0' * 64}"),
+    )
+    pod, server = charts.pod_of(objects), charts.server_of(objects)
+    assert yaml.safe_load(secret) in pod["volumes"]
+    assert yaml.safe_load(mount) in server["volumeMounts"]
+    assert {"name": "OTEL_SERVICE_NAME", "value": "door"} in server["env"]
+    assert server["args"][-1] == "--access-log"
+    template = objects["Deployment"]["spec"]["template"]
+    assert template["metadata"]["labels"]["team"] == "doors"
+    for spec in (pod, objects["Pod"]["spec"]):
+        assert spec["imagePullSecrets"] == [{"name": "pull"}]
+        assert spec["containers"][0]["image"] == f"limelens@sha256:{'0' * 64}"
+
+
 def test_threads_follow_the_limit_of_cores() -> None:
     def threads(*pairs: str) -> list[str]:
         arguments = charts.server_of(charts.render(*charts.setting(*pairs)))["args"]

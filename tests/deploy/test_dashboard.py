@@ -18,6 +18,7 @@ from benchmarks.traffic import ServerProcess
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.fetched import wheel
+from tests.deploy.schemas import missing
 from tests.serve.rpc.test_server import free_port
 from tests.waiting import until
 
@@ -223,15 +224,3 @@ def test_grafanas_own_models_know_every_field() -> None:
         check=True,
     )
     assert missing(dashboard(), json.loads(done.stdout)) == []
-
-
-def missing(wanted: Any, found: Any, path: str = "$") -> list[str]:
-    """What is in `wanted` and not the same in `found`, which may hold more."""
-    if isinstance(wanted, dict) and isinstance(found, dict):
-        lost = [f"{path}.{key}" for key in wanted.keys() - found.keys()]
-        both = wanted.keys() & found.keys()
-        return lost + [one for k in both for one in missing(wanted[k], found[k], f"{path}.{k}")]
-    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
-        pairs = enumerate(zip(wanted, found, strict=True))
-        return [one for i, (a, b) in pairs for one in missing(a, b, f"{path}[{i}]")]
-    return [] if wanted == found else [path]
