@@ -20,7 +20,7 @@ ALL := $(VENV)/.installed-all-$(ACCEL)-$(KEY)
 
 PROTOS := $(wildcard proto/limelens/*/*.proto)
 SERVICES := $(wildcard proto/limelens/*/*_service.proto)
-CODE := train serve explain proto tests benchmarks examples fuzz
+CODE := train serve explain proto deploy tests benchmarks examples fuzz
 
 # What `make export` trains on and the model's name; without DATA it draws faces.
 DATA ?=
@@ -33,10 +33,10 @@ NUM_DRAWN ?= 1200
 SYNTHETIC := build/data/facemask-synthetic
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-ci test-slow fuzz check format proto export bench results image clean
+.PHONY: help install demo serve test test-ci test-slow fuzz check format proto export bench results image image-test clean
 
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(ALL) ## Install everything for development (with torch, several GB)
 
@@ -65,7 +65,7 @@ fuzz: $(ALL) ## Try random requests, images and costly images, FUZZ_S=300 s each
 check: $(ALL) ## Check format, lint, types, imports and the contract
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy train serve explain tests benchmarks examples fuzz
+	$(BIN)/mypy train serve explain deploy tests benchmarks examples fuzz
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
 	@rm -rf build/proto && mkdir -p build/proto
@@ -111,14 +111,21 @@ SET ?=
 results: $(ALL) ## Train and measure the sets in LIMELENS_DATA (hours; SET=wine for one)
 	$(BIN)/python -m benchmarks.results $(if $(SET),--set $(SET))
 
-# The first of the two that is installed; `make image ENGINE=podman` overrides it.
-ENGINE ?= $(firstword $(foreach one,docker podman,$(if $(shell command -v $(one)),$(one))))
+# The first of them that is installed; `make image ENGINE=podman` overrides it.
+ENGINE ?= $(firstword $(foreach one,docker podman buildah,$(if $(shell command -v $(one)),$(one))))
 IMAGE ?= limelens
+# More options for it.
+BUILD_OPTIONS ?=
 image: ## Build the container image of the server (IMAGE=name, ACCEL=gpu for CUDA)
-	@[ -n "$(ENGINE)" ] || { echo "make image needs docker or podman, and neither is installed here"; exit 1; }
+	@[ -n "$(ENGINE)" ] || { echo "make image needs docker, podman or buildah, and none is installed here"; exit 1; }
 	@$(ENGINE) info >/dev/null 2>&1 \
 	  || { echo "make image: $(ENGINE) is installed but does not answer; start it ($(ENGINE) info says more)"; exit 1; }
-	$(ENGINE) build --file deploy/Dockerfile --build-arg EXTRAS=serve-$(ACCEL),explain --tag $(IMAGE) .
+	@# Only docker writes its own format without being told; OCI's has no HEALTHCHECK.
+	$(ENGINE) build --file deploy/Dockerfile $(if $(filter docker,$(notdir $(ENGINE))),,--format docker) \
+	  --build-arg EXTRAS=serve-$(ACCEL),explain $(BUILD_OPTIONS) --tag $(IMAGE) .
+
+image-test: $(ALL) ## Build the image by buildah, and try it as a container
+	$(BIN)/python -m pytest -m slow tests/deploy/test_image.py
 
 clean: ## Remove build output, but not .venv, runs and models
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
