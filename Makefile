@@ -33,7 +33,7 @@ NUM_DRAWN ?= 1200
 SYNTHETIC := build/data/facemask-synthetic
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-ci test-slow fuzz check format proto export bench results image image-test clean
+.PHONY: help install demo serve test test-ci test-slow fuzz check format proto export bench results dist sbom audit image image-test clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -110,6 +110,18 @@ bench: $(ALL) ## Measure explanations against the bare model and other packages
 SET ?=
 results: $(ALL) ## Train and measure the sets in LIMELENS_DATA (hours; SET=wine for one)
 	$(BIN)/python -m benchmarks.results $(if $(SET),--set $(SET))
+
+dist: $(ALL) ## Build sdist and wheel of the last commit into dist/, reproducibly
+	.ci/dist $(BIN)/python
+
+# What a server with explanations and the guard's page consists of.
+SBOM_EXTRAS ?= serve-cpu,explain,console
+sbom: dist ## Also list what an installation consists of, as CycloneDX (SBOM_EXTRAS=…)
+	.ci/sbom $(BIN)/python "$(SBOM_EXTRAS)"
+
+AUDIT_OPTIONS ?=
+audit: $(ALL) ## Ask whether a version in constraints.txt is known to be vulnerable
+	.ci/audit $(BIN)/python $(AUDIT_OPTIONS)
 
 # The first of them that is installed; `make image ENGINE=podman` overrides it.
 ENGINE ?= $(firstword $(foreach one,docker podman buildah,$(if $(shell command -v $(one)),$(one))))
